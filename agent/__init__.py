@@ -1,0 +1,1 @@
+"""Runs inside the isolation: drives the Agent SDK, numbers what it says, keeps it until logged."""

@@ -1,0 +1,1 @@
+"""The OpenAI-compatible edge: stateless, any number of replicas."""

@@ -1,0 +1,1 @@
+"""The `agcluster` command: starts the programs as processes, never imports them."""

@@ -1,0 +1,36 @@
+"""Time as a dependency, so that tests can make it pass."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import Protocol
+
+
+class Clock(Protocol):
+    """What the programs ask of time."""
+
+    def monotonic(self) -> float:
+        """Seconds, only for differences."""
+        ...
+
+    def unix_ms(self) -> int:
+        """Unix time in milliseconds; for display and expiry, never to decide between machines."""
+        ...
+
+    async def sleep(self, seconds: float) -> None:
+        """Wait; cancelled like any await."""
+        ...
+
+
+class SystemClock:
+    """The machine's clock."""
+
+    def monotonic(self) -> float:
+        return time.monotonic()
+
+    def unix_ms(self) -> int:
+        return time.time_ns() // 1_000_000
+
+    async def sleep(self, seconds: float) -> None:
+        await asyncio.sleep(seconds)

@@ -1,0 +1,67 @@
+"""A caller's key on its way from the API to the gateway: AES-256-GCM, bound to its turn.
+
+The associated data names tenant, conversation, turn and expiry, so a sealed key that is copied
+elsewhere opens nowhere. The API seals, the gateway opens; nothing between them can read it.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import secrets
+from dataclasses import dataclass
+
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+
+from infra.wire.errors import KeyNotOpened
+from infra.wire.ids import ConversationKey, TenantId, TurnId
+
+_VERSION = "v1"
+_NONCE_BYTES = 12
+
+
+@dataclass(frozen=True)
+class SealContext:
+    """What a sealed key is good for. `expires_ms` is Unix time."""
+
+    tenant: TenantId
+    conversation: ConversationKey
+    turn: TurnId
+    expires_ms: int
+
+    def associated_data(self) -> bytes:
+        parts = (_VERSION, self.tenant, self.conversation, self.turn, str(self.expires_ms))
+        return "\0".join(parts).encode()
+
+
+class Sealer:
+    """Seals and opens with a key derived from the cluster's secret."""
+
+    def __init__(self, secret: bytes) -> None:
+        derived = HKDF(SHA256(), length=32, salt=None, info=b"agcluster sealed key").derive(secret)
+        self._aead = AESGCM(derived)
+
+    def seal(self, api_key: str, context: SealContext) -> str:
+        """URL-safe text; another one at each call."""
+        nonce = secrets.token_bytes(_NONCE_BYTES)
+        sealed = self._aead.encrypt(nonce, api_key.encode(), context.associated_data())
+        return f"{_VERSION}.{base64.urlsafe_b64encode(nonce + sealed).decode()}"
+
+    def open(self, sealed: str, context: SealContext, *, now_ms: int) -> str:
+        """The key. Raises `KeyNotOpened` when broken, expired or sealed for something else."""
+        if now_ms >= context.expires_ms:
+            raise KeyNotOpened("the sealed key has expired")
+        version, _, body = sealed.partition(".")
+        try:
+            raw = base64.urlsafe_b64decode(body.encode())
+            if version != _VERSION:
+                raise KeyNotOpened(f"sealed with an unknown version {version[:8]!r}")
+            opened = self._aead.decrypt(
+                raw[:_NONCE_BYTES], raw[_NONCE_BYTES:], context.associated_data()
+            )
+        except (InvalidTag, ValueError, binascii.Error) as error:
+            raise KeyNotOpened("the sealed key does not open for this turn") from error
+        return opened.decode()

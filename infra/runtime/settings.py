@@ -1,0 +1,327 @@
+"""Every setting, from the environment and `.env`, read once in a program's `main`.
+
+One frozen model for all programs, so that one `.env` serves a whole deployment. An unknown name
+with our prefix is refused: a typo in a deploy must not pass silently. `.env.example` lists each
+setting and a test fails when it and this file differ.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+from collections.abc import Mapping
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+from dotenv import dotenv_values
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+
+from infra.wire.errors import AgClusterError
+from infra.wire.ids import HostId
+
+PREFIX = "AGCLUSTER_"
+
+
+class SettingsRefused(AgClusterError):
+    """The environment holds a setting that is unknown or does not fit; the message names each."""
+
+
+class ToolDisplay(StrEnum):
+    """Where the agent's tool activity and thinking are shown."""
+
+    OFF = "off"
+    REASONING = "reasoning"
+    TEXT = "text"
+
+
+class Isolation(StrEnum):
+    """What agents run in."""
+
+    AUTO = "auto"
+    DOCKER = "docker"
+    BUBBLEWRAP = "bubblewrap"
+
+
+class EgressPolicy(StrEnum):
+    """Which hosts an agent's tools may reach."""
+
+    NONE = "none"
+    ALLOWLIST = "allowlist"
+    PUBLIC = "public"
+
+
+def _split(value: Any) -> Any:
+    """`a, b` or a JSON list."""
+    if not isinstance(value, str):
+        return value
+    if value.lstrip().startswith("["):
+        return json.loads(value)
+    return [part.strip() for part in value.split(",") if part.strip()]
+
+
+def _pairs(value: Any) -> Any:
+    """`a=b, c=d` or a JSON object."""
+    if not isinstance(value, str):
+        return value
+    if value.lstrip().startswith("{"):
+        return json.loads(value)
+    return dict(part.split("=", 1) for part in _split(value))
+
+
+Names = Annotated[tuple[str, ...], BeforeValidator(_split)]
+Aliases = Annotated[dict[str, str], BeforeValidator(_pairs)]
+
+
+class Settings(BaseModel):
+    """All settings of a deployment. Durations end in `_s`, sizes in `_mb` or `_bytes`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    # The API
+    host: str = Field("127.0.0.1", description="Address the API listens on.")
+    port: int = Field(8000, ge=0, le=65535, description="Port the API listens on.")
+    max_body_bytes: int = Field(
+        32 * 1024 * 1024, gt=0, description="Largest request body; beyond it 413."
+    )
+    max_header_chars: int = Field(
+        256, gt=0, description="Longest X-Conversation-ID; beyond it 400."
+    )
+    ping_interval_s: float = Field(
+        10.0, gt=0, le=15, description="Comment pings in a silent stream come this often."
+    )
+    commit_after_s: float = Field(
+        3.0,
+        ge=0,
+        description="A stream waits this long for its first event before its 200 goes out, "
+        "so that an early error keeps its honest status.",
+    )
+    queue_timeout_s: float = Field(
+        300.0, gt=0, description="A turn nobody could start for this long ends with 503."
+    )
+    send_timeout_s: float = Field(
+        60.0, gt=0, description="A client that reads nothing for this long is dropped."
+    )
+    turns_waiting_max: int = Field(
+        8, ge=1, description="Turns of one conversation that may wait; beyond it 429."
+    )
+    key_check: bool = Field(
+        True, description="Ask the upstream (GET /v1/models) whether a key is good before a turn."
+    )
+    key_check_ttl_s: float = Field(300.0, gt=0, description="How long a good key is remembered.")
+    drain_timeout_s: float = Field(
+        30.0, ge=0, description="On SIGTERM, running streams and turns get this long."
+    )
+
+    # Models
+    models: Names = Field(
+        (
+            "claude-opus-4-5-20251101",
+            "claude-sonnet-4-5-20250929",
+            "claude-haiku-4-5-20251001",
+            "claude-opus-4-1-20250805",
+        ),
+        description="Model ids offered at /v1/models; any other is 404.",
+    )
+    model_aliases: Aliases = Field(
+        {
+            "claude-opus-4.5": "claude-opus-4-5-20251101",
+            "claude-sonnet-4.5": "claude-sonnet-4-5-20250929",
+            "claude-haiku-4.5": "claude-haiku-4-5-20251001",
+            "claude-opus-4.1": "claude-opus-4-1-20250805",
+        },
+        description="Other names for models, offered beside them.",
+    )
+    anthropic_base_url: str = Field(
+        "https://api.anthropic.com", description="The upstream: any server of the Messages API."
+    )
+
+    # Agents
+    system_prompt: str | None = Field(
+        None, description="Default system prompt, used when a request has none."
+    )
+    tools: Names = Field(
+        (
+            "Bash",
+            "Read",
+            "Write",
+            "Edit",
+            "Grep",
+            "Glob",
+            "Task",
+            "TodoWrite",
+            "WebFetch",
+            "WebSearch",
+            "NotebookEdit",
+        ),
+        description="Tools an agent has.",
+    )
+    tool_display: ToolDisplay = Field(
+        ToolDisplay.REASONING, description="Where tool activity and thinking are shown."
+    )
+    max_turns: int = Field(200, gt=0, description="Model calls one turn may make.")
+    turn_deadline_s: float = Field(3600.0, gt=0, description="Longest a turn may run.")
+    idle_timeout_s: float = Field(
+        1800.0, gt=0, description="A conversation idle for this long loses its container."
+    )
+    unnamed_idle_timeout_s: float = Field(
+        60.0,
+        gt=0,
+        description="The same for a conversation the client did not name: nobody can return to it.",
+    )
+    retention_s: float = Field(
+        7 * 86400.0, gt=0, description="A conversation nobody used for this long is forgotten."
+    )
+    disconnect_grace_s: float = Field(
+        5.0, gt=0, le=10, description="An interrupted agent may take this long before it is killed."
+    )
+
+    # Isolation
+    isolation: Isolation = Field(Isolation.AUTO, description="What agents run in.")
+    agent_image: str = Field("agcluster-agent:0.1.0", description="Image of the agents.")
+    base_image: str = Field(
+        "python:3.11-slim-bookworm", description="What the agent image is built from."
+    )
+    container_runtime: str = Field("runc", description="Docker runtime of agents: runc, runsc.")
+    container_cpus: float = Field(1.0, gt=0, description="CPUs of one agent.")
+    container_memory_mb: int = Field(
+        1024, ge=256, description="Memory of one agent; swap is not added."
+    )
+    container_pids: int = Field(256, ge=32, description="Processes and threads of one agent.")
+    container_tmp_mb: int = Field(
+        256, ge=16, description="Size of an agent's /tmp and of its home."
+    )
+    container_start_timeout_s: float = Field(
+        60.0, gt=0, description="A container that does not answer within this failed."
+    )
+    slots: int = Field(
+        0, ge=0, description="Containers a worker owns at most; 0: by the machine's memory."
+    )
+    egress: EgressPolicy = Field(
+        EgressPolicy.PUBLIC, description="Which hosts an agent's tools may reach."
+    )
+    egress_allow: Names = Field(
+        (), description="Hosts of policy allowlist; `.example.org` includes its subdomains."
+    )
+
+    # The cluster
+    redis_url: str | None = Field(
+        None, description="redis:// or rediss:// URL; `agcluster up` starts its own when unset."
+    )
+    redis_prefix: str = Field("agc", description="First word of every key.")
+    redis_timeout_s: float = Field(5.0, gt=0, description="Deadline of one Redis command.")
+    secret: SecretStr | None = Field(
+        None,
+        description="The cluster's secret, the same for API and gateway, at least 32 "
+        "characters. `agcluster up` makes one when unset.",
+    )
+    cluster: str = Field("default", description="Name of this cluster; labels its containers.")
+    host_id: str | None = Field(None, description="Name of this machine; its host name when unset.")
+    data_dir: Path = Field(
+        Path("~/.local/state/agcluster"),
+        description="Sockets and workspaces of this host's conversations.",
+    )
+    retire_on_exit: bool = Field(
+        False, description="A worker that ends stops its containers instead of leaving them."
+    )
+    demo: bool = Field(False, description="Use the built-in scripted model: no key, no internet.")
+
+    # Logs
+    log_level: str = Field("INFO", description="DEBUG, INFO, WARNING or ERROR.")
+    log_format: str = Field("text", pattern="^(text|json)$", description="text or json.")
+
+    @field_validator("data_dir")
+    @classmethod
+    def _absolute(cls, value: Path) -> Path:
+        return Path(os.path.abspath(value.expanduser()))
+
+    @field_validator("anthropic_base_url")
+    @classmethod
+    def _http(cls, value: str) -> str:
+        if not value.startswith(("http://", "https://")):
+            raise ValueError("must start with http:// or https://")
+        return value.rstrip("/")
+
+    @field_validator("secret")
+    @classmethod
+    def _long_enough(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None and len(value.get_secret_value()) < 32:
+            raise ValueError("must be at least 32 characters (openssl rand -hex 32)")
+        return value
+
+    @model_validator(mode="after")
+    def _aliases_lead_somewhere(self) -> Settings:
+        if lost := [a for a, m in self.model_aliases.items() if m not in self.models]:
+            if "model_aliases" in self.model_fields_set:
+                raise ValueError(f"model_aliases name models that are not in models: {lost}")
+            kept = {a: m for a, m in self.model_aliases.items() if m in self.models}
+            object.__setattr__(self, "model_aliases", kept)
+        return self
+
+    @property
+    def host_name(self) -> HostId:
+        """This machine's id in keys and labels."""
+        return HostId(self.host_id or socket.gethostname())
+
+    @property
+    def gateway_socket(self) -> Path:
+        """The gateway's control socket on this host."""
+        return self.data_dir / "gateway" / "control.sock"
+
+    def resolve_model(self, name: str) -> str | None:
+        """The real id of a model or alias; None when it is not offered."""
+        return self.model_aliases.get(name, name if name in self.models else None)
+
+
+def load_settings(
+    environ: Mapping[str, str] | None = None, *, env_file: Path | None = Path(".env")
+) -> Settings:
+    """Settings from `environ` (default: the process's) over those of `env_file`, if there is one.
+
+    Raises `SettingsRefused`.
+    """
+    environ = os.environ if environ is None else environ
+    from_file = dotenv_values(env_file) if env_file and env_file.is_file() else {}
+    merged = {k: v for k, v in from_file.items() if v is not None} | dict(environ)
+    values = {
+        name.removeprefix(PREFIX).lower(): value
+        for name, value in merged.items()
+        if name.startswith(PREFIX) and value != ""
+    }
+    try:
+        return Settings.model_validate(values)
+    except ValidationError as error:
+        raise SettingsRefused(_explain(error)) from None
+
+
+def as_environment(settings: Settings) -> dict[str, str]:
+    """The settings as environment variables, for a child process. Holds the secret in the clear."""
+    out: dict[str, str] = {}
+    for name in settings.model_fields_set:
+        value = getattr(settings, name)
+        if value is None:
+            continue
+        if isinstance(value, SecretStr):
+            value = value.get_secret_value()
+        text = json.dumps(value) if isinstance(value, tuple | dict) else str(value)
+        out[PREFIX + name.upper()] = text
+    return out
+
+
+def _explain(error: ValidationError) -> str:
+    lines = []
+    for fault in error.errors(include_url=False, include_input=False):
+        name = PREFIX + ".".join(str(part) for part in fault["loc"]).upper()
+        what = "is not a setting" if fault["type"] == "extra_forbidden" else fault["msg"]
+        lines.append(f"{name}: {what}")
+    return "; ".join(lines)

@@ -1,0 +1,102 @@
+"""Every key and channel, one function each. The only file with a key literal.
+
+`<c>` is a conversation key, `<t>` a tenant. No user text is ever part of a name.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from infra.wire.ids import ConversationKey, HostId, ReplicaId, TenantId, TurnId, WorkerId
+
+
+@dataclass(frozen=True)
+class Keys:
+    """The names of a deployment; `prefix` keeps two deployments apart in one Redis."""
+
+    prefix: str = "agc"
+
+    def conversation(self, c: ConversationKey) -> str:
+        """Hash: tenant, label, state, owner, host, fence, container, sdk_session, turns, created,
+        last_active, idle_at, turn (the unfinished one). Scripts write it; lives for the
+        retention."""
+        return f"{self.prefix}:conv:{c}"
+
+    def todo(self, c: ConversationKey) -> str:
+        """List: turn ids waiting, first in first out. submit pushes, claim pops; 1 d."""
+        return f"{self.prefix}:conv:{c}:todo"
+
+    def lease(self, c: ConversationKey) -> str:
+        """String: the worker that owns the conversation. acquire, renew, release; 15 s."""
+        return f"{self.prefix}:lease:{c}"
+
+    def turn(self, turn: TurnId) -> str:
+        """Hash: conv, tenant, replica, model, state, attempt, fence, seq, created, claimed,
+        started, ended (ms), reason, usage, idem, on_disconnect, cancel, key_sealed, key_expires.
+        Scripts write it; until 10 min after the end."""
+        return f"{self.prefix}:turn:{turn}"
+
+    def turn_request(self, turn: TurnId) -> str:
+        """String: the `TurnRequest` as JSON. submit writes, the worker reads; as the turn."""
+        return f"{self.prefix}:turn:{turn}:request"
+
+    def turn_events(self, turn: TurnId) -> str:
+        """Stream, the turn log: `<n>-0` -> field `e`, the event's JSON. append, finish; as the
+        turn.
+        """
+        return f"{self.prefix}:turn:{turn}:events"
+
+    def idempotency(self, tenant: TenantId, digest: str) -> str:
+        """String: the turn id a repeated request belongs to. submit; 1 h."""
+        return f"{self.prefix}:idem:{tenant}:{digest}"
+
+    def turns_open(self) -> str:
+        """Sorted set: turns that have not ended, by when to look at them next (ms). Scripts."""
+        return f"{self.prefix}:turns:open"
+
+    def idle(self) -> str:
+        """Sorted set:
+
+        warm conversations by idle deadline (ms). finish adds, claim and reap remove.
+        """
+        return f"{self.prefix}:idle"
+
+    def workers(self) -> str:
+        """Sorted set: workers by the end of their last heartbeat (ms). The registry."""
+        return f"{self.prefix}:workers"
+
+    def worker(self, worker: WorkerId) -> str:
+        """Hash: host, pid, version, slots, used, state, started, beat. Its worker; 15 s."""
+        return f"{self.prefix}:worker:{worker}"
+
+    def host_containers(self, host: HostId) -> str:
+        """Hash: container id -> conversation. That host's workers; 60 s."""
+        return f"{self.prefix}:host:{host}:containers"
+
+    def tenant_running(self, tenant: TenantId) -> str:
+        """Sorted set: the tenant's turns that have not ended, by start (ms). submit, finish."""
+        return f"{self.prefix}:tenant:{tenant}:running"
+
+    def key_verdict(self, tenant: TenantId) -> str:
+        """String: `ok` or `refused`, what the upstream said of the tenant's key. API; minutes."""
+        return f"{self.prefix}:tenant:{tenant}:key"
+
+    def place_queue(self) -> str:
+        """arq queue of conversations without a living owner."""
+        return f"{self.prefix}:q:place"
+
+    def worker_queue(self, worker: WorkerId) -> str:
+        """arq queue of conversations this worker owns."""
+        return f"{self.prefix}:q:{worker}"
+
+    def bell(self, queue: str) -> str:
+        """List: rung in the MULTI of each enqueue; the queue's workers block on it; seconds."""
+        return f"{queue}:bell"
+
+    def replica_channel(self, replica: ReplicaId) -> str:
+        """Channel: joined frames of the turns this API replica asked for."""
+        return f"{self.prefix}:api:{replica}"
+
+    def control_channel(self, worker: WorkerId) -> str:
+        """Channel: what one worker is told (`infra.wire.control`)."""
+        return f"{self.prefix}:ctl:{worker}"

@@ -1,0 +1,195 @@
+"""Everything that can go wrong, named after what happened.
+
+    AgClusterError                 .code may cross the wire and is stable
+    ├── RequestRefused             the caller can mend it: bad body, bad key, too much
+    ├── TurnFailed                 a turn ended without its answer (carries an ErrorCode)
+    ├── TurnNotFound               no such turn for this tenant
+    ├── LeaseLost                  a newer owner exists: stop writing at once
+    ├── LeaseHeld                  somebody else owns the conversation now
+    ├── StoreUnavailable           Redis did not answer, or refused the write
+    ├── GatewayUnavailable         the host's gateway did not answer
+    ├── AgentUnreachable           the agent's socket is gone or silent
+    ├── ContainerFailed            the isolation could not be started or vanished
+    ├── NoIsolation                this machine has nothing that can isolate an agent
+    ├── KeyNotOpened               a sealed key is broken, expired or meant for something else
+    ├── IllegalTransition          a state machine was asked for a step its table does not have
+    ├── UnknownMessage             a type this version does not know: skip it
+    └── MalformedMessage           bytes that are no message: drop the link
+
+`api/errors.py` alone turns a code into an HTTP status and an OpenAI error body.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from enum import StrEnum
+
+
+class ErrorCode(StrEnum):
+    """The stable words for why a turn or a request failed."""
+
+    INVALID_REQUEST = "invalid_request"
+    BODY_TOO_LARGE = "body_too_large"
+    MISSING_KEY = "missing_api_key"
+    INVALID_KEY = "invalid_api_key"
+    PERMISSION_DENIED = "permission_denied"
+    MODEL_NOT_FOUND = "model_not_found"
+    CONTEXT_TOO_LONG = "context_length_exceeded"
+    RATE_LIMITED = "rate_limit_exceeded"
+    INSUFFICIENT_QUOTA = "insufficient_quota"
+    OVERLOADED = "upstream_overloaded"
+    UPSTREAM_ERROR = "upstream_error"
+    UPSTREAM_UNREACHABLE = "upstream_unreachable"
+    TURN_NOT_FOUND = "turn_not_found"
+    QUEUE_FULL = "queue_full"
+    QUEUE_TIMEOUT = "queue_timeout"
+    TURN_TIMED_OUT = "turn_timed_out"
+    TURN_CANCELLED = "turn_cancelled"
+    CONTAINER_FAILED = "container_failed"
+    CONTAINER_LOST = "container_lost"
+    OUT_OF_MEMORY = "out_of_memory"
+    AGENT_FAILED = "agent_failed"
+    LOG_LOST = "turn_log_lost"
+    STORE_UNAVAILABLE = "store_unavailable"
+    SHUTTING_DOWN = "shutting_down"
+    INTERNAL = "internal_error"
+
+
+class AgClusterError(Exception):
+    """Root of every error of this project."""
+
+    code: ErrorCode = ErrorCode.INTERNAL
+
+
+class RequestRefused(AgClusterError):
+    """A request that cannot be served as it stands; the message says what to change.
+
+    `param` names the offending field in OpenAI's notation (`messages[2].content`),
+    `retry_after_s` is set when waiting helps.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        code: ErrorCode = ErrorCode.INVALID_REQUEST,
+        param: str | None = None,
+        retry_after_s: float | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.code = code
+        self.param = param
+        self.retry_after_s = retry_after_s
+
+
+class TurnFailed(AgClusterError):
+    """A turn that ended without its answer."""
+
+    def __init__(
+        self, message: str, *, code: ErrorCode, retry_after_s: float | None = None
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.code = code
+        self.retry_after_s = retry_after_s
+
+
+class TurnNotFound(AgClusterError):
+    """No such turn, or it belongs to another tenant: the two are never told apart."""
+
+    code = ErrorCode.TURN_NOT_FOUND
+
+
+class LeaseLost(AgClusterError):
+    """A write carried a stale fence. The writer must stop publishing for that conversation."""
+
+    def __init__(self, conversation: str, fence: int) -> None:
+        super().__init__(f"lease of {conversation} lost (fence {fence})")
+        self.conversation = conversation
+        self.fence = fence
+
+
+class LeaseHeld(AgClusterError):
+    """The conversation has a living owner; tell that one."""
+
+    def __init__(self, conversation: str, owner: str) -> None:
+        super().__init__(f"conversation {conversation} is owned by {owner}")
+        self.conversation = conversation
+        self.owner = owner
+
+
+class StoreUnavailable(AgClusterError):
+    """Redis did not answer in time, is read-only, full or starting."""
+
+    code = ErrorCode.STORE_UNAVAILABLE
+
+
+class GatewayUnavailable(AgClusterError):
+    """The host's gateway did not answer its control socket."""
+
+    code = ErrorCode.CONTAINER_FAILED
+
+
+class AgentUnreachable(AgClusterError):
+    """The agent server's socket is gone, refused us or stayed silent."""
+
+    code = ErrorCode.AGENT_FAILED
+
+
+class ContainerFailed(AgClusterError):
+    """The isolation of a conversation could not be started, or ended by itself."""
+
+    def __init__(self, message: str, *, code: ErrorCode = ErrorCode.CONTAINER_FAILED) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+class NoIsolation(AgClusterError):
+    """Nothing on this machine can isolate an agent. The message says what to install."""
+
+    code = ErrorCode.CONTAINER_FAILED
+
+
+class KeyNotOpened(AgClusterError):
+    """A sealed key that is broken, expired, or sealed for another turn."""
+
+    code = ErrorCode.INVALID_KEY
+
+
+class IllegalTransition(AgClusterError):
+    """A step that the state machine's table does not have; carries the object's story."""
+
+    def __init__(self, thing: str, old: str, new: str, story: Sequence[str] = ()) -> None:
+        told = " -> ".join(story) or old
+        super().__init__(f"{thing}: {old} -> {new} is not a transition (story: {told})")
+        self.thing, self.old, self.new, self.story = thing, old, new, tuple(story)
+
+
+class UnknownMessage(AgClusterError):
+    """A message type this version does not know. Readers count and skip it."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__(f"unknown message type {kind!r}")
+        self.kind = kind
+
+
+class MalformedMessage(AgClusterError):
+    """Bytes that are not a message of this link."""
+
+
+_RETRYABLE: frozenset[ErrorCode] = frozenset(
+    {
+        ErrorCode.RATE_LIMITED,
+        ErrorCode.OVERLOADED,
+        ErrorCode.QUEUE_FULL,
+        ErrorCode.QUEUE_TIMEOUT,
+        ErrorCode.STORE_UNAVAILABLE,
+        ErrorCode.SHUTTING_DOWN,
+    }
+)
+
+
+def is_retryable(code: ErrorCode) -> bool:
+    """Whether the same request may succeed later without a change."""
+    return code in _RETRYABLE

@@ -1,0 +1,171 @@
+"""What an agent tells us: the events of a turn.
+
+The agent numbers them from 1 without gaps; the number is the stream id in the turn log, so Redis
+itself refuses doubles. An event's bytes are made once, by the agent (or by the worker for an end it
+has to declare), and travel unchanged to the relay. Text deltas are nearly all of the traffic, so
+they have one canonical spelling whose JSON string literal the relay splices into its chunk without
+decoding it.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from json.encoder import encode_basestring_ascii
+from typing import Annotated, Literal
+
+from pydantic import Field, TypeAdapter
+
+from infra.wire.base import Message, decode
+from infra.wire.errors import ErrorCode
+from infra.wire.states import TurnState
+
+
+class Usage(Message):
+    """Tokens of one turn, over all its model calls, in Anthropic's words."""
+
+    input_tokens: int = 0
+    output_tokens: int = 0
+    cache_creation_input_tokens: int = 0
+    cache_read_input_tokens: int = 0
+
+    @property
+    def prompt_tokens(self) -> int:
+        """All that went in, read from a cache or not: OpenAI's `prompt_tokens`."""
+        return self.input_tokens + self.cache_creation_input_tokens + self.cache_read_input_tokens
+
+
+class FinishReason(StrEnum):
+    """OpenAI's word for why an answer ended."""
+
+    STOP = "stop"
+    LENGTH = "length"
+    CONTENT_FILTER = "content_filter"
+
+
+class TurnError(Message):
+    """Why a turn failed, in words for the user. Never holds a key, a host name or a path."""
+
+    code: ErrorCode
+    message: str
+    retry_after_s: float | None = None
+
+
+class TurnStarted(Message):
+    """The agent took the turn over to the model. Sent by: agent, once, always number 1."""
+
+    type: Literal["started"] = "started"
+    sdk_session: str
+    model: str
+
+
+class TextDelta(Message):
+    """New text of the answer, as the model produced it. Sent by: agent, often."""
+
+    type: Literal["text"] = "text"
+    text: str
+
+
+class ThinkingDelta(Message):
+    """New text of the model's thinking.
+
+    Sent by: agent. The relay shows it as reasoning or drops it.
+    """
+
+    type: Literal["thinking"] = "thinking"
+    text: str
+
+
+class ToolCall(Message):
+    """The agent called a tool. `summary` is one readable line (the command, the path).
+
+    `parent` is the call of the sub-agent that made it, if any.
+    """
+
+    type: Literal["tool_call"] = "tool_call"
+    id: str
+    name: str
+    summary: str
+    parent: str | None = None
+
+
+class ToolResult(Message):
+    """What came of a tool call: one readable line."""
+
+    type: Literal["tool_result"] = "tool_result"
+    id: str
+    name: str
+    summary: str
+    is_error: bool = False
+    parent: str | None = None
+
+
+class Notice(Message):
+    """Something a waiting user wants to know:
+
+    a retry upstream, a compaction. Shown as reasoning.
+    """
+
+    type: Literal["notice"] = "notice"
+    text: str
+
+
+class TurnEnded(Message):
+    """The last event of a turn. Sent by: agent; by the worker or a script when the agent no longer
+    can.
+
+    `state` is terminal. `error` is set exactly when the state is failed, interrupted or expired.
+    `checkpoint` is the SDK transcript entry the turn ended at, for branching.
+    """
+
+    type: Literal["end"] = "end"
+    state: TurnState
+    finish_reason: FinishReason = FinishReason.STOP
+    usage: Usage = Usage()
+    error: TurnError | None = None
+    checkpoint: str | None = None
+
+
+Event = Annotated[
+    TurnStarted | TextDelta | ThinkingDelta | ToolCall | ToolResult | Notice | TurnEnded,
+    Field(discriminator="type"),
+]
+_EVENT: TypeAdapter[Event] = TypeAdapter(Event)
+
+_TEXT_HEAD = b'{"type":"text","text":'
+_THINKING_HEAD = b'{"type":"thinking","text":'
+_END_HEAD = b'{"type":"end"'
+
+
+def encode_event(event: Event) -> bytes:
+    """An event's canonical bytes: ASCII JSON on one line, `type` first."""
+    if isinstance(event, TextDelta):
+        return _TEXT_HEAD + encode_basestring_ascii(event.text).encode() + b"}"
+    if isinstance(event, ThinkingDelta):
+        return _THINKING_HEAD + encode_basestring_ascii(event.text).encode() + b"}"
+    return event.encode()
+
+
+def decode_event(payload: bytes) -> Event:
+    """Raises `UnknownMessage` (skip it) or `MalformedMessage`."""
+    event: Event = decode(_EVENT, payload)
+    return event
+
+
+def text_literal(payload: bytes) -> bytes | None:
+    """The JSON string literal of a text delta, quotes included; None for any other event."""
+    return payload[len(_TEXT_HEAD) : -1] if payload.startswith(_TEXT_HEAD) else None
+
+
+def thinking_literal(payload: bytes) -> bytes | None:
+    """The JSON string literal of a thinking delta, quotes included; None for any other event."""
+    return payload[len(_THINKING_HEAD) : -1] if payload.startswith(_THINKING_HEAD) else None
+
+
+def is_delta(payload: bytes) -> bool:
+    """Whether the event is a text or thinking delta: the log may take those 250 ms late."""
+    return payload.startswith((_TEXT_HEAD, _THINKING_HEAD))
+
+
+def is_end(payload: bytes) -> bool:
+    """Whether the event ends its turn."""
+    return payload.startswith(_END_HEAD)

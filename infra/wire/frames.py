@@ -1,0 +1,51 @@
+"""How an event travels: `<turn> <fence> <n> <event>` on one line.
+
+The same line goes from the agent over its socket and, joined with other turns' lines, from the
+worker to the API replica that asked. Nothing on the way decodes the event. A JSON line on the
+agent's socket starts with `{`, a frame never does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
+
+from infra.wire.errors import MalformedMessage
+from infra.wire.ids import Fence, TurnId
+
+
+class Frame(NamedTuple):
+    """One numbered event of one turn, under the fence its publisher held."""
+
+    turn: TurnId
+    fence: Fence
+    n: int
+    payload: bytes
+
+    def encode(self) -> bytes:
+        """The line, without its line break."""
+        return b"%b %d %d %b" % (self.turn.encode(), self.fence, self.n, self.payload)
+
+
+def decode_frame(line: bytes) -> Frame:
+    """Raises `MalformedMessage`."""
+    try:
+        turn, fence, n, payload = line.split(b" ", 3)
+        return Frame(TurnId(turn.decode()), Fence(int(fence)), int(n), payload)
+    except ValueError as error:
+        raise MalformedMessage(f"not a frame: {line[:60]!r}") from error
+
+
+def is_frame(line: bytes) -> bool:
+    """Whether a line of the agent's socket is a frame rather than a JSON message."""
+    return not line.startswith(b"{")
+
+
+def join_frames(frames: Iterable[bytes]) -> bytes:
+    """Encoded frames of any turns as one published message."""
+    return b"\n".join(frames)
+
+
+def split_frames(message: bytes) -> Iterator[Frame]:
+    """The frames of a published message, in order."""
+    return map(decode_frame, message.split(b"\n")) if message else iter(())

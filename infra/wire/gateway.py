@@ -1,0 +1,91 @@
+"""The worker-gateway protocol: JSON over HTTP on the gateway's control socket of a host.
+
+    PUT    /sessions/{conversation}              OpenSession: make its sockets; GatewayStatus
+    DELETE /sessions/{conversation}              close its sockets, forget its keys
+    PUT    /sessions/{conversation}/turn         OpenTurn: let model calls through with this key
+    DELETE /sessions/{conversation}/turn/{turn}  stop model calls, wipe the key; TurnMeter
+    GET    /health                               GatewayStatus
+
+All are idempotent. `GatewayStatus.instance` changes when the gateway restarts; a worker that sees
+another one registers its sessions and open turns again.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import TypeAdapter
+
+from infra.wire.base import Message, decode
+from infra.wire.events import Usage
+from infra.wire.ids import ConversationKey, Fence, TenantId, TurnId
+
+MODEL_SOCKET = "model.sock"
+EGRESS_SOCKET = "egress.sock"
+AGENT_SOCKET = "agent.sock"
+
+
+class OpenSession(Message):
+    """Listen on `model.sock` and `egress.sock` in `socket_dir` (a folder of the host, only for this
+    session).
+    """
+
+    type: Literal["open_session"] = "open_session"
+    socket_dir: str
+    fence: Fence
+
+
+class OpenTurn(Message):
+    """Until closed or expired, model calls of the session go upstream with the sealed key."""
+
+    type: Literal["open_turn"] = "open_turn"
+    turn: TurnId
+    tenant: TenantId
+    conversation: ConversationKey
+    fence: Fence
+    sealed_key: str
+    expires_ms: int
+    """Unix time. The associated data of the sealed key holds the same number."""
+    models: tuple[str, ...] = ()
+    """Models the turn may ask for; empty:
+
+    any (sub-agents and summaries may use others than the turn's).
+    """
+
+
+class UpstreamError(Message):
+    """The last error the upstream gave during a turn."""
+
+    status: int
+    kind: str | None = None
+    retry_after_s: float | None = None
+
+
+class TurnMeter(Message):
+    """What a turn used on the wire."""
+
+    type: Literal["turn_meter"] = "turn_meter"
+    calls: int = 0
+    usage: Usage = Usage()
+    last_error: UpstreamError | None = None
+
+
+class GatewayStatus(Message):
+    """The gateway is up. `instance` is new at each start."""
+
+    type: Literal["gateway_status"] = "gateway_status"
+    instance: str
+    sessions: int = 0
+    turns: int = 0
+
+
+def decode_meter(raw: bytes) -> TurnMeter:
+    """Raises `MalformedMessage`."""
+    meter: TurnMeter = decode(TypeAdapter(TurnMeter), raw)
+    return meter
+
+
+def decode_status(raw: bytes) -> GatewayStatus:
+    """Raises `MalformedMessage`."""
+    status: GatewayStatus = decode(TypeAdapter(GatewayStatus), raw)
+    return status

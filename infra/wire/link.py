@@ -1,0 +1,164 @@
+"""The worker-agent protocol: lines over the Unix socket of a container.
+
+The agent server listens; a worker of the host connects. One connection is active at a time: a
+`Hello` with a higher or equal fence takes over and closes the one before, a lower fence is refused.
+The agent survives its worker: it keeps a turn's frames until they are acknowledged and replays from
+any number.
+
+    worker -> agent   Hello · StartTurn · Replay · Ack · Interrupt · Ping · Close
+    agent -> worker   Welcome · Refused · Pong · and frames (`infra.wire.frames`)
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Annotated, Literal
+
+from pydantic import Field, TypeAdapter
+
+from infra.wire.base import PROTOCOL_VERSION, Message, decode
+from infra.wire.errors import ErrorCode
+from infra.wire.ids import Fence, TurnId, WorkerId
+from infra.wire.turns import ContentBlock, HistoryMessage
+
+LINE_MAX_BYTES = 64 * 1024 * 1024
+"""Longest line either side accepts (a prompt with images)."""
+
+
+class InterruptReason(StrEnum):
+    """Why a turn is being stopped; decides how it ends."""
+
+    CANCELLED = "cancelled"
+    DEADLINE = "deadline"
+    SHUTDOWN = "shutdown"
+
+
+class AgentSettings(Message):
+    """How the agent's session is to be set up; its container knows nothing else about the
+    deployment.
+    """
+
+    model: str
+    system_prompt: str | None = None
+    tools: tuple[str, ...]
+    max_turns: int | None = None
+    max_thinking_tokens: int | None = None
+    interrupt_grace_s: float = 5.0
+    """How long an interrupted turn may take to end before its CLI is killed."""
+    buffer_max_bytes: int = 32 * 1024 * 1024
+    """Bound on frames not yet acknowledged; beyond it deltas are joined, then reading stops."""
+
+
+class Hello(Message):
+    """First line of every connection. The agent answers `Welcome` or `Refused` and closes."""
+
+    type: Literal["hello"] = "hello"
+    version: int = PROTOCOL_VERSION
+    worker: WorkerId
+    fence: Fence
+
+
+class StartTurn(Message):
+    """Run this turn. Idempotent: for the turn it already runs or has just ended, nothing happens.
+
+    `history` is given when the agent has no session (`Welcome.sdk_session` is None); `settings` may
+    differ from the turn before, the agent then changes or reopens its session by itself.
+    """
+
+    type: Literal["start_turn"] = "start_turn"
+    turn: TurnId
+    settings: AgentSettings
+    history: tuple[HistoryMessage, ...] = ()
+    prompt: tuple[ContentBlock, ...]
+
+
+class Replay(Message):
+    """Send the turn's frames after number `after`, then go on live."""
+
+    type: Literal["replay"] = "replay"
+    turn: TurnId
+    after: int = 0
+
+
+class Ack(Message):
+    """Frames up to `n` are in the turn log; the agent may forget them.
+
+    The end's ack frees the turn.
+    """
+
+    type: Literal["ack"] = "ack"
+    turn: TurnId
+    n: int
+
+
+class Interrupt(Message):
+    """Stop the turn.
+
+    It still ends with one `end` event, within `interrupt_grace_s` and a little.
+    """
+
+    type: Literal["interrupt"] = "interrupt"
+    turn: TurnId
+    reason: InterruptReason
+
+
+class Ping(Message):
+    """Are you alive? Answered at once."""
+
+    type: Literal["ping"] = "ping"
+
+
+class Close(Message):
+    """Leave: end the CLI, then the process."""
+
+    type: Literal["close"] = "close"
+
+
+class Welcome(Message):
+    """The agent's answer to `Hello`: who it is and where it stands.
+
+    `turn` is the turn it runs or whose end is not yet acknowledged, `last_n` its newest number.
+    """
+
+    type: Literal["welcome"] = "welcome"
+    version: int = PROTOCOL_VERSION
+    agent_version: str
+    sdk_version: str
+    sdk_session: str | None = None
+    turn: TurnId | None = None
+    last_n: int = 0
+
+
+class Refused(Message):
+    """A command was not carried out. After a refused `Hello` the connection is closed."""
+
+    type: Literal["refused"] = "refused"
+    code: ErrorCode
+    message: str
+    turn: TurnId | None = None
+
+
+class Pong(Message):
+    """Alive."""
+
+    type: Literal["pong"] = "pong"
+
+
+Command = Annotated[
+    Hello | StartTurn | Replay | Ack | Interrupt | Ping | Close, Field(discriminator="type")
+]
+Answer = Annotated[Welcome | Refused | Pong, Field(discriminator="type")]
+_COMMAND: TypeAdapter[Command] = TypeAdapter(Command)
+_ANSWER: TypeAdapter[Answer] = TypeAdapter(Answer)
+
+
+def decode_command(line: bytes) -> Command:
+    """What a worker says. Raises `UnknownMessage` or `MalformedMessage`."""
+    command: Command = decode(_COMMAND, line)
+    return command
+
+
+def decode_answer(line: bytes) -> Answer:
+    """What an agent says beside frames. Raises `UnknownMessage` or `MalformedMessage`."""
+    answer: Answer = decode(_ANSWER, line)
+    return answer

@@ -1,0 +1,97 @@
+"""The lives of turns and conversations: one enum and one transition table each.
+
+Written by the store's scripts, read by everybody. The diagrams in ARCHITECTURE.md are generated
+from these tables (`python -m infra.cli.diagrams`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from enum import StrEnum
+from typing import TypeVar
+
+from infra.wire.errors import IllegalTransition
+
+
+class TurnState(StrEnum):
+    """Where a turn is. The last five are terminal."""
+
+    QUEUED = "queued"
+    CLAIMED = "claimed"
+    RUNNING = "running"
+    DONE = "done"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+    INTERRUPTED = "interrupted"
+    EXPIRED = "expired"
+
+    @property
+    def is_terminal(self) -> bool:
+        return not TURN_TRANSITIONS[self]
+
+
+class ConversationState(StrEnum):
+    """What a conversation costs right now: nothing, a container, or a running turn."""
+
+    COLD = "cold"
+    STARTING = "starting"
+    WARM = "warm"
+    BUSY = "busy"
+    STOPPING = "stopping"
+    LOST = "lost"
+
+
+TURN_TRANSITIONS: Mapping[TurnState, frozenset[TurnState]] = {
+    TurnState.QUEUED: frozenset({TurnState.CLAIMED, TurnState.CANCELLED, TurnState.EXPIRED}),
+    # Back to the queue only while its log is empty and attempts are left: tools are not idempotent.
+    TurnState.CLAIMED: frozenset(
+        {
+            TurnState.RUNNING,
+            TurnState.QUEUED,
+            TurnState.FAILED,
+            TurnState.CANCELLED,
+            TurnState.INTERRUPTED,
+        }
+    ),
+    TurnState.RUNNING: frozenset(
+        {TurnState.DONE, TurnState.FAILED, TurnState.CANCELLED, TurnState.INTERRUPTED}
+    ),
+    TurnState.DONE: frozenset(),
+    TurnState.FAILED: frozenset(),
+    TurnState.CANCELLED: frozenset(),
+    TurnState.INTERRUPTED: frozenset(),
+    TurnState.EXPIRED: frozenset(),
+}
+
+CONVERSATION_TRANSITIONS: Mapping[ConversationState, frozenset[ConversationState]] = {
+    ConversationState.COLD: frozenset({ConversationState.STARTING}),
+    ConversationState.STARTING: frozenset(
+        {ConversationState.BUSY, ConversationState.STOPPING, ConversationState.LOST}
+    ),
+    ConversationState.WARM: frozenset(
+        {ConversationState.BUSY, ConversationState.STOPPING, ConversationState.LOST}
+    ),
+    ConversationState.BUSY: frozenset(
+        {ConversationState.WARM, ConversationState.STOPPING, ConversationState.LOST}
+    ),
+    ConversationState.STOPPING: frozenset({ConversationState.COLD, ConversationState.LOST}),
+    ConversationState.LOST: frozenset({ConversationState.COLD, ConversationState.STARTING}),
+}
+
+State = TypeVar("State", TurnState, ConversationState)
+
+
+def advance(
+    thing: str,
+    old: State,
+    new: State,
+    table: Mapping[State, frozenset[State]],
+    story: Sequence[str] = (),
+) -> State:
+    """The new state, or `IllegalTransition` with the story.
+
+    Staying in a terminal state is harmless.
+    """
+    if new in table[old] or (new == old and not table[old]):
+        return new
+    raise IllegalTransition(thing, old, new, story)

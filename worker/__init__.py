@@ -1,0 +1,1 @@
+"""Owns turns and containers: claims turns, runs their agents, reaps what is idle."""
