@@ -1,0 +1,26 @@
+"""One deployment of each kind for the whole run; every test of `test_main_job` runs on each."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.e2e.composed import composed
+from tests.e2e.deployments import Deployment, embedded
+from tests.parts import need
+
+KINDS = [
+    pytest.param("docker", marks=pytest.mark.docker),
+    pytest.param("bubblewrap", marks=pytest.mark.bwrap),
+    pytest.param("compose", marks=pytest.mark.compose),
+]
+
+
+@pytest.fixture(scope="session", params=KINDS)
+def deployment(request: pytest.FixtureRequest) -> Iterator[Deployment]:
+    kind: str = request.param
+    need({"docker": "docker", "bubblewrap": "bwrap", "compose": "compose"}[kind])
+    need("redis")
+    with composed() if kind == "compose" else embedded(kind) as running:
+        yield running
