@@ -21,6 +21,11 @@ def agent_uid() -> int:
     return AGENT_UID if own == 0 else own
 
 
+def agent_gid() -> int:
+    """The group agents run as; as `agent_uid`."""
+    return AGENT_UID if os.getuid() == 0 else os.getgid()
+
+
 class Folders:
     """`<data_dir>/s/<c>/` (sockets) and `<data_dir>/w/<c>/` (workspace)."""
 

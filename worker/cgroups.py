@@ -1,0 +1,131 @@
+"""Control groups for agents in bubblewrap, where this machine lets us make them.
+
+That is the case for a worker that runs as root and sees the real hierarchy, of version 1 or 2.
+Elsewhere `CgroupRoot.find` gives None and `worker.bubblewrap` falls back to what an ordinary user
+has.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from worker.hosts import Limits
+
+MOUNT = Path("/sys/fs/cgroup")
+_FOLDER = "agcluster"
+_PERIOD_US = 100_000
+
+
+@dataclass(frozen=True)
+class CgroupRoot:
+    """Where groups are made: one folder (version 2) or one per controller (version 1)."""
+
+    folders: tuple[Path, ...]
+    version: int
+
+    @classmethod
+    def find(cls, mount: Path = MOUNT) -> CgroupRoot | None:
+        """The place for our groups, made if need be; None when we may not or cannot."""
+        try:
+            if (mount / "cgroup.controllers").is_file():
+                return cls._unified(mount)
+            return cls._by_controller(mount)
+        except OSError:
+            return None
+
+    @classmethod
+    def _unified(cls, mount: Path) -> CgroupRoot | None:
+        wanted = {"memory", "pids", "cpu"}
+        folder = mount / _FOLDER
+        folder.mkdir(exist_ok=True)
+        for level in (mount, folder):
+            if wanted - set((level / "cgroup.subtree_control").read_text().split()):
+                (level / "cgroup.subtree_control").write_text("+memory +pids +cpu")
+        return cls((folder,), 2)
+
+    @classmethod
+    def _by_controller(cls, mount: Path) -> CgroupRoot | None:
+        folders = tuple(mount / name / _FOLDER for name in ("memory", "pids", "cpu"))
+        if not all((f.parent / "cgroup.procs").is_file() for f in folders):
+            return None
+        for folder in folders:
+            folder.mkdir(exist_ok=True)
+        return cls(folders, 1)
+
+    def make(self, name: str, limits: Limits) -> Cgroup:
+        """A fresh group with these limits. Raises `OSError`; then nothing of it is left."""
+        group = Cgroup(tuple(folder / name for folder in self.folders))
+        try:
+            for folder in group.folders:
+                folder.mkdir(exist_ok=True)
+            for file, value in self._values(limits).items():
+                _write_where_known(group.folders, file, value)
+        except OSError:
+            group.remove()
+            raise
+        return group
+
+    def get(self, name: str) -> Cgroup:
+        """The group of that name, made or not."""
+        return Cgroup(tuple(folder / name for folder in self.folders))
+
+    def _values(self, limits: Limits) -> Mapping[str, str]:
+        memory = str(limits.memory_mb * 1024 * 1024)
+        quota = str(int(limits.cpus * _PERIOD_US))
+        if self.version == 2:
+            return {
+                "memory.max": memory,
+                "memory.swap.max": "0",
+                "pids.max": str(limits.pids),
+                "cpu.max": f"{quota} {_PERIOD_US}",
+            }
+        return {
+            # In this order: memory and swap together may not be less than memory.
+            "memory.limit_in_bytes": memory,
+            "memory.memsw.limit_in_bytes": memory,
+            "pids.max": str(limits.pids),
+            "cpu.cfs_period_us": str(_PERIOD_US),
+            "cpu.cfs_quota_us": quota,
+        }
+
+
+@dataclass(frozen=True)
+class Cgroup:
+    """One agent's group."""
+
+    folders: tuple[Path, ...]
+
+    def add(self, pid: int) -> None:
+        """Put a process, and whatever it starts from now on, into the group."""
+        for folder in self.folders:
+            (folder / "cgroup.procs").write_text(str(pid))
+
+    def was_out_of_memory(self) -> bool:
+        """Whether the kernel killed something in the group for its memory limit."""
+        for folder in self.folders:
+            for name in ("memory.events", "memory.oom_control"):
+                with contextlib.suppress(OSError):
+                    counts = dict(line.split() for line in (folder / name).read_text().splitlines())
+                    if int(counts.get("oom_kill", "0")) > 0:
+                        return True
+        return False
+
+    def remove(self) -> None:
+        """Remove it; harmless when it is gone or still holds a dying process."""
+        for folder in self.folders:
+            with contextlib.suppress(OSError):
+                os.rmdir(folder)
+
+
+def _write_where_known(folders: tuple[Path, ...], file: str, value: str) -> None:
+    """Write a limit; a kernel without swap accounting has no file for it."""
+    for folder in folders:
+        if (folder / file).exists():
+            (folder / file).write_text(value)
+            return
+    if "sw" not in file:
+        raise FileNotFoundError(file)

@@ -1,0 +1,65 @@
+"""The exits of containers, handed to whoever watches them.
+
+Every container host has one feed. A host reports from any thread; a watcher reads in its loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import weakref
+
+from infra.runtime.logs import fields
+from worker.hosts import ContainerExit
+
+PENDING_MAX = 10_000
+"""Exits a watcher may leave unread; beyond it the oldest is dropped, and `list()` tells the rest.
+"""
+
+log = logging.getLogger(__name__)
+
+
+class ExitStream:
+    """One watcher's exits, from the moment it was made. Never ends by itself."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._pending: asyncio.Queue[ContainerExit] = asyncio.Queue(PENDING_MAX)
+
+    def __aiter__(self) -> ExitStream:
+        return self
+
+    async def __anext__(self) -> ContainerExit:
+        return await self._pending.get()
+
+    def offer(self, ended: ContainerExit) -> None:
+        """Add an exit. Never waits; callable from any thread."""
+        try:
+            self._loop.call_soon_threadsafe(self._add, ended)
+        except RuntimeError:
+            # The watcher's loop is closed: nobody is there to be told.
+            log.debug("exit of a container after the end of its watcher")
+
+    def _add(self, ended: ContainerExit) -> None:
+        if self._pending.full():
+            lost = self._pending.get_nowait()
+            log.error("exit not read in time", extra=fields(conversation=lost.conversation))
+        self._pending.put_nowait(ended)
+
+
+class ExitFeed:
+    """Gives each exit to every stream that is still held by somebody."""
+
+    def __init__(self) -> None:
+        self._streams: weakref.WeakSet[ExitStream] = weakref.WeakSet()
+
+    def subscribe(self) -> ExitStream:
+        """A stream for the running loop; subscribed at once, not at the first read."""
+        stream = ExitStream(asyncio.get_running_loop())
+        self._streams.add(stream)
+        return stream
+
+    def publish(self, ended: ContainerExit) -> None:
+        """Tell every watcher. Callable from any thread."""
+        for stream in tuple(self._streams):
+            stream.offer(ended)
