@@ -1,0 +1,225 @@
+"""Every command of docs/operations.md, run by redis-cli against a real server after real turns.
+
+The cluster's past is made through the store: one turn ended, one begun, one waiting. Each recipe's
+heading must be known here with a word its output has to hold, so a new recipe arrives with its test.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import socket
+import subprocess
+import time
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from redis.asyncio import Redis
+
+from infra.runtime.identity import conversation_key, new_replica_id, new_turn_id, tenant_id
+from infra.store.connection import connect
+from infra.store.conversations import ConversationStore
+from infra.store.key_verdicts import KeyVerdicts
+from infra.store.keys import Keys
+from infra.store.leases import Lease, LeaseStore
+from infra.store.queue import PlacementQueue
+from infra.store.turn_log import TurnLog
+from infra.store.turns import NewTurn, TurnStore
+from infra.store.workers import WorkerRecord, WorkerRegistry
+from infra.wire.events import TextDelta, TurnEnded, TurnStarted, encode_event
+from infra.wire.ids import ConversationKey, HostId, TenantId, TurnId, WorkerId
+from infra.wire.states import ConversationState, TurnState
+from infra.wire.turns import TextBlock, TurnRequest
+from tests.parts import need, redis_server
+
+pytestmark = pytest.mark.redis
+
+DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "operations.md"
+SECRET = b"a secret of at least thirty-two characters"
+HOST = HostId("host-a")
+WORKER = WorkerId("host-a-0011aabb")
+
+EXPECTED = {
+    "Which conversations are known": "agc:conv:{C}",
+    "What is known about one": "my thread",
+    "Who owns it, and for how long still": "{WORKER}",
+    "Which turns wait in it": "{WAITING}",
+    "Which will be stopped next for being idle": "{IDLE}",
+    "Stop an idle one now": "0",
+    "Which turns have not ended": "{TURN}",
+    "What became of one": "running",
+    "Its last words": "Hello",
+    "A tenant's turns that have not ended": "{TURN}",
+    "Cancel one by hand": "0",
+    "Which workers live": "{WORKER}",
+    "What one is doing": "ready",
+    "Drain one": "0",
+    "How many turns wait for a worker": "1",
+    "Which API replicas listen": "",
+    "What the upstream said of a tenant's key": "ok",
+    "Ask again": "1",
+    "Nothing may be evicted": "maxmemory_policy:noeviction",
+    "What it is busy with": "cmdstat_evalsha",
+}
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A heading of the document and the commands under it."""
+
+    title: str
+    commands: str
+
+
+def recipes() -> list[Recipe]:
+    """All `###` sections that hold a shell block with redis-cli in it."""
+    sections = re.split(r"^### ", DOCUMENT.read_text(), flags=re.MULTILINE)[1:]
+    found = []
+    for section in sections:
+        if blocks := re.findall(r"```sh\n(.*?)```", section.split("\n## ")[0], flags=re.DOTALL):
+            commands = "".join(blocks)
+            if "redis-cli" in commands:
+                found.append(Recipe(section.partition("\n")[0].strip(), commands))
+    return found
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A redis-server of its own, without persistence; its URL."""
+    need("redis")
+    if not shutil.which("redis-cli"):
+        pytest.skip("no redis-cli on PATH")
+    program = redis_server()
+    assert program
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = int(probe.getsockname()[1])
+    folder = tmp_path_factory.mktemp("redis")
+    process = subprocess.Popen(
+        [program, "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--dir", str(folder)],
+        stdout=subprocess.DEVNULL,
+    )
+    try:
+        _wait_for(port)
+        yield f"redis://127.0.0.1:{port}"
+    finally:
+        process.terminate()
+        process.wait(10)
+
+
+def _wait_for(port: int) -> None:
+    deadline = time.monotonic() + 20
+    while True:
+        try:
+            socket.create_connection(("127.0.0.1", port), timeout=1).close()
+            return
+        except OSError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.05)
+
+
+@pytest.fixture
+async def past(server: str) -> AsyncIterator[dict[str, str]]:
+    """One turn ended, one running, one waiting, a worker alive; the ids as shell variables."""
+    redis = connect(server, timeout_s=5, name="test")
+    try:
+        await redis.flushall()
+        yield {"REDIS_URL": server, **await _live_a_little(redis)}
+    finally:
+        await redis.aclose()
+
+
+async def _live_a_little(redis: Redis) -> dict[str, str]:
+    keys = Keys()
+    tenant = tenant_id(SECRET, "sk-ant-somebody")
+    busy = conversation_key(SECRET, tenant, "my thread")
+    idle = conversation_key(SECRET, tenant, "my old thread")
+    turns, leases = TurnStore(redis, keys), LeaseStore(redis, keys)
+    await _ended_turn(redis, keys, await leases.acquire(idle, WORKER, HOST), tenant)
+    lease = await leases.acquire(busy, WORKER, HOST)
+    running = await _begun_turn(redis, keys, lease, tenant)
+    waiting = await _submitted(turns, tenant, busy)
+    await PlacementQueue(redis, keys).enqueue(waiting, None)
+    await WorkerRegistry(redis, keys).beat(
+        WorkerRecord(WORKER, HOST, 4711, "0.1.0", slots=8, used=2, state="ready", started_ms=1)
+    )
+    await KeyVerdicts(redis, keys).put(tenant, True, ttl_s=300)
+    return {
+        "C": busy,
+        "IDLE": idle,
+        "TURN": running,
+        "WAITING": waiting,
+        "TENANT": tenant,
+        "WORKER": WORKER,
+        "HOST": HOST,
+    }
+
+
+async def _submitted(turns: TurnStore, tenant: TenantId, c: ConversationKey) -> TurnId:
+    request = TurnRequest(
+        turn=new_turn_id(),
+        conversation=c,
+        tenant=tenant,
+        model="claude-sonnet-4-5-20250929",
+        prompt=(TextBlock(text="Say hello."),),
+        deadline_s=60,
+        idle_timeout_s=60,
+    )
+    new = NewTurn(request, new_replica_id(HOST), "v1.sealed", 2**42, label="my thread")
+    return (await turns.submit(new, waiting_max=8, retention_s=3600)).turn
+
+
+async def _begun_turn(redis: Redis, keys: Keys, lease: Lease, tenant: TenantId) -> TurnId:
+    turns, conversations = TurnStore(redis, keys), ConversationStore(redis, keys)
+    await _submitted(turns, tenant, lease.conversation)
+    claimed = await turns.claim(lease)
+    assert claimed is not None
+    turn = claimed.record.turn
+    await turns.start(lease, turn)
+    await conversations.update(lease, ConversationState.BUSY, container="c0ffee")
+    events = [TurnStarted(sdk_session="s", model="m"), TextDelta(text="Hello")]
+    numbered = [(n, encode_event(event)) for n, event in enumerate(events, start=1)]
+    await TurnLog(redis, keys).append(lease, turn, numbered)
+    return turn
+
+
+async def _ended_turn(redis: Redis, keys: Keys, lease: Lease, tenant: TenantId) -> None:
+    turn = await _begun_turn(redis, keys, lease, tenant)
+    end = TurnEnded(state=TurnState.DONE)
+    assert not await TurnStore(redis, keys).finish(lease, turn, 3, end, idle_timeout_s=60)
+
+
+def test_every_recipe_is_known_here() -> None:
+    assert {recipe.title for recipe in recipes()} == set(EXPECTED)
+
+
+@pytest.mark.parametrize("recipe", recipes(), ids=lambda recipe: recipe.title)
+async def test_recipe_tells_what_it_says(recipe: Recipe, past: dict[str, str]) -> None:
+    done = subprocess.run(
+        ["sh", "-ec", recipe.commands],
+        env={"PATH": os.environ["PATH"], **past},
+        capture_output=True,
+        text=True,
+        timeout=20,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "ERR" not in done.stdout
+    assert EXPECTED[recipe.title].format(**past) in done.stdout
+
+
+async def test_no_recipe_ever_shows_a_sealed_key_of_an_ended_turn(past: dict[str, str]) -> None:
+    redis = connect(past["REDIS_URL"], timeout_s=5, name="test")
+    try:
+        sealed = [
+            key
+            async for key in redis.scan_iter("agc:turn:*", _type="hash")
+            if await redis.hget(key, "key_sealed") and await redis.hget(key, "ended")
+        ]
+    finally:
+        await redis.aclose()
+    assert sealed == []
