@@ -1,0 +1,111 @@
+"""What the scripted model can say, as plain values: the script makes them, the server sends them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Text:
+    """A text block; each piece becomes one delta."""
+
+    pieces: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Thinking:
+    """A thinking block; each piece becomes one delta."""
+
+    pieces: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class ToolUse:
+    """A call of one of the client's tools. The server gives it an id."""
+
+    name: str
+    input: Mapping[str, Any]
+
+
+Block = Text | Thinking | ToolUse
+
+
+class Stop(StrEnum):
+    """The Messages API's words for why a message ended."""
+
+    END_TURN = "end_turn"
+    TOOL_USE = "tool_use"
+    MAX_TOKENS = "max_tokens"
+    REFUSAL = "refusal"
+
+
+class CutKind(StrEnum):
+    """How a reply breaks off."""
+
+    ERROR = "error"
+    DROP = "drop"
+    HANG = "hang"
+
+
+@dataclass(frozen=True)
+class Cut:
+    """The reply breaks off after so many deltas. `status` is that of an error."""
+
+    kind: CutKind
+    after: int
+    status: int = 500
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """Usage to report instead of a guess from the sizes."""
+
+    input_tokens: int
+    output_tokens: int
+    cache_creation_input_tokens: int = 0
+    cache_read_input_tokens: int = 0
+
+
+@dataclass(frozen=True)
+class Reply:
+    """A message of the model.
+
+    `wait_s` passes before its first byte, `pace_s` before each delta. The deltas of a `stamped`
+    reply carry the time they were sent at.
+    """
+
+    blocks: tuple[Block, ...]
+    stop: Stop = Stop.END_TURN
+    wait_s: float = 0.0
+    pace_s: float = 0.0
+    stamped: bool = False
+    cut: Cut | None = None
+    tokens: Tokens | None = None
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """An HTTP error instead of a message."""
+
+    status: int
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+
+def words(text: str) -> tuple[str, ...]:
+    """The text cut into words, each with the space before it; joined they are the text again."""
+    pieces: list[str] = []
+    start = 0
+    for end in range(1, len(text)):
+        if text[end].isspace() and not text[end - 1].isspace():
+            pieces.append(text[start:end])
+            start = end
+    pieces.append(text[start:])
+    return tuple(pieces)
+
+
+def text(said: str, **how: Any) -> Reply:
+    """A reply of one text block, one delta a word. `how`: further fields of the reply."""
+    return Reply((Text(words(said)),), **how)
