@@ -1,0 +1,126 @@
+"""What a turn has said: numbered frames, kept until they are acknowledged.
+
+The agent outlives its worker, so nothing is forgotten before it is in the turn log. Whoever is
+connected reads from a cursor; a frame that somebody may have read never changes again. Bounded: new
+text is joined to a delta nobody has read yet, and at `max_bytes` whoever speaks has to wait.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+from infra.wire.events import Event, TurnEnded, encode_event, text_literal, thinking_literal
+from infra.wire.ids import TurnId
+
+JOINED_MAX_BYTES = 16 * 1024
+"""A delta stops growing here, so that a reader who catches up still gets it in pieces."""
+
+FRAME_OVERHEAD_BYTES = 100
+"""What a kept frame costs beside its payload (object headers and its place in the table)."""
+
+
+class Outbox:
+    """The frames of one turn, from 1 to its end.
+
+    One task writes (`put`, then `end`); readers take frames by number and may come and go.
+    """
+
+    def __init__(self, turn: TurnId, *, max_bytes: int) -> None:
+        self.turn = turn
+        self.last_n = 0
+        self.acked_n = 0
+        self.is_ended = False
+        self._max_bytes = max_bytes
+        self._payloads: dict[int, bytes] = {}
+        self._bytes = 0
+        self._read_n = 0
+        self._wake: Callable[[], None] | None = None
+        self._is_unbounded = False
+        self._room = asyncio.Event()
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether its end is acknowledged: the turn can be forgotten."""
+        return self.is_ended and self.acked_n >= self.last_n
+
+    @property
+    def kept_bytes(self) -> int:
+        """What the frames not yet acknowledged take in memory, roughly."""
+        return self._bytes
+
+    async def put(self, event: Event) -> None:
+        """Number the event and offer it to the reader; wait while the box is full.
+
+        The event is in the box even when the wait is cancelled. How long it waits is up to the
+        reader's acknowledgements; `lift_bound` ends the wait.
+        """
+        self._append(encode_event(event))
+        while self._bytes >= self._max_bytes and not self._is_unbounded:
+            self._room.clear()
+            await self._room.wait()
+
+    def end(self, event: TurnEnded) -> None:
+        """Put the last frame, bound or no bound. A second end is ignored."""
+        if not self.is_ended:
+            self.is_ended = True
+            self._append(encode_event(event))
+
+    def lift_bound(self) -> None:
+        """Never wait again: an interrupted turn has to be drained, and little is left to come."""
+        self._is_unbounded = True
+        self._room.set()
+
+    def ack(self, n: int) -> None:
+        """Forget the frames up to `n`. A number from before or beyond is harmless."""
+        upto = min(n, self.last_n)
+        for number in range(self.acked_n + 1, upto + 1):
+            self._bytes -= len(self._payloads.pop(number)) + FRAME_OVERHEAD_BYTES
+        self.acked_n = max(self.acked_n, upto)
+        self._read_n = max(self._read_n, upto)
+        if self._bytes < self._max_bytes:
+            self._room.set()
+
+    def take(self, n: int) -> bytes | None:
+        """The payload of frame `n` to be sent; None if it is not there yet."""
+        payload = self._payloads.get(n)
+        if payload is not None:
+            self._read_n = max(self._read_n, n)
+        return payload
+
+    def attach(self, wake: Callable[[], None]) -> None:
+        """Call `wake` whenever there is something new; replaces the reader before."""
+        self._wake = wake
+
+    def detach(self, wake: Callable[[], None]) -> None:
+        """Forget that reader, if it is still the one attached."""
+        if self._wake == wake:
+            self._wake = None
+
+    def _append(self, payload: bytes) -> None:
+        if not self._join(payload):
+            self.last_n += 1
+            self._payloads[self.last_n] = payload
+            self._bytes += len(payload) + FRAME_OVERHEAD_BYTES
+        if self._wake is not None:
+            self._wake()
+
+    def _join(self, payload: bytes) -> bool:
+        """Add a delta's text to the last frame, if that is of its kind and unread."""
+        if self.last_n <= self._read_n:
+            return False
+        last = self._payloads[self.last_n]
+        joined = _join_deltas(last, payload)
+        if joined is None or len(joined) > JOINED_MAX_BYTES:
+            return False
+        self._payloads[self.last_n] = joined
+        self._bytes += len(joined) - len(last)
+        return True
+
+
+def _join_deltas(first: bytes, second: bytes) -> bytes | None:
+    """Two deltas of one kind as one, spliced in their escaped form; None for anything else."""
+    for literal in (text_literal, thinking_literal):
+        if literal(first) is not None and (tail := literal(second)) is not None:
+            return first[:-2] + tail[1:] + b"}"
+    return None

@@ -1,0 +1,311 @@
+"""The agent's side of the worker-agent protocol (`infra.wire.link`), over a Unix socket.
+
+Knows turns, fences and frames, and nothing of the SDK: a `Session` runs the turns, one after the
+other, in one task. One worker is connected at a time; the agent goes on without any.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+from agent.turn import RunningTurn, Session
+from infra.wire.base import PROTOCOL_VERSION
+from infra.wire.errors import ErrorCode, MalformedMessage, UnknownMessage
+from infra.wire.events import TurnEnded, TurnError
+from infra.wire.frames import Frame
+from infra.wire.ids import Fence, TurnId
+from infra.wire.link import (
+    LINE_MAX_BYTES,
+    Ack,
+    Answer,
+    Close,
+    Command,
+    Hello,
+    Interrupt,
+    Ping,
+    Pong,
+    Refused,
+    Replay,
+    StartTurn,
+    Welcome,
+    decode_command,
+)
+from infra.wire.states import TurnState
+
+log = logging.getLogger(__name__)
+
+HELLO_TIMEOUT_S = 10.0
+"""A connection that has not said hello by then is closed."""
+
+WRITE_HIGH_BYTES = 256 * 1024
+"""Beyond this in the socket's buffer the worker is behind: frames stay in the outbox, joined."""
+
+OpenSession = Callable[[], Awaitable[Session]]
+
+
+class LinkServer:
+    """Listens, keeps the fence, runs turns one at a time, and replays them to whoever owns us."""
+
+    def __init__(self, open_session: OpenSession, *, agent_version: str, sdk_version: str) -> None:
+        """`open_session` is awaited once, after listening has begun: it may be slow."""
+        self._open_session = open_session
+        self._agent_version = agent_version
+        self._sdk_version = sdk_version
+        self._session: Session | None = None
+        self._fence = Fence(0)
+        self._link: _Link | None = None
+        self._turn: RunningTurn | None = None
+        self._just_ended: TurnId | None = None
+        self._starts: asyncio.Queue[RunningTurn] = asyncio.Queue()
+        self._links: set[_Link] = set()
+        self._closing = asyncio.Event()
+        self.listening = asyncio.Event()
+
+    async def serve(self, socket: Path) -> None:
+        """Until `close` or a `Close` command; then the session is closed and the socket gone."""
+        async with asyncio.TaskGroup() as group:
+
+            def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+                link = _Link(reader, writer)
+                self._links.add(link)
+                group.create_task(self._serve_link(link))
+
+            server = await asyncio.start_unix_server(accept, path=socket, limit=LINE_MAX_BYTES)
+            runner = group.create_task(self._run_turns())
+            self.listening.set()
+            try:
+                await self._closing.wait()
+            finally:
+                server.close()
+                self._hang_up(socket)
+                runner.cancel()
+
+    def close(self) -> None:
+        """Leave. `serve` returns when the session has ended."""
+        self._closing.set()
+
+    def _hang_up(self, socket: Path) -> None:
+        socket.unlink(missing_ok=True)
+        for link in self._links:
+            link.abort()
+
+    # Turns: one task runs them and closes the session.
+
+    async def _run_turns(self) -> None:
+        session = self._session = await self._open_session()
+        try:
+            while True:
+                turn = await self._starts.get()
+                ended = await _run_guarded(session, turn)
+                self._just_ended = turn.start.turn
+                turn.outbox.end(ended)
+                log.info("turn %s ended: %s", turn.start.turn, ended.state)
+        finally:
+            await session.aclose()
+
+    # Links: any number may be open, one is the worker's.
+
+    async def _serve_link(self, link: _Link) -> None:
+        try:
+            if await self._greet(link):
+                async with asyncio.TaskGroup() as group:
+                    pump = group.create_task(link.pump())
+                    while (command := await link.read()) is not None:
+                        if not self._obey(link, command):
+                            break
+                    pump.cancel()
+        except* MalformedMessage as trouble:
+            _refuse(link, str(trouble.exceptions[0]))
+        except* OSError:
+            log.info("the worker's end of the link is gone")
+        finally:
+            self._links.discard(link)
+            if self._link is link:
+                self._link = None
+            link.close()
+
+    async def _greet(self, link: _Link) -> bool:
+        """Answer the hello; False when the link is refused."""
+        try:
+            async with asyncio.timeout(HELLO_TIMEOUT_S):
+                hello = await link.read()
+        except TimeoutError:
+            hello = None
+        if not isinstance(hello, Hello):
+            return _refuse(link, "a link begins with a hello")
+        if hello.version != PROTOCOL_VERSION:
+            return _refuse(link, f"version {PROTOCOL_VERSION} is spoken here, not {hello.version}")
+        if hello.fence < self._fence:
+            return _refuse(link, f"fence {hello.fence} is older than {self._fence}")
+        self._fence = hello.fence
+        link.fence = hello.fence
+        if self._link is not None:
+            self._link.abort()
+        self._link = link
+        log.info("worker %s connected, fence %d", hello.worker, hello.fence)
+        link.answer(self._welcome())
+        return True
+
+    def _welcome(self) -> Welcome:
+        turn = self._open_turn()
+        return Welcome(
+            agent_version=self._agent_version,
+            sdk_version=self._sdk_version,
+            sdk_session=self._session.sdk_session if self._session else None,
+            turn=turn.start.turn if turn else None,
+            last_n=turn.outbox.last_n if turn else 0,
+        )
+
+    def _open_turn(self) -> RunningTurn | None:
+        """The turn that runs or whose end is not acknowledged."""
+        if self._turn is not None and self._turn.outbox.is_settled:
+            self._turn = None
+        return self._turn
+
+    def _obey(self, link: _Link, command: Command) -> bool:
+        """Carry out a command; False when the link is to be closed."""
+        match command:
+            case Ping():
+                link.answer(Pong())
+            case StartTurn():
+                self._start(link, command)
+            case Replay(turn=id, after=after):
+                if turn := self._turn_named(id):
+                    link.follow(turn, after=after)
+                else:
+                    _refuse(link, "no such turn here", code=ErrorCode.TURN_NOT_FOUND, turn=id)
+            case Ack(turn=id, n=n):
+                if turn := self._turn_named(id):
+                    turn.outbox.ack(n)
+            case Interrupt(turn=id, reason=reason):
+                if (turn := self._turn_named(id)) and not turn.outbox.is_ended:
+                    turn.interrupt(reason)
+            case Close():
+                self.close()
+                return False
+            case Hello():
+                return _refuse(link, "hello was said already")
+        return True
+
+    def _turn_named(self, id: TurnId) -> RunningTurn | None:
+        turn = self._open_turn()
+        return turn if turn is not None and turn.start.turn == id else None
+
+    def _start(self, link: _Link, start: StartTurn) -> None:
+        turn = self._open_turn()
+        if start.turn == self._just_ended or (turn and turn.start.turn == start.turn):
+            return
+        if turn is not None and not turn.outbox.is_ended:
+            _refuse(link, f"turn {turn.start.turn} is running", turn=start.turn)
+            return
+        # An ended turn nobody acknowledged: its owner has moved on, so its log is closed.
+        self._turn = RunningTurn(start)
+        link.follow(self._turn, after=0)
+        self._starts.put_nowait(self._turn)
+
+
+async def _run_guarded(session: Session, turn: RunningTurn) -> TurnEnded:
+    """The edge at which a turn's failure stays that turn's: whatever happens, it has an end."""
+    try:
+        return await session.run(turn)
+    except Exception:  # a fault of ours must cost the turn, not the conversation
+        log.exception("turn %s broke", turn.start.turn)
+        error = TurnError(code=ErrorCode.AGENT_FAILED, message="The agent failed unexpectedly.")
+        return TurnEnded(state=TurnState.FAILED, error=error)
+
+
+def _refuse(
+    link: _Link,
+    message: str,
+    *,
+    code: ErrorCode = ErrorCode.INVALID_REQUEST,
+    turn: TurnId | None = None,
+) -> bool:
+    log.warning("refused: %s", message)
+    link.answer(Refused(code=code, message=message, turn=turn))
+    return False
+
+
+class _Link:
+    """One connection: commands in; answers and the followed turn's frames out."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.fence = Fence(0)
+        self._reader = reader
+        self._writer = writer
+        self._writer.transport.set_write_buffer_limits(high=WRITE_HIGH_BYTES)
+        self._turn: RunningTurn | None = None
+        self._sent_n = 0
+        self._behind = asyncio.Event()
+
+    async def read(self) -> Command | None:
+        """What the worker says next; None when it has hung up.
+
+        Raises `MalformedMessage` or `OSError`. Unknown types are skipped: a newer worker may know
+        more than we do.
+        """
+        while line := await self._read_line():
+            try:
+                return decode_command(line)
+            except UnknownMessage as unknown:
+                log.warning("skipped: %s", unknown)
+        return None
+
+    async def _read_line(self) -> bytes:
+        try:
+            return await self._reader.readline()
+        except ValueError as error:
+            raise MalformedMessage(f"a line longer than {LINE_MAX_BYTES} bytes") from error
+
+    def answer(self, answer: Answer) -> None:
+        """Send a message, in order with the frames."""
+        if not self._writer.is_closing():
+            self._writer.write(answer.encode() + b"\n")
+
+    def follow(self, turn: RunningTurn, *, after: int) -> None:
+        """Send the turn's frames after that number, now and as they come."""
+        self._unfollow()
+        self._turn = turn
+        self._sent_n = max(after, turn.outbox.acked_n)
+        turn.outbox.attach(self.push)
+        self.push()
+
+    def push(self) -> None:
+        """Write what is there and the socket takes, at once: a delta never waits for a timer."""
+        turn, transport = self._turn, self._writer.transport
+        if turn is None or transport.is_closing():
+            return
+        while self._sent_n < turn.outbox.last_n:
+            if transport.get_write_buffer_size() > WRITE_HIGH_BYTES:
+                self._behind.set()
+                return
+            self._sent_n = max(self._sent_n, turn.outbox.acked_n) + 1
+            if (payload := turn.outbox.take(self._sent_n)) is not None:
+                frame = Frame(turn.start.turn, self.fence, self._sent_n, payload)
+                transport.write(frame.encode() + b"\n")
+
+    async def pump(self) -> None:
+        """Send what a full socket left over, whenever it has room again; for ever."""
+        while True:
+            await self._behind.wait()
+            self._behind.clear()
+            await self._writer.drain()
+            self.push()
+
+    def close(self) -> None:
+        """Let go; what was written still goes out."""
+        self._unfollow()
+        self._writer.close()
+
+    def abort(self) -> None:
+        """Cut at once: the peer is not the owner any more."""
+        self._unfollow()
+        self._writer.transport.abort()
+
+    def _unfollow(self) -> None:
+        if self._turn is not None:
+            self._turn.outbox.detach(self.push)
+            self._turn = None
