@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from tests.bench.streams import ANSWER_TIMEOUT_S, Answer, read_stamps
+from tests.bench.streams import ANSWER_TIMEOUT_S, Answer, Moment, read_stamps
 from tests.parts import AGENT_IMAGE
 
 _INSIDE = Path(__file__).with_name("sdk_inside.py").resolve()
@@ -37,7 +37,7 @@ class SdkContainer:
                 arrived, _, text = line.partition(b" ")
                 if not answer.first_delta_s:
                     answer.first_delta_s = (int(arrived) - began_ns) / 1e9
-                read_stamps(answer, text, int(arrived))
+                read_stamps(answer, text, Moment(int(arrived), 0))
         return answer
 
 

@@ -1,8 +1,9 @@
 """One streamed answer, measured: when its first text came and how old each delta was on arrival.
 
 The scripted model writes the time it sent a delta into the delta itself (`stream N deltas every D
-ms`), so its age can be read off wherever it arrives: as an event of the Messages API, as a chunk of
-an OpenAI completion, joined with its neighbours or alone. All ends share one machine's clock.
+ms`), and the stand-in agent does the same by the machine's monotonic clock. So the age of a delta
+can be read off wherever it arrives: as an event of the Messages API, as a chunk of an OpenAI
+completion, joined with its neighbours or alone. All ends share one machine's clocks.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from typing import Any
 import aiohttp
 
 ANSWER_TIMEOUT_S = 120.0
-_STAMP = re.compile(rb"(\d+)@(\d{19}) ")
+_STAMP = re.compile(rb"(\d+)@(\d{11,19}) ")
 _ANTHROPIC_TEXT = re.compile(rb'"text_delta",\s*"text":\s*"[^"]')
 _OPENAI_TEXT = re.compile(rb'"content":\s*"[^"]')
 
@@ -89,10 +90,10 @@ async def ask(session: aiohttp.ClientSession, question: Question, prompt: str) -
     began_s = time.perf_counter()
     async with asyncio.timeout(ANSWER_TIMEOUT_S), _posted(session, question, prompt) as response:
         async for line in response.content:
-            arrived_ns = time.time_ns()
+            arrived = now()
             if not answer.first_delta_s and question.text.search(line):
                 answer.first_delta_s = time.perf_counter() - began_s
-            read_stamps(answer, line, arrived_ns)
+            read_stamps(answer, line, arrived)
             if b'"error"' in line and b'"message"' in line:
                 raise Incomplete(f"the stream ended in an error: {line[:300]!r}")
     if not answer.first_delta_s:
@@ -100,10 +101,27 @@ async def ask(session: aiohttp.ClientSession, question: Question, prompt: str) -
     return answer
 
 
-def read_stamps(answer: Answer, line: bytes, arrived_ns: int) -> None:
-    for index, sent_ns in _STAMP.findall(line):
+@dataclass(frozen=True)
+class Moment:
+    """Now, by both clocks that stamps are written with, in ns."""
+
+    unix: int
+    monotonic: int
+
+    def since(self, stamp: int) -> float:
+        """Seconds since a stamp; Unix time is the only one with 19 digits."""
+        return ((self.unix if stamp >= 10**18 else self.monotonic) - stamp) / 1e9
+
+
+def now() -> Moment:
+    return Moment(time.time_ns(), time.monotonic_ns())
+
+
+def read_stamps(answer: Answer, line: bytes, arrived: Moment) -> None:
+    """Take note of every stamped delta in the line."""
+    for index, stamp in _STAMP.findall(line):
         answer.indexes.append(int(index))
-        answer.ages_s.append((arrived_ns - int(sent_ns)) / 1e9)
+        answer.ages_s.append(arrived.since(int(stamp)))
 
 
 @asynccontextmanager
