@@ -1,4 +1,4 @@
-"""What the scripted model can say, as plain values: the script makes them, the server sends them."""
+"""What the scripted model can say, as values: the script makes them, the server sends them."""
 
 from __future__ import annotations
 

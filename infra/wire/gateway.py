@@ -6,12 +6,14 @@
     DELETE /sessions/{conversation}/turn/{turn}  stop model calls, wipe the key; TurnMeter
     GET    /health                               GatewayStatus
 
-All are idempotent. `GatewayStatus.instance` changes when the gateway restarts; a worker that sees
-another one registers its sessions and open turns again.
+Both deletions take `?fence=`, so that a stale owner cannot undo what a newer one has set up. A
+refusal is a 4xx with `GatewayRefused`. All are idempotent. `GatewayStatus.instance` changes when
+the gateway restarts; a worker that sees another one registers its sessions and open turns again.
 """
 
 from __future__ import annotations
 
+from enum import StrEnum
 from typing import Literal
 
 from pydantic import TypeAdapter
@@ -77,6 +79,50 @@ class GatewayStatus(Message):
     instance: str
     sessions: int = 0
     turns: int = 0
+
+
+class GatewayFault(StrEnum):
+    """Why the gateway refused a command."""
+
+    BAD_REQUEST = "bad_request"
+    STALE_FENCE = "stale_fence"
+    KEY_NOT_OPENED = "key_not_opened"
+    NO_SESSION = "no_session"
+    """The gateway does not know the session: it restarted. Open it again."""
+    NO_SOCKETS = "no_sockets"
+    """The session's sockets could not be made where they were asked for."""
+
+
+class GatewayRefused(Message):
+    """A command was not carried out. `fence` is the one that stands, when ours was stale."""
+
+    type: Literal["gateway_refused"] = "gateway_refused"
+    fault: GatewayFault
+    message: str
+    fence: Fence | None = None
+
+
+_OPEN_SESSION = TypeAdapter(OpenSession)
+_OPEN_TURN = TypeAdapter(OpenTurn)
+_REFUSED = TypeAdapter(GatewayRefused)
+
+
+def decode_open_session(raw: bytes) -> OpenSession:
+    """Raises `MalformedMessage`."""
+    command: OpenSession = decode(_OPEN_SESSION, raw)
+    return command
+
+
+def decode_open_turn(raw: bytes) -> OpenTurn:
+    """Raises `MalformedMessage`."""
+    command: OpenTurn = decode(_OPEN_TURN, raw)
+    return command
+
+
+def decode_refused(raw: bytes) -> GatewayRefused:
+    """Raises `MalformedMessage`."""
+    refused: GatewayRefused = decode(_REFUSED, raw)
+    return refused
 
 
 def decode_meter(raw: bytes) -> TurnMeter:
