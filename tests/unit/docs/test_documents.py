@@ -1,0 +1,67 @@
+"""What documents say about the code is compared with the code."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from api.errors import TABLE
+from api.models import IGNORED_PARAMETERS
+from infra.runtime.settings import PREFIX, Settings
+
+ROOT = Path(__file__).resolve().parents[3]
+DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
+_LINK = re.compile(r"\]\((?!https?://|#)([^)#\s]+)(?:#[^)]*)?\)")
+_SETTING = re.compile(rf"\b{PREFIX}([A-Z_]+)\b")
+
+
+def test_there_are_documents() -> None:
+    assert {"README.md", "ARCHITECTURE.md", "CONTRIBUTING.md"} <= {d.name for d in DOCUMENTS}
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda d: str(d.relative_to(ROOT)))
+def test_every_link_leads_somewhere(document: Path) -> None:
+    links = _LINK.findall(document.read_text())
+    assert [link for link in links if not (document.parent / link).exists()] == []
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda d: str(d.relative_to(ROOT)))
+def test_every_setting_named_exists(document: Path) -> None:
+    named = {name.lower() for name in _SETTING.findall(document.read_text())}
+    assert named <= set(Settings.model_fields)
+
+
+def test_every_decision_is_listed() -> None:
+    folder = ROOT / "docs" / "adr"
+    listed = set(re.findall(r"\]\((\d{4}-[\w-]+\.md)\)", (folder / "README.md").read_text()))
+    assert listed == {page.name for page in folder.glob("[0-9]*.md")}
+
+
+def test_clients_document_holds_every_status() -> None:
+    text = (ROOT / "docs" / "clients.md").read_text()
+    rows = re.findall(r"^\| (\d{3}) \| `(\w+)` \| (.*) \|$", text, flags=re.MULTILINE)
+    shown = {(code.value, str(entry.status), entry.message) for code, entry in TABLE.items()}
+    assert {(code, status, message) for status, code, message in rows} == shown
+
+
+def test_clients_document_names_every_ignored_parameter() -> None:
+    text = (ROOT / "docs" / "clients.md").read_text()
+    row = re.search(r"^\| (.*) \| accepted and ignored", text, flags=re.MULTILINE)
+    assert row
+    assert set(re.findall(r"`(\w+)`", row[1])) == IGNORED_PARAMETERS
+
+
+def test_every_dependency_has_its_reason() -> None:
+    project = (ROOT / "pyproject.toml").read_text()
+    declared = re.findall(
+        r'"([A-Za-z][\w-]*)(?:\[\w+\])?\s*(?:[<>=!~].*?)?(?:;.*?)?"', _requirements(project)
+    )
+    reasons = (ROOT / "docs" / "dependencies.md").read_text()
+    assert [name for name in declared if not re.search(rf"\b{re.escape(name)}\b", reasons)] == []
+
+
+def _requirements(project: str) -> str:
+    lists = re.findall(r"^(?:dependencies|agent|embedded|dev) = \[(.*?)\]\n", project, re.M | re.S)
+    return "\n".join(line for block in lists for line in block.splitlines())
