@@ -4,16 +4,30 @@ from __future__ import annotations
 
 from redis.asyncio import Redis
 
+from infra.store.connection import translate
 from infra.store.keys import Keys
+from infra.store.replies import text
 from infra.wire.ids import TenantId
+
+_ACCEPTED, _REFUSED = "ok", "refused"
 
 
 class KeyVerdicts:
-    def __init__(self, redis: Redis, keys: Keys) -> None: ...
+    def __init__(self, redis: Redis, keys: Keys) -> None:
+        self._redis = redis
+        self._keys = keys
 
     async def get(self, tenant: TenantId) -> bool | None:
-        """True: accepted, False: refused, None: not known."""
-        raise NotImplementedError
+        """True: accepted, False: refused, None: not known. Raises `StoreUnavailable`."""
+        with translate():
+            verdict = await self._redis.get(self._keys.key_verdict(tenant))
+        return None if verdict is None else text(verdict) == _ACCEPTED
 
     async def put(self, tenant: TenantId, accepted: bool, *, ttl_s: float) -> None:
-        raise NotImplementedError
+        """Remember it for `ttl_s`. Raises `StoreUnavailable`."""
+        with translate():
+            await self._redis.set(
+                self._keys.key_verdict(tenant),
+                _ACCEPTED if accepted else _REFUSED,
+                px=max(round(ttl_s * 1000), 1),
+            )

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 from infra.wire.ids import ConversationKey, HostId, ReplicaId, TenantId, TurnId, WorkerId
@@ -16,10 +17,19 @@ class Keys:
 
     prefix: str = "agc"
 
+    def __post_init__(self) -> None:
+        if not re.fullmatch(r"[A-Za-z0-9_.:-]{1,64}", self.prefix):
+            raise ValueError(f"a key prefix is made of letters, digits and _.:- ({self.prefix!r})")
+
+    def nothing(self) -> str:
+        """Holds nothing, ever. Scripts delete it first where they must go through in a full
+        Redis."""
+        return f"{self.prefix}:nothing"
+
     def conversation(self, c: ConversationKey) -> str:
         """Hash: tenant, label, state, owner, host, fence, container, sdk_session, turns, created,
-        last_active, idle_at, turn (the unfinished one). Scripts write it; lives for the
-        retention."""
+        last_active, idle_at, turn (the unfinished one), owner_host, retention, idle_timeout.
+        Scripts write it; lives for the retention."""
         return f"{self.prefix}:conv:{c}"
 
     def todo(self, c: ConversationKey) -> str:

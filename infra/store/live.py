@@ -2,66 +2,223 @@
 (D1).
 
 Lossy by nature; the turn log makes up for it. Publishing never waits: what is ready goes out joined
-at the end of the loop pass, one flush per channel under way at a time.
+at the end of the loop pass, one flush under way at a time.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+import asyncio
+import logging
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from contextlib import aclosing, contextmanager
 
 from redis.asyncio import Redis
 
+from infra.store.channel import ANSWER_WITHIN_S, PING_AFTER_S, listen
+from infra.store.connection import FAULTS, delays
 from infra.store.keys import Keys
-from infra.wire.frames import Frame
+from infra.wire.errors import MalformedMessage
+from infra.wire.frames import Frame, join_frames, split_frames
 from infra.wire.ids import ReplicaId, TurnId
+
+MAILBOX_FRAMES_MAX = 256
+MAILBOX_BYTES_MAX = 1024 * 1024
+_MESSAGE_BYTES_MAX = 1024 * 1024
+"""Frames are joined up to this size; a subscriber reads a message in one piece."""
+
+log = logging.getLogger(__name__)
 
 
 class LivePublisher:
     """A worker's sending side."""
 
+    dropped: int
+    """Frames that never went out; their relays find them in the log."""
+
     def __init__(
         self, redis: Redis, keys: Keys, *, pending_max_bytes: int = 8 * 1024 * 1024
-    ) -> None: ...
+    ) -> None:
+        self._redis = redis
+        self._keys = keys
+        self._pending_max_bytes = pending_max_bytes
+        self._pending: defaultdict[ReplicaId, list[bytes]] = defaultdict(list)
+        self._pending_bytes = 0
+        self._is_ready = asyncio.Event()
+        self.dropped = 0
 
     def publish(self, replica: ReplicaId, frame: bytes) -> None:
         """Queue an encoded frame; returns at once.
 
         Beyond the bound frames are dropped and counted.
         """
-        raise NotImplementedError
+        if self._pending_bytes + len(frame) > self._pending_max_bytes:
+            self.dropped += 1
+            return
+        self._pending[replica].append(frame)
+        self._pending_bytes += len(frame)
+        self._is_ready.set()
 
     async def run(self) -> None:
         """Flush until cancelled; a Redis fault drops what was under way and goes on."""
-        raise NotImplementedError
+        pauses = delays()
+        while True:
+            await self._is_ready.wait()
+            # Whoever else is ready in this pass of the loop speaks first: one flush for all.
+            await asyncio.sleep(0)
+            flushed = self._take()
+            try:
+                await self._flush(flushed)
+                pauses = delays()
+            except FAULTS as error:
+                lost = sum(map(len, flushed.values()))
+                self.dropped += lost
+                log.warning("%d live frames not published: %s", lost, type(error).__name__)
+                await asyncio.sleep(next(pauses))
+
+    def _take(self) -> dict[ReplicaId, list[bytes]]:
+        taken = dict(self._pending)
+        self._pending.clear()
+        self._pending_bytes = 0
+        self._is_ready.clear()
+        return taken
+
+    async def _flush(self, flushed: dict[ReplicaId, list[bytes]]) -> None:
+        async with self._redis.pipeline(transaction=False) as pipe:
+            for replica, frames in flushed.items():
+                channel = self._keys.replica_channel(replica)
+                for some in _chunks(frames):
+                    pipe.publish(channel, join_frames(some))
+            await pipe.execute()
 
 
 class LiveTurn:
     """One relay's bounded mailbox of live frames."""
 
     overflowed: bool
-    """Frames were dropped since the last `take`: read the log."""
+    """Frames were dropped since the last `take`: read the log.
+
+    Also set when the subscription was renewed. Look at it before `take`, which resets it.
+    """
+
+    def __init__(self, *, frames_max: int, bytes_max: int) -> None:
+        self._frames_max = frames_max
+        self._bytes_max = bytes_max
+        self._frames: list[Frame] = []
+        self._bytes = 0
+        self._is_news = asyncio.Event()
+        self.overflowed = False
 
     async def wait(self, timeout_s: float) -> bool:
-        """Until a frame is there; False after `timeout_s` of silence."""
-        raise NotImplementedError
+        """Until a frame is there, or frames were lost; False after `timeout_s` of silence."""
+        if self._is_news.is_set():
+            return True
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self._is_news.wait()
+        except TimeoutError:
+            return False
+        return True
 
     def take(self) -> list[Frame]:
         """All frames that wait, in order of arrival."""
-        raise NotImplementedError
+        taken, self._frames = self._frames, []
+        self._bytes = 0
+        self.overflowed = False
+        self._is_news.clear()
+        return taken
+
+    def put(self, frame: Frame) -> None:
+        """Add a frame; beyond the bounds it is dropped and `overflowed` set."""
+        size = len(frame.payload)
+        if len(self._frames) >= self._frames_max or self._bytes + size > self._bytes_max:
+            self.overflow()
+            return
+        self._frames.append(frame)
+        self._bytes += size
+        self._is_news.set()
+
+    def overflow(self) -> None:
+        """Frames may have been lost: wake the relay, so that it reads the log."""
+        self.overflowed = True
+        self._is_news.set()
 
 
 class LiveSubscriber:
     """An API replica's receiving side: one SUBSCRIBE for the process."""
 
-    def __init__(self, redis: Redis, keys: Keys, replica: ReplicaId) -> None: ...
+    def __init__(
+        self,
+        redis: Redis,
+        keys: Keys,
+        replica: ReplicaId,
+        *,
+        frames_max: int = MAILBOX_FRAMES_MAX,
+        bytes_max: int = MAILBOX_BYTES_MAX,
+        ping_after_s: float = PING_AFTER_S,
+        answer_within_s: float = ANSWER_WITHIN_S,
+    ) -> None:
+        self._redis = redis
+        self._channel = keys.replica_channel(replica)
+        self._frames_max = frames_max
+        self._bytes_max = bytes_max
+        self._ping_after_s = ping_after_s
+        self._answer_within_s = answer_within_s
+        self._mailboxes: defaultdict[TurnId, list[LiveTurn]] = defaultdict(list)
+        self.subscribed = asyncio.Event()
+        """Set once the first subscription stands; frames said before are only in the log."""
 
     async def run(self) -> None:
         """Receive until cancelled; reconnects by itself, then wakes every mailbox as overflowed."""
-        raise NotImplementedError
+        subscription = listen(
+            self._redis,
+            self._channel,
+            purpose="live",
+            ping_after_s=self._ping_after_s,
+            answer_within_s=self._answer_within_s,
+        )
+        async with aclosing(subscription) as messages:
+            async for message in messages:
+                if message is None:
+                    self.subscribed.set()
+                    self._overflow_all()
+                else:
+                    self._deliver(message)
 
     @contextmanager
     def attach(self, turn: TurnId) -> Iterator[LiveTurn]:
         """Frames of this turn go to the mailbox until the block ends. Several relays may attach."""
-        raise NotImplementedError
-        yield
+        mailbox = LiveTurn(frames_max=self._frames_max, bytes_max=self._bytes_max)
+        attached = self._mailboxes[turn]
+        attached.append(mailbox)
+        try:
+            yield mailbox
+        finally:
+            attached.remove(mailbox)
+            if not attached:
+                del self._mailboxes[turn]
+
+    def _deliver(self, message: bytes) -> None:
+        try:
+            for frame in split_frames(message):
+                for mailbox in self._mailboxes.get(frame.turn, ()):
+                    mailbox.put(frame)
+        except MalformedMessage as error:
+            # Whose frames they were cannot be told any more; the log has them.
+            log.warning("live message dropped: %s", error)
+            self._overflow_all()
+
+    def _overflow_all(self) -> None:
+        for mailboxes in self._mailboxes.values():
+            for mailbox in mailboxes:
+                mailbox.overflow()
+
+
+def _chunks(frames: Sequence[bytes]) -> Iterator[Sequence[bytes]]:
+    start = size = 0
+    for i, frame in enumerate(frames):
+        if size and size + len(frame) > _MESSAGE_BYTES_MAX:
+            yield frames[start:i]
+            start, size = i, 0
+        size += len(frame)
+    yield frames[start:]

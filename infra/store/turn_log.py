@@ -10,10 +10,17 @@ from dataclasses import dataclass
 
 from redis.asyncio import Redis
 
+from infra.store.connection import translate
 from infra.store.keys import Keys
 from infra.store.leases import Lease
+from infra.store.replies import text
+from infra.store.scripts import Scripts
+from infra.wire.errors import LeaseLost
 from infra.wire.ids import TurnId
 from infra.wire.states import TurnState
+
+EVENTS_MAX = 20_000
+"""A log keeps about this many events; a reader further behind sees a gap in the numbers."""
 
 
 @dataclass(frozen=True)
@@ -25,15 +32,47 @@ class LogPage:
 
 
 class TurnLog:
-    def __init__(self, redis: Redis, keys: Keys) -> None: ...
+    def __init__(self, redis: Redis, keys: Keys) -> None:
+        self._redis = redis
+        self._keys = keys
+        self._scripts = Scripts(redis, keys)
 
     async def append(self, lease: Lease, turn: TurnId, events: Sequence[tuple[int, bytes]]) -> int:
         """Log the events; numbers already there are skipped. The newest number in the log.
 
-        Raises `LeaseLost` when the fence is stale; nothing is written then.
+        The first event makes a claimed turn run. A turn that has ended takes nothing more; that is
+        no error. Raises `LeaseLost` when the fence is stale; nothing is written then.
         """
-        raise NotImplementedError
+        answer = await self._scripts.run(
+            "append",
+            [
+                self._keys.conversation(lease.conversation),
+                self._keys.turn(turn),
+                self._keys.turn_events(turn),
+            ],
+            [
+                lease.worker,
+                str(lease.fence),
+                turn,
+                EVENTS_MAX,
+                *(part for event in events for part in event),
+            ],
+        )
+        if answer[0] == b"lost":
+            raise LeaseLost(lease.conversation, lease.fence)
+        return int(answer[1])
 
     async def read(self, turn: TurnId, *, after: int, limit: int = 1000) -> LogPage:
-        """Events numbered above `after`, oldest first, and the turn's state, in one round trip."""
-        raise NotImplementedError
+        """Events numbered above `after`, oldest first, and the turn's state, in one round trip.
+
+        The state is the older of the two: who reads a terminal one has the end event in the log.
+        """
+        with translate():
+            async with self._redis.pipeline(transaction=False) as pipe:
+                pipe.hget(self._keys.turn(turn), "state")
+                pipe.xrange(self._keys.turn_events(turn), min=f"{after + 1}-0", count=limit)
+                state, entries = await pipe.execute()
+        return LogPage(
+            [(int(id.partition(b"-")[0]), entry[b"e"]) for id, entry in entries],
+            None if state is None else TurnState(text(state)),
+        )

@@ -2,19 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from redis.asyncio import Redis
 
+from infra.store.connection import translate
 from infra.store.keys import Keys
-from infra.store.leases import Lease
-from infra.wire.events import TurnEnded
-from infra.wire.ids import ConversationKey, Fence, ReplicaId, TenantId, TurnId, WorkerId
+from infra.store.leases import LEASE_S, Lease
+from infra.store.replies import fields, optional, text
+from infra.store.scripts import Scripts
+from infra.store.turn_log import EVENTS_MAX
+from infra.wire.control import CancelTurn
+from infra.wire.errors import (
+    ErrorCode,
+    IllegalTransition,
+    LeaseLost,
+    RequestRefused,
+    TurnNotFound,
+)
+from infra.wire.events import TurnEnded, TurnError, encode_event
+from infra.wire.ids import ConversationKey, Fence, HostId, ReplicaId, TenantId, TurnId, WorkerId
 from infra.wire.states import TurnState
-from infra.wire.turns import OnDisconnect, TurnRequest
+from infra.wire.turns import OnDisconnect, TurnRequest, decode_turn_request
 
 ATTEMPTS_MAX = 2
+
+_OPEN_TTL_S = 86400.0
+_ENDED_TTL_S = 600.0
+_IDEMPOTENCY_TTL_S = 3600.0
+_CLAIMED_LOOK_AFTER_S = LEASE_S - 2.0
+_LOOK_PAUSE_MAX_S = 15.0
+_RETRY_AFTER_S = 5.0
 
 
 @dataclass(frozen=True)
@@ -80,6 +100,9 @@ class Claimed:
     record: TurnRecord
     request: TurnRequest
     is_adoption: bool
+    host: HostId | None = None
+    """Where the conversation's container was last. Another host than the claimer's: out of its
+    reach."""
 
 
 @dataclass(frozen=True)
@@ -94,33 +117,145 @@ class OpenTurnRef:
 
 
 class TurnStore:
-    def __init__(self, redis: Redis, keys: Keys) -> None: ...
+    def __init__(self, redis: Redis, keys: Keys) -> None:
+        self._redis = redis
+        self._keys = keys
+        self._scripts = Scripts(redis, keys)
 
     async def submit(self, new: NewTurn, *, waiting_max: int, retention_s: float) -> Submitted:
         """Create the turn and put it into its conversation's FIFO, or find the one it repeats.
 
         Raises `RequestRefused(QUEUE_FULL)` and `StoreUnavailable`.
         """
-        raise NotImplementedError
+        request = new.request
+        c, turn, tenant = request.conversation, request.turn, request.tenant
+        digest = new.idempotency or ""
+        keys = [
+            self._keys.conversation(c),
+            self._keys.todo(c),
+            self._keys.turn(turn),
+            self._keys.turn_request(turn),
+            self._keys.turns_open(),
+            self._keys.idle(),
+            self._keys.tenant_running(tenant),
+        ]
+        if digest:
+            keys.append(self._keys.idempotency(tenant, digest))
+        answer = await self._scripts.run(
+            "submit",
+            keys,
+            [
+                c,
+                turn,
+                tenant,
+                new.label,
+                request.encode(),
+                new.replica,
+                request.model,
+                new.sealed_key,
+                new.key_expires_ms,
+                new.on_disconnect.value,
+                waiting_max,
+                digest,
+                _ms(_IDEMPOTENCY_TTL_S),
+                _ms(retention_s),
+                _ms(_OPEN_TTL_S + request.deadline_s),
+                _ms(_OPEN_TTL_S),
+                _ms(request.idle_timeout_s),
+            ],
+        )
+        if answer[0] == b"full":
+            raise RequestRefused(
+                f"{int(answer[1])} turns of this conversation are waiting already",
+                code=ErrorCode.QUEUE_FULL,
+                retry_after_s=_RETRY_AFTER_S,
+            )
+        owner = optional(answer[2])
+        return Submitted(
+            turn=TurnId(text(answer[1])),
+            created=answer[0] == b"created",
+            owner=None if owner is None else WorkerId(owner),
+            position=int(answer[3]),
+        )
 
     async def claim(self, lease: Lease) -> Claimed | None:
         """The conversation's unfinished turn (adoption), else the head of its FIFO, else None.
 
         Counts the attempt before the start; a turn out of attempts is finished as failed and the
         next is taken; one cancelled meanwhile is skipped. Raises `LeaseLost`.
+
+        Of a turn that runs, adoption is no new attempt: its agent goes on.
         """
-        raise NotImplementedError
+        c = lease.conversation
+        answer = await self._scripts.run(
+            "claim",
+            [
+                self._keys.conversation(c),
+                self._keys.todo(c),
+                self._keys.turns_open(),
+                self._keys.idle(),
+            ],
+            [
+                c,
+                lease.worker,
+                str(lease.fence),
+                ATTEMPTS_MAX,
+                _ms(_CLAIMED_LOOK_AFTER_S),
+                _OUT_OF_ATTEMPTS,
+                ErrorCode.AGENT_FAILED.value,
+                _CANCELLED,
+                EVENTS_MAX,
+                _ms(_ENDED_TTL_S),
+            ],
+        )
+        if answer[0] == b"none":
+            return None
+        self._owned(answer, lease)
+        _, turn, is_adoption, host, held, request = answer
+        host_id = optional(host)
+        return Claimed(
+            record=_record(TurnId(text(turn)), fields(held)),
+            request=decode_turn_request(request),
+            is_adoption=bool(is_adoption),
+            host=None if host_id is None else HostId(host_id),
+        )
 
     async def start(self, lease: Lease, turn: TurnId) -> None:
-        """claimed -> running: from now on the turn may have had effects. Raises `LeaseLost`."""
-        raise NotImplementedError
+        """claimed -> running: from now on the turn may have had effects.
+
+        Raises `LeaseLost`, `IllegalTransition`.
+        """
+        answer = await self._scripts.run(
+            "start",
+            [self._keys.conversation(lease.conversation)],
+            [lease.worker, str(lease.fence), turn],
+        )
+        self._owned(answer, lease, turn, TurnState.RUNNING)
 
     async def requeue(self, lease: Lease, turn: TurnId) -> bool:
         """claimed -> queued, at the FIFO's head.
 
-        False when its log is not empty or attempts are spent.
+        False when its log is not empty or attempts are spent. One that somebody wants stopped ends
+        as cancelled instead (True: it is not yours any more). Raises `LeaseLost`.
         """
-        raise NotImplementedError
+        c = lease.conversation
+        answer = await self._scripts.run(
+            "requeue",
+            [self._keys.conversation(c), self._keys.todo(c), self._keys.turns_open()],
+            [
+                c,
+                lease.worker,
+                str(lease.fence),
+                turn,
+                ATTEMPTS_MAX,
+                _CANCELLED,
+                EVENTS_MAX,
+                _ms(_ENDED_TTL_S),
+                _ms(_OPEN_TTL_S),
+            ],
+        )
+        self._owned(answer, lease)
+        return bool(answer[0] == b"ok")
 
     async def finish(
         self, lease: Lease, turn: TurnId, n: int, end: TurnEnded, *, idle_timeout_s: float
@@ -128,9 +263,29 @@ class TurnStore:
         """Log the end event under number `n`, delete the sealed key, close the turn.
 
         Sets the conversation's idle deadline when nothing waits. True when another turn waits.
-        Finishing twice is harmless. Raises `LeaseLost`.
+        Finishing twice is harmless; a log has one end. Raises `LeaseLost`, `IllegalTransition`.
         """
-        raise NotImplementedError
+        c = lease.conversation
+        answer = await self._scripts.run(
+            "finish",
+            [self._keys.conversation(c)],
+            [
+                c,
+                lease.worker,
+                str(lease.fence),
+                turn,
+                n,
+                encode_event(end),
+                end.state.value,
+                end.error.code.value if end.error else "",
+                end.usage.encode(),
+                _ms(idle_timeout_s),
+                EVENTS_MAX,
+                _ms(_ENDED_TTL_S),
+            ],
+        )
+        self._owned(answer, lease, turn, end.state)
+        return bool(answer[1])
 
     async def cancel(self, turn: TurnId, *, tenant: TenantId, reason: str) -> TurnState:
         """Ask for the end of a turn; the state it is now in.
@@ -138,25 +293,124 @@ class TurnStore:
         A queued turn is cancelled at once (its log gets an end event). Of a running one the flag is
         set and its worker told. Raises `TurnNotFound` for an unknown turn or another tenant's.
         """
-        raise NotImplementedError
+        with translate():
+            c = optional(await self._redis.hget(self._keys.turn(turn), "conv"))  # type: ignore[misc]
+        if c is None:
+            raise TurnNotFound(turn)
+        order = CancelTurn(turn=turn, conversation=ConversationKey(c), reason=reason)
+        answer = await self._scripts.run(
+            "cancel",
+            [self._keys.turn(turn)],
+            [turn, tenant, reason, _CANCELLED, order.encode(), EVENTS_MAX, _ms(_ENDED_TTL_S)],
+        )
+        if answer[0] == b"unknown":
+            raise TurnNotFound(turn)
+        return TurnState(text(answer[1]))
 
     async def expire(self, turn: TurnId, *, reason: str) -> bool:
-        """queued -> expired with an end event (code queue_timeout).
+        """queued -> expired with an end event (code queue_timeout) that says `reason`.
 
         False when it is not queued any more.
         """
-        raise NotImplementedError
+        error = TurnError(
+            code=ErrorCode.QUEUE_TIMEOUT, message=reason, retry_after_s=_RETRY_AFTER_S
+        )
+        answer = await self._scripts.run(
+            "expire",
+            [self._keys.turn(turn)],
+            [
+                turn,
+                ErrorCode.QUEUE_TIMEOUT.value,
+                encode_event(TurnEnded(state=TurnState.EXPIRED, error=error)),
+                EVENTS_MAX,
+                _ms(_ENDED_TTL_S),
+            ],
+        )
+        return bool(answer[0])
 
     async def get(self, turn: TurnId) -> TurnRecord | None:
-        raise NotImplementedError
+        """What is on record; None for a turn Redis does not know (any more)."""
+        with translate():
+            held = fields(await self._redis.hgetall(self._keys.turn(turn)))  # type: ignore[misc]
+        return _record(turn, held) if "state" in held else None
 
     async def unclaimed(self, *, older_than_ms: int, limit: int = 50) -> list[OpenTurnRef]:
         """Open turns due for a look: queued ones nobody claimed, begun ones whose lease lapsed.
 
-        Each is moved ahead in `turns:open`, so that sweepers do not all find the same.
+        Each is moved ahead in `turns:open`, so that sweepers do not all find the same; one that
+        goes on waiting by more each time.
         """
-        raise NotImplementedError
+        answer = await self._scripts.run(
+            "unclaimed",
+            [self._keys.turns_open()],
+            [older_than_ms, limit, _ms(_LOOK_PAUSE_MAX_S)],
+        )
+        return [_open_turn(found) for found in answer]
 
     async def counts(self) -> Mapping[str, int]:
         """Numbers for health and metrics: open, idle, workers."""
-        raise NotImplementedError
+        answer = await self._scripts.run(
+            "counts", [self._keys.turns_open(), self._keys.idle(), self._keys.workers()], []
+        )
+        return dict(zip(("open", "idle", "workers"), map(int, answer), strict=True))
+
+    def _owned(
+        self,
+        answer: Sequence[Any],
+        lease: Lease,
+        turn: TurnId | None = None,
+        wanted: TurnState | None = None,
+    ) -> None:
+        if answer[0] == b"lost":
+            raise LeaseLost(lease.conversation, lease.fence)
+        if answer[0] == b"illegal":
+            raise IllegalTransition(f"turn {turn}", text(answer[1]), str(wanted))
+
+
+_CANCELLED = encode_event(TurnEnded(state=TurnState.CANCELLED))
+_OUT_OF_ATTEMPTS = encode_event(
+    TurnEnded(
+        state=TurnState.FAILED,
+        error=TurnError(
+            code=ErrorCode.AGENT_FAILED,
+            message=f"The agent could not be started in {ATTEMPTS_MAX} attempts.",
+        ),
+    )
+)
+
+
+def _ms(seconds: float) -> int:
+    return round(seconds * 1000)
+
+
+def _record(turn: TurnId, held: Mapping[str, str]) -> TurnRecord:
+    return TurnRecord(
+        turn=turn,
+        conversation=ConversationKey(held["conv"]),
+        tenant=TenantId(held["tenant"]),
+        replica=ReplicaId(held["replica"]),
+        state=TurnState(held["state"]),
+        model=held["model"],
+        attempt=int(held["attempt"]),
+        fence=Fence(int(held["fence"])),
+        seq=int(held["seq"]),
+        created_ms=int(held["created"]),
+        sealed_key=held.get("key_sealed"),
+        key_expires_ms=int(held["key_expires"]),
+        on_disconnect=OnDisconnect(held["on_disconnect"]),
+        cancel=held.get("cancel"),
+        ended_ms=int(held["ended"]) if "ended" in held else None,
+        reason=held.get("reason"),
+    )
+
+
+def _open_turn(found: Sequence[Any]) -> OpenTurnRef:
+    turn, conversation, state, owner, age = found
+    living = optional(owner)
+    return OpenTurnRef(
+        turn=TurnId(text(turn)),
+        conversation=ConversationKey(text(conversation)),
+        state=TurnState(text(state)),
+        owner=None if living is None else WorkerId(living),
+        age_ms=int(age),
+    )

@@ -5,17 +5,26 @@ heartbeats, slots, who lives. And what they are told (`infra.wire.control`).
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+import logging
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass
 
 from redis.asyncio import Redis
 
+from infra.store.channel import listen
+from infra.store.connection import translate
 from infra.store.keys import Keys
-from infra.wire.control import Control
+from infra.store.replies import fields, text
+from infra.store.scripts import Scripts
+from infra.wire.control import Control, decode_control
+from infra.wire.errors import MalformedMessage, UnknownMessage
 from infra.wire.ids import HostId, WorkerId
 
 BEAT_EVERY_S = 5.0
 BEAT_TTL_S = 15.0
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -32,21 +41,72 @@ class WorkerRecord:
 
 
 class WorkerRegistry:
-    def __init__(self, redis: Redis, keys: Keys) -> None: ...
+    def __init__(self, redis: Redis, keys: Keys) -> None:
+        self._redis = redis
+        self._keys = keys
+        self._scripts = Scripts(redis, keys)
 
     async def beat(self, record: WorkerRecord) -> None:
         """Say that the worker lives; good for 15 s."""
-        raise NotImplementedError
+        hash_fields: dict[str, str | int] = {
+            "host": record.host,
+            "pid": record.pid,
+            "version": record.version,
+            "slots": record.slots,
+            "used": record.used,
+            "state": record.state,
+            "started": record.started_ms,
+        }
+        await self._scripts.run(
+            "beat",
+            [self._keys.workers(), self._keys.worker(record.worker)],
+            [
+                record.worker,
+                round(BEAT_TTL_S * 1000),
+                *(part for pair in hash_fields.items() for part in pair),
+            ],
+        )
 
     async def leave(self, worker: WorkerId) -> None:
-        raise NotImplementedError
+        """Say goodbye: the worker is not alive any more from now on."""
+        with translate():
+            async with self._redis.pipeline(transaction=True) as pipe:
+                pipe.zrem(self._keys.workers(), worker)
+                pipe.delete(self._keys.worker(worker))
+                await pipe.execute()
 
     async def alive(self) -> Sequence[WorkerRecord]:
-        raise NotImplementedError
+        """Workers whose last heartbeat is still good, drained ones included."""
+        answer = await self._scripts.run("alive", [self._keys.workers()], [])
+        return [_record(WorkerId(text(worker)), fields(held)) for worker, held in answer]
 
-    def control(self, worker: WorkerId) -> AsyncIterator[Control]:
+    async def control(self, worker: WorkerId) -> AsyncGenerator[Control, None]:
         """What the worker is told, for ever; resubscribes after a fault.
 
-        Unknown messages are skipped.
+        Unknown messages are skipped. What was said while the connection was down is gone: of a
+        cancel the flag stays, and the next renewal brings it.
         """
-        raise NotImplementedError
+        channel = self._keys.control_channel(worker)
+        async with aclosing(listen(self._redis, channel, purpose="control")) as messages:
+            async for message in messages:
+                if message is None:
+                    continue
+                try:
+                    said = decode_control(message)
+                except (UnknownMessage, MalformedMessage) as error:
+                    log.warning("control message skipped: %s", error)
+                else:
+                    yield said
+
+
+def _record(worker: WorkerId, held: dict[str, str]) -> WorkerRecord:
+    return WorkerRecord(
+        worker=worker,
+        host=HostId(held["host"]),
+        pid=int(held["pid"]),
+        version=held["version"],
+        slots=int(held["slots"]),
+        used=int(held["used"]),
+        state=held["state"],
+        started_ms=int(held["started"]),
+    )

@@ -1,0 +1,102 @@
+"""Listening on a channel for good: one connection, watched, renewed when it dies.
+
+redis-py reconnects a subscription by itself and silently, only when polled, and never notices a
+black-holed connection. Both lose messages without anybody learning of it. Here a connection that
+stays silent is pinged, one that does not answer is dropped, and every new subscription is reported.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncGenerator
+from contextlib import aclosing, asynccontextmanager
+from typing import Any
+
+from redis.asyncio import Redis
+from redis.asyncio.client import PubSub
+
+from infra.store.connection import CONNECT_TIMEOUT_S, FAULTS, dedicated, delays
+
+PING_AFTER_S = 2.0
+"""A subscription silent for this long is pinged."""
+ANSWER_WITHIN_S = 3.0
+"""One that does not answer a ping within this is given up."""
+
+log = logging.getLogger(__name__)
+
+
+async def listen(
+    redis: Redis,
+    channel: str,
+    *,
+    purpose: str,
+    ping_after_s: float = PING_AFTER_S,
+    answer_within_s: float = ANSWER_WITHIN_S,
+) -> AsyncGenerator[bytes | None, None]:
+    """Messages of a channel, for ever. Close it (`aclosing`).
+
+    None stands for each time the subscription begins: what was said before may have been missed.
+    """
+    client = dedicated(redis, timeout_s=CONNECT_TIMEOUT_S, purpose=purpose)
+    pauses = delays()
+    try:
+        while True:
+            try:
+                subscription = _subscription(client, channel, ping_after_s, answer_within_s)
+                async with aclosing(subscription) as messages:
+                    async for message in messages:
+                        if message is None:
+                            pauses = delays()
+                        yield message
+            except FAULTS as error:
+                log.warning("subscription to %s lost (%s), renewing", channel, error)
+                await asyncio.sleep(next(pauses))
+    finally:
+        await _close(client)
+
+
+async def _subscription(
+    client: Redis, channel: str, ping_after_s: float, answer_within_s: float
+) -> AsyncGenerator[bytes | None, None]:
+    """Messages over one connection, until it dies (raises one of `FAULTS`)."""
+    async with _pubsub(client) as pubsub:
+        async with asyncio.timeout(CONNECT_TIMEOUT_S + answer_within_s):
+            await pubsub.subscribe(channel)
+        is_pinged = False
+        while True:
+            silence_s = answer_within_s if is_pinged else ping_after_s
+            message: dict[str, Any] | None = await pubsub.get_message(timeout=silence_s)
+            if message is not None:
+                is_pinged = False
+                if message["type"] == "message":
+                    yield message["data"]
+                elif message["type"] == "subscribe":
+                    yield None
+            elif is_pinged:
+                raise TimeoutError(f"silent for {ping_after_s + answer_within_s:g} s")
+            else:
+                async with asyncio.timeout(answer_within_s):
+                    await pubsub.ping()
+                is_pinged = True
+
+
+@asynccontextmanager
+async def _pubsub(client: Redis) -> AsyncGenerator[PubSub, None]:
+    pubsub = client.pubsub()
+    try:
+        yield pubsub
+    finally:
+        # Dropping the connection ends the subscription and never waits for a dead peer, as an
+        # orderly goodbye would.
+        if pubsub.connection is not None:
+            await pubsub.connection.disconnect(nowait=True)
+        await pubsub.aclose()  # type: ignore[no-untyped-call]
+
+
+async def _close(client: Redis) -> None:
+    try:
+        async with asyncio.timeout(CONNECT_TIMEOUT_S):
+            await client.aclose()
+    except FAULTS as error:
+        log.debug("closing a subscription's client: %s", error)

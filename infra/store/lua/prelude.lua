@@ -1,0 +1,120 @@
+-- Put in front of every script, after the generated tables KEY, TURN_NEXT and CONVERSATION_NEXT
+-- (infra/store/scripts.py): what the scripts share. Returns nothing by itself.
+--
+-- KEY            patterns of the keys a script finds only while it runs ("%s" is the id)
+-- TURN_NEXT      TURN_NEXT[old][new] is true for a legal step of a turn (infra/wire/states.py)
+-- CONVERSATION_NEXT  the same for conversations
+--
+-- Numbers above 2^53 never occur; int() is needed all the same, as Lua prints 1.7e+15 otherwise.
+
+local function key(kind, id)
+  return string.format(KEY[kind], id)
+end
+
+local function int(number)
+  return string.format('%.0f', number)
+end
+
+local function now_us()
+  local time = redis.call('TIME')
+  return tonumber(time[1]) * 1000000 + tonumber(time[2])
+end
+
+local function now_ms()
+  return math.floor(now_us() / 1000)
+end
+
+-- With `noeviction` and a full Redis the first write decides: one that may grow is refused, but
+-- after one that cannot grow all others of the script go through. Scripts that give memory back or
+-- keep ownership alive call this first; submit and append do not, so they are refused whole.
+local function write_even_when_full()
+  redis.call('DEL', KEY.nothing)
+end
+
+local function is_owner(conversation_key, worker, fence)
+  local held = redis.call('HMGET', conversation_key, 'owner', 'fence')
+  return held[1] == worker and held[2] == fence
+end
+
+-- The living owner of a conversation: '' when its lease has lapsed.
+local function living_owner(conversation)
+  return redis.call('GET', key('lease', conversation)) or ''
+end
+
+local function is_ended(state)
+  return next(TURN_NEXT[state]) == nil
+end
+
+-- The turn's hash as a table; nil when Redis does not know the turn (any more).
+local function read_turn(id)
+  local held = redis.call('HMGET', key('turn', id),
+    'state', 'conv', 'tenant', 'replica', 'seq', 'attempt', 'cancel', 'fence', 'created')
+  if not held[1] then return nil end
+  return {
+    id = id, key = key('turn', id), state = held[1], conversation = held[2], tenant = held[3],
+    replica = held[4], seq = tonumber(held[5]) or 0, attempt = tonumber(held[6]) or 0,
+    cancel = held[7], fence = held[8], created = tonumber(held[9]) or 0,
+  }
+end
+
+local function step_turn(turn, new)
+  assert(TURN_NEXT[turn.state][new], 'turn: ' .. turn.state .. ' -> ' .. new .. ' is not a step')
+  redis.call('HSET', turn.key, 'state', new)
+  turn.state = new
+end
+
+local function step_conversation(conversation_key, old, new)
+  assert(CONVERSATION_NEXT[old][new], 'conversation: ' .. old .. ' -> ' .. new .. ' is not a step')
+  redis.call('HSET', conversation_key, 'state', new)
+end
+
+-- Logs the end event at number n, or behind what is there, unless an end is there already.
+-- Returns the number of the end event.
+local function log_end(turn, n, payload, events_max)
+  local events = key('turn_events', turn.id)
+  if n <= turn.seq then
+    local newest = redis.call('XREVRANGE', events, '+', '-', 'COUNT', 1)
+    if newest[1] and string.sub(newest[1][2][2], 1, 13) == '{"type":"end"' then return turn.seq end
+    n = turn.seq + 1
+  end
+  redis.call('XADD', events, 'MAXLEN', '~', events_max, int(n) .. '-0', 'e', payload)
+  return n
+end
+
+-- Ends a turn: its last event, its state, no sealed key, a short remaining life.
+-- Returns the number of the end event.
+local function end_turn(turn, new, n, payload, reason, events_max, ended_ttl_ms)
+  redis.call('HDEL', turn.key, 'key_sealed')
+  n = log_end(turn, n, payload, events_max)
+  step_turn(turn, new)
+  redis.call('HSET', turn.key, 'seq', int(n), 'ended', int(now_ms()))
+  if reason ~= '' then redis.call('HSET', turn.key, 'reason', reason) end
+  for _, kind in ipairs({'turn', 'turn_request', 'turn_events'}) do
+    redis.call('PEXPIRE', key(kind, turn.id), ended_ttl_ms)
+  end
+  redis.call('ZREM', KEY.turns_open, turn.id)
+  redis.call('ZREM', key('tenant_running', turn.tenant), turn.id)
+  return n
+end
+
+-- Tells the API replica that asked: one frame, as the worker would publish it.
+local function announce(turn, fence, n, payload)
+  redis.call('PUBLISH', key('replica_channel', turn.replica),
+    turn.id .. ' ' .. fence .. ' ' .. int(n) .. ' ' .. payload)
+end
+
+-- Sets a conversation's idle deadline when it may hold a container and nothing runs or waits; one
+-- that is set stays.
+-- Returns 1 when something still waits in its FIFO, else 0.
+local function settle(conversation)
+  local conversation_key = key('conversation', conversation)
+  if redis.call('LLEN', key('todo', conversation)) > 0 then return 1 end
+  local held = redis.call('HMGET', conversation_key, 'turn', 'state', 'idle_timeout')
+  if held[2] and not held[1] and held[2] ~= 'cold' and held[2] ~= 'lost' then
+    local deadline = int(now_ms() + (tonumber(held[3]) or 0))
+    if redis.call('ZADD', KEY.idle, 'NX', deadline, conversation) == 1 then
+      redis.call('HSET', conversation_key, 'idle_at', deadline)
+    end
+  end
+  return 0
+end

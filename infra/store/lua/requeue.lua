@@ -1,0 +1,29 @@
+-- requeue: claimed -> queued, at the FIFO's head.
+--
+-- KEYS  1 conversation  2 todo  3 turns_open
+-- ARGV  1 conversation  2 worker  3 fence  4 turn  5 most attempts
+--       6 end event of a cancelled turn  7 most events of a log  8 an ended turn's life (ms)
+--       9 the FIFO's life (ms)
+-- Returns {'ok'}, {'no'} or {'lost'}. A turn somebody wants stopped ends as cancelled instead.
+if not is_owner(KEYS[1], ARGV[2], ARGV[3]) then return {'lost'} end
+local turn = read_turn(ARGV[4])
+if not turn or redis.call('HGET', KEYS[1], 'turn') ~= turn.id then return {'no'} end
+if turn.state ~= 'claimed' or turn.seq > 0 then return {'no'} end
+if turn.attempt >= tonumber(ARGV[5]) and not turn.cancel then return {'no'} end
+
+write_even_when_full()
+redis.call('HDEL', KEYS[1], 'turn')
+if redis.call('HGET', KEYS[1], 'state') == 'busy' then
+  step_conversation(KEYS[1], 'busy', 'warm')
+end
+if turn.cancel then
+  local n = end_turn(turn, 'cancelled', 1, ARGV[6], turn.cancel, ARGV[7], ARGV[8])
+  announce(turn, ARGV[3], n, ARGV[6])
+  settle(ARGV[1])
+  return {'ok'}
+end
+step_turn(turn, 'queued')
+redis.call('LPUSH', KEYS[2], turn.id)
+redis.call('PEXPIRE', KEYS[2], ARGV[9])
+redis.call('ZADD', KEYS[3], int(now_ms()), turn.id)
+return {'ok'}

@@ -1,0 +1,62 @@
+-- submit: creates a turn and puts it into its conversation's FIFO, or finds the turn it repeats.
+--
+-- KEYS  1 conversation  2 todo  3 turn  4 turn_request  5 turns_open  6 idle  7 tenant_running
+--       8 idempotency (only when ARGV 12 is not empty)
+-- ARGV  1 conversation  2 turn  3 tenant  4 label  5 request JSON  6 replica  7 model
+--       8 sealed key  9 its expiry (ms)  10 on_disconnect  11 most turns that may wait
+--       12 idempotency digest or ''  13 its life (ms)  14 retention (ms)  15 an open turn's life (ms)
+--       16 the FIFO's life (ms)  17 idle timeout (ms)
+-- Returns {'created' | 'repeated', turn, living owner or '', turns ahead} or {'full', waiting}.
+--
+-- Called again after a lost answer it finds its own turn and says 'created' again. A repeat of a
+-- turn that ended before anybody claimed it is a new turn: nothing of it can have happened.
+local conversation, turn, tenant = ARGV[1], ARGV[2], ARGV[3]
+
+local function answer(word, id)
+  local ahead = 0
+  local running = redis.call('HGET', KEYS[1], 'turn')
+  if running and running ~= id then ahead = 1 end
+  for place, waiting in ipairs(redis.call('LRANGE', KEYS[2], 0, -1)) do
+    if waiting == id then return {word, id, living_owner(conversation), ahead + place - 1} end
+  end
+  return {word, id, living_owner(conversation), 0}
+end
+
+if redis.call('EXISTS', KEYS[3]) == 1 then return answer('created', turn) end
+if ARGV[12] ~= '' then
+  local earlier = redis.call('GET', KEYS[8])
+  local found = earlier and read_turn(earlier)
+  if found and not (is_ended(found.state) and found.attempt == 0) then
+    return answer('repeated', earlier)
+  end
+end
+local waiting = redis.call('LLEN', KEYS[2])
+if waiting >= tonumber(ARGV[11]) then return {'full', waiting} end
+
+-- The first write may grow: a full Redis refuses the script here, before anything has changed.
+local now = now_ms()
+redis.call('SET', KEYS[4], ARGV[5], 'PX', ARGV[15])
+redis.call('HSET', KEYS[3],
+  'conv', conversation, 'tenant', tenant, 'replica', ARGV[6], 'model', ARGV[7],
+  'state', 'queued', 'attempt', '0', 'fence', '0', 'seq', '0', 'created', int(now),
+  'on_disconnect', ARGV[10], 'key_sealed', ARGV[8], 'key_expires', ARGV[9], 'idem', ARGV[12])
+redis.call('PEXPIRE', KEYS[3], ARGV[15])
+if ARGV[12] ~= '' then redis.call('SET', KEYS[8], turn, 'PX', ARGV[13]) end
+
+if not redis.call('HGET', KEYS[1], 'state') then
+  redis.call('HSET', KEYS[1], 'state', 'cold', 'created', int(now), 'turns', '0')
+end
+redis.call('HSETNX', KEYS[1], 'fence', '0')
+redis.call('HSET', KEYS[1], 'tenant', tenant, 'last_active', int(now),
+  'retention', ARGV[14], 'idle_timeout', ARGV[17])
+if ARGV[4] ~= '' then redis.call('HSET', KEYS[1], 'label', ARGV[4]) end
+redis.call('HDEL', KEYS[1], 'idle_at')
+redis.call('PEXPIRE', KEYS[1], ARGV[14])
+
+redis.call('RPUSH', KEYS[2], turn)
+redis.call('PEXPIRE', KEYS[2], ARGV[16])
+redis.call('ZREM', KEYS[6], conversation)
+redis.call('ZADD', KEYS[5], int(now), turn)
+redis.call('ZADD', KEYS[7], int(now), turn)
+redis.call('PEXPIRE', KEYS[7], ARGV[15])
+return answer('created', turn)

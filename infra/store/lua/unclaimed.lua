@@ -1,0 +1,39 @@
+-- unclaimed: open turns due for a look: queued ones nobody claimed, begun ones without an owner.
+--
+-- KEYS  1 turns_open
+-- ARGV  1 how long ago the last look was (ms)  2 most turns  3 longest pause between looks (ms)
+-- Returns for each {turn, conversation, state, living owner or '', age (ms)}.
+--
+-- The score is when a turn was last looked at. Each found turn moves ahead, so that sweepers do not
+-- all find the same; a waiting one by half its age, so that a full cluster is not flooded with
+-- hints; a begun one whose owner lives until its lease would lapse.
+local pause, limit = tonumber(ARGV[1]), tonumber(ARGV[2])
+local now = now_ms()
+local found = {}
+local due = redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', int(now - pause),
+  'LIMIT', 0, limit * 4)
+write_even_when_full()
+for _, id in ipairs(due) do
+  if #found >= limit then break end
+  local turn = read_turn(id)
+  if not turn or is_ended(turn.state) then
+    redis.call('ZREM', KEYS[1], id)
+  else
+    local owner = living_owner(turn.conversation)
+    local age = math.max(now - turn.created, 0)
+    local next_look = now
+    local is_found = true
+    if turn.state == 'queued' then
+      next_look = now - pause + math.max(pause, math.min(age / 2, tonumber(ARGV[3])))
+    elseif owner ~= ''
+      and redis.call('HGET', key('conversation', turn.conversation), 'fence') == turn.fence then
+      is_found = false
+      next_look = now - pause + math.max(redis.call('PTTL', key('lease', turn.conversation)), 0) + 1
+    end
+    redis.call('ZADD', KEYS[1], int(next_look), id)
+    if is_found then
+      found[#found + 1] = {id, turn.conversation, turn.state, owner, int(age)}
+    end
+  end
+end
+return found

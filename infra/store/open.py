@@ -1,0 +1,110 @@
+"""One process's way into the store: every part of it over one pool."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+from redis.asyncio import Redis
+
+from infra.runtime.settings import Settings
+from infra.store.connection import CONNECT_TIMEOUT_S, FAULTS, connect, translate
+from infra.store.conversations import ConversationStore
+from infra.store.key_verdicts import KeyVerdicts
+from infra.store.keys import Keys
+from infra.store.leases import LeaseStore
+from infra.store.live import LivePublisher, LiveSubscriber
+from infra.store.queue import PlacementQueue, PlacementWorker
+from infra.store.replies import text
+from infra.store.turn_log import TurnLog
+from infra.store.turns import TurnStore
+from infra.store.workers import WorkerRegistry
+from infra.wire.errors import StoreUnavailable
+from infra.wire.ids import ReplicaId, TurnId, WorkerId
+
+
+@dataclass(frozen=True)
+class Store:
+    """Every part of the store. `aclose()` it."""
+
+    redis: Redis
+    keys: Keys
+    turns: TurnStore
+    log: TurnLog
+    conversations: ConversationStore
+    leases: LeaseStore
+    workers: WorkerRegistry
+    queue: PlacementQueue
+    key_verdicts: KeyVerdicts
+
+    def publisher(self) -> LivePublisher:
+        """A worker's sending side of the fast path."""
+        return LivePublisher(self.redis, self.keys)
+
+    def subscriber(self, replica: ReplicaId) -> LiveSubscriber:
+        """An API replica's receiving side of the fast path."""
+        return LiveSubscriber(self.redis, self.keys, replica)
+
+    def placement(
+        self,
+        worker: WorkerId,
+        *,
+        claim: Callable[[TurnId], Awaitable[None]],
+        has_room: Callable[[], bool],
+    ) -> PlacementWorker:
+        """A worker's queues."""
+        return PlacementWorker(self.redis, self.keys, worker, claim=claim, has_room=has_room)
+
+    async def ping(self) -> None:
+        """Raises `StoreUnavailable` when Redis does not answer."""
+        with translate():
+            await self.redis.ping()
+
+    async def check(self) -> None:
+        """Whether this Redis can be trusted with leases.
+
+        Raises `StoreUnavailable` when it does not answer, or would evict keys when it is full.
+        """
+        with translate():
+            memory = await self.redis.info("memory")
+        policy = text(memory.get("maxmemory_policy", "noeviction"))
+        if policy != "noeviction":
+            raise StoreUnavailable(
+                f"Redis evicts keys when it is full (maxmemory-policy {policy}): leases and "
+                "conversations would vanish. Set it to noeviction."
+            )
+
+    async def aclose(self) -> None:
+        """Close the pool. A Redis that is away is no error."""
+        try:
+            async with asyncio.timeout(CONNECT_TIMEOUT_S):
+                await self.redis.aclose()
+        except FAULTS:
+            return
+
+
+def open_store(settings: Settings, *, name: str) -> Store:
+    """The store of `settings.redis_url`. Connects on first use.
+
+    `name` is what CLIENT LIST shows. Raises `ValueError` without a URL.
+    """
+    if settings.redis_url is None:
+        raise ValueError("AGCLUSTER_REDIS_URL is not set")
+    redis = connect(settings.redis_url, timeout_s=settings.redis_timeout_s, name=name)
+    return store_on(redis, Keys(settings.redis_prefix))
+
+
+def store_on(redis: Redis, keys: Keys) -> Store:
+    """The store on a client somebody else made."""
+    return Store(
+        redis=redis,
+        keys=keys,
+        turns=TurnStore(redis, keys),
+        log=TurnLog(redis, keys),
+        conversations=ConversationStore(redis, keys),
+        leases=LeaseStore(redis, keys),
+        workers=WorkerRegistry(redis, keys),
+        queue=PlacementQueue(redis, keys),
+        key_verdicts=KeyVerdicts(redis, keys),
+    )

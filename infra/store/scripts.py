@@ -1,0 +1,99 @@
+"""The store's Lua scripts: read from `lua/`, run by their digest, loaded when Redis has lost them.
+
+Each script gets `prelude.lua` in front, and in front of that tables generated here: the patterns of
+the keys it finds only while it runs, and the legal steps of `infra.wire.states`. So a script can
+make no step that the tables do not have. Keys known beforehand travel in KEYS. (Redis Cluster,
+where all keys must be in KEYS, is not promised.)
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from functools import cache
+from importlib.resources import files
+from typing import Any
+
+from redis.asyncio import Redis
+from redis.exceptions import NoScriptError
+
+from infra.store.connection import translate
+from infra.store.keys import Keys
+from infra.wire.ids import ConversationKey, ReplicaId, TenantId, TurnId, WorkerId
+from infra.wire.states import CONVERSATION_TRANSITIONS, TURN_TRANSITIONS
+
+_ID = "%s"
+
+
+@dataclass(frozen=True)
+class Script:
+    """A script as Redis sees it."""
+
+    source: str
+    sha: str
+
+
+class Scripts:
+    """Runs the scripts of one deployment (one `Keys`) on one client."""
+
+    def __init__(self, redis: Redis, keys: Keys) -> None:
+        self._redis = redis
+        self._keys = keys
+
+    async def run(self, name: str, keys: Sequence[str], args: Sequence[str | bytes | int]) -> Any:
+        """The script's answer.
+
+        Survives a SCRIPT FLUSH and a restarted Redis. Raises `StoreUnavailable`.
+        """
+        script = load(name, self._keys)
+        call = (len(keys), *keys, *args)
+        with translate():
+            try:
+                return await self._redis.execute_command("EVALSHA", script.sha, *call)  # type: ignore[no-untyped-call]
+            except NoScriptError:
+                # EVAL also keeps the script, so the next call finds it again.
+                return await self._redis.execute_command("EVAL", script.source, *call)  # type: ignore[no-untyped-call]
+
+
+@cache
+def load(name: str, keys: Keys) -> Script:
+    """A script of `lua/` with its tables and the prelude in front."""
+    folder = files("infra.store") / "lua"
+    parts = (
+        _key_table(keys),
+        _steps("TURN_NEXT", TURN_TRANSITIONS),
+        _steps("CONVERSATION_NEXT", CONVERSATION_TRANSITIONS),
+        (folder / "prelude.lua").read_text(),
+        (folder / f"{name}.lua").read_text(),
+    )
+    source = "\n".join(parts)
+    return Script(source, hashlib.sha1(source.encode(), usedforsecurity=False).hexdigest())
+
+
+def _key_table(keys: Keys) -> str:
+    patterns = {
+        "conversation": keys.conversation(ConversationKey(_ID)),
+        "todo": keys.todo(ConversationKey(_ID)),
+        "lease": keys.lease(ConversationKey(_ID)),
+        "turn": keys.turn(TurnId(_ID)),
+        "turn_request": keys.turn_request(TurnId(_ID)),
+        "turn_events": keys.turn_events(TurnId(_ID)),
+        "tenant_running": keys.tenant_running(TenantId(_ID)),
+        "worker": keys.worker(WorkerId(_ID)),
+        "replica_channel": keys.replica_channel(ReplicaId(_ID)),
+        "control_channel": keys.control_channel(WorkerId(_ID)),
+        "turns_open": keys.turns_open(),
+        "idle": keys.idle(),
+        "nothing": keys.nothing(),
+    }
+    return f"local KEY = {{{', '.join(f'{k} = {v!r}' for k, v in patterns.items())}}}"
+
+
+def _steps(table: str, transitions: Mapping[Any, frozenset[StrEnum]]) -> str:
+    rows = (
+        f"  {old.value} = {{{', '.join(f'{new.value} = true' for new in sorted(news))}}},"
+        for old, news in transitions.items()
+    )
+    return "\n".join((f"local {table} = {{", *rows, "}"))
