@@ -14,6 +14,7 @@ import socket
 import subprocess
 import time
 from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,6 +31,7 @@ from infra.store.queue import PlacementQueue
 from infra.store.turn_log import TurnLog
 from infra.store.turns import NewTurn, TurnStore
 from infra.store.workers import WorkerRecord, WorkerRegistry
+from infra.wire.control import decode_control
 from infra.wire.events import Event, TextDelta, TurnEnded, TurnStarted, encode_event
 from infra.wire.ids import ConversationKey, HostId, TenantId, TurnId, WorkerId
 from infra.wire.states import ConversationState, TurnState
@@ -49,7 +51,7 @@ EXPECTED = {
     "Who owns it, and for how long still": "{WORKER}",
     "Which turns wait in it": "{WAITING}",
     "Which will be stopped next for being idle": "{IDLE}",
-    "Stop an idle one now": "0",
+    "Stop an idle one now": "1",
     "Which turns have not ended": "{TURN}",
     "What became of one": "running",
     "Its last words": "Hello",
@@ -181,7 +183,8 @@ async def _begun_turn(redis: Redis, keys: Keys, lease: Lease, tenant: TenantId) 
     assert claimed is not None
     turn = claimed.record.turn
     await turns.start(lease, turn)
-    await conversations.update(lease, ConversationState.BUSY, container="c0ffee")
+    for state in (ConversationState.STARTING, ConversationState.BUSY):
+        await conversations.update(lease, state, container="c0ffee")
     events: list[Event] = [TurnStarted(sdk_session="s", model="m"), TextDelta(text="Hello")]
     numbered = [(n, encode_event(event)) for n, event in enumerate(events, start=1)]
     await TurnLog(redis, keys).append(lease, turn, numbered)
@@ -205,6 +208,19 @@ def _run(commands: str, variables: dict[str, str]) -> subprocess.CompletedProces
     )
 
 
+def _named(title: str) -> Recipe:
+    return next(recipe for recipe in recipes() if recipe.title == title)
+
+
+@asynccontextmanager
+async def _store(past: dict[str, str]) -> AsyncIterator[Redis]:
+    redis = connect(past["REDIS_URL"], timeout_s=5, name="test")
+    try:
+        yield redis
+    finally:
+        await redis.aclose()
+
+
 def test_every_recipe_is_known_here() -> None:
     assert {recipe.title for recipe in recipes()} == set(EXPECTED)
 
@@ -217,11 +233,37 @@ async def test_recipe_tells_what_it_says(recipe: Recipe, past: dict[str, str]) -
     assert EXPECTED[recipe.title].format(**past) in done.stdout
 
 
+async def test_an_idle_conversation_that_is_stopped_by_hand_is_due(past: dict[str, str]) -> None:
+    await asyncio.to_thread(_run, _named("Stop an idle one now").commands, past)
+    async with _store(past) as redis:
+        due = await ConversationStore(redis, Keys()).due()
+    assert [c for c, _, _ in due] == [past["IDLE"]]
+
+
+async def test_a_turn_cancelled_by_hand_is_told_at_the_next_renewal(past: dict[str, str]) -> None:
+    await asyncio.to_thread(_run, _named("Cancel one by hand").commands, past)
+    busy = ConversationKey(past["C"])
+    async with _store(past) as redis:
+        leases = LeaseStore(redis, Keys())
+        renewal = await leases.renew([await leases.acquire(busy, WORKER, HOST)])
+    assert renewal.cancelled == {busy: (past["TURN"], "stopped by the operator")}
+
+
+async def test_messages_of_recipes_are_understood_by_workers(past: dict[str, str]) -> None:
+    told = []
+    for title in ("Cancel one by hand", "Drain one"):
+        commands = _named(title).commands.replace("redis-cli", "echo")
+        printed = (await asyncio.to_thread(_run, commands, past)).stdout
+        told += [json[json.index("{") :] for json in printed.splitlines() if "{" in json]
+    assert [decode_control(raw.encode()).type for raw in told] == ["cancel", "drain"]
+
+
 async def test_no_recipe_ever_shows_a_sealed_key_of_an_ended_turn(past: dict[str, str]) -> None:
     show_all = (
-        'for key in $(redis-cli -u "$REDIS_URL" --scan --pattern "agc:turn:*" --type hash); do '
+        'for key in $(redis-cli -u "$REDIS_URL" --scan --pattern "agc:turn:$ID"); do '
         'redis-cli -u "$REDIS_URL" HMGET "$key" state key_sealed | tr "\\n" " "; echo; done'
     )
+    past["ID"] = "chatcmpl-" + "?" * 32
     shown = (await asyncio.to_thread(_run, show_all, past)).stdout.splitlines()
     assert sorted(line.split() for line in shown) == [
         ["done"],
