@@ -46,6 +46,10 @@ class BlockingCalls:
                 await self._undo(future, undo)
             raise
 
+    def later(self, work: Callable[[], None]) -> None:
+        """Have it done; nobody waits. A failure is logged."""
+        self._pool.submit(_logged, work)
+
     def close(self) -> None:
         """Take no more calls. Running ones finish by themselves."""
         self._pool.shutdown(wait=False, cancel_futures=True)
@@ -67,3 +71,11 @@ def _take_back(future: Future[T], undo: Callable[[T], None]) -> None:
     except Exception:
         # Somebody's cancel is being served: a failure here must not take its place.
         log.exception("a cancelled start could not be undone")
+
+
+def _logged(work: Callable[[], None]) -> None:
+    try:
+        work()
+    except Exception:
+        # Nobody waits for it, so nobody else would see the failure.
+        log.exception("a task in the background failed")

@@ -55,7 +55,6 @@ _NAME_ATTEMPTS = 5
 _NAME_WAIT_S = 0.2
 _REWATCH_S = 1.0
 _OPEN_FILES_MAX = 8192
-_ASKED_MAX = 1000
 
 _T = TypeVar("_T")
 # The engine's answers are JSON without types; these are read in this module only.
@@ -89,8 +88,7 @@ class DockerHost:
         self._engine = _Engine(options.call_timeout_s)
         self._calls = BlockingCalls("docker", threads=_THREADS)
         self._feed = ExitFeed()
-        self._asked: set[ContainerId] = set()
-        self._watch = _Watch(self._engine, self._labels(), self._told)
+        self._watch = _Watch(self._engine, self._labels(), self._feed.publish)
 
     async def check(self) -> None:
         """Raises `NoIsolation` when no engine answers or it cannot see this machine's sockets."""
@@ -110,7 +108,7 @@ class DockerHost:
 
     async def stop(self, id: ContainerId, *, grace_s: float = 2.0) -> None:
         """See `ContainerHost`."""
-        self._ask(id)
+        self._feed.expect_end(id)
         await self._run(
             lambda: self._stop(id, grace_s),
             f"stop container {id[:12]}",
@@ -204,26 +202,13 @@ class DockerHost:
         self._discard(ContainerId(found["Id"]))
 
     def _discard(self, id: ContainerId) -> None:
-        self._ask(id)
+        self._feed.expect_end(id)
         self._engine.remove(id)
 
     def _stop(self, id: ContainerId, grace_s: float) -> None:
         if grace_s > 0:
             self._engine.stop(id, grace_s)
         self._engine.remove(id)
-
-    def _ask(self, id: ContainerId) -> None:
-        """Remember that this end is wanted. Bounded, for one that had ended before tells nothing."""
-        if len(self._asked) >= _ASKED_MAX:
-            self._asked.clear()
-        self._asked.add(id)
-
-    def _told(self, ended: ContainerExit) -> None:
-        """An exit, from the watching thread."""
-        if ended.id in self._asked:
-            self._asked.discard(ended.id)
-            ended = ContainerExit(ended.id, ended.conversation, ended.exit_code, False)
-        self._feed.publish(ended)
 
     def _labels(self) -> dict[str, str]:
         return {LABEL + "cluster": self._options.cluster, LABEL + "host": self.host}
@@ -251,6 +236,7 @@ def hardening(spec: ContainerSpec) -> Json:
     return {
         "user": f"{uid}:{gid}",
         "hostname": "agent",
+        "working_dir": "/workspace",
         "environment": {
             "HOME": "/home/agent",
             "LANG": "C.UTF-8",
@@ -281,7 +267,7 @@ def hardening(spec: ContainerSpec) -> Json:
             Ulimit(name="core", soft=0, hard=0),
             Ulimit(name="nofile", soft=_OPEN_FILES_MAX, hard=_OPEN_FILES_MAX),
         ],
-        "log_config": LogConfig(type="local", config={"max-size": "1m", "max-file": "1"}),
+        "log_config": LogConfig(type="local", config={"max-size": "1m", "max-file": "2"}),
     }
 
 

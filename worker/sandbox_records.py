@@ -1,0 +1,224 @@
+"""What is written down about running sandboxes, so that a new worker finds those of an old one.
+
+One folder per sandbox under `<data_dir>/b/`, open to the worker only:
+
+    record.json   who it is for; written before the process starts
+    status        bwrap's own account: the pid of its init, later its exit code
+    process.json  pids and start times of that init and of bwrap; written before the agent may run
+    log           what the agent wrote to its standard error
+
+A pid alone proves nothing after an hour, so a process is told by its start time and this boot.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import shutil
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from infra.wire.errors import ContainerFailed
+from infra.wire.ids import ConversationKey, Fence
+from worker.hosts import ContainerId
+
+LOG_MAX_BYTES = 1024 * 1024
+_LOCK_POLL_S = 0.02
+
+
+@dataclass(frozen=True)
+class Record:
+    """One sandbox's identity."""
+
+    id: ContainerId
+    conversation: ConversationKey
+    fence: Fence
+    cluster: str
+    host: str
+    created_ms: int
+    boot: str
+
+
+@dataclass(frozen=True)
+class Process:
+    """A process that cannot be mistaken for a later one with the same pid."""
+
+    pid: int
+    started_ticks: int
+
+    @classmethod
+    def of(cls, pid: int) -> Process | None:
+        """The process that has this pid now; None when there is none, or only its remains."""
+        try:
+            stat = Path(f"/proc/{pid}/stat").read_text()
+        except OSError:
+            return None
+        # The program's name may hold anything, a bracket and a space too.
+        after_name = stat.rpartition(")")[2].split()
+        if after_name[0] in ("Z", "X"):
+            return None
+        return cls(pid, int(after_name[19]))
+
+    def is_alive(self) -> bool:
+        return Process.of(self.pid) == self
+
+    def open(self) -> int | None:
+        """A pidfd, readable when the process ends; None when it has."""
+        try:
+            fd = os.pidfd_open(self.pid)
+        except ProcessLookupError:
+            return None
+        # Opened by number: make sure that the number still means the same.
+        if self.is_alive():
+            return fd
+        os.close(fd)
+        return None
+
+    def children(self) -> list[int]:
+        """Pids of its children; empty where the kernel does not tell."""
+        with contextlib.suppress(OSError):
+            listed = Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text()
+            return [int(pid) for pid in listed.split()]
+        return []
+
+
+@dataclass(frozen=True)
+class Processes:
+    """The two of a sandbox: its init, and the bwrap outside that waits for it and writes its exit
+    code. That one may be gone while the sandbox lives.
+    """
+
+    init: Process
+    bwrap: Process | None
+
+
+class Records:
+    """The folder of records of one data directory; other clusters and hosts may share it."""
+
+    def __init__(self, data_dir: Path, *, cluster: str, host: str) -> None:
+        self._folder = data_dir / "b"
+        self._cluster = cluster
+        self._host = host
+
+    def folder(self, id: ContainerId) -> Path:
+        return self._folder / id
+
+    def make(self, record: Record) -> Path:
+        """Write a new one down."""
+        folder = self.folder(record.id)
+        folder.mkdir(mode=0o700)
+        _write(folder / "record.json", asdict(record))
+        return folder
+
+    def all(self) -> list[Record]:
+        """Every sandbox of our cluster and host. Blocking but quick."""
+        found = []
+        with contextlib.suppress(FileNotFoundError):
+            for folder in sorted(self._folder.iterdir()):
+                record = self.get(ContainerId(folder.name))
+                if record and (record.cluster, record.host) == (self._cluster, self._host):
+                    found.append(record)
+        return found
+
+    def get(self, id: ContainerId) -> Record | None:
+        """None when there is none; a folder half removed counts as none."""
+        raw = _read(self.folder(id) / "record.json")
+        try:
+            return None if raw is None else Record(**raw)
+        except TypeError:
+            return None
+
+    def drop(self, id: ContainerId) -> None:
+        shutil.rmtree(self.folder(id), ignore_errors=True)
+
+    def note(self, id: ContainerId, processes: Processes) -> None:
+        _write(self.folder(id) / "process.json", asdict(processes))
+
+    def processes(self, record: Record) -> Processes | None:
+        """Noted in this boot, else None. They may have ended since."""
+        raw = _read(self.folder(record.id) / "process.json")
+        if raw is None or record.boot != boot_id():
+            return None
+        bwrap = raw["bwrap"]
+        return Processes(Process(**raw["init"]), Process(**bwrap) if bwrap else None)
+
+    def half_started(self, record: Record) -> Processes | None:
+        """The processes of one whose worker died between bwrap's start and its noting.
+
+        Told by its pid namespace, which bwrap wrote down.
+        """
+        status = self._status(record.id)
+        pid = status.get("child-pid")
+        if pid is None or record.boot != boot_id():
+            return None
+        with contextlib.suppress(OSError):
+            if os.stat(f"/proc/{pid}/ns/pid").st_ino == status.get("pid-namespace"):
+                init = Process.of(pid)
+                return None if init is None else Processes(init, None)
+        return None
+
+    def exit_code(self, id: ContainerId) -> int | None:
+        """What bwrap wrote at the end; None when it could not."""
+        code = self._status(id).get("exit-code")
+        return None if code is None else int(code)
+
+    def log_tail(self, id: ContainerId, chars: int = 500) -> str:
+        with contextlib.suppress(OSError):
+            return (self.folder(id) / "log").read_text(errors="replace")[-chars:].strip()
+        return ""
+
+    def trim_log(self, id: ContainerId) -> None:
+        """Nobody may fill the disk by complaining. The writer appends, so a cut is harmless."""
+        log = self.folder(id) / "log"
+        with contextlib.suppress(OSError):
+            if log.stat().st_size > LOG_MAX_BYTES:
+                os.truncate(log, 0)
+
+    @contextlib.contextmanager
+    def lock(self, timeout_s: float) -> Iterator[None]:
+        """Only one start at a time, over all workers of the data directory."""
+        self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        give_up = time.monotonic() + timeout_s
+        with (self._folder / ".lock").open("w") as held:
+            while True:
+                try:
+                    fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                except BlockingIOError:
+                    # flock has no deadline of its own, hence a poll.
+                    if time.monotonic() > give_up:
+                        raise ContainerFailed("another start did not end in time") from None
+                    time.sleep(_LOCK_POLL_S)
+            yield
+
+    def _status(self, id: ContainerId) -> dict[str, Any]:
+        merged: dict[str, Any] = {}
+        with contextlib.suppress(OSError):
+            for line in (self.folder(id) / "status").read_text().splitlines():
+                with contextlib.suppress(ValueError):
+                    merged |= json.loads(line)
+        return merged
+
+
+def boot_id() -> str:
+    """Names this boot of the machine."""
+    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+
+
+def _write(path: Path, content: dict[str, Any]) -> None:
+    part = path.with_suffix(".part")
+    part.write_text(json.dumps(content))
+    part.replace(path)
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    try:
+        content = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return None
+    return content if isinstance(content, dict) else None
