@@ -97,6 +97,10 @@ class Settings(BaseModel):
     max_header_chars: int = Field(
         256, gt=0, description="Longest X-Conversation-ID; beyond it 400."
     )
+    conversation_headers: Names = Field(
+        ("X-Conversation-ID",),
+        description="Headers that name a conversation; the first that is not empty counts.",
+    )
     ping_interval_s: float = Field(
         10.0, gt=0, le=15, description="Comment pings in a silent stream come this often."
     )

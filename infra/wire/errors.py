@@ -30,6 +30,8 @@ class ErrorCode(StrEnum):
 
     INVALID_REQUEST = "invalid_request"
     BODY_TOO_LARGE = "body_too_large"
+    HEADERS_TOO_LARGE = "headers_too_large"
+    REQUEST_TIMEOUT = "request_timeout"
     MISSING_KEY = "missing_api_key"
     INVALID_KEY = "invalid_api_key"
     PERMISSION_DENIED = "permission_denied"

@@ -1,0 +1,73 @@
+"""The application: routes, error answers, the edge around them. No I/O happens here."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.openapi.utils import get_openapi
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
+
+from api.deps import ApiDeps
+from api.edge import Edge
+from api.errors import error_response, routing_error
+from api.models import ChatRequest
+from api.routes.chat import chat_routes
+from api.routes.health import VERSION, health_routes
+from api.routes.models import model_routes
+from infra.wire.errors import AgClusterError, RequestRefused
+
+
+def create_app(deps: ApiDeps) -> FastAPI:
+    """The API of one replica. Its background loops are `api.main`'s."""
+    app = FastAPI(
+        title="AgCluster",
+        version=VERSION,
+        description="An OpenAI-compatible API in front of the Claude Agent SDK.",
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,
+    )
+    app.include_router(chat_routes(deps))
+    app.include_router(model_routes(deps))
+    app.include_router(health_routes(deps))
+    app.add_exception_handler(AgClusterError, _refuse)
+    app.add_exception_handler(HTTPException, _refuse_route)
+    app.add_exception_handler(RequestValidationError, _refuse_fields)
+    app.add_middleware(Edge, max_body_bytes=deps.settings.max_body_bytes)
+    app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]  # FastAPI's own way
+    return app
+
+
+async def _refuse(_: Request, error: Exception) -> Response:
+    assert isinstance(error, AgClusterError)
+    return error_response(error)
+
+
+async def _refuse_route(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    return routing_error(error.status_code, request.method, request.url.path, error.headers or {})
+
+
+async def _refuse_fields(_: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestValidationError)
+    return error_response(RequestRefused(str(error.errors()[0]["msg"])))
+
+
+def _openapi(app: FastAPI) -> dict[str, Any]:
+    """The document, with the body we read ourselves and the two ways to send a key."""
+    if app.openapi_schema is None:
+        schema = get_openapi(
+            title=app.title, version=app.version, description=app.description, routes=app.routes
+        )
+        body = ChatRequest.model_json_schema(ref_template="#/components/schemas/{model}")
+        components = schema["components"]
+        components["schemas"] |= body.pop("$defs", {}) | {"ChatRequest": body}
+        components["securitySchemes"] = {
+            "bearer": {"type": "http", "scheme": "bearer"},
+            "x-api-key": {"type": "apiKey", "in": "header", "name": "x-api-key"},
+        }
+        app.openapi_schema = schema
+    return app.openapi_schema

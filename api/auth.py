@@ -1,0 +1,47 @@
+"""Who calls: the key of the request and the tenant it stands for.
+
+The key is the caller's own (of the upstream), so it is only checked for its shape here; `key_check`
+asks the upstream. It is never logged and never shown.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from infra.runtime.identity import tenant_id
+from infra.wire.errors import ErrorCode, RequestRefused
+from infra.wire.ids import TenantId
+
+_SHAPE = re.compile(r"[\x21-\x7e]{8,512}")
+
+
+@dataclass(frozen=True)
+class Caller:
+    """Who calls. The key is left out of every representation."""
+
+    tenant: TenantId
+    api_key: str = field(repr=False)
+
+
+def authenticate(headers: Mapping[str, str], *, secret: bytes) -> Caller:
+    """The caller by `Authorization: Bearer` or, without one, `x-api-key`.
+
+    Raises `RequestRefused` (401) for a missing key or one that cannot be any.
+    """
+    key = _bearer(headers.get("authorization", "")) or headers.get("x-api-key", "").strip()
+    if not key:
+        raise RequestRefused(
+            "No API key was sent. Send your Anthropic key as `Authorization: Bearer <key>` or "
+            "`x-api-key: <key>`.",
+            code=ErrorCode.MISSING_KEY,
+        )
+    if not _SHAPE.fullmatch(key):
+        raise RequestRefused("The API key is malformed.", code=ErrorCode.INVALID_KEY)
+    return Caller(tenant_id(secret, key), key)
+
+
+def _bearer(value: str) -> str:
+    scheme, _, rest = value.strip().partition(" ")
+    return rest.strip() if scheme.lower() == "bearer" else ""

@@ -1,0 +1,210 @@
+"""A turn's events -> OpenAI's chat completion chunks, as bytes.
+
+Text deltas are nearly all of the traffic, so a chunk is a template cut in two, with the delta's
+JSON string literal put between the halves: no decoding, no JSON library (0.12 µs against 6-14).
+
+What the agent does on the way (thinking, tools) is never `tool_calls`: clients would try to run
+those and loop. It goes to `reasoning_content`, into the answer's text, or nowhere, by setting.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from enum import Enum
+from json.encoder import encode_basestring_ascii
+
+from api.models import CompletionUsage, PromptTokensDetails
+from infra.runtime.settings import ToolDisplay
+from infra.wire.errors import ErrorCode, TurnFailed, UnknownMessage
+from infra.wire.events import (
+    Event,
+    Notice,
+    ToolCall,
+    ToolResult,
+    TurnEnded,
+    Usage,
+    decode_event,
+    is_end,
+    text_literal,
+    thinking_literal,
+)
+from infra.wire.ids import TurnId
+from infra.wire.states import TurnState
+
+DONE = b"data: [DONE]\n\n"
+PING = b": ping\n\n"
+
+_QUIET = (b'{"type":"started"', b'{"type":"notice"')
+
+
+def is_sight(payload: bytes) -> bool:
+    """Whether the event settles a stream's status: the answer has begun, or ended."""
+    return not payload.startswith(_QUIET)
+
+
+class _Kind(Enum):
+    TEXT = 1
+    THINKING = 2
+    TOOL = 3
+
+
+class Transcript:
+    """Sorts a turn's events into the two channels an OpenAI answer has, with the breaks between.
+
+    `pieces` gives `(is_reasoning, literal)` pairs of JSON string literals; a text delta's literal
+    passes untouched. A new paragraph is begun where tools interrupted the text, so that "Let me
+    look." and "It is 42." do not run together.
+    """
+
+    def __init__(self, display: ToolDisplay) -> None:
+        self._display = display
+        self._last: dict[bool, bytes] = {}
+        """The newest literal of each channel, by `is_reasoning`."""
+        self._kind: dict[bool, _Kind] = {}
+        self._was_interrupted = False
+        self.unknown = 0
+        """Events of a type this version does not know, skipped."""
+
+    def piece(self, payload: bytes) -> tuple[bool, bytes] | None:
+        """What one event shows, if anything. End events show nothing here."""
+        literal = text_literal(payload)
+        if literal is not None:
+            return self._shown(False, _Kind.TEXT, literal)
+        literal = thinking_literal(payload)
+        if literal is not None:
+            self._was_interrupted = True
+            if self._display is ToolDisplay.OFF:
+                return None
+            return self._shown(self._is_reasoning, _Kind.THINKING, literal)
+        line = None if is_end(payload) else self._line(payload)
+        if line is None:
+            return None
+        self._was_interrupted = True
+        if self._display is ToolDisplay.OFF:
+            return None
+        return self._shown(
+            self._is_reasoning, _Kind.TOOL, encode_basestring_ascii(line + "\n").encode()
+        )
+
+    @property
+    def _is_reasoning(self) -> bool:
+        return self._display is ToolDisplay.REASONING
+
+    def _shown(self, is_reasoning: bool, kind: _Kind, literal: bytes) -> tuple[bool, bytes]:
+        same = self._kind.get(is_reasoning) is kind
+        if not same or (kind is _Kind.TEXT and self._was_interrupted):
+            literal = self._break(is_reasoning, kind) + literal[1:]
+            self._kind[is_reasoning] = kind
+        if kind is _Kind.TEXT:
+            self._was_interrupted = False
+        self._last[is_reasoning] = literal
+        return is_reasoning, literal
+
+    def _break(self, is_reasoning: bool, kind: _Kind) -> bytes:
+        """The opening quote and the line breaks that part this piece from what stands before."""
+        last = self._last.get(is_reasoning, b'""')
+        if last == b'""':
+            return b'"'
+        if not last.endswith(b'\\n"'):
+            return b'"\\n' if is_reasoning else b'"\\n\\n'
+        # After tool lines the answer's own text begins a new paragraph.
+        after_lines = self._kind.get(is_reasoning) is _Kind.TOOL and kind is not _Kind.TOOL
+        return b'"\\n' if after_lines and not is_reasoning else b'"'
+
+    def _line(self, payload: bytes) -> str | None:
+        try:
+            return describe(decode_event(payload))
+        except UnknownMessage:
+            self.unknown += 1
+            return None
+
+
+def describe(event: Event) -> str | None:
+    """One readable line for what the agent does; None for events that are not shown."""
+    match event:
+        case ToolCall():
+            line = f"{event.name}: {event.summary}" if event.summary else event.name
+        case ToolResult():
+            sign = "✗" if event.is_error else "→"
+            line = f"{event.name} {sign} {event.summary}".rstrip()
+        case Notice():
+            return event.text
+        case _:
+            return None
+    return f"  {line}" if event.parent else line
+
+
+class ChunkFrames:
+    """The chunks of one streamed answer."""
+
+    def __init__(
+        self,
+        turn: TurnId,
+        *,
+        created: int,
+        model: str,
+        include_usage: bool,
+        display: ToolDisplay,
+    ) -> None:
+        ids = f'"id":"{turn}","object":"chat.completion.chunk","created":{created}'
+        self._base = f"data: {{{ids},".encode() + b'"model":%b,"system_fingerprint":null' % (
+            json.dumps(model).encode()
+        )
+        self._include_usage = include_usage
+        self._close = b',"usage":null}\n\n' if include_usage else b"}\n\n"
+        head = self._base + b',"choices":[{"index":0,"delta":{'
+        self._content = head + b'"content":'
+        self._reasoning = head + b'"reasoning_content":'
+        self._tail = b'},"logprobs":null,"finish_reason":null}]' + self._close
+        self._role = head + b'"role":"assistant","content":""' + self._tail
+        self._finish = head + b'},"logprobs":null,"finish_reason":"%b"}]' + self._close
+        self._transcript = Transcript(display)
+
+    def first(self) -> bytes:
+        """The chunk that opens every answer."""
+        return self._role
+
+    def render(self, events: Iterable[bytes]) -> bytes:
+        """The chunks of what some events show, joined. End events show nothing."""
+        out: list[bytes] = []
+        content, reasoning, tail = self._content, self._reasoning, self._tail
+        piece = self._transcript.piece
+        for payload in events:
+            if (shown := piece(payload)) is not None:
+                out.append(reasoning if shown[0] else content)
+                out.append(shown[1])
+                out.append(tail)
+        return b"".join(out)
+
+    def last(self, end: TurnEnded) -> bytes:
+        """The chunks that close a good answer: the reason, the usage if asked for, `[DONE]`."""
+        out = self._finish % end.finish_reason.value.encode()
+        if self._include_usage:
+            usage = usage_of(end.usage).model_dump_json().encode()
+            out += self._base + b',"choices":[],"usage":%b}\n\n' % usage
+        return out + DONE
+
+
+def read_end(payload: bytes) -> TurnEnded:
+    """The end event of a good turn. Raises `TurnFailed` for any other end."""
+    end = decode_event(payload)
+    assert isinstance(end, TurnEnded), "only an end event ends a turn"
+    if end.state is TurnState.DONE and end.error is None:
+        return end
+    if end.error is not None:
+        raise TurnFailed(
+            end.error.message, code=end.error.code, retry_after_s=end.error.retry_after_s
+        )
+    cancelled = end.state is TurnState.CANCELLED
+    raise TurnFailed("", code=ErrorCode.TURN_CANCELLED if cancelled else ErrorCode.AGENT_FAILED)
+
+
+def usage_of(usage: Usage) -> CompletionUsage:
+    """OpenAI's words for the tokens of a turn."""
+    return CompletionUsage(
+        prompt_tokens=usage.prompt_tokens,
+        completion_tokens=usage.output_tokens,
+        total_tokens=usage.prompt_tokens + usage.output_tokens,
+        prompt_tokens_details=PromptTokensDetails(cached_tokens=usage.cache_read_input_tokens),
+    )

@@ -1,0 +1,108 @@
+"""A whole answer: everything the agent said, gathered, then sent at once."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from api.chunks import Transcript, is_sight, read_end, usage_of
+from api.errors import error_response
+from api.models import AnswerMessage, ChatCompletion, Choice
+from api.submit import OpenTurn
+from infra.runtime.settings import ToolDisplay
+from infra.wire.errors import AgClusterError
+from infra.wire.events import is_end
+
+log = logging.getLogger(__name__)
+
+
+class _HungUp(Exception):
+    """The client is gone."""
+
+
+class WholeAnswer(Response):
+    """The answer to `stream: false`. Owns the turn's hold and lets go of it, whatever happens.
+
+    Raises nothing of ours: a failed turn is answered with its status. The wait is bounded by the
+    relay.
+    """
+
+    def __init__(
+        self,
+        turn: OpenTurn,
+        *,
+        model: str,
+        created: int,
+        display: ToolDisplay,
+        headers: dict[str, str],
+    ) -> None:
+        super().__init__(headers=headers)
+        self._turn = turn
+        self._model = model
+        self._created = created
+        self._display = display
+        self._extra = headers
+        self._had_effects = False
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        is_over = False
+        try:
+            answer = await self._race(receive)
+            if is_over := answer is not None:
+                await answer(scope, receive, send)
+        finally:
+            self._turn.leave(hung_up=not is_over)
+
+    async def _race(self, receive: Receive) -> Response | None:
+        """The answer; None when the client left first."""
+        answer: Response | None = None
+        try:
+            async with asyncio.TaskGroup() as group:
+                watcher = group.create_task(_until_gone(receive))
+                answer = await self._answer()
+                watcher.cancel()
+        except* _HungUp:
+            log.debug("client left before its answer")
+        return answer
+
+    async def _answer(self) -> Response:
+        try:
+            completion = await self._gather()
+        except AgClusterError as error:
+            refusal = error_response(error, had_effects=self._had_effects)
+            refusal.headers.update(self._extra)
+            return refusal
+        return Response(
+            completion.model_dump_json(), headers=self._extra, media_type="application/json"
+        )
+
+    async def _gather(self) -> ChatCompletion:
+        transcript = Transcript(self._display)
+        said: dict[bool, list[str]] = {False: [], True: []}
+        payload = b""
+        async for events in self._turn.relay:
+            for payload in events:
+                if (shown := transcript.piece(payload)) is not None:
+                    said[shown[0]].append(json.loads(shown[1]))
+                self._had_effects |= is_sight(payload) and not is_end(payload)
+        end = read_end(payload)
+        message = AnswerMessage(
+            content="".join(said[False]), reasoning_content="".join(said[True]) or None
+        )
+        return ChatCompletion(
+            id=self._turn.id,
+            created=self._created,
+            model=self._model,
+            choices=[Choice(message=message, finish_reason=end.finish_reason.value)],
+            usage=usage_of(end.usage),
+        )
+
+
+async def _until_gone(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+    raise _HungUp

@@ -1,0 +1,27 @@
+"""What the routes work with, put together once per process."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from api.drain import Drain
+from api.hangups import Hangups
+from api.key_check import KeyCheck
+from api.submit import TurnOpener
+from infra.runtime.clock import Clock
+from infra.runtime.settings import Settings
+from infra.store.workers import WorkerRegistry
+
+
+@dataclass(frozen=True)
+class ApiDeps:
+    """The parts of one replica."""
+
+    settings: Settings
+    secret: bytes
+    clock: Clock
+    turns: TurnOpener
+    key_check: KeyCheck
+    workers: WorkerRegistry
+    drain: Drain
+    hangups: Hangups

@@ -1,0 +1,149 @@
+"""The outermost layer: request ids, bounds on what a client may send, and the last net for errors.
+
+Plain ASGI, because it wraps every stream and Starlette's middleware class would copy each chunk
+through a queue.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+import secrets
+import time
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import ClientDisconnect
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from api.errors import error_response
+from infra.runtime.logs import fields
+from infra.wire.errors import AgClusterError, ErrorCode, RequestRefused
+
+log = logging.getLogger(__name__)
+
+HEADERS_MAX_BYTES = 32 * 1024
+BODY_STALL_S = 20.0
+"""A body may take this long, and a second more for every 64 KiB that has come."""
+BODY_BYTES_PER_S = 64 * 1024
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._:@=+/-]{1,128}")
+
+
+class Edge:
+    """Wraps the application."""
+
+    def __init__(
+        self, app: ASGIApp, *, max_body_bytes: int, body_stall_s: float = BODY_STALL_S
+    ) -> None:
+        self._app = app
+        self._max_body_bytes = max_body_bytes
+        self._body_stall_s = body_stall_s
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        headers = Headers(scope=scope)
+        exchange = _Exchange(request_id(headers), send)
+        try:
+            self._check(scope, headers)
+            body = _BoundedBody(receive, self._max_body_bytes, self._body_stall_s)
+            await self._app(scope, body, exchange.send)
+        except ClientDisconnect:
+            pass  # Nobody is left to answer.
+        except AgClusterError as error:
+            if exchange.status:
+                raise
+            await error_response(error)(scope, receive, exchange.send)
+        except Exception:  # the process must outlive any request
+            log.exception("request failed", extra=fields(request=exchange.request_id))
+            if exchange.status:
+                raise
+            await error_response(AgClusterError())(scope, receive, exchange.send)
+        finally:
+            exchange.log(scope)
+
+    def _check(self, scope: Scope, headers: Headers) -> None:
+        if sum(len(k) + len(v) for k, v in scope["headers"]) > HEADERS_MAX_BYTES:
+            raise RequestRefused(
+                f"The request headers are larger than {HEADERS_MAX_BYTES // 1024} KiB.",
+                code=ErrorCode.HEADERS_TOO_LARGE,
+            )
+        length = headers.get("content-length", "0")
+        if length.isdigit() and int(length) > self._max_body_bytes:
+            raise _too_large(self._max_body_bytes)
+
+
+class _Exchange:
+    """One request and its answer: adds the request id, remembers the status."""
+
+    def __init__(self, request_id: str, send: Send) -> None:
+        self.request_id = request_id
+        self.status = 0
+        self._send = send
+        self._began = time.perf_counter()
+        self._took = 0.0
+
+    async def send(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            self.status = message["status"]
+            self._took = time.perf_counter() - self._began
+            MutableHeaders(scope=message)["x-request-id"] = self.request_id
+        await self._send(message)
+
+    def log(self, scope: Scope) -> None:
+        if scope["path"].startswith("/health"):
+            return  # Probes come every few seconds and say nothing.
+        log.info(
+            "answered",
+            extra=fields(
+                method=scope["method"],
+                path=scope["path"][:100],
+                status=self.status or None,
+                after_ms=round(self._took * 1000, 1),
+                open_s=round(time.perf_counter() - self._began, 2),
+                request=self.request_id,
+            ),
+        )
+
+
+class _BoundedBody:
+    """The request's `receive`, with bounds on size and slowness while there is a body to come."""
+
+    def __init__(self, receive: Receive, max_bytes: int, stall_s: float) -> None:
+        self._receive = receive
+        self._max_bytes = max_bytes
+        self._stall_s = stall_s
+        self._received = 0
+        self._began = time.monotonic()
+        self._is_complete = False
+
+    async def __call__(self) -> Message:
+        if self._is_complete:
+            return await self._receive()
+        allowed_s = self._stall_s + self._received / BODY_BYTES_PER_S
+        try:
+            async with asyncio.timeout(self._began + allowed_s - time.monotonic()):
+                message = await self._receive()
+        except TimeoutError:
+            raise RequestRefused(
+                "The request body arrived too slowly.", code=ErrorCode.REQUEST_TIMEOUT
+            ) from None
+        if message["type"] == "http.request":
+            self._received += len(message.get("body", b""))
+            if self._received > self._max_bytes:
+                raise _too_large(self._max_bytes)
+            self._is_complete = not message.get("more_body", False)
+        return message
+
+
+def _too_large(max_bytes: int) -> RequestRefused:
+    return RequestRefused(
+        f"The request body is larger than {max_bytes} bytes.", code=ErrorCode.BODY_TOO_LARGE
+    )
+
+
+def request_id(headers: Headers) -> str:
+    """The client's own id when it is a decent one, else a fresh one."""
+    sent = headers.get("x-request-id", "")
+    return sent if _REQUEST_ID.fullmatch(sent) else f"req_{secrets.token_hex(12)}"

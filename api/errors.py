@@ -1,0 +1,134 @@
+"""The only table from an error's code to an HTTP status and an OpenAI error body.
+
+Nothing else chooses a status. Clients decide by these words whether to try again, so they are
+picked for what real clients do (LangChain retries 422 for 100 s, so bad bodies are 400; nobody
+retries 413; `insufficient_quota` stops LangChain at once). Answers never hold internals: an error
+that was not written for the user is shown in the table's words.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import Any
+
+from starlette.responses import Response
+
+from infra.wire.errors import AgClusterError, ErrorCode, RequestRefused, TurnFailed
+from infra.wire.ids import TurnId
+
+RETRY_AFTER_MAX_S = 60.0
+"""openai-python gives up on longer waits, and so do people."""
+
+
+@dataclass(frozen=True)
+class Shown:
+    """How a code is shown. `should_retry` is told to clients that listen (`x-should-retry`)."""
+
+    status: int
+    type: str
+    message: str
+    retry_after_s: float | None = None
+    should_retry: bool | None = None
+
+
+_INVALID = "invalid_request_error"
+_AUTH = "authentication_error"
+_LIMIT = "rate_limit_error"
+_API = "api_error"
+
+TABLE: Mapping[ErrorCode, Shown] = {
+    ErrorCode.INVALID_REQUEST: Shown(400, _INVALID, "The request is not valid."),
+    ErrorCode.BODY_TOO_LARGE: Shown(413, _INVALID, "The request body is too large."),
+    ErrorCode.HEADERS_TOO_LARGE: Shown(431, _INVALID, "The request headers are too large."),
+    ErrorCode.REQUEST_TIMEOUT: Shown(408, _INVALID, "The request body arrived too slowly."),
+    ErrorCode.MISSING_KEY: Shown(401, _AUTH, "No API key was sent."),
+    ErrorCode.INVALID_KEY: Shown(401, _AUTH, "The API key is not valid.", None, False),
+    ErrorCode.PERMISSION_DENIED: Shown(403, "permission_error", "The API key may not do this."),
+    ErrorCode.MODEL_NOT_FOUND: Shown(404, _INVALID, "The model does not exist."),
+    ErrorCode.CONTEXT_TOO_LONG: Shown(400, _INVALID, "The conversation is too long for the model."),
+    ErrorCode.RATE_LIMITED: Shown(429, _LIMIT, "Too many requests.", 5),
+    ErrorCode.INSUFFICIENT_QUOTA: Shown(
+        429, "insufficient_quota", "The API key has no quota left.", None, False
+    ),
+    ErrorCode.OVERLOADED: Shown(503, _API, "The model is overloaded.", 5),
+    ErrorCode.UPSTREAM_ERROR: Shown(502, _API, "The model's API failed."),
+    ErrorCode.UPSTREAM_UNREACHABLE: Shown(502, _API, "The model's API could not be reached."),
+    ErrorCode.TURN_NOT_FOUND: Shown(404, _INVALID, "There is no such completion."),
+    ErrorCode.QUEUE_FULL: Shown(429, _LIMIT, "Too many requests wait in this conversation.", 5),
+    ErrorCode.QUEUE_TIMEOUT: Shown(503, _API, "No capacity came free in time.", 10),
+    ErrorCode.TURN_TIMED_OUT: Shown(504, _API, "The agent ran into its deadline.", None, False),
+    ErrorCode.TURN_CANCELLED: Shown(409, _INVALID, "The completion was cancelled.", None, False),
+    ErrorCode.CONTAINER_FAILED: Shown(500, _API, "The agent could not be started."),
+    ErrorCode.CONTAINER_LOST: Shown(500, _API, "The agent was lost during the turn."),
+    ErrorCode.OUT_OF_MEMORY: Shown(500, _API, "The agent ran out of memory.", None, False),
+    ErrorCode.AGENT_FAILED: Shown(500, _API, "The agent failed."),
+    ErrorCode.LOG_LOST: Shown(500, _API, "The record of this completion was lost.", None, False),
+    ErrorCode.STORE_UNAVAILABLE: Shown(503, _API, "The service is briefly unavailable.", 2),
+    ErrorCode.SHUTTING_DOWN: Shown(503, _API, "This server is shutting down.", 1),
+    ErrorCode.INTERNAL: Shown(500, _API, "The server failed to answer. It has been logged."),
+}
+
+
+def message_of(error: AgClusterError) -> str:
+    """What the user is told: our own words to them, else the table's."""
+    if isinstance(error, RequestRefused | TurnFailed):
+        return error.message or TABLE[error.code].message
+    return TABLE[error.code].message
+
+
+def error_body(error: AgClusterError) -> dict[str, Any]:
+    """OpenAI's error object, all four fields always there."""
+    return {
+        "message": message_of(error),
+        "type": TABLE[error.code].type,
+        "param": error.param if isinstance(error, RequestRefused) else None,
+        "code": error.code.value,
+    }
+
+
+def error_response(error: AgClusterError, *, had_effects: bool = False) -> Response:
+    """The whole answer for an error before the first byte.
+
+    `had_effects`: tools may have run, so clients that listen are told not to repeat it.
+    """
+    shown = TABLE[error.code]
+    headers: dict[str, str] = {}
+    wait_s = getattr(error, "retry_after_s", None) or shown.retry_after_s
+    if had_effects or shown.should_retry is False:
+        headers["x-should-retry"] = "false"
+    elif wait_s is not None:
+        headers["retry-after"] = str(max(1, round(min(wait_s, RETRY_AFTER_MAX_S))))
+    if error.code is ErrorCode.REQUEST_TIMEOUT:
+        headers["connection"] = "close"
+    if shown.status == HTTPStatus.UNAUTHORIZED:
+        headers["www-authenticate"] = "Bearer"
+    return _json(shown.status, error_body(error), headers)
+
+
+def error_event(error: AgClusterError, turn: TurnId) -> bytes:
+    """The last event of a stream that broke after its 200; no `[DONE]` follows.
+
+    The completion's id stands beside the error, for support and for coming back.
+    """
+    body = json.dumps({"error": error_body(error), "id": turn}, separators=(",", ":"))
+    return b"data: " + body.encode() + b"\n\n"
+
+
+def routing_error(status: int, method: str, path: str, headers: Mapping[str, str]) -> Response:
+    """404 and 405 of the router (and whatever else it refuses), in OpenAI's form."""
+    if status == HTTPStatus.NOT_FOUND:
+        code, message = "unknown_url", f"Unknown request URL: {method} {path[:200]}"
+    elif status == HTTPStatus.METHOD_NOT_ALLOWED:
+        code, message = "method_not_allowed", f"{method} is not allowed at {path[:200]}"
+    else:
+        code, message = "invalid_request", HTTPStatus(status).phrase
+    body = {"message": message, "type": _INVALID, "param": None, "code": code}
+    return _json(status, body, dict(headers))
+
+
+def _json(status: int, error: Mapping[str, Any], headers: Mapping[str, str]) -> Response:
+    content = json.dumps({"error": error}, separators=(",", ":")).encode()
+    return Response(content, status, dict(headers), media_type="application/json")

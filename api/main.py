@@ -1,0 +1,138 @@
+"""`python -m api.main`: one API replica, from its settings to an orderly end.
+
+Shutdown: readiness off, a moment for balancers to notice, no new connections, running answers get
+`drain_timeout_s`, those left end with a clean error, then the connections to Redis close.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+import socket
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import aclosing, contextmanager
+
+import uvicorn
+
+from api.app import create_app
+from api.deps import ApiDeps
+from api.replica import running_replica, upstream_client
+from infra.runtime.clock import SystemClock
+from infra.runtime.lifecycle import stop_signals
+from infra.runtime.logs import configure_logs, fields
+from infra.runtime.settings import Settings, SettingsRefused, load_settings
+from infra.store.open import open_store
+
+log = logging.getLogger(__name__)
+
+NOTICE_S = 1.0
+"""New requests are still served for this long after readiness went off."""
+CUT_S = 5.0
+"""Answers that were told to end get this long to say so."""
+BACKLOG = 2048
+
+
+class _Server(uvicorn.Server):
+    """uvicorn without its signal handlers: it would cut streams on its own terms."""
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+async def serve(settings: Settings) -> None:
+    """Serve until told to stop. Raises `SettingsRefused` and `OSError` (the address is taken)."""
+    if settings.redis_url is None:
+        raise SettingsRefused("AGCLUSTER_REDIS_URL is not set")
+    with stop_signals() as stop:
+        listener = listen(settings)
+        async with (
+            aclosing(open_store(settings, name="agcluster-api")) as store,
+            upstream_client() as upstream,
+            running_replica(settings, store=store, upstream=upstream, clock=SystemClock()) as deps,
+        ):
+            await _serve_until(stop, deps, listener)
+
+
+async def _serve_until(stop: asyncio.Event, deps: ApiDeps, listener: socket.socket) -> None:
+    server = _Server(server_config(deps))
+    host, port = listener.getsockname()[:2]
+    log.info("api listening", extra=fields(host=host, port=port))
+    async with asyncio.TaskGroup() as group:
+        serving = group.create_task(server.serve(sockets=[listener]))
+        stopping = group.create_task(_stop(stop, server, serving, deps))
+        await serving
+        stopping.cancel()
+    log.info("api ended")
+
+
+async def _stop(
+    stop: asyncio.Event, server: _Server, serving: asyncio.Task[None], deps: ApiDeps
+) -> None:
+    await stop.wait()
+    grace_s = deps.settings.drain_timeout_s
+    notice_s = min(NOTICE_S, grace_s / 4)
+    deps.drain.begin()
+    log.info("api draining", extra=fields(answers=deps.drain.open_count, grace_s=grace_s))
+    await asyncio.wait({serving}, timeout=notice_s)
+    deps.drain.close()
+    server.should_exit = True
+    await asyncio.wait({serving}, timeout=grace_s - notice_s)
+    if not serving.done():
+        log.warning("api cuts answers", extra=fields(answers=deps.drain.open_count))
+        deps.drain.cut()
+
+
+def server_config(deps: ApiDeps) -> uvicorn.Config:
+    """How uvicorn runs the application."""
+    return uvicorn.Config(
+        create_app(deps),
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        ws="none",
+        timeout_keep_alive=75,
+        timeout_graceful_shutdown=math.ceil(deps.settings.drain_timeout_s + CUT_S),
+    )
+
+
+def listen(settings: Settings) -> socket.socket:
+    """The listening socket. Raises `OSError`.
+
+    The kernel drops a connection whose peer takes nothing for the send timeout: closing one with
+    unsent bytes would otherwise wait for that peer for ever.
+    """
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    listener = socket.create_server((settings.host, settings.port), family=family, backlog=BACKLOG)
+    if (option := getattr(socket, "TCP_USER_TIMEOUT", None)) is not None:
+        timeout_ms = math.ceil((settings.send_timeout_s + CUT_S) * 1000)
+        listener.setsockopt(socket.IPPROTO_TCP, option, timeout_ms)
+    return listener
+
+
+def loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    """uvloop where there is one: a third less CPU per delta."""
+    try:
+        import uvloop
+    except ImportError:
+        return None
+    return uvloop.new_event_loop
+
+
+def main() -> None:
+    """Run a replica; exits with 2 when it cannot be set up."""
+    try:
+        settings = load_settings()
+        configure_logs(settings.log_level, settings.log_format)
+        with asyncio.Runner(loop_factory=loop_factory()) as runner:
+            runner.run(serve(settings))
+    except (SettingsRefused, OSError) as error:
+        print(f"agcluster api: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,225 @@
+"""The API side of a turn: follows its events from the first to the last, each exactly once (D1).
+
+Live frames are the fast path, the turn log the truth. `Watch` decides when to read the log: at the
+start, when frames were lost, when an earlier event is missing, after a second of silence (then ever
+more seldom). A frame missed is therefore seen late, never lost; a Redis that is away is waited for
+a while, and then the failure is said.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Protocol
+
+from api.merge import Merge
+from infra.runtime.clock import Clock
+from infra.runtime.logs import fields
+from infra.store.turn_log import LogPage
+from infra.wire.errors import AgClusterError, ErrorCode, StoreUnavailable, TurnFailed
+from infra.wire.frames import Frame
+from infra.wire.ids import TurnId
+from infra.wire.states import TurnState
+
+log = logging.getLogger(__name__)
+
+PAGE_EVENTS = 500
+SILENCE_S = 1.0
+"""Silence after which the log is read; each silent read waits half as long again."""
+SILENCE_MAX_S = 5.0
+GAP_S = 0.05
+"""First wait for the log to have what live frames lack; it may be 250 ms behind. Doubles."""
+GAP_MAX_S = 0.5
+DEAF_S = 0.25
+"""Between reads while the log moves and no live frame comes: the log's own rhythm."""
+RETRY_S = 0.1
+RETRY_MAX_S = 2.0
+GIVE_UP_S = 20.0
+"""How long Redis may be away before a stream that lives on it fails visibly."""
+OVERDUE_S = 120.0
+"""Grace beyond the turn's deadline, which its worker enforces, before the relay does."""
+
+
+class Mailbox(Protocol):
+    """Live frames of one turn (`infra.store.live.LiveTurn`)."""
+
+    @property
+    def overflowed(self) -> bool: ...
+
+    async def wait(self, timeout_s: float) -> bool: ...
+
+    def take(self) -> list[Frame]: ...
+
+    def overflow(self) -> None: ...
+
+
+class LogReader(Protocol):
+    """The turn log, reading (`infra.store.turn_log.TurnLog`)."""
+
+    async def read(self, turn: TurnId, *, after: int, limit: int = ...) -> LogPage: ...
+
+
+class Expirer(Protocol):
+    """Ends turns nobody starts (`infra.store.turns.TurnStore`)."""
+
+    async def expire(self, turn: TurnId, *, reason: str) -> bool: ...
+
+
+class Watch:
+    """When to read the log next. Pure: told what happened and when, in monotonic seconds."""
+
+    def __init__(self, now: float) -> None:
+        self.due = now
+        self._read_at = now
+        self._silence = SILENCE_S
+        self._gap = GAP_S
+        self._retry = RETRY_S
+        self._is_lossy = False
+        self._failing_since: float | None = None
+
+    def heard(self, now: float, *, gap: bool, overflowed: bool) -> None:
+        """Live frames came."""
+        self._silence = SILENCE_S
+        self._is_lossy |= overflowed
+        if overflowed:
+            self.due = now
+        elif gap:
+            self.due = min(self.due, max(now, self._read_at + self._gap))
+        else:
+            self._gap = GAP_S
+            self._is_lossy = False
+            self._failing_since = None
+            self.due = now + SILENCE_S
+
+    def read(self, now: float, *, found: int, gap: bool) -> None:
+        """The log was read and gave `found` new events."""
+        self._read_at = now
+        self._retry = RETRY_S
+        self._failing_since = None
+        if found >= PAGE_EVENTS:
+            self.due = now
+        elif gap or self._is_lossy:
+            # What was lost may have been the last there is, and the log is not there yet.
+            self.due = now + self._gap
+            self._is_lossy &= self._gap < GAP_MAX_S
+            self._gap = min(self._gap * 2, GAP_MAX_S)
+        elif found:
+            self._silence = SILENCE_S
+            self.due = now + DEAF_S
+        else:
+            self.due = now + self._silence
+            self._silence = min(self._silence * 1.5, SILENCE_MAX_S)
+
+    def failed(self, now: float) -> bool:
+        """The log could not be read. True when that has lasted too long."""
+        if self._failing_since is None:
+            self._failing_since = now
+        self.due = now + self._retry
+        self._retry = min(self._retry * 2, RETRY_MAX_S)
+        return now - self._failing_since > GIVE_UP_S
+
+
+class Relay:
+    """An async iterator of batches of events (payloads) of one turn, ending after the end event.
+
+    Raises `TurnFailed` when the rest cannot be had. Cancelling a wait loses nothing: the next one
+    goes on at the same event. One consumer only.
+    """
+
+    def __init__(
+        self,
+        turn: TurnId,
+        *,
+        mailbox: Mailbox,
+        turn_log: LogReader,
+        turns: Expirer,
+        clock: Clock,
+        queue_timeout_s: float,
+        deadline_s: float,
+    ) -> None:
+        self.turn = turn
+        self._mailbox = mailbox
+        self._log = turn_log
+        self._turns = turns
+        self._clock = clock
+        self._queue_timeout_s = queue_timeout_s
+        self._deadline_s = deadline_s
+        self._merge = Merge()
+        self._started = clock.monotonic()
+        self._begun: float | None = None
+        self._watch = Watch(self._started)
+        self._stopped: AgClusterError | None = None
+
+    @property
+    def is_ended(self) -> bool:
+        """Whether the end event has been given out."""
+        return self._merge.is_ended
+
+    def stop(self, error: AgClusterError) -> None:
+        """Make the next wait, or the one under way, raise `error`."""
+        self._stopped = error
+        self._mailbox.overflow()  # Wakes the wait.
+
+    def __aiter__(self) -> Relay:
+        return self
+
+    async def __anext__(self) -> list[bytes]:
+        while not self._merge.is_ended:
+            if self._stopped is not None:
+                raise self._stopped
+            now = self._clock.monotonic()
+            if now >= self._watch.due:
+                events = await self._read_log()
+            else:
+                events = await self._hear(self._watch.due - now)
+            if events:
+                return events
+        raise StopAsyncIteration
+
+    async def _hear(self, timeout_s: float) -> list[bytes]:
+        if not await self._mailbox.wait(timeout_s):
+            return []
+        overflowed = self._mailbox.overflowed
+        frames = self._mailbox.take()
+        events = self._merge.live(frames)
+        if frames or overflowed:
+            gap = self._merge.has_gap
+            self._watch.heard(self._clock.monotonic(), gap=gap, overflowed=overflowed)
+        return events
+
+    async def _read_log(self) -> list[bytes]:
+        try:
+            page = await self._log.read(self.turn, after=self._merge.cursor, limit=PAGE_EVENTS)
+        except StoreUnavailable as error:
+            if self._watch.failed(self._clock.monotonic()):
+                log.warning("relay gave up on the store", extra=fields(turn=self.turn))
+                raise TurnFailed("", code=ErrorCode.STORE_UNAVAILABLE) from error
+            return []
+        events = self._merge.logged(page.events)
+        now = self._clock.monotonic()
+        self._watch.read(now, found=len(page.events), gap=self._merge.has_gap)
+        if not self._merge.is_ended:
+            await self._judge(page, now)
+        return events
+
+    async def _judge(self, page: LogPage, now: float) -> None:
+        """Whether the turn can still end by itself."""
+        is_whole = len(page.events) < PAGE_EVENTS
+        if page.state is None or (page.state.is_terminal and is_whole):
+            # A page's state is never newer than its events, so the end event is gone for good.
+            raise TurnFailed("", code=ErrorCode.LOG_LOST)
+        if page.state is TurnState.QUEUED:
+            await self._expire_when_overdue(now)
+        else:
+            self._begun = self._begun or now
+            if now - self._begun > self._deadline_s + OVERDUE_S:
+                raise TurnFailed("", code=ErrorCode.TURN_TIMED_OUT)
+
+    async def _expire_when_overdue(self, now: float) -> None:
+        """Workers sweep the queue too; this is for when there is none."""
+        if now - self._started <= self._queue_timeout_s:
+            return
+        try:
+            await self._turns.expire(self.turn, reason="no worker took the turn in time")
+        except StoreUnavailable:
+            return
+        self._watch.due = now

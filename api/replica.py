@@ -1,0 +1,96 @@
+"""One API process put together: the parts, and the loops that run as long as it serves."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import httpx
+
+from api.deps import ApiDeps
+from api.drain import Drain
+from api.hangups import Hangups
+from api.key_check import TIMEOUT_S, KeyCheck
+from api.submit import TurnOpener
+from infra.runtime.clock import Clock
+from infra.runtime.identity import new_replica_id
+from infra.runtime.settings import Settings, SettingsRefused
+from infra.store.open import Store
+
+log = logging.getLogger(__name__)
+
+HANGUPS_S = 2.0
+"""At the end, hang-ups not yet carried out get this long."""
+
+
+@asynccontextmanager
+async def running_replica(
+    settings: Settings, *, store: Store, upstream: httpx.AsyncClient, clock: Clock
+) -> AsyncIterator[ApiDeps]:
+    """The parts of a replica with their loops running until the block ends.
+
+    A loop that dies ends the block: a replica without its subscription would only half work.
+    Raises `SettingsRefused` without a secret.
+    """
+    if settings.secret is None:
+        raise SettingsRefused("AGCLUSTER_SECRET is not set")
+    secret = settings.secret.get_secret_value().encode()
+    replica = new_replica_id(settings.host_name)
+    live = store.subscriber(replica)
+    drain = Drain()
+    hangups = Hangups(store.turns, clock)
+    deps = ApiDeps(
+        settings=settings,
+        secret=secret,
+        clock=clock,
+        turns=TurnOpener(
+            settings,
+            secret=secret,
+            replica=replica,
+            turns=store.turns,
+            turn_log=store.log,
+            live=live,
+            queue=store.queue,
+            hangups=hangups,
+            drain=drain,
+            clock=clock,
+        ),
+        key_check=KeyCheck(
+            upstream,
+            store.key_verdicts,
+            clock,
+            base_url=settings.anthropic_base_url,
+            accepted_ttl_s=settings.key_check_ttl_s,
+            enabled=settings.key_check,
+        ),
+        workers=store.workers,
+        drain=drain,
+        hangups=hangups,
+    )
+    async with asyncio.TaskGroup() as group:
+        loops = [group.create_task(live.run()), group.create_task(hangups.run())]
+        try:
+            yield deps
+            await _settle(hangups)
+        finally:
+            for loop in loops:
+                loop.cancel()
+
+
+async def _settle(hangups: Hangups) -> None:
+    try:
+        async with asyncio.timeout(HANGUPS_S):
+            await hangups.settled()
+    except TimeoutError:
+        log.warning("some hang-ups were not carried out before the end")
+
+
+def upstream_client() -> httpx.AsyncClient:
+    """The client for key checks: few connections, no redirects (a key must not follow one)."""
+    return httpx.AsyncClient(
+        timeout=TIMEOUT_S,
+        follow_redirects=False,
+        limits=httpx.Limits(max_connections=20, max_keepalive_connections=5),
+    )

@@ -1,0 +1,147 @@
+"""`POST /v1/chat/completions`: everything that can be refused is refused before a turn exists."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from fastapi import APIRouter, Request
+from starlette.responses import Response
+
+from api.auth import Caller, authenticate
+from api.chunks import ChunkFrames
+from api.completion import WholeAnswer
+from api.deps import ApiDeps
+from api.models import ChatCompletion, ChatRequest, ErrorAnswer, read_chat_request
+from api.naming import conversation_name
+from api.prompt import read_messages
+from api.sse import ChatStream
+from api.submit import Ask, OpenTurn, Repeat
+from infra.wire.errors import ErrorCode, RequestRefused
+from infra.wire.turns import OnDisconnect
+
+_ERRORS: dict[int | str, dict[str, Any]] = {
+    status: {"model": ErrorAnswer} for status in (400, 401, 404, 408, 413, 429, 500, 502, 503, 504)
+}
+_BODY = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "application/json": {"schema": {"$ref": "#/components/schemas/ChatRequest"}},
+        },
+    },
+    "security": [{"bearer": []}, {"x-api-key": []}],
+}
+_STREAM = {"text/event-stream": {"schema": {"type": "string"}}}
+
+
+def chat_routes(deps: ApiDeps) -> APIRouter:
+    """Both paths: clients are configured with and without `/v1`."""
+    router = APIRouter(tags=["chat"])
+
+    async def create_chat_completion(request: Request) -> Response:
+        """Ask an agent. `X-Conversation-ID` names the conversation the turn belongs to;
+        `X-On-Disconnect: continue` lets it go on when the client hangs up; a repeat with the same
+        `Idempotency-Key` or `X-Message-ID` joins the turn under way."""
+        caller = authenticate(request.headers, secret=deps.secret)
+        if deps.drain.is_closed:
+            raise RequestRefused("", code=ErrorCode.SHUTTING_DOWN)
+        chat, ask = await _read(deps, request, caller)
+        await deps.key_check.require_good(caller)
+        turn = await deps.turns.open(ask)
+        try:
+            return _answer(deps, chat, ask, turn)
+        except BaseException:
+            turn.leave(hung_up=True)
+            raise
+
+    for path, in_schema in (("/v1/chat/completions", True), ("/chat/completions", False)):
+        router.add_api_route(
+            path,
+            create_chat_completion,
+            methods=["POST"],
+            response_model=None,
+            responses={200: {"model": ChatCompletion, "content": _STREAM}, **_ERRORS},
+            openapi_extra=_BODY,
+            include_in_schema=in_schema,
+        )
+    return router
+
+
+async def _read(deps: ApiDeps, request: Request, caller: Caller) -> tuple[ChatRequest, Ask]:
+    settings = deps.settings
+    name = conversation_name(
+        request.headers,
+        names=settings.conversation_headers,
+        max_chars=settings.max_header_chars,
+    )
+    on_disconnect = _on_disconnect(request.headers)
+    body = await request.body()
+    chat = read_chat_request(body)
+    model = settings.resolve_model(chat.model)
+    if model is None:
+        raise RequestRefused(
+            f"The model `{chat.model}` does not exist. GET /v1/models lists those that do.",
+            code=ErrorCode.MODEL_NOT_FOUND,
+            param="model",
+        )
+    ask = Ask(
+        caller=caller,
+        model=model,
+        prompt=read_messages(chat.messages),
+        name=name,
+        on_disconnect=on_disconnect,
+        repeat=_repeat(request.headers, body, settings.max_header_chars),
+    )
+    return chat, ask
+
+
+def _answer(deps: ApiDeps, chat: ChatRequest, ask: Ask, turn: OpenTurn) -> Response:
+    settings = deps.settings
+    headers = {"x-conversation-id": ask.name} if ask.name else {}
+    created = deps.clock.unix_ms() // 1000
+    if not chat.stream:
+        return WholeAnswer(
+            turn,
+            model=chat.model,
+            created=created,
+            display=settings.tool_display,
+            headers=headers,
+        )
+    frames = ChunkFrames(
+        turn.id,
+        created=created,
+        model=chat.model,
+        include_usage=chat.wants_usage,
+        display=settings.tool_display,
+    )
+    return ChatStream(
+        turn,
+        frames,
+        headers=headers,
+        commit_after_s=settings.commit_after_s,
+        ping_interval_s=settings.ping_interval_s,
+        send_timeout_s=settings.send_timeout_s,
+    )
+
+
+def _on_disconnect(headers: Mapping[str, str]) -> OnDisconnect:
+    value = headers.get("x-on-disconnect", "").strip().lower()
+    try:
+        return OnDisconnect(value) if value else OnDisconnect.CANCEL
+    except ValueError:
+        raise RequestRefused(
+            "The header X-On-Disconnect must be `cancel` or `continue`.", param="X-On-Disconnect"
+        ) from None
+
+
+def _repeat(headers: Mapping[str, str], body: bytes, max_chars: int) -> Repeat | None:
+    for name, is_strict in (("idempotency-key", True), ("x-message-id", False)):
+        value = headers.get(name, "").strip()
+        if len(value) > max_chars:
+            raise RequestRefused(
+                f"The header {name} is longer than {max_chars} characters.", param=name
+            )
+        if value:
+            return Repeat(f"{name}:{value}", body, is_strict)
+    return None

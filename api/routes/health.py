@@ -1,0 +1,72 @@
+"""Health: of the deployment for people, of this process for whoever restarts or routes to it."""
+
+from __future__ import annotations
+
+from importlib.metadata import version
+
+from fastapi import APIRouter, Response
+
+from api.deps import ApiDeps
+from api.models import Health
+from infra.wire.errors import StoreUnavailable
+
+VERSION = version("agcluster")
+
+
+def health_routes(deps: ApiDeps) -> APIRouter:
+    """`/health`, `/health/live`, `/health/ready`, and a pointer at `/`."""
+    router = APIRouter(tags=["health"])
+
+    async def look() -> Health:
+        redis, workers = True, 0
+        try:
+            workers = len([w for w in await deps.workers.alive() if w.state == "ready"])
+        except StoreUnavailable:
+            redis = False
+        if not redis:
+            status = "unhealthy"
+        elif deps.drain.is_draining:
+            status = "draining"
+        else:
+            status = "healthy" if workers else "degraded"
+        return Health.model_validate(
+            {
+                "status": status,
+                "version": VERSION,
+                "agent_image": deps.settings.agent_image,
+                "workers": workers,
+                "redis": "ok" if redis else "unavailable",
+            }
+        )
+
+    @router.get("/health")
+    async def health(response: Response) -> Health:
+        """How the deployment is: `degraded` without workers, 503 without Redis."""
+        found = await look()
+        response.status_code = 503 if found.status == "unhealthy" else 200
+        return found
+
+    @router.get("/health/live")
+    async def live() -> dict[str, str]:
+        """This process answers."""
+        return {"status": "alive"}
+
+    @router.get("/health/ready")
+    async def ready(response: Response) -> Health:
+        """Whether to send traffic here: Redis answers, a worker lives, no shutdown has begun."""
+        found = await look()
+        response.status_code = 200 if found.status == "healthy" else 503
+        return found
+
+    @router.get("/", include_in_schema=False)
+    async def root() -> dict[str, str]:
+        return {
+            "name": "AgCluster",
+            "version": VERSION,
+            "chat": "/v1/chat/completions",
+            "models": "/v1/models",
+            "health": "/health",
+            "openapi": "/openapi.json",
+        }
+
+    return router
