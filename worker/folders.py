@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
+import time
 from pathlib import Path
 
 from infra.wire.ids import ConversationKey
@@ -44,7 +46,16 @@ class Folders:
             path.mkdir(mode=0o700, exist_ok=True)
             if os.getuid() == 0:
                 os.chown(path, AGENT_UID, AGENT_UID)
+        os.utime(folders.workspace)  # When it was last used, for `stale_workspaces`.
         return folders
+
+    def stale_sockets(self, *, older_than_s: float) -> list[ConversationKey]:
+        """Conversations with a socket folder that was made longer ago. Blocking."""
+        return _older(self._data_dir / "s", older_than_s)
+
+    def stale_workspaces(self, *, older_than_s: float) -> list[ConversationKey]:
+        """Conversations whose workspace was last given to a container longer ago. Blocking."""
+        return _older(self._data_dir / "w", older_than_s)
 
     def drop_sockets(self, c: ConversationKey) -> None:
         """Remove the socket folder; the workspace stays with the conversation."""
@@ -53,3 +64,18 @@ class Folders:
     def drop_workspace(self, c: ConversationKey) -> None:
         """Forget the conversation's files for good. Blocking; may be slow."""
         shutil.rmtree(self.of(c).workspace, ignore_errors=True)
+
+
+def _older(folder: Path, older_than_s: float) -> list[ConversationKey]:
+    limit_s = time.time() - older_than_s
+    found = []
+    try:
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                # One may vanish at any moment: another worker of this host tidies too.
+                with contextlib.suppress(FileNotFoundError):
+                    if entry.stat(follow_symlinks=False).st_mtime < limit_s:
+                        found.append(ConversationKey(entry.name))
+    except FileNotFoundError:
+        return []
+    return found

@@ -1,0 +1,55 @@
+"""A clock that moves when told to."""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+import itertools
+
+
+class ManualClock:
+    """Time stands still until `advance`; sleepers wake in the order of their times."""
+
+    def __init__(self, *, unix_ms: int = 1_700_000_000_000) -> None:
+        self._now_s = 1000.0
+        self._unix_ms = unix_ms - 1_000_000
+        self._sleepers: list[tuple[float, int, asyncio.Future[None]]] = []
+        self._order = itertools.count()
+
+    def monotonic(self) -> float:
+        return self._now_s
+
+    def unix_ms(self) -> int:
+        return self._unix_ms + int(self._now_s * 1000)
+
+    async def sleep(self, seconds: float) -> None:
+        if seconds <= 0:
+            await asyncio.sleep(0)
+            return
+        woken = asyncio.get_running_loop().create_future()
+        heapq.heappush(self._sleepers, (self._now_s + seconds, next(self._order), woken))
+        await woken
+
+    async def advance(self, seconds: float) -> None:
+        """Let time pass, waking sleepers one by one and letting each run before the next."""
+        await settle()
+        until_s = self._now_s + seconds
+        while self._sleepers and self._sleepers[0][0] <= until_s:
+            at_s, _, woken = heapq.heappop(self._sleepers)
+            if woken.done():
+                continue
+            self._now_s = max(self._now_s, at_s)
+            woken.set_result(None)
+            await settle()
+        self._now_s = until_s
+        await settle()
+
+    def jump(self, seconds: float) -> None:
+        """Time passes and nobody runs meanwhile: the process was frozen."""
+        self._now_s += seconds
+
+
+async def settle(passes: int = 25) -> None:
+    """Let everything run that is ready to."""
+    for _ in range(passes):
+        await asyncio.sleep(0)

@@ -1,0 +1,244 @@
+"""What a worker decides, as pure functions: how turns end, who takes over, what is swept.
+
+No I/O, no clock. The modules around gather the facts, ask here, and carry the answer out.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Mapping, Sequence
+from enum import StrEnum
+
+from infra.store.conversations import ConversationRecord
+from infra.store.turns import OpenTurnRef
+from infra.wire.errors import ErrorCode, IllegalTransition
+from infra.wire.events import TurnEnded, TurnError, Usage
+from infra.wire.gateway import TurnMeter
+from infra.wire.ids import HostId, TurnId, WorkerId
+from infra.wire.link import InterruptReason
+from infra.wire.states import (
+    CONVERSATION_TRANSITIONS,
+    TURN_TRANSITIONS,
+    ConversationState,
+    TurnState,
+)
+from worker.hosts import Container, ContainerExit, ContainerId
+
+MEMORY_SHARE = 0.75
+IDLE_AGENT_MB = 200
+OVERCOMMIT = 4
+
+_WORDS: Mapping[ErrorCode, str] = {
+    ErrorCode.OUT_OF_MEMORY: "The agent ran out of memory and was stopped. "
+    "The next message starts a new one with the conversation so far.",
+    ErrorCode.CONTAINER_LOST: "The agent's container ended while it was working. "
+    "The next message starts a new one with the conversation so far.",
+    ErrorCode.CONTAINER_FAILED: "The agent could not be started. Please try again.",
+    ErrorCode.AGENT_FAILED: "The agent stopped responding and was ended. "
+    "The next message starts a new one with the conversation so far.",
+    ErrorCode.TURN_TIMED_OUT: "The turn took longer than it may and was stopped.",
+    ErrorCode.SHUTTING_DOWN: "The server is shutting down and stopped this turn. "
+    "Please send it again.",
+    ErrorCode.INTERNAL: "Something went wrong inside the server; the turn was ended.",
+}
+
+
+# How a turn ends
+
+
+def declared_end(
+    code: ErrorCode, *, state: TurnState = TurnState.FAILED, message: str | None = None
+) -> TurnEnded:
+    """The end a worker declares when the agent no longer can."""
+    return TurnEnded(state=state, error=TurnError(code=code, message=message or _WORDS[code]))
+
+
+def interrupted_end(reason: InterruptReason) -> TurnEnded:
+    """How a turn ends that we stopped."""
+    match reason:
+        case InterruptReason.CANCELLED:
+            return TurnEnded(state=TurnState.CANCELLED)
+        case InterruptReason.DEADLINE:
+            return declared_end(ErrorCode.TURN_TIMED_OUT)
+        case InterruptReason.SHUTDOWN:
+            return declared_end(ErrorCode.SHUTTING_DOWN, state=TurnState.INTERRUPTED)
+
+
+def exit_end(exit: ContainerExit) -> TurnEnded:
+    """The end of a turn whose container ended."""
+    code = ErrorCode.OUT_OF_MEMORY if exit.is_out_of_memory else ErrorCode.CONTAINER_LOST
+    return declared_end(code)
+
+
+def settled_end(
+    end: TurnEnded, *, interrupted: InterruptReason | None, meter: TurnMeter
+) -> TurnEnded:
+    """The end as it is logged: the agent's word, corrected by what only the worker knows.
+
+    A turn we interrupted ends for our reason, unless its answer was complete before. The gateway
+    saw how long the upstream wants us to wait, and the tokens of a turn whose agent is gone.
+    """
+    if interrupted and end.state is not TurnState.DONE:
+        ours = interrupted_end(interrupted)
+        end = end.model_copy(update={"state": ours.state, "error": ours.error})
+    waits = meter.last_error.retry_after_s if meter.last_error else None
+    if end.error and end.error.retry_after_s is None and waits is not None:
+        error = end.error.model_copy(update={"retry_after_s": waits})
+        end = end.model_copy(update={"error": error})
+    if end.usage == Usage() and meter.usage != Usage():
+        end = end.model_copy(update={"usage": meter.usage})
+    return end
+
+
+# How a claimed turn goes on
+
+
+class Course(StrEnum):
+    """What to do with a turn this worker has claimed."""
+
+    START = "start"
+    """Give it to the agent."""
+    REPLAY = "replay"
+    """The agent already has it: read on after the last logged event."""
+    END = "end"
+    """It had begun and cannot go on: end it visibly."""
+
+
+def course_before_container(*, state: TurnState, seq: int) -> Course:
+    """For a turn whose conversation has no container here.
+
+    One that was claimed but not started may start again (the claim counted the attempt); one that
+    ran has lost its agent, and its tools may have had effects.
+    """
+    return Course.START if state is TurnState.CLAIMED and seq == 0 else Course.END
+
+
+def course_with_agent(*, turn: TurnId, agent_turn: TurnId | None, last_n: int) -> Course:
+    """For a turn whose agent answers; `agent_turn` is the one it says it has.
+
+    The agent keeps a turn until its end is acknowledged: when it does not know this one and nothing
+    of it was seen, it never got it, and starting it is safe.
+    """
+    if agent_turn == turn:
+        return Course.REPLAY
+    return Course.START if last_n == 0 else Course.END
+
+
+# What becomes of open turns that nobody works on
+
+
+class Sweep(StrEnum):
+    """What to do about an open turn nobody has claimed."""
+
+    EXPIRE = "expire"
+    """It waited too long."""
+    PLACE = "place"
+    """Take it here: we own the conversation, or its host is ours."""
+    HINT = "hint"
+    """Offer it to the cluster (or its owner) again."""
+    TELL_HOST = "tell_host"
+    """Only a worker of the conversation's host can go on with it: tell one."""
+    WAIT = "wait"
+    """The host's worker may be restarting."""
+    END_HERE = "end_here"
+    """Its host is gone: take it here to end it."""
+
+
+def sweep(
+    ref: OpenTurnRef,
+    *,
+    me: WorkerId,
+    my_host: HostId,
+    turn_host: HostId | None,
+    hosts_alive: frozenset[HostId],
+    unclaimed_for_s: float,
+    host_patience_s: float,
+    queue_timeout_s: float,
+) -> Sweep:
+    """Decide about one open turn. `turn_host` is where its conversation's container is."""
+    if ref.state is TurnState.QUEUED:
+        if ref.age_ms > queue_timeout_s * 1000:
+            return Sweep.EXPIRE
+        return Sweep.PLACE if ref.owner == me else Sweep.HINT
+    if ref.owner is not None and ref.owner != me:
+        return Sweep.WAIT
+    if ref.owner == me or turn_host in (None, my_host):
+        return Sweep.PLACE
+    if turn_host in hosts_alive:
+        return Sweep.TELL_HOST
+    return Sweep.END_HERE if unclaimed_for_s >= host_patience_s else Sweep.WAIT
+
+
+# What becomes of containers
+
+
+class Fate(StrEnum):
+    """What to do with a container found on this host."""
+
+    KEEP = "keep"
+    ADOPT = "adopt"
+    ORPHAN = "orphan"
+    """Stop it when it is still one after the grace."""
+
+
+def container_fate(
+    container: Container,
+    record: ConversationRecord | None,
+    *,
+    my_host: HostId,
+    is_mine: bool,
+    mine: ContainerId | None,
+    others_alive: frozenset[WorkerId],
+) -> Fate:
+    """Decide about one container of our cluster on this host.
+
+    `is_mine`: this worker owns the conversation, with container `mine` (None: it is starting one).
+    """
+    if is_mine:
+        return Fate.KEEP if mine in (None, container.id) else Fate.ORPHAN
+    if record is None or record.host not in (None, my_host):
+        return Fate.ORPHAN
+    is_recorded = record.container in (None, container.id)
+    if record.owner in others_alive:
+        return Fate.KEEP if is_recorded else Fate.ORPHAN
+    return Fate.ADOPT if is_recorded else Fate.ORPHAN
+
+
+def slots_for(*, configured: int, machine_mb: int, container_mb: int) -> int:
+    """How many containers a worker owns at most.
+
+    By memory, unless configured: three quarters of the machine at the 200 MB an idle agent takes,
+    but never so many that their limits promise more than four times the machine. Several workers on
+    one machine should be configured: each would take the whole of it.
+    """
+    if configured:
+        return configured
+    typical = int(machine_mb * MEMORY_SHARE / IDLE_AGENT_MB)
+    promised = int(machine_mb * OVERCOMMIT / container_mb)
+    return max(1, min(typical, promised))
+
+
+# Steps between states
+
+
+def steps(old: ConversationState, new: ConversationState) -> Sequence[ConversationState]:
+    """The shortest legal way from one state to another, without pretending a host was lost."""
+    if old is new:
+        return ()
+    ways: deque[tuple[ConversationState, tuple[ConversationState, ...]]] = deque([(old, ())])
+    seen = {old}
+    while ways:
+        at, way = ways.popleft()
+        for state in sorted(CONVERSATION_TRANSITIONS[at]):
+            if state in seen or (state is ConversationState.LOST and new is not state):
+                continue
+            if state is new:
+                return (*way, state)
+            seen.add(state)
+            ways.append((state, (*way, state)))
+    raise IllegalTransition("conversation", old, new)
+
+
+def is_begun(state: TurnState) -> bool:
+    """Whether a turn has left the queue and not ended."""
+    return state is not TurnState.QUEUED and bool(TURN_TRANSITIONS[state])

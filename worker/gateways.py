@@ -1,0 +1,149 @@
+"""The worker's view of its host's gateway: the seam, and what has to be open at it.
+
+`Gateway` is the control socket as calls (`worker.gateway_client`, `tests.fakes.memory_gateway`).
+`GatewayRegistrar` remembers what this worker opened and opens it again when the gateway restarts: a
+new gateway knows no session, and the agents' model calls would fail until it does.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Protocol, TypeVar
+
+from infra.runtime.clock import Clock
+from infra.runtime.logs import fields
+from infra.wire.errors import GatewayUnavailable
+from infra.wire.gateway import GatewayStatus, OpenSession, OpenTurn, TurnMeter
+from infra.wire.ids import ConversationKey, Fence, TurnId
+
+log = logging.getLogger(__name__)
+
+_Answer = TypeVar("_Answer")
+
+
+class Gateway(Protocol):
+    """The gateway's control socket. Every call has a deadline and may be repeated.
+
+    All raise `GatewayUnavailable`.
+    """
+
+    async def open_session(self, conversation: ConversationKey, request: OpenSession) -> object:
+        """Make the session's sockets."""
+        ...
+
+    async def close_session(self, conversation: ConversationKey) -> object:
+        """Close its sockets, forget its keys. One that is not open is no error."""
+        ...
+
+    async def open_turn(self, request: OpenTurn) -> object:
+        """Let the turn's model calls through."""
+        ...
+
+    async def close_turn(self, conversation: ConversationKey, turn: TurnId) -> TurnMeter:
+        """Stop model calls, wipe the key; what the turn used."""
+        ...
+
+    async def status(self) -> GatewayStatus:
+        """Who answers; `instance` is new after a restart."""
+        ...
+
+
+class GatewayRegistrar:
+    """What this worker has open at the gateway, kept open across the gateway's restarts."""
+
+    def __init__(
+        self, gateway: Gateway, clock: Clock, *, patience_s: float = 5.0, check_every_s: float = 2.0
+    ) -> None:
+        self._gateway = gateway
+        self._clock = clock
+        self._patience_s = patience_s
+        self._check_every_s = check_every_s
+        self._sessions: dict[ConversationKey, OpenSession] = {}
+        self._turns: dict[ConversationKey, OpenTurn] = {}
+        self._instance: str | None = None
+
+    async def open_session(self, c: ConversationKey, *, sockets: Path, fence: Fence) -> None:
+        """Have the session's sockets made; raises `GatewayUnavailable` after a few seconds."""
+        request = OpenSession(socket_dir=str(sockets), fence=fence)
+        self._sessions[c] = request
+        await self._patiently(lambda: self._gateway.open_session(c, request))
+
+    async def open_turn(self, request: OpenTurn) -> None:
+        """Let a turn's model calls through; raises `GatewayUnavailable` after a few seconds."""
+        c = request.conversation
+        self._turns[c] = request
+        try:
+            await self._gateway.open_turn(request)
+        except GatewayUnavailable:
+            # A gateway that has just restarted refuses turns of sessions it does not know.
+            await self._patiently(lambda: self._reopen(c))
+
+    async def close_turn(self, c: ConversationKey, turn: TurnId) -> TurnMeter:
+        """Stop the turn's model calls; an empty meter when the gateway cannot be asked.
+
+        The key is then wiped by its own expiry, or went with the gateway's process.
+        """
+        self._turns.pop(c, None)
+        try:
+            return await self._gateway.close_turn(c, turn)
+        except GatewayUnavailable as error:
+            log.warning("turn not closed at the gateway: %s", error, extra=fields(turn=turn))
+            return TurnMeter()
+
+    async def close_session(self, c: ConversationKey) -> None:
+        """Close the session's sockets, if the gateway is there to do it."""
+        self.forget(c)
+        try:
+            await self._gateway.close_session(c)
+        except GatewayUnavailable as error:
+            log.warning("session not closed at the gateway: %s", error, extra=fields(c=c))
+
+    def forget(self, c: ConversationKey) -> None:
+        """The session is another worker's now: leave it as it is at the gateway."""
+        self._sessions.pop(c, None)
+        self._turns.pop(c, None)
+
+    async def run(self) -> None:
+        """Notice restarts until cancelled.
+
+        A look every two seconds: the gateway has no way to call a worker, and the agent's own
+        retries bridge that long.
+        """
+        while True:
+            await self._clock.sleep(self._check_every_s)
+            try:
+                await self.check()
+            except GatewayUnavailable as error:
+                log.warning("gateway does not answer: %s", error)
+
+    async def check(self) -> None:
+        """Ask who answers; open everything again when it is another one."""
+        status = await self._gateway.status()
+        if status.instance == self._instance:
+            return
+        if self._instance is not None:
+            log.info("gateway restarted", extra=fields(sessions=len(self._sessions)))
+            for c in list(self._sessions):
+                await self._reopen(c)
+        self._instance = status.instance
+
+    async def _reopen(self, c: ConversationKey) -> None:
+        if session := self._sessions.get(c):
+            await self._gateway.open_session(c, session)
+        # Looked up after the await: the turn may have ended meanwhile.
+        if turn := self._turns.get(c):
+            await self._gateway.open_turn(turn)
+
+    async def _patiently(self, call: Callable[[], Awaitable[_Answer]]) -> _Answer:
+        give_up_at = self._clock.monotonic() + self._patience_s
+        pause_s = 0.1
+        while True:
+            try:
+                return await call()
+            except GatewayUnavailable:
+                if self._clock.monotonic() + pause_s > give_up_at:
+                    raise
+            await self._clock.sleep(pause_s)
+            pause_s = min(pause_s * 2, 1.0)

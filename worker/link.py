@@ -1,0 +1,227 @@
+"""The worker's end of the link to an agent server (`infra.wire.link`).
+
+`connect` opens the agent's socket without trusting what lies there: the agent may write in that
+folder, so the name is opened without following links and must be a socket. Incoming bytes are cut
+into lines as they arrive and handed to the listener in the same loop pass; nothing waits, nothing
+is decoded but the rare JSON answers. Reconnecting is the conversation's business.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import socket
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Protocol, cast
+
+from infra.runtime.clock import Clock
+from infra.wire.base import PROTOCOL_VERSION
+from infra.wire.errors import AgentUnreachable, MalformedMessage, UnknownMessage
+from infra.wire.frames import is_frame
+from infra.wire.link import (
+    LINE_MAX_BYTES,
+    Answer,
+    Command,
+    Hello,
+    Ping,
+    Refused,
+    Welcome,
+    decode_answer,
+)
+
+log = logging.getLogger(__name__)
+
+
+class LinkListener(Protocol):
+    """Who hears what an agent says. Called from the loop; must not block."""
+
+    def on_frame(self, line: bytes) -> None:
+        """An encoded frame. May raise `MalformedMessage`: the link is then dropped."""
+        ...
+
+    def on_answer(self, answer: Answer) -> None:
+        """Anything else the agent says after its welcome."""
+        ...
+
+    def on_link_lost(self) -> None:
+        """The link is gone, and nobody of us closed it."""
+        ...
+
+
+class AgentLink(asyncio.Protocol):
+    """One connection to an agent server, after its welcome."""
+
+    welcome: Welcome
+
+    def __init__(self, listener: LinkListener, clock: Clock) -> None:
+        self._listener = listener
+        self._clock = clock
+        self._transport: asyncio.Transport | None = None
+        self._partial: list[bytes] = []
+        self._partial_bytes = 0
+        self._greeting: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+        self._is_closing = False
+        self._is_welcome = False
+        self._is_paused = False
+        self.heard_s = self._clock.monotonic()
+        """When the agent last said anything, by the monotonic clock."""
+
+    @property
+    def is_open(self) -> bool:
+        return self._transport is not None and not self._is_closing
+
+    def send(self, command: Command) -> None:
+        """Say it; on a broken link it is dropped, and said again after the reconnect."""
+        if self._transport is not None and not self._transport.is_closing():
+            self._transport.write(command.encode() + b"\n")
+
+    def ping(self) -> None:
+        self.send(Ping())
+
+    def pause(self) -> None:
+        """Stop reading: the agent keeps its events until `resume`."""
+        if self._transport and not self._is_paused and not self._transport.is_closing():
+            self._is_paused = True
+            self._transport.pause_reading()
+
+    def resume(self) -> None:
+        if self._transport and self._is_paused and not self._transport.is_closing():
+            self._is_paused = False
+            self.heard_s = self._clock.monotonic()
+            self._transport.resume_reading()
+
+    @property
+    def is_paused(self) -> bool:
+        return self._is_paused
+
+    def close(self) -> None:
+        """Let go of it; what was said last is still written out. The listener hears nothing."""
+        self._is_closing = True
+        if self._transport is not None:
+            self._transport.close()
+
+    def abort(self) -> None:
+        """Drop it as broken; the listener hears of it."""
+        if self._transport is not None:
+            self._transport.abort()
+
+    # asyncio.Protocol
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)
+
+    def data_received(self, data: bytes) -> None:
+        self.heard_s = self._clock.monotonic()
+        if b"\n" not in data:
+            self._partial.append(data)
+            self._partial_bytes += len(data)
+            if self._partial_bytes > LINE_MAX_BYTES:
+                log.warning("an agent sent an endless line")
+                self.abort()
+            return
+        lines = b"".join((*self._partial, data)).split(b"\n")
+        self._partial = [rest] if (rest := lines.pop()) else []
+        self._partial_bytes = len(rest)
+        try:
+            for line in lines:
+                self._take(line)
+        except MalformedMessage as error:
+            log.warning("an agent sent no message: %s", error)
+            self.abort()
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self._transport = None
+        if not self._greeting.done():
+            self._greeting.set_exception(AgentUnreachable("the agent hung up on the greeting"))
+            self._greeting.exception()  # It may be that nobody waits for it any more.
+        if self._is_welcome and not self._is_closing:
+            self._listener.on_link_lost()
+
+    # Greeting
+
+    async def greet(self, hello: Hello) -> None:
+        """Say hello and wait for the welcome. Raises `AgentUnreachable`."""
+        self.send(hello)
+        answer = await self._greeting
+        if isinstance(answer, Refused):
+            raise AgentUnreachable(f"the agent refused us: {answer.code} {answer.message}")
+        if not isinstance(answer, Welcome) or answer.version != PROTOCOL_VERSION:
+            raise AgentUnreachable(f"the agent greeted us with {answer.type}")
+        self.welcome = answer
+        self._is_welcome = True
+
+    def _take(self, line: bytes) -> None:
+        if not line:
+            return
+        if is_frame(line):
+            # Frames before our welcome can only be meant for another connection.
+            if self._is_welcome:
+                self._listener.on_frame(line)
+            return
+        try:
+            answer = decode_answer(line)
+        except UnknownMessage as error:
+            log.info("skipped: %s", error)
+            return
+        if not self._greeting.done():
+            self._greeting.set_result(answer)
+        elif not self._greeting.cancelled():
+            self._listener.on_answer(answer)
+
+
+async def connect(
+    path: Path, hello: Hello, listener: LinkListener, clock: Clock, *, timeout_s: float
+) -> AgentLink:
+    """A welcomed link to the agent server at `path`. Raises `AgentUnreachable`."""
+    loop = asyncio.get_running_loop()
+    link: AgentLink | None = None
+    try:
+        async with asyncio.timeout(timeout_s):
+            connection = await _open(path)
+            try:
+                _, link = await loop.create_unix_connection(
+                    lambda: AgentLink(listener, clock), sock=connection
+                )
+            except BaseException:
+                connection.close()
+                raise
+            await link.greet(hello)
+            return link
+    except (OSError, TimeoutError) as error:
+        raise AgentUnreachable(f"the agent's socket does not answer: {error!r}") from error
+    finally:
+        if link is not None and not link._is_welcome:
+            link.close()
+
+
+async def _open(path: Path) -> socket.socket:
+    connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    connection.setblocking(False)
+    try:
+        with _safe_name(path) as name:
+            await asyncio.get_running_loop().sock_connect(connection, name)
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+@contextmanager
+def _safe_name(path: Path) -> Iterator[str]:
+    """A name for the socket that cannot be swapped for a link between check and use."""
+    if not hasattr(os, "O_PATH"):  # pragma: no cover - not Linux: the best it offers
+        if not stat.S_ISSOCK(os.lstat(path).st_mode):
+            raise AgentUnreachable(f"{path.name} is not a socket")
+        yield str(path)
+        return
+    handle = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        if not stat.S_ISSOCK(os.fstat(handle).st_mode):
+            raise AgentUnreachable(f"{path.name} is not a socket")
+        yield f"/proc/self/fd/{handle}"
+    finally:
+        os.close(handle)

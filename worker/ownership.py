@@ -1,0 +1,143 @@
+"""The leases this worker holds: acquired, renewed together, given up (D3).
+
+One loop renews all of them every 5 s. A lease that could not be confirmed for 10 s by this
+machine's monotonic clock fences itself: nothing more is published under it until Redis confirms it
+again, for by 15 s another worker may own the conversation. That test is made at each use and needs
+no timer, so a process that was frozen finds its leases fenced at the first instruction after it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+
+from infra.runtime.clock import Clock
+from infra.runtime.logs import fields
+from infra.store.leases import RENEW_EVERY_S, SELF_FENCE_AFTER_S, Lease, LeaseStore
+from infra.wire.errors import StoreUnavailable
+from infra.wire.ids import ConversationKey, Fence, HostId, TurnId, WorkerId
+from infra.wire.states import ConversationState
+
+log = logging.getLogger(__name__)
+
+CancelListener = Callable[[ConversationKey, TurnId, str], None]
+
+_RETRY_AFTER_S = 1.0
+
+
+class HeldLease:
+    """A lease and how fresh our belief in it is."""
+
+    def __init__(
+        self, lease: Lease, clock: Clock, *, confirmed_s: float, fence_after_s: float
+    ) -> None:
+        self.lease = lease
+        self.lost = asyncio.Event()
+        self._clock = clock
+        self._confirmed_s = confirmed_s
+        self._fence_after_s = fence_after_s
+
+    @property
+    def conversation(self) -> ConversationKey:
+        return self.lease.conversation
+
+    @property
+    def fence(self) -> Fence:
+        return self.lease.fence
+
+    def may_publish(self) -> bool:
+        """Whether nobody else can own the conversation yet, as far as this machine can tell."""
+        if self.lost.is_set():
+            return False
+        return self._clock.monotonic() - self._confirmed_s < self._fence_after_s
+
+    def confirm(self, asked_s: float) -> None:
+        """Redis confirmed it to a question asked then."""
+        self._confirmed_s = asked_s
+
+    def lose(self) -> None:
+        """It is another's, or nobody's. There is no way back."""
+        self.lost.set()
+
+
+class Ownership:
+    """All leases of one worker process."""
+
+    def __init__(
+        self,
+        leases: LeaseStore,
+        clock: Clock,
+        *,
+        worker: WorkerId,
+        host: HostId,
+        on_cancelled: CancelListener,
+        renew_every_s: float = RENEW_EVERY_S,
+        fence_after_s: float = SELF_FENCE_AFTER_S,
+    ) -> None:
+        """`on_cancelled` hears of unfinished turns somebody wants stopped, again at each round."""
+        self._leases = leases
+        self._clock = clock
+        self._worker = worker
+        self._host = host
+        self._on_cancelled = on_cancelled
+        self._renew_every_s = renew_every_s
+        self._fence_after_s = fence_after_s
+        self._held: dict[ConversationKey, HeldLease] = {}
+
+    def __len__(self) -> int:
+        return len(self._held)
+
+    async def acquire(self, c: ConversationKey) -> HeldLease:
+        """Raises `LeaseHeld` and `StoreUnavailable`."""
+        asked_s = self._clock.monotonic()
+        lease = await self._leases.acquire(c, self._worker, self._host)
+        held = HeldLease(lease, self._clock, confirmed_s=asked_s, fence_after_s=self._fence_after_s)
+        if former := self._held.get(c):
+            former.lose()
+        self._held[c] = held
+        return held
+
+    async def release(self, held: HeldLease, state: ConversationState) -> None:
+        """Give it up at once, here and in Redis. Raises `StoreUnavailable`; it then lapses."""
+        self.forget(held)
+        await self._leases.release(held.lease, state)
+
+    def forget(self, held: HeldLease) -> None:
+        """Renew it no more."""
+        held.lose()
+        if self._held.get(held.conversation) is held:
+            del self._held[held.conversation]
+
+    async def run(self) -> None:
+        """Renew until cancelled."""
+        while True:
+            began_s = self._clock.monotonic()
+            done = await self.renew()
+            wait_s = self._renew_every_s if done else min(_RETRY_AFTER_S, self._renew_every_s)
+            took_s = self._clock.monotonic() - began_s
+            await self._clock.sleep(max(0.0, wait_s - took_s))
+
+    async def renew(self) -> bool:
+        """One round over all leases; False when Redis did not answer."""
+        round_of = list(self._held.values())
+        if not round_of:
+            return True
+        # Before the question, not after the answer: the lease counts from when Redis saw it.
+        asked_s = self._clock.monotonic()
+        try:
+            renewal = await self._leases.renew([held.lease for held in round_of])
+        except StoreUnavailable as error:
+            log.warning("leases not renewed: %s", error, extra=fields(leases=len(round_of)))
+            return False
+        for held in round_of:
+            if held.conversation in renewal.lost:
+                log.warning(
+                    "lease lost", extra=fields(conversation=held.conversation, fence=held.fence)
+                )
+                self.forget(held)
+            else:
+                held.confirm(asked_s)
+        for c, (turn, reason) in renewal.cancelled.items():
+            self._on_cancelled(c, turn, reason)
+        return True

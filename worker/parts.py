@@ -1,0 +1,65 @@
+"""What the worker's modules are given: who we are, what we talk to, how patient we are."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from infra.runtime.clock import Clock
+from infra.runtime.settings import Settings
+from infra.store.conversations import ConversationStore
+from infra.store.live import LivePublisher
+from infra.store.queue import PlacementQueue
+from infra.store.turn_log import TurnLog
+from infra.store.turns import TurnStore
+from infra.store.workers import WorkerRegistry
+from infra.wire.ids import HostId, WorkerId
+from worker.folders import Folders
+from worker.gateways import GatewayRegistrar
+from worker.hosts import ContainerHost
+from worker.ownership import Ownership
+
+
+@dataclass(frozen=True)
+class Timings:
+    """How long the worker waits for what. The defaults are the design's; tests use shorter ones."""
+
+    log_every_s: float = 0.25
+    connect_pause_s: float = 0.02
+    """Between two looks for the socket of a starting agent: it listens after less than 1 s."""
+    connect_pause_max_s: float = 0.2
+    greeting_s: float = 5.0
+    relink_s: float = 10.0
+    """An agent whose link broke and cannot be reached for this long is given up."""
+    silence_s: float = 10.0
+    """A silent agent is pinged after this long, and relinked after twice as long."""
+    sweep_at_least_s: float = 2.0
+    sweep_at_most_s: float = 5.0
+    unclaimed_after_s: float = 2.0
+    reconcile_every_s: float = 30.0
+    orphan_grace_s: float = 60.0
+    host_patience_s: float = 8.0
+    """A dead worker's host may bring up another one; after this long its turns are ended."""
+    hand_over_s: float = 5.0
+    """Giving one conversation away may take this long; then its lease lapses instead."""
+    stop_grace_s: float = 2.0
+
+
+@dataclass(frozen=True)
+class WorkerParts:
+    """All that a worker's modules share."""
+
+    worker: WorkerId
+    host_id: HostId
+    settings: Settings
+    timings: Timings
+    clock: Clock
+    host: ContainerHost
+    folders: Folders
+    gateway: GatewayRegistrar
+    ownership: Ownership
+    turns: TurnStore
+    turn_log: TurnLog
+    conversations: ConversationStore
+    queue: PlacementQueue
+    registry: WorkerRegistry
+    live: LivePublisher

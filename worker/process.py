@@ -1,0 +1,282 @@
+"""A worker's life: its loops under one task group, and how it leaves.
+
+Leaving is a sequence: take no work, say so, then hand everything over (the default: containers and
+running turns stay for the next worker of this host) or retire (finish, stop, leave nothing). Each
+step is bounded. `worker.main` builds one from the settings; tests build several in one process.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+from collections.abc import Coroutine
+from dataclasses import dataclass, field
+from typing import Any
+
+from redis.asyncio import Redis
+
+from infra.runtime.clock import Clock
+from infra.runtime.logs import fields
+from infra.runtime.settings import Settings
+from infra.store.conversations import ConversationStore
+from infra.store.keys import Keys
+from infra.store.leases import RENEW_EVERY_S, SELF_FENCE_AFTER_S, LeaseStore
+from infra.store.live import LivePublisher
+from infra.store.queue import PlacementQueue, PlacementWorker
+from infra.store.turn_log import TurnLog
+from infra.store.turns import TurnStore
+from infra.store.workers import BEAT_EVERY_S, WorkerRecord, WorkerRegistry
+from infra.wire.control import CancelTurn
+from infra.wire.errors import AgClusterError, StoreUnavailable
+from infra.wire.ids import ConversationKey, TurnId, WorkerId
+from worker.conversation import Conversation
+from worker.decisions import slots_for
+from worker.folders import Folders
+from worker.gateways import Gateway, GatewayRegistrar
+from worker.hosts import ContainerHost
+from worker.ownership import Ownership
+from worker.parts import Timings, WorkerParts
+from worker.placement import Placement
+from worker.reaper import DRAINING, READY, Reaper, ready_siblings
+from worker.waiting import periodically
+
+log = logging.getLogger(__name__)
+
+VERSION = "0.1.0"
+SIBLING_LOOK_EVERY_S = 1.0
+STOP_MARGIN_S = 10.0
+"""What stopping a container may take beyond the grace its agent gets."""
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """What a worker is put into: everything that differs between a deployment and a test."""
+
+    settings: Settings
+    redis: Redis
+    keys: Keys
+    host: ContainerHost
+    gateway: Gateway
+    clock: Clock
+    timings: Timings = field(default_factory=Timings)
+    renew_every_s: float = RENEW_EVERY_S
+    fence_after_s: float = SELF_FENCE_AFTER_S
+    beat_every_s: float = BEAT_EVERY_S
+
+
+class WorkerProcess:
+    """One worker. `run` is its whole life."""
+
+    def __init__(self, worker: WorkerId, around: Surroundings) -> None:
+        self.worker = worker
+        self._around = around
+        settings, redis, keys, clock = around.settings, around.redis, around.keys, around.clock
+        self.parts = WorkerParts(
+            worker=worker,
+            host_id=around.host.host,
+            settings=settings,
+            timings=around.timings,
+            clock=clock,
+            host=around.host,
+            folders=Folders(settings.data_dir),
+            gateway=GatewayRegistrar(around.gateway, clock),
+            ownership=Ownership(
+                LeaseStore(redis, keys),
+                clock,
+                worker=worker,
+                host=around.host.host,
+                on_cancelled=self._on_cancelled,
+                renew_every_s=around.renew_every_s,
+                fence_after_s=around.fence_after_s,
+            ),
+            turns=TurnStore(redis, keys),
+            turn_log=TurnLog(redis, keys),
+            conversations=ConversationStore(redis, keys),
+            queue=PlacementQueue(redis, keys),
+            registry=WorkerRegistry(redis, keys),
+            live=LivePublisher(redis, keys),
+        )
+        slots = slots_for(
+            configured=settings.slots,
+            machine_mb=machine_memory_mb(),
+            container_mb=settings.container_memory_mb,
+        )
+        self.placement = Placement(self.parts, slots=slots, on_room=self._on_room)
+        self.reaper = Reaper(self.parts, self.placement)
+        self._queues = PlacementWorker(
+            redis, keys, worker, claim=self.placement.claim, has_room=self.placement.has_room
+        )
+        self._state = READY
+        self._started_ms = clock.unix_ms()
+        self._told_to_drain = asyncio.Event()
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Work until `stop` is set, then leave. A loop that dies ends the worker with its error."""
+        log.info(
+            "worker starts",
+            extra=fields(
+                worker=self.worker,
+                host=self.parts.host_id,
+                isolation=self.parts.host.name,
+                slots=self.placement.slots,
+            ),
+        )
+        async with asyncio.TaskGroup() as group:
+            loops = [
+                group.create_task(_endless(loop, name))
+                for name, loop in {
+                    "conversations": self.placement.run(),
+                    "live frames": self.parts.live.run(),
+                    "leases": self.parts.ownership.run(),
+                    "gateway": self.parts.gateway.run(),
+                    "heartbeat": self._beat_for_ever(),
+                    "control": self._obey(),
+                    "exits": self._watch_exits(),
+                    "sweeps": self.reaper.run_sweeps(),
+                    "reconciler": self.reaper.run_reconciler(),
+                }.items()
+            ]
+            await self.placement.wait_running()
+            queues = group.create_task(_endless(self._queues.run(), "queues"))
+            await self._until_told(stop)
+            log.info("worker leaves", extra=fields(worker=self.worker, used=self.placement.used))
+            self.placement.close()
+            queues.cancel()
+            await self._leave()
+            for loop in loops:
+                loop.cancel()
+        log.info("worker has left", extra=fields(worker=self.worker))
+
+    async def _until_told(self, stop: asyncio.Event) -> None:
+        async with asyncio.TaskGroup() as group:
+            told = [
+                group.create_task(stop.wait()),
+                group.create_task(self._told_to_drain.wait()),
+            ]
+            await asyncio.wait(told, return_when=asyncio.FIRST_COMPLETED)
+            for waiting in told:
+                waiting.cancel()
+
+    # Loops
+
+    async def _beat_for_ever(self) -> None:
+        every_s = self._around.beat_every_s
+        await periodically(
+            self._beat, self.parts.clock, name="heartbeat", at_least_s=every_s, at_most_s=every_s
+        )
+
+    async def _beat(self) -> None:
+        await self.parts.registry.beat(
+            WorkerRecord(
+                worker=self.worker,
+                host=self.parts.host_id,
+                pid=os.getpid(),
+                version=VERSION,
+                slots=self.placement.slots,
+                used=self.placement.used,
+                state=self._state,
+                started_ms=self._started_ms,
+            )
+        )
+
+    async def _obey(self) -> None:
+        async for message in self.parts.registry.control(self.worker):
+            if isinstance(message, CancelTurn):
+                self.placement.cancel(message.conversation, message.turn)
+            else:
+                log.info("told to drain")
+                self._told_to_drain.set()
+
+    async def _watch_exits(self) -> None:
+        async for exit in self.parts.host.exits():
+            self.placement.container_exited(exit)
+
+    def _on_cancelled(self, c: ConversationKey, turn: TurnId, reason: str) -> None:
+        self.placement.cancel(c, turn)
+
+    def _on_room(self) -> None:
+        self._queues.wake()
+
+    # Leaving
+
+    async def _leave(self) -> None:
+        self._state = DRAINING
+        await self._tell("say that we drain", self._beat())
+        if self.parts.settings.retire_on_exit:
+            await self._retire()
+        else:
+            await self._hand_over()
+        await self._tell("say goodbye", self.parts.registry.leave(self.worker))
+
+    async def _hand_over(self) -> None:
+        """Leave containers and turns to another worker of this host.
+
+        With one there, at once. Without, running turns get the drain time to end; what still runs
+        then is left to the worker that comes next, and the agents keep its events.
+        """
+        clock = self.parts.clock
+        give_up_s = clock.monotonic() + self.parts.settings.drain_timeout_s
+        for actor in self._actors():
+            actor.drain()
+        while self.placement.used and not (sibling := await self._sibling()):
+            left_s = give_up_s - clock.monotonic()
+            if left_s <= 0:
+                break
+            await self.placement.wait_empty(timeout_s=min(SIBLING_LOOK_EVERY_S, left_s))
+        turns = [actor.turn for actor in self._actors() if actor.turn]
+        for actor in self._actors():
+            actor.hand_over()
+        await self._all_left(self.parts.timings.hand_over_s)
+        if turns and (sibling := await self._sibling()):
+            for turn in turns:
+                await self._tell("ring", self.parts.queue.enqueue(turn, sibling))
+
+    async def _retire(self) -> None:
+        """Let turns end, interrupt the rest, stop every container."""
+        settings = self.parts.settings
+        for actor in self._actors():
+            actor.retire()
+        if not await self.placement.wait_empty(timeout_s=settings.drain_timeout_s):
+            for actor in self._actors():
+                actor.interrupt()
+            await self._all_left(settings.disconnect_grace_s + STOP_MARGIN_S)
+        for actor in self._actors():
+            log.error("conversation did not end", extra=fields(conversation=actor.key))
+            actor.hand_over()
+        await self._all_left(self.parts.timings.hand_over_s)
+        if await self._sibling() is None:
+            await self._tell("stop what is left", self.reaper.stop_all())
+
+    async def _all_left(self, timeout_s: float) -> None:
+        if not await self.placement.wait_empty(timeout_s=timeout_s):
+            log.warning("conversations are left", extra=fields(used=self.placement.used))
+
+    async def _sibling(self) -> WorkerId | None:
+        """Another worker of this host that takes work."""
+        try:
+            found = ready_siblings(await self.parts.registry.alive(), self.parts)
+        except StoreUnavailable:
+            return None
+        return found[0].worker if found else None
+
+    def _actors(self) -> list[Conversation]:
+        return list(self.placement.conversations.values())
+
+    async def _tell(self, what: str, call: Coroutine[Any, Any, None]) -> None:
+        """A courtesy on the way out: nothing depends on it."""
+        try:
+            await call
+        except AgClusterError as error:
+            log.warning("could not %s: %s", what, error)
+
+
+async def _endless(loop: Coroutine[Any, Any, None], name: str) -> None:
+    """A loop that returns is as dead as one that raises."""
+    await loop
+    raise RuntimeError(f"the loop of {name} ended")
+
+
+def machine_memory_mb() -> int:
+    """Memory of this machine."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // (1024 * 1024)

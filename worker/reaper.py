@@ -1,0 +1,250 @@
+"""What collects the leftovers: idle conversations, unclaimed turns, stray containers and folders.
+
+Every worker sweeps every few seconds, at random distances so that they spread; scripts and leases
+decide who wins. Nothing here runs a turn or stops an owned container: it tells actors, or has
+`Placement` make one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Sequence
+
+from infra.runtime.logs import fields
+from infra.store.turns import OpenTurnRef
+from infra.store.workers import WorkerRecord
+from infra.wire.errors import AgClusterError, ContainerFailed
+from infra.wire.ids import ConversationKey, HostId, TurnId, WorkerId
+from infra.wire.states import ConversationState, TurnState
+from worker.decisions import Fate, Sweep, container_fate, sweep
+from worker.hosts import Container, ContainerExit, ContainerId
+from worker.parts import WorkerParts
+from worker.placement import Placement
+from worker.waiting import periodically, signalled
+
+log = logging.getLogger(__name__)
+
+READY = "ready"
+DRAINING = "draining"
+
+_QUEUE_TIMEOUT = "No worker had room for this turn in time. Please try again."
+
+
+class Reaper:
+    """One worker's sweeps."""
+
+    def __init__(self, parts: WorkerParts, placement: Placement) -> None:
+        self._parts = parts
+        self._placement = placement
+        self._first_seen_s: dict[TurnId, float] = {}
+        self._orphans_s: dict[ContainerId, float] = {}
+        self._siblings: frozenset[WorkerId] = frozenset()
+        self._reconcile_now = asyncio.Event()
+
+    async def run_sweeps(self) -> None:
+        """Sweep turns and idle conversations until cancelled."""
+        timings = self._parts.timings
+        await periodically(
+            self.sweep,
+            self._parts.clock,
+            name="sweep",
+            at_least_s=timings.sweep_at_least_s,
+            at_most_s=timings.sweep_at_most_s,
+        )
+
+    async def run_reconciler(self) -> None:
+        """Reconcile at once, then every 30 s and whenever a sibling has left, until cancelled."""
+        while True:
+            self._reconcile_now.clear()
+            try:
+                await self.reconcile()
+            except AgClusterError as error:
+                log.warning("not reconciled: %s", error)
+            except Exception:
+                log.exception("reconcile failed")
+            await signalled(
+                self._reconcile_now,
+                self._parts.clock,
+                timeout_s=self._parts.timings.reconcile_every_s,
+            )
+
+    # Every few seconds
+
+    async def sweep(self) -> None:
+        """One round: unclaimed turns, idle conversations, siblings."""
+        alive = await self._parts.registry.alive()
+        self._notice_siblings(alive)
+        await self._sweep_turns(alive)
+        await self._sweep_idle(frozenset(worker.host for worker in alive))
+
+    def _notice_siblings(self, alive: Sequence[WorkerRecord]) -> None:
+        """A worker of this host that left or drains leaves containers to adopt."""
+        siblings = frozenset(w.worker for w in ready_siblings(alive, self._parts))
+        if self._siblings - siblings:
+            self._reconcile_now.set()
+        self._siblings = siblings
+
+    async def _sweep_turns(self, alive: Sequence[WorkerRecord]) -> None:
+        after_ms = int(self._parts.timings.unclaimed_after_s * 1000)
+        refs = await self._parts.turns.unclaimed(older_than_ms=after_ms)
+        now_s = self._parts.clock.monotonic()
+        for ref in refs:
+            await self._sweep_turn(ref, alive, now_s)
+        self._first_seen_s = {
+            turn: seen_s for turn, seen_s in self._first_seen_s.items() if now_s - seen_s < 120
+        }
+
+    async def _sweep_turn(
+        self, ref: OpenTurnRef, alive: Sequence[WorkerRecord], now_s: float
+    ) -> None:
+        parts = self._parts
+        turn_host = None
+        if ref.state is not TurnState.QUEUED:
+            record = await parts.conversations.get(ref.conversation)
+            turn_host = record.host if record else None
+        verdict = sweep(
+            ref,
+            me=parts.worker,
+            my_host=parts.host_id,
+            turn_host=turn_host,
+            hosts_alive=frozenset(w.host for w in alive if w.state == READY),
+            unclaimed_for_s=now_s - self._first_seen_s.setdefault(ref.turn, now_s),
+            host_patience_s=parts.timings.host_patience_s,
+            queue_timeout_s=parts.settings.queue_timeout_s,
+        )
+        log.debug("unclaimed turn", extra=fields(turn=ref.turn, verdict=verdict))
+        match verdict:
+            case Sweep.EXPIRE:
+                if await parts.turns.expire(ref.turn, reason=_QUEUE_TIMEOUT):
+                    log.info("turn expired in the queue", extra=fields(turn=ref.turn))
+            case Sweep.PLACE | Sweep.END_HERE:
+                await self._placement.place(ref.conversation, ref.turn, may_exceed=True)
+            case Sweep.HINT:
+                await parts.queue.enqueue(ref.turn, ref.owner)
+            case Sweep.TELL_HOST:
+                told = next(w for w in alive if w.host == turn_host and w.state == READY)
+                await parts.queue.enqueue(ref.turn, told.worker)
+            case Sweep.WAIT:
+                pass  # Somebody better placed has it, or may come.
+
+    async def _sweep_idle(self, hosts_alive: frozenset[HostId]) -> None:
+        for c, owner, host in await self._parts.conversations.due():
+            if actor := self._placement.conversations.get(c):
+                actor.reap()
+            elif owner is None and (host in (None, self._parts.host_id) or host not in hosts_alive):
+                # The actor finds the container, or that there is none here, and the next round
+                # reaps it. Of a host that is gone only the record goes cold.
+                await self._placement.place(c, may_exceed=True)
+        self._stop_the_forgotten()
+
+    def _stop_the_forgotten(self) -> None:
+        """The net under the deadlines: a container that rests far too long goes."""
+        limit_s = 2 * self._parts.settings.idle_timeout_s
+        now_s = self._parts.clock.monotonic()
+        for actor in self._placement.conversations.values():
+            if actor.is_resting and now_s - actor.idle_since_s > limit_s:
+                log.warning("idle deadline missed", extra=fields(conversation=actor.key))
+                actor.make_room()
+
+    # Every half minute
+
+    async def reconcile(self) -> None:
+        """Compare this host's containers with the records, both ways."""
+        owned = {c: actor.container for c, actor in self._placement.conversations.items()}
+        containers = await self._parts.host.list()
+        self._notice_vanished(owned, containers)
+        others = frozenset(
+            w.worker for w in await self._parts.registry.alive() if w.worker != self._parts.worker
+        )
+        for container in containers:
+            await self._settle(container, others)
+        listed = {container.id for container in containers}
+        self._orphans_s = {id: s for id, s in self._orphans_s.items() if id in listed}
+        await self._tidy_folders({container.conversation for container in containers}, others)
+
+    def _notice_vanished(
+        self, owned: dict[ConversationKey, ContainerId | None], containers: Sequence[Container]
+    ) -> None:
+        """Containers whose end nobody reported, for the engine lost the event."""
+        running = {container.id for container in containers if container.is_running}
+        for c, id in owned.items():
+            actor = self._placement.conversations.get(c)
+            # Only one that was there before the list was taken, and still is the same.
+            if id is not None and id not in running and actor and actor.container == id:
+                actor.container_exited(ContainerExit(id, c, None, False))
+
+    async def _settle(self, container: Container, others: frozenset[WorkerId]) -> None:
+        actor = self._placement.conversations.get(container.conversation)
+        record = None
+        if actor is None:
+            record = await self._parts.conversations.get(container.conversation)
+        fate = container_fate(
+            container,
+            record,
+            my_host=self._parts.host_id,
+            is_mine=actor is not None,
+            mine=actor.container if actor else None,
+            others_alive=others,
+        )
+        if fate is Fate.ORPHAN:
+            await self._stop_orphan(container)
+            return
+        self._orphans_s.pop(container.id, None)
+        if fate is Fate.ADOPT:
+            await self._placement.place(container.conversation, may_exceed=True)
+
+    async def _stop_orphan(self, container: Container) -> None:
+        now_s = self._parts.clock.monotonic()
+        since_s = self._orphans_s.setdefault(container.id, now_s)
+        if now_s - since_s < self._parts.timings.orphan_grace_s:
+            return
+        log.warning(
+            "orphan stopped",
+            extra=fields(id=container.id, conversation=container.conversation),
+        )
+        await self._parts.host.stop(container.id)
+        await self._parts.gateway.close_session(container.conversation)
+
+    async def _tidy_folders(
+        self, in_use: set[ConversationKey], others: frozenset[WorkerId]
+    ) -> None:
+        """Sockets of conversations that have no container, workspaces of forgotten ones."""
+        folders = self._parts.folders
+        stale = await asyncio.to_thread(
+            folders.stale_sockets, older_than_s=self._parts.timings.orphan_grace_s
+        )
+        for c in set(stale) - in_use - set(self._placement.conversations):
+            record = await self._parts.conversations.get(c)
+            is_cold = record is None or (
+                record.state is ConversationState.COLD and record.owner not in others
+            )
+            if is_cold:
+                await self._parts.gateway.close_session(c)
+                await asyncio.to_thread(folders.drop_sockets, c)
+        old = await asyncio.to_thread(
+            folders.stale_workspaces, older_than_s=self._parts.settings.retention_s
+        )
+        for c in set(old) - in_use - set(self._placement.conversations):
+            if await self._parts.conversations.get(c) is None:
+                log.info("workspace dropped", extra=fields(conversation=c))
+                await asyncio.to_thread(folders.drop_workspace, c)
+
+    async def stop_all(self) -> None:
+        """Stop every container of our cluster on this host: the last worker retires."""
+        for container in await self._parts.host.list():
+            try:
+                await self._parts.host.stop(container.id)
+            except ContainerFailed as error:
+                log.error("container not stopped: %s", error, extra=fields(id=container.id))
+            await self._parts.gateway.close_session(container.conversation)
+            await asyncio.to_thread(self._parts.folders.drop_sockets, container.conversation)
+
+
+def ready_siblings(alive: Sequence[WorkerRecord], parts: WorkerParts) -> list[WorkerRecord]:
+    """Other workers of this host that take work."""
+    return [
+        worker
+        for worker in alive
+        if worker.host == parts.host_id and worker.worker != parts.worker and worker.state == READY
+    ]

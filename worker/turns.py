@@ -1,0 +1,295 @@
+"""One turn, from its claim to its end: the agent's frames in, live frames and log entries out.
+
+A `TurnRun` is fed by the link, line by line and without decoding deltas; it publishes each frame as
+it comes, logs it soon after and acknowledges to the agent what is logged. Whatever happens first
+decides how the turn ends: the agent's own end, a declared one (container lost, deadline, cancel),
+or nothing at all, when the conversation is no longer ours. It does not start agents or reconnect to
+them: `worker.conversation` does.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from dataclasses import dataclass
+from enum import Enum, auto
+
+from infra.runtime.logs import fields
+from infra.store.turns import Claimed
+from infra.wire.errors import ErrorCode, MalformedMessage
+from infra.wire.events import TurnEnded, TurnStarted, decode_event, encode_event, is_end
+from infra.wire.frames import Frame, decode_frame
+from infra.wire.gateway import OpenTurn
+from infra.wire.ids import TurnId
+from infra.wire.link import (
+    Ack,
+    AgentSettings,
+    Interrupt,
+    InterruptReason,
+    Refused,
+    Replay,
+    StartTurn,
+)
+from infra.wire.states import TurnState
+from worker.decisions import declared_end, interrupted_end, settled_end
+from worker.link import AgentLink
+from worker.ownership import HeldLease
+from worker.parts import WorkerParts
+from worker.turn_log_writer import TurnLogWriter
+from worker.waiting import signalled, until_store_answers
+
+log = logging.getLogger(__name__)
+
+AGENT_SHARE_OF_GRACE = 0.6
+"""Of the grace, the part the agent itself may use before it kills its CLI; the rest is ours."""
+
+GAP_FRAMES_MAX = 10_000
+"""Frames behind a missing number that are dropped before the agent is given up."""
+
+
+class Phase(Enum):
+    """Where the run is. `OPEN`: the agent may have it, and may be working."""
+
+    PREPARING = auto()
+    OPEN = auto()
+    ENDED = auto()
+
+
+@dataclass(frozen=True)
+class Ending:
+    """How a run ended. `end` None: it is to go back to the queue.
+
+    `line` is the agent's own end frame, if the agent ended it. `is_container_usable` is whether the
+    next turn may run in the same container.
+    """
+
+    end: TurnEnded | None
+    line: bytes | None = None
+    is_container_usable: bool = True
+
+
+class TurnRun:
+    """The running of one claimed turn."""
+
+    def __init__(self, parts: WorkerParts, held: HeldLease, claimed: Claimed) -> None:
+        self.claimed = claimed
+        self.turn: TurnId = claimed.record.turn
+        self.last_n = claimed.record.seq
+        """Newest number received; after an adoption, the newest one logged."""
+        self.phase = Phase.PREPARING
+        self.sdk_session: str | None = None
+        self.link: AgentLink | None = None
+        """Set by the conversation; another one after each reconnect."""
+        self._parts = parts
+        self._held = held
+        self._is_under_way = claimed.is_adoption and claimed.record.state is TurnState.RUNNING
+        self._interrupted_for: InterruptReason | None = None
+        self._interrupted = asyncio.Event()
+        self._ending: asyncio.Future[Ending] = asyncio.get_running_loop().create_future()
+        self._gap_at = -1
+        self._gap_frames = 0
+        self._log = TurnLogWriter(
+            parts.turn_log,
+            held.lease,
+            self.turn,
+            parts.clock,
+            on_logged=self._acknowledge,
+            every_s=parts.timings.log_every_s,
+        )
+
+    # Towards the agent
+
+    def open_request(self) -> OpenTurn:
+        """What the gateway needs to know of the turn."""
+        record = self.claimed.record
+        return OpenTurn(
+            turn=self.turn,
+            tenant=record.tenant,
+            conversation=record.conversation,
+            fence=self._held.fence,
+            sealed_key=record.sealed_key or "",
+            expires_ms=record.key_expires_ms,
+        )
+
+    def start(self, link: AgentLink, *, has_session: bool) -> None:
+        """Give the turn to the agent; again after a reconnect, when it says it never got it."""
+        self.phase = Phase.OPEN
+        self.link = link
+        settings, request = self._parts.settings, self.claimed.request
+        link.send(
+            StartTurn(
+                turn=self.turn,
+                settings=AgentSettings(
+                    model=request.model,
+                    system_prompt=request.system_prompt or settings.system_prompt,
+                    tools=settings.tools,
+                    max_turns=settings.max_turns,
+                    interrupt_grace_s=settings.disconnect_grace_s * AGENT_SHARE_OF_GRACE,
+                ),
+                history=() if has_session else request.history,
+                prompt=request.prompt,
+            )
+        )
+        self._repeat_interrupt()
+
+    def replay(self, link: AgentLink) -> None:
+        """Read on after the last event seen; the agent has the turn already."""
+        self.phase = Phase.OPEN
+        self.link = link
+        link.send(Replay(turn=self.turn, after=self.last_n))
+        self._repeat_interrupt()
+
+    def interrupt(self, reason: InterruptReason) -> None:
+        """Have it stopped. The first reason counts; after the end, nothing happens.
+
+        A turn no agent has got yet ends at once; the agent of an adopted one is told as soon as it
+        is reached.
+        """
+        if self._interrupted_for or self.phase is Phase.ENDED:
+            return
+        log.info("turn interrupted", extra=fields(turn=self.turn, reason=reason))
+        self._interrupted_for = reason
+        self._interrupted.set()
+        if self.phase is Phase.PREPARING and not self._is_under_way:
+            self.declare(interrupted_end(reason))
+        else:
+            self._repeat_interrupt()
+
+    def _repeat_interrupt(self) -> None:
+        if self._interrupted_for and self.link:
+            self.link.send(Interrupt(turn=self.turn, reason=self._interrupted_for))
+
+    # From the agent
+
+    def on_frame(self, line: bytes) -> None:
+        """Publish it, log it, or end with it. Raises `MalformedMessage`."""
+        frame = decode_frame(line)
+        if frame.turn != self.turn or frame.n <= self.last_n or self.phase is not Phase.OPEN:
+            return  # Of an earlier turn, seen before, or after the end.
+        if frame.n != self.last_n + 1:
+            self._ask_again(frame.n)
+            return
+        if is_end(frame.payload):
+            self._take_end(frame)
+            return
+        self.last_n = frame.n
+        self._publish(frame, line)
+        self._log.add(frame.n, frame.payload)
+        if frame.n == 1:
+            self._note_start(frame.payload)
+        if self._log.is_full and self.link:
+            self.link.pause()
+
+    def on_refused(self, refused: Refused) -> None:
+        """The agent will not run the turn."""
+        if refused.turn in (None, self.turn):
+            log.warning("agent refused: %s", refused.message, extra=fields(turn=self.turn))
+            self.declare(declared_end(ErrorCode.AGENT_FAILED), usable=False)
+
+    def _publish(self, frame: Frame, line: bytes) -> None:
+        # Past the self-fencing time another worker may be publishing; the log heals the gap.
+        if not self._held.may_publish():
+            return
+        if frame.fence != self._held.fence:
+            line = frame._replace(fence=self._held.fence).encode()
+        self._parts.live.publish(self.claimed.record.replica, line)
+
+    def _take_end(self, frame: Frame) -> None:
+        end = decode_event(frame.payload)
+        if not isinstance(end, TurnEnded) or not end.state.is_terminal:
+            raise MalformedMessage("an end event that ends nothing")
+        self._decide(Ending(end, line=frame.payload))
+
+    def _note_start(self, payload: bytes) -> None:
+        started = decode_event(payload)
+        if isinstance(started, TurnStarted):
+            self.sdk_session = started.sdk_session
+
+    def _ask_again(self, n: int) -> None:
+        """A number is missing: ask for it once; what was under way meanwhile is dropped."""
+        if self._gap_at != self.last_n:
+            self._gap_at, self._gap_frames = self.last_n, 0
+            if self.link:
+                self.link.send(Replay(turn=self.turn, after=self.last_n))
+        self._gap_frames += 1
+        if self._gap_frames > GAP_FRAMES_MAX:
+            log.error("events missing", extra=fields(turn=self.turn, after=self.last_n, n=n))
+            self.declare(declared_end(ErrorCode.AGENT_FAILED), usable=False)
+
+    def _acknowledge(self, n: int) -> None:
+        if self.link is None:
+            return
+        self.link.send(Ack(turn=self.turn, n=n))
+        if not self._log.is_full:
+            self.link.resume()
+
+    # The end
+
+    def declare(self, end: TurnEnded, *, usable: bool = True) -> None:
+        """End the turn for the agent, which cannot or shall not any more. The first end counts."""
+        self._decide(Ending(end, is_container_usable=usable))
+
+    def give_back(self) -> None:
+        """Nothing happened yet: back to the queue, for a fresh start."""
+        self._decide(Ending(None, is_container_usable=False))
+
+    def _decide(self, ending: Ending) -> None:
+        if not self._ending.done():
+            self.phase = Phase.ENDED
+            self._ending.set_result(ending)
+
+    async def ended(self) -> Ending:
+        """How the run ended, as soon as it has."""
+        return await asyncio.shield(self._ending)
+
+    async def log_events(self) -> None:
+        """Keep logging until cancelled. Raises `LeaseLost`."""
+        await self._log.run()
+
+    async def watch(self) -> None:
+        """Enforce the deadline and the grace of an interrupt, until cancelled."""
+        clock, grace_s = self._parts.clock, self._parts.settings.disconnect_grace_s
+        deadline_s = self.claimed.request.deadline_s
+        if not await signalled(self._interrupted, clock, timeout_s=deadline_s):
+            self.interrupt(InterruptReason.DEADLINE)
+        await clock.sleep(grace_s)
+        if self._interrupted_for and self.phase is not Phase.ENDED:
+            log.warning("interrupted agent did not end", extra=fields(turn=self.turn))
+            self.declare(interrupted_end(self._interrupted_for), usable=False)
+
+    async def conclude(self, ending: Ending) -> bool:
+        """Log, close and tell the end, in this order; whether another turn waits.
+
+        While Redis is away this goes on trying. Raises `LeaseLost`.
+        """
+        parts, c = self._parts, self.claimed.record.conversation
+        assert ending.end is not None
+        meter = await parts.gateway.close_turn(c, self.turn)
+        await self._log.flush()
+        end = settled_end(ending.end, interrupted=self._interrupted_for, meter=meter)
+        n = self.last_n + 1
+        waits = await until_store_answers(
+            lambda: parts.turns.finish(
+                self._held.lease,
+                self.turn,
+                n,
+                end,
+                idle_timeout_s=self.claimed.request.idle_timeout_s,
+            ),
+            parts.clock,
+        )
+        is_verbatim = ending.line is not None and end is ending.end
+        payload = ending.line if is_verbatim and ending.line else encode_event(end)
+        frame = Frame(self.turn, self._held.fence, n, payload)
+        self._publish(frame, frame.encode())
+        if self.link:
+            self.link.send(Ack(turn=self.turn, n=n))
+        log.info(
+            "turn ended",
+            extra=fields(turn=self.turn, state=end.state, code=end.error and end.error.code, n=n),
+        )
+        return waits
+
+    async def append_rest(self) -> None:
+        """Before handing over: log what waits. Raises `LeaseLost` and `StoreUnavailable`."""
+        await self._log.append_rest()
