@@ -7,6 +7,7 @@ when the machine lacks a part.
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
@@ -20,11 +21,12 @@ import aiohttp
 from tests.bench import sdk_container, streams
 from tests.bench.processes import started
 from tests.bench.streams import Answer, Question
-from tests.e2e.deployments import GOOD_KEY, MODEL, Deployment, embedded, free_port
+from tests.e2e.deployments import GOOD_KEY, MODEL, embedded, free_port
 from tests.parts import missing
 
 WARM_UP = "count 1"
 LITELLM_START_S = 120.0
+INSTALL_S = 1200.0
 
 
 class NotHere(Exception):
@@ -69,26 +71,24 @@ def direct(session: aiohttp.ClientSession, model_url: str, pid: int) -> HttpTarg
 
 
 @contextmanager
-def with_docker(session: aiohttp.ClientSession) -> Iterator[tuple[HttpTarget, Deployment]]:
-    """The whole cluster on this machine with real agents in Docker."""
+def with_docker(session: aiohttp.ClientSession, model_url: str) -> Iterator[HttpTarget]:
+    """`agcluster up` with real agents in Docker."""
     if reason := missing("docker") or missing("redis"):
         raise NotHere(reason)
-    with embedded("docker") as deployment:
-        yield (
-            _cluster("AgCluster, real agent in Docker", session, deployment, lanes_max=4),
-            deployment,
-        )
+    with embedded("docker", AGCLUSTER_ANTHROPIC_BASE_URL=model_url) as deployment:
+        pids = [process.pid for process in deployment.processes]
+        name = "AgCluster, real agent in Docker"
+        yield cluster(name, session, deployment.base_url, pids=pids, lanes_max=4)
 
 
-def _cluster(
-    name: str, session: aiohttp.ClientSession, deployment: Deployment, *, lanes_max: int
+def cluster(
+    name: str, session: aiohttp.ClientSession, base_url: str, *, pids: Sequence[int], lanes_max: int
 ) -> HttpTarget:
-    def question(lane: int) -> Question:
-        return streams.openai(
-            deployment.base_url, model=MODEL, key=GOOD_KEY, conversation=f"bench-{lane}"
-        )
+    """Our API; each lane is a conversation of its own."""
 
-    pids = [process.pid for process in deployment.processes]
+    def question(lane: int) -> Question:
+        return streams.openai(base_url, model=MODEL, key=GOOD_KEY, conversation=f"bench-{lane}")
+
     return HttpTarget(name, session, question, lanes_max, pids)
 
 
@@ -122,18 +122,20 @@ def litellm(
         yield HttpTarget("LiteLLM proxy", session, lambda lane: question, 500, [process.pid])
 
 
-def install_litellm(folder: Path) -> str:
-    """LiteLLM in an environment of its own under `folder`. Raises `NotHere` when that fails."""
-    program = folder / "bin" / "litellm"
-    if program.exists():
-        return str(program)
-    try:
-        subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True, timeout=120)
-        pip = [str(folder / "bin" / "pip"), "install", "-q", "litellm[proxy]"]
-        subprocess.run(pip, check=True, timeout=1200)
-    except (subprocess.SubprocessError, OSError) as error:
-        raise NotHere(f"litellm[proxy] could not be installed: {error}") from error
-    return str(program)
+def find_litellm(program: str | None, install_in: Path | None) -> str | None:
+    """The program given, the one installed in that folder (now, if need be), or that on PATH."""
+    if program or not install_in:
+        return program or shutil.which("litellm")
+    installed = install_in / "bin" / "litellm"
+    if not installed.exists():
+        try:
+            subprocess.run([sys.executable, "-m", "venv", str(install_in)], check=True, timeout=120)
+            pip = [str(install_in / "bin" / "pip"), "install", "-q", "litellm[proxy]"]
+            subprocess.run(pip, check=True, timeout=INSTALL_S)
+        except (subprocess.SubprocessError, OSError) as error:
+            print(f"litellm[proxy] could not be installed: {error}")
+            return None
+    return str(installed)
 
 
 @dataclass
@@ -150,9 +152,17 @@ class SdkTarget:
 
 
 @asynccontextmanager
-async def sdk(sockets: Path) -> AsyncIterator[SdkTarget]:
-    """`sockets` holds `model.sock`, on which the scripted model listens."""
+async def sdk(folder: Path) -> AsyncIterator[SdkTarget]:
+    """Needs Docker and the agent image; a scripted model of its own listens on a Unix socket."""
     if reason := missing("docker"):
         raise NotHere(reason)
-    async with sdk_container.started(sockets) as container:
-        yield SdkTarget(container)
+    sockets = folder / "sdk"
+    sockets.mkdir()
+    for path in (folder, sockets):
+        path.chmod(0o755)
+    listens = [sys.executable, "-m", "infra.scripted_model", "--uds", str(sockets / "model.sock")]
+    with started(listens, log=folder / "sdk-model.log"):
+        async with sdk_container.started(sockets) as container:
+            target = SdkTarget(container)
+            await target.ask(WARM_UP, lane=0)
+            yield target

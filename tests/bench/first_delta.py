@@ -1,0 +1,176 @@
+"""The run: `python -m tests.bench.first_delta` (or `make bench`).
+
+Prints the time to the first delta and the age of each delta on arrival, for every target this
+machine can start and side by side in one run, then what Redis had to do for it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import tempfile
+from collections.abc import Callable
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import aiohttp
+
+from infra.store.connection import connect
+from tests.bench import redis_cost, report, runs, streams, targets
+from tests.bench.report import Report
+from tests.bench.stand_in import StandIn, stand_in
+from tests.bench.stats import spread
+from tests.bench.table import ms, render
+from tests.bench.targets import NotHere, Target
+from tests.e2e.deployments import scripted_model
+
+EVERY_TARGET = ("stand-in", "litellm", "sdk", "docker")
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """How much is measured."""
+
+    rounds: int
+    paced_rounds: int
+    deltas: int
+    every_ms: float
+    streams: tuple[int, ...]
+    placements: int
+    idle_s: float
+
+
+FULL = Sizes(60, 3, 100, 20, (1, 4, 50, 200), 200, 15)
+QUICK = Sizes(5, 1, 20, 20, (1, 10), 20, 3)
+
+
+@dataclass
+class Field:
+    """Everything that was started for a run."""
+
+    targets: list[Target] = field(default_factory=list)
+    cluster: StandIn | None = None
+
+
+async def bench(sizes: Sizes, names: set[str], litellm: str | None, out: Report) -> None:
+    """Start what can be started, measure, stop."""
+    out.add(report.machine())
+    async with AsyncExitStack() as stack:
+        started = await _start(stack, names, litellm, out)
+        await runs.warm_up(started.targets, max(sizes.streams))
+        await _first_deltas(started.targets, sizes, out)
+        for count in sizes.streams:
+            await _paced(started.targets, count, sizes, out)
+        if started.cluster:
+            await _redis(started.targets, started.cluster, sizes, out)
+
+
+async def _start(
+    stack: AsyncExitStack, names: set[str], litellm: str | None, out: Report
+) -> Field:
+    session = await stack.enter_async_context(streams.client_session())
+    folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="agcb-")))
+    model_url, model = stack.enter_context(scripted_model())
+    started = Field([targets.direct(session, model_url, model.pid)])
+
+    def start_stand_in() -> Target:
+        started.cluster = stack.enter_context(stand_in(folder, model_url))
+        return _stand_in_target(session, started.cluster)
+
+    starters: dict[str, Callable[[], Target]] = {
+        "stand-in": start_stand_in,
+        "litellm": lambda: stack.enter_context(
+            targets.litellm(session, model_url, litellm, folder)
+        ),
+        "docker": lambda: stack.enter_context(targets.with_docker(session, model_url)),
+    }
+    for name in EVERY_TARGET:
+        if name not in names:
+            continue
+        try:
+            if name == "sdk":
+                started.targets.append(await stack.enter_async_context(targets.sdk(folder)))
+            else:
+                started.targets.append(await asyncio.to_thread(starters[name]))
+        except (NotHere, RuntimeError, TimeoutError) as reason:
+            out.add(f"*Not measured: {name}. {reason}*")
+    return started
+
+
+def _stand_in_target(session: aiohttp.ClientSession, cluster: StandIn) -> Target:
+    return targets.cluster(
+        "AgCluster, stand-in agent", session, cluster.base_url, pids=cluster.pids, lanes_max=500
+    )
+
+
+async def _first_deltas(all_targets: list[Target], sizes: Sizes, out: Report) -> None:
+    measured = await runs.first_deltas(all_targets, sizes.rounds)
+    out.add(f"### Time to the first delta, one stream at a time ({sizes.rounds} answers each)")
+    out.add(report.compared(measured, lambda one: one.first_delta_s))
+
+
+async def _paced(all_targets: list[Target], count: int, sizes: Sizes, out: Report) -> None:
+    able = [target for target in all_targets if target.lanes_max >= count]
+    measured = await runs.paced(
+        able,
+        streams=count,
+        deltas=sizes.deltas,
+        every_ms=sizes.every_ms,
+        rounds=sizes.paced_rounds,
+    )
+    rate = count * 1000 / sizes.every_ms
+    out.add(f"### Age of a delta on arrival, {count} streams at once ({rate:.0f} deltas/s)")
+    out.add(report.paced(measured))
+
+
+async def _redis(
+    all_targets: list[Target], cluster: StandIn, sizes: Sizes, out: Report
+) -> None:
+    ours = next(target for target in all_targets if target.name.endswith("stand-in agent"))
+    redis = connect(cluster.redis_url, timeout_s=5, name="bench")
+    waiting = connect(cluster.redis_url, timeout_s=5, name="bench-worker")
+    try:
+        rows = []
+        for count in sizes.streams:
+            before = await redis_cost.calls(redis)
+            await runs.paced(
+                [ours], streams=count, deltas=sizes.deltas, every_ms=sizes.every_ms, rounds=1
+            )
+            ran = redis_cost.difference(before, await redis_cost.calls(redis))
+            per = count * sizes.deltas
+            rows.append([f"{count} streams, per delta", report.commands(ran, per)])
+        idle = await redis_cost.during(redis, sizes.idle_s)
+        rows.append(["idle, one worker and one API, per second", report.commands(idle, sizes.idle_s)])
+        placed = spread(await redis_cost.placements(redis, waiting, sizes.placements))
+        rows.append(["hint to claim, ms p50 / p99", f"{ms(placed.p50)} / {ms(placed.p99)}"])
+    finally:
+        await redis.aclose()
+        await waiting.aclose()
+    out.add("### Redis commands, those inside scripts included")
+    out.add(render(["what", "figure"], rows))
+
+
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="a few samples, to see that it works")
+    parser.add_argument(
+        "--only", default=",".join(EVERY_TARGET), help=f"which of {', '.join(EVERY_TARGET)}"
+    )
+    parser.add_argument("--litellm", help="LiteLLM's program")
+    parser.add_argument(
+        "--install-litellm", type=Path, metavar="FOLDER", help="make an environment with it there"
+    )
+    parser.add_argument("--write", type=Path, help="put the result between a document's markers")
+    given = parser.parse_args()
+    out = Report()
+    program = targets.find_litellm(given.litellm, given.install_litellm)
+    names = set(given.only.split(","))
+    asyncio.run(bench(QUICK if given.quick else FULL, names, program, out))
+    if given.write:
+        out.write(given.write)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,74 @@
+"""What Redis is asked to do: per delta, by an idle worker, and between a turn's hint and its claim."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from redis.asyncio import Redis
+
+from infra.runtime.identity import new_turn_id, new_worker_id
+from infra.store.keys import Keys
+from infra.store.queue import PlacementQueue, PlacementWorker
+from infra.wire.ids import HostId, TurnId
+
+Calls = Mapping[str, int]
+_OURS = frozenset({"info", "config", "client"})
+PLACED_WITHIN_S = 30.0
+
+
+async def calls(redis: Redis) -> Calls:
+    """How often each command ran so far, those called by scripts included; not our asking."""
+    stats: dict[str, Any] = await redis.info("commandstats")
+    counted: dict[str, int] = {}
+    for name, figures in stats.items():
+        command = name.removeprefix("cmdstat_").partition("|")[0]
+        if command not in _OURS:
+            counted[command] = counted.get(command, 0) + int(figures["calls"])
+    return counted
+
+
+def difference(before: Calls, after: Calls) -> Calls:
+    """What ran between the two, the most frequent first."""
+    grown = {name: count - before.get(name, 0) for name, count in after.items()}
+    return dict(sorted(((n, c) for n, c in grown.items() if c), key=lambda item: -item[1]))
+
+
+async def during(redis: Redis, seconds: float) -> Calls:
+    """What runs while nobody asks for anything."""
+    before = await calls(redis)
+    await asyncio.sleep(seconds)
+    return difference(before, await calls(redis))
+
+
+async def placements(queue_redis: Redis, worker_redis: Redis, jobs: int) -> list[float]:
+    """Seconds from before the enqueue of a turn's hint until a waiting worker claims it."""
+    keys = Keys("agcbench")
+    claimed: asyncio.Queue[tuple[TurnId, float]] = asyncio.Queue()
+
+    async def claim(turn: TurnId) -> None:
+        claimed.put_nowait((turn, time.perf_counter()))
+
+    worker = PlacementWorker(
+        worker_redis, keys, new_worker_id(HostId("bench")), claim=claim, has_room=lambda: True
+    )
+    queue = PlacementQueue(queue_redis, keys)
+    took: list[float] = []
+    async with asyncio.TaskGroup() as group:
+        serving = group.create_task(worker.run())
+        for _ in range(jobs):
+            took.append(await _placed(queue, claimed))
+        serving.cancel()
+    return took
+
+
+async def _placed(queue: PlacementQueue, claimed: asyncio.Queue[tuple[TurnId, float]]) -> float:
+    turn, began_s = new_turn_id(), time.perf_counter()
+    await queue.enqueue(turn, None)
+    async with asyncio.timeout(PLACED_WITHIN_S):
+        while True:
+            placed, at_s = await claimed.get()
+            if placed == turn:
+                return at_s - began_s
