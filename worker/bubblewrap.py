@@ -116,7 +116,7 @@ class BubblewrapHost:
             ) from error
         except OSError as error:
             raise ContainerFailed(f"bubblewrap could not be started: {error}") from error
-        self._watch(record)
+        self._watch(record, was_running=True)
         return _container(record, is_running=True)
 
     async def stop(self, id: ContainerId, *, grace_s: float = 2.0) -> None:
@@ -138,7 +138,7 @@ class BubblewrapHost:
             raise ContainerFailed("the sandboxes could not be listed in time") from error
         for record, is_running in found:
             if is_running:
-                self._watch(record)
+                self._watch(record, was_running=True)
         return [_container(record, is_running=is_running) for record, is_running in found]
 
     def exits(self) -> ExitStream:
@@ -149,14 +149,14 @@ class BubblewrapHost:
         stream = self._feed.subscribe()
         # A few small files, read once: worth less than a task that would have to be kept.
         for record in self._records.all():
-            self._watch(record)
+            self._watch(record, was_running=False)
         return stream
 
     async def aclose(self) -> None:
         """See `ContainerHost`."""
         loop = asyncio.get_running_loop()
         for watched in self._watched.values():
-            loop.remove_reader(watched.init_fd)
+            watched.forget(loop)
             watched.close()
         self._watched.clear()
         self._calls.close()
@@ -354,21 +354,25 @@ class BubblewrapHost:
             spawned.kill()
             spawned.wait(_KILL_S)
 
-    def _watch(self, record: Record) -> None:
-        """Tell the end of a sandbox. In the loop."""
+    def _watch(self, record: Record, *, was_running: bool) -> None:
+        """Tell the end of a sandbox, also one that it met just now. In the loop."""
         if record.id in self._watched:
             return
         processes = self._records.processes(record)
-        fd = processes.init.open() if processes is not None else None
-        if processes is None or fd is None:
-            return
-        bwrap_fd = processes.bwrap.open() if processes.bwrap else None
-        self._watched[record.id] = _Watched(record, fd, bwrap_fd)
-        asyncio.get_running_loop().add_reader(fd, self._ended, record.id)
+        init_fd = processes.init.open() if processes else None
+        bwrap_fd = processes.bwrap.open() if processes and processes.bwrap else None
+        watched = _Watched(record, init_fd, bwrap_fd)
+        if init_fd is not None:
+            self._watched[record.id] = watched
+            asyncio.get_running_loop().add_reader(init_fd, self._ended, record.id)
+        elif was_running:
+            self._calls.later(lambda: self._tell(watched))
+        else:
+            watched.close()
 
     def _ended(self, id: ContainerId) -> None:
         watched = self._watched.pop(id)
-        asyncio.get_running_loop().remove_reader(watched.init_fd)
+        watched.forget(asyncio.get_running_loop())
         self._calls.later(lambda: self._tell(watched))
 
     def _tell(self, watched: _Watched) -> None:
@@ -395,8 +399,12 @@ class _Watched:
     """Descriptors of a sandbox's init and of the bwrap that waits for it."""
 
     record: Record
-    init_fd: int
+    init_fd: int | None
     bwrap_fd: int | None
+
+    def forget(self, loop: asyncio.AbstractEventLoop) -> None:
+        if self.init_fd is not None:
+            loop.remove_reader(self.init_fd)
 
     def await_last_words(self) -> None:
         """Until bwrap has written the exit code; it may have been killed, too."""
@@ -404,9 +412,9 @@ class _Watched:
             _poll(self.bwrap_fd, _LAST_WORDS_S)
 
     def close(self) -> None:
-        os.close(self.init_fd)
-        if self.bwrap_fd is not None:
-            os.close(self.bwrap_fd)
+        for fd in (self.init_fd, self.bwrap_fd):
+            if fd is not None:
+                os.close(fd)
 
 
 class _Detached(subprocess.Popen[bytes]):

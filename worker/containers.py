@@ -304,15 +304,13 @@ class ImageStore:
         with _translated(f"look for image {tag}"):
             return self._engine.image_sources(tag)
 
-    def build(self, context: bytes, *, tag: str, dockerfile: str, base: str, sources: str) -> None:
-        """Build and tag an image. Raises `ContainerFailed` with the builder's last words."""
-        for _ in self.building(context, tag=tag, dockerfile=dockerfile, base=base, sources=sources):
-            pass
-
     def building(
         self, context: bytes, *, tag: str, dockerfile: str, base: str, sources: str
     ) -> Iterator[str]:
-        """The same, step by step: the builder's lines as it goes."""
+        """Build and tag an image; gives the builder's lines as it goes.
+
+        Raises `ContainerFailed` with its last words.
+        """
         with _translated(f"build image {tag}"):
             answers = self._engine.client.api.build(
                 fileobj=BytesIO(context),

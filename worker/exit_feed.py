@@ -18,8 +18,8 @@ from worker.hosts import ContainerExit, ContainerId
 PENDING_MAX = 10_000
 """Exits a watcher may leave unread; beyond it the oldest is dropped, and `list()` tells the rest.
 """
-WANTED_MAX = 1000
-"""Ends on purpose that are remembered until they are told."""
+REMEMBERED_MAX = 1000
+"""Ends on purpose that are remembered until told, and ends told that are not told again."""
 
 log = logging.getLogger(__name__)
 
@@ -52,12 +52,22 @@ class ExitStream:
         self._pending.put_nowait(ended)
 
 
+class _Remembered(OrderedDict[ContainerId, bool]):
+    """The last so many containers."""
+
+    def add(self, id: ContainerId) -> None:
+        self[id] = True
+        if len(self) > REMEMBERED_MAX:
+            self.popitem(last=False)
+
+
 class ExitFeed:
     """Gives each exit to every stream that is still held by somebody."""
 
     def __init__(self) -> None:
         self._streams: weakref.WeakSet[ExitStream] = weakref.WeakSet()
-        self._wanted: OrderedDict[ContainerId, None] = OrderedDict()
+        self._wanted = _Remembered()
+        self._told = _Remembered()
         self._lock = threading.Lock()
 
     def subscribe(self) -> ExitStream:
@@ -70,16 +80,16 @@ class ExitFeed:
     def expect_end(self, id: ContainerId) -> None:
         """This one is about to be ended on purpose: a kill will not mean lack of memory."""
         with self._lock:
-            self._wanted[id] = None
             # One that had ended before tells nothing any more.
-            if len(self._wanted) > WANTED_MAX:
-                self._wanted.popitem(last=False)
+            self._wanted.add(id)
 
     def publish(self, ended: ContainerExit) -> None:
-        """Tell every watcher. Callable from any thread."""
+        """Tell every watcher, once per container. Callable from any thread."""
         with self._lock:
-            if ended.id in self._wanted:
-                del self._wanted[ended.id]
+            if ended.id in self._told:
+                return
+            self._told.add(ended.id)
+            if self._wanted.pop(ended.id, False):
                 ended = replace(ended, is_out_of_memory=False)
             streams = tuple(self._streams)
         for stream in streams:

@@ -1,0 +1,110 @@
+"""Builds the agent's image: `python -m worker.images [--if-missing] [--tag T] [--base-image B]`.
+
+`agcluster up` runs it before the worker where Docker is the isolation. The build context is made in
+memory from what the image needs (`agent/`, `infra/wire/`, the Dockerfile), so it works from a clone
+and from an installed package alike, and no other file of the machine can slip in. The image is
+labelled with a digest of that context: `--if-missing` builds again when the sources have changed,
+and leaves alone an image that somebody built in another way.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import io
+import sys
+import tarfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import infra
+from infra.runtime.settings import SettingsRefused, load_settings
+from infra.wire.errors import ContainerFailed
+from worker.containers import ImageStore
+
+DOCKERFILE = "infra/images/agent.Dockerfile"
+_FOLDERS = ("agent", "infra/wire")
+_FILES = ("infra/__init__.py", DOCKERFILE)
+
+
+class BuildContext:
+    """The files an image is built from; the same sources give the same bytes."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+
+    def files(self) -> Iterator[str]:
+        """Paths below the root, in order. Only sources: caches would change the digest."""
+        found = set(_FILES)
+        for folder in _FOLDERS:
+            for path in (self._root / folder).rglob("*"):
+                if path.is_file() and path.suffix != ".pyc":
+                    found.add(path.relative_to(self._root).as_posix())
+        yield from sorted(found)
+
+    def archive(self) -> bytes:
+        """The context as the engine wants it, with neither owners nor times."""
+        output = io.BytesIO()
+        with tarfile.open(fileobj=output, mode="w") as archive:
+            for name in self.files():
+                content = (self._root / name).read_bytes()
+                entry = tarfile.TarInfo(name)
+                entry.size = len(content)
+                entry.mode = 0o644
+                archive.addfile(entry, io.BytesIO(content))
+        return output.getvalue()
+
+
+def project_root() -> Path:
+    """Where `agent/` and `infra/` lie: a clone, or the folder of installed packages."""
+    return Path(infra.__file__).resolve().parents[1]
+
+
+def digest(context: bytes, base: str) -> str:
+    """Names what an image was built from."""
+    return hashlib.sha256(base.encode() + b"\0" + context).hexdigest()[:16]
+
+
+def build(
+    store: ImageStore, *, tag: str, base: str, if_missing: bool, root: Path | None = None
+) -> Iterator[str]:
+    """Build the image if it is wanted; lines for people, as it goes. Raises `ContainerFailed`."""
+    context = BuildContext(root or project_root()).archive()
+    sources = digest(context, base)
+    present = store.sources(tag)
+    if if_missing and present is not None and present in ("", sources):
+        yield f"image {tag} is there"
+        return
+    yield f"building image {tag} from {base} (once; a minute or two)"
+    yield from store.building(context, tag=tag, dockerfile=DOCKERFILE, base=base, sources=sources)
+    yield f"image {tag} is ready"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Exit code 0 when the image is there at the end."""
+    try:
+        settings = load_settings()
+    except SettingsRefused as error:
+        print(error, file=sys.stderr)
+        return 2
+    parser = argparse.ArgumentParser(prog="python -m worker.images", description=build.__doc__)
+    parser.add_argument("--tag", default=settings.agent_image)
+    parser.add_argument("--base-image", default=settings.base_image)
+    parser.add_argument("--if-missing", action="store_true", help="only when it is not there")
+    chosen = parser.parse_args(arguments)
+    store = ImageStore()
+    try:
+        for line in build(
+            store, tag=chosen.tag, base=chosen.base_image, if_missing=chosen.if_missing
+        ):
+            print(line, flush=True)
+    except ContainerFailed as error:
+        print(error, file=sys.stderr)
+        return 1
+    finally:
+        store.close()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
