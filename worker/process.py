@@ -14,19 +14,12 @@ from collections.abc import Coroutine
 from dataclasses import dataclass, field
 from typing import Any
 
-from redis.asyncio import Redis
-
 from infra.runtime.clock import Clock
 from infra.runtime.logs import fields
 from infra.runtime.settings import Settings
-from infra.store.conversations import ConversationStore
-from infra.store.keys import Keys
-from infra.store.leases import RENEW_EVERY_S, SELF_FENCE_AFTER_S, LeaseStore
-from infra.store.live import LivePublisher
-from infra.store.queue import PlacementQueue, PlacementWorker
-from infra.store.turn_log import TurnLog
-from infra.store.turns import TurnStore
-from infra.store.workers import BEAT_EVERY_S, WorkerRecord, WorkerRegistry
+from infra.store.leases import RENEW_EVERY_S, SELF_FENCE_AFTER_S
+from infra.store.open import Store
+from infra.store.workers import BEAT_EVERY_S, WorkerRecord
 from infra.wire.control import CancelTurn
 from infra.wire.errors import AgClusterError, StoreUnavailable
 from infra.wire.ids import ConversationKey, TurnId, WorkerId
@@ -54,8 +47,7 @@ class Surroundings:
     """What a worker is put into: everything that differs between a deployment and a test."""
 
     settings: Settings
-    redis: Redis
-    keys: Keys
+    store: Store
     host: ContainerHost
     gateway: Gateway
     clock: Clock
@@ -71,7 +63,7 @@ class WorkerProcess:
     def __init__(self, worker: WorkerId, around: Surroundings) -> None:
         self.worker = worker
         self._around = around
-        settings, redis, keys, clock = around.settings, around.redis, around.keys, around.clock
+        settings, store, clock = around.settings, around.store, around.clock
         self.parts = WorkerParts(
             worker=worker,
             host_id=around.host.host,
@@ -82,7 +74,7 @@ class WorkerProcess:
             folders=Folders(settings.data_dir),
             gateway=GatewayRegistrar(around.gateway, clock),
             ownership=Ownership(
-                LeaseStore(redis, keys),
+                store.leases,
                 clock,
                 worker=worker,
                 host=around.host.host,
@@ -90,12 +82,12 @@ class WorkerProcess:
                 renew_every_s=around.renew_every_s,
                 fence_after_s=around.fence_after_s,
             ),
-            turns=TurnStore(redis, keys),
-            turn_log=TurnLog(redis, keys),
-            conversations=ConversationStore(redis, keys),
-            queue=PlacementQueue(redis, keys),
-            registry=WorkerRegistry(redis, keys),
-            live=LivePublisher(redis, keys),
+            turns=store.turns,
+            turn_log=store.log,
+            conversations=store.conversations,
+            queue=store.queue,
+            registry=store.workers,
+            live=store.publisher(),
         )
         slots = slots_for(
             configured=settings.slots,
@@ -104,8 +96,8 @@ class WorkerProcess:
         )
         self.placement = Placement(self.parts, slots=slots, on_room=self._on_room)
         self.reaper = Reaper(self.parts, self.placement)
-        self._queues = PlacementWorker(
-            redis, keys, worker, claim=self.placement.claim, has_room=self.placement.has_room
+        self._queues = store.placement(
+            worker, claim=self.placement.claim, has_room=self.placement.has_room
         )
         self._state = READY
         self._started_ms = clock.unix_ms()
