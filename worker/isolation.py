@@ -45,11 +45,15 @@ class Finding:
 
 @dataclass(frozen=True)
 class Probe:
-    """All findings; `chosen` is what a worker would take. `image` is None without an engine."""
+    """All findings; `chosen` is what a worker would take. `image` is None without an engine.
+
+    `advice` says what to install when nothing is chosen.
+    """
 
     findings: tuple[Finding, ...]
     chosen: str | None
     image: Finding | None
+    advice: str | None = None
 
 
 def host_of(kind: Isolation, settings: Settings, *, clock: Clock | None = None) -> ContainerHost:
@@ -112,10 +116,11 @@ async def probe(settings: Settings, *, make: Callable[..., ContainerHost] = host
             else:
                 findings.append(Finding(kind.value, True, "works"))
     usable = {finding.name for finding in findings if finding.is_usable}
-    allowed = (kind.value for kind in _CANDIDATES[settings.isolation])
+    allowed = [kind.value for kind in _CANDIDATES[settings.isolation]]
     chosen = next((name for name in allowed if name in usable), None)
     image = await asyncio.to_thread(_image, settings) if "docker" in usable else None
-    return Probe(tuple(findings), chosen, image)
+    refusals = [f"{one.name}: {one.detail}" for one in findings if one.name in allowed]
+    return Probe(tuple(findings), chosen, image, None if chosen else _advice(refusals))
 
 
 def _image(settings: Settings) -> Finding:

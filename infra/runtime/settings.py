@@ -233,6 +233,7 @@ class Settings(BaseModel):
     host_id: str | None = Field(None, description="Name of this machine; its host name when unset.")
     data_dir: Path = Field(
         Path("~/.local/state/agcluster"),
+        validate_default=True,  # so that `~` is resolved
         description="Sockets and workspaces of this host's conversations.",
     )
     retire_on_exit: bool = Field(

@@ -1,0 +1,86 @@
+# Works with GNU make 3.81 (macOS) and newer. `make` alone says what there is.
+
+PYTHON ?= python3
+VENV   ?= .venv
+PORT   ?=
+ARGS   ?=
+
+BIN := $(VENV)/bin
+# What the environment depends on. The install is editable, so the code itself is not among it.
+INPUTS := pyproject.toml
+# Real containers take their time; `check` is for the minute after every change.
+QUICK := not docker and not bwrap and not sdk and not compose
+
+.DEFAULT_GOAL := help
+.PHONY: help run test check static fmt docs image control-image env compose bench clean
+
+help: ## say what there is
+	@echo "AgCluster:"
+	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/\1|\2/p' Makefile \
+	  | awk -F'|' '{printf "  make %-14s %s\n", $$1, $$2}'
+
+run: $(VENV)/.embedded ## run everything on this machine (PORT=8001, ARGS=--demo)
+	@exec $(BIN)/agcluster up $(if $(PORT),--port $(PORT)) $(ARGS)
+
+test: $(VENV)/.dev static ## every ring this machine can run (with CI=true nothing is skipped)
+	$(BIN)/pytest --real-parts $(ARGS)
+
+check: $(VENV)/.dev static ## format, lint, types, import borders, unit and contract tests
+	$(BIN)/pytest -q -n auto -m "$(QUICK)" tests/unit tests/contract
+
+static: $(VENV)/.dev
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+fmt: $(VENV)/.dev ## format the code and mend what the linter can mend
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+docs: $(VENV)/.dev ## renew what is generated: .env.example, docs/settings.md, ARCHITECTURE.md
+	$(BIN)/python -m infra.cli.reference --write
+	$(BIN)/python -m infra.cli.diagrams --write
+
+image: $(VENV)/.embedded ## build the agents' image
+	$(BIN)/agcluster build-image
+
+control-image: ## build the image of api, worker and gateway
+	docker build -t agcluster-control:0.1.0 -f infra/images/control.Dockerfile .
+
+env: ## make a .env with fresh secrets for `docker compose up`
+	@sh infra/images/make-env.sh .env
+
+compose: ## the production-like deployment, in the foreground
+	@test -f .env || sh infra/images/make-env.sh .env
+	docker compose up --build $(ARGS)
+
+bench: $(VENV)/.dev ## our overhead, side by side with the direct stream and LiteLLM
+	$(BIN)/python -m tests.bench $(ARGS)
+
+clean: ## remove the environment and everything that was made
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .import_linter_cache .pytest_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# One environment, two amounts of it: .dev includes all of .embedded.
+$(VENV)/.embedded: $(VENV)/.made $(INPUTS)
+	@echo "==> installing AgCluster into $(VENV) (a minute, the first time)"
+	@$(BIN)/python -m pip install -q --disable-pip-version-check -e '.[embedded]'
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.made $(INPUTS)
+	@echo "==> installing AgCluster with its tools into $(VENV) (a minute, the first time)"
+	@$(BIN)/python -m pip install -q --disable-pip-version-check -e '.[embedded,dev]'
+	@touch $(VENV)/.embedded $@
+
+$(VENV)/.made:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
+	  echo "AgCluster needs Python 3.11 or newer as \`$(PYTHON)\`; found:" \
+	    "$$($(PYTHON) --version 2>&1 || true). Another one: make PYTHON=python3.12 ..." >&2; \
+	  exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
+	  echo "This Python cannot make virtual environments. On Debian and Ubuntu:" \
+	    "apt install python3-venv" >&2; \
+	  exit 1; }
+	@$(PYTHON) -m venv $(VENV)
+	@touch $@

@@ -1,0 +1,111 @@
+"""The generated parts of ARCHITECTURE.md: state diagrams from the transition tables, and the keys.
+
+`python -m infra.cli.diagrams [--write|--check]` from the repository's root. A test fails when the
+document and the code differ.
+"""
+
+from __future__ import annotations
+
+import argparse
+import inspect
+import re
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from enum import StrEnum
+from pathlib import Path
+from typing import TypeVar, get_type_hints
+
+from infra.cli.generated import apply, replace_part
+from infra.store.keys import Keys
+from infra.wire.ids import (
+    ConversationKey,
+    HostId,
+    ReplicaId,
+    TenantId,
+    TurnId,
+    WorkerId,
+)
+from infra.wire.states import (
+    CONVERSATION_TRANSITIONS,
+    TURN_TRANSITIONS,
+    ConversationState,
+    TurnState,
+)
+
+DOCUMENT = Path("ARCHITECTURE.md")
+
+PLACEHOLDERS: Mapping[object, str] = {
+    ConversationKey: "<c>",
+    TenantId: "<t>",
+    TurnId: "<turn>",
+    WorkerId: "<worker>",
+    HostId: "<host>",
+    ReplicaId: "<replica>",
+}
+
+State = TypeVar("State", bound=StrEnum)
+
+
+def states() -> str:
+    """Both state diagrams, as mermaid."""
+    turn = mermaid(TURN_TRANSITIONS, start=TurnState.QUEUED)
+    conversation = mermaid(CONVERSATION_TRANSITIONS, start=ConversationState.COLD)
+    return f"**Turn**\n{turn}\n**Conversation**\n{conversation}"
+
+
+def mermaid(table: Mapping[State, frozenset[State]], *, start: State) -> str:
+    """One table as a mermaid state diagram, in the order of its enum."""
+    order = list(table)
+    lines = ["```mermaid", "stateDiagram-v2", f"    [*] --> {start}"]
+    for old in order:
+        following = sorted(table[old], key=order.index)
+        lines += [f"    {old} --> {new}" for new in following]
+        if not following:
+            lines.append(f"    {old} --> [*]")
+    return "\n".join([*lines, "```"]) + "\n"
+
+
+def keys() -> str:
+    """Every key as a table row: its name with placeholders, and its docstring."""
+    lines = ["| key | holds |", "| --- | --- |"]
+    for name, text in _keys():
+        escaped = text.replace("|", "\\|")
+        lines.append(f"| `{name}` | {escaped} |")
+    return "\n".join(lines) + "\n"
+
+
+def renewed(document: str) -> str:
+    """The document with both parts as the code has them now."""
+    return replace_part(replace_part(document, "states", states()), "keys", keys())
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Print the parts, or write or check the document."""
+    parser = argparse.ArgumentParser(prog="python -m infra.cli.diagrams", description=__doc__)
+    mode = parser.add_mutually_exclusive_group()
+    mode.add_argument("--write", action="store_true", help="renew the document")
+    mode.add_argument("--check", action="store_true", help="fail if the document differs")
+    given = parser.parse_args(arguments)
+    if not given.write and not given.check:
+        print(states(), keys(), sep="\n")
+        return 0
+    return apply({DOCUMENT: renewed(DOCUMENT.read_text())}, is_check=given.check)
+
+
+def _keys() -> Iterator[tuple[str, str]]:
+    made = Keys()
+    for name, function in vars(Keys).items():
+        if name.startswith("_") or not inspect.isfunction(function):
+            continue
+        bound: Callable[..., str] = getattr(made, name)
+        yield bound(*_arguments(function)), re.sub(r"\s+", " ", inspect.getdoc(function) or "")
+
+
+def _arguments(function: Callable[..., str]) -> list[str]:
+    hints = get_type_hints(function)
+    parameters = [p for p in inspect.signature(function).parameters if p != "self"]
+    return [PLACEHOLDERS.get(hints[p], f"<{p}>") for p in parameters]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,238 @@
+"""`agcluster doctor`: what this machine has, what is missing, and how to get it.
+
+Changes nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import platform
+import subprocess
+import sys
+from collections.abc import Awaitable, Callable
+from dataclasses import asdict, dataclass
+from enum import StrEnum
+from importlib.metadata import PackageNotFoundError, version
+from typing import NamedTuple
+
+import httpx
+
+from infra.cli.isolation import Isolations, probe_isolations
+from infra.cli.ports import port_fault
+from infra.cli.redis_server import HOW_TO_GET, find_redis_server, redis_fault
+from infra.cli.state_dir import StateDir
+from infra.cli.terminal import Terminal
+from infra.runtime.settings import Isolation, Settings
+from infra.wire.errors import AgClusterError
+
+PYTHON_MIN = (3, 11)
+_UPSTREAM_TIMEOUT_S = 5.0
+_RUN_TIMEOUT_S = 10.0
+
+
+class Verdict(StrEnum):
+    """What a finding means for `agcluster up`."""
+
+    OK = "ok"
+    NOTE = "note"
+    """`up` runs, but something is less than it could be."""
+    MISSING = "missing"
+    """`up` cannot run."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing looked at; `remedy` says what to do when it is not well."""
+
+    name: str
+    verdict: Verdict
+    text: str
+    remedy: str | None = None
+
+
+@dataclass(frozen=True)
+class Examination:
+    """All findings."""
+
+    findings: tuple[Finding, ...]
+
+    @property
+    def is_fit(self) -> bool:
+        """Whether `agcluster up` could run."""
+        return all(one.verdict is not Verdict.MISSING for one in self.findings)
+
+
+class _Context(NamedTuple):
+    settings: Settings
+    state: StateDir
+    isolations: Isolations | AgClusterError
+
+
+async def examine(settings: Settings | None, refused: str | None) -> Examination:
+    """Look at everything `up` depends on. Without settings only what needs none is looked at."""
+    findings = [_python(), _system()]
+    if settings is None:
+        findings.append(
+            Finding("settings", Verdict.MISSING, refused or "refused", "see .env.example")
+        )
+        return Examination(tuple(findings))
+    isolations: Isolations | AgClusterError
+    try:
+        isolations = await probe_isolations(settings)
+    except AgClusterError as error:
+        isolations = error
+    context = _Context(settings, StateDir(settings.data_dir), isolations)
+    looks: tuple[Callable[[_Context], Awaitable[list[Finding]]], ...] = (
+        _settings,
+        _redis,
+        _isolation,
+        _sdk,
+        _data_dir,
+        _port,
+        _upstream,
+    )
+    for look in looks:
+        findings += await look(context)
+    return Examination(tuple(findings))
+
+
+def report(examined: Examination, terminal: Terminal, *, as_json: bool) -> None:
+    """Tell the findings to a person or, as JSON, to a program."""
+    if as_json:
+        document = {"fit": examined.is_fit, "findings": [asdict(f) for f in examined.findings]}
+        terminal.plain([json.dumps(document, indent=2)])
+        return
+    marks = {Verdict.OK: "ok     ", Verdict.NOTE: "note   ", Verdict.MISSING: "MISSING"}
+    for one in examined.findings:
+        first, *more = one.text.splitlines() or [""]
+        terminal.plain([f"{marks[one.verdict]}  {one.name:<11}  {first}"])
+        terminal.plain(f"{'':22}{line}" for line in more)
+        if one.remedy:
+            terminal.plain(f"{'':22}-> {line}" for line in one.remedy.splitlines())
+    end = (
+        "`agcluster up` can run here." if examined.is_fit else "`agcluster up` cannot run here yet."
+    )
+    terminal.plain(["", end])
+
+
+def _python() -> Finding:
+    text = f"{platform.python_version()} ({sys.executable})"
+    if sys.version_info[:2] >= PYTHON_MIN:
+        return Finding("python", Verdict.OK, text)
+    return Finding("python", Verdict.MISSING, text, "install Python 3.11 or newer")
+
+
+def _system() -> Finding:
+    text = f"{platform.system()} {platform.release()} {platform.machine()}"
+    if platform.system() in ("Linux", "Darwin"):
+        return Finding("system", Verdict.OK, text)
+    return Finding("system", Verdict.MISSING, text, "use Linux, macOS, or WSL on Windows")
+
+
+async def _settings(context: _Context) -> list[Finding]:
+    names = sorted(context.settings.model_fields_set)
+    found = [
+        Finding("settings", Verdict.OK, ", ".join(names) if names else "all at their defaults")
+    ]
+    if context.settings.secret is not None:
+        found.append(Finding("secret", Verdict.OK, "given by AGCLUSTER_SECRET"))
+    elif context.state.secret_file.exists():
+        found.append(Finding("secret", Verdict.OK, f"kept in {context.state.secret_file}"))
+    else:
+        text = f"`up` will make one in {context.state.secret_file}"
+        found.append(Finding("secret", Verdict.OK, text))
+    return found
+
+
+async def _redis(context: _Context) -> list[Finding]:
+    url = context.settings.redis_url
+    if url is not None:
+        fault = await redis_fault(url, timeout_s=context.settings.redis_timeout_s)
+        if fault is None:
+            return [Finding("redis", Verdict.OK, "the Redis of AGCLUSTER_REDIS_URL answers")]
+        remedy = "start it, mend the URL, or unset it: `up` then starts a Redis of its own"
+        return [Finding("redis", Verdict.MISSING, fault, remedy)]
+    server = find_redis_server()
+    if server is None:
+        return [Finding("redis", Verdict.MISSING, "no redis-server", HOW_TO_GET)]
+    try:
+        said = await asyncio.to_thread(
+            subprocess.run,
+            [server, "--version"],
+            capture_output=True,
+            text=True,
+            timeout=_RUN_TIMEOUT_S,
+            check=True,
+        )
+    except (OSError, subprocess.SubprocessError) as error:
+        return [Finding("redis", Verdict.MISSING, f"{server} does not run: {error}", HOW_TO_GET)]
+    number = next((w[2:] for w in said.stdout.split() if w.startswith("v=")), "?")
+    return [Finding("redis", Verdict.OK, f"{server}, version {number}")]
+
+
+async def _isolation(context: _Context) -> list[Finding]:
+    isolations = context.isolations
+    if isinstance(isolations, AgClusterError):
+        return [Finding("isolation", Verdict.MISSING, str(isolations))]
+    found = []
+    for one in isolations.findings:
+        verdict = Verdict.OK if one.is_usable else Verdict.NOTE
+        found.append(Finding(one.name, verdict, one.detail))
+    if isolations.chosen is None:
+        found.append(
+            Finding("isolation", Verdict.MISSING, "nothing can isolate agents", isolations.advice)
+        )
+        return found
+    found.append(Finding("isolation", Verdict.OK, f"`up` uses {isolations.chosen}"))
+    if isolations.needs_image and isolations.image is not None:
+        image = isolations.image
+        text = f"{image.name} {image.detail}"
+        if image.is_usable:
+            found.append(Finding("image", Verdict.OK, text))
+        else:
+            remedy = "`up` builds it, or do it now: agcluster build-image"
+            found.append(Finding("image", Verdict.NOTE, text, remedy))
+    return found
+
+
+async def _sdk(context: _Context) -> list[Finding]:
+    try:
+        text = f"claude-agent-sdk {version('claude-agent-sdk')}"
+    except PackageNotFoundError:
+        found = context.isolations
+        if isinstance(found, Isolations) and found.chosen is Isolation.BUBBLEWRAP:
+            remedy = "pip install 'agcluster[embedded]'"
+            return [Finding("agent sdk", Verdict.MISSING, "claude-agent-sdk is missing", remedy)]
+        return [Finding("agent sdk", Verdict.OK, "not here; the agent image has its own")]
+    return [Finding("agent sdk", Verdict.OK, text)]
+
+
+async def _data_dir(context: _Context) -> list[Finding]:
+    state = context.state
+    if fault := state.fault():
+        return [Finding("data", Verdict.MISSING, fault)]
+    return [Finding("data", Verdict.OK, str(state.root))]
+
+
+async def _port(context: _Context) -> list[Finding]:
+    settings = context.settings
+    if holder := context.state.holder():
+        text = f"`agcluster up` runs already ({holder})"
+        return [Finding("port", Verdict.NOTE, text, "stop it before you start another")]
+    if fault := port_fault(settings.host, settings.port):
+        return [Finding("port", Verdict.MISSING, fault)]
+    return [Finding("port", Verdict.OK, f"{settings.host}:{settings.port} is free")]
+
+
+async def _upstream(context: _Context) -> list[Finding]:
+    if context.settings.demo:
+        return [Finding("upstream", Verdict.OK, "the scripted model")]
+    url = context.settings.anthropic_base_url
+    try:
+        async with httpx.AsyncClient(timeout=_UPSTREAM_TIMEOUT_S) as client:
+            answer = await client.get(f"{url}/v1/models")
+    except httpx.HTTPError as error:
+        text = f"{url} does not answer ({type(error).__name__})"
+        return [Finding("upstream", Verdict.NOTE, text, "try `agcluster up --demo` without it")]
+    return [Finding("upstream", Verdict.OK, f"{url} answers (HTTP {answer.status_code})")]

@@ -1,0 +1,47 @@
+"""Files that are derived from code: written, or compared with what they should say."""
+
+from __future__ import annotations
+
+import difflib
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+
+def apply(wanted: Mapping[Path, str], *, is_check: bool) -> int:
+    """Write the texts, or only compare and show the differences. The exit code: 1 when one differs
+    in a check.
+    """
+    differing = 0
+    for path, text in wanted.items():
+        found = path.read_text() if path.exists() else ""
+        if found == text:
+            continue
+        differing += 1
+        if is_check:
+            sys.stderr.writelines(
+                difflib.unified_diff(
+                    found.splitlines(keepends=True),
+                    text.splitlines(keepends=True),
+                    f"{path} as it is",
+                    f"{path} as `make docs` writes it",
+                    n=1,
+                )
+            )
+        else:
+            path.write_text(text)
+            print(f"wrote {path}")
+    return 1 if is_check and differing else 0
+
+
+def replace_part(document: str, name: str, text: str) -> str:
+    """The document with the part between `<!-- generated:name -->` and `<!-- /generated -->` new.
+
+    Raises `ValueError` when it has no such part.
+    """
+    begin, end = f"<!-- generated:{name} -->\n", "<!-- /generated -->"
+    before, found, rest = document.partition(begin)
+    _, closed, after = rest.partition(end)
+    if not found or not closed:
+        raise ValueError(f"no part between {begin.strip()} and {end}")
+    return f"{before}{begin}{text}{end}{after}"

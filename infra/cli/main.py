@@ -1,0 +1,156 @@
+"""The `agcluster` command: everything on one machine, or one program of a deployment.
+
+Programs are started as processes (`infra.cli.programs`), never imported.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import platform
+from collections.abc import Callable, Mapping
+from importlib.metadata import PackageNotFoundError, version
+from typing import Annotated, NoReturn
+
+import typer
+
+from infra.cli.doctor import examine, report
+from infra.cli.isolation import image_command
+from infra.cli.programs import MODULES, python_command
+from infra.cli.terminal import Terminal
+from infra.cli.up import run_up
+from infra.runtime.settings import PREFIX, Settings, SettingsRefused, load_settings
+from infra.wire.errors import AgClusterError
+
+USAGE_ERROR = 2
+
+app = typer.Typer(
+    name="agcluster",
+    help="An OpenAI-compatible API in front of the Claude Agent SDK, a container per conversation.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs to read.")]
+
+
+def main() -> None:
+    """Entry point of the `agcluster` command."""
+    app()
+
+
+@app.command()
+def up(
+    demo: Annotated[
+        bool, typer.Option("--demo", help="Use the scripted model: no key, no internet.")
+    ] = False,
+    host: Annotated[
+        str | None, typer.Option(help="Address to listen on [default: 127.0.0.1].")
+    ] = None,
+    port: Annotated[
+        int | None,
+        typer.Option(min=0, max=65535, help="Port to listen on, 0: any free one [default: 8000]."),
+    ] = None,
+    isolation: Annotated[
+        str | None, typer.Option(help="What agents run in: auto, docker or bubblewrap.")
+    ] = None,
+) -> None:
+    """Run everything on this machine until Ctrl-C: Redis, gateway, worker, API."""
+    given = {"host": host, "port": port, "isolation": isolation, "demo": demo or None}
+    settings = _settings(given)
+    terminal = Terminal()
+    raise typer.Exit(_guarded(lambda: asyncio.run(run_up(settings, terminal))))
+
+
+@app.command()
+def api() -> None:
+    """Run one API replica in the foreground."""
+    _become("api")
+
+
+@app.command()
+def worker() -> None:
+    """Run one worker in the foreground."""
+    _become("worker")
+
+
+@app.command()
+def gateway() -> None:
+    """Run this host's gateway in the foreground."""
+    _become("gateway")
+
+
+@app.command(name="build-image")
+def build_image(
+    if_missing: Annotated[
+        bool, typer.Option("--if-missing", help="Only when there is no image of this version.")
+    ] = False,
+) -> None:
+    """Build the agents' image with the Docker engine."""
+    command = image_command(if_missing=if_missing)
+    os.execv(command[0], command)
+
+
+@app.command()
+def doctor(as_json: Json = False) -> None:
+    """Say what this machine has, what is missing and how to get it."""
+    try:
+        settings: Settings | None = load_settings()
+        refused = None
+    except SettingsRefused as error:
+        settings, refused = None, str(error)
+    examined = asyncio.run(examine(settings, refused))
+    report(examined, Terminal(), as_json=as_json)
+    raise typer.Exit(0 if examined.is_fit else 1)
+
+
+@app.command(name="version")
+def show_version(as_json: Json = False) -> None:
+    """Print the versions of AgCluster, the Agent SDK and Python."""
+    versions = {
+        "agcluster": _version_of("agcluster"),
+        "claude-agent-sdk": _version_of("claude-agent-sdk"),
+        "python": platform.python_version(),
+    }
+    if as_json:
+        typer.echo(json.dumps(versions))
+    else:
+        for name, number in versions.items():
+            typer.echo(f"{name} {number or 'not installed here (it is in the agent image)'}")
+
+
+def _settings(given: Mapping[str, object]) -> Settings:
+    """The environment's settings with the command line's on top. Ends the command if refused."""
+    over = {PREFIX + name.upper(): str(value) for name, value in given.items() if value is not None}
+    try:
+        return load_settings({**os.environ, **over})
+    except SettingsRefused as error:
+        typer.echo(f"agcluster: {error}", err=True)
+        raise typer.Exit(USAGE_ERROR) from None
+
+
+def _guarded(run: Callable[[], int]) -> int:
+    try:
+        return run()
+    except AgClusterError as error:
+        typer.echo(f"agcluster: {error}", err=True)
+        return 1
+
+
+def _become(program: str) -> NoReturn:
+    """Become the program: same process, so signals and exit codes are its own."""
+    command = python_command(MODULES[program])
+    os.execv(command[0], command)
+
+
+def _version_of(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,171 @@
+"""What the settings' table says, as files: `.env.example` and `docs/settings.md`.
+
+`python -m infra.cli.reference [env|settings] [--write|--check]` from the repository's root. A test
+fails when a file and `infra/runtime/settings.py` differ.
+"""
+
+from __future__ import annotations
+
+import argparse
+import inspect
+import re
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+from pydantic import SecretStr
+from pydantic.fields import FieldInfo
+
+from infra.cli.generated import apply
+from infra.runtime.settings import PREFIX, Settings
+
+_SECTION = re.compile(r"^    # (?P<title>[A-Z].*)$")
+_FIELD = re.compile(r"^    (?P<name>[a-z_]+): ")
+
+ENV_HEAD = """\
+# Every setting of AgCluster with its default. Copy to .env and uncomment what you change, or set
+# the same names in the environment, which wins. Lists are `a, b`, pairs `a=b, c=d`, or JSON. An
+# unknown AGCLUSTER_ name is refused. Generated from infra/runtime/settings.py: `make docs`.
+"""
+
+COMPOSE_PART = """
+# ----- Only for compose.yaml; the programs do not read these -----
+
+# `make env` writes a .env with fresh values for AGCLUSTER_SECRET and these. Required.
+# REDIS_API_PASSWORD=
+# REDIS_WORKER_PASSWORD=
+
+# Group of the Docker socket, so that the worker may use it: stat -c %g /var/run/docker.sock
+# DOCKER_GID=0
+
+# Folder of this host for sockets and workspaces; the same path inside the containers. Keep it
+# short.
+# COMPOSE_DATA_DIR=/var/lib/agcluster
+"""
+
+SETTINGS_HEAD = """\
+# Settings
+
+Environment variables, or lines of a `.env` in the folder the program is started in; the environment
+wins. An unknown `AGCLUSTER_` name is refused. Durations end in `_S` (seconds), sizes in `_MB` or
+`_BYTES`. Lists are `a, b`, pairs `a=b, c=d`; both may be JSON. Generated from `infra/runtime/settings.py`: `make docs`.
+"""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One setting as it is documented."""
+
+    name: str
+    default: str
+    description: str
+    choices: str
+
+
+def sections() -> Iterator[tuple[str, list[Entry]]]:
+    """The settings in their order, under the headings of the class's own source."""
+    title, entries = "General", list[Entry]()
+    for line in inspect.getsource(Settings).splitlines():
+        if found := _SECTION.match(line):
+            if entries:
+                yield title, entries
+            title, entries = found["title"], []
+        elif (found := _FIELD.match(line)) and found["name"] in Settings.model_fields:
+            entries.append(_entry(found["name"], Settings.model_fields[found["name"]]))
+    yield title, entries
+
+
+def env_example() -> str:
+    """The text of `.env.example`: all commented out, so that a copy changes nothing."""
+    lines = [ENV_HEAD.rstrip()]
+    for title, entries in sections():
+        lines += ["", f"# ----- {title} -----"]
+        for entry in entries:
+            text = entry.description + (f" {entry.choices}" if entry.choices else "")
+            lines += ["", *_wrapped(text), f"# {entry.name}={entry.default}"]
+    return "\n".join(lines) + "\n" + COMPOSE_PART
+
+
+def settings_page() -> str:
+    """The text of `docs/settings.md`."""
+    lines = [SETTINGS_HEAD.rstrip()]
+    for title, entries in sections():
+        lines += ["", f"## {title}", "| name | default | meaning |", "| --- | --- | --- |"]
+        for entry in entries:
+            default = f"`{entry.default}`" if entry.default else "–"
+            text = entry.description + (f" {entry.choices}" if entry.choices else "")
+            cells = (f"`{entry.name}`", default, text)
+            lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+FILES: dict[str, tuple[Path, Callable[[], str]]] = {
+    "env": (Path(".env.example"), env_example),
+    "settings": (Path("docs/settings.md"), settings_page),
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Print one file, or write or check it or both."""
+    parser = argparse.ArgumentParser(prog="python -m infra.cli.reference", description=__doc__)
+    parser.add_argument("what", nargs="?", choices=FILES, help="default: both")
+    mode = parser.add_mutually_exclusive_group()
+    mode.add_argument("--write", action="store_true", help="write the files")
+    mode.add_argument("--check", action="store_true", help="fail if a file differs")
+    given = parser.parse_args(arguments)
+    chosen = [given.what] if given.what else [*FILES]
+    wanted = {path: make() for path, make in (FILES[one] for one in chosen)}
+    if not given.write and not given.check:
+        print("".join(wanted.values()), end="")
+        return 0
+    return apply(wanted, is_check=given.check)
+
+
+def _entry(name: str, field: FieldInfo) -> Entry:
+    return Entry(
+        name=PREFIX + name.upper(),
+        default=_written(field.get_default(call_default_factory=False)),
+        description=field.description or "",
+        choices=_choices(field),
+    )
+
+
+def _written(value: Any) -> str:
+    """A default as one would write it in the environment."""
+    if value is None or isinstance(value, SecretStr):
+        return ""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, Enum):
+        return str(value.value)
+    if isinstance(value, dict):
+        return ", ".join(f"{k}={v}" for k, v in value.items())
+    if isinstance(value, tuple):
+        return ", ".join(value)
+    if isinstance(value, float):
+        return f"{value:g}" if value < 1e6 else str(int(value))
+    return str(value)
+
+
+def _choices(field: FieldInfo) -> str:
+    kind = field.annotation
+    if isinstance(kind, type) and issubclass(kind, Enum):
+        return "One of: " + ", ".join(member.value for member in kind) + "."
+    return ""
+
+
+def _wrapped(text: str, width: int = 98) -> Iterator[str]:
+    line = "#"
+    for word in text.split():
+        if len(line) + 1 + len(word) > width:
+            yield line
+            line = "#"
+        line += " " + word
+    yield line
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,315 @@
+"""`agcluster up`: everything on one machine, started in order and stopped in order.
+
+Order: look (settings, folder, lock, port, Redis, isolation), build the agents' image if it is
+missing, then redis, the scripted model (with --demo), gateway, worker, api. Nothing is started
+before the looking is done, and nothing is left when it ends.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import time
+from dataclasses import dataclass
+from functools import partial
+from importlib.metadata import version
+
+import httpx
+from pydantic import SecretStr
+
+from infra.cli.fleet import Fleet, ProgramEnded
+from infra.cli.isolation import choose_isolation, make_image
+from infra.cli.ports import free_port, port_fault, tcp_answers
+from infra.cli.programs import MODULES, Program, bare_environment, environment, python_command
+from infra.cli.redis_server import (
+    HOW_TO_GET,
+    find_redis_server,
+    redis_command,
+    redis_fault,
+    socket_url,
+)
+from infra.cli.state_dir import InstanceLock, StateDir
+from infra.cli.terminal import Terminal
+from infra.runtime.lifecycle import stop_signals
+from infra.runtime.settings import Isolation, Settings
+from infra.store.connection import connect
+from infra.store.keys import Keys
+from infra.store.workers import WorkerRegistry
+from infra.wire.errors import AgClusterError, StoreUnavailable
+
+READY_TIMEOUT_S = 60.0
+DRAIN_TIMEOUT_S = 2.0
+"""What running streams get at Ctrl-C unless the setting says otherwise: somebody is waiting."""
+_STOP_MARGIN_S = 8.0
+_PROBE_TIMEOUT_S = 5.0
+
+
+class CannotStart(AgClusterError):
+    """Something is in the way; the message says what to do about it."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is going to be started: final settings, and the parts that are ours to run."""
+
+    settings: Settings
+    redis_server: str | None
+    """The binary of our own Redis; None: the settings' URL is somebody else's."""
+    model_port: int | None
+    """Where the scripted model will listen; None: no demo."""
+
+    @property
+    def url(self) -> str:
+        """The API's address as a client on this machine writes it."""
+        host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(self.settings.host, self.settings.host)
+        return f"http://{host}:{self.settings.port}"
+
+
+async def run_up(settings: Settings, terminal: Terminal) -> int:
+    """Run until a signal (0) or until something ends for good (1). The exit code.
+
+    Raises an `AgClusterError` when something stands in the way of the start.
+    """
+    state = StateDir(settings.data_dir)
+    state.make()
+    lock = InstanceLock(state)
+    try:
+        with stop_signals() as stop:
+            return await _run(settings, state, lock, stop, terminal)
+    finally:
+        lock.close()
+
+
+async def _run(
+    settings: Settings, state: StateDir, lock: InstanceLock, stop: asyncio.Event, terminal: Terminal
+) -> int:
+    begun = time.monotonic()
+    failure: AgClusterError | None = None
+    async with asyncio.TaskGroup() as group:
+        fleet = Fleet(group, terminal, lock_fd=lock.fd)
+        stopping = group.create_task(stop.wait())
+        work = group.create_task(_start_and_watch(settings, state, lock, fleet, terminal, begun))
+        try:
+            await asyncio.wait({stopping, work}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            stopping.cancel()
+            if work.done():
+                failure = work.result()
+            else:
+                terminal.step("stopping (a few seconds)")
+                work.cancel()
+                await asyncio.wait({work})
+            await fleet.stop()
+    if failure is None:
+        terminal.step("stopped, nothing left behind")
+        return 0
+    _tell_failure(failure, terminal)
+    return 1
+
+
+async def _start_and_watch(
+    settings: Settings,
+    state: StateDir,
+    lock: InstanceLock,
+    fleet: Fleet,
+    terminal: Terminal,
+    begun: float,
+) -> AgClusterError:
+    """Start everything and wait for a failure; that, or what hindered the start, is the result."""
+    try:
+        plan = await make_plan(settings, state, terminal)
+        await fleet.open()
+        lock.describe(plan.url)
+        await start_all(plan, state, fleet, terminal)
+        tell_ready(plan, terminal, seconds=time.monotonic() - begun)
+        return await fleet.failure()
+    except AgClusterError as error:
+        return error
+
+
+async def make_plan(settings: Settings, state: StateDir, terminal: Terminal) -> Plan:
+    """Look at everything the start depends on. Starts nothing but the build of a missing image.
+
+    Raises `CannotStart`, `NoIsolation` or `ImageNotBuilt`.
+    """
+    if fault := port_fault(settings.host, settings.port):
+        raise CannotStart(fault)
+    redis_server = None
+    if settings.redis_url is None:
+        redis_server = find_redis_server()
+        if redis_server is None:
+            raise CannotStart(f"no Redis: {HOW_TO_GET}")
+    elif fault := await redis_fault(settings.redis_url, timeout_s=settings.redis_timeout_s):
+        raise CannotStart(f"the Redis of AGCLUSTER_REDIS_URL does not answer: {fault}")
+    settings = complete(settings, state)
+    model_port = free_port() if settings.demo else None
+    if model_port is not None:
+        upstream = {"anthropic_base_url": f"http://127.0.0.1:{model_port}"}
+        settings = settings.model_copy(update=upstream)
+    terminal.step("looking for something to isolate agents with")
+    found = await choose_isolation(settings)
+    settings = settings.model_copy(update={"isolation": found.chosen})
+    terminal.detail(isolation_of(settings))
+    if found.needs_image:
+        await make_image(settings, terminal)
+    return Plan(settings, redis_server, model_port)
+
+
+def isolation_of(settings: Settings) -> str:
+    """The isolation in words."""
+    if settings.isolation is Isolation.DOCKER:
+        return f"Docker ({settings.agent_image}, {settings.container_runtime})"
+    return "bubblewrap"
+
+
+def complete(settings: Settings, state: StateDir) -> Settings:
+    """The settings with everything filled in that only a whole deployment on one machine knows."""
+    update: dict[str, object] = {"retire_on_exit": True}
+    if settings.secret is None:
+        update["secret"] = SecretStr(state.secret())
+    if settings.redis_url is None:
+        update["redis_url"] = socket_url(state.redis_socket)
+        if "cluster" not in settings.model_fields_set:
+            # Two instances on one machine must not take each other's containers for orphans.
+            digest = hashlib.sha256(str(state.root).encode()).hexdigest()[:8]
+            update["cluster"] = f"up-{digest}"
+    if settings.port == 0:
+        update["port"] = free_port()
+    if "drain_timeout_s" not in settings.model_fields_set:
+        update["drain_timeout_s"] = DRAIN_TIMEOUT_S
+    return settings.model_copy(update=update)
+
+
+async def start_all(plan: Plan, state: StateDir, fleet: Fleet, terminal: Terminal) -> None:
+    """Start the programs, each when what it needs is there. Raises `ProgramEnded`."""
+    if plan.redis_server is not None:
+        terminal.step(f"starting Redis ({plan.redis_server}), data in {state.redis}")
+        redis = fleet.launch(_redis(plan, state))
+        await fleet.wait_ready(redis, lambda _: _redis_answers(plan), timeout_s=READY_TIMEOUT_S)
+    if plan.model_port is not None:
+        terminal.step("starting the scripted model")
+        model = fleet.launch(_model(plan, plan.model_port))
+        listens = partial(_model_listens, plan.model_port)
+        await fleet.wait_ready(model, listens, timeout_s=READY_TIMEOUT_S)
+    terminal.step("starting gateway, worker and API")
+    gateway = fleet.launch(_ours(plan, "gateway", rank=2))
+    await fleet.wait_ready(gateway, lambda _: _gateway_answers(plan), timeout_s=READY_TIMEOUT_S)
+    worker = fleet.launch(_ours(plan, "worker", rank=3))
+    api = fleet.launch(_ours(plan, "api", rank=4))
+    await fleet.wait_ready(worker, partial(_worker_beats, plan), timeout_s=READY_TIMEOUT_S)
+    await fleet.wait_ready(api, lambda _: _api_is_ready(plan), timeout_s=READY_TIMEOUT_S)
+
+
+def tell_ready(plan: Plan, terminal: Terminal, *, seconds: float) -> None:
+    """The box, and a line to copy."""
+    settings = plan.settings
+    model = next(iter([*settings.model_aliases, *settings.models]), "any")
+    model = "claude-sonnet-4.5" if "claude-sonnet-4.5" in settings.model_aliases else model
+    terminal.box(
+        f"AgCluster {version('agcluster')} is ready ({seconds:.1f} s)",
+        [
+            ("base URL", f"{plan.url}/v1"),
+            ("API key", "anything (scripted model)" if settings.demo else "your Anthropic key"),
+            ("agents run in", isolation_of(settings)),
+            ("upstream", "the scripted model" if settings.demo else settings.anthropic_base_url),
+            ("data", str(settings.data_dir)),
+            ("stop", "Ctrl-C"),
+        ],
+    )
+    body = json.dumps(
+        {
+            "model": model,
+            "stream": True,
+            "messages": [{"role": "user", "content": "What can you do?"}],
+        }
+    )
+    key = "sk-demo" if settings.demo else "$ANTHROPIC_API_KEY"
+    terminal.plain(
+        [
+            "",
+            f"curl -N {plan.url}/v1/chat/completions -H 'Content-Type: application/json' \\",
+            f"  -H \"Authorization: Bearer {key}\" -d '{body}'",
+            "",
+        ]
+    )
+
+
+def _tell_failure(failure: AgClusterError, terminal: Terminal) -> None:
+    if isinstance(failure, ProgramEnded):
+        for line in failure.last_lines:
+            terminal.program_line(failure.name, line)
+    terminal.step(f"stopped: {failure}")
+
+
+def _redis(plan: Plan, state: StateDir) -> Program:
+    assert plan.redis_server is not None
+    return Program(
+        name="redis",
+        command=redis_command(plan.redis_server, folder=state.redis, socket=state.redis_socket),
+        rank=0,
+        environ=bare_environment(),
+        stop_timeout_s=_STOP_MARGIN_S,
+        is_quiet=True,
+    )
+
+
+def _model(plan: Plan, port: int) -> Program:
+    arguments = ("--host", "127.0.0.1", "--port", str(port), "--demo")
+    return Program(
+        name="model",
+        command=python_command("infra.scripted_model", *arguments),
+        rank=1,
+        environ=bare_environment(),
+        is_quiet=True,
+    )
+
+
+def _ours(plan: Plan, name: str, *, rank: int) -> Program:
+    return Program(
+        name=name,
+        command=python_command(MODULES[name]),
+        rank=rank,
+        environ=environment(plan.settings),
+        stop_timeout_s=plan.settings.drain_timeout_s + _STOP_MARGIN_S,
+    )
+
+
+async def _redis_answers(plan: Plan) -> bool:
+    assert plan.settings.redis_url is not None
+    return await redis_fault(plan.settings.redis_url, timeout_s=_PROBE_TIMEOUT_S) is None
+
+
+async def _model_listens(port: int, _: int) -> bool:
+    return await tcp_answers("127.0.0.1", port)
+
+
+async def _gateway_answers(plan: Plan) -> bool:
+    transport = httpx.AsyncHTTPTransport(uds=str(plan.settings.gateway_socket))
+    return await _is_healthy("http://gateway/health", transport)
+
+
+async def _worker_beats(plan: Plan, pid: int) -> bool:
+    """Whether this very process has entered itself into the registry."""
+    settings = plan.settings
+    assert settings.redis_url is not None
+    redis = connect(settings.redis_url, timeout_s=_PROBE_TIMEOUT_S, name="agcluster-cli")
+    try:
+        alive = await WorkerRegistry(redis, Keys(settings.redis_prefix)).alive()
+    except StoreUnavailable:
+        return False
+    finally:
+        await redis.aclose()
+    return any(one.host == settings.host_name and one.pid == pid for one in alive)
+
+
+async def _api_is_ready(plan: Plan) -> bool:
+    return await _is_healthy(f"{plan.url}/health/ready", httpx.AsyncHTTPTransport())
+
+
+async def _is_healthy(url: str, transport: httpx.AsyncHTTPTransport) -> bool:
+    async with httpx.AsyncClient(transport=transport, timeout=_PROBE_TIMEOUT_S) as client:
+        try:
+            return (await client.get(url)).status_code == httpx.codes.OK
+        except httpx.HTTPError:
+            return False

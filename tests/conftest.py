@@ -1,0 +1,121 @@
+"""Rules for the whole suite: nothing skipped in CI, no leaked tasks, and a report on real parts.
+
+`--real-parts` prints which real parts this machine has before the tests, and what was skipped and
+why after them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import os
+import subprocess
+from collections import Counter
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+from _pytest.terminal import TerminalReporter
+
+from tests.parts import PARTS, missing
+
+IS_CI = os.environ.get("CI") == "true"
+
+SKIPS_ALLOWED_IN_CI: dict[str, str] = {}
+"""Start of a skip's reason -> why it may be skipped even in CI. Empty is how it should be."""
+
+_SETTLE_PASSES = 5
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--real-parts", action="store_true", help="report which real parts this machine has"
+    )
+
+
+def pytest_report_header(config: pytest.Config) -> list[str]:
+    if not config.getoption("--real-parts"):
+        return []
+    lines = ["real parts:"]
+    for part in PARTS:
+        reason = missing(part)
+        lines.append(f"  {part:<8}{'found' if reason is None else f'MISSING: {reason}'}")
+    lines.append(
+        "  " + ("CI=true: nothing may be skipped" if IS_CI else "missing ones are skipped")
+    )
+    return lines
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
+    """In CI a run that skipped something, or left a container behind, is a failed run."""
+    if not IS_CI or exitstatus != pytest.ExitCode.OK or _is_xdist_worker(session.config):
+        return
+    if _forbidden_skips(session.config) or _containers_left():
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+def pytest_terminal_summary(terminalreporter: TerminalReporter, config: pytest.Config) -> None:
+    if config.getoption("--real-parts"):
+        for reason, count in Counter(_skip_reasons(config)).most_common():
+            terminalreporter.write_line(f"skipped {count}: {reason}")
+    if not IS_CI:
+        return
+    for reason, count in Counter(_forbidden_skips(config)).items():
+        terminalreporter.write_line(f"FAILED, for CI=true skips nothing: {count} of: {reason}")
+    if left := _containers_left():
+        terminalreporter.write_line(f"FAILED, containers left behind: {', '.join(left)}")
+
+
+@pytest.fixture(autouse=True)
+def no_leaked_tasks(request: pytest.FixtureRequest) -> None:
+    """An asynchronous test fails when it leaves a task running."""
+    function: Any = getattr(request, "function", None)
+    if inspect.iscoroutinefunction(function):
+        request.getfixturevalue("_task_watch")
+
+
+@pytest.fixture
+async def _task_watch() -> AsyncIterator[None]:
+    before = asyncio.all_tasks()
+    yield
+    for _ in range(_SETTLE_PASSES):
+        # A cancelled task needs a pass of the loop to end; nothing else is waited for.
+        await asyncio.sleep(0)
+    left = asyncio.all_tasks() - before - {asyncio.current_task()}
+    if left:
+        names = ", ".join(sorted(repr(task.get_coro()) for task in left if task))
+        pytest.fail(f"tasks left running: {names}", pytrace=False)
+
+
+def _is_xdist_worker(config: pytest.Config) -> bool:
+    return hasattr(config, "workerinput")
+
+
+def _skip_reasons(config: pytest.Config) -> list[str]:
+    reporter: TerminalReporter | None = config.pluginmanager.get_plugin("terminalreporter")
+    reasons = []
+    for report in reporter.stats.get("skipped", []) if reporter else []:
+        longrepr = report.longrepr
+        reason = str(longrepr[2]) if isinstance(longrepr, tuple) else str(longrepr)
+        reasons.append(reason.removeprefix("Skipped: "))
+    return reasons
+
+
+def _forbidden_skips(config: pytest.Config) -> list[str]:
+    allowed = tuple(SKIPS_ALLOWED_IN_CI)
+    return [r for r in _skip_reasons(config) if not (allowed and r.startswith(allowed))]
+
+
+def _containers_left() -> list[str]:
+    """Containers of any cluster of ours. Only CI may ask: elsewhere they may be somebody's."""
+    if missing("docker") is not None:
+        return []
+    done = subprocess.run(
+        ["docker", "ps", "-a", "--filter", "label=agcluster.cluster", "--format", "{{.Names}}"],
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=True,
+    )
+    return done.stdout.split()
