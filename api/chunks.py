@@ -94,11 +94,13 @@ class Transcript:
     def _shown(self, is_reasoning: bool, kind: _Kind, literal: bytes) -> tuple[bool, bytes]:
         same = self._kind.get(is_reasoning) is kind
         if not same or (kind is _Kind.TEXT and self._was_interrupted):
-            literal = self._break(is_reasoning, kind) + literal[1:]
+            if not literal.startswith(b'"\\n'):
+                literal = self._break(is_reasoning, kind) + literal[1:]
             self._kind[is_reasoning] = kind
         if kind is _Kind.TEXT:
             self._was_interrupted = False
-        self._last[is_reasoning] = literal
+        if literal != b'""':
+            self._last[is_reasoning] = literal
         return is_reasoning, literal
 
     def _break(self, is_reasoning: bool, kind: _Kind) -> bytes:
@@ -148,9 +150,7 @@ class ChunkFrames:
         display: ToolDisplay,
     ) -> None:
         ids = f'"id":"{turn}","object":"chat.completion.chunk","created":{created}'
-        self._base = f"data: {{{ids},".encode() + b'"model":%b,"system_fingerprint":null' % (
-            json.dumps(model).encode()
-        )
+        self._base = f'data: {{{ids},"model":{json.dumps(model)},"system_fingerprint":null'.encode()
         self._include_usage = include_usage
         self._close = b',"usage":null}\n\n' if include_usage else b"}\n\n"
         head = self._base + b',"choices":[{"index":0,"delta":{'
@@ -158,7 +158,7 @@ class ChunkFrames:
         self._reasoning = head + b'"reasoning_content":'
         self._tail = b'},"logprobs":null,"finish_reason":null}]' + self._close
         self._role = head + b'"role":"assistant","content":""' + self._tail
-        self._finish = head + b'},"logprobs":null,"finish_reason":"%b"}]' + self._close
+        self._finish = head + b'},"logprobs":null,"finish_reason":"'
         self._transcript = Transcript(display)
 
     def first(self) -> bytes:
@@ -179,10 +179,10 @@ class ChunkFrames:
 
     def last(self, end: TurnEnded) -> bytes:
         """The chunks that close a good answer: the reason, the usage if asked for, `[DONE]`."""
-        out = self._finish % end.finish_reason.value.encode()
+        out = self._finish + end.finish_reason.value.encode() + b'"}]' + self._close
         if self._include_usage:
             usage = usage_of(end.usage).model_dump_json().encode()
-            out += self._base + b',"choices":[],"usage":%b}\n\n' % usage
+            out += self._base + b',"choices":[],"usage":' + usage + b"}\n\n"
         return out + DONE
 
 

@@ -197,7 +197,7 @@ class Relay:
         events = self._merge.logged(page.events)
         now = self._clock.monotonic()
         self._watch.read(now, found=len(page.events), gap=self._merge.has_gap)
-        if not self._merge.is_ended:
+        if not events:
             await self._judge(page, now)
         return events
 

@@ -1,0 +1,229 @@
+"""A stand-in for a whole worker and its agents: claims turns through the real store and says lines.
+
+What it says to a prompt is a script: a list of events, gates to wait at and faults to act out.
+A prompt without a script is echoed, word by word. It keeps the real worker's order: an event is
+published live, and logged at once or with the next ones.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import defaultdict
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+from infra.store.leases import Lease
+from infra.store.open import Store
+from infra.store.turns import Claimed
+from infra.store.workers import WorkerRecord
+from infra.wire.errors import ErrorCode, LeaseHeld, StoreUnavailable
+from infra.wire.events import (
+    Event,
+    TextDelta,
+    TurnEnded,
+    TurnError,
+    TurnStarted,
+    Usage,
+    encode_event,
+)
+from infra.wire.frames import Frame
+from infra.wire.ids import HostId, TurnId, WorkerId
+from infra.wire.states import TurnState
+from infra.wire.turns import TextBlock, TurnRequest
+
+
+@dataclass(frozen=True)
+class Gate:
+    """Wait until the test opens the gate of this name (or the turn is cancelled)."""
+
+    name: str
+
+
+@dataclass(frozen=True)
+class Pause:
+    """Wait a little, as a model does."""
+
+    seconds: float
+
+
+Step = Event | Gate | Pause
+Script = Mapping[str, Sequence[Step]]
+
+USAGE = Usage(input_tokens=7, output_tokens=5, cache_read_input_tokens=3)
+DONE = TurnEnded(state=TurnState.DONE, usage=USAGE)
+
+
+def failure(code: ErrorCode, message: str = "it failed") -> TurnEnded:
+    """The end of a failed turn."""
+    return TurnEnded(state=TurnState.FAILED, error=TurnError(code=code, message=message))
+
+
+def words(text: str) -> list[Step]:
+    """The text as deltas, a word each."""
+    head, *rest = text.split(" ")
+    return [TextDelta(text=head), *(TextDelta(text=f" {word}") for word in rest)]
+
+
+class EchoWorker:
+    """One worker. `running()` runs it for the length of a block."""
+
+    def __init__(
+        self,
+        store: Store,
+        script: Script | None = None,
+        *,
+        name: str = "echo",
+        is_heard_live: Callable[[int], bool] = lambda n: True,
+        log_every: int = 1,
+    ) -> None:
+        self._store = store
+        self._script = script or {}
+        self._worker = WorkerId(f"{name}-00000000")
+        self._host = HostId(name)
+        self._is_heard_live = is_heard_live
+        self._log_every = log_every
+        self._live = store.publisher()
+        self._cancels: defaultdict[TurnId, asyncio.Event] = defaultdict(asyncio.Event)
+        self.gates: defaultdict[str, asyncio.Event] = defaultdict(asyncio.Event)
+        self.requests: list[TurnRequest] = []
+        self.ended: asyncio.Queue[tuple[TurnId, TurnState]] = asyncio.Queue()
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[EchoWorker]:
+        placement = self._store.placement(self._worker, claim=self._claim, has_room=lambda: True)
+        await self._beat()
+        async with asyncio.TaskGroup() as self._turns:
+            loops = [
+                self._turns.create_task(placement.run()),
+                self._turns.create_task(self._live.run()),
+                self._turns.create_task(self._listen()),
+            ]
+            try:
+                yield self
+            finally:
+                for loop in loops:
+                    loop.cancel()
+                for cancel in self._cancels.values():
+                    cancel.set()
+
+    async def _beat(self) -> None:
+        await self._store.workers.beat(
+            WorkerRecord(
+                worker=self._worker, host=self._host, pid=1, version="0", slots=100, used=0,
+                state="ready", started_ms=1,
+            )
+        )  # fmt: skip
+
+    async def _listen(self) -> None:
+        async for control in self._store.workers.control(self._worker):
+            if control.type == "cancel":
+                self._cancels[control.turn].set()
+
+    async def _claim(self, turn: TurnId) -> None:
+        record = await self._store.turns.get(turn)
+        if record is None or record.state.is_terminal:
+            return
+        try:
+            lease = await self._store.leases.acquire(record.conversation, self._worker, self._host)
+        except LeaseHeld:
+            return
+        claimed = await self._store.turns.claim(lease)
+        if claimed is not None:
+            self._turns.create_task(self._run(lease, claimed))
+
+    async def _run(self, lease: Lease, claimed: Claimed) -> None:
+        request = claimed.request
+        self.requests.append(request)
+        said = _Saying(self._store, self._live.publish, lease, claimed, self._is_heard_live)
+        cancelled = self._cancels[request.turn]
+        end = DONE
+        for step in self._steps(request):
+            if cancelled.is_set():
+                break
+            if isinstance(step, Gate):
+                await _either(self.gates[step.name], cancelled)
+            elif isinstance(step, Pause):
+                await asyncio.sleep(step.seconds)
+            elif isinstance(step, TurnEnded):
+                end = step
+            else:
+                await said.say(encode_event(step), log_every=self._log_every)
+        if cancelled.is_set():
+            end = TurnEnded(state=TurnState.CANCELLED)
+        more = await said.finish(end)
+        self.ended.put_nowait((request.turn, end.state))
+        if more and (following := await self._store.turns.claim(lease)) is not None:
+            self._turns.create_task(self._run(lease, following))
+
+    def _steps(self, request: TurnRequest) -> Sequence[Step]:
+        text = " ".join(b.text for b in request.prompt if isinstance(b, TextBlock))
+        scripted = self._script.get(text)
+        started = TurnStarted(sdk_session="s", model=request.model)
+        return [started, *(words(text) if scripted is None else scripted)]
+
+
+class _Saying:
+    """One turn's events on their way out."""
+
+    def __init__(
+        self,
+        store: Store,
+        publish: Callable[..., None],
+        lease: Lease,
+        claimed: Claimed,
+        is_heard_live: Callable[[int], bool],
+    ) -> None:
+        self._store = store
+        self._publish = publish
+        self._lease = lease
+        self._record = claimed.record
+        self._is_heard_live = is_heard_live
+        self._unlogged: list[tuple[int, bytes]] = []
+        self._n = 0
+
+    async def say(self, payload: bytes, *, log_every: int) -> None:
+        self._n += 1
+        self._unlogged.append((self._n, payload))
+        self._say_live(payload)
+        if self._n == 1 or len(self._unlogged) >= log_every:
+            await self._log()
+        else:
+            await asyncio.sleep(0)
+
+    async def finish(self, end: TurnEnded) -> bool:
+        await self._log()
+        self._n += 1
+        while True:
+            try:
+                more = await self._store.turns.finish(
+                    self._lease, self._record.turn, self._n, end, idle_timeout_s=60
+                )
+            except StoreUnavailable:
+                await asyncio.sleep(0.1)
+            else:
+                self._say_live(encode_event(end))
+                return more
+
+    async def _log(self) -> None:
+        while self._unlogged:
+            try:
+                await self._store.log.append(self._lease, self._record.turn, self._unlogged)
+            except StoreUnavailable:
+                await asyncio.sleep(0.1)
+            else:
+                self._unlogged = []
+
+    def _say_live(self, payload: bytes) -> None:
+        if self._is_heard_live(self._n):
+            frame = Frame(self._record.turn, self._lease.fence, self._n, payload)
+            self._publish(self._record.replica, frame.encode())
+
+
+async def _either(*events: asyncio.Event) -> None:
+    waits = [asyncio.Event.wait(event) for event in events]
+    async with asyncio.TaskGroup() as group:
+        tasks = [group.create_task(wait) for wait in waits]
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        for task in tasks:
+            task.cancel()

@@ -1,0 +1,211 @@
+"""Events become OpenAI's chunks, byte for byte."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+
+import pytest
+from openai.types.chat import ChatCompletionChunk
+
+from api.chunks import ChunkFrames, Transcript, is_sight, read_end
+from infra.runtime.settings import ToolDisplay
+from infra.wire.errors import ErrorCode, TurnFailed
+from infra.wire.events import (
+    Event,
+    FinishReason,
+    Notice,
+    TextDelta,
+    ThinkingDelta,
+    ToolCall,
+    ToolResult,
+    TurnEnded,
+    TurnError,
+    TurnStarted,
+    Usage,
+    encode_event,
+)
+from infra.wire.ids import TurnId
+from infra.wire.states import TurnState
+
+STARTED = TurnStarted(sdk_session="s", model="m")
+CALL = ToolCall(id="1", name="Bash", summary="ls -la")
+RESULT = ToolResult(id="1", name="Bash", summary="3 files")
+
+
+def frames(
+    *, display: ToolDisplay = ToolDisplay.REASONING, include_usage: bool = False
+) -> ChunkFrames:
+    return ChunkFrames(
+        TurnId("chatcmpl-1"),
+        created=1700000000,
+        model="claude",
+        include_usage=include_usage,
+        display=display,
+    )
+
+
+def chunks(stream: bytes) -> list[ChatCompletionChunk]:
+    lines = stream.decode().split("\n\n")
+    assert lines[-1] == ""
+    bodies = [line.removeprefix("data: ") for line in lines[:-1]]
+    return [
+        ChatCompletionChunk.model_validate_json(body, strict=False)
+        for body in bodies
+        if body != "[DONE]"
+    ]
+
+
+def shown(events: Sequence[Event], display: ToolDisplay) -> tuple[str, str]:
+    """Content and reasoning of some events."""
+    out = {False: "", True: ""}
+    transcript = Transcript(display)
+    for event in events:
+        if piece := transcript.piece(encode_event(event)):
+            out[piece[0]] += json.loads(piece[1])
+    return out[False], out[True]
+
+
+def test_text_delta_is_spliced_byte_for_byte() -> None:
+    rendered = frames().render([encode_event(TextDelta(text='a "b"\n é 😀'))])
+    assert rendered == (
+        b'data: {"id":"chatcmpl-1","object":"chat.completion.chunk","created":1700000000,'
+        b'"model":"claude","system_fingerprint":null,"choices":[{"index":0,"delta":'
+        b'{"content":"a \\"b\\"\\n \\u00e9 \\ud83d\\ude00"},"logprobs":null,'
+        b'"finish_reason":null}]}\n\n'
+    )
+
+
+def test_first_chunk_has_the_role() -> None:
+    (chunk,) = chunks(frames().first())
+    assert chunk.choices[0].delta.role == "assistant"
+    assert chunk.choices[0].delta.content == ""
+    assert chunk.choices[0].finish_reason is None
+
+
+def test_every_chunk_parses_as_openais() -> None:
+    made = frames(include_usage=True)
+    stream = made.first() + made.render(
+        [encode_event(e) for e in (STARTED, ThinkingDelta(text="hm"), CALL, TextDelta(text="yes"))]
+    )
+    stream += made.last(TurnEnded(state=TurnState.DONE, usage=Usage(input_tokens=1)))
+    read = chunks(stream)
+    assert {c.id for c in read} == {"chatcmpl-1"}
+    assert [c.choices[0].finish_reason for c in read if c.choices] == [None] * 4 + ["stop"]
+
+
+def test_usage_is_null_until_the_last_chunk_when_asked_for() -> None:
+    made = frames(include_usage=True)
+    usage = Usage(input_tokens=1, output_tokens=2, cache_read_input_tokens=4)
+    stream = made.first() + made.last(TurnEnded(state=TurnState.DONE, usage=usage))
+    bodies = [json.loads(line[6:]) for line in stream.decode().splitlines() if "{" in line]
+    assert [b["usage"] for b in bodies[:-1]] == [None, None]
+    assert bodies[-1]["choices"] == []
+    assert bodies[-1]["usage"] == {
+        "prompt_tokens": 5,
+        "completion_tokens": 2,
+        "total_tokens": 7,
+        "prompt_tokens_details": {"cached_tokens": 4},
+    }
+    assert stream.endswith(b"data: [DONE]\n\n")
+
+
+def test_no_usage_unless_asked_for() -> None:
+    made = frames()
+    stream = made.first() + made.last(TurnEnded(state=TurnState.DONE))
+    assert b"usage" not in stream
+    assert b'"choices":[]' not in stream
+
+
+@pytest.mark.parametrize("reason", list(FinishReason))
+def test_finish_reason_is_the_events(reason: FinishReason) -> None:
+    last = chunks(frames().last(TurnEnded(state=TurnState.DONE, finish_reason=reason)))
+    assert last[-1].choices[0].finish_reason == reason.value
+
+
+def test_model_name_cannot_break_out_of_its_string() -> None:
+    made = ChunkFrames(
+        TurnId("t"), created=1, model='a"b\\%s', include_usage=False, display=ToolDisplay.OFF
+    )
+    assert chunks(made.first())[0].model == 'a"b\\%s'
+    assert chunks(made.last(TurnEnded(state=TurnState.DONE)))[0].model == 'a"b\\%s'
+
+
+def test_tools_and_thinking_are_reasoning_by_default() -> None:
+    events = [ThinkingDelta(text="let me see"), CALL, RESULT, TextDelta(text="Three.")]
+    content, reasoning = shown(events, ToolDisplay.REASONING)
+    assert content == "Three."
+    assert reasoning == "let me see\nBash: ls -la\nBash → 3 files\n"
+
+
+def test_tools_and_thinking_can_be_hidden() -> None:
+    events = [ThinkingDelta(text="x"), CALL, RESULT, Notice(text="n"), TextDelta(text="Three.")]
+    assert shown(events, ToolDisplay.OFF) == ("Three.", "")
+
+
+def test_tools_and_thinking_can_be_text() -> None:
+    events = [TextDelta(text="I look."), CALL, RESULT, TextDelta(text="Three.")]
+    content, reasoning = shown(events, ToolDisplay.TEXT)
+    assert content == "I look.\n\nBash: ls -la\nBash → 3 files\n\nThree."
+    assert reasoning == ""
+
+
+def test_text_before_and_after_a_tool_does_not_run_together() -> None:
+    events = [TextDelta(text="I "), TextDelta(text="look."), CALL, RESULT, TextDelta(text="Three.")]
+    assert shown(events, ToolDisplay.REASONING)[0] == "I look.\n\nThree."
+    assert shown(events, ToolDisplay.OFF)[0] == "I look.\n\nThree."
+
+
+def test_text_that_breaks_its_line_itself_gets_no_second_break() -> None:
+    events = [TextDelta(text="I look.\n"), CALL, TextDelta(text="Three.")]
+    assert shown(events, ToolDisplay.REASONING)[0] == "I look.\nThree."
+    events = [TextDelta(text="I look."), CALL, TextDelta(text="\n\nThree.")]
+    assert shown(events, ToolDisplay.REASONING)[0] == "I look.\n\nThree."
+
+
+def test_plain_text_passes_untouched() -> None:
+    events = [STARTED, *(TextDelta(text=t) for t in ("1\n", "", "2", "\n\n3"))]
+    assert shown(events, ToolDisplay.TEXT)[0] == "1\n2\n\n3"
+
+
+def test_failed_tools_and_sub_agents_are_told_apart() -> None:
+    events = [
+        ToolCall(id="2", name="Read", summary="/x", parent="1"),
+        ToolResult(id="2", name="Read", summary="no such file", is_error=True, parent="1"),
+    ]
+    assert shown(events, ToolDisplay.REASONING)[1] == "  Read: /x\n  Read ✗ no such file\n"
+
+
+def test_event_of_a_later_version_is_counted_and_skipped() -> None:
+    transcript = Transcript(ToolDisplay.REASONING)
+    assert transcript.piece(b'{"type":"hologram","x":1}') is None
+    assert transcript.unknown == 1
+
+
+@pytest.mark.parametrize(
+    ("event", "settles"),
+    [
+        (STARTED, False),
+        (Notice(text="retrying"), False),
+        (TextDelta(text="x"), True),
+        (ThinkingDelta(text="x"), True),
+        (CALL, True),
+        (TurnEnded(state=TurnState.DONE), True),
+    ],
+)
+def test_status_is_settled_by_the_first_sight_of_an_answer(event: Event, settles: bool) -> None:
+    assert is_sight(encode_event(event)) is settles
+
+
+def test_failed_end_carries_its_error() -> None:
+    error = TurnError(code=ErrorCode.RATE_LIMITED, message="slow down", retry_after_s=7)
+    with pytest.raises(TurnFailed, match="slow down") as failed:
+        read_end(encode_event(TurnEnded(state=TurnState.FAILED, error=error)))
+    assert failed.value.code is ErrorCode.RATE_LIMITED
+    assert failed.value.retry_after_s == 7
+
+
+def test_cancelled_end_is_an_error_for_whoever_still_listens() -> None:
+    with pytest.raises(TurnFailed) as failed:
+        read_end(encode_event(TurnEnded(state=TurnState.CANCELLED)))
+    assert failed.value.code is ErrorCode.TURN_CANCELLED

@@ -1,0 +1,178 @@
+"""OpenAI's messages become what an agent is told."""
+
+from __future__ import annotations
+
+import base64
+import json
+from typing import Any
+
+import pytest
+
+from api.models import read_chat_request
+from api.prompt import Prompt, read_messages
+from infra.wire.errors import RequestRefused
+from infra.wire.turns import DocumentBlock, HistoryMessage, ImageBlock, TextBlock
+
+PIXEL = base64.b64encode(b"pixel").decode()
+PNG = f"data:image/png;base64,{PIXEL}"
+
+
+def read(*messages: dict[str, Any]) -> Prompt:
+    body = json.dumps({"model": "m", "messages": messages}).encode()
+    return read_messages(read_chat_request(body).messages)
+
+
+def user(content: Any) -> dict[str, Any]:
+    return {"role": "user", "content": content}
+
+
+def refused(*messages: dict[str, Any]) -> RequestRefused:
+    with pytest.raises(RequestRefused) as error:
+        read(*messages)
+    return error.value
+
+
+def test_one_user_message_is_the_prompt() -> None:
+    assert read(user("hi")) == Prompt(None, (), (TextBlock(text="hi"),))
+
+
+def test_system_and_developer_text_is_joined() -> None:
+    told = read(
+        {"role": "system", "content": "be brief"},
+        user("hi"),
+        {"role": "developer", "content": [{"type": "text", "text": "be kind"}]},
+    )
+    assert told.system_prompt == "be brief\n\nbe kind"
+    assert told.prompt == (TextBlock(text="hi"),)
+
+
+def test_everything_before_the_last_answer_is_history() -> None:
+    told = read(user("a"), {"role": "assistant", "content": "b"}, user("c"))
+    assert told.history == (
+        HistoryMessage(role="user", content=(TextBlock(text="a"),)),
+        HistoryMessage(role="assistant", content=(TextBlock(text="b"),)),
+    )
+    assert told.prompt == (TextBlock(text="c"),)
+
+
+def test_all_the_user_said_since_the_last_answer_is_the_prompt() -> None:
+    told = read(user("a"), {"role": "assistant", "content": "b"}, user("c"), user("d"))
+    assert told.prompt == (TextBlock(text="c"), TextBlock(text="d"))
+    assert len(told.history) == 2
+
+
+def test_empty_answers_of_stopped_turns_are_left_out() -> None:
+    told = read(user("a"), {"role": "assistant", "content": ""}, user("b"))
+    assert told.history == ()
+    assert told.prompt == (TextBlock(text="a"), TextBlock(text="b"))
+
+
+def test_tool_calls_and_results_become_text() -> None:
+    told = read(
+        user("weather?"),
+        {
+            "role": "assistant",
+            "content": None,
+            "tool_calls": [{"id": "1", "function": {"name": "get", "arguments": '{"c": 1}'}}],
+        },
+        {"role": "tool", "tool_call_id": "1", "content": "sunny"},
+        {"role": "assistant", "content": "Sunny."},
+        user("thanks"),
+    )
+    texts = [b.text for m in told.history for b in m.content if isinstance(b, TextBlock)]
+    assert texts == ["weather?", '[Called get with {"c": 1}]', "[Result of 1]", "sunny", "Sunny."]
+
+
+def test_tool_result_may_be_the_last_message() -> None:
+    told = read(
+        user("x"),
+        {"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": "{}"}}]},
+        {"role": "function", "name": "f", "content": "42"},
+    )
+    assert told.prompt == (TextBlock(text="[Result of f]"), TextBlock(text="42"))
+
+
+def test_inline_picture_is_an_image() -> None:
+    part = {"type": "image_url", "image_url": {"url": PNG, "detail": "auto"}}
+    told = read(user([{"type": "text", "text": "see"}, part]))
+    assert told.prompt[1] == ImageBlock(media_type="image/png", data=PIXEL)
+
+
+def test_pdf_is_a_document() -> None:
+    file = {"filename": "a.pdf", "file_data": f"data:application/pdf;base64,{PIXEL}"}
+    told = read(user([{"type": "file", "file": file}]))
+    assert told.prompt == (
+        DocumentBlock(media_type="application/pdf", data=PIXEL, filename="a.pdf"),
+    )
+
+
+def test_text_file_is_text() -> None:
+    data = base64.b64encode("größe".encode()).decode()
+    file = {"filename": "a.txt", "file_data": f"data:text/plain;base64,{data}"}
+    told = read(user([{"type": "file", "file": file}]))
+    assert told.prompt == (TextBlock(text="[File a.txt]\ngröße"),)
+
+
+@pytest.mark.parametrize("scheme", ["http", "https", "file", "ftp"])
+def test_picture_urls_are_never_fetched(scheme: str) -> None:
+    url = f"{scheme}://169.254.169.254/x.png"
+    error = refused(user([{"type": "image_url", "image_url": {"url": url}}]))
+    assert error.param == "messages[0].content[0].image_url.url"
+    assert "not fetched" in error.message
+
+
+@pytest.mark.parametrize(
+    ("content", "param"),
+    [
+        (7, "messages[0].content"),
+        ({"type": "text"}, "messages[0].content"),
+        (["x"], "messages[0].content[0]"),
+        ([{"text": "x"}], "messages[0].content[0].type"),
+        ([{"type": "video"}], "messages[0].content[0].type"),
+        ([{"type": "text", "text": 5}], "messages[0].content[0].text"),
+        ([{"type": "input_audio", "input_audio": {}}], "messages[0].content[0].type"),
+        ([{"type": "image_url"}], "messages[0].content[0].image_url"),
+        ([{"type": "image_url", "image_url": {}}], "messages[0].content[0].image_url.url"),
+        (
+            [{"type": "image_url", "image_url": {"url": "data:image/png;base64,%%"}}],
+            "messages[0].content[0].image_url.url",
+        ),
+        (
+            [{"type": "image_url", "image_url": {"url": "data:image/png,raw"}}],
+            "messages[0].content[0].image_url.url",
+        ),
+        (
+            [{"type": "image_url", "image_url": {"url": f"data:image/tiff;base64,{PIXEL}"}}],
+            "messages[0].content[0].image_url.url",
+        ),
+        ([{"type": "file", "file": {"file_id": "f"}}], "messages[0].content[0].file.file_data"),
+        (
+            [{"type": "file", "file": {"file_data": "data:application/zip;base64,AAAA"}}],
+            "messages[0].content[0].file.file_data",
+        ),
+        (
+            [{"type": "file", "file": {"file_data": "https://x/y.pdf"}}],
+            "messages[0].content[0].file.file_data",
+        ),
+        ("", "messages[0].content"),
+        ("  ", "messages[0].content"),
+        (None, "messages[0].content"),
+        ([], "messages[0].content"),
+    ],
+)
+def test_bad_content_is_refused_by_name(content: Any, param: str) -> None:
+    assert refused(user(content)).param == param
+
+
+def test_answers_cannot_be_prefilled() -> None:
+    error = refused(user("x"), {"role": "assistant", "content": "Once upon"})
+    assert error.param == "messages[1].role"
+
+
+def test_system_text_alone_is_no_prompt() -> None:
+    assert refused({"role": "system", "content": "x"}).param == "messages"
+
+
+def test_pictures_have_no_place_in_a_system_message() -> None:
+    part = {"type": "image_url", "image_url": {"url": PNG}}
+    assert refused({"role": "system", "content": [part]}, user("x")).param == "messages[0].content"
