@@ -30,6 +30,8 @@ from worker.hosts import Container, ContainerExit, ContainerId, ContainerSpec
 AgentFactory = Callable[[ContainerSpec], AbstractAsyncContextManager[Any]]
 
 KILLED = 137
+START_MAX_S = 10.0
+HOST = HostId("host-1")
 
 
 @dataclass
@@ -82,8 +84,11 @@ class MemoryMachine:
         container = Container(id, spec.conversation, spec.fence, True, created_ms)
         self.kept[id] = _Kept(container, cluster, host, task)
         try:
-            await up
+            await asyncio.shield(up)
         except BaseException:
+            # As on a real machine, a start goes on for a while when its caller has gone; asyncio
+            # leaks the socket of a server that is cancelled while it starts.
+            await asyncio.wait([up], timeout=START_MAX_S)
             await self.remove(id)
             raise
         return container
@@ -135,7 +140,7 @@ class MemoryHost:
         self,
         machine: MemoryMachine,
         *,
-        host: HostId = HostId("host-1"),
+        host: HostId = HOST,
         cluster: str = "test",
         clock: Clock | None = None,
     ) -> None:
@@ -187,7 +192,7 @@ class NeverReadyHost(MemoryHost):
 class SlowHost(MemoryHost):
     """A start takes until the test sets `released`. `asked` is set when one is waiting."""
 
-    def __init__(self, machine: MemoryMachine, *, host: HostId = HostId("host-1")) -> None:
+    def __init__(self, machine: MemoryMachine, *, host: HostId = HOST) -> None:
         super().__init__(machine, host=host)
         self.asked = asyncio.Event()
         self.released = asyncio.Event()
@@ -201,9 +206,7 @@ class SlowHost(MemoryHost):
 class VanishingHost(MemoryHost):
     """Its first `vanishing` containers are killed as soon as they run."""
 
-    def __init__(
-        self, machine: MemoryMachine, *, host: HostId = HostId("host-1"), vanishing: int = 1
-    ) -> None:
+    def __init__(self, machine: MemoryMachine, *, host: HostId = HOST, vanishing: int = 1) -> None:
         super().__init__(machine, host=host)
         self._left = vanishing
 

@@ -1,0 +1,194 @@
+"""One `Machine` per kind of host: makes host objects, kills containers, and counts leftovers."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import secrets
+import shutil
+import signal
+import tempfile
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from typing import Protocol
+
+import pytest
+
+from infra.wire.ids import ConversationKey, Fence, HostId
+from tests.fakes import probe
+from tests.fakes.memory_host import MemoryHost, MemoryMachine
+from tests.parts import need
+from worker.bubblewrap import BubblewrapHost, BubblewrapOptions
+from worker.containers import DockerHost, DockerOptions
+from worker.folders import Folders
+from worker.hosts import ContainerHost, ContainerId, ContainerSpec, Limits
+
+BASE_IMAGE = os.environ.get("AGCLUSTER_BASE_IMAGE", "python:3.11-slim-bookworm")
+LIMITS = Limits(cpus=1.0, memory_mb=256, pids=64, tmp_mb=16)
+
+
+class Machine(Protocol):
+    """What the suite needs of the thing behind a host."""
+
+    def host(self, name: str = "host-1") -> ContainerHost:
+        """Another host object for the same containers; closed after the test."""
+        ...
+
+    def spec(self, conversation: ConversationKey | None = None, fence: int = 1) -> ContainerSpec:
+        """A container to be, with its folders made."""
+        ...
+
+    async def kill(self, spec: ContainerSpec, id: ContainerId) -> None:
+        """Kill its processes from outside, as the kernel would."""
+        ...
+
+
+class _Machine:
+    """Folders and clean-up, for every kind."""
+
+    def __init__(self, data_dir: Path, opened: AsyncExitStack) -> None:
+        self.data_dir = data_dir
+        self.cluster = f"test-{secrets.token_hex(4)}"
+        self._opened = opened
+
+    def spec(self, conversation: ConversationKey | None = None, fence: int = 1) -> ContainerSpec:
+        conversation = conversation or ConversationKey(secrets.token_hex(12))
+        folders = Folders(self.data_dir).make(conversation)
+        return ContainerSpec(conversation, Fence(fence), folders, LIMITS, egress=False)
+
+    def _kept(self, host: ContainerHost) -> ContainerHost:
+        self._opened.push_async_callback(host.aclose)
+        return host
+
+
+class _Memory(_Machine):
+    def __init__(self, data_dir: Path, opened: AsyncExitStack, machine: MemoryMachine) -> None:
+        super().__init__(data_dir, opened)
+        self._machine = machine
+
+    def host(self, name: str = "host-1") -> ContainerHost:
+        return self._kept(MemoryHost(self._machine, host=HostId(name), cluster=self.cluster))
+
+    async def kill(self, spec: ContainerSpec, id: ContainerId) -> None:
+        await self._machine.kill(spec.conversation)
+
+
+class _Docker(_Machine):
+    def host(self, name: str = "host-1") -> ContainerHost:
+        options = DockerOptions(
+            BASE_IMAGE, self.cluster, call_timeout_s=40, command=probe.DOCKER_COMMAND
+        )
+        return self._kept(DockerHost(HostId(name), options))
+
+    async def kill(self, spec: ContainerSpec, id: ContainerId) -> None:
+        # The signal of the engine is no different from the kernel's.
+        await _run("docker", "kill", "--signal", "KILL", id)
+
+
+class _Bubblewrap(_Machine):
+    def host(self, name: str = "host-1") -> ContainerHost:
+        options = BubblewrapOptions(
+            self.cluster, self.data_dir, call_timeout_s=40, command=probe.BUBBLEWRAP_COMMAND
+        )
+        return self._kept(BubblewrapHost(HostId(name), options))
+
+    async def kill(self, spec: ContainerSpec, id: ContainerId) -> None:
+        noted = json.loads((self.data_dir / "b" / id / "process.json").read_text())
+        os.kill(noted["init"]["pid"], signal.SIGKILL)
+
+
+@pytest.fixture
+def data_dir() -> Iterator[Path]:
+    """A short path that the agent's uid can reach: pytest's own are neither."""
+    made = Path(tempfile.mkdtemp(prefix="agc-"))
+    made.chmod(0o755)
+    yield made
+    shutil.rmtree(made)
+
+
+async def _run(*command: str) -> str:
+    process = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE)
+    async with asyncio.timeout(40):
+        output, _ = await process.communicate()
+    assert process.returncode == 0, command
+    return output.decode()
+
+
+@asynccontextmanager
+async def _listening(spec: ContainerSpec) -> AsyncIterator[None]:
+    """The in-memory stand-in for the probe: it listens and hangs up."""
+
+    def hang_up(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.close()
+
+    path = spec.folders.sockets / "agent.sock"
+    path.unlink(missing_ok=True)
+    async with await asyncio.start_unix_server(hang_up, path):
+        yield
+
+
+@asynccontextmanager
+async def _memory(data_dir: Path) -> AsyncIterator[Machine]:
+    async with MemoryMachine(_listening) as memory, AsyncExitStack() as opened:
+        machine = _Memory(data_dir, opened, memory)
+        yield machine
+        await _sweep(machine)
+
+
+@asynccontextmanager
+async def _docker(data_dir: Path) -> AsyncIterator[Machine]:
+    need("docker")
+    async with AsyncExitStack() as opened:
+        machine = _Docker(data_dir, opened)
+        yield machine
+        await _sweep(machine)
+    left = await _run(
+        "docker", "ps", "-aq", "--filter", f"label=agcluster.cluster={machine.cluster}"
+    )
+    assert left == "", "the test left containers behind"
+
+
+@asynccontextmanager
+async def _bubblewrap(data_dir: Path) -> AsyncIterator[Machine]:
+    need("bwrap")
+    async with AsyncExitStack() as opened:
+        machine = _Bubblewrap(data_dir, opened)
+        yield machine
+        await _sweep(machine)
+    left = [path.name for path in (data_dir / "b").glob("*") if path.name != ".lock"]
+    assert left == [], "the test left sandboxes behind"
+
+
+async def _sweep(machine: Machine) -> None:
+    for name in ("host-1", "host-2"):
+        host = machine.host(name)
+        for container in await host.list():
+            await host.stop(container.id, grace_s=0)
+        assert await host.list() == []
+
+
+_KINDS: dict[str, Callable[[Path], AbstractAsyncContextManager[Machine]]] = {
+    "memory": _memory,
+    "bubblewrap": _bubblewrap,
+    "docker": _docker,
+}
+REAL = [
+    pytest.param("bubblewrap", marks=pytest.mark.bwrap),
+    pytest.param("docker", marks=pytest.mark.docker),
+]
+
+
+@pytest.fixture(params=["memory", *REAL])
+async def machine(request: pytest.FixtureRequest, data_dir: Path) -> AsyncIterator[Machine]:
+    """Every kind of host."""
+    async with _KINDS[request.param](data_dir) as made:
+        yield made
+
+
+@pytest.fixture(params=REAL)
+async def real_machine(request: pytest.FixtureRequest, data_dir: Path) -> AsyncIterator[Machine]:
+    """Every kind that really isolates."""
+    async with _KINDS[request.param](data_dir) as made:
+        yield made
