@@ -1,0 +1,66 @@
+"""What the next turn stands on, for every way clients send history."""
+
+from __future__ import annotations
+
+import pytest
+
+from infra.wire.history import Accepted, Base, Continue, Fresh, Rewind, decide, digest
+from infra.wire.ids import TurnId
+from infra.wire.turns import ContentBlock, ImageBlock, TextBlock
+
+
+def memory(digests: str, *, without: str = "") -> list[Accepted]:
+    """One accepted prompt per letter; those in `without` have no checkpoint."""
+    return [
+        Accepted(digest=d, turn=TurnId(f"t-{d}"), checkpoint=None if d in without else f"end-{d}")
+        for d in digests
+    ]
+
+
+@pytest.mark.parametrize(
+    ("known", "sent", "base"),
+    [
+        ("", "a", Continue()),
+        ("a", "ab", Continue()),
+        ("ab", "abc", Continue()),
+        ("ab", "ab", Rewind(keep=1, checkpoint="end-a")),
+        ("a", "a", Fresh()),
+        ("abc", "abx", Rewind(keep=2, checkpoint="end-b")),
+        ("abc", "ax", Rewind(keep=1, checkpoint="end-a")),
+        ("abc", "xbc", Fresh()),
+        ("ab", "abcd", Fresh()),
+        ("", "ab", Fresh()),
+        ("ab", "x", Fresh()),
+    ],
+)
+def test_full_history_clients(known: str, sent: str, base: Base) -> None:
+    assert decide(memory(known), list(sent), is_thin=False, resends=True) == base
+
+
+@pytest.mark.parametrize(
+    ("known", "sent", "resends", "base"),
+    [
+        ("a", "b", False, Continue()),
+        ("ab", "c", False, Continue()),
+        ("a", "a", False, Fresh()),  # The same lone message again: a regenerate.
+        ("ab", "x", True, Fresh()),  # It has resent history: an edit of the first message.
+        ("ab", "abc", False, Continue()),
+    ],
+)
+def test_thin_clients_append(known: str, sent: str, resends: bool, base: Base) -> None:
+    assert decide(memory(known), list(sent), is_thin=True, resends=resends) == base
+
+
+def test_without_a_checkpoint_a_branch_starts_fresh() -> None:
+    assert decide(memory("ab", without="a"), ["a", "b"], is_thin=False, resends=True) == Fresh()
+
+
+def test_digest_forgives_blanks_but_not_words() -> None:
+    def one(text: str) -> tuple[ContentBlock, ...]:
+        return (TextBlock(text=text),)
+
+    assert digest(one("1\r\n2  3\n")) == digest(one("1\n2 3"))
+    assert digest(one("1 2")) != digest(one("12"))
+    assert digest((TextBlock(text="a"), TextBlock(text="b"))) != digest(one("ab"))
+    picture = ImageBlock(media_type="image/png", data="AAAA")
+    assert digest((*one("a"), picture)) != digest(one("a"))
