@@ -43,7 +43,8 @@ HELLO_TIMEOUT_S = 10.0
 WRITE_HIGH_BYTES = 256 * 1024
 """Beyond this in the socket's buffer the worker is behind: frames stay in the outbox, joined."""
 
-OpenSession = Callable[[], Awaitable[Session]]
+OpenSession = Callable[[asyncio.TaskGroup], Awaitable[Session]]
+"""Makes the session; tasks it needs beside a turn are born in the group."""
 
 
 class LinkServer:
@@ -74,7 +75,7 @@ class LinkServer:
                 group.create_task(self._serve_link(link))
 
             server = await asyncio.start_unix_server(accept, path=socket, limit=LINE_MAX_BYTES)
-            runner = group.create_task(self._run_turns())
+            runner = group.create_task(self._run_turns(group))
             self.listening.set()
             try:
                 await self._closing.wait()
@@ -94,8 +95,8 @@ class LinkServer:
 
     # Turns: one task runs them and closes the session.
 
-    async def _run_turns(self) -> None:
-        session = self._session = await self._open_session()
+    async def _run_turns(self, group: asyncio.TaskGroup) -> None:
+        session = self._session = await self._open_session(group)
         try:
             while True:
                 turn = await self._starts.get()

@@ -352,7 +352,7 @@ class ScriptedAgent:
         finally:
             self.died.set()
 
-    async def _open_session(self) -> ScriptedSession:
+    async def _open_session(self, group: asyncio.TaskGroup) -> ScriptedSession:
         return self.session
 
 

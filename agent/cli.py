@@ -1,0 +1,134 @@
+"""One connected CLI: opened, used and closed by one task, drained for as long as it lives.
+
+The SDK keeps at most 100 messages; when nobody takes them every control request hangs, an interrupt
+too. So a task reads from the first moment to the last and hands each message to whoever listens.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
+
+from claude_agent_sdk import ClaudeAgentOptions, ClaudeSDKClient, ClaudeSDKError, Message
+from claude_agent_sdk._errors import MessageParseError
+
+from agent.options import MARK
+from agent.processes import kill_marked
+
+log = logging.getLogger(__name__)
+
+CONNECT_TIMEOUT_S = 60.0
+CONTROL_TIMEOUT_S = 15.0
+CLOSE_TIMEOUT_S = 20.0
+"""The SDK ends a CLI that does not want to by steps, 15 s in all."""
+
+Listener = Callable[[Message], Awaitable[None]]
+
+
+class CliFailed(Exception):
+    """The CLI did not start, did not answer or ended. `detail` is for the log only."""
+
+    def __init__(self, detail: str) -> None:
+        super().__init__(detail)
+        self.detail = detail
+
+
+class Cli:
+    """A CLI process and the client that drives it."""
+
+    def __init__(self, options: ClaudeAgentOptions, *, mark: str, group: asyncio.TaskGroup) -> None:
+        """`group` outlives the CLI; the draining task is born in it."""
+        options.stderr = self._keep_stderr
+        self._client = ClaudeSDKClient(options)
+        self._mark = mark
+        self._group = group
+        self._listener: Listener | None = None
+        self._last_words = ""
+        self.fault: str = ""
+        self.gone = asyncio.Event()
+
+    async def connect(self) -> None:
+        """Start it. Raises `CliFailed`; then nothing of it is left."""
+        try:
+            async with asyncio.timeout(CONNECT_TIMEOUT_S):
+                await self._client.connect()
+        except (ClaudeSDKError, OSError, TimeoutError, RuntimeError) as error:
+            self.kill()
+            raise CliFailed(f"{type(error).__name__}: {error} {self._last_words}") from error
+        except BaseException:
+            self.kill()
+            raise
+        self._group.create_task(self._drain())
+
+    async def ask(self, content: list[dict[str, Any]], *, id: str, listener: Listener) -> None:
+        """Send a prompt; from now on `listener` is told every message. Raises `CliFailed`."""
+        self._listener = listener
+        prompt = {
+            "type": "user",
+            "message": {"role": "user", "content": content},
+            "parent_tool_use_id": None,
+            "uuid": id,
+        }
+        await self._control(self._client.query(_one(prompt)))
+
+    def ignore(self) -> None:
+        """Tell nobody any more; what comes is dropped."""
+        self._listener = None
+
+    async def interrupt(self) -> None:
+        """Ask the turn to stop. Raises `CliFailed`."""
+        await self._control(self._client.interrupt())
+
+    async def set_model(self, model: str) -> None:
+        """From the next prompt on. Raises `CliFailed`."""
+        await self._control(self._client.set_model(model))
+
+    def kill(self) -> None:
+        """End it and whatever its tools have started, at once."""
+        if count := kill_marked(MARK, self._mark):
+            log.info("killed %d processes of the CLI", count)
+
+    async def close(self) -> None:
+        """End it in its own time, or by force; bounded, and never an error."""
+        self.ignore()
+        try:
+            async with asyncio.timeout(CLOSE_TIMEOUT_S):
+                await self._client.disconnect()
+        except Exception:  # a CLI that cannot even be closed is killed; the caller needs no more
+            log.warning("the CLI did not close properly", exc_info=True)
+            self.kill()
+
+    async def _control(self, request: Awaitable[None]) -> None:
+        try:
+            async with asyncio.timeout(CONTROL_TIMEOUT_S):
+                await request
+        except TimeoutError as error:
+            raise CliFailed("the CLI does not answer") from error
+        except Exception as error:  # the SDK raises bare Exception for a refused control request
+            raise CliFailed(f"{type(error).__name__}: {error}") from error
+
+    async def _drain(self) -> None:
+        """Read until the CLI ends. A message the SDK cannot parse is skipped."""
+        try:
+            while True:
+                try:
+                    async for message in self._client.receive_messages():
+                        if self._listener is not None:
+                            await self._listener(message)
+                    break
+                except MessageParseError as error:
+                    log.warning("skipped a message of the CLI: %s", error)
+        except Exception as error:  # noqa: BLE001 - the SDK raises anything; all of it is the CLI's end
+            self.fault = f"{type(error).__name__}: {error} {self._last_words}"
+        finally:
+            self.gone.set()
+
+    def _keep_stderr(self, line: str) -> None:
+        self._last_words = line[-500:]
+        log.debug("cli: %s", line)
+
+
+async def _one(prompt: dict[str, Any]) -> AsyncIterator[dict[str, Any]]:
+    yield prompt

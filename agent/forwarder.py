@@ -1,0 +1,79 @@
+"""A way out for tools: a TCP port on loopback that leads to the egress socket.
+
+Programs know `HTTP_PROXY`, not Unix sockets. The gateway behind the socket decides what is let
+through; here bytes are only passed on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from pathlib import Path
+
+log = logging.getLogger(__name__)
+
+PORT = 3128
+CONNECT_TIMEOUT_S = 10.0
+_CHUNK_BYTES = 64 * 1024
+
+
+class Forwarder:
+    """Listens from the first time it is asked for its address, if the egress socket exists then."""
+
+    def __init__(self, egress_socket: Path, group: asyncio.TaskGroup, *, port: int = PORT) -> None:
+        self._egress_socket = egress_socket
+        self._group = group
+        self._port = port
+        self._server: asyncio.Server | None = None
+
+    async def proxy_url(self) -> str | None:
+        """`http://127.0.0.1:<port>`, or None where there is no way out."""
+        if self._server is None:
+            if not self._egress_socket.is_socket():
+                return None
+            self._server = await self._listen()
+        port = self._server.sockets[0].getsockname()[1]
+        return f"http://127.0.0.1:{port}"
+
+    def close(self) -> None:
+        """Stop listening; what is under way ends with the group."""
+        if self._server is not None:
+            self._server.close()
+
+    async def _listen(self) -> asyncio.Server:
+        try:
+            return await asyncio.start_server(self._accept, "127.0.0.1", self._port)
+        except OSError as error:
+            log.warning("port %d is taken (%s), using another", self._port, error)
+            return await asyncio.start_server(self._accept, "127.0.0.1", 0)
+
+    def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._group.create_task(self._forward(reader, writer))
+
+    async def _forward(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            async with asyncio.timeout(CONNECT_TIMEOUT_S):
+                out_reader, out_writer = await asyncio.open_unix_connection(self._egress_socket)
+        except (OSError, TimeoutError) as error:
+            log.warning("the egress socket does not answer: %s", error)
+            writer.close()
+            return
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(_pass_on(reader, out_writer))
+                group.create_task(_pass_on(out_reader, writer))
+        except* OSError:
+            pass  # One side hung up, which is how most connections end.
+        finally:
+            out_writer.close()
+            writer.close()
+
+
+async def _pass_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Until one side ends; an idle connection lives as long as its program wants it."""
+    while chunk := await reader.read(_CHUNK_BYTES):
+        writer.write(chunk)
+        await writer.drain()
+    with contextlib.suppress(OSError):
+        writer.write_eof()

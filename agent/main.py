@@ -1,0 +1,76 @@
+"""The agent server's process: `python -m agent.main --socket … --model-socket …`.
+
+Listens first and imports the Agent SDK after (that takes 0.7 s), so that a worker is welcomed at
+once. What it is to do arrives over the link; nothing but paths comes from outside otherwise.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import importlib
+import importlib.metadata
+import logging
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from agent.forwarder import Forwarder
+from agent.server import LinkServer
+from agent.turn import Session
+from infra.wire.gateway import AGENT_SOCKET, EGRESS_SOCKET, MODEL_SOCKET
+
+VERSION = "0.1.0"
+
+_SOCKETS = Path("/run/agcluster")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Serve until told to close, by the worker or by SIGTERM."""
+    given = _parser().parse_args(arguments)
+    logging.basicConfig(
+        level=given.log_level, stream=sys.stderr, format="%(levelname)s %(name)s: %(message)s"
+    )
+    asyncio.run(serve(given))
+    return 0
+
+
+async def serve(given: argparse.Namespace) -> None:
+    """Run the server with a real session behind it."""
+    async with asyncio.TaskGroup() as group:
+        forwarder = Forwarder(given.egress_socket, group)
+
+        async def open_session(tasks: asyncio.TaskGroup) -> Session:
+            # In a thread: the loop goes on answering while the SDK is imported.
+            await asyncio.to_thread(importlib.import_module, "agent.session")
+            from agent.options import Surroundings
+            from agent.session import ClaudeSession
+
+            around = Surroundings(given.workspace, given.model_socket)
+            return ClaudeSession(around, group=tasks, forwarder=forwarder)
+
+        server = LinkServer(
+            open_session,
+            agent_version=VERSION,
+            sdk_version=importlib.metadata.version("claude-agent-sdk"),
+        )
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, server.close)
+        await server.serve(given.socket)
+        forwarder.close()
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m agent.main", description=__doc__)
+    parser.add_argument("--socket", type=Path, default=_SOCKETS / AGENT_SOCKET)
+    parser.add_argument("--model-socket", type=Path, default=_SOCKETS / MODEL_SOCKET)
+    parser.add_argument("--egress-socket", type=Path, default=_SOCKETS / EGRESS_SOCKET)
+    parser.add_argument("--workspace", type=Path, default=Path("/workspace"))
+    parser.add_argument("--log-level", default="INFO")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

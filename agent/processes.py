@@ -1,0 +1,54 @@
+"""The processes of a CLI, found by the mark in their environment, and what the kernel did to them.
+
+A killed CLI leaves its tools behind as orphans, and a tool may have moved to a session of its own:
+the inherited environment is what still tells whose they are.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import signal
+from pathlib import Path
+
+_OOM_COUNTERS = (
+    Path("/sys/fs/cgroup/memory.events"),
+    Path("/sys/fs/cgroup/memory/memory.oom_control"),
+)
+
+
+def kill_marked(name: str, value: str, *, proc: Path = Path("/proc")) -> int:
+    """Kill every process whose environment has that variable; how many there were.
+
+    Repeats until none is found, so that a process that is just forking does not slip through.
+    """
+    killed: set[int] = set()
+    for _ in range(5):
+        if not (found := _marked(f"{name}={value}".encode(), proc) - killed):
+            break
+        for pid in found:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        killed |= found
+    return len(killed)
+
+
+def oom_kills() -> int:
+    """How many processes the kernel has killed here for want of memory; 0 where it does not say."""
+    for path in _OOM_COUNTERS:
+        with contextlib.suppress(OSError):
+            if found := re.search(r"^oom_kill (\d+)$", path.read_text(), re.MULTILINE):
+                return int(found[1])
+    return 0
+
+
+def _marked(needle: bytes, proc: Path) -> set[int]:
+    found = set()
+    for folder in proc.iterdir():
+        if folder.name.isdigit() and int(folder.name) != os.getpid():
+            # A process of another user, or one that has just ended, has no environment to read.
+            with contextlib.suppress(OSError):
+                if needle in (folder / "environ").read_bytes().split(b"\0"):
+                    found.add(int(folder.name))
+    return found

@@ -1,0 +1,128 @@
+"""Tool activity in one readable line: what was called, and what came of it. Pure.
+
+The lines are shown to people in a chat, so they are short, on one line, and hold no control
+characters, whatever the model or a program's output contains.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+CALL_MAX_CHARS = 200
+RESULT_MAX_CHARS = 160
+
+Input = Mapping[str, Any]
+"""A tool's input: the model made it, so nothing about it is certain."""
+
+_ESCAPES = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|.)")
+_TAGS = re.compile(r"</?(?:tool_use_error|error|stdout|stderr)>")
+_EXIT_CODE = re.compile(r"exit code (\d+)", re.IGNORECASE)
+_INVISIBLE = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
+
+
+def summarise_call(name: str, given: Input, *, workspace: str = "/workspace") -> str:
+    """`Bash: ls -la`: the tool and what matters of its input."""
+    what = _clean(_gist(name, given, workspace))
+    return _cut(f"{_clean(name)}: {what}" if what else _clean(name), CALL_MAX_CHARS)
+
+
+def summarise_result(content: object, *, is_error: bool) -> str:
+    """`ok, 12 lines`, or the first line of the error."""
+    text, images = _read(content)
+    text = _TAGS.sub("", text).strip()
+    if is_error:
+        return _cut(_first_error(text), RESULT_MAX_CHARS)
+    if images:
+        return f"ok, {_count(images, 'image')}"
+    return f"ok, {_count(len(text.splitlines()), 'line')}" if text else "ok"
+
+
+def clean_line(text: str, *, max_chars: int) -> str:
+    """Any text as one bounded line without control characters."""
+    return _cut(_clean(text), max_chars)
+
+
+def _gist(name: str, given: Input, workspace: str) -> str:
+    match name:
+        case "Bash":
+            return _command(_text(given, "command"))
+        case "Read" | "Edit" | "NotebookEdit" | "NotebookRead":
+            return _path(given, workspace)
+        case "Write":
+            lines = _text(given, "content").count("\n") + 1
+            return f"{_path(given, workspace)}, {_count(lines, 'line')}"
+        case "Grep" | "Glob":
+            where = _relative(_text(given, "path"), workspace)
+            return _text(given, "pattern") + (f" in {where}" if where else "")
+        case "WebFetch":
+            return _text(given, "url")
+        case "WebSearch":
+            return _text(given, "query")
+        case "Agent" | "Task":
+            return _text(given, "description")
+        case "TodoWrite":
+            return _todos(given.get("todos"))
+        case _:
+            return next((v for v in given.values() if isinstance(v, str) and v), "")
+
+
+def _command(command: str) -> str:
+    first, *more = command.strip().splitlines() or [""]
+    return f"{first} …" if more else first
+
+
+def _path(given: Input, workspace: str) -> str:
+    return _relative(_text(given, "file_path") or _text(given, "notebook_path"), workspace)
+
+
+def _relative(path: str, workspace: str) -> str:
+    return path.removeprefix(workspace.rstrip("/") + "/")
+
+
+def _todos(todos: object) -> str:
+    entries = [t for t in todos if isinstance(t, Mapping)] if isinstance(todos, Sequence) else []
+    done = sum(t.get("status") == "completed" for t in entries)
+    doing = next((_text(t, "activeForm") for t in entries if t.get("status") == "in_progress"), "")
+    return f"{done} of {len(entries)} done" + (f", {doing}" if doing else "")
+
+
+def _text(given: Input, key: str) -> str:
+    value = given.get(key)
+    return value if isinstance(value, str) else ""
+
+
+def _read(content: object) -> tuple[str, int]:
+    """(the text of a tool's result, how many images are in it)."""
+    if isinstance(content, str):
+        return content, 0
+    blocks = [b for b in content if isinstance(b, Mapping)] if isinstance(content, list) else []
+    text = "\n".join(_text(b, "text") for b in blocks if b.get("type") == "text")
+    return text, sum(b.get("type") == "image" for b in blocks)
+
+
+def _first_error(text: str) -> str:
+    """The line that says what went wrong; an exit code stands before it."""
+    lines = [cleaned for line in text.splitlines() if (cleaned := _clean(line))]
+    if not lines:
+        return "failed"
+    if (code := _EXIT_CODE.fullmatch(lines[0])) and len(lines) > 1:
+        return f"exit code {code[1]}: {lines[1]}"
+    return lines[0]
+
+
+def _clean(text: str) -> str:
+    visible = (
+        " " if unicodedata.category(char) in _INVISIBLE else char for char in _ESCAPES.sub("", text)
+    )
+    return " ".join("".join(visible).split())
+
+
+def _cut(line: str, max_chars: int) -> str:
+    return line if len(line) <= max_chars else line[: max_chars - 1].rstrip() + "…"
+
+
+def _count(number: int, thing: str) -> str:
+    return f"{number} {thing}" if number == 1 else f"{number} {thing}s"
