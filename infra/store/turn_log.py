@@ -32,8 +32,9 @@ class LogPage:
 
 
 class TurnLog:
-    def __init__(self, redis: Redis, keys: Keys) -> None:
+    def __init__(self, redis: Redis, keys: Keys, *, events_max: int = EVENTS_MAX) -> None:
         self._redis = redis
+        self._events_max = events_max
         self._keys = keys
         self._scripts = Scripts(redis, keys)
 
@@ -54,7 +55,7 @@ class TurnLog:
                 lease.worker,
                 str(lease.fence),
                 turn,
-                EVENTS_MAX,
+                self._events_max,
                 *(part for event in events for part in event),
             ],
         )

@@ -1,0 +1,127 @@
+"""A real redis-server of the test's own, on a Unix socket in a short folder; and its troubles.
+
+    async with real_redis() as server:
+        client = connect(server.url, ...)
+        await server.restart()
+
+`freeze` makes it a black hole: connections stay open and nothing answers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from tests.parts import need, redis_server
+
+
+class RealRedis:
+    """One redis-server process. `options` are further command line options.
+
+    Without `append_only` it forgets everything when it restarts.
+    """
+
+    def __init__(self, *, append_only: bool = False, options: tuple[str, ...] = ()) -> None:
+        need("redis")
+        self._folder = Path(tempfile.mkdtemp(prefix="agc-redis-"))
+        self._socket = self._folder / "redis.sock"
+        self._persistence = ("--appendonly", "yes" if append_only else "no")
+        self._options = options
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def url(self) -> str:
+        return f"unix://{self._socket}"
+
+    @property
+    def folder(self) -> Path:
+        """Its working directory, for files its options name."""
+        return self._folder
+
+    def launch(self) -> None:
+        """Start it; returns when it answers."""
+        program = redis_server()
+        assert program
+        self._process = subprocess.Popen(
+            [
+                program,
+                *("--port", "0", "--unixsocket", str(self._socket), "--dir", str(self._folder)),
+                *("--save", "", "--daemonize", "no", "--loglevel", "warning"),
+                *self._persistence,
+                *self._options,
+            ],
+            stdout=subprocess.DEVNULL,
+        )
+        deadline = time.monotonic() + 20
+        while not self._answers():
+            if self._process.poll() is not None or time.monotonic() > deadline:
+                raise RuntimeError("redis-server did not start")
+            time.sleep(0.02)
+
+    def terminate(self) -> None:
+        """Stop it, frozen or not."""
+        if self._process is not None:
+            self._process.send_signal(signal.SIGCONT)
+            self._process.terminate()
+            self._process.wait(10)
+            self._process = None
+
+    def remove(self) -> None:
+        """Stop it and remove its folder."""
+        self.terminate()
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    def freeze(self) -> None:
+        """From now on nothing answers, and no connection breaks."""
+        self._signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        """Go on."""
+        self._signal(signal.SIGCONT)
+
+    async def start(self) -> None:
+        await asyncio.to_thread(self.launch)
+
+    async def stop(self) -> None:
+        await asyncio.to_thread(self.terminate)
+
+    async def restart(self) -> None:
+        """Every connection breaks; without `append_only` every key is gone."""
+        await self.stop()
+        await self.start()
+
+    def _signal(self, number: signal.Signals) -> None:
+        assert self._process is not None
+        self._process.send_signal(number)
+
+    def _answers(self) -> bool:
+        try:
+            with socket.socket(socket.AF_UNIX) as probe:
+                probe.settimeout(1)
+                probe.connect(str(self._socket))
+                probe.sendall(b"PING\r\n")
+                # A server with users refuses, one that loads its log says so: only the first is up.
+                return probe.recv(64).startswith((b"+PONG", b"-NOAUTH"))
+        except OSError:
+            return False
+
+
+@asynccontextmanager
+async def real_redis(
+    *, append_only: bool = False, options: tuple[str, ...] = ()
+) -> AsyncIterator[RealRedis]:
+    """A started server, removed at the end."""
+    server = RealRedis(append_only=append_only, options=options)
+    try:
+        await server.start()
+        yield server
+    finally:
+        await asyncio.to_thread(server.remove)
