@@ -9,12 +9,13 @@ from __future__ import annotations
 import argparse
 import asyncio
 import tempfile
-from collections.abc import Callable
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import aiohttp
+from redis.asyncio import Redis
 
 from infra.store.connection import connect
 from tests.bench import redis_cost, report, runs, streams, targets
@@ -25,6 +26,7 @@ from tests.bench.table import ms, render
 from tests.bench.targets import NotHere, Target
 from tests.e2e.deployments import scripted_model
 
+STAND_IN = "AgCluster, stand-in agent"
 EVERY_TARGET = ("stand-in", "litellm", "sdk", "docker")
 
 
@@ -51,6 +53,8 @@ class Field:
 
     targets: list[Target] = field(default_factory=list)
     cluster: StandIn | None = None
+    idle: redis_cost.Calls = field(default_factory=dict)
+    """What ran in Redis before anybody had asked for anything."""
 
 
 async def bench(sizes: Sizes, names: set[str], litellm: str | None, out: Report) -> None:
@@ -58,17 +62,18 @@ async def bench(sizes: Sizes, names: set[str], litellm: str | None, out: Report)
     out.add(report.machine())
     async with AsyncExitStack() as stack:
         started = await _start(stack, names, litellm, out)
+        if started.cluster:
+            async with _two_clients(started.cluster.redis_url) as (redis, _):
+                started.idle = await redis_cost.during(redis, sizes.idle_s)
         await runs.warm_up(started.targets, max(sizes.streams))
         await _first_deltas(started.targets, sizes, out)
         for count in sizes.streams:
             await _paced(started.targets, count, sizes, out)
         if started.cluster:
-            await _redis(started.targets, started.cluster, sizes, out)
+            await _redis(started, sizes, out)
 
 
-async def _start(
-    stack: AsyncExitStack, names: set[str], litellm: str | None, out: Report
-) -> Field:
+async def _start(stack: AsyncExitStack, names: set[str], litellm: str | None, out: Report) -> Field:
     session = await stack.enter_async_context(streams.client_session())
     folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="agcb-")))
     model_url, model = stack.enter_context(scripted_model())
@@ -100,7 +105,12 @@ async def _start(
 
 def _stand_in_target(session: aiohttp.ClientSession, cluster: StandIn) -> Target:
     return targets.cluster(
-        "AgCluster, stand-in agent", session, cluster.base_url, pids=cluster.pids, lanes_max=500
+        STAND_IN,
+        session,
+        cluster.base_url,
+        pids=cluster.pids,
+        lanes_max=500,
+        paced=targets.PACED_STAND_IN,
     )
 
 
@@ -124,13 +134,12 @@ async def _paced(all_targets: list[Target], count: int, sizes: Sizes, out: Repor
     out.add(report.paced(measured))
 
 
-async def _redis(
-    all_targets: list[Target], cluster: StandIn, sizes: Sizes, out: Report
-) -> None:
-    ours = next(target for target in all_targets if target.name.endswith("stand-in agent"))
-    redis = connect(cluster.redis_url, timeout_s=5, name="bench")
-    waiting = connect(cluster.redis_url, timeout_s=5, name="bench-worker")
-    try:
+async def _redis(started: Field, sizes: Sizes, out: Report) -> None:
+    """Counted with nobody else on this Redis: the stand-in cluster has its own."""
+    cluster = started.cluster
+    assert cluster is not None
+    ours = next(target for target in started.targets if target.name == STAND_IN)
+    async with _two_clients(cluster.redis_url) as (redis, waiting):
         rows = []
         for count in sizes.streams:
             before = await redis_cost.calls(redis)
@@ -138,17 +147,30 @@ async def _redis(
                 [ours], streams=count, deltas=sizes.deltas, every_ms=sizes.every_ms, rounds=1
             )
             ran = redis_cost.difference(before, await redis_cost.calls(redis))
-            per = count * sizes.deltas
-            rows.append([f"{count} streams, per delta", report.commands(ran, per)])
-        idle = await redis_cost.during(redis, sizes.idle_s)
-        rows.append(["idle, one worker and one API, per second", report.commands(idle, sizes.idle_s)])
+            rows.append(
+                [f"per delta, {count} streams", *report.commands(ran, count * sizes.deltas)]
+            )
+        warm = await redis_cost.during(redis, sizes.idle_s)
+        held = min(max(sizes.streams), ours.lanes_max)
+        what = f"per second, idle with {held} warm conversations"
+        rows += [
+            ["per second, one idle worker and API", *report.commands(started.idle, sizes.idle_s)],
+            [what, *report.commands(warm, sizes.idle_s)],
+        ]
         placed = spread(await redis_cost.placements(redis, waiting, sizes.placements))
-        rows.append(["hint to claim, ms p50 / p99", f"{ms(placed.p50)} / {ms(placed.p99)}"])
-    finally:
-        await redis.aclose()
-        await waiting.aclose()
-    out.add("### Redis commands, those inside scripts included")
-    out.add(render(["what", "figure"], rows))
+    out.add(f"### What Redis is asked ({sizes.deltas} deltas a turn)")
+    out.add("A script or a MULTI is one request; the commands run are those inside them too.")
+    out.add(render(["", "requests", "commands run", "most frequent commands"], rows))
+    out.add(f"From a turn's hint to its claim: p50 {ms(placed.p50)} ms, p99 {ms(placed.p99)} ms.")
+
+
+@asynccontextmanager
+async def _two_clients(url: str) -> AsyncIterator[tuple[Redis, Redis]]:
+    async with (
+        aclosing(connect(url, timeout_s=5, name="bench")) as one,
+        aclosing(connect(url, timeout_s=5, name="bench-worker")) as other,
+    ):
+        yield one, other
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""What Redis is asked to do: per delta, by an idle worker, and between a turn's hint and its claim."""
+"""What Redis is asked to do: per delta, while idle, and between a turn's hint and its claim."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from infra.wire.ids import HostId, TurnId
 
 Calls = Mapping[str, int]
 _OURS = frozenset({"info", "config", "client"})
+_ASKED = ("evalsha", "publish", "xrange", "blpop", "exec", "hgetall")
 PLACED_WITHIN_S = 30.0
 
 
@@ -34,6 +35,11 @@ def difference(before: Calls, after: Calls) -> Calls:
     """What ran between the two, the most frequent first."""
     grown = {name: count - before.get(name, 0) for name, count in after.items()}
     return dict(sorted(((n, c) for n, c in grown.items() if c), key=lambda item: -item[1]))
+
+
+def asked(ran: Calls) -> int:
+    """How many of them were asked for from outside: a script or a MULTI counts once."""
+    return sum(ran.get(name, 0) for name in _ASKED)
 
 
 async def during(redis: Redis, seconds: float) -> Calls:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from tests.bench.redis_cost import Calls, asked
 from tests.bench.runs import Measured
 from tests.bench.stats import Spread, spread
 from tests.bench.table import ms, ratio, render
@@ -31,15 +32,11 @@ class Report:
         file.write_text(head + "\n\n".join([MARKERS[0], *self._sections, MARKERS[1]]) + tail)
 
 
-def compared(
-    measured: Sequence[Measured], samples: Callable[[Measured], Sequence[float]]
-) -> str:
+def compared(measured: Sequence[Measured], samples: Callable[[Measured], Sequence[float]]) -> str:
     """p50 and p99 of each target, and what it adds to the first one."""
     spreads = [spread(samples(one)) for one in measured]
     columns = ["target", "p50 ms", "p99 ms", "over direct p50", "over direct p99", "p50 ratio"]
-    rows = [
-        _row(one.name, found, spreads[0]) for one, found in zip(measured, spreads, strict=True)
-    ]
+    rows = [_row(one.name, found, spreads[0]) for one, found in zip(measured, spreads, strict=True)]
     return render(columns, rows)
 
 
@@ -68,10 +65,10 @@ def _row(name: str, found: Spread, base: Spread) -> list[str]:
     ]
 
 
-def commands(calls: Mapping[str, int], per: float) -> str:
-    """`0.31 (publish 0.09, hmget 0.04, ...)`: the total and the five most frequent."""
-    most = ", ".join(f"{name} {count / per:.3f}" for name, count in list(calls.items())[:6])
-    return f"{sum(calls.values()) / per:.2f} ({most})" if calls else "0"
+def commands(ran: Calls, per: float) -> list[str]:
+    """Asked for, run in all, and the most frequent of them."""
+    most = ", ".join(f"{name} {count / per:.2f}" for name, count in list(ran.items())[:5])
+    return [f"{asked(ran) / per:.2f}", f"{sum(ran.values()) / per:.2f}", most]
 
 
 def machine() -> str:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from tests.bench.processes import cpu_s
 from tests.bench.streams import Answer
-from tests.bench.targets import WARM_UP, Target
+from tests.bench.targets import AT_ONCE, Target
 
 
 @dataclass
@@ -30,7 +30,7 @@ async def warm_up(targets: Sequence[Target], lanes: int) -> None:
     """Connections, containers and code are warm before anything counts."""
     for target in targets:
         for lane in range(min(lanes, target.lanes_max)):
-            await target.ask(WARM_UP, lane=lane)
+            await target.ask(AT_ONCE, lane=lane)
 
 
 async def first_deltas(targets: Sequence[Target], rounds: int) -> list[Measured]:
@@ -38,7 +38,7 @@ async def first_deltas(targets: Sequence[Target], rounds: int) -> list[Measured]
     measured = [Measured(target.name) for target in targets]
     for turn in range(rounds):
         for i in _rotated(len(targets), turn):
-            answer = await targets[i].ask(WARM_UP, lane=0)
+            answer = await targets[i].ask(AT_ONCE, lane=0)
             measured[i].first_delta_s.append(answer.first_delta_s)
     return measured
 
@@ -47,10 +47,10 @@ async def paced(
     targets: Sequence[Target], *, streams: int, deltas: int, every_ms: float, rounds: int
 ) -> list[Measured]:
     """Age of each delta on arrival with `streams` answers at once. Every delta must arrive once."""
-    prompt = f"stream {deltas} deltas every {every_ms:g} ms"
     measured = [Measured(target.name) for target in targets]
     for turn in range(rounds):
         for i in _rotated(len(targets), turn):
+            prompt = targets[i].paced.format(deltas=deltas, every_ms=every_ms)
             before_s = cpu_s(targets[i].pids)
             answers = await _at_once(targets[i], prompt, streams)
             after_s = cpu_s(targets[i].pids)

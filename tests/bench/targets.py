@@ -24,7 +24,11 @@ from tests.bench.streams import Answer, Question
 from tests.e2e.deployments import GOOD_KEY, MODEL, embedded, free_port
 from tests.parts import missing
 
-WARM_UP = "count 1"
+AT_ONCE = "count 1"
+"""Answered with one delta, at once."""
+PACED = "stream {deltas} deltas every {every_ms:g} ms"
+PACED_STAND_IN = "stream {deltas} every {every_ms:g} ms"
+"""The stand-in agent's scripts are spelled a little differently from the scripted model's."""
 LITELLM_START_S = 120.0
 INSTALL_S = 1200.0
 
@@ -39,6 +43,8 @@ class Target(Protocol):
     name: str
     lanes_max: int
     """Streams it can be asked for at once."""
+    paced: str
+    """The prompt for stamped deltas at a fixed rate."""
 
     @property
     def pids(self) -> Sequence[int]:
@@ -59,6 +65,7 @@ class HttpTarget:
     question: Callable[[int], Question]
     lanes_max: int
     pids: Sequence[int] = ()
+    paced: str = PACED
 
     async def ask(self, prompt: str, *, lane: int) -> Answer:
         return await streams.ask(self.session, self.question(lane), prompt)
@@ -82,14 +89,20 @@ def with_docker(session: aiohttp.ClientSession, model_url: str) -> Iterator[Http
 
 
 def cluster(
-    name: str, session: aiohttp.ClientSession, base_url: str, *, pids: Sequence[int], lanes_max: int
+    name: str,
+    session: aiohttp.ClientSession,
+    base_url: str,
+    *,
+    pids: Sequence[int],
+    lanes_max: int,
+    paced: str = PACED,
 ) -> HttpTarget:
     """Our API; each lane is a conversation of its own."""
 
     def question(lane: int) -> Question:
         return streams.openai(base_url, model=MODEL, key=GOOD_KEY, conversation=f"bench-{lane}")
 
-    return HttpTarget(name, session, question, lanes_max, pids)
+    return HttpTarget(name, session, question, lanes_max, pids, paced)
 
 
 @contextmanager
@@ -146,6 +159,7 @@ class SdkTarget:
     name: str = "SDK in a container, asked directly"
     lanes_max: int = 1
     pids: Sequence[int] = ()
+    paced: str = PACED
 
     async def ask(self, prompt: str, *, lane: int) -> Answer:
         return await self.container.ask(prompt)
@@ -164,5 +178,5 @@ async def sdk(folder: Path) -> AsyncIterator[SdkTarget]:
     with started(listens, log=folder / "sdk-model.log"):
         async with sdk_container.started(sockets) as container:
             target = SdkTarget(container)
-            await target.ask(WARM_UP, lane=0)
+            await target.ask(AT_ONCE, lane=0)
             yield target
