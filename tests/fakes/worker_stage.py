@@ -1,0 +1,310 @@
+"""A cluster of workers in one process: real store, real links, scripted agents, no container.
+
+    async with Stage(redis) as stage:
+        worker = await stage.worker()
+        turn = await stage.ask(C, "echo hello there")
+        assert (await stage.ended(turn)).state is TurnState.DONE
+        assert stage.said(turn) == "hello there"
+
+`kill` ends a worker as `kill -9` does: its tasks are cancelled where they stand and its connections
+drop, while containers, agents, the gateway and Redis go on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import shutil
+import tempfile
+from collections import defaultdict
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from redis.asyncio import Redis
+
+from infra.runtime.clock import Clock, SystemClock
+from infra.runtime.identity import new_turn_id
+from infra.runtime.settings import Settings
+from infra.store.keys import Keys
+from infra.store.open import Store, store_on
+from infra.store.turns import NewTurn
+from infra.wire.events import Event, TextDelta, TurnEnded, decode_event
+from infra.wire.frames import Frame, split_frames
+from infra.wire.ids import ConversationKey, HostId, ReplicaId, TenantId, TurnId, WorkerId
+from infra.wire.states import TurnState
+from infra.wire.turns import HistoryMessage, TextBlock, TurnRequest
+from tests.fakes.memory_gateway import MemoryGateway
+from tests.fakes.memory_host import HOST, MemoryHost, MemoryMachine
+from tests.fakes.scripted_agent import Script, ScriptedAgent
+from worker.hosts import ContainerSpec
+from worker.parts import Timings
+from worker.process import Surroundings, WorkerProcess
+
+TENANT = TenantId("t" * 20)
+REPLICA = ReplicaId("api-1")
+WAIT_S = 30.0
+
+QUICK = Timings(
+    log_every_s=0.05,
+    relink_s=1.0,
+    greeting_s=0.5,
+    silence_s=0.5,
+    sweep_at_least_s=0.05,
+    sweep_at_most_s=0.1,
+    unclaimed_after_s=0.1,
+    reconcile_every_s=0.3,
+    orphan_grace_s=0.3,
+    host_patience_s=0.5,
+    hand_over_s=5.0,
+    stop_grace_s=0.1,
+)
+
+
+def conversation(name: str) -> ConversationKey:
+    return ConversationKey(name.encode().hex().ljust(24, "0")[:24])
+
+
+async def eventually(condition: Callable[[], bool], *, timeout_s: float = WAIT_S) -> None:
+    """Until something is so that nobody signals."""
+    async with asyncio.timeout(timeout_s):
+        while not condition():
+            await asyncio.sleep(0.01)
+
+
+class RunningWorker:
+    """A worker and its task."""
+
+    def __init__(self, process: WorkerProcess, group: asyncio.TaskGroup) -> None:
+        self.process = process
+        self.stop_asked = asyncio.Event()
+        self._task = group.create_task(process.run(self.stop_asked))
+
+    @property
+    def id(self) -> WorkerId:
+        return self.process.worker
+
+    async def stop(self) -> None:
+        """SIGTERM; until it has left."""
+        self.stop_asked.set()
+        await self.left()
+
+    async def left(self) -> None:
+        async with asyncio.timeout(WAIT_S):
+            await asyncio.shield(self._task)
+
+    async def kill(self) -> None:
+        """`kill -9`."""
+        self._task.cancel()
+        await asyncio.wait({self._task}, timeout=WAIT_S)
+
+
+class Stage:
+    """Everything around the workers, and what the API would do and see."""
+
+    def __init__(
+        self,
+        redis: Redis,
+        *,
+        script: Script | None = None,
+        agent: Callable[[ContainerSpec], AbstractAsyncContextManager[Any]] | None = None,
+        clock: Clock | None = None,
+        **settings: Any,
+    ) -> None:
+        self.redis = redis
+        self.keys = Keys(f"test-{secrets.token_hex(4)}")
+        self.store: Store = store_on(redis, self.keys)
+        self.clock = clock or SystemClock()
+        self.folder = Path(tempfile.mkdtemp(prefix="agc-w-"))
+        self.settings = Settings(
+            **{
+                "data_dir": self.folder,
+                "slots": 20,
+                "container_start_timeout_s": 10.0,
+                "disconnect_grace_s": 2.0,
+                "drain_timeout_s": 5.0,
+                **settings,
+            }
+        )
+        self.gateway = MemoryGateway()
+        self.agents: defaultdict[ConversationKey, list[ScriptedAgent]] = defaultdict(list)
+        self.frames: defaultdict[TurnId, list[Frame]] = defaultdict(list)
+        self.machine = MemoryMachine(agent or self._agent)
+        self._script = script
+        self._stack = AsyncExitStack()
+        self._workers: list[RunningWorker] = []
+
+    async def __aenter__(self) -> Self:
+        self._stack.callback(shutil.rmtree, self.folder, ignore_errors=True)
+        await self._stack.enter_async_context(self.machine)
+        self._group = await self._stack.enter_async_context(asyncio.TaskGroup())
+        listening = asyncio.Event()
+        self._listener = self._group.create_task(self._listen(listening))
+        await listening.wait()
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        for worker in self._workers:
+            await worker.kill()
+        self._listener.cancel()
+        await self._stack.__aexit__(kind, error, trace)
+
+    # Workers
+
+    async def worker(
+        self,
+        *,
+        host: MemoryHost | None = None,
+        host_id: HostId = HOST,
+        timings: Timings = QUICK,
+        clock: Clock | None = None,
+        store: Store | None = None,
+        **settings: Any,
+    ) -> RunningWorker:
+        """Start one and wait until it is registered."""
+        host = host or MemoryHost(self.machine, host=host_id)
+        around = Surroundings(
+            settings=self.settings.model_copy(update=settings),
+            store=store or self.store,
+            host=host,
+            gateway=self.gateway,
+            clock=clock or self.clock,
+            timings=timings,
+            renew_every_s=0.2,
+            beat_every_s=0.2,
+        )
+        process = WorkerProcess(WorkerId(f"{host.host}-{secrets.token_hex(4)}"), around)
+        worker = RunningWorker(process, self._group)
+        self._workers.append(worker)
+        await self._registered(worker.id)
+        return worker
+
+    async def _registered(self, worker: WorkerId) -> None:
+        async with asyncio.timeout(WAIT_S):
+            while worker not in {w.worker for w in await self.store.workers.alive()}:
+                await asyncio.sleep(0.01)
+
+    @asynccontextmanager
+    async def _agent(self, spec: ContainerSpec) -> AsyncIterator[ScriptedAgent]:
+        async with ScriptedAgent(spec.folders.sockets / "agent.sock", self._script) as agent:
+            self.agents[spec.conversation].append(agent)
+            yield agent
+
+    def containers(self) -> list[ConversationKey]:
+        """Conversations with a container that runs."""
+        return [
+            k.container.conversation for k in self.machine.kept.values() if k.container.is_running
+        ]
+
+    async def lapse_lease(self, c: ConversationKey) -> None:
+        """What 15 s without a renewal do."""
+        await self.redis.delete(self.keys.lease(c))
+
+    # As the API
+
+    async def ask(
+        self,
+        c: ConversationKey,
+        prompt: str,
+        *,
+        history: tuple[str, ...] = (),
+        deadline_s: float = 60.0,
+        idle_timeout_s: float = 60.0,
+        is_hinted: bool = True,
+    ) -> TurnId:
+        """Submit a turn and ring the bell, as the API does."""
+        turn = new_turn_id()
+        submitted = await self.store.turns.submit(
+            NewTurn(
+                request=TurnRequest(
+                    turn=turn,
+                    conversation=c,
+                    tenant=TENANT,
+                    model="claude-test",
+                    history=tuple(
+                        HistoryMessage(role="user", content=(TextBlock(text=text),))
+                        for text in history
+                    ),
+                    prompt=(TextBlock(text=prompt),),
+                    deadline_s=deadline_s,
+                    idle_timeout_s=idle_timeout_s,
+                ),
+                replica=REPLICA,
+                sealed_key="v1.sealed",
+                key_expires_ms=4_000_000_000_000,
+            ),
+            waiting_max=50,
+            retention_s=3600,
+        )
+        if is_hinted:
+            await self.store.queue.enqueue(turn, submitted.owner)
+        return turn
+
+    async def cancel(self, turn: TurnId) -> None:
+        await self.store.turns.cancel(turn, tenant=TENANT, reason="client_gone")
+
+    async def ended(self, turn: TurnId, *, timeout_s: float = WAIT_S) -> TurnEnded:
+        """The turn's end, from the log."""
+        async with asyncio.timeout(timeout_s):
+            while True:
+                page = await self.store.log.read(turn, after=0, limit=100_000)
+                if page.state is None or page.state.is_terminal:
+                    end = decode_event(page.events[-1][1])
+                    assert isinstance(end, TurnEnded), end
+                    return end
+                await asyncio.sleep(0.01)
+
+    async def until_said(self, turn: TurnId, events: int) -> None:
+        """Until so many events of the turn have come live."""
+        await eventually(lambda: len(self.frames[turn]) >= events)
+
+    async def logged(self, turn: TurnId) -> list[tuple[int, Event]]:
+        page = await self.store.log.read(turn, after=0, limit=100_000)
+        return [(n, decode_event(payload)) for n, payload in page.events]
+
+    async def log_text(self, turn: TurnId) -> str:
+        """The answer as logged; fails when a number is missing or doubled."""
+        events = await self.logged(turn)
+        assert [n for n, _ in events] == list(range(1, len(events) + 1))
+        assert sum(isinstance(e, TurnEnded) for _, e in events) <= 1
+        return "".join(e.text for _, e in events if isinstance(e, TextDelta))
+
+    def live_text(self, turn: TurnId) -> str:
+        """The answer as a relay would put it together from the live frames alone."""
+        fence, seen, out = 0, 0, []
+        for frame in self.frames[turn]:
+            if frame.n <= seen or frame.fence < fence:
+                continue
+            fence, seen = frame.fence, frame.n
+            event = decode_event(frame.payload)
+            if isinstance(event, TextDelta):
+                out.append(event.text)
+        return "".join(out)
+
+    async def state(self, turn: TurnId) -> TurnState:
+        record = await self.store.turns.get(turn)
+        assert record is not None
+        return record.state
+
+    async def _listen(self, listening: asyncio.Event) -> None:
+        async with self.redis.pubsub() as channel:
+            await channel.subscribe(self.keys.replica_channel(REPLICA))
+            while True:
+                try:
+                    message = await channel.get_message(timeout=1.0)
+                except (OSError, ConnectionError):
+                    await asyncio.sleep(0.05)
+                    continue
+                if message is None:
+                    continue
+                listening.set()
+                if message["type"] == "message":
+                    for frame in split_frames(message["data"]):
+                        self.frames[frame.turn].append(frame)
