@@ -53,8 +53,8 @@ class Transcript:
     """Sorts a turn's events into the two channels an OpenAI answer has, with the breaks between.
 
     `pieces` gives `(is_reasoning, literal)` pairs of JSON string literals; a text delta's literal
-    passes untouched. A new paragraph is begun where tools interrupted the text, so that "Let me
-    look." and "It is 42." do not run together.
+    passes untouched. Lines are broken where one channel changes between thinking, tool lines and
+    text. (The paragraphs of the text itself are the agent's: it knows where a message ends.)
     """
 
     def __init__(self, display: ToolDisplay) -> None:
@@ -62,7 +62,6 @@ class Transcript:
         self._last: dict[bool, bytes] = {}
         """The newest literal of each channel, by `is_reasoning`."""
         self._kind: dict[bool, _Kind] = {}
-        self._was_interrupted = False
         self.unknown = 0
         """Events of a type this version does not know, skipped."""
 
@@ -73,15 +72,11 @@ class Transcript:
             return self._shown(False, _Kind.TEXT, literal)
         literal = thinking_literal(payload)
         if literal is not None:
-            self._was_interrupted = True
             if self._display is ToolDisplay.OFF:
                 return None
             return self._shown(self._is_reasoning, _Kind.THINKING, literal)
         line = None if is_end(payload) else self._line(payload)
-        if line is None:
-            return None
-        self._was_interrupted = True
-        if self._display is ToolDisplay.OFF:
+        if line is None or self._display is ToolDisplay.OFF:
             return None
         return self._shown(
             self._is_reasoning, _Kind.TOOL, encode_basestring_ascii(line + "\n").encode()
@@ -92,13 +87,10 @@ class Transcript:
         return self._display is ToolDisplay.REASONING
 
     def _shown(self, is_reasoning: bool, kind: _Kind, literal: bytes) -> tuple[bool, bytes]:
-        same = self._kind.get(is_reasoning) is kind
-        if not same or (kind is _Kind.TEXT and self._was_interrupted):
+        if self._kind.get(is_reasoning) is not kind:
             if not literal.startswith(b'"\\n'):
                 literal = self._break(is_reasoning, kind) + literal[1:]
             self._kind[is_reasoning] = kind
-        if kind is _Kind.TEXT:
-            self._was_interrupted = False
         if literal != b'""':
             self._last[is_reasoning] = literal
         return is_reasoning, literal

@@ -53,10 +53,11 @@ async def serve(settings: Settings) -> None:
             upstream_client() as upstream,
             running_replica(settings, store=store, upstream=upstream, clock=SystemClock()) as deps,
         ):
-            await _serve_until(stop, deps, listener)
+            await serve_until(stop, deps, listener)
 
 
-async def _serve_until(stop: asyncio.Event, deps: ApiDeps, listener: socket.socket) -> None:
+async def serve_until(stop: asyncio.Event, deps: ApiDeps, listener: socket.socket) -> None:
+    """Serve on the socket until `stop` is set and the drain is over."""
     server = _Server(server_config(deps))
     host, port = listener.getsockname()[:2]
     log.info("api listening", extra=fields(host=host, port=port))

@@ -74,6 +74,7 @@ class EchoWorker:
         script: Script | None = None,
         *,
         name: str = "echo",
+        hints: asyncio.Queue[TurnId] | None = None,
         is_heard_live: Callable[[int], bool] = lambda n: True,
         log_every: int = 1,
     ) -> None:
@@ -83,6 +84,7 @@ class EchoWorker:
         self._host = HostId(name)
         self._is_heard_live = is_heard_live
         self._log_every = log_every
+        self._hints = hints
         self._live = store.publisher()
         self._cancels: defaultdict[TurnId, asyncio.Event] = defaultdict(asyncio.Event)
         self.gates: defaultdict[str, asyncio.Event] = defaultdict(asyncio.Event)
@@ -91,11 +93,10 @@ class EchoWorker:
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[EchoWorker]:
-        placement = self._store.placement(self._worker, claim=self._claim, has_room=lambda: True)
         await self._beat()
         async with asyncio.TaskGroup() as self._turns:
             loops = [
-                self._turns.create_task(placement.run()),
+                self._turns.create_task(self._place()),
                 self._turns.create_task(self._live.run()),
                 self._turns.create_task(self._listen()),
             ]
@@ -114,6 +115,13 @@ class EchoWorker:
                 state="ready", started_ms=1,
             )
         )  # fmt: skip
+
+    async def _place(self) -> None:
+        if self._hints is not None:
+            while True:
+                await self._claim(await self._hints.get())
+        placement = self._store.placement(self._worker, claim=self._claim, has_room=lambda: True)
+        await placement.run()
 
     async def _listen(self) -> None:
         async for control in self._store.workers.control(self._worker):

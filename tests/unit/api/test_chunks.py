@@ -150,17 +150,17 @@ def test_tools_and_thinking_can_be_text() -> None:
     assert reasoning == ""
 
 
-def test_text_before_and_after_a_tool_does_not_run_together() -> None:
-    events = [TextDelta(text="I "), TextDelta(text="look."), CALL, RESULT, TextDelta(text="Three.")]
-    assert shown(events, ToolDisplay.REASONING)[0] == "I look.\n\nThree."
-    assert shown(events, ToolDisplay.OFF)[0] == "I look.\n\nThree."
+def test_line_that_is_broken_already_gets_no_second_break() -> None:
+    events = [TextDelta(text="I look.\n"), CALL, TextDelta(text="\n\nThree.")]
+    assert shown(events, ToolDisplay.TEXT)[0] == "I look.\nBash: ls -la\n\n\nThree."
 
 
-def test_text_that_breaks_its_line_itself_gets_no_second_break() -> None:
-    events = [TextDelta(text="I look.\n"), CALL, TextDelta(text="Three.")]
-    assert shown(events, ToolDisplay.REASONING)[0] == "I look.\nThree."
-    events = [TextDelta(text="I look."), CALL, TextDelta(text="\n\nThree.")]
-    assert shown(events, ToolDisplay.REASONING)[0] == "I look.\n\nThree."
+@pytest.mark.parametrize("display", [ToolDisplay.REASONING, ToolDisplay.OFF])
+def test_answer_is_the_agents_text_alone_where_tools_are_shown_elsewhere(
+    display: ToolDisplay,
+) -> None:
+    events = [TextDelta(text="hal"), Notice(text="trying again"), CALL, TextDelta(text="f\n\nx")]
+    assert shown(events, display)[0] == "half\n\nx"
 
 
 def test_plain_text_passes_untouched() -> None:
