@@ -217,7 +217,13 @@ _CODES = {
 
 AGENT_SCRIPTS: dict[str, Callable[[list[str]], Script]] = {
     "echo": lambda words: [Echo()],
-    "stream": lambda words: [Deltas(int(words[1]), every_s=_number(words, 3) / 1000)],
+    "stream": lambda words: [
+        Deltas(
+            int(words[1]),
+            every_s=_after("every", words, default=0) / 1000,
+            chars=int(_after("of", words, default=16)),
+        )
+    ],
     "flood": lambda words: [Deltas(int(words[1]))],
     "hang": lambda words: [Hang()],
     "wait": lambda words: [Wait(int(words[1]) / 1000), Say("waited")],
@@ -227,8 +233,9 @@ AGENT_SCRIPTS: dict[str, Callable[[list[str]], Script]] = {
     "tool": lambda words: [Tool("Bash", " ".join(words[1:]), "ok, 1 line"), Say("done")],
     "think": lambda words: [Think(" ".join(words[1:])), Say("thought")],
 }
-"""What a prompt that starts with such a word makes the agent do: `stream N every MS`, `flood N`,
-`hang`, `wait MS`, `fail STATUS`, `die`, `history`, `tool COMMAND`, `think TEXT`, `echo TEXT`.
+"""What a prompt that starts with such a word makes the agent do: `stream N deltas [every MS ms]
+[of K chars]`, `flood N`, `hang`, `wait MS`, `fail STATUS`, `die`, `history`, `tool COMMAND`,
+`think TEXT`, `echo TEXT`. Where the scripted model has the word too, it means the same.
 """
 
 
@@ -306,8 +313,9 @@ def message_text(message: HistoryMessage) -> str:
     return " ".join(block.text for block in message.content if isinstance(block, TextBlock))
 
 
-def _number(words: list[str], index: int) -> float:
-    return float(words[index]) if len(words) > index else 0.0
+def _after(word: str, words: list[str], *, default: float) -> float:
+    """The number behind a word."""
+    return float(words[words.index(word) + 1]) if word in words else default
 
 
 class ScriptedAgent:
