@@ -76,7 +76,10 @@ def keys() -> str:
 
 def renewed(document: str) -> str:
     """The document with both parts as the code has them now."""
-    return replace_part(replace_part(document, "states", states()), "keys", keys())
+    for name, text in (("states", states()), ("keys", keys())):
+        begin, end = f"<!-- generated:{name} -->\n", "<!-- /generated -->\n"
+        document = replace_part(document, text, begin=begin, end=end)
+    return document
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

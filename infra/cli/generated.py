@@ -34,12 +34,8 @@ def apply(wanted: Mapping[Path, str], *, is_check: bool) -> int:
     return 1 if is_check and differing else 0
 
 
-def replace_part(document: str, name: str, text: str) -> str:
-    """The document with the part between `<!-- generated:name -->` and `<!-- /generated -->` new.
-
-    Raises `ValueError` when it has no such part.
-    """
-    begin, end = f"<!-- generated:{name} -->\n", "<!-- /generated -->"
+def replace_part(document: str, text: str, *, begin: str, end: str) -> str:
+    """The document with the part between two marks new. Raises `ValueError` when it has none."""
     before, found, rest = document.partition(begin)
     _, closed, after = rest.partition(end)
     if not found or not closed:

@@ -1,7 +1,8 @@
-"""What the settings' table says, as files: `.env.example` and `docs/settings.md`.
+"""What the settings' table says, as files: `.env.example`, `docs/settings.md`, and the names that
+`compose.yaml` passes on.
 
-`python -m infra.cli.reference [env|settings] [--write|--check]` from the repository's root. A test
-fails when a file and `infra/runtime/settings.py` differ.
+`python -m infra.cli.reference [env|settings|compose] [--write|--check]` from the repository's root.
+A test fails when a file and `infra/runtime/settings.py` differ.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from typing import Any
 from pydantic import SecretStr
 from pydantic.fields import FieldInfo
 
-from infra.cli.generated import apply
+from infra.cli.generated import apply, replace_part
 from infra.runtime.settings import PREFIX, Settings
 
 _SECTION = re.compile(r"^    # (?P<title>[A-Z].*)$")
@@ -38,6 +39,9 @@ COMPOSE_PART = """
 # REDIS_API_PASSWORD=
 # REDIS_WORKER_PASSWORD=
 
+# For people with redis-cli (docs/operations.md). Without it there is no user `ops`.
+# REDIS_OPS_PASSWORD=
+
 # Group of the Docker socket, so that the worker may use it: stat -c %g /var/run/docker.sock
 # DOCKER_GID=0
 
@@ -51,8 +55,19 @@ SETTINGS_HEAD = """\
 
 Environment variables, or lines of a `.env` in the folder the program is started in; the environment
 wins. An unknown `AGCLUSTER_` name is refused. Durations end in `_S` (seconds), sizes in `_MB` or
-`_BYTES`. Lists are `a, b`, pairs `a=b, c=d`; both may be JSON. Generated from `infra/runtime/settings.py`: `make docs`.
+`_BYTES`. Lists are `a, b`, pairs `a=b, c=d`; both may be JSON. Generated from
+`infra/runtime/settings.py`: `make docs`.
 """
+
+COMPOSE_FILE = Path("compose.yaml")
+SET_BY_COMPOSE = frozenset(
+    PREFIX + name
+    for name in (
+        *("HOST", "PORT", "HOST_ID", "DATA_DIR", "REDIS_URL", "SECRET"),
+        *("ISOLATION", "LOG_FORMAT", "DEMO", "BASE_IMAGE"),
+    )
+)
+"""Names whose value `compose.yaml` decides, or that say something else outside the containers."""
 
 
 @dataclass(frozen=True)
@@ -102,16 +117,29 @@ def settings_page() -> str:
     return "\n".join(lines) + "\n"
 
 
+def compose() -> str:
+    """`compose.yaml` with the names of all settings that its programs may be given."""
+    names = [entry.name for _, entries in sections() for entry in entries]
+    passed = "".join(f"  {name}:\n" for name in names if name not in SET_BY_COMPOSE)
+    return replace_part(
+        COMPOSE_FILE.read_text(),
+        passed,
+        begin="  # generated:settings (make docs)\n",
+        end="  # /generated\n",
+    )
+
+
 FILES: dict[str, tuple[Path, Callable[[], str]]] = {
     "env": (Path(".env.example"), env_example),
     "settings": (Path("docs/settings.md"), settings_page),
+    "compose": (COMPOSE_FILE, compose),
 }
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Print one file, or write or check it or both."""
+    """Print one file, or write or check it or all."""
     parser = argparse.ArgumentParser(prog="python -m infra.cli.reference", description=__doc__)
-    parser.add_argument("what", nargs="?", choices=FILES, help="default: both")
+    parser.add_argument("what", nargs="?", choices=FILES, help="default: all")
     mode = parser.add_mutually_exclusive_group()
     mode.add_argument("--write", action="store_true", help="write the files")
     mode.add_argument("--check", action="store_true", help="fail if a file differs")

@@ -62,7 +62,8 @@ class Plan:
     @property
     def url(self) -> str:
         """The API's address as a client on this machine writes it."""
-        host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(self.settings.host, self.settings.host)
+        host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.settings.host, self.settings.host)
+        host = f"[{host}]" if ":" in host else host
         return f"http://{host}:{self.settings.port}"
 
 

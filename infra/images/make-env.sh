@@ -15,6 +15,7 @@ umask 077
   echo "AGCLUSTER_SECRET=$(secret)"
   echo "REDIS_API_PASSWORD=$(secret)"
   echo "REDIS_WORKER_PASSWORD=$(secret)"
+  echo "REDIS_OPS_PASSWORD=$(secret)"
   echo "DOCKER_GID=$(group /var/run/docker.sock)"
   echo
   cat "$here/../../.env.example"

@@ -1,0 +1,84 @@
+"""A fleet on real processes, with what it said."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from infra.cli.fleet import Fleet
+from infra.cli.programs import Program
+from infra.cli.state_dir import InstanceLock, StateDir
+from infra.cli.terminal import Terminal
+
+
+class Heard(io.StringIO):
+    """What was said, for somebody who waits for a word."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._more = asyncio.Event()
+
+    def write(self, text: str, /) -> int:
+        self._more.set()
+        return super().write(text)
+
+    async def has(self, text: str) -> None:
+        """Wait until it was said."""
+        while text not in self.getvalue():
+            self._more.clear()
+            await self._more.wait()
+
+
+@dataclass
+class Stage:
+    """Where programs play: a fleet, its output, and the folder the programs leave marks in."""
+
+    fleet: Fleet
+    output: Heard
+    folder: Path
+
+    def program(self, name: str, code: str, *, rank: int = 0, quiet: bool = False) -> Program:
+        """A small Python program; `sys.argv[1]` is the folder."""
+        return Program(
+            name=name,
+            command=(sys.executable, "-S", "-u", "-c", code, str(self.folder)),
+            rank=rank,
+            environ={},
+            stop_timeout_s=5.0,
+            is_quiet=quiet,
+        )
+
+    async def has(self, mark: str, _: int = 0) -> bool:
+        """Whether a program has left this mark."""
+        return (self.folder / mark).exists()
+
+
+@asynccontextmanager
+async def staged(folder: Path) -> AsyncIterator[Stage]:
+    """A fleet that is stopped at the end."""
+    state = StateDir(folder / "state")
+    state.make()
+    lock = InstanceLock(state)
+    output = Heard()
+    try:
+        async with asyncio.TaskGroup() as group:
+            fleet = Fleet(group, Terminal(output), lock_fd=lock.fd)
+            await fleet.open()
+            try:
+                yield Stage(fleet, output, folder)
+            finally:
+                await fleet.stop()
+    finally:
+        lock.close()
+
+
+@pytest.fixture
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("f")

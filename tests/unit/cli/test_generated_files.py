@@ -1,0 +1,70 @@
+"""What is generated from code is what lies in the repository. `make docs` renews it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from infra.cli import diagrams, reference
+from infra.cli.generated import apply, replace_part
+from infra.runtime.settings import Settings, load_settings
+from infra.store.keys import Keys
+from infra.wire.states import TURN_TRANSITIONS, TurnState
+
+ROOT = Path(__file__).resolve().parents[3]
+
+
+@pytest.fixture(autouse=True)
+def at_the_root(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+
+
+@pytest.mark.parametrize("which", list(reference.FILES))
+def test_settings_files_do_not_drift(which: str) -> None:
+    assert reference.main([which, "--check"]) == 0
+
+
+def test_architecture_does_not_drift() -> None:
+    assert diagrams.main(["--check"]) == 0
+
+
+def test_a_copied_env_example_changes_nothing() -> None:
+    assert load_settings({}, env_file=ROOT / ".env.example") == load_settings({}, env_file=None)
+
+
+def test_uncommented_env_example_holds_every_default() -> None:
+    lines = (ROOT / ".env.example").read_text().splitlines()
+    given = dict(line[2:].split("=", 1) for line in lines if line.startswith("# AGCLUSTER_"))
+    assert {name.removeprefix("AGCLUSTER_").lower() for name in given} == set(Settings.model_fields)
+    assert load_settings(given, env_file=None) == load_settings({}, env_file=None)
+
+
+def test_every_setting_says_what_it_is_for() -> None:
+    assert all(field.description for field in Settings.model_fields.values())
+
+
+def test_every_transition_is_drawn() -> None:
+    drawn = diagrams.mermaid(TURN_TRANSITIONS, start=TurnState.QUEUED)
+    assert drawn.count("-->") == 1 + sum(max(len(new), 1) for new in TURN_TRANSITIONS.values())
+    assert "    running --> done\n" in drawn
+
+
+def test_every_key_is_listed() -> None:
+    public = [name for name, value in vars(Keys).items() if callable(value) and name[0] != "_"]
+    assert len(diagrams.keys().splitlines()) == 2 + len(public)
+
+
+def test_a_difference_fails_the_check_and_changes_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "page.md"
+    file.write_text("old\n")
+    assert apply({file: "new\n"}, is_check=True) == 1
+    assert file.read_text() == "old\n"
+    assert "+new" in capsys.readouterr().err
+
+
+def test_a_document_without_the_marks_is_an_error() -> None:
+    with pytest.raises(ValueError, match="no part"):
+        replace_part("text", "new", begin="<a>\n", end="<b>\n")
