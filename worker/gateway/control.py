@@ -1,0 +1,147 @@
+"""The control socket: what workers tell the gateway, in the words of `infra.wire.gateway`."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+from aiohttp import web
+
+from infra.runtime.logs import fields
+from infra.wire.base import Message
+from infra.wire.errors import AgClusterError, KeyNotOpened, MalformedMessage
+from infra.wire.gateway import (
+    GatewayFault,
+    GatewayRefused,
+    decode_open_session,
+    decode_open_turn,
+)
+from infra.wire.ids import ConversationKey, Fence, TurnId
+from worker.gateway.sessions import NoSession, SessionTable, StaleFence
+from worker.gateway.sockets import BoundSocket, SocketRefused, is_answered, listen_at
+
+log = logging.getLogger(__name__)
+
+SOCKET_MODE = 0o600
+_FOLDER_MODE = 0o700
+_BODY_MAX_BYTES = 1024 * 1024
+_CLOSE_S = 2.0
+
+_Handler = Callable[[web.Request], Awaitable[Message]]
+
+
+class GatewayRunsAlready(AgClusterError):
+    """Another gateway serves this host's control socket."""
+
+
+def claim_control_socket(path: Path) -> BoundSocket:
+    """Listen there, replacing a dead gateway's socket.
+
+    Raises `GatewayRunsAlready` or `SocketRefused`.
+    """
+    try:
+        path.parent.mkdir(mode=_FOLDER_MODE, parents=True, exist_ok=True)
+    except OSError as error:
+        raise SocketRefused(f"cannot make {path.parent}: {error.strerror}") from error
+    if is_answered(path):
+        raise GatewayRunsAlready(f"a gateway answers at {path} already")
+    return listen_at(path, mode=SOCKET_MODE)
+
+
+class ControlServer:
+    """Serves the control socket from `start` to `aclose`."""
+
+    def __init__(self, table: SessionTable, bound: BoundSocket) -> None:
+        self._table = table
+        self._bound = bound
+        app = web.Application(client_max_size=_BODY_MAX_BYTES)
+        app.add_routes(
+            [
+                web.put("/sessions/{conversation}", _answering(self._open_session)),
+                web.delete("/sessions/{conversation}", _answering(self._close_session)),
+                web.put("/sessions/{conversation}/turn", _answering(self._open_turn)),
+                web.delete("/sessions/{conversation}/turn/{turn}", _answering(self._close_turn)),
+                web.get("/health", _answering(self._health)),
+            ]
+        )
+        self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=_CLOSE_S)
+
+    async def start(self) -> None:
+        await self._runner.setup()
+        await web.SockSite(self._runner, self._bound.socket).start()
+
+    async def aclose(self) -> None:
+        """Stop listening, remove the socket."""
+        self._bound.remove()
+        await self._runner.cleanup()
+
+    async def _open_session(self, request: web.Request) -> Message:
+        command = decode_open_session(await request.read())
+        await self._table.open_session(_conversation(request), command)
+        return self._table.status()
+
+    async def _close_session(self, request: web.Request) -> Message:
+        await self._table.close_session(_conversation(request), _fence(request))
+        return self._table.status()
+
+    async def _open_turn(self, request: web.Request) -> Message:
+        command = decode_open_turn(await request.read())
+        if command.conversation != _conversation(request):
+            raise MalformedMessage("the turn is of another conversation")
+        self._table.open_turn(command)
+        return self._table.status()
+
+    async def _close_turn(self, request: web.Request) -> Message:
+        turn = TurnId(request.match_info["turn"])
+        return self._table.close_turn(_conversation(request), turn, _fence(request))
+
+    async def _health(self, request: web.Request) -> Message:
+        return self._table.status()
+
+
+def _answering(handler: _Handler) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
+    """Our messages and errors as HTTP. The only place that chooses a status here."""
+
+    async def answer(request: web.Request) -> web.StreamResponse:
+        try:
+            return _as_json(await handler(request), 200)
+        except StaleFence as error:
+            refused = _refused(GatewayFault.STALE_FENCE, error, fence=error.fence)
+            return _as_json(refused, 409)
+        except NoSession as error:
+            return _as_json(_refused(GatewayFault.NO_SESSION, error), 404)
+        except KeyNotOpened as error:
+            log.warning("key not opened", extra=fields(reason=error))
+            return _as_json(_refused(GatewayFault.KEY_NOT_OPENED, error), 403)
+        except SocketRefused as error:
+            log.warning("session not opened", extra=fields(reason=error))
+            return _as_json(_refused(GatewayFault.NO_SOCKETS, error), 422)
+        except MalformedMessage as error:
+            return _as_json(_refused(GatewayFault.BAD_REQUEST, error), 400)
+
+    return answer
+
+
+def _as_json(message: Message, status: int) -> web.Response:
+    return web.Response(body=message.encode(), status=status, content_type="application/json")
+
+
+def _refused(
+    fault: GatewayFault, error: AgClusterError, *, fence: Fence | None = None
+) -> GatewayRefused:
+    return GatewayRefused(fault=fault, message=str(error), fence=fence)
+
+
+def _conversation(request: web.Request) -> ConversationKey:
+    return ConversationKey(request.match_info["conversation"])
+
+
+def _fence(request: web.Request) -> Fence | None:
+    """Raises `MalformedMessage`."""
+    given = request.query.get("fence")
+    if given is None:
+        return None
+    if not given.isdecimal():
+        raise MalformedMessage("fence is not a number")
+    return Fence(int(given))

@@ -1,0 +1,294 @@
+"""The agents' way to the internet: an HTTP proxy on `egress.sock`.
+
+A name is resolved once, every address it has is judged, and the connection goes to an address that
+was judged: a second lookup could answer differently. Private, loopback, link-local and metadata
+addresses are refused whatever the policy. Only while a turn is open; what is under way is cut off
+when it ends. Every decision is logged with the conversation and the host.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import logging
+import socket
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Protocol
+
+from infra.runtime.logs import fields
+from infra.runtime.settings import EgressPolicy
+from infra.wire.errors import AgClusterError
+from worker.gateway.addresses import IPAddress, why_refused_here
+from worker.gateway.egress_request import BadProxyRequest, ProxyRequest, parse_request
+from worker.gateway.sessions import Places, PlacesTaken, Session, Turn, TurnOver
+
+log = logging.getLogger(__name__)
+
+HEAD_MAX_BYTES = 64 * 1024
+_CHUNK_BYTES = 64 * 1024
+_LOOKUP_THREADS = 32
+
+
+class EgressRefused(AgClusterError):
+    """A connection that is not made; the message is for whoever runs the tool."""
+
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+        self.message = message
+
+
+class _Limit(AgClusterError):
+    """A connection was cut because it had been silent or large."""
+
+
+class Resolver(Protocol):
+    """Names to addresses."""
+
+    async def resolve(self, host: str) -> Sequence[IPAddress]:
+        """All of them. Raises `OSError`."""
+        ...
+
+
+class SystemResolver:
+    """The machine's resolver, in threads of its own.
+
+    An agent can make lookups hang; those of the model's server must not wait behind them.
+    """
+
+    def __init__(self) -> None:
+        self._threads = ThreadPoolExecutor(_LOOKUP_THREADS, thread_name_prefix="egress-lookup")
+
+    async def resolve(self, host: str) -> Sequence[IPAddress]:
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._threads, _look_up, host)
+
+    def close(self) -> None:
+        """Forget the lookups that are waiting."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+
+@dataclass(frozen=True)
+class EgressRules:
+    """The deployment's policy. An entry `.example.org` includes the subdomains."""
+
+    policy: EgressPolicy
+    allow: tuple[str, ...] = ()
+    ports: frozenset[int] = frozenset({80, 443})
+
+    def check(self, request: ProxyRequest) -> None:
+        """Raises `EgressRefused` for a host or a port that is not open."""
+        if self.policy is EgressPolicy.NONE:
+            raise EgressRefused(403, "this deployment gives agents no internet access")
+        if request.port not in self.ports:
+            listed = ", ".join(map(str, sorted(self.ports)))
+            raise EgressRefused(403, f"port {request.port} is not open (open: {listed})")
+        if self.policy is EgressPolicy.ALLOWLIST and not self._is_listed(request.host):
+            raise EgressRefused(403, f"host {request.host} is not on this deployment's allowlist")
+
+    def _is_listed(self, host: str) -> bool:
+        host = host.lower().rstrip(".")
+        return any(_matches(host, entry.lower().rstrip(".")) for entry in self.allow)
+
+
+@dataclass(frozen=True)
+class EgressLimits:
+    """What one session's tools may have under way."""
+
+    connections_max: int = 64
+    head_timeout_s: float = 15.0
+    lookup_timeout_s: float = 10.0
+    connect_timeout_s: float = 10.0
+    idle_timeout_s: float = 300.0
+    bytes_max: int = 8 * 1024 * 1024 * 1024
+
+
+Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
+
+
+class EgressProxy:
+    """Serves the connections that come in on `egress.sock`."""
+
+    def __init__(
+        self,
+        rules: EgressRules,
+        resolver: Resolver,
+        *,
+        limits: EgressLimits | None = None,
+        why_refused: Callable[[IPAddress], str | None] = why_refused_here,
+    ) -> None:
+        self._rules = rules
+        self._resolver = resolver
+        self._limits = limits or EgressLimits()
+        self._why_refused = why_refused
+
+    def places(self) -> Places:
+        """The bound of one session."""
+        return Places(self._limits.connections_max)
+
+    async def serve(self, session: Session, places: Places, agent: Streams) -> None:
+        """One connection of the session's agent, to its end. Raises nothing but cancellation."""
+        try:
+            await self._serve(session, places, agent)
+        except EgressRefused as refused:
+            await self._say(agent[1], refused)
+        except (TurnOver, _Limit) as error:
+            told = fields(conversation=session.conversation, reason=error)
+            log.info("egress cut off", extra=told)
+        except OSError as error:
+            # Either side left in the middle, which is its right.
+            log.debug("egress connection lost: %s", error)
+        except Exception:
+            # The edge of one connection: a fault here must not end the other tenants'.
+            log.exception("egress failed", extra=fields(conversation=session.conversation))
+        finally:
+            agent[1].close()
+
+    async def _serve(self, session: Session, places: Places, agent: Streams) -> None:
+        try:
+            with places.take():
+                request = await self._read_request(agent[0])
+                turn = _running_turn(session)
+                async with turn.while_open():
+                    await self._carry(session, request, agent)
+        except PlacesTaken as error:
+            raise EgressRefused(429, f"too many connections: {error}") from error
+
+    async def _read_request(self, reader: asyncio.StreamReader) -> ProxyRequest:
+        try:
+            async with asyncio.timeout(self._limits.head_timeout_s):
+                head = await reader.readuntil(b"\r\n\r\n")
+            return parse_request(head)
+        except TimeoutError as error:
+            raise EgressRefused(408, "no request came") from error
+        except asyncio.LimitOverrunError as error:
+            raise EgressRefused(431, "the request's head is too large") from error
+        except asyncio.IncompleteReadError as error:
+            raise ConnectionResetError("left before asking") from error
+        except BadProxyRequest as error:
+            raise EgressRefused(400, str(error)) from error
+
+    async def _carry(self, session: Session, request: ProxyRequest, agent: Streams) -> None:
+        """Decide, connect, and pass bytes until both sides are done."""
+        told = {"conversation": session.conversation, "host": request.host, "port": request.port}
+        try:
+            server = await self._open(request)
+        except EgressRefused as refused:
+            log.info("egress refused", extra=fields(**told, reason=refused.message))
+            raise
+        address = server[1].get_extra_info("peername")[0]
+        log.info("egress allowed", extra=fields(**told, address=address))
+        try:
+            if request.is_tunnel:
+                agent[1].write(b"HTTP/1.1 200 Connection established\r\n\r\n")
+            server[1].write(request.opening)
+            await _exchange(agent, server, self._limits)
+        finally:
+            server[1].close()
+
+    async def _open(self, request: ProxyRequest) -> Streams:
+        """A connection to an address that was judged. Raises `EgressRefused`."""
+        self._rules.check(request)
+        addresses = await self._addresses(request.host)
+        for address in addresses:
+            if why := self._why_refused(address):
+                message = f"host {request.host} has the address {address} ({why})"
+                raise EgressRefused(403, message)
+        for address in addresses:
+            try:
+                async with asyncio.timeout(self._limits.connect_timeout_s):
+                    return await asyncio.open_connection(str(address), request.port)
+            except (OSError, TimeoutError) as error:
+                log.debug("no connection to %s: %s", address, error)
+        raise EgressRefused(502, f"host {request.host} does not answer on port {request.port}")
+
+    async def _addresses(self, host: str) -> Sequence[IPAddress]:
+        try:
+            return [ipaddress.ip_address(host)]
+        except ValueError:
+            pass  # A name, then.
+        try:
+            async with asyncio.timeout(self._limits.lookup_timeout_s):
+                found = await self._resolver.resolve(host)
+        except (OSError, TimeoutError) as error:
+            raise EgressRefused(502, f"host {host} is not known") from error
+        if not found:
+            raise EgressRefused(502, f"host {host} has no address")
+        return found
+
+    async def _say(self, agent: asyncio.StreamWriter, refused: EgressRefused) -> None:
+        """Answer with the reason, for people and models to read."""
+        body = f"egress refused: {refused.message}\n".encode()
+        head = (
+            f"HTTP/1.1 {refused.status} Egress Refused\r\n"
+            "Content-Type: text/plain; charset=utf-8\r\n"
+            f"Content-Length: {len(body)}\r\nConnection: close\r\n\r\n"
+        )
+        try:
+            agent.write(head.encode() + body)
+            async with asyncio.timeout(self._limits.head_timeout_s):
+                await agent.drain()
+        except (OSError, TimeoutError) as error:
+            log.debug("egress refusal not read: %s", error)
+
+
+class _Watch:
+    """Bounds on one connection: silence in both directions, and bytes in all."""
+
+    def __init__(self, silence: asyncio.Timeout, limits: EgressLimits) -> None:
+        self._silence = silence
+        self._limits = limits
+        self._left = limits.bytes_max
+        self._loop = asyncio.get_running_loop()
+
+    def passed(self, size: int) -> None:
+        """Raises `_Limit`."""
+        self._left -= size
+        if self._left < 0:
+            raise _Limit(f"more than {self._limits.bytes_max} bytes")
+        self._silence.reschedule(self._loop.time() + self._limits.idle_timeout_s)
+
+
+async def _exchange(agent: Streams, server: Streams, limits: EgressLimits) -> None:
+    """Pass bytes both ways until both sides have ended. Raises `_Limit` or `OSError`."""
+    try:
+        async with asyncio.timeout(limits.idle_timeout_s) as silence:
+            watch = _Watch(silence, limits)
+            async with asyncio.TaskGroup() as group:
+                group.create_task(_pump(agent[0], server[1], watch))
+                group.create_task(_pump(server[0], agent[1], watch))
+    except* OSError as errors:
+        if isinstance(errors.exceptions[0], TimeoutError):
+            raise _Limit(f"silent for {limits.idle_timeout_s:g} s") from errors
+        raise ConnectionResetError("a side left") from errors
+    except* _Limit as errors:
+        raise _Limit(str(errors.exceptions[0])) from errors
+
+
+async def _pump(source: asyncio.StreamReader, sink: asyncio.StreamWriter, watch: _Watch) -> None:
+    while data := await source.read(_CHUNK_BYTES):
+        watch.passed(len(data))
+        sink.write(data)
+        await sink.drain()
+    if sink.can_write_eof():
+        sink.write_eof()
+
+
+def _running_turn(session: Session) -> Turn:
+    try:
+        return session.running_turn()
+    except TurnOver as error:
+        raise EgressRefused(403, f"no internet access between turns: {error}") from error
+
+
+def _matches(host: str, entry: str) -> bool:
+    if entry.startswith("."):
+        return host == entry[1:] or host.endswith(entry)
+    return host == entry
+
+
+def _look_up(host: str) -> list[IPAddress]:
+    found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
+    return list(dict.fromkeys(ipaddress.ip_address(entry[4][0]) for entry in found))

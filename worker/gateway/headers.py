@@ -1,0 +1,84 @@
+"""Which headers pass between an agent and the upstream. Pure.
+
+The agent's are not trusted: whatever could identify, authenticate or redirect goes, and the
+caller's key is put in. The upstream's answer loses what concerns the connection or the account.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+
+from multidict import CIMultiDict
+
+RETRY_POINTLESS_AFTER_S = 20.0
+"""A CLI told to wait longer than this keeps its user waiting for nothing."""
+
+_NEVER_MENDED = frozenset({400, 401, 403, 404, 413})
+_OVERLOADED = frozenset({429, 529})
+_HOP_BY_HOP = frozenset(
+    {
+        "connection",
+        "keep-alive",
+        "te",
+        "trailer",
+        "trailers",
+        "transfer-encoding",
+        "upgrade",
+        "http2-settings",
+    }
+)
+_REPLACED = frozenset({"host", "content-length", "accept-encoding", "expect", "x-should-retry"})
+_SUSPECT = re.compile(
+    r"auth|cookie|api-?key|token|secret|credential|^proxy|^forwarded|^x-forwarded|^x-real|^via$"
+)
+_ACCOUNT = frozenset({"set-cookie", "anthropic-organization-id", "cf-ray", "server", "via"})
+
+
+def to_upstream(given: Iterable[tuple[str, str]], *, api_key: str) -> CIMultiDict[str]:
+    """Headers of the request that goes out, but its length."""
+    pairs = list(given)
+    dropped = _HOP_BY_HOP | _REPLACED | _named_by_connection(pairs)
+    kept: CIMultiDict[str] = CIMultiDict(
+        (name, value)
+        for name, value in pairs
+        if name.lower() not in dropped and not _SUSPECT.search(name.lower())
+    )
+    kept["accept-encoding"] = "identity"
+    kept["x-api-key"] = api_key
+    return kept
+
+
+def to_agent(given: Iterable[tuple[str, str]], *, status: int) -> CIMultiDict[str]:
+    """Headers of the answer that goes back, with the word on retrying."""
+    pairs = list(given)
+    dropped = _HOP_BY_HOP | _ACCOUNT | _named_by_connection(pairs)
+    kept: CIMultiDict[str] = CIMultiDict(
+        (name, value)
+        for name, value in pairs
+        if name.lower() not in dropped and not name.lower().startswith("proxy-")
+    )
+    if is_retry_pointless(status, retry_after_s=retry_after_s(kept)):
+        kept["x-should-retry"] = "false"
+    return kept
+
+
+def is_retry_pointless(status: int, *, retry_after_s: float | None) -> bool:
+    """Whether the CLI should fail now: without being told it tries for three minutes."""
+    if status in _OVERLOADED:
+        return retry_after_s is not None and retry_after_s > RETRY_POINTLESS_AFTER_S
+    return status in _NEVER_MENDED
+
+
+def retry_after_s(headers: Mapping[str, str]) -> float | None:
+    """Seconds the upstream asks to wait. A date is not understood: the API sends seconds."""
+    try:
+        seconds = float(headers.get("retry-after", ""))
+    except ValueError:
+        return None
+    return seconds if 0 <= seconds < float("inf") else None
+
+
+def _named_by_connection(pairs: Iterable[tuple[str, str]]) -> frozenset[str]:
+    listed = ",".join(value for name, value in pairs if name.lower() == "connection")
+    return frozenset(word.strip().lower() for word in listed.split(",") if word.strip())

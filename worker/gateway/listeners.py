@@ -1,0 +1,101 @@
+"""The two sockets of a session, and what answers on them."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from pathlib import Path
+
+from aiohttp import web
+
+from infra.runtime.logs import fields
+from infra.wire.gateway import EGRESS_SOCKET, MODEL_SOCKET
+from worker.gateway.egress import HEAD_MAX_BYTES, EgressProxy
+from worker.gateway.model_proxy import ModelLimits, ModelProxy
+from worker.gateway.sessions import Places, Session
+from worker.gateway.sockets import BoundSocket, check_folder, listen_at
+
+log = logging.getLogger(__name__)
+
+SOCKET_MODE = 0o666
+"""Anyone who can enter the folder may connect: it is the agent's alone."""
+
+_CLOSE_S = 2.0
+
+
+class SessionListeners:
+    """Implements `worker.gateway.sessions.Listeners`."""
+
+    def __init__(
+        self,
+        session: Session,
+        *,
+        model: ModelProxy,
+        egress: EgressProxy,
+        limits: ModelLimits,
+        group: asyncio.TaskGroup,
+    ) -> None:
+        self._session = session
+        self._model = model
+        self._model_places = Places(limits.calls_max)
+        self._egress = egress
+        self._egress_places = egress.places()
+        self._group = group
+        self._bound: list[BoundSocket] = []
+        self._servers: list[asyncio.Server] = []
+        self._web: web.Server | None = None
+        self._connections: set[asyncio.Task[None]] = set()
+
+    async def start(self, *, inside: Path) -> None:
+        """Listen. Raises `SocketRefused`, and then nothing is left behind."""
+        folder = self._session.folder
+        check_folder(folder, inside=inside)
+        try:
+            for name in (MODEL_SOCKET, EGRESS_SOCKET):
+                self._bound.append(listen_at(folder / name, mode=SOCKET_MODE))
+            model, egress = self._bound
+            loop = asyncio.get_running_loop()
+            # The handler is cancelled when the agent hangs up: the upstream call ends at once.
+            self._web = web.Server(
+                self._answer, handler_cancellation=True, auto_decompress=False, access_log=None
+            )
+            self._servers.append(await loop.create_unix_server(self._web, sock=model.socket))
+            self._servers.append(
+                await asyncio.start_unix_server(
+                    self._accept, sock=egress.socket, limit=HEAD_MAX_BYTES
+                )
+            )
+        except BaseException:
+            self.stop()
+            raise
+
+    @property
+    def are_in_place(self) -> bool:
+        return bool(self._bound) and all(bound.is_in_place for bound in self._bound)
+
+    def stop(self) -> None:
+        for server in self._servers:
+            server.close()
+        for bound in self._bound:
+            bound.remove()
+        for connection in self._connections:
+            connection.cancel()
+
+    async def aclose(self) -> None:
+        if self._web is not None:
+            try:
+                await self._web.shutdown(_CLOSE_S)
+            except OSError as error:
+                conversation = self._session.conversation
+                log.debug("closing: %s", error, extra=fields(conversation=conversation))
+
+    async def _answer(self, request: web.BaseRequest) -> web.StreamResponse:
+        return await self._model.answer(self._session, self._model_places, request)
+
+    def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """A plain function, so that the task is born in our group and not in the library."""
+        served = self._group.create_task(
+            self._egress.serve(self._session, self._egress_places, (reader, writer))
+        )
+        self._connections.add(served)
+        served.add_done_callback(self._connections.discard)

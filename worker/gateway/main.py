@@ -1,0 +1,179 @@
+"""`python -m worker.gateway.main`: the gateway of a host.
+
+Needs the cluster's secret, the upstream's URL and the host's data folder; knows neither Redis nor
+Docker. Told to stop, it lets the model calls under way finish for a bounded time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sys
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from yarl import URL
+
+from infra.runtime.clock import Clock, SystemClock
+from infra.runtime.lifecycle import stop_signals
+from infra.runtime.logs import configure_logs, fields
+from infra.runtime.sealing import Sealer
+from infra.runtime.settings import Settings, SettingsRefused, load_settings
+from infra.wire.errors import AgClusterError
+from worker.gateway.addresses import IPAddress, why_refused_here
+from worker.gateway.control import ControlServer, claim_control_socket
+from worker.gateway.egress import EgressLimits, EgressProxy, EgressRules, Resolver, SystemResolver
+from worker.gateway.listeners import SessionListeners
+from worker.gateway.model_proxy import UPSTREAM_BODY_MAX_BYTES, ModelLimits, ModelProxy
+from worker.gateway.sessions import Listeners, Session, SessionTable, Traffic
+from worker.gateway.upstream import Upstream, UpstreamTimeouts
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class GatewayConfig:
+    """All a gateway is told."""
+
+    data_dir: Path
+    control_socket: Path
+    secret: bytes
+    upstream_url: str
+    egress: EgressRules
+    drain_timeout_s: float = 30.0
+    model_limits: ModelLimits = field(default_factory=ModelLimits)
+    egress_limits: EgressLimits = field(default_factory=EgressLimits)
+    timeouts: UpstreamTimeouts = field(default_factory=UpstreamTimeouts)
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """What lies outside the gateway; tests bring their own. `resolver`: None for the system's."""
+
+    clock: Clock = field(default_factory=SystemClock)
+    resolver: Resolver | None = None
+    why_refused: Callable[[IPAddress], str | None] = why_refused_here
+
+
+def config_from(settings: Settings) -> GatewayConfig:
+    """Raises `SettingsRefused` when the secret is missing."""
+    if settings.secret is None:
+        raise SettingsRefused("AGCLUSTER_SECRET: the gateway needs the cluster's secret")
+    return GatewayConfig(
+        data_dir=settings.data_dir,
+        control_socket=settings.gateway_socket,
+        secret=settings.secret.get_secret_value().encode(),
+        upstream_url=settings.anthropic_base_url,
+        egress=EgressRules(settings.egress, settings.egress_allow),
+        drain_timeout_s=settings.drain_timeout_s,
+        # A conversation grows beyond the one request that the API let in.
+        model_limits=ModelLimits(
+            body_max_bytes=max(settings.max_body_bytes, UPSTREAM_BODY_MAX_BYTES)
+        ),
+    )
+
+
+async def serve(
+    config: GatewayConfig,
+    stop: asyncio.Event,
+    *,
+    surroundings: Surroundings | None = None,
+    is_ready: asyncio.Event | None = None,
+) -> None:
+    """Run until `stop` is set; every socket is gone afterwards.
+
+    Raises `GatewayRunsAlready` or `SocketRefused`.
+    """
+    outside = surroundings or Surroundings()
+    traffic = Traffic()
+    with ExitStack() as closing:
+        bound = claim_control_socket(config.control_socket)
+        closing.callback(bound.remove)
+        resolver = outside.resolver
+        if resolver is None:
+            resolver = own_resolver = SystemResolver()
+            closing.callback(own_resolver.close)
+        async with (
+            Upstream(config.upstream_url, timeouts=config.timeouts) as upstream,
+            asyncio.TaskGroup() as group,
+        ):
+            model = ModelProxy(upstream, config.model_limits, traffic)
+            egress = EgressProxy(
+                config.egress,
+                resolver,
+                limits=config.egress_limits,
+                why_refused=outside.why_refused,
+            )
+
+            async def listen(session: Session) -> Listeners:
+                made = SessionListeners(
+                    session, model=model, egress=egress, limits=config.model_limits, group=group
+                )
+                await made.start(inside=config.data_dir)
+                return made
+
+            table = SessionTable(
+                listen=listen, sealer=Sealer(config.secret), clock=outside.clock, group=group
+            )
+            control = ControlServer(table, bound)
+            try:
+                await control.start()
+                log.info("gateway up", extra=_told(config, table))
+                if is_ready is not None:
+                    is_ready.set()
+                await stop.wait()
+                await _finish_calls(traffic, config.drain_timeout_s)
+            finally:
+                await control.aclose()
+                await table.aclose()
+    log.info("gateway down", extra=fields(instance=table.instance))
+
+
+async def _finish_calls(traffic: Traffic, timeout_s: float) -> None:
+    """Wait for a moment without model calls: a broken one makes its agent start the message again.
+
+    New ones are let in meanwhile. Refused, they would use up the agent's few retries before a
+    successor listens.
+    """
+    try:
+        async with asyncio.timeout(timeout_s):
+            await traffic.wait_idle()
+    except TimeoutError:
+        log.warning("model calls are cut off", extra=fields(waited_s=timeout_s))
+
+
+def _told(config: GatewayConfig, table: SessionTable) -> dict[str, object]:
+    return fields(
+        instance=table.instance,
+        socket=config.control_socket,
+        upstream=URL(config.upstream_url).with_user(None),
+        egress=config.egress.policy,
+    )
+
+
+async def _run(config: GatewayConfig) -> None:
+    with stop_signals() as stop:
+        await serve(config, stop)
+
+
+def main() -> int:
+    """Exit status 2 for settings that do not fit, 1 for a start that failed."""
+    try:
+        settings = load_settings()
+        config = config_from(settings)
+    except SettingsRefused as error:
+        print(f"agcluster gateway: {error}", file=sys.stderr)
+        return 2
+    configure_logs(settings.log_level, settings.log_format)
+    try:
+        asyncio.run(_run(config))
+    except AgClusterError as error:
+        print(f"agcluster gateway: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,353 @@
+"""Sessions and their open turns: who may use which key, and for how long.
+
+    turn:  open -> closed | expired,  expired -> closed
+
+A session listens on two sockets as long as it is open. Whatever an agent has running through them
+belongs to the open turn and is broken off when that ends. A fence below the highest one seen is
+refused.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager, suppress
+from enum import StrEnum
+from pathlib import Path
+from typing import Protocol
+
+from infra.runtime.clock import Clock
+from infra.runtime.logs import fields
+from infra.runtime.sealing import Sealer
+from infra.wire.errors import AgClusterError, IllegalTransition
+from infra.wire.gateway import GatewayStatus, OpenSession, OpenTurn, TurnMeter
+from infra.wire.ids import ConversationKey, Fence, TurnId
+from worker.gateway.keys import TurnKey, open_key
+from worker.gateway.metering import TurnCounter
+
+log = logging.getLogger(__name__)
+
+
+class StaleFence(AgClusterError):
+    """A newer owner has spoken; `fence` is its."""
+
+    def __init__(self, conversation: ConversationKey, *, given: Fence, fence: Fence) -> None:
+        super().__init__(f"fence {given} of {conversation} is stale: {fence} stands")
+        self.fence = fence
+
+
+class NoSession(AgClusterError):
+    """No session of that name is open here."""
+
+
+class TurnOver(AgClusterError):
+    """There is no open turn, or it ended while something of it was under way."""
+
+
+class PlacesTaken(AgClusterError):
+    """The session has as much under way as it may."""
+
+
+class TurnState(StrEnum):
+    """Whether a turn's calls go through."""
+
+    OPEN = "open"
+    CLOSED = "closed"
+    EXPIRED = "expired"
+
+
+_TRANSITIONS: Mapping[TurnState, frozenset[TurnState]] = {
+    TurnState.OPEN: frozenset({TurnState.CLOSED, TurnState.EXPIRED}),
+    TurnState.EXPIRED: frozenset({TurnState.CLOSED}),
+    TurnState.CLOSED: frozenset(),
+}
+
+
+class Places:
+    """A bound on how much may be under way at once."""
+
+    def __init__(self, places_max: int) -> None:
+        self._places_max = places_max
+        self._taken = 0
+
+    @contextmanager
+    def take(self) -> Iterator[None]:
+        """Raises `PlacesTaken` at once when there is none left."""
+        if self._taken >= self._places_max:
+            raise PlacesTaken(f"at most {self._places_max} at once")
+        self._taken += 1
+        try:
+            yield
+        finally:
+            self._taken -= 1
+
+
+class Traffic:
+    """How many model calls are under way in the whole gateway."""
+
+    def __init__(self) -> None:
+        self._calls = 0
+        self._is_idle = asyncio.Event()
+        self._is_idle.set()
+
+    @contextmanager
+    def call(self) -> Iterator[None]:
+        self._calls += 1
+        self._is_idle.clear()
+        try:
+            yield
+        finally:
+            self._calls -= 1
+            if not self._calls:
+                self._is_idle.set()
+
+    async def wait_idle(self) -> None:
+        await self._is_idle.wait()
+
+
+class Turn:
+    """A turn whose model calls go through with its key, until it ends."""
+
+    def __init__(self, command: OpenTurn, key: TurnKey) -> None:
+        self.id = command.turn
+        self.tenant = command.tenant
+        self.models = frozenset(command.models)
+        self.expires_ms = command.expires_ms
+        self.key = key
+        self.counter = TurnCounter()
+        self.state = TurnState.OPEN
+        self._under_way: set[asyncio.Timeout] = set()
+
+    @asynccontextmanager
+    async def while_open(self) -> AsyncIterator[None]:
+        """Run the block as long as the turn is open. Raises `TurnOver` when that ends first."""
+        if self.state is not TurnState.OPEN:
+            raise TurnOver(f"the turn is {self.state}")
+        # A timeout without a deadline that `end` sets to now: unlike a bare cancel it cannot be
+        # mistaken for one from outside.
+        scope = asyncio.timeout(None)
+        try:
+            async with scope:
+                self._under_way.add(scope)
+                yield
+        except TimeoutError:
+            if scope.expired():
+                raise TurnOver(f"the turn is {self.state}") from None
+            raise
+        finally:
+            self._under_way.discard(scope)
+
+    def end(self, state: TurnState) -> None:
+        """Wipe the key and break off what is under way. Ending a closed turn is harmless."""
+        if self.state is TurnState.CLOSED or self.state is state:
+            return
+        if state not in _TRANSITIONS[self.state]:
+            raise IllegalTransition(f"turn {self.id}", self.state, state)
+        self.state = state
+        self.key.wipe()
+        now = asyncio.get_running_loop().time()
+        for scope in self._under_way:
+            scope.reschedule(now)
+        self._under_way.clear()
+
+
+class Listeners(Protocol):
+    """A session's two sockets."""
+
+    @property
+    def are_in_place(self) -> bool:
+        """Whether both files are still there."""
+        ...
+
+    def stop(self) -> None:
+        """Stop listening and remove the files, at once."""
+        ...
+
+    async def aclose(self) -> None:
+        """Close the connections that are left, after `stop`; bounded."""
+        ...
+
+
+class Session:
+    """One conversation's sockets, its fence, and its open turn if there is one."""
+
+    def __init__(self, conversation: ConversationKey, command: OpenSession) -> None:
+        self.conversation = conversation
+        self.fence = command.fence
+        self.folder = Path(command.socket_dir)
+        self.turn: Turn | None = None
+        self.listeners: Listeners | None = None
+        self._ended: tuple[TurnId, TurnMeter] | None = None
+        self._has_had_turn = asyncio.Event()
+
+    def begin_turn(self, turn: Turn) -> None:
+        """The one before must have ended."""
+        assert self.turn is None
+        self.turn = turn
+        self._has_had_turn.set()
+
+    async def wait_first_turn(self, timeout_s: float) -> None:
+        """Wait, in a session that has had no turn yet, for its first; no longer than that."""
+        if self._has_had_turn.is_set():
+            return
+        with suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s):
+                await self._has_had_turn.wait()
+
+    def running_turn(self) -> Turn:
+        """Raises `TurnOver` when none is open."""
+        if self.turn is None:
+            raise TurnOver("no turn is running")
+        if self.turn.state is not TurnState.OPEN:
+            raise TurnOver(f"the turn is {self.turn.state}")
+        return self.turn
+
+    def raise_fence(self, fence: Fence | None) -> None:
+        """Raises `StaleFence`. None is accepted: it claims nothing."""
+        if fence is None:
+            return
+        if fence < self.fence:
+            raise StaleFence(self.conversation, given=fence, fence=self.fence)
+        self.fence = fence
+
+    def end_turn(self) -> None:
+        """Close the open turn, keeping its figures."""
+        if self.turn is not None:
+            self.turn.end(TurnState.CLOSED)
+            self._ended = (self.turn.id, self.turn.counter.read())
+            self.turn = None
+
+    def meter_of(self, turn: TurnId) -> TurnMeter:
+        """The figures of the turn that ended last, or empty ones: asking twice is fine."""
+        return self._ended[1] if self._ended and self._ended[0] == turn else TurnMeter()
+
+
+class SessionTable:
+    """All sessions of this host's gateway."""
+
+    def __init__(
+        self,
+        *,
+        listen: Callable[[Session], Awaitable[Listeners]],
+        sealer: Sealer,
+        clock: Clock,
+        group: asyncio.TaskGroup,
+    ) -> None:
+        self._listen = listen
+        self._sealer = sealer
+        self._clock = clock
+        self._group = group
+        self._sessions: dict[ConversationKey, Session] = {}
+        self._expiries: dict[Turn, asyncio.Task[None]] = {}
+        self._changing = asyncio.Lock()
+        self.instance = secrets.token_hex(8)
+
+    def status(self) -> GatewayStatus:
+        open_turns = sum(1 for session in self._sessions.values() if session.turn is not None)
+        return GatewayStatus(instance=self.instance, sessions=len(self._sessions), turns=open_turns)
+
+    async def open_session(self, conversation: ConversationKey, command: OpenSession) -> None:
+        """Listen in the session's folder. Raises `StaleFence` or `SocketRefused`.
+
+        Sockets that are in place already stay, with all that is under way.
+        """
+        async with self._changing:
+            known = self._sessions.get(conversation)
+            if known is not None:
+                known.raise_fence(command.fence)
+                if self._is_listening(known, command):
+                    return
+                self._stop_listening(known)
+            session = known or Session(conversation, command)
+            session.folder = Path(command.socket_dir)
+            session.listeners = await self._listen(session)
+            self._sessions[conversation] = session
+        log.info("session open", extra=fields(conversation=conversation, fence=command.fence))
+
+    async def close_session(self, conversation: ConversationKey, fence: Fence | None) -> None:
+        """End its turn and remove its sockets. Raises `StaleFence`."""
+        async with self._changing:
+            session = self._sessions.get(conversation)
+            if session is None:
+                return
+            session.raise_fence(fence)
+            del self._sessions[conversation]
+            self._end_turn(session)
+            self._stop_listening(session)
+        log.info("session closed", extra=fields(conversation=conversation, fence=fence))
+
+    def open_turn(self, command: OpenTurn) -> None:
+        """Let model calls through with the sealed key.
+
+        Raises `NoSession`, `StaleFence` or `KeyNotOpened`. For the turn that is open already only
+        the fence changes: a worker that took it over says the same again.
+        """
+        session = self._sessions.get(command.conversation)
+        if session is None:
+            raise NoSession(f"session {command.conversation} is not open here")
+        if command.fence < session.fence:
+            raise StaleFence(session.conversation, given=command.fence, fence=session.fence)
+        key = open_key(self._sealer, command, now_ms=self._clock.unix_ms())
+        session.raise_fence(command.fence)
+        if session.turn is not None:
+            if session.turn.id == command.turn and session.turn.state is TurnState.OPEN:
+                key.wipe()
+                return
+            self._end_turn(session)
+        turn = Turn(command, key)
+        session.begin_turn(turn)
+        self._expiries[turn] = self._group.create_task(self._expire_later(turn))
+        log.info("turn open", extra=_told(session, turn))
+
+    def close_turn(
+        self, conversation: ConversationKey, turn: TurnId, fence: Fence | None
+    ) -> TurnMeter:
+        """Break off its calls, wipe its key, tell what it used. Raises `StaleFence`."""
+        session = self._sessions.get(conversation)
+        if session is None:
+            return TurnMeter()
+        session.raise_fence(fence)
+        if session.turn is not None and session.turn.id == turn:
+            self._end_turn(session)
+        return session.meter_of(turn)
+
+    async def aclose(self) -> None:
+        """Close every session."""
+        for conversation in list(self._sessions):
+            await self.close_session(conversation, None)
+
+    def _is_listening(self, session: Session, command: OpenSession) -> bool:
+        return (
+            session.listeners is not None
+            and session.folder == Path(command.socket_dir)
+            and session.listeners.are_in_place
+        )
+
+    def _stop_listening(self, session: Session) -> None:
+        """The files go now, the connections in their own time."""
+        if session.listeners is not None:
+            session.listeners.stop()
+            self._group.create_task(session.listeners.aclose())
+            session.listeners = None
+
+    def _end_turn(self, session: Session) -> None:
+        turn = session.turn
+        if turn is None:
+            return
+        session.end_turn()
+        if expiry := self._expiries.pop(turn, None):
+            expiry.cancel()
+        used = session.meter_of(turn.id)
+        log.info("turn closed", extra=_told(session, turn, calls=used.calls))
+
+    async def _expire_later(self, turn: Turn) -> None:
+        await self._clock.sleep(max(0.0, (turn.expires_ms - self._clock.unix_ms()) / 1000))
+        turn.end(TurnState.EXPIRED)
+        self._expiries.pop(turn, None)
+        log.warning("turn expired, key wiped", extra=fields(turn=turn.id))
+
+
+def _told(session: Session, turn: Turn, **more: object) -> dict[str, object]:
+    return fields(conversation=session.conversation, turn=turn.id, fence=session.fence, **more)
