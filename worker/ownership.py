@@ -37,6 +37,7 @@ class HeldLease:
         self._clock = clock
         self._confirmed_s = confirmed_s
         self._fence_after_s = fence_after_s
+        self._is_given_up = False
 
     @property
     def conversation(self) -> ConversationKey:
@@ -48,7 +49,7 @@ class HeldLease:
 
     def may_publish(self) -> bool:
         """Whether nobody else can own the conversation yet, as far as this machine can tell."""
-        if self.lost.is_set():
+        if self.lost.is_set() or self._is_given_up:
             return False
         return self._clock.monotonic() - self._confirmed_s < self._fence_after_s
 
@@ -59,6 +60,10 @@ class HeldLease:
     def lose(self) -> None:
         """It is another's, or nobody's. There is no way back."""
         self.lost.set()
+
+    def give_up(self) -> None:
+        """We want it no more: nothing is published under it, and nobody is told of a loss."""
+        self._is_given_up = True
 
 
 class Ownership:
@@ -105,7 +110,7 @@ class Ownership:
 
     def forget(self, held: HeldLease) -> None:
         """Renew it no more."""
-        held.lose()
+        held.give_up()
         if self._held.get(held.conversation) is held:
             del self._held[held.conversation]
 
@@ -135,6 +140,7 @@ class Ownership:
                 log.warning(
                     "lease lost", extra=fields(conversation=held.conversation, fence=held.fence)
                 )
+                held.lose()
                 self.forget(held)
             else:
                 held.confirm(asked_s)

@@ -60,7 +60,10 @@ class Placement:
         async with asyncio.TaskGroup() as group:
             self._group = group
             self._running.set()
-            await asyncio.Event().wait()
+            try:
+                await asyncio.Event().wait()
+            finally:
+                self.close()
 
     # Hints
 

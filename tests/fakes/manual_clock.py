@@ -1,10 +1,11 @@
-"""A clock that moves when told to."""
+"""Clocks that move when told to, or stop."""
 
 from __future__ import annotations
 
 import asyncio
 import heapq
 import itertools
+import time
 
 
 class ManualClock:
@@ -53,3 +54,30 @@ async def settle(passes: int = 25) -> None:
     """Let everything run that is ready to."""
     for _ in range(passes):
         await asyncio.sleep(0)
+
+
+class FreezingClock:
+    """The machine's clock, for a process that can be frozen: then its sleepers do not wake.
+
+    What comes over sockets still gets through, as it does from the kernel's buffers after a thaw.
+    """
+
+    def __init__(self) -> None:
+        self._awake = asyncio.Event()
+        self._awake.set()
+
+    def freeze(self) -> None:
+        self._awake.clear()
+
+    def thaw(self) -> None:
+        self._awake.set()
+
+    def monotonic(self) -> float:
+        return time.monotonic()
+
+    def unix_ms(self) -> int:
+        return time.time_ns() // 1_000_000
+
+    async def sleep(self, seconds: float) -> None:
+        await asyncio.sleep(seconds)
+        await self._awake.wait()

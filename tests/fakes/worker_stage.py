@@ -204,8 +204,11 @@ class Stage:
         ]
 
     async def lapse_lease(self, c: ConversationKey) -> None:
-        """What 15 s without a renewal do."""
+        """What 15 s without a renewal do: no owner, and its turn comes up in the next sweep."""
         await self.redis.delete(self.keys.lease(c))
+        record = await self.store.conversations.get(c)
+        if record and record.turn:
+            await self.redis.zadd(self.keys.turns_open(), {record.turn: 0})
 
     # As the API
 
