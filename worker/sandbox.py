@@ -132,7 +132,7 @@ class Sandbox:
     def _temporary(self, spec: ContainerSpec) -> Iterator[str]:
         size = str(spec.limits.tmp_mb * 1024 * 1024)
         # Folders above a mount point would copy its source's mode, 0700 for somebody's home.
-        for folder in ("/etc", "/home", "/opt", "/root", "/run"):
+        for folder in ("/etc", "/home", "/opt", CODE, f"{CODE}/infra", "/root", "/run"):
             yield from ("--perms", "0755", "--dir", folder)
         yield from ("--proc", "/proc", "--dev", "/dev")
         yield from _tmpfs("/dev/shm", str(SHM_MB * 1024 * 1024), "1777")
