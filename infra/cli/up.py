@@ -211,7 +211,7 @@ def tell_ready(plan: Plan, terminal: Terminal, *, seconds: float) -> None:
         f"AgCluster {version('agcluster')} is ready ({seconds:.1f} s)",
         [
             ("base URL", f"{plan.url}/v1"),
-            ("API key", "anything (scripted model)" if settings.demo else "your Anthropic key"),
+            ("API key", "any, such as sk-ant-demo" if settings.demo else "your Anthropic key"),
             ("agents run in", isolation_of(settings)),
             ("upstream", "the scripted model" if settings.demo else settings.anthropic_base_url),
             ("data", str(settings.data_dir)),
@@ -225,7 +225,7 @@ def tell_ready(plan: Plan, terminal: Terminal, *, seconds: float) -> None:
             "messages": [{"role": "user", "content": "What can you do?"}],
         }
     )
-    key = "sk-demo" if settings.demo else "$ANTHROPIC_API_KEY"
+    key = "sk-ant-demo" if settings.demo else "$ANTHROPIC_API_KEY"
     terminal.plain(
         [
             "",
