@@ -37,7 +37,7 @@ async def running_model(options: Options | None = None) -> AsyncIterator[Running
             log_level="warning",
             access_log=False,
             lifespan="off",
-            timeout_graceful_shutdown=0,
+            timeout_graceful_shutdown=1,
         )
         server = _Server(config)
         async with asyncio.TaskGroup() as group:

@@ -73,7 +73,7 @@ class ControlServer:
 
     async def aclose(self) -> None:
         """Stop listening, remove the socket."""
-        self._bound.remove()
+        self._bound.unlink()
         await self._runner.cleanup()
 
     async def _open_session(self, request: web.Request) -> Message:

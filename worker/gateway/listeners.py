@@ -77,7 +77,7 @@ class SessionListeners:
         for server in self._servers:
             server.close()
         for bound in self._bound:
-            bound.remove()
+            bound.close()
         for connection in self._connections:
             connection.cancel()
 

@@ -90,7 +90,7 @@ async def serve(
     traffic = Traffic()
     with ExitStack() as closing:
         bound = claim_control_socket(config.control_socket)
-        closing.callback(bound.remove)
+        closing.callback(bound.close)
         resolver = outside.resolver
         if resolver is None:
             resolver = own_resolver = SystemResolver()

@@ -15,6 +15,7 @@ import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from io import BytesIO
 from typing import Self
 
 import aiohttp
@@ -247,7 +248,7 @@ def _is_counted(request: web.BaseRequest) -> bool:
     return request.path == MESSAGES
 
 
-async def _checked(upload: _Upload, turn: Turn) -> bytes:
+async def _checked(upload: _Upload, turn: Turn) -> BytesIO:
     """The whole body, when its model is one the turn may use."""
     try:
         raw = b"".join([chunk async for chunk in upload])
@@ -260,7 +261,7 @@ async def _checked(upload: _Upload, turn: Turn) -> bytes:
     if model not in turn.models:
         message = f"The model {str(model)[:100]!r} is not open to this turn."
         raise CallRefused(403, "permission_error", message)
-    return raw
+    return BytesIO(raw)
 
 
 def _too_large(body_max_bytes: int) -> CallRefused:

@@ -47,15 +47,18 @@ class BoundSocket:
             return False
         return (found.st_dev, found.st_ino) == (self.device, self.inode)
 
-    def remove(self) -> None:
-        """Close it and unlink its file, unless another one lies there now."""
+    def unlink(self) -> None:
+        """Remove its file, unless another one lies there now."""
         try:
             if self.is_in_place:
                 _unlink(self.path)
         except OSError as error:
             log.warning("socket file stays", extra=fields(path=self.path, reason=error.strerror))
-        finally:
-            self.socket.close()
+
+    def close(self) -> None:
+        """Remove the file and close the socket, once no server uses it any more."""
+        self.unlink()
+        self.socket.close()
 
 
 def listen_at(path: Path, *, mode: int) -> BoundSocket:

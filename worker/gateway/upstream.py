@@ -5,6 +5,7 @@ from __future__ import annotations
 import urllib.request
 from collections.abc import AsyncIterable
 from dataclasses import dataclass
+from io import BytesIO
 from types import TracebackType
 from typing import Self
 from urllib.parse import urlsplit
@@ -60,7 +61,7 @@ class Upstream:
         await self._http.close()
 
     async def send(
-        self, path: str, headers: CIMultiDict[str], body: bytes | AsyncIterable[bytes]
+        self, path: str, headers: CIMultiDict[str], body: BytesIO | AsyncIterable[bytes]
     ) -> aiohttp.ClientResponse:
         """The answer as soon as its headers are there; the caller closes it.
 

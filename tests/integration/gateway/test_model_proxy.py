@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import json
 import logging
 
 import aiohttp
 import pytest
+from yarl import URL
 
 from infra.scripted_model.journal import Entry
 from infra.wire.events import Usage
@@ -43,11 +45,10 @@ async def test_the_callers_key_replaces_everything_the_agent_sends(
         "anthropic-version": "2023-06-01",
         "anthropic-beta": "some-beta",
     }
-    async with agent_at(folder) as agent:
-        async with agent.post(
-            "/v1/messages?beta=true", json=asking("key", stream=False), headers=sent
-        ) as answer:
-            said = (await answer.json())["content"][0]["text"]
+    async with agent_at(folder) as agent, agent.post(
+        "/v1/messages?beta=true", json=asking("key", stream=False), headers=sent
+    ) as answer:
+        said = (await answer.json())["content"][0]["text"]
     assert said == f"x-api-key={KEY} auth=None"
     arrived = model.journal.entries[-1]
     assert arrived.query == "beta=true"
@@ -84,7 +85,6 @@ async def test_the_first_call_waits_for_the_turn_that_is_being_opened(host: Host
     folder = await host.open_session()
     async with agent_at(folder) as agent, asyncio.TaskGroup() as group:
         call = group.create_task(_text(agent, "echo patience"))
-        await asyncio.sleep(0.05)
         await host.open_turn()
         assert await call == "patience"
 
@@ -105,8 +105,6 @@ async def test_the_first_call_waits_for_the_turn_that_is_being_opened(host: Host
 async def test_other_paths_are_refused(
     host: Host, model: RunningModel, method: str, path: str
 ) -> None:
-    from yarl import URL
-
     folder = await host.open_session()
     await host.open_turn()
     connector = aiohttp.UnixConnector(path=str(folder / "model.sock"))
@@ -332,7 +330,8 @@ async def test_a_large_request_arrives_whole(host: Host, model: RunningModel) ->
     await host.open_turn()
     async with agent_at(folder) as agent:
         body = asking("history", stream=False) | {"system": "s" * 5_000_000}
-        async with agent.post("/v1/messages", json=body) as answer:
+        raw = io.BytesIO(json.dumps(body).encode())
+        async with agent.post("/v1/messages", data=raw) as answer:
             assert answer.status == 200
     assert len(model.journal.last_body["system"]) == 5_000_000
 
@@ -395,9 +394,8 @@ async def test_the_key_is_in_no_log(host: Host, caplog: pytest.LogCaptureFixture
         f"{record.name} {record.getMessage()} {vars(record)}" for record in caplog.records
     )
     assert "turn closed" in written
-    own = "\n".join(line for line in written.splitlines() if not line.startswith("uvicorn"))
-    assert KEY not in own
-    assert sealed not in own
+    assert KEY not in written
+    assert sealed not in written
 
 
 async def _text(agent: aiohttp.ClientSession, prompt: str) -> str:
