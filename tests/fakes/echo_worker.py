@@ -17,7 +17,7 @@ from infra.store.leases import Lease
 from infra.store.open import Store
 from infra.store.turns import Claimed
 from infra.store.workers import WorkerRecord
-from infra.wire.errors import ErrorCode, LeaseHeld, StoreUnavailable
+from infra.wire.errors import ErrorCode, LeaseHeld, LeaseLost, StoreUnavailable
 from infra.wire.events import (
     Event,
     TextDelta,
@@ -159,7 +159,10 @@ class EchoWorker:
                 await said.say(encode_event(step), log_every=self._log_every)
         if cancelled.is_set():
             end = TurnEnded(state=TurnState.CANCELLED)
-        more = await said.finish(end)
+        try:
+            more = await said.finish(end)
+        except LeaseLost:
+            return  # Redis forgot the conversation; a worker stops then.
         self.ended.put_nowait((request.turn, end.state))
         if more and (following := await self._store.turns.claim(lease)) is not None:
             self._turns.create_task(self._run(lease, following))

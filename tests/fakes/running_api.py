@@ -92,7 +92,7 @@ async def running_api(
     log_every: int = 1,
 ) -> AsyncIterator[RunningApi]:
     """Everything up, on fakeredis unless a store is given; torn down in order."""
-    chosen = Settings.model_validate(SETTINGS.model_dump(exclude_unset=True) | (settings or {}))
+    chosen = Settings.model_validate(SETTINGS.model_dump(exclude_unset=True) | dict(settings or {}))
     async with AsyncExitStack() as held:
         hints = None
         if store is None:

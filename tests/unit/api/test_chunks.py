@@ -132,26 +132,32 @@ def test_model_name_cannot_break_out_of_its_string() -> None:
 
 
 def test_tools_and_thinking_are_reasoning_by_default() -> None:
-    events = [ThinkingDelta(text="let me see"), CALL, RESULT, TextDelta(text="Three.")]
+    events: list[Event] = [ThinkingDelta(text="let me see"), CALL, RESULT, TextDelta(text="Three.")]
     content, reasoning = shown(events, ToolDisplay.REASONING)
     assert content == "Three."
     assert reasoning == "let me see\nBash: ls -la\nBash → 3 files\n"
 
 
 def test_tools_and_thinking_can_be_hidden() -> None:
-    events = [ThinkingDelta(text="x"), CALL, RESULT, Notice(text="n"), TextDelta(text="Three.")]
+    events: list[Event] = [
+        ThinkingDelta(text="x"),
+        CALL,
+        RESULT,
+        Notice(text="n"),
+        TextDelta(text="Three."),
+    ]
     assert shown(events, ToolDisplay.OFF) == ("Three.", "")
 
 
 def test_tools_and_thinking_can_be_text() -> None:
-    events = [TextDelta(text="I look."), CALL, RESULT, TextDelta(text="Three.")]
+    events: list[Event] = [TextDelta(text="I look."), CALL, RESULT, TextDelta(text="Three.")]
     content, reasoning = shown(events, ToolDisplay.TEXT)
     assert content == "I look.\n\nBash: ls -la\nBash → 3 files\n\nThree."
     assert reasoning == ""
 
 
 def test_line_that_is_broken_already_gets_no_second_break() -> None:
-    events = [TextDelta(text="I look.\n"), CALL, TextDelta(text="\n\nThree.")]
+    events: list[Event] = [TextDelta(text="I look.\n"), CALL, TextDelta(text="\n\nThree.")]
     assert shown(events, ToolDisplay.TEXT)[0] == "I look.\nBash: ls -la\n\n\nThree."
 
 
@@ -159,17 +165,22 @@ def test_line_that_is_broken_already_gets_no_second_break() -> None:
 def test_answer_is_the_agents_text_alone_where_tools_are_shown_elsewhere(
     display: ToolDisplay,
 ) -> None:
-    events = [TextDelta(text="hal"), Notice(text="trying again"), CALL, TextDelta(text="f\n\nx")]
+    events: list[Event] = [
+        TextDelta(text="hal"),
+        Notice(text="trying again"),
+        CALL,
+        TextDelta(text="f\n\nx"),
+    ]
     assert shown(events, display)[0] == "half\n\nx"
 
 
 def test_plain_text_passes_untouched() -> None:
-    events = [STARTED, *(TextDelta(text=t) for t in ("1\n", "", "2", "\n\n3"))]
+    events: list[Event] = [STARTED, *(TextDelta(text=t) for t in ("1\n", "", "2", "\n\n3"))]
     assert shown(events, ToolDisplay.TEXT)[0] == "1\n2\n\n3"
 
 
 def test_failed_tools_and_sub_agents_are_told_apart() -> None:
-    events = [
+    events: list[Event] = [
         ToolCall(id="2", name="Read", summary="/x", parent="1"),
         ToolResult(id="2", name="Read", summary="no such file", is_error=True, parent="1"),
     ]
