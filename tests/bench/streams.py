@@ -12,7 +12,7 @@ import asyncio
 import re
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -41,10 +41,6 @@ class Answer:
         if self.indexes != list(range(deltas)):
             raise Incomplete(f"{len(self.indexes)} of {deltas} deltas: {self.indexes[:8]} ...")
         return self
-
-
-Lines = Callable[[str], AbstractAsyncContextManager[AsyncIterator[bytes]]]
-"""Asks a prompt; the answer's raw lines."""
 
 
 @dataclass(frozen=True)
@@ -89,16 +85,25 @@ async def ask(session: aiohttp.ClientSession, question: Question, prompt: str) -
     answer = Answer()
     began_s = time.perf_counter()
     async with asyncio.timeout(ANSWER_TIMEOUT_S), _posted(session, question, prompt) as response:
-        async for line in response.content:
+        async for lines in _whole_lines(response.content):
             arrived = now()
-            if not answer.first_delta_s and question.text.search(line):
+            if not answer.first_delta_s and question.text.search(lines):
                 answer.first_delta_s = time.perf_counter() - began_s
-            read_stamps(answer, line, arrived)
-            if b'"error"' in line and b'"message"' in line:
-                raise Incomplete(f"the stream ended in an error: {line[:300]!r}")
+            read_stamps(answer, lines, arrived)
+            if b'{"error"' in lines:
+                raise Incomplete(f"the stream ended in an error: {lines[:300]!r}")
     if not answer.first_delta_s:
         raise Incomplete(f"{question.url} answered without text")
     return answer
+
+
+async def _whole_lines(content: aiohttp.StreamReader) -> AsyncIterator[bytes]:
+    """All lines that are there, at once: the client must not be what is slow."""
+    rest = b""
+    async for chunk in content.iter_any():
+        lines, end, rest = (rest + chunk).rpartition(b"\n")
+        if end:
+            yield lines
 
 
 @dataclass(frozen=True)
@@ -117,9 +122,9 @@ def now() -> Moment:
     return Moment(time.time_ns(), time.monotonic_ns())
 
 
-def read_stamps(answer: Answer, line: bytes, arrived: Moment) -> None:
-    """Take note of every stamped delta in the line."""
-    for index, stamp in _STAMP.findall(line):
+def read_stamps(answer: Answer, lines: bytes, arrived: Moment) -> None:
+    """Take note of every stamped delta."""
+    for index, stamp in _STAMP.findall(lines):
         answer.indexes.append(int(index))
         answer.ages_s.append(arrived.since(int(stamp)))
 
@@ -137,9 +142,12 @@ async def _posted(
 
 @asynccontextmanager
 async def client_session() -> AsyncIterator[aiohttp.ClientSession]:
-    """Connections are kept and reused, without a bound on their number."""
+    """Connections are reused, without a bound on their number.
+
+    They are given up before uvicorn's 5 s are over, or a request would meet a closing door.
+    """
     async with aiohttp.ClientSession(
-        connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=600),
+        connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=3),
         timeout=aiohttp.ClientTimeout(total=ANSWER_TIMEOUT_S),
     ) as session:
         yield session

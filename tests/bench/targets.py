@@ -109,7 +109,10 @@ def cluster(
 def litellm(
     session: aiohttp.ClientSession, model_url: str, program: str | None, folder: Path
 ) -> Iterator[HttpTarget]:
-    """LiteLLM's proxy, one worker, no database, no callbacks."""
+    """LiteLLM's proxy, one worker, no database, no callbacks.
+
+    Asked for 50 streams at most: it is saturated by then, and more would only take longer.
+    """
     if not program:
         raise NotHere("no `litellm` on PATH; pass --litellm or --install-litellm")
     port, key = free_port(), "sk-bench"
@@ -132,7 +135,7 @@ def litellm(
         ready_within_s=LITELLM_START_S,
     ) as process:
         question = streams.openai(f"http://127.0.0.1:{port}", model=MODEL, key=key)
-        yield HttpTarget("LiteLLM proxy", session, lambda lane: question, 500, [process.pid])
+        yield HttpTarget("LiteLLM proxy", session, lambda lane: question, 50, [process.pid])
 
 
 def find_litellm(program: str | None, install_in: Path | None) -> str | None:
