@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from pathlib import Path
 
@@ -31,6 +32,18 @@ def test_every_link_leads_somewhere(document: Path) -> None:
 def test_every_setting_named_exists(document: Path) -> None:
     named = {name.lower() for name in _SETTING.findall(document.read_text())}
     assert named <= set(Settings.model_fields)
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda d: str(d.relative_to(ROOT)))
+def test_every_test_named_exists(document: Path) -> None:
+    named = set(re.findall(r"`(test_\w+)`", document.read_text()))
+    assert sorted(named - _tests()) == []
+
+
+@functools.cache
+def _tests() -> frozenset[str]:
+    files = (ROOT / "tests").rglob("test_*.py")
+    return frozenset(n for f in files for n in re.findall(r"def (test_\w+)\(", f.read_text()))
 
 
 def test_every_decision_is_listed() -> None:
