@@ -69,21 +69,19 @@ class ClaudeSession:
         self._scratch.cleanup()
 
     async def _run(self, turn: RunningTurn) -> TurnEnded:
-        oom_before = oom_kills()
+        oom_before, was_open = oom_kills(), self._cli is not None
         hearing = _Hearing(turn)
         try:
-            cli = await self._ready(turn.start)
-            if turn.interrupted is not None:
-                return interrupted(turn.interrupted)
-            content = content_of(turn.start.prompt)
-            await cli.ask(content, id=hearing.prompt_id, listener=hearing.hear)
-            await _first(hearing.over, cli.gone)
-            if hearing.ended is None:
-                raise CliFailed(cli.fault or "the CLI ended")
-            return hearing.ended
+            try:
+                return await self._ask(turn, hearing)
+            except CliFailed as failure:
+                await self._drop_failed(turn, failure)
+                if turn.outbox.last_n or turn.interrupted or not was_open:
+                    raise
+                # It had died since the last turn, and the prompt has not reached the model.
+                return await self._ask(turn, hearing)
         except CliFailed as failure:
-            log.warning("turn %s: the CLI failed: %s", turn.start.turn, failure.detail)
-            await self._drop_cli()
+            await self._drop_failed(turn, failure)
             code = ErrorCode.OUT_OF_MEMORY if oom_kills() > oom_before else ErrorCode.AGENT_FAILED
             ended = interrupted(turn.interrupted) if turn.interrupted else failed(code)
             return ended.model_copy(update={"usage": hearing.translator.usage})
@@ -91,6 +89,18 @@ class ClaudeSession:
             self.sdk_session = hearing.translator.sdk_session or self.sdk_session
             if self._cli is not None:
                 self._cli.ignore()
+
+    async def _ask(self, turn: RunningTurn, hearing: _Hearing) -> TurnEnded:
+        """Hand the prompt to a CLI and hear it out. Raises `CliFailed`."""
+        cli = await self._ready(turn.start)
+        if turn.interrupted is not None:
+            return interrupted(turn.interrupted)
+        content = content_of(turn.start.prompt)
+        await cli.ask(content, id=hearing.prompt_id, listener=hearing.hear)
+        await _first(hearing.over, cli.gone)
+        if hearing.ended is None:
+            raise CliFailed(cli.fault or "the CLI ended")
+        return hearing.ended
 
     # The CLI
 
@@ -126,11 +136,18 @@ class ClaudeSession:
             await cli.connect()
         except CliFailed as failure:
             self._cli = None
+            log.warning("the CLI did not start: %s", failure.detail)
             if _NOT_FOUND in failure.detail:
                 # Given up: a worker sees that there is no session, and sends the history again.
                 self.sdk_session = None
             raise
         return cli
+
+    async def _drop_failed(self, turn: RunningTurn, failure: CliFailed) -> None:
+        if self._cli is not None:
+            log.warning("turn %s: the CLI failed: %s", turn.start.turn, failure.detail)
+            self._cli.kill()
+            await self._drop_cli()
 
     async def _drop_cli(self) -> None:
         cli, self._cli = self._cli, None

@@ -15,7 +15,6 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
 from tests.parts import AGENT_IMAGE
@@ -77,14 +76,7 @@ class ContainedAgent:
                 await asyncio.sleep(0.02)
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        if kind is not None:
-            print(await _docker("logs", self.name))  # Shown with the failed test.
+    async def __aexit__(self, *_: object) -> None:
         await _docker("rm", "--force", "--volumes", self.name)
         shutil.rmtree(self.folder, ignore_errors=True)
 

@@ -291,7 +291,7 @@ async def test_a_full_outbox_stops_the_agent_until_it_is_acknowledged(agent: Age
 
 async def test_a_full_outbox_does_not_hold_up_an_interrupt(agent: Agent) -> None:
     async with connected(agent.socket) as (link, _):
-        start = start_turn("t1", "stream 5000 deltas of 40 chars", buffer_max_bytes=2_000)
+        start = start_turn("t1", "stream 1000 deltas every 10 ms", buffer_max_bytes=1_000)
         await link.send(start)
         seen = await read_text(link, pieces=5)
         await link.send(Interrupt(turn=start.turn, reason=InterruptReason.CANCELLED))
