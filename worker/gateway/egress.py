@@ -12,8 +12,9 @@ import asyncio
 import ipaddress
 import logging
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -99,10 +100,19 @@ class EgressLimits:
 
     connections_max: int = 64
     head_timeout_s: float = 15.0
+    linger_s: float = 2.0
     lookup_timeout_s: float = 10.0
     connect_timeout_s: float = 10.0
     idle_timeout_s: float = 300.0
     bytes_max: int = 8 * 1024 * 1024 * 1024
+
+
+@dataclass(frozen=True)
+class EgressPlaces:
+    """What one session may have under way: in all, and of that past its request."""
+
+    all: Places
+    carrying: Places
 
 
 Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
@@ -124,16 +134,18 @@ class EgressProxy:
         self._limits = limits or EgressLimits()
         self._why_refused = why_refused
 
-    def places(self) -> Places:
-        """The bound of one session."""
-        return Places(self._limits.connections_max)
+    def places(self) -> EgressPlaces:
+        """The bounds of one session."""
+        carrying_max = self._limits.connections_max
+        return EgressPlaces(Places(2 * carrying_max), Places(carrying_max))
 
-    async def serve(self, session: Session, places: Places, agent: Streams) -> None:
+    async def serve(self, session: Session, places: EgressPlaces, agent: Streams) -> None:
         """One connection of the session's agent, to its end. Raises nothing but cancellation."""
         try:
-            await self._serve(session, places, agent)
-        except EgressRefused as refused:
-            await self._say(agent[1], refused)
+            with places.all.take():
+                await self._serve(session, places.carrying, agent)
+        except PlacesTaken:
+            log.info("egress overrun", extra=fields(conversation=session.conversation))
         except (TurnOver, _Limit) as error:
             told = fields(conversation=session.conversation, reason=error)
             log.info("egress cut off", extra=told)
@@ -146,15 +158,15 @@ class EgressProxy:
         finally:
             agent[1].close()
 
-    async def _serve(self, session: Session, places: Places, agent: Streams) -> None:
+    async def _serve(self, session: Session, carrying: Places, agent: Streams) -> None:
         try:
-            with places.take():
-                request = await self._read_request(agent[0])
+            request = await self._read_request(agent[0])
+            with _taken(carrying):
                 turn = _running_turn(session)
                 async with turn.while_open():
                     await self._carry(session, request, agent)
-        except PlacesTaken as error:
-            raise EgressRefused(429, f"too many connections: {error}") from error
+        except EgressRefused as refused:
+            await self._say(agent, refused)
 
     async def _read_request(self, reader: asyncio.StreamReader) -> ProxyRequest:
         try:
@@ -218,7 +230,7 @@ class EgressProxy:
             raise EgressRefused(502, f"host {host} has no address")
         return found
 
-    async def _say(self, agent: asyncio.StreamWriter, refused: EgressRefused) -> None:
+    async def _say(self, agent: Streams, refused: EgressRefused) -> None:
         """Answer with the reason, for people and models to read."""
         body = f"egress refused: {refused.message}\n".encode()
         head = (
@@ -226,12 +238,15 @@ class EgressProxy:
             "Content-Type: text/plain; charset=utf-8\r\n"
             f"Content-Length: {len(body)}\r\nConnection: close\r\n\r\n"
         )
-        try:
-            agent.write(head.encode() + body)
-            async with asyncio.timeout(self._limits.head_timeout_s):
-                await agent.drain()
-        except (OSError, TimeoutError) as error:
-            log.debug("egress refusal not read: %s", error)
+        reader, writer = agent
+        with suppress(TimeoutError):
+            async with asyncio.timeout(self._limits.linger_s):
+                writer.write(head.encode() + body)
+                await writer.drain()
+                writer.write_eof()
+                # Closing with bytes unread would reset the connection and lose the answer.
+                while await reader.read(_CHUNK_BYTES):
+                    continue
 
 
 class _Watch:
@@ -274,6 +289,15 @@ async def _pump(source: asyncio.StreamReader, sink: asyncio.StreamWriter, watch:
         await sink.drain()
     if sink.can_write_eof():
         sink.write_eof()
+
+
+@contextmanager
+def _taken(places: Places) -> Iterator[None]:
+    try:
+        with places.take():
+            yield
+    except PlacesTaken as error:
+        raise EgressRefused(429, f"too many connections: {error}") from error
 
 
 def _running_turn(session: Session) -> Turn:

@@ -45,9 +45,12 @@ async def test_the_callers_key_replaces_everything_the_agent_sends(
         "anthropic-version": "2023-06-01",
         "anthropic-beta": "some-beta",
     }
-    async with agent_at(folder) as agent, agent.post(
-        "/v1/messages?beta=true", json=asking("key", stream=False), headers=sent
-    ) as answer:
+    async with (
+        agent_at(folder) as agent,
+        agent.post(
+            "/v1/messages?beta=true", json=asking("key", stream=False), headers=sent
+        ) as answer,
+    ):
         said = (await answer.json())["content"][0]["text"]
     assert said == f"x-api-key={KEY} auth=None"
     arrived = model.journal.entries[-1]
