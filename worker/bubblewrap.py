@@ -287,12 +287,14 @@ class BubblewrapHost:
             Path(f"/proc/{init.pid}/oom_score_adj").write_text(str(_OOM_SCORE))
 
     def _see_it_run(self, record: Record, init: Process) -> None:
-        """Wait until the init has started the agent; bwrap may still fail on a mount before."""
+        """Wait until the program runs: bwrap may still fail on a mount, and of one that ends before
+        its program runs it tells no exit code.
+        """
         if not Path(f"/proc/{init.pid}/task/{init.pid}/children").exists() and init.is_alive():
             return
         give_up = time.monotonic() + self._options.call_timeout_s
-        # A poll of a millisecond or two: the kernel announces no fork.
-        while not init.children():
+        # A poll of some milliseconds: the kernel announces no fork and no exec.
+        while not any(map(_is_program, init.children())):
             if not init.is_alive() or time.monotonic() > give_up:
                 self._reap(record.id)
                 raise ContainerFailed(f"bubblewrap failed: {self._records.log_tail(record.id)}")
@@ -483,6 +485,13 @@ def _cgroup_root() -> CgroupRoot | None:
 
 def _container(record: Record, *, is_running: bool) -> Container:
     return Container(record.id, record.conversation, record.fence, is_running, record.created_ms)
+
+
+def _is_program(pid: int) -> bool:
+    """Whether a child of the init is no longer bwrap's own fork."""
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{pid}/comm").read_text().strip() != "bwrap"
+    return False
 
 
 def _kill(process: Process) -> None:

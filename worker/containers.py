@@ -23,7 +23,9 @@ from __future__ import annotations
 import contextlib
 import logging
 import math
+import os
 import re
+import socket
 import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -50,6 +52,7 @@ SOURCES_LABEL = LABEL + "sources"
 KILLED = 137
 """128 + SIGKILL: what the kernel's out-of-memory killer leaves, or somebody's `kill -9`."""
 
+_LOCAL = "unix://"
 _THREADS = 8
 _NAME_ATTEMPTS = 5
 _NAME_WAIT_S = 0.2
@@ -70,6 +73,7 @@ class DockerOptions:
     image: str
     cluster: str
     runtime: str = "runc"
+    engine: str = field(default_factory=lambda: engine_address())
     call_timeout_s: float = 20.0
     start_timeout_s: float = 60.0
     command: tuple[str, ...] | None = None
@@ -85,7 +89,7 @@ class DockerHost:
         self.host = host
         self._options = options
         self._clock = clock or SystemClock()
-        self._engine = _Engine(options.call_timeout_s)
+        self._engine = _Engine(options.engine, options.call_timeout_s)
         self._calls = BlockingCalls("docker", threads=_THREADS)
         self._feed = ExitFeed()
         self._watch = _Watch(self._engine, self._labels(), self._feed.publish)
@@ -160,9 +164,9 @@ class DockerHost:
                 "folders do not cross into it. Use `docker compose up`: there the worker runs "
                 "beside its agents"
             )
-        if not self._engine.is_local:
+        if not self._options.engine.startswith(_LOCAL):
             raise NoIsolation(
-                f"the engine at {self._engine.address} is on another machine; a worker needs the "
+                f"the engine at {self._options.engine} is on another machine; a worker needs the "
                 "engine of its own (DOCKER_HOST=unix:///var/run/docker.sock)"
             )
         refuse_unfit_engine(self._engine.info(), self._options.runtime)
@@ -271,6 +275,11 @@ def hardening(spec: ContainerSpec) -> Json:
     }
 
 
+def engine_address() -> str:
+    """Where the engine of this machine listens."""
+    return os.environ.get("DOCKER_HOST") or "unix:///var/run/docker.sock"
+
+
 def container_name(cluster: str, conversation: ConversationKey) -> str:
     """One name per conversation, so that the engine refuses a second container for it."""
     return re.sub(r"[^a-zA-Z0-9_.-]", "-", f"agc-{cluster}-{conversation}")
@@ -296,8 +305,8 @@ def refuse_unfit_engine(info: Json, runtime: str) -> None:
 class ImageStore:
     """The engine's images, for a command line process: blocking."""
 
-    def __init__(self, *, timeout_s: float = 1800.0) -> None:
-        self._engine = _Engine(timeout_s)
+    def __init__(self, engine: str | None = None, *, timeout_s: float = 1800.0) -> None:
+        self._engine = _Engine(engine or engine_address(), timeout_s)
 
     def sources(self, tag: str) -> str | None:
         """What the image was built from (empty: not by us); None when there is no such image."""
@@ -340,7 +349,8 @@ class _NameTaken(ContainerFailed):
 class _Engine:
     """The engine's answers as our types. Blocking, usable from several threads."""
 
-    def __init__(self, timeout_s: float) -> None:
+    def __init__(self, address: str, timeout_s: float) -> None:
+        self._address = address
         self._timeout_s = timeout_s
         self._lock = threading.Lock()
         self._client: docker.DockerClient | None = None
@@ -348,21 +358,25 @@ class _Engine:
     @property
     def client(self) -> docker.DockerClient:
         """Made at the first call: it asks the engine for its version."""
+        self._knock()
         with self._lock:
             if self._client is None:
-                self._client = docker.from_env(
-                    timeout=math.ceil(self._timeout_s), max_pool_size=_THREADS + 2
+                self._client = docker.DockerClient(
+                    base_url=self._address,
+                    timeout=math.ceil(self._timeout_s),
+                    max_pool_size=_THREADS + 2,
                 )
             return self._client
 
-    @property
-    def is_local(self) -> bool:
-        # What the SDK makes of unix:///any/path.
-        return self.address.startswith("http+docker://localhost")
+    def _knock(self) -> None:
+        """Raises `OSError` when nobody listens.
 
-    @property
-    def address(self) -> str:
-        return str(self.client.api.base_url)
+        The SDK would say so in a paragraph, and leak a socket each time.
+        """
+        if self._address.startswith(_LOCAL):
+            with socket.socket(socket.AF_UNIX) as line:
+                line.settimeout(self._timeout_s)
+                line.connect(self._address.removeprefix(_LOCAL))
 
     def info(self) -> Json:
         return dict(self.client.api.info())
@@ -463,10 +477,8 @@ class _Watch:
 
     def stop(self) -> None:
         self._stopped.set()
-        if self._events is not None:
-            # Wakes the thread out of its read. It may have closed the stream itself just now.
-            with contextlib.suppress(DockerException, OSError, AttributeError, ValueError):
-                self._events.close()
+        # Wakes the thread out of its read.
+        self._let_go()
 
     def _follow(self) -> None:
         while not self._stopped.is_set():
@@ -483,7 +495,16 @@ class _Watch:
             except Exception:
                 # The thread must outlive anything the engine answers, or no exit is seen again.
                 log.exception("container event not understood")
+            finally:
+                self._let_go()
             self._stopped.wait(_REWATCH_S)
+
+    def _let_go(self) -> None:
+        """Close a stream that has ended or is to end."""
+        if self._events is not None:
+            # Closing one that is closed already is what the SDK does not foresee.
+            with contextlib.suppress(DockerException, OSError, AttributeError, ValueError):
+                self._events.close()
 
     def _compare(self) -> None:
         running = {c.id: c.conversation for c in self._engine.list(self._labels) if c.is_running}
@@ -564,6 +585,8 @@ def _translated(what: str) -> Iterator[None]:
     except (DockerException, RequestException, OSError) as error:
         explanation = getattr(error, "explanation", None) or error
         hint = ""
+        if isinstance(error, PermissionError):
+            hint = ". This user may not use the engine: usermod -aG docker, then log in again"
         if "bind source path does not exist" in str(explanation):
             hint = (
                 ". The engine does not see the worker's data_dir: a worker in a container needs it "

@@ -21,7 +21,7 @@ from tests.fakes import probe
 from tests.fakes.memory_host import MemoryHost, MemoryMachine
 from tests.parts import need
 from worker.bubblewrap import BubblewrapHost, BubblewrapOptions
-from worker.containers import DockerHost, DockerOptions
+from worker.containers import DockerHost, DockerOptions, engine_address
 from worker.folders import Folders
 from worker.hosts import ContainerHost, ContainerId, ContainerSpec, Limits
 
@@ -75,16 +75,22 @@ class _Memory(_Machine):
         await self._machine.kill(spec.conversation)
 
 
-class _Docker(_Machine):
-    def host(self, name: str = "host-1") -> ContainerHost:
+class DockerMachine(_Machine):
+    """Docker; `engine` is another way to it."""
+
+    def host(self, name: str = "host-1", *, engine: str | None = None) -> ContainerHost:
         options = DockerOptions(
-            BASE_IMAGE, self.cluster, call_timeout_s=40, command=probe.DOCKER_COMMAND
+            BASE_IMAGE,
+            self.cluster,
+            engine=engine or engine_address(),
+            call_timeout_s=40,
+            command=probe.DOCKER_COMMAND,
         )
         return self._kept(DockerHost(HostId(name), options))
 
     async def kill(self, spec: ContainerSpec, id: ContainerId) -> None:
         # The signal of the engine is no different from the kernel's.
-        await _run("docker", "kill", "--signal", "KILL", id)
+        await output_of("docker", "kill", "--signal", "KILL", id)
 
 
 class _Bubblewrap(_Machine):
@@ -108,7 +114,7 @@ def data_dir() -> Iterator[Path]:
     shutil.rmtree(made)
 
 
-async def _run(*command: str) -> str:
+async def output_of(*command: str) -> str:
     process = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE)
     async with asyncio.timeout(40):
         output, _ = await process.communicate()
@@ -138,13 +144,13 @@ async def _memory(data_dir: Path) -> AsyncIterator[Machine]:
 
 
 @asynccontextmanager
-async def _docker(data_dir: Path) -> AsyncIterator[Machine]:
+async def docker_machine(data_dir: Path) -> AsyncIterator[DockerMachine]:
     need("docker")
     async with AsyncExitStack() as opened:
-        machine = _Docker(data_dir, opened)
+        machine = DockerMachine(data_dir, opened)
         yield machine
         await _sweep(machine)
-    left = await _run(
+    left = await output_of(
         "docker", "ps", "-aq", "--filter", f"label=agcluster.cluster={machine.cluster}"
     )
     assert left == "", "the test left containers behind"
@@ -172,7 +178,7 @@ async def _sweep(machine: Machine) -> None:
 _KINDS: dict[str, Callable[[Path], AbstractAsyncContextManager[Machine]]] = {
     "memory": _memory,
     "bubblewrap": _bubblewrap,
-    "docker": _docker,
+    "docker": docker_machine,
 }
 REAL = [
     pytest.param("bubblewrap", marks=pytest.mark.bwrap),
