@@ -48,6 +48,7 @@ MODELS = (
     "claude-opus-4-1-20250805",
 )
 HANG_S = 3600.0
+_KEY_HEADERS = ("x-api-key", "authorization", "cookie")
 _BATCH = 32
 """Deltas that are not paced leave in groups of this size; the first one leaves alone."""
 
@@ -99,7 +100,7 @@ class ScriptedModel:
             return refused
         self._journal.last_body = body
         reply = answer(
-            Asked(body, entry.headers, lambda: self._journal.attempt(body.get("messages"))),
+            Asked(body, request.headers, lambda: self._journal.attempt(body.get("messages"))),
             otherwise=showcase if self._options.is_demo else None,
         )
         if isinstance(reply, Refusal):
@@ -171,11 +172,18 @@ class ScriptedModel:
             method=request.method,
             path=request.url.path,
             query=request.url.query,
-            headers=dict(request.headers),
+            headers=self._noted_headers(request.headers),
             facts=facts,
         )
         self._journal.add(entry)
         return entry
+
+    def _noted_headers(self, headers: Mapping[str, str]) -> dict[str, str]:
+        """All of them for tests; a demo's keys may be real ones and are not kept."""
+        noted = dict(headers)
+        if self._options.is_demo:
+            noted |= {name: "[key]" for name in _KEY_HEADERS if name in noted}
+        return noted
 
     def _refused_key(self, request: Request, entry: Entry) -> Response | None:
         key = _key(request.headers)
