@@ -333,7 +333,7 @@ def test_killed_cli_ends_the_turn_with_an_error_and_the_next_turn_works(
     name = new_name()
     ask(deployment, "echo before", name=name)
     with pytest.raises(openai.APIError) as failed:
-        for _ in stream(deployment, "tool bash pkill -9 -x claude; sleep 20", name=name):
+        for _ in stream(deployment, "tool bash kill -9 $PPID; sleep 20", name=name):
             pass
     assert failed.value.message
     assert text_of(ask(deployment, "echo after", name=name)) == "after"
