@@ -7,18 +7,20 @@ the password.
 
 from __future__ import annotations
 
+import asyncio
 import random
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 from redis.asyncio import BlockingConnectionPool, Redis
-from redis.asyncio.connection import parse_url
+from redis.asyncio.connection import AbstractConnection, parse_url
 from redis.asyncio.retry import Retry
 from redis.backoff import ExponentialBackoff
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import ReadOnlyError, RedisError
+from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from infra.wire.errors import StoreUnavailable
 
@@ -53,7 +55,9 @@ def connect(url: str, *, timeout_s: float, name: str) -> Redis:
         # (ssl_cert_reqs=none, for a test) goes without.
         unchecked = dict(parse_url(url)).get("ssl_cert_reqs") == "none"
         options["ssl_check_hostname"] = not unchecked
-    return Redis.from_pool(BlockingConnectionPool.from_url(url, **options))
+    pool = BlockingConnectionPool.from_url(url, **options)
+    pool.connection_class = _cancellable(pool.connection_class)
+    return Redis.from_pool(pool)
 
 
 def dedicated(redis: Redis, *, timeout_s: float | None, purpose: str) -> Redis:
@@ -71,7 +75,10 @@ def dedicated(redis: Redis, *, timeout_s: float | None, purpose: str) -> Redis:
         options["client_name"] = client_name(f"{name}-{purpose}")
     return Redis.from_pool(
         BlockingConnectionPool(
-            max_connections=4, timeout=5, connection_class=pool.connection_class, **options
+            max_connections=4,
+            timeout=5,
+            connection_class=_cancellable(pool.connection_class),
+            **options,
         )
     )
 
@@ -91,6 +98,33 @@ def delays(*, first_s: float = 0.05, most_s: float = 2.0) -> Iterator[float]:
     while True:
         yield delay * random.uniform(0.5, 1.0)
         delay = min(delay * 2, most_s)
+
+
+class _Cancellable(AbstractConnection):
+    """A connection whose sending never swallows a cancellation.
+
+    redis-py puts `asyncio.wait_for` around each send that has a deadline. On Python 3.11 that loses
+    a cancellation which arrives in the moment the send is done: the cancelled task goes on, and an
+    `asyncio.timeout` around it never fires.
+    """
+
+    async def send_packed_command(
+        self, command: bytes | str | Iterable[bytes], check_health: bool = True
+    ) -> None:
+        deadline_s, self.socket_timeout = self.socket_timeout, None
+        try:
+            async with asyncio.timeout(deadline_s):
+                await super().send_packed_command(command, check_health)
+        except TimeoutError:
+            raise RedisTimeoutError("Timeout writing to socket") from None
+        finally:
+            self.socket_timeout = deadline_s
+
+
+def _cancellable(connection: type[AbstractConnection]) -> type[AbstractConnection]:
+    if issubclass(connection, _Cancellable):
+        return connection
+    return type(connection.__name__, (_Cancellable, connection), {})
 
 
 def client_name(name: str) -> str:

@@ -6,12 +6,12 @@ import secrets
 from collections.abc import AsyncIterator, Iterator
 
 import pytest
-from fakeredis import FakeAsyncRedis, FakeServer
 from redis.asyncio import Redis
 
 from infra.store.connection import connect
 from infra.store.keys import Keys
 from tests.contract.store.scene import Scene
+from tests.fakes.fake_redis import fake_redis
 from tests.fakes.redis_server import RealRedis
 
 
@@ -28,9 +28,8 @@ def redis_process() -> Iterator[RealRedis]:
 
 @pytest.fixture
 async def fake() -> AsyncIterator[Redis]:
-    client = FakeAsyncRedis(server=FakeServer())
-    yield client
-    await client.aclose()
+    async with fake_redis() as client:
+        yield client
 
 
 @pytest.fixture

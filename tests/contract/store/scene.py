@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
 from redis.asyncio import Redis
 
 from infra.runtime.identity import new_turn_id
+from infra.store.connection import connect
 from infra.store.keys import Keys
 from infra.store.leases import Lease
 from infra.store.open import Store, store_on
@@ -129,3 +133,13 @@ class Scene:
 
     async def force_conversation(self, state: ConversationState, c: ConversationKey = C) -> None:
         await self.redis.hset(self.keys.conversation(c), "state", state.value)  # type: ignore[misc]
+
+
+@asynccontextmanager
+async def scene_at(url: str, keys: Keys, *, timeout_s: float = 2.0) -> AsyncIterator[Scene]:
+    """The scene on a server of the test's own."""
+    scene = Scene(connect(url, timeout_s=timeout_s, name="test"), keys)
+    try:
+        yield scene
+    finally:
+        await scene.store.aclose()

@@ -1,0 +1,85 @@
+"""The registry of workers, what one is told, and what is remembered of keys."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import aclosing
+
+from infra.store.workers import WorkerRecord
+from infra.wire.control import CancelTurn, Drain
+from infra.wire.ids import WorkerId
+from tests.contract.store.running import until
+from tests.contract.store.scene import HOST_A, OTHER_TENANT, TENANT, W1, W2, C, Scene
+
+
+def a_worker(worker: WorkerId, *, used: int = 0) -> WorkerRecord:
+    return WorkerRecord(
+        worker=worker,
+        host=HOST_A,
+        pid=42,
+        version="0.1.0",
+        slots=8,
+        used=used,
+        state="ready",
+        started_ms=1_700_000_000_000,
+    )
+
+
+async def test_a_worker_lives_as_long_as_it_beats(scene: Scene) -> None:
+    workers = scene.store.workers
+    await workers.beat(a_worker(W1))
+    await workers.beat(a_worker(W2))
+    await workers.beat(a_worker(W1, used=3))
+
+    assert sorted(await workers.alive(), key=lambda w: w.worker) == [
+        a_worker(W1, used=3),
+        a_worker(W2),
+    ]
+    assert (await scene.store.turns.counts())["workers"] == 2
+    assert 10_000 < await scene.redis.pttl(scene.keys.worker(W1)) <= 15_000
+
+    await scene.redis.zadd(scene.keys.workers(), {W1: 1})
+    assert await workers.alive() == [a_worker(W2)]
+    assert (await scene.store.turns.counts())["workers"] == 1
+
+
+async def test_a_worker_that_leaves_is_gone_at_once(scene: Scene) -> None:
+    await scene.store.workers.beat(a_worker(W1))
+
+    await scene.store.workers.leave(W1)
+
+    assert await scene.store.workers.alive() == []
+    assert not await scene.redis.exists(scene.keys.worker(W1))
+
+
+async def test_a_worker_hears_what_it_is_told_and_skips_what_it_does_not_know(
+    scene: Scene,
+) -> None:
+    cancel = CancelTurn(turn=(await scene.submit()), conversation=C, reason="client gone")
+    channel = scene.keys.control_channel(W1)
+
+    async def is_heard() -> bool:
+        return bool(await scene.redis.publish(channel, b'{"type":"from the future"}'))
+
+    async def tell() -> None:
+        await until(is_heard)
+        for message in (b"not json", cancel.encode(), Drain().encode()):
+            await scene.redis.publish(channel, message)
+
+    async with asyncio.timeout(20), asyncio.TaskGroup() as group:
+        group.create_task(tell())
+        async with aclosing(scene.store.workers.control(W1)) as orders:
+            assert await anext(orders) == cancel
+            assert await anext(orders) == Drain()
+
+
+async def test_a_verdict_on_a_key_is_remembered_for_its_time(scene: Scene) -> None:
+    verdicts = scene.store.key_verdicts
+    assert await verdicts.get(TENANT) is None
+
+    await verdicts.put(TENANT, True, ttl_s=300)
+    await verdicts.put(OTHER_TENANT, False, ttl_s=60)
+
+    assert await verdicts.get(TENANT) is True
+    assert await verdicts.get(OTHER_TENANT) is False
+    assert 250_000 < await scene.redis.pttl(scene.keys.key_verdict(TENANT)) <= 300_000
