@@ -1,8 +1,8 @@
 """`agcluster up`: everything on one machine, started in order and stopped in order.
 
 Order: look (settings, folder, lock, port, Redis, isolation), build the agents' image if it is
-missing, then redis, the scripted model (with --demo), gateway, worker, api. Nothing is started
-before the looking is done, and nothing is left when it ends.
+missing, then Redis, the scripted model (with --demo), then gateway, worker and API at once. Nothing
+is started before the looking is done; they stop in reverse order, and nothing is left.
 """
 
 from __future__ import annotations
@@ -194,10 +194,11 @@ async def start_all(plan: Plan, state: StateDir, fleet: Fleet, terminal: Termina
         listens = partial(_model_listens, plan.model_port)
         await fleet.wait_ready(model, listens, timeout_s=READY_TIMEOUT_S)
     terminal.step("starting gateway, worker and API")
+    # All at once, for most of their start is imports; each waits for those it needs.
     gateway = fleet.launch(_ours(plan, "gateway", rank=2))
-    await fleet.wait_ready(gateway, lambda _: _gateway_answers(plan), timeout_s=READY_TIMEOUT_S)
     worker = fleet.launch(_ours(plan, "worker", rank=3))
     api = fleet.launch(_ours(plan, "api", rank=4))
+    await fleet.wait_ready(gateway, lambda _: _gateway_answers(plan), timeout_s=READY_TIMEOUT_S)
     await fleet.wait_ready(worker, partial(_worker_beats, plan), timeout_s=READY_TIMEOUT_S)
     await fleet.wait_ready(api, lambda _: _api_is_ready(plan), timeout_s=READY_TIMEOUT_S)
 
