@@ -247,7 +247,11 @@ class BubblewrapHost:
             telling.close()
             blocked.close()
             init = self._first_words(record, told)
-            self._bound(record, init, spec.limits)
+            try:
+                self._bound(record, init, spec.limits)
+            except ProcessLookupError as error:
+                # A folder to mount may be missing: it has ended already.
+                raise self._failure(record) from error
             bwrap_process = Process.of(self._spawned[record.id].pid)
             self._records.note(record.id, Processes(init, bwrap_process))
             release.write(b"go")
@@ -261,12 +265,17 @@ class BubblewrapHost:
             in_time = _poll(told.fileno(), max(0.0, give_up - time.monotonic()))
             part = os.read(told.fileno(), 4096) if in_time else b""
             if not part:
-                raise ContainerFailed(f"bubblewrap failed: {self._records.log_tail(record.id)}")
+                raise self._failure(record)
             said += part
         init = Process.of(int(json.loads(said)["child-pid"]))
         if init is None:
-            raise ContainerFailed(f"bubblewrap failed: {self._records.log_tail(record.id)}")
+            raise self._failure(record)
         return init
+
+    def _failure(self, record: Record) -> ContainerFailed:
+        """What bwrap said when it gave up."""
+        self._reap(record.id)
+        return ContainerFailed(f"bubblewrap failed: {self._records.log_tail(record.id)}")
 
     def _bound(self, record: Record, init: Process, limits: Limits) -> None:
         """Put limits on bwrap's init; everything inside inherits them."""
@@ -296,8 +305,7 @@ class BubblewrapHost:
         # A poll of some milliseconds: the kernel announces no fork and no exec.
         while not any(map(_is_program, init.children())):
             if not init.is_alive() or time.monotonic() > give_up:
-                self._reap(record.id)
-                raise ContainerFailed(f"bubblewrap failed: {self._records.log_tail(record.id)}")
+                raise self._failure(record)
             time.sleep(_FORK_POLL_S)
 
     def _list(self) -> Sequence[tuple[Record, bool]]:

@@ -16,6 +16,7 @@ import sys
 import tarfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Protocol
 
 import infra
 from infra.runtime.settings import SettingsRefused, load_settings
@@ -25,6 +26,20 @@ from worker.containers import ImageStore
 DOCKERFILE = "infra/images/agent.Dockerfile"
 _FOLDERS = ("agent", "infra/wire")
 _FILES = ("infra/__init__.py", DOCKERFILE)
+
+
+class Images(Protocol):
+    """Where images are: the engine's, in tests a fake's."""
+
+    def sources(self, tag: str) -> str | None:
+        """What the image was built from (empty: not by us); None when there is no such image."""
+        ...
+
+    def building(
+        self, context: bytes, *, tag: str, dockerfile: str, base: str, sources: str
+    ) -> Iterator[str]:
+        """Build and tag an image; gives the builder's lines. Raises `ContainerFailed`."""
+        ...
 
 
 class BuildContext:
@@ -66,7 +81,7 @@ def digest(context: bytes, base: str) -> str:
 
 
 def build(
-    store: ImageStore, *, tag: str, base: str, if_missing: bool, root: Path | None = None
+    store: Images, *, tag: str, base: str, if_missing: bool, root: Path | None = None
 ) -> Iterator[str]:
     """Build the image if it is wanted; lines for people, as it goes. Raises `ContainerFailed`."""
     context = BuildContext(root or project_root()).archive()

@@ -93,7 +93,7 @@ class DockerMachine(_Machine):
         await output_of("docker", "kill", "--signal", "KILL", id)
 
 
-class _Bubblewrap(_Machine):
+class BubblewrapMachine(_Machine):
     def host(self, name: str = "host-1") -> ContainerHost:
         options = BubblewrapOptions(
             self.cluster, self.data_dir, call_timeout_s=40, command=probe.BUBBLEWRAP_COMMAND
@@ -157,10 +157,10 @@ async def docker_machine(data_dir: Path) -> AsyncIterator[DockerMachine]:
 
 
 @asynccontextmanager
-async def _bubblewrap(data_dir: Path) -> AsyncIterator[Machine]:
+async def bubblewrap_machine(data_dir: Path) -> AsyncIterator[BubblewrapMachine]:
     need("bwrap")
     async with AsyncExitStack() as opened:
-        machine = _Bubblewrap(data_dir, opened)
+        machine = BubblewrapMachine(data_dir, opened)
         yield machine
         await _sweep(machine)
     left = [path.name for path in (data_dir / "b").glob("*") if path.name != ".lock"]
@@ -177,7 +177,7 @@ async def _sweep(machine: Machine) -> None:
 
 _KINDS: dict[str, Callable[[Path], AbstractAsyncContextManager[Machine]]] = {
     "memory": _memory,
-    "bubblewrap": _bubblewrap,
+    "bubblewrap": bubblewrap_machine,
     "docker": docker_machine,
 }
 REAL = [

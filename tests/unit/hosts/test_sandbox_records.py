@@ -1,0 +1,100 @@
+"""What is written down about sandboxes, and when it is not believed."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from infra.wire.ids import ConversationKey, Fence
+from worker.hosts import ContainerId
+from worker.sandbox_records import (
+    LOG_MAX_BYTES,
+    Process,
+    Processes,
+    Record,
+    Records,
+    boot_id,
+)
+
+
+@pytest.fixture
+def records(tmp_path: Path) -> Records:
+    (tmp_path / "b").mkdir()
+    return Records(tmp_path, cluster="one", host="host-1")
+
+
+def _record(id: str = "a-1") -> Record:
+    return Record(
+        ContainerId(id),
+        ConversationKey("a"),
+        Fence(3),
+        "one",
+        "host-1",
+        1_700_000_000_000,
+        boot_id(),
+    )
+
+
+def _ourselves() -> Process:
+    found = Process.of(os.getpid())
+    assert found is not None
+    return found
+
+
+def test_a_record_is_read_back(records: Records) -> None:
+    records.make(_record())
+
+    assert records.all() == [_record()]
+
+
+def test_records_of_another_cluster_or_host_are_not_ours(records: Records) -> None:
+    records.make(replace(_record("a-1"), cluster="two"))
+    records.make(replace(_record("a-2"), host="host-2"))
+
+    assert records.all() == []
+
+
+def test_a_broken_record_is_passed_over(records: Records, tmp_path: Path) -> None:
+    records.make(_record())
+    (tmp_path / "b" / "torn").mkdir()
+    (tmp_path / "b" / "torn" / "record.json").write_text('{"id": ')
+
+    assert records.all() == [_record()]
+
+
+def test_a_process_is_known_by_its_start_not_by_its_pid() -> None:
+    ours = _ourselves()
+
+    assert ours.is_alive()
+    assert not replace(ours, started_ticks=ours.started_ticks - 1).is_alive()
+    assert replace(ours, started_ticks=ours.started_ticks - 1).open() is None
+
+
+def test_processes_noted_before_a_reboot_are_gone(records: Records) -> None:
+    old = replace(_record(), boot="another-boot")
+    records.make(old)
+    records.note(old.id, Processes(_ourselves(), None))
+
+    assert records.processes(old) is None
+    assert records.processes(replace(old, boot=boot_id())) is not None
+
+
+def test_the_exit_code_is_the_one_bwrap_wrote(records: Records) -> None:
+    folder = records.make(_record())
+    assert records.exit_code(ContainerId("a-1")) is None
+
+    (folder / "status").write_text('{ "child-pid": 7 }\n{ "exit-code": 3 }\n')
+
+    assert records.exit_code(ContainerId("a-1")) == 3
+
+
+def test_a_log_that_grows_too_long_is_cut(records: Records) -> None:
+    log = records.make(_record()) / "log"
+    log.write_bytes(b"x" * (LOG_MAX_BYTES + 1))
+
+    records.trim_log(ContainerId("a-1"))
+
+    assert log.stat().st_size == 0
