@@ -49,8 +49,10 @@ def test_a_socket_url_survives_odd_characters() -> None:
     assert socket_url(Path("/a b/r?.sock")) == "unix:///a%20b/r%3F.sock"
 
 
-def test_a_bare_machine_gets_a_deployment_of_its_own(tmp_path: Path) -> None:
-    state = StateDir(tmp_path)
+def test_a_bare_machine_gets_a_deployment_of_its_own(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    state = StateDir(tmp_path_factory.mktemp("s"))
     state.make()
     settings = complete(Settings.model_validate({}), state)
     assert settings.redis_url == f"unix://{state.redis_socket}"
