@@ -4,6 +4,7 @@
     DELETE /sessions/{conversation}              close its sockets, forget its keys
     PUT    /sessions/{conversation}/turn         OpenTurn: let model calls through with this key
     DELETE /sessions/{conversation}/turn/{turn}  stop model calls, wipe the key; TurnMeter
+    POST   /sessions/{conversation}/complete     SideCall: one model call; the upstream's SSE bytes
     GET    /health                               GatewayStatus
 
 Both deletions take `?fence=`, so that a stale owner cannot undo what a newer one has set up. A
@@ -14,7 +15,7 @@ the gateway restarts; a worker that sees another one registers its sessions and 
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import TypeAdapter
 
@@ -53,6 +54,22 @@ class OpenTurn(Message):
 
     any (sub-agents and summaries may use others than the turn's).
     """
+
+
+class SideCall(Message):
+    """One streamed call of the Messages API with the caller's key, for the side lane.
+
+    Needs no open session or turn. `body` is the Messages API request. The answer is the upstream's
+    status and body as they come; the upstream call ends when the worker hangs up.
+    """
+
+    type: Literal["side_call"] = "side_call"
+    turn: TurnId
+    tenant: TenantId
+    conversation: ConversationKey
+    sealed_key: str
+    expires_ms: int
+    body: dict[str, Any]
 
 
 class UpstreamError(Message):
@@ -104,6 +121,7 @@ class GatewayRefused(Message):
 
 _OPEN_SESSION = TypeAdapter(OpenSession)
 _OPEN_TURN = TypeAdapter(OpenTurn)
+_SIDE_CALL = TypeAdapter(SideCall)
 _REFUSED = TypeAdapter(GatewayRefused)
 
 
@@ -117,6 +135,12 @@ def decode_open_turn(raw: bytes) -> OpenTurn:
     """Raises `MalformedMessage`."""
     command: OpenTurn = decode(_OPEN_TURN, raw)
     return command
+
+
+def decode_side_call(raw: bytes) -> SideCall:
+    """Raises `MalformedMessage`."""
+    call: SideCall = decode(_SIDE_CALL, raw)
+    return call
 
 
 def decode_refused(raw: bytes) -> GatewayRefused:

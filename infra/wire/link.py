@@ -5,14 +5,14 @@ The agent server listens; a worker of the host connects. One connection is activ
 The agent survives its worker: it keeps a turn's frames until they are acknowledged and replays from
 any number.
 
-    worker -> agent   Hello · StartTurn · Replay · Ack · Interrupt · Ping · Close
-    agent -> worker   Welcome · Refused · Pong · and frames (`infra.wire.frames`)
+    worker -> agent   Hello · StartTurn · Replay · Ack · Interrupt · TranscriptStored · Ping · Close
+    agent -> worker   Welcome · Refused · TranscriptAppend · Pong · and frames (`infra.wire.frames`)
 """
 
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, TypeAdapter
 
@@ -58,16 +58,46 @@ class Hello(Message):
     fence: Fence
 
 
+class BaseKind(StrEnum):
+    """What memory a turn stands on (decided by `infra.wire.history`)."""
+
+    CONTINUE = "continue"
+    """The session as it is; where there is none, `transcript`, else `history`."""
+    REWIND = "rewind"
+    """A fork of the session that ends at `checkpoint`; where that fails, `history`."""
+    FRESH = "fresh"
+    """A new session that knows `history` and nothing else."""
+
+
+class TranscriptPart(Message):
+    """The stored entries of one transcript: the main one, or a sub-agent's (`subpath`)."""
+
+    subpath: str | None = None
+    entries: tuple[dict[str, Any], ...]
+    """Opaque to us; deduplicated by their `uuid` where they have one."""
+
+
+class Transcript(Message):
+    """All that the store has of a session, for an agent that has to resume it."""
+
+    sdk_session: str
+    parts: tuple[TranscriptPart, ...]
+
+
 class StartTurn(Message):
     """Run this turn. Idempotent: for the turn it already runs or has just ended, nothing happens.
 
-    `history` is given when the agent has no session (`Welcome.sdk_session` is None); `settings` may
-    differ from the turn before, the agent then changes or reopens its session by itself.
+    `base` says what memory it stands on; `history` and `transcript` are given where it may need
+    them. `settings` may differ from the turn before, the agent then changes or reopens its session
+    by itself.
     """
 
     type: Literal["start_turn"] = "start_turn"
     turn: TurnId
     settings: AgentSettings
+    base: BaseKind = BaseKind.CONTINUE
+    checkpoint: str | None = None
+    transcript: Transcript | None = None
     history: tuple[HistoryMessage, ...] = ()
     prompt: tuple[ContentBlock, ...]
 
@@ -100,6 +130,13 @@ class Interrupt(Message):
     type: Literal["interrupt"] = "interrupt"
     turn: TurnId
     reason: InterruptReason
+
+
+class TranscriptStored(Message):
+    """The entries of `TranscriptAppend` number `seq` are stored; the SDK may go on."""
+
+    type: Literal["transcript_stored"] = "transcript_stored"
+    seq: int
 
 
 class Ping(Message):
@@ -138,6 +175,19 @@ class Refused(Message):
     turn: TurnId | None = None
 
 
+class TranscriptAppend(Message):
+    """New transcript entries of a session, as the SDK mirrors them. Answered `TranscriptStored`.
+
+    `seq` is unique per agent process. Sent again on a new link when not answered; storing twice is
+    harmless (entries are deduplicated by uuid).
+    """
+
+    type: Literal["transcript_append"] = "transcript_append"
+    seq: int
+    sdk_session: str
+    part: TranscriptPart
+
+
 class Pong(Message):
     """Alive."""
 
@@ -145,9 +195,10 @@ class Pong(Message):
 
 
 Command = Annotated[
-    Hello | StartTurn | Replay | Ack | Interrupt | Ping | Close, Field(discriminator="type")
+    Hello | StartTurn | Replay | Ack | Interrupt | TranscriptStored | Ping | Close,
+    Field(discriminator="type"),
 ]
-Answer = Annotated[Welcome | Refused | Pong, Field(discriminator="type")]
+Answer = Annotated[Welcome | Refused | TranscriptAppend | Pong, Field(discriminator="type")]
 _COMMAND: TypeAdapter[Command] = TypeAdapter(Command)
 _ANSWER: TypeAdapter[Answer] = TypeAdapter(Answer)
 

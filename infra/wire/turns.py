@@ -22,6 +22,15 @@ class OnDisconnect(StrEnum):
     CONTINUE = "continue"
 
 
+class Lane(StrEnum):
+    """Which way a turn takes through a worker."""
+
+    AGENT = "agent"
+    """A conversation's agent, in its container, one turn at a time."""
+    SIDE = "side"
+    """One model call without tools, container or memory: titles, tags, follow-ups (D8)."""
+
+
 class TextBlock(Message):
     """Plain text."""
 
@@ -62,7 +71,8 @@ class TurnRequest(Message):
     """One turn as the worker gets it.
 
     `system_prompt` is the client's system and developer text, joined; `history` all messages before
-    the prompt, used only where the agent has no session yet; `prompt` what the user said now.
+    the prompt, used where the agent's memory is not what the client sees; `prompt` what the user
+    said now. `sent` holds the digests (`infra.wire.history`) of all user messages, the prompt last.
     """
 
     turn: TurnId
@@ -76,6 +86,12 @@ class TurnRequest(Message):
     """Seconds the turn may run, from its claim."""
     idle_timeout_s: float
     """Seconds the conversation stays warm after the turn."""
+    lane: Lane = Lane.AGENT
+    sent: tuple[str, ...] = ()
+    is_thin: bool = False
+    """The client may be one that sends only what is new, and leaves the memory to us."""
+    max_tokens: int | None = None
+    """Bound of the answer, for the side lane."""
 
 
 _REQUEST: TypeAdapter[TurnRequest] = TypeAdapter(TurnRequest)
