@@ -12,11 +12,12 @@ from pathlib import Path
 
 import aiohttp
 import pytest
+import uvloop
 
 from infra.runtime.clock import SystemClock
 from infra.runtime.sealing import SealContext, Sealer
 from infra.runtime.settings import EgressPolicy
-from infra.wire.gateway import EGRESS_SOCKET, MODEL_SOCKET, OpenSession, OpenTurn, TurnMeter
+from infra.wire.gateway import MODEL_SOCKET, OpenSession, OpenTurn, TurnMeter
 from infra.wire.ids import ConversationKey, Fence, TenantId, TurnId
 from tests.fakes.scripted_model import RunningModel, running_model
 from worker.gateway.egress import EgressRules
@@ -29,6 +30,12 @@ CONVERSATION = ConversationKey("c" * 24)
 TENANT = TenantId("t" * 20)
 TURN = TurnId("chatcmpl-" + "1" * 32)
 PATIENCE_S = 20.0
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_asyncio_loop_factories() -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:
+    """The loop that the gateway's process runs on."""
+    return {"uvloop": uvloop.new_event_loop}
 
 
 @pytest.fixture
@@ -168,6 +175,3 @@ async def host(make_host: HostMaker, model: RunningModel) -> AsyncIterator[Host]
     made = make_host(upstream_url=model.url)
     async with made.gateway():
         yield made
-
-
-__all__ = ["EGRESS_SOCKET"]
