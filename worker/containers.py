@@ -241,11 +241,8 @@ def hardening(spec: ContainerSpec) -> Json:
         "user": f"{uid}:{gid}",
         "hostname": "agent",
         "working_dir": "/workspace",
-        "environment": {
-            "HOME": "/home/agent",
-            "LANG": "C.UTF-8",
-            "AGCLUSTER_EGRESS": "1" if spec.egress else "0",
-        },
+        # PATH is the image's own. Whether tools have a way out shows in the sockets folder.
+        "environment": {"HOME": "/home/agent", "LANG": "C.UTF-8"},
         "network_mode": "none",
         "read_only": True,
         "cap_drop": ["ALL"],

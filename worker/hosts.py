@@ -3,7 +3,7 @@
 A host starts one container per conversation with an agent server in it that listens on `agent.sock`
 of the session's folder, and can list, watch and stop what it started, also after a restart of the
 worker. Implementations: `worker.containers` (Docker), `worker.bubblewrap`,
-`tests.fakes.memory_host`; all pass `tests/contract/test_container_hosts.py`.
+`tests.fakes.memory_host`; all pass `tests/contract/hosts/`.
 """
 
 from __future__ import annotations
@@ -91,8 +91,8 @@ class ContainerHost(Protocol):
     async def start(self, spec: ContainerSpec) -> Container:
         """Start it; returns when the process runs (the agent may not listen yet).
 
-        A leftover container of the same conversation is removed first. Cancelled: nothing stays
-        behind.
+        A leftover container of the same conversation is removed first; one with a higher fence is
+        a newer owner's and stays: `LeaseLost`. Cancelled: nothing stays behind.
         """
         ...
 
@@ -105,7 +105,11 @@ class ContainerHost(Protocol):
         ...
 
     def exits(self) -> AsyncIterator[ContainerExit]:
-        """Containers that end, as it happens, for ever; resumes after an engine fault."""
+        """Containers that end, as it happens, for ever; resumes after an engine fault.
+
+        Watched from the call on. Each end is told once, also one asked for by `stop`, which is
+        never told as out of memory; a kill nobody asked for is, for the two look alike.
+        """
         ...
 
     async def aclose(self) -> None:

@@ -80,7 +80,7 @@ class Sandbox:
         """bwrap's options. `file_fds` holds a descriptor for each of `files()`."""
         return [
             *self._namespaces(),
-            *self._environment(spec),
+            *self._environment(),
             *self._temporary(spec),
             *self._system(),
             *(part for place, fd in file_fds.items() for part in _made_file(place, fd)),
@@ -119,14 +119,13 @@ class Sandbox:
             yield from ("--unshare-user", "--disable-userns")
             yield from ("--uid", str(AGENT_UID), "--gid", str(AGENT_UID))
 
-    def _environment(self, spec: ContainerSpec) -> Iterator[str]:
+    def _environment(self) -> Iterator[str]:
         own_python = str(Path(self.command[0]).parent)
         path = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
         yield "--clearenv"
         yield from ("--setenv", "HOME", HOME)
         yield from ("--setenv", "PATH", f"{path}:{own_python}")
         yield from ("--setenv", "LANG", "C.UTF-8")
-        yield from ("--setenv", "AGCLUSTER_EGRESS", "1" if spec.egress else "0")
         yield from ("--chdir", "/" if self.as_root else "/workspace")
 
     def _temporary(self, spec: ContainerSpec) -> Iterator[str]:

@@ -53,7 +53,7 @@ async def test_a_container_is_bounded_and_cut_off_as_inspect_shows_it(
     assert {m["Destination"] for m in shown["Mounts"]} == {"/run/agcluster", "/workspace"}
     assert shown["Config"]["Hostname"] == "agent"
     names = {pair.split("=")[0] for pair in shown["Config"]["Env"]}
-    assert names <= {"HOME", "LANG", "PATH", "AGCLUSTER_EGRESS"}
+    assert names <= {"HOME", "LANG", "PATH"}
 
 
 async def test_labels_say_whose_container_it_is(docker: DockerMachine) -> None:

@@ -128,7 +128,7 @@ async def test_the_environment_holds_nothing_of_the_worker(
     code = "import json, os; print(json.dumps(dict(os.environ)))"
     environment = json.loads(await _python(spec, code))
     assert environment["HOME"] == "/home/agent"
-    allowed = {"HOME", "PATH", "LANG", "AGCLUSTER_EGRESS", "HOSTNAME", "PWD", "LC_CTYPE"}
+    allowed = {"HOME", "PATH", "LANG", "HOSTNAME", "PWD", "LC_CTYPE"}
     assert set(environment) <= allowed
 
 

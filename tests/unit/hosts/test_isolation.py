@@ -80,7 +80,15 @@ async def test_the_probe_tells_of_both_and_what_would_be_chosen(machine: MemoryM
         ("docker", False),
         ("bubblewrap", True),
     ]
-    assert (found.chosen, found.image) == ("bubblewrap", None)
+    assert (found.chosen, found.image, found.advice) == ("bubblewrap", None, None)
+
+
+async def test_the_probe_advises_when_nothing_is_there(machine: MemoryMachine) -> None:
+    found = await probe(_settings(Isolation.AUTO), make=Bench(machine).make)
+
+    assert found.chosen is None
+    assert found.advice is not None
+    assert "nstall" in found.advice
 
 
 _FIT = {
