@@ -95,9 +95,9 @@ def _code_of(status: int | None, kind: str | None, prose: str) -> ErrorCode:
     if status is not None:
         default = ErrorCode.UPSTREAM_ERROR if status >= 500 else ErrorCode.INVALID_REQUEST
         return _BY_STATUS.get(status, default)
-    if kind in _BY_KIND:
-        return _BY_KIND[kind]
-    return ErrorCode.UPSTREAM_UNREACHABLE if _LOST.search(prose) else ErrorCode.UPSTREAM_ERROR
+    if _LOST.search(prose):
+        return ErrorCode.UPSTREAM_UNREACHABLE
+    return _BY_KIND.get(kind or "", ErrorCode.UPSTREAM_ERROR)
 
 
 def _without_places(prose: str) -> str:
