@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import logging
 
@@ -10,18 +9,16 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from api.chunks import Transcript, is_sight, read_end, usage_of
+from api.departure import HungUp, while_connected
 from api.errors import error_response
 from api.models import AnswerMessage, ChatCompletion, Choice
 from api.submit import OpenTurn
+from infra.runtime.logs import fields
 from infra.runtime.settings import ToolDisplay
 from infra.wire.errors import AgClusterError
 from infra.wire.events import is_end
 
 log = logging.getLogger(__name__)
-
-
-class _HungUp(Exception):
-    """The client is gone."""
 
 
 class WholeAnswer(Response):
@@ -49,25 +46,15 @@ class WholeAnswer(Response):
         self._had_effects = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        is_over = False
+        has_hung_up = True
         try:
-            answer = await self._race(receive)
-            if is_over := answer is not None:
-                await answer(scope, receive, send)
+            answer = await while_connected(receive, self._answer())
+            has_hung_up = False
+            await answer(scope, receive, send)
+        except HungUp:
+            log.debug("client left before its answer", extra=fields(turn=self._turn.id))
         finally:
-            self._turn.leave(hung_up=not is_over)
-
-    async def _race(self, receive: Receive) -> Response | None:
-        """The answer; None when the client left first."""
-        answer: Response | None = None
-        try:
-            async with asyncio.TaskGroup() as group:
-                watcher = group.create_task(_until_gone(receive))
-                answer = await self._answer()
-                watcher.cancel()
-        except* _HungUp:
-            log.debug("client left before its answer")
-        return answer
+            self._turn.leave(hung_up=has_hung_up)
 
     async def _answer(self) -> Response:
         try:
@@ -100,9 +87,3 @@ class WholeAnswer(Response):
             choices=[Choice(message=message, finish_reason=end.finish_reason.value)],
             usage=usage_of(end.usage),
         )
-
-
-async def _until_gone(receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
-    raise _HungUp

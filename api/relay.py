@@ -9,6 +9,7 @@ a while, and then the failure is said.
 from __future__ import annotations
 
 import logging
+import math
 from typing import Protocol
 
 from api.merge import Merge
@@ -119,7 +120,7 @@ class Watch:
 
 
 class Relay:
-    """An async iterator of batches of events (payloads) of one turn, ending after the end event.
+    """The events of one turn, in batches as they come; also as an async iterator.
 
     Raises `TurnFailed` when the rest cannot be had. Cancelling a wait loses nothing: the next one
     goes on at the same event. One consumer only.
@@ -163,17 +164,25 @@ class Relay:
         return self
 
     async def __anext__(self) -> list[bytes]:
+        if events := await self.next():
+            return events
+        raise StopAsyncIteration
+
+    async def next(self, *, until_s: float = math.inf) -> list[bytes]:
+        """The next events; none when the turn has ended or `until_s` (monotonic) came first."""
         while not self._merge.is_ended:
             if self._stopped is not None:
                 raise self._stopped
             now = self._clock.monotonic()
             if now >= self._watch.due:
                 events = await self._read_log()
+            elif now >= until_s:
+                break
             else:
-                events = await self._hear(self._watch.due - now)
+                events = await self._hear(min(self._watch.due, until_s) - now)
             if events:
                 return events
-        raise StopAsyncIteration
+        return []
 
     async def _hear(self, timeout_s: float) -> list[bytes]:
         if not await self._mailbox.wait(timeout_s):

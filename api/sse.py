@@ -1,11 +1,13 @@
-"""A streamed answer: a race of events, client, keep-alive and shutdown; the first to end stops all.
+"""A streamed answer: events, client, keep-alive and shutdown; the first to end stops all.
 
 Departures from `EventSourceResponse`, on purpose:
-- Bytes are sent as they are and joined per loop pass. The library's cancel scope per event is more
-  than half of its cost per delta, so a stalled reader is noticed by the ping task instead.
+- It runs four tasks per stream and a cancel scope per event: 60 KiB of an idle stream and more than
+  half of the cost of a delta. Here there is one task beside the request's own (it waits for the
+  client to leave), the relay's wait ends in time for the next ping, and one timer per stream
+  notices a reader that is stuck.
+- Bytes are sent as they are, joined per loop pass.
 - The 200 waits for the first event that settles the outcome (or `commit_after_s`), so that an early
-  failure keeps its honest status, then pings begin.
-- Pings come in silence only, and never while a send is under way.
+  failure keeps its honest status; then pings begin.
 - Shutdown is told to the relay by `api.drain`, which ends the stream with a clean error. The
   library would cut every stream within half a second of SIGTERM, without an end mark.
 """
@@ -15,15 +17,16 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator
-from contextlib import suppress
+from contextlib import asynccontextmanager
 
-import anyio
-from sse_starlette.sse import EventSourceResponse, SendTimeoutError
-from starlette.types import Message, Receive, Scope, Send
+from sse_starlette.sse import EventSourceResponse
+from starlette.types import Receive, Scope, Send
 
 from api.chunks import PING, ChunkFrames, is_sight, read_end
+from api.departure import HungUp, while_connected
 from api.errors import error_event
 from api.submit import OpenTurn
+from infra.runtime.clock import Clock
 from infra.runtime.logs import fields
 from infra.wire.errors import AgClusterError
 from infra.wire.events import is_end
@@ -33,129 +36,146 @@ log = logging.getLogger(__name__)
 HEADERS = {"cache-control": "no-cache", "x-accel-buffering": "no"}
 
 
+class SlowConsumer(HungUp):
+    """The client is there but has read nothing for the send timeout."""
+
+
 class ChatStream(EventSourceResponse):
-    """The answer to `stream: true`. Owns the turn's hold and lets go of it, whatever happens."""
+    """The answer to `stream: true`. Owns the turn's hold and lets go of it, whatever happens.
+
+    Raises the turn's failure as long as the 200 has not gone out.
+    """
 
     def __init__(
         self,
         turn: OpenTurn,
         frames: ChunkFrames,
         *,
+        clock: Clock,
         headers: dict[str, str],
         commit_after_s: float,
         ping_interval_s: float,
         send_timeout_s: float,
     ) -> None:
-        super().__init__(
-            _nothing(),
-            headers=HEADERS | headers,
-            ping=ping_interval_s,
-            send_timeout=send_timeout_s,
-        )
+        super().__init__(_nothing(), headers=HEADERS | headers, ping=ping_interval_s)
         self._turn = turn
         self._frames = frames
+        self._clock = clock
         self._commit_after_s = commit_after_s
-        self._stall_s = send_timeout_s
-        self._is_committed = anyio.Event()
-        self._is_over = False
-        self._sent_at = 0.0
-        self._sending_since: float | None = None
+        self._ping_interval_s = ping_interval_s
+        self._stall = _StallTimer(send_timeout_s)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        has_hung_up = True
         try:
-            await super().__call__(scope, receive, send)
-        except SendTimeoutError:
+            await while_connected(receive, self._stream(send))
+            has_hung_up = False
+        except SlowConsumer:
             log.warning("client reads nothing; dropped", extra=fields(turn=self._turn.id))
+        except HungUp:
+            log.debug("client left", extra=fields(turn=self._turn.id))
         except AgClusterError:
-            self._is_over = True
+            has_hung_up = False
             raise
         finally:
-            self._turn.leave(hung_up=not self._is_over)
+            self._turn.leave(hung_up=has_hung_up)
 
-    async def _stream_response(self, send: Send) -> None:
-        """Raises `TurnFailed` when the turn fails before the 200 went out."""
-        events = await self._until_settled()
-        ended = events and is_end(events[-1])
-        end = read_end(events[-1]) if ended else None
-        await self._start(send)
-        body = self._frames.first() + self._frames.render(events)
-        try:
-            if end is None:
-                await self._push(send, body)
-                async for events in self._turn.relay:
-                    if body := self._frames.render(events):
-                        await self._push(send, body)
-                    body = b""
-                end = read_end(events[-1])
-            body += self._frames.last(end)
-        except AgClusterError as error:
-            log.info(
-                "stream ends with an error", extra=fields(turn=self._turn.id, code=error.code.value)
+    async def _stream(self, send: Send) -> None:
+        held = await self._until_settled()
+        last = held[-1] if held and is_end(held[-1]) else None
+        if last is not None and not any(map(is_sight, held[:-1])):
+            read_end(last)  # Raises for a turn that failed before it said anything.
+        async with self._stall.watching():
+            await send(
+                {
+                    "type": "http.response.start",
+                    "status": self.status_code,
+                    "headers": self.raw_headers,
+                }
             )
-            body = error_event(error, self._turn.id)
-        async with self._send_lock:
-            self.active = False
+            body = self._frames.first() + self._frames.render(held)
+            try:
+                if last is None:
+                    await self._push(send, body)
+                    body = b""
+                    body, last = await self._relay(send)
+                end = read_end(last)
+            except HungUp:
+                raise
+            except AgClusterError as error:
+                code = error.code.value
+                log.info("stream failed", extra=fields(turn=self._turn.id, code=code))
+                body += error_event(error, self._turn.id)
+            else:
+                body += self._frames.last(end)
             await self._push(send, body, more=False)
-        self._is_over = True
 
     async def _until_settled(self) -> list[bytes]:
         """The first events, up to one that settles the outcome, or those of `commit_after_s`."""
         held: list[bytes] = []
-        with suppress(TimeoutError):
-            async with asyncio.timeout(self._commit_after_s):
-                async for events in self._turn.relay:
-                    held += events
-                    if any(map(is_sight, events)):
-                        break
+        until_s = self._clock.monotonic() + self._commit_after_s
+        while events := await self._turn.relay.next(until_s=until_s):
+            held += events
+            if any(map(is_sight, events)):
+                break
         return held
 
-    async def _start(self, send: Send) -> None:
-        await send(
-            {
-                "type": "http.response.start",
-                "status": self.status_code,
-                "headers": self.raw_headers,
-            }
-        )
-        self._sent_at = asyncio.get_running_loop().time()
-        self._is_committed.set()
+    async def _relay(self, send: Send) -> tuple[bytes, bytes]:
+        """Send all up to the end event; gives what is to be sent together with it, and it."""
+        relay, clock, interval_s = self._turn.relay, self._clock, self._ping_interval_s
+        ping_at_s = clock.monotonic() + interval_s
+        while True:
+            events = await relay.next(until_s=ping_at_s)
+            body = self._frames.render(events) if events else PING
+            if events and is_end(events[-1]):
+                return body, events[-1]
+            if body:
+                await self._push(send, body)
+                ping_at_s = clock.monotonic() + interval_s
 
     async def _push(self, send: Send, body: bytes, *, more: bool = True) -> None:
-        message: Message = {"type": "http.response.body", "body": body, "more_body": more}
-        now = asyncio.get_running_loop().time()
-        self._sending_since = now
-        await send(message)
-        self._sending_since = None
-        self._sent_at = now
+        self._stall.begin()
+        await send({"type": "http.response.body", "body": body, "more_body": more})
+        self._stall.end()
 
-    async def _ping(self, send: Send) -> None:
-        """Pings in silence; raises `SendTimeoutError` when a send has been stuck for too long."""
-        await self._is_committed.wait()
+
+class _StallTimer:
+    """Ends a block when one send in it takes too long: one timer per stream, none per send."""
+
+    def __init__(self, stall_s: float) -> None:
+        self._stall_s = stall_s
+        self._since_s: float | None = None
+        self._timer: asyncio.TimerHandle | None = None
+
+    @asynccontextmanager
+    async def watching(self) -> AsyncIterator[None]:
+        """The block to watch. Raises `SlowConsumer` when a send in it was stuck."""
+        try:
+            async with asyncio.timeout(None) as block:
+                self._look(block)
+                yield
+        except TimeoutError as error:
+            raise SlowConsumer("the client reads nothing") from error
+        finally:
+            if self._timer is not None:
+                self._timer.cancel()
+
+    def begin(self) -> None:
+        """A send begins."""
+        self._since_s = asyncio.get_running_loop().time()
+
+    def end(self) -> None:
+        """It is over."""
+        self._since_s = None
+
+    def _look(self, block: asyncio.Timeout) -> None:
+        """Four times per limit, so that a stuck send is noticed a quarter late at most."""
         loop = asyncio.get_running_loop()
-        # A stuck send is looked at this often; anything else sleeps until the next ping is due.
-        glance_s = min(self.ping_interval, self._stall_s / 4)
-        while self.active:
-            stuck_since = self._sending_since
-            if stuck_since is not None:
-                if loop.time() - stuck_since >= self._stall_s:
-                    raise SendTimeoutError
-                await anyio.sleep(glance_s)
-            elif (due_s := self._sent_at + self.ping_interval - loop.time()) > 0:
-                await anyio.sleep(min(due_s, self._stall_s))
-            else:
-                await self._send_ping(send)
-
-    async def _send_ping(self, send: Send) -> None:
-        async with self._send_lock:
-            if not self.active:
-                return
-            with anyio.fail_after(self._stall_s):
-                await send({"type": "http.response.body", "body": PING, "more_body": True})
-            self._sent_at = asyncio.get_running_loop().time()
-
-    async def _listen_for_exit_signal_with_grace(self) -> None:
-        """Never: `api.drain` ends streams through their relays."""
-        await anyio.sleep_forever()
+        now_s = loop.time()
+        if self._since_s is not None and now_s - self._since_s >= self._stall_s:
+            block.reschedule(now_s)
+        else:
+            self._timer = loop.call_later(self._stall_s / 4, self._look, block)
 
 
 async def _nothing() -> AsyncIterator[bytes]:

@@ -118,6 +118,7 @@ def _answer(deps: ApiDeps, chat: ChatRequest, ask: Ask, turn: OpenTurn) -> Respo
     return ChatStream(
         turn,
         frames,
+        clock=deps.clock,
         headers=headers,
         commit_after_s=settings.commit_after_s,
         ping_interval_s=settings.ping_interval_s,

@@ -221,6 +221,7 @@ async def test_failure_in_the_stream_is_one_error_event_and_the_end() -> None:
             await streamed(api, "go")
     assert answer.status_code == 200
     events = [line for line in answer.text.split("\n\n") if line]
+    assert '"content":" far"' in answer.text
     assert json.loads(events[-1][6:])["error"] == {
         "message": "the agent is gone",
         "type": "api_error",

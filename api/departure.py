@@ -1,0 +1,45 @@
+"""Clients leave: work for one goes on only while it is connected."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine
+from typing import Any, TypeVar
+
+from starlette.types import Receive
+
+from infra.wire.errors import AgClusterError
+
+T = TypeVar("T")
+
+
+class HungUp(AgClusterError):
+    """The client closed its connection before its answer was over."""
+
+
+async def while_connected(receive: Receive, work: Coroutine[Any, Any, T]) -> T:
+    """The result of `work`, which is cancelled when the client hangs up (raises `HungUp`).
+
+    Errors of ours pass as they are, not wrapped in a group.
+    """
+    failure: AgClusterError | None = None
+    try:
+        async with asyncio.TaskGroup() as group:
+            watcher = group.create_task(_until_gone(receive))
+            try:
+                result = await work
+            except AgClusterError as error:
+                failure = error
+            watcher.cancel()
+    except* HungUp:
+        # Work that had failed by itself in the same moment tells more.
+        failure = failure or HungUp("the client hung up")
+    if failure is not None:
+        raise failure
+    return result
+
+
+async def _until_gone(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+    raise HungUp("the client hung up")
