@@ -71,9 +71,17 @@ class Conversation:
     """The actor. All methods but `run` return at once."""
 
     def __init__(
-        self, parts: WorkerParts, held: HeldLease, found: ConversationRecord | None
+        self,
+        parts: WorkerParts,
+        held: HeldLease,
+        found: ConversationRecord | None,
+        *,
+        on_rest: Callable[[], None] = lambda: None,
     ) -> None:
-        """`found` is the record as it was before the lease was acquired."""
+        """`found` is the record as it was before the lease was acquired.
+
+        `on_rest` is called when there is nothing to do, and the container could make room.
+        """
         self.key: ConversationKey = held.conversation
         self.idle_since_s = parts.clock.monotonic()
         self.is_resting = False
@@ -82,6 +90,7 @@ class Conversation:
         """Asked to look for turns since it last did."""
         self._parts = parts
         self._held = held
+        self._on_rest = on_rest
         self._state = found.state if found else ConversationState.COLD
         self._had_container = found is not None and self._state is not ConversationState.COLD
         self._container: Container | None = None
@@ -270,6 +279,7 @@ class Conversation:
         await self._move(ConversationState.WARM)
         self.idle_since_s = self._parts.clock.monotonic()
         self.is_resting = True
+        self._on_rest()
         try:
             await self._wake.wait()
         finally:

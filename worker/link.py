@@ -149,10 +149,8 @@ class AgentLink(asyncio.Protocol):
         answer = await self._greeting
         if isinstance(answer, Refused):
             raise AgentUnreachable(f"the agent refused us: {answer.code} {answer.message}")
-        if not isinstance(answer, Welcome) or answer.version != PROTOCOL_VERSION:
-            raise AgentUnreachable(f"the agent greeted us with {answer.type}")
-        self.welcome = answer
-        self._is_welcome = True
+        if not self._is_welcome:
+            raise AgentUnreachable(f"the agent greeted us with {answer}")
 
     def _take(self, line: bytes) -> None:
         if not line:
@@ -168,6 +166,9 @@ class AgentLink(asyncio.Protocol):
             log.info("skipped: %s", error)
             return
         if not self._greeting.done():
+            if isinstance(answer, Welcome) and answer.version == PROTOCOL_VERSION:
+                self.welcome = answer
+                self._is_welcome = True
             self._greeting.set_result(answer)
         elif not self._greeting.cancelled():
             self._listener.on_answer(answer)

@@ -30,7 +30,7 @@ class Placement:
     def __init__(
         self, parts: WorkerParts, *, slots: int, on_room: Callable[[], None] = lambda: None
     ) -> None:
-        """`on_room` is called whenever a conversation has left."""
+        """`on_room` is called whenever a conversation has left or rests."""
         self._parts = parts
         self._slots = slots
         self._on_room = on_room
@@ -142,7 +142,7 @@ class Placement:
 
     def _begin(self, held: HeldLease, found: ConversationRecord | None) -> None:
         assert self._group is not None, "placement is not running"
-        actor = Conversation(self._parts, held, found)
+        actor = Conversation(self._parts, held, found, on_rest=self._on_room)
         self._conversations[actor.key] = actor
         self._empty.clear()
         self._group.create_task(self._supervise(actor, held))

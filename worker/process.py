@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -27,7 +27,7 @@ from worker.conversation import Conversation
 from worker.decisions import slots_for
 from worker.folders import Folders
 from worker.gateways import Gateway, GatewayRegistrar
-from worker.hosts import ContainerHost
+from worker.hosts import ContainerHost, ContainerId
 from worker.ownership import Ownership
 from worker.parts import Timings, WorkerParts
 from worker.placement import Placement
@@ -227,6 +227,7 @@ class WorkerProcess:
     async def _retire(self) -> None:
         """Let turns end, interrupt the rest, stop every container."""
         settings = self.parts.settings
+        ours = [actor.container for actor in self._actors() if actor.container]
         for actor in self._actors():
             actor.retire()
         if not await self.placement.wait_empty(timeout_s=settings.drain_timeout_s):
@@ -237,8 +238,18 @@ class WorkerProcess:
             log.error("conversation did not end", extra=fields(conversation=actor.key))
             actor.hand_over()
         await self._all_left(self.parts.timings.hand_over_s)
-        if await self._sibling() is None:
-            await self._tell("stop what is left", self.reaper.stop_all())
+        await self._tell("stop what is left", self._stop_what_is_left(ours))
+
+    async def _stop_what_is_left(self, ours: Sequence[ContainerId]) -> None:
+        """Everything on this host, unless other workers may be using it."""
+        try:
+            is_alone = not ready_siblings(await self.parts.registry.alive(), self.parts)
+        except StoreUnavailable:
+            is_alone = False
+        if is_alone:
+            return await self.reaper.stop_all()
+        for container in ours:
+            await self.parts.host.stop(container)
 
     async def _all_left(self, timeout_s: float) -> None:
         if not await self.placement.wait_empty(timeout_s=timeout_s):

@@ -203,8 +203,8 @@ class Reaper:
             "orphan stopped",
             extra=fields(id=container.id, conversation=container.conversation),
         )
+        # Not its sockets: the conversation may have another container. Tidying looks into that.
         await self._parts.host.stop(container.id)
-        await self._parts.gateway.close_session(container.conversation)
 
     async def _tidy_folders(
         self, in_use: set[ConversationKey], others: frozenset[WorkerId]
@@ -231,14 +231,19 @@ class Reaper:
                 await asyncio.to_thread(folders.drop_workspace, c)
 
     async def stop_all(self) -> None:
-        """Stop every container of our cluster on this host: the last worker retires."""
+        """Stop every container of our cluster on this host, drop all sockets.
+
+        For the last worker of the host, when it retires.
+        """
         for container in await self._parts.host.list():
             try:
                 await self._parts.host.stop(container.id)
             except ContainerFailed as error:
                 log.error("container not stopped: %s", error, extra=fields(id=container.id))
-            await self._parts.gateway.close_session(container.conversation)
-            await asyncio.to_thread(self._parts.folders.drop_sockets, container.conversation)
+        folders = self._parts.folders
+        for c in await asyncio.to_thread(folders.stale_sockets, older_than_s=0):
+            await self._parts.gateway.close_session(c)
+            await asyncio.to_thread(folders.drop_sockets, c)
 
 
 def ready_siblings(alive: Sequence[WorkerRecord], parts: WorkerParts) -> list[WorkerRecord]:

@@ -28,6 +28,7 @@ from redis.asyncio import Redis
 from infra.runtime.clock import Clock, SystemClock
 from infra.runtime.identity import new_turn_id
 from infra.runtime.settings import Settings
+from infra.store.connection import FAULTS
 from infra.store.keys import Keys
 from infra.store.open import Store, store_on
 from infra.store.turns import NewTurn
@@ -70,7 +71,7 @@ def conversation(name: str) -> ConversationKey:
 async def eventually(condition: Callable[[], bool], *, timeout_s: float = WAIT_S) -> None:
     """Until something is so that nobody signals."""
     async with asyncio.timeout(timeout_s):
-        while not condition():
+        while not condition():  # noqa: ASYNC110 - what is awaited here has no event to set
             await asyncio.sleep(0.01)
 
 
@@ -188,8 +189,10 @@ class Stage:
 
     async def _registered(self, worker: WorkerId) -> None:
         async with asyncio.timeout(WAIT_S):
-            while worker not in {w.worker for w in await self.store.workers.alive()}:
+            alive: set[WorkerId] = set()
+            while worker not in alive:
                 await asyncio.sleep(0.01)
+                alive = {w.worker for w in await self.store.workers.alive()}
 
     @asynccontextmanager
     async def _agent(self, spec: ContainerSpec) -> AsyncIterator[ScriptedAgent]:
@@ -302,7 +305,7 @@ class Stage:
             while True:
                 try:
                     message = await channel.get_message(timeout=1.0)
-                except (OSError, ConnectionError):
+                except FAULTS:
                     await asyncio.sleep(0.05)
                     continue
                 if message is None:

@@ -1,0 +1,149 @@
+"""When events are logged, what is acknowledged, and what happens while Redis is away."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+
+import pytest
+
+from infra.store.leases import Lease
+from infra.wire.errors import LeaseLost, StoreUnavailable
+from infra.wire.events import Notice, TextDelta, encode_event
+from infra.wire.ids import ConversationKey, Fence, TurnId, WorkerId
+from tests.fakes.manual_clock import ManualClock, settle
+from worker.turn_log_writer import BATCH_MAX_EVENTS, TurnLogWriter
+
+LEASE = Lease(ConversationKey("c" * 24), WorkerId("host-1-a"), Fence(7))
+TURN = TurnId("chatcmpl-1")
+DELTA = encode_event(TextDelta(text="word"))
+NOTICE = encode_event(Notice(text="something"))
+
+
+class LogOfPaper:
+    """Appends, as a test wants them to go."""
+
+    def __init__(self) -> None:
+        self.batches: list[list[int]] = []
+        self.is_away = False
+        self.is_lost = False
+
+    async def append(self, lease: Lease, turn: TurnId, events: Sequence[tuple[int, bytes]]) -> int:
+        await asyncio.sleep(0)
+        if self.is_lost:
+            raise LeaseLost(lease.conversation, lease.fence)
+        if self.is_away:
+            raise StoreUnavailable("away")
+        self.batches.append([n for n, _ in events])
+        return events[-1][0]
+
+
+class Scene:
+    def __init__(self) -> None:
+        self.clock = ManualClock()
+        self.log = LogOfPaper()
+        self.acknowledged: list[int] = []
+        self.writer = TurnLogWriter(
+            self.log,  # type: ignore[arg-type]
+            LEASE,
+            TURN,
+            self.clock,
+            on_logged=self.acknowledged.append,
+            pending_max_bytes=1000,
+        )
+
+    def add(self, first: int, last: int, payload: bytes = DELTA) -> None:
+        for n in range(first, last + 1):
+            self.writer.add(n, payload)
+
+
+@pytest.fixture
+async def scene() -> AsyncIterator[Scene]:
+    scene = Scene()
+    async with asyncio.TaskGroup() as group:
+        writing = group.create_task(scene.writer.run())
+        yield scene
+        writing.cancel()
+
+
+async def test_the_first_event_is_logged_at_once(scene: Scene) -> None:
+    scene.add(1, 1)
+    await settle()
+    assert scene.log.batches == [[1]]
+    assert scene.acknowledged == [1]
+
+
+async def test_deltas_are_logged_together_after_a_quarter_second(scene: Scene) -> None:
+    scene.add(1, 1)
+    await settle()
+    scene.add(2, 3)
+    await scene.clock.advance(0.2)
+    scene.add(4, 4)
+    assert scene.log.batches == [[1]]
+    await scene.clock.advance(0.06)
+    assert scene.log.batches == [[1], [2, 3, 4]]
+
+
+async def test_other_events_take_the_waiting_deltas_along_at_once(scene: Scene) -> None:
+    scene.add(1, 1)
+    await settle()
+    scene.add(2, 3)
+    scene.add(4, 4, NOTICE)
+    await settle()
+    assert scene.log.batches == [[1], [2, 3, 4]]
+
+
+async def test_nothing_is_acknowledged_before_it_is_logged(scene: Scene) -> None:
+    scene.log.is_away = True
+    scene.add(1, 5)
+    await scene.clock.advance(3)
+    assert scene.acknowledged == []
+
+    scene.log.is_away = False
+    await scene.clock.advance(3)
+
+    assert scene.log.batches == [[1, 2, 3, 4, 5]]
+    assert scene.acknowledged == [5]
+
+
+async def test_a_full_writer_says_so_until_redis_is_back(scene: Scene) -> None:
+    scene.log.is_away = True
+    scene.add(1, 200)
+    assert scene.writer.is_full
+    scene.log.is_away = False
+    await settle()
+    assert not scene.writer.is_full
+
+
+async def test_a_long_backlog_goes_out_in_batches_without_a_pause(scene: Scene) -> None:
+    scene.add(1, BATCH_MAX_EVENTS * 2 + 1)
+    await settle()
+    assert [len(batch) for batch in scene.log.batches] == [BATCH_MAX_EVENTS, BATCH_MAX_EVENTS, 1]
+
+
+async def test_a_flush_logs_what_waits_without_the_delay(scene: Scene) -> None:
+    scene.add(1, 1)
+    await settle()
+    scene.add(2, 2)
+    await scene.writer.flush()
+    assert scene.log.batches == [[1], [2]]
+
+
+async def test_flushing_nothing_returns_at_once(scene: Scene) -> None:
+    await scene.writer.flush()
+
+
+async def test_events_that_come_while_an_append_is_under_way_follow_it(scene: Scene) -> None:
+    scene.add(1, 1)
+    await asyncio.sleep(0)
+    scene.add(2, 2)
+    await scene.clock.advance(0.3)
+    assert [n for batch in scene.log.batches for n in batch] == [1, 2]
+
+
+async def test_a_lost_lease_ends_the_writer() -> None:
+    scene = Scene()
+    scene.log.is_lost = True
+    scene.add(1, 1)
+    with pytest.raises(LeaseLost):
+        await scene.writer.run()
