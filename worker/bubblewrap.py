@@ -249,12 +249,12 @@ class BubblewrapHost:
             init = self._first_words(record, told)
             try:
                 self._bound(record, init, spec.limits)
-            except ProcessLookupError as error:
+                bwrap_process = Process.of(self._spawned[record.id].pid)
+                self._records.note(record.id, Processes(init, bwrap_process))
+                release.write(b"go")
+            except (ProcessLookupError, BrokenPipeError) as error:
                 # A folder to mount may be missing: it has ended already.
                 raise self._failure(record) from error
-            bwrap_process = Process.of(self._spawned[record.id].pid)
-            self._records.note(record.id, Processes(init, bwrap_process))
-            release.write(b"go")
         self._see_it_run(record, init)
 
     def _first_words(self, record: Record, told: IO[bytes]) -> Process:
