@@ -1,0 +1,253 @@
+"""One golden file per message that crosses a process border: a change of the wire shows in review.
+
+`AGCLUSTER_WRITE_GOLDEN=1 pytest tests/contract/test_wire_golden.py` writes them anew.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import typing
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import BaseModel
+
+from infra.wire import control, events, gateway, history, link, turns
+from infra.wire.base import Message
+from infra.wire.errors import ErrorCode, MalformedMessage, UnknownMessage
+from infra.wire.events import (
+    FinishReason,
+    Notice,
+    TextDelta,
+    ThinkingDelta,
+    ToolCall,
+    ToolResult,
+    TurnEnded,
+    TurnError,
+    TurnStarted,
+    Usage,
+    decode_event,
+    encode_event,
+)
+from infra.wire.ids import ConversationKey, Fence, TenantId, TurnId, WorkerId
+from infra.wire.states import TurnState
+from infra.wire.turns import DocumentBlock, HistoryMessage, ImageBlock, TextBlock
+
+GOLDEN = Path(__file__).parent / "golden"
+WRITE = os.environ.get("AGCLUSTER_WRITE_GOLDEN") == "1"
+
+TURN = TurnId("chatcmpl-0123456789abcdef0123456789abcdef")
+CONVERSATION = ConversationKey("0123456789abcdef01234567")
+TENANT = TenantId("0123456789abcdef0123")
+WORKER = WorkerId("host-01234567")
+FENCE = Fence(1700000000000000)
+
+SETTINGS = link.AgentSettings(
+    model="claude-sonnet-4-5-20250929",
+    system_prompt='You are "Ada".\n',
+    tools=("Bash", "Task"),
+    max_turns=200,
+    max_thinking_tokens=2048,
+)
+HISTORY = (
+    HistoryMessage(role="user", content=(TextBlock(text="hello"),)),
+    HistoryMessage(role="assistant", content=(TextBlock(text="hi"),)),
+)
+PROMPT = (
+    TextBlock(text="what is this?"),
+    ImageBlock(media_type="image/png", data="iVBORw0KGgo="),
+    DocumentBlock(media_type="application/pdf", data="JVBERi0=", filename="a.pdf"),
+)
+PART = link.TranscriptPart(subpath="subagents/agent-1", entries=({"type": "user", "uuid": "u"},))
+USAGE = Usage(input_tokens=1, output_tokens=2, cache_creation_input_tokens=3)
+FAILED = TurnEnded(
+    state=TurnState.FAILED,
+    usage=USAGE,
+    error=TurnError(code=ErrorCode.RATE_LIMITED, message="Later.", retry_after_s=4.5),
+    checkpoint="entry",
+)
+
+OPAQUE = {"entries", "body"}
+"""Fields whose JSON is not ours and is passed on as it came."""
+
+Decode = Callable[[bytes], Message]
+
+EVENTS: dict[str, Message] = {
+    "started": TurnStarted(sdk_session="00000000-0000-4000-8000-000000000000", model="m"),
+    "text": TextDelta(text='a "b"\n\u2028é\U0001f600'),
+    "thinking": ThinkingDelta(text="hm"),
+    "tool_call": ToolCall(id="toolu_1", name="Bash", summary="Bash: ls", parent="toolu_0"),
+    "tool_result": ToolResult(id="toolu_1", name="Bash", summary="failed", is_error=True),
+    "notice": Notice(text="trying again"),
+    "end": TurnEnded(state=TurnState.DONE, finish_reason=FinishReason.LENGTH, usage=USAGE),
+    "end_failed": FAILED,
+}
+COMMANDS: dict[str, Message] = {
+    "hello": link.Hello(worker=WORKER, fence=FENCE),
+    "start_turn": link.StartTurn(turn=TURN, settings=SETTINGS, history=HISTORY, prompt=PROMPT),
+    "start_turn_rewind": link.StartTurn(
+        turn=TURN,
+        settings=SETTINGS,
+        base=link.BaseKind.REWIND,
+        checkpoint="entry",
+        transcript=link.Transcript(sdk_session="s", parts=(PART,)),
+        prompt=PROMPT,
+    ),
+    "replay": link.Replay(turn=TURN, after=7),
+    "ack": link.Ack(turn=TURN, n=7),
+    "interrupt": link.Interrupt(turn=TURN, reason=link.InterruptReason.DEADLINE),
+    "transcript_stored": link.TranscriptStored(seq=3),
+    "ping": link.Ping(),
+    "close": link.Close(),
+}
+ANSWERS: dict[str, Message] = {
+    "welcome": link.Welcome(
+        agent_version="0.1.0", sdk_version="0.2.187", sdk_session="s", turn=TURN, last_n=9
+    ),
+    "refused": link.Refused(code=ErrorCode.INVALID_REQUEST, message="no", turn=TURN),
+    "transcript_append": link.TranscriptAppend(seq=3, sdk_session="s", part=PART),
+    "pong": link.Pong(),
+}
+CONTROL: dict[str, Message] = {
+    "cancel": control.CancelTurn(turn=TURN, conversation=CONVERSATION, reason="disconnected"),
+    "drain": control.Drain(),
+}
+TURNS: dict[str, Message] = {
+    "turn_request": turns.TurnRequest(
+        turn=TURN,
+        conversation=CONVERSATION,
+        tenant=TENANT,
+        model="claude-sonnet-4-5-20250929",
+        system_prompt="You are Ada.",
+        history=HISTORY,
+        prompt=PROMPT,
+        deadline_s=3600.0,
+        idle_timeout_s=1800.0,
+    ),
+}
+METER: dict[str, Message] = {
+    "turn_meter": gateway.TurnMeter(
+        calls=3,
+        usage=USAGE,
+        last_error=gateway.UpstreamError(status=429, kind="rate_limit_error", retry_after_s=2.0),
+    ),
+}
+STATUS: dict[str, Message] = {
+    "gateway_status": gateway.GatewayStatus(instance="abc", sessions=2, turns=1),
+}
+REFUSED: dict[str, Message] = {
+    "gateway_refused": gateway.GatewayRefused(
+        fault=gateway.GatewayFault.STALE_FENCE, message="a newer owner exists", fence=FENCE
+    ),
+}
+OPEN_SESSION: dict[str, Message] = {
+    "open_session": gateway.OpenSession(socket_dir="/data/s/0123", fence=FENCE),
+}
+OPEN_TURN: dict[str, Message] = {
+    "open_turn": gateway.OpenTurn(
+        turn=TURN,
+        tenant=TENANT,
+        conversation=CONVERSATION,
+        fence=FENCE,
+        sealed_key="c2VhbGVk",
+        expires_ms=1700000000000,
+        models=("claude-sonnet-4-5-20250929",),
+    ),
+}
+SIDE_CALL: dict[str, Message] = {
+    "side_call": gateway.SideCall(
+        turn=TURN,
+        tenant=TENANT,
+        conversation=CONVERSATION,
+        sealed_key="c2VhbGVk",
+        expires_ms=1700000000000,
+        body={"model": "claude-haiku-4-5-20251001", "max_tokens": 64, "messages": []},
+    ),
+}
+ACCEPTED: dict[str, Message] = {
+    "accepted": history.Accepted(digest="0123456789abcdef", turn=TURN, checkpoint="entry"),
+}
+
+LINKS: tuple[tuple[str, dict[str, Message], Decode], ...] = (
+    ("event", EVENTS, decode_event),
+    ("command", COMMANDS, link.decode_command),
+    ("answer", ANSWERS, link.decode_answer),
+    ("control", CONTROL, control.decode_control),
+    ("turns", TURNS, turns.decode_turn_request),
+    ("history", ACCEPTED, history.decode_accepted),
+    ("gateway", METER, gateway.decode_meter),
+    ("gateway", STATUS, gateway.decode_status),
+    ("gateway", REFUSED, gateway.decode_refused),
+    ("gateway", OPEN_SESSION, gateway.decode_open_session),
+    ("gateway", OPEN_TURN, gateway.decode_open_turn),
+    ("gateway", SIDE_CALL, gateway.decode_side_call),
+)
+CASES = [
+    pytest.param(f"{group}.{name}", message, decode, id=f"{group}.{name}")
+    for group, messages, decode in LINKS
+    for name, message in messages.items()
+]
+
+
+def encode(message: Message) -> bytes:
+    """As its sender does."""
+    if type(message) in typing.get_args(typing.get_args(events.Event)[0]):
+        return encode_event(typing.cast("events.Event", message))
+    return message.encode()
+
+
+@pytest.mark.parametrize(("name", "message", "decode"), CASES)
+def test_a_message_is_spelt_as_its_golden_file(name: str, message: Message, decode: Decode) -> None:
+    path = GOLDEN / f"{name}.json"
+    if WRITE:
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(encode(message) + b"\n")
+    assert path.read_bytes() == encode(message) + b"\n"
+    assert decode(path.read_bytes()) == message
+
+
+@pytest.mark.parametrize(("name", "message", "decode"), CASES)
+def test_an_unknown_field_is_ignored(name: str, message: Message, decode: Decode) -> None:
+    """A newer sender may know more; also inside of what a message holds."""
+    assert decode(json.dumps(_widened(json.loads(encode(message)))).encode()) == message
+
+
+@pytest.mark.parametrize("decode", [decode for _, _, decode in LINKS])
+def test_what_is_no_message_is_malformed(decode: Decode) -> None:
+    for raw in (b"", b"{", b"[]", b"null", b'"text"', b"\xff"):
+        with pytest.raises(MalformedMessage):
+            decode(raw)
+
+
+@pytest.mark.parametrize(
+    "decode", [decode_event, link.decode_command, link.decode_answer, control.decode_control]
+)
+def test_an_unknown_type_is_told_apart_from_nonsense(decode: Decode) -> None:
+    with pytest.raises(UnknownMessage, match="dance"):
+        decode(b'{"type":"dance","steps":3}')
+
+
+def test_every_message_of_the_wire_has_a_golden_file() -> None:
+    shown = {type(message) for _, messages, _ in LINKS for message in messages.values()}
+    typed = {
+        model
+        for module in (control, events, gateway, link, turns)
+        for model in vars(module).values()
+        if isinstance(model, type) and issubclass(model, BaseModel) and model is not Message
+        if "type" in model.model_fields
+    }
+    blocks = {TextBlock, ImageBlock, DocumentBlock}
+    assert typed - blocks == shown - {turns.TurnRequest, history.Accepted}
+    assert {path.stem for path in GOLDEN.glob("*.json")} == {str(case.id) for case in CASES}
+
+
+def _widened(value: Any) -> Any:
+    if isinstance(value, dict):
+        known = {k: v if k in OPAQUE else _widened(v) for k, v in value.items()}
+        return known | {"from_the_future": [1]}
+    if isinstance(value, list):
+        return [_widened(v) for v in value]
+    return value
