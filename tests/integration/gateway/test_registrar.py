@@ -1,0 +1,43 @@
+"""The worker's registrar over the real client and a gateway that restarts."""
+
+from __future__ import annotations
+
+from infra.runtime.clock import SystemClock
+from infra.wire.ids import Fence
+from tests.fakes.scripted_model import RunningModel
+from tests.integration.gateway.conftest import (
+    CONVERSATION,
+    PATIENCE_S,
+    TURN,
+    Host,
+    HostMaker,
+    agent_at,
+    asking,
+)
+from worker.gateways import Gateway, GatewayRegistrar
+
+
+def registrar_of(host: Host) -> GatewayRegistrar:
+    client: Gateway = host.worker
+    return GatewayRegistrar(client, SystemClock(), patience_s=PATIENCE_S)
+
+
+async def test_a_turn_goes_on_after_the_gateway_restarted(
+    make_host: HostMaker, model: RunningModel
+) -> None:
+    host = make_host(upstream_url=model.url)
+    registrar = registrar_of(host)
+    async with host.gateway():
+        folder = host.folder()
+        await registrar.open_session(CONVERSATION, sockets=folder, fence=Fence(1))
+        await registrar.open_turn(await host.open_turn())
+        await registrar.check()
+    async with host.gateway():
+        await registrar.check()
+        async with (
+            agent_at(folder) as agent,
+            agent.post("/v1/messages", json=asking("echo hi")) as answer,
+        ):
+            assert answer.status == 200
+        meter = await registrar.close_turn(CONVERSATION, TURN)
+        assert meter.calls == 1
