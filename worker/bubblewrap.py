@@ -17,7 +17,8 @@ What bubblewrap alone cannot promise, and what takes its place:
 
 A sandbox is a bwrap process that waits (its parent is the worker, later nobody) and bwrap's init,
 whose end takes every process of the sandbox with it. That init is what is watched and killed.
-No `--die-with-parent`: a worker may be killed and its successor adopts.
+No `--die-with-parent`: a worker may be killed and its successor adopts. (Under systemd a service
+needs `KillMode=process` for that.)
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ import asyncio
 import contextlib
 import functools
 import json
+import logging
 import os
 import resource
 import secrets
@@ -63,6 +65,8 @@ _FORK_POLL_S = 0.002
 _OPEN_FILES_MAX = 8192
 _SHARED_PIDS = 4096
 _OOM_SCORE = 500
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -179,6 +183,8 @@ class BubblewrapHost:
             )
         self._sandbox.refuse_exposure()
         _try_namespaces(bwrap, as_root=self._sandbox.as_root)
+        if _cgroup_root() is None:
+            log.warning("no control groups here: agents have no memory and CPU limit of their own")
 
     def _start(self, spec: ContainerSpec) -> Record:
         bwrap = find_bwrap()
