@@ -107,7 +107,8 @@ async def test_paced_deltas_carry_the_time_they_left(client: aiohttp.ClientSessi
     times = [int(stamp.partition("@")[2]) for stamp in stamps]
     assert begun < times[0]
     assert times == sorted(times)
-    assert times[-1] - times[0] >= 19_000_000
+    # Late deltas catch up, so only the whole is sure to take its time.
+    assert times[-1] - begun >= 24_000_000
 
 
 async def test_ten_thousand_deltas_arrive_in_order(client: aiohttp.ClientSession) -> None:
