@@ -28,7 +28,7 @@ from infra.wire.errors import (
     StoreUnavailable,
 )
 from infra.wire.events import TurnEnded
-from infra.wire.gateway import AGENT_SOCKET
+from infra.wire.gateway import AGENT_SOCKET, GatewayFault
 from infra.wire.ids import ConversationKey, TurnId
 from infra.wire.link import Answer, Hello, InterruptReason, Refused
 from infra.wire.states import ConversationState, TurnState
@@ -40,6 +40,7 @@ from worker.decisions import (
     exit_end,
     steps,
 )
+from worker.gateway_client import CommandRefused
 from worker.hosts import Container, ContainerExit, ContainerId, ContainerSpec, Limits
 from worker.link import AgentLink, connect
 from worker.ownership import HeldLease
@@ -50,6 +51,11 @@ from worker.waiting import until_store_answers
 log = logging.getLogger(__name__)
 
 _Answer = TypeVar("_Answer")
+
+_UNREADABLE_KEY = declared_end(
+    ErrorCode.INVALID_KEY,
+    message="The API key of this turn can no longer be read. Please send the message again.",
+)
 
 
 class Departure(Enum):
@@ -97,6 +103,7 @@ class Conversation:
         self._early_exit: ContainerExit | None = None
         self._link: AgentLink | None = None
         self._has_session = False
+        self._recorded_session = found.sdk_session if found else None
         self._linking = asyncio.Lock()
         self._link_lost = asyncio.Event()
         self._run: TurnRun | None = None
@@ -316,6 +323,8 @@ class Conversation:
         self._run = None
         if not ending.is_container_usable:
             await self._discard_container()
+        elif run.sdk_session and run.sdk_session != self._recorded_session:
+            await self._record_session(run.sdk_session)
 
     async def _conclude(self, run: TurnRun, ending: Ending) -> None:
         if ending.end is None:
@@ -331,6 +340,13 @@ class Conversation:
             )
         await run.conclude(ending)
         self._note_rest()
+
+    async def _record_session(self, sdk_session: str) -> None:
+        conversations, lease = self._parts.conversations, self._held.lease
+        await self._insist(
+            lambda: conversations.update(lease, self._state, sdk_session=sdk_session)
+        )
+        self._recorded_session = sdk_session
 
     def _note_rest(self) -> None:
         # As the scripts leave the record.
@@ -356,6 +372,10 @@ class Conversation:
         except AgentUnreachable as error:
             log.warning("no agent: %s", error, extra=fields(turn=run.turn))
             self._fail_start(run, declared_end(ErrorCode.AGENT_FAILED))
+        except CommandRefused as error:
+            log.error("gateway refused: %s", error, extra=fields(turn=run.turn, fault=error.fault))
+            is_key = error.fault is GatewayFault.KEY_NOT_OPENED
+            run.declare(_UNREADABLE_KEY if is_key else declared_end(ErrorCode.CONTAINER_FAILED))
         except GatewayUnavailable as error:
             log.error("no gateway: %s", error, extra=fields(turn=run.turn))
             message = "The model gateway of this host does not answer. Please try again."
@@ -629,7 +649,6 @@ class Conversation:
             self._held.lease,
             state,
             container=self.container if state is ConversationState.BUSY else None,
-            sdk_session=self._link.welcome.sdk_session if self._link else None,
         )
 
     async def _insist(self, call: Callable[[], Awaitable[_Answer]]) -> _Answer:

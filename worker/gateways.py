@@ -15,8 +15,15 @@ from typing import Protocol, TypeVar
 from infra.runtime.clock import Clock
 from infra.runtime.logs import fields
 from infra.wire.errors import GatewayUnavailable
-from infra.wire.gateway import GatewayStatus, OpenSession, OpenTurn, TurnMeter
+from infra.wire.gateway import (
+    GatewayFault,
+    GatewayStatus,
+    OpenSession,
+    OpenTurn,
+    TurnMeter,
+)
 from infra.wire.ids import ConversationKey, Fence, TurnId
+from worker.gateway_client import CommandRefused
 
 log = logging.getLogger(__name__)
 
@@ -71,13 +78,20 @@ class GatewayRegistrar:
         await self._patiently(lambda: self._gateway.open_session(c, request))
 
     async def open_turn(self, request: OpenTurn) -> None:
-        """Let a turn's model calls through; raises `GatewayUnavailable` after a few seconds."""
+        """Let a turn's model calls through.
+
+        Raises `GatewayUnavailable` after a few seconds, `CommandRefused` at once.
+        """
         c = request.conversation
         self._turns[c] = request
         try:
             await self._gateway.open_turn(request)
+        except CommandRefused as refused:
+            if refused.fault is not GatewayFault.NO_SESSION:
+                raise
+            await self._patiently(lambda: self._reopen(c))
         except GatewayUnavailable:
-            # A gateway that has just restarted refuses turns of sessions it does not know.
+            # It may be restarting, and will not know the session then.
             await self._patiently(lambda: self._reopen(c))
 
     async def close_turn(self, c: ConversationKey, turn: TurnId) -> TurnMeter:

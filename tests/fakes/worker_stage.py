@@ -32,6 +32,7 @@ from infra.store.connection import FAULTS
 from infra.store.keys import Keys
 from infra.store.open import Store, store_on
 from infra.store.turns import NewTurn
+from infra.wire.errors import StoreUnavailable
 from infra.wire.events import Event, TextDelta, TurnEnded, decode_event
 from infra.wire.frames import Frame, split_frames
 from infra.wire.ids import ConversationKey, HostId, ReplicaId, TenantId, TurnId, WorkerId
@@ -166,26 +167,31 @@ class Stage:
         host_id: HostId = HOST,
         timings: Timings = QUICK,
         clock: Clock | None = None,
-        store: Store | None = None,
+        renew_every_s: float = 0.2,
+        beat_every_s: float = 0.2,
         **settings: Any,
     ) -> RunningWorker:
         """Start one and wait until it is registered."""
         host = host or MemoryHost(self.machine, host=host_id)
         around = Surroundings(
             settings=self.settings.model_copy(update=settings),
-            store=store or self.store,
+            store=self.store,
             host=host,
             gateway=self.gateway,
             clock=clock or self.clock,
             timings=timings,
-            renew_every_s=0.2,
-            beat_every_s=0.2,
+            renew_every_s=renew_every_s,
+            beat_every_s=beat_every_s,
         )
         process = WorkerProcess(WorkerId(f"{host.host}-{secrets.token_hex(4)}"), around)
         worker = RunningWorker(process, self._group)
         self._workers.append(worker)
         await self._registered(worker.id)
         return worker
+
+    async def worker_with_real_rhythm(self) -> RunningWorker:
+        """One with the intervals of a deployment."""
+        return await self.worker(timings=Timings(), renew_every_s=5.0, beat_every_s=5.0)
 
     async def _registered(self, worker: WorkerId) -> None:
         async with asyncio.timeout(WAIT_S):
@@ -266,6 +272,15 @@ class Stage:
                     assert isinstance(end, TurnEnded), end
                     return end
                 await asyncio.sleep(0.01)
+
+    async def ended_when_redis_is_back(self, turn: TurnId) -> TurnEnded:
+        """As `ended`, through whatever happens to Redis."""
+        async with asyncio.timeout(2 * WAIT_S):
+            while True:
+                try:
+                    return await self.ended(turn)
+                except StoreUnavailable:
+                    await asyncio.sleep(0.1)
 
     async def until_said(self, turn: TurnId, events: int) -> None:
         """Until so many events of the turn have come live."""
