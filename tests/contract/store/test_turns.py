@@ -582,7 +582,7 @@ async def test_the_longer_a_turn_waits_the_rarer_it_is_looked_at(scene: Scene) -
     turn = await scene.submit()
     seconds, _ = await scene.redis.time()
     now_ms = int(seconds) * 1000
-    await scene.redis.hset(scene.keys.turn(turn), "created", now_ms - 20_000)  # type: ignore[misc]
+    await scene.redis.hset(scene.keys.turn(turn), "created", now_ms - 20_000)  # type: ignore[misc, arg-type]
     await scene.redis.zadd(scene.keys.turns_open(), {turn: 1})
 
     [found] = await scene.store.turns.unclaimed(older_than_ms=2_000)
@@ -595,7 +595,9 @@ async def test_the_longer_a_turn_waits_the_rarer_it_is_looked_at(scene: Scene) -
 
 async def test_a_sweep_takes_no_more_than_its_limit_and_forgets_what_is_gone(scene: Scene) -> None:
     turns = [await scene.submit() for _ in range(5)]
-    await scene.redis.zadd(scene.keys.turns_open(), dict.fromkeys(turns, 2) | {turns[0]: 1})
+    await scene.redis.zadd(
+        scene.keys.turns_open(), {str(turn): score for score, turn in enumerate(turns, start=1)}
+    )
     await scene.redis.delete(scene.keys.turn(turns[0]))
 
     assert len(await scene.store.turns.unclaimed(older_than_ms=1, limit=2)) == 2
