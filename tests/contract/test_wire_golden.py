@@ -1,6 +1,7 @@
 """One golden file per message that crosses a process border: a change of the wire shows in review.
 
-`AGCLUSTER_WRITE_GOLDEN=1 pytest tests/contract/test_wire_golden.py` writes them anew.
+The file of a new message is written when it is missing: look at it, then run again. With
+`AGCLUSTER_WRITE_GOLDEN=1` all are written anew.
 """
 
 from __future__ import annotations
@@ -202,9 +203,10 @@ def encode(message: Message) -> bytes:
 @pytest.mark.parametrize(("name", "message", "decode"), CASES)
 def test_a_message_is_spelt_as_its_golden_file(name: str, message: Message, decode: Decode) -> None:
     path = GOLDEN / f"{name}.json"
-    if WRITE:
-        path.parent.mkdir(exist_ok=True)
+    is_new = not path.exists()
+    if WRITE or is_new:
         path.write_bytes(encode(message) + b"\n")
+    assert not is_new, f"{path.name} was missing and is written now: look at it"
     assert path.read_bytes() == encode(message) + b"\n"
     assert decode(path.read_bytes()) == message
 

@@ -44,7 +44,7 @@ def scripted_model() -> Iterator[Path]:
 class ContainedAgent:
     """One agent container, as an async context manager."""
 
-    def __init__(self, model: Path, *, egress: bool = False) -> None:
+    def __init__(self, model: Path) -> None:
         self.folder = _folder("agc-a-")
         self.sockets = self.folder / "s"
         self.workspace = self.folder / "w"

@@ -25,7 +25,7 @@ from infra.wire.link import (
 from infra.wire.turns import ContentBlock, HistoryMessage, TextBlock
 
 AnswerT = TypeVar("AnswerT", bound=Message)
-REPLY_TIMEOUT_S = 30.0
+REPLY_TIMEOUT_S = 90.0
 
 
 class LinkClosed(Exception):
@@ -104,18 +104,18 @@ class LinkClient:
 
 @asynccontextmanager
 async def connected(
-    socket: Path, *, fence: int = 1, worker: str = "host-00000001"
+    socket: Path, *, fence: int = 1, worker: str = "host-00000001", limit: int = LINE_MAX_BYTES
 ) -> AsyncIterator[tuple[LinkClient, Welcome]]:
-    """A link that has been welcomed."""
-    async with raw_link(socket) as link:
+    """A link that has been welcomed; it reads ahead of its reader up to twice the limit."""
+    async with raw_link(socket, limit=limit) as link:
         await link.send(Hello(worker=WorkerId(worker), fence=Fence(fence)))
         yield link, await link.expect(Welcome)
 
 
 @asynccontextmanager
-async def raw_link(socket: Path) -> AsyncIterator[LinkClient]:
+async def raw_link(socket: Path, *, limit: int = LINE_MAX_BYTES) -> AsyncIterator[LinkClient]:
     """A link on which nothing has been said."""
-    reader, writer = await asyncio.open_unix_connection(str(socket), limit=LINE_MAX_BYTES)
+    reader, writer = await asyncio.open_unix_connection(str(socket), limit=limit)
     try:
         yield LinkClient(reader, writer)
     finally:

@@ -37,6 +37,8 @@ from tests.fakes.link_client import (
     text_of,
 )
 
+pytestmark = pytest.mark.timeout(240)  # A real agent starts slowly on a busy machine.
+
 STREAM = "stream 150 deltas every 10 ms"
 
 

@@ -10,6 +10,8 @@ import base64
 import re
 import struct
 import zlib
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +37,7 @@ from infra.wire.turns import ContentBlock, HistoryMessage, ImageBlock, TextBlock
 from tests.fakes.contained_agent import ContainedAgent
 from tests.fakes.link_client import LinkClient, connected, end_of, start_turn, text_of
 
-pytestmark = [pytest.mark.docker, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.docker, pytest.mark.timeout(240)]
 
 TOOLS = (
     "Bash",
@@ -408,6 +410,49 @@ async def test_no_key_is_in_the_container(real_agent: ContainedAgent) -> None:
         told = text_of(await ask(link, "tool bash env | grep -i -E 'key|token|secret'"))
     assert "placeholder" in told
     assert "sk-ant" not in told
+
+
+@asynccontextmanager
+async def recording_egress(agent: ContainedAgent) -> AsyncIterator[list[str]]:
+    """A proxy at the agent's egress socket that serves one page; yields the requests' lines."""
+    lines: list[str] = []
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = (await reader.readuntil(b"\r\n\r\n")).decode()
+        lines.append(head.splitlines()[0])
+        status = "403 Forbidden" if head.startswith("CONNECT") else "200 OK"
+        body = "from outside"
+        length = f"Content-Length: {len(body)}\r\nConnection: close\r\n\r\n"
+        writer.write(f"HTTP/1.1 {status}\r\n{length}{body}".encode())
+        await writer.drain()
+        writer.close()
+
+    path = agent.sockets / "egress.sock"
+    server = await asyncio.start_unix_server(answer, path=path)
+    path.chmod(0o777)
+    try:
+        yield lines
+    finally:
+        server.close()
+
+
+async def test_tools_go_out_by_the_egress_socket_and_the_model_does_not(
+    real_agent: ContainedAgent,
+) -> None:
+    async with recording_egress(real_agent) as lines, connected(real_agent.socket) as (link, _):
+        events = await ask(link, "tool bash curl -sS http://a.example/x")
+        assert "from outside" in text_of(events)
+        fetch = 'tool WebFetch {"url":"https://b.example/y","prompt":"what?"} then echo done'
+        assert text_of(await ask(link, fetch)) == "done"
+    assert lines[0] == "GET http://a.example/x HTTP/1.1"
+    assert {line.split()[1] for line in lines[1:]} == {"b.example:443"}
+
+
+async def test_tools_have_no_way_out_without_an_egress_socket(real_agent: ContainedAgent) -> None:
+    async with connected(real_agent.socket) as (link, _):
+        events = await ask(link, "tool bash env | grep -ic proxy; curl -sS -m 5 http://1.1.1.1/")
+    (result,) = (event for event in events if isinstance(event, ToolResult))
+    assert result.is_error
 
 
 async def test_there_is_no_setuid_program_in_the_image(real_agent: ContainedAgent) -> None:

@@ -1,0 +1,137 @@
+"""The link server under pressure, with a scripted session behind it."""
+
+from __future__ import annotations
+
+import asyncio
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from agent.turn import RunningTurn
+from infra.wire.errors import ErrorCode
+from infra.wire.events import Event, TurnEnded, decode_event
+from infra.wire.ids import TurnId
+from infra.wire.link import Ack, Replay
+from infra.wire.states import TurnState
+from tests.fakes.link_client import LinkClosed, connected, end_of, raw_link, start_turn, text_of
+from tests.fakes.scripted_agent import (
+    Deltas,
+    DyingAgent,
+    FloodingAgent,
+    Hang,
+    ScriptedAgent,
+    ScriptedSession,
+    SilentAgent,
+)
+
+
+@pytest.fixture
+def socket() -> Iterator[Path]:
+    with tempfile.TemporaryDirectory(prefix="agc-", dir="/tmp") as folder:
+        yield Path(folder) / "agent.sock"
+
+
+class Tell:
+    """A step that tells the test how far the script is."""
+
+    def __init__(self) -> None:
+        self.reached = asyncio.Event()
+
+    async def play(self, turn: RunningTurn, session: ScriptedSession) -> TurnEnded | None:
+        self.reached.set()
+        return None
+
+
+class Break:
+    """A step with a bug."""
+
+    async def play(self, turn: RunningTurn, session: ScriptedSession) -> TurnEnded | None:
+        raise ValueError("a bug")
+
+
+async def test_a_worker_that_does_not_read_gets_everything_in_fewer_frames(socket: Path) -> None:
+    told = Tell()
+    agent = ScriptedAgent(socket, [Deltas(50_000), told])
+    async with agent, connected(socket, limit=64 * 1024) as (link, _):
+        await link.send(start_turn("t", "x"))
+        await told.reached.wait()
+        events = await link.collect(TurnId("t"))
+    assert len(text_of(events).split()) == 50_000
+    assert len(events) < 30_000
+
+
+async def test_a_worker_that_acknowledges_late_holds_the_agent_back(socket: Path) -> None:
+    """The outbox keeps to its bound whatever the socket and the worker do."""
+    async with FloodingAgent(socket, count=5_000) as agent, connected(socket) as (link, _):
+        await link.send(start_turn("t", "x", buffer_max_bytes=50_000))
+        texts: list[Event] = []
+        async for frame in link.frames():
+            texts.append(decode_event(frame.payload))
+            if frame.n % 100 == 0:
+                await link.send(Ack(turn=TurnId("t"), n=frame.n))
+        assert len(text_of(texts).split()) == 5_000
+        assert len(agent.session.started) == 1
+
+
+async def test_a_bug_costs_its_turn_and_not_the_agent(
+    socket: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    agent = ScriptedAgent(socket, [Break()])
+    async with agent, connected(socket) as (link, _):
+        error = end_of(await link.run(start_turn("t", "x"))).error
+        assert error is not None
+        assert error.code is ErrorCode.AGENT_FAILED
+        assert "bug" not in error.message
+        again = await link.run(start_turn("t2", "x"))
+        assert end_of(again).state is TurnState.FAILED
+    assert "a bug" in caplog.text
+
+
+async def test_closing_the_agent_cuts_a_running_turn(socket: Path) -> None:
+    async with ScriptedAgent(socket, [Hang()]) as agent, connected(socket) as (link, _):
+        await link.send(start_turn("t", "x"))
+        await link.read()
+        agent.stop()
+        with pytest.raises(LinkClosed):
+            await link.read()
+        await agent.died.wait()
+    assert not is_there(socket)
+
+
+async def test_a_dying_agent_leaves_no_end(socket: Path) -> None:
+    async with DyingAgent(socket, last_words="farewell ") as agent:
+        async with connected(socket) as (link, _):
+            await link.send(start_turn("t", "x"))
+            with pytest.raises(LinkClosed):
+                await link.collect(TurnId("t"))
+        await agent.died.wait()
+        assert not is_there(socket)
+
+
+async def test_a_silent_agent_accepts_and_says_nothing(socket: Path) -> None:
+    async with SilentAgent(socket), raw_link(socket) as link:
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.05):
+                await link.read()
+
+
+async def test_a_replay_in_the_middle_of_a_turn_does_not_disturb_it(socket: Path) -> None:
+    told = Tell()
+    async with ScriptedAgent(socket, [Deltas(1_000), told]), connected(socket) as (link, _):
+        await link.send(start_turn("t", "x"))
+        await told.reached.wait()
+        first = [await link.read() for _ in range(10)]
+        assert len(first) == 10
+        await link.send(Replay(turn=TurnId("t"), after=0))
+        while True:  # What was under way comes first, then everything from 1 on.
+            frame = await link.read()
+            if frame.n == 1:  # type: ignore[union-attr] # only frames are under way
+                break
+        events = await link.collect(TurnId("t"), after=1)
+    assert end_of(events).state is TurnState.DONE
+
+
+def is_there(socket: Path) -> bool:
+    return socket.exists()
