@@ -36,6 +36,7 @@ class Sizes:
     """How much is measured."""
 
     rounds: int
+    new_rounds: int
     paced_rounds: int
     deltas: int
     every_ms: float
@@ -44,8 +45,8 @@ class Sizes:
     idle_s: float
 
 
-FULL = Sizes(60, 3, 100, 20, (1, 4, 50, 200), 200, 15)
-QUICK = Sizes(5, 1, 20, 20, (1, 10), 20, 3)
+FULL = Sizes(60, 8, 3, 100, 20, (1, 4, 50, 200), 200, 15)
+QUICK = Sizes(5, 2, 1, 20, 20, (1, 10), 20, 3)
 
 
 @dataclass
@@ -119,6 +120,13 @@ async def _first_deltas(all_targets: list[Target], sizes: Sizes, out: Report) ->
     measured = await runs.first_deltas(all_targets, sizes.rounds)
     out.add(f"### Time to the first delta, one stream at a time ({sizes.rounds} answers each)")
     out.add(report.compared(measured, lambda one: one.first_delta_s))
+    if ours := [target for target in all_targets if target.is_ours]:
+        fresh = await runs.new_conversations(ours, sizes.new_rounds)
+        out.add(
+            f"### Time to the first delta of a new conversation ({sizes.new_rounds} conversations)"
+        )
+        out.add("Its container, or its stand-in, starts first.")
+        out.add(report.alone(fresh, lambda one: one.first_delta_s))
 
 
 async def _paced(all_targets: list[Target], count: int, sizes: Sizes, out: Report) -> None:

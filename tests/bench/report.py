@@ -40,6 +40,13 @@ def compared(measured: Sequence[Measured], samples: Callable[[Measured], Sequenc
     return render(columns, rows)
 
 
+def alone(measured: Sequence[Measured], samples: Callable[[Measured], Sequence[float]]) -> str:
+    """p50 and p99 of each target, with nothing to compare them to."""
+    rows = [(one.name, spread(samples(one))) for one in measured]
+    columns = ["target", "p50 ms", "p99 ms"]
+    return render(columns, [[name, ms(found.p50), ms(found.p99)] for name, found in rows])
+
+
 def paced(measured: Sequence[Measured]) -> str:
     """As `compared`, with the CPU that a delta took in the target's processes."""
     spreads = [spread(one.ages_s) for one in measured]

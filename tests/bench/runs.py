@@ -10,6 +10,9 @@ from tests.bench.processes import cpu_s
 from tests.bench.streams import Answer
 from tests.bench.targets import AT_ONCE, Target
 
+FRESH_LANES = 10_000
+"""Lanes from here on are never warmed up."""
+
 
 @dataclass
 class Measured:
@@ -40,6 +43,16 @@ async def first_deltas(targets: Sequence[Target], rounds: int) -> list[Measured]
         for i in _rotated(len(targets), turn):
             answer = await targets[i].ask(AT_ONCE, lane=0)
             measured[i].first_delta_s.append(answer.first_delta_s)
+    return measured
+
+
+async def new_conversations(targets: Sequence[Target], rounds: int) -> list[Measured]:
+    """Time to the first delta where a container has to start before it."""
+    measured = [Measured(target.name) for target in targets]
+    for turn in range(rounds):
+        for one, target in zip(measured, targets, strict=True):
+            answer = await target.ask(AT_ONCE, lane=FRESH_LANES + turn)
+            one.first_delta_s.append(answer.first_delta_s)
     return measured
 
 

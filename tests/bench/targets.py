@@ -45,6 +45,8 @@ class Target(Protocol):
     """Streams it can be asked for at once."""
     paced: str
     """The prompt for stamped deltas at a fixed rate."""
+    is_ours: bool
+    """Whether a lane nobody used yet is a conversation whose container has to start."""
 
     @property
     def pids(self) -> Sequence[int]:
@@ -66,6 +68,7 @@ class HttpTarget:
     lanes_max: int
     pids: Sequence[int] = ()
     paced: str = PACED
+    is_ours: bool = False
 
     async def ask(self, prompt: str, *, lane: int) -> Answer:
         return await streams.ask(self.session, self.question(lane), prompt)
@@ -102,7 +105,7 @@ def cluster(
     def question(lane: int) -> Question:
         return streams.openai(base_url, model=MODEL, key=GOOD_KEY, conversation=f"bench-{lane}")
 
-    return HttpTarget(name, session, question, lanes_max, pids, paced)
+    return HttpTarget(name, session, question, lanes_max, pids, paced, is_ours=True)
 
 
 @contextmanager
@@ -163,6 +166,7 @@ class SdkTarget:
     lanes_max: int = 1
     pids: Sequence[int] = ()
     paced: str = PACED
+    is_ours: bool = False
 
     async def ask(self, prompt: str, *, lane: int) -> Answer:
         return await self.container.ask(prompt)
