@@ -44,6 +44,7 @@ _QUEUE_TTL_S = 600
 _BELL_TTL_S = 60
 _BELL_RINGS_MAX = 8
 _CLAIM_TIMEOUT_S = 10
+_CLOSE_GRACE_S = 1.0
 _CLAIMS_AT_ONCE = 8
 
 log = logging.getLogger(__name__)
@@ -148,8 +149,7 @@ class PlacementWorker:
                 await worker.main()
             except FAULTS as error:
                 log.warning("queue %s interrupted (%s), resuming", queue, type(error).__name__)
-                # Claims that are under way may well succeed.
-                await worker.settle()
+                await worker.settle(_CLAIM_TIMEOUT_S)
             finally:
                 await worker.aclose()
             if time.monotonic() - started > SCAN_EVERY_S:
@@ -207,13 +207,18 @@ class _BellWorker(Worker):
                 # One ring wakes one worker: this one is for somebody else.
                 await self._ring_again()
 
-    async def settle(self) -> None:
-        """Wait for the claims under way, within their own time limit."""
+    async def settle(self, within_s: float) -> None:
+        """Let the claims under way come to their own end."""
         if self.tasks:
-            await asyncio.wait(self.tasks.values(), timeout=_CLAIM_TIMEOUT_S)
+            await asyncio.wait(self.tasks.values(), timeout=within_s)
 
     async def aclose(self) -> None:
-        """End the claims under way and the connections."""
+        """End the claims under way and the connections.
+
+        Claims take milliseconds and get their time: one that is cancelled leaves arq's shielded
+        clean-up running behind our back.
+        """
+        await self.settle(_CLOSE_GRACE_S)
         for task in self.tasks.values():
             task.cancel()
         await asyncio.gather(*self.tasks.values(), return_exceptions=True)
