@@ -8,7 +8,9 @@ has.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +20,8 @@ from worker.hosts import Limits
 MOUNT = Path("/sys/fs/cgroup")
 _FOLDER = "agcluster"
 _PERIOD_US = 100_000
+_EMPTY_S = 1.0
+_EMPTY_POLL_S = 0.01
 
 
 @dataclass(frozen=True)
@@ -115,10 +119,20 @@ class Cgroup:
         return False
 
     def remove(self) -> None:
-        """Remove it; harmless when it is gone or still holds a dying process."""
+        """Remove it, if it is there. One that cannot be emptied stays: it costs nothing."""
+        give_up = time.monotonic() + _EMPTY_S
         for folder in self.folders:
-            with contextlib.suppress(OSError):
-                os.rmdir(folder)
+            # The kernel lets go of the dead a moment after their end, and announces nothing.
+            while not _removed(folder) and time.monotonic() < give_up:
+                time.sleep(_EMPTY_POLL_S)
+
+
+def _removed(folder: Path) -> bool:
+    try:
+        os.rmdir(folder)
+    except OSError as error:
+        return error.errno != errno.EBUSY
+    return True
 
 
 def _write_where_known(folders: tuple[Path, ...], file: str, value: str) -> None:

@@ -21,6 +21,7 @@ from tests.fakes import probe
 from tests.fakes.memory_host import MemoryHost, MemoryMachine
 from tests.parts import need
 from worker.bubblewrap import BubblewrapHost, BubblewrapOptions
+from worker.cgroups import CgroupRoot
 from worker.containers import DockerHost, DockerOptions, engine_address
 from worker.folders import Folders
 from worker.hosts import ContainerHost, ContainerId, ContainerSpec, Limits
@@ -52,9 +53,11 @@ class _Machine:
         self.data_dir = data_dir
         self.cluster = f"test-{secrets.token_hex(4)}"
         self._opened = opened
+        self.conversations: list[str] = ["-"]
 
     def spec(self, conversation: ConversationKey | None = None, fence: int = 1) -> ContainerSpec:
         conversation = conversation or ConversationKey(secrets.token_hex(12))
+        self.conversations.append(conversation)
         folders = Folders(self.data_dir).make(conversation)
         return ContainerSpec(conversation, Fence(fence), folders, LIMITS, egress=False)
 
@@ -165,6 +168,10 @@ async def bubblewrap_machine(data_dir: Path) -> AsyncIterator[BubblewrapMachine]
         await _sweep(machine)
     left = [path.name for path in (data_dir / "b").glob("*") if path.name != ".lock"]
     assert left == [], "the test left sandboxes behind"
+    groups = CgroupRoot.find() if os.geteuid() == 0 else None
+    kept = [path.name for folder in (groups.folders if groups else ()) for path in folder.iterdir()]
+    left = [name for name in kept if name.startswith(tuple(machine.conversations))]
+    assert left == [], "the test left control groups behind"
 
 
 async def _sweep(machine: Machine) -> None:
