@@ -92,8 +92,8 @@ class Conversation:
         self.idle_since_s = parts.clock.monotonic()
         self.is_resting = False
         """Warm with nothing to do: its container may be taken for another conversation."""
-        self.was_poked = False
-        """Asked to look for turns since it last did."""
+        self.was_poked = True
+        """A turn may be waiting: look for it before anything else."""
         self._parts = parts
         self._held = held
         self._on_rest = on_rest
@@ -244,11 +244,9 @@ class Conversation:
         await self._recover()
         while True:
             self._wake.clear()
-            self.was_poked = False
             if self._is_draining:
                 raise _HandOver
-            claimed = None if self._is_retiring else await self._claim()
-            if claimed:
+            if claimed := await self._claim_if_any():
                 self._is_room_wanted = self._is_reap_asked = False
                 await self._run_turn(claimed)
             elif self._container is None:
@@ -258,7 +256,11 @@ class Conversation:
             else:
                 await self._rest()
 
-    async def _claim(self) -> Claimed | None:
+    async def _claim_if_any(self) -> Claimed | None:
+        """The next turn. Not asked for when the last one's end said that none waits."""
+        if self._is_retiring or not self.was_poked:
+            return None
+        self.was_poked = False
         turns, lease = self._parts.turns, self._held.lease
         claimed = await self._insist(lambda: turns.claim(lease))
         # As the script leaves the record: a claim makes a warm conversation busy.
@@ -332,13 +334,15 @@ class Conversation:
             if await self._insist(lambda: turns.requeue(lease, run.turn)):
                 log.info("turn requeued", extra=fields(turn=run.turn))
                 await self._parts.gateway.close_turn(self.key, run.turn)
+                self.was_poked = True
                 self._note_rest()
                 return
             ending = Ending(
                 declared_end(ErrorCode.CONTAINER_FAILED),
                 is_container_usable=ending.is_container_usable,
             )
-        await run.conclude(ending)
+        if await run.conclude(ending):
+            self.was_poked = True
         self._note_rest()
 
     async def _record_session(self, sdk_session: str) -> None:

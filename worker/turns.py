@@ -18,7 +18,7 @@ from infra.runtime.logs import fields
 from infra.store.turns import Claimed
 from infra.wire.errors import ErrorCode, MalformedMessage
 from infra.wire.events import TurnEnded, TurnStarted, decode_event, encode_event, is_end
-from infra.wire.frames import Frame, decode_frame
+from infra.wire.frames import Frame, cut_frame, decode_frame, frame_head
 from infra.wire.gateway import OpenTurn
 from infra.wire.ids import TurnId
 from infra.wire.link import (
@@ -59,12 +59,12 @@ class Phase(Enum):
 class Ending:
     """How a run ended. `end` None: it is to go back to the queue.
 
-    `line` is the agent's own end frame, if the agent ended it. `is_container_usable` is whether the
-    next turn may run in the same container.
+    `payload` is the agent's own end event, if the agent ended it. `is_container_usable` is whether
+    the next turn may run in the same container.
     """
 
     end: TurnEnded | None
-    line: bytes | None = None
+    payload: bytes | None = None
     is_container_usable: bool = True
 
 
@@ -86,6 +86,7 @@ class TurnRun:
         self._interrupted_for: InterruptReason | None = None
         self._interrupted = asyncio.Event()
         self._ending: asyncio.Future[Ending] = asyncio.get_running_loop().create_future()
+        self._head = frame_head(self.turn, held.fence)
         self._gap_at = -1
         self._gap_frames = 0
         self._log = TurnLogWriter(
@@ -163,22 +164,26 @@ class TurnRun:
 
     def on_frame(self, line: bytes) -> None:
         """Publish it, log it, or end with it. Raises `MalformedMessage`."""
-        frame = decode_frame(line)
-        if frame.turn != self.turn or frame.n <= self.last_n or self.phase is not Phase.OPEN:
-            return  # Of an earlier turn, seen before, or after the end.
-        if frame.n != self.last_n + 1:
-            self._ask_again(frame.n)
-            return
-        if is_end(frame.payload):
-            self._take_end(frame)
-            return
-        self.last_n = frame.n
-        self._publish(frame, line)
-        self._log.add(frame.n, frame.payload)
-        if frame.n == 1:
-            self._note_start(frame.payload)
-        if self._log.is_full and self.link:
-            self.link.pause()
+        if not line.startswith(self._head):
+            frame = decode_frame(line)
+            if frame.turn != self.turn:
+                return  # An earlier turn's last words.
+            line = frame._replace(fence=self._held.fence).encode()
+        n, payload = cut_frame(line, self._head)
+        if n <= self.last_n or self.phase is not Phase.OPEN:
+            return  # Seen before, or after the end.
+        if n != self.last_n + 1:
+            self._ask_again(n)
+        elif is_end(payload):
+            self._take_end(payload)
+        else:
+            self.last_n = n
+            self._publish(line)
+            self._log.add(n, payload)
+            if n == 1:
+                self._note_start(payload)
+            if self._log.is_full and self.link:
+                self.link.pause()
 
     def on_refused(self, refused: Refused) -> None:
         """The agent will not run the turn."""
@@ -186,19 +191,16 @@ class TurnRun:
             log.warning("agent refused: %s", refused.message, extra=fields(turn=self.turn))
             self.declare(declared_end(ErrorCode.AGENT_FAILED), usable=False)
 
-    def _publish(self, frame: Frame, line: bytes) -> None:
+    def _publish(self, line: bytes) -> None:
         # Past the self-fencing time another worker may be publishing; the log heals the gap.
-        if not self._held.may_publish():
-            return
-        if frame.fence != self._held.fence:
-            line = frame._replace(fence=self._held.fence).encode()
-        self._parts.live.publish(self.claimed.record.replica, line)
+        if self._held.may_publish():
+            self._parts.live.publish(self.claimed.record.replica, line)
 
-    def _take_end(self, frame: Frame) -> None:
-        end = decode_event(frame.payload)
+    def _take_end(self, payload: bytes) -> None:
+        end = decode_event(payload)
         if not isinstance(end, TurnEnded) or not end.state.is_terminal:
             raise MalformedMessage("an end event that ends nothing")
-        self._decide(Ending(end, line=frame.payload))
+        self._decide(Ending(end, payload=payload))
 
     def _note_start(self, payload: bytes) -> None:
         started = decode_event(payload)
@@ -278,10 +280,9 @@ class TurnRun:
             ),
             parts.clock,
         )
-        is_verbatim = ending.line is not None and end is ending.end
-        payload = ending.line if is_verbatim and ending.line else encode_event(end)
-        frame = Frame(self.turn, self._held.fence, n, payload)
-        self._publish(frame, frame.encode())
+        verbatim = ending.payload if end is ending.end else None
+        payload = verbatim or encode_event(end)
+        self._publish(Frame(self.turn, self._held.fence, n, payload).encode())
         if self.link:
             self.link.send(Ack(turn=self.turn, n=n))
         log.info(
