@@ -1,9 +1,9 @@
 """The API side of a turn: follows its events from the first to the last, each exactly once (D1).
 
-Live frames are the fast path, the turn log the truth. `Watch` decides when to read the log: at the
-start, when frames were lost, when an earlier event is missing, after a second of silence (then ever
-more seldom). A frame missed is therefore seen late, never lost; a Redis that is away is waited for
-a while, and then the failure is said.
+Live frames are the fast path, the turn log the truth. `Watch` decides when to read the log: when
+it joins a turn, when frames were lost, when an earlier event is missing, after a second of silence
+(then ever more seldom). A frame missed is therefore seen late, never lost; a Redis that is away is
+waited for a while, and then the failure is said.
 """
 
 from __future__ import annotations
@@ -68,9 +68,9 @@ class Expirer(Protocol):
 class Watch:
     """When to read the log next. Pure: told what happened and when, in monotonic seconds."""
 
-    def __init__(self, now: float) -> None:
-        self.due = now
-        self._read_at = now
+    def __init__(self, due: float) -> None:
+        self.due = due
+        self._read_at = -math.inf
         self._silence = SILENCE_S
         self._gap = GAP_S
         self._retry = RETRY_S
@@ -136,7 +136,9 @@ class Relay:
         clock: Clock,
         queue_timeout_s: float,
         deadline_s: float,
+        is_fresh: bool = False,
     ) -> None:
+        """`is_fresh`: the mailbox is older than the turn, so its log holds nothing new yet."""
         self.turn = turn
         self._mailbox = mailbox
         self._log = turn_log
@@ -147,7 +149,7 @@ class Relay:
         self._merge = Merge()
         self._started = clock.monotonic()
         self._begun: float | None = None
-        self._watch = Watch(self._started)
+        self._watch = Watch(self._started + (SILENCE_S if is_fresh else 0.0))
         self._stopped: AgClusterError | None = None
 
     @property

@@ -152,6 +152,7 @@ class TurnOpener:
                 clock=self._clock,
                 queue_timeout_s=self._settings.queue_timeout_s,
                 deadline_s=self._settings.turn_deadline_s,
+                is_fresh=turn == new.request.turn,
             )
             held.enter_context(self._drain.holds(lambda: relay.stop(_shutting_down(turn))))
             return OpenTurn(

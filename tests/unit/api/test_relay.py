@@ -83,7 +83,7 @@ class ScriptedLog:
 class Bench:
     """A relay between a scripted mailbox and a scripted log."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, is_fresh: bool = False) -> None:
         self.clock = ManualClock()
         self.mailbox = ScriptedMailbox(self.clock)
         self.log = ScriptedLog(self.clock)
@@ -95,6 +95,7 @@ class Bench:
             clock=self.clock,
             queue_timeout_s=30,
             deadline_s=100,
+            is_fresh=is_fresh,
         )
 
     async def all(self) -> list[bytes]:
@@ -111,6 +112,22 @@ async def test_live_frames_flow_with_one_look_at_the_log() -> None:
     bench.mailbox.put(1, 2, end=3)
     assert await bench.all() == [payload(1), payload(2), END]
     assert len(bench.log.reads) == 1
+
+
+async def test_fresh_turn_needs_no_look_at_the_log_while_frames_come() -> None:
+    bench = Bench(is_fresh=True)
+    bench.mailbox.put(1, 2, end=3)
+    assert await bench.all() == [payload(1), payload(2), END]
+    assert bench.log.reads == []
+
+
+async def test_fresh_turn_whose_first_frame_was_lost_is_read_at_once() -> None:
+    bench = Bench(is_fresh=True)
+    bench.mailbox.put(2, end=3)
+    bench.log.events = {1: payload(1)}
+    began = bench.clock.monotonic()
+    assert await bench.all() == [payload(1), payload(2), END]
+    assert bench.clock.monotonic() == began
 
 
 async def test_turn_that_ended_before_the_relay_came_is_read_from_the_log() -> None:
