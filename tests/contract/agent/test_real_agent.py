@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import itertools
 import re
 import struct
 import zlib
@@ -54,13 +55,12 @@ TOOLS = (
 )
 
 
+_numbers = itertools.count(1)
+
+
 async def ask(link: LinkClient, prompt: str | tuple[ContentBlock, ...], **more: Any) -> list[Event]:
     """Run a turn with all tools; its id is new each time."""
-    ask.count += 1  # type: ignore[attr-defined] # a counter of this module's
-    return await link.run(start_turn(f"t{ask.count}", prompt, **{"tools": TOOLS, **more}))  # type: ignore[attr-defined]
-
-
-ask.count = 0  # type: ignore[attr-defined]
+    return await link.run(start_turn(f"t{next(_numbers)}", prompt, **{"tools": TOOLS, **more}))
 
 
 async def last_request(model: Path) -> dict[str, Any]:
@@ -255,31 +255,36 @@ async def test_the_workspace_cannot_configure_the_agent(
     assert "MIAOW" not in str(await last_request(model))
 
 
-@pytest.mark.parametrize(
-    ("step", "code"),
-    [
-        ("error 401 no-retry", ErrorCode.INVALID_KEY),
-        ("error 403 no-retry", ErrorCode.PERMISSION_DENIED),
-        ("error 404 no-retry", ErrorCode.MODEL_NOT_FOUND),
-        ("error 400 no-retry", ErrorCode.CONTEXT_TOO_LONG),
-        ("error 413 no-retry", ErrorCode.CONTEXT_TOO_LONG),
-        ("error 429 no-retry", ErrorCode.RATE_LIMITED),
-        ("error 500 no-retry", ErrorCode.UPSTREAM_ERROR),
-        ("error 529 no-retry", ErrorCode.OVERLOADED),
-    ],
-)
-async def test_an_api_error_is_a_failed_turn_and_never_text(
-    real_agent: ContainedAgent, step: str, code: ErrorCode
+async def test_an_api_error_is_a_failed_turn_and_never_text(real_agent: ContainedAgent) -> None:
+    """All in one conversation: each failure leaves it good for the next turn."""
+    codes = {
+        401: ErrorCode.INVALID_KEY,
+        403: ErrorCode.PERMISSION_DENIED,
+        404: ErrorCode.MODEL_NOT_FOUND,
+        413: ErrorCode.CONTEXT_TOO_LONG,
+        429: ErrorCode.RATE_LIMITED,
+        500: ErrorCode.UPSTREAM_ERROR,
+        529: ErrorCode.OVERLOADED,
+    }
+    async with connected(real_agent.socket) as (link, _):
+        for status, code in codes.items():
+            events = await ask(link, f"error {status} no-retry")
+            ended = end_of(events)
+            assert ended.state is TurnState.FAILED, status
+            assert ended.error is not None
+            assert ended.error.code is code
+            assert not re.search(r"agcluster|http|/run|/opt", ended.error.message)
+            assert not any(isinstance(event, TextDelta) for event in events), status
+        assert text_of(await ask(link, "echo again")) == "again"
+
+
+async def test_a_prompt_that_is_too_long_for_the_model_is_told_as_such(
+    real_agent: ContainedAgent,
 ) -> None:
     async with connected(real_agent.socket) as (link, _):
-        events = await ask(link, step)
-        ended = end_of(events)
-        assert ended.state is TurnState.FAILED
-        assert ended.error is not None
-        assert ended.error.code is code
-        assert not re.search(r"agcluster|http|/run|/opt", ended.error.message)
-        assert not any(isinstance(event, TextDelta) for event in events)
-        assert text_of(await ask(link, "echo again")) == "again"
+        error = end_of(await ask(link, "error 400 no-retry")).error
+        assert error is not None
+        assert error.code is ErrorCode.CONTEXT_TOO_LONG
 
 
 async def test_a_wrong_key_fails_within_two_seconds_of_a_warm_turn(
