@@ -45,6 +45,7 @@ from infra.wire.events import (
 )
 from infra.wire.link import InterruptReason
 from infra.wire.states import TurnState
+from infra.wire.upstream import finish_reason_of
 
 RULE = "\n\n---\n\n"
 """Stands between an abandoned text and the one that replaces it."""
@@ -53,11 +54,6 @@ PARAGRAPH = "\n\n"
 """Stands between the texts of two messages, which are read as one answer."""
 
 _SYNTHETIC = "<synthetic>"
-_FINISH = {
-    "max_tokens": FinishReason.LENGTH,
-    "model_context_window_exceeded": FinishReason.LENGTH,
-    "refusal": FinishReason.CONTENT_FILTER,
-}
 _NOTICE_MAX_CHARS = 300
 _USAGE_FIELDS = tuple(Usage.model_fields)
 
@@ -241,7 +237,7 @@ class Translator:
 
     def _ending(self, message: ResultMessage, interrupt: InterruptReason | None) -> TurnEnded:
         if not message.is_error:
-            finish = _FINISH.get(message.stop_reason or "", FinishReason.STOP)
+            finish = finish_reason_of(message.stop_reason)
             return TurnEnded(state=TurnState.DONE, finish_reason=finish)
         if message.subtype == "error_max_turns":
             return TurnEnded(state=TurnState.DONE, finish_reason=FinishReason.LENGTH)

@@ -16,22 +16,13 @@ from typing import Any
 from infra.runtime.logs import fields
 from infra.wire.events import Usage
 from infra.wire.gateway import TurnMeter, UpstreamError
+from infra.wire.upstream import STATUS_OF_KIND
 
 log = logging.getLogger(__name__)
 
 _LINE_MAX_BYTES = 1024 * 1024
 _BODY_MAX_BYTES = 16 * 1024 * 1024
 _WANTED = {b"message_start", b"message_delta", b"error"}
-_STATUS_OF_KIND = {
-    "invalid_request_error": 400,
-    "authentication_error": 401,
-    "permission_error": 403,
-    "not_found_error": 404,
-    "request_too_large": 413,
-    "rate_limit_error": 429,
-    "api_error": 500,
-    "overloaded_error": 529,
-}
 _FIGURES = tuple(Usage.model_fields)
 
 
@@ -116,7 +107,7 @@ class CallMeter:
     def _fail(self, error: Any) -> None:
         kind = error.get("type") if isinstance(error, dict) else None
         kind = kind if isinstance(kind, str) else None
-        status = self._status if self._status >= 400 else _STATUS_OF_KIND.get(kind or "", 500)
+        status = self._status if self._status >= 400 else STATUS_OF_KIND.get(kind or "", 500)
         self.error = UpstreamError(status=status, kind=kind, retry_after_s=self._retry_after_s)
 
 

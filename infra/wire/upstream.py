@@ -1,0 +1,92 @@
+"""What the Messages API says of its failures and ends, in the contract's words. Pure.
+
+For whoever hears the upstream itself: the agent (through its CLI), the gateway that counts, the
+side lane. The words for users are ours, by the code; only a request the upstream found faulty is
+told in the upstream's words, without what they say of hosts and paths.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+from infra.wire.errors import ErrorCode
+from infra.wire.events import FinishReason, TurnError
+
+STATUS_OF_KIND: Mapping[str, int] = {
+    "invalid_request_error": 400,
+    "authentication_error": 401,
+    "billing_error": 402,
+    "permission_error": 403,
+    "not_found_error": 404,
+    "request_too_large": 413,
+    "rate_limit_error": 429,
+    "api_error": 500,
+    "timeout_error": 504,
+    "overloaded_error": 529,
+}
+"""An error that comes inside a stream has no status; this is the one it would have had."""
+
+_BY_STATUS: Mapping[int, ErrorCode] = {
+    400: ErrorCode.INVALID_REQUEST,
+    401: ErrorCode.INVALID_KEY,
+    402: ErrorCode.INSUFFICIENT_QUOTA,
+    403: ErrorCode.PERMISSION_DENIED,
+    404: ErrorCode.MODEL_NOT_FOUND,
+    408: ErrorCode.UPSTREAM_UNREACHABLE,
+    413: ErrorCode.CONTEXT_TOO_LONG,
+    429: ErrorCode.RATE_LIMITED,
+    502: ErrorCode.UPSTREAM_UNREACHABLE,
+    503: ErrorCode.OVERLOADED,
+    504: ErrorCode.UPSTREAM_UNREACHABLE,
+    529: ErrorCode.OVERLOADED,
+}
+_WORDS: Mapping[ErrorCode, str] = {
+    ErrorCode.INVALID_KEY: "The model's service refused the API key.",
+    ErrorCode.INSUFFICIENT_QUOTA: "The account behind the API key has no credit left.",
+    ErrorCode.PERMISSION_DENIED: "The API key may not use what this turn asked for.",
+    ErrorCode.MODEL_NOT_FOUND: "The model does not exist, or the API key has no access to it.",
+    ErrorCode.CONTEXT_TOO_LONG: "The conversation is too long for the model.",
+    ErrorCode.RATE_LIMITED: "The API key's rate limit is reached. Try again later.",
+    ErrorCode.OVERLOADED: "The model's service is overloaded. Try again later.",
+    ErrorCode.UPSTREAM_UNREACHABLE: "The model's service could not be reached.",
+    ErrorCode.UPSTREAM_ERROR: "The model's service failed.",
+    ErrorCode.INVALID_REQUEST: "The model's service refused the request.",
+}
+_FINISH: Mapping[str, FinishReason] = {
+    "max_tokens": FinishReason.LENGTH,
+    "model_context_window_exceeded": FinishReason.LENGTH,
+    "refusal": FinishReason.CONTENT_FILTER,
+}
+_LONG = re.compile(r"prompt is too long|too long|too large|context (?:window|length)", re.I)
+_PLACES = re.compile(r"https?://\S+|(?<![\w/])/(?:[\w.\-]+/)+[\w.\-]*|\b[\w\-]+\.agcluster\b")
+_DETAIL_MAX_CHARS = 300
+
+
+def code_of(status: int, prose: str = "") -> ErrorCode:
+    """The code of an HTTP status; `prose` tells a request that is too long from a faulty one."""
+    if status in (400, 413) and _LONG.search(prose):
+        return ErrorCode.CONTEXT_TOO_LONG
+    default = ErrorCode.UPSTREAM_ERROR if status >= 500 else ErrorCode.INVALID_REQUEST
+    return _BY_STATUS.get(status, default)
+
+
+def upstream_error(
+    code: ErrorCode, prose: str = "", *, retry_after_s: float | None = None
+) -> TurnError:
+    """That error in words for the user. `code` must be one that an upstream can cause."""
+    message = _WORDS[code]
+    if code is ErrorCode.INVALID_REQUEST and (detail := _without_places(prose)):
+        message = f"{message} {detail}"
+    return TurnError(code=code, message=message, retry_after_s=retry_after_s)
+
+
+def finish_reason_of(stop_reason: str | None) -> FinishReason:
+    """OpenAI's word for a `stop_reason`."""
+    return _FINISH.get(stop_reason or "", FinishReason.STOP)
+
+
+def _without_places(prose: str) -> str:
+    shown = "".join(c if c.isprintable() else " " for c in _PLACES.sub("…", prose))
+    line = " ".join(shown.split())
+    return line if len(line) <= _DETAIL_MAX_CHARS else line[: _DETAIL_MAX_CHARS - 1].rstrip() + "…"
