@@ -1,8 +1,8 @@
 """Whole deployments for the end-to-end ring: everything between the client and the model is real.
 
 `embedded` is `agcluster up` on this machine, with Docker or bubblewrap; `composed` is `docker
-compose up`. The model is the scripted one, on loopback or in the composed network, so its log can be
-asked what the upstream really saw.
+compose up`. The model is the scripted one, on loopback or in the composed network, so its log can
+be asked what the upstream really saw.
 """
 
 from __future__ import annotations
