@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from contextlib import aclosing, asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -17,6 +21,7 @@ from infra.wire.gateway import (
     GatewayStatus,
     OpenSession,
     OpenTurn,
+    SideCall,
     TurnMeter,
     decode_meter,
     decode_refused,
@@ -25,6 +30,9 @@ from infra.wire.gateway import (
 from infra.wire.ids import ConversationKey, Fence, TurnId
 
 _BASE = "http://gateway"
+_SIDE_SILENCE_S = 330.0
+"""Longer than the gateway waits for the upstream, so that its word comes first."""
+_REFUSAL_MAX_BYTES = 64 * 1024
 
 
 class CommandRefused(GatewayUnavailable):
@@ -37,6 +45,18 @@ class CommandRefused(GatewayUnavailable):
         super().__init__(refused.message)
         self.fault: GatewayFault = refused.fault
         self.fence = refused.fence
+
+
+@dataclass(frozen=True)
+class UpstreamAnswer:
+    """What the upstream says to a side call. `chunks`: its body as it comes.
+
+    Reading it raises `GatewayUnavailable` when it breaks before its end.
+    """
+
+    status: int
+    retry_after_s: float | None
+    chunks: AsyncIterator[bytes]
 
 
 class GatewayClient:
@@ -91,6 +111,53 @@ class GatewayClient:
         path = f"/sessions/{conversation}/turn/{turn}{self._fence(conversation)}"
         return decode_meter(await self._send("DELETE", path))
 
+    @asynccontextmanager
+    async def complete(self, call: SideCall) -> AsyncGenerator[UpstreamAnswer]:
+        """The upstream's answer to one model call; leaving the block ends the call.
+
+        Has no deadline but on silence.
+        """
+        timeout = aiohttp.ClientTimeout(
+            total=None, sock_connect=self._timeout_s, sock_read=_SIDE_SILENCE_S
+        )
+        path = f"/sessions/{call.conversation}/complete"
+        with self._translating():
+            # Not as plain bytes: those are sent in one go, and large ones hold the loop up.
+            answer = await self._session().post(
+                _BASE + path, data=BytesIO(call.encode()), timeout=timeout
+            )
+        try:
+            async with aclosing(self._chunks(answer)) as chunks:
+                if answer.status < 400:
+                    yield UpstreamAnswer(answer.status, None, chunks)
+                else:
+                    yield await self._failure(answer, chunks)
+        finally:
+            # Its connection with it, unless it was read to the end.
+            answer.close()
+
+    async def _failure(
+        self, answer: aiohttp.ClientResponse, chunks: AsyncIterator[bytes]
+    ) -> UpstreamAnswer:
+        """The upstream's failure, whole. Raises `CommandRefused` when it is the gateway's."""
+        raw = bytearray()
+        async for chunk in chunks:
+            raw += chunk
+            if len(raw) > _REFUSAL_MAX_BYTES:
+                break
+        try:
+            raise CommandRefused(decode_refused(bytes(raw)))
+        except MalformedMessage:
+            return UpstreamAnswer(answer.status, _seconds(answer), _once(bytes(raw)))
+
+    async def _chunks(self, answer: aiohttp.ClientResponse) -> AsyncGenerator[bytes]:
+        while True:
+            with self._translating():
+                chunk = await answer.content.readany()
+            if not chunk:
+                return
+            yield chunk
+
     async def status(self) -> GatewayStatus:
         """Whether it is up, and which start of it."""
         return decode_status(await self._send("GET", "/health"))
@@ -106,18 +173,23 @@ class GatewayClient:
 
     async def _send(self, method: str, path: str, command: Message | None = None) -> bytes:
         body = command.encode() if command is not None else None
-        try:
+        with self._translating():
             async with (
                 asyncio.timeout(self._timeout_s),
                 self._session().request(method, _BASE + path, data=body) as answer,
             ):
                 raw = await answer.read()
-        except (aiohttp.ClientError, OSError, TimeoutError) as error:
-            told = f"{type(error).__name__} {error}".rstrip()
-            raise GatewayUnavailable(f"gateway at {self._socket}: {told}") from error
         if answer.status < 300:
             return raw
         raise _refusal(raw, answer.status)
+
+    @contextmanager
+    def _translating(self) -> Iterator[None]:
+        try:
+            yield
+        except (aiohttp.ClientError, OSError, TimeoutError) as error:
+            told = f"{type(error).__name__} {error}".rstrip()
+            raise GatewayUnavailable(f"gateway at {self._socket}: {told}") from error
 
     def _session(self) -> aiohttp.ClientSession:
         if self._http is None:
@@ -131,3 +203,14 @@ def _refusal(raw: bytes, status: int) -> GatewayUnavailable:
         return CommandRefused(decode_refused(raw))
     except MalformedMessage:
         return GatewayUnavailable(f"the gateway answered {status}")
+
+
+def _seconds(answer: aiohttp.ClientResponse) -> float | None:
+    try:
+        return max(0.0, float(answer.headers.get("retry-after", "")))
+    except ValueError:
+        return None
+
+
+async def _once(raw: bytes) -> AsyncIterator[bytes]:
+    yield raw

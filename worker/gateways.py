@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Protocol, TypeVar
 
@@ -20,10 +21,11 @@ from infra.wire.gateway import (
     GatewayStatus,
     OpenSession,
     OpenTurn,
+    SideCall,
     TurnMeter,
 )
 from infra.wire.ids import ConversationKey, Fence, TurnId
-from worker.gateway_client import CommandRefused
+from worker.gateway_client import CommandRefused, UpstreamAnswer
 
 log = logging.getLogger(__name__)
 
@@ -52,6 +54,10 @@ class Gateway(Protocol):
         """Stop model calls, wipe the key; what the turn used."""
         ...
 
+    def complete(self, call: SideCall) -> AbstractAsyncContextManager[UpstreamAnswer]:
+        """One model call without an agent; leaving the block ends it."""
+        ...
+
     async def status(self) -> GatewayStatus:
         """Who answers; `instance` is new after a restart."""
         ...
@@ -61,7 +67,7 @@ class GatewayRegistrar:
     """What this worker has open at the gateway, kept open across the gateway's restarts."""
 
     def __init__(
-        self, gateway: Gateway, clock: Clock, *, patience_s: float = 5.0, check_every_s: float = 2.0
+        self, gateway: Gateway, clock: Clock, *, patience_s: float = 5.0, check_every_s: float = 0.5
     ) -> None:
         self._gateway = gateway
         self._clock = clock
@@ -114,6 +120,10 @@ class GatewayRegistrar:
         except GatewayUnavailable as error:
             log.warning("session not closed at the gateway: %s", error, extra=fields(c=c))
 
+    def complete(self, call: SideCall) -> AbstractAsyncContextManager[UpstreamAnswer]:
+        """One model call without an agent. Nothing of it is kept: it ends with the gateway."""
+        return self._gateway.complete(call)
+
     def forget(self, c: ConversationKey) -> None:
         """The session is another worker's now: leave it as it is at the gateway."""
         self._sessions.pop(c, None)
@@ -122,8 +132,8 @@ class GatewayRegistrar:
     async def run(self) -> None:
         """Notice restarts until cancelled.
 
-        A look every two seconds: the gateway has no way to call a worker, and the agent's own
-        retries bridge that long.
+        A look every half second: the gateway has no way to call a worker, and the agents' own
+        retries bridge not much more.
         """
         while True:
             await self._clock.sleep(self._check_every_s)
@@ -140,8 +150,16 @@ class GatewayRegistrar:
         if self._instance is not None:
             log.info("gateway restarted", extra=fields(sessions=len(self._sessions)))
             for c in list(self._sessions):
-                await self._reopen(c)
+                await self._reopen_one(c)
         self._instance = status.instance
+
+    async def _reopen_one(self, c: ConversationKey) -> None:
+        """One that is refused (a newer owner's, a key that has expired) leaves the others alone."""
+        try:
+            await self._reopen(c)
+        except CommandRefused as refused:
+            told = fields(conversation=c, fault=refused.fault)
+            log.warning("session not registered again: %s", refused, extra=told)
 
     async def _reopen(self, c: ConversationKey) -> None:
         if session := self._sessions.get(c):

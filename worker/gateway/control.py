@@ -16,19 +16,22 @@ from infra.wire.gateway import (
     GatewayRefused,
     decode_open_session,
     decode_open_turn,
+    decode_side_call,
 )
 from infra.wire.ids import ConversationKey, Fence, TurnId
 from worker.gateway.sessions import NoSession, SessionTable, StaleFence
+from worker.gateway.side_calls import SideCalls
 from worker.gateway.sockets import BoundSocket, SocketRefused, is_answered, listen_at
 
 log = logging.getLogger(__name__)
 
 SOCKET_MODE = 0o600
 _FOLDER_MODE = 0o700
-_BODY_MAX_BYTES = 1024 * 1024
+_ENVELOPE_MAX_BYTES = 1024 * 1024
+"""What a command may be, beside the body of a side call in it."""
 _CLOSE_S = 2.0
 
-_Handler = Callable[[web.Request], Awaitable[Message]]
+_Handler = Callable[[web.Request], Awaitable[Message | web.StreamResponse]]
 
 
 class GatewayRunsAlready(AgClusterError):
@@ -52,20 +55,26 @@ def claim_control_socket(path: Path) -> BoundSocket:
 class ControlServer:
     """Serves the control socket from `start` to `aclose`."""
 
-    def __init__(self, table: SessionTable, bound: BoundSocket) -> None:
+    def __init__(self, table: SessionTable, side_calls: SideCalls, bound: BoundSocket) -> None:
         self._table = table
+        self._side_calls = side_calls
         self._bound = bound
-        app = web.Application(client_max_size=_BODY_MAX_BYTES)
+        app = web.Application(client_max_size=side_calls.body_max_bytes + _ENVELOPE_MAX_BYTES)
         app.add_routes(
             [
                 web.put("/sessions/{conversation}", _answering(self._open_session)),
                 web.delete("/sessions/{conversation}", _answering(self._close_session)),
                 web.put("/sessions/{conversation}/turn", _answering(self._open_turn)),
                 web.delete("/sessions/{conversation}/turn/{turn}", _answering(self._close_turn)),
+                web.post("/sessions/{conversation}/complete", _answering(self._complete)),
                 web.get("/health", _answering(self._health)),
             ]
         )
-        self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=_CLOSE_S)
+        # Cancelled when the worker hangs up: a side call's upstream is cut off at once. The other
+        # commands may be cut anywhere and said again.
+        self._runner = web.AppRunner(
+            app, access_log=None, shutdown_timeout=_CLOSE_S, handler_cancellation=True
+        )
 
     async def start(self) -> None:
         await self._runner.setup()
@@ -96,6 +105,12 @@ class ControlServer:
         turn = TurnId(request.match_info["turn"])
         return self._table.close_turn(_conversation(request), turn, _fence(request))
 
+    async def _complete(self, request: web.Request) -> web.StreamResponse:
+        call = decode_side_call(await request.read())
+        if call.conversation != _conversation(request):
+            raise MalformedMessage("the call is of another conversation")
+        return await self._side_calls.answer(request, call)
+
     async def _health(self, request: web.Request) -> Message:
         return self._table.status()
 
@@ -105,7 +120,8 @@ def _answering(handler: _Handler) -> Callable[[web.Request], Awaitable[web.Strea
 
     async def answer(request: web.Request) -> web.StreamResponse:
         try:
-            return _as_json(await handler(request), 200)
+            answered = await handler(request)
+            return _as_json(answered, 200) if isinstance(answered, Message) else answered
         except StaleFence as error:
             refused = _refused(GatewayFault.STALE_FENCE, error, fence=error.fence)
             return _as_json(refused, 409)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from infra.runtime.sealing import SealContext, Sealer
 from infra.wire.errors import AgClusterError, ErrorCode
-from infra.wire.gateway import OpenTurn
+from infra.wire.gateway import OpenTurn, SideCall
 
 
 class KeyWiped(AgClusterError):
@@ -42,7 +42,7 @@ class TurnKey:
         return "TurnKey([key])"
 
 
-def open_key(sealer: Sealer, command: OpenTurn, *, now_ms: int) -> TurnKey:
+def open_key(sealer: Sealer, command: OpenTurn | SideCall, *, now_ms: int) -> TurnKey:
     """The key sealed for exactly this turn. Raises `KeyNotOpened`."""
     context = SealContext(
         tenant=command.tenant,

@@ -28,6 +28,7 @@ from worker.gateway.egress import EgressLimits, EgressProxy, EgressRules, Resolv
 from worker.gateway.listeners import SessionListeners
 from worker.gateway.model_proxy import UPSTREAM_BODY_MAX_BYTES, ModelLimits, ModelProxy
 from worker.gateway.sessions import Listeners, Session, SessionTable, Traffic
+from worker.gateway.side_calls import SideCalls
 from worker.gateway.upstream import Upstream, UpstreamTimeouts
 
 log = logging.getLogger(__name__)
@@ -114,10 +115,16 @@ async def serve(
                 await made.start(inside=config.data_dir)
                 return made
 
-            table = SessionTable(
-                listen=listen, sealer=Sealer(config.secret), clock=outside.clock, group=group
+            sealer = Sealer(config.secret)
+            table = SessionTable(listen=listen, sealer=sealer, clock=outside.clock, group=group)
+            side_calls = SideCalls(
+                upstream,
+                sealer=sealer,
+                clock=outside.clock,
+                traffic=traffic,
+                body_max_bytes=config.model_limits.body_max_bytes,
             )
-            control = ControlServer(table, bound)
+            control = ControlServer(table, side_calls, bound)
             try:
                 await control.start()
                 log.info("gateway up", extra=_told(config, table))

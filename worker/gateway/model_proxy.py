@@ -24,6 +24,7 @@ from aiohttp import web
 from infra.runtime.logs import fields
 from infra.wire.errors import AgClusterError
 from infra.wire.gateway import UpstreamError
+from infra.wire.ids import TurnId
 from worker.gateway.headers import retry_after_s, to_agent, to_upstream
 from worker.gateway.keys import KeyWiped
 from worker.gateway.metering import CallMeter
@@ -77,7 +78,7 @@ class BodyTooLarge(AgClusterError):
     """An agent's request is larger than may be."""
 
 
-class _StreamBroken(AgClusterError):
+class StreamBroken(AgClusterError):
     """The upstream's answer ended before its end."""
 
 
@@ -121,23 +122,23 @@ class ModelProxy:
             turn = session.running_turn()
             with places.take(), self._traffic.call():
                 async with turn.while_open(), self._sent(turn, request) as answer:
-                    response = _begin(answer)
+                    response = begin_answer(answer)
                     await self._relay(turn, request, answer, response)
         except (TurnOver, KeyWiped) as error:
             if response is None or not response.prepared:
                 message = f"No model call is possible now: {error}."
                 raise CallRefused(403, "permission_error", message) from error
-            _break_off(request)
+            break_off(request)
         except PlacesTaken as error:
             message = f"Too many model calls of this agent: {error}."
             raise CallRefused(429, "rate_limit_error", message, is_retry_pointless=False) from error
-        except _StreamBroken as error:
+        except StreamBroken as error:
             told = fields(conversation=session.conversation, reason=error)
             log.warning("upstream broke a stream", extra=told)
-            _break_off(request)
+            break_off(request)
         except _AgentGone as error:
             log.debug("agent left: %s", error)
-            _break_off(request)
+            break_off(request)
         assert response is not None
         return response
 
@@ -156,12 +157,11 @@ class ModelProxy:
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
             # Errors in reading a body reach us as errors of the connection it was sent on.
             if upload.is_too_large:
-                raise _too_large(self._limits.body_max_bytes) from error
-            raise _unreachable(turn, error) from error
+                raise too_large(self._limits.body_max_bytes) from error
+            turn.counter.fail(UpstreamError(status=502, kind="unreachable"))
+            raise unreachable(turn.id, error) from error
         try:
-            if 300 <= answer.status < 400:
-                message = "The upstream answered with a redirect; check the upstream's URL."
-                raise CallRefused(502, "api_error", message)
+            refuse_redirect(answer)
             yield answer
         finally:
             answer.close()
@@ -193,7 +193,7 @@ class ModelProxy:
         meter: CallMeter,
     ) -> None:
         await response.prepare(request)
-        while chunk := await _read(answer, meter):
+        while chunk := await read_on(answer, meter):
             meter.feed(chunk)
             await self._write(response, chunk)
         meter.end()
@@ -215,7 +215,7 @@ class _Upload:
         self._received = 0
         self.is_too_large = False
         if (request.content_length or 0) > limits.body_max_bytes:
-            raise _too_large(limits.body_max_bytes)
+            raise too_large(limits.body_max_bytes)
 
     # Not a generator: the HTTP client may drop it in the middle, and a running generator cannot be
     # closed.
@@ -264,21 +264,29 @@ async def _checked(upload: _Upload, turn: Turn) -> BytesIO:
     return BytesIO(raw)
 
 
-def _too_large(body_max_bytes: int) -> CallRefused:
+def too_large(body_max_bytes: int) -> CallRefused:
+    """The answer to a request beyond the bound."""
     message = f"The request is larger than {body_max_bytes} bytes."
     return CallRefused(413, "request_too_large", message)
 
 
-def _unreachable(turn: Turn, error: Exception) -> CallRefused:
+def unreachable(turn: TurnId, error: Exception) -> CallRefused:
     """No answer. A retry may help, unless it is the certificate."""
     is_final = isinstance(error, aiohttp.ClientSSLError | aiohttp.InvalidURL)
-    turn.counter.fail(UpstreamError(status=502, kind="unreachable"))
-    log.warning("upstream unreachable", extra=fields(turn=turn.id, reason=type(error).__name__))
+    log.warning("upstream unreachable", extra=fields(turn=turn, reason=type(error).__name__))
     what = "does not answer in time" if isinstance(error, TimeoutError) else "cannot be reached"
     return CallRefused(502, "api_error", f"The model's server {what}.", is_retry_pointless=is_final)
 
 
-def _begin(answer: aiohttp.ClientResponse) -> web.StreamResponse:
+def refuse_redirect(answer: aiohttp.ClientResponse) -> None:
+    """Following it would carry the key elsewhere. Raises `CallRefused`."""
+    if 300 <= answer.status < 400:
+        message = "The upstream answered with a redirect; check the upstream's URL."
+        raise CallRefused(502, "api_error", message)
+
+
+def begin_answer(answer: aiohttp.ClientResponse) -> web.StreamResponse:
+    """The head of our answer, by the upstream's."""
     response = web.StreamResponse(
         status=answer.status,
         reason=answer.reason,
@@ -289,16 +297,16 @@ def _begin(answer: aiohttp.ClientResponse) -> web.StreamResponse:
     return response
 
 
-async def _read(answer: aiohttp.ClientResponse, meter: CallMeter) -> bytes:
-    """The next bytes; empty at the end. Raises `_StreamBroken`."""
+async def read_on(answer: aiohttp.ClientResponse, meter: CallMeter) -> bytes:
+    """The next bytes; empty at the end. Raises `StreamBroken`."""
     try:
         return await answer.content.readany()
     except (aiohttp.ClientError, OSError, TimeoutError) as error:
         meter.broke()
-        raise _StreamBroken(type(error).__name__) from error
+        raise StreamBroken(type(error).__name__) from error
 
 
-def _break_off(request: web.BaseRequest) -> None:
-    """Close the agent's connection: what was written still arrives, but no end of the answer."""
+def break_off(request: web.BaseRequest) -> None:
+    """Close the asker's connection: what was written still arrives, but no end of the answer."""
     if request.transport is not None:
         request.transport.close()

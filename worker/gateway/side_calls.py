@@ -1,0 +1,139 @@
+"""Model calls of the side lane: no agent, no session, one request of a worker (D8).
+
+The worker brings the body and the sealed key; the upstream's status and bytes go back as they come.
+The key lives for the length of the call. When the worker hangs up the handler is cancelled, and the
+upstream call ends with it; an answer that broke upstream breaks here too.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from io import BytesIO
+
+import aiohttp
+from aiohttp import web
+
+from infra.runtime.clock import Clock
+from infra.runtime.logs import fields
+from infra.runtime.sealing import Sealer
+from infra.wire.gateway import SideCall
+from worker.gateway.headers import retry_after_s, to_upstream
+from worker.gateway.keys import TurnKey, open_key
+from worker.gateway.metering import CallMeter
+from worker.gateway.model_proxy import (
+    MESSAGES,
+    CallRefused,
+    StreamBroken,
+    begin_answer,
+    break_off,
+    read_on,
+    refuse_redirect,
+    too_large,
+    unreachable,
+)
+from worker.gateway.sessions import Places, PlacesTaken, Traffic
+from worker.gateway.upstream import Upstream
+
+log = logging.getLogger(__name__)
+
+CALLS_MAX = 256
+API_VERSION = "2023-06-01"
+_WRITE_S = 60.0
+"""A worker that reads nothing for this long is cut off."""
+
+
+class SideCalls:
+    """Answers `POST /sessions/{conversation}/complete`."""
+
+    def __init__(
+        self,
+        upstream: Upstream,
+        *,
+        sealer: Sealer,
+        clock: Clock,
+        traffic: Traffic,
+        body_max_bytes: int,
+    ) -> None:
+        self.body_max_bytes = body_max_bytes
+        self._upstream = upstream
+        self._sealer = sealer
+        self._clock = clock
+        self._traffic = traffic
+        self._places = Places(CALLS_MAX)
+
+    async def answer(self, request: web.Request, call: SideCall) -> web.StreamResponse:
+        """Make the call. Raises `KeyNotOpened`; other refusals have the upstream's own shape."""
+        key = open_key(self._sealer, call, now_ms=self._clock.unix_ms())
+        try:
+            with self._places.take(), self._traffic.call():
+                async with self._sent(call, key) as answer:
+                    return await self._relay(request, call, answer)
+        except CallRefused as refused:
+            log.info("side call refused", extra=fields(turn=call.turn, reason=refused.message))
+            return refused.as_response()
+        except PlacesTaken as error:
+            message = f"Too many side requests on this host: {error}."
+            busy = CallRefused(429, "rate_limit_error", message, is_retry_pointless=False)
+            return busy.as_response()
+        finally:
+            key.wipe()
+
+    @asynccontextmanager
+    async def _sent(self, call: SideCall, key: TurnKey) -> AsyncIterator[aiohttp.ClientResponse]:
+        """The upstream's answer, closed at the end. Raises `CallRefused`."""
+        body = json.dumps(call.body, separators=(",", ":")).encode()
+        if len(body) > self.body_max_bytes:
+            raise too_large(self.body_max_bytes)
+        ours = {"content-type": "application/json", "anthropic-version": API_VERSION}
+        headers = to_upstream(ours.items(), api_key=key.reveal())
+        headers["content-length"] = str(len(body))
+        try:
+            answer = await self._upstream.send(MESSAGES, headers, BytesIO(body))
+        except (aiohttp.ClientError, OSError, TimeoutError) as error:
+            raise unreachable(call.turn, error) from error
+        try:
+            refuse_redirect(answer)
+            yield answer
+        finally:
+            answer.close()
+
+    async def _relay(
+        self, request: web.Request, call: SideCall, answer: aiohttp.ClientResponse
+    ) -> web.StreamResponse:
+        response = begin_answer(answer)
+        meter = CallMeter(
+            is_stream=answer.content_type == "text/event-stream",
+            status=answer.status,
+            retry_after_s=retry_after_s(answer.headers),
+        )
+        try:
+            await response.prepare(request)
+            while chunk := await read_on(answer, meter):
+                meter.feed(chunk)
+                async with asyncio.timeout(_WRITE_S):
+                    await response.write(chunk)
+            meter.end()
+        except StreamBroken as error:
+            log.warning("upstream broke a stream", extra=fields(turn=call.turn, reason=error))
+            break_off(request)
+        except (OSError, TimeoutError) as error:
+            log.debug("worker left: %s", type(error).__name__, extra=fields(turn=call.turn))
+            break_off(request)
+        finally:
+            log.info("side call over", extra=_told(call, answer.status, meter))
+        return response
+
+
+def _told(call: SideCall, status: int, meter: CallMeter) -> dict[str, object]:
+    used = meter.usage
+    return fields(
+        turn=call.turn,
+        tenant=call.tenant,
+        status=status,
+        input_tokens=used.prompt_tokens,
+        output_tokens=used.output_tokens,
+    )
