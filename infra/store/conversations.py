@@ -16,6 +16,7 @@ from infra.store.scripts import Scripts
 from infra.wire.errors import IllegalTransition, LeaseLost
 from infra.wire.ids import ConversationKey, Fence, HostId, TenantId, TurnId, WorkerId
 from infra.wire.states import ConversationState
+from infra.wire.turns import Lane
 
 REAP_AGAIN_S = 60.0
 """A conversation whose reaper died while stopping it is due again after this long."""
@@ -42,6 +43,8 @@ class ConversationRecord:
     created_ms: int
     last_active_ms: int
     idle_at_ms: int | None
+    lane: Lane = Lane.AGENT
+    """Side: one request's, gone minutes after its turn; no list of conversations shows it."""
 
 
 class ConversationStore:
@@ -137,4 +140,5 @@ def _record(c: ConversationKey, held: dict[str, str]) -> ConversationRecord:
         created_ms=int(held.get("created", 0)),
         last_active_ms=int(held.get("last_active", 0)),
         idle_at_ms=int(held["idle_at"]) if "idle_at" in held else None,
+        lane=Lane(held.get("lane", Lane.AGENT)),
     )

@@ -28,7 +28,7 @@ class Keys:
 
     def conversation(self, c: ConversationKey) -> str:
         """Hash: tenant, label, state, owner, host, fence, container, sdk_session, turns, created,
-        last_active, idle_at, turn (the unfinished one), owner_host, retention, idle_timeout.
+        last_active, idle_at, turn (the unfinished one), owner_host, retention, idle_timeout, lane.
         Scripts write it; lives for the retention."""
         return f"{self.prefix}:conv:{c}"
 
@@ -41,7 +41,7 @@ class Keys:
         return f"{self.prefix}:lease:{c}"
 
     def turn(self, turn: TurnId) -> str:
-        """Hash: conv, tenant, replica, model, state, attempt, fence, seq, created, claimed,
+        """Hash: conv, tenant, lane, replica, model, state, attempt, fence, seq, created, claimed,
         started, ended (ms), reason, usage, idem, on_disconnect, cancel, key_sealed, key_expires.
         Scripts write it; until 10 min after the end."""
         return f"{self.prefix}:turn:{turn}"
@@ -94,6 +94,10 @@ class Keys:
     def place_queue(self) -> str:
         """arq queue of conversations without a living owner."""
         return f"{self.prefix}:q:place"
+
+    def side_queue(self) -> str:
+        """arq queue of side turns, which need no container: every worker serves it."""
+        return f"{self.prefix}:q:side"
 
     def worker_queue(self, worker: WorkerId) -> str:
         """arq queue of conversations this worker owns."""

@@ -15,7 +15,7 @@ from infra.store.key_verdicts import KeyVerdicts
 from infra.store.keys import Keys
 from infra.store.leases import LeaseStore
 from infra.store.live import LivePublisher, LiveSubscriber
-from infra.store.queue import PlacementQueue, PlacementWorker
+from infra.store.queue import PlacementQueue, PlacementWorker, SideClaims
 from infra.store.replies import text
 from infra.store.turn_log import TurnLog
 from infra.store.turns import TurnStore
@@ -52,9 +52,12 @@ class Store:
         *,
         claim: Callable[[TurnId], Awaitable[None]],
         has_room: Callable[[], bool],
+        side: SideClaims | None = None,
     ) -> PlacementWorker:
         """A worker's queues."""
-        return PlacementWorker(self.redis, self.keys, worker, claim=claim, has_room=has_room)
+        return PlacementWorker(
+            self.redis, self.keys, worker, claim=claim, has_room=has_room, side=side
+        )
 
     async def ping(self) -> None:
         """Raises `StoreUnavailable` when Redis does not answer."""

@@ -22,6 +22,7 @@ import random
 import secrets
 import time
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from typing import Any
 
 from arq.connections import ArqRedis
@@ -61,6 +62,13 @@ class PlacementQueue:
         Raises `StoreUnavailable`; the sweeper makes up for a lost hint.
         """
         queue = self._keys.place_queue() if owner is None else self._keys.worker_queue(owner)
+        await self._enqueue(queue, turn)
+
+    async def enqueue_side(self, turn: TurnId) -> None:
+        """Hint that a side turn waits: to whoever is first. Raises `StoreUnavailable`."""
+        await self._enqueue(self._keys.side_queue(), turn)
+
+    async def _enqueue(self, queue: str, turn: TurnId) -> None:
         bell = self._keys.bell(queue)
         job_id = f"{turn}:{secrets.token_hex(4)}"
         now_ms = time.time_ns() // 1_000_000
@@ -74,8 +82,16 @@ class PlacementQueue:
                 await pipe.execute()
 
 
+@dataclass(frozen=True)
+class SideClaims:
+    """How a worker serves the side lane. It has room of its own: a side turn takes no slot."""
+
+    claim: Callable[[TurnId], Awaitable[None]]
+    has_room: Callable[[], bool]
+
+
 class PlacementWorker:
-    """Both queues of one worker process: the shared one and its own."""
+    """The queues of one worker process: the shared one, its own, and the side lane's."""
 
     def __init__(
         self,
@@ -85,11 +101,14 @@ class PlacementWorker:
         *,
         claim: Callable[[TurnId], Awaitable[None]],
         has_room: Callable[[], bool],
+        side: SideClaims | None = None,
     ) -> None:
         """`claim` must return within milliseconds.
 
-        While `has_room()` is false the shared queue rests.
+        While `has_room()` is false the shared queue rests. Without `side` the side lane is left to
+        other workers.
         """
+        self._side = side
         self._redis = redis
         self._keys = keys
         self._worker = worker
@@ -99,7 +118,7 @@ class PlacementWorker:
         self._hints = PlacementQueue(redis, keys)
 
     async def run(self) -> None:
-        """Serve both queues until cancelled.
+        """Serve the queues until cancelled.
 
         Survives Redis faults (retries with a bounded back-off).
         """
@@ -108,9 +127,12 @@ class PlacementWorker:
             group.create_task(
                 self._serve(self._keys.worker_queue(self._worker), self._claim, lambda: True)
             )
+            if self._side:
+                side = self._side
+                group.create_task(self._serve(self._keys.side_queue(), side.claim, side.has_room))
 
     def wake(self) -> None:
-        """Room has come free: look at the shared queue now."""
+        """Room has come free: look at the shared queues now."""
         self._room_came_free.set()
 
     async def _place(self, turn: TurnId) -> None:

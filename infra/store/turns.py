@@ -25,7 +25,7 @@ from infra.wire.errors import (
 from infra.wire.events import TurnEnded, TurnError, encode_event
 from infra.wire.ids import ConversationKey, Fence, HostId, ReplicaId, TenantId, TurnId, WorkerId
 from infra.wire.states import TurnState
-from infra.wire.turns import OnDisconnect, TurnRequest, decode_turn_request
+from infra.wire.turns import Lane, OnDisconnect, TurnRequest, decode_turn_request
 
 ATTEMPTS_MAX = 2
 
@@ -84,6 +84,7 @@ class TurnRecord:
     sealed_key: str | None
     key_expires_ms: int
     on_disconnect: OnDisconnect
+    lane: Lane
     cancel: str | None
     """Reason, when somebody asked for it to stop."""
     ended_ms: int | None = None
@@ -114,6 +115,7 @@ class OpenTurnRef:
     state: TurnState
     owner: WorkerId | None
     age_ms: int
+    lane: Lane = Lane.AGENT
 
 
 class TurnStore:
@@ -162,6 +164,7 @@ class TurnStore:
                 _ms(_OPEN_TTL_S + request.deadline_s),
                 _ms(_OPEN_TTL_S),
                 _ms(request.idle_timeout_s),
+                request.lane.value,
             ],
         )
         if answer[0] == b"full":
@@ -398,6 +401,7 @@ def _record(turn: TurnId, held: Mapping[str, str]) -> TurnRecord:
         sealed_key=held.get("key_sealed"),
         key_expires_ms=int(held["key_expires"]),
         on_disconnect=OnDisconnect(held["on_disconnect"]),
+        lane=Lane(held.get("lane", Lane.AGENT)),
         cancel=held.get("cancel"),
         ended_ms=int(held["ended"]) if "ended" in held else None,
         reason=held.get("reason"),
@@ -405,7 +409,7 @@ def _record(turn: TurnId, held: Mapping[str, str]) -> TurnRecord:
 
 
 def _open_turn(found: Sequence[Any]) -> OpenTurnRef:
-    turn, conversation, state, owner, age = found
+    turn, conversation, state, owner, age, lane = found
     living = optional(owner)
     return OpenTurnRef(
         turn=TurnId(text(turn)),
@@ -413,4 +417,5 @@ def _open_turn(found: Sequence[Any]) -> OpenTurnRef:
         state=TurnState(text(state)),
         owner=None if living is None else WorkerId(living),
         age_ms=int(age),
+        lane=Lane(text(lane)),
     )

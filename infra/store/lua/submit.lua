@@ -6,6 +6,7 @@
 --       8 sealed key  9 its expiry (ms)  10 on_disconnect  11 most turns that may wait
 --       12 idempotency digest or ''  13 its life (ms)  14 retention (ms)  15 an open turn's life (ms)
 --       16 the FIFO's life (ms)  17 idle timeout (ms)
+--       18 lane
 -- Returns {'created' | 'repeated', turn, living owner or '', turns ahead} or {'full', waiting}.
 --
 -- Called again after a lost answer it finds its own turn and says 'created' again. A repeat of a
@@ -37,7 +38,7 @@ if waiting >= tonumber(ARGV[11]) then return {'full', waiting} end
 local now = now_ms()
 redis.call('SET', KEYS[4], ARGV[5], 'PX', ARGV[15])
 redis.call('HSET', KEYS[3],
-  'conv', conversation, 'tenant', tenant, 'replica', ARGV[6], 'model', ARGV[7],
+  'conv', conversation, 'tenant', tenant, 'lane', ARGV[18], 'replica', ARGV[6], 'model', ARGV[7],
   'state', 'queued', 'attempt', '0', 'fence', '0', 'seq', '0', 'created', int(now),
   'on_disconnect', ARGV[10], 'key_sealed', ARGV[8], 'key_expires', ARGV[9], 'idem', ARGV[12])
 redis.call('PEXPIRE', KEYS[3], ARGV[15])
@@ -48,7 +49,7 @@ if not redis.call('HGET', KEYS[1], 'state') then
 end
 redis.call('HSETNX', KEYS[1], 'fence', '0')
 redis.call('HSET', KEYS[1], 'tenant', tenant, 'last_active', int(now),
-  'retention', ARGV[14], 'idle_timeout', ARGV[17])
+  'retention', ARGV[14], 'idle_timeout', ARGV[17], 'lane', ARGV[18])
 if ARGV[4] ~= '' then redis.call('HSET', KEYS[1], 'label', ARGV[4]) end
 redis.call('HDEL', KEYS[1], 'idle_at')
 redis.call('PEXPIRE', KEYS[1], ARGV[14])

@@ -2,7 +2,7 @@
 --
 -- KEYS  1 turns_open
 -- ARGV  1 how long ago the last look was (ms)  2 most turns  3 longest pause between looks (ms)
--- Returns for each {turn, conversation, state, living owner or '', age (ms)}.
+-- Returns for each {turn, conversation, state, living owner or '', age (ms), lane}.
 --
 -- The score is when a turn was last looked at. Each found turn moves ahead, so that sweepers do not
 -- all find the same; a waiting one by half its age, so that a full cluster is not flooded with
@@ -32,7 +32,8 @@ for _, id in ipairs(due) do
     end
     redis.call('ZADD', KEYS[1], int(next_look), id)
     if is_found then
-      found[#found + 1] = {id, turn.conversation, turn.state, owner, int(age)}
+      found[#found + 1] = {id, turn.conversation, turn.state, owner, int(age),
+        redis.call('HGET', turn.key, 'lane') or 'agent'}
     end
   end
 end

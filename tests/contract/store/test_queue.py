@@ -10,7 +10,7 @@ import pytest
 from infra.runtime.identity import new_turn_id
 from infra.store import queue as queue_module
 from infra.store.keys import Keys
-from infra.store.queue import PlacementWorker
+from infra.store.queue import PlacementWorker, SideClaims
 from infra.wire.errors import LeaseHeld, StoreUnavailable
 from infra.wire.ids import TurnId, WorkerId
 from tests.contract.store.running import running, until
@@ -238,3 +238,45 @@ async def test_a_hint_starts_its_claim_without_waiting_for_a_poll(real_scene: Sc
 
 async def _commands(scene: Scene) -> int:
     return int((await scene.redis.info("stats"))["total_commands_processed"])
+
+
+async def test_a_side_hint_reaches_a_worker_that_has_no_room_for_conversations(
+    scene: Scene,
+) -> None:
+    desk = SideDesk(scene)
+    turn = new_turn_id()
+    async with running(desk.placement.run()):
+        await scene.store.queue.enqueue_side(turn)
+        await until(lambda: desk.claimed == [turn])
+
+
+async def test_a_full_side_lane_leaves_its_hints_to_other_workers(scene: Scene) -> None:
+    full, free = SideDesk(scene, W1, room=0), SideDesk(scene, W2)
+    turns = [new_turn_id() for _ in range(5)]
+    async with running(full.placement.run(), free.placement.run()):
+        for turn in turns:
+            await scene.store.queue.enqueue_side(turn)
+        await until(lambda: sorted(free.claimed) == sorted(turns))
+    assert full.claimed == []
+
+
+class SideDesk:
+    """A worker that has no slot and serves the side lane."""
+
+    def __init__(self, scene: Scene, worker: WorkerId = W1, *, room: int = 1000) -> None:
+        self.claimed: list[TurnId] = []
+        self.placement = PlacementWorker(
+            scene.redis,
+            scene.keys,
+            worker,
+            claim=_never,
+            has_room=lambda: False,
+            side=SideClaims(self._claim, lambda: room > 0),
+        )
+
+    async def _claim(self, turn: TurnId) -> None:
+        self.claimed.append(turn)
+
+
+async def _never(turn: TurnId) -> None:
+    raise AssertionError(f"{turn} was offered as a conversation's")
