@@ -60,6 +60,12 @@ class Keys:
         """String: the turn id a repeated request belongs to. submit; 1 h."""
         return f"{self.prefix}:idem:{tenant}:{digest}"
 
+    def chain(self, tenant: TenantId, chain: str) -> str:
+        """Set: conversations whose client named none, by a digest of what was said. take_chain,
+        put_chain; the retention.
+        """
+        return f"{self.prefix}:chain:{tenant}:{chain}"
+
     def turns_open(self) -> str:
         """Sorted set: turns that have not ended, by when to look at them next (ms). Scripts."""
         return f"{self.prefix}:turns:open"

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from redis.asyncio import Redis
 
 from infra.runtime.settings import Settings
+from infra.store.chains import ChainStore
 from infra.store.connection import CONNECT_TIMEOUT_S, FAULTS, connect, translate
 from infra.store.conversations import ConversationStore
 from infra.store.key_verdicts import KeyVerdicts
@@ -33,6 +34,7 @@ class Store:
     turns: TurnStore
     log: TurnLog
     conversations: ConversationStore
+    chains: ChainStore
     leases: LeaseStore
     workers: WorkerRegistry
     queue: PlacementQueue
@@ -106,6 +108,7 @@ def store_on(redis: Redis, keys: Keys) -> Store:
         turns=TurnStore(redis, keys),
         log=TurnLog(redis, keys),
         conversations=ConversationStore(redis, keys),
+        chains=ChainStore(redis, keys),
         leases=LeaseStore(redis, keys),
         workers=WorkerRegistry(redis, keys),
         queue=PlacementQueue(redis, keys),

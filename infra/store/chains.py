@@ -1,0 +1,43 @@
+"""Where conversations of clients that name none are found again: by a chain of what was said."""
+
+from __future__ import annotations
+
+from redis.asyncio import Redis
+
+from infra.store.keys import Keys
+from infra.store.replies import optional
+from infra.store.scripts import Scripts
+from infra.wire.ids import ConversationKey, TenantId
+
+
+class ChainStore:
+    """Chains are digests that their caller makes; a tenant finds only its own."""
+
+    def __init__(self, redis: Redis, keys: Keys) -> None:
+        self._keys = keys
+        self._scripts = Scripts(redis, keys)
+
+    async def take(
+        self, tenant: TenantId, chain: str, *, earlier: str | None, retention_s: float
+    ) -> ConversationKey | None:
+        """The conversation under `chain`, if exactly one is; it is forgotten under `earlier`.
+
+        None otherwise: two that cannot be told apart must not share a container. Raises
+        `StoreUnavailable`.
+        """
+        keys = [self._keys.chain(tenant, chain)]
+        if earlier is not None:
+            keys.append(self._keys.chain(tenant, earlier))
+        found = await self._scripts.run("take_chain", keys, [round(retention_s * 1000)])
+        conversation = optional(found)
+        return None if conversation is None else ConversationKey(conversation)
+
+    async def put(
+        self, tenant: TenantId, chain: str, conversation: ConversationKey, *, retention_s: float
+    ) -> None:
+        """Let the conversation be found under `chain`. Raises `StoreUnavailable`."""
+        await self._scripts.run(
+            "put_chain",
+            [self._keys.chain(tenant, chain)],
+            [conversation, round(retention_s * 1000)],
+        )

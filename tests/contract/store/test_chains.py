@@ -1,0 +1,72 @@
+"""Conversations without a name are found by what was said, and never by two chats at once."""
+
+from __future__ import annotations
+
+from infra.wire.ids import ConversationKey
+from tests.contract.store.scene import OTHER_C, OTHER_TENANT, TENANT, C, Scene
+
+WEEK_S = 7 * 86400.0
+FIRST, SECOND, THIRD = "1" * 32, "2" * 32, "3" * 32
+
+
+async def put(scene: Scene, chain: str, c: ConversationKey = C) -> None:
+    await scene.store.chains.put(TENANT, chain, c, retention_s=WEEK_S)
+
+
+async def take(scene: Scene, chain: str, *, earlier: str | None = None) -> ConversationKey | None:
+    return await scene.store.chains.take(TENANT, chain, earlier=earlier, retention_s=WEEK_S)
+
+
+async def test_conversation_is_found_under_its_chain(scene: Scene) -> None:
+    await scene.submit()
+    await put(scene, FIRST)
+    assert await take(scene, FIRST) == C
+    assert await take(scene, FIRST) == C  # A last turn is redone from the same place.
+    assert await take(scene, SECOND) is None
+    assert await scene.redis.pttl(scene.keys.chain(TENANT, FIRST)) > 6 * 86_400_000
+
+
+async def test_two_that_said_the_same_are_not_taken_for_each_other(scene: Scene) -> None:
+    await scene.submit()
+    await scene.submit(OTHER_C)
+    await put(scene, FIRST)
+    await put(scene, FIRST, OTHER_C)
+    assert await take(scene, FIRST) is None
+
+
+async def test_another_tenant_finds_nothing(scene: Scene) -> None:
+    await scene.submit()
+    await put(scene, FIRST)
+    found = await scene.store.chains.take(OTHER_TENANT, FIRST, earlier=None, retention_s=WEEK_S)
+    assert found is None
+
+
+async def test_forgotten_conversation_is_not_found(scene: Scene) -> None:
+    await put(scene, FIRST)
+    assert await take(scene, FIRST) is None
+
+
+async def test_forgotten_conversation_does_not_stand_in_anothers_way(scene: Scene) -> None:
+    await put(scene, FIRST, OTHER_C)
+    await scene.submit()
+    await put(scene, FIRST)
+    assert await take(scene, FIRST) == C
+    assert await scene.redis.scard(scene.keys.chain(TENANT, FIRST)) == 1
+
+
+async def test_copy_of_an_earlier_turn_is_not_the_same_conversation(scene: Scene) -> None:
+    await scene.submit()
+    await put(scene, FIRST)
+    await put(scene, SECOND)
+    assert await take(scene, SECOND, earlier=FIRST) == C
+    assert await take(scene, FIRST) is None
+    assert await take(scene, SECOND, earlier=FIRST) == C
+
+
+async def test_chain_that_many_share_stays_small(scene: Scene) -> None:
+    for i in range(5):
+        c = ConversationKey(f"{i:024x}")
+        await scene.submit(c)
+        await put(scene, THIRD, c)
+    assert await scene.redis.scard(scene.keys.chain(TENANT, THIRD)) == 2
+    assert await take(scene, THIRD) is None
