@@ -42,7 +42,8 @@ class Keys:
 
     def turn(self, turn: TurnId) -> str:
         """Hash: conv, tenant, lane, replica, model, state, attempt, fence, seq, created, claimed,
-        started, ended (ms), reason, usage, idem, on_disconnect, cancel, key_sealed, key_expires.
+        started, ended (ms), reason, usage, idem, on_disconnect, cancel, delivered, key_sealed,
+        key_expires.
         Scripts write it; until 10 min after the end."""
         return f"{self.prefix}:turn:{turn}"
 

@@ -50,6 +50,9 @@ class NewTurn:
     """The client's own conversation id, cleaned for display."""
     idempotency: str | None = None
     """Digest that makes a repeat of the request the same turn."""
+    supersedes: TurnId | None = None
+    """The turn found under that digest, when it is not to be had again: this one takes its place.
+    """
 
 
 @dataclass(frozen=True)
@@ -89,6 +92,8 @@ class TurnRecord:
     """Reason, when somebody asked for it to stop."""
     ended_ms: int | None = None
     reason: str | None = None
+    is_delivered: bool = False
+    """A client has been given the whole answer."""
 
 
 @dataclass(frozen=True)
@@ -165,6 +170,7 @@ class TurnStore:
                 _ms(_OPEN_TTL_S),
                 _ms(request.idle_timeout_s),
                 request.lane.value,
+                new.supersedes or "",
             ],
         )
         if answer[0] == b"full":
@@ -310,6 +316,13 @@ class TurnStore:
             raise TurnNotFound(turn)
         return TurnState(text(answer[1]))
 
+    async def mark_delivered(self, turn: TurnId) -> None:
+        """A client has been given the whole answer: a repeat asks for another one.
+
+        A turn that is gone is no error. Raises `StoreUnavailable`.
+        """
+        await self._scripts.run("mark_delivered", [self._keys.turn(turn)], [])
+
     async def expire(self, turn: TurnId, *, reason: str) -> bool:
         """queued -> expired with an end event (code queue_timeout) that says `reason`.
 
@@ -405,6 +418,7 @@ def _record(turn: TurnId, held: Mapping[str, str]) -> TurnRecord:
         cancel=held.get("cancel"),
         ended_ms=int(held["ended"]) if "ended" in held else None,
         reason=held.get("reason"),
+        is_delivered="delivered" in held,
     )
 
 

@@ -6,7 +6,7 @@
 --       8 sealed key  9 its expiry (ms)  10 on_disconnect  11 most turns that may wait
 --       12 idempotency digest or ''  13 its life (ms)  14 retention (ms)  15 an open turn's life (ms)
 --       16 the FIFO's life (ms)  17 idle timeout (ms)
---       18 lane
+--       18 lane  19 turn that the request is known not to repeat, or ''
 -- Returns {'created' | 'repeated', turn, living owner or '', turns ahead} or {'full', waiting}.
 --
 -- Called again after a lost answer it finds its own turn and says 'created' again. A repeat of a
@@ -27,7 +27,7 @@ if redis.call('EXISTS', KEYS[3]) == 1 then return answer('created', turn) end
 if ARGV[12] ~= '' then
   local earlier = redis.call('GET', KEYS[8])
   local found = earlier and read_turn(earlier)
-  if found and not (is_ended(found.state) and found.attempt == 0) then
+  if found and earlier ~= ARGV[19] and not (is_ended(found.state) and found.attempt == 0) then
     return answer('repeated', earlier)
   end
 end

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 
 import pytest
 
@@ -145,6 +146,31 @@ async def test_a_repeat_of_a_turn_nobody_began_is_a_new_turn(scene: Scene) -> No
 
     assert again.created
     assert again.turn != first.turn
+
+
+async def test_turn_that_is_not_to_be_had_again_is_superseded_once(scene: Scene) -> None:
+    first = await scene.offer(scene.new_turn(idempotency="digest"))
+    lease = await scene.acquire()
+    await scene.claim(lease)
+    await scene.store.turns.finish(lease, first.turn, 1, DONE, idle_timeout_s=60)
+
+    new = replace(scene.new_turn(idempotency="digest"), supersedes=first.turn)
+    second = await scene.offer(new)
+    late = replace(scene.new_turn(idempotency="digest"), supersedes=first.turn)
+    assert second.created
+    assert (await scene.offer(late)).turn == second.turn
+
+
+async def test_delivered_answer_is_on_record(scene: Scene) -> None:
+    _, turn = await scene.begin()
+    await scene.store.turns.mark_delivered(turn)
+    record = await scene.store.turns.get(turn)
+    assert record is not None
+    assert record.is_delivered
+
+    gone = TurnId("chatcmpl-gone")
+    await scene.store.turns.mark_delivered(gone)
+    assert not await scene.redis.exists(scene.keys.turn(gone))
 
 
 async def test_another_tenants_equal_digest_is_another_turn(scene: Scene) -> None:
