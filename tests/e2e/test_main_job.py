@@ -33,12 +33,13 @@ def ask(
 ) -> ChatCompletion:
     """One non-streamed turn."""
     headers = {"X-Conversation-ID": name} if name else {}
-    return deployment.client(key).chat.completions.create(
+    answer: ChatCompletion = deployment.client(key).chat.completions.create(
         model=body.pop("model", MODEL),
         messages=body.pop("messages", [{"role": "user", "content": prompt}]),
         extra_headers=headers,
         **body,
     )
+    return answer
 
 
 def stream(
