@@ -19,6 +19,7 @@ from infra.runtime.logs import fields
 from infra.runtime.settings import Settings
 from infra.store.leases import RENEW_EVERY_S, SELF_FENCE_AFTER_S
 from infra.store.open import Store
+from infra.store.queue import SideClaims
 from infra.store.workers import BEAT_EVERY_S, WorkerRecord
 from infra.wire.control import CancelTurn
 from infra.wire.errors import AgClusterError, StoreUnavailable
@@ -32,6 +33,7 @@ from worker.ownership import Ownership
 from worker.parts import Timings, WorkerParts
 from worker.placement import Placement
 from worker.reaper import DRAINING, READY, Reaper, ready_siblings
+from worker.side import SideLane
 from worker.waiting import periodically
 
 log = logging.getLogger(__name__)
@@ -95,9 +97,13 @@ class WorkerProcess:
             container_mb=settings.container_memory_mb,
         )
         self.placement = Placement(self.parts, slots=slots, on_room=self._on_room)
-        self.reaper = Reaper(self.parts, self.placement)
+        self.side = SideLane(self.parts, on_room=self._on_room)
+        self.reaper = Reaper(self.parts, self.placement, self.side)
         self._queues = store.placement(
-            worker, claim=self.placement.claim, has_room=self.placement.has_room
+            worker,
+            claim=self.placement.claim,
+            has_room=self.placement.has_room,
+            side=SideClaims(self.side.claim, self.side.has_room),
         )
         self._state = READY
         self._started_ms = clock.unix_ms()
@@ -119,6 +125,7 @@ class WorkerProcess:
                 group.create_task(_endless(loop, name))
                 for name, loop in {
                     "conversations": self.placement.run(),
+                    "side turns": self.side.run(),
                     "live frames": self.parts.live.run(),
                     "leases": self.parts.ownership.run(),
                     "gateway": self.parts.gateway.run(),
@@ -130,6 +137,7 @@ class WorkerProcess:
                 }.items()
             ]
             await self.placement.wait_running()
+            await self.side.wait_running()
             queues = group.create_task(_endless(self._queues.run(), "queues"))
             await self._until_told(stop)
             log.info("worker leaves", extra=fields(worker=self.worker, used=self.placement.used))
@@ -175,7 +183,7 @@ class WorkerProcess:
     async def _obey(self) -> None:
         async for message in self.parts.registry.control(self.worker):
             if isinstance(message, CancelTurn):
-                self.placement.cancel(message.conversation, message.turn)
+                self._cancel(message.conversation, message.turn)
             else:
                 log.info("told to drain")
                 self._told_to_drain.set()
@@ -185,7 +193,11 @@ class WorkerProcess:
             self.placement.container_exited(exit)
 
     def _on_cancelled(self, c: ConversationKey, turn: TurnId, reason: str) -> None:
+        self._cancel(c, turn)
+
+    def _cancel(self, c: ConversationKey, turn: TurnId) -> None:
         self.placement.cancel(c, turn)
+        self.side.cancel(turn)
 
     def _on_room(self) -> None:
         self._queues.wake()
@@ -195,10 +207,15 @@ class WorkerProcess:
     async def _leave(self) -> None:
         self._state = DRAINING
         await self._tell("say that we drain", self._beat())
-        if self.parts.settings.retire_on_exit:
-            await self._retire()
-        else:
-            await self._hand_over()
+        settings = self.parts.settings
+        async with asyncio.TaskGroup() as group:
+            # Nobody can take a side turn over; it is over in seconds.
+            group.create_task(
+                self.side.drain(
+                    timeout_s=settings.drain_timeout_s, grace_s=self.parts.timings.hand_over_s
+                )
+            )
+            group.create_task(self._retire() if settings.retire_on_exit else self._hand_over())
         await self._tell("say goodbye", self.parts.registry.leave(self.worker))
 
     async def _hand_over(self) -> None:

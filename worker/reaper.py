@@ -17,10 +17,12 @@ from infra.store.workers import WorkerRecord
 from infra.wire.errors import AgClusterError, ContainerFailed
 from infra.wire.ids import ConversationKey, HostId, TurnId, WorkerId
 from infra.wire.states import ConversationState, TurnState
+from infra.wire.turns import Lane
 from worker.decisions import Fate, Sweep, container_fate, sweep
 from worker.hosts import Container, ContainerExit, ContainerId
 from worker.parts import WorkerParts
 from worker.placement import Placement
+from worker.side import SideLane
 from worker.waiting import periodically, signalled
 
 log = logging.getLogger(__name__)
@@ -34,9 +36,10 @@ _QUEUE_TIMEOUT = "No worker had room for this turn in time. Please try again."
 class Reaper:
     """One worker's sweeps."""
 
-    def __init__(self, parts: WorkerParts, placement: Placement) -> None:
+    def __init__(self, parts: WorkerParts, placement: Placement, side: SideLane) -> None:
         self._parts = parts
         self._placement = placement
+        self._side = side
         self._first_seen_s: dict[TurnId, float] = {}
         self._orphans_s: dict[ContainerId, float] = {}
         self._siblings: frozenset[WorkerId] = frozenset()
@@ -100,7 +103,9 @@ class Reaper:
     ) -> None:
         parts = self._parts
         turn_host = None
-        if ref.state is not TurnState.QUEUED:
+        is_side = ref.lane is Lane.SIDE
+        # A side turn has no container: any worker of any host can take it.
+        if ref.state is not TurnState.QUEUED and not is_side:
             record = await parts.conversations.get(ref.conversation)
             turn_host = record.host if record else None
         verdict = sweep(
@@ -118,6 +123,10 @@ class Reaper:
             case Sweep.EXPIRE:
                 if await parts.turns.expire(ref.turn, reason=_QUEUE_TIMEOUT):
                     log.info("turn expired in the queue", extra=fields(turn=ref.turn))
+            case Sweep.PLACE if is_side:
+                await self._side.claim(ref.turn)
+            case Sweep.HINT if is_side:
+                await parts.queue.enqueue_side(ref.turn)
             case Sweep.PLACE | Sweep.END_HERE:
                 await self._placement.place(ref.conversation, ref.turn, may_exceed=True)
             case Sweep.HINT:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import inspect
+import json
 import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -172,7 +173,8 @@ def _written(value: Any) -> str:
     if isinstance(value, dict):
         return ", ".join(f"{k}={v}" for k, v in value.items())
     if isinstance(value, tuple):
-        return ", ".join(value)
+        needs_json = any("," in part for part in value)
+        return json.dumps(value) if needs_json else ", ".join(value)
     if isinstance(value, float):
         return f"{value:g}" if value < 1e6 else str(int(value))
     return str(value)

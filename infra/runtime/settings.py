@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import socket
 from collections.abc import Mapping
 from enum import StrEnum
@@ -17,6 +18,7 @@ from typing import Annotated, Any
 
 from dotenv import dotenv_values
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -79,7 +81,17 @@ def _pairs(value: Any) -> Any:
     return dict(part.split("=", 1) for part in _split(value))
 
 
+def _compiled(patterns: tuple[str, ...]) -> tuple[str, ...]:
+    for pattern in patterns:
+        try:
+            re.compile(pattern)
+        except re.error as error:
+            raise ValueError(f"{pattern!r} is no regular expression: {error}") from None
+    return patterns
+
+
 Names = Annotated[tuple[str, ...], BeforeValidator(_split)]
+Patterns = Annotated[Names, AfterValidator(_compiled)]
 Aliases = Annotated[dict[str, str], BeforeValidator(_pairs)]
 
 
@@ -148,6 +160,30 @@ class Settings(BaseModel):
     )
     anthropic_base_url: str = Field(
         "https://api.anthropic.com", description="The upstream: any server of the Messages API."
+    )
+
+    # Side requests
+    utility_models: Aliases = Field(
+        {"claude-utility": "claude-haiku-4-5-20251001"},
+        description="Model names for titles, tags and the like, offered beside the models: a "
+        "request for one is a single call of the model it stands for, with no agent. The default "
+        "follows `models` when those lack its target.",
+    )
+    side_request_patterns: Patterns = Field(
+        (
+            "Provide a concise, 5-word-or-less title",
+            "Analyze this conversation and provide:",
+            "### Task:",
+        ),
+        description="How the side requests of chat programs begin (regular expressions, a JSON "
+        "list). One that is not streamed and has a single user message is answered as above, by "
+        "the model it asks for. `[]`: none.",
+    )
+    side_max_tokens: int = Field(
+        1024, gt=0, description="Longest answer to a side request that sets no max_tokens."
+    )
+    side_deadline_s: float = Field(
+        120.0, gt=0, description="Longest the answer to a side request may take."
     )
 
     # Agents
@@ -273,6 +309,17 @@ class Settings(BaseModel):
             object.__setattr__(self, "model_aliases", kept)
         return self
 
+    @model_validator(mode="after")
+    def _utility_follows_models(self) -> Settings:
+        if "utility_models" not in self.model_fields_set and self.models:
+            small = next((m for m in self.models if "haiku" in m), self.models[0])
+            made = {
+                name: model if model in self.models else small
+                for name, model in self.utility_models.items()
+            }
+            object.__setattr__(self, "utility_models", made)
+        return self
+
     @property
     def host_name(self) -> HostId:
         """This machine's id in keys and labels."""
@@ -284,7 +331,12 @@ class Settings(BaseModel):
         return self.data_dir / "gateway" / "control.sock"
 
     def resolve_model(self, name: str) -> str | None:
-        """The real id of a model or alias; None when it is not offered."""
+        """The real id of a model, alias or utility model; None when it is not offered.
+
+        A utility model may stand for one that agents are not offered.
+        """
+        if target := self.utility_models.get(name):
+            return self.model_aliases.get(target, target)
         return self.model_aliases.get(name, name if name in self.models else None)
 
 

@@ -3,12 +3,52 @@
 from __future__ import annotations
 
 import itertools
+import json
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any
 
 from infra.wire.errors import GatewayUnavailable
-from infra.wire.gateway import GatewayStatus, OpenSession, OpenTurn, TurnMeter
+from infra.wire.gateway import GatewayStatus, OpenSession, OpenTurn, SideCall, TurnMeter
 from infra.wire.ids import ConversationKey, TurnId
+from worker.gateway_client import UpstreamAnswer
 
 _instances = itertools.count(1)
+
+
+def sse(*events: dict[str, Any]) -> bytes:
+    """Events as the Messages API streams them."""
+    return b"".join(
+        f"event: {event['type']}\ndata: {json.dumps(event)}\n\n".encode() for event in events
+    )
+
+
+def sse_text(text: str) -> bytes:
+    """A text delta."""
+    return sse({"type": "content_block_delta", "delta": {"type": "text_delta", "text": text}})
+
+
+SSE_START = sse({"type": "message_start", "message": {"usage": {"input_tokens": 7}}})
+SSE_END = sse(
+    {
+        "type": "message_delta",
+        "delta": {"stop_reason": "end_turn"},
+        "usage": {"output_tokens": 5},
+    },
+    {"type": "message_stop"},
+)
+
+
+async def stream_of(*chunks: bytes) -> AsyncIterator[bytes]:
+    """An answer's body."""
+    for chunk in chunks:
+        yield chunk
+
+
+def echo(call: SideCall) -> UpstreamAnswer:
+    """The last text back."""
+    said = call.body["messages"][-1]["content"][-1]["text"]
+    return UpstreamAnswer(200, None, stream_of(SSE_START, sse_text(said), SSE_END))
 
 
 class MemoryGateway:
@@ -20,6 +60,11 @@ class MemoryGateway:
         self.meters: dict[TurnId, TurnMeter] = {}
         self.opened: list[OpenTurn] = []
         self.closed: list[TurnId] = []
+        self.side_calls: list[SideCall] = []
+        self.side_hung_up: list[TurnId] = []
+        """Side calls whose worker left before it had read them."""
+        self.upstream: Callable[[SideCall], UpstreamAnswer] = echo
+        """What the upstream answers to side calls."""
         self.failures = 0
         """So many calls fail from now on; -1: all."""
         self.instance = f"gateway-{next(_instances)}"
@@ -54,6 +99,16 @@ class MemoryGateway:
         self.turns.pop(conversation, None)
         self.closed.append(turn)
         return self.meters.get(turn, TurnMeter())
+
+    @asynccontextmanager
+    async def complete(self, call: SideCall) -> AsyncIterator[UpstreamAnswer]:
+        self._answer()
+        self.side_calls.append(call)
+        try:
+            yield self.upstream(call)
+        except BaseException:
+            self.side_hung_up.append(call.turn)
+            raise
 
     async def status(self) -> GatewayStatus:
         self._answer()

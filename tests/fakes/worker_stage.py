@@ -37,7 +37,7 @@ from infra.wire.events import Event, TextDelta, TurnEnded, decode_event
 from infra.wire.frames import Frame, split_frames
 from infra.wire.ids import ConversationKey, HostId, ReplicaId, TenantId, TurnId, WorkerId
 from infra.wire.states import TurnState
-from infra.wire.turns import HistoryMessage, TextBlock, TurnRequest
+from infra.wire.turns import HistoryMessage, Lane, TextBlock, TurnRequest
 from tests.fakes.memory_gateway import MemoryGateway
 from tests.fakes.memory_host import HOST, MemoryHost, MemoryMachine
 from tests.fakes.scripted_agent import Script, ScriptedAgent
@@ -230,6 +230,7 @@ class Stage:
         deadline_s: float = 60.0,
         idle_timeout_s: float = 60.0,
         is_hinted: bool = True,
+        lane: Lane = Lane.AGENT,
     ) -> TurnId:
         """Submit a turn and ring the bell, as the API does."""
         turn = new_turn_id()
@@ -247,6 +248,7 @@ class Stage:
                     prompt=(TextBlock(text=prompt),),
                     deadline_s=deadline_s,
                     idle_timeout_s=idle_timeout_s,
+                    lane=lane,
                 ),
                 replica=REPLICA,
                 sealed_key="v1.sealed",
@@ -255,9 +257,22 @@ class Stage:
             waiting_max=50,
             retention_s=3600,
         )
-        if is_hinted:
+        if is_hinted and lane is Lane.SIDE:
+            await self.store.queue.enqueue_side(turn)
+        elif is_hinted:
             await self.store.queue.enqueue(turn, submitted.owner)
         return turn
+
+    async def ask_side(
+        self,
+        c: ConversationKey,
+        prompt: str,
+        *,
+        deadline_s: float = 60.0,
+        is_hinted: bool = True,
+    ) -> TurnId:
+        """Submit a side turn; `c` must be new."""
+        return await self.ask(c, prompt, deadline_s=deadline_s, is_hinted=is_hinted, lane=Lane.SIDE)
 
     async def cancel(self, turn: TurnId) -> None:
         await self.store.turns.cancel(turn, tenant=TENANT, reason="client_gone")
@@ -313,6 +328,11 @@ class Stage:
         record = await self.store.turns.get(turn)
         assert record is not None
         return record.state
+
+    async def until_state(self, turn: TurnId, wanted: TurnState) -> None:
+        async with asyncio.timeout(WAIT_S):
+            while await self.state(turn) is not wanted:  # noqa: ASYNC110 - Redis tells nobody
+                await asyncio.sleep(0.01)
 
     async def _listen(self, listening: asyncio.Event) -> None:
         async with self.redis.pubsub() as channel:

@@ -1,0 +1,172 @@
+"""The Messages API as the side lane speaks it: a turn as a request, the streamed answer as events.
+
+Pure. Agents have the SDK for this; a side turn is one call without tools, and its answer is text.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from infra.wire.errors import ErrorCode
+from infra.wire.events import Event, TextDelta, ThinkingDelta, TurnEnded, TurnError, Usage
+from infra.wire.states import TurnState
+from infra.wire.turns import ContentBlock, DocumentBlock, ImageBlock, TextBlock, TurnRequest
+from infra.wire.upstream import STATUS_OF_KIND, code_of, finish_reason_of, upstream_error
+
+Json = dict[str, Any]
+"""A JSON object of the Messages API, which has no types of ours."""
+
+OPENING = "[The conversation begins with the assistant's words.]"
+"""Goes before a history that starts with the assistant: the Messages API begins with the user."""
+
+_LINE_MAX_BYTES = 1024 * 1024
+_USAGE_FIELDS = tuple(Usage.model_fields)
+
+
+def request_body(request: TurnRequest, *, max_tokens: int) -> Json:
+    """The turn as a request; `max_tokens` bounds its answer unless the client did."""
+    body: Json = {
+        "model": request.model,
+        "max_tokens": request.max_tokens or max_tokens,
+        "stream": True,
+        "messages": _messages(request),
+    }
+    if request.system_prompt:
+        body["system"] = request.system_prompt
+    return body
+
+
+def refusal(status: int, raw: bytes, *, retry_after_s: float | None) -> TurnError:
+    """What an answer that is no stream says: an error, by its status and its body."""
+    try:
+        told = json.loads(raw)
+    except ValueError:
+        told = None
+    error = told.get("error") if isinstance(told, dict) else None
+    prose = _text(error, "message")
+    return upstream_error(code_of(status, prose), prose, retry_after_s=retry_after_s)
+
+
+class AnswerStream:
+    """Reads a streamed answer; its bytes may be cut anywhere."""
+
+    def __init__(self) -> None:
+        self._rest = b""
+        self._figures: dict[str, int] = {}
+        self._stop_reason: str | None = None
+        self._is_whole = False
+        self._error: TurnError | None = None
+
+    @property
+    def usage(self) -> Usage:
+        """What is known so far."""
+        return Usage(**self._figures)
+
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing more can come of it, though its body may not have ended."""
+        return self._is_whole or self._error is not None
+
+    def feed(self, chunk: bytes) -> Iterator[Event]:
+        """The deltas in some bytes. What comes after an error or the end is not read."""
+        *lines, self._rest = (self._rest + chunk).split(b"\n")
+        if len(self._rest) > _LINE_MAX_BYTES:
+            self._error = upstream_error(ErrorCode.UPSTREAM_ERROR)
+            self._rest = b""
+        for line in lines:
+            # The event's name is in its data too.
+            if line.startswith(b"data:") and not self.is_over:
+                yield from self._read(line[5:])
+
+    def ended(self) -> TurnEnded:
+        """How the answer ended, now that no more bytes come."""
+        error = self._error
+        if error is None and not self._is_whole:
+            error = upstream_error(ErrorCode.UPSTREAM_ERROR)
+        if error is not None:
+            return TurnEnded(state=TurnState.FAILED, usage=self.usage, error=error)
+        finish = finish_reason_of(self._stop_reason)
+        return TurnEnded(state=TurnState.DONE, usage=self.usage, finish_reason=finish)
+
+    def _read(self, data: bytes) -> Iterator[Event]:
+        try:
+            told = json.loads(data)
+        except ValueError:
+            self._error = upstream_error(ErrorCode.UPSTREAM_ERROR)
+            return
+        match told:
+            case {
+                "type": "content_block_delta",
+                "delta": {"type": "text_delta", "text": str(text)},
+            }:
+                if text:
+                    yield TextDelta(text=text)
+            case {
+                "type": "content_block_delta",
+                "delta": {"type": "thinking_delta", "thinking": str(text)},
+            }:
+                if text:
+                    yield ThinkingDelta(text=text)
+            case {"type": "message_start", "message": dict(message)}:
+                self._count(message.get("usage"))
+            case {"type": "message_delta", "delta": dict(delta)}:
+                self._stop_reason = _text(delta, "stop_reason") or None
+                self._count(told.get("usage"))
+            case {"type": "message_stop"}:
+                self._is_whole = True
+            case {"type": "error", "error": dict(error)}:
+                status = STATUS_OF_KIND.get(_text(error, "type"), 500)
+                prose = _text(error, "message")
+                self._error = upstream_error(code_of(status, prose), prose)
+
+    def _count(self, usage: object) -> None:
+        """Later figures replace earlier ones: the API counts up."""
+        if isinstance(usage, dict):
+            self._figures |= {
+                name: usage[name] for name in _USAGE_FIELDS if isinstance(usage.get(name), int)
+            }
+
+
+def _messages(request: TurnRequest) -> Sequence[Json]:
+    """All that was said, the prompt last; neighbours of one role are joined."""
+    joined: list[Json] = []
+    said = [(message.role, message.content) for message in request.history]
+    for role, blocks in [*said, ("user", request.prompt)]:
+        content = [_block(b) for b in blocks if _is_sayable(b, role)]
+        if not content:
+            continue
+        if joined and joined[-1]["role"] == role:
+            joined[-1]["content"] += content
+        else:
+            joined.append({"role": role, "content": content})
+    if joined and joined[0]["role"] == "assistant":
+        joined.insert(0, {"role": "user", "content": [{"type": "text", "text": OPENING}]})
+    return joined
+
+
+def _is_sayable(block: ContentBlock, role: str) -> bool:
+    """The Messages API takes no empty text, and nothing but text from an assistant."""
+    return bool(block.text.strip()) if isinstance(block, TextBlock) else role == "user"
+
+
+def _block(block: ContentBlock) -> Json:
+    match block:
+        case TextBlock(text=text):
+            return {"type": "text", "text": text}
+        case ImageBlock():
+            return {"type": "image", "source": _source(block)}
+        case DocumentBlock(filename=None):
+            return {"type": "document", "source": _source(block)}
+        case DocumentBlock(filename=name):
+            return {"type": "document", "source": _source(block), "title": name}
+
+
+def _source(block: ImageBlock | DocumentBlock) -> Json:
+    return {"type": "base64", "media_type": block.media_type, "data": block.data}
+
+
+def _text(holder: object, name: str) -> str:
+    value = holder.get(name) if isinstance(holder, Mapping) else None
+    return value if isinstance(value, str) else ""

@@ -1,0 +1,351 @@
+"""The side lane: turns that are one model call, with no container, no slot and no memory (D8).
+
+A hint names a turn; taking it is milliseconds: acquire the lease of its conversation, which it has
+to itself, and run it in a task of its own. The call goes through the host's gateway, its answer is
+published and logged as an agent's would be, so that relays cannot tell the difference. A turn whose
+worker died before its first word runs again elsewhere; one that had said something ends visibly.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import AsyncIterator, Callable
+
+from infra.runtime.logs import fields
+from infra.store.turns import Claimed
+from infra.wire.errors import (
+    AgClusterError,
+    ErrorCode,
+    GatewayUnavailable,
+    LeaseHeld,
+    LeaseLost,
+)
+from infra.wire.events import Event, TurnEnded, TurnError, encode_event
+from infra.wire.frames import Frame
+from infra.wire.gateway import GatewayFault, SideCall
+from infra.wire.ids import TurnId
+from infra.wire.link import InterruptReason
+from infra.wire.states import ConversationState, TurnState
+from infra.wire.upstream import upstream_error
+from worker.decisions import declared_end, interrupted_end
+from worker.gateway_client import CommandRefused
+from worker.messages_api import AnswerStream, refusal, request_body
+from worker.ownership import HeldLease
+from worker.parts import WorkerParts
+from worker.turn_log_writer import TurnLogWriter
+from worker.waiting import FIRST_PAUSE_S, LONGEST_PAUSE_S, signalled, until_store_answers
+
+log = logging.getLogger(__name__)
+
+PLACES = 32
+"""Side turns a worker runs at once; they wait for the model nearly all their time."""
+
+_GATEWAY_PATIENCE_S = 5.0
+"""A gateway that restarts is waited for, as long as nothing has been said."""
+
+_BODY_END_S = 0.2
+"""A body that does not end behind its last event is not waited for any longer."""
+
+_LOST = TurnEnded(
+    state=TurnState.INTERRUPTED,
+    error=TurnError(
+        code=ErrorCode.SHUTTING_DOWN,
+        message="The server that answered was lost. Please send the request again.",
+    ),
+)
+_UNREADABLE_KEY = declared_end(
+    ErrorCode.INVALID_KEY,
+    message="The API key of this turn can no longer be read. Please send the message again.",
+)
+_NO_GATEWAY = declared_end(
+    ErrorCode.CONTAINER_FAILED,
+    message="The model gateway of this host does not answer. Please try again.",
+)
+
+
+class SideLane:
+    """All side turns of this worker. `run` first; the turns live in its task group."""
+
+    def __init__(
+        self,
+        parts: WorkerParts,
+        *,
+        places: int = PLACES,
+        on_room: Callable[[], None] = lambda: None,
+    ) -> None:
+        """`on_room` is called whenever a turn has left."""
+        self._parts = parts
+        self._places = places
+        self._on_room = on_room
+        self._runs: dict[TurnId, SideRun | None] = {}
+        """None: being claimed."""
+        self._group: asyncio.TaskGroup | None = None
+        self._running = asyncio.Event()
+        self._empty = asyncio.Event()
+        self._empty.set()
+        self._is_closed = False
+
+    @property
+    def used(self) -> int:
+        return len(self._runs)
+
+    def has_room(self) -> bool:
+        """Whether another turn may come."""
+        return not self._is_closed and self.used < self._places
+
+    async def run(self) -> None:
+        """Hold the turns until cancelled; they then stop where they are."""
+        async with asyncio.TaskGroup() as group:
+            self._group = group
+            self._running.set()
+            try:
+                await asyncio.Event().wait()
+            finally:
+                self._is_closed = True
+
+    async def wait_running(self) -> None:
+        """Until `run` holds the group."""
+        await self._running.wait()
+
+    async def claim(self, turn: TurnId) -> None:
+        """The arq job: own the turn's conversation and begin. Raises `StoreUnavailable`.
+
+        Without room the hint is handed on. A turn that is somebody else's is left alone.
+        """
+        if turn in self._runs:
+            return
+        if not self.has_room():
+            await self._parts.queue.enqueue_side(turn)
+            return
+        self._runs[turn] = None
+        self._empty.clear()
+        run: SideRun | None = None
+        try:
+            run = await self._own(turn)
+        finally:
+            if run is None:
+                self._leave(turn)
+        if run is not None:
+            assert self._group is not None, "the side lane is not running"
+            self._runs[turn] = run
+            self._group.create_task(self._supervise(turn, run))
+
+    async def _own(self, turn: TurnId) -> SideRun | None:
+        record = await self._parts.turns.get(turn)
+        if record is None or record.state.is_terminal:
+            return None
+        try:
+            held = await self._parts.ownership.acquire(record.conversation)
+        except LeaseHeld:
+            return None
+        return SideRun(self._parts, held)
+
+    def cancel(self, turn: TurnId) -> None:
+        """Somebody wants the turn stopped."""
+        if run := self._runs.get(turn):
+            run.interrupt(InterruptReason.CANCELLED)
+
+    async def drain(self, *, timeout_s: float, grace_s: float) -> None:
+        """Take no turn any more; let those that run end, stop the rest."""
+        self._is_closed = True
+        if await self._wait_empty(timeout_s):
+            return
+        for run in self._runs.values():
+            if run is not None:
+                run.interrupt(InterruptReason.SHUTDOWN)
+        if not await self._wait_empty(grace_s):
+            log.warning("side turns are left", extra=fields(used=self.used))
+
+    async def _wait_empty(self, timeout_s: float) -> bool:
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self._empty.wait()
+        except TimeoutError:
+            return False
+        return True
+
+    async def _supervise(self, turn: TurnId, run: SideRun) -> None:
+        try:
+            await run.run()
+        except AgClusterError as error:
+            log.warning("side turn left to the sweepers: %s", error, extra=fields(turn=turn))
+        except Exception:
+            # One turn must not take the others with it; its lease lapses and it is ended elsewhere.
+            log.exception("side turn failed inside the worker", extra=fields(turn=turn))
+        finally:
+            run.forget()
+            self._leave(turn)
+
+    def _leave(self, turn: TurnId) -> None:
+        self._runs.pop(turn, None)
+        if not self._runs:
+            self._empty.set()
+        self._on_room()
+
+
+class SideRun:
+    """The running of one side turn under its conversation's lease."""
+
+    def __init__(self, parts: WorkerParts, held: HeldLease) -> None:
+        self._parts = parts
+        self._held = held
+        self._interrupted = asyncio.Event()
+        self._interrupted_for: InterruptReason | None = None
+        self._answer = AnswerStream()
+        self._n = 0
+
+    def interrupt(self, reason: InterruptReason) -> None:
+        """Have it stopped. The first reason counts."""
+        self._interrupted_for = self._interrupted_for or reason
+        self._interrupted.set()
+
+    def forget(self) -> None:
+        """Renew the lease no more."""
+        self._parts.ownership.forget(self._held)
+
+    async def run(self) -> None:
+        """From the claim to the end. Raises `LeaseLost` and `StoreUnavailable`; cancelled, it stops
+        where it is."""
+        claimed = await self._parts.turns.claim(self._held.lease)
+        if claimed is not None:
+            try:
+                async with asyncio.TaskGroup() as group:
+                    losing = group.create_task(self._until_lost())
+                    await self._run(claimed)
+                    losing.cancel()
+            except BaseExceptionGroup as failed:
+                if failed.subgroup(LeaseLost):
+                    raise LeaseLost(self._held.conversation, self._held.fence) from None
+                raise
+        await self._parts.ownership.release(self._held, ConversationState.COLD)
+
+    async def _until_lost(self) -> None:
+        await self._held.lost.wait()
+        raise LeaseLost(self._held.conversation, self._held.fence)
+
+    async def _run(self, claimed: Claimed) -> None:
+        record, parts = claimed.record, self._parts
+        self._n = record.seq
+        log.info("side turn claimed", extra=fields(turn=record.turn, attempt=record.attempt))
+        writer = TurnLogWriter(
+            parts.turn_log,
+            self._held.lease,
+            record.turn,
+            parts.clock,
+            on_logged=lambda n: None,
+            every_s=parts.timings.log_every_s,
+        )
+        async with asyncio.TaskGroup() as group:
+            logging_events = group.create_task(writer.run())
+            if record.cancel is not None:
+                self.interrupt(InterruptReason.CANCELLED)
+            if record.state is TurnState.CLAIMED and record.seq == 0:
+                end = await self._until_stopped(claimed, writer)
+            else:
+                end = _LOST
+            await writer.flush()
+            await self._finish(claimed, end)
+            logging_events.cancel()
+
+    async def _until_stopped(self, claimed: Claimed, writer: TurnLogWriter) -> TurnEnded:
+        """The answer's end, unless the deadline or somebody's wish comes first."""
+        clock, deadline_s = self._parts.clock, claimed.request.deadline_s
+        async with asyncio.TaskGroup() as group:
+            speaking = group.create_task(self._speak(claimed, writer))
+            stopping = group.create_task(signalled(self._interrupted, clock, timeout_s=deadline_s))
+            await asyncio.wait({speaking, stopping}, return_when=asyncio.FIRST_COMPLETED)
+            is_answered = speaking.done()
+            speaking.cancel()
+            stopping.cancel()
+        if is_answered:
+            return speaking.result()
+        end = interrupted_end(self._interrupted_for or InterruptReason.DEADLINE)
+        return end.model_copy(update={"usage": self._answer.usage})
+
+    async def _speak(self, claimed: Claimed, writer: TurnLogWriter) -> TurnEnded:
+        call = self._call(claimed)
+        give_up_s = self._parts.clock.monotonic() + _GATEWAY_PATIENCE_S
+        pause_s = FIRST_PAUSE_S
+        while True:
+            try:
+                return await self._listen(claimed, call, writer)
+            except CommandRefused as error:
+                log.error("gateway refused: %s", error, extra=fields(turn=call.turn))
+                is_key = error.fault is GatewayFault.KEY_NOT_OPENED
+                return _UNREADABLE_KEY if is_key else _NO_GATEWAY
+            except GatewayUnavailable as error:
+                log.warning("no answer: %s", error, extra=fields(turn=call.turn))
+                if self._n:
+                    broken = upstream_error(ErrorCode.UPSTREAM_ERROR)
+                    usage = self._answer.usage
+                    return TurnEnded(state=TurnState.FAILED, usage=usage, error=broken)
+                if self._parts.clock.monotonic() + pause_s > give_up_s:
+                    return _NO_GATEWAY
+            except Exception:
+                log.exception("side turn failed inside the worker", extra=fields(turn=call.turn))
+                return declared_end(ErrorCode.INTERNAL)
+            await self._parts.clock.sleep(pause_s)
+            pause_s = min(pause_s * 2, LONGEST_PAUSE_S)
+
+    def _call(self, claimed: Claimed) -> SideCall:
+        record = claimed.record
+        return SideCall(
+            turn=record.turn,
+            tenant=record.tenant,
+            conversation=record.conversation,
+            sealed_key=record.sealed_key or "",
+            expires_ms=record.key_expires_ms,
+            body=request_body(claimed.request, max_tokens=self._parts.settings.side_max_tokens),
+        )
+
+    async def _listen(self, claimed: Claimed, call: SideCall, writer: TurnLogWriter) -> TurnEnded:
+        """One call, its answer published and logged as it comes."""
+        self._answer = AnswerStream()
+        async with self._parts.gateway.complete(call) as upstream:
+            if upstream.status >= 400:
+                raw = b"".join([chunk async for chunk in upstream.chunks])
+                error = refusal(upstream.status, raw, retry_after_s=upstream.retry_after_s)
+                return TurnEnded(state=TurnState.FAILED, error=error)
+            async for chunk in upstream.chunks:
+                for event in self._answer.feed(chunk):
+                    self._say(claimed, event, writer)
+                if writer.is_full:
+                    await writer.flush()
+                if self._answer.is_over:
+                    await _read_out(upstream.chunks)
+        return self._answer.ended()
+
+    def _say(self, claimed: Claimed, event: Event, writer: TurnLogWriter) -> None:
+        self._n += 1
+        payload = encode_event(event)
+        self._publish(claimed, payload)
+        writer.add(self._n, payload)
+
+    def _publish(self, claimed: Claimed, payload: bytes) -> None:
+        # Past the self-fencing time another worker may be publishing; the log heals the gap.
+        if self._held.may_publish():
+            frame = Frame(claimed.record.turn, self._held.fence, self._n, payload)
+            self._parts.live.publish(claimed.record.replica, frame.encode())
+
+    async def _finish(self, claimed: Claimed, end: TurnEnded) -> None:
+        """Close the turn, then tell. While Redis is away this goes on trying."""
+        turn, lease, turns = claimed.record.turn, self._held.lease, self._parts.turns
+        self._n += 1
+        await until_store_answers(
+            lambda: turns.finish(lease, turn, self._n, end, idle_timeout_s=0.0), self._parts.clock
+        )
+        self._publish(claimed, encode_event(end))
+        log.info(
+            "side turn ended",
+            extra=fields(turn=turn, state=end.state, code=end.error and end.error.code, n=self._n),
+        )
+
+
+async def _read_out(chunks: AsyncIterator[bytes]) -> None:
+    """The end of a body whose last word was said: its connections can then be used again."""
+    with contextlib.suppress(TimeoutError, GatewayUnavailable):
+        async with asyncio.timeout(_BODY_END_S):
+            async for _ in chunks:
+                pass
