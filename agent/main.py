@@ -18,6 +18,7 @@ from pathlib import Path
 
 from agent.forwarder import Forwarder
 from agent.server import LinkServer
+from agent.transcripts import Transcripts
 from agent.turn import Session
 from infra.wire.gateway import AGENT_SOCKET, EGRESS_SOCKET, MODEL_SOCKET
 
@@ -40,6 +41,7 @@ async def serve(given: argparse.Namespace) -> None:
     """Run the server with a real session behind it."""
     async with asyncio.TaskGroup() as group:
         forwarder = Forwarder(given.egress_socket, group)
+        transcripts = Transcripts()
 
         async def open_session(tasks: asyncio.TaskGroup) -> Session:
             # In a thread: the loop goes on answering while the SDK is imported.
@@ -48,10 +50,11 @@ async def serve(given: argparse.Namespace) -> None:
             from agent.session import ClaudeSession
 
             around = Surroundings(given.workspace, given.model_socket)
-            return ClaudeSession(around, group=tasks, forwarder=forwarder)
+            return ClaudeSession(around, group=tasks, forwarder=forwarder, transcripts=transcripts)
 
         server = LinkServer(
             open_session,
+            transcripts=transcripts,
             agent_version=VERSION,
             sdk_version=importlib.metadata.version("claude-agent-sdk"),
         )

@@ -27,6 +27,16 @@ class Surroundings:
 
     workspace: Path
     model_socket: Path
+    config_dir: Path = Path.home() / ".claude"
+    """Where the CLI keeps its own files, transcripts among them."""
+
+
+@dataclass(frozen=True)
+class Past:
+    """What a CLI begins with: nothing, a session, or one up to an entry `at`, as a new session."""
+
+    session: str | None = None
+    at: str | None = None
 
 
 def launch_key(settings: AgentSettings) -> tuple[object, ...]:
@@ -47,7 +57,7 @@ def build_options(
     around: Surroundings,
     *,
     store: SessionStore,
-    resume: str | None,
+    past: Past,
     mark: str,
     proxy: str | None,
     prompt_file: Path | None,
@@ -83,7 +93,9 @@ def build_options(
         # Eager: what a killed CLI had said is there when the conversation is resumed.
         session_store=store,
         session_store_flush="eager",
-        resume=resume,
+        resume=past.session,
+        resume_session_at=past.at,
+        fork_session=past.at is not None,
         env=_environment(around, mark, proxy),
     )
 
@@ -116,6 +128,8 @@ def _environment(around: Surroundings, mark: str, proxy: str | None) -> dict[str
         "CLAUDE_CODE_MAX_RETRIES": "2",
         "API_TIMEOUT_MS": str(_API_TIMEOUT_MS),
         "DISABLE_AUTOUPDATER": "1",
+        # The SDK looks for transcripts here whatever HOME says, and drops what lies elsewhere.
+        "CLAUDE_CONFIG_DIR": str(around.config_dir),
     }
     if proxy is not None:
         own = "127.0.0.1,localhost,::1," + MODEL_URL.removeprefix("http://")

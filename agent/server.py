@@ -1,7 +1,8 @@
 """The agent's side of the worker-agent protocol (`infra.wire.link`), over a Unix socket.
 
 Knows turns, fences and frames, and nothing of the SDK: a `Session` runs the turns, one after the
-other, in one task. One worker is connected at a time; the agent goes on without any.
+other, in one task, and `Transcripts` keeps what is to be stored. One worker is connected at a time;
+the agent goes on without any.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import logging
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
+from agent.transcripts import Transcripts
 from agent.turn import RunningTurn, Session
 from infra.wire.base import PROTOCOL_VERSION
 from infra.wire.errors import ErrorCode, MalformedMessage, UnknownMessage
@@ -30,6 +32,7 @@ from infra.wire.link import (
     Refused,
     Replay,
     StartTurn,
+    TranscriptStored,
     Welcome,
     decode_command,
 )
@@ -50,9 +53,17 @@ OpenSession = Callable[[asyncio.TaskGroup], Awaitable[Session]]
 class LinkServer:
     """Listens, keeps the fence, runs turns one at a time, and replays them to whoever owns us."""
 
-    def __init__(self, open_session: OpenSession, *, agent_version: str, sdk_version: str) -> None:
+    def __init__(
+        self,
+        open_session: OpenSession,
+        *,
+        transcripts: Transcripts,
+        agent_version: str,
+        sdk_version: str,
+    ) -> None:
         """`open_session` is awaited once, after listening has begun: it may be slow."""
         self._open_session = open_session
+        self._transcripts = transcripts
         self._agent_version = agent_version
         self._sdk_version = sdk_version
         self._session: Session | None = None
@@ -123,6 +134,7 @@ class LinkServer:
         except* OSError:
             log.info("the worker's end of the link is gone")
         finally:
+            self._transcripts.detach(link.answer)
             self._links.discard(link)
             if self._link is link:
                 self._link = None
@@ -148,6 +160,7 @@ class LinkServer:
         self._link = link
         log.info("worker %s connected, fence %d", hello.worker, hello.fence)
         link.answer(self._welcome())
+        self._transcripts.attach(link.answer)
         return True
 
     def _welcome(self) -> Welcome:
@@ -184,6 +197,10 @@ class LinkServer:
             case Interrupt(turn=id, reason=reason):
                 if (turn := self._turn_named(id)) and not turn.outbox.is_ended:
                     turn.interrupt(reason)
+            case TranscriptStored(seq=seq):
+                # What a former owner says may not have outlived its lease.
+                if link is self._link:
+                    self._transcripts.stored(seq)
             case Close():
                 self.close()
                 return False

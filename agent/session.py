@@ -1,8 +1,9 @@
 """A conversation with the Agent SDK: one CLI at a time, reopened where it has to be.
 
 A CLI lives over many turns. It is reopened, resuming the same SDK session from the transcript kept
-here, when its settings cannot be changed in place, and after it was killed or died. `run` and
-`aclose` belong to one task; the tasks born here end with the CLI or with the turn.
+here, when its settings cannot be changed in place, and after it was killed or died; and on another
+past, when the turn stands on one (`BaseKind`). `run` and `aclose` belong to one task; the tasks
+born here end with the CLI or with the turn.
 """
 
 from __future__ import annotations
@@ -14,43 +15,58 @@ import uuid
 from datetime import UTC, datetime
 from pathlib import Path
 
-from claude_agent_sdk import InMemorySessionStore, Message, project_key_for_directory
+from claude_agent_sdk import Message, SystemMessage, project_key_for_directory
 
 from agent.cli import Cli, CliFailed
 from agent.failures import failed, interrupted
 from agent.forwarder import Forwarder
-from agent.history import content_of, transcript_of
-from agent.options import Surroundings, build_options, launch_key
+from agent.history import Json, content_of, transcript_of
+from agent.options import Past, Surroundings, build_options, launch_key
 from agent.processes import oom_kills
+from agent.session_store import LinkedSessionStore
+from agent.transcripts import PartKey, Transcripts
 from agent.translate import Translator
 from agent.turn import RunningTurn
 from infra.wire.errors import ErrorCode
 from infra.wire.events import Notice, TurnEnded
-from infra.wire.link import AgentSettings, StartTurn
+from infra.wire.link import AgentSettings, BaseKind, StartTurn
+from infra.wire.states import TurnState
 
 log = logging.getLogger(__name__)
 
 INTERRUPT_AGAIN_S = 1.0
 """An interrupt that comes before the CLI has begun the turn is lost on it; so it is repeated."""
 
-_NOT_FOUND = "No conversation found"
-
 
 class ClaudeSession:
     """Implements `agent.turn.Session` with a real CLI."""
 
     def __init__(
-        self, around: Surroundings, *, group: asyncio.TaskGroup, forwarder: Forwarder
+        self,
+        around: Surroundings,
+        *,
+        group: asyncio.TaskGroup,
+        forwarder: Forwarder,
+        transcripts: Transcripts,
     ) -> None:
         self._around = around
         self._group = group
         self._forwarder = forwarder
-        self._store = InMemorySessionStore()
+        self._transcripts = transcripts
+        self._store = LinkedSessionStore(transcripts)  # type: ignore[abstract] # the rest is optional
+        self._project = project_key_for_directory(around.workspace)
         self._scratch = tempfile.TemporaryDirectory(prefix="agcluster-")
         self._cli: Cli | None = None
         self._launched: tuple[object, ...] = ()
         self._model = ""
-        self.sdk_session: str | None = None
+        # What a new CLI begins with; the one that is open has it, and all turns since.
+        self._past = Past()
+        self._unheard: list[Json] = []
+
+    @property
+    def sdk_session(self) -> str | None:
+        """See `Session.sdk_session`."""
+        return self._past.session
 
     async def run(self, turn: RunningTurn) -> TurnEnded:
         """See `Session.run`."""
@@ -69,33 +85,40 @@ class ClaudeSession:
         self._scratch.cleanup()
 
     async def _run(self, turn: RunningTurn) -> TurnEnded:
-        oom_before, was_open = oom_kills(), self._cli is not None
+        oom_before = oom_kills()
         hearing = _Hearing(turn)
         try:
-            try:
-                return await self._ask(turn, hearing)
-            except CliFailed as failure:
-                await self._drop_failed(turn, failure)
-                if turn.outbox.last_n or turn.interrupted or not was_open:
-                    raise
-                # It had died since the last turn, and the prompt has not reached the model.
-                return await self._ask(turn, hearing)
+            ended = await self._ask_patiently(turn, hearing)
         except CliFailed as failure:
             await self._drop_failed(turn, failure)
             code = ErrorCode.OUT_OF_MEMORY if oom_kills() > oom_before else ErrorCode.AGENT_FAILED
             ended = interrupted(turn.interrupted) if turn.interrupted else failed(code)
-            return ended.model_copy(update={"usage": hearing.translator.usage})
+            ended = ended.model_copy(update={"usage": hearing.translator.usage})
         finally:
-            self.sdk_session = hearing.translator.sdk_session or self.sdk_session
             if self._cli is not None:
                 self._cli.ignore()
+        checkpoint = self._remember(turn.start, hearing, ended)
+        return ended.model_copy(update={"checkpoint": checkpoint})
+
+    async def _ask_patiently(self, turn: RunningTurn, hearing: _Hearing) -> TurnEnded:
+        """`_ask`, once more where the CLI had died since the last turn. Raises `CliFailed`."""
+        await self._stand_on_base(turn.start)
+        was_open = self._cli is not None
+        try:
+            return await self._ask(turn, hearing)
+        except CliFailed as failure:
+            await self._drop_failed(turn, failure)
+            if turn.outbox.last_n or turn.interrupted or not was_open:
+                raise
+            # The prompt has not reached the model.
+            return await self._ask(turn, hearing)
 
     async def _ask(self, turn: RunningTurn, hearing: _Hearing) -> TurnEnded:
         """Hand the prompt to a CLI and hear it out. Raises `CliFailed`."""
         cli = await self._ready(turn.start)
         if turn.interrupted is not None:
             return interrupted(turn.interrupted)
-        content = content_of(turn.start.prompt)
+        content = [*self._unheard, *content_of(turn.start.prompt)]
         await cli.ask(content, id=hearing.prompt_id, listener=hearing.hear)
         await _first(hearing.over, cli.gone)
         if hearing.ended is None:
@@ -120,26 +143,36 @@ class ClaudeSession:
         return self._cli
 
     async def _open(self, start: StartTurn) -> Cli:
+        """A new CLI on our past; on the sent history where that past is refused."""
+        try:
+            return await self._connect(start.settings)
+        except CliFailed as failure:
+            log.warning("the CLI did not start: %s", failure.detail)
+            if self._past.session is None:
+                raise
+            if not start.history:
+                if self._transcripts.entries(self._part(self._past.session)) is None:
+                    self._past = Past()  # Given up: there is nothing to try it with again.
+                raise
+            self._begin_with_history(start)
+            return await self._connect(start.settings)
+
+    async def _connect(self, settings: AgentSettings) -> Cli:
         mark = uuid.uuid4().hex
-        resume = await self._transcript(start)
         options = build_options(
-            start.settings,
+            settings,
             self._around,
             store=self._store,
-            resume=resume,
+            past=self._past,
             mark=mark,
             proxy=await self._forwarder.proxy_url(),
-            prompt_file=self._write_system_prompt(start.settings),
+            prompt_file=self._write_system_prompt(settings),
         )
         cli = self._cli = Cli(options, mark=mark, group=self._group)
         try:
             await cli.connect()
-        except CliFailed as failure:
+        except CliFailed:
             self._cli = None
-            log.warning("the CLI did not start: %s", failure.detail)
-            if _NOT_FOUND in failure.detail:
-                # Given up: a worker sees that there is no session, and sends the history again.
-                self.sdk_session = None
             raise
         return cli
 
@@ -163,28 +196,92 @@ class ClaudeSession:
         path.write_text(settings.system_prompt, encoding="utf-8", errors="replace")
         return path
 
-    # The transcript
+    # The past a turn stands on
 
-    async def _transcript(self, start: StartTurn) -> str | None:
-        """The session to resume: ours, or one made of the sent history; None to begin afresh."""
-        cwd = str(self._around.workspace)
-        project = project_key_for_directory(cwd)
-        if self.sdk_session is not None and await self._store.load(
-            {"project_key": project, "session_id": self.sdk_session}
-        ):
-            return self.sdk_session
+    async def _stand_on_base(self, start: StartTurn) -> None:
+        """Make our past what the turn asks for; a CLI with another one is closed."""
+        match start.base:
+            case BaseKind.CONTINUE:
+                if self._cli is None and self._past.session is None:
+                    self._resume_or_begin(start)
+            case BaseKind.REWIND:
+                await self._rewind(start)
+            case BaseKind.FRESH:
+                if self._past.session is not None or start.history:
+                    await self._drop_cli()
+                self._begin_with_history(start)
+
+    def _resume_or_begin(self, start: StartTurn) -> None:
+        """Take up the given transcript, or else the sent history."""
+        self._adopt(start)
+        known = self._past.session is not None
+        # A transcript that ends too early lacks turns that could not be stored.
+        if known and start.checkpoint and not self._has(start.checkpoint):
+            log.warning("the given transcript does not reach to %s", start.checkpoint)
+            known = False
+        if not known:
+            self._begin_with_history(start)
+
+    async def _rewind(self, start: StartTurn) -> None:
+        """Go back to the checkpoint, or where it is not known begin with the sent history."""
+        self._unheard = []
+        if self._past.session is None:
+            self._adopt(start)
+        checkpoint = start.checkpoint
+        if checkpoint and self._past.at is None and checkpoint == self._last_id():
+            return  # The turns after it have left nothing.
+        await self._drop_cli()
+        if checkpoint and self._has(checkpoint):
+            self._past = Past(self._past.session, at=checkpoint)
+        else:
+            log.warning("there is no entry %s to go back to", checkpoint)
+            self._begin_with_history(start)
+
+    def _adopt(self, start: StartTurn) -> None:
+        if start.transcript is not None:
+            self._transcripts.adopt(self._project, start.transcript)
+            self._past = Past(start.transcript.sdk_session)
+
+    def _begin_with_history(self, start: StartTurn) -> None:
+        """A session made of the sent history; without one, none: the CLI makes a new one."""
         session = str(uuid.uuid4())
         entries = transcript_of(
             start.history,
             session=session,
-            cwd=cwd,
+            cwd=str(self._around.workspace),
             model=start.settings.model,
             timestamp=datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
         )
-        if not entries:
-            return None
-        await self._store.append({"project_key": project, "session_id": session}, entries)  # type: ignore[arg-type] # entries are opaque JSON to the SDK
-        return session
+        self._unheard = []
+        self._past = Past(session) if entries else Past()
+        self._transcripts.add(self._part(session), entries)
+
+    def _remember(self, start: StartTurn, hearing: _Hearing, ended: TurnEnded) -> str | None:
+        """Note what the turn has left; the entry it ended at, None where it left nothing."""
+        told = hearing.translator.sdk_session
+        if told is not None and (
+            ended.state is TurnState.DONE
+            or self._transcripts.has(self._part(told), hearing.prompt_id)
+            or self._transcripts.is_given_up(self._project, told)
+        ):
+            self._past, self._unheard = Past(told), []
+            self._transcripts.forget_but(self._project, told)
+            return self._last_id() or ended.checkpoint
+        # Stopped or failed before the CLI took it up: it goes with the next prompt, as it would
+        # have stood before it.
+        self._unheard = [*self._unheard, *content_of(start.prompt)]
+        return None
+
+    def _part(self, session: str) -> PartKey:
+        return PartKey(self._project, session)
+
+    def _has(self, id: str) -> bool:
+        session = self._past.session
+        return session is not None and self._transcripts.has(self._part(session), id)
+
+    def _last_id(self) -> str | None:
+        session = self._past.session
+        return self._transcripts.last_id(self._part(session)) if session else None
 
     # Interrupts
 
@@ -223,6 +320,8 @@ class _Hearing:
         """Tell what a message stands for; waits while the outbox is full."""
         if self.over.is_set():
             return
+        if isinstance(message, SystemMessage) and message.subtype == "mirror_error":
+            log.warning("the transcript is not stored: %s", message.data.get("error"))
         try:
             for event in self.translator.read(message, self._turn.interrupted):
                 if isinstance(event, TurnEnded):

@@ -16,13 +16,18 @@ from infra.wire.link import (
     LINE_MAX_BYTES,
     AgentSettings,
     Answer,
+    BaseKind,
     Hello,
     Replay,
     StartTurn,
+    Transcript,
+    TranscriptAppend,
+    TranscriptStored,
     Welcome,
     decode_answer,
 )
 from infra.wire.turns import ContentBlock, HistoryMessage, TextBlock
+from tests.fakes.transcript_shelf import TranscriptShelf
 
 AnswerT = TypeVar("AnswerT", bound=Message)
 REPLY_TIMEOUT_S = 90.0
@@ -33,11 +38,20 @@ class LinkClosed(Exception):
 
 
 class LinkClient:
-    """One connection to an agent. Reads are bounded by `REPLY_TIMEOUT_S`."""
+    """One connection to an agent. Reads are bounded by `REPLY_TIMEOUT_S`.
 
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    Transcripts are put on the shelf, unless there is none: then they are read as any answer.
+    """
+
+    def __init__(
+        self,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+        shelf: TranscriptShelf | None = None,
+    ) -> None:
         self._reader = reader
         self._writer = writer
+        self._shelf = shelf
 
     async def send(self, message: Message) -> None:
         """Write one command."""
@@ -51,6 +65,12 @@ class LinkClient:
 
     async def read(self) -> Frame | Answer:
         """The next frame or answer. Raises `LinkClosed`."""
+        while isinstance(got := await self._read_line(), TranscriptAppend) and self._shelf:
+            self._shelf.put(got)
+            await self.send(TranscriptStored(seq=got.seq))
+        return got
+
+    async def _read_line(self) -> Frame | Answer:
         async with asyncio.timeout(REPLY_TIMEOUT_S):
             try:
                 line = await self._reader.readline()
@@ -104,20 +124,30 @@ class LinkClient:
 
 @asynccontextmanager
 async def connected(
-    socket: Path, *, fence: int = 1, worker: str = "host-00000001", limit: int = LINE_MAX_BYTES
+    socket: Path,
+    *,
+    fence: int = 1,
+    worker: str = "host-00000001",
+    limit: int = LINE_MAX_BYTES,
+    shelf: TranscriptShelf | None = None,
 ) -> AsyncIterator[tuple[LinkClient, Welcome]]:
-    """A link that has been welcomed; it reads ahead of its reader up to twice the limit."""
-    async with raw_link(socket, limit=limit) as link:
+    """A link that has been welcomed; it reads ahead of its reader up to twice the limit.
+
+    Transcripts go to `shelf`; without one they are stored nowhere, but said to be.
+    """
+    async with raw_link(socket, limit=limit, shelf=shelf or TranscriptShelf()) as link:
         await link.send(Hello(worker=WorkerId(worker), fence=Fence(fence)))
         yield link, await link.expect(Welcome)
 
 
 @asynccontextmanager
-async def raw_link(socket: Path, *, limit: int = LINE_MAX_BYTES) -> AsyncIterator[LinkClient]:
+async def raw_link(
+    socket: Path, *, limit: int = LINE_MAX_BYTES, shelf: TranscriptShelf | None = None
+) -> AsyncIterator[LinkClient]:
     """A link on which nothing has been said."""
     reader, writer = await asyncio.open_unix_connection(str(socket), limit=limit)
     try:
-        yield LinkClient(reader, writer)
+        yield LinkClient(reader, writer, shelf)
     finally:
         writer.close()
 
@@ -133,6 +163,9 @@ def start_turn(
     interrupt_grace_s: float = 5.0,
     buffer_max_bytes: int = 32 * 1024 * 1024,
     max_turns: int | None = None,
+    base: BaseKind = BaseKind.CONTINUE,
+    checkpoint: str | None = None,
+    transcript: Transcript | None = None,
 ) -> StartTurn:
     """A `StartTurn` of the usual kind."""
     settings = AgentSettings(
@@ -144,7 +177,15 @@ def start_turn(
         buffer_max_bytes=buffer_max_bytes,
     )
     blocks = (TextBlock(text=prompt),) if isinstance(prompt, str) else prompt
-    return StartTurn(turn=TurnId(turn), settings=settings, history=history, prompt=blocks)
+    return StartTurn(
+        turn=TurnId(turn),
+        settings=settings,
+        base=base,
+        checkpoint=checkpoint,
+        transcript=transcript,
+        history=history,
+        prompt=blocks,
+    )
 
 
 def text_of(events: list[Event]) -> str:

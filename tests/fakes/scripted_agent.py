@@ -26,6 +26,7 @@ from types import TracebackType
 from typing import Protocol, Self
 
 from agent.server import LinkServer
+from agent.transcripts import Entry, PartKey, Transcripts
 from agent.turn import RunningTurn
 from infra.wire.errors import ErrorCode
 from infra.wire.events import (
@@ -40,7 +41,7 @@ from infra.wire.events import (
     TurnStarted,
     Usage,
 )
-from infra.wire.link import InterruptReason, StartTurn
+from infra.wire.link import BaseKind, InterruptReason, StartTurn
 from infra.wire.states import TurnState
 from infra.wire.turns import HistoryMessage, TextBlock
 
@@ -240,18 +241,29 @@ AGENT_SCRIPTS: dict[str, Callable[[list[str]], Script]] = {
 
 
 class ScriptedSession:
-    """Plays a script for each turn, and remembers the prompts as a real agent would."""
+    """Plays a script for each turn, and remembers the prompts as a real agent would.
 
-    def __init__(self, script: Script | None = None) -> None:
+    Its transcript is one entry for each prompt; a turn's checkpoint is its prompt's entry.
+    """
+
+    def __init__(
+        self, script: Script | None = None, transcripts: Transcripts | None = None
+    ) -> None:
         self._script = script
+        self._transcripts = transcripts or Transcripts()
+        self._memory: list[Entry] = []
         self.sdk_session: str | None = None
-        self.prompts: list[str] = []
         self.started: list[StartTurn] = []
         """Every turn this agent ran, for tests to look at."""
 
+    @property
+    def prompts(self) -> list[str]:
+        """What it remembers, oldest first."""
+        return [entry["text"] for entry in self._memory]
+
     async def run(self, turn: RunningTurn) -> TurnEnded:
         self.started.append(turn.start)
-        self._remember(turn.start)
+        checkpoint = self._remember(turn.start)
         await turn.say(
             TurnStarted(sdk_session=self.sdk_session or "", model=turn.start.settings.model)
         )
@@ -261,7 +273,8 @@ class ScriptedSession:
             await asyncio.wait({play, stop}, return_when=asyncio.FIRST_COMPLETED)
             play.cancel()
             stop.cancel()
-        return interrupted_end(turn) if play.cancelled() else play.result()
+        ended = interrupted_end(turn) if play.cancelled() else play.result()
+        return ended.model_copy(update={"checkpoint": checkpoint})
 
     async def aclose(self) -> None:
         """Nothing runs beside a turn."""
@@ -276,11 +289,35 @@ class ScriptedSession:
             usage=Usage(input_tokens=10, output_tokens=turn.outbox.last_n),
         )
 
-    def _remember(self, start: StartTurn) -> None:
-        if self.sdk_session is None:
-            self.sdk_session = str(uuid.uuid4())
-            self.prompts = [message_text(m) for m in start.history if m.role == "user"]
-        self.prompts.append(prompt_text(start))
+    def _remember(self, start: StartTurn) -> str:
+        """Stand on the turn's base and add its prompt; the prompt's entry."""
+        if (past := self._past(start)) is not None:
+            self.sdk_session, self._memory = past
+            self._transcripts.add(PartKey("", self.sdk_session), self._memory)
+        assert self.sdk_session is not None
+        self._memory.append(_entry(prompt_text(start)))
+        self._transcripts.add(PartKey("", self.sdk_session), self._memory[-1:])
+        return str(self._memory[-1]["uuid"])
+
+    def _past(self, start: StartTurn) -> tuple[str, list[Entry]] | None:
+        """Another session and what it remembers; None to go on with ours."""
+        session, memory = self.sdk_session, self._memory
+        if session is None and start.base is not BaseKind.FRESH and start.transcript is not None:
+            session = start.transcript.sdk_session
+            memory = list(start.transcript.parts[0].entries)
+            self._transcripts.adopt("", start.transcript)
+        ids = [entry["uuid"] for entry in memory]
+        match start.base:
+            case BaseKind.CONTINUE if session is not None:
+                return None if session == self.sdk_session else (session, memory)
+            case BaseKind.REWIND if start.checkpoint in ids:
+                return str(uuid.uuid4()), memory[: ids.index(start.checkpoint) + 1]
+        said = [message_text(m) for m in start.history if m.role == "user"]
+        return str(uuid.uuid4()), [_entry(text) for text in said]
+
+
+def _entry(text: str) -> Entry:
+    return {"type": "user", "uuid": str(uuid.uuid4()), "text": text}
 
 
 def script_of(start: StartTurn) -> Script:
@@ -326,10 +363,14 @@ class ScriptedAgent:
 
     def __init__(self, socket: Path, script: Script | None = None) -> None:
         self.socket = socket
-        self.session = ScriptedSession(script)
+        self.transcripts = Transcripts()
+        self.session = ScriptedSession(script, self.transcripts)
         self.died = asyncio.Event()
         self._server = LinkServer(
-            self._open_session, agent_version=AGENT_VERSION, sdk_version=SDK_VERSION
+            self._open_session,
+            transcripts=self.transcripts,
+            agent_version=AGENT_VERSION,
+            sdk_version=SDK_VERSION,
         )
         self._stack = AsyncExitStack()
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from claude_agent_sdk import ClaudeAgentOptions, InMemorySessionStore
 
-from agent.options import Surroundings, build_options, launch_key
+from agent.options import Past, Surroundings, build_options, launch_key
 from infra.wire.link import AgentSettings
 
 AROUND = Surroundings(workspace=Path("/workspace"), model_socket=Path("/run/agcluster/model.sock"))
@@ -14,13 +14,17 @@ SETTINGS = AgentSettings(model="m", tools=("Bash", "Task"))
 
 
 def options(
-    settings: AgentSettings = SETTINGS, *, proxy: str | None = None, prompt_file: Path | None = None
+    settings: AgentSettings = SETTINGS,
+    *,
+    past: Past | None = None,
+    proxy: str | None = None,
+    prompt_file: Path | None = None,
 ) -> ClaudeAgentOptions:
     return build_options(
         settings,
         AROUND,
         store=InMemorySessionStore(),
-        resume=None,
+        past=past or Past(),
         mark="mark",
         proxy=proxy,
         prompt_file=prompt_file,
@@ -70,3 +74,16 @@ def test_another_model_does_not_need_another_cli() -> None:
     assert launch_key(SETTINGS) == launch_key(SETTINGS.model_copy(update={"model": "other"}))
     for change in ({"tools": ()}, {"system_prompt": "x"}, {"max_turns": 1}):
         assert launch_key(SETTINGS) != launch_key(SETTINGS.model_copy(update=change))
+
+
+def test_going_back_makes_a_session_of_its_own() -> None:
+    """A fork: the session that was left stays as it is until the new one has its first turn."""
+    back = options(past=Past("s", at="e"))
+    assert (back.resume, back.resume_session_at, back.fork_session) == ("s", "e", True)
+    on = options(past=Past("s"))
+    assert (on.resume, on.resume_session_at, on.fork_session) == ("s", None, False)
+
+
+def test_the_sdk_and_the_cli_look_for_transcripts_in_one_place() -> None:
+    """Where they differ the SDK drops every entry of the transcript, with a line in its log."""
+    assert options().env["CLAUDE_CONFIG_DIR"] == str(AROUND.config_dir)

@@ -1,0 +1,240 @@
+"""The transcripts of the SDK's sessions: kept here, and handed to the worker to be stored for good.
+
+The agent has no way to the store, so what a session adds travels over the link, one message at a
+time, and is kept until the worker says that it is stored; a new link gets it again. The copy that
+stays here is what a session is resumed from after its CLI was killed or has to be reopened.
+
+Knows nothing of the SDK: entries are opaque but for their `uuid`. `agent.session_store` is the
+SDK's view of this, `agent.server` the link's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from collections import deque
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from infra.wire.link import Transcript, TranscriptAppend, TranscriptPart
+
+log = logging.getLogger(__name__)
+
+KEPT_MAX_BYTES = 24 * 1024 * 1024
+"""A session whose transcript grows beyond this is not kept, and cannot be resumed from here. A
+resumed or forked session is in the temporary folder as well, twice for a moment."""
+
+STORE_TIMEOUT_S = 3.0
+"""How long an append waits for the worker. The SDK holds a turn's result back until then, so this
+is less than the grace of an interrupted turn."""
+
+BATCH_MAX_BYTES = 1024 * 1024
+"""A message is closed when it has grown to this; a single entry may be larger."""
+
+Entry = dict[str, Any]
+"""A line of a transcript: the CLI's own format."""
+
+Send = Callable[[TranscriptAppend], None]
+
+
+class TranscriptNotStored(TimeoutError):
+    """The worker did not say in time that entries are stored. They are kept and sent again.
+
+    A `TimeoutError`, because the SDK would try anything else three times.
+    """
+
+
+class PartKey(NamedTuple):
+    """Names one transcript: a session's own, or a sub-agent's of it."""
+
+    project: str
+    session: str
+    subpath: str | None = None
+
+
+@dataclass
+class _Part:
+    entries: list[Entry] = field(default_factory=list)
+    ids: set[str] = field(default_factory=set)
+    size_bytes: int = 0
+
+
+class _Unsent(NamedTuple):
+    key: PartKey
+    entry: Entry
+    size_bytes: int
+
+
+class Transcripts:
+    """All transcripts of this process, and the way of their entries to the worker."""
+
+    def __init__(
+        self, *, max_bytes: int = KEPT_MAX_BYTES, timeout_s: float = STORE_TIMEOUT_S
+    ) -> None:
+        self._max_bytes = max_bytes
+        self._timeout_s = timeout_s
+        self._parts: dict[PartKey, _Part] = {}
+        self._given_up: set[tuple[str, str]] = set()
+        self._unsent: deque[_Unsent] = deque()
+        self._flight: TranscriptAppend | None = None
+        self._seq = 0
+        self._queued = 0
+        self._stored = 0
+        self._is_late = False
+        self._moved = asyncio.Event()
+        self._send: Send | None = None
+
+    # What is kept
+
+    def entries(self, key: PartKey) -> list[Entry] | None:
+        """All entries in order, those still on their way included; None for an unknown part."""
+        part = self._parts.get(key)
+        return list(part.entries) if part else None
+
+    def subpaths(self, project: str, session: str) -> list[str]:
+        """The sub-agents of a session that have a transcript."""
+        return [
+            key.subpath
+            for key in self._parts
+            if key.subpath is not None and (key.project, key.session) == (project, session)
+        ]
+
+    def has(self, key: PartKey, id: str) -> bool:
+        """Whether there is an entry with that uuid."""
+        return id in part.ids if (part := self._parts.get(key)) else False
+
+    def last_id(self, key: PartKey) -> str | None:
+        """The uuid of the newest entry that has one."""
+        entries = part.entries if (part := self._parts.get(key)) else []
+        return next((id for entry in reversed(entries) if (id := _id_of(entry))), None)
+
+    def is_given_up(self, project: str, session: str) -> bool:
+        """Whether the session has become too long to be kept."""
+        return (project, session) in self._given_up
+
+    def add(self, key: PartKey, entries: Iterable[Entry]) -> None:
+        """Keep entries and send them on their way, without waiting. Doubles are left out."""
+        if self.is_given_up(key.project, key.session):
+            return
+        for fresh in self._keep(key, entries):
+            self._unsent.append(fresh)
+            self._queued += 1
+        self._bound(key)
+        self._send_next()
+
+    def adopt(self, project: str, transcript: Transcript) -> None:
+        """Keep what the worker's store has of a session."""
+        for part in transcript.parts:
+            self._keep(PartKey(project, transcript.sdk_session, part.subpath), part.entries)
+
+    def forget_but(self, project: str, session: str) -> None:
+        """Keep that session only: no other can be asked for any more."""
+        for key in [key for key in self._parts if (key.project, key.session) != (project, session)]:
+            self.forget(key)
+
+    def forget(self, key: PartKey) -> None:
+        """Drop a part, and what of it is still unsent."""
+        self._parts.pop(key, None)
+        left = deque(unsent for unsent in self._unsent if unsent.key != key)
+        self._stored += len(self._unsent) - len(left)
+        self._unsent = left
+        self._tell()
+
+    async def append(self, key: PartKey, entries: Iterable[Entry]) -> None:
+        """`add`, and wait until the worker has stored all there was to store.
+
+        Raises `TranscriptNotStored` when that takes too long; from then on nobody waits until the
+        worker has caught up, so that a turn is held back once and not once for each entry.
+        """
+        self.add(key, entries)
+        if self._is_late:
+            return
+        target = self._queued
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                while self._stored < target:
+                    await self._moved.wait()
+        except TimeoutError as error:
+            self._is_late = True
+            raise TranscriptNotStored(
+                f"{target - self._stored} entries of the transcript are not stored yet"
+            ) from error
+
+    # The link
+
+    def attach(self, send: Send) -> None:
+        """Send to that worker from now on, first what another has not answered."""
+        self._send = send
+        if self._flight is not None:
+            send(self._flight)
+        self._send_next()
+
+    def detach(self, send: Send) -> None:
+        """Forget that worker, if it is still the one attached."""
+        if self._send == send:
+            self._send = None
+
+    def stored(self, seq: int) -> None:
+        """The worker has stored that message. An old answer is harmless."""
+        if self._flight is None or self._flight.seq != seq:
+            return
+        self._stored += len(self._flight.part.entries)
+        self._flight = None
+        self._send_next()
+        if self._is_late and self._stored == self._queued:
+            self._is_late = False
+            log.info("all of the transcript is stored again")
+        self._tell()
+
+    # Inside
+
+    def _keep(self, key: PartKey, entries: Iterable[Entry]) -> list[_Unsent]:
+        """The entries that are new."""
+        fresh: list[_Unsent] = []
+        for entry in entries:
+            part = self._parts.setdefault(key, _Part())
+            id = _id_of(entry)
+            if id is not None and id in part.ids:
+                continue
+            size = len(json.dumps(entry))
+            part.entries.append(entry)
+            part.size_bytes += size
+            if id is not None:
+                part.ids.add(id)
+            fresh.append(_Unsent(key, entry, size))
+        return fresh
+
+    def _bound(self, key: PartKey) -> None:
+        """Give the session up when it is too long: a transcript with a hole would be worse."""
+        of_session = [k for k in self._parts if k[:2] == key[:2]]
+        if sum(self._parts[k].size_bytes for k in of_session) <= self._max_bytes:
+            return
+        log.warning("the transcript of session %s is too long to be kept", key.session)
+        self._given_up.add((key.project, key.session))
+        for k in of_session:
+            self.forget(k)
+
+    def _send_next(self) -> None:
+        """Send the next message, if there is one and none is under way."""
+        if self._send is None or self._flight is not None or not self._unsent:
+            return
+        key, entries, size = self._unsent[0].key, [], 0
+        while self._unsent and self._unsent[0].key == key and size < BATCH_MAX_BYTES:
+            unsent = self._unsent.popleft()
+            entries.append(unsent.entry)
+            size += unsent.size_bytes
+        self._seq += 1
+        part = TranscriptPart(subpath=key.subpath, entries=tuple(entries))
+        self._flight = TranscriptAppend(seq=self._seq, sdk_session=key.session, part=part)
+        self._send(self._flight)
+
+    def _tell(self) -> None:
+        self._moved.set()
+        self._moved = asyncio.Event()
+
+
+def _id_of(entry: Entry) -> str | None:
+    id = entry.get("uuid")
+    return id if isinstance(id, str) else None
