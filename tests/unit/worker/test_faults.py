@@ -270,7 +270,10 @@ async def test_a_lost_lease_leaves_the_container_to_its_new_owner(stage: Stage) 
     worker = await stage.worker()
     await stage.ended(await stage.ask(C, "echo one"))
     # In one step: between a loss and another's acquire the worker may win it back.
-    await stage.redis.set(stage.keys.lease(C), "thief", px=60_000)
+    async with stage.redis.pipeline(transaction=True) as theft:
+        theft.hset(stage.keys.conversation(C), "owner", "thief")
+        theft.set(stage.keys.lease(C), "thief", px=60_000)
+        await theft.execute()
     await eventually(lambda: not worker.process.placement.used)
     assert stage.containers() == [C]
 
