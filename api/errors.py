@@ -57,6 +57,11 @@ TABLE: Mapping[ErrorCode, Shown] = {
     ErrorCode.UPSTREAM_ERROR: Shown(502, _API, "The model's API failed."),
     ErrorCode.UPSTREAM_UNREACHABLE: Shown(502, _API, "The model's API could not be reached."),
     ErrorCode.TURN_NOT_FOUND: Shown(404, _INVALID, "There is no such completion."),
+    ErrorCode.TURN_RUNNING: Shown(409, _INVALID, "The completion is not finished yet.", 2),
+    ErrorCode.CONVERSATION_NOT_FOUND: Shown(404, _INVALID, "There is no such conversation."),
+    ErrorCode.CONVERSATION_BUSY: Shown(
+        409, _INVALID, "A turn of this conversation has not ended. Cancel it first.", None, False
+    ),
     ErrorCode.QUEUE_FULL: Shown(429, _LIMIT, "Too many requests wait in this conversation.", 5),
     ErrorCode.QUEUE_TIMEOUT: Shown(503, _API, "No capacity came free in time.", 10),
     ErrorCode.TURN_TIMED_OUT: Shown(504, _API, "The agent ran into its deadline.", None, False),
@@ -65,6 +70,9 @@ TABLE: Mapping[ErrorCode, Shown] = {
     ErrorCode.CONTAINER_LOST: Shown(500, _API, "The agent was lost during the turn."),
     ErrorCode.OUT_OF_MEMORY: Shown(500, _API, "The agent ran out of memory.", None, False),
     ErrorCode.AGENT_FAILED: Shown(500, _API, "The agent failed."),
+    ErrorCode.WORKSPACE_FULL: Shown(
+        413, _INVALID, "The files of this conversation take more room than they may.", None, False
+    ),
     ErrorCode.LOG_LOST: Shown(500, _API, "The record of this completion was lost.", None, False),
     ErrorCode.STORE_UNAVAILABLE: Shown(503, _API, "The service is briefly unavailable.", 2),
     ErrorCode.SHUTTING_DOWN: Shown(503, _API, "This server is shutting down.", 1),

@@ -222,6 +222,16 @@ class Settings(BaseModel):
     retention_s: float = Field(
         7 * 86400.0, gt=0, description="A conversation nobody used for this long is forgotten."
     )
+    turn_ttl_s: float = Field(
+        3600.0, gt=0, description="A turn that has ended can be come back to for this long."
+    )
+    transcript_max_bytes: int = Field(
+        32 * 1024 * 1024,
+        gt=0,
+        le=48 * 1024 * 1024,  # it has to fit into one line of the link, beside the prompt
+        description="Largest transcript that is kept of a conversation. One that grows beyond it "
+        "goes on from the history its client sends, once its container is gone.",
+    )
     disconnect_grace_s: float = Field(
         5.0, gt=0, le=10, description="An interrupted agent may take this long before it is killed."
     )
@@ -240,6 +250,12 @@ class Settings(BaseModel):
     container_pids: int = Field(256, ge=32, description="Processes and threads of one agent.")
     container_tmp_mb: int = Field(
         256, ge=16, description="Size of an agent's /tmp and of its home."
+    )
+    workspace_max_mb: int = Field(
+        4096,
+        gt=0,
+        description="Size of a conversation's workspace beyond which a turn that lets it grow is "
+        "ended.",
     )
     container_start_timeout_s: float = Field(
         60.0, gt=0, description="A container that does not answer within this failed."

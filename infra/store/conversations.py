@@ -1,8 +1,8 @@
-"""Conversations: their record, and the idle deadlines (D9)."""
+"""Conversations: their record, the idle deadlines (D9), and how they are stopped and forgotten."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -13,10 +13,20 @@ from infra.store.keys import Keys
 from infra.store.leases import Lease
 from infra.store.replies import fields, optional, text
 from infra.store.scripts import Scripts
-from infra.wire.errors import IllegalTransition, LeaseLost
+from infra.store.turn_log import EVENTS_MAX
+from infra.wire.control import StopSession
+from infra.wire.errors import ConversationBusy, ConversationNotFound, IllegalTransition, LeaseLost
+from infra.wire.events import TurnEnded, encode_event
 from infra.wire.ids import ConversationKey, Fence, HostId, TenantId, TurnId, WorkerId
-from infra.wire.states import ConversationState
+from infra.wire.states import ConversationState, TurnState
 from infra.wire.turns import Lane
+
+ENDED_TTL_S = 3600.0
+"""How long an ended turn can be come back to, unless the settings say otherwise."""
+
+_CANCELLED = encode_event(TurnEnded(state=TurnState.CANCELLED))
+_LAST_WORDS_S = 60.0
+_LISTED_AT_ONCE = 50
 
 REAP_AGAIN_S = 60.0
 """A conversation whose reaper died while stopping it is due again after this long."""
@@ -45,19 +55,50 @@ class ConversationRecord:
     idle_at_ms: int | None
     lane: Lane = Lane.AGENT
     """Side: one request's, gone minutes after its turn; no list of conversations shows it."""
+    is_resending: bool = False
+    """Its client has sent history before."""
+    transcript_full: str | None = None
+    """An SDK session that grew too large to keep."""
+
+
+@dataclass(frozen=True)
+class ConversationPage:
+    """`cursor` leads to the next page; None: this is the last."""
+
+    conversations: Sequence[ConversationRecord]
+    cursor: str | None
+
+
+@dataclass(frozen=True)
+class Stopping:
+    """What a stop found. `turn` is being cancelled; the container goes when it has ended."""
+
+    state: ConversationState
+    turn: TurnId | None
+    owner: WorkerId | None
+
+
+@dataclass(frozen=True)
+class Deleted:
+    """What is left to clean after a delete, by `host`: its workers are told, now or later."""
+
+    host: HostId | None
+    owner: WorkerId | None
+    container: str | None
 
 
 class ConversationStore:
-    def __init__(self, redis: Redis, keys: Keys) -> None:
+    def __init__(self, redis: Redis, keys: Keys, *, ended_ttl_s: float = ENDED_TTL_S) -> None:
         self._redis = redis
         self._keys = keys
         self._scripts = Scripts(redis, keys)
+        self._ended_ttl_s = ended_ttl_s
 
     async def get(self, c: ConversationKey) -> ConversationRecord | None:
         """What is on record; None for a conversation nobody knows (any more)."""
         with translate():
             held = fields(await self._redis.hgetall(self._keys.conversation(c)))  # type: ignore[misc]
-        return _record(c, held) if "state" in held else None
+        return _known(c, held)
 
     async def update(
         self,
@@ -115,6 +156,137 @@ class ConversationStore:
         )
         return bool(answer[0])
 
+    async def list(
+        self, tenant: TenantId, *, cursor: str | None = None, limit: int = _LISTED_AT_ONCE
+    ) -> ConversationPage:
+        """A tenant's conversations, the last used first. One used meanwhile may be missed.
+
+        Raises `ValueError` for a cursor that is none.
+        """
+        before, _, last = (cursor or "").partition("-")
+        if cursor and not (before.isdecimal() and last):
+            raise ValueError("not a cursor")
+        answer = await self._scripts.run(
+            "list", [self._keys.tenant_conversations(tenant)], [limit, before or "+inf", last]
+        )
+        found = [
+            record
+            for c, _, held in answer
+            if (record := _known(ConversationKey(text(c)), fields(held)))
+        ]
+        is_last = len(answer) < limit
+        end = None if is_last else f"{text(answer[-1][1])}-{text(answer[-1][0])}"
+        return ConversationPage(found, end)
+
+    async def scan(self) -> AsyncIterator[ConversationRecord]:
+        """Every conversation of every tenant, in no order: for operators."""
+        pattern = self._keys.conversation(ConversationKey("*"))
+        length = len(pattern) - 1 + _KEY_DIGITS
+        cursor = 0
+        while True:
+            with translate():
+                cursor, names = await self._redis.scan(cursor, match=pattern, count=500)
+            for name in map(text, names):
+                # What belongs to a conversation has a longer name.
+                found = await self.get(_key_in(name)) if len(name) == length else None
+                if found is not None and found.lane is Lane.AGENT:
+                    yield found
+            if cursor == 0:
+                return
+
+    async def turns(self, c: ConversationKey) -> Sequence[TurnId]:
+        """Its newest turns, the last one last; their records may be gone."""
+        with translate():
+            found = await self._redis.lrange(self._keys.conversation_turns(c), 0, -1)  # type: ignore[misc]
+        return [TurnId(text(turn)) for turn in found]
+
+    async def stop(self, c: ConversationKey, *, tenant: TenantId | None, reason: str) -> Stopping:
+        """Cancel its turns and have its container stopped; the conversation stays.
+
+        `tenant` None: an operator. Raises `ConversationNotFound` (also for another tenant's).
+        """
+        answer = await self._scripts.run(
+            "stop",
+            [self._keys.conversation(c), self._keys.idle()],
+            [
+                c,
+                tenant or "",
+                reason,
+                _CANCELLED,
+                StopSession(conversation=c).encode(),
+                EVENTS_MAX,
+                round(self._ended_ttl_s * 1000),
+            ],
+        )
+        if answer[0] == b"unknown":
+            raise ConversationNotFound(c)
+        _, state, turn, owner = answer
+        return Stopping(
+            state=ConversationState(text(state)), turn=_as(TurnId, turn), owner=_as(WorkerId, owner)
+        )
+
+    async def delete(
+        self,
+        c: ConversationKey,
+        *,
+        tenant: TenantId | None,
+        reason: str,
+        is_forced: bool = False,
+    ) -> Deleted:
+        """Forget it everywhere: record, memory, turns and their logs, container and files.
+
+        Redis has forgotten when this returns; its host's workers remove the rest within seconds, or
+        when one is there again. Raises `ConversationBusy` while a turn runs or waits, unless
+        forced: then turns end as cancelled, the running one at what is logged. `stop` first, and
+        the running one ends properly. Raises `ConversationNotFound` (also for another tenant's;
+        `tenant` None: an operator).
+        """
+        answer = await self._scripts.run(
+            "delete",
+            [
+                self._keys.conversation(c),
+                self._keys.todo(c),
+                self._keys.idle(),
+                self._keys.lease(c),
+            ],
+            [
+                c,
+                tenant or "",
+                int(is_forced),
+                _CANCELLED,
+                reason,
+                EVENTS_MAX,
+                round(_LAST_WORDS_S * 1000),
+                StopSession(conversation=c, is_deleted=True).encode(),
+            ],
+        )
+        if answer[0] == b"unknown":
+            raise ConversationNotFound(c)
+        if answer[0] == b"busy":
+            raise ConversationBusy(text(answer[1]))
+        _, host, owner, container = answer
+        return Deleted(
+            host=_as(HostId, host), owner=_as(WorkerId, owner), container=optional(container)
+        )
+
+    async def wipes(self, host: HostId) -> frozenset[ConversationKey]:
+        """Deleted conversations that have files on this host."""
+        with translate():
+            found = await self._redis.smembers(self._keys.host_wipes(host))  # type: ignore[misc]
+        return frozenset(ConversationKey(text(c)) for c in found)
+
+    async def is_wipe_due(self, c: ConversationKey, host: HostId) -> bool:
+        """Whether what this host has of the conversation belongs to a deleted one."""
+        with translate():
+            return bool(await self._redis.sismember(self._keys.host_wipes(host), c))  # type: ignore[misc]
+
+    async def wiped(self, c: ConversationKey, host: HostId) -> None:
+        """Nothing of it is left on the host."""
+        with translate():
+            await self._redis.srem(self._keys.host_wipes(host), c)  # type: ignore[misc]
+
+
+_KEY_DIGITS = 24
 
 _Id = TypeVar("_Id", WorkerId, HostId, TurnId)
 
@@ -122,6 +294,14 @@ _Id = TypeVar("_Id", WorkerId, HostId, TurnId)
 def _as(kind: Callable[[str], _Id], reply: object) -> _Id | None:
     value = optional(reply)
     return None if value is None else kind(value)
+
+
+def _key_in(name: str) -> ConversationKey:
+    return ConversationKey(name[-_KEY_DIGITS:])
+
+
+def _known(c: ConversationKey, held: dict[str, str]) -> ConversationRecord | None:
+    return _record(c, held) if "state" in held else None
 
 
 def _record(c: ConversationKey, held: dict[str, str]) -> ConversationRecord:
@@ -141,4 +321,6 @@ def _record(c: ConversationKey, held: dict[str, str]) -> ConversationRecord:
         last_active_ms=int(held.get("last_active", 0)),
         idle_at_ms=int(held["idle_at"]) if "idle_at" in held else None,
         lane=Lane(held.get("lane", Lane.AGENT)),
+        is_resending=held.get("resends") == "1",
+        transcript_full=held.get("transcript_full"),
     )

@@ -28,13 +28,38 @@ class Keys:
 
     def conversation(self, c: ConversationKey) -> str:
         """Hash: tenant, label, state, owner, host, fence, container, sdk_session, turns, created,
-        last_active, idle_at, turn (the unfinished one), owner_host, retention, idle_timeout, lane.
-        Scripts write it; lives for the retention."""
+        last_active, idle_at, turn (the unfinished one), owner_host, retention, idle_timeout, lane,
+        resends (1: the client sends its history), transcript_full (an SDK session too large to
+        keep). Scripts write it; lives for the retention."""
         return f"{self.prefix}:conv:{c}"
 
     def todo(self, c: ConversationKey) -> str:
         """List: turn ids waiting, first in first out. submit pushes, claim pops; 1 d."""
         return f"{self.prefix}:conv:{c}:todo"
+
+    def accepted(self, c: ConversationKey) -> str:
+        """List: the prompts in the agent's memory, oldest first (`infra.wire.history.Accepted`).
+        finish; as the conversation."""
+        return f"{self.prefix}:conv:{c}:accepted"
+
+    def conversation_turns(self, c: ConversationKey) -> str:
+        """List: its newest turns, the last one last. submit; as the conversation."""
+        return f"{self.prefix}:conv:{c}:turns"
+
+    def transcripts(self, c: ConversationKey) -> str:
+        """Hash: SDK session -> bytes kept of its transcript. transcript_append; as the
+        conversation.
+        """
+        return f"{self.prefix}:conv:{c}:transcripts"
+
+    def transcript(self, c: ConversationKey, session: str) -> str:
+        """List: the entries of an SDK session, each `<subpath>`, a line break, its JSON.
+        transcript_append; as the conversation, or until another session takes its place."""
+        return f"{self.prefix}:conv:{c}:transcript:{session}"
+
+    def transcript_seen(self, c: ConversationKey, session: str) -> str:
+        """Set: the uuids of those entries. transcript_append; as the transcript."""
+        return f"{self.prefix}:conv:{c}:transcript:{session}:seen"
 
     def lease(self, c: ConversationKey) -> str:
         """String: the worker that owns the conversation. acquire, renew, release; 15 s."""
@@ -43,8 +68,8 @@ class Keys:
     def turn(self, turn: TurnId) -> str:
         """Hash: conv, tenant, lane, replica, model, state, attempt, fence, seq, created, claimed,
         started, ended (ms), reason, usage, idem, on_disconnect, cancel, delivered, key_sealed,
-        key_expires.
-        Scripts write it; until 10 min after the end."""
+        key_expires, base (`infra.store.history`), sdk_session, remembered.
+        Scripts write it; for an hour after the end."""
         return f"{self.prefix}:turn:{turn}"
 
     def turn_request(self, turn: TurnId) -> str:
@@ -58,7 +83,7 @@ class Keys:
         return f"{self.prefix}:turn:{turn}:events"
 
     def idempotency(self, tenant: TenantId, digest: str) -> str:
-        """String: the turn id a repeated request belongs to. submit; 1 h."""
+        """String: the turn id a repeated request belongs to. submit; as the turn."""
         return f"{self.prefix}:idem:{tenant}:{digest}"
 
     def chain(self, tenant: TenantId, chain: str) -> str:
@@ -89,6 +114,15 @@ class Keys:
     def host_containers(self, host: HostId) -> str:
         """Hash: container id -> conversation. That host's workers; 60 s."""
         return f"{self.prefix}:host:{host}:containers"
+
+    def host_wipes(self, host: HostId) -> str:
+        """Set: deleted conversations whose files are still on that host. delete adds, the host's
+        workers remove; as long as the conversation would have lived."""
+        return f"{self.prefix}:host:{host}:wipes"
+
+    def tenant_conversations(self, tenant: TenantId) -> str:
+        """Sorted set: the tenant's conversations by last use (ms). submit, finish; retention."""
+        return f"{self.prefix}:tenant:{tenant}:conversations"
 
     def tenant_running(self, tenant: TenantId) -> str:
         """Sorted set: the tenant's turns that have not ended, by start (ms). submit, finish."""

@@ -11,13 +11,14 @@ from redis.asyncio import Redis
 from infra.runtime.settings import Settings
 from infra.store.chains import ChainStore
 from infra.store.connection import CONNECT_TIMEOUT_S, FAULTS, connect, translate
-from infra.store.conversations import ConversationStore
+from infra.store.conversations import ENDED_TTL_S, ConversationStore
 from infra.store.key_verdicts import KeyVerdicts
 from infra.store.keys import Keys
 from infra.store.leases import LeaseStore
 from infra.store.live import LivePublisher, LiveSubscriber
 from infra.store.queue import PlacementQueue, PlacementWorker, SideClaims
 from infra.store.replies import text
+from infra.store.transcripts import MAX_BYTES, TranscriptStore
 from infra.store.turn_log import TurnLog
 from infra.store.turns import TurnStore
 from infra.store.workers import WorkerRegistry
@@ -34,6 +35,7 @@ class Store:
     turns: TurnStore
     log: TurnLog
     conversations: ConversationStore
+    transcripts: TranscriptStore
     chains: ChainStore
     leases: LeaseStore
     workers: WorkerRegistry
@@ -97,17 +99,29 @@ def open_store(settings: Settings, *, name: str) -> Store:
     if settings.redis_url is None:
         raise ValueError("AGCLUSTER_REDIS_URL is not set")
     redis = connect(settings.redis_url, timeout_s=settings.redis_timeout_s, name=name)
-    return store_on(redis, Keys(settings.redis_prefix))
+    return store_on(
+        redis,
+        Keys(settings.redis_prefix),
+        ended_ttl_s=settings.turn_ttl_s,
+        transcript_max_bytes=settings.transcript_max_bytes,
+    )
 
 
-def store_on(redis: Redis, keys: Keys) -> Store:
+def store_on(
+    redis: Redis,
+    keys: Keys,
+    *,
+    ended_ttl_s: float = ENDED_TTL_S,
+    transcript_max_bytes: int = MAX_BYTES,
+) -> Store:
     """The store on a client somebody else made."""
     return Store(
         redis=redis,
         keys=keys,
-        turns=TurnStore(redis, keys),
+        turns=TurnStore(redis, keys, ended_ttl_s=ended_ttl_s),
         log=TurnLog(redis, keys),
-        conversations=ConversationStore(redis, keys),
+        conversations=ConversationStore(redis, keys, ended_ttl_s=ended_ttl_s),
+        transcripts=TranscriptStore(redis, keys, max_bytes=transcript_max_bytes),
         chains=ChainStore(redis, keys),
         leases=LeaseStore(redis, keys),
         workers=WorkerRegistry(redis, keys),

@@ -21,7 +21,7 @@ from redis.exceptions import NoScriptError
 
 from infra.store.connection import translate
 from infra.store.keys import Keys
-from infra.wire.ids import ConversationKey, ReplicaId, TenantId, TurnId, WorkerId
+from infra.wire.ids import ConversationKey, HostId, ReplicaId, TenantId, TurnId, WorkerId
 from infra.wire.states import CONVERSATION_TRANSITIONS, TURN_TRANSITIONS
 
 _ID = "%s"
@@ -76,11 +76,19 @@ def _key_table(keys: Keys) -> str:
     patterns = {
         "conversation": keys.conversation(ConversationKey(_ID)),
         "todo": keys.todo(ConversationKey(_ID)),
+        "accepted": keys.accepted(ConversationKey(_ID)),
+        "conversation_turns": keys.conversation_turns(ConversationKey(_ID)),
+        "transcripts": keys.transcripts(ConversationKey(_ID)),
+        "transcript": keys.transcript(ConversationKey(_ID), _ID),
+        "transcript_seen": keys.transcript_seen(ConversationKey(_ID), _ID),
         "lease": keys.lease(ConversationKey(_ID)),
         "turn": keys.turn(TurnId(_ID)),
         "turn_request": keys.turn_request(TurnId(_ID)),
         "turn_events": keys.turn_events(TurnId(_ID)),
+        "idempotency": keys.idempotency(TenantId(_ID), _ID),
         "tenant_running": keys.tenant_running(TenantId(_ID)),
+        "tenant_conversations": keys.tenant_conversations(TenantId(_ID)),
+        "host_wipes": keys.host_wipes(HostId(_ID)),
         "worker": keys.worker(WorkerId(_ID)),
         "replica_channel": keys.replica_channel(ReplicaId(_ID)),
         "control_channel": keys.control_channel(WorkerId(_ID)),

@@ -9,6 +9,8 @@ from typing import Any
 from redis.asyncio import Redis
 
 from infra.store.connection import translate
+from infra.store.conversations import ENDED_TTL_S
+from infra.store.history import Memory, TurnBase, decode_base
 from infra.store.keys import Keys
 from infra.store.leases import LEASE_S, Lease
 from infra.store.replies import fields, optional, text
@@ -23,6 +25,7 @@ from infra.wire.errors import (
     TurnNotFound,
 )
 from infra.wire.events import TurnEnded, TurnError, encode_event
+from infra.wire.history import Accepted, decode_accepted
 from infra.wire.ids import ConversationKey, Fence, HostId, ReplicaId, TenantId, TurnId, WorkerId
 from infra.wire.states import TurnState
 from infra.wire.turns import Lane, OnDisconnect, TurnRequest, decode_turn_request
@@ -30,8 +33,7 @@ from infra.wire.turns import Lane, OnDisconnect, TurnRequest, decode_turn_reques
 ATTEMPTS_MAX = 2
 
 _OPEN_TTL_S = 86400.0
-_ENDED_TTL_S = 600.0
-_IDEMPOTENCY_TTL_S = 3600.0
+_LISTED_TURNS_MAX = 200
 _CLAIMED_LOOK_AFTER_S = LEASE_S - 2.0
 _LOOK_PAUSE_MAX_S = 15.0
 _RETRY_AFTER_S = 5.0
@@ -94,6 +96,8 @@ class TurnRecord:
     reason: str | None = None
     is_delivered: bool = False
     """A client has been given the whole answer."""
+    base: TurnBase | None = None
+    """The memory it was started on."""
 
 
 @dataclass(frozen=True)
@@ -109,6 +113,14 @@ class Claimed:
     host: HostId | None = None
     """Where the conversation's container was last. Another host than the claimer's: out of its
     reach."""
+    accepted: tuple[Accepted, ...] = ()
+    """The prompts in the agent's memory."""
+    sdk_session: str | None = None
+    """The SDK session that memory is in."""
+    is_resending: bool = False
+    """The conversation's client has sent history before."""
+    is_transcript_full: bool = False
+    """That session was too large to keep: it cannot be resumed elsewhere."""
 
 
 @dataclass(frozen=True)
@@ -124,10 +136,12 @@ class OpenTurnRef:
 
 
 class TurnStore:
-    def __init__(self, redis: Redis, keys: Keys) -> None:
+    def __init__(self, redis: Redis, keys: Keys, *, ended_ttl_s: float = ENDED_TTL_S) -> None:
+        """`ended_ttl_s` is how long an ended turn can be come back to."""
         self._redis = redis
         self._keys = keys
         self._scripts = Scripts(redis, keys)
+        self._ended_ttl_s = ended_ttl_s
 
     async def submit(self, new: NewTurn, *, waiting_max: int, retention_s: float) -> Submitted:
         """Create the turn and put it into its conversation's FIFO, or find the one it repeats.
@@ -164,13 +178,14 @@ class TurnStore:
                 new.on_disconnect.value,
                 waiting_max,
                 digest,
-                _ms(_IDEMPOTENCY_TTL_S),
+                _ms(_OPEN_TTL_S + request.deadline_s),
                 _ms(retention_s),
                 _ms(_OPEN_TTL_S + request.deadline_s),
                 _ms(_OPEN_TTL_S),
                 _ms(request.idle_timeout_s),
                 request.lane.value,
                 new.supersedes or "",
+                _LISTED_TURNS_MAX,
             ],
         )
         if answer[0] == b"full":
@@ -214,30 +229,49 @@ class TurnStore:
                 ErrorCode.AGENT_FAILED.value,
                 _CANCELLED,
                 EVENTS_MAX,
-                _ms(_ENDED_TTL_S),
+                _ms(self._ended_ttl_s),
             ],
         )
         if answer[0] == b"none":
             return None
         self._owned(answer, lease)
-        _, turn, is_adoption, host, held, request = answer
+        _, turn, is_adoption, host, held, request, session, resends, too_large, accepted = answer
         host_id = optional(host)
         return Claimed(
             record=_record(TurnId(text(turn)), fields(held)),
             request=decode_turn_request(request),
             is_adoption=bool(is_adoption),
             host=None if host_id is None else HostId(host_id),
+            accepted=tuple(map(decode_accepted, accepted)),
+            sdk_session=optional(session),
+            is_resending=optional(resends) is not None,
+            is_transcript_full=too_large == session,
         )
 
-    async def start(self, lease: Lease, turn: TurnId) -> None:
+    async def start(
+        self,
+        lease: Lease,
+        turn: TurnId,
+        *,
+        base: TurnBase | None = None,
+        is_resending: bool = False,
+    ) -> None:
         """claimed -> running: from now on the turn may have had effects.
 
-        Raises `LeaseLost`, `IllegalTransition`.
+        `base` is what `finish` makes of the conversation's accepted prompts (None: nothing), and
+        what an adopter starts the turn on. `is_resending`: the client has sent history. Raises
+        `LeaseLost`, `IllegalTransition`.
         """
         answer = await self._scripts.run(
             "start",
             [self._keys.conversation(lease.conversation)],
-            [lease.worker, str(lease.fence), turn],
+            [
+                lease.worker,
+                str(lease.fence),
+                turn,
+                base.encode() if base else "",
+                "1" if is_resending else "",
+            ],
         )
         self._owned(answer, lease, turn, TurnState.RUNNING)
 
@@ -259,7 +293,7 @@ class TurnStore:
                 ATTEMPTS_MAX,
                 _CANCELLED,
                 EVENTS_MAX,
-                _ms(_ENDED_TTL_S),
+                _ms(self._ended_ttl_s),
                 _ms(_OPEN_TTL_S),
             ],
         )
@@ -267,11 +301,20 @@ class TurnStore:
         return bool(answer[0] == b"ok")
 
     async def finish(
-        self, lease: Lease, turn: TurnId, n: int, end: TurnEnded, *, idle_timeout_s: float
+        self,
+        lease: Lease,
+        turn: TurnId,
+        n: int,
+        end: TurnEnded,
+        *,
+        idle_timeout_s: float,
+        memory: Memory = Memory.TOLD,
     ) -> bool:
         """Log the end event under number `n`, delete the sealed key, close the turn.
 
-        Sets the conversation's idle deadline when nothing waits. True when another turn waits.
+        Carries out the turn's base on the accepted prompts, as far as `memory` says what the agent
+        remembers. Sets the conversation's idle deadline when nothing waits. True when another turn
+        waits.
         Finishing twice is harmless; a log has one end. Raises `LeaseLost`, `IllegalTransition`.
         """
         c = lease.conversation
@@ -290,7 +333,9 @@ class TurnStore:
                 end.usage.encode(),
                 _ms(idle_timeout_s),
                 EVENTS_MAX,
-                _ms(_ENDED_TTL_S),
+                _ms(self._ended_ttl_s),
+                memory.value,
+                end.checkpoint or "",
             ],
         )
         self._owned(answer, lease, turn, end.state)
@@ -310,7 +355,7 @@ class TurnStore:
         answer = await self._scripts.run(
             "cancel",
             [self._keys.turn(turn)],
-            [turn, tenant, reason, _CANCELLED, order.encode(), EVENTS_MAX, _ms(_ENDED_TTL_S)],
+            [turn, tenant, reason, _CANCELLED, order.encode(), EVENTS_MAX, _ms(self._ended_ttl_s)],
         )
         if answer[0] == b"unknown":
             raise TurnNotFound(turn)
@@ -339,7 +384,7 @@ class TurnStore:
                 ErrorCode.QUEUE_TIMEOUT.value,
                 encode_event(TurnEnded(state=TurnState.EXPIRED, error=error)),
                 EVENTS_MAX,
-                _ms(_ENDED_TTL_S),
+                _ms(self._ended_ttl_s),
             ],
         )
         return bool(answer[0])
@@ -419,6 +464,7 @@ def _record(turn: TurnId, held: Mapping[str, str]) -> TurnRecord:
         ended_ms=int(held["ended"]) if "ended" in held else None,
         reason=held.get("reason"),
         is_delivered="delivered" in held,
+        base=decode_base(held["base"]) if "base" in held else None,
     )
 
 

@@ -28,7 +28,19 @@ class Drain(Message):
     type: Literal["drain"] = "drain"
 
 
-Control = Annotated[CancelTurn | Drain, Field(discriminator="type")]
+class StopSession(Message):
+    """Stop this conversation's container, interrupting its turn; or remove all of it.
+
+    Sent by: the stop and delete scripts, to the owner. A hint: the turn's cancel flag and the idle
+    deadline, or the host's list of wipes, are the truth.
+    """
+
+    type: Literal["stop_session"] = "stop_session"
+    conversation: ConversationKey
+    is_deleted: bool = False
+
+
+Control = Annotated[CancelTurn | Drain | StopSession, Field(discriminator="type")]
 _CONTROL: TypeAdapter[Control] = TypeAdapter(Control)
 
 

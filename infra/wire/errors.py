@@ -4,6 +4,8 @@
     ├── RequestRefused             the caller can mend it: bad body, bad key, too much
     ├── TurnFailed                 a turn ended without its answer (carries an ErrorCode)
     ├── TurnNotFound               no such turn for this tenant
+    ├── ConversationBusy           a turn of it runs or waits
+    ├── ConversationNotFound       no such conversation for this tenant
     ├── LeaseLost                  a newer owner exists: stop writing at once
     ├── LeaseHeld                  somebody else owns the conversation now
     ├── StoreUnavailable           Redis did not answer, or refused the write
@@ -43,6 +45,9 @@ class ErrorCode(StrEnum):
     UPSTREAM_ERROR = "upstream_error"
     UPSTREAM_UNREACHABLE = "upstream_unreachable"
     TURN_NOT_FOUND = "turn_not_found"
+    CONVERSATION_BUSY = "conversation_busy"
+    TURN_RUNNING = "turn_running"
+    CONVERSATION_NOT_FOUND = "conversation_not_found"
     QUEUE_FULL = "queue_full"
     QUEUE_TIMEOUT = "queue_timeout"
     TURN_TIMED_OUT = "turn_timed_out"
@@ -50,6 +55,7 @@ class ErrorCode(StrEnum):
     CONTAINER_FAILED = "container_failed"
     CONTAINER_LOST = "container_lost"
     OUT_OF_MEMORY = "out_of_memory"
+    WORKSPACE_FULL = "workspace_full"
     AGENT_FAILED = "agent_failed"
     LOG_LOST = "turn_log_lost"
     STORE_UNAVAILABLE = "store_unavailable"
@@ -101,6 +107,22 @@ class TurnNotFound(AgClusterError):
     """No such turn, or it belongs to another tenant: the two are never told apart."""
 
     code = ErrorCode.TURN_NOT_FOUND
+
+
+class ConversationNotFound(AgClusterError):
+    """No such conversation, or it belongs to another tenant: the two are never told apart."""
+
+    code = ErrorCode.CONVERSATION_NOT_FOUND
+
+
+class ConversationBusy(AgClusterError):
+    """A turn of the conversation runs or waits; cancel it first."""
+
+    code = ErrorCode.CONVERSATION_BUSY
+
+    def __init__(self, turn: str) -> None:
+        super().__init__(f"turn {turn} has not ended")
+        self.turn = turn
 
 
 class LeaseLost(AgClusterError):

@@ -24,7 +24,10 @@ for i = 5, #ARGV, 2 do
 end
 if newest > seq then
   redis.call('HSET', KEYS[2], 'seq', int(newest))
-  if seq == 0 then redis.call('PEXPIRE', KEYS[3], redis.call('PTTL', KEYS[2])) end
+  if seq == 0 then
+    redis.call('PEXPIRE', KEYS[3], redis.call('PTTL', KEYS[2]))
+    note_started(KEYS[2], ARGV[6])
+  end
   if state == 'claimed' then
     step_turn({key = KEYS[2], state = state}, 'running')
     redis.call('HSET', KEYS[2], 'started', int(now_ms()))

@@ -5,7 +5,8 @@
 --       6 end event of a turn out of attempts  7 its code  8 end event of a cancelled turn
 --       9 most events of a log  10 an ended turn's life (ms)
 -- Returns {'lost'}, {'none'} or {'claimed', turn, is adoption 0 | 1, container's host or '',
---       the turn's hash, the request JSON}.
+--       the turn's hash, the request JSON, SDK session or '', resends 1 or '', transcript_full or '',
+--       the accepted prompts}.
 --
 -- The attempt is counted before the start. A turn whose log has begun is only ever adopted: its
 -- tools may have had effects. Called again after a lost answer it gives the same turn again.
@@ -27,8 +28,10 @@ local function claimed(turn, is_adoption)
   end
   redis.call('HSET', turn.key, 'fence', fence)
   redis.call('ZADD', KEYS[3], int(now_ms() + tonumber(ARGV[5])), turn.id)
-  return {'claimed', turn.id, is_adoption, redis.call('HGET', KEYS[1], 'host') or '',
-    redis.call('HGETALL', turn.key), request}
+  local held = redis.call('HMGET', KEYS[1], 'host', 'sdk_session', 'resends', 'transcript_full')
+  return {'claimed', turn.id, is_adoption, held[1] or '', redis.call('HGETALL', turn.key), request,
+    held[2] or '', held[3] or '', held[4] or '',
+    redis.call('LRANGE', key('accepted', conversation), 0, -1)}
 end
 
 local function begin(turn)

@@ -4,10 +4,17 @@
 -- ARGV  1 conversation  2 worker  3 fence  4 turn  5 number of the end event  6 end event
 --       7 terminal state  8 reason or ''  9 usage JSON  10 idle timeout (ms)
 --       11 most events of a log  12 an ended turn's life (ms)
+--       13 what the agent made of the turn: 'nothing', 'unknown' or 'told'
+--       14 the transcript entry the turn ended at, or ''
 -- Returns {'ok', 1 when another turn waits}, {'lost'} or {'illegal', state}.
 --
 -- Finishing twice is harmless. A turn may end done in the same breath as its first event: then it
 -- passes through running.
+--
+-- The list of accepted prompts follows the agent's memory. The turn's base (start) says what that was
+-- to become; that its first event was logged says that the agent's session took the prompt in. That
+-- session lives on if the agent told the end itself, or if entries of it were stored during the turn.
+-- Otherwise nobody knows what the agent remembers, and an entry that equals no prompt says so.
 if not is_owner(KEYS[1], ARGV[2], ARGV[3]) then return {'lost'} end
 local turn = read_turn(ARGV[4])
 local unfinished = redis.call('HGET', KEYS[1], 'turn')
@@ -21,6 +28,28 @@ if through and not (TURN_NEXT[turn.state].running and TURN_NEXT.running[new]) th
   return {'illegal', turn.state}
 end
 
+local function remember()
+  local held = redis.call('HMGET', turn.key, 'base', 'sdk_session', 'remembered')
+  if not held[1] or ARGV[13] == 'nothing' then return end
+  local base, session, list = cjson.decode(held[1]), held[2], key('accepted', ARGV[1])
+  if base.kind ~= 'continue' and base.keep > 0 then
+    redis.call('LTRIM', list, 0, int(base.keep - 1))
+  elseif base.kind ~= 'continue' then
+    redis.call('DEL', list)
+  end
+  if not session or not (ARGV[13] == 'told' or held[3] == session) then
+    redis.call('RPUSH', list, cjson.encode({digest = '', turn = turn.id}))
+    return
+  end
+  for _, digest in ipairs(base.before) do
+    redis.call('RPUSH', list, cjson.encode({digest = digest, turn = turn.id}))
+  end
+  local entry = {digest = base.digest, turn = turn.id}
+  if ARGV[14] ~= '' then entry.checkpoint = ARGV[14] end
+  redis.call('RPUSH', list, cjson.encode(entry))
+  replace_session(ARGV[1], session)
+end
+
 write_even_when_full()
 if through then step_turn(turn, 'running') end
 local reason = ARGV[8]
@@ -31,7 +60,11 @@ redis.call('HSET', turn.key, 'usage', ARGV[9])
 redis.call('HDEL', KEYS[1], 'turn')
 redis.call('HINCRBY', KEYS[1], 'turns', 1)
 redis.call('HSET', KEYS[1], 'last_active', int(now_ms()), 'idle_timeout', ARGV[10])
-local held = redis.call('HMGET', KEYS[1], 'state', 'retention')
-if held[2] then redis.call('PEXPIRE', KEYS[1], held[2]) end
+remember()
+local held = redis.call('HMGET', KEYS[1], 'state', 'retention', 'lane')
+if held[2] then
+  keep_for(ARGV[1], held[2])
+  list_conversation(ARGV[1], turn.tenant, held[3], now_ms(), held[2])
+end
 if held[1] == 'busy' then step_conversation(KEYS[1], 'busy', 'warm') end
 return {'ok', settle(ARGV[1])}

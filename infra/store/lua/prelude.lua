@@ -1,14 +1,14 @@
 -- Put in front of every script, after the generated tables KEY, TURN_NEXT and CONVERSATION_NEXT
 -- (infra/store/scripts.py): what the scripts share. Returns nothing by itself.
 --
--- KEY            patterns of the keys a script finds only while it runs ("%s" is the id)
+-- KEY            patterns of the keys a script finds only while it runs ("%s" is an id)
 -- TURN_NEXT      TURN_NEXT[old][new] is true for a legal step of a turn (infra/wire/states.py)
 -- CONVERSATION_NEXT  the same for conversations
 --
 -- Numbers above 2^53 never occur; int() is needed all the same, as Lua prints 1.7e+15 otherwise.
 
-local function key(kind, id)
-  return string.format(KEY[kind], id)
+local function key(kind, id, second)
+  return string.format(KEY[kind], id, second)
 end
 
 local function int(number)
@@ -81,6 +81,14 @@ local function log_end(turn, n, payload, events_max)
   return n
 end
 
+-- The key by which a repeat finds this turn; nil when there is none, or it leads to a later one.
+local function idempotency_of(turn)
+  local digest = redis.call('HGET', turn.key, 'idem')
+  if not digest or digest == '' then return nil end
+  local name = key('idempotency', turn.tenant, digest)
+  return redis.call('GET', name) == turn.id and name or nil
+end
+
 -- Ends a turn: its last event, its state, no sealed key, a short remaining life.
 -- Returns the number of the end event.
 local function end_turn(turn, new, n, payload, reason, events_max, ended_ttl_ms)
@@ -92,6 +100,8 @@ local function end_turn(turn, new, n, payload, reason, events_max, ended_ttl_ms)
   for _, kind in ipairs({'turn', 'turn_request', 'turn_events'}) do
     redis.call('PEXPIRE', key(kind, turn.id), ended_ttl_ms)
   end
+  local idempotency = idempotency_of(turn)
+  if idempotency then redis.call('PEXPIRE', idempotency, ended_ttl_ms) end
   redis.call('ZREM', KEY.turns_open, turn.id)
   redis.call('ZREM', key('tenant_running', turn.tenant), turn.id)
   return n
@@ -117,4 +127,73 @@ local function settle(conversation)
     end
   end
   return 0
+end
+
+-- Ends every turn that waits in a conversation as cancelled.
+local function cancel_waiting(conversation, payload, reason, events_max, ended_ttl_ms)
+  for _, id in ipairs(redis.call('LRANGE', key('todo', conversation), 0, -1)) do
+    local turn = read_turn(id)
+    if turn and turn.state == 'queued' then
+      local n = end_turn(turn, 'cancelled', turn.seq + 1, payload, reason, events_max, ended_ttl_ms)
+      announce(turn, '0', n, payload)
+    end
+  end
+  redis.call('DEL', key('todo', conversation))
+end
+
+-- What is kept of a conversation beside its hash and FIFO: it lives and goes with the hash.
+local function belongings(conversation)
+  local transcripts = key('transcripts', conversation)
+  local names = {key('accepted', conversation), key('conversation_turns', conversation), transcripts}
+  for _, session in ipairs(redis.call('HKEYS', transcripts)) do
+    names[#names + 1] = key('transcript', conversation, session)
+    names[#names + 1] = key('transcript_seen', conversation, session)
+  end
+  return names
+end
+
+local function keep_for(conversation, retention_ms)
+  redis.call('PEXPIRE', key('conversation', conversation), retention_ms)
+  for _, name in ipairs(belongings(conversation)) do redis.call('PEXPIRE', name, retention_ms) end
+end
+
+-- Lists a conversation under its tenant as used now; a side turn's never.
+local function list_conversation(conversation, tenant, lane, now, retention_ms)
+  if lane == 'side' then return end
+  local index = key('tenant_conversations', tenant)
+  redis.call('ZADD', index, int(now), conversation)
+  redis.call('ZREMRANGEBYSCORE', index, '-inf', int(now - tonumber(retention_ms)))
+  redis.call('PEXPIRE', index, retention_ms)
+end
+
+local function drop_transcript(conversation, session)
+  redis.call('UNLINK', key('transcript', conversation, session),
+    key('transcript_seen', conversation, session))
+  redis.call('HDEL', key('transcripts', conversation), session)
+end
+
+-- Makes a session the conversation's own. The one before is kept until this one has entries.
+local function replace_session(conversation, session)
+  if session == '' then return end
+  local conversation_key = key('conversation', conversation)
+  redis.call('HSET', conversation_key, 'sdk_session', session)
+  if redis.call('HGET', conversation_key, 'transcript_full') ~= session then
+    redis.call('HDEL', conversation_key, 'transcript_full')
+  end
+  local transcripts = key('transcripts', conversation)
+  if redis.call('HEXISTS', transcripts, session) == 0 then return end
+  for _, other in ipairs(redis.call('HKEYS', transcripts)) do
+    if other ~= session then drop_transcript(conversation, other) end
+  end
+end
+
+-- Notes from a turn's first event that the agent took it in, and under which session.
+local function note_started(turn_key, payload)
+  if string.sub(payload, 1, 17) ~= '{"type":"started"' then return end
+  local is_read, event = pcall(cjson.decode, payload)
+  local session = is_read and event.sdk_session
+  if type(session) ~= 'string' or #session > 64 or not string.match(session, '^[%w-]*$') then
+    session = ''
+  end
+  redis.call('HSET', turn_key, 'sdk_session', session)
 end

@@ -5,7 +5,8 @@
 -- Returns {'ok'}, {'lost'} or {'illegal', old state}.
 --
 -- Cold is reached through stopping where the table has no direct step. An unfinished turn comes up
--- in the next sweep, so that a successor adopts it at once.
+-- in the next sweep, so that a successor adopts it at once. A conversation nobody asked for (a deleted
+-- one, or one that only its container still knew) is forgotten.
 if not is_owner(KEYS[1], ARGV[2], ARGV[3]) then return {'lost'} end
 local held = redis.call('HMGET', KEYS[1], 'state', 'turn')
 local old, new = held[1], ARGV[4]
@@ -27,4 +28,5 @@ if new == 'cold' or new == 'lost' then
   redis.call('ZREM', KEYS[3], ARGV[1])
 end
 if held[2] then redis.call('ZADD', KEYS[4], '0', held[2]) end
+if new == 'cold' and not redis.call('HGET', KEYS[1], 'tenant') then redis.call('DEL', KEYS[1]) end
 return {'ok'}

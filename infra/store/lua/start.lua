@@ -1,8 +1,10 @@
 -- start: claimed -> running; from now on the turn may have had effects.
 --
 -- KEYS  1 conversation
--- ARGV  1 worker  2 fence  3 turn
--- Returns {'ok'}, {'lost'} or {'illegal', state}. A turn that runs already is no error.
+-- ARGV  1 worker  2 fence  3 turn  4 the memory it stands on (JSON) or ''
+--       5 1 when its client sends the history
+-- Returns {'ok'}, {'lost'} or {'illegal', state}. A turn that runs already is no error,
+-- and keeps the base it was started with.
 if not is_owner(KEYS[1], ARGV[1], ARGV[2]) then return {'lost'} end
 local turn = read_turn(ARGV[3])
 if not turn or redis.call('HGET', KEYS[1], 'turn') ~= turn.id then return {'lost'} end
@@ -11,4 +13,6 @@ if not TURN_NEXT[turn.state].running then return {'illegal', turn.state} end
 write_even_when_full()
 step_turn(turn, 'running')
 redis.call('HSET', turn.key, 'started', int(now_ms()))
+if ARGV[4] ~= '' then redis.call('HSET', turn.key, 'base', ARGV[4]) end
+if ARGV[5] == '1' then redis.call('HSET', KEYS[1], 'resends', '1') end
 return {'ok'}

@@ -7,6 +7,7 @@
 --       12 idempotency digest or ''  13 its life (ms)  14 retention (ms)  15 an open turn's life (ms)
 --       16 the FIFO's life (ms)  17 idle timeout (ms)
 --       18 lane  19 turn that the request is known not to repeat, or ''
+--       20 most turns that are listed of a conversation
 -- Returns {'created' | 'repeated', turn, living owner or '', turns ahead} or {'full', waiting}.
 --
 -- Called again after a lost answer it finds its own turn and says 'created' again. A repeat of a
@@ -52,7 +53,10 @@ redis.call('HSET', KEYS[1], 'tenant', tenant, 'last_active', int(now),
   'retention', ARGV[14], 'idle_timeout', ARGV[17], 'lane', ARGV[18])
 if ARGV[4] ~= '' then redis.call('HSET', KEYS[1], 'label', ARGV[4]) end
 redis.call('HDEL', KEYS[1], 'idle_at')
-redis.call('PEXPIRE', KEYS[1], ARGV[14])
+redis.call('RPUSH', key('conversation_turns', conversation), turn)
+redis.call('LTRIM', key('conversation_turns', conversation), -tonumber(ARGV[20]), -1)
+keep_for(conversation, ARGV[14])
+list_conversation(conversation, tenant, ARGV[18], now, ARGV[14])
 
 redis.call('RPUSH', KEYS[2], turn)
 redis.call('PEXPIRE', KEYS[2], ARGV[16])

@@ -1,0 +1,121 @@
+"""Transcripts of SDK sessions, so that a conversation resumes on a fresh container, days later.
+
+Entries are the agent's and opaque: they are kept as the JSON they are, and go back to an agent
+without being parsed again. A conversation has one session; while a fork is on its way, two.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from redis.asyncio import Redis
+
+from infra.store.connection import translate
+from infra.store.keys import Keys
+from infra.store.leases import Lease
+from infra.store.scripts import Scripts
+from infra.wire.errors import LeaseLost, MalformedMessage
+from infra.wire.ids import ConversationKey
+from infra.wire.link import TranscriptPart
+
+MAX_BYTES = 32 * 1024 * 1024
+
+_PAGE_ENTRIES = 500
+_SESSION = re.compile(r"[A-Za-z0-9-]{1,64}")
+_SUBPATH = re.compile(r"[^\x00-\x1f\x7f]{0,200}")
+
+
+@dataclass(frozen=True)
+class StoredTranscript:
+    """A session's entries as encoded JSON, by subpath ('' is the main transcript)."""
+
+    sdk_session: str
+    parts: Mapping[str, Sequence[bytes]]
+
+    def encode(self) -> bytes:
+        """An `infra.wire.link.Transcript`, put together without parsing an entry."""
+        parts = b",".join(
+            b'{%b"entries":[%b]}' % (_subpath(path), b",".join(entries))
+            for path, entries in self.parts.items()
+        )
+        return b'{"sdk_session":"%b","parts":[%b]}' % (self.sdk_session.encode(), parts)
+
+
+class TranscriptStore:
+    def __init__(self, redis: Redis, keys: Keys, *, max_bytes: int = MAX_BYTES) -> None:
+        """`max_bytes` bounds one session; one that grows beyond it is not kept at all."""
+        self._redis = redis
+        self._keys = keys
+        self._scripts = Scripts(redis, keys)
+        self._max_bytes = max_bytes
+
+    async def append(self, lease: Lease, sdk_session: str, part: TranscriptPart) -> bool:
+        """Keep new entries; those whose `uuid` is there are skipped.
+
+        False when the session is too large to keep. Raises `LeaseLost`, `StoreUnavailable`, and
+        `MalformedMessage` for names that no SDK gives (they come from inside a container).
+        """
+        c, subpath = lease.conversation, part.subpath or ""
+        if not _SESSION.fullmatch(sdk_session) or not _SUBPATH.fullmatch(subpath):
+            raise MalformedMessage("not the name of a transcript")
+        answer = await self._scripts.run(
+            "transcript_append",
+            [
+                self._keys.conversation(c),
+                self._keys.transcripts(c),
+                self._keys.transcript(c, sdk_session),
+                self._keys.transcript_seen(c, sdk_session),
+            ],
+            [
+                c,
+                lease.worker,
+                str(lease.fence),
+                sdk_session,
+                subpath,
+                self._max_bytes,
+                *(field for entry in part.entries for field in (_uuid(entry), _json(entry))),
+            ],
+        )
+        if answer[0] == b"lost":
+            raise LeaseLost(c, lease.fence)
+        return bool(answer[0] == b"ok")
+
+    async def load(self, c: ConversationKey, sdk_session: str) -> StoredTranscript | None:
+        """All of a session, in the order it was kept; None when nothing of it is kept."""
+        parts: dict[str, list[bytes]] = {}
+        async for stored in self._entries(self._keys.transcript(c, sdk_session)):
+            subpath, _, entry = stored.partition(b"\n")
+            parts.setdefault(subpath.decode(), []).append(entry)
+        return StoredTranscript(sdk_session, parts) if parts else None
+
+    async def _entries(self, name: str) -> AsyncIterator[bytes]:
+        # In pages: one reply of 32 MiB would hold up everybody else's commands.
+        first = 0
+        while True:
+            with translate():
+                page: list[bytes] = await self._redis.lrange(  # type: ignore[misc]
+                    name, first, first + _PAGE_ENTRIES - 1
+                )
+            for stored in page:
+                yield stored
+            if len(page) < _PAGE_ENTRIES:
+                return
+            first += len(page)
+
+
+def _uuid(entry: Mapping[str, Any]) -> str:
+    uuid = entry.get("uuid")
+    return uuid if isinstance(uuid, str) else ""
+
+
+def _json(entry: Mapping[str, Any]) -> bytes:
+    # ASCII, so that a lone surrogate in a tool's output cannot fail the whole append.
+    return json.dumps(entry, separators=(",", ":")).encode()
+
+
+def _subpath(path: str) -> bytes:
+    return b'"subpath":%b,' % json.dumps(path).encode() if path else b""
