@@ -23,6 +23,8 @@ from typing import Any
 import httpx
 import openai
 
+from tests.parts import AGENT_IMAGE
+
 ROOT = Path(__file__).resolve().parents[2]
 GOOD_KEY = "sk-ant-e2e-good-canary-5d0f2c7b9e4a"
 WRONG_KEY = "sk-ant-wrong-canary-77aa"
@@ -115,6 +117,7 @@ def embedded(isolation: str, **settings: str) -> Iterator[Deployment]:
         environ = {
             **{k: v for k, v in os.environ.items() if not k.startswith("AGCLUSTER_")},
             "AGCLUSTER_ISOLATION": isolation,
+            "AGCLUSTER_AGENT_IMAGE": AGENT_IMAGE,
             "AGCLUSTER_ANTHROPIC_BASE_URL": model_url,
             "AGCLUSTER_DATA_DIR": f"{folder}/d",
             "AGCLUSTER_CLUSTER": cluster,
