@@ -1,4 +1,4 @@
-"""The programs a run needs, started and stopped, and what their CPUs spent (Linux only)."""
+"""The programs a run needs, started and stopped, and what they spent and hold (Linux only)."""
 
 from __future__ import annotations
 
@@ -57,6 +57,32 @@ def cpu_s(pids: Sequence[int]) -> float | None:
         return None
     parents, spent = _process_table()
     return sum(_tree_s(pid, parents, spent) for pid in pids)
+
+
+def memory_mb(pid: int) -> dict[str, float]:
+    """What each program of a tree holds, by its module's or file's name: its share of the pages it
+    has in memory (Linux only). Programs of the same name are added up.
+    """
+    children, _ = _process_table()
+    held: dict[str, float] = {}
+    waiting = [pid]
+    while waiting:
+        one = waiting.pop()
+        waiting += children.get(one, [])
+        try:
+            name = _name(Path(f"/proc/{one}/cmdline").read_text().split("\0"))
+            rollup = Path(f"/proc/{one}/smaps_rollup").read_text()
+        except OSError:  # It ended while we looked.
+            continue
+        pss_kb = sum(int(line.split()[1]) for line in rollup.splitlines() if line[:4] == "Pss:")
+        held[name] = held.get(name, 0.0) + pss_kb / 1024
+    return held
+
+
+def _name(command: Sequence[str]) -> str:
+    if "-m" in command:
+        return command[command.index("-m") + 1]
+    return Path(command[0].split()[0] if command[0] else "?").name
 
 
 def _tree_s(pid: int, children: Mapping[int, list[int]], spent: Mapping[int, float]) -> float:
