@@ -43,3 +43,8 @@ def conversation_name(
 def label(name: str | None) -> str:
     """The name for display in a record: letters, digits and a few signs, at most 64."""
     return re.sub(r"[^A-Za-z0-9._:@-]", "_", name or "")[:64]
+
+
+def is_given(value: str) -> bool:
+    """Whether a header says anything: it is not empty and no placeholder nobody filled in."""
+    return bool(value.strip()) and not _PLACEHOLDER.search(value)

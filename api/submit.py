@@ -25,9 +25,12 @@ from infra.store.turn_log import TurnLog
 from infra.store.turns import NewTurn, TurnStore
 from infra.wire.errors import ErrorCode, StoreUnavailable, TurnFailed
 from infra.wire.ids import ConversationKey, ReplicaId, TenantId, TurnId
-from infra.wire.turns import OnDisconnect, TurnRequest
+from infra.wire.turns import Lane, OnDisconnect, TurnRequest
 
 log = logging.getLogger(__name__)
+
+SIDE_RETENTION_S = 600.0
+"""A side request's conversation holds nothing but its turn's place, and goes soon after it."""
 
 KEY_SLACK_S = 600.0
 """A sealed key outlives the longest wait and the longest turn by this, for restarts between."""
@@ -62,6 +65,9 @@ class Ask:
     name: str | None = None
     on_disconnect: OnDisconnect = OnDisconnect.CANCEL
     repeat: Repeat | None = None
+    lane: Lane = Lane.AGENT
+    max_tokens: int | None = None
+    """Bound of a side request's answer."""
 
 
 class OpenTurn:
@@ -167,7 +173,9 @@ class TurnOpener:
     async def _submit(self, new: NewTurn, repeat: Repeat | None) -> TurnId:
         limits = self._settings
         submitted = await self._turns.submit(
-            new, waiting_max=limits.turns_waiting_max, retention_s=limits.retention_s
+            new,
+            waiting_max=limits.turns_waiting_max,
+            retention_s=self._retention_s(new.request.lane),
         )
         if not submitted.created:
             if (repeat and repeat.is_strict) or await self._is_under_way(submitted.turn):
@@ -185,7 +193,10 @@ class TurnOpener:
             ),
         )
         try:
-            await self._queue.enqueue(submitted.turn, submitted.owner)
+            if new.request.lane is Lane.SIDE:
+                await self._queue.enqueue_side(submitted.turn)
+            else:
+                await self._queue.enqueue(submitted.turn, submitted.owner)
         except StoreUnavailable:
             # Only a hint: the workers' sweep finds the turn within seconds.
             log.warning("turn not announced", extra=fields(turn=submitted.turn))
@@ -195,12 +206,21 @@ class TurnOpener:
         record = await self._turns.get(turn)
         return record is not None and not record.state.is_terminal and record.cancel is None
 
-    def _new_turn(self, ask: Ask) -> NewTurn:
+    def _retention_s(self, lane: Lane) -> float:
         limits = self._settings
+        if lane is Lane.SIDE:
+            return max(SIDE_RETENTION_S, limits.queue_timeout_s + limits.side_deadline_s)
+        return limits.retention_s
+
+    def _new_turn(self, ask: Ask) -> NewTurn:
+        limits, is_side = self._settings, ask.lane is Lane.SIDE
         turn = new_turn_id()
         tenant = ask.caller.tenant
-        conversation = conversation_key(self._secret, tenant, ask.name or new_conversation_name())
-        lives_s = limits.queue_timeout_s + limits.turn_deadline_s + KEY_SLACK_S
+        # A side request's is never the one it names: a title must neither wait nor be remembered.
+        name = (None if is_side else ask.name) or new_conversation_name()
+        conversation = conversation_key(self._secret, tenant, name)
+        deadline_s = limits.side_deadline_s if is_side else limits.turn_deadline_s
+        lives_s = limits.queue_timeout_s + deadline_s + KEY_SLACK_S
         expires_ms = self._clock.unix_ms() + int(lives_s * 1000)
         context = SealContext(tenant, conversation, turn, expires_ms)
         return NewTurn(
@@ -209,19 +229,27 @@ class TurnOpener:
                 conversation=conversation,
                 tenant=tenant,
                 model=ask.model,
-                system_prompt=ask.prompt.system_prompt or limits.system_prompt,
+                # The default one is for agents.
+                system_prompt=ask.prompt.system_prompt
+                or (None if is_side else limits.system_prompt),
                 history=ask.prompt.history,
                 prompt=ask.prompt.prompt,
-                deadline_s=limits.turn_deadline_s,
+                deadline_s=deadline_s,
+                lane=ask.lane,
+                max_tokens=ask.max_tokens,
                 idle_timeout_s=(
-                    limits.idle_timeout_s if ask.name else limits.unnamed_idle_timeout_s
+                    0.0
+                    if is_side
+                    else limits.idle_timeout_s
+                    if ask.name
+                    else limits.unnamed_idle_timeout_s
                 ),
             ),
             replica=self._replica,
             sealed_key=self._sealer.seal(ask.caller.api_key, context),
             key_expires_ms=expires_ms,
             on_disconnect=ask.on_disconnect,
-            label=label(ask.name),
+            label="" if is_side else label(ask.name),
             idempotency=ask.repeat.digest(conversation) if ask.repeat else None,
         )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from fastapi import APIRouter, Request
@@ -15,10 +16,11 @@ from api.deps import ApiDeps
 from api.models import ChatCompletion, ChatRequest, ErrorAnswer, read_chat_request
 from api.naming import conversation_name
 from api.prompt import read_messages
+from api.side_requests import SideRules, answer_bound, with_format
 from api.sse import ChatStream
 from api.submit import Ask, OpenTurn, Repeat
 from infra.wire.errors import ErrorCode, RequestRefused
-from infra.wire.turns import OnDisconnect
+from infra.wire.turns import Lane, OnDisconnect
 
 _ERRORS: dict[int | str, dict[str, Any]] = {
     status: {"model": ErrorAnswer} for status in (400, 401, 404, 408, 413, 429, 500, 502, 503, 504)
@@ -38,6 +40,7 @@ _STREAM = {"text/event-stream": {"schema": {"type": "string"}}}
 def chat_routes(deps: ApiDeps) -> APIRouter:
     """Both paths: clients are configured with and without `/v1`."""
     router = APIRouter(tags=["chat"])
+    rules = SideRules(deps.settings)
 
     async def create_chat_completion(request: Request) -> Response:
         """Ask an agent. `X-Conversation-ID` names the conversation the turn belongs to;
@@ -46,7 +49,7 @@ def chat_routes(deps: ApiDeps) -> APIRouter:
         caller = authenticate(request.headers, secret=deps.secret)
         if deps.drain.is_closed:
             raise RequestRefused("", code=ErrorCode.SHUTTING_DOWN)
-        chat, ask = await _read(deps, request, caller)
+        chat, ask = await _read(deps, rules, request, caller)
         await deps.key_check.require_good(caller)
         turn = await deps.turns.open(ask)
         try:
@@ -68,7 +71,9 @@ def chat_routes(deps: ApiDeps) -> APIRouter:
     return router
 
 
-async def _read(deps: ApiDeps, request: Request, caller: Caller) -> tuple[ChatRequest, Ask]:
+async def _read(
+    deps: ApiDeps, rules: SideRules, request: Request, caller: Caller
+) -> tuple[ChatRequest, Ask]:
     settings = deps.settings
     name = conversation_name(
         request.headers,
@@ -85,12 +90,19 @@ async def _read(deps: ApiDeps, request: Request, caller: Caller) -> tuple[ChatRe
             code=ErrorCode.MODEL_NOT_FOUND,
             param="model",
         )
+    prompt = read_messages(chat.messages)
+    lane = rules.lane_of(chat, request.headers)
+    if lane is Lane.SIDE:
+        form = with_format(prompt.system_prompt, chat.response_format)
+        prompt = replace(prompt, system_prompt=form)
     ask = Ask(
         caller=caller,
         model=model,
-        prompt=read_messages(chat.messages),
+        prompt=prompt,
         name=name,
         on_disconnect=on_disconnect,
+        lane=lane,
+        max_tokens=answer_bound(chat),
         repeat=_repeat(request.headers, body, settings.max_header_chars),
     )
     return chat, ask

@@ -23,11 +23,11 @@ def model_routes(deps: ApiDeps) -> APIRouter:
     settings = deps.settings
     models = {
         name: Model(id=name, created=created_of(settings.resolve_model(name) or name))
-        for name in (*settings.models, *settings.model_aliases)
+        for name in (*settings.models, *settings.model_aliases, *settings.utility_models)
     }
 
     async def list_models() -> ModelList:
-        """All models and aliases."""
+        """All models, aliases and utility models."""
         return ModelList(data=list(models.values()))
 
     async def get_model(model_id: str) -> Model:

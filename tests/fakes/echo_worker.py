@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 from infra.store.leases import Lease
 from infra.store.open import Store
+from infra.store.queue import SideClaims
 from infra.store.turns import Claimed
 from infra.store.workers import WorkerRecord
 from infra.wire.errors import ErrorCode, LeaseHeld, LeaseLost, StoreUnavailable
@@ -120,7 +121,10 @@ class EchoWorker:
         if self._hints is not None:
             while True:
                 await self._claim(await self._hints.get())
-        placement = self._store.placement(self._worker, claim=self._claim, has_room=lambda: True)
+        side = SideClaims(self._claim, lambda: True)
+        placement = self._store.placement(
+            self._worker, claim=self._claim, has_room=lambda: True, side=side
+        )
         await placement.run()
 
     async def _listen(self) -> None:

@@ -73,6 +73,9 @@ class InlineQueue:
     async def enqueue(self, turn: TurnId, owner: WorkerId | None) -> None:
         self.hints.put_nowait(turn)
 
+    async def enqueue_side(self, turn: TurnId) -> None:
+        self.hints.put_nowait(turn)
+
 
 async def until(is_true: Callable[[], object], *, timeout_s: float = 20) -> None:
     """For what no signal tells: state inside the product that a test must not reach into."""

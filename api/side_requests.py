@@ -1,0 +1,79 @@
+"""Which requests are beside the conversation: titles, tags, follow-ups (D8). Pure.
+
+Chat programs send them under the conversation's own id, some before its first turn, and nothing in
+OpenAI's protocol tells them apart. Three signs do: a utility model, a task header, or how a request
+begins that is not streamed and holds one message of the user. They are answered by one model call
+and never reach an agent.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from api.models import ChatMessage, ChatRequest
+from api.naming import is_given
+from infra.runtime.settings import Settings
+from infra.wire.turns import Lane
+
+TASK_HEADER = "x-task"
+"""Says which task a request is for (Open WebUI: `X-Task: {{TASK}}`); empty for a turn."""
+
+_SYSTEM_ROLES = frozenset({"system", "developer"})
+
+
+class SideRules:
+    """The signs, as a deployment is set up."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._utility_models = frozenset(settings.utility_models)
+        self._beginnings = [re.compile(pattern) for pattern in settings.side_request_patterns]
+
+    def lane_of(self, chat: ChatRequest, headers: Mapping[str, str]) -> Lane:
+        """Which way the request takes."""
+        is_side = (
+            chat.model in self._utility_models
+            or is_given(headers.get(TASK_HEADER, ""))
+            or self._begins_like_one(chat)
+        )
+        return Lane.SIDE if is_side else Lane.AGENT
+
+    def _begins_like_one(self, chat: ChatRequest) -> bool:
+        spoken = [message for message in chat.messages if message.role not in _SYSTEM_ROLES]
+        if chat.stream or len(spoken) != 1 or spoken[0].role != "user":
+            return False
+        text = _first_text(spoken[0]).lstrip()
+        return any(beginning.match(text) for beginning in self._beginnings)
+
+
+def answer_bound(chat: ChatRequest) -> int | None:
+    """Tokens the client allows the answer, if it says so sensibly."""
+    wanted = chat.max_completion_tokens or chat.max_tokens
+    return wanted if wanted and wanted > 0 else None
+
+
+def with_format(system_prompt: str | None, response_format: Mapping[str, Any] | None) -> str | None:
+    """The system prompt with what the request says of the answer's form.
+
+    A side request's reader is a program: LibreChat's structured titles are parsed as JSON.
+    """
+    match response_format:
+        case {"type": "json_schema", "json_schema": {"schema": dict(schema)}}:
+            form = f"one JSON value that fits this schema: {json.dumps(schema)}"
+        case {"type": "json_object" | "json_schema"}:
+            form = "one JSON object"
+        case _:
+            return system_prompt
+    asked = f"Answer with {form}. Write nothing else, and no code fence around it."
+    return f"{system_prompt}\n\n{asked}" if system_prompt else asked
+
+
+def _first_text(message: ChatMessage) -> str:
+    content = message.content
+    if isinstance(content, str):
+        return content
+    parts = content if isinstance(content, list) else []
+    texts = (part.get("text") for part in parts if isinstance(part, dict))
+    return next((text for text in texts if isinstance(text, str) and text.strip()), "")
