@@ -1,5 +1,6 @@
-"""Tool activity in one readable line: what was called, and what came of it. Pure.
+"""Tool activity in one readable line: what was called for, and what came of it. Pure.
 
+The tool's name is not in the line: whoever shows it puts `Bash: ` or `Bash → ` before.
 The lines are shown to people in a chat, so they are short, on one line, and hold no control
 characters, whatever the model or a program's output contains.
 """
@@ -19,25 +20,32 @@ Input = Mapping[str, Any]
 
 _ESCAPES = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|.)")
 _TAGS = re.compile(r"</?(?:tool_use_error|error|stdout|stderr)>")
+_REMINDER = re.compile(r"<system-reminder>.*?(?:</system-reminder>|\Z)", re.DOTALL)
+_REMARK = re.compile(r"\((?:Bash completed with no output|Results are truncated)")
+_NOTHING = re.compile(r"no (?:files|matches) found", re.IGNORECASE)
+_FOUND = re.compile(r"found (\d+) files?", re.IGNORECASE)
 _EXIT_CODE = re.compile(r"exit code (\d+)", re.IGNORECASE)
+_PROSE = frozenset(
+    ("Write", "Edit", "NotebookEdit", "TodoWrite", "WebFetch", "WebSearch", "Agent", "Task")
+)
+"""Tools whose result is words for the model; how many lines they take tells a person nothing."""
 _INVISIBLE = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
 
 
 def summarise_call(name: str, given: Input, *, workspace: str = "/workspace") -> str:
-    """`Bash: ls -la`: the tool and what matters of its input."""
-    what = _clean(_gist(name, given, workspace))
-    return _cut(f"{_clean(name)}: {what}" if what else _clean(name), CALL_MAX_CHARS)
+    """`ls -la`: what matters of a tool's input; empty where nothing does."""
+    return _cut(_clean(_gist(name, given, workspace)), CALL_MAX_CHARS)
 
 
-def summarise_result(content: object, *, is_error: bool) -> str:
-    """`ok, 12 lines`, or the first line of the error."""
+def summarise_result(name: str, content: object, *, is_error: bool) -> str:
+    """`ok, 12 lines`, `3 files`, or the line that says what went wrong."""
     text, images = _read(content)
-    text = _TAGS.sub("", text).strip()
+    text = _TAGS.sub("", _REMINDER.sub("", text)).strip()
     if is_error:
         return _cut(_first_error(text), RESULT_MAX_CHARS)
     if images:
-        return f"ok, {_count(images, 'image')}"
-    return f"ok, {_count(len(text.splitlines()), 'line')}" if text else "ok"
+        return _count(images, "image")
+    return _outcome(name, [line for line in text.splitlines() if not _REMARK.match(line)])
 
 
 def clean_line(text: str, *, max_chars: int) -> str:
@@ -69,6 +77,22 @@ def _gist(name: str, given: Input, workspace: str) -> str:
             return next((v for v in given.values() if isinstance(v, str) and v), "")
 
 
+def _outcome(name: str, lines: list[str]) -> str:
+    match name:
+        case "Grep" | "Glob" if not lines or _NOTHING.match(lines[0]):
+            return "nothing found"
+        case "Grep" if found := _FOUND.match(lines[0]):
+            return _count(int(found[1]), "file")
+        case "Glob":
+            return _count(len(lines), "file")
+        case "Read" | "Grep":
+            return _count(len(lines), "line") if lines else "empty"
+        case _ if name in _PROSE or not lines:
+            return "ok"
+        case _:
+            return f"ok, {_count(len(lines), 'line')}"
+
+
 def _command(command: str) -> str:
     first, *more = command.strip().splitlines() or [""]
     return f"{first} …" if more else first
@@ -79,7 +103,8 @@ def _path(given: Input, workspace: str) -> str:
 
 
 def _relative(path: str, workspace: str) -> str:
-    return path.removeprefix(workspace.rstrip("/") + "/")
+    root = workspace.rstrip("/")
+    return "" if path.rstrip("/") in (root, ".") else path.removeprefix(root + "/")
 
 
 def _todos(todos: object) -> str:

@@ -196,10 +196,11 @@ class Translator:
 
     def _tool_result(self, block: ToolResultBlock, parent: str | None) -> ToolResult:
         is_error = bool(block.is_error)
+        name = self._tools.get(block.tool_use_id, "tool")
         return ToolResult(
             id=block.tool_use_id,
-            name=self._tools.get(block.tool_use_id, "tool"),
-            summary=summarise_result(block.content, is_error=is_error),
+            name=name,
+            summary=summarise_result(name, block.content, is_error=is_error),
             is_error=is_error,
             parent=parent,
         )

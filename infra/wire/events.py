@@ -76,7 +76,8 @@ class ThinkingDelta(Message):
 
 
 class ToolCall(Message):
-    """The agent called a tool. `summary` is one readable line (the command, the path).
+    """The agent called a tool. `summary` is one readable line (the command, the path), without the
+    tool's name; empty where there is nothing to say.
 
     `parent` is the call of the sub-agent that made it, if any.
     """

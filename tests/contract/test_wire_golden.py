@@ -80,7 +80,7 @@ EVENTS: dict[str, Message] = {
     "started": TurnStarted(sdk_session="00000000-0000-4000-8000-000000000000", model="m"),
     "text": TextDelta(text='a "b"\n\u2028é\U0001f600'),
     "thinking": ThinkingDelta(text="hm"),
-    "tool_call": ToolCall(id="toolu_1", name="Bash", summary="Bash: ls", parent="toolu_0"),
+    "tool_call": ToolCall(id="toolu_1", name="Bash", summary="ls", parent="toolu_0"),
     "tool_result": ToolResult(id="toolu_1", name="Bash", summary="failed", is_error=True),
     "notice": Notice(text="trying again"),
     "end": TurnEnded(state=TurnState.DONE, finish_reason=FinishReason.LENGTH, usage=USAGE),

@@ -98,8 +98,7 @@ class Tool:
 
     async def play(self, turn: RunningTurn, session: ScriptedSession) -> TurnEnded | None:
         id = f"toolu_{uuid.uuid4().hex[:12]}"
-        line = f"{self.name}: {self.summary}"
-        await turn.say(ToolCall(id=id, name=self.name, summary=line))
+        await turn.say(ToolCall(id=id, name=self.name, summary=self.summary))
         outcome = ToolResult(id=id, name=self.name, summary=self.outcome, is_error=self.is_error)
         await turn.say(outcome)
         return None

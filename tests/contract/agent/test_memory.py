@@ -17,7 +17,7 @@ import pytest
 from infra.wire.events import Event, TextDelta, ToolCall, TurnStarted, decode_event
 from infra.wire.frames import Frame
 from infra.wire.ids import TurnId
-from infra.wire.link import BaseKind, Interrupt, InterruptReason
+from infra.wire.link import BaseKind, Interrupt, InterruptReason, Transcript, TranscriptPart
 from infra.wire.states import TurnState
 from infra.wire.turns import HistoryMessage, TextBlock
 from tests.fakes.contained_agent import ContainedAgent
@@ -135,7 +135,7 @@ async def test_checkpoints_from_before_a_fork_are_good_after_it(
         second = await ask(link, "tool bash echo deep then echo two")
         await rewind(link, "echo three", second)
         await rewind(link, "echo four", second)
-        assert "result deep" in (await told(model))[3 - 1 + 1 - 1 + 2]
+        assert "result deep" in "".join(await told(model))
         await rewind(link, "echo five", first)
         assert await told(model) == ["user: echo one", "assistant: one", "user: echo five"]
 
@@ -253,18 +253,13 @@ async def test_an_unknown_checkpoint_falls_back_to_the_sent_history(
 async def test_a_checkpoint_the_cli_refuses_falls_back_to_the_sent_history(
     real_agent: ContainedAgent, model: Path
 ) -> None:
-    """An entry that is in the transcript, and is no message the CLI can go back to."""
+    """The entry is in the transcript, and no message the CLI could go back to is."""
+    entry = {"type": "queue-operation", "uuid": "8d1a5b1e-0000-4000-8000-000000000000"}
+    given = Transcript(
+        sdk_session="9d1a5b1e-0000-4000-8000-000000000000",
+        parts=(TranscriptPart(entries=(entry,)),),
+    )
     async with connected(real_agent.socket) as (link, _):
-        shelf = TranscriptShelf()
-        await ask(link, "echo one")
-    async with connected(real_agent.socket, fence=2, shelf=shelf) as (link, _):
-        await ask(link, "echo two")
-    entries = [*shelf.entries(), {"type": "odd", "uuid": "8d1a5b1e-0000-4000-8000-000000000000"}]
-    async with ContainedAgent(model) as other, connected(other.socket) as (link, _):
-        given = shelf.transcript()
-        given = given.model_copy(
-            update={"parts": (given.parts[0].model_copy(update={"entries": tuple(entries)}),)}
-        )
         events = await ask(
             link,
             "echo now",

@@ -104,13 +104,13 @@ async def test_bash_write_and_read_work_in_the_workspace(real_agent: ContainedAg
         )
         events = await ask(link, script)
         assert tool_lines(events) == [
-            "Bash: echo one; echo two",
+            "echo one; echo two",
             "ok, 2 lines",
-            "Write: a.txt, 1 line",
-            "ok, 1 line",
-            "Read: a.txt",
-            "ok, 1 line",
-            "Bash: cat /nowhere",
+            "a.txt, 1 line",
+            "ok",
+            "a.txt",
+            "1 line",
+            "cat /nowhere",
             "exit code 1: cat: /nowhere: No such file or directory",
         ]
         assert [e.is_error for e in events if isinstance(e, ToolResult)] == [False] * 3 + [True]
@@ -127,10 +127,10 @@ async def test_grep_and_glob_work(real_agent: ContainedAgent) -> None:
         )
         events = await ask(link, script)
     assert tool_lines(events)[2:] == [
-        "Grep: needle in /workspace",
-        "ok, 1 line",
-        "Glob: *.py",
-        "ok, 1 line",
+        "needle",
+        "1 file",
+        "*.py",
+        "1 file",
     ]
     assert "a.py" in text_of(events)
 
@@ -144,8 +144,8 @@ async def test_a_sub_agents_calls_name_the_call_that_made_it(real_agent: Contain
         events = await ask(link, prompt)
     calls = [event for event in events if isinstance(event, ToolCall)]
     assert [(call.name, call.summary) for call in calls] == [
-        ("Agent", "Agent: look around"),
-        ("Bash", "Bash: ls"),
+        ("Agent", "look around"),
+        ("Bash", "ls"),
     ]
     assert [call.parent for call in calls] == [None, calls[0].id]
     inner = [e for e in events if isinstance(e, ToolResult) and e.id == calls[1].id]
@@ -157,7 +157,7 @@ async def test_todos_are_told(real_agent: ContainedAgent) -> None:
     todos = '[{"content":"x","status":"in_progress","activeForm":"Doing x"}]'
     async with connected(real_agent.socket) as (link, _):
         events = await ask(link, f'tool TodoWrite {{"todos":{todos}}} then echo ok')
-    assert tool_lines(events)[0] == "TodoWrite: 0 of 1 done, Doing x"
+    assert tool_lines(events)[0] == "0 of 1 done, Doing x"
 
 
 async def test_thinking_is_told_apart_from_the_answer(real_agent: ContainedAgent) -> None:
@@ -206,7 +206,7 @@ async def test_reading_a_large_photo_does_not_end_the_session(real_agent: Contai
     await real_agent.run("python3", "-c", noise + make)
     async with connected(real_agent.socket) as (link, _):
         events = await ask(link, "tool read /workspace/p.png then image")
-        assert tool_lines(events) == ["Read: p.png", "ok, 1 image"]
+        assert tool_lines(events) == ["p.png", "1 image"]
         assert text_of(await ask(link, "echo still here")) == "still here"
 
 

@@ -12,8 +12,17 @@ import pytest
 from agent.turn import RunningTurn
 from infra.wire.errors import ErrorCode
 from infra.wire.events import Event, TurnEnded, decode_event
-from infra.wire.ids import TurnId
-from infra.wire.link import Ack, Replay
+from infra.wire.ids import Fence, TurnId, WorkerId
+from infra.wire.link import (
+    Ack,
+    Hello,
+    Ping,
+    Pong,
+    Replay,
+    TranscriptAppend,
+    TranscriptStored,
+    Welcome,
+)
 from infra.wire.states import TurnState
 from tests.fakes.link_client import LinkClosed, connected, end_of, raw_link, start_turn, text_of
 from tests.fakes.scripted_agent import (
@@ -25,6 +34,7 @@ from tests.fakes.scripted_agent import (
     ScriptedSession,
     SilentAgent,
 )
+from tests.fakes.transcript_shelf import TranscriptShelf
 
 
 @pytest.fixture
@@ -135,3 +145,28 @@ async def test_a_replay_in_the_middle_of_a_turn_does_not_disturb_it(socket: Path
 
 def is_there(socket: Path) -> bool:
     return socket.exists()
+
+
+async def test_a_transcript_outlives_the_worker_it_was_sent_to(socket: Path) -> None:
+    """The next owner gets it again; what the former one says to it no longer counts."""
+    agent = ScriptedAgent(socket)
+    async with agent:
+        async with raw_link(socket) as old:
+            await old.send(Hello(worker=WorkerId("host-00000001"), fence=Fence(1)))
+            await old.expect(Welcome)
+            await old.send(start_turn("t", "echo one"))
+            first = await old.expect(TranscriptAppend)
+        async with raw_link(socket) as new:
+            await new.send(Hello(worker=WorkerId("host-00000002"), fence=Fence(2)))
+            await new.expect(Welcome)
+            again = await new.expect(TranscriptAppend)
+            assert again == first
+            await new.send(TranscriptStored(seq=again.seq))
+            await new.send(Ping())
+            await new.expect(Pong)
+        shelf = TranscriptShelf()
+        async with connected(socket, fence=3, shelf=shelf) as (link, _):
+            await link.run(start_turn("t2", "echo two"))
+            await link.send(Ping())
+            await link.expect(Pong)
+        assert [entry["text"] for entry in shelf.entries()] == ["echo two"]

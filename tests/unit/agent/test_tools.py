@@ -20,32 +20,32 @@ from agent.tools import (
 @pytest.mark.parametrize(
     ("name", "given_input", "line"),
     [
-        ("Bash", {"command": "ls -la"}, "Bash: ls -la"),
-        ("Bash", {"command": "cd x\nmake"}, "Bash: cd x …"),
-        ("Bash", {"command": ""}, "Bash"),
-        ("Read", {"file_path": "/workspace/src/a.py"}, "Read: src/a.py"),
-        ("Read", {"file_path": "/etc/hosts"}, "Read: /etc/hosts"),
-        ("Write", {"file_path": "/workspace/a", "content": "x\ny"}, "Write: a, 2 lines"),
-        ("Edit", {"file_path": "/workspace/a", "old_string": "x"}, "Edit: a"),
-        ("NotebookEdit", {"notebook_path": "/workspace/n.ipynb"}, "NotebookEdit: n.ipynb"),
-        ("Grep", {"pattern": "x.*y", "path": "/workspace/src"}, "Grep: x.*y in src"),
-        ("Glob", {"pattern": "**/*.py"}, "Glob: **/*.py"),
+        ("Bash", {"command": "ls -la"}, "ls -la"),
+        ("Bash", {"command": "cd x\nmake"}, "cd x …"),
+        ("Bash", {"command": ""}, ""),
+        ("Read", {"file_path": "/workspace/src/a.py"}, "src/a.py"),
+        ("Read", {"file_path": "/etc/hosts"}, "/etc/hosts"),
+        ("Write", {"file_path": "/workspace/a", "content": "x\ny"}, "a, 2 lines"),
+        ("Edit", {"file_path": "/workspace/a", "old_string": "x"}, "a"),
+        ("NotebookEdit", {"notebook_path": "/workspace/n.ipynb"}, "n.ipynb"),
+        ("Grep", {"pattern": "x.*y", "path": "/workspace/src"}, "x.*y in src"),
+        ("Glob", {"pattern": "**/*.py"}, "**/*.py"),
         (
             "WebFetch",
             {"url": "https://example.org/", "prompt": "?"},
-            "WebFetch: https://example.org/",
+            "https://example.org/",
         ),
-        ("WebSearch", {"query": "weather"}, "WebSearch: weather"),
-        ("Agent", {"description": "look", "prompt": "..."}, "Agent: look"),
+        ("WebSearch", {"query": "weather"}, "weather"),
+        ("Agent", {"description": "look", "prompt": "..."}, "look"),
         (
             "TodoWrite",
             {"todos": [{"status": "completed"}, {"status": "in_progress", "activeForm": "Doing"}]},
-            "TodoWrite: 1 of 2 done, Doing",
+            "1 of 2 done, Doing",
         ),
-        ("TodoWrite", {"todos": None}, "TodoWrite: 0 of 0 done"),
-        ("mcp__x__y", {"n": 1, "q": "first text"}, "mcp__x__y: first text"),
-        ("Odd", {}, "Odd"),
-        ("Bash", {"command": 7}, "Bash"),
+        ("TodoWrite", {"todos": None}, "0 of 0 done"),
+        ("mcp__x__y", {"n": 1, "q": "first text"}, "first text"),
+        ("Odd", {}, ""),
+        ("Bash", {"command": 7}, ""),
     ],
 )
 def test_a_call_is_told_by_what_matters(name: str, given_input: dict[str, Any], line: str) -> None:
@@ -53,22 +53,45 @@ def test_a_call_is_told_by_what_matters(name: str, given_input: dict[str, Any], 
 
 
 @pytest.mark.parametrize(
-    ("content", "is_error", "line"),
+    ("name", "content", "line"),
     [
-        ("one\ntwo\n", False, "ok, 2 lines"),
-        ("one", False, "ok, 1 line"),
-        ("", False, "ok"),
-        (None, False, "ok"),
-        ([{"type": "text", "text": "a\nb"}], False, "ok, 2 lines"),
-        ([{"type": "image", "source": {}}], False, "ok, 1 image"),
-        ("Exit code 2\nls: no such file", True, "exit code 2: ls: no such file"),
-        ("Exit code 1", True, "Exit code 1"),
-        ("<tool_use_error>File has not been read</tool_use_error>", True, "File has not been read"),
-        ("", True, "failed"),
+        ("Bash", "one\ntwo\n", "ok, 2 lines"),
+        ("Bash", "one", "ok, 1 line"),
+        ("Bash", "(Bash completed with no output)", "ok"),
+        ("Bash", None, "ok"),
+        ("Read", "1\thello\n2\tyou\n<system-reminder>\nBeware\n</system-reminder>", "2 lines"),
+        ("Read", "", "empty"),
+        ("Read", [{"type": "image", "source": {}}], "1 image"),
+        ("Write", "File created successfully at: /workspace/a.txt", "ok"),
+        ("Edit", "The file has been updated.\n1\tx", "ok"),
+        ("TodoWrite", "Todos have been modified successfully.", "ok"),
+        ("Grep", "Found 2 files\na.py\nb.py", "2 files"),
+        ("Grep", "a.py:1:x\na.py:2:y", "2 lines"),
+        ("Grep", "No files found", "nothing found"),
+        ("Grep", "No matches found", "nothing found"),
+        ("Glob", "a.py\nb.py\n(Results are truncated. Consider a narrower path.)", "2 files"),
+        ("Glob", "No files found", "nothing found"),
+        ("WebFetch", "The page says\nmuch.", "ok"),
+        ("Agent", [{"type": "text", "text": "a\nb"}], "ok"),
+        ("mcp__x__y", [{"type": "text", "text": "a\nb"}], "ok, 2 lines"),
+        ("tool", "", "ok"),
     ],
 )
-def test_a_result_is_told_in_a_line(content: object, is_error: bool, line: str) -> None:
-    assert summarise_result(content, is_error=is_error) == line
+def test_a_result_is_told_by_what_a_person_would_ask(name: str, content: object, line: str) -> None:
+    assert summarise_result(name, content, is_error=False) == line
+
+
+@pytest.mark.parametrize(
+    ("content", "line"),
+    [
+        ("Exit code 2\nls: no such file", "exit code 2: ls: no such file"),
+        ("Exit code 1", "Exit code 1"),
+        ("<tool_use_error>File has not been read</tool_use_error>", "File has not been read"),
+        ("", "failed"),
+    ],
+)
+def test_an_error_is_told_by_its_first_words(content: object, line: str) -> None:
+    assert summarise_result("Bash", content, is_error=True) == line
 
 
 def test_escape_sequences_and_invisible_characters_are_left_out() -> None:
@@ -80,7 +103,7 @@ def test_a_line_is_always_one_short_printable_line(
     text: str, given_input: dict[str, str], is_error: bool
 ) -> None:
     call = summarise_call(text, {"command": text, **given_input})
-    result = summarise_result(text, is_error=is_error)
+    result = summarise_result(text, text, is_error=is_error)
     assert len(call) <= CALL_MAX_CHARS
     assert len(result) <= RESULT_MAX_CHARS
     for line in (call, result):

@@ -60,13 +60,13 @@ def test_thinking_is_not_text() -> None:
 def test_tools_are_told_with_their_outcome_and_texts_are_paragraphs() -> None:
     events = translate(recorded("tools"))
     assert [e.summary for e in events if isinstance(e, ToolCall | ToolResult)] == [
-        "Bash: echo one; echo two",
+        "echo one; echo two",
         "ok, 2 lines",
-        "Write: a.txt, 1 line",
-        "ok, 1 line",
-        "Read: a.txt",
-        "ok, 1 line",
-        "Bash: ls /nowhere",
+        "a.txt, 1 line",
+        "ok",
+        "a.txt",
+        "1 line",
+        "ls /nowhere",
         "exit code 2: ls: cannot access '/nowhere': No such file or directory",
     ]
     assert text_of(events) == "Let me look.\n\nAll done"
@@ -90,7 +90,7 @@ def test_a_sub_agents_calls_carry_its_call_as_parent() -> None:
 
 def test_todos_are_one_line() -> None:
     (call,) = (e for e in translate(recorded("todo")) if isinstance(e, ToolCall))
-    assert call.summary == "TodoWrite: 0 of 1 done"
+    assert call.summary == "0 of 1 done"
 
 
 @pytest.mark.parametrize(
