@@ -11,8 +11,8 @@ from starlette.types import Receive, Scope, Send
 from api.chunks import Transcript, is_sight, read_end, usage_of
 from api.departure import HungUp, while_connected
 from api.errors import error_response
+from api.hold import OpenTurn
 from api.models import AnswerMessage, ChatCompletion, Choice
-from api.submit import OpenTurn
 from infra.runtime.logs import fields
 from infra.runtime.settings import ToolDisplay
 from infra.wire.errors import AgClusterError
@@ -48,13 +48,18 @@ class WholeAnswer(Response):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         has_hung_up = True
         try:
-            answer = await while_connected(receive, self._answer())
+            await while_connected(receive, self._run(scope, receive, send))
             has_hung_up = False
-            await answer(scope, receive, send)
         except HungUp:
             log.debug("client left before its answer", extra=fields(turn=self._turn.id))
         finally:
             self._turn.leave(hung_up=has_hung_up)
+
+    async def _run(self, scope: Scope, receive: Receive, send: Send) -> None:
+        answer = await self._answer()
+        await self._turn.answered()
+        await answer(scope, receive, send)
+        self._turn.delivered()
 
     async def _answer(self) -> Response:
         try:
@@ -68,7 +73,7 @@ class WholeAnswer(Response):
         )
 
     async def _gather(self) -> ChatCompletion:
-        transcript = Transcript(self._display)
+        transcript = Transcript(self._display, head=self._turn.head)
         said: dict[bool, list[str]] = {False: [], True: []}
         payload = b""
         async for events in self._turn.relay:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from api.drain import Drain
-from api.hangups import Hangups
+from api.errands import Errands
 from api.key_check import KeyCheck
 from api.submit import TurnOpener
 from infra.runtime.clock import Clock
@@ -24,4 +24,4 @@ class ApiDeps:
     key_check: KeyCheck
     workers: WorkerRegistry
     drain: Drain
-    hangups: Hangups
+    errands: Errands

@@ -116,13 +116,13 @@ def error_response(error: AgClusterError, *, had_effects: bool = False) -> Respo
     return _json(shown.status, error_body(error), headers)
 
 
-def error_event(error: AgClusterError, turn: TurnId) -> bytes:
+def error_event(error: AgClusterError, turn: TurnId, n: int) -> bytes:
     """The last event of a stream that broke after its 200; no `[DONE]` follows.
 
-    The completion's id stands beside the error, for support and for coming back.
+    The completion's id and the number of the last event seen stand with it, for coming back.
     """
     body = json.dumps({"error": error_body(error), "id": turn}, separators=(",", ":"))
-    return b"data: " + body.encode() + b"\n\n"
+    return b"id: %d\ndata: %b\n\n" % (n, body.encode())
 
 
 def routing_error(status: int, method: str, path: str, headers: Mapping[str, str]) -> Response:

@@ -7,44 +7,65 @@ a foreign name is simply another conversation.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from infra.wire.errors import RequestRefused
 
+METADATA_FIELD = "metadata.conversation_id"
+
 _ALLOWED = re.compile(r"[\x20-\x7e]+")
 _PLACEHOLDER = re.compile(r"\{\{.*\}\}|\$\{.*\}")
+_RESENDING = ("x-parent-message-id", "x-openwebui-chat-id", "chatui-conversation-id")
+"""Headers of clients known to send the whole history each time."""
 
 
 def conversation_name(
-    headers: Mapping[str, str], *, names: Sequence[str], max_chars: int
+    headers: Mapping[str, str],
+    metadata: Mapping[str, object] | None = None,
+    *,
+    names: Sequence[str],
+    max_chars: int,
 ) -> str | None:
-    """The first non-empty value of the headers `names`; None when the client gave none.
+    """The first name the client gave: of the headers `names`, then `metadata.conversation_id`.
 
-    LibreChat sends the header empty where it has no conversation, and leaves placeholders it does
-    not know as they are: both mean "no name". Raises `RequestRefused` for a value that is too long
-    or holds characters beyond printable ASCII.
+    None when it gave none. LibreChat sends the header empty where it has no conversation, and
+    leaves placeholders it does not know as they are: both mean "no name". Raises `RequestRefused`
+    for a value that is too long or holds characters beyond printable ASCII.
     """
-    for name in names:
-        value = headers.get(name, "").strip()
-        if not value or _PLACEHOLDER.fullmatch(value):
+    for param, value in _given(headers, metadata or {}, names):
+        if not is_given(value):
             continue
         if len(value) > max_chars:
-            raise RequestRefused(
-                f"The header {name} is longer than {max_chars} characters.", param=name
-            )
+            raise RequestRefused(f"`{param}` is longer than {max_chars} characters.", param=param)
         if not _ALLOWED.fullmatch(value):
             raise RequestRefused(
-                f"The header {name} may only hold printable ASCII characters.", param=name
+                f"`{param}` may only hold printable ASCII characters.", param=param
             )
         return value
     return None
 
 
-def label(name: str | None) -> str:
-    """The name for display in a record: letters, digits and a few signs, at most 64."""
-    return re.sub(r"[^A-Za-z0-9._:@-]", "_", name or "")[:64]
-
-
 def is_given(value: str) -> bool:
     """Whether a header says anything: it is not empty and no placeholder nobody filled in."""
     return bool(value.strip()) and not _PLACEHOLDER.search(value)
+
+
+def resends_history(headers: Mapping[str, str]) -> bool:
+    """Whether the client is known to send the whole conversation with each turn."""
+    return any(is_given(headers.get(name, "")) for name in _RESENDING)
+
+
+def _given(
+    headers: Mapping[str, str], metadata: Mapping[str, object], names: Sequence[str]
+) -> Iterable[tuple[str, str]]:
+    for name in names:
+        yield name, headers.get(name, "").strip()
+    value = metadata.get("conversation_id")
+    if value is not None and not isinstance(value, str):
+        raise RequestRefused(f"`{METADATA_FIELD}` must be a string.", param=METADATA_FIELD)
+    yield METADATA_FIELD, (value or "").strip()
+
+
+def label(name: str | None) -> str:
+    """The name for display in a record: letters, digits and a few signs, at most 64."""
+    return re.sub(r"[^A-Za-z0-9._:@-]", "_", name or "")[:64]

@@ -1,9 +1,10 @@
 """OpenAI's messages -> what an agent is told: system prompt, history, prompt. Pure.
 
 The prompt is everything the user said since the last answer; all before it is history, used only
-where the agent has no memory of the conversation. Tool calls and results of the client's own tools
-become text: this agent runs its own tools. Nothing is ever fetched: a picture or document comes
-inline or is refused, for a URL fetched on a caller's behalf is a door into our network.
+where the agent's memory is not what the client sees. What the user said between two answers is one
+turn, however many messages it took, and so is its digest. Tool calls and results of the client's
+own tools become text: this agent runs its own tools. Nothing is ever fetched: a picture or document
+comes inline or is refused, for a URL fetched on a caller's behalf is a door into our network.
 """
 
 from __future__ import annotations
@@ -11,12 +12,14 @@ from __future__ import annotations
 import base64
 import binascii
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from itertools import pairwise
+from typing import Any, Literal
 
 from api.models import ChatMessage
 from infra.wire.errors import RequestRefused
+from infra.wire.history import digest
 from infra.wire.turns import ContentBlock, DocumentBlock, HistoryMessage, ImageBlock, TextBlock
 
 IMAGE_TYPES = frozenset({"image/png", "image/jpeg", "image/gif", "image/webp"})
@@ -34,31 +37,58 @@ class Prompt:
     system_prompt: str | None
     history: tuple[HistoryMessage, ...]
     prompt: Blocks
+    sent: tuple[str, ...]
+    """Digests of what the user said, one for each of their turns, the prompt last."""
+    has_answers: bool
+    """The client sent answers along, if only empty ones."""
+    answers: tuple[str, ...]
+    """Text of the answer after each of the user's turns but the last."""
 
 
 def read_messages(messages: Sequence[ChatMessage]) -> Prompt:
     """Raises `RequestRefused` naming the message or part that does not fit."""
     system: list[str] = []
     said: list[HistoryMessage] = []
+    begins: list[int] = []
+    is_answered = True
     for i, message in enumerate(messages):
         where = f"messages[{i}]"
         if message.role in _SYSTEM_ROLES:
             system.extend(_system_text(message, where))
-        elif blocks := tuple(_blocks(message, where)):
-            said.append(
-                HistoryMessage(
-                    role="assistant" if message.role == "assistant" else "user", content=blocks
-                )
-            )
+            continue
+        blocks = tuple(_blocks(message, where))
+        if message.role == "assistant":
+            # An answer that was stopped before its first word is empty, but ends the user's turn.
+            is_answered = True
+        elif blocks and is_answered:
+            begins.append(len(said))
+            is_answered = False
+        if blocks:
+            role: Literal["user", "assistant"]
+            role = "assistant" if message.role == "assistant" else "user"
+            said.append(HistoryMessage(role=role, content=blocks))
     _require_a_prompt(messages)
-    start = len(said)
-    while start and said[start - 1].role == "user":
-        start -= 1
-    prompt = tuple(block for message in said[start:] for block in message.content)
-    if not prompt:
+    if is_answered:
         last = len(messages) - 1
         raise RequestRefused("The last message is empty.", param=f"messages[{last}].content")
-    return Prompt("\n\n".join(system) or None, tuple(said[:start]), prompt)
+    spans = list(pairwise([*begins, len(said)]))
+    turns = [_blocks_of(said[begin:end], "user") for begin, end in spans]
+    answers = [_blocks_of(said[begin:end], "assistant") for begin, end in spans[:-1]]
+    return Prompt(
+        system_prompt="\n\n".join(system) or None,
+        history=tuple(said[: begins[-1]]),
+        prompt=turns[-1],
+        sent=tuple(map(digest, turns)),
+        has_answers=any(message.role == "assistant" for message in messages),
+        answers=tuple(
+            "".join(block.text for block in answer if isinstance(block, TextBlock))
+            for answer in answers
+        ),
+    )
+
+
+def _blocks_of(messages: Iterable[HistoryMessage], role: str) -> Blocks:
+    return tuple(block for m in messages if m.role == role for block in m.content)
 
 
 def _require_a_prompt(messages: Sequence[ChatMessage]) -> None:

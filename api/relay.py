@@ -32,6 +32,9 @@ GAP_S = 0.05
 GAP_MAX_S = 0.5
 DEAF_S = 0.25
 """Between reads while the log moves and no live frame comes: the log's own rhythm."""
+FAR_SILENCE_S = 0.25
+FAR_SILENCE_MAX_S = 1.0
+"""The same silences where live frames go to another replica: the log is all there is."""
 RETRY_S = 0.1
 RETRY_MAX_S = 2.0
 GIVE_UP_S = 20.0
@@ -68,10 +71,14 @@ class Expirer(Protocol):
 class Watch:
     """When to read the log next. Pure: told what happened and when, in monotonic seconds."""
 
-    def __init__(self, due: float) -> None:
+    def __init__(
+        self, due: float, *, silence_s: float = SILENCE_S, silence_max_s: float = SILENCE_MAX_S
+    ) -> None:
         self.due = due
+        self._silence_s = silence_s
+        self._silence_max_s = silence_max_s
         self._read_at = -math.inf
-        self._silence = SILENCE_S
+        self._silence = silence_s
         self._gap = GAP_S
         self._retry = RETRY_S
         self._is_lossy = False
@@ -79,7 +86,7 @@ class Watch:
 
     def heard(self, now: float, *, gap: bool, overflowed: bool) -> None:
         """Live frames came."""
-        self._silence = SILENCE_S
+        self._silence = self._silence_s
         self._is_lossy |= overflowed
         if overflowed:
             self.due = now
@@ -89,7 +96,7 @@ class Watch:
             self._gap = GAP_S
             self._is_lossy = False
             self._failing_since = None
-            self.due = now + SILENCE_S
+            self.due = now + self._silence_s
 
     def read(self, now: float, *, found: int, gap: bool) -> None:
         """The log was read and gave `found` new events."""
@@ -104,11 +111,11 @@ class Watch:
             self._is_lossy &= self._gap < GAP_MAX_S
             self._gap = min(self._gap * 2, GAP_MAX_S)
         elif found:
-            self._silence = SILENCE_S
+            self._silence = self._silence_s
             self.due = now + DEAF_S
         else:
             self.due = now + self._silence
-            self._silence = min(self._silence * 1.5, SILENCE_MAX_S)
+            self._silence = min(self._silence * 1.5, self._silence_max_s)
 
     def failed(self, now: float) -> bool:
         """The log could not be read. True when that has lasted too long."""
@@ -136,9 +143,15 @@ class Relay:
         clock: Clock,
         queue_timeout_s: float,
         deadline_s: float,
+        after: int = 0,
         is_fresh: bool = False,
+        is_far: bool = False,
     ) -> None:
-        """`is_fresh`: the mailbox is older than the turn, so its log holds nothing new yet."""
+        """Gives the events after number `after`.
+
+        `is_fresh`: the mailbox is older than the turn, so its log holds nothing new yet. `is_far`:
+        the turn's live frames go to another replica.
+        """
         self.turn = turn
         self._mailbox = mailbox
         self._log = turn_log
@@ -146,16 +159,26 @@ class Relay:
         self._clock = clock
         self._queue_timeout_s = queue_timeout_s
         self._deadline_s = deadline_s
-        self._merge = Merge()
+        self._merge = Merge(after=after)
         self._started = clock.monotonic()
         self._begun: float | None = None
-        self._watch = Watch(self._started + (SILENCE_S if is_fresh else 0.0))
+        due = self._started + (SILENCE_S if is_fresh else 0.0)
+        self._watch = (
+            Watch(due, silence_s=FAR_SILENCE_S, silence_max_s=FAR_SILENCE_MAX_S)
+            if is_far
+            else Watch(due)
+        )
         self._stopped: AgClusterError | None = None
 
     @property
     def is_ended(self) -> bool:
         """Whether the end event has been given out."""
         return self._merge.is_ended
+
+    @property
+    def cursor(self) -> int:
+        """The number of the last event given out."""
+        return self._merge.cursor
 
     def stop(self, error: AgClusterError) -> None:
         """Make the next wait, or the one under way, raise `error`."""

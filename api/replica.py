@@ -11,8 +11,9 @@ import httpx
 
 from api.deps import ApiDeps
 from api.drain import Drain
-from api.hangups import Hangups
+from api.errands import Errands
 from api.key_check import TIMEOUT_S, KeyCheck
+from api.relays import Relays
 from api.submit import TurnOpener
 from infra.runtime.clock import Clock
 from infra.runtime.identity import new_replica_id
@@ -21,8 +22,8 @@ from infra.store.open import Store
 
 log = logging.getLogger(__name__)
 
-HANGUPS_S = 2.0
-"""At the end, hang-ups not yet carried out get this long."""
+ERRANDS_S = 2.0
+"""At the end, errands not yet carried out get this long."""
 
 
 @asynccontextmanager
@@ -40,7 +41,16 @@ async def running_replica(
     replica = new_replica_id(settings.host_name)
     live = store.subscriber(replica)
     drain = Drain()
-    hangups = Hangups(store.turns, clock)
+    errands = Errands(clock)
+    relays = Relays(
+        settings,
+        replica=replica,
+        turns=store.turns,
+        turn_log=store.log,
+        live=live,
+        drain=drain,
+        clock=clock,
+    )
     deps = ApiDeps(
         settings=settings,
         secret=secret,
@@ -48,13 +58,11 @@ async def running_replica(
         turns=TurnOpener(
             settings,
             secret=secret,
-            replica=replica,
             turns=store.turns,
-            turn_log=store.log,
-            live=live,
+            chains=store.chains,
             queue=store.queue,
-            hangups=hangups,
-            drain=drain,
+            relays=relays,
+            errands=errands,
             clock=clock,
         ),
         key_check=KeyCheck(
@@ -67,24 +75,24 @@ async def running_replica(
         ),
         workers=store.workers,
         drain=drain,
-        hangups=hangups,
+        errands=errands,
     )
     async with asyncio.TaskGroup() as group:
-        loops = [group.create_task(live.run()), group.create_task(hangups.run())]
+        loops = [group.create_task(live.run()), group.create_task(errands.run())]
         try:
             yield deps
-            await _settle(hangups)
+            await _settle(errands)
         finally:
             for loop in loops:
                 loop.cancel()
 
 
-async def _settle(hangups: Hangups) -> None:
+async def _settle(errands: Errands) -> None:
     try:
-        async with asyncio.timeout(HANGUPS_S):
-            await hangups.settled()
+        async with asyncio.timeout(ERRANDS_S):
+            await errands.settled()
     except TimeoutError:
-        log.warning("some hang-ups were not carried out before the end")
+        log.warning("some errands were not carried out before the end")
 
 
 def upstream_client() -> httpx.AsyncClient:

@@ -25,7 +25,7 @@ from starlette.types import Receive, Scope, Send
 from api.chunks import PING, ChunkFrames, is_sight, read_end
 from api.departure import HungUp, while_connected
 from api.errors import error_event
-from api.submit import OpenTurn
+from api.hold import OpenTurn
 from infra.runtime.clock import Clock
 from infra.runtime.logs import fields
 from infra.wire.errors import AgClusterError
@@ -93,7 +93,8 @@ class ChatStream(EventSourceResponse):
                     "headers": self.raw_headers,
                 }
             )
-            body = self._frames.first() + self._frames.render(held)
+            after = self._turn.relay.cursor - len(held)
+            body = self._frames.first(after) + self._frames.render(held, after + 1)
             try:
                 if last is None:
                     await self._push(send, body)
@@ -105,10 +106,12 @@ class ChatStream(EventSourceResponse):
             except AgClusterError as error:
                 code = error.code.value
                 log.info("stream failed", extra=fields(turn=self._turn.id, code=code))
-                body += error_event(error, self._turn.id)
+                body += error_event(error, self._turn.id, self._turn.relay.cursor)
             else:
-                body += self._frames.last(end)
+                body += self._frames.last(end, self._turn.relay.cursor)
+            await self._turn.answered()
             await self._push(send, body, more=False)
+        self._turn.delivered()
 
     async def _until_settled(self) -> list[bytes]:
         """The first events, up to one that settles the outcome, or those of `commit_after_s`."""
@@ -126,7 +129,8 @@ class ChatStream(EventSourceResponse):
         ping_at_s = clock.monotonic() + interval_s
         while True:
             events = await relay.next(until_s=ping_at_s)
-            body = self._frames.render(events) if events else PING
+            first = relay.cursor - len(events) + 1
+            body = self._frames.render(events, first) if events else PING
             if events and is_end(events[-1]):
                 return body, events[-1]
             if body:

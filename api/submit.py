@@ -1,30 +1,30 @@
-"""From a checked request to a turn in the cluster, and the hold its client has on it."""
+"""From a checked request to a turn in the cluster."""
 
 from __future__ import annotations
 
-import hashlib
 import logging
 from collections import Counter
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 
 from api.auth import Caller
-from api.drain import Drain
-from api.hangups import Hangups
+from api.chain import chain, head_of
+from api.errands import Errands
+from api.hold import HeldTurn, Trail
 from api.naming import label
 from api.prompt import Prompt
-from api.relay import Relay
+from api.relays import Relays
+from api.repeats import Repeat
 from infra.runtime.clock import Clock
 from infra.runtime.identity import conversation_key, new_conversation_name, new_turn_id
 from infra.runtime.logs import fields
 from infra.runtime.sealing import SealContext, Sealer
 from infra.runtime.settings import Settings
-from infra.store.live import LiveSubscriber
+from infra.store.chains import ChainStore
 from infra.store.queue import PlacementQueue
-from infra.store.turn_log import TurnLog
-from infra.store.turns import NewTurn, TurnStore
-from infra.wire.errors import ErrorCode, StoreUnavailable, TurnFailed
-from infra.wire.ids import ConversationKey, ReplicaId, TenantId, TurnId
+from infra.store.turns import NewTurn, TurnRecord, TurnStore
+from infra.wire.errors import StoreUnavailable
+from infra.wire.ids import ConversationKey, TurnId
 from infra.wire.turns import Lane, OnDisconnect, TurnRequest
 
 log = logging.getLogger(__name__)
@@ -37,24 +37,6 @@ KEY_SLACK_S = 600.0
 
 
 @dataclass(frozen=True)
-class Repeat:
-    """What makes a repeated request the same turn.
-
-    `is_strict`: the client promises that the key stands for one answer (`Idempotency-Key`), so a
-    finished turn is answered again from its log. Otherwise (a message id, which a regenerate may
-    carry again) a repeat only joins a turn that is still under way.
-    """
-
-    key: str
-    body: bytes
-    is_strict: bool
-
-    def digest(self, conversation: ConversationKey) -> str:
-        parts = (conversation.encode(), self.key.encode(), hashlib.sha256(self.body).digest())
-        return hashlib.sha256(b"\0".join(parts)).hexdigest()
-
-
-@dataclass(frozen=True)
 class Ask:
     """A request that was found good."""
 
@@ -63,48 +45,13 @@ class Ask:
     """The real id, aliases resolved."""
     prompt: Prompt
     name: str | None = None
+    is_thin: bool = False
+    """The client may be one that sends only what is new."""
     on_disconnect: OnDisconnect = OnDisconnect.CANCEL
     repeat: Repeat | None = None
     lane: Lane = Lane.AGENT
     max_tokens: int | None = None
     """Bound of a side request's answer."""
-
-
-class OpenTurn:
-    """One client's hold on a turn: its relay, and what its leaving means.
-
-    `leave()` must be called once, when the answer is over or the client is.
-    """
-
-    def __init__(
-        self, relay: Relay, *, tenant: TenantId, policy: OnDisconnect, exit: ExitStack,
-        readers: Counter[TurnId], hangups: Hangups,
-    ) -> None:  # fmt: skip
-        self.id = relay.turn
-        self.relay = relay
-        self._tenant = tenant
-        self._policy = policy
-        self._exit = exit
-        self._readers = readers
-        self._hangups = hangups
-        self._has_left = False
-        readers[self.id] += 1
-
-    def leave(self, *, hung_up: bool) -> None:
-        """Let go. A client that hung up takes the turn with it.
-
-        Unless it asked for the turn to go on, or another client of this replica reads it too.
-        """
-        if self._has_left:
-            return
-        self._has_left = True
-        self._exit.close()
-        self._readers[self.id] -= 1
-        if self._readers[self.id] > 0:
-            return
-        del self._readers[self.id]
-        if hung_up and not self.relay.is_ended and self._policy is OnDisconnect.CANCEL:
-            self._hangups.tell(self.id, self._tenant)
 
 
 class TurnOpener:
@@ -115,73 +62,109 @@ class TurnOpener:
         settings: Settings,
         *,
         secret: bytes,
-        replica: ReplicaId,
         turns: TurnStore,
-        turn_log: TurnLog,
-        live: LiveSubscriber,
+        chains: ChainStore,
         queue: PlacementQueue,
-        hangups: Hangups,
-        drain: Drain,
+        relays: Relays,
+        errands: Errands,
         clock: Clock,
     ) -> None:
         self._settings = settings
         self._secret = secret
         self._sealer = Sealer(secret)
-        self._replica = replica
         self._turns = turns
-        self._turn_log = turn_log
-        self._live = live
+        self._chains = chains
         self._queue = queue
-        self._hangups = hangups
-        self._drain = drain
+        self._relays = relays
+        self._errands = errands
         self._clock = clock
         self._readers: Counter[TurnId] = Counter()
 
-    async def open(self, ask: Ask) -> OpenTurn:
+    async def open(self, ask: Ask) -> HeldTurn:
         """Submit the turn, or join the one it repeats, and follow it.
 
         Raises `RequestRefused` (queue full) and `StoreUnavailable`.
         """
-        new = self._new_turn(ask)
+        new = self._new_turn(ask, await self._conversation(ask))
+        turn, conversation, is_far = new.request.turn, new.request.conversation, False
         with ExitStack() as held:
             # Attached before the submit, so that not even the first frame is missed.
-            mailbox = held.enter_context(self._live.attach(new.request.turn))
-            turn = await self._submit(new, ask.repeat)
-            if turn != new.request.turn:
+            mailbox = held.enter_context(self._relays.attached(turn))
+            joined = await self._submit(new, ask.repeat)
+            if joined is not None:
                 held.close()
-                mailbox = held.enter_context(self._live.attach(turn))
-            relay = Relay(
-                turn,
-                mailbox=mailbox,
-                turn_log=self._turn_log,
-                turns=self._turns,
-                clock=self._clock,
-                queue_timeout_s=self._settings.queue_timeout_s,
-                deadline_s=self._settings.turn_deadline_s,
-                is_fresh=turn == new.request.turn,
+                turn, conversation = joined.turn, joined.conversation
+                is_far = joined.replica != self._relays.replica
+                mailbox = held.enter_context(self._relays.attached(turn))
+            relay = held.enter_context(
+                self._relays.relay(turn, mailbox, is_fresh=joined is None, is_far=is_far)
             )
-            held.enter_context(self._drain.holds(lambda: relay.stop(_shutting_down(turn))))
-            return OpenTurn(
+            return HeldTurn(
                 relay,
+                held.pop_all(),
                 tenant=ask.caller.tenant,
                 policy=ask.on_disconnect,
-                exit=held.pop_all(),
+                is_repeatable=ask.repeat is not None,
+                trail=self._trail(ask, conversation),
+                turns=self._turns,
                 readers=self._readers,
-                hangups=self._hangups,
+                errands=self._errands,
             )
 
-    async def _submit(self, new: NewTurn, repeat: Repeat | None) -> TurnId:
-        limits = self._settings
-        submitted = await self._turns.submit(
-            new,
-            waiting_max=limits.turns_waiting_max,
-            retention_s=self._retention_s(new.request.lane),
+    async def _conversation(self, ask: Ask) -> ConversationKey:
+        """By its name, else by what the client resends, else a fresh one. Side requests: fresh."""
+        tenant = ask.caller.tenant
+        if ask.lane is Lane.SIDE:
+            # Never the one it names: a title must neither wait for a turn nor be remembered.
+            return conversation_key(self._secret, tenant, new_conversation_name())
+        if ask.name is None and (found := await self._found_by_history(ask)) is not None:
+            return found
+        name = ask.name or new_conversation_name()
+        return conversation_key(self._secret, tenant, name)
+
+    async def _found_by_history(self, ask: Ask) -> ConversationKey | None:
+        said = ask.prompt
+        if len(said.sent) < 2:
+            return None
+        before = [
+            chain(said.system_prompt, said.sent[:end], head_of(answer))
+            for end, answer in enumerate(said.answers, start=1)
+        ]
+        return await self._chains.take(
+            ask.caller.tenant,
+            before[-1],
+            earlier=before[-2] if len(before) > 1 else None,
+            retention_s=self._settings.retention_s,
         )
-        if not submitted.created:
-            if (repeat and repeat.is_strict) or await self._is_under_way(submitted.turn):
-                log.info("repeat joins its turn", extra=fields(turn=submitted.turn))
-                return submitted.turn
-            return await self._submit(replace(new, idempotency=None), None)
+
+    def _trail(self, ask: Ask, conversation: ConversationKey) -> Trail | None:
+        if ask.name or ask.lane is Lane.SIDE:
+            return None
+        return Trail(
+            chains=self._chains,
+            tenant=ask.caller.tenant,
+            conversation=conversation,
+            system_prompt=ask.prompt.system_prompt,
+            sent=ask.prompt.sent,
+            retention_s=self._settings.retention_s,
+        )
+
+    async def _submit(self, new: NewTurn, repeat: Repeat | None) -> TurnRecord | None:
+        """Submit it; gives the turn it repeats, if it gets that one instead."""
+        limits = self._settings
+        while True:
+            submitted = await self._turns.submit(
+                new,
+                waiting_max=limits.turns_waiting_max,
+                retention_s=self._retention_s(new.request.lane),
+            )
+            if submitted.created:
+                break
+            earlier = await self._turns.get(submitted.turn)
+            if earlier is not None and repeat is not None and repeat.gets(earlier):
+                log.info("repeat joins its turn", extra=fields(turn=earlier.turn))
+                return earlier
+            new = replace(new, supersedes=submitted.turn)
         log.info(
             "turn submitted",
             extra=fields(
@@ -200,11 +183,7 @@ class TurnOpener:
         except StoreUnavailable:
             # Only a hint: the workers' sweep finds the turn within seconds.
             log.warning("turn not announced", extra=fields(turn=submitted.turn))
-        return submitted.turn
-
-    async def _is_under_way(self, turn: TurnId) -> bool:
-        record = await self._turns.get(turn)
-        return record is not None and not record.state.is_terminal and record.cancel is None
+        return None
 
     def _retention_s(self, lane: Lane) -> float:
         limits = self._settings
@@ -212,13 +191,10 @@ class TurnOpener:
             return max(SIDE_RETENTION_S, limits.queue_timeout_s + limits.side_deadline_s)
         return limits.retention_s
 
-    def _new_turn(self, ask: Ask) -> NewTurn:
+    def _new_turn(self, ask: Ask, conversation: ConversationKey) -> NewTurn:
         limits, is_side = self._settings, ask.lane is Lane.SIDE
         turn = new_turn_id()
         tenant = ask.caller.tenant
-        # A side request's is never the one it names: a title must neither wait nor be remembered.
-        name = (None if is_side else ask.name) or new_conversation_name()
-        conversation = conversation_key(self._secret, tenant, name)
         deadline_s = limits.side_deadline_s if is_side else limits.turn_deadline_s
         lives_s = limits.queue_timeout_s + deadline_s + KEY_SLACK_S
         expires_ms = self._clock.unix_ms() + int(lives_s * 1000)
@@ -235,27 +211,16 @@ class TurnOpener:
                 history=ask.prompt.history,
                 prompt=ask.prompt.prompt,
                 deadline_s=deadline_s,
+                idle_timeout_s=0.0 if is_side else limits.idle_timeout_s,
                 lane=ask.lane,
                 max_tokens=ask.max_tokens,
-                idle_timeout_s=(
-                    0.0
-                    if is_side
-                    else limits.idle_timeout_s
-                    if ask.name
-                    else limits.unnamed_idle_timeout_s
-                ),
+                sent=ask.prompt.sent,
+                is_thin=ask.is_thin,
             ),
-            replica=self._replica,
+            replica=self._relays.replica,
             sealed_key=self._sealer.seal(ask.caller.api_key, context),
             key_expires_ms=expires_ms,
             on_disconnect=ask.on_disconnect,
             label="" if is_side else label(ask.name),
-            idempotency=ask.repeat.digest(conversation) if ask.repeat else None,
+            idempotency=ask.repeat.digest(ask.name) if ask.repeat else None,
         )
-
-
-def _shutting_down(turn: TurnId) -> TurnFailed:
-    return TurnFailed(
-        f"This server is shutting down. The completion {turn} goes on; send the request again.",
-        code=ErrorCode.SHUTTING_DOWN,
-    )

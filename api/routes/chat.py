@@ -13,12 +13,14 @@ from api.auth import Caller, authenticate
 from api.chunks import ChunkFrames
 from api.completion import WholeAnswer
 from api.deps import ApiDeps
+from api.hold import OpenTurn
 from api.models import ChatCompletion, ChatRequest, ErrorAnswer, read_chat_request
-from api.naming import conversation_name
-from api.prompt import read_messages
+from api.naming import conversation_name, resends_history
+from api.prompt import Prompt, read_messages
+from api.repeats import read_repeat
 from api.side_requests import SideRules, answer_bound, with_format
 from api.sse import ChatStream
-from api.submit import Ask, OpenTurn, Repeat
+from api.submit import Ask
 from infra.wire.errors import ErrorCode, RequestRefused
 from infra.wire.turns import Lane, OnDisconnect
 
@@ -45,7 +47,7 @@ def chat_routes(deps: ApiDeps) -> APIRouter:
     async def create_chat_completion(request: Request) -> Response:
         """Ask an agent. `X-Conversation-ID` names the conversation the turn belongs to;
         `X-On-Disconnect: continue` lets it go on when the client hangs up; a repeat with the same
-        `Idempotency-Key` or `X-Message-ID` joins the turn under way."""
+        `Idempotency-Key` or `X-Message-ID` is answered by the turn it repeats."""
         caller = authenticate(request.headers, secret=deps.secret)
         if deps.drain.is_closed:
             raise RequestRefused("", code=ErrorCode.SHUTTING_DOWN)
@@ -75,14 +77,16 @@ async def _read(
     deps: ApiDeps, rules: SideRules, request: Request, caller: Caller
 ) -> tuple[ChatRequest, Ask]:
     settings = deps.settings
+    headers = request.headers
+    on_disconnect = _on_disconnect(headers)
+    body = await request.body()
+    chat = read_chat_request(body)
     name = conversation_name(
-        request.headers,
+        headers,
+        chat.metadata,
         names=settings.conversation_headers,
         max_chars=settings.max_header_chars,
     )
-    on_disconnect = _on_disconnect(request.headers)
-    body = await request.body()
-    chat = read_chat_request(body)
     model = settings.resolve_model(chat.model)
     if model is None:
         raise RequestRefused(
@@ -91,7 +95,7 @@ async def _read(
             param="model",
         )
     prompt = read_messages(chat.messages)
-    lane = rules.lane_of(chat, request.headers)
+    lane = rules.lane_of(chat, headers)
     if lane is Lane.SIDE:
         form = with_format(prompt.system_prompt, chat.response_format)
         prompt = replace(prompt, system_prompt=form)
@@ -100,12 +104,19 @@ async def _read(
         model=model,
         prompt=prompt,
         name=name,
+        is_thin=settings.thin_clients and _may_be_thin(headers, name, prompt),
         on_disconnect=on_disconnect,
         lane=lane,
         max_tokens=answer_bound(chat),
-        repeat=_repeat(request.headers, body, settings.max_header_chars),
+        repeat=read_repeat(headers, body, max_chars=settings.max_header_chars),
     )
     return chat, ask
+
+
+def _may_be_thin(headers: Mapping[str, str], name: str | None, prompt: Prompt) -> bool:
+    """A lone message under a name, from no client that is known to send its history."""
+    is_lone = len(prompt.sent) == 1 and not prompt.has_answers
+    return name is not None and is_lone and not resends_history(headers)
 
 
 def _answer(deps: ApiDeps, chat: ChatRequest, ask: Ask, turn: OpenTurn) -> Response:
@@ -126,6 +137,7 @@ def _answer(deps: ApiDeps, chat: ChatRequest, ask: Ask, turn: OpenTurn) -> Respo
         model=chat.model,
         include_usage=chat.wants_usage,
         display=settings.tool_display,
+        head=turn.head,
     )
     return ChatStream(
         turn,
@@ -146,15 +158,3 @@ def _on_disconnect(headers: Mapping[str, str]) -> OnDisconnect:
         raise RequestRefused(
             "The header X-On-Disconnect must be `cancel` or `continue`.", param="X-On-Disconnect"
         ) from None
-
-
-def _repeat(headers: Mapping[str, str], body: bytes, max_chars: int) -> Repeat | None:
-    for name, is_strict in (("idempotency-key", True), ("x-message-id", False)):
-        value = headers.get(name, "").strip()
-        if len(value) > max_chars:
-            raise RequestRefused(
-                f"The header {name} is longer than {max_chars} characters.", param=name
-            )
-        if value:
-            return Repeat(f"{name}:{value}", body, is_strict)
-    return None

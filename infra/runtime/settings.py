@@ -107,11 +107,17 @@ class Settings(BaseModel):
         32 * 1024 * 1024, gt=0, description="Largest request body; beyond it 413."
     )
     max_header_chars: int = Field(
-        256, gt=0, description="Longest X-Conversation-ID; beyond it 400."
+        256, gt=0, description="Longest name of a conversation; beyond it 400."
     )
     conversation_headers: Names = Field(
-        ("X-Conversation-ID",),
-        description="Headers that name a conversation; the first that is not empty counts.",
+        ("X-Conversation-ID", "X-OpenWebUI-Chat-Id", "ChatUI-Conversation-ID", "x-thread-id"),
+        description="Headers that name a conversation; the first that is not empty counts, then "
+        "the body's metadata.conversation_id.",
+    )
+    thin_clients: bool = Field(
+        True,
+        description="A lone new message under a known name goes on where the conversation is, for "
+        "clients that do not send its history; false: it begins anew.",
     )
     ping_interval_s: float = Field(
         10.0, gt=0, le=15, description="Comment pings in a silent stream come this often."
@@ -213,11 +219,6 @@ class Settings(BaseModel):
     turn_deadline_s: float = Field(3600.0, gt=0, description="Longest a turn may run.")
     idle_timeout_s: float = Field(
         1800.0, gt=0, description="A conversation idle for this long loses its container."
-    )
-    unnamed_idle_timeout_s: float = Field(
-        60.0,
-        gt=0,
-        description="The same for a conversation the client did not name: nobody can return to it.",
     )
     retention_s: float = Field(
         7 * 86400.0, gt=0, description="A conversation nobody used for this long is forgotten."

@@ -78,7 +78,7 @@ async def test_hang_up_while_queued_cancels_the_turn() -> None:
         (turn,) = [k for k in await api.store.redis.keys("test:turn:*") if k.count(b":") == 2]
         await answer.aclose()
         await until(lambda: api.deps.drain.open_count == 0)
-        await api.deps.hangups.settled()
+        await api.deps.errands.settled()
         record = await api.store.turns.get(TurnId(turn.decode().removeprefix("test:turn:")))
         assert record is not None
         assert record.state is TurnState.CANCELLED
@@ -89,7 +89,7 @@ async def test_turn_goes_on_without_its_client_when_asked_to() -> None:
         answer = await open_until(api, "hold", b"so far", **{"x-on-disconnect": "continue"})
         await answer.aclose()
         await until(lambda: api.deps.drain.open_count == 0)
-        await api.deps.hangups.settled()
+        await api.deps.errands.settled()
         api.worker.gates["rest"].set()
         async with asyncio.timeout(10):
             assert (await api.worker.ended.get())[1] is TurnState.DONE
@@ -102,7 +102,7 @@ async def test_turn_that_another_client_reads_survives_a_hang_up() -> None:
         second = await open_until(api, "hold", b"so far", **again)
         await first.aclose()
         await until(lambda: api.deps.drain.open_count == 1)
-        await api.deps.hangups.settled()
+        await api.deps.errands.settled()
         api.worker.gates["rest"].set()
         assert b"[DONE]" in await rest_of(second)
         await second.aclose()
@@ -111,7 +111,7 @@ async def test_turn_that_another_client_reads_survives_a_hang_up() -> None:
 async def test_silent_stream_is_pinged_with_comments_only() -> None:
     settings = {"ping_interval_s": 0.05, "commit_after_s": 0}
     async with running_api({"hold": [Gate("rest"), *words("at last")]}, settings=settings) as api:
-        answer = await open_until(api, "hold", b": ping\n\n: ping\n\n")
+        answer = await open_until(api, "hold", b": ping\n: ping\n")
         api.worker.gates["rest"].set()
         assert b"[DONE]" in await rest_of(answer)
         await answer.aclose()
@@ -261,7 +261,7 @@ async def test_slow_reader_gets_every_event_and_holds_bounded_memory() -> None:
         await answer.aclose()
     numbers = [
         int(json.loads(line[6:])["choices"][0]["delta"]["content"].split(":")[0])
-        for line in rest.decode().split("\n\n")
+        for line in rest.decode().split("\n")
         if '"content":"' in line and ":x" in line and line.startswith("data: ")
     ]
     assert numbers == list(range(numbers[0], count))

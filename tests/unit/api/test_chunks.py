@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import pytest
 from openai.types.chat import ChatCompletionChunk
 
+from api.chain import AnswerHead
 from api.chunks import ChunkFrames, Transcript, is_sight, read_end
 from infra.runtime.settings import ToolDisplay
 from infra.wire.errors import ErrorCode, TurnFailed
@@ -27,6 +28,7 @@ from infra.wire.events import (
 )
 from infra.wire.ids import TurnId
 from infra.wire.states import TurnState
+from tests.fakes.sse import blocks_of, data_of
 
 STARTED = TurnStarted(sdk_session="s", model="m")
 CALL = ToolCall(id="1", name="Bash", summary="ls -la")
@@ -46,12 +48,9 @@ def frames(
 
 
 def chunks(stream: bytes) -> list[ChatCompletionChunk]:
-    lines = stream.decode().split("\n\n")
-    assert lines[-1] == ""
-    bodies = [line.removeprefix("data: ") for line in lines[:-1]]
     return [
         ChatCompletionChunk.model_validate_json(body, strict=False)
-        for body in bodies
+        for body in data_of(stream)
         if body != "[DONE]"
     ]
 
@@ -67,9 +66,9 @@ def shown(events: Sequence[Event], display: ToolDisplay) -> tuple[str, str]:
 
 
 def test_text_delta_is_spliced_byte_for_byte() -> None:
-    rendered = frames().render([encode_event(TextDelta(text='a "b"\n é 😀'))])
+    rendered = frames().render([encode_event(TextDelta(text='a "b"\n é 😀'))], 7)
     assert rendered == (
-        b'data: {"id":"chatcmpl-1","object":"chat.completion.chunk","created":1700000000,'
+        b'id: 7\ndata: {"id":"chatcmpl-1","object":"chat.completion.chunk","created":1700000000,'
         b'"model":"claude","system_fingerprint":null,"choices":[{"index":0,"delta":'
         b'{"content":"a \\"b\\"\\n \\u00e9 \\ud83d\\ude00"},"logprobs":null,'
         b'"finish_reason":null}]}\n\n'
@@ -86,9 +85,10 @@ def test_first_chunk_has_the_role() -> None:
 def test_every_chunk_parses_as_openais() -> None:
     made = frames(include_usage=True)
     stream = made.first() + made.render(
-        [encode_event(e) for e in (STARTED, ThinkingDelta(text="hm"), CALL, TextDelta(text="yes"))]
+        [encode_event(e) for e in (STARTED, ThinkingDelta(text="hm"), CALL, TextDelta(text="yes"))],
+        1,
     )
-    stream += made.last(TurnEnded(state=TurnState.DONE, usage=Usage(input_tokens=1)))
+    stream += made.last(TurnEnded(state=TurnState.DONE, usage=Usage(input_tokens=1)), 5)
     read = chunks(stream)
     assert {c.id for c in read} == {"chatcmpl-1"}
     assert [c.choices[0].finish_reason for c in read if c.choices] == [None] * 4 + ["stop"]
@@ -97,8 +97,8 @@ def test_every_chunk_parses_as_openais() -> None:
 def test_usage_is_null_until_the_last_chunk_when_asked_for() -> None:
     made = frames(include_usage=True)
     usage = Usage(input_tokens=1, output_tokens=2, cache_read_input_tokens=4)
-    stream = made.first() + made.last(TurnEnded(state=TurnState.DONE, usage=usage))
-    bodies = [json.loads(line[6:]) for line in stream.decode().splitlines() if "{" in line]
+    stream = made.first() + made.last(TurnEnded(state=TurnState.DONE, usage=usage), 2)
+    bodies = [json.loads(data) for data in data_of(stream) if data != "[DONE]"]
     assert [b["usage"] for b in bodies[:-1]] == [None, None]
     assert bodies[-1]["choices"] == []
     assert bodies[-1]["usage"] == {
@@ -112,14 +112,14 @@ def test_usage_is_null_until_the_last_chunk_when_asked_for() -> None:
 
 def test_no_usage_unless_asked_for() -> None:
     made = frames()
-    stream = made.first() + made.last(TurnEnded(state=TurnState.DONE))
+    stream = made.first() + made.last(TurnEnded(state=TurnState.DONE), 2)
     assert b"usage" not in stream
     assert b'"choices":[]' not in stream
 
 
 @pytest.mark.parametrize("reason", list(FinishReason))
 def test_finish_reason_is_the_events(reason: FinishReason) -> None:
-    last = chunks(frames().last(TurnEnded(state=TurnState.DONE, finish_reason=reason)))
+    last = chunks(frames().last(TurnEnded(state=TurnState.DONE, finish_reason=reason), 2))
     assert last[-1].choices[0].finish_reason == reason.value
 
 
@@ -128,7 +128,34 @@ def test_model_name_cannot_break_out_of_its_string() -> None:
         TurnId("t"), created=1, model='a"b\\%s', include_usage=False, display=ToolDisplay.OFF
     )
     assert chunks(made.first())[0].model == 'a"b\\%s'
-    assert chunks(made.last(TurnEnded(state=TurnState.DONE)))[0].model == 'a"b\\%s'
+    assert chunks(made.last(TurnEnded(state=TurnState.DONE), 2))[0].model == 'a"b\\%s'
+
+
+def test_every_chunk_says_where_in_the_turn_it_stands() -> None:
+    made = frames(include_usage=True)
+    events = [encode_event(e) for e in (STARTED, TextDelta(text="a"), CALL, TextDelta(text="b"))]
+    stream = made.first() + made.render(events[:2], 1) + made.render(events[2:], 3)
+    stream += made.last(TurnEnded(state=TurnState.DONE), 5)
+    assert [block.id for block in blocks_of(stream)] == [0, 2, 3, 4, 5, 5, 5]
+
+
+def test_what_was_seen_before_counts_for_the_breaks_after_it() -> None:
+    events = [encode_event(e) for e in (TextDelta(text="a"), CALL, TextDelta(text="b"))]
+    whole, rest = frames(display=ToolDisplay.TEXT), frames(display=ToolDisplay.TEXT)
+    rest.skip(events[:2])
+    assert whole.render(events, 1).endswith(rest.render(events[2:], 3))
+    assert b'"\\nb"' in rest.render(events[1:], 4) + whole.render(events[1:], 4)
+
+
+def test_head_of_the_answer_is_gathered_on_the_way() -> None:
+    head = AnswerHead()
+    made = ChunkFrames(
+        TurnId("t"), created=1, model="m", include_usage=False, display=ToolDisplay.REASONING,
+        head=head,
+    )  # fmt: skip
+    said: list[Event] = [ThinkingDelta(text="hm"), TextDelta(text="Ye s"), CALL]
+    made.render(map(encode_event, [*said, TextDelta(text="\n" + "x" * 100)]), 1)
+    assert head.text == "Yes" + "x" * 61
 
 
 def test_tools_and_thinking_are_reasoning_by_default() -> None:

@@ -15,6 +15,7 @@ from infra.wire.errors import (
     TurnFailed,
 )
 from infra.wire.ids import TurnId
+from tests.fakes.sse import blocks_of
 
 
 def test_every_code_has_a_row() -> None:
@@ -57,11 +58,9 @@ def test_wrong_key_is_not_worth_a_retry() -> None:
 
 
 def test_error_in_a_stream_is_one_event_with_the_completions_id() -> None:
-    event = error_event(AgClusterError(), TurnId("chatcmpl-1"))
-    assert event.startswith(b"data: {")
-    assert event.endswith(b"}\n\n")
-    assert event.count(b"\n") == 2
-    body = json.loads(event[6:])
+    (block,) = blocks_of(error_event(AgClusterError(), TurnId("chatcmpl-1"), 9))
+    assert block.id == 9
+    body = json.loads(block.data)
     assert body["id"] == "chatcmpl-1"
     assert set(body["error"]) == {"message", "type", "param", "code"}
 

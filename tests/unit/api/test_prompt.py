@@ -11,6 +11,7 @@ import pytest
 from api.models import read_chat_request
 from api.prompt import Prompt, read_messages
 from infra.wire.errors import RequestRefused
+from infra.wire.history import digest
 from infra.wire.turns import DocumentBlock, HistoryMessage, ImageBlock, TextBlock
 
 PIXEL = base64.b64encode(b"pixel").decode()
@@ -33,7 +34,15 @@ def refused(*messages: dict[str, Any]) -> RequestRefused:
 
 
 def test_one_user_message_is_the_prompt() -> None:
-    assert read(user("hi")) == Prompt(None, (), (TextBlock(text="hi"),))
+    blocks = (TextBlock(text="hi"),)
+    assert read(user("hi")) == Prompt(
+        system_prompt=None,
+        history=(),
+        prompt=blocks,
+        sent=(digest(blocks),),
+        has_answers=False,
+        answers=(),
+    )
 
 
 def test_system_and_developer_text_is_joined() -> None:
@@ -61,10 +70,31 @@ def test_all_the_user_said_since_the_last_answer_is_the_prompt() -> None:
     assert len(told.history) == 2
 
 
-def test_empty_answers_of_stopped_turns_are_left_out() -> None:
+def test_empty_answer_of_a_stopped_turn_ends_it_all_the_same() -> None:
     told = read(user("a"), {"role": "assistant", "content": ""}, user("b"))
-    assert told.history == ()
-    assert told.prompt == (TextBlock(text="a"), TextBlock(text="b"))
+    assert told.history == (HistoryMessage(role="user", content=(TextBlock(text="a"),)),)
+    assert told.prompt == (TextBlock(text="b"),)
+    assert told.sent == (digest([TextBlock(text="a")]), digest([TextBlock(text="b")]))
+    assert told.answers == ("",)
+    assert told.has_answers
+
+
+def test_what_the_user_said_between_two_answers_is_one_turn_with_one_digest() -> None:
+    """A prompt that was accepted must look the same when it comes back as history."""
+    answer = {"role": "assistant", "content": "one"}
+    first = read(user("a"), {"role": "system", "content": "s"}, user("b"))
+    again = read(user("a"), user("b"), answer, {"role": "assistant", "content": "two"}, user("c"))
+    assert first.sent == (digest(first.prompt),)
+    assert again.sent == (*first.sent, digest(again.prompt))
+    assert again.answers == ("onetwo",)
+    assert not first.has_answers
+
+
+def test_greeting_before_the_first_question_belongs_to_no_turn() -> None:
+    told = read({"role": "assistant", "content": "Welcome!"}, user("a"))
+    assert told.sent == (digest(told.prompt),)
+    assert told.answers == ()
+    assert told.has_answers
 
 
 def test_tool_calls_and_results_become_text() -> None:

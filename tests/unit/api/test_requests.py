@@ -9,15 +9,17 @@ import pytest
 
 from api.auth import authenticate
 from api.models import IGNORED_PARAMETERS, ChatRequest, read_chat_request
-from api.naming import conversation_name, label
+from api.naming import conversation_name, label, resends_history
 from infra.wire.errors import ErrorCode, RequestRefused
 
 SECRET = b"s" * 32
 GOOD: dict[str, Any] = {"model": "m", "messages": [{"role": "user", "content": "x"}]}
 
 
-def name_of(headers: dict[str, str], *names: str) -> str | None:
-    return conversation_name(headers, names=names or ("x-conversation-id",), max_chars=16)
+def name_of(
+    headers: dict[str, str], *names: str, metadata: dict[str, object] | None = None
+) -> str | None:
+    return conversation_name(headers, metadata, names=names or ("x-conversation-id",), max_chars=16)
 
 
 @pytest.mark.parametrize("value", ["", "  ", "{{LIBRECHAT_BODY_CONVERSATIONID}}", "${CHAT}"])
@@ -36,6 +38,38 @@ def test_absurd_names_are_refused(value: str) -> None:
         name_of({"x-conversation-id": value})
     assert refused.value.param == "x-conversation-id"
     assert refused.value.code is ErrorCode.INVALID_REQUEST
+
+
+def test_metadata_names_the_conversation_where_no_header_does() -> None:
+    metadata: dict[str, object] = {"conversation_id": " thread-2 "}
+    assert name_of({}, metadata=metadata) == "thread-2"
+    assert name_of({"x-conversation-id": "a"}, metadata=metadata) == "a"
+    assert name_of({}, metadata={"conversation_id": "{{CHAT_ID}}"}) is None
+    assert name_of({}, metadata={"conversation_id": None}) is None
+    with pytest.raises(RequestRefused) as refused:
+        name_of({}, metadata={"conversation_id": 7})
+    assert refused.value.param == "metadata.conversation_id"
+
+
+def test_name_with_a_placeholder_in_it_is_no_name() -> None:
+    """Else all chats of a deployment would be the one conversation `chat-{{ID}}`."""
+    assert name_of({"x-conversation-id": "chat-{{ID}}"}) is None
+
+
+@pytest.mark.parametrize(
+    ("headers", "resends"),
+    [
+        ({}, False),
+        ({"x-parent-message-id": ""}, False),
+        ({"x-parent-message-id": "{{PARENT}}"}, False),
+        ({"x-parent-message-id": "p"}, True),
+        ({"x-openwebui-chat-id": "c"}, True),
+    ],
+)
+def test_some_clients_are_known_to_send_their_history(
+    headers: dict[str, str], resends: bool
+) -> None:
+    assert resends_history(headers) is resends
 
 
 def test_label_is_harmless_to_show() -> None:

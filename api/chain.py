@@ -1,0 +1,52 @@
+"""Which conversation a request without a name goes on in, by what it resends. Pure.
+
+Such a client sends its whole history. After each answer the conversation is put on record under a
+digest of all that was said until then, and the next request is looked up under the digest of what
+it sends before its prompt. The system prompt and what the user said count in full; of the last
+answer only its head, without blanks, for answers come back trimmed or cut. Two chats that said the
+same are told apart by their answers; where even these agree, nobody gets the other's container.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+
+HEAD_CHARS = 64
+"""Of an answer, so many characters that are no blanks count."""
+
+
+class AnswerHead:
+    """Gathers the head of an answer while it is relayed."""
+
+    def __init__(self) -> None:
+        self._head = ""
+
+    @property
+    def is_full(self) -> bool:
+        """More text changes nothing."""
+        return len(self._head) >= HEAD_CHARS
+
+    @property
+    def text(self) -> str:
+        """The head so far, without blanks."""
+        return self._head
+
+    def add(self, text: str) -> None:
+        """More of the answer."""
+        if not self.is_full:
+            self._head = (self._head + "".join(text.split()))[:HEAD_CHARS]
+
+
+def head_of(answer: str) -> str:
+    """The head of a whole answer."""
+    head = AnswerHead()
+    head.add(answer)
+    return head.text
+
+
+def chain(system_prompt: str | None, sent: Sequence[str], answer_head: str) -> str:
+    """32 hex digits for a conversation up to an answer. `sent` holds digests of user messages."""
+    said = json.dumps([system_prompt or "", *sent, answer_head])
+    return hashlib.sha256(said.encode()).hexdigest()[:32]

@@ -1,0 +1,79 @@
+"""Opens relays: the one place that knows what a relay of this replica is made of."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from api.drain import Drain
+from api.relay import Mailbox, Relay
+from infra.runtime.clock import Clock
+from infra.runtime.settings import Settings
+from infra.store.live import LiveSubscriber
+from infra.store.turn_log import TurnLog
+from infra.store.turns import TurnStore
+from infra.wire.errors import ErrorCode, TurnFailed
+from infra.wire.ids import ReplicaId, TurnId
+
+
+class Relays:
+    """The relays of one replica."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        replica: ReplicaId,
+        turns: TurnStore,
+        turn_log: TurnLog,
+        live: LiveSubscriber,
+        drain: Drain,
+        clock: Clock,
+    ) -> None:
+        self.replica = replica
+        self._settings = settings
+        self._turns = turns
+        self._turn_log = turn_log
+        self._live = live
+        self._drain = drain
+        self._clock = clock
+
+    @contextmanager
+    def attached(self, turn: TurnId) -> Iterator[Mailbox]:
+        """Live frames of the turn are kept until the block ends."""
+        with self._live.attach(turn) as mailbox:
+            yield mailbox
+
+    @contextmanager
+    def relay(
+        self,
+        turn: TurnId,
+        mailbox: Mailbox,
+        *,
+        after: int = 0,
+        is_fresh: bool = False,
+        is_far: bool = False,
+    ) -> Iterator[Relay]:
+        """Events after number `after`. When this replica has to go, the relay is told to end."""
+        relay = Relay(
+            turn,
+            mailbox=mailbox,
+            turn_log=self._turn_log,
+            turns=self._turns,
+            clock=self._clock,
+            queue_timeout_s=self._settings.queue_timeout_s,
+            deadline_s=self._settings.turn_deadline_s,
+            after=after,
+            is_fresh=is_fresh,
+            is_far=is_far,
+        )
+        with self._drain.holds(lambda: relay.stop(_shutting_down(turn))):
+            yield relay
+
+
+def _shutting_down(turn: TurnId) -> TurnFailed:
+    return TurnFailed(
+        f"This server is shutting down. The completion {turn} may go on: ask for it by its id, or "
+        "send the request again.",
+        code=ErrorCode.SHUTTING_DOWN,
+    )

@@ -1,0 +1,106 @@
+"""What a request leaves behind is carried out beside it, and again while Redis is away."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import pytest
+
+from api.drain import Drain
+from api.errands import GIVE_UP_S, WAITING_MAX, Errands
+from infra.wire.errors import StoreUnavailable, TurnNotFound
+from infra.wire.ids import TurnId
+from tests.fakes.manual_clock import ManualClock, settle
+
+TURN = TurnId("chatcmpl-1")
+
+
+class FlakyStore:
+    """Does what it is told, after being away as often as told."""
+
+    def __init__(self, *, away: int = 0, is_unknown: bool = False) -> None:
+        self.away = away
+        self.is_unknown = is_unknown
+        self.calls = 0
+
+    async def __call__(self) -> None:
+        self.calls += 1
+        if self.calls <= self.away:
+            raise StoreUnavailable("away")
+        if self.is_unknown:
+            raise TurnNotFound(TURN)
+
+
+@asynccontextmanager
+async def running(errands: Errands) -> AsyncIterator[None]:
+    async with asyncio.TaskGroup() as group:
+        loop = group.create_task(errands.run())
+        yield
+        loop.cancel()
+
+
+async def test_errand_is_carried_out() -> None:
+    store = FlakyStore()
+    errands = Errands(ManualClock())
+    async with running(errands):
+        errands.leave("cancel", TURN, store)
+        await errands.settled()
+    assert store.calls == 1
+
+
+async def test_errand_is_tried_again_while_redis_is_away() -> None:
+    clock = ManualClock()
+    store = FlakyStore(away=3)
+    errands = Errands(clock)
+    async with running(errands):
+        errands.leave("cancel", TURN, store)
+        await clock.advance(5)
+        await errands.settled()
+    assert store.calls == 4
+
+
+async def test_errand_is_given_up_after_a_while() -> None:
+    clock = ManualClock()
+    store = FlakyStore(away=10**6)
+    errands = Errands(clock)
+    async with running(errands):
+        errands.leave("cancel", TURN, store)
+        await clock.advance(GIVE_UP_S + 2)
+        await errands.settled()
+        called = store.calls
+        await clock.advance(10)
+        await settle()
+    assert store.calls == called
+
+
+async def test_turn_that_is_gone_needs_no_errand() -> None:
+    errands = Errands(ManualClock())
+    async with running(errands):
+        errands.leave("cancel", TURN, FlakyStore(is_unknown=True))
+        await errands.settled()
+
+
+def test_errands_beyond_the_bound_are_dropped() -> None:
+    errands = Errands(ManualClock())
+    for _ in range(WAITING_MAX + 1):
+        errands.leave("cancel", TURN, FlakyStore())
+
+
+def test_drain_cuts_what_is_open_and_nothing_else() -> None:
+    drain = Drain()
+    cut: list[str] = []
+    with drain.holds(lambda: cut.append("open")):
+        with drain.holds(lambda: cut.append("closed")):
+            assert drain.open_count == 2
+        drain.cut()
+    assert cut == ["open"]
+    assert drain.open_count == 0
+
+
+@pytest.mark.parametrize("step", ["begin", "close"])
+def test_draining_is_told_in_two_steps(step: str) -> None:
+    drain = Drain()
+    getattr(drain, step)()
+    assert (drain.is_draining, drain.is_closed) == (step == "begin", step == "close")
