@@ -30,7 +30,14 @@ from infra.wire.errors import (
 from infra.wire.events import TurnEnded
 from infra.wire.gateway import AGENT_SOCKET, GatewayFault
 from infra.wire.ids import ConversationKey, TurnId
-from infra.wire.link import Answer, Hello, InterruptReason, Refused
+from infra.wire.link import (
+    Answer,
+    Hello,
+    InterruptReason,
+    Refused,
+    TranscriptAppend,
+    TranscriptStored,
+)
 from infra.wire.states import ConversationState, TurnState
 from worker.decisions import (
     Course,
@@ -43,10 +50,13 @@ from worker.decisions import (
 from worker.gateway_client import CommandRefused
 from worker.hosts import Container, ContainerExit, ContainerId, ContainerSpec, Limits
 from worker.link import AgentLink, connect
+from worker.memory import Standing, is_resending, needs_transcript, stand
 from worker.ownership import HeldLease
 from worker.parts import WorkerParts
+from worker.transcript_keeper import TranscriptKeeper
 from worker.turns import Ending, Phase, TurnRun
 from worker.waiting import until_store_answers
+from worker.workspace import WorkspaceWatch
 
 log = logging.getLogger(__name__)
 
@@ -103,7 +113,11 @@ class Conversation:
         self._early_exit: ContainerExit | None = None
         self._link: AgentLink | None = None
         self._has_session = False
-        self._recorded_session = found.sdk_session if found else None
+        self._transcripts = TranscriptKeeper(
+            parts.transcripts, held.lease, parts.clock, on_stored=self._tell_stored
+        )
+        self._workspace = WorkspaceWatch(max_bytes=parts.settings.workspace_max_mb * 1024 * 1024)
+        self._was_workspace_used = False
         self._linking = asyncio.Lock()
         self._link_lost = asyncio.Event()
         self._run: TurnRun | None = None
@@ -149,6 +163,16 @@ class Conversation:
         self._is_room_wanted = True
         self._wake.set()
 
+    def stop(self) -> None:
+        """Interrupt the running turn, and stop the container if no other turn wants it."""
+        if self._run:
+            self._run.interrupt(InterruptReason.CANCELLED)
+        self.make_room()
+
+    def disown(self) -> None:
+        """The conversation is deleted: leave it at once. Whoever takes it next cleans up."""
+        self._held.lose()
+
     def hand_over(self) -> None:
         """Leave everything as it is to another worker, now."""
         self._leave.set()
@@ -190,7 +214,9 @@ class Conversation:
             self._run.on_frame(line)
 
     def on_answer(self, answer: Answer) -> None:
-        if isinstance(answer, Refused) and self._run:
+        if isinstance(answer, TranscriptAppend):
+            self._transcripts.take(answer)
+        elif isinstance(answer, Refused) and self._run:
             self._run.on_refused(answer)
 
     def on_link_lost(self) -> None:
@@ -219,6 +245,8 @@ class Conversation:
                     group.create_task(self._until_told_to_leave()),
                     group.create_task(self._tend_link()),
                     group.create_task(self._watch_silence()),
+                    group.create_task(self._watch_workspace()),
+                    group.create_task(self._transcripts.run()),
                 ]
                 await self._serve()
                 for watcher in watchers:
@@ -298,6 +326,7 @@ class Conversation:
 
     async def _run_turn(self, claimed: Claimed) -> None:
         run = self._run = TurnRun(self._parts, self._held, claimed)
+        self._was_workspace_used = True
         log.info(
             "turn claimed",
             extra=fields(
@@ -321,12 +350,13 @@ class Conversation:
             await asyncio.wait({preparing})
             await self._conclude(run, ending)
             logging_events.cancel()
-        self._has_session = self._has_session or run.sdk_session is not None
+        # After a turn that failed the agent may have given its session up: it is sent all it needs.
+        is_sure = ending.end is not None and ending.end.state is TurnState.DONE
+        self._has_session = is_sure and (self._has_session or run.sdk_session is not None)
         self._run = None
+        self._parts.folders.touch(self.key)
         if not ending.is_container_usable:
             await self._discard_container()
-        elif run.sdk_session and run.sdk_session != self._recorded_session:
-            await self._record_session(run.sdk_session)
 
     async def _conclude(self, run: TurnRun, ending: Ending) -> None:
         if ending.end is None:
@@ -344,13 +374,6 @@ class Conversation:
         if await run.conclude(ending):
             self.was_poked = True
         self._note_rest()
-
-    async def _record_session(self, sdk_session: str) -> None:
-        conversations, lease = self._parts.conversations, self._held.lease
-        await self._insist(
-            lambda: conversations.update(lease, self._state, sdk_session=sdk_session)
-        )
-        self._recorded_session = sdk_session
 
     def _note_rest(self) -> None:
         # As the scripts leave the record.
@@ -410,24 +433,40 @@ class Conversation:
             end = declared_end(ErrorCode.CONTAINER_LOST, state=TurnState.INTERRUPTED)
             run.declare(end, usable=False)
             return
-        await self._open(run, starts=course is Course.START)
+        if course is Course.START:
+            run.standing = await self._stand(run.claimed)
+        await self._open(run)
         # The link may have been replaced meanwhile; one that is down is resynchronised when up.
         if (link := self._link) is None:
             raise AgentUnreachable("the link was dropped")
         if course is Course.REPLAY:
             run.replay(link)
         else:
-            run.start(link, has_session=self._has_session)
+            run.start(link)
 
-    async def _open(self, run: TurnRun, *, starts: bool) -> None:
+    async def _stand(self, claimed: Claimed) -> Standing:
+        """On what memory the turn is to be started."""
+        session, transcript = needs_transcript(claimed), None
+        if session is not None and not self._has_session:
+            transcripts = self._parts.transcripts
+            transcript = await self._insist(lambda: transcripts.load(self.key, session))
+        return stand(claimed, has_session=self._has_session, transcript=transcript)
+
+    async def _open(self, run: TurnRun) -> None:
         """All that must be true before the agent may work, at once: it is the user's wait."""
-        turns, lease = self._parts.turns, self._held.lease
+        turns, lease, standing = self._parts.turns, self._held.lease, run.standing
+        resends = is_resending(run.claimed.request)
         try:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._parts.gateway.open_turn(run.open_request()))
                 group.create_task(self._move(ConversationState.BUSY))
-                if starts and run.claimed.record.state is not TurnState.RUNNING:
-                    group.create_task(self._insist(lambda: turns.start(lease, run.turn)))
+                if standing and run.claimed.record.state is not TurnState.RUNNING:
+                    base = standing.base
+                    group.create_task(
+                        self._insist(
+                            lambda: turns.start(lease, run.turn, base=base, is_resending=resends)
+                        )
+                    )
         except BaseExceptionGroup as group:
             raise _first(group) from None
 
@@ -435,6 +474,9 @@ class Conversation:
 
     async def _recover(self) -> None:
         """Find what an owner before us left: a container to go on with, or remains to clear."""
+        conversations, host = self._parts.conversations, self._parts.host_id
+        if await self._insist(lambda: conversations.is_wipe_due(self.key, host)):
+            return await self._wipe()
         if not self._had_container:
             return
         try:
@@ -460,6 +502,44 @@ class Conversation:
         except AgentUnreachable as error:
             log.warning("agent not reached: %s", error, extra=fields(conversation=self.key))
             await self._discard_container()
+
+    async def _wipe(self) -> None:
+        """Remove what this host has of a deleted conversation of this name.
+
+        Under the lease, so that nothing of a new one can be here yet. What resists is tried again
+        with the next sweep.
+        """
+        parts = self._parts
+        try:
+            for container in await parts.host.list():
+                if container.conversation == self.key:
+                    await parts.host.stop(container.id, grace_s=0)
+        except ContainerFailed as error:
+            log.error("deleted, not stopped: %s", error, extra=fields(conversation=self.key))
+            return
+        await parts.gateway.close_session(self.key)
+        await asyncio.to_thread(parts.folders.drop_sockets, self.key)
+        if not await asyncio.to_thread(parts.folders.drop_workspace, self.key):
+            log.error("deleted, but files resist", extra=fields(conversation=self.key))
+            return
+        await self._insist(lambda: parts.conversations.wiped(self.key, parts.host_id))
+        log.info("files of a deleted conversation removed", extra=fields(conversation=self.key))
+
+    async def _watch_workspace(self) -> None:
+        """Look at the size of the workspace while turns run, and end one that outgrows it."""
+        parts, workspace = self._parts, self._parts.folders.of(self.key).workspace
+        while True:
+            await parts.clock.sleep(parts.timings.workspace_every_s)
+            was_used, self._was_workspace_used = self._was_workspace_used, self._run is not None
+            if not was_used and self._run is None:
+                continue
+            size_bytes = await parts.gauge.measure(workspace)
+            run = self._run
+            if self._workspace.judge(size_bytes, is_running=run is not None) and run:
+                log.warning(
+                    "workspace too large", extra=fields(turn=run.turn, mb=size_bytes // 1024**2)
+                )
+                run.declare(declared_end(ErrorCode.WORKSPACE_FULL), usable=False)
 
     async def _start_container(self) -> None:
         parts, settings = self._parts, self._parts.settings
@@ -498,6 +578,8 @@ class Conversation:
     async def _discard_container(self) -> None:
         """Stop what there is and forget it; the conversation is cold then."""
         parts = self._parts
+        if self._container is not None:
+            await self._transcripts.settled(timeout_s=parts.timings.stop_grace_s)
         self._drop_link()
         container, self._container = self._container, None
         self._has_session = False
@@ -591,8 +673,8 @@ class Conversation:
         course = course_with_agent(turn=run.turn, agent_turn=link.welcome.turn, last_n=run.last_n)
         if course is Course.REPLAY:
             run.replay(link)
-        elif course is Course.START:
-            run.start(link, has_session=self._has_session)
+        elif course is Course.START and run.standing:
+            run.start(link)
         else:
             run.declare(declared_end(ErrorCode.AGENT_FAILED), usable=False)
 
@@ -624,6 +706,10 @@ class Conversation:
                 link.abort()
             elif silent_s > silence_s:
                 link.ping()
+
+    def _tell_stored(self, seq: int) -> None:
+        if self._link is not None:
+            self._link.send(TranscriptStored(seq=seq))
 
     def _drop_link(self) -> None:
         if self._link is not None:

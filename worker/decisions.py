@@ -37,6 +37,8 @@ _WORDS: Mapping[ErrorCode, str] = {
     ErrorCode.AGENT_FAILED: "The agent stopped responding and was ended. "
     "The next message starts a new one with the conversation so far.",
     ErrorCode.TURN_TIMED_OUT: "The turn took longer than it may and was stopped.",
+    ErrorCode.WORKSPACE_FULL: "The files of this conversation take more room than they may, so the "
+    "turn was ended. The next one may remove some; it is ended when it adds to them.",
     ErrorCode.SHUTTING_DOWN: "The server is shutting down and stopped this turn. "
     "Please send it again.",
     ErrorCode.INTERNAL: "Something went wrong inside the server; the turn was ended.",

@@ -6,6 +6,7 @@ import contextlib
 import os
 import shutil
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from infra.wire.ids import ConversationKey
@@ -49,21 +50,39 @@ class Folders:
         os.utime(folders.workspace)  # When it was last used, for `stale_workspaces`.
         return folders
 
+    def touch(self, c: ConversationKey) -> None:
+        """Note that the workspace is in use. Blocking but quick; a missing one is no error."""
+        with contextlib.suppress(FileNotFoundError):
+            os.utime(self.of(c).workspace)
+
     def stale_sockets(self, *, older_than_s: float) -> list[ConversationKey]:
         """Conversations with a socket folder that was made longer ago. Blocking."""
         return _older(self._data_dir / "s", older_than_s)
 
     def stale_workspaces(self, *, older_than_s: float) -> list[ConversationKey]:
-        """Conversations whose workspace was last given to a container longer ago. Blocking."""
+        """Conversations whose workspace was last used longer ago. Blocking."""
         return _older(self._data_dir / "w", older_than_s)
 
     def drop_sockets(self, c: ConversationKey) -> None:
         """Remove the socket folder; the workspace stays with the conversation."""
         shutil.rmtree(self.of(c).sockets, ignore_errors=True)
 
-    def drop_workspace(self, c: ConversationKey) -> None:
-        """Forget the conversation's files for good. Blocking; may be slow."""
-        shutil.rmtree(self.of(c).workspace, ignore_errors=True)
+    def drop_workspace(self, c: ConversationKey) -> bool:
+        """Forget the conversation's files for good; False when some resisted. May be slow."""
+        workspace = self.of(c).workspace
+        shutil.rmtree(workspace, onerror=_insist)
+        return not os.path.lexists(workspace)
+
+
+def _insist(call: Callable[..., object], path: str, _: object) -> None:
+    """An agent can take away our right to its folders, where we are the same ordinary user."""
+    with contextlib.suppress(OSError):
+        os.chmod(os.path.dirname(path), 0o700)
+        if os.path.isdir(path) and not os.path.islink(path):
+            os.chmod(path, 0o700)
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            os.unlink(path)
 
 
 def _older(folder: Path, older_than_s: float) -> list[ConversationKey]:

@@ -76,8 +76,12 @@ class AgentLink(asyncio.Protocol):
 
     def send(self, command: Command) -> None:
         """Say it; on a broken link it is dropped, and said again after the reconnect."""
+        self.send_line(command.encode())
+
+    def send_line(self, line: bytes) -> None:
+        """The same for a command that is encoded already."""
         if self._transport is not None and not self._transport.is_closing():
-            self._transport.write(command.encode() + b"\n")
+            self._transport.write(line + b"\n")
 
     def ping(self) -> None:
         self.send(Ping())

@@ -9,6 +9,7 @@ from infra.runtime.settings import Settings
 from infra.store.conversations import ConversationStore
 from infra.store.live import LivePublisher
 from infra.store.queue import PlacementQueue
+from infra.store.transcripts import TranscriptStore
 from infra.store.turn_log import TurnLog
 from infra.store.turns import TurnStore
 from infra.store.workers import WorkerRegistry
@@ -17,6 +18,7 @@ from worker.folders import Folders
 from worker.gateways import GatewayRegistrar
 from worker.hosts import ContainerHost
 from worker.ownership import Ownership
+from worker.workspace import WorkspaceGauge
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,8 @@ class Timings:
     hand_over_s: float = 5.0
     """Giving one conversation away may take this long; then its lease lapses instead."""
     stop_grace_s: float = 2.0
+    workspace_every_s: float = 10.0
+    """Between two looks at the size of a workspace in use."""
 
 
 @dataclass(frozen=True)
@@ -55,11 +59,13 @@ class WorkerParts:
     clock: Clock
     host: ContainerHost
     folders: Folders
+    gauge: WorkspaceGauge
     gateway: GatewayRegistrar
     ownership: Ownership
     turns: TurnStore
     turn_log: TurnLog
     conversations: ConversationStore
+    transcripts: TranscriptStore
     queue: PlacementQueue
     registry: WorkerRegistry
     live: LivePublisher

@@ -118,6 +118,12 @@ class Placement:
         if actor := self._conversations.get(c):
             actor.cancel(turn)
 
+    def stop(self, c: ConversationKey, *, is_deleted: bool = False) -> None:
+        """An operator or user wants it stopped; or it is deleted, and not ours any more."""
+        if actor := self._conversations.get(c):
+            log.info("told to stop", extra=fields(conversation=c, deleted=is_deleted or None))
+            actor.disown() if is_deleted else actor.stop()
+
     def container_exited(self, exit: ContainerExit) -> None:
         """A container of this host ended."""
         if actor := self._conversations.get(exit.conversation):

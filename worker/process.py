@@ -21,7 +21,7 @@ from infra.store.leases import RENEW_EVERY_S, SELF_FENCE_AFTER_S
 from infra.store.open import Store
 from infra.store.queue import SideClaims
 from infra.store.workers import BEAT_EVERY_S, WorkerRecord
-from infra.wire.control import CancelTurn
+from infra.wire.control import CancelTurn, Drain, StopSession
 from infra.wire.errors import AgClusterError, StoreUnavailable
 from infra.wire.ids import ConversationKey, TurnId, WorkerId
 from worker.conversation import Conversation
@@ -35,6 +35,7 @@ from worker.placement import Placement
 from worker.reaper import DRAINING, READY, Reaper, ready_siblings
 from worker.side import SideLane
 from worker.waiting import periodically
+from worker.workspace import WorkspaceGauge
 
 log = logging.getLogger(__name__)
 
@@ -74,6 +75,7 @@ class WorkerProcess:
             clock=clock,
             host=around.host,
             folders=Folders(settings.data_dir),
+            gauge=WorkspaceGauge(),
             gateway=GatewayRegistrar(around.gateway, clock),
             ownership=Ownership(
                 store.leases,
@@ -87,6 +89,7 @@ class WorkerProcess:
             turns=store.turns,
             turn_log=store.log,
             conversations=store.conversations,
+            transcripts=store.transcripts,
             queue=store.queue,
             registry=store.workers,
             live=store.publisher(),
@@ -182,11 +185,14 @@ class WorkerProcess:
 
     async def _obey(self) -> None:
         async for message in self.parts.registry.control(self.worker):
-            if isinstance(message, CancelTurn):
-                self._cancel(message.conversation, message.turn)
-            else:
-                log.info("told to drain")
-                self._told_to_drain.set()
+            match message:
+                case CancelTurn():
+                    self._cancel(message.conversation, message.turn)
+                case StopSession():
+                    self.placement.stop(message.conversation, is_deleted=message.is_deleted)
+                case Drain():
+                    log.info("told to drain")
+                    self._told_to_drain.set()
 
     async def _watch_exits(self) -> None:
         async for exit in self.parts.host.exits():

@@ -80,6 +80,7 @@ class Reaper:
         self._notice_siblings(alive)
         await self._sweep_turns(alive)
         await self._sweep_idle(frozenset(worker.host for worker in alive))
+        await self._sweep_wipes()
 
     def _notice_siblings(self, alive: Sequence[WorkerRecord]) -> None:
         """A worker of this host that left or drains leaves containers to adopt."""
@@ -146,6 +147,15 @@ class Reaper:
                 # reaps it. Of a host that is gone only the record goes cold.
                 await self._placement.place(c, may_exceed=True)
         self._stop_the_forgotten()
+
+    async def _sweep_wipes(self) -> None:
+        """Deleted conversations that still have a container or files here."""
+        for c in await self._parts.conversations.wipes(self._parts.host_id):
+            actor = self._placement.conversations.get(c)
+            if actor is None:
+                await self._placement.place(c, may_exceed=True)
+            elif await self._parts.conversations.get(c) is None:
+                actor.disown()
 
     def _stop_the_forgotten(self) -> None:
         """The net under the deadlines: a container that rests far too long goes."""
@@ -235,7 +245,9 @@ class Reaper:
             folders.stale_workspaces, older_than_s=self._parts.settings.retention_s
         )
         for c in set(old) - in_use - set(self._placement.conversations):
-            if await self._parts.conversations.get(c) is None:
+            record = await self._parts.conversations.get(c)
+            # Another host's: the conversation has lived there for longer than the retention.
+            if record is None or record.host not in (None, self._parts.host_id):
                 log.info("workspace dropped", extra=fields(conversation=c))
                 await asyncio.to_thread(folders.drop_workspace, c)
 

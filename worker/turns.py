@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from enum import Enum, auto
 
 from infra.runtime.logs import fields
+from infra.store.history import Memory
 from infra.store.turns import Claimed
 from infra.wire.errors import ErrorCode, MalformedMessage
 from infra.wire.events import TurnEnded, TurnStarted, decode_event, encode_event, is_end
@@ -28,11 +29,11 @@ from infra.wire.link import (
     InterruptReason,
     Refused,
     Replay,
-    StartTurn,
 )
 from infra.wire.states import TurnState
 from worker.decisions import declared_end, interrupted_end, settled_end
 from worker.link import AgentLink
+from worker.memory import Standing
 from worker.ownership import HeldLease
 from worker.parts import WorkerParts
 from worker.turn_log_writer import TurnLogWriter
@@ -78,11 +79,14 @@ class TurnRun:
         """Newest number received; after an adoption, the newest one logged."""
         self.phase = Phase.PREPARING
         self.sdk_session: str | None = None
+        self.standing: Standing | None = None
+        """On what memory it starts; set by the conversation before `start`."""
         self.link: AgentLink | None = None
         """Set by the conversation; another one after each reconnect."""
         self._parts = parts
         self._held = held
         self._is_under_way = claimed.is_adoption and claimed.record.state is TurnState.RUNNING
+        self._is_given = self._is_under_way
         self._interrupted_for: InterruptReason | None = None
         self._interrupted = asyncio.Event()
         self._ending: asyncio.Future[Ending] = asyncio.get_running_loop().create_future()
@@ -112,23 +116,23 @@ class TurnRun:
             expires_ms=record.key_expires_ms,
         )
 
-    def start(self, link: AgentLink, *, has_session: bool) -> None:
+    def start(self, link: AgentLink) -> None:
         """Give the turn to the agent; again after a reconnect, when it says it never got it."""
+        assert self.standing is not None, "a turn starts on a memory"
         self.phase = Phase.OPEN
         self.link = link
+        self._is_given = True
         settings, request = self._parts.settings, self.claimed.request
-        link.send(
-            StartTurn(
-                turn=self.turn,
-                settings=AgentSettings(
+        link.send_line(
+            self.standing.start_line(
+                request,
+                AgentSettings(
                     model=request.model,
                     system_prompt=request.system_prompt or settings.system_prompt,
                     tools=settings.tools,
                     max_turns=settings.max_turns,
                     interrupt_grace_s=settings.disconnect_grace_s * AGENT_SHARE_OF_GRACE,
                 ),
-                history=() if has_session else request.history,
-                prompt=request.prompt,
             )
         )
         self._repeat_interrupt()
@@ -136,6 +140,7 @@ class TurnRun:
     def replay(self, link: AgentLink) -> None:
         """Read on after the last event seen; the agent has the turn already."""
         self.phase = Phase.OPEN
+        self._is_given = True
         self.link = link
         link.send(Replay(turn=self.turn, after=self.last_n))
         self._repeat_interrupt()
@@ -277,6 +282,7 @@ class TurnRun:
                 n,
                 end,
                 idle_timeout_s=self.claimed.request.idle_timeout_s,
+                memory=self._memory_after(ending),
             ),
             parts.clock,
         )
@@ -290,6 +296,11 @@ class TurnRun:
             extra=fields(turn=self.turn, state=end.state, code=end.error and end.error.code, n=n),
         )
         return waits
+
+    def _memory_after(self, ending: Ending) -> Memory:
+        if ending.payload is not None:
+            return Memory.TOLD
+        return Memory.UNKNOWN if self._is_given else Memory.NOTHING
 
     async def append_rest(self) -> None:
         """Before handing over: log what waits. Raises `LeaseLost` and `StoreUnavailable`."""

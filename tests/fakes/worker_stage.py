@@ -27,6 +27,7 @@ from redis.asyncio import Redis
 
 from infra.runtime.clock import Clock, SystemClock
 from infra.runtime.identity import new_turn_id
+from infra.runtime.sealing import SealContext
 from infra.runtime.settings import Settings
 from infra.store.connection import FAULTS
 from infra.store.keys import Keys
@@ -41,12 +42,14 @@ from infra.wire.turns import HistoryMessage, Lane, TextBlock, TurnRequest
 from tests.fakes.memory_gateway import MemoryGateway
 from tests.fakes.memory_host import HOST, MemoryHost, MemoryMachine
 from tests.fakes.scripted_agent import Script, ScriptedAgent
+from worker.gateways import Gateway
 from worker.hosts import ContainerSpec
 from worker.parts import Timings
 from worker.process import Surroundings, WorkerProcess
 
 TENANT = TenantId("t" * 20)
 REPLICA = ReplicaId("api-1")
+KEY_EXPIRES_MS = 4_000_000_000_000
 WAIT_S = 30.0
 
 QUICK = Timings(
@@ -131,6 +134,10 @@ class Stage:
             }
         )
         self.gateway = MemoryGateway()
+        self.real_gateway: Gateway | None = None
+        """Used by workers started from now on, in place of the one in memory."""
+        self.seal: Callable[[SealContext], str] = lambda context: "v1.sealed"
+        """How a turn's key is sealed."""
         self.agents: defaultdict[ConversationKey, list[ScriptedAgent]] = defaultdict(list)
         self.frames: defaultdict[TurnId, list[Frame]] = defaultdict(list)
         self.machine = MemoryMachine(agent or self._agent)
@@ -177,7 +184,7 @@ class Stage:
             settings=self.settings.model_copy(update=settings),
             store=self.store,
             host=host,
-            gateway=self.gateway,
+            gateway=self.real_gateway or self.gateway,
             clock=clock or self.clock,
             timings=timings,
             renew_every_s=renew_every_s,
@@ -230,6 +237,7 @@ class Stage:
         deadline_s: float = 60.0,
         idle_timeout_s: float = 60.0,
         is_hinted: bool = True,
+        is_thin: bool = False,
         lane: Lane = Lane.AGENT,
     ) -> TurnId:
         """Submit a turn and ring the bell, as the API does."""
@@ -249,10 +257,11 @@ class Stage:
                     deadline_s=deadline_s,
                     idle_timeout_s=idle_timeout_s,
                     lane=lane,
+                    is_thin=is_thin,
                 ),
                 replica=REPLICA,
-                sealed_key="v1.sealed",
-                key_expires_ms=4_000_000_000_000,
+                sealed_key=self.seal(SealContext(TENANT, c, turn, KEY_EXPIRES_MS)),
+                key_expires_ms=KEY_EXPIRES_MS,
             ),
             waiting_max=50,
             retention_s=3600,

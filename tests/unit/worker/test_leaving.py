@@ -128,7 +128,7 @@ async def test_a_restarted_worker_adopts_a_warm_conversation(stage: Stage) -> No
     second = await stage.worker()
 
     await eventually(lambda: C in second.process.placement.conversations)
-    turn = await stage.ask(C, "history")
+    turn = await stage.ask(C, "history", history=("echo one",))
     await stage.ended(turn)
     assert await stage.log_text(turn) == "echo one | history"
     assert len(stage.agents[C]) == 1

@@ -91,10 +91,9 @@ async def test_a_turn_comes_over_the_link_frame_by_frame(folder: Path) -> None:
         assert listener.frames[1].startswith(b"chatcmpl-1 7 2 ")
         link.ping()
         async with asyncio.timeout(10):
-            while not listener.answers:
+            while Pong() not in listener.answers:
                 listener.heard.clear()
                 await listener.heard.wait()
-        assert listener.answers == [Pong()]
         link.close()
 
 

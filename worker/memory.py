@@ -1,0 +1,113 @@
+"""What memory a claimed turn stands on, and what its agent is given of it. Pure.
+
+The decision is `infra.wire.history.decide`. Here it meets what there is: an agent that remembers, a
+stored transcript, or neither. Then only the history that the client sent is left, and the agent's
+memory begins anew with it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from infra.store.history import TurnBase
+from infra.store.transcripts import StoredTranscript
+from infra.store.turns import Claimed
+from infra.wire.history import Continue, Fresh, Rewind, decide, digest
+from infra.wire.link import AgentSettings, BaseKind, StartTurn
+from infra.wire.turns import TurnRequest
+
+
+@dataclass(frozen=True)
+class Standing:
+    """The base a turn was put on, and the stored transcript for an agent without a session."""
+
+    base: TurnBase
+    transcript: bytes | None = None
+    has_session: bool = False
+
+    def start_line(self, request: TurnRequest, settings: AgentSettings) -> bytes:
+        """The encoded `StartTurn`.
+
+        The transcript is put in as it was stored: parsing 32 MiB would hold up everybody else's
+        deltas.
+        """
+        goes_on = self.base.kind is BaseKind.CONTINUE and self.has_session
+        line = StartTurn(
+            turn=request.turn,
+            settings=settings,
+            base=self.base.kind,
+            checkpoint=self.base.checkpoint,
+            history=() if goes_on else request.history,
+            prompt=request.prompt,
+        ).encode()
+        if self.transcript is None:
+            return line
+        return line[:-1] + b',"transcript":' + self.transcript + b"}"
+
+
+def needs_transcript(claimed: Claimed) -> str | None:
+    """The SDK session whose transcript an agent without one has to be given; None: it needs none.
+
+    A memory in which no prompt is accepted is nobody's.
+    """
+    if claimed.is_transcript_full or not (claimed.accepted or claimed.record.base):
+        return None
+    is_fresh = isinstance(_decided(claimed), Fresh)
+    return None if is_fresh else claimed.sdk_session
+
+
+def stand(
+    claimed: Claimed, *, has_session: bool, transcript: StoredTranscript | None = None
+) -> Standing:
+    """Decide. `has_session`: the agent remembers something.
+
+    A turn that was started before stands on what was decided then: its agent may have had it.
+    """
+    encoded = transcript.encode() if transcript and not has_session else None
+    base = claimed.record.base or _base(
+        claimed, has_session=has_session, can_resume=has_session or encoded is not None
+    )
+    if base.kind is BaseKind.FRESH:
+        encoded = None
+    return Standing(base, encoded, has_session)
+
+
+def is_resending(request: TurnRequest) -> bool:
+    """Whether the client sends what was said before."""
+    return bool(request.history)
+
+
+def _base(claimed: Claimed, *, has_session: bool, can_resume: bool) -> TurnBase:
+    *before, prompt = _sent(claimed.request)
+    fresh = TurnBase(kind=BaseKind.FRESH, before=tuple(before), digest=prompt)
+    decided, known = _decided(claimed), len(claimed.accepted)
+    if not known:
+        # Whatever the agent remembers, nobody said it in this conversation.
+        is_new = isinstance(decided, Continue) and not has_session
+        return TurnBase(kind=BaseKind.CONTINUE, digest=prompt) if is_new else fresh
+    if not can_resume:
+        return fresh
+    match decided:
+        case Continue():
+            return TurnBase(kind=BaseKind.CONTINUE, keep=known, digest=prompt)
+        case Rewind(keep=keep, checkpoint=checkpoint):
+            return TurnBase(kind=BaseKind.REWIND, keep=keep, checkpoint=checkpoint, digest=prompt)
+        case Fresh():
+            return fresh
+
+
+def _decided(claimed: Claimed) -> Continue | Rewind | Fresh:
+    if base := claimed.record.base:
+        return Fresh() if base.kind is BaseKind.FRESH else Continue()
+    return decide(
+        claimed.accepted,
+        _sent(claimed.request),
+        is_thin=claimed.request.is_thin,
+        resends=claimed.is_resending,
+    )
+
+
+def _sent(request: TurnRequest) -> tuple[str, ...]:
+    """The digests of the user messages; made here for an API that does not send them yet."""
+    said = (digest(m.content) for m in request.history if m.role == "user")
+    return request.sent or (*said, digest(request.prompt))
