@@ -39,6 +39,9 @@ from infra.wire.ids import TurnId, WorkerId
 SCAN_EVERY_S = 4.0
 """The safety scan: how long a worker waits for its bell before it looks by itself."""
 
+SIDE_SCAN_EVERY_S = 10.0
+"""Seldomer: beside the bell it is one more cost of an idle worker, and the sweeps hint again."""
+
 _CLAIM = "claim"
 _JOB_TTL_MS = 600_000
 _QUEUE_TTL_S = 600
@@ -122,14 +125,13 @@ class PlacementWorker:
 
         Survives Redis faults (retries with a bounded back-off).
         """
+        place, own = self._keys.place_queue(), self._keys.worker_queue(self._worker)
         async with asyncio.TaskGroup() as group:
-            group.create_task(self._serve(self._keys.place_queue(), self._place, self._has_room))
-            group.create_task(
-                self._serve(self._keys.worker_queue(self._worker), self._claim, lambda: True)
-            )
-            if self._side:
-                side = self._side
-                group.create_task(self._serve(self._keys.side_queue(), side.claim, side.has_room))
+            group.create_task(self._serve(place, self._place, self._has_room, SCAN_EVERY_S))
+            group.create_task(self._serve(own, self._claim, lambda: True, SCAN_EVERY_S))
+            if side := self._side:
+                shared = self._keys.side_queue()
+                group.create_task(self._serve(shared, side.claim, side.has_room, SIDE_SCAN_EVERY_S))
 
     def wake(self) -> None:
         """Room has come free: look at the shared queues now."""
@@ -147,6 +149,7 @@ class PlacementWorker:
         queue: str,
         claim: Callable[[TurnId], Awaitable[None]],
         has_room: Callable[[], bool],
+        scan_every_s: float,
     ) -> None:
         """One queue, for ever: each fault costs this queue's connections, never the loop."""
         pauses = delays()
@@ -154,7 +157,7 @@ class PlacementWorker:
             jobs = dedicated(self._redis, timeout_s=_read_timeout_s(self._redis), purpose="arq")
             bell = dedicated(
                 self._redis,
-                timeout_s=SCAN_EVERY_S + _read_timeout_s(self._redis),
+                timeout_s=scan_every_s + _read_timeout_s(self._redis),
                 purpose="bell",
             )
             worker = _BellWorker(
@@ -165,6 +168,7 @@ class PlacementWorker:
                 claim=claim,
                 has_room=has_room,
                 room_came_free=self._room_came_free,
+                scan_every_s=scan_every_s,
             )
             started = time.monotonic()
             try:
@@ -192,6 +196,7 @@ class _BellWorker(Worker):
         claim: Callable[[TurnId], Awaitable[None]],
         has_room: Callable[[], bool],
         room_came_free: asyncio.Event,
+        scan_every_s: float,
     ) -> None:
         self._jobs = jobs
         self._bell = bell
@@ -199,6 +204,7 @@ class _BellWorker(Worker):
         self._claim = claim
         self._has_room = has_room
         self._room_came_free = room_came_free
+        self._scan_every_s = scan_every_s
         super().__init__(
             [func(self._run_claim, name=_CLAIM, max_tries=1, keep_result=0)],  # type: ignore[arg-type]
             queue_name=queue,
@@ -266,7 +272,7 @@ class _BellWorker(Worker):
 
     async def _bell_rings(self) -> bool:
         """Until the bell rings; False when it is time for a safety scan."""
-        wait_s = SCAN_EVERY_S * random.uniform(0.75, 1.0)
+        wait_s = self._scan_every_s * random.uniform(0.75, 1.0)
         rung = await self._bell.blpop([self._bell_key], timeout=wait_s)  # type: ignore[misc, arg-type]
         return rung is not None
 
