@@ -22,9 +22,9 @@ from infra.wire.link import Transcript, TranscriptAppend, TranscriptPart
 
 log = logging.getLogger(__name__)
 
-KEPT_MAX_BYTES = 24 * 1024 * 1024
-"""A session whose transcript grows beyond this is not kept, and cannot be resumed from here. A
-resumed or forked session is in the temporary folder as well, twice for a moment."""
+KEPT_MAX_BYTES = 52 * 1024 * 1024
+"""A session whose transcript grows beyond this is not kept, and cannot be resumed from here. More
+than any store keeps: it gives up first, and says so, so that it never has less than we have."""
 
 STORE_TIMEOUT_S = 3.0
 """How long an append waits for the worker. The SDK holds a turn's result back until then, so this
@@ -198,7 +198,7 @@ class Transcripts:
             id = _id_of(entry)
             if id is not None and id in part.ids:
                 continue
-            size = len(json.dumps(entry))
+            size = len(json.dumps(entry, separators=(",", ":")))
             part.entries.append(entry)
             part.size_bytes += size
             if id is not None:

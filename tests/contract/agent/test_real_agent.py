@@ -128,7 +128,7 @@ async def test_grep_and_glob_work(real_agent: ContainedAgent) -> None:
         events = await ask(link, script)
     assert tool_lines(events)[2:] == [
         "needle",
-        "1 file",
+        "1 line",
         "*.py",
         "1 file",
     ]
