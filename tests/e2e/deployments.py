@@ -112,7 +112,8 @@ def scripted_model() -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
 def embedded(isolation: str, **settings: str) -> Iterator[Deployment]:
     """`agcluster up` with a scripted upstream; stopped by SIGINT, as Ctrl-C does."""
     with scripted_model() as (model_url, _), tempfile.TemporaryDirectory(prefix="agc-") as folder:
-        port, cluster = free_port(), f"e2e-{isolation}-{os.getpid()}"
+        port = free_port()
+        cluster = f"e2e-{isolation}-{os.getpid()}-{port}"  # Two may run at once.
         log = Path(folder) / "up.log"
         environ = {
             **{k: v for k, v in os.environ.items() if not k.startswith("AGCLUSTER_")},

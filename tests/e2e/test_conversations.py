@@ -27,6 +27,7 @@ pytestmark = [pytest.mark.docker, pytest.mark.timeout(240)]
 
 OTHER_KEY = "sk-ant-e2e-other-5d0f2c7b9e4a"
 IDLE_TIMEOUT_S = 3
+PING_INTERVAL_S = 1
 NO_HEADERS: Mapping[str, str] = {}
 
 
@@ -55,11 +56,15 @@ def here(docker_deployment: Deployment) -> Deployment:
 
 
 @pytest.fixture(scope="module")
-def forgetful() -> Iterator[Deployment]:
-    """A deployment whose agents go soon after their last turn."""
+def hasty() -> Iterator[Deployment]:
+    """A deployment whose agents go soon after their last turn, and that pings often."""
     need("docker")
     need("redis")
-    with embedded("docker", AGCLUSTER_IDLE_TIMEOUT_S=str(IDLE_TIMEOUT_S)) as running:
+    soon = {
+        "AGCLUSTER_IDLE_TIMEOUT_S": str(IDLE_TIMEOUT_S),
+        "AGCLUSTER_PING_INTERVAL_S": str(PING_INTERVAL_S),
+    }
+    with embedded("docker", **soon) as running:
         yield running
 
 
@@ -340,22 +345,21 @@ def test_twenty_requests_at_once_make_one_container_and_ordered_turns(here: Depl
     assert told == [*(facts["prompt"] for facts in calls), "history"], "turns ran side by side"
 
 
-def test_waiting_turn_is_kept_alive_with_comments(here: Deployment) -> None:
-    """Also covers the order: the second turn's model call comes after the first one's end."""
+def test_waiting_turn_is_kept_alive_with_comments(hasty: Deployment) -> None:
     headers = {"X-Conversation-ID": new_name()}
-    first = stream(here, "stream 140 deltas every 100 ms", headers)
+    first = stream(hasty, "stream 50 deltas every 100 ms", headers)
     next(texts(first))
     with httpx.stream(
         "POST",
-        f"{here.base_url}/v1/chat/completions",
+        f"{hasty.base_url}/v1/chat/completions",
         json={"model": MODEL, "stream": True, "messages": [user("echo waited")]},
         headers={"Authorization": f"Bearer {GOOD_KEY}", **headers},
-        timeout=60,
+        timeout=PING_INTERVAL_S + 2,
     ) as second:
-        lines = second.iter_lines()
-        assert next(lines).startswith(":"), "no comment before the first chunk"
-        assert len(list(texts(first))) > 0
-        assert "waited" in "".join(lines)
+        lines = list(itertools.takewhile(lambda line: "waited" not in line, second.iter_lines()))
+    pings = [line for line in lines if line.startswith(":")]
+    assert len(pings) >= 2, lines
+    assert "49@" in "".join(texts(first)), "the waiting turn began before the one ahead had ended"
 
 
 # --- 6. Stop -------------------------------------------------------------------------------------
@@ -456,25 +460,25 @@ def test_cancelled_turn_ends_for_all_who_read_it(here: Deployment) -> None:
 
 
 def test_idle_conversation_costs_nothing_and_goes_on_as_if_it_had_stayed(
-    forgetful: Deployment,
+    hasty: Deployment,
 ) -> None:
-    chat = Chat(forgetful, new_name())
+    chat = Chat(hasty, new_name())
     chat.say("tool bash echo kept-4711 > note.txt; echo told-by-tool")
     chat.say("echo two")
-    wait_until("the reaper", lambda: not forgetful.containers(), IDLE_TIMEOUT_S + 15)
-    assert forgetful.data_dir is not None
-    assert not list((forgetful.data_dir / "s").iterdir()), "socket folders were left"
+    wait_until("the reaper", lambda: not hasty.containers(), IDLE_TIMEOUT_S + 15)
+    assert hasty.data_dir is not None
+    assert not list((hasty.data_dir / "s").iterdir()), "socket folders were left"
 
     said = chat.say("history")
     assert known(said)[-2:] == ["echo two", "history"]
-    remembered = json.dumps(last_asked(forgetful)["messages"])
+    remembered = json.dumps(last_asked(hasty)["messages"])
     assert "told-by-tool" in remembered, "the transcript's tool results were lost"
     assert "kept-4711" in chat.say("tool read /workspace/note.txt")
-    assert len(forgetful.containers()) == 1
+    assert len(hasty.containers()) == 1
 
 
-def test_turn_is_not_reaped_while_it_runs(forgetful: Deployment) -> None:
-    chat = Chat(forgetful, new_name())
+def test_turn_is_not_reaped_while_it_runs(hasty: Deployment) -> None:
+    chat = Chat(hasty, new_name())
     said = chat.say(f"tool bash sleep {IDLE_TIMEOUT_S + 8}; echo woke then echo end")
     assert said == "end"
 
