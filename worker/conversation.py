@@ -351,7 +351,7 @@ class Conversation:
             await self._conclude(run, ending)
             logging_events.cancel()
         # After a turn that failed the agent may have given its session up: it is sent all it needs.
-        is_sure = ending.end is not None and ending.end.state is TurnState.DONE
+        is_sure = ending.end is not None and ending.end.error is None
         self._has_session = is_sure and (self._has_session or run.sdk_session is not None)
         self._run = None
         self._parts.folders.touch(self.key)

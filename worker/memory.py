@@ -89,7 +89,9 @@ def _base(claimed: Claimed, *, has_session: bool, can_resume: bool) -> TurnBase:
         return fresh
     match decided:
         case Continue():
-            return TurnBase(kind=BaseKind.CONTINUE, keep=known, digest=prompt)
+            # Where the last turn ended: a transcript that does not reach so far will not do.
+            end = claimed.accepted[-1].checkpoint
+            return TurnBase(kind=BaseKind.CONTINUE, keep=known, checkpoint=end, digest=prompt)
         case Rewind(keep=keep, checkpoint=checkpoint):
             return TurnBase(kind=BaseKind.REWIND, keep=keep, checkpoint=checkpoint, digest=prompt)
         case Fresh():

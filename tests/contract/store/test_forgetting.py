@@ -57,7 +57,7 @@ async def test_pages_of_a_list_leave_nothing_out_where_times_are_equal(scene: Sc
     for c in keys:
         await scene.submit(c)
     index = scene.keys.tenant_conversations(TENANT)
-    await scene.redis.zadd(index, {c: 1_900_000_000_000 for c in keys})
+    await scene.redis.zadd(index, dict.fromkeys(keys, 1900000000000))
 
     seen: list[ConversationKey] = []
     cursor = None

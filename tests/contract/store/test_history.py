@@ -1,0 +1,242 @@
+"""The list of accepted prompts says what is in the agent's memory, whatever happens to a turn."""
+
+from __future__ import annotations
+
+import pytest
+
+from infra.store.history import Memory, TurnBase
+from infra.store.leases import Lease
+from infra.store.turns import Claimed
+from infra.wire.events import TurnEnded, TurnStarted, encode_event
+from infra.wire.history import Accepted
+from infra.wire.ids import TurnId
+from infra.wire.link import BaseKind, TranscriptPart
+from infra.wire.states import ConversationState, TurnState
+from tests.contract.store.scene import CANCELLED, W1, W2, C, Scene, failed
+
+CONTINUE = TurnBase(kind=BaseKind.CONTINUE, digest="c" * 16)
+REWIND = TurnBase(kind=BaseKind.REWIND, keep=1, checkpoint="at-a", digest="d" * 16)
+FRESH = TurnBase(kind=BaseKind.FRESH, before=("1" * 16, "2" * 16), digest="f" * 16)
+
+
+def started(session: str) -> list[tuple[int, bytes]]:
+    return [(1, encode_event(TurnStarted(sdk_session=session, model="m")))]
+
+
+def done(checkpoint: str | None = None) -> TurnEnded:
+    return TurnEnded(state=TurnState.DONE, checkpoint=checkpoint)
+
+
+class Talk:
+    """A conversation of worker 1, turn by turn."""
+
+    def __init__(self, scene: Scene) -> None:
+        self.scene = scene
+        self.lease: Lease | None = None
+        self.turns: list[TurnId] = []
+
+    async def begin(self, base: TurnBase | None, *, resends: bool = False) -> TurnId:
+        turn = await self.scene.submit()
+        first = self.lease is None
+        lease = self.lease = self.lease or await self.scene.acquire()
+        await self.scene.claim(lease)
+        if first:
+            await self.scene.warm_up(lease)
+        await self.scene.store.turns.start(lease, turn, base=base, is_resending=resends)
+        self.turns.append(turn)
+        return turn
+
+    async def hear(self, turn: TurnId, session: str = "session-1") -> None:
+        assert self.lease
+        await self.scene.store.log.append(self.lease, turn, started(session))
+
+    async def end(self, turn: TurnId, end: TurnEnded, memory: Memory = Memory.TOLD) -> None:
+        assert self.lease
+        await self.scene.store.turns.finish(
+            self.lease, turn, 2, end, idle_timeout_s=60, memory=memory
+        )
+
+    async def say(self, base: TurnBase, checkpoint: str, session: str = "session-1") -> TurnId:
+        """A whole turn."""
+        turn = await self.begin(base)
+        await self.hear(turn, session)
+        await self.end(turn, done(checkpoint))
+        return turn
+
+    async def remembered(self) -> tuple[Accepted, ...]:
+        """As the next turn's claim finds it."""
+        return (await self.next()).accepted
+
+    async def next(self) -> Claimed:
+        await self.scene.submit()
+        assert self.lease
+        return await self.scene.claim(self.lease)
+
+
+@pytest.fixture
+def talk(scene: Scene) -> Talk:
+    return Talk(scene)
+
+
+async def test_each_told_turn_is_remembered_with_where_it_ended(talk: Talk) -> None:
+    one = await talk.say(CONTINUE, "at-a")
+    two = await talk.say(TurnBase(kind=BaseKind.CONTINUE, keep=1, digest="e" * 16), "at-b")
+
+    claimed = await talk.next()
+
+    assert claimed.accepted == (
+        Accepted(digest="c" * 16, turn=one, checkpoint="at-a"),
+        Accepted(digest="e" * 16, turn=two, checkpoint="at-b"),
+    )
+    assert (claimed.sdk_session, claimed.is_resending) == ("session-1", False)
+
+
+async def test_a_cancelled_turn_is_remembered_too(talk: Talk) -> None:
+    turn = await talk.begin(CONTINUE)
+    await talk.hear(turn)
+    await talk.end(turn, CANCELLED)
+
+    assert await talk.remembered() == (Accepted(digest="c" * 16, turn=turn),)
+
+
+async def test_a_rewind_keeps_what_it_kept_and_takes_the_new_session(talk: Talk) -> None:
+    one = await talk.say(CONTINUE, "at-a")
+    await talk.say(CONTINUE, "at-b")
+    again = await talk.say(REWIND, "at-d", "session-2")
+
+    claimed = await talk.next()
+
+    assert claimed.accepted == (
+        Accepted(digest="c" * 16, turn=one, checkpoint="at-a"),
+        Accepted(digest="d" * 16, turn=again, checkpoint="at-d"),
+    )
+    assert claimed.sdk_session == "session-2"
+
+
+async def test_a_fresh_memory_begins_with_the_sent_history(talk: Talk) -> None:
+    await talk.say(CONTINUE, "at-a")
+    turn = await talk.say(FRESH, "at-f", "session-2")
+
+    assert await talk.remembered() == (
+        Accepted(digest="1" * 16, turn=turn),
+        Accepted(digest="2" * 16, turn=turn),
+        Accepted(digest="f" * 16, turn=turn, checkpoint="at-f"),
+    )
+
+
+async def test_a_turn_the_agent_never_got_leaves_the_memory_alone(talk: Talk) -> None:
+    await talk.say(CONTINUE, "at-a")
+    before = await talk.begin(REWIND)
+    await talk.end(before, failed(), Memory.NOTHING)
+
+    claimed = await talk.next()
+
+    assert [a.checkpoint for a in claimed.accepted] == ["at-a"]
+    assert claimed.sdk_session == "session-1"
+
+
+async def test_a_turn_that_ended_before_its_first_event_leaves_a_doubt(talk: Talk) -> None:
+    one = await talk.say(CONTINUE, "at-a")
+    await talk.say(CONTINUE, "at-b")
+    turn = await talk.begin(REWIND)
+    await talk.end(turn, failed())
+
+    claimed = await talk.next()
+
+    assert claimed.accepted == (
+        Accepted(digest="c" * 16, turn=one, checkpoint="at-a"),
+        Accepted(digest="", turn=turn),
+    )
+    assert claimed.sdk_session == "session-1"
+
+
+async def test_an_agent_that_vanished_leaves_a_doubt_unless_its_entries_are_stored(
+    talk: Talk,
+) -> None:
+    turn = await talk.begin(FRESH)
+    await talk.hear(turn, "session-2")
+    await talk.end(turn, failed(), Memory.UNKNOWN)
+    assert await talk.remembered() == (Accepted(digest="", turn=turn),)
+
+    assert talk.lease
+    lease = talk.lease
+    running = talk.scene.store
+    claimed = await running.turns.claim(lease)
+    assert claimed is not None
+    await running.turns.start(lease, claimed.record.turn, base=FRESH)
+    await running.log.append(lease, claimed.record.turn, started("session-3"))
+    part = TranscriptPart(entries=({"uuid": "u-1"},))
+    assert await running.transcripts.append(lease, "session-3", part)
+    await talk.end(claimed.record.turn, failed(), Memory.UNKNOWN)
+
+    after = await talk.next()
+    assert [a.digest for a in after.accepted] == ["1" * 16, "2" * 16, "f" * 16]
+    assert after.sdk_session == "session-3"
+
+
+async def test_an_adopter_finds_the_base_and_finishes_with_it(talk: Talk) -> None:
+    await talk.say(CONTINUE, "at-a")
+    turn = await talk.begin(REWIND)
+    await talk.hear(turn, "session-2")
+    await talk.scene.lapse()
+    stale, talk.lease = talk.lease, await talk.scene.acquire(W2)
+    assert stale
+
+    claimed = await talk.scene.claim(talk.lease)
+    assert (claimed.is_adoption, claimed.record.base) == (True, REWIND)
+    # A second start changes nothing: what was decided stands.
+    await talk.scene.store.turns.start(talk.lease, turn, base=FRESH)
+    await talk.end(turn, done("at-d"))
+
+    assert [a.checkpoint for a in await talk.remembered()] == ["at-a", "at-d"]
+
+
+async def test_a_turn_given_back_to_the_queue_leaves_no_trace(scene: Scene) -> None:
+    turn = await scene.submit()
+    lease = await scene.acquire()
+    await scene.claim(lease)
+    assert await scene.store.turns.requeue(lease, turn)
+
+    claimed = await scene.claim(lease)
+
+    assert (claimed.accepted, claimed.record.base) == ((), None)
+
+
+async def test_finishing_twice_remembers_once(talk: Talk) -> None:
+    turn = await talk.say(CONTINUE, "at-a")
+    await talk.end(turn, done("at-a"))
+
+    assert len(await talk.remembered()) == 1
+
+
+async def test_who_ever_sent_history_is_known_for_it(talk: Talk) -> None:
+    turn = await talk.begin(CONTINUE, resends=True)
+    await talk.end(turn, done())
+    await talk.say(CONTINUE, "at-b")
+
+    assert (await talk.next()).is_resending
+
+
+@pytest.mark.parametrize("session", ["../../etc", "x" * 65, 'a"b', ""])
+async def test_a_session_with_a_name_no_sdk_gives_is_not_taken_over(
+    talk: Talk, session: str
+) -> None:
+    await talk.say(CONTINUE, "at-a")
+    await talk.say(CONTINUE, "at-b", session)
+
+    assert (await talk.next()).sdk_session == "session-1"
+
+
+async def test_a_conversation_that_went_cold_remembers(talk: Talk) -> None:
+    await talk.say(CONTINUE, "at-a")
+    assert talk.lease
+    await talk.scene.store.leases.release(talk.lease, ConversationState.COLD)
+
+    talk.lease = await talk.scene.acquire(W2)
+
+    claimed = await talk.next()
+    assert [a.checkpoint for a in claimed.accepted] == ["at-a"]
+    record = await talk.scene.store.conversations.get(C)
+    assert record is not None
+    assert (record.owner, record.sdk_session) == (W2, "session-1")
+    assert W1 != W2
