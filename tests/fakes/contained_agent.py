@@ -12,7 +12,7 @@ import subprocess
 import sys
 import tempfile
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Self
@@ -44,13 +44,17 @@ def scripted_model() -> Iterator[Path]:
 class ContainedAgent:
     """One agent container, as an async context manager."""
 
-    def __init__(self, model: Path) -> None:
+    def __init__(self, model: Path, *, env: Mapping[str, str] | None = None) -> None:
+        """`env` is added to the container's environment."""
         self.folder = _folder("agc-a-")
         self.sockets = self.folder / "s"
         self.workspace = self.folder / "w"
         self.socket = self.sockets / "agent.sock"
         self.name = f"agc-test-agent-{uuid.uuid4().hex[:12]}"
         self._model = model
+        self._env = [
+            word for name, value in (env or {}).items() for word in ("--env", f"{name}={value}")
+        ]
         for path in (self.sockets, self.workspace):
             path.mkdir(mode=0o700)
             if os.getuid() == 0:
@@ -67,7 +71,7 @@ class ContainedAgent:
             "--volume", f"{self.sockets}:/run/agcluster",
             "--volume", f"{self.workspace}:/workspace",
             "--volume", f"{self._model}:/run/model",
-            AGENT_IMAGE, "--model-socket", "/run/model/model.sock",
+            *self._env, AGENT_IMAGE, "--model-socket", "/run/model/model.sock",
         )
         # fmt: on
         async with asyncio.timeout(START_TIMEOUT_S):
