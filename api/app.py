@@ -15,8 +15,10 @@ from api.edge import Edge
 from api.errors import error_response, routing_error
 from api.models import ChatRequest
 from api.routes.chat import chat_routes
+from api.routes.completions import completion_routes
 from api.routes.health import VERSION, health_routes
 from api.routes.models import model_routes
+from api.routes.sessions import session_routes
 from infra.wire.errors import AgClusterError, RequestRefused
 
 
@@ -31,6 +33,8 @@ def create_app(deps: ApiDeps) -> FastAPI:
         redirect_slashes=False,
     )
     app.include_router(chat_routes(deps))
+    app.include_router(completion_routes(deps))
+    app.include_router(session_routes(deps))
     app.include_router(model_routes(deps))
     app.include_router(health_routes(deps))
     app.add_exception_handler(AgClusterError, _refuse)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from api.completions import Completions
 from api.drain import Drain
 from api.errands import Errands
 from api.key_check import KeyCheck
+from api.sessions import Sessions
 from api.submit import TurnOpener
 from infra.runtime.clock import Clock
 from infra.runtime.settings import Settings
@@ -21,6 +23,8 @@ class ApiDeps:
     secret: bytes
     clock: Clock
     turns: TurnOpener
+    completions: Completions
+    sessions: Sessions
     key_check: KeyCheck
     workers: WorkerRegistry
     drain: Drain

@@ -9,11 +9,13 @@ from contextlib import asynccontextmanager
 
 import httpx
 
+from api.completions import Completions
 from api.deps import ApiDeps
 from api.drain import Drain
 from api.errands import Errands
 from api.key_check import TIMEOUT_S, KeyCheck
 from api.relays import Relays
+from api.sessions import Sessions
 from api.submit import TurnOpener
 from infra.runtime.clock import Clock
 from infra.runtime.identity import new_replica_id
@@ -51,6 +53,7 @@ async def running_replica(
         drain=drain,
         clock=clock,
     )
+    completions = Completions(turns=store.turns, turn_log=store.log, relays=relays)
     deps = ApiDeps(
         settings=settings,
         secret=secret,
@@ -64,6 +67,14 @@ async def running_replica(
             relays=relays,
             errands=errands,
             clock=clock,
+        ),
+        completions=completions,
+        sessions=Sessions(
+            settings,
+            secret=secret,
+            conversations=store.conversations,
+            turns=store.turns,
+            completions=completions,
         ),
         key_check=KeyCheck(
             upstream,

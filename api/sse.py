@@ -95,6 +95,8 @@ class ChatStream(EventSourceResponse):
             )
             after = self._turn.relay.cursor - len(held)
             body = self._frames.first(after) + self._frames.render(held, after + 1)
+            if not held:
+                body = PING + body  # It waits, and says so from the beginning.
             try:
                 if last is None:
                     await self._push(send, body)

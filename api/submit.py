@@ -178,7 +178,7 @@ class TurnOpener:
         try:
             if new.request.lane is Lane.SIDE:
                 await self._queue.enqueue_side(submitted.turn)
-            else:
+            elif not submitted.is_told:
                 await self._queue.enqueue(submitted.turn, submitted.owner)
         except StoreUnavailable:
             # Only a hint: the workers' sweep finds the turn within seconds.

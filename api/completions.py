@@ -1,0 +1,69 @@
+"""Turns that were asked for earlier: found by their id, read again from any replica, cancelled.
+
+Whoever reads here has no say in the turn: leaving ends nothing. Another tenant's turn is not found.
+"""
+
+from __future__ import annotations
+
+import re
+from contextlib import ExitStack
+
+from api.auth import Caller
+from api.hold import OpenTurn
+from api.relays import Relays
+from infra.store.turn_log import TurnLog
+from infra.store.turns import TurnRecord, TurnStore
+from infra.wire.errors import TurnNotFound
+from infra.wire.ids import TurnId
+from infra.wire.states import TurnState
+
+LOOK_BACK_EVENTS = 2000
+"""What was seen before the cursor decides the line breaks after it; so far back it is looked at."""
+
+_ID = re.compile(r"chatcmpl-[0-9a-f]{32}")
+
+
+class Completions:
+    """The turns on record, as callers may see them."""
+
+    def __init__(self, *, turns: TurnStore, turn_log: TurnLog, relays: Relays) -> None:
+        self._turns = turns
+        self._log = turn_log
+        self._relays = relays
+
+    async def find(self, id: str, caller: Caller) -> TurnRecord:
+        """Raises `TurnNotFound` and `StoreUnavailable`."""
+        record = await self._turns.get(TurnId(id)) if _ID.fullmatch(id) else None
+        if record is None or record.tenant != caller.tenant:
+            raise TurnNotFound(id)
+        return record
+
+    def open(self, record: TurnRecord, *, after: int = 0) -> OpenTurn:
+        """Its events after number `after`, then what is still to come.
+
+        The end of a turn that has ended is always given, so that a stream always has its close.
+        """
+        if record.state.is_terminal:
+            after = min(after, record.seq - 1)
+        with ExitStack() as held:
+            mailbox = held.enter_context(self._relays.attached(record.turn))
+            is_far = record.replica != self._relays.replica
+            relay = held.enter_context(
+                self._relays.relay(record.turn, mailbox, after=max(after, 0), is_far=is_far)
+            )
+            return OpenTurn(relay, held.pop_all())
+
+    async def seen(self, record: TurnRecord, *, upto: int) -> list[bytes]:
+        """The newest events up to number `upto`. Raises `StoreUnavailable`."""
+        after = max(upto - LOOK_BACK_EVENTS, 0)
+        if upto <= after:
+            return []
+        page = await self._log.read(record.turn, after=after, limit=upto - after)
+        return [payload for n, payload in page.events if n <= upto]
+
+    async def cancel(self, id: str, caller: Caller) -> TurnState:
+        """Ask for its end; the state it is in now. Raises `TurnNotFound` and `StoreUnavailable`."""
+        record = await self.find(id, caller)
+        return await self._turns.cancel(
+            record.turn, tenant=caller.tenant, reason="cancelled by its caller"
+        )

@@ -1,0 +1,132 @@
+"""`/v1/chat/completions/{id}`: a completion asked for earlier, from any replica."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Query, Request
+from starlette.responses import Response
+
+from api.auth import authenticate
+from api.chunks import ChunkFrames
+from api.completion import WholeAnswer
+from api.deps import ApiDeps
+from api.models import Cancellation, ChatCompletion, ErrorAnswer
+from api.sse import ChatStream
+from infra.store.turns import TurnRecord
+from infra.wire.errors import ErrorCode, RequestRefused
+
+_ERRORS: dict[int | str, dict[str, Any]] = {
+    status: {"model": ErrorAnswer} for status in (400, 401, 404, 409, 429, 500, 502, 503, 504)
+}
+_SECURITY: dict[str, Any] = {"security": [{"bearer": []}, {"x-api-key": []}]}
+_STREAM = {"text/event-stream": {"schema": {"type": "string"}}}
+_CURSOR_MAX = 2**53
+
+
+def completion_routes(deps: ApiDeps) -> APIRouter:
+    """With and without `/v1`."""
+    router = APIRouter(tags=["chat"])
+
+    async def get_chat_completion(
+        request: Request,
+        completion_id: str,
+        stream: Annotated[bool, Query(description="Events instead of the whole.")] = False,
+        starting_after: Annotated[
+            int | None,
+            Query(ge=0, le=_CURSOR_MAX, description="The `id` of the last event that was seen."),
+        ] = None,
+        include_usage: Annotated[bool, Query(description="As in `stream_options`.")] = False,
+    ) -> Response:
+        """A completion by its id, an hour after its end at most. Without `stream` it must be
+        finished (else 409 `turn_running`). A stream begins after `Last-Event-ID` or
+        `starting_after`, or at the beginning, and follows the turn until it ends; leaving it does
+        not stop the turn."""
+        caller = authenticate(request.headers, secret=deps.secret)
+        if deps.drain.is_closed:
+            raise RequestRefused("", code=ErrorCode.SHUTTING_DOWN)
+        record = await deps.completions.find(completion_id, caller)
+        if stream:
+            after = _cursor(request.headers, starting_after)
+            return await _stream(deps, record, after=after, include_usage=include_usage)
+        if not record.state.is_terminal:
+            raise RequestRefused(
+                f"The completion is {record.state.value}. Ask again, or read it with stream=true.",
+                code=ErrorCode.TURN_RUNNING,
+            )
+        return WholeAnswer(
+            deps.completions.open(record),
+            model=record.model,
+            created=record.created_ms // 1000,
+            display=deps.settings.tool_display,
+            headers={},
+        )
+
+    async def cancel_chat_completion(request: Request, completion_id: str) -> Cancellation:
+        """Stop it. One that runs ends within seconds, for all who read it; one that has ended
+        stays as it is."""
+        caller = authenticate(request.headers, secret=deps.secret)
+        state = await deps.completions.cancel(completion_id, caller)
+        return Cancellation(id=completion_id, state=state)
+
+    for prefix, in_schema in (("/v1", True), ("", False)):
+        path = f"{prefix}/chat/completions/{{completion_id}}"
+        router.add_api_route(
+            path,
+            get_chat_completion,
+            response_model=None,
+            responses={200: {"model": ChatCompletion, "content": _STREAM}, **_ERRORS},
+            openapi_extra=_SECURITY,
+            include_in_schema=in_schema,
+        )
+        router.add_api_route(
+            f"{path}/cancel",
+            cancel_chat_completion,
+            methods=["POST"],
+            responses=_ERRORS,
+            openapi_extra=_SECURITY,
+            include_in_schema=in_schema,
+        )
+    return router
+
+
+async def _stream(
+    deps: ApiDeps, record: TurnRecord, *, after: int, include_usage: bool
+) -> ChatStream:
+    settings = deps.settings
+    turn = deps.completions.open(record, after=after)
+    try:
+        frames = ChunkFrames(
+            turn.id,
+            created=record.created_ms // 1000,
+            model=record.model,
+            include_usage=include_usage,
+            display=settings.tool_display,
+        )
+        frames.skip(await deps.completions.seen(record, upto=turn.relay.cursor))
+        return ChatStream(
+            turn,
+            frames,
+            clock=deps.clock,
+            headers={},
+            commit_after_s=0 if after else settings.commit_after_s,
+            ping_interval_s=settings.ping_interval_s,
+            send_timeout_s=settings.send_timeout_s,
+        )
+    except BaseException:
+        turn.leave(hung_up=True)
+        raise
+
+
+def _cursor(headers: Mapping[str, str], starting_after: int | None) -> int:
+    """What the client saw last. The header wins: a reconnecting reader repeats its first URL."""
+    value = headers.get("last-event-id", "").strip()
+    if not value:
+        return starting_after or 0
+    if not (value.isascii() and value.isdecimal()) or int(value) > _CURSOR_MAX:
+        raise RequestRefused(
+            "The header Last-Event-ID must be the `id` of an event of this stream.",
+            param="Last-Event-ID",
+        )
+    return int(value)

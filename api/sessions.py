@@ -1,0 +1,87 @@
+"""Conversations as their tenant sees them: listed, shown, deleted for good."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Sequence
+
+from api.auth import Caller
+from api.completions import Completions
+from infra.runtime.identity import conversation_key
+from infra.runtime.settings import Settings
+from infra.store.conversations import ConversationPage, ConversationRecord, ConversationStore
+from infra.store.turns import TurnStore
+from infra.wire.errors import ConversationNotFound, TurnFailed
+from infra.wire.ids import ConversationKey, TurnId
+
+DELETE_SLACK_S = 2.0
+"""Beyond the grace of an interrupted agent, a delete waits this long for its turn's own end."""
+
+_KEY = re.compile(r"[0-9a-f]{24}")
+
+
+class Sessions:
+    """The conversations on record, as callers may see them."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        secret: bytes,
+        conversations: ConversationStore,
+        turns: TurnStore,
+        completions: Completions,
+    ) -> None:
+        self._settings = settings
+        self._secret = secret
+        self._conversations = conversations
+        self._turns = turns
+        self._completions = completions
+
+    async def page(self, caller: Caller, *, after: str | None, limit: int) -> ConversationPage:
+        """The caller's, the last used first. Raises `ValueError` for a cursor that is none."""
+        return await self._conversations.list(caller.tenant, cursor=after, limit=limit)
+
+    async def find(self, name: str, caller: Caller) -> ConversationRecord:
+        """By the client's own name for it, else by its key. Raises `ConversationNotFound`."""
+        keys = [conversation_key(self._secret, caller.tenant, name)]
+        if _KEY.fullmatch(name):
+            keys.append(ConversationKey(name))
+        for key in keys:
+            record = await self._conversations.get(key)
+            if record is not None and record.tenant == caller.tenant:
+                return record
+        raise ConversationNotFound(name)
+
+    async def turns(self, record: ConversationRecord) -> Sequence[TurnId]:
+        """The ids of its newest turns, the last one last."""
+        return await self._conversations.turns(record.conversation)
+
+    async def delete(self, name: str, caller: Caller) -> ConversationKey:
+        """Forget it everywhere. What runs in it is cancelled first and gets to its own end.
+
+        Raises `ConversationNotFound` and `StoreUnavailable`.
+        """
+        c = (await self.find(name, caller)).conversation
+        reason = "the conversation was deleted"
+        stopping = await self._conversations.stop(c, tenant=caller.tenant, reason=reason)
+        if stopping.turn is not None:
+            await self._until_ended(stopping.turn)
+        await self._conversations.delete(c, tenant=caller.tenant, reason=reason, is_forced=True)
+        return c
+
+    async def _until_ended(self, turn: TurnId) -> None:
+        """Until the turn has ended, or had its time for it."""
+        record = await self._turns.get(turn)
+        if record is None:
+            return
+        open_turn = self._completions.open(record, after=record.seq)
+        try:
+            async with asyncio.timeout(self._settings.disconnect_grace_s + DELETE_SLACK_S):
+                async for _ in open_turn.relay:
+                    pass
+        except (TimeoutError, TurnFailed):
+            return  # It is ended by force.
+        finally:
+            open_turn.leave(hung_up=False)

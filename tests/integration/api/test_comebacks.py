@@ -1,0 +1,272 @@
+"""Turns that were asked for earlier: fetched, followed, cancelled, from any replica."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+from openai.types.chat import ChatCompletionChunk
+
+from infra.wire.errors import ErrorCode
+from infra.wire.events import TextDelta, ThinkingDelta, ToolCall
+from infra.wire.states import TurnState
+from tests.fakes.echo_worker import Gate, Pause, Script, failure, words
+from tests.fakes.running_api import KEY, RunningApi, body, running_api, until
+from tests.fakes.sse import Block, blocks_of
+
+STAYS = {"x-on-disconnect": "continue"}
+STRANGER = {"authorization": "Bearer sk-ant-somebody-else"}
+TOOLS = [
+    ThinkingDelta(text="hm"),
+    TextDelta(text="I look"),
+    ToolCall(id="1", name="Bash", summary="ls"),
+    TextDelta(text="three"),
+    TextDelta(text=" files"),
+]
+HELD: Script = {"hold": [TextDelta(text="so far"), Gate("rest"), TextDelta(text=" and on")]}
+
+
+def path(id: str, more: str = "") -> str:
+    return f"/v1/chat/completions/{id}{more}"
+
+
+async def begun(api: RunningApi, prompt: str, **more: Any) -> str:
+    """The id of a turn that has begun and whose client is gone."""
+    request = api.http.build_request(
+        "POST", path("").rstrip("/"), json=body(prompt, stream=True, **more), headers=STAYS
+    )
+    answer = await api.http.send(request, stream=True)
+    async for line in answer.aiter_lines():
+        if line.startswith("data: "):
+            break
+    await answer.aclose()
+    await until(lambda: api.deps.drain.open_count == 0)
+    return ChatCompletionChunk.model_validate_json(line[6:]).id
+
+
+def texts(blocks: list[Block]) -> str:
+    chunks = [ChatCompletionChunk.model_validate_json(b.data) for b in blocks if b.data[0] == "{"]
+    return "".join(c.choices[0].delta.content or "" for c in chunks if c.choices)
+
+
+@asynccontextmanager
+async def two_replicas(script: Script) -> AsyncIterator[tuple[RunningApi, RunningApi]]:
+    async with running_api(script) as here, running_api(store=here.store, has_worker=False) as far:
+        yield here, far
+
+
+async def test_finished_completion_is_fetched_by_its_id() -> None:
+    async with running_api() as api, api.openai() as client:
+        made = await api.chat("hello there")
+        found = await client.chat.completions.retrieve(made.json()["id"])
+        plain = await api.http.get(path(made.json()["id"]).removeprefix("/v1"))
+    assert found.choices[0].message.content == "hello there"
+    assert found.choices[0].finish_reason == "stop"
+    assert found.id == made.json()["id"]
+    assert found.usage is not None
+    assert found.usage.total_tokens == 15
+    assert plain.json() == made.json() | {"created": plain.json()["created"]}
+
+
+async def test_completion_under_way_is_409_until_it_ends() -> None:
+    async with running_api(HELD) as api:
+        turn = await begun(api, "hold")
+        running = await api.http.get(path(turn))
+        api.worker.gates["rest"].set()
+        async with asyncio.timeout(10):
+            await api.worker.ended.get()
+        ended = await api.http.get(path(turn))
+    assert running.status_code == 409
+    assert running.json()["error"]["code"] == "turn_running"
+    assert running.headers["retry-after"]
+    assert "x-should-retry" not in running.headers
+    assert ended.json()["choices"][0]["message"]["content"] == "so far and on"
+
+
+async def test_failed_completion_fails_again_with_its_status() -> None:
+    script: Script = {"go": [failure(ErrorCode.RATE_LIMITED, "slow down")]}
+    async with running_api(script) as api:
+        turn = await begun_id(api, "go")
+        again = await api.http.get(path(turn))
+        streamed = await api.http.get(path(turn), params={"stream": "true"})
+    assert [again.status_code, streamed.status_code] == [429, 429]
+    assert again.json()["error"]["message"] == "slow down"
+
+
+async def begun_id(api: RunningApi, prompt: str) -> str:
+    await api.chat(prompt)
+    return api.worker.requests[-1].turn
+
+
+@pytest.mark.parametrize("id", ["chatcmpl-" + "0" * 32, "nonsense", "x:request"])
+async def test_unknown_completion_is_404(id: str) -> None:
+    async with running_api() as api:
+        answers = [
+            await api.http.get(path(id)),
+            await api.http.get(path(id), params={"stream": "true"}),
+            await api.http.post(path(id, "/cancel")),
+        ]
+    assert [answer.status_code for answer in answers] == [404] * 3
+    assert answers[0].json()["error"]["code"] == "turn_not_found"
+
+
+async def test_another_tenants_completion_is_404() -> None:
+    async with running_api(HELD) as api:
+        turn = await begun(api, "hold")
+        answers = [
+            await api.http.get(path(turn), headers=STRANGER),
+            await api.http.get(path(turn), params={"stream": "true"}, headers=STRANGER),
+            await api.http.post(path(turn, "/cancel"), headers=STRANGER),
+        ]
+        record = await api.store.turns.get(api.worker.requests[0].turn)
+        api.worker.gates["rest"].set()
+    assert [answer.status_code for answer in answers] == [404] * 3
+    assert record is not None
+    assert record.cancel is None
+
+
+async def test_stream_is_replayed_in_full_and_from_any_event() -> None:
+    script: Script = {"go": TOOLS}
+    for display in ("reasoning", "text"):
+        async with running_api(script, settings={"tool_display": display}) as api:
+            first = blocks_of((await api.chat("go", stream=True)).content)
+            turn = api.worker.requests[-1].turn
+            whole = await api.http.get(path(turn), params={"stream": "true"})
+            assert [b.id for b in blocks_of(whole.content)] == [b.id for b in first]
+            assert texts(blocks_of(whole.content)) == texts(first)
+            for seen in {block.id for block in first}:
+                rest = await api.http.get(
+                    path(turn), params={"stream": "true", "starting_after": str(seen)}
+                )
+                role, *blocks = blocks_of(rest.content)
+                assert role.id == min(seen or 0, 6)
+                before = [b for b in first[1:] if b.id is not None and b.id <= (seen or 0)]
+                shown = [b for b in before if b.id != 7]
+                assert texts(shown) + texts(blocks) == texts(first)
+                assert blocks[-1].data == "[DONE]"
+                assert blocks[-1].id == 7
+
+
+async def test_last_event_id_counts_more_than_the_url() -> None:
+    async with running_api() as api:
+        turn = await begun_id(api, "one two three")
+        rest = await api.http.get(
+            path(turn),
+            params={"stream": "true", "starting_after": "1"},
+            headers={"last-event-id": "3"},
+        )
+        odd = await api.http.get(
+            path(turn), params={"stream": "true"}, headers={"last-event-id": "x"}
+        )
+        negative = await api.http.get(path(turn), params={"stream": "true", "starting_after": "-1"})
+    assert texts(blocks_of(rest.content)) == " three"
+    assert [odd.status_code, negative.status_code] == [400, 400]
+
+
+async def test_usage_is_replayed_when_asked_for() -> None:
+    async with running_api() as api:
+        turn = await begun_id(api, "hi")
+        asked = await api.http.get(path(turn), params={"stream": "true", "include_usage": "true"})
+        plain = await api.http.get(path(turn), params={"stream": "true"})
+    assert b'"total_tokens":15' in asked.content
+    assert b"usage" not in plain.content
+
+
+@pytest.mark.parametrize("is_far", [False, True])
+async def test_stream_is_followed_live_from_any_replica(is_far: bool) -> None:
+    script: Script = {
+        "go": [
+            TextDelta(text="a"), Gate("b"), TextDelta(text="b"), Pause(0.4), TextDelta(text="c"),
+        ]
+    }  # fmt: skip
+    async with two_replicas(script) as (here, far):
+        reader = far if is_far else here
+        turn = await begun(here, "go")
+        async with reader.http.stream("GET", path(turn), params={"stream": "true"}) as answer:
+            lines = answer.aiter_lines()
+            async for line in lines:
+                if '"content":"a"' in line:
+                    here.worker.gates["b"].set()
+                    began = asyncio.get_running_loop().time()
+                if '"content":"b"' in line:
+                    late_s = asyncio.get_running_loop().time() - began
+                    break
+            rest = [line async for line in lines]
+    assert late_s < 2
+    assert any('"content":"c"' in line for line in rest)
+    assert "data: [DONE]" in rest
+
+
+async def test_follower_that_leaves_stops_nothing() -> None:
+    async with running_api(HELD) as api:
+        turn = await begun(api, "hold")
+        async with api.http.stream("GET", path(turn), params={"stream": "true"}) as answer:
+            async for line in answer.aiter_lines():
+                if "so far" in line:
+                    break
+        await until(lambda: api.deps.drain.open_count == 0)
+        await api.deps.errands.settled()
+        api.worker.gates["rest"].set()
+        async with asyncio.timeout(10):
+            assert (await api.worker.ended.get())[1] is TurnState.DONE
+
+
+async def test_follower_does_not_keep_a_turn_alive_that_its_owner_left() -> None:
+    async with running_api(HELD) as api, asyncio.TaskGroup() as group:
+        request = api.http.build_request(
+            "POST", "/v1/chat/completions", json=body("hold", stream=True)
+        )
+        owner = await api.http.send(request, stream=True)
+        async for line in owner.aiter_lines():
+            if "so far" in line:
+                break
+        turn = api.worker.requests[0].turn
+        follower = group.create_task(api.http.get(path(turn), params={"stream": "true"}))
+        await until(lambda: api.deps.drain.open_count == 2)
+        await owner.aclose()
+        async with asyncio.timeout(10):
+            assert (await api.worker.ended.get())[1] is TurnState.CANCELLED
+            assert "turn_cancelled" in (await follower).text
+
+
+@pytest.mark.parametrize("is_far", [False, True])
+async def test_cancel_ends_the_turn_for_all_who_read_it(is_far: bool) -> None:
+    async with two_replicas(HELD) as (here, far), asyncio.TaskGroup() as group:
+        reading = group.create_task(here.chat("hold", stream=True))
+        await until(lambda: here.worker.requests)
+        turn = here.worker.requests[0].turn
+        answer = await (far if is_far else here).http.post(path(turn, "/cancel"))
+        async with asyncio.timeout(10):
+            assert "turn_cancelled" in (await reading).text
+        again = await here.http.post(path(turn, "/cancel"))
+        fetched = await far.http.get(path(turn))
+    assert answer.status_code == 200
+    assert answer.json()["id"] == turn
+    assert answer.json()["state"] in ("running", "claimed")
+    assert again.json()["state"] == "cancelled"
+    assert fetched.status_code == 409
+    assert fetched.json()["error"]["code"] == "turn_cancelled"
+
+
+async def test_coming_back_needs_a_key() -> None:
+    async with running_api() as api:
+        turn = await begun_id(api, "hi")
+        answer = await api.http.get(path(turn), headers={"authorization": ""})
+    assert answer.status_code == 401
+
+
+async def test_official_client_reads_ids_beside_pings_and_errors() -> None:
+    """openai-python keeps the last id it saw: a comment must not look like an event to it."""
+    script: Script = {
+        "go": [TextDelta(text="a"), Pause(0.3), TextDelta(text="b"), Pause(0.3), *words("c d")]
+    }
+    settings = {"ping_interval_s": 0.05, "commit_after_s": 0}
+    async with running_api(script, settings=settings) as api, api.openai() as client:
+        stream = await client.chat.completions.create(
+            model="claude-sonnet-4.5", messages=[{"role": "user", "content": "go"}], stream=True
+        )
+        assert "".join([c.choices[0].delta.content or "" async for c in stream]) == "abc d"
+        assert KEY not in str(api.worker.requests)
