@@ -113,6 +113,11 @@ class Placement:
         finally:
             self._placing.discard(c)
 
+    def turn_waits(self, c: ConversationKey) -> None:
+        """A turn has come; if the conversation is not ours any more, the sweepers offer it."""
+        if actor := self._conversations.get(c):
+            actor.poke()
+
     def cancel(self, c: ConversationKey, turn: TurnId) -> None:
         """Somebody wants the turn stopped."""
         if actor := self._conversations.get(c):

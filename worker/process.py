@@ -21,7 +21,7 @@ from infra.store.leases import RENEW_EVERY_S, SELF_FENCE_AFTER_S
 from infra.store.open import Store
 from infra.store.queue import SideClaims
 from infra.store.workers import BEAT_EVERY_S, WorkerRecord
-from infra.wire.control import CancelTurn, Drain, StopSession
+from infra.wire.control import CancelTurn, Drain, StopSession, TurnWaits
 from infra.wire.errors import AgClusterError, StoreUnavailable
 from infra.wire.ids import ConversationKey, TurnId, WorkerId
 from worker.conversation import Conversation
@@ -188,6 +188,8 @@ class WorkerProcess:
             match message:
                 case CancelTurn():
                     self._cancel(message.conversation, message.turn)
+                case TurnWaits():
+                    self.placement.turn_waits(message.conversation)
                 case StopSession():
                     self.placement.stop(message.conversation, is_deleted=message.is_deleted)
                 case Drain():

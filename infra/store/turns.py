@@ -16,7 +16,7 @@ from infra.store.leases import LEASE_S, Lease
 from infra.store.replies import fields, optional, text
 from infra.store.scripts import Scripts
 from infra.store.turn_log import EVENTS_MAX
-from infra.wire.control import CancelTurn
+from infra.wire.control import CancelTurn, TurnWaits
 from infra.wire.errors import (
     ErrorCode,
     IllegalTransition,
@@ -61,14 +61,15 @@ class NewTurn:
 class Submitted:
     """`turn` is the earlier one when the request is a repeat (`created` False).
 
-    `owner` is the conversation's living owner, if any: enqueue for it. `position` counts the turns
-    of the conversation ahead of this one.
+    `owner` is the conversation's living owner, if any, and `is_told` whether it has heard of the
+    turn already; if not, enqueue for it. `position` counts the conversation's turns ahead.
     """
 
     turn: TurnId
     created: bool
     owner: WorkerId | None
     position: int
+    is_told: bool = False
 
 
 @dataclass(frozen=True)
@@ -186,6 +187,7 @@ class TurnStore:
                 request.lane.value,
                 new.supersedes or "",
                 _LISTED_TURNS_MAX,
+                TurnWaits(conversation=c, turn=turn).encode(),
             ],
         )
         if answer[0] == b"full":
@@ -200,6 +202,7 @@ class TurnStore:
             created=answer[0] == b"created",
             owner=None if owner is None else WorkerId(owner),
             position=int(answer[3]),
+            is_told=int(answer[4]) > 0,
         )
 
     async def claim(self, lease: Lease) -> Claimed | None:

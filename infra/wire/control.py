@@ -22,6 +22,18 @@ class CancelTurn(Message):
     reason: str
 
 
+class TurnWaits(Message):
+    """A turn has come for a conversation you own.
+
+    Sent by: the submit script, so that a warm conversation starts its turn without a queue between.
+    A hint: the conversation's FIFO is the truth, and the sweepers look at it.
+    """
+
+    type: Literal["turn_waits"] = "turn_waits"
+    conversation: ConversationKey
+    turn: TurnId
+
+
 class Drain(Message):
     """Stop taking work. Sent by: an operator."""
 
@@ -40,7 +52,7 @@ class StopSession(Message):
     is_deleted: bool = False
 
 
-Control = Annotated[CancelTurn | Drain | StopSession, Field(discriminator="type")]
+Control = Annotated[CancelTurn | TurnWaits | Drain | StopSession, Field(discriminator="type")]
 _CONTROL: TypeAdapter[Control] = TypeAdapter(Control)
 
 

@@ -7,21 +7,22 @@
 --       12 idempotency digest or ''  13 its life (ms)  14 retention (ms)  15 an open turn's life (ms)
 --       16 the FIFO's life (ms)  17 idle timeout (ms)
 --       18 lane  19 turn that the request is known not to repeat, or ''
---       20 most turns that are listed of a conversation
--- Returns {'created' | 'repeated', turn, living owner or '', turns ahead} or {'full', waiting}.
+--       20 most turns that are listed of a conversation  21 control message for the owner
+-- Returns {'created' | 'repeated', turn, living owner or '', turns ahead, owners told} or
+--       {'full', waiting}.
 --
 -- Called again after a lost answer it finds its own turn and says 'created' again. A repeat of a
 -- turn that ended before anybody claimed it is a new turn: nothing of it can have happened.
 local conversation, turn, tenant = ARGV[1], ARGV[2], ARGV[3]
 
-local function answer(word, id)
+local function answer(word, id, told)
   local ahead = 0
   local running = redis.call('HGET', KEYS[1], 'turn')
   if running and running ~= id then ahead = 1 end
   for place, waiting in ipairs(redis.call('LRANGE', KEYS[2], 0, -1)) do
-    if waiting == id then return {word, id, living_owner(conversation), ahead + place - 1} end
+    if waiting == id then return {word, id, living_owner(conversation), ahead + place - 1, told or 0} end
   end
-  return {word, id, living_owner(conversation), 0}
+  return {word, id, living_owner(conversation), 0, told or 0}
 end
 
 if redis.call('EXISTS', KEYS[3]) == 1 then return answer('created', turn) end
@@ -64,4 +65,7 @@ redis.call('ZREM', KEYS[6], conversation)
 redis.call('ZADD', KEYS[5], int(now), turn)
 redis.call('ZADD', KEYS[7], int(now), turn)
 redis.call('PEXPIRE', KEYS[7], ARGV[15])
-return answer('created', turn)
+-- A warm conversation's owner hears of it here and now; the queue is for the others.
+local owner, told = living_owner(conversation), 0
+if owner ~= '' then told = redis.call('PUBLISH', key('control_channel', owner), ARGV[21]) end
+return answer('created', turn, told)

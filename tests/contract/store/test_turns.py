@@ -93,6 +93,18 @@ async def test_turns_of_a_conversation_queue_up_in_order(scene: Scene) -> None:
     assert await scene.store.turns.claim(lease) is None
 
 
+async def test_a_listening_owner_is_told_of_a_new_turn(scene: Scene) -> None:
+    await scene.begin()
+    deaf = await scene.offer(scene.new_turn())
+    async with Listener(scene, scene.keys.control_channel(W1)) as listener:
+        heard = await scene.offer(scene.new_turn())
+        assert b'"type":"turn_waits"' in await listener.next()
+
+    assert heard.is_told
+    assert deaf.owner == W1
+    assert not deaf.is_told, "nobody listens: it has to be enqueued"
+
+
 async def test_a_turn_behind_a_running_one_knows_its_owner_and_place(scene: Scene) -> None:
     await scene.begin(W1)
 
