@@ -26,6 +26,8 @@ SKIPS_ALLOWED_IN_CI: dict[str, str] = {}
 
 _SETTLE_PASSES = 5
 
+_containers_before: set[str] = set()
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
@@ -44,6 +46,11 @@ def pytest_report_header(config: pytest.Config) -> list[str]:
         "  " + ("CI=true: nothing may be skipped" if IS_CI else "missing ones are skipped")
     )
     return lines
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    if IS_CI and not _is_xdist_worker(session.config):
+        _containers_before.update(_containers())
 
 
 @pytest.hookimpl(trylast=True)
@@ -108,7 +115,14 @@ def _forbidden_skips(config: pytest.Config) -> list[str]:
 
 
 def _containers_left() -> list[str]:
-    """Containers of any cluster of ours. Only CI may ask: elsewhere they may be somebody's."""
+    """Containers of any cluster of ours that were not there at the start.
+
+    Only CI may ask: elsewhere somebody may have started them meanwhile.
+    """
+    return [name for name in _containers() if name not in _containers_before]
+
+
+def _containers() -> list[str]:
     if missing("docker") is not None:
         return []
     done = subprocess.run(

@@ -18,6 +18,8 @@ from typing import NoReturn
 
 import pytest
 
+CONTROL_IMAGE = "agcluster-control:0.1.0"
+THIRD_PARTY_IMAGES = ("redis:7-bookworm", "haproxy:2.6")
 AGENT_IMAGE = os.environ.get("AGCLUSTER_AGENT_IMAGE", "agcluster-agent:0.1.0")
 NODE_MIN = 22
 """What the newest clients want."""
@@ -76,7 +78,7 @@ def _redis() -> str | None:
 
 
 def _docker() -> str | None:
-    return _run("docker", "version") or _run("docker", "image", "inspect", AGENT_IMAGE)
+    return _run("docker", "version") or _image(AGENT_IMAGE, "make image")
 
 
 def _bwrap() -> str | None:
@@ -93,7 +95,17 @@ def _sdk() -> str | None:
 
 
 def _compose() -> str | None:
-    return _docker() or _run("docker", "compose", "version")
+    if reason := _docker() or _run("docker", "compose", "version"):
+        return reason
+    for image in THIRD_PARTY_IMAGES:
+        if reason := _image(image, "docker compose pull redis balancer"):
+            return reason
+    return _image(CONTROL_IMAGE, "make control-image")
+
+
+def _image(tag: str, how: str) -> str | None:
+    lacks = _run("docker", "image", "inspect", tag)
+    return lacks and f"the engine has no image {tag}: {how}"
 
 
 def _node() -> str | None:

@@ -41,6 +41,10 @@ def composed() -> Iterator[Deployment]:
             "MODEL_PORT": str(model_port),
             "AGCLUSTER_CLUSTER": cluster,
             "AGCLUSTER_ANTHROPIC_BASE_URL": "http://model:8099",
+            # The model's journal shows keys only outside the demo mode.
+            "MODEL_MODE": "--latency-ms=0",
+            # The worker takes its agents along when it goes.
+            "AGCLUSTER_RETIRE_ON_EXIT": "true",
             "AGCLUSTER_MODELS": f"{MODEL},fake-error-401,fake-error-429,fake-error-529",
             "AGCLUSTER_MODEL_ALIASES": f"claude-sonnet-4.5={MODEL}",
         }
