@@ -579,7 +579,7 @@ class Conversation:
         """Stop what there is and forget it; the conversation is cold then."""
         parts = self._parts
         if self._container is not None:
-            await self._transcripts.settled(timeout_s=parts.timings.stop_grace_s)
+            await self._transcripts.settled(timeout_s=parts.timings.transcript_grace_s)
         self._drop_link()
         container, self._container = self._container, None
         self._has_session = False

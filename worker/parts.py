@@ -44,6 +44,8 @@ class Timings:
     hand_over_s: float = 5.0
     """Giving one conversation away may take this long; then its lease lapses instead."""
     stop_grace_s: float = 2.0
+    transcript_grace_s: float = 5.0
+    """A container that is to stop waits this long for the store to take its last entries."""
     workspace_every_s: float = 10.0
     """Between two looks at the size of a workspace in use."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import json
 from collections.abc import AsyncIterator, Callable
@@ -65,6 +66,9 @@ class MemoryGateway:
         """Side calls whose worker left before it had read them."""
         self.upstream: Callable[[SideCall], UpstreamAnswer] = echo
         """What the upstream answers to side calls."""
+        self.is_answering_turns = asyncio.Event()
+        """While it is not set, opening a turn takes for ever."""
+        self.is_answering_turns.set()
         self.failures = 0
         """So many calls fail from now on; -1: all."""
         self.instance = f"gateway-{next(_instances)}"
@@ -88,6 +92,7 @@ class MemoryGateway:
         self.turns.pop(conversation, None)
 
     async def open_turn(self, request: OpenTurn) -> None:
+        await self.is_answering_turns.wait()
         self._answer()
         if request.conversation not in self.sessions:
             raise GatewayUnavailable(f"no session {request.conversation}")

@@ -17,7 +17,7 @@ import secrets
 import shutil
 import tempfile
 from collections import defaultdict
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from types import TracebackType
@@ -120,7 +120,6 @@ class Stage:
     ) -> None:
         self.redis = redis
         self.keys = Keys(f"test-{secrets.token_hex(4)}")
-        self.store: Store = store_on(redis, self.keys)
         self.clock = clock or SystemClock()
         self.folder = Path(tempfile.mkdtemp(prefix="agc-w-"))
         self.settings = Settings(
@@ -132,6 +131,9 @@ class Stage:
                 "drain_timeout_s": 5.0,
                 **settings,
             }
+        )
+        self.store: Store = store_on(
+            redis, self.keys, transcript_max_bytes=self.settings.transcript_max_bytes
         )
         self.gateway = MemoryGateway()
         self.real_gateway: Gateway | None = None
@@ -225,6 +227,10 @@ class Stage:
         record = await self.store.conversations.get(c)
         if record and record.turn:
             await self.redis.zadd(self.keys.turns_open(), {record.turn: 0})
+
+    def background(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """Something that goes on beside the test; it has to end before the stage does."""
+        return self._group.create_task(work)
 
     # As the API
 

@@ -1,0 +1,197 @@
+"""What memory a turn is started on, from what is accepted, what is sent and what there is."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from infra.store.history import TurnBase
+from infra.store.transcripts import StoredTranscript
+from infra.store.turns import Claimed, TurnRecord
+from infra.wire.history import Accepted, digest
+from infra.wire.ids import ConversationKey, Fence, ReplicaId, TenantId, TurnId
+from infra.wire.link import AgentSettings, BaseKind, StartTurn, decode_command
+from infra.wire.states import TurnState
+from infra.wire.turns import HistoryMessage, Lane, OnDisconnect, TextBlock, TurnRequest
+from worker.memory import Standing, needs_transcript, stand
+
+C = ConversationKey("c" * 24)
+TENANT = TenantId("t" * 20)
+TURN = TurnId("chatcmpl-1")
+TRANSCRIPT = StoredTranscript("session-1", {"": [b'{"uuid":"a"}'], "sub": [b'{"uuid":"x"}']})
+
+
+def of(text: str) -> str:
+    return digest([TextBlock(text=text)])
+
+
+def accepted(*texts: str) -> tuple[Accepted, ...]:
+    return tuple(
+        Accepted(digest=of(text) if text else "", turn=TURN, checkpoint=f"at-{text}")
+        for text in texts
+    )
+
+
+def claimed(
+    known: tuple[Accepted, ...],
+    *sent: str,
+    is_thin: bool = False,
+    base: TurnBase | None = None,
+    **more: object,
+) -> Claimed:
+    """A claim whose client sent these user messages, the prompt last."""
+    *history, prompt = sent
+    request = TurnRequest(
+        turn=TURN,
+        conversation=C,
+        tenant=TENANT,
+        model="m",
+        history=tuple(
+            HistoryMessage(role="user", content=(TextBlock(text=text),)) for text in history
+        ),
+        prompt=(TextBlock(text=prompt),),
+        deadline_s=1,
+        idle_timeout_s=1,
+        is_thin=is_thin,
+    )
+    record = TurnRecord(
+        turn=TURN,
+        conversation=C,
+        tenant=TENANT,
+        replica=ReplicaId("api-1"),
+        state=TurnState.CLAIMED,
+        model="m",
+        attempt=1,
+        fence=Fence(1),
+        seq=0,
+        created_ms=0,
+        sealed_key=None,
+        key_expires_ms=0,
+        on_disconnect=OnDisconnect.CANCEL,
+        lane=Lane.AGENT,
+        cancel=None,
+        base=base,
+    )
+    return Claimed(
+        record,
+        request,
+        False,
+        accepted=known,
+        sdk_session="session-1" if known else None,
+        **more,  # type: ignore[arg-type]
+    )
+
+
+def kind(claim: Claimed, *, has_session: bool = True, has_transcript: bool = False) -> TurnBase:
+    given = TRANSCRIPT if has_transcript else None
+    return stand(claim, has_session=has_session, transcript=given).base
+
+
+def test_the_first_turn_goes_on_from_nothing() -> None:
+    base = kind(claimed((), "one"), has_session=False)
+    assert base == TurnBase(kind=BaseKind.CONTINUE, digest=of("one"))
+    assert needs_transcript(claimed((), "one")) is None
+
+
+def test_an_agent_that_remembers_what_nobody_said_here_begins_anew() -> None:
+    base = kind(claimed((), "one"), has_session=True)
+    assert base == TurnBase(kind=BaseKind.FRESH, digest=of("one"))
+
+
+def test_the_next_turn_goes_on_from_where_the_last_one_ended() -> None:
+    assert kind(claimed(accepted("one"), "one", "two")) == TurnBase(
+        kind=BaseKind.CONTINUE, keep=1, checkpoint="at-one", digest=of("two")
+    )
+
+
+def test_a_redone_turn_goes_back_to_the_one_before_it() -> None:
+    assert kind(claimed(accepted("one", "two"), "one", "two again")) == TurnBase(
+        kind=BaseKind.REWIND, keep=1, checkpoint="at-one", digest=of("two again")
+    )
+
+
+def test_an_edited_first_message_begins_anew_without_a_past() -> None:
+    base = kind(claimed(accepted("one", "two"), "other"))
+    assert base == TurnBase(kind=BaseKind.FRESH, digest=of("other"))
+
+
+def test_a_past_nobody_knows_comes_from_the_sent_history() -> None:
+    base = kind(claimed(accepted("one"), "a", "b", "c"))
+    assert base == TurnBase(kind=BaseKind.FRESH, before=(of("a"), of("b")), digest=of("c"))
+
+
+def test_a_doubt_about_the_last_turn_is_settled_by_the_sent_history() -> None:
+    base = kind(claimed(accepted("one", ""), "one", "lost", "three"))
+    assert base.kind is BaseKind.FRESH
+    assert kind(claimed(accepted("one", ""), "one", "again")).kind is BaseKind.REWIND
+
+
+def test_a_thin_client_goes_on_and_one_that_resends_does_not() -> None:
+    thin = claimed(accepted("one"), "two", is_thin=True)
+    assert kind(thin).kind is BaseKind.CONTINUE
+    edits = claimed(accepted("one"), "two", is_thin=True, is_resending=True)
+    assert kind(edits).kind is BaseKind.FRESH
+
+
+@pytest.mark.parametrize("sent", [("one", "two"), ("two",)])
+def test_an_agent_without_a_session_goes_on_from_the_transcript(sent: tuple[str, ...]) -> None:
+    claim = claimed(accepted("one"), *sent, is_thin=len(sent) == 1)
+    assert needs_transcript(claim) == "session-1"
+    assert kind(claim, has_session=False, has_transcript=True).kind is BaseKind.CONTINUE
+
+
+def test_without_session_and_transcript_the_sent_history_is_the_memory() -> None:
+    claim = claimed(accepted("one"), "one", "two")
+    assert kind(claim, has_session=False) == TurnBase(
+        kind=BaseKind.FRESH, before=(of("one"),), digest=of("two")
+    )
+    again = claimed(accepted("one", "two"), "one", "other")
+    assert kind(again, has_session=False).kind is BaseKind.FRESH
+
+
+def test_a_transcript_that_was_too_large_is_not_asked_for() -> None:
+    claim = claimed(accepted("one"), "one", "two", is_transcript_full=True)
+    assert needs_transcript(claim) is None
+
+
+def test_an_adopted_turn_stands_on_what_was_decided_before() -> None:
+    base = TurnBase(kind=BaseKind.REWIND, keep=1, checkpoint="at-one", digest=of("x"))
+    claim = claimed((), "anything", base=base)
+    assert kind(claim, has_session=False) == base
+
+
+def settings() -> AgentSettings:
+    return AgentSettings(model="m", tools=("Bash",))
+
+
+def line(standing: Standing, claim: Claimed) -> StartTurn:
+    command = decode_command(standing.start_line(claim.request, settings()))
+    assert isinstance(command, StartTurn)
+    return command
+
+
+def test_the_agent_is_given_transcript_and_history_where_it_has_no_session() -> None:
+    claim = claimed(accepted("one"), "one", "two")
+    start = line(stand(claim, has_session=False, transcript=TRANSCRIPT), claim)
+
+    assert start.base is BaseKind.CONTINUE
+    assert start.transcript is not None
+    assert start.transcript.sdk_session == "session-1"
+    assert [p.subpath for p in start.transcript.parts] == [None, "sub"]
+    assert start.transcript.parts[0].entries == ({"uuid": "a"},)
+    assert start.history == claim.request.history
+
+
+def test_an_agent_that_remembers_is_given_neither() -> None:
+    claim = claimed(accepted("one"), "one", "two")
+    start = line(stand(claim, has_session=True), claim)
+
+    assert (start.transcript, start.history) == (None, ())
+    assert json.loads(stand(claim, has_session=True).start_line(claim.request, settings()))
+
+
+@pytest.mark.parametrize("sent", [("one", "other"), ("a", "b", "c")])
+def test_history_is_sent_along_wherever_the_agent_may_need_it(sent: tuple[str, ...]) -> None:
+    claim = claimed(accepted("one", "two"), *sent)
+    assert line(stand(claim, has_session=True), claim).history == claim.request.history

@@ -1,0 +1,229 @@
+"""Workspaces: how large they may grow, and when they go."""
+
+from __future__ import annotations
+
+import os
+import time
+from dataclasses import replace
+from pathlib import Path
+
+from redis.asyncio import Redis
+
+from infra.wire.errors import ErrorCode
+from infra.wire.ids import HostId
+from infra.wire.states import ConversationState, TurnState
+from tests.fakes.worker_stage import QUICK, TENANT, Stage, conversation, eventually
+from worker.folders import Folders
+from worker.workspace import WorkspaceWatch, size_of
+
+C = conversation("one")
+MB = 1024 * 1024
+REASON = "test"
+
+
+def test_a_size_is_what_the_disk_holds_links_not_followed(tmp_path: Path) -> None:
+    (tmp_path / "deep" / "er").mkdir(parents=True)
+    (tmp_path / "deep" / "er" / "file").write_bytes(b"x" * MB)
+    (tmp_path / "link").symlink_to("/")
+    with (tmp_path / "sparse").open("wb") as sparse:
+        sparse.truncate(100 * MB)
+
+    assert MB <= size_of(tmp_path) < 2 * MB
+
+
+def test_a_workspace_that_is_not_there_takes_nothing(tmp_path: Path) -> None:
+    assert size_of(tmp_path / "none") == 0
+
+
+def test_a_turn_that_passes_the_limit_has_to_end() -> None:
+    watch = WorkspaceWatch(max_bytes=100)
+    assert not watch.judge(50, is_running=True)
+    assert watch.judge(101, is_running=True)
+
+
+def test_who_begins_beyond_the_limit_may_clean_up_but_not_write_more() -> None:
+    watch = WorkspaceWatch(max_bytes=100)
+    assert not watch.judge(150, is_running=True)
+    assert not watch.judge(140, is_running=True)
+    assert watch.judge(145, is_running=True)
+    assert not watch.judge(90, is_running=True)
+    assert watch.judge(110, is_running=True)
+
+
+def test_growth_that_is_found_after_the_turn_counts_for_the_next_one() -> None:
+    watch = WorkspaceWatch(max_bytes=100)
+    watch.judge(50, is_running=True)
+    assert not watch.judge(120, is_running=False)
+    assert not watch.judge(120, is_running=True)
+    assert watch.judge(121, is_running=True)
+
+
+async def test_a_turn_that_fills_its_workspace_is_ended_with_a_clear_word(redis: Redis) -> None:
+    async with Stage(redis, workspace_max_mb=1) as stage:
+        await stage.worker(timings=replace(QUICK, workspace_every_s=0.05))
+        turn = await stage.ask(C, "hang")
+        await stage.until_said(turn, 1)
+        workspace = stage.folder / "w" / C
+        asleep = stage.clock
+        await asleep.sleep(0.2)
+        (workspace / "large").write_bytes(b"x" * 2 * MB)
+
+        end = await stage.ended(turn)
+
+        assert end.error is not None
+        assert end.error.code is ErrorCode.WORKSPACE_FULL
+        assert (workspace / "large").exists()
+        await eventually(lambda: not stage.containers())
+        assert (await stage.ended(await stage.ask(C, "echo still here"))).state is TurnState.DONE
+
+
+async def test_a_deleted_conversation_leaves_nothing_on_its_host(stage: Stage) -> None:
+    await stage.worker()
+    await stage.ended(await stage.ask(C, "echo hi"))
+    (stage.folder / "w" / C / "secret").write_text("mine")
+
+    await stage.store.conversations.delete(C, tenant=TENANT, reason=REASON)
+
+    await eventually(lambda: not stage.containers())
+    await eventually(lambda: not (stage.folder / "w" / C).exists())
+    assert not (stage.folder / "s" / C).exists()
+    await _until_wiped(stage)
+    assert C not in stage.gateway.sessions
+    assert await stage.store.conversations.get(C) is None
+
+
+async def test_one_that_was_cold_too_and_without_a_word_to_its_worker(stage: Stage) -> None:
+    first = await stage.worker()
+    await stage.ended(await stage.ask(C, "echo hi"))
+    await stage.store.conversations.stop(C, tenant=TENANT, reason=REASON)
+    await eventually(lambda: not first.process.placement.used)
+    await first.stop()
+    await stage.store.conversations.delete(C, tenant=TENANT, reason=REASON)
+    assert (stage.folder / "w" / C).exists()
+
+    await stage.worker()
+
+    await _until_wiped(stage)
+    assert not (stage.folder / "w" / C).exists()
+
+
+async def test_a_new_conversation_of_a_deleted_name_finds_no_old_files(stage: Stage) -> None:
+    await stage.worker()
+    await stage.ended(await stage.ask(C, "echo hi"))
+    (stage.folder / "w" / C / "secret").write_text("mine")
+
+    await stage.store.conversations.delete(C, tenant=TENANT, reason=REASON)
+    turn = await stage.ask(C, "history")
+
+    assert (await stage.ended(turn)).state is TurnState.DONE
+    assert await stage.log_text(turn) == "history"
+    assert not (stage.folder / "w" / C / "secret").exists()
+    assert (stage.folder / "w" / C).exists()
+    assert len(stage.containers()) == 1
+
+
+async def test_deleting_by_force_ends_the_running_turn(stage: Stage) -> None:
+    await stage.worker()
+    turn = await stage.ask(C, "hang")
+    await stage.until_said(turn, 1)
+
+    await stage.store.conversations.delete(C, tenant=TENANT, reason=REASON, is_forced=True)
+
+    assert (await stage.ended(turn)).state is TurnState.CANCELLED
+    await eventually(lambda: not stage.containers())
+    await _until_wiped(stage)
+
+
+async def _until_wiped(stage: Stage) -> None:
+    host = HostId("host-1")
+    deadline_s = stage.clock.monotonic() + 10
+    while await stage.store.conversations.wipes(host):
+        assert stage.clock.monotonic() < deadline_s
+        await stage.clock.sleep(0.02)
+
+
+async def test_stopping_a_conversation_interrupts_it_and_frees_its_container(stage: Stage) -> None:
+    await stage.worker()
+    turn = await stage.ask(C, "hang")
+    await stage.until_said(turn, 1)
+
+    await stage.store.conversations.stop(C, tenant=TENANT, reason=REASON)
+
+    assert (await stage.ended(turn)).state is TurnState.CANCELLED
+    await eventually(lambda: not stage.containers())
+    assert (stage.folder / "w" / C).exists()
+    record = await stage.store.conversations.get(C)
+    assert record is not None
+    again = await stage.ask(C, "history", history=("hang",))
+    assert (await stage.ended(again)).state is TurnState.DONE
+    assert await stage.log_text(again) == "hang | history"
+
+
+async def test_a_stop_nobody_heard_is_found_by_the_sweep(stage: Stage) -> None:
+    worker = await stage.worker()
+    await stage.ended(await stage.ask(C, "echo hi", idle_timeout_s=600))
+    worker.process.placement.stop = lambda c, **_: None  # type: ignore[method-assign]
+
+    await stage.store.conversations.stop(C, tenant=TENANT, reason=REASON)
+
+    await eventually(lambda: not stage.containers())
+
+
+async def test_files_of_a_forgotten_conversation_go_after_the_retention(stage: Stage) -> None:
+    forgotten, kept = stage.folder / "w" / conversation("old"), stage.folder / "w" / C
+    for folder in (forgotten, kept):
+        folder.mkdir(parents=True)
+    _age(forgotten, days=8)
+
+    await stage.worker()
+
+    await eventually(lambda: not forgotten.exists())
+    assert kept.exists(), "Redis may have been emptied just now"
+
+
+async def test_files_of_a_known_conversation_stay_however_old(stage: Stage) -> None:
+    await stage.redis.hset(stage.keys.conversation(C), mapping={"state": "cold", "host": "host-1"})  # type: ignore[misc]
+    workspace, other = stage.folder / "w" / C, stage.folder / "w" / conversation("other")
+    for folder in (workspace, other):
+        folder.mkdir(parents=True)
+        _age(folder, days=80)
+
+    worker = await stage.worker()
+
+    await eventually(lambda: not other.exists())
+    await worker.process.reaper.reconcile()
+    assert workspace.exists()
+
+
+async def test_a_turn_keeps_its_workspace_young(stage: Stage) -> None:
+    await stage.worker()
+    await stage.ended(await stage.ask(C, "echo hi"))
+    workspace = stage.folder / "w" / C
+    _age(workspace, days=80)
+
+    await stage.ended(await stage.ask(C, "echo again"))
+
+    await eventually(lambda: time.time() - workspace.stat().st_mtime < 60)
+    record = await stage.store.conversations.get(C)
+    assert record is not None
+    assert record.state is ConversationState.WARM
+
+
+def test_a_workspace_goes_with_all_that_is_in_it_locked_or_not(tmp_path: Path) -> None:
+    folders = Folders(tmp_path)
+    workspace = folders.of(C).workspace
+    locked = workspace / "a" / "locked"
+    locked.mkdir(parents=True)
+    (locked / "file").write_text("x")
+    (workspace / "link").symlink_to("/etc")
+    locked.chmod(0)
+
+    assert folders.drop_workspace(C)
+    assert not workspace.exists()
+    assert Path("/etc").is_dir()
+    assert folders.drop_workspace(C), "what is gone is gone"
+
+
+def _age(folder: Path, *, days: int) -> None:
+    then = time.time() - days * 86400
+    os.utime(folder, (then, then))
