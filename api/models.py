@@ -26,6 +26,8 @@ IGNORED_PARAMETERS: frozenset[str] = frozenset(
 )  # fmt: skip
 """Accepted and without effect: an agent decides these for itself, or runs its own tools.
 
+In a side request the bounds on tokens and `response_format` count (`api.side_requests`).
+
 Fields that are unknown to us are ignored as well; `n` above 1 is refused.
 """
 
