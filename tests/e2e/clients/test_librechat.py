@@ -55,22 +55,15 @@ def test_title_leaves_first_and_never_enters_the_chat(
     assert title_call["facts"]["tools"] == 0, "the title was made by an agent"
 
 
-def test_answer_streams_and_tools_are_folded_into_reasoning(
-    docker_deployment: Deployment, librechat: NodeProgram
-) -> None:
-    chat = Chat(librechat)
-    answer = chat.send("think pondering => done then tool bash echo tool-out")
-    assert answer.failure is None
-    assert "pondering" in answer.reasoning
-    call = chat.begin("stream 20 deltas every 50 ms")
-    assert list(call.events()).count("on_message_delta") >= 10
-    assert len(chat.finish(call).text.split()) == 20
-
-
-def test_agent_keeps_instructions_of_each_turn(
+def test_answer_streams_folds_tools_away_and_follows_the_instructions(
     docker_deployment: Deployment, librechat: NodeProgram
 ) -> None:
     chat = Chat(librechat, instructions="the word is heliotrope")
+    assert "pondering" in chat.send("think pondering => done then tool bash true").reasoning
+    assert "Bash" in chat.send("tool bash echo tool-out").reasoning
+    call = chat.begin("stream 20 deltas every 50 ms")
+    assert list(call.events()).count("on_message_delta") >= 10
+    assert len(chat.finish(call).text.split()) == 20
     assert "heliotrope" in chat.send("system").text
     chat.instructions = "the word is gamboge"
     told = chat.send("system").text
@@ -78,53 +71,31 @@ def test_agent_keeps_instructions_of_each_turn(
     assert "heliotrope" not in told
 
 
-@pytest.mark.parametrize("is_same_id", [False, True])
 def test_regenerated_answer_does_not_know_the_one_before(
-    docker_deployment: Deployment, librechat: NodeProgram, is_same_id: bool
-) -> None:
-    chat = Chat(librechat)
-    chat.send("echo one")
-    first = chat.send("history")
-    again = chat.regenerate(message=chat.message if is_same_id else None)
-    assert again.failure is None
-    assert known(again.text) == ["echo one", "history"]
-    assert first.text not in json.dumps(last_asked(docker_deployment)["messages"])
-
-
-def test_first_answer_regenerated_begins_anew(
     docker_deployment: Deployment, librechat: NodeProgram
 ) -> None:
+    """Of the first message, of a later one, and under the id of the answer it replaces."""
     chat = Chat(librechat)
     chat.send("history")
-    again = chat.regenerate()
-    assert known(again.text) == ["history"]
-    assert known(chat.send("history").text) == ["history", "history"]
+    assert known(chat.regenerate().text) == ["history"]
+    before = chat.send("history")
+    for message in (None, chat.message):
+        again = chat.regenerate(message=message)
+        assert again.failure is None
+        assert known(again.text) == ["history", "history"]
+        assert before.text not in json.dumps(last_asked(docker_deployment)["messages"])
 
 
-def test_edited_middle_message_drops_what_followed(
+def test_edited_message_drops_what_followed_but_no_file(
     docker_deployment: Deployment, librechat: NodeProgram
 ) -> None:
     chat = Chat(librechat)
-    for text in ("echo one", "echo two", "echo three"):
+    write = "tool bash echo kept-4711 > note.txt"
+    for text in (write, "echo two", "echo three"):
         chat.send(text)
     chat.edit(1, "echo other")
-    assert known(chat.send("history").text) == ["echo one", "echo other", "history"]
-
-
-def test_edited_first_message_begins_anew(
-    docker_deployment: Deployment, librechat: NodeProgram
-) -> None:
-    chat = Chat(librechat)
-    for text in ("echo one", "echo two"):
-        chat.send(text)
+    assert known(chat.send("history").text) == [write, "echo other", "history"]
     assert known(chat.edit(0, "history").text) == ["history"]
-
-
-def test_workspace_stays_when_a_chat_branches(
-    docker_deployment: Deployment, librechat: NodeProgram
-) -> None:
-    chat = Chat(librechat)
-    chat.send("tool bash echo kept-4711 > note.txt")
     assert "kept-4711" in chat.edit(0, "tool read /workspace/note.txt").text
 
 

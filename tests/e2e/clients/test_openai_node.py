@@ -15,6 +15,10 @@ from tests.e2e.deployments import MODEL
 pytestmark = [pytest.mark.docker, pytest.mark.timeout(240)]
 
 
+CHAT = {"X-Conversation-ID": f"node-{uuid.uuid4()}"}
+"""One agent for all: each test sends its new message only."""
+
+
 def user(text: str) -> list[dict[str, str]]:
     return [{"role": "user", "content": text}]
 
@@ -25,7 +29,7 @@ def text_of(chunk: dict[str, Any]) -> str:
 
 
 def test_whole_answer(openai_node: NodeProgram) -> None:
-    answer = openai_node.ask("whole", messages=user("echo hello there"))
+    answer = openai_node.ask("whole", messages=user("echo hello there"), headers=CHAT)
     (choice,) = answer["choices"]
     assert choice["message"]["content"] == "hello there"
     assert choice["finish_reason"] == "stop"
@@ -37,6 +41,7 @@ def test_stream_arrives_delta_by_delta_with_its_usage(openai_node: NodeProgram) 
         "stream",
         messages=user("stream 20 deltas every 50 ms"),
         body={"stream_options": {"include_usage": True}},
+        headers=CHAT,
     )
     arrivals = [time.monotonic() for chunk in call.events() if text_of(chunk)]
     chunks = call.result()
@@ -47,23 +52,15 @@ def test_stream_arrives_delta_by_delta_with_its_usage(openai_node: NodeProgram) 
 
 
 def test_abort_frees_the_conversation(openai_node: NodeProgram) -> None:
-    headers = {"X-Conversation-ID": f"node-{uuid.uuid4()}"}
-    call = openai_node.start(
-        "stream", messages=user("stream 600 deltas every 50 ms"), headers=headers
-    )
-    cut = "".join(map(text_of, itertools.islice(call.events(), 6)))
+    call = openai_node.start("stream", messages=user("stream 600 deltas every 50 ms"), headers=CHAT)
+    assert len([text for text in map(text_of, itertools.islice(call.events(), 6)) if text]) > 2
     openai_node.ask("abort", stream=call.id)
     call.result()
     began = time.monotonic()
-    sent = [
-        *user("stream 600 deltas every 50 ms"),
-        {"role": "assistant", "content": cut},
-        *user("history"),
-    ]
-    answer = openai_node.ask("whole", messages=sent, headers=headers)
+    answer = openai_node.ask("whole", messages=user("history"), headers=CHAT)
     assert time.monotonic() - began < 10
     told = answer["choices"][0]["message"]["content"]
-    assert 'users: ["stream 600 deltas every 50 ms", "history"]' in told
+    assert told.endswith('"stream 600 deltas every 50 ms", "history"]')
 
 
 def test_refusals_have_their_class_and_field(openai_node: NodeProgram) -> None:
