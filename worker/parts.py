@@ -41,6 +41,8 @@ class Timings:
     orphan_grace_s: float = 60.0
     host_patience_s: float = 8.0
     """A dead worker's host may bring up another one; after this long its turns are ended."""
+    home_patience_s: float = 3.0
+    """A turn younger than this is sent to the host that has its conversation's files."""
     hand_over_s: float = 5.0
     """Giving one conversation away may take this long; then its lease lapses instead."""
     stop_grace_s: float = 2.0

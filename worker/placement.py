@@ -80,15 +80,21 @@ class Placement:
         record = await self._parts.turns.get(turn)
         if record is None or record.state.is_terminal:
             return
-        await self.place(record.conversation, turn)
+        await self.place(record.conversation, turn, asked_ms=record.created_ms)
 
     async def place(
-        self, c: ConversationKey, turn: TurnId | None = None, *, may_exceed: bool = False
+        self,
+        c: ConversationKey,
+        turn: TurnId | None = None,
+        *,
+        may_exceed: bool = False,
+        asked_ms: int | None = None,
     ) -> None:
         """Own the conversation, or tell who does. Raises `StoreUnavailable`.
 
         `may_exceed`: it has its container already, so it is taken beyond the slots too. Where there
-        is no room, nothing happens: the sweepers offer the turn again.
+        is no room, nothing happens: the sweepers offer the turn again. A turn asked for just now
+        (`asked_ms`) goes to the host that has the conversation's files, if a worker there has room.
         """
         if actor := self._conversations.get(c):
             actor.poke()
@@ -99,6 +105,13 @@ class Placement:
         self._placing.add(c)
         try:
             found = await self._parts.conversations.get(c)
+            if (
+                turn
+                and found
+                and asked_ms is not None
+                and await self._send_home(found, turn, asked_ms)
+            ):
+                return
             if not (may_exceed or self._make_room()):
                 return
             held = await self._parts.ownership.acquire(c)
@@ -117,6 +130,23 @@ class Placement:
         """A turn has come; if the conversation is not ours any more, the sweepers offer it."""
         if actor := self._conversations.get(c):
             actor.poke()
+
+    async def _send_home(self, found: ConversationRecord, turn: TurnId, asked_ms: int) -> bool:
+        """Leave the turn to a worker of the host where the conversation's files are.
+
+        Only for a moment: files are worth a detour, but no waiting for a host that is full.
+        """
+        parts = self._parts
+        if found.host in (None, parts.host_id) or not found.turns:
+            return False
+        if parts.clock.unix_ms() - asked_ms > parts.timings.home_patience_s * 1000:
+            return False
+        for worker in await parts.registry.alive():
+            if worker.host == found.host and worker.state == "ready" and worker.used < worker.slots:
+                log.info("sent home", extra=fields(turn=turn, host=found.host))
+                await parts.queue.enqueue(turn, worker.worker)
+                return True
+        return False
 
     def cancel(self, c: ConversationKey, turn: TurnId) -> None:
         """Somebody wants the turn stopped."""

@@ -24,16 +24,19 @@ from redis.asyncio import Redis
 from infra.runtime.identity import conversation_key, new_replica_id, new_turn_id, tenant_id
 from infra.store.connection import connect
 from infra.store.conversations import ConversationStore
+from infra.store.history import TurnBase
 from infra.store.key_verdicts import KeyVerdicts
 from infra.store.keys import Keys
 from infra.store.leases import Lease, LeaseStore
 from infra.store.queue import PlacementQueue
+from infra.store.transcripts import TranscriptStore
 from infra.store.turn_log import TurnLog
 from infra.store.turns import NewTurn, TurnStore
 from infra.store.workers import WorkerRecord, WorkerRegistry
 from infra.wire.control import decode_control
 from infra.wire.events import Event, TextDelta, TurnEnded, TurnStarted, encode_event
 from infra.wire.ids import ConversationKey, HostId, TenantId, TurnId, WorkerId
+from infra.wire.link import BaseKind, TranscriptPart
 from infra.wire.states import ConversationState, TurnState
 from infra.wire.turns import TextBlock, TurnRequest
 from tests.parts import need, redis_server
@@ -52,6 +55,10 @@ EXPECTED = {
     "Which turns wait in it": "{WAITING}",
     "Which will be stopped next for being idle": "{IDLE}",
     "Stop an idle one now": "1",
+    "Which prompts are in its agent's memory": "at-the-end",
+    "How large its transcript is": "session-1",
+    "Which conversations a tenant has": "{C}",
+    "Which deleted ones still have files on a host": "{GONE}",
     "Which turns have not ended": "{TURN}",
     "What became of one": "running",
     "Its last words": "Hello",
@@ -143,6 +150,9 @@ async def _live_a_little(redis: Redis) -> dict[str, str]:
     idle = conversation_key(SECRET, tenant, "my old thread")
     turns, leases = TurnStore(redis, keys), LeaseStore(redis, keys)
     await _ended_turn(redis, keys, await leases.acquire(idle, WORKER, HOST), tenant)
+    gone = conversation_key(SECRET, tenant, "a deleted thread")
+    await _ended_turn(redis, keys, await leases.acquire(gone, WORKER, HOST), tenant)
+    await ConversationStore(redis, keys).delete(gone, tenant=tenant, reason="deleted")
     lease = await leases.acquire(busy, WORKER, HOST)
     running = await _begun_turn(redis, keys, lease, tenant)
     waiting = await _submitted(turns, tenant, busy)
@@ -154,6 +164,7 @@ async def _live_a_little(redis: Redis) -> dict[str, str]:
     return {
         "C": busy,
         "IDLE": idle,
+        "GONE": gone,
         "TURN": running,
         "WAITING": waiting,
         "TENANT": tenant,
@@ -182,10 +193,11 @@ async def _begun_turn(redis: Redis, keys: Keys, lease: Lease, tenant: TenantId) 
     claimed = await turns.claim(lease)
     assert claimed is not None
     turn = claimed.record.turn
-    await turns.start(lease, turn)
+    base = TurnBase(kind=BaseKind.CONTINUE, digest="0123456789abcdef")
+    await turns.start(lease, turn, base=base)
     for state in (ConversationState.STARTING, ConversationState.BUSY):
         await conversations.update(lease, state, container="c0ffee")
-    events: list[Event] = [TurnStarted(sdk_session="s", model="m"), TextDelta(text="Hello")]
+    events: list[Event] = [TurnStarted(sdk_session="session-1", model="m"), TextDelta(text="Hello")]
     numbered = [(n, encode_event(event)) for n, event in enumerate(events, start=1)]
     await TurnLog(redis, keys).append(lease, turn, numbered)
     return turn
@@ -193,7 +205,9 @@ async def _begun_turn(redis: Redis, keys: Keys, lease: Lease, tenant: TenantId) 
 
 async def _ended_turn(redis: Redis, keys: Keys, lease: Lease, tenant: TenantId) -> None:
     turn = await _begun_turn(redis, keys, lease, tenant)
-    end = TurnEnded(state=TurnState.DONE)
+    entry = TranscriptPart(entries=({"uuid": "at-the-end", "type": "assistant"},))
+    await TranscriptStore(redis, keys).append(lease, "session-1", entry)
+    end = TurnEnded(state=TurnState.DONE, checkpoint="at-the-end")
     assert not await TurnStore(redis, keys).finish(lease, turn, 3, end, idle_timeout_s=60)
 
 

@@ -10,12 +10,24 @@ from pathlib import Path
 import pytest
 from redis.exceptions import NoPermissionError
 
+from infra.store.history import TurnBase
 from infra.store.keys import Keys
 from infra.wire.errors import StoreUnavailable
 from infra.wire.ids import TurnId
+from infra.wire.link import BaseKind, TranscriptPart
 from infra.wire.states import ConversationState
 from tests.contract.store.running import running, until
-from tests.contract.store.scene import DONE, REPLICA, TENANT, W1, C, Scene, scene_at, text_events
+from tests.contract.store.scene import (
+    DONE,
+    HOST_A,
+    REPLICA,
+    TENANT,
+    W1,
+    C,
+    Scene,
+    scene_at,
+    text_events,
+)
 from tests.contract.store.test_workers import a_worker
 from tests.fakes.redis_server import RealRedis
 
@@ -73,6 +85,11 @@ async def _live_a_little(api: Scene, worker: Scene) -> None:
         lease = await worker.acquire()
         await worker.claim(lease)
         await worker.warm_up(lease)
+        base = TurnBase(kind=BaseKind.CONTINUE, digest="0" * 16)
+        await worker.store.turns.start(lease, turn, base=base, is_resending=True)
+        part = TranscriptPart(entries=({"uuid": "u-1"},))
+        assert await worker.store.transcripts.append(lease, "session-1", part)
+        assert await worker.store.transcripts.load(C, "session-1")
         await subscriber.subscribed.wait()
         with subscriber.attach(turn) as mailbox:
             publisher.publish(REPLICA, b"%b 1 1 {}" % turn.encode())
@@ -89,6 +106,14 @@ async def _live_a_little(api: Scene, worker: Scene) -> None:
         assert await worker.store.conversations.due()
         assert await worker.store.conversations.reap(C, W1)
         await worker.store.leases.release(lease, ConversationState.COLD)
+        assert (await api.store.conversations.list(TENANT)).conversations
+        assert [found async for found in api.store.conversations.scan()]
+        assert await api.store.conversations.turns(C)
+        await api.store.conversations.stop(C, tenant=TENANT, reason="stop")
+        await api.store.conversations.delete(C, tenant=TENANT, reason="delete")
+        assert await worker.store.conversations.wipes(HOST_A) == {C}
+        assert await worker.store.conversations.is_wipe_due(C, HOST_A)
+        await worker.store.conversations.wiped(C, HOST_A)
         await worker.store.workers.leave(W1)
         assert (await api.store.turns.counts())["open"] == 0
 

@@ -290,3 +290,36 @@ async def test_leaving_is_bounded_when_redis_is_away(stage: Stage, is_retiring: 
         await worker.stop()
         server.connected = True
     await redis.aclose()
+
+
+# Files at home
+
+
+async def test_a_cold_conversation_goes_back_to_the_host_of_its_files(stage: Stage) -> None:
+    home = await stage.worker(host_id=HostId("host-a"))
+    await stage.ended(await stage.ask(C, "echo hi", idle_timeout_s=0.05))
+    await eventually(lambda: not home.process.placement.used)
+    away = await stage.worker(host_id=HostId("host-b"))
+    turn = await stage.ask(C, "hang", is_hinted=False)
+
+    await away.process.placement.claim(turn)
+
+    await stage.until_said(turn, 1)
+    assert C in home.process.placement.conversations
+    assert C not in away.process.placement.conversations
+    await stage.cancel(turn)
+    await stage.ended(turn)
+
+
+async def test_a_home_without_room_is_not_waited_for(stage: Stage) -> None:
+    home = await stage.worker(host_id=HostId("host-a"))
+    await stage.ended(await stage.ask(C, "echo hi", idle_timeout_s=0.05))
+    await eventually(lambda: not home.process.placement.used)
+    await home.stop()
+    away = await stage.worker(host_id=HostId("host-b"))
+
+    turn = await stage.ask(C, "history", history=("echo hi",))
+
+    assert (await stage.ended(turn)).state is TurnState.DONE
+    assert await stage.log_text(turn) == "echo hi | history"
+    assert C in away.process.placement.conversations

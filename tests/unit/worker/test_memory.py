@@ -134,6 +134,11 @@ def test_a_thin_client_goes_on_and_one_that_resends_does_not() -> None:
     assert kind(edits).kind is BaseKind.FRESH
 
 
+def test_a_thin_client_may_say_the_same_twice_but_redoes_its_first_message() -> None:
+    assert kind(claimed(accepted("one"), "one", is_thin=True)).kind is BaseKind.FRESH
+    assert kind(claimed(accepted("one", "go on"), "go on", is_thin=True)).kind is BaseKind.CONTINUE
+
+
 @pytest.mark.parametrize("sent", [("one", "two"), ("two",)])
 def test_an_agent_without_a_session_goes_on_from_the_transcript(sent: tuple[str, ...]) -> None:
     claim = claimed(accepted("one"), *sent, is_thin=len(sent) == 1)
