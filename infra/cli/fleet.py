@@ -85,12 +85,16 @@ class Fleet:
         """Wait until a program has ended for good."""
         return await asyncio.shield(self._failure)
 
-    async def stop(self) -> None:
-        """Stop every program, last started first. Always returns within the sum of patiences."""
-        for launched in sorted(self._launched, key=lambda one: -one.program.rank):
-            await launched.stop()
+    async def stop(self) -> tuple[str, ...]:
+        """Stop every program, last started first; the names of those that had to be killed.
+
+        Always returns within the sum of patiences.
+        """
+        in_order = sorted(self._launched, key=lambda one: -one.program.rank)
+        killed = [one.program.name for one in in_order if not await one.stop()]
         if self._guard is not None:
             await self._guard.dismiss()
+        return tuple(killed)
 
     async def _keep(self, launched: Launched) -> None:
         delay_s, restarts = _FIRST_DELAY_S, 0
@@ -194,11 +198,15 @@ class Launched:
             self._exit_code = code
         return loop.time() - begun
 
-    async def stop(self) -> None:
-        """SIGTERM, patience, then SIGKILL to whatever is left of its process group."""
+    async def stop(self) -> bool:
+        """SIGTERM, patience, then SIGKILL to whatever is left of its process group.
+
+        False when its patience ran out.
+        """
         self._stopping.set()
         self._terminate()
-        if not await self._is_over(self.program.stop_timeout_s):
+        has_left = await self._is_over(self.program.stop_timeout_s)
+        if not has_left:
             self._terminal.step(
                 f"{self.program.name} did not stop within {self.program.stop_timeout_s:g} s: "
                 "killing it"
@@ -207,6 +215,7 @@ class Launched:
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(self._process.pid, signal.SIGKILL)
         await self._is_over(_KILL_TIMEOUT_S)
+        return has_left
 
     def _terminate(self) -> None:
         if self._process is not None and self._process.returncode is None:

@@ -42,6 +42,9 @@ READY_TIMEOUT_S = 60.0
 DRAIN_TIMEOUT_S = 2.0
 """What running streams get at Ctrl-C unless the setting says otherwise: somebody is waiting."""
 _STOP_MARGIN_S = 8.0
+_RETIRE_MARGIN_S = 30.0
+"""What a worker may need on top, to interrupt turns and to stop many containers on a busy machine.
+"""
 _PROBE_TIMEOUT_S = 5.0
 
 
@@ -101,12 +104,14 @@ async def _run(
                 terminal.step("stopping (a few seconds)")
                 work.cancel()
                 await asyncio.wait({work})
-            await fleet.stop()
-    if failure is None:
+            killed = await fleet.stop()
+    if failure is not None:
+        _tell_failure(failure, terminal)
+    elif not killed:
         terminal.step("stopped, nothing left behind")
-        return 0
-    _tell_failure(failure, terminal)
-    return 1
+    if "worker" in killed:
+        terminal.step("the worker was killed; the next `agcluster up` here takes care of its containers")
+    return 1 if failure or killed else 0
 
 
 async def _start_and_watch(
@@ -268,12 +273,16 @@ def _model(plan: Plan, port: int) -> Program:
 
 
 def _ours(plan: Plan, name: str, *, rank: int) -> Program:
+    settings = plan.settings
+    patience_s = settings.drain_timeout_s + _STOP_MARGIN_S
+    if name == "worker":
+        patience_s += settings.disconnect_grace_s + _RETIRE_MARGIN_S
     return Program(
         name=name,
         command=python_command(MODULES[name]),
         rank=rank,
-        environ=environment(plan.settings),
-        stop_timeout_s=plan.settings.drain_timeout_s + _STOP_MARGIN_S,
+        environ=environment(settings),
+        stop_timeout_s=patience_s,
     )
 
 

@@ -159,7 +159,7 @@ def _wait_ready(deployment: Deployment, process: subprocess.Popen[bytes]) -> Non
         raise TimeoutError(f"{error}\n{deployment.output()[-4000:]}") from None
 
 
-def stop(process: subprocess.Popen[bytes], *, within_s: float = 40) -> None:
+def stop(process: subprocess.Popen[bytes], *, within_s: float = 90) -> None:
     """Ctrl-C, then force."""
     if process.poll() is None:
         process.send_signal(signal.SIGINT)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -67,8 +68,7 @@ async def test_a_program_that_fails_at_its_start_is_told_with_its_last_words(fol
 
 async def test_a_program_that_is_not_there_is_told(folder: Path) -> None:
     async with staged(folder) as stage:
-        absent = stage.program("absent", "")
-        absent = type(absent)(**{**vars(absent), "command": ("/nonexistent/program",)})
+        absent = replace(stage.program("absent", ""), command=("/nonexistent/program",))
         launched = stage.fleet.launch(absent)
         with pytest.raises(ProgramEnded):
             await stage.fleet.wait_ready(launched, lambda _: stage.has("ready"), timeout_s=30)
@@ -118,6 +118,18 @@ async def test_grandchildren_of_a_stopped_program_end_with_it(folder: Path) -> N
         child = int((folder / "child").read_text() or 0)
     assert child
     assert not guard.is_alive(child)
+
+
+async def test_a_program_that_will_not_stop_is_killed_and_named(folder: Path) -> None:
+    code = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); " + SERVE
+    async with staged(folder) as stage:
+        stubborn = replace(stage.program("worker", code), stop_timeout_s=0.2)
+        launched = stage.fleet.launch(stubborn)
+        await stage.fleet.wait_ready(launched, lambda _: stage.has("ready"), timeout_s=30)
+        assert await stage.fleet.stop() == ("worker",)
+        assert launched.pid is not None
+        assert not guard.is_alive(launched.pid)
+    assert "worker did not stop within 0.2 s" in stage.output.getvalue()
 
 
 async def test_very_long_lines_and_broken_text_do_no_harm(folder: Path) -> None:
