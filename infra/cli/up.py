@@ -110,7 +110,7 @@ async def _run(
     elif not killed:
         terminal.step("stopped, nothing left behind")
     if "worker" in killed:
-        terminal.step("the worker was killed; the next `agcluster up` here takes care of its containers")
+        terminal.step("the worker was killed; the next `agcluster up` tidies its containers")
     return 1 if failure or killed else 0
 
 
