@@ -75,14 +75,22 @@ class ContainedAgent:
         )
         # fmt: on
         async with asyncio.timeout(START_TIMEOUT_S):
-            # Nothing tells when a socket appears in a folder.
-            while not self.socket.is_socket():  # noqa: ASYNC110
+            # Nothing tells when somebody listens; the socket is there a moment before.
+            while not await self._listens():  # noqa: ASYNC110
                 await asyncio.sleep(0.02)
         return self
 
     async def __aexit__(self, *_: object) -> None:
         await _docker("rm", "--force", "--volumes", self.name)
         shutil.rmtree(self.folder, ignore_errors=True)
+
+    async def _listens(self) -> bool:
+        try:
+            _, writer = await asyncio.open_unix_connection(str(self.socket))
+        except OSError:
+            return False
+        writer.close()
+        return True
 
     async def run(self, *command: str) -> str:
         """Run a command in the container, beside the agent; its output."""
