@@ -12,7 +12,7 @@ import math
 import socket
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import aclosing, contextmanager
+from contextlib import aclosing, closing, contextmanager
 
 import uvicorn
 
@@ -61,11 +61,13 @@ async def serve_until(stop: asyncio.Event, deps: ApiDeps, listener: socket.socke
     server = _Server(server_config(deps))
     host, port = listener.getsockname()[:2]
     log.info("api listening", extra=fields(host=host, port=port))
-    async with asyncio.TaskGroup() as group:
-        serving = group.create_task(server.serve(sockets=[listener]))
-        stopping = group.create_task(_stop(stop, server, serving, deps))
-        await serving
-        stopping.cancel()
+    # uvicorn closes it at the end of an ordinary shutdown, but not of one during its start.
+    with closing(listener):
+        async with asyncio.TaskGroup() as group:
+            serving = group.create_task(server.serve(sockets=[listener]))
+            stopping = group.create_task(_stop(stop, server, serving, deps))
+            await serving
+            stopping.cancel()
     log.info("api ended")
 
 

@@ -80,7 +80,7 @@ class EchoWorker:
         log_every: int = 1,
     ) -> None:
         self._store = store
-        self._script = script or {}
+        self._script = dict(script or {})
         self._worker = WorkerId(f"{name}-00000000")
         self._host = HostId(name)
         self._is_heard_live = is_heard_live
@@ -109,6 +109,10 @@ class EchoWorker:
                 for cancel in self._cancels.values():
                     cancel.set()
 
+    def say(self, prompt: str, steps: Sequence[Step]) -> None:
+        """From now on, say this to that prompt."""
+        self._script[prompt] = steps
+
     async def _beat(self) -> None:
         await self._store.workers.beat(
             WorkerRecord(
@@ -131,6 +135,8 @@ class EchoWorker:
         async for control in self._store.workers.control(self._worker):
             if control.type == "cancel":
                 self._cancels[control.turn].set()
+            elif control.type == "turn_waits":
+                await self._claim(control.turn)
 
     async def _claim(self, turn: TurnId) -> None:
         record = await self._store.turns.get(turn)
