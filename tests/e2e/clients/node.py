@@ -2,6 +2,7 @@
 
 `package-lock.json` names every package with its hash, and no registry: npm asks the one the machine
 is set up for. To renew it: change `package.json`, delete the lock, `npm install --ignore-scripts`.
+`python -m tests.e2e.clients.node` installs the packages ahead of the tests.
 """
 
 from __future__ import annotations
@@ -158,3 +159,7 @@ def _install_into(folder: Path) -> None:
     )
     if done.returncode:
         raise RuntimeError(f"npm ci: {done.stderr[-2000:]}")
+
+
+if __name__ == "__main__":
+    print(install())
