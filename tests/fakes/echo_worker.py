@@ -29,7 +29,7 @@ from infra.wire.events import (
     encode_event,
 )
 from infra.wire.frames import Frame
-from infra.wire.ids import HostId, TurnId, WorkerId
+from infra.wire.ids import ConversationKey, HostId, TurnId, WorkerId
 from infra.wire.states import TurnState
 from infra.wire.turns import TextBlock, TurnRequest
 
@@ -88,6 +88,8 @@ class EchoWorker:
         self._hints = hints
         self._live = store.publisher()
         self._cancels: defaultdict[TurnId, asyncio.Event] = defaultdict(asyncio.Event)
+        self._waiting: dict[ConversationKey, TurnId | None] = {}
+        """Conversations with a turn under way, and a hint that came meanwhile."""
         self.gates: defaultdict[str, asyncio.Event] = defaultdict(asyncio.Event)
         self.requests: list[TurnRequest] = []
         self.ended: asyncio.Queue[tuple[TurnId, TurnState]] = asyncio.Queue()
@@ -139,16 +141,32 @@ class EchoWorker:
                 await self._claim(control.turn)
 
     async def _claim(self, turn: TurnId) -> None:
+        """One turn of a conversation at a time: a hint while one runs is looked at after it."""
         record = await self._store.turns.get(turn)
         if record is None or record.state.is_terminal:
             return
-        try:
-            lease = await self._store.leases.acquire(record.conversation, self._worker, self._host)
-        except LeaseHeld:
+        c = record.conversation
+        if c in self._waiting:
+            self._waiting[c] = turn
             return
+        self._waiting[c] = None
+        if not await self._take(c):
+            await self._leave(c)
+
+    async def _take(self, c: ConversationKey) -> bool:
+        """Run the conversation's next turn; False when there is none for us."""
+        try:
+            lease = await self._store.leases.acquire(c, self._worker, self._host)
+        except LeaseHeld:
+            return False
         claimed = await self._store.turns.claim(lease)
         if claimed is not None:
             self._turns.create_task(self._run(lease, claimed))
+        return claimed is not None
+
+    async def _leave(self, c: ConversationKey) -> None:
+        if (hinted := self._waiting.pop(c)) is not None:
+            await self._claim(hinted)
 
     async def _run(self, lease: Lease, claimed: Claimed) -> None:
         request = claimed.request
@@ -172,10 +190,13 @@ class EchoWorker:
         try:
             more = await said.finish(end)
         except LeaseLost:
+            self._waiting.pop(request.conversation)
             return  # Redis forgot the conversation; a worker stops then.
         self.ended.put_nowait((request.turn, end.state))
         if more and (following := await self._store.turns.claim(lease)) is not None:
             self._turns.create_task(self._run(lease, following))
+        else:
+            await self._leave(request.conversation)
 
     def _steps(self, request: TurnRequest) -> Sequence[Step]:
         text = " ".join(b.text for b in request.prompt if isinstance(b, TextBlock))

@@ -13,13 +13,13 @@ from openai.types.chat import ChatCompletionChunk
 from infra.wire.errors import ErrorCode
 from infra.wire.events import TextDelta, ThinkingDelta, ToolCall
 from infra.wire.states import TurnState
-from tests.fakes.echo_worker import Gate, Pause, Script, failure, words
+from tests.fakes.echo_worker import Gate, Pause, Script, Step, failure, words
 from tests.fakes.running_api import KEY, RunningApi, body, running_api, until
 from tests.fakes.sse import Block, blocks_of
 
 STAYS = {"x-on-disconnect": "continue"}
 STRANGER = {"authorization": "Bearer sk-ant-somebody-else"}
-TOOLS = [
+TOOLS: list[Step] = [
     ThinkingDelta(text="hm"),
     TextDelta(text="I look"),
     ToolCall(id="1", name="Bash", summary="ls"),
