@@ -12,13 +12,11 @@ import uuid
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from infra.wire.turns import ContentBlock, DocumentBlock, HistoryMessage, ImageBlock, TextBlock
+from infra.wire.turns import ContentBlock, HistoryMessage, TextBlock
+from infra.wire.upstream import OPENING, content_block
 
 Json = dict[str, Any]
 """A JSON object of the CLI's or the Messages API's, which has no types of ours."""
-
-OPENING = "[The conversation begins with the assistant's words.]"
-"""Goes before a history that starts with the assistant: the Messages API begins with the user."""
 
 _FORMAT_VERSION = "2.1.330"
 """The CLI version whose entry format this is."""
@@ -55,7 +53,7 @@ def transcript_of(
 
 def content_of(blocks: Sequence[ContentBlock]) -> list[Json]:
     """Our blocks in the words of the Messages API. Empty texts are left out: it refuses them."""
-    return [_block(block) for block in blocks if not _is_empty(block)]
+    return [content_block(block) for block in blocks if not _is_empty(block)]
 
 
 def _messages(history: Sequence[HistoryMessage]) -> Iterator[tuple[str, list[Json]]]:
@@ -94,22 +92,6 @@ def _message(role: str, content: list[Json], model: str) -> Json:
         "stop_sequence": None,
         "usage": {"input_tokens": 0, "output_tokens": 0},
     }
-
-
-def _block(block: ContentBlock) -> Json:
-    match block:
-        case TextBlock(text=text):
-            return {"type": "text", "text": text}
-        case ImageBlock():
-            return {"type": "image", "source": _source(block)}
-        case DocumentBlock(filename=None):
-            return {"type": "document", "source": _source(block)}
-        case DocumentBlock(filename=name):
-            return {"type": "document", "source": _source(block), "title": name}
-
-
-def _source(block: ImageBlock | DocumentBlock) -> Json:
-    return {"type": "base64", "media_type": block.media_type, "data": block.data}
 
 
 def _is_empty(block: ContentBlock) -> bool:

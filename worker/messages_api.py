@@ -12,14 +12,18 @@ from typing import Any
 from infra.wire.errors import ErrorCode
 from infra.wire.events import Event, TextDelta, ThinkingDelta, TurnEnded, TurnError, Usage
 from infra.wire.states import TurnState
-from infra.wire.turns import ContentBlock, DocumentBlock, ImageBlock, TextBlock, TurnRequest
-from infra.wire.upstream import STATUS_OF_KIND, code_of, finish_reason_of, upstream_error
+from infra.wire.turns import ContentBlock, TextBlock, TurnRequest
+from infra.wire.upstream import (
+    OPENING,
+    STATUS_OF_KIND,
+    code_of,
+    content_block,
+    finish_reason_of,
+    upstream_error,
+)
 
 Json = dict[str, Any]
 """A JSON object of the Messages API, which has no types of ours."""
-
-OPENING = "[The conversation begins with the assistant's words.]"
-"""Goes before a history that starts with the assistant: the Messages API begins with the user."""
 
 _LINE_MAX_BYTES = 1024 * 1024
 _USAGE_FIELDS = tuple(Usage.model_fields)
@@ -134,7 +138,7 @@ def _messages(request: TurnRequest) -> Sequence[Json]:
     joined: list[Json] = []
     said = [(message.role, message.content) for message in request.history]
     for role, blocks in [*said, ("user", request.prompt)]:
-        content = [_block(b) for b in blocks if _is_sayable(b, role)]
+        content = [content_block(b) for b in blocks if _is_sayable(b, role)]
         if not content:
             continue
         if joined and joined[-1]["role"] == role:
@@ -149,22 +153,6 @@ def _messages(request: TurnRequest) -> Sequence[Json]:
 def _is_sayable(block: ContentBlock, role: str) -> bool:
     """The Messages API takes no empty text, and nothing but text from an assistant."""
     return bool(block.text.strip()) if isinstance(block, TextBlock) else role == "user"
-
-
-def _block(block: ContentBlock) -> Json:
-    match block:
-        case TextBlock(text=text):
-            return {"type": "text", "text": text}
-        case ImageBlock():
-            return {"type": "image", "source": _source(block)}
-        case DocumentBlock(filename=None):
-            return {"type": "document", "source": _source(block)}
-        case DocumentBlock(filename=name):
-            return {"type": "document", "source": _source(block), "title": name}
-
-
-def _source(block: ImageBlock | DocumentBlock) -> Json:
-    return {"type": "base64", "media_type": block.media_type, "data": block.data}
 
 
 def _text(holder: object, name: str) -> str:

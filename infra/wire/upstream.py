@@ -1,4 +1,4 @@
-"""What the Messages API says of its failures and ends, in the contract's words. Pure.
+"""The Messages API and the contract: its failures and ends in our words, our blocks in its. Pure.
 
 For whoever hears the upstream itself: the agent (through its CLI), the gateway that counts, the
 side lane. The words for users are ours, by the code; only a request the upstream found faulty is
@@ -9,9 +9,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from typing import Any
 
 from infra.wire.errors import ErrorCode
 from infra.wire.events import FinishReason, TurnError
+from infra.wire.turns import ContentBlock, DocumentBlock, TextBlock
+
+OPENING = "[The conversation begins with the assistant's words.]"
+"""Goes before a history that starts with the assistant: the Messages API begins with the user."""
 
 STATUS_OF_KIND: Mapping[str, int] = {
     "invalid_request_error": 400,
@@ -79,6 +84,16 @@ def upstream_error(
     if code is ErrorCode.INVALID_REQUEST and (detail := _without_places(prose)):
         message = f"{message} {detail}"
     return TurnError(code=code, message=message, retry_after_s=retry_after_s)
+
+
+def content_block(block: ContentBlock) -> dict[str, Any]:
+    """A piece of a message as the Messages API takes it."""
+    if isinstance(block, TextBlock):
+        return {"type": "text", "text": block.text}
+    source = {"type": "base64", "media_type": block.media_type, "data": block.data}
+    if isinstance(block, DocumentBlock) and block.filename is not None:
+        return {"type": "document", "source": source, "title": block.filename}
+    return {"type": block.type, "source": source}
 
 
 def finish_reason_of(stop_reason: str | None) -> FinishReason:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from agent.history import OPENING, content_of, transcript_of
+from agent.history import content_of, transcript_of
 from infra.wire.turns import DocumentBlock, HistoryMessage, ImageBlock, TextBlock
+from infra.wire.upstream import OPENING
 
 
 def said(role: Any, *texts: str) -> HistoryMessage:
