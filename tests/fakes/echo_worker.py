@@ -88,6 +88,7 @@ class EchoWorker:
         self._hints = hints
         self._live = store.publisher()
         self._cancels: defaultdict[TurnId, asyncio.Event] = defaultdict(asyncio.Event)
+        self._running: dict[ConversationKey, TurnId] = {}
         self._waiting: dict[ConversationKey, TurnId | None] = {}
         """Conversations with a turn under way, and a hint that came meanwhile."""
         self.gates: defaultdict[str, asyncio.Event] = defaultdict(asyncio.Event)
@@ -137,6 +138,9 @@ class EchoWorker:
         async for control in self._store.workers.control(self._worker):
             if control.type == "cancel":
                 self._cancels[control.turn].set()
+            elif control.type == "stop_session":
+                if (running := self._running.get(control.conversation)) is not None:
+                    self._cancels[running].set()
             elif control.type == "turn_waits":
                 await self._claim(control.turn)
 
@@ -171,6 +175,7 @@ class EchoWorker:
     async def _run(self, lease: Lease, claimed: Claimed) -> None:
         request = claimed.request
         self.requests.append(request)
+        self._running[request.conversation] = request.turn
         said = _Saying(self._store, self._live.publish, lease, claimed, self._is_heard_live)
         cancelled = self._cancels[request.turn]
         end = DONE
@@ -187,6 +192,7 @@ class EchoWorker:
                 await said.say(encode_event(step), log_every=self._log_every)
         if cancelled.is_set():
             end = TurnEnded(state=TurnState.CANCELLED)
+        del self._running[request.conversation]
         try:
             more = await said.finish(end)
         except LeaseLost:
