@@ -15,6 +15,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
+from infra.cli import sessions, turns
 from infra.cli.doctor import examine, report
 from infra.cli.isolation import image_command
 from infra.cli.programs import MODULES, python_command
@@ -32,6 +33,9 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+
+app.add_typer(sessions.app, name="sessions")
+app.add_typer(turns.app, name="turns")
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs to read.")]
 

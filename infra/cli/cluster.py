@@ -1,0 +1,135 @@
+"""An operator's way into the cluster's state: the same store as the programs', read and told.
+
+Finds Redis by `AGCLUSTER_REDIS_URL`, else the one of an `agcluster up` on this machine. Sees all
+tenants; needs neither the API nor anybody's key.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from contextlib import aclosing
+from datetime import UTC, datetime
+from typing import Annotated, Any
+
+import typer
+
+from infra.cli.redis_server import socket_url
+from infra.cli.state_dir import StateDir
+from infra.runtime.settings import PREFIX, Settings, SettingsRefused, load_settings
+from infra.store.conversations import ConversationRecord
+from infra.store.open import Store, open_store
+from infra.wire.errors import AgClusterError, ConversationNotFound
+from infra.wire.ids import ConversationKey
+
+USAGE_ERROR = 2
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs to read.")]
+
+
+class AmbiguousName(AgClusterError):
+    """Several conversations have this label; the message lists their keys."""
+
+
+def with_store(work: Callable[[Store, Settings], Awaitable[None]]) -> None:
+    """Run `work` on the cluster's store. Ends the command when it cannot be done."""
+    try:
+        settings = _reachable(load_settings())
+    except SettingsRefused as error:
+        typer.echo(f"agcluster: {error}", err=True)
+        raise typer.Exit(USAGE_ERROR) from None
+    try:
+        asyncio.run(_run(work, settings))
+    except AgClusterError as error:
+        typer.echo(f"agcluster: {told(error)}", err=True)
+        raise typer.Exit(1) from None
+    except KeyboardInterrupt:
+        raise typer.Exit(130) from None
+
+
+async def _run(work: Callable[[Store, Settings], Awaitable[None]], settings: Settings) -> None:
+    async with aclosing(open_store(settings, name="agcluster-cli")) as store:
+        await work(store, settings)
+
+
+def _reachable(settings: Settings) -> Settings:
+    if settings.redis_url is not None:
+        return settings
+    own = StateDir(settings.data_dir).redis_socket
+    if own.is_socket():
+        return settings.model_copy(update={"redis_url": socket_url(own)})
+    raise SettingsRefused(
+        f"{PREFIX}REDIS_URL is not set, and no `agcluster up` runs in {settings.data_dir}"
+    )
+
+
+def told(error: AgClusterError) -> str:
+    """The error in words for an operator."""
+    if isinstance(error, ConversationNotFound):
+        return f"there is no conversation {error}"
+    return str(error)
+
+
+async def find_conversation(store: Store, name: str) -> ConversationRecord:
+    """By its key, else by a label that only one has.
+
+    Raises `ConversationNotFound`, `AmbiguousName` and `StoreUnavailable`.
+    """
+    if (record := await store.conversations.get(ConversationKey(name))) is not None:
+        return record
+    found = [record async for record in store.conversations.scan() if record.label == name]
+    if not found:
+        raise ConversationNotFound(name)
+    if len(found) > 1:
+        keys = ", ".join(record.conversation for record in found)
+        raise AmbiguousName(f"several conversations are called {name}: {keys}")
+    return found[0]
+
+
+async def until(
+    is_true: Callable[[], Awaitable[bool]], *, within_s: float, every_s: float = 0.1
+) -> bool:
+    """Whether it became true in time. Redis tells nobody of a turn's end but who asked for it."""
+    deadline = time.monotonic() + within_s
+    while not await is_true():
+        if time.monotonic() > deadline:
+            return False
+        await asyncio.sleep(every_s)
+    return True
+
+
+async def first(found: AsyncIterator[ConversationRecord], limit: int) -> list[ConversationRecord]:
+    """The `limit` last used of all that are found."""
+    everything = [record async for record in found]
+    everything.sort(key=lambda record: record.last_active_ms, reverse=True)
+    return everything[:limit]
+
+
+def print_json(value: object) -> None:
+    typer.echo(json.dumps(value, indent=2, default=str))
+
+
+def print_facts(facts: Mapping[str, Any]) -> None:
+    """Names and values, one below the other; what has no value is left out."""
+    width = max(map(len, facts))
+    for name, value in facts.items():
+        if value not in (None, "", ()):
+            typer.echo(f"{name:<{width}}  {value}")
+
+
+def print_table(names: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    """Columns as wide as they have to be; the last one is open."""
+    lines = [list(names), *([str(cell) for cell in row] for row in rows)]
+    widths = [max(len(line[i]) for line in lines) for i in range(len(names))]
+    for line in lines:
+        cells = [cell.ljust(width) for cell, width in zip(line, widths, strict=True)]
+        typer.echo("  ".join(cells).rstrip())
+
+
+def at(ms: int | None) -> str | None:
+    """A moment of a record, for reading."""
+    if not ms:
+        return None
+    return datetime.fromtimestamp(ms / 1000, UTC).strftime("%Y-%m-%d %H:%M:%SZ")

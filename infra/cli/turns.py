@@ -1,0 +1,123 @@
+"""`agcluster turns`: turns for operators. A turn's id is the id of its completion."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Annotated, Any
+
+import typer
+
+from infra.cli.cluster import Json, at, print_facts, print_json, with_store
+from infra.runtime.settings import Settings
+from infra.store.open import Store
+from infra.store.turns import TurnRecord
+from infra.wire.errors import TurnNotFound, UnknownMessage
+from infra.wire.events import Event, TurnEnded, decode_event
+from infra.wire.ids import TurnId
+
+PAGE_EVENTS = 500
+LOOK_EVERY_S = 0.25
+"""The log's own rhythm: what is said live is logged this late at most."""
+
+app = typer.Typer(help="Look at turns, follow them, cancel them.", no_args_is_help=True)
+
+Id = Annotated[str, typer.Argument(help="`chatcmpl-…`")]
+
+
+@app.command("show")
+def show_turn(turn: Id, as_json: Json = False) -> None:
+    """Show what is on record of a turn. Never a key, and not what was said."""
+
+    async def work(store: Store, _: Settings) -> None:
+        record = await _find(store, turn)
+        if as_json:
+            print_json(_facts(record))
+        else:
+            print_facts(_readable(record))
+
+    with_store(work)
+
+
+@app.command("tail")
+def tail_turn(
+    turn: Id,
+    after: Annotated[int, typer.Option(min=0, help="Begin behind this event.")] = 0,
+    follow: Annotated[bool, typer.Option(help="Wait for more until the turn ends.")] = True,
+    as_json: Json = False,
+) -> None:
+    """Print a turn's events, and those still to come. This shows what users and agents say."""
+
+    async def work(store: Store, _: Settings) -> None:
+        await _find(store, turn)
+        await _tail(store, TurnId(turn), after=after, follow=follow, as_json=as_json)
+
+    with_store(work)
+
+
+@app.command("cancel")
+def cancel_turn(turn: Id) -> None:
+    """Ask for a turn's end: a waiting one ends at once, a running one within seconds."""
+
+    async def work(store: Store, _: Settings) -> None:
+        record = await _find(store, turn)
+        state = await store.turns.cancel(
+            record.turn, tenant=record.tenant, reason="stopped by the operator"
+        )
+        typer.echo(f"{turn} {'was' if state.is_terminal else 'is'} {state.value}")
+
+    with_store(work)
+
+
+async def _find(store: Store, turn: str) -> TurnRecord:
+    record = await store.turns.get(TurnId(turn))
+    if record is None:
+        raise TurnNotFound(f"there is no turn {turn} (any more)")
+    return record
+
+
+async def _tail(store: Store, turn: TurnId, *, after: int, follow: bool, as_json: bool) -> None:
+    while True:
+        page = await store.log.read(turn, after=after, limit=PAGE_EVENTS)
+        for n, payload in page.events:
+            after = n
+            typer.echo(f"{n} {payload.decode()}" if as_json else f"{n:>6} {_line(payload)}")
+        if len(page.events) == PAGE_EVENTS:
+            continue
+        if not follow or page.state is None or page.state.is_terminal:
+            return
+        await asyncio.sleep(LOOK_EVERY_S)
+
+
+def _line(payload: bytes) -> str:
+    """An event on one line."""
+    try:
+        event = decode_event(payload)
+    except UnknownMessage as error:
+        return f"{error.kind} (of a later version)"
+    return f"{event.type:<11} {_told(event)}".rstrip()
+
+
+def _told(event: Event) -> str:
+    if isinstance(event, TurnEnded):
+        error = f": {event.error.code.value}, {event.error.message}" if event.error else ""
+        return f"{event.state.value}{error}"
+    told: Mapping[str, Any] = event.model_dump(exclude={"type"}, exclude_none=True)
+    return " ".join(
+        repr(value) if isinstance(value, str) else str(value) for value in told.values()
+    )
+
+
+def _facts(record: TurnRecord) -> dict[str, Any]:
+    """The record without the sealed key: there is nothing to be read in it."""
+    facts = asdict(record)
+    facts["has_key"] = facts.pop("sealed_key") is not None
+    return facts
+
+
+def _readable(record: TurnRecord) -> dict[str, Any]:
+    facts = _facts(record)
+    for name in ("created", "ended", "key_expires"):
+        facts[name] = at(facts.pop(f"{name}_ms"))
+    return facts

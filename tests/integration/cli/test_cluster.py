@@ -1,0 +1,195 @@
+"""`agcluster sessions` and `agcluster turns`, as processes, on a real redis-server."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+
+from infra.store.keys import Keys
+from infra.wire.ids import TurnId
+from infra.wire.states import TurnState
+from tests.contract.store.scene import DONE, OTHER_C, OTHER_TENANT, TENANT, C, Scene, scene_at
+from tests.contract.store.scene import text_events as some_text
+from tests.fakes.redis_server import RealRedis
+from tests.parts import need
+
+pytestmark = pytest.mark.redis
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[RealRedis]:
+    need("redis")
+    server = RealRedis()
+    try:
+        server.launch()
+        yield server
+    finally:
+        server.remove()
+
+
+@pytest.fixture
+async def scene(server: RealRedis) -> AsyncIterator[Scene]:
+    async with scene_at(server.url, Keys()) as scene:
+        await scene.redis.flushall()
+        yield scene
+
+
+class Command:
+    """Runs `agcluster` against the server."""
+
+    def __init__(self, url: str | None, data_dir: Path) -> None:
+        self._environ = {"PATH": os.environ["PATH"], "AGCLUSTER_DATA_DIR": str(data_dir)}
+        if url:
+            self._environ["AGCLUSTER_REDIS_URL"] = url
+
+    async def __call__(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        return await asyncio.to_thread(
+            subprocess.run,
+            [sys.executable, "-m", "infra.cli.main", *arguments],
+            env=self._environ,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+
+    async def told(self, *arguments: str) -> str:
+        done = await self(*arguments)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+
+@pytest.fixture
+def agcluster(server: RealRedis, tmp_path: Path) -> Command:
+    return Command(server.url, tmp_path)
+
+
+async def ended(scene: Scene) -> TurnId:
+    lease, turn = await scene.begin()
+    await scene.store.log.append(lease, turn, some_text(1, 2))
+    await scene.store.turns.finish(lease, turn, 3, DONE, idle_timeout_s=60)
+    return turn
+
+
+async def test_sessions_of_all_tenants_are_listed(scene: Scene, agcluster: Command) -> None:
+    await ended(scene)
+    await scene.offer(scene.new_turn(OTHER_C, tenant=OTHER_TENANT, label="their-thread"))
+    everything = await agcluster.told("sessions", "list")
+    theirs = json.loads(
+        await agcluster.told("sessions", "list", "--tenant", OTHER_TENANT, "--json")
+    )
+    warm = await agcluster.told("sessions", "list", "--state", "warm")
+    assert C in everything
+    assert OTHER_C in everything
+    assert [record["label"] for record in theirs] == ["their-thread"]
+    assert C in warm
+    assert OTHER_C not in warm
+
+
+async def test_session_is_shown_by_key_and_by_label(scene: Scene, agcluster: Command) -> None:
+    turn = await ended(scene)
+    await scene.offer(scene.new_turn(OTHER_C, label="their-thread"))
+    shown = await agcluster.told("sessions", "show", C)
+    assert turn in shown
+    assert "warm" in shown
+    assert OTHER_C in await agcluster.told("sessions", "show", "their-thread")
+    unknown = await agcluster("sessions", "show", "nobody")
+    assert unknown.returncode == 1
+    assert "nobody" in unknown.stderr
+
+
+async def test_label_of_two_is_refused(scene: Scene, agcluster: Command) -> None:
+    for c in (C, OTHER_C):
+        await scene.offer(scene.new_turn(c, label="same"))
+    refused = await agcluster("sessions", "delete", "same")
+    assert refused.returncode == 1
+    assert C in refused.stderr
+    assert OTHER_C in refused.stderr
+
+
+async def test_stopped_session_is_due_and_stays(scene: Scene, agcluster: Command) -> None:
+    await ended(scene)
+    assert "stopping" in await agcluster.told("sessions", "stop", C)
+    assert [c for c, _, _ in await scene.store.conversations.due()] == [C]
+    assert await scene.store.conversations.get(C) is not None
+
+
+async def test_deleted_session_is_gone(scene: Scene, agcluster: Command) -> None:
+    turn = await ended(scene)
+    assert "host-a removes its files" in await agcluster.told("sessions", "delete", C)
+    assert await scene.store.conversations.get(C) is None
+    assert await scene.store.turns.get(turn) is None
+    assert (await agcluster("sessions", "delete", C)).returncode == 1
+
+
+async def test_busy_session_is_stopped_before_it_is_deleted(
+    scene: Scene, agcluster: Command
+) -> None:
+    lease, turn = await scene.begin()
+
+    async def obey() -> None:
+        async with asyncio.timeout(20):
+            while (await scene.store.leases.renew([lease])).cancelled == {}:  # noqa: ASYNC110
+                await asyncio.sleep(0.05)
+        end = DONE.model_copy(update={"state": TurnState.CANCELLED})
+        await scene.store.turns.finish(lease, turn, 1, end, idle_timeout_s=60)
+
+    async with asyncio.TaskGroup() as group:
+        group.create_task(obey())
+        told = await agcluster.told("sessions", "delete", C)
+    assert "deleted" in told
+
+
+async def test_turn_is_shown_without_its_key(scene: Scene, agcluster: Command) -> None:
+    _, turn = await scene.begin()
+    shown = await agcluster.told("turns", "show", turn)
+    as_json = await agcluster.told("turns", "show", turn, "--json")
+    assert "running" in shown
+    assert json.loads(as_json)["has_key"] is True
+    assert "sealed" not in (shown + as_json).replace("v1.sealed", "sealed!")
+    assert TENANT in shown
+
+
+async def test_events_of_a_turn_are_printed(scene: Scene, agcluster: Command) -> None:
+    turn = await ended(scene)
+    whole = await agcluster.told("turns", "tail", turn)
+    rest = await agcluster.told("turns", "tail", turn, "--after", "1", "--json")
+    assert [line.split()[:2] for line in whole.splitlines()] == [
+        ["1", "text"],
+        ["2", "text"],
+        ["3", "end"],
+    ]
+    assert [line.split(" ", 1)[0] for line in rest.splitlines()] == ["2", "3"]
+
+
+async def test_tail_follows_a_turn_until_it_ends(scene: Scene, agcluster: Command) -> None:
+    lease, turn = await scene.begin()
+    await scene.store.log.append(lease, turn, some_text(1, 1))
+    assert "word 1" in await agcluster.told("turns", "tail", turn, "--no-follow")
+    async with asyncio.TaskGroup() as group:
+        tail = group.create_task(agcluster.told("turns", "tail", turn))
+        await scene.store.log.append(lease, turn, some_text(2, 1))
+        await scene.store.turns.finish(lease, turn, 3, DONE, idle_timeout_s=60)
+    assert tail.result().splitlines()[-1].split() == ["3", "end", "done"]
+
+
+async def test_waiting_turn_is_cancelled_at_once(scene: Scene, agcluster: Command) -> None:
+    turn = await scene.submit()
+    assert "was cancelled" in await agcluster.told("turns", "cancel", turn)
+    assert await scene.turn_state(turn) is TurnState.CANCELLED
+    unknown = await agcluster("turns", "cancel", "chatcmpl-gone")
+    assert unknown.returncode == 1
+    assert "no turn chatcmpl-gone" in unknown.stderr
+
+
+async def test_command_finds_the_redis_of_agcluster_up(tmp_path: Path) -> None:
+    lost = await Command(None, tmp_path)("sessions", "list")
+    assert lost.returncode == 2
+    assert "AGCLUSTER_REDIS_URL" in lost.stderr
