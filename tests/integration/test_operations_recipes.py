@@ -12,6 +12,7 @@ import re
 import shutil
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
@@ -59,10 +60,15 @@ EXPECTED = {
     "How large its transcript is": "session-1",
     "Which conversations a tenant has": "{C}",
     "Which deleted ones still have files on a host": "{GONE}",
+    "List and show them with `agcluster`": "{TURN}",
+    "Stop one with `agcluster`": "stopping {IDLE} (was warm)",
+    "Delete one with `agcluster`": "deleted {IDLE}; {HOST} removes its files",
     "Which turns have not ended": "{TURN}",
     "What became of one": "running",
     "Its last words": "Hello",
     "A tenant's turns that have not ended": "{TURN}",
+    "Look at one with `agcluster`": "'Hello'",
+    "Cancel one with `agcluster`": "{TURN} is running",
     "Cancel one by hand": "0",
     "Which workers live": "{WORKER}",
     "What one is doing": "ready",
@@ -85,13 +91,13 @@ class Recipe:
 
 
 def recipes() -> list[Recipe]:
-    """All `###` sections that hold a shell block with redis-cli in it."""
+    """All `###` sections that hold a shell block with redis-cli or agcluster in it."""
     sections = re.split(r"^### ", DOCUMENT.read_text(), flags=re.MULTILINE)[1:]
     found = []
     for section in sections:
         if blocks := re.findall(r"```sh\n(.*?)```", section.split("\n## ")[0], flags=re.DOTALL):
             commands = "".join(blocks)
-            if "redis-cli" in commands:
+            if commands.startswith(("redis-cli", "agcluster")):
                 found.append(Recipe(section.partition("\n")[0].strip(), commands))
     return found
 
@@ -214,10 +220,14 @@ async def _ended_turn(redis: Redis, keys: Keys, lease: Lease, tenant: TenantId) 
 def _run(commands: str, variables: dict[str, str]) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         ["sh", "-ec", commands],
-        env={"PATH": os.environ["PATH"], **variables},
+        env={
+            "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+            "AGCLUSTER_REDIS_URL": variables["REDIS_URL"],
+            **variables,
+        },
         capture_output=True,
         text=True,
-        timeout=20,
+        timeout=60,
         check=False,
     )
 
