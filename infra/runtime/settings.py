@@ -318,10 +318,22 @@ class Settings(BaseModel):
         return value
 
     @model_validator(mode="after")
+    def _conversations_outlive_their_turns(self) -> Settings:
+        needed_s = self.queue_timeout_s + self.turn_deadline_s + 60
+        if self.retention_s < needed_s:
+            raise ValueError(
+                "AGCLUSTER_RETENTION_S must be at least AGCLUSTER_QUEUE_TIMEOUT_S + "
+                f"AGCLUSTER_TURN_DEADLINE_S + 60 ({needed_s:g})"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _aliases_lead_somewhere(self) -> Settings:
         if lost := [a for a, m in self.model_aliases.items() if m not in self.models]:
             if "model_aliases" in self.model_fields_set:
-                raise ValueError(f"model_aliases name models that are not in models: {lost}")
+                raise ValueError(
+                    f"AGCLUSTER_MODEL_ALIASES name models that are not in AGCLUSTER_MODELS: {lost}"
+                )
             kept = {a: m for a, m in self.model_aliases.items() if m in self.models}
             object.__setattr__(self, "model_aliases", kept)
         return self
@@ -397,5 +409,5 @@ def _explain(error: ValidationError) -> str:
     for fault in error.errors(include_url=False, include_input=False):
         name = PREFIX + ".".join(str(part) for part in fault["loc"]).upper()
         what = "is not a setting" if fault["type"] == "extra_forbidden" else fault["msg"]
-        lines.append(f"{name}: {what}")
+        lines.append(f"{name}: {what}" if fault["loc"] else what)
     return "; ".join(lines)

@@ -74,9 +74,10 @@ def decide(
     known, before = [a.digest for a in accepted], list(sent[:-1])
     if known == before:
         return Continue()
-    # The same first message once more redoes it. Later the client has shown that it never sends
-    # history, and what it says twice it means twice.
-    is_new = len(sent) == 1 and (len(known) > 1 or known[0] != sent[0])
+    # The same first message once more redoes it, and so does one after a first message of which
+    # it is not known whether the agent took it (''). Later the client has shown that it never
+    # sends history, and what it says twice it means twice.
+    is_new = len(sent) == 1 and (len(known) > 1 or known[0] not in ("", sent[0]))
     if is_thin and not resends and is_new:
         return Continue()
     keep = len(before)

@@ -110,3 +110,8 @@ def test_settings_survive_the_way_to_a_child_process() -> None:
     arrived = load_settings(as_environment(settings), env_file=None)
     assert arrived == settings
     assert arrived.egress is EgressPolicy.ALLOWLIST
+
+
+def test_a_conversation_outlives_its_longest_turn() -> None:
+    with pytest.raises(SettingsRefused, match="AGCLUSTER_RETENTION_S must be at least"):
+        load_settings({"AGCLUSTER_RETENTION_S": "600"}, env_file=None)

@@ -64,3 +64,8 @@ def test_digest_forgives_blanks_but_not_words() -> None:
     assert digest((TextBlock(text="a"), TextBlock(text="b"))) != digest(one("ab"))
     picture = ImageBlock(media_type="image/png", data="AAAA")
     assert digest((*one("a"), picture)) != digest(one("a"))
+
+
+def test_a_lone_message_after_a_doubtful_first_one_starts_fresh() -> None:
+    doubtful = [Accepted(digest="", turn=TurnId("t"))]
+    assert decide(doubtful, ["a"], is_thin=True, resends=False) == Fresh()
