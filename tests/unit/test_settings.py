@@ -62,7 +62,7 @@ def test_lists_and_pairs_are_written_by_hand_or_as_json() -> None:
 
 
 def test_an_alias_must_lead_to_an_offered_model() -> None:
-    with pytest.raises(SettingsRefused, match="not in models"):
+    with pytest.raises(SettingsRefused, match="not in AGCLUSTER_MODELS"):
         load(models="a", model_aliases="x=gone")
 
 
