@@ -50,3 +50,18 @@ def chain(system_prompt: str | None, sent: Sequence[str], answer_head: str) -> s
     """32 hex digits for a conversation up to an answer. `sent` holds digests of user messages."""
     said = json.dumps([system_prompt or "", *sent, answer_head])
     return hashlib.sha256(said.encode()).hexdigest()[:32]
+
+
+def last_chains(
+    system_prompt: str | None, sent: Sequence[str], answers: Sequence[str]
+) -> tuple[str, str | None]:
+    """The chains up to the last answer and, where there is one, up to the answer before it.
+
+    `sent` begins with what each answer was given to; there is at least one answer. Only these two
+    are made: one for each turn would cost the square of the history's length.
+    """
+    last, *before = [
+        chain(system_prompt, sent[:end], head_of(answers[end - 1]))
+        for end in range(len(answers), max(0, len(answers) - 2), -1)
+    ]
+    return last, before[0] if before else None

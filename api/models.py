@@ -31,6 +31,9 @@ In a side request the bounds on tokens and `response_format` count (`api.side_re
 Fields that are unknown to us are ignored as well; `n` above 1 is refused.
 """
 
+MESSAGES_MAX = 4096
+"""A history of more would keep a replica's other streams waiting while it is read."""
+
 _Number = Annotated[float, Field(strict=False)]
 _Whole = Annotated[int, Field(strict=False)]
 
@@ -70,7 +73,7 @@ class ChatRequest(_Shape):
     """The body of `POST /v1/chat/completions`."""
 
     model: str = Field(min_length=1, max_length=256, description="A model or alias of /v1/models.")
-    messages: list[ChatMessage] = Field(min_length=1)
+    messages: list[ChatMessage] = Field(min_length=1, max_length=MESSAGES_MAX)
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     n: _Whole | None = Field(None, description="Only 1.")

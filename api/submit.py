@@ -8,7 +8,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 
 from api.auth import Caller
-from api.chain import chain, head_of
+from api.chain import last_chains
 from api.errands import Errands
 from api.hold import HeldTurn, Trail
 from api.naming import label
@@ -126,14 +126,11 @@ class TurnOpener:
         said = ask.prompt
         if len(said.sent) < 2:
             return None
-        before = [
-            chain(said.system_prompt, said.sent[:end], head_of(answer))
-            for end, answer in enumerate(said.answers, start=1)
-        ]
+        before, earlier = last_chains(said.system_prompt, said.sent, said.answers)
         return await self._chains.take(
             ask.caller.tenant,
-            before[-1],
-            earlier=before[-2] if len(before) > 1 else None,
+            before,
+            earlier=earlier,
             retention_s=self._settings.retention_s,
         )
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
-from api.chain import HEAD_CHARS, AnswerHead, chain, head_of
+from api.chain import HEAD_CHARS, AnswerHead, chain, head_of, last_chains
 
 
 @pytest.mark.parametrize("parts", [["one two\n"], ["o", "ne", " ", "t", "wo"], [" one\ttwo "]])
@@ -36,3 +38,25 @@ def test_chain_differs_by_whatever_was_said() -> None:
     }
     assert len(chains) == 6
     assert chain("", ("a",), "x") == chain(None, ("a",), "x")
+
+
+class Counted(tuple[str, ...]):
+    """Counts what is taken out of it."""
+
+    taken = 0
+
+    def __getitem__(self, at: Any) -> Any:
+        out = super().__getitem__(at)
+        self.taken += len(out) if isinstance(at, slice) else 1
+        return out
+
+
+def test_long_history_is_read_twice_at_most() -> None:
+    """One chain for each of 8,000 turns, of which two were used, took the event loop 8 s."""
+    sent, answers = Counted(f"{n}" for n in range(8_001)), [f"to {n}" for n in range(8_000)]
+    assert last_chains("s", sent, answers) == (
+        chain("s", tuple(sent)[:8_000], "to7999"),
+        chain("s", tuple(sent)[:7_999], "to7998"),
+    )
+    assert sent.taken <= 2 * len(sent)
+    assert last_chains(None, ("a", "b"), ("x",)) == (chain(None, ("a",), "x"), None)
