@@ -59,7 +59,8 @@ class WholeAnswer(Response):
         answer = await self._answer()
         await self._turn.answered()
         await answer(scope, receive, send)
-        self._turn.delivered()
+        if self._turn.relay.is_ended:  # Else we failed, not the turn: it is to be had yet.
+            self._turn.delivered()
 
     async def _answer(self) -> Response:
         try:

@@ -42,7 +42,7 @@ class OpenTurn:
         """The answer is known; its last bytes have not gone out. Never raises."""
 
     def delivered(self) -> None:
-        """The client was handed the whole answer."""
+        """The client was handed the whole answer, the turn's own end included."""
 
     def leave(self, *, hung_up: bool) -> None:
         """Let go."""

@@ -113,7 +113,8 @@ class ChatStream(EventSourceResponse):
                 body += self._frames.last(end, self._turn.relay.cursor)
             await self._turn.answered()
             await self._push(send, body, more=False)
-        self._turn.delivered()
+        if self._turn.relay.is_ended:  # Else we failed, not the turn: it is to be had yet.
+            self._turn.delivered()
 
     async def _until_settled(self) -> list[bytes]:
         """The first events, up to one that settles the outcome, or those of `commit_after_s`."""

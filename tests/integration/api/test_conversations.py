@@ -251,6 +251,31 @@ async def test_answer_that_was_never_delivered_is_given_to_its_repeat() -> None:
     assert len(api.worker.requests) == 2
 
 
+@pytest.mark.parametrize("stream", [True, False])
+async def test_answer_cut_short_by_a_shutdown_is_given_to_its_repeat(stream: bool) -> None:
+    """The error in its place counted as the answer: the repeat ran the turn a second time."""
+    headers = {"x-conversation-id": "c", "x-message-id": "m"}
+    script: Script = {"go": [TextDelta(text="on"), Gate("end"), TextDelta(text="ce")]}
+    async with (
+        running_api(script) as api,
+        running_api(store=api.store, has_worker=False, settings={"drain_timeout_s": 0.2}) as far,
+    ):
+        async with asyncio.TaskGroup() as group:
+            cut = group.create_task(ask(far, user("go"), headers=headers, stream=stream))
+            await until(lambda: api.worker.requests)
+            far.stop.set()
+        assert "shutting_down" in cut.result().text
+        api.worker.gates["end"].set()
+        async with asyncio.timeout(10):
+            assert (await api.worker.ended.get())[1] is TurnState.DONE
+        again = await ask(api, user("go"), headers=headers, stream=stream)
+        assert len(api.worker.requests) == 1
+        assert "shutting_down" not in again.text
+        await ask(api, user("go"), headers=headers, stream=stream)
+        assert len(api.worker.requests) == 2
+    assert again.status_code == 200
+
+
 async def test_repeat_joins_its_turn_on_another_replica() -> None:
     headers = {"x-conversation-id": "c", "x-message-id": "m"}
     script: Script = {"go": [TextDelta(text="on"), Gate("end"), Pause(0.3), TextDelta(text="ce")]}
