@@ -19,8 +19,13 @@ from infra.wire.errors import LeaseLost
 from infra.wire.ids import TurnId
 from infra.wire.states import TurnState
 
-EVENTS_MAX = 20_000
-"""A log keeps about this many events; a reader further behind sees a gap in the numbers."""
+EVENTS_MAX = 200_000
+"""A log keeps about this many events; a reader further behind sees a gap in the numbers.
+
+It takes about 100 bytes of Redis for an event of a few words, so 20 MB for the longest turn, until
+an hour after its end. Who reads a longer one from the beginning (a repeat, or who comes back) is
+told `turn_log_lost`; who follows it live misses nothing.
+"""
 
 
 @dataclass(frozen=True)
