@@ -20,7 +20,7 @@ class ChainStore:
     async def take(
         self, tenant: TenantId, chain: str, *, earlier: str | None, retention_s: float
     ) -> ConversationKey | None:
-        """The conversation under `chain`, if exactly one is; it is forgotten under `earlier`.
+        """The conversation under `chain`, if only it ever was; `earlier` leads to none any more.
 
         None otherwise: two that cannot be told apart must not share a container. Raises
         `StoreUnavailable`.

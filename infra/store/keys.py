@@ -87,8 +87,8 @@ class Keys:
         return f"{self.prefix}:idem:{tenant}:{digest}"
 
     def chain(self, tenant: TenantId, chain: str) -> str:
-        """Set: conversations whose client named none, by a digest of what was said. take_chain,
-        put_chain; the retention.
+        """Set: the conversation whose client named none, by a digest of what was said, or `*` where
+        it is not to be taken. take_chain, put_chain; the retention.
         """
         return f"{self.prefix}:chain:{tenant}:{chain}"
 

@@ -4,16 +4,16 @@
 -- ARGV  1 conversation  2 retention (ms)
 -- Returns 1.
 --
--- Two are as good as many: neither is taken any more. So a set stays small, however often a robot
--- says the same to the same answer.
-local living = 0
+-- Where another is on record, or was, '*' takes the place of all and stays: nobody is taken any
+-- more. A conversation that is forgotten counts too, for its client may still come back to it, and
+-- would get the other's container. So a set holds one member, however many say the same.
 for _, conversation in ipairs(redis.call('SMEMBERS', KEYS[1])) do
-  if redis.call('EXISTS', key('conversation', conversation)) == 1 then
-    living = living + 1
-  else
-    redis.call('SREM', KEYS[1], conversation)
+  if conversation ~= ARGV[1] then
+    redis.call('DEL', KEYS[1])
+    ARGV[1] = '*'
+    break
   end
 end
-if living < 2 then redis.call('SADD', KEYS[1], ARGV[1]) end
+redis.call('SADD', KEYS[1], ARGV[1])
 redis.call('PEXPIRE', KEYS[1], ARGV[2])
 return 1

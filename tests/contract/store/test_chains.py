@@ -54,12 +54,36 @@ async def test_forgotten_conversation_is_not_found(scene: Scene) -> None:
     assert await take(scene, FIRST) is None
 
 
-async def test_forgotten_conversation_does_not_stand_in_anothers_way(scene: Scene) -> None:
+async def test_client_of_a_forgotten_conversation_does_not_get_anothers(scene: Scene) -> None:
+    """Both send the same: who comes back to what is forgotten cannot be told from the other."""
     await put(scene, FIRST, OTHER_C)
     await scene.submit()
     await put(scene, FIRST)
-    assert await take(scene, FIRST) == C
+    assert await take(scene, FIRST) is None
     assert await candidates(scene, FIRST) == 1
+
+
+async def test_one_of_two_alike_is_not_taken_when_it_alone_is_left(scene: Scene) -> None:
+    """It was: a set forgot those that were no more, and a third in place of them."""
+    for c in (C, OTHER_C):
+        await put(scene, FIRST, c)
+    await scene.submit()
+    for _ in range(2):
+        await put(scene, FIRST)
+        assert await take(scene, FIRST) is None
+
+
+async def test_edit_never_takes_who_said_the_same_after_the_chat_moved_on(scene: Scene) -> None:
+    """The chain that a chat left was empty, so whoever came next was alone there."""
+    await scene.submit()
+    await scene.submit(OTHER_C)
+    await put(scene, FIRST)
+    await put(scene, SECOND)
+    assert await take(scene, SECOND, earlier=FIRST) == C
+    await put(scene, FIRST, OTHER_C)
+    assert await take(scene, FIRST) is None
+    assert await take(scene, SECOND, earlier=FIRST) == C
+    assert await scene.redis.pttl(scene.keys.chain(TENANT, FIRST)) > 6 * 86_400_000
 
 
 async def test_copy_of_an_earlier_turn_is_not_the_same_conversation(scene: Scene) -> None:
@@ -76,5 +100,5 @@ async def test_chain_that_many_share_stays_small(scene: Scene) -> None:
         c = ConversationKey(f"{i:024x}")
         await scene.submit(c)
         await put(scene, THIRD, c)
-    assert await candidates(scene, THIRD) == 2
+    assert await candidates(scene, THIRD) == 1
     assert await take(scene, THIRD) is None
