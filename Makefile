@@ -8,8 +8,9 @@ ARGS   ?=
 BIN := $(VENV)/bin
 # What the environment depends on. The install is editable, so the code itself is not among it.
 INPUTS := pyproject.toml
-# Real containers take their time; `check` is for the minute after every change.
-QUICK := not docker and not bwrap and not sdk and not compose
+# Real parts take their time (contracts run on the fakes here, on both in `make test`); `check` is for
+# the minute after every change.
+QUICK := not redis and not docker and not bwrap and not sdk and not compose
 
 .DEFAULT_GOAL := help
 .PHONY: help run test check static fmt docs image control-image env compose bench clean
