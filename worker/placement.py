@@ -36,6 +36,8 @@ class Placement:
         self._on_room = on_room
         self._conversations: dict[ConversationKey, Conversation] = {}
         self._placing: set[ConversationKey] = set()
+        self._coming: set[ConversationKey] = set()
+        """Those being placed that have their slot already: eight claims run at once."""
         self._group: asyncio.TaskGroup | None = None
         self._running = asyncio.Event()
         self._empty = asyncio.Event()
@@ -71,7 +73,7 @@ class Placement:
         """Whether a new conversation could start, if need be in the place of an idle one."""
         if self._is_closed:
             return False
-        return self.used < self._slots or any(
+        return self._has_free_slot() or any(
             actor.is_resting for actor in self._conversations.values()
         )
 
@@ -113,7 +115,11 @@ class Placement:
             ):
                 return
             if not (may_exceed or self._make_room()):
+                # Not where its files are here: another host would only send it back.
+                if turn and asked_ms is not None and not self._is_home(found):
+                    await self._parts.queue.enqueue(turn, None)
                 return
+            self._coming.add(c)
             held = await self._parts.ownership.acquire(c)
             if self._is_closed:
                 state = found.state if found else ConversationState.COLD
@@ -125,11 +131,18 @@ class Placement:
                 await self._parts.queue.enqueue(turn, WorkerId(held_by.owner))
         finally:
             self._placing.discard(c)
+            if c in self._coming:
+                self._coming.discard(c)
+                if c not in self._conversations:
+                    self._on_room()
 
     def turn_waits(self, c: ConversationKey) -> None:
         """A turn has come; if the conversation is not ours any more, the sweepers offer it."""
         if actor := self._conversations.get(c):
             actor.poke()
+
+    def _is_home(self, found: ConversationRecord | None) -> bool:
+        return found is not None and found.host == self._parts.host_id
 
     async def _send_home(self, found: ConversationRecord, turn: TurnId, asked_ms: int) -> bool:
         """Leave the turn to a worker of the host where the conversation's files are.
@@ -164,12 +177,15 @@ class Placement:
         if actor := self._conversations.get(exit.conversation):
             actor.container_exited(exit)
 
+    def _has_free_slot(self) -> bool:
+        return self.used + len(self._coming) < self._slots
+
     def _make_room(self) -> bool:
         """Room for one more; the longest idle conversation gives its place if there is none.
 
         Its container goes while the new one comes: for that moment there is one more than slots.
         """
-        if self.used < self._slots:
+        if self._has_free_slot():
             return True
         resting = [a for a in self._conversations.values() if a.is_resting]
         if not resting:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import time
 
@@ -16,6 +17,7 @@ from tests.fakes.memory_host import MemoryHost, SlowHost
 from tests.fakes.worker_stage import Stage, conversation, eventually
 from worker.folders import Folders
 from worker.hosts import ContainerSpec, Limits
+from worker.ownership import HeldLease
 
 C = conversation("one")
 D = conversation("two")
@@ -323,3 +325,31 @@ async def test_a_home_without_room_is_not_waited_for(stage: Stage) -> None:
     assert (await stage.ended(turn)).state is TurnState.DONE
     assert await stage.log_text(turn) == "echo hi | history"
     assert C in away.process.placement.conversations
+
+
+# Many at once, and turns only the leaving owner was told of
+
+
+async def test_claims_that_run_at_once_do_not_take_more_than_the_slots(stage: Stage) -> None:
+    worker = await stage.worker(slots=2)
+    placement, acquire = worker.process.placement, worker.process.parts.ownership.acquire
+
+    async def slow_acquire(c: ConversationKey) -> HeldLease:
+        await asyncio.sleep(0.05)
+        return await acquire(c)
+
+    worker.process.parts.ownership.acquire = slow_acquire  # type: ignore[method-assign]
+    turns = [
+        await stage.ask(conversation(f"n{n}"), "hang", is_hinted=False, deadline_s=5)
+        for n in range(6)
+    ]
+    worker.process.reaper.sweep = _no_sweep  # type: ignore[method-assign]
+
+    await asyncio.gather(*(placement.claim(turn) for turn in turns))
+
+    assert placement.used == 2
+    assert not placement.has_room()
+
+
+async def test_a_turn_only_theasync def _no_sweep() -> None:
+    """Nothing but the hints of the test."""
