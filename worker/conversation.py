@@ -104,6 +104,8 @@ class Conversation:
         """Warm with nothing to do: its container may be taken for another conversation."""
         self.was_poked = True
         """A turn may be waiting: look for it before anything else."""
+        self.left_waiting: TurnId | None = None
+        """A turn that waited when the lease was released; nobody else was told of it."""
         self._parts = parts
         self._held = held
         self._on_rest = on_rest
@@ -597,7 +599,9 @@ class Conversation:
 
     async def _go_cold(self) -> None:
         try:
-            await self._parts.ownership.release(self._held, ConversationState.COLD)
+            self.left_waiting = await self._parts.ownership.release(
+                self._held, ConversationState.COLD
+            )
         except StoreUnavailable as error:
             log.warning("lease left to lapse: %s", error, extra=fields(conversation=self.key))
 
@@ -608,7 +612,7 @@ class Conversation:
             async with asyncio.timeout(self._parts.timings.hand_over_s):
                 if run is not None:
                     await run.append_rest()
-                await self._parts.ownership.release(self._held, self._state)
+                self.left_waiting = await self._parts.ownership.release(self._held, self._state)
         except (StoreUnavailable, LeaseLost, TimeoutError) as error:
             log.warning("not handed over: %r", error, extra=fields(conversation=self.key))
             self._parts.ownership.forget(self._held)

@@ -103,10 +103,13 @@ class Ownership:
         self._held[c] = held
         return held
 
-    async def release(self, held: HeldLease, state: ConversationState) -> None:
-        """Give it up at once, here and in Redis. Raises `StoreUnavailable`; it then lapses."""
+    async def release(self, held: HeldLease, state: ConversationState) -> TurnId | None:
+        """Give it up at once, here and in Redis; a turn that waits is returned.
+
+        Raises `StoreUnavailable`; it then lapses.
+        """
         self.forget(held)
-        await self._leases.release(held.lease, state)
+        return await self._leases.release(held.lease, state)
 
     def forget(self, held: HeldLease) -> None:
         """Renew it no more."""

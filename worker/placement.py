@@ -219,6 +219,8 @@ class Placement:
         self._on_room()
         if departure is Departure.LOST or (departure is Departure.COLD and actor.was_poked):
             await self._take_again(actor.key)
+        if actor.left_waiting and actor.key not in self._conversations:
+            await self._offer(actor.left_waiting)
 
     async def _take_again(self, c: ConversationKey) -> None:
         """A lost lease nobody else took, or a turn that came while the actor left."""
@@ -226,6 +228,13 @@ class Placement:
             await self.place(c)
         except AgClusterError as error:
             log.info("left to the sweepers: %s", error, extra=fields(conversation=c))
+
+    async def _offer(self, turn: TurnId) -> None:
+        """A turn that only we were told of, to whoever has room."""
+        try:
+            await self._parts.queue.enqueue(turn, None)
+        except AgClusterError as error:
+            log.info("left to the sweepers: %s", error, extra=fields(turn=turn))
 
     async def _abandon(self, held: HeldLease) -> None:
         try:

@@ -85,12 +85,13 @@ class LeaseStore:
                 cancelled[lease.conversation] = (TurnId(text(answer[1])), reason)
         return Renewal(frozenset(lost), cancelled)
 
-    async def release(self, lease: Lease, state: ConversationState) -> None:
+    async def release(self, lease: Lease, state: ConversationState) -> TurnId | None:
         """Give it up and leave the conversation in `state` (cold). A lost lease is no error.
 
         Cold is reached through stopping where the table has no direct step; the state it has
         already is fine, too (a handover leaves it warm or busy). An unfinished turn then comes up
-        in the next sweep. Raises `IllegalTransition`.
+        in the next sweep. Returns the turn that waits if there is one and none is unfinished: only
+        this owner was told of it. Raises `IllegalTransition`.
         """
         c = lease.conversation
         answer = await self._scripts.run(
@@ -100,11 +101,14 @@ class LeaseStore:
                 self._keys.lease(c),
                 self._keys.idle(),
                 self._keys.turns_open(),
+                self._keys.todo(c),
             ],
             [c, lease.worker, str(lease.fence), state.value],
         )
         if answer[0] == b"illegal":
             raise IllegalTransition(f"conversation {c}", text(answer[1]), state.value)
+        waiting = optional(answer[1]) if answer[0] == b"ok" else None
+        return TurnId(waiting) if waiting else None
 
 
 def _ms(seconds: float) -> int:

@@ -1,11 +1,13 @@
 -- release: gives a lease up and leaves the conversation in a state.
 --
--- KEYS  1 conversation  2 lease  3 idle  4 turns_open
+-- KEYS  1 conversation  2 lease  3 idle  4 turns_open  5 todo
 -- ARGV  1 conversation  2 worker  3 fence  4 state
--- Returns {'ok'}, {'lost'} or {'illegal', old state}.
+-- Returns {'ok', first waiting turn or ''}, {'lost'} or {'illegal', old state}.
 --
 -- Cold is reached through stopping where the table has no direct step. An unfinished turn comes up
--- in the next sweep, so that a successor adopts it at once. A conversation nobody asked for (a deleted
+-- in the next sweep, so that a successor adopts it at once. Without one the first waiting turn does:
+-- its submitter told this owner and nobody else. Behind an unfinished turn it is not offered, for
+-- that one belongs to a worker of this host. A conversation nobody asked for (a deleted
 -- one, or one that only its container still knew) is forgotten.
 if not is_owner(KEYS[1], ARGV[2], ARGV[3]) then return {'lost'} end
 local held = redis.call('HMGET', KEYS[1], 'state', 'turn')
@@ -27,6 +29,8 @@ if new == 'cold' or new == 'lost' then
   redis.call('HDEL', KEYS[1], 'container', 'idle_at')
   redis.call('ZREM', KEYS[3], ARGV[1])
 end
-if held[2] then redis.call('ZADD', KEYS[4], '0', held[2]) end
+local waiting = not held[2] and redis.call('LINDEX', KEYS[5], 0)
+local next_turn = held[2] or waiting
+if next_turn then redis.call('ZADD', KEYS[4], '0', next_turn) end
 if new == 'cold' and not redis.call('HGET', KEYS[1], 'tenant') then redis.call('DEL', KEYS[1]) end
-return {'ok'}
+return {'ok', waiting or ''}

@@ -214,3 +214,22 @@ async def test_the_host_on_record_is_where_the_container_is(scene: Scene) -> Non
     assert record
     assert record.host == HOST_B
     assert record.container is None
+
+
+async def test_a_release_names_the_turn_that_waits_and_offers_it_to_the_sweeps(
+    scene: Scene,
+) -> None:
+    lease = await scene.acquire(W1)
+    turn = await scene.submit()
+
+    assert await scene.store.leases.release(lease, ConversationState.COLD) == turn
+    assert await scene.redis.zscore(scene.keys.turns_open(), turn) == 0
+
+
+async def test_a_turn_that_waits_behind_an_unfinished_one_is_not_offered(scene: Scene) -> None:
+    lease, running = await scene.begin(W1)
+    waiting = await scene.submit()
+
+    assert await scene.store.leases.release(lease, ConversationState.BUSY) is None
+    assert await scene.redis.zscore(scene.keys.turns_open(), running) == 0
+    assert await scene.redis.zscore(scene.keys.turns_open(), waiting) != 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
+from dataclasses import replace
 
 import pytest
 from fakeredis import FakeAsyncRedis, FakeServer
@@ -14,7 +15,7 @@ from infra.wire.errors import ErrorCode
 from infra.wire.ids import ConversationKey, Fence, HostId
 from infra.wire.states import ConversationState, TurnState
 from tests.fakes.memory_host import MemoryHost, SlowHost
-from tests.fakes.worker_stage import Stage, conversation, eventually
+from tests.fakes.worker_stage import QUICK, Stage, conversation, eventually
 from worker.folders import Folders
 from worker.hosts import ContainerSpec, Limits
 from worker.ownership import HeldLease
@@ -351,5 +352,22 @@ async def test_claims_that_run_at_once_do_not_take_more_than_the_slots(stage: St
     assert not placement.has_room()
 
 
-async def test_a_turn_only_theasync def _no_sweep() -> None:
+async def test_a_turn_only_the_leaving_owner_was_told_of_is_started_by_another(
+    stage: Stage,
+) -> None:
+    unhurried = replace(QUICK, sweep_at_least_s=60.0, sweep_at_most_s=60.0)
+    first = await stage.worker(timings=unhurried)
+    await stage.ended(await stage.ask(C, "echo hi"))
+    first.process.placement.turn_waits = lambda c: None  # type: ignore[method-assign]
+    turn = await stage.ask(C, "echo heard", is_hinted=False)
+    second = await stage.worker(timings=unhurried)
+    first.stop_asked.set()
+
+    assert (await stage.ended(turn, timeout_s=5)).state is TurnState.DONE
+
+    await first.left()
+    assert C in second.process.placement.conversations
+
+
+async def _no_sweep() -> None:
     """Nothing but the hints of the test."""
