@@ -22,7 +22,7 @@ from infra.store.open import Store
 from infra.store.queue import SideClaims
 from infra.store.workers import BEAT_EVERY_S, WorkerRecord
 from infra.wire.control import CancelTurn, Drain, StopSession, TurnWaits
-from infra.wire.errors import AgClusterError, StoreUnavailable
+from infra.wire.errors import AgClusterError, ContainerFailed, StoreUnavailable
 from infra.wire.ids import ConversationKey, TurnId, WorkerId
 from worker.conversation import Conversation
 from worker.decisions import slots_for
@@ -274,7 +274,10 @@ class WorkerProcess:
         if is_alone:
             return await self.reaper.stop_all()
         for container in ours:
-            await self.parts.host.stop(container)
+            try:
+                await self.parts.host.stop(container)
+            except ContainerFailed as error:
+                log.error("container not stopped: %s", error, extra=fields(id=container))
 
     async def _all_left(self, timeout_s: float) -> None:
         if not await self.placement.wait_empty(timeout_s=timeout_s):

@@ -223,7 +223,11 @@ class Reaper:
             extra=fields(id=container.id, conversation=container.conversation),
         )
         # Not its sockets: the conversation may have another container. Tidying looks into that.
-        await self._parts.host.stop(container.id)
+        try:
+            await self._parts.host.stop(container.id)
+        except ContainerFailed as error:
+            # One that resists must not keep the others from being looked at.
+            log.error("orphan not stopped: %s", error, extra=fields(id=container.id))
 
     async def _tidy_folders(
         self, in_use: set[ConversationKey], others: frozenset[WorkerId]

@@ -11,13 +11,13 @@ import pytest
 from fakeredis import FakeAsyncRedis, FakeServer
 
 from infra.wire.control import Drain
-from infra.wire.errors import ErrorCode
+from infra.wire.errors import ContainerFailed, ErrorCode
 from infra.wire.ids import ConversationKey, Fence, HostId
 from infra.wire.states import ConversationState, TurnState
 from tests.fakes.memory_host import MemoryHost, SlowHost
 from tests.fakes.worker_stage import QUICK, Stage, conversation, eventually
 from worker.folders import Folders
-from worker.hosts import ContainerSpec, Limits
+from worker.hosts import ContainerId, ContainerSpec, Limits
 from worker.ownership import HeldLease
 
 C = conversation("one")
@@ -367,6 +367,27 @@ async def test_a_turn_only_the_leaving_owner_was_told_of_is_started_by_another(
 
     await first.left()
     assert C in second.process.placement.conversations
+
+
+async def test_a_container_that_cannot_be_stopped_does_not_end_the_round(stage: Stage) -> None:
+    worker = await stage.worker(timings=replace(QUICK, reconcile_every_s=60.0))
+    for name in ("stubborn", "other"):
+        await leave_container(stage, name)
+    host = worker.process.parts.host
+    stop, stubborn = host.stop, next(iter(stage.machine.kept))
+
+    async def stop_but_one(id: ContainerId, *, grace_s: float = 2.0) -> None:
+        if id == stubborn:
+            raise ContainerFailed("it resists")
+        await stop(id, grace_s=grace_s)
+
+    host.stop = stop_but_one  # type: ignore[method-assign]
+    await worker.process.reaper.reconcile()
+    await asyncio.sleep(QUICK.orphan_grace_s + 0.1)
+
+    await worker.process.reaper.reconcile()
+
+    assert list(stage.machine.kept) == [stubborn]
 
 
 async def _no_sweep() -> None:
