@@ -271,7 +271,12 @@ class Conversation:
 
     async def _serve(self) -> None:
         """Turn after turn; returns when there is neither a turn nor a container."""
-        await self._recover()
+        if not await self._recover():
+            # Not poked either: the sweeps try again, in their rhythm.
+            self.was_poked = False
+            await self._go_cold()
+            self.left_waiting = None
+            return None
         while True:
             self._wake.clear()
             if self._is_draining:
@@ -474,13 +479,16 @@ class Conversation:
 
     # The container
 
-    async def _recover(self) -> None:
-        """Find what an owner before us left: a container to go on with, or remains to clear."""
+    async def _recover(self) -> bool:
+        """Find what an owner before us left: a container to go on with, or remains to clear.
+
+        False when a deleted conversation's files are still in place: no turn may be served on them.
+        """
         conversations, host = self._parts.conversations, self._parts.host_id
         if await self._insist(lambda: conversations.is_wipe_due(self.key, host)):
             return await self._wipe()
         if not self._had_container:
-            return
+            return True
         try:
             found = [c for c in await self._parts.host.list() if c.conversation == self.key]
         except ContainerFailed as error:
@@ -491,7 +499,7 @@ class Conversation:
             if found:
                 self._container = found[0]
                 await self._discard_container()
-            return
+            return True
         log.info("container adopted", extra=fields(conversation=self.key, id=self.container))
         try:
             sockets = self._parts.folders.of(self.key).sockets
@@ -504,12 +512,13 @@ class Conversation:
         except AgentUnreachable as error:
             log.warning("agent not reached: %s", error, extra=fields(conversation=self.key))
             await self._discard_container()
+        return True
 
-    async def _wipe(self) -> None:
+    async def _wipe(self) -> bool:
         """Remove what this host has of a deleted conversation of this name.
 
-        Under the lease, so that nothing of a new one can be here yet. What resists is tried again
-        with the next sweep.
+        Under the lease, so that nothing of a new one can be here yet. False when something resists:
+        it is tried again with the next sweep.
         """
         parts = self._parts
         try:
@@ -518,14 +527,15 @@ class Conversation:
                     await parts.host.stop(container.id, grace_s=0)
         except ContainerFailed as error:
             log.error("deleted, not stopped: %s", error, extra=fields(conversation=self.key))
-            return
+            return False
         await parts.gateway.close_session(self.key)
         await asyncio.to_thread(parts.folders.drop_sockets, self.key)
         if not await asyncio.to_thread(parts.folders.drop_workspace, self.key):
             log.error("deleted, but files resist", extra=fields(conversation=self.key))
-            return
+            return False
         await self._insist(lambda: parts.conversations.wiped(self.key, parts.host_id))
         log.info("files of a deleted conversation removed", extra=fields(conversation=self.key))
+        return True
 
     async def _watch_workspace(self) -> None:
         """Look at the size of the workspace while turns run, and end one that outgrows it."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import secrets
 import shutil
 import time
 from collections.abc import Callable
@@ -13,6 +14,7 @@ from infra.wire.ids import ConversationKey
 from worker.hosts import SessionFolders
 
 AGENT_UID = 1000
+_TRASH = ".trash-"
 
 
 def agent_uid() -> int:
@@ -68,10 +70,25 @@ class Folders:
         shutil.rmtree(self.of(c).sockets, ignore_errors=True)
 
     def drop_workspace(self, c: ConversationKey) -> bool:
-        """Forget the conversation's files for good; False when some resisted. May be slow."""
+        """Forget the conversation's files for good; False when they are still there. May be slow.
+
+        They are moved aside first, at once and as a whole: what then resists is trash of nobody's.
+        """
         workspace = self.of(c).workspace
-        shutil.rmtree(workspace, onerror=_insist)
-        return not os.path.lexists(workspace)
+        trash = workspace.with_name(f"{_TRASH}{c}-{secrets.token_hex(4)}")
+        try:
+            workspace.rename(trash)
+        except FileNotFoundError:
+            return True
+        except OSError:
+            return False
+        shutil.rmtree(trash, onerror=_insist)
+        return True
+
+    def drop_trash(self) -> None:
+        """Remove what `drop_workspace` could not, or had no time to. May be slow."""
+        for trash in (self._data_dir / "w").glob(f"{_TRASH}*"):
+            shutil.rmtree(trash, onerror=_insist)
 
 
 def _insist(call: Callable[..., object], path: str, _: object) -> None:
@@ -93,6 +110,8 @@ def _older(folder: Path, older_than_s: float) -> list[ConversationKey]:
             for entry in entries:
                 # One may vanish at any moment: another worker of this host tidies too.
                 with contextlib.suppress(FileNotFoundError):
+                    if entry.name.startswith(_TRASH):
+                        continue
                     if entry.stat(follow_symlinks=False).st_mtime < limit_s:
                         found.append(ConversationKey(entry.name))
     except FileNotFoundError:

@@ -245,6 +245,7 @@ class Reaper:
             if is_cold:
                 await self._parts.gateway.close_session(c)
                 await asyncio.to_thread(folders.drop_sockets, c)
+        await asyncio.to_thread(folders.drop_trash)
         old = await asyncio.to_thread(
             folders.stale_workspaces, older_than_s=self._parts.settings.retention_s
         )

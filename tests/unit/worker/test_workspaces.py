@@ -10,7 +10,7 @@ from pathlib import Path
 from redis.asyncio import Redis
 
 from infra.wire.errors import ErrorCode
-from infra.wire.ids import HostId
+from infra.wire.ids import ConversationKey, HostId
 from infra.wire.states import ConversationState, TurnState
 from tests.fakes.worker_stage import QUICK, TENANT, Stage, conversation, eventually
 from worker.folders import Folders
@@ -122,6 +122,28 @@ async def test_a_new_conversation_of_a_deleted_name_finds_no_old_files(stage: St
     assert len(stage.containers()) == 1
 
 
+async def test_no_turn_is_served_while_a_deleted_ones_files_are_in_place(stage: Stage) -> None:
+    worker = await stage.worker()
+    await stage.ended(await stage.ask(C, "echo hi"))
+    (stage.folder / "w" / C / "secret").write_text("mine")
+    folders = worker.process.parts.folders
+    drop, tries = folders.drop_workspace, 0
+
+    def resist_twice(c: ConversationKey) -> bool:
+        nonlocal tries
+        tries += 1
+        return tries > 2 and drop(c)
+
+    folders.drop_workspace = resist_twice  # type: ignore[method-assign]
+    await stage.store.conversations.delete(C, tenant=TENANT, reason=REASON)
+    turn = await stage.ask(C, "echo new")
+
+    assert (await stage.ended(turn)).state is TurnState.DONE
+    assert tries == 3
+    assert (stage.folder / "w" / C).exists()
+    assert not (stage.folder / "w" / C / "secret").exists()
+
+
 async def test_deleting_by_force_ends_the_running_turn(stage: Stage) -> None:
     await stage.worker()
     turn = await stage.ask(C, "hang")
@@ -222,6 +244,17 @@ def test_a_workspace_goes_with_all_that_is_in_it_locked_or_not(tmp_path: Path) -
     assert not workspace.exists()
     assert Path("/etc").is_dir()
     assert folders.drop_workspace(C), "what is gone is gone"
+
+
+def test_trash_is_no_workspace_and_goes_when_tidied(tmp_path: Path) -> None:
+    folders = Folders(tmp_path)
+    trash = tmp_path / "w" / f".trash-{C}-1"
+    trash.mkdir(parents=True)
+    _age(trash, days=80)
+
+    assert folders.stale_workspaces(older_than_s=60) == []
+    folders.drop_trash()
+    assert not trash.exists()
 
 
 def _age(folder: Path, *, days: int) -> None:
