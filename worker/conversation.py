@@ -669,15 +669,18 @@ class Conversation:
         while True:
             await self._link_lost.wait()
             self._link_lost.clear()
-            if self._container is None:
+            container = self._container
+            if container is None:
                 continue
             log.info("link lost", extra=fields(conversation=self.key, turn=self.turn))
             try:
                 link = await self._linked(timeout_s=self._parts.timings.relink_s)
             except AgentUnreachable as error:
-                await self._give_agent_up(error)
+                await self._give_agent_up(container.id, error)
             else:
-                self._resync(link)
+                # Another container was linked by the turn that started it.
+                if self.container == container.id:
+                    self._resync(link)
 
     def _resync(self, link: AgentLink) -> None:
         """Go on with the running turn over a new link."""
@@ -692,17 +695,20 @@ class Conversation:
         else:
             run.declare(declared_end(ErrorCode.AGENT_FAILED), usable=False)
 
-    async def _give_agent_up(self, error: AgentUnreachable) -> None:
-        if self._container is None:
+    async def _give_agent_up(self, container: ContainerId, error: AgentUnreachable) -> None:
+        """Only that of the container whose link was lost: the next turn may have a new one."""
+        if self.container != container:
             return
         log.error("agent given up: %s", error, extra=fields(conversation=self.key))
         code = ErrorCode.AGENT_FAILED
         try:
             running = [c for c in await self._parts.host.list() if c.is_running]
-            if self._container and self._container.id not in {c.id for c in running}:
+            if container not in {c.id for c in running}:
                 code = ErrorCode.CONTAINER_LOST
         except ContainerFailed as failed:
             log.warning("containers not listed: %s", failed)
+        if self.container != container:
+            return
         self._lose_container(declared_end(code))
 
     async def _watch_silence(self) -> None:

@@ -16,7 +16,7 @@ from infra.wire.states import ConversationState, TurnState
 from tests.fakes.link_client import connected
 from tests.fakes.manual_clock import FreezingClock
 from tests.fakes.memory_host import MemoryHost, NeverReadyHost, SlowHost, VanishingHost
-from tests.fakes.scripted_agent import Deltas, Say, Tool, WaitFor
+from tests.fakes.scripted_agent import Deltas, Say, ScriptedAgent, Tool, WaitFor
 from tests.fakes.worker_stage import QUICK, Stage, conversation, eventually
 from worker.hosts import ContainerSpec
 
@@ -157,6 +157,49 @@ async def test_a_turn_cancelled_while_its_container_starts_ends_at_once(stage: S
     assert (await stage.ended(turn, timeout_s=5)).state is TurnState.CANCELLED
     host.released.set()
     assert (await stage.ended(await stage.ask(C, "echo hi"))).state is TurnState.DONE
+
+
+async def test_a_lost_link_of_an_ended_container_does_not_judge_the_next_one(redis: Redis) -> None:
+    starts = 0
+
+    @asynccontextmanager
+    async def second_listens_late(spec: ContainerSpec) -> AsyncIterator[None]:
+        nonlocal starts
+        starts += 1
+        pause_s = 0.0 if starts == 1 else 1.5 * QUICK.relink_s
+        listening = asyncio.Event()
+
+        async def listen() -> None:
+            await asyncio.sleep(pause_s)
+            async with ScriptedAgent(spec.folders.sockets / "agent.sock"):
+                listening.set()
+                await asyncio.Event().wait()
+
+        async with asyncio.TaskGroup() as group:
+            task = group.create_task(listen())
+            if starts == 1:
+                await listening.wait()
+            try:
+                yield
+            finally:
+                task.cancel()
+
+    async with Stage(redis, agent=second_listens_late) as stage:
+        worker = await stage.worker()
+        turn = await stage.ask(C, "hang")
+        await stage.until_said(turn, 1)
+        after = await stage.ask(C, "echo two")
+        actor = worker.process.placement.conversations[C]
+        link = actor._link
+        assert link is not None
+        (stage.folder / "s" / C / "agent.sock").unlink()
+        link.abort()
+        await asyncio.sleep(0.1)
+        await stage.machine.kill(C, is_out_of_memory=False)
+
+        assert (await stage.ended(turn)).state is TurnState.FAILED
+        assert (await stage.ended(after)).state is TurnState.DONE
+        assert starts == 2
 
 
 async def test_a_cut_link_loses_and_doubles_nothing(stage: Stage) -> None:
