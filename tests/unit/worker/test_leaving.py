@@ -355,7 +355,7 @@ async def test_claims_that_run_at_once_do_not_take_more_than_the_slots(stage: St
 async def test_a_turn_only_the_leaving_owner_was_told_of_is_started_by_another(
     stage: Stage,
 ) -> None:
-    unhurried = replace(QUICK, sweep_at_least_s=60.0, sweep_at_most_s=60.0)
+    unhurried = replace(QUICK, sweep_at_least_s=60.0, sweep_at_most_s=60.0, reconcile_every_s=60.0)
     first = await stage.worker(timings=unhurried)
     await stage.ended(await stage.ask(C, "echo hi"))
     first.process.placement.turn_waits = lambda c: None  # type: ignore[method-assign]
