@@ -17,7 +17,7 @@ KINDS = [
 ]
 
 
-@pytest.fixture(scope="session", params=KINDS)
+@pytest.fixture(scope="package", params=KINDS)
 def deployment(request: pytest.FixtureRequest) -> Iterator[Deployment]:
     kind: str = request.param
     need({"docker": "docker", "bubblewrap": "bwrap", "compose": "compose"}[kind])
@@ -26,7 +26,7 @@ def deployment(request: pytest.FixtureRequest) -> Iterator[Deployment]:
         yield running
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def docker_deployment() -> Iterator[Deployment]:
     """One deployment for what does not differ between kinds: conversations, clients."""
     need("docker")
