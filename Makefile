@@ -27,7 +27,7 @@ test: $(VENV)/.dev static ## every ring this machine can run (with CI=true nothi
 	$(BIN)/pytest --real-parts $(ARGS)
 
 check: $(VENV)/.dev static ## format, lint, types, import borders, unit and contract tests
-	$(BIN)/pytest -q -n auto -m "$(QUICK)" tests/unit tests/contract
+	$(BIN)/pytest -q -n logical --dist worksteal -m "$(QUICK)" tests/unit tests/contract
 
 static: $(VENV)/.dev
 	$(BIN)/ruff format --check .
