@@ -63,7 +63,6 @@ class RedisProxy:
         """Keeps the port while nobody listens on it."""
         self._address: tuple[str, int] = self._placeholder.getsockname()
         self._listener: socket.socket | None = None
-        self._accepting: asyncio.Task[None] | None = None
         self._hung: list[socket.socket] = []
         self._links: set[_Link] = set()
         self._passes = {way: asyncio.Event() for way in BOTH_WAYS}
@@ -126,7 +125,7 @@ class RedisProxy:
             self._passes[way].set()
         self._delay_s = 0.0
         self._trap = None
-        if self._accepting is None:
+        if self._listener is None:
             self._stop_listening()
             self._listen()
 
@@ -153,22 +152,20 @@ class RedisProxy:
     def _listen(self) -> None:
         self._listener = _bound(*self._address)
         self._listener.listen(128)
-        self._accepting = self._group.create_task(self._accept(self._listener))
+        asyncio.get_running_loop().add_reader(self._listener, self._accept, self._listener)
 
     def _stop_listening(self) -> None:
-        if self._accepting is not None:
-            self._accepting.cancel()
-            self._accepting = None
+        """At once: who connects in this very loop pass is refused."""
         if self._listener is not None:
+            asyncio.get_running_loop().remove_reader(self._listener)
             self._listener.close()
             self._listener = None
         while self._hung:
             self._hung.pop().close()
 
-    async def _accept(self, listener: socket.socket) -> None:
-        loop = asyncio.get_running_loop()
-        while True:
-            client, _ = await loop.sock_accept(listener)
+    def _accept(self, listener: socket.socket) -> None:
+        with suppress(OSError):
+            client, _ = listener.accept()
             self.connected += 1
             link = _Link(self, client)
             self._links.add(link)

@@ -87,7 +87,7 @@ async def test_new_connections_are_refused_and_old_ones_stay(proxy: RedisProxy) 
     async with plain(proxy) as old, plain(proxy) as new:
         await old.ping()
         proxy.refuse()
-        with pytest.raises(RedisConnectionError):
+        with pytest.raises(RedisConnectionError, match="111"):
             await new.ping()
         await old.ping()
         proxy.heal()
