@@ -53,6 +53,8 @@ TABLE: Mapping[ErrorCode, Shown] = {
     ErrorCode.INSUFFICIENT_QUOTA: Shown(
         429, "insufficient_quota", "The API key has no quota left.", None, False
     ),
+    # 402, as LangChain would repeat a 429 of any other code for minutes.
+    ErrorCode.BUDGET_EXCEEDED: Shown(402, _LIMIT, "The budget is spent.", None, False),
     ErrorCode.OVERLOADED: Shown(503, _API, "The model is overloaded.", 5),
     ErrorCode.UPSTREAM_ERROR: Shown(502, _API, "The model's API failed."),
     ErrorCode.UPSTREAM_UNREACHABLE: Shown(502, _API, "The model's API could not be reached."),
@@ -63,6 +65,11 @@ TABLE: Mapping[ErrorCode, Shown] = {
         409, _INVALID, "A turn of this conversation has not ended. Cancel it first.", None, False
     ),
     ErrorCode.QUEUE_FULL: Shown(429, _LIMIT, "Too many requests wait in this conversation.", 5),
+    ErrorCode.CLUSTER_FULL: Shown(503, _API, "Too many requests wait for capacity.", 10),
+    ErrorCode.TENANT_LIMIT: Shown(429, _LIMIT, "Too many requests of this API key are open.", 10),
+    ErrorCode.TENANT_LIMIT: Shown(429, _LIMIT, "Too much of yours is under way at once.", 5),
+    ErrorCode.CLUSTER_FULL: Shown(503, _API, "Too many requests wait for a place.", 10),
+    ErrorCode.REPLICA_FULL: Shown(503, _API, "This server has as many requests as it takes.", 1),
     ErrorCode.QUEUE_TIMEOUT: Shown(503, _API, "No capacity came free in time.", 10),
     ErrorCode.TURN_TIMED_OUT: Shown(504, _API, "The agent ran into its deadline.", None, False),
     ErrorCode.TURN_CANCELLED: Shown(409, _INVALID, "The completion was cancelled.", None, False),
@@ -74,6 +81,10 @@ TABLE: Mapping[ErrorCode, Shown] = {
         413, _INVALID, "The files of this conversation take more room than they may.", None, False
     ),
     ErrorCode.LOG_LOST: Shown(500, _API, "The record of this completion was lost.", None, False),
+    # 409 is what no client repeats that heeds x-should-retry or is LangChain.
+    ErrorCode.LOG_TRIMMED: Shown(
+        409, _INVALID, "The beginning of this completion is not kept any more.", None, False
+    ),
     ErrorCode.STORE_UNAVAILABLE: Shown(503, _API, "The service is briefly unavailable.", 2),
     ErrorCode.SHUTTING_DOWN: Shown(503, _API, "This server is shutting down.", 1),
     ErrorCode.INTERNAL: Shown(500, _API, "The server failed to answer. It has been logged."),

@@ -41,6 +41,7 @@ class ErrorCode(StrEnum):
     CONTEXT_TOO_LONG = "context_length_exceeded"
     RATE_LIMITED = "rate_limit_exceeded"
     INSUFFICIENT_QUOTA = "insufficient_quota"
+    BUDGET_EXCEEDED = "budget_exceeded"
     OVERLOADED = "upstream_overloaded"
     UPSTREAM_ERROR = "upstream_error"
     UPSTREAM_UNREACHABLE = "upstream_unreachable"
@@ -49,6 +50,9 @@ class ErrorCode(StrEnum):
     TURN_RUNNING = "turn_running"
     CONVERSATION_NOT_FOUND = "conversation_not_found"
     QUEUE_FULL = "queue_full"
+    CLUSTER_FULL = "cluster_full"
+    TENANT_LIMIT = "tenant_limit_exceeded"
+    REPLICA_FULL = "replica_full"
     QUEUE_TIMEOUT = "queue_timeout"
     TURN_TIMED_OUT = "turn_timed_out"
     TURN_CANCELLED = "turn_cancelled"
@@ -58,6 +62,7 @@ class ErrorCode(StrEnum):
     WORKSPACE_FULL = "workspace_full"
     AGENT_FAILED = "agent_failed"
     LOG_LOST = "turn_log_lost"
+    LOG_TRIMMED = "turn_log_trimmed"
     STORE_UNAVAILABLE = "store_unavailable"
     SHUTTING_DOWN = "shutting_down"
     INTERNAL = "internal_error"
@@ -207,6 +212,9 @@ _RETRYABLE: frozenset[ErrorCode] = frozenset(
         ErrorCode.RATE_LIMITED,
         ErrorCode.OVERLOADED,
         ErrorCode.QUEUE_FULL,
+        ErrorCode.CLUSTER_FULL,
+        ErrorCode.TENANT_LIMIT,
+        ErrorCode.REPLICA_FULL,
         ErrorCode.QUEUE_TIMEOUT,
         ErrorCode.STORE_UNAVAILABLE,
         ErrorCode.SHUTTING_DOWN,
