@@ -4,6 +4,8 @@ PYTHON ?= python3
 VENV   ?= .venv
 PORT   ?=
 ARGS   ?=
+# Most of a test run is waiting: for containers, leases, deadlines.
+JOBS   ?= 4
 
 BIN := $(VENV)/bin
 # What the environment depends on. The install is editable, so the code itself is not among it.
@@ -24,7 +26,7 @@ run: $(VENV)/.embedded ## run everything on this machine (PORT=8001, ARGS=--demo
 	@exec $(BIN)/agcluster up $(if $(PORT),--port $(PORT)) $(ARGS)
 
 test: $(VENV)/.dev static ## every ring this machine can run (with CI=true nothing is skipped)
-	$(BIN)/pytest --real-parts $(ARGS)
+	$(BIN)/pytest --real-parts -n $(JOBS) --dist loadgroup --no-loadscope-reorder $(ARGS)
 
 check: $(VENV)/.dev static ## format, lint, types, import borders, unit and contract tests
 	$(BIN)/pytest -q -n logical --dist worksteal -m "$(QUICK)" tests/unit tests/contract

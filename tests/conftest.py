@@ -1,4 +1,5 @@
-"""Rules for the whole suite: nothing skipped in CI, no leaked tasks, and a report on real parts.
+"""Rules for the whole suite: nothing skipped in CI, no leaked tasks, a report on real parts, and
+which tests stay together when several processes share the work.
 
 `--real-parts` prints which real parts this machine has before the tests, and what was skipped and
 why after them.
@@ -12,6 +13,7 @@ import os
 import subprocess
 from collections import Counter
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -25,6 +27,8 @@ SKIPS_ALLOWED_IN_CI: dict[str, str] = {}
 """Start of a skip's reason -> why it may be skipped even in CI. Empty is how it should be."""
 
 _SETTLE_PASSES = 5
+
+_RINGS = {name: place for place, name in enumerate(("chaos", "e2e", "integration", "contract"))}
 
 _containers_before: set[str] = set()
 
@@ -46,6 +50,14 @@ def pytest_report_header(config: pytest.Config) -> list[str]:
         "  " + ("CI=true: nothing may be skipped" if IS_CI else "missing ones are skipped")
     )
     return lines
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The rings that wait the longest come first; what shares a deployment stays in one process."""
+    items.sort(key=lambda item: _RINGS.get(_folder(item), len(_RINGS)))
+    for item in items:
+        item.add_marker(pytest.mark.xdist_group(_group(item)))
 
 
 def pytest_sessionstart(session: pytest.Session) -> None:
@@ -93,6 +105,19 @@ async def _task_watch() -> AsyncIterator[None]:
     if left:
         names = ", ".join(sorted(repr(task.get_coro()) for task in left if task))
         pytest.fail(f"tasks left running: {names}", pytrace=False)
+
+
+def _folder(item: pytest.Item) -> str:
+    return item.path.relative_to(Path(__file__).parent).parts[0]
+
+
+def _group(item: pytest.Item) -> str:
+    """The deployment a test shares with others, else its file."""
+    if "docker_deployment" in getattr(item, "fixturenames", ()):
+        return "docker_deployment"
+    callspec = getattr(item, "callspec", None)
+    kind = callspec.params.get("deployment") if callspec else None
+    return f"deployment-{kind}" if isinstance(kind, str) else str(item.path)
 
 
 def _is_xdist_worker(config: pytest.Config) -> bool:
