@@ -12,11 +12,10 @@ from __future__ import annotations
 import asyncio
 import logging
 from dataclasses import dataclass
-from enum import Enum, auto
 
 from infra.runtime.logs import fields
 from infra.store.history import Memory
-from infra.store.turns import Claimed
+from infra.store.turns import ATTEMPTS_MAX, Claimed
 from infra.wire.errors import ErrorCode, MalformedMessage
 from infra.wire.events import TurnEnded, TurnStarted, decode_event, encode_event, is_end
 from infra.wire.frames import Frame, cut_frame, decode_frame, frame_head
@@ -36,6 +35,7 @@ from worker.link import AgentLink
 from worker.memory import Standing
 from worker.ownership import HeldLease
 from worker.parts import WorkerParts
+from worker.phases import RUN_TRANSITIONS, Life, RunPhase
 from worker.turn_log_writer import TurnLogWriter
 from worker.waiting import signalled, until_store_answers
 
@@ -46,14 +46,6 @@ AGENT_SHARE_OF_GRACE = 0.6
 
 GAP_FRAMES_MAX = 10_000
 """Frames behind a missing number that are dropped before the agent is given up."""
-
-
-class Phase(Enum):
-    """Where the run is. `OPEN`: the agent may have it, and may be working."""
-
-    PREPARING = auto()
-    OPEN = auto()
-    ENDED = auto()
 
 
 @dataclass(frozen=True)
@@ -77,12 +69,12 @@ class TurnRun:
         self.turn: TurnId = claimed.record.turn
         self.last_n = claimed.record.seq
         """Newest number received; after an adoption, the newest one logged."""
-        self.phase = Phase.PREPARING
         self.sdk_session: str | None = None
         self.standing: Standing | None = None
         """On what memory it starts; set by the conversation before `start`."""
         self.link: AgentLink | None = None
         """Set by the conversation; another one after each reconnect."""
+        self._life = Life(f"run of {self.turn}", RunPhase.PREPARING, RUN_TRANSITIONS)
         self._parts = parts
         self._held = held
         self._is_under_way = claimed.is_adoption and claimed.record.state is TurnState.RUNNING
@@ -102,6 +94,10 @@ class TurnRun:
             every_s=parts.timings.log_every_s,
         )
 
+    @property
+    def phase(self) -> RunPhase:
+        return self._life.state
+
     # Towards the agent
 
     def open_request(self) -> OpenTurn:
@@ -117,10 +113,13 @@ class TurnRun:
         )
 
     def start(self, link: AgentLink) -> None:
-        """Give the turn to the agent; again after a reconnect, when it says it never got it."""
+        """Give the turn to the agent; again after a reconnect, when it says it never got it.
+
+        One that has ended meanwhile is not given to it any more.
+        """
         assert self.standing is not None, "a turn starts on a memory"
-        self.phase = Phase.OPEN
-        self.link = link
+        if not self._opened(link):
+            return
         self._is_given = True
         settings, request = self._parts.settings, self.claimed.request
         link.send_line(
@@ -139,11 +138,19 @@ class TurnRun:
 
     def replay(self, link: AgentLink) -> None:
         """Read on after the last event seen; the agent has the turn already."""
-        self.phase = Phase.OPEN
+        if not self._opened(link):
+            return
         self._is_given = True
-        self.link = link
         link.send(Replay(turn=self.turn, after=self.last_n))
         self._repeat_interrupt()
+
+    def _opened(self, link: AgentLink) -> bool:
+        """Whether it goes on over this link; False once its end is decided."""
+        if self.phase is RunPhase.ENDED:
+            return False
+        self._life.to(RunPhase.OPEN)
+        self.link = link
+        return True
 
     def interrupt(self, reason: InterruptReason) -> None:
         """Have it stopped. The first reason counts; after the end, nothing happens.
@@ -151,12 +158,12 @@ class TurnRun:
         A turn no agent has got yet ends at once; the agent of an adopted one is told as soon as it
         is reached.
         """
-        if self._interrupted_for or self.phase is Phase.ENDED:
+        if self._interrupted_for or self.phase is RunPhase.ENDED:
             return
         log.info("turn interrupted", extra=fields(turn=self.turn, reason=reason))
         self._interrupted_for = reason
         self._interrupted.set()
-        if self.phase is Phase.PREPARING and not self._is_under_way:
+        if self.phase is RunPhase.PREPARING and not self._is_under_way:
             self.declare(interrupted_end(reason))
         else:
             self._repeat_interrupt()
@@ -175,7 +182,7 @@ class TurnRun:
                 return  # An earlier turn's last words.
             line = frame._replace(fence=self._held.fence).encode()
         n, payload = cut_frame(line, self._head)
-        if n <= self.last_n or self.phase is not Phase.OPEN:
+        if n <= self.last_n or self.phase is not RunPhase.OPEN:
             return  # Seen before, or after the end.
         if n != self.last_n + 1:
             self._ask_again(n)
@@ -236,13 +243,25 @@ class TurnRun:
         """End the turn for the agent, which cannot or shall not any more. The first end counts."""
         self._decide(Ending(end, is_container_usable=usable))
 
+    def fail_start(self, end: TurnEnded) -> None:
+        """Its container or agent failed: start it afresh where nothing can have happened, else end.
+
+        At most two starts, and only while the agent has not got it and nothing was logged.
+        """
+        record = self.claimed.record
+        untouched = self.phase is RunPhase.PREPARING and record.state is TurnState.CLAIMED
+        if untouched and record.seq == 0 and record.attempt < ATTEMPTS_MAX:
+            self.give_back()
+        else:
+            self.declare(end, usable=False)
+
     def give_back(self) -> None:
         """Nothing happened yet: back to the queue, for a fresh start."""
         self._decide(Ending(None, is_container_usable=False))
 
     def _decide(self, ending: Ending) -> None:
         if not self._ending.done():
-            self.phase = Phase.ENDED
+            self._life.to(RunPhase.ENDED)
             self._ending.set_result(ending)
 
     async def ended(self) -> Ending:
@@ -260,7 +279,7 @@ class TurnRun:
         if not await signalled(self._interrupted, clock, timeout_s=deadline_s):
             self.interrupt(InterruptReason.DEADLINE)
         await clock.sleep(grace_s)
-        if self._interrupted_for and self.phase is not Phase.ENDED:
+        if self._interrupted_for and self.phase is not RunPhase.ENDED:
             log.warning("interrupted agent did not end", extra=fields(turn=self.turn))
             self.declare(interrupted_end(self._interrupted_for), usable=False)
 

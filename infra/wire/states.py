@@ -1,4 +1,4 @@
-"""The lives of turns and conversations: one enum and one transition table each.
+"""The lives of turns, conversations and workers: one enum and one transition table each.
 
 Written by the store's scripts, read by everybody. The diagrams in ARCHITECTURE.md are generated
 from these tables (`python -m infra.cli.diagrams`).
@@ -41,6 +41,16 @@ class ConversationState(StrEnum):
     LOST = "lost"
 
 
+class WorkerState(StrEnum):
+    """Whether a worker takes what it does not own yet: only a ready one does."""
+
+    READY = "ready"
+    FAILING = "failing"
+    """Its containers do not start. What it has goes on; it may recover."""
+    DRAINING = "draining"
+    """It leaves."""
+
+
 TURN_TRANSITIONS: Mapping[TurnState, frozenset[TurnState]] = {
     TurnState.QUEUED: frozenset({TurnState.CLAIMED, TurnState.CANCELLED, TurnState.EXPIRED}),
     # Back to the queue only while its log is empty and attempts are left: tools are not idempotent.
@@ -78,7 +88,13 @@ CONVERSATION_TRANSITIONS: Mapping[ConversationState, frozenset[ConversationState
     ConversationState.LOST: frozenset({ConversationState.COLD, ConversationState.STARTING}),
 }
 
-State = TypeVar("State", TurnState, ConversationState)
+WORKER_TRANSITIONS: Mapping[WorkerState, frozenset[WorkerState]] = {
+    WorkerState.READY: frozenset({WorkerState.FAILING, WorkerState.DRAINING}),
+    WorkerState.FAILING: frozenset({WorkerState.READY, WorkerState.DRAINING}),
+    WorkerState.DRAINING: frozenset(),
+}
+
+State = TypeVar("State", bound=StrEnum)
 
 
 def advance(

@@ -190,7 +190,7 @@ async def test_a_lost_link_of_an_ended_container_does_not_judge_the_next_one(red
         await stage.until_said(turn, 1)
         after = await stage.ask(C, "echo two")
         actor = worker.process.placement.conversations[C]
-        link = actor._link
+        link = actor._link.current
         assert link is not None
         (stage.folder / "s" / C / "agent.sock").unlink()
         link.abort()

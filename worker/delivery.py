@@ -1,0 +1,165 @@
+"""Getting a claimed turn to its agent: a container if there is none, a memory, an open gateway.
+
+One of three courses (`worker.decisions.Course`): start it, read on where an owner before us
+stopped, or end it because it had begun and its agent is gone. What fails on the way ends the turn,
+or gives it back where nothing can have happened yet. Called by `worker.conversation`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+from infra.runtime.logs import fields
+from infra.store.turns import Claimed
+from infra.wire.errors import (
+    AgentUnreachable,
+    ContainerFailed,
+    ErrorCode,
+    GatewayUnavailable,
+    LeaseLost,
+)
+from infra.wire.gateway import GatewayFault
+from infra.wire.states import ConversationState, TurnState
+from worker.decisions import Course, course_before_container, course_with_agent, declared_end
+from worker.gateway_client import CommandRefused
+from worker.kept_link import KeptLink
+from worker.memory import Standing, is_resending, needs_transcript, stand
+from worker.ownership import HeldLease
+from worker.parts import WorkerParts
+from worker.recorded_state import RecordedState
+from worker.session import Session
+from worker.turns import TurnRun
+from worker.waiting import until_store_answers
+
+log = logging.getLogger(__name__)
+
+_UNREADABLE_KEY = declared_end(
+    ErrorCode.INVALID_KEY,
+    message="The API key of this turn can no longer be read. Please send the message again.",
+)
+_NO_GATEWAY = declared_end(
+    ErrorCode.CONTAINER_FAILED,
+    message="The model gateway of this host does not answer. Please try again.",
+)
+
+
+class Delivery:
+    """Delivers the turns of one conversation."""
+
+    def __init__(
+        self,
+        parts: WorkerParts,
+        held: HeldLease,
+        *,
+        session: Session,
+        link: KeptLink,
+        record: RecordedState,
+    ) -> None:
+        self._parts = parts
+        self._held = held
+        self._session = session
+        self._link = link
+        self._record = record
+
+    async def deliver(self, run: TurnRun) -> None:
+        """Until the agent has been told of the turn, or it is decided how the turn ends.
+
+        Raises `LeaseLost`.
+        """
+        try:
+            await self._deliver(run)
+        except ContainerFailed as error:
+            log.warning("no container: %s", error, extra=fields(turn=run.turn))
+            run.fail_start(declared_end(error.code))
+        except AgentUnreachable as error:
+            log.warning("no agent: %s", error, extra=fields(turn=run.turn))
+            run.fail_start(declared_end(ErrorCode.AGENT_FAILED))
+        except CommandRefused as error:
+            log.error("gateway refused: %s", error, extra=fields(turn=run.turn, fault=error.fault))
+            is_key = error.fault is GatewayFault.KEY_NOT_OPENED
+            run.declare(_UNREADABLE_KEY if is_key else declared_end(ErrorCode.CONTAINER_FAILED))
+        except GatewayUnavailable as error:
+            log.error("no gateway: %s", error, extra=fields(turn=run.turn))
+            run.declare(_NO_GATEWAY)
+        except LeaseLost:
+            raise
+        except Exception:
+            # A turn's boundary: whatever it is, its client is told, and the next turn runs.
+            log.exception("turn failed inside the worker", extra=fields(turn=run.turn))
+            run.declare(declared_end(ErrorCode.INTERNAL), usable=False)
+
+    async def _deliver(self, run: TurnRun) -> None:
+        course = await self._course(run)
+        if course is Course.END:
+            end = declared_end(ErrorCode.CONTAINER_LOST, state=TurnState.INTERRUPTED)
+            run.declare(end, usable=False)
+            return
+        if course is Course.START:
+            run.standing = await self._stand(run.claimed)
+        await self._open(run)
+        # The link may have been replaced meanwhile; one that is down is resynchronised when up.
+        if (link := self._link.current) is None:
+            raise AgentUnreachable("the link was dropped")
+        if course is Course.REPLAY:
+            run.replay(link)
+        else:
+            run.start(link)
+
+    async def _course(self, run: TurnRun) -> Course:
+        """How the turn goes on, with an agent reached where it is to go on at all."""
+        record = run.claimed.record
+        if self._session.container is None:
+            course = course_before_container(state=record.state, seq=record.seq)
+            if course is Course.START:
+                await self._start_container()
+            return course
+        link = await self._link.reach(timeout_s=self._parts.timings.relink_s)
+        if not run.claimed.is_adoption:
+            return Course.START
+        return course_with_agent(turn=run.turn, agent_turn=link.welcome.turn, last_n=run.last_n)
+
+    async def _start_container(self) -> None:
+        await self._record.move(ConversationState.STARTING, container=None)
+        self._link.has_session = False
+        await self._session.start()
+        await self._link.reach(timeout_s=self._parts.settings.container_start_timeout_s)
+
+    async def _stand(self, claimed: Claimed) -> Standing:
+        """On what memory the turn is to be started."""
+        session, transcript = needs_transcript(claimed), None
+        if session is not None and not self._link.has_session:
+            transcripts, c = self._parts.transcripts, self._held.conversation
+            transcript = await until_store_answers(
+                lambda: transcripts.load(c, session), self._parts.clock
+            )
+        return stand(claimed, has_session=self._link.has_session, transcript=transcript)
+
+    async def _open(self, run: TurnRun) -> None:
+        """All that must be true before the agent may work, at once: it is the user's wait."""
+        container = self._session.container.id if self._session.container else None
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._parts.gateway.open_turn(run.open_request()))
+                group.create_task(self._record.move(ConversationState.BUSY, container=container))
+                if run.standing and run.claimed.record.state is not TurnState.RUNNING:
+                    group.create_task(self._note_start(run, run.standing))
+        except BaseExceptionGroup as group:
+            raise _first(group) from None
+
+    async def _note_start(self, run: TurnRun, standing: Standing) -> None:
+        """claimed -> running, before the agent hears of it: from then on tools may have run."""
+        turns, lease = self._parts.turns, self._held.lease
+        resends = is_resending(run.claimed.request)
+        await until_store_answers(
+            lambda: turns.start(lease, run.turn, base=standing.base, is_resending=resends),
+            self._parts.clock,
+        )
+
+
+def _first(group: BaseExceptionGroup) -> BaseException:
+    """The first plain exception of a group."""
+    error: BaseException = group
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error

@@ -1,0 +1,164 @@
+"""A conversation's link to its agent, kept up: connected, connected again, watched for silence.
+
+It decides nothing about turns: its user is told when the link is another one, and when the agent
+could not be reached any more.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from typing import Protocol
+
+from infra.runtime.logs import fields
+from infra.wire.errors import AgentUnreachable
+from infra.wire.gateway import AGENT_SOCKET
+from infra.wire.ids import ConversationKey
+from infra.wire.link import Answer, Command, Hello
+from worker.hosts import ContainerId
+from worker.link import AgentLink, connect
+from worker.ownership import HeldLease
+from worker.parts import WorkerParts
+
+log = logging.getLogger(__name__)
+
+_PAUSE_GROWTH = 1.5
+
+
+class LinkUser(Protocol):
+    """Whose link it is."""
+
+    @property
+    def container(self) -> ContainerId | None:
+        """Where the agent is; None: nowhere, and no link is wanted."""
+        ...
+
+    @property
+    def is_agent_working(self) -> bool:
+        """Whether a turn is with the agent, so that its silence would mean something."""
+        ...
+
+    def on_frame(self, line: bytes) -> None:
+        """See `LinkListener`."""
+        ...
+
+    def on_answer(self, answer: Answer) -> None:
+        """See `LinkListener`."""
+        ...
+
+    def on_relinked(self, link: AgentLink) -> None:
+        """The link broke and another one is up, to the same container."""
+        ...
+
+    async def on_agent_gone(self, container: ContainerId, error: AgentUnreachable) -> None:
+        """The link broke, and this container's agent could not be reached again in time."""
+        ...
+
+
+class KeptLink:
+    """The link of one conversation. `tend` and `watch_silence` are its tasks."""
+
+    def __init__(self, parts: WorkerParts, held: HeldLease, user: LinkUser) -> None:
+        self.has_session = False
+        """Whether the agent has an SDK session with the conversation's memory."""
+        self._parts = parts
+        self._held = held
+        self._user = user
+        self._link: AgentLink | None = None
+        self._connecting = asyncio.Lock()
+        self._lost = asyncio.Event()
+        # As attributes, so that a frame on its way passes no call of ours.
+        self.on_frame: Callable[[bytes], None] = user.on_frame
+        self.on_answer: Callable[[Answer], None] = user.on_answer
+
+    @property
+    def conversation(self) -> ConversationKey:
+        return self._held.conversation
+
+    @property
+    def current(self) -> AgentLink | None:
+        """The newest link; it may be broken, and `tend` at work on the next one."""
+        return self._link
+
+    def on_link_lost(self) -> None:
+        """See `LinkListener`."""
+        self._lost.set()
+
+    def send(self, command: Command) -> None:
+        """Say it, if there is a link."""
+        if self._link is not None:
+            self._link.send(command)
+
+    async def reach(self, *, timeout_s: float) -> AgentLink:
+        """The open link, connected (again) if need be. Raises `AgentUnreachable`.
+
+        An agent that starts takes up to a second until it listens: a failed try costs nothing, so
+        there are many.
+        """
+        async with self._connecting:
+            if self._link is not None and self._link.is_open:
+                return self._link
+            timings, clock = self._parts.timings, self._parts.clock
+            give_up_s = clock.monotonic() + timeout_s
+            pause_s = timings.connect_pause_s
+            while True:
+                try:
+                    return await self._connect()
+                except AgentUnreachable:
+                    if clock.monotonic() + pause_s > give_up_s:
+                        raise
+                await clock.sleep(pause_s)
+                pause_s = min(pause_s * _PAUSE_GROWTH, timings.connect_pause_max_s)
+
+    async def _connect(self) -> AgentLink:
+        path = self._parts.folders.of(self.conversation).sockets / AGENT_SOCKET
+        hello = Hello(worker=self._parts.worker, fence=self._held.fence)
+        link = await connect(
+            path, hello, self, self._parts.clock, timeout_s=self._parts.timings.greeting_s
+        )
+        self._link = link
+        self.has_session = link.welcome.sdk_session is not None
+        return link
+
+    def drop(self) -> None:
+        """Let go of it: there is no agent any more, or it is another's."""
+        if self._link is not None:
+            self._link.close()
+            self._link = None
+        self._lost.clear()
+
+    async def tend(self) -> None:
+        """Connect again when the link breaks; tell when that does not work. Until cancelled."""
+        while True:
+            await self._lost.wait()
+            self._lost.clear()
+            container = self._user.container
+            if container is None:
+                continue
+            log.info("link lost", extra=fields(conversation=self.conversation))
+            try:
+                link = await self.reach(timeout_s=self._parts.timings.relink_s)
+            except AgentUnreachable as error:
+                await self._user.on_agent_gone(container, error)
+            else:
+                # Another container was linked by the turn that started it.
+                if self._user.container == container:
+                    self._user.on_relinked(link)
+
+    async def watch_silence(self) -> None:
+        """During a turn, a silent agent must answer a ping, else the link counts as broken."""
+        silence_s, clock = self._parts.timings.silence_s, self._parts.clock
+        while True:
+            await clock.sleep(silence_s / 2)
+            link = self._link
+            if link is None or not link.is_open or link.is_paused:
+                continue
+            if not self._user.is_agent_working:
+                continue
+            silent_s = clock.monotonic() - link.heard_s
+            if silent_s > 2 * silence_s:
+                log.warning("agent silent", extra=fields(conversation=self.conversation))
+                link.abort()
+            elif silent_s > silence_s:
+                link.ping()

@@ -1,0 +1,98 @@
+"""What a conversation's actor and the run of a turn are doing: one enum and one table each.
+
+They live in this process only; what other programs see of them is in `infra.wire.states`.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Mapping
+from enum import Enum, StrEnum, auto
+from typing import Generic, TypeVar
+
+from infra.wire.states import advance
+
+STORY_MAX = 20
+"""Steps a `Life` remembers, for the error that an illegal one raises."""
+
+
+class ActorPhase(StrEnum):
+    """What a conversation's actor is doing."""
+
+    RECOVERING = "recovering"
+    """Finds what an owner before it left."""
+    LOOKING = "looking"
+    """Decides what is next: a turn, rest, or an end."""
+    RUNNING = "running"
+    """A turn is under way, from its claim to its end."""
+    RESTING = "resting"
+    """The container is warm and nothing is to be done."""
+    STOPPING = "stopping"
+    """The container goes."""
+    GONE = "gone"
+    """The lease is released, lost or handed over."""
+
+
+ACTOR_TRANSITIONS: Mapping[ActorPhase, frozenset[ActorPhase]] = {
+    ActorPhase.RECOVERING: frozenset({ActorPhase.LOOKING, ActorPhase.GONE}),
+    ActorPhase.LOOKING: frozenset(
+        {ActorPhase.RUNNING, ActorPhase.RESTING, ActorPhase.STOPPING, ActorPhase.GONE}
+    ),
+    ActorPhase.RUNNING: frozenset({ActorPhase.LOOKING, ActorPhase.STOPPING, ActorPhase.GONE}),
+    ActorPhase.RESTING: frozenset({ActorPhase.LOOKING, ActorPhase.GONE}),
+    ActorPhase.STOPPING: frozenset({ActorPhase.LOOKING, ActorPhase.GONE}),
+    ActorPhase.GONE: frozenset(),
+}
+
+
+class Wish(Enum):
+    """What others want of an actor, seen to between two turns."""
+
+    ROOM = auto()
+    """The container's place, if no turn wants it."""
+    REAP = auto()
+    """The container's end, if the store agrees that the idle deadline has passed."""
+    RETIRE = auto()
+    """The container's end, whatever waits."""
+    DRAIN = auto()
+    """Container and conversation left to another worker."""
+
+
+OF_THE_IDLE = frozenset({Wish.ROOM, Wish.REAP})
+"""Wishes that a turn makes void."""
+
+
+class RunPhase(StrEnum):
+    """Where the run of a claimed turn is."""
+
+    PREPARING = "preparing"
+    """The agent has not got it from this worker yet."""
+    OPEN = "open"
+    """The agent may have it, and may be working."""
+    ENDED = "ended"
+    """How it ends is decided."""
+
+
+RUN_TRANSITIONS: Mapping[RunPhase, frozenset[RunPhase]] = {
+    RunPhase.PREPARING: frozenset({RunPhase.OPEN, RunPhase.ENDED}),
+    # Open again after each reconnect.
+    RunPhase.OPEN: frozenset({RunPhase.OPEN, RunPhase.ENDED}),
+    RunPhase.ENDED: frozenset(),
+}
+
+State = TypeVar("State", bound=StrEnum)
+
+
+class Life(Generic[State]):
+    """One thing's state, moved by its table only, with the story of its last steps."""
+
+    def __init__(self, thing: str, start: State, table: Mapping[State, frozenset[State]]) -> None:
+        self.state = start
+        self._thing = thing
+        self._table = table
+        self._story: deque[str] = deque([start], maxlen=STORY_MAX)
+
+    def to(self, new: State) -> None:
+        """Take a step. Raises `IllegalTransition` with the story."""
+        self.state = advance(self._thing, self.state, new, self._table, tuple(self._story))
+        self._story.append(new)

@@ -1,0 +1,58 @@
+"""Where a conversation's record says it is, and the legal steps to bring it elsewhere.
+
+Scripts move the record too (a claim, an end, a reap): `note` keeps up with what they did, and where
+that went wrong the record itself is asked.
+"""
+
+from __future__ import annotations
+
+from infra.store.conversations import ConversationRecord
+from infra.wire.errors import IllegalTransition
+from infra.wire.states import ConversationState
+from worker.decisions import steps
+from worker.hosts import ContainerId
+from worker.ownership import HeldLease
+from worker.parts import WorkerParts
+from worker.waiting import until_store_answers
+
+
+class RecordedState:
+    """The state on record of one conversation this worker owns."""
+
+    def __init__(
+        self, parts: WorkerParts, held: HeldLease, found: ConversationRecord | None
+    ) -> None:
+        """`found` is the record as it was before the lease was acquired."""
+        self.state = found.state if found else ConversationState.COLD
+        self._parts = parts
+        self._held = held
+
+    def note(self, old: ConversationState, new: ConversationState) -> None:
+        """A script has made this step, if the record was where the step begins."""
+        if self.state is old:
+            self.state = new
+
+    async def move(self, target: ConversationState, *, container: ContainerId | None) -> None:
+        """Bring the record to a state, by legal steps. Raises `LeaseLost`.
+
+        `container` goes on record with a conversation that is busy.
+        """
+        try:
+            await self._step_to(target, container)
+        except IllegalTransition:
+            # A script moved it, or a reply was lost: the record says where it is.
+            conversations, c = self._parts.conversations, self._held.conversation
+            record = await until_store_answers(lambda: conversations.get(c), self._parts.clock)
+            self.state = record.state if record else ConversationState.COLD
+            await self._step_to(target, container)
+
+    async def _step_to(self, target: ConversationState, container: ContainerId | None) -> None:
+        for state in steps(self.state, target):
+            await self._update(state, container if state is ConversationState.BUSY else None)
+            self.state = state
+
+    async def _update(self, state: ConversationState, container: ContainerId | None) -> None:
+        conversations, lease = self._parts.conversations, self._held.lease
+        await until_store_answers(
+            lambda: conversations.update(lease, state, container=container), self._parts.clock
+        )

@@ -1,0 +1,163 @@
+"""What is kept for a conversation on this host: its container, its folders, its sockets.
+
+Starts, finds and clears them; says nothing to the agent and nothing to the record. Owned by the
+conversation's actor (`worker.conversation`), which alone calls it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Sequence
+
+from infra.runtime.logs import fields
+from infra.runtime.settings import EgressPolicy, Settings
+from infra.wire.errors import ContainerFailed
+from infra.wire.ids import ConversationKey
+from worker.decisions import exit_end
+from worker.hosts import (
+    Container,
+    ContainerExit,
+    ContainerId,
+    ContainerSpec,
+    Limits,
+    SessionFolders,
+)
+from worker.ownership import HeldLease
+from worker.parts import WorkerParts
+from worker.waiting import until_store_answers
+
+log = logging.getLogger(__name__)
+
+
+class Session:
+    """One conversation's."""
+
+    def __init__(self, parts: WorkerParts, held: HeldLease) -> None:
+        self.container: Container | None = None
+        self._parts = parts
+        self._held = held
+        self._early_exit: ContainerExit | None = None
+
+    @property
+    def conversation(self) -> ConversationKey:
+        return self._held.conversation
+
+    async def start(self) -> None:
+        """Sockets and a container. Raises `ContainerFailed`, `GatewayUnavailable`, `LeaseLost`."""
+        parts, c = self._parts, self.conversation
+        folders = await asyncio.to_thread(parts.folders.make, c)
+        await parts.gateway.open_session(c, sockets=folders.sockets, fence=self._held.fence)
+        self._early_exit = None
+        began_s = parts.clock.monotonic()
+        try:
+            async with asyncio.timeout(parts.settings.container_start_timeout_s):
+                self.container = await parts.host.start(self._spec(folders))
+        except TimeoutError as error:
+            raise ContainerFailed("the container did not start in time") from error
+        if (early := self._early_exit) and early.id == self.container.id:
+            raise ContainerFailed("the container ended at once", code=exit_end(early).code)
+        took_ms = int((parts.clock.monotonic() - began_s) * 1000)
+        log.info(
+            "container started",
+            extra=fields(conversation=c, id=self.container.id, took_ms=took_ms),
+        )
+
+    def has_ended(self, exit: ContainerExit) -> bool:
+        """Whether it is our container that has ended. One that is still starting is remembered."""
+        if self.container is None:
+            self._early_exit = exit
+            return False
+        return self.container.id == exit.id
+
+    def let_go(self) -> Container | None:
+        """The container is nobody's from now on: it is to be stopped."""
+        container, self.container = self.container, None
+        return container
+
+    async def clear(self, container: Container | None) -> None:
+        """Stop a container that was let go of, and close the sockets."""
+        parts = self._parts
+        if container is not None:
+            try:
+                await parts.host.stop(container.id, grace_s=parts.timings.stop_grace_s)
+            except ContainerFailed as error:
+                # The reconciler finds it as an orphan, and a next start removes it.
+                log.error("container not stopped: %s", error, extra=fields(id=container.id))
+        await self._close_sockets()
+
+    async def found(self) -> Sequence[Container]:
+        """What this host has of the conversation; nothing when the engine cannot say."""
+        try:
+            return [c for c in await self._parts.host.list() if c.conversation == self.conversation]
+        except ContainerFailed as error:
+            log.warning("containers not listed: %s", error, extra=self._fields())
+            return []
+
+    async def has_vanished(self, container: ContainerId) -> bool:
+        """Whether the engine knows for sure that it does not run any more."""
+        try:
+            running = {c.id for c in await self._parts.host.list() if c.is_running}
+        except ContainerFailed as error:
+            log.warning("containers not listed: %s", error, extra=self._fields())
+            return False
+        return container not in running
+
+    async def reopen(self) -> None:
+        """Have the sockets of a container that runs already. Raises `GatewayUnavailable`."""
+        sockets = self._parts.folders.of(self.conversation).sockets
+        await self._parts.gateway.open_session(
+            self.conversation, sockets=sockets, fence=self._held.fence
+        )
+
+    async def wipe_if_due(self) -> bool:
+        """Remove what a deleted conversation of this name left here.
+
+        Under the lease, so that nothing of a new one can be here yet. False when something resists:
+        no turn may be served on it, and it is tried again with the next sweep.
+        """
+        parts, c = self._parts, self.conversation
+        conversations, host = parts.conversations, parts.host_id
+        if not await until_store_answers(lambda: conversations.is_wipe_due(c, host), parts.clock):
+            return True
+        try:
+            for container in await parts.host.list():
+                if container.conversation == c:
+                    await parts.host.stop(container.id, grace_s=0)
+        except ContainerFailed as error:
+            log.error("deleted, not stopped: %s", error, extra=self._fields())
+            return False
+        await self._close_sockets()
+        if not await asyncio.to_thread(parts.folders.drop_workspace, c):
+            log.error("deleted, but files resist", extra=self._fields())
+            return False
+        await until_store_answers(lambda: conversations.wiped(c, host), parts.clock)
+        log.info("files of a deleted conversation removed", extra=self._fields())
+        return True
+
+    async def _close_sockets(self) -> None:
+        await self._parts.gateway.close_session(self.conversation)
+        await asyncio.to_thread(self._parts.folders.drop_sockets, self.conversation)
+
+    def _spec(self, folders: SessionFolders) -> ContainerSpec:
+        settings = self._parts.settings
+        return ContainerSpec(
+            conversation=self.conversation,
+            fence=self._held.fence,
+            folders=folders,
+            limits=container_limits(settings),
+            egress=settings.egress is not EgressPolicy.NONE,
+        )
+
+    def _fields(self) -> dict[str, object]:
+        return fields(conversation=self.conversation)
+
+
+def container_limits(settings: Settings) -> Limits:
+    """What one agent may use here."""
+    return Limits(
+        cpus=settings.container_cpus,
+        memory_mb=settings.container_memory_mb,
+        pids=settings.container_pids,
+        tmp_mb=settings.container_tmp_mb,
+    )
