@@ -35,7 +35,7 @@ from typing import Any, TypeVar
 
 import docker
 from docker.errors import APIError, DockerException, ImageNotFound, NotFound
-from docker.types import LogConfig, Mount, Ulimit
+from docker.types import ContainerConfig, HostConfig, LogConfig, Mount, Ulimit
 from requests.exceptions import RequestException
 
 from infra.runtime.clock import Clock, SystemClock
@@ -58,6 +58,8 @@ _NAME_ATTEMPTS = 5
 _NAME_WAIT_S = 0.2
 _REWATCH_S = 1.0
 _OPEN_FILES_MAX = 8192
+_CONFIG = ("user", "hostname", "working_dir", "environment")
+"""What of `hardening` is the container's own; the rest is between it and its host."""
 
 _T = TypeVar("_T")
 # The engine's answers are JSON without types; these are read in this module only.
@@ -174,11 +176,13 @@ class DockerHost:
     def _start(self, spec: ContainerSpec) -> Container:
         name = container_name(self._options.cluster, spec.conversation)
         created_ms = self._clock.unix_ms()
-        settings = self._settings(spec, created_ms)
+        body = create_body(
+            self._options, self.host, spec, created_ms, version=self._engine.client.api.api_version
+        )
         for attempt in range(_NAME_ATTEMPTS):
             self._remove_leftover(name, spec)
             try:
-                id = self._engine.create(self._options.image, name, settings)
+                id = self._engine.create(name, body)
                 break
             except _NameTaken:
                 # Another worker was faster, or a removal is not through yet.
@@ -215,25 +219,42 @@ class DockerHost:
         self._engine.remove(id)
 
     def _labels(self) -> dict[str, str]:
-        return {LABEL + "cluster": self._options.cluster, LABEL + "host": self.host}
+        return host_labels(self._options.cluster, self.host)
 
-    def _settings(self, spec: ContainerSpec, created_ms: int) -> Json:
-        own = {
-            LABEL + "conv": spec.conversation,
-            LABEL + "fence": str(spec.fence),
-            LABEL + "created": str(created_ms),
-        }
-        settings = hardening(spec) | {
-            "labels": self._labels() | own,
-            "runtime": self._options.runtime,
-        }
-        if self._options.command is not None:
-            settings |= {"command": list(self._options.command), "entrypoint": []}
-        return settings
+
+def host_labels(cluster: str, host: HostId) -> dict[str, str]:
+    """What marks a container as one of this cluster on this host."""
+    return {LABEL + "cluster": cluster, LABEL + "host": host}
+
+
+def create_body(
+    options: DockerOptions, host: HostId, spec: ContainerSpec, created_ms: int, *, version: str
+) -> Json:
+    """All that the engine is told of a container, as it goes over the line.
+
+    The worker sends it and the engine proxy makes it again to compare, so the two cannot drift.
+    """
+    settings = hardening(spec) | {"runtime": options.runtime}
+    own = {
+        LABEL + "conv": spec.conversation,
+        LABEL + "fence": str(spec.fence),
+        LABEL + "created": str(created_ms),
+    }
+    config = {name: settings.pop(name) for name in _CONFIG if name in settings}
+    body = ContainerConfig(
+        version,
+        options.image,
+        list(options.command or ()),
+        entrypoint=[] if options.command else None,
+        labels=host_labels(options.cluster, host) | own,
+        host_config=HostConfig(version=version, **settings),
+        **config,
+    )
+    return {name: value for name, value in body.items() if value is not None}
 
 
 def hardening(spec: ContainerSpec) -> Json:
-    """What makes a container of ours safe, as arguments of the docker SDK's `create`."""
+    """What makes a container of ours safe, in the docker SDK's words."""
     limits = spec.limits
     uid, gid = agent_uid(), agent_gid()
     tmpfs = f"rw,exec,nosuid,nodev,size={limits.tmp_mb}m"
@@ -384,18 +405,21 @@ class _Engine:
         except ImageNotFound:
             return None
 
-    def create(self, image: str, name: str, settings: Json) -> ContainerId:
+    def create(self, name: str, body: Json) -> ContainerId:
+        # Not the SDK's higher `create`: it adds the proxies of ~/.docker/config.json, which may
+        # hold a password, to the agent's environment.
         try:
-            made = self.client.containers.create(image, name=name, **settings)
+            api: Any = self.client.api  # its types leave out this method's
+            made = api.create_container_from_config(body, name)
         except ImageNotFound as error:
             raise ContainerFailed(
-                f"image {image} is missing: build it with `python -m worker.images`"
+                f"image {body['Image']} is missing: build it with `python -m worker.images`"
             ) from error
         except APIError as error:
             if error.status_code == 409:
                 raise _NameTaken(f"the name {name} is taken") from error
             raise
-        return ContainerId(str(made.id))
+        return ContainerId(str(made["Id"]))
 
     def start(self, id: ContainerId) -> None:
         self.client.api.start(id)

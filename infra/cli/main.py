@@ -11,6 +11,7 @@ import os
 import platform
 from collections.abc import Callable, Mapping
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import Annotated, NoReturn
 
 import typer
@@ -84,6 +85,15 @@ def worker() -> None:
 def gateway() -> None:
     """Run this host's gateway in the foreground."""
     _become("gateway")
+
+
+@app.command(name="engine-proxy")
+def engine_proxy(
+    listen: Annotated[Path, typer.Option(help="Unix socket to listen on.")],
+) -> None:
+    """Run what stands between this host's worker and its Docker engine, in the foreground."""
+    command = python_command("worker.engine_proxy.main", "--listen", str(listen))
+    os.execv(command[0], command)
 
 
 @app.command(name="build-image")

@@ -43,7 +43,7 @@ COMPOSE_PART = """
 # For people with redis-cli (docs/operations.md). Without it there is no user `ops`.
 # REDIS_OPS_PASSWORD=
 
-# Group of the Docker socket, so that the worker may use it: stat -c %g /var/run/docker.sock
+# Group of the Docker socket, so that the engine proxy may use it: stat -c %g /var/run/docker.sock
 # DOCKER_GID=0
 
 # Folder of this host for sockets and workspaces; the same path inside the containers. Keep it

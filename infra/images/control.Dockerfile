@@ -1,11 +1,13 @@
-# api, worker and gateway: one image, the command says which. Build context: the repository.
+# api, worker, gateway and engine proxy: one image, the command says which. Build context: the repository.
 #
 # Builds with every builder down to the legacy one through the Docker API, so: no syntax line, no
 # here-documents, no --mount, no --link.
 ARG BASE_IMAGE=python:3.11-slim-bookworm
 FROM ${BASE_IMAGE}
 
-RUN useradd --create-home --uid 1000 --shell /usr/sbin/nologin agcluster
+# /run/engine: a volume made of it belongs to this user as well.
+RUN useradd --create-home --uid 1000 --shell /usr/sbin/nologin agcluster \
+ && install -d -o agcluster -g agcluster -m 0700 /run/engine
 RUN python3 -m venv /opt/venv
 
 # The dependencies first, by themselves: a change of our code does not install them again.

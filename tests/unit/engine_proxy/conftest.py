@@ -1,0 +1,125 @@
+"""An engine that notes what reaches it, behind the engine proxy."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+from aiohttp import web
+
+from infra.wire.ids import ConversationKey, Fence, HostId
+from worker.containers import DockerOptions, container_name, create_body
+from worker.engine_proxy.rules import Rules
+from worker.engine_proxy.server import EngineProxy
+from worker.folders import Folders
+from worker.hosts import ContainerSpec, Limits
+
+CONVERSATION = ConversationKey("c" * 24)
+CREATED_MS = 1_700_000_000_000
+
+
+@dataclass
+class NotingEngine:
+    """Answers every call with 200, and keeps it."""
+
+    containers: dict[str, dict[str, Any]] = field(default_factory=dict)
+    calls: list[tuple[str, str, bytes]] = field(default_factory=list)
+
+    async def answer(self, request: web.Request) -> web.StreamResponse:
+        self.calls.append((request.method, request.raw_path, await request.read()))
+        parts = request.path.split("/")
+        if parts[-1] == "events":
+            return await self._events(request)
+        if parts[-2:-1] and parts[-1] == "json" and parts[-3] == "containers":
+            found = self.containers.get(parts[-2])
+            return web.json_response(found or {"message": "No such container"}, status=_has(found))
+        return web.json_response({"Id": "new", "OSType": "linux", "HttpProxy": "http://u:p@x"})
+
+    async def _events(self, request: web.Request) -> web.StreamResponse:
+        told = web.StreamResponse()
+        await told.prepare(request)
+        for i in range(2):
+            await told.write(json.dumps({"n": i}).encode() + b"\n")
+        return told
+
+
+def _has(found: object) -> int:
+    return 200 if found else 404
+
+
+@dataclass
+class Line:
+    """A worker's line to the proxy, and what came through."""
+
+    rules: Rules
+    engine: NotingEngine
+    session: aiohttp.ClientSession
+    socket: Path
+
+    @property
+    def made(self) -> list[tuple[str, str, bytes]]:
+        """Calls that reached the engine, without the proxy's own look-ups."""
+        return [c for c in self.engine.calls if not c[1].endswith("/json") or "create" in c[1]]
+
+    def body(self) -> dict[str, Any]:
+        """What the worker sends for its container."""
+        rules = self.rules
+        folders = Folders(rules.data_dir).of(CONVERSATION)
+        spec = ContainerSpec(CONVERSATION, Fence(3), folders, rules.limits, egress=False)
+        made = create_body(rules.options, rules.host, spec, CREATED_MS, version="1.41")
+        copied: dict[str, Any] = json.loads(json.dumps(made))
+        return copied
+
+    async def create(self, body: Any, *, name: str | None = None) -> tuple[int, str]:
+        name = container_name(self.rules.options.cluster, CONVERSATION) if name is None else name
+        path = f"/v1.41/containers/create?name={name}"
+        return await self.ask("POST", path, body if isinstance(body, bytes) else json.dumps(body))
+
+    async def ask(
+        self, method: str, path: str, body: str | bytes | None = None, **options: Any
+    ) -> tuple[int, str]:
+        from yarl import URL
+
+        url = URL("http://proxy" + path, encoded=True)
+        async with self.session.request(method, url, data=body, **options) as answer:
+            return answer.status, await answer.text()
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    with tempfile.TemporaryDirectory(prefix="agc-") as made:
+        yield Path(made)
+
+
+@pytest.fixture
+async def line(folder: Path) -> AsyncIterator[Line]:
+    rules = Rules(
+        DockerOptions("agents:1", "cluster-1", engine=f"unix://{folder}/engine"),
+        HostId("host-1"),
+        Limits(cpus=1, memory_mb=512, pids=64, tmp_mb=16),
+        folder / "d",
+    )
+    Folders(rules.data_dir).make(CONVERSATION)
+    engine = NotingEngine()
+    app = web.Application(client_max_size=2**24)
+    app.router.add_route("*", "/{any:.*}", engine.answer)
+    proxy = EngineProxy(rules, socket=f"{folder}/engine", call_timeout_s=10)
+    async with AsyncExitStack() as opened:
+        for served, place in ((app, "engine"), (proxy.app, "proxy")):
+            runner = web.AppRunner(served, access_log=None, shutdown_timeout=1)
+            await runner.setup()
+            opened.push_async_callback(runner.cleanup)
+            await web.UnixSite(runner, os.fspath(folder / place)).start()
+        await proxy.setup()
+        opened.push_async_callback(proxy.aclose)
+        connector = aiohttp.UnixConnector(path=os.fspath(folder / "proxy"))
+        session = await opened.enter_async_context(aiohttp.ClientSession(connector=connector))
+        yield Line(rules, engine, session, folder / "proxy")

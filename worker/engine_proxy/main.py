@@ -1,0 +1,88 @@
+"""`python -m worker.engine_proxy.main --listen SOCKET`: what a worker has in the engine's place.
+
+Takes the worker's settings and `DOCKER_HOST`; looks at the data folder (read-only will do), and
+talks to nobody else.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import logging
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from aiohttp import web
+
+from infra.runtime.lifecycle import stop_signals
+from infra.runtime.logs import configure_logs, fields
+from infra.runtime.settings import SettingsRefused, load_settings
+from infra.wire.errors import AgClusterError
+from worker.containers import engine_address
+from worker.engine_proxy.rules import Rules
+from worker.engine_proxy.server import EngineProxy
+from worker.gateway.sockets import listen_at
+
+log = logging.getLogger(__name__)
+
+SOCKET_MODE = 0o600
+_LOCAL = "unix://"
+_CLOSE_S = 2.0
+
+
+async def serve(
+    rules: Rules, listen: Path, stop: asyncio.Event, *, is_ready: asyncio.Event | None = None
+) -> None:
+    """Run until `stop` is set; the socket is gone afterwards. Raises `SocketRefused`."""
+    proxy = EngineProxy(rules, socket=rules.options.engine.removeprefix(_LOCAL))
+    bound = listen_at(listen, mode=SOCKET_MODE)
+    # Cancelled when the worker hangs up: a stream of events nobody reads ends at once.
+    runner = web.AppRunner(
+        proxy.app, access_log=None, shutdown_timeout=_CLOSE_S, handler_cancellation=True
+    )
+    try:
+        await proxy.setup()
+        await runner.setup()
+        await web.SockSite(runner, bound.socket).start()
+        log.info("engine proxy up", extra=fields(socket=listen, cluster=rules.options.cluster))
+        if is_ready is not None:
+            is_ready.set()
+        await stop.wait()
+    finally:
+        bound.unlink()
+        await runner.cleanup()
+        await proxy.aclose()
+        bound.close()
+    log.info("engine proxy down")
+
+
+async def _run(rules: Rules, listen: Path) -> None:
+    with stop_signals() as stop:
+        await serve(rules, listen, stop)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Exit status 2 for settings that do not fit, 1 for a start that failed."""
+    parser = argparse.ArgumentParser(prog="agcluster engine-proxy")
+    parser.add_argument("--listen", type=Path, required=True, help="Unix socket to listen on")
+    listen: Path = parser.parse_args(arguments).listen
+    try:
+        settings = load_settings()
+        rules = Rules.of(settings, engine=engine_address())
+        if not rules.options.engine.startswith(_LOCAL):
+            raise SettingsRefused("DOCKER_HOST must be the Unix socket of this machine's engine")
+    except SettingsRefused as error:
+        print(f"agcluster engine-proxy: {error}", file=sys.stderr)
+        return 2
+    configure_logs(settings.log_level, settings.log_format)
+    try:
+        asyncio.run(_run(rules, listen))
+    except AgClusterError as error:
+        print(f"agcluster engine-proxy: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

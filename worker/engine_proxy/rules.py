@@ -1,0 +1,230 @@
+"""What a worker may ask of the engine, decided from the words of one request. Pure but for `lstat`.
+
+Nothing a worker sends is passed on. Of a container to be it says conversation, fence and time; the
+proxy makes the body again from its own settings, refuses one that differs in anything, and sends
+its own. Filters of lists and events are compared and made again in the same way.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import stat
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qsl
+
+from infra.runtime.settings import Settings
+from infra.wire.errors import AgClusterError
+from infra.wire.ids import ConversationKey, Fence, HostId
+from worker.containers import LABEL, DockerOptions, container_name, create_body, host_labels
+from worker.folders import Folders, agent_uid
+from worker.hosts import ContainerSpec, Limits
+
+Json = Any
+"""Decoded JSON of somebody else: of any shape, looked at with care."""
+
+VERSION_MIN = (1, 41)
+"""Older ones read other fields, some from the body of a start."""
+
+_PATH = re.compile(r"(?:/v(1)\.(\d{2}))?((?:/[A-Za-z0-9_][A-Za-z0-9_.:-]*)+)")
+_CONVERSATION = re.compile(r"[0-9a-f]{24}")
+_NUMBER = re.compile(r"[0-9]{1,19}")
+_INFO = ("OSType", "OperatingSystem", "SecurityOptions", "Runtimes")
+_EVENTS = {"type": ["container"], "event": ["start", "die"]}
+
+
+class EngineCallRefused(AgClusterError):
+    """A call that a worker has no need of. The message says what was wrong with it."""
+
+
+@dataclass(frozen=True)
+class Target:
+    """A request's path: API version (None: none given) and the path below it."""
+
+    version: str | None
+    path: str
+
+
+@dataclass(frozen=True)
+class Rules:
+    """One cluster's containers on one host."""
+
+    options: DockerOptions
+    host: HostId
+    limits: Limits
+    data_dir: Path
+
+    @classmethod
+    def of(cls, settings: Settings, *, engine: str) -> Rules:
+        """The rules for the worker that has these settings."""
+        return cls(
+            DockerOptions(
+                image=settings.agent_image,
+                cluster=settings.cluster,
+                runtime=settings.container_runtime,
+                engine=engine,
+            ),
+            settings.host_name,
+            Limits(
+                cpus=settings.container_cpus,
+                memory_mb=settings.container_memory_mb,
+                pids=settings.container_pids,
+                tmp_mb=settings.container_tmp_mb,
+            ),
+            settings.data_dir,
+        )
+
+    def create(self, name: str, given: bytes, *, version: str) -> Json:
+        """The body to send for a container. Raises `EngineCallRefused`."""
+        body = _strict_json(given)
+        labels = body.get("Labels") if isinstance(body, dict) else None
+        labels = labels if isinstance(labels, dict) else {}
+        conversation = _label(labels, "conv", _CONVERSATION)
+        spec = ContainerSpec(
+            ConversationKey(conversation),
+            Fence(int(_label(labels, "fence", _NUMBER))),
+            Folders(self.data_dir).of(ConversationKey(conversation)),
+            self.limits,
+            egress=False,
+        )
+        created_ms = int(_label(labels, "created", _NUMBER))
+        made = create_body(self.options, self.host, spec, created_ms, version=version)
+        made = json.loads(json.dumps(made))
+        if differs := first_difference(body, made):
+            raise EngineCallRefused(f"{differs} of a container is not what this proxy is set to")
+        if name != container_name(self.options.cluster, ConversationKey(conversation)):
+            raise EngineCallRefused("the name is not that of the conversation")
+        self.check_folders(conversation)
+        return made
+
+    def check_folders(self, conversation: str) -> None:
+        """Raises `EngineCallRefused` unless what will be mounted are folders, and the agent's.
+
+        The worker may write beside them: a link there would be followed by the engine.
+        """
+        folders = Folders(self.data_dir).of(ConversationKey(conversation))
+        for folder in (folders.sockets, folders.workspace):
+            for path in (folder.parent, folder):
+                try:
+                    found = os.lstat(path)
+                except OSError as error:
+                    raise EngineCallRefused(f"{path}: {error.strerror}") from error
+                if not stat.S_ISDIR(found.st_mode):
+                    raise EngineCallRefused(f"{path} is not a folder")
+            if found.st_uid != agent_uid():
+                raise EngineCallRefused(f"{folder} does not belong to the agent")
+
+    def own_conversation(self, inspected: Json) -> str:
+        """The conversation of a container that is ours. Raises `EngineCallRefused`."""
+        labels = (inspected.get("Config") or {}).get("Labels") or {}
+        if not self._labels.items() <= labels.items():
+            raise EngineCallRefused("that container is not one of this cluster on this host")
+        return _label(labels, "conv", _CONVERSATION)
+
+    def list_query(self, query: str) -> dict[str, str]:
+        """The query of a list of our containers."""
+        asked = _query(query, {"limit", "all", "size", "trunc_cmd", "filters"})
+        return {"all": "1", "filters": self._filters(asked, {})}
+
+    def event_query(self, query: str) -> dict[str, str]:
+        """The query of our containers' starts and ends."""
+        return {"filters": self._filters(_query(query, {"filters"}), _EVENTS)}
+
+    def name_of(self, query: str) -> str:
+        """The name a container is to have."""
+        return _query(query, {"name"}).get("name", "")
+
+    def stop_query(self, query: str) -> dict[str, str]:
+        """The query of a stop, with its grace in seconds."""
+        grace_s = _query(query, {"t"}).get("t", "")
+        if not re.fullmatch(r"\d{1,3}", grace_s):
+            raise EngineCallRefused("a stop needs a grace in seconds")
+        return {"t": grace_s}
+
+    def remove_query(self, query: str) -> dict[str, str]:
+        """The query of a removal: by force, with its anonymous volumes."""
+        asked = _query(query, {"v", "link", "force"})
+        if asked.get("link", "False") not in ("False", "0"):
+            raise EngineCallRefused("a removal is of a container, not of a link")
+        return {"v": "1", "force": "1"}
+
+    @property
+    def _labels(self) -> dict[str, str]:
+        return host_labels(self.options.cluster, self.host)
+
+    def _filters(self, asked: Mapping[str, str], others: Mapping[str, list[str]]) -> str:
+        wanted = {**others, "label": [f"{name}={value}" for name, value in self._labels.items()]}
+        given = _strict_json(asked.get("filters", "null").encode())
+        if differs := first_difference(given, wanted):
+            raise EngineCallRefused(f"{differs} of the filters is not that of this host's cluster")
+        return json.dumps(wanted)
+
+
+def target_of(path: str) -> Target:
+    """Read a request's path. Raises `EngineCallRefused` for any spelling but the plain one."""
+    found = _PATH.fullmatch(path)
+    if found is None or ".." in path:
+        raise EngineCallRefused("the path is not one that a worker uses")
+    major, minor, below = found.groups()
+    if major is None:
+        return Target(None, below)
+    if (int(major), int(minor)) < VERSION_MIN:
+        raise EngineCallRefused(f"version {major}.{minor} of the engine's API is too old")
+    return Target(f"{major}.{minor}", below)
+
+
+def told_of_engine(info: Json) -> Json:
+    """What of the engine's `info` a worker looks at; the rest is not its business."""
+    return {name: info[name] for name in _INFO if name in info}
+
+
+def first_difference(given: Json, wanted: Json, at: str = "") -> str | None:
+    """Where two JSON values differ first, as a path; None when they are equal, types included."""
+    where = at.lstrip(".") or "the body"
+    if type(given) is not type(wanted):
+        return where
+    if isinstance(wanted, dict):
+        if extra := given.keys() ^ wanted.keys():
+            return f"{at}.{min(extra)}".lstrip(".")
+        pairs = ((f"{at}.{name}", given[name], value) for name, value in wanted.items())
+    elif isinstance(wanted, list) and len(given) == len(wanted):
+        pairs = ((f"{at}[{i}]", given[i], value) for i, value in enumerate(wanted))
+    else:
+        return None if given == wanted else where
+    return next((found for at, a, b in pairs if (found := first_difference(a, b, at))), None)
+
+
+def _query(query: str, known: set[str]) -> dict[str, str]:
+    try:
+        pairs = parse_qsl(query, keep_blank_values=True, strict_parsing=bool(query))
+    except ValueError as error:
+        raise EngineCallRefused("the query is malformed") from error
+    names = [name for name, _ in pairs]
+    if len(names) != len(set(names)) or not known.issuperset(names):
+        raise EngineCallRefused("the query is not one that a worker uses")
+    return dict(pairs)
+
+
+def _label(labels: Mapping[str, Json], name: str, form: re.Pattern[str]) -> str:
+    value = labels.get(LABEL + name)
+    if not isinstance(value, str) or not form.fullmatch(value):
+        raise EngineCallRefused(f"the label {LABEL + name} is missing or malformed")
+    return value
+
+
+def _strict_json(text: bytes) -> Json:
+    """Raises `EngineCallRefused` for what two readers could read in two ways."""
+    try:
+        return json.loads(text, object_pairs_hook=_without_doubles)
+    except (ValueError, RecursionError) as error:
+        raise EngineCallRefused("the body is not plain JSON") from error
+
+
+def _without_doubles(pairs: list[tuple[str, Json]]) -> dict[str, Json]:
+    if len({name for name, _ in pairs}) != len(pairs):
+        raise ValueError("a name comes twice")
+    return dict(pairs)
