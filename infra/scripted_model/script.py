@@ -6,9 +6,10 @@ told, else the answer is "ok".
 
     echo TEXT                  TEXT, one delta a word
     count N                    "1 2 3 … N", one delta a number
-    stream N deltas [every D ms] [of K chars]
+    stream N deltas [every D ms] [of K chars] [plain]
                                N deltas, as fast as possible unless paced; each delta of a paced
-                               stream is "<index>@<Unix time in ns> "
+                               stream is "<index>@<Unix time in ns> ", unless it is plain: then a
+                               repeated request is answered with the very same words
     think TEXT => TEXT         a thinking block, then a text block
     tool bash CMD | tool read PATH | tool write PATH CONTENT | tool grep PATTERN [PATH]
     tool NAME {json}           any tool
@@ -169,10 +170,10 @@ def _count(m: re.Match[str], asked: Asked) -> Answer:
 
 
 def _stream(m: re.Match[str], asked: Asked) -> Answer:
-    size = int(m[3] or 8)
+    size = int(m[3] or (0 if m[4] else 8))
     pieces = tuple(f"{i} ".rjust(size, "x") for i in range(int(m[1])))
     pace_s = float(m[2] or 0) / 1000
-    return Reply((Text(pieces),), pace_s=pace_s, stamped=pace_s > 0)
+    return Reply((Text(pieces),), pace_s=pace_s, stamped=pace_s > 0 and not m[4])
 
 
 def _think(m: re.Match[str], asked: Asked) -> Answer:
@@ -275,7 +276,7 @@ def _verbs() -> dict[str, tuple[re.Pattern[str], _Verb]]:
         "echo": (r"echo(?: (.*))?", _echo),
         "count": (r"count (\d+)", _count),
         "stream": (
-            r"stream (\d+) deltas?(?: every ([\d.]+) ?ms)?(?: of (\d+) chars)?",
+            r"stream (\d+) deltas?(?: every ([\d.]+) ?ms)?(?: of (\d+) chars)?( plain)?",
             _stream,
         ),
         "think": (r"think (.*?) *=> *(.*)", _think),

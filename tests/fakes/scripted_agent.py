@@ -246,9 +246,15 @@ class ScriptedSession:
     """
 
     def __init__(
-        self, script: Script | None = None, transcripts: Transcripts | None = None
+        self,
+        script: Script | None = None,
+        transcripts: Transcripts | None = None,
+        *,
+        choose: Callable[[StartTurn], Script] | None = None,
     ) -> None:
+        """`choose` picks a turn's script where there is no `script`; by default its prompt does."""
         self._script = script
+        self._choose = choose or script_of
         self._transcripts = transcripts or Transcripts()
         self._memory: list[Entry] = []
         self.sdk_session: str | None = None
@@ -279,7 +285,7 @@ class ScriptedSession:
         """Nothing runs beside a turn."""
 
     async def _play(self, turn: RunningTurn) -> TurnEnded:
-        for step in self._script if self._script is not None else script_of(turn.start):
+        for step in self._script if self._script is not None else self._choose(turn.start):
             if ended := await step.play(turn, self):
                 return ended
         return TurnEnded(
@@ -357,13 +363,20 @@ def _after(word: str, words: list[str], *, default: float) -> float:
 class ScriptedAgent:
     """An agent server in this process, as an async context manager.
 
-    `script` is played for every turn; without one each prompt chooses its own (`AGENT_SCRIPTS`).
+    `script` is played for every turn; without one each prompt chooses its own (`AGENT_SCRIPTS`, or
+    what `choose` makes of it).
     """
 
-    def __init__(self, socket: Path, script: Script | None = None) -> None:
+    def __init__(
+        self,
+        socket: Path,
+        script: Script | None = None,
+        *,
+        choose: Callable[[StartTurn], Script] | None = None,
+    ) -> None:
         self.socket = socket
         self.transcripts = Transcripts()
-        self.session = ScriptedSession(script, self.transcripts)
+        self.session = ScriptedSession(script, self.transcripts, choose=choose)
         self.died = asyncio.Event()
         self._server = LinkServer(
             self._open_session,

@@ -81,6 +81,13 @@ def test_streams_are_paced_and_stamped_on_request() -> None:
     assert (slow.pace_s, slow.stamped) == (0.02, True)
 
 
+def test_a_plain_stream_is_paced_and_says_the_same_again() -> None:
+    plain = reply("stream 3 deltas every 20 ms plain")
+    assert plain.blocks == (Text(("0 ", "1 ", "2 ")),)
+    assert plain.pace_s == 0.02
+    assert not plain.stamped
+
+
 def test_thinking_comes_before_its_answer() -> None:
     assert reply("think hard work => the answer").blocks == (
         Thinking(("hard", " work")),

@@ -1,0 +1,97 @@
+"""What a light agent does: the part of the scripted model's language that chaos prompts use.
+
+    [tool bash [sleep S; ]echo WORD >> /workspace/FILE then ]stream N deltas every D ms [plain]
+    crash        its container ends before it has said anything
+
+so that a light cluster and one with real agents are asked the same. The tool is real in what
+counts: it appends one line to a file of the conversation's workspace. Nothing is executed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from agent.turn import RunningTurn
+from infra.wire.events import ToolCall, ToolResult, TurnEnded
+from infra.wire.link import StartTurn
+from tests.fakes.scripted_agent import (
+    Deltas,
+    Script,
+    ScriptedAgent,
+    ScriptedSession,
+    Step,
+    prompt_text,
+    script_of,
+)
+from worker.hosts import ContainerSpec
+
+_STREAM = re.compile(r"stream (\d+) deltas every ([\d.]+) ms(?: plain)?")
+_MARK = re.compile(r"tool bash (?:sleep ([\d.]+); )?echo (\w+) >> /workspace/(\w+)")
+CRASHES = "crashes"
+"""A file in the workspace with one line per start of a turn that crashes its container."""
+
+
+@dataclass(frozen=True)
+class Mark:
+    """A tool that takes its time and then appends a word to a file."""
+
+    file: Path
+    word: str
+    after_s: float
+
+    async def play(self, turn: RunningTurn, session: ScriptedSession) -> TurnEnded | None:
+        id = f"toolu_{uuid.uuid4().hex[:12]}"
+        await turn.say(ToolCall(id=id, name="Bash", summary=f"echo {self.word}"))
+        await asyncio.sleep(self.after_s)
+        _append(self.file, self.word)
+        await turn.say(ToolResult(id=id, name="Bash", summary="ok"))
+        return None
+
+
+@dataclass(frozen=True)
+class Crash:
+    """The container's process is gone."""
+
+    file: Path
+    crash: Callable[[], None]
+
+    async def play(self, turn: RunningTurn, session: ScriptedSession) -> TurnEnded | None:
+        _append(self.file, turn.start.turn)
+        self.crash()
+        await asyncio.Event().wait()
+        return None
+
+
+def light_agent(spec: ContainerSpec, *, crash: Callable[[], None]) -> ScriptedAgent:
+    """The agent of one container. `crash` ends that container."""
+
+    def choose(start: StartTurn) -> Script:
+        steps = [_step(words, spec.folders.workspace, crash) for words in _steps(start)]
+        return script_of(start) if None in steps else [step for step in steps if step]
+
+    return ScriptedAgent(spec.folders.sockets / "agent.sock", choose=choose)
+
+
+def _steps(start: StartTurn) -> list[str]:
+    return prompt_text(start).split(" then ")
+
+
+def _step(words: str, workspace: Path, crash: Callable[[], None]) -> Step | None:
+    if found := _STREAM.fullmatch(words):
+        return Deltas(int(found[1]), every_s=float(found[2]) / 1000)
+    if found := _MARK.fullmatch(words):
+        return Mark(workspace / found[3], found[2], float(found[1] or 0))
+    if words == "crash":
+        return Crash(workspace / CRASHES, crash)
+    return None
+
+
+def _append(file: Path, word: str) -> None:
+    """One write of one line: what two agents append does not mix."""
+    with file.open("a") as out:
+        out.write(f"{word}\n")
