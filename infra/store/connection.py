@@ -10,31 +10,56 @@ from __future__ import annotations
 import asyncio
 import random
 import re
+import socket
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 from redis.asyncio import BlockingConnectionPool, Redis
-from redis.asyncio.connection import AbstractConnection, parse_url
+from redis.asyncio.connection import AbstractConnection, Connection, parse_url
 from redis.asyncio.retry import Retry
 from redis.backoff import ExponentialBackoff
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import ReadOnlyError, RedisError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
+from infra.store.sentinels import (
+    ASK_TIMEOUT_S,
+    Primary,
+    PrimaryConnection,
+    SentinelPlace,
+    parse_sentinel_url,
+)
+from infra.store.sentinels import SCHEMES as SENTINEL_SCHEMES
+from infra.store.tls import TlsConnection, TlsFiles, take_tls, tls_fault
 from infra.wire.errors import StoreUnavailable
 
 CONNECT_TIMEOUT_S = 2.0
+ESTABLISH_TIMEOUT_S = 5.0
+"""A new connection is found, made, secured and introduced within this, or not at all."""
 CONNECTIONS_MAX = 64
+NO_FILES = TlsFiles()
+
+KEEPALIVE: dict[str, Any] = {
+    "socket_keepalive": True,
+    # A peer that vanished is noticed within two minutes, idle or not (where the system can).
+    "socket_keepalive_options": {
+        getattr(socket, name): value
+        for name, value in (("TCP_KEEPIDLE", 60), ("TCP_KEEPINTVL", 15), ("TCP_KEEPCNT", 4))
+        if hasattr(socket, name)
+    },
+}
 
 FAULTS: tuple[type[Exception], ...] = (RedisError, OSError, TimeoutError)
 """What redis-py raises when Redis is away, slow, full or not ours to write."""
 
 
-def connect(url: str, *, timeout_s: float, name: str) -> Redis:
+def connect(url: str, *, timeout_s: float, name: str, tls: TlsFiles = NO_FILES) -> Redis:
     """A client with a pool of its own. Connects on first use; `aclose()` it.
 
-    `decode_responses` is off: values are bytes. Raises `ValueError` for a URL that is none.
+    `redis://`, `rediss://`, `unix://`, or `redis+sentinel://` and `rediss+sentinel://`
+    (`infra.store.sentinels`). `decode_responses` is off: values are bytes. Raises `ValueError` for
+    a URL that is none, or files that are no certificates.
 
     One retry covers a pooled connection that died unnoticed and a primary that became a replica;
     every write of ours may be repeated. A timeout is not retried: its caller has waited enough.
@@ -48,16 +73,47 @@ def connect(url: str, *, timeout_s: float, name: str) -> Redis:
         "retry": Retry(ExponentialBackoff(cap=0.2, base=0.02), 1, (RedisConnectionError,)),
         "retry_on_error": [RedisConnectionError, ReadOnlyError],
     }
-    if not url.startswith("unix:"):
-        options["socket_keepalive"] = True
-    if url.startswith("rediss:"):
-        # redis-py leaves the host name unchecked. Only a URL that gives up certificates altogether
-        # (ssl_cert_reqs=none, for a test) goes without.
-        unchecked = dict(parse_url(url)).get("ssl_cert_reqs") == "none"
-        options["ssl_check_hostname"] = not unchecked
-    pool = BlockingConnectionPool.from_url(url, **options)
-    pool.connection_class = _cancellable(pool.connection_class)
-    return Redis.from_pool(pool)
+    options |= _place(url, tls)
+    options["connection_class"] = _cancellable(options["connection_class"])
+    return Redis.from_pool(BlockingConnectionPool(**options))
+
+
+def _place(url: str, files: TlsFiles) -> dict[str, Any]:
+    """Connection class and arguments of a URL."""
+    scheme = url.partition(":")[0]
+    if scheme in SENTINEL_SCHEMES:
+        return _sentinel_place(parse_sentinel_url(url), files)
+    options: dict[str, Any] = dict(parse_url(url))
+    if scheme == "unix":
+        _refuse(files, "a Unix socket")
+        return options
+    transport = _transport(options, files, is_tls=scheme == "rediss")
+    return KEEPALIVE | options | transport
+
+
+def _sentinel_place(place: SentinelPlace, files: TlsFiles) -> dict[str, Any]:
+    options = dict(place.options)
+    transport = _transport(options, files, is_tls=place.is_tls)
+    asking = {"socket_timeout": ASK_TIMEOUT_S, "socket_connect_timeout": ASK_TIMEOUT_S}
+    primary = Primary(
+        place.sentinels, place.service, {**transport, **asking, **place.sentinel_options}
+    )
+    bases = (PrimaryConnection, transport["connection_class"])
+    transport |= {"connection_class": type("FollowingConnection", bases, {}), "primary": primary}
+    return KEEPALIVE | options | transport
+
+
+def _transport(options: dict[str, Any], files: TlsFiles, *, is_tls: bool) -> dict[str, Any]:
+    """Takes what is TLS's out of the options."""
+    if is_tls:
+        return {"connection_class": _cancellable(TlsConnection), "tls": take_tls(options, files)}
+    _refuse(files, "one without TLS")
+    return {"connection_class": _cancellable(Connection)}
+
+
+def _refuse(files: TlsFiles, what: str) -> None:
+    if files:
+        raise ValueError(f"certificates are set, but the URL is {what}: use rediss://")
 
 
 def dedicated(redis: Redis, *, timeout_s: float | None, purpose: str) -> Redis:
@@ -101,12 +157,27 @@ def delays(*, first_s: float = 0.05, most_s: float = 2.0) -> Iterator[float]:
 
 
 class _Cancellable(AbstractConnection):
-    """A connection whose sending never swallows a cancellation.
+    """A connection that is bounded as a whole while it is made, and whose sending never swallows a
+    cancellation.
 
-    redis-py puts `asyncio.wait_for` around each send that has a deadline. On Python 3.11 that loses
-    a cancellation which arrives in the moment the send is done: the cancelled task goes on, and an
-    `asyncio.timeout` around it never fires.
+    redis-py gives each step of the making a deadline of its own, and puts `asyncio.wait_for` around
+    each send that has one. On Python 3.11 that loses a cancellation which arrives in the moment the
+    send is done: the cancelled task goes on, and an `asyncio.timeout` around it never fires.
     """
+
+    async def connect(self) -> None:
+        if self.is_connected:
+            return
+        try:
+            async with asyncio.timeout(ESTABLISH_TIMEOUT_S):
+                await super().connect()  # type: ignore[no-untyped-call]
+        except TimeoutError:
+            await self.disconnect(nowait=True)
+            raise RedisTimeoutError("Timeout connecting to server") from None
+        except BaseException:
+            # A connection that was not introduced to the end must not be taken for one that was.
+            await self.disconnect(nowait=True)
+            raise
 
     async def send_packed_command(
         self, command: bytes | str | Iterable[bytes], check_health: bool = True
@@ -133,6 +204,8 @@ def client_name(name: str) -> str:
 
 
 def _explain(error: Exception) -> str:
+    if fault := tls_fault(error):
+        return f"{type(error).__name__}: {fault}"
     # A pipeline's error quotes the whole command, arguments and all: only its cause is for logs.
     said = str(error).rpartition("caused error: ")[2]
     return f"{type(error).__name__}: {said[:200]}"

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ssl
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,6 +19,8 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from infra.store.connection import client_name, connect, dedicated, delays, translate
+from infra.store.sentinels import parse_sentinel_url
+from infra.store.tls import TlsFiles
 from infra.wire.errors import LeaseLost, StoreUnavailable
 
 
@@ -38,18 +42,88 @@ def test_every_command_has_a_deadline() -> None:
     assert made["db"] == 1
 
 
-def test_a_tls_connection_checks_the_host_name() -> None:
-    connection = one_of(connect("rediss://redis.example:6380", timeout_s=3, name="x"))
-
-    assert connection.check_hostname
-    assert connection.ssl_context.get().check_hostname
+def context_of(url: str) -> ssl.SSLContext:
+    context: ssl.SSLContext = options(url)["tls"]
+    return context
 
 
-def test_only_a_url_without_certificates_goes_unchecked() -> None:
-    url = "rediss://localhost:6380?ssl_cert_reqs=none"
-    connection = one_of(connect(url, timeout_s=3, name="x"))
+def test_a_tls_connection_checks_certificate_and_host_name() -> None:
+    context = context_of("rediss://redis.example:6380")
 
-    assert not connection.ssl_context.get().check_hostname
+    assert context.check_hostname
+    assert context.verify_mode is ssl.CERT_REQUIRED
+    made = one_of(connect("rediss://redis.example:6380", timeout_s=3, name="x"))
+    assert made._connection_arguments()["ssl"].check_hostname
+
+
+def test_only_a_url_that_says_so_goes_unchecked() -> None:
+    unchecked = context_of("rediss://localhost:6380?ssl_cert_reqs=none")
+    assert (unchecked.check_hostname, unchecked.verify_mode) == (False, ssl.CERT_NONE)
+
+    nameless = context_of("rediss://localhost:6380?ssl_check_hostname=false")
+    assert (nameless.check_hostname, nameless.verify_mode) == (False, ssl.CERT_REQUIRED)
+
+
+@pytest.mark.parametrize(
+    ("url", "word"),
+    [
+        ("rediss://localhost?ssl_ca_certs=/none/ca.pem", "/none/ca.pem"),
+        ("rediss://localhost?ssl_cert_reqs=optional", "ssl_cert_reqs"),
+        ("rediss://localhost?ssl_sometimes=yes", "ssl_sometimes"),
+    ],
+)
+def test_tls_that_cannot_be_is_refused_by_name(url: str, word: str) -> None:
+    with pytest.raises(ValueError, match=word):
+        connect(url, timeout_s=3, name="x")
+
+
+@pytest.mark.parametrize("url", ["redis://localhost", "unix:///tmp/redis.sock"])
+def test_a_ca_without_tls_is_refused(url: str) -> None:
+    """Nothing would be checked, though somebody wanted it."""
+    with pytest.raises(ValueError, match="rediss://"):
+        connect(url, timeout_s=3, name="x", tls=TlsFiles(ca=Path("/etc/ca.pem")))
+
+
+def test_a_sentinel_url_names_sentinels_service_database_and_credentials() -> None:
+    place = parse_sentinel_url(
+        "redis+sentinel://api:p%40ss%2Fw@one:26379,two,[::1]:5000/orders/3"
+        "?sentinel_username=watch&sentinel_password=s%26cret&health_check_interval=9"
+    )
+
+    assert place.sentinels == [("one", 26379), ("two", 26379), ("::1", 5000)]
+    assert (place.service, place.is_tls) == ("orders", False)
+    assert place.options == {
+        "db": 3, "username": "api", "password": "p@ss/w", "health_check_interval": 9
+    }  # fmt: skip
+    assert place.sentinel_options == {"username": "watch", "password": "s&cret"}
+
+
+def test_a_short_sentinel_url_means_what_everybody_means() -> None:
+    place = parse_sentinel_url("rediss+sentinel://one")
+
+    assert (place.sentinels, place.service, place.is_tls) == ([("one", 26379)], "mymaster", True)
+    assert place.options == {}
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["redis+sentinel:///mymaster", "redis+sentinel://a,,b", "redis+sentinel://u:secret@a/m/x"],
+)
+def test_a_sentinel_url_that_names_nobody_is_refused(url: str) -> None:
+    with pytest.raises(ValueError, match="Sentinel URL") as raised:
+        connect(url, timeout_s=3, name="x")
+    assert "secret" not in str(raised.value)
+
+
+def test_connections_to_a_primary_are_bounded_like_any_other() -> None:
+    client = connect("redis+sentinel://one,two/m", timeout_s=3, name="api")
+    made = one_of(client)
+    blocking = one_of(dedicated(client, timeout_s=9, purpose="bell"))
+
+    assert (made.socket_timeout, made.socket_connect_timeout) == (3, 2.0)
+    assert (blocking.socket_timeout, blocking.client_name) == (9, "api-bell")
+    assert made.socket_keepalive
+    assert made._primary is blocking._primary, "what one pool learns holds for all"
 
 
 def test_a_password_with_odd_signs_arrives_whole() -> None:

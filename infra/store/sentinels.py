@@ -1,0 +1,198 @@
+"""A Redis that Sentinels watch: where its primary is now, and connections that follow it.
+
+A connection asks before it is made, makes sure that it has come to a primary, and gives itself up
+when that has become a replica or another one is known. Pools of one client share what is known, so
+that what one of them learns of a failover holds for all.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import parse_qsl, unquote, urlencode, urlsplit
+
+from redis.asyncio import ConnectionPool, Redis
+from redis.asyncio.connection import Connection, parse_url
+from redis.asyncio.sentinel import MasterNotFoundError
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import NoPermissionError, ReadOnlyError, RedisError
+
+SCHEMES = ("redis+sentinel", "rediss+sentinel")
+PORT = 26379
+SERVICE = "mymaster"
+ASK_TIMEOUT_S = 1.0
+"""One Sentinel gets this long; the next one is asked then."""
+FRESH_S = 0.5
+"""An answer is good for this long, unless a connection fails."""
+
+Address = tuple[str, int]
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class SentinelPlace:
+    """What a Sentinel URL says."""
+
+    sentinels: Sequence[Address]
+    service: str
+    is_tls: bool
+    options: Mapping[str, Any] = field(default_factory=dict)
+    """For connections to Redis: database, credentials, and what the query adds."""
+    sentinel_options: Mapping[str, Any] = field(default_factory=dict)
+    """For connections to the Sentinels: their own credentials."""
+
+
+def parse_sentinel_url(url: str) -> SentinelPlace:
+    """`redis+sentinel://user:password@host1:26379,host2,host3/service/db?…`.
+
+    Service and database may be left out (mymaster, 0), ports too. Credentials are percent-decoded;
+    those of the Sentinels are `sentinel_username` and `sentinel_password` of the query. With
+    `rediss+sentinel` both are spoken to over TLS. Raises `ValueError`; its text holds no
+    credentials.
+    """
+    parts = urlsplit(url)
+    credentials, _, hosts = parts.netloc.rpartition("@")
+    query = dict(parse_qsl(parts.query, keep_blank_values=True))
+    own = {
+        name: query.pop(f"sentinel_{name}")
+        for name in ("username", "password")
+        if f"sentinel_{name}" in query
+    }
+    service, _, database = parts.path.strip("/").partition("/")
+    if database and not database.isdigit():
+        raise ValueError("a Sentinel URL ends in /service/db, where db is a number")
+    options = dict(parse_url(f"redis://sentinel/{database}?{urlencode(query)}"))
+    options.pop("host")
+    username, _, password = credentials.partition(":")
+    named = {"username": unquote(username), "password": unquote(password)}
+    return SentinelPlace(
+        sentinels=[_address(host) for host in hosts.split(",")],
+        service=unquote(service) or SERVICE,
+        is_tls=parts.scheme == "rediss+sentinel",
+        options=options | {name: value for name, value in named.items() if value},
+        sentinel_options=own,
+    )
+
+
+def _address(host: str) -> Address:
+    parts = urlsplit(f"//{host}")
+    if not parts.hostname:
+        raise ValueError("a Sentinel URL names its Sentinels as host1:26379,host2,host3")
+    return parts.hostname, parts.port or PORT
+
+
+class Primary:
+    """Where the primary of one service is, as far as anybody here knows."""
+
+    known: Address | None
+    """The newest answer."""
+
+    def __init__(
+        self, sentinels: Sequence[Address], service: str, sentinel_options: Mapping[str, Any]
+    ) -> None:
+        """`sentinel_options` are connection arguments, connection class included."""
+        self.known = None
+        self._sentinels = list(sentinels)
+        self._service = service
+        self._options = dict(sentinel_options)
+        self._asking = asyncio.Lock()
+        self._found_s = self._failed_s = -FRESH_S
+        self._failure = ""
+
+    async def find(self) -> Address:
+        """Its address; asks the Sentinels unless that has just been done.
+
+        Raises `MasterNotFoundError` while none of them knows a primary that answers.
+        """
+        came_s = time.monotonic()
+        async with self._asking:
+            if self.known is not None and time.monotonic() - self._found_s < FRESH_S:
+                return self.known
+            if self._failed_s >= came_s:
+                raise MasterNotFoundError(self._failure)  # To a question asked while we waited.
+            try:
+                found = await self._ask_all()
+            except MasterNotFoundError as error:
+                self._failed_s, self._failure = time.monotonic(), str(error)
+                raise
+            if self.known not in (None, found):
+                log.warning("the primary of %s is now %s:%d", self._service, *found)
+            self.known, self._found_s = found, time.monotonic()
+            return found
+
+    def doubt(self) -> None:
+        """It could not be reached, or is none any more: ask again."""
+        self._found_s = -FRESH_S
+
+    async def _ask_all(self) -> Address:
+        """Each in turn, first the one that answered last."""
+        faults = []
+        for sentinel in list(self._sentinels):
+            try:
+                found = await self._ask(sentinel)
+            except (RedisError, OSError, TimeoutError) as error:
+                faults.append(f"{sentinel[0]}:{sentinel[1]}: {error}")
+                continue
+            self._sentinels.remove(sentinel)
+            self._sentinels.insert(0, sentinel)
+            return found
+        told = "; ".join(faults)
+        raise MasterNotFoundError(f"no Sentinel knows a primary of {self._service} ({told})")
+
+    async def _ask(self, sentinel: Address) -> Address:
+        host, port = sentinel
+        pool = ConnectionPool(**self._options, host=host, port=port)
+        async with asyncio.timeout(ASK_TIMEOUT_S), Redis.from_pool(pool) as client:
+            state = await client.sentinel_master(self._service)  # type: ignore[no-untyped-call]
+        if not state["is_master"] or state["is_sdown"] or state["is_odown"]:
+            raise MasterNotFoundError("the primary does not answer")
+        return state["ip"], state["port"]
+
+
+class PrimaryConnection(Connection):
+    """A connection to whatever is the primary when it is made."""
+
+    def __init__(self, *, primary: Primary, **options: Any) -> None:
+        self._primary = primary
+        super().__init__(**options)
+
+    async def connect(self) -> None:
+        """Unless it is connected to the primary already."""
+        if self.is_connected and (self.host, self.port) != self._primary.known:
+            await self.disconnect(nowait=True)
+        await super().connect()  # type: ignore[no-untyped-call]
+
+    async def _connect(self) -> None:
+        self.host, self.port = await self._primary.find()
+        try:
+            await super()._connect()  # type: ignore[no-untyped-call]
+        except (OSError, TimeoutError):
+            self._primary.doubt()
+            raise
+
+    async def on_connect(self) -> None:
+        """Introduce ourselves, and see whether it knows that it is the primary."""
+        await super().on_connect()
+        await self.send_command("ROLE", check_health=False)
+        try:
+            [role, *_] = await self.read_response()
+        except NoPermissionError:
+            return  # Somebody else's users: a write to a replica is refused anyway.
+        if role != b"master":
+            self._primary.doubt()
+            raise RedisConnectionError(f"{self.host}:{self.port} is not the primary")
+
+    async def read_response(self, *arguments: Any, **options: Any) -> Any:
+        """The reply; a replica's refusal to write ends the connection, so that the next one finds
+        the primary."""
+        try:
+            return await super().read_response(*arguments, **options)
+        except ReadOnlyError:
+            self._primary.doubt()
+            await self.disconnect(nowait=True)
+            raise RedisConnectionError("the primary has become a replica") from None
