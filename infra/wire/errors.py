@@ -12,6 +12,7 @@
     ├── GatewayUnavailable         the host's gateway did not answer
     ├── AgentUnreachable           the agent's socket is gone or silent
     ├── ContainerFailed            the isolation could not be started or vanished
+    │   └── EngineFailed           the host's engine is to blame, not what was to run
     ├── NoIsolation                this machine has nothing that can isolate an agent
     ├── KeyNotOpened               a sealed key is broken, expired or meant for something else
     ├── IllegalTransition          a state machine was asked for a step its table does not have
@@ -172,6 +173,13 @@ class ContainerFailed(AgClusterError):
     def __init__(self, message: str, *, code: ErrorCode = ErrorCode.CONTAINER_FAILED) -> None:
         super().__init__(message)
         self.code = code
+
+
+class EngineFailed(ContainerFailed):
+    """What makes containers on a host does not: it cannot be reached, refuses, hangs, is full.
+
+    Nothing was started, and the next conversation may fare no better on this host.
+    """
 
 
 class NoIsolation(AgClusterError):

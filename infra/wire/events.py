@@ -33,6 +33,16 @@ class Usage(Message):
         """All that went in, read from a cache or not: OpenAI's `prompt_tokens`."""
         return self.input_tokens + self.cache_creation_input_tokens + self.cache_read_input_tokens
 
+    @property
+    def spent_tokens(self) -> int:
+        """What counts against a budget: all but what was read from a cache."""
+        return self.input_tokens + self.output_tokens + self.cache_creation_input_tokens
+
+    def __add__(self, other: Usage) -> Usage:
+        return Usage(
+            **{name: getattr(self, name) + getattr(other, name) for name in Usage.model_fields}
+        )
+
 
 class FinishReason(StrEnum):
     """OpenAI's word for why an answer ended."""

@@ -5,6 +5,7 @@
     PUT    /sessions/{conversation}/turn         OpenTurn: let model calls through with this key
     DELETE /sessions/{conversation}/turn/{turn}  stop model calls, wipe the key; TurnMeter
     POST   /sessions/{conversation}/complete     SideCall: one model call; the upstream's SSE bytes
+    GET    /meters                               Meters: what the turns under way have used so far
     GET    /health                               GatewayStatus
 
 Both deletions take `?fence=`, so that a stale owner cannot undo what a newer one has set up. A
@@ -14,6 +15,7 @@ the gateway restarts; a worker that sees another one registers its sessions and 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from enum import StrEnum
 from typing import Any, Literal
 
@@ -39,7 +41,10 @@ class OpenSession(Message):
 
 
 class OpenTurn(Message):
-    """Until closed or expired, model calls of the session go upstream with the sealed key."""
+    """Until closed or expired, model calls of the session go upstream with the sealed key.
+
+    Said again of the turn that is open, only fence and budget change.
+    """
 
     type: Literal["open_turn"] = "open_turn"
     turn: TurnId
@@ -50,10 +55,12 @@ class OpenTurn(Message):
     expires_ms: int
     """Unix time. The associated data of the sealed key holds the same number."""
     models: tuple[str, ...] = ()
-    """Models the turn may ask for; empty:
-
-    any (sub-agents and summaries may use others than the turn's).
-    """
+    """Models the turn may ask for; empty: those of the gateway's own settings."""
+    budget_tokens: int | None = None
+    """The turn's calls stop when its meter here has counted this many (`Usage.spent_tokens`);
+    None: no bound."""
+    profile: str | None = None
+    """The egress profile its tools go out by; None: the deployment's own policy."""
 
 
 class SideCall(Message):
@@ -80,13 +87,36 @@ class UpstreamError(Message):
     retry_after_s: float | None = None
 
 
+class ModelUsage(Message):
+    """What the calls of one model used."""
+
+    calls: int = 0
+    usage: Usage = Usage()
+
+
 class TurnMeter(Message):
-    """What a turn used on the wire."""
+    """What a turn used on the wire, in all, by one start of the gateway (`instance`).
+
+    Figures only grow as long as the instance is the same, so reading them twice is harmless.
+    """
 
     type: Literal["turn_meter"] = "turn_meter"
     calls: int = 0
     usage: Usage = Usage()
     last_error: UpstreamError | None = None
+    instance: str = ""
+    models: Mapping[str, ModelUsage] = {}
+    """The same by the model that was asked for."""
+    is_over_budget: bool = False
+    """A call was refused or cut off because the turn's budget was spent."""
+
+
+class Meters(Message):
+    """The meters of all turns of the host that are under way."""
+
+    type: Literal["meters"] = "meters"
+    instance: str
+    turns: Mapping[TurnId, TurnMeter] = {}
 
 
 class GatewayStatus(Message):
@@ -153,6 +183,12 @@ def decode_meter(raw: bytes) -> TurnMeter:
     """Raises `MalformedMessage`."""
     meter: TurnMeter = decode(TypeAdapter(TurnMeter), raw)
     return meter
+
+
+def decode_meters(raw: bytes) -> Meters:
+    """Raises `MalformedMessage`."""
+    meters: Meters = decode(TypeAdapter(Meters), raw)
+    return meters
 
 
 def decode_status(raw: bytes) -> GatewayStatus:

@@ -71,8 +71,8 @@ FAILED = TurnEnded(
     checkpoint="entry",
 )
 
-OPAQUE = {"entries", "body"}
-"""Fields whose JSON is not ours and is passed on as it came."""
+OPAQUE = {"entries", "body", "models", "turns"}
+"""Fields whose JSON is not ours and is passed on as it came, and maps, whose names are values."""
 
 Decode = Callable[[bytes], Message]
 
@@ -131,12 +131,16 @@ TURNS: dict[str, Message] = {
         idle_timeout_s=1800.0,
     ),
 }
-METER: dict[str, Message] = {
-    "turn_meter": gateway.TurnMeter(
-        calls=3,
-        usage=USAGE,
-        last_error=gateway.UpstreamError(status=429, kind="rate_limit_error", retry_after_s=2.0),
-    ),
+METERED = gateway.TurnMeter(
+    calls=3,
+    usage=USAGE,
+    last_error=gateway.UpstreamError(status=429, kind="rate_limit_error", retry_after_s=2.0),
+    instance="0a1b",
+    models={"claude-sonnet-4-5-20250929": gateway.ModelUsage(calls=3, usage=USAGE)},
+)
+METER: dict[str, Message] = {"turn_meter": METERED}
+METERS: dict[str, Message] = {
+    "meters": gateway.Meters(instance="0a1b", turns={TURN: METERED}),
 }
 STATUS: dict[str, Message] = {
     "gateway_status": gateway.GatewayStatus(instance="abc", sessions=2, turns=1),
@@ -158,6 +162,8 @@ OPEN_TURN: dict[str, Message] = {
         sealed_key="c2VhbGVk",
         expires_ms=1700000000000,
         models=("claude-sonnet-4-5-20250929",),
+        budget_tokens=50000,
+        profile="research",
     ),
 }
 SIDE_CALL: dict[str, Message] = {
@@ -182,6 +188,7 @@ LINKS: tuple[tuple[str, dict[str, Message], Decode], ...] = (
     ("turns", TURNS, turns.decode_turn_request),
     ("history", ACCEPTED, history.decode_accepted),
     ("gateway", METER, gateway.decode_meter),
+    ("gateway", METERS, gateway.decode_meters),
     ("gateway", STATUS, gateway.decode_status),
     ("gateway", REFUSED, gateway.decode_refused),
     ("gateway", OPEN_SESSION, gateway.decode_open_session),

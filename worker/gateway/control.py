@@ -67,6 +67,7 @@ class ControlServer:
                 web.put("/sessions/{conversation}/turn", _answering(self._open_turn)),
                 web.delete("/sessions/{conversation}/turn/{turn}", _answering(self._close_turn)),
                 web.post("/sessions/{conversation}/complete", _answering(self._complete)),
+                web.get("/meters", _answering(self._meters)),
                 web.get("/health", _answering(self._health)),
             ]
         )
@@ -110,6 +111,9 @@ class ControlServer:
         if call.conversation != _conversation(request):
             raise MalformedMessage("the call is of another conversation")
         return await self._side_calls.answer(request, call)
+
+    async def _meters(self, request: web.Request) -> Message:
+        return self._table.ledger.read_open()
 
     async def _health(self, request: web.Request) -> Message:
         return self._table.status()

@@ -1,7 +1,8 @@
 """Which headers pass between an agent and the upstream. Pure.
 
-The agent's are not trusted: whatever could identify, authenticate or redirect goes, and the
-caller's key is put in. The upstream's answer loses what concerns the connection or the account.
+The agent's are not trusted: only those that clients of the Messages API are known to send go on,
+and the caller's key is put in. The upstream's answer loses what concerns the connection or the
+account.
 """
 
 from __future__ import annotations
@@ -28,21 +29,31 @@ _HOP_BY_HOP = frozenset(
         "http2-settings",
     }
 )
-_REPLACED = frozenset({"host", "content-length", "accept-encoding", "expect", "x-should-retry"})
-_SUSPECT = re.compile(
-    r"auth|cookie|api-?key|token|secret|credential|^proxy|^forwarded|^x-forwarded|^x-real|^via$"
+_SENT = frozenset(
+    {
+        "accept",
+        "anthropic-beta",
+        "anthropic-dangerous-direct-browser-access",
+        "anthropic-version",
+        "content-type",
+        "user-agent",
+        "x-app",
+        "x-client-request-id",
+    }
 )
+_SENT_PREFIXES = ("x-stainless-", "x-claude-code-")
+_SUSPECT = re.compile(r"auth|cookie|key|token|secret|credential")
 _ACCOUNT = frozenset({"set-cookie", "anthropic-organization-id", "cf-ray", "server", "via"})
 
 
 def to_upstream(given: Iterable[tuple[str, str]], *, api_key: str) -> CIMultiDict[str]:
     """Headers of the request that goes out, but its length."""
     pairs = list(given)
-    dropped = _HOP_BY_HOP | _REPLACED | _named_by_connection(pairs)
+    dropped = _named_by_connection(pairs)
     kept: CIMultiDict[str] = CIMultiDict(
         (name, value)
         for name, value in pairs
-        if name.lower() not in dropped and not _SUSPECT.search(name.lower())
+        if _is_sent(name.lower()) and name.lower() not in dropped
     )
     kept["accept-encoding"] = "identity"
     kept["x-api-key"] = api_key
@@ -77,6 +88,10 @@ def retry_after_s(headers: Mapping[str, str]) -> float | None:
     except ValueError:
         return None
     return seconds if 0 <= seconds < float("inf") else None
+
+
+def _is_sent(name: str) -> bool:
+    return name in _SENT or (name.startswith(_SENT_PREFIXES) and not _SUSPECT.search(name))
 
 
 def _named_by_connection(pairs: Iterable[tuple[str, str]]) -> frozenset[str]:

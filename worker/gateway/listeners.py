@@ -11,8 +11,8 @@ from aiohttp import web
 from infra.runtime.logs import fields
 from infra.wire.gateway import EGRESS_SOCKET, MODEL_SOCKET
 from worker.gateway.egress import HEAD_MAX_BYTES, EgressProxy
-from worker.gateway.model_proxy import ModelLimits, ModelProxy
-from worker.gateway.sessions import Places, Session
+from worker.gateway.model_proxy import ModelProxy
+from worker.gateway.sessions import Session
 from worker.gateway.sockets import BoundSocket, check_folder, listen_at
 
 log = logging.getLogger(__name__)
@@ -32,12 +32,11 @@ class SessionListeners:
         *,
         model: ModelProxy,
         egress: EgressProxy,
-        limits: ModelLimits,
         group: asyncio.TaskGroup,
     ) -> None:
         self._session = session
         self._model = model
-        self._model_places = Places(limits.calls_max)
+        self._model_bounds = model.bounds()
         self._egress = egress
         self._egress_places = egress.places()
         self._group = group
@@ -90,7 +89,7 @@ class SessionListeners:
                 log.debug("closing: %s", error, extra=fields(conversation=conversation))
 
     async def _answer(self, request: web.BaseRequest) -> web.StreamResponse:
-        return await self._model.answer(self._session, self._model_places, request)
+        return await self._model.answer(self._session, self._model_bounds, request)
 
     def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """A plain function, so that the task is born in our group and not in the library."""

@@ -109,9 +109,7 @@ async def serve(
             )
 
             async def listen(session: Session) -> Listeners:
-                made = SessionListeners(
-                    session, model=model, egress=egress, limits=config.model_limits, group=group
-                )
+                made = SessionListeners(session, model=model, egress=egress, group=group)
                 await made.start(inside=config.data_dir)
                 return made
 
@@ -122,6 +120,7 @@ async def serve(
                 sealer=sealer,
                 clock=outside.clock,
                 traffic=traffic,
+                ledger=table.ledger,
                 body_max_bytes=config.model_limits.body_max_bytes,
             )
             control = ControlServer(table, side_calls, bound)

@@ -1,28 +1,39 @@
 """What a turn uses on the wire: tokens read from the model's answers as they pass by.
 
 Only the events that carry figures are decoded (two in a message), so a delta costs a split and a
-comparison. What an upstream did not say is not guessed. A broken stream counts as far as it got:
-its input at least.
+comparison. An answer that breaks off before its last figures counts what it had said of its input,
+and for its output an estimate by the text that passed: else whoever hangs up in time would pay
+nothing. Everything else is as the upstream told it.
 """
 
 from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterator, Mapping
+from collections import OrderedDict, defaultdict
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 from infra.runtime.logs import fields
 from infra.wire.events import Usage
-from infra.wire.gateway import TurnMeter, UpstreamError
+from infra.wire.gateway import Meters, ModelUsage, TurnMeter, UpstreamError
+from infra.wire.ids import TurnId
 from infra.wire.upstream import STATUS_OF_KIND
 
 log = logging.getLogger(__name__)
 
+CLOSED_MAX = 4096
+"""Turns whose figures are kept after their end, for workers that ask late or again."""
+
 _LINE_MAX_BYTES = 1024 * 1024
 _BODY_MAX_BYTES = 16 * 1024 * 1024
 _WANTED = {b"message_start", b"message_delta", b"error"}
+_DELTA = b"content_block_delta"
+_SIGNATURE = b'"signature_delta"'
+_DELTA_FRAME_BYTES = 88
+"""What a delta's data line has around its text."""
+_TOKEN_BYTES = 4
 _FIGURES = tuple(Usage.model_fields)
 
 
@@ -30,13 +41,17 @@ class CallMeter:
     """Reads one answer of the upstream. It never raises: metering must not break a stream."""
 
     def __init__(self, *, is_stream: bool, status: int, retry_after_s: float | None) -> None:
-        self._is_stream = is_stream
+        self.is_stream = is_stream
+        self.is_final = False
+        """The upstream has told what the answer cost in all."""
         self._status = status
         self._retry_after_s = retry_after_s
         self._body = bytearray()
         self._rest = b""
         self._event = b""
         self._is_skipping = False
+        self._deltas = 0
+        self._delta_bytes = 0
         self._figures: dict[str, int] = {}
         self.error: UpstreamError | None = None
         if status >= 400:
@@ -45,11 +60,24 @@ class CallMeter:
     @property
     def usage(self) -> Usage:
         """What is known so far."""
-        return Usage(**self._figures)
+        told = Usage(**self._figures)
+        if self.is_final or not self._deltas:
+            return told
+        output = max(told.output_tokens, self._estimated_output())
+        return told.model_copy(update={"output_tokens": output})
+
+    @property
+    def spent_tokens(self) -> int:
+        """The part of `usage` that counts against a budget; cheap enough for every chunk."""
+        told = self._figures.get
+        output = told("output_tokens", 0)
+        if not self.is_final and self._deltas:
+            output = max(output, self._estimated_output())
+        return told("input_tokens", 0) + told("cache_creation_input_tokens", 0) + output
 
     def feed(self, chunk: bytes) -> None:
         """Bytes of the body, cut anywhere."""
-        if self._is_stream:
+        if self.is_stream:
             self._feed_lines(chunk)
         elif len(self._body) + len(chunk) <= _BODY_MAX_BYTES:
             self._body += chunk
@@ -64,26 +92,46 @@ class CallMeter:
         """The stream ended before its end."""
         self.error = UpstreamError(status=502, kind="stream_broken")
 
+    def _estimated_output(self) -> int:
+        """A delta is a token at least; of longer ones, four bytes of text are one."""
+        text_bytes = self._delta_bytes - self._deltas * _DELTA_FRAME_BYTES
+        return max(self._deltas, text_bytes // _TOKEN_BYTES)
+
     def _feed_lines(self, chunk: bytes) -> None:
         *lines, self._rest = (self._rest + chunk).split(b"\n")
         for line in lines:
             if self._is_skipping:
                 self._is_skipping = False
+                self._skim(line)
             elif line.startswith(b"event:"):
                 self._event = line[6:].strip()
-            elif self._event in _WANTED and line.startswith(b"data:"):
-                self._read(line[5:])
+            elif line.startswith(b"data:"):
+                if self._event == _DELTA:
+                    self._skim(line, is_begun=True)
+                elif self._event in _WANTED:
+                    self._read(line[5:])
         # An unwanted line may be long and come in pieces; gathering them would be quadratic.
-        is_unwanted = self._rest.startswith(b"data:") and self._event not in _WANTED
-        if is_unwanted or len(self._rest) > _LINE_MAX_BYTES:
+        if self._is_skipping:
+            self._skim(self._rest)
+        elif self._rest.startswith(b"data:") and self._event not in _WANTED:
+            self._is_skipping = True
+            self._skim(self._rest, is_begun=True)
+        elif len(self._rest) > _LINE_MAX_BYTES:
             self._is_skipping = True
         if self._is_skipping:
             self._rest = b""
 
+    def _skim(self, piece: bytes, *, is_begun: bool = False) -> None:
+        """Note the size of a piece of a delta; a thought's signature is no output."""
+        if self._event != _DELTA or (is_begun and _SIGNATURE in piece[:_DELTA_FRAME_BYTES]):
+            return
+        self._deltas += is_begun
+        self._delta_bytes += len(piece)
+
     def _read(self, raw: bytes) -> None:
         try:
             told = json.loads(raw)
-        except ValueError:
+        except (ValueError, RecursionError):
             log.debug("upstream sent what is not JSON", extra=fields(bytes=len(raw)))
             return
         if not isinstance(told, dict):
@@ -93,6 +141,7 @@ class CallMeter:
                 self._count(told.get("message"))
             case "message_delta" | "message":
                 self._count(told)
+                self.is_final = True
             case "error":
                 self._fail(told.get("error"))
 
@@ -100,9 +149,7 @@ class CallMeter:
         """Later figures replace earlier ones: the API counts up."""
         usage = holder.get("usage") if isinstance(holder, dict) else None
         if isinstance(usage, dict):
-            self._figures |= {
-                name: usage[name] for name in _FIGURES if isinstance(usage.get(name), int)
-            }
+            self._figures |= {name: usage[name] for name in _FIGURES if _is_count(usage.get(name))}
 
     def _fail(self, error: Any) -> None:
         kind = error.get("type") if isinstance(error, dict) else None
@@ -112,39 +159,91 @@ class CallMeter:
 
 
 class TurnCounter:
-    """Adds up the calls of one turn, those under way included."""
+    """Adds up the calls of one turn by model, those under way included."""
 
     def __init__(self) -> None:
-        self._calls = 0
-        self._past: dict[str, int] = dict.fromkeys(_FIGURES, 0)
-        self._running: set[CallMeter] = set()
+        self.is_over_budget = False
+        self._past: defaultdict[str, ModelUsage] = defaultdict(ModelUsage)
+        self._past_tokens = 0
+        self._running: dict[CallMeter, str] = {}
         self._last_error: UpstreamError | None = None
 
+    @property
+    def spent_tokens(self) -> int:
+        """What counts against a budget, up to now."""
+        return self._past_tokens + sum(meter.spent_tokens for meter in self._running)
+
     @contextmanager
-    def call(self, meter: CallMeter) -> Iterator[None]:
+    def call(self, meter: CallMeter, model: str) -> Iterator[None]:
         """One answer, from its status to its end, however it ends."""
-        self._calls += 1
-        self._running.add(meter)
+        self._running[meter] = model
         try:
             yield
         finally:
-            self._running.discard(meter)
-            _add(self._past, meter.usage.model_dump())
+            del self._running[meter]
+            self._past[model] = _with_call(self._past[model], meter.usage)
+            self._past_tokens += meter.spent_tokens
             self._last_error = meter.error or self._last_error
 
-    def fail(self, error: UpstreamError) -> None:
+    def fail(self, error: UpstreamError, model: str) -> None:
         """A call that got no answer at all."""
-        self._calls += 1
+        self._past[model] = _with_call(self._past[model], Usage())
         self._last_error = error
 
-    def read(self) -> TurnMeter:
+    def read(self, instance: str = "") -> TurnMeter:
         """The figures as they are now."""
-        total = dict(self._past)
-        for meter in self._running:
-            _add(total, meter.usage.model_dump())
-        return TurnMeter(calls=self._calls, usage=Usage(**total), last_error=self._last_error)
+        models = dict(self._past)
+        for meter, model in self._running.items():
+            models[model] = _with_call(models.get(model, ModelUsage()), meter.usage)
+        return TurnMeter(
+            calls=sum(used.calls for used in models.values()),
+            usage=sum((used.usage for used in models.values()), start=Usage()),
+            last_error=self._last_error,
+            instance=instance,
+            models=models,
+            is_over_budget=self.is_over_budget,
+        )
 
 
-def _add(total: dict[str, int], more: Mapping[str, int]) -> None:
-    for name, figure in more.items():
-        total[name] += figure
+class Ledger:
+    """The counters of all turns of this gateway: of those under way, and of the last ones before.
+
+    They do not go with their sessions, keys or workers: whoever closes a turn reads all of it.
+    """
+
+    def __init__(self, instance: str, *, closed_max: int = CLOSED_MAX) -> None:
+        self._instance = instance
+        self._closed_max = closed_max
+        self._open: dict[TurnId, TurnCounter] = {}
+        self._closed: OrderedDict[TurnId, TurnCounter] = OrderedDict()
+
+    def open(self, turn: TurnId) -> TurnCounter:
+        """The turn's counter; one that it had before goes on."""
+        counter = self._open.get(turn) or self._closed.pop(turn, None) or TurnCounter()
+        self._open[turn] = counter
+        return counter
+
+    def close(self, turn: TurnId) -> None:
+        """Nothing more of it comes. The figures stay for a while."""
+        if counter := self._open.pop(turn, None):
+            self._closed[turn] = counter
+            if len(self._closed) > self._closed_max:
+                self._closed.popitem(last=False)
+
+    def read(self, turn: TurnId) -> TurnMeter:
+        """The turn's figures; empty ones for a turn that is not known (any more)."""
+        counter = self._open.get(turn) or self._closed.get(turn) or TurnCounter()
+        return counter.read(self._instance)
+
+    def read_open(self) -> Meters:
+        """The figures of the turns under way."""
+        turns = {turn: counter.read(self._instance) for turn, counter in self._open.items()}
+        return Meters(instance=self._instance, turns=turns)
+
+
+def _with_call(used: ModelUsage, usage: Usage) -> ModelUsage:
+    return ModelUsage(calls=used.calls + 1, usage=used.usage + usage)
+
+
+def _is_count(figure: object) -> bool:
+    return isinstance(figure, int) and not isinstance(figure, bool) and figure >= 0

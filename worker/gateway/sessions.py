@@ -25,7 +25,7 @@ from infra.wire.errors import AgClusterError, IllegalTransition
 from infra.wire.gateway import GatewayStatus, OpenSession, OpenTurn, TurnMeter
 from infra.wire.ids import ConversationKey, Fence, TurnId
 from worker.gateway.keys import TurnKey, open_key
-from worker.gateway.metering import TurnCounter
+from worker.gateway.metering import Ledger, TurnCounter
 
 log = logging.getLogger(__name__)
 
@@ -44,6 +44,10 @@ class NoSession(AgClusterError):
 
 class TurnOver(AgClusterError):
     """There is no open turn, or it ended while something of it was under way."""
+
+
+class BudgetSpent(AgClusterError):
+    """The turn has used all the tokens it may."""
 
 
 class PlacesTaken(AgClusterError):
@@ -73,15 +77,15 @@ class Places:
         self._taken = 0
 
     @contextmanager
-    def take(self) -> Iterator[None]:
-        """Raises `PlacesTaken` at once when there is none left."""
-        if self._taken >= self._places_max:
+    def take(self, count: int = 1) -> Iterator[None]:
+        """Raises `PlacesTaken` at once when there are not so many left."""
+        if self._taken + count > self._places_max:
             raise PlacesTaken(f"at most {self._places_max} at once")
-        self._taken += 1
+        self._taken += count
         try:
             yield
         finally:
-            self._taken -= 1
+            self._taken -= count
 
 
 class Traffic:
@@ -110,15 +114,29 @@ class Traffic:
 class Turn:
     """A turn whose model calls go through with its key, until it ends."""
 
-    def __init__(self, command: OpenTurn, key: TurnKey) -> None:
+    def __init__(self, command: OpenTurn, key: TurnKey, counter: TurnCounter) -> None:
         self.id = command.turn
         self.tenant = command.tenant
         self.models = frozenset(command.models)
+        self.profile = command.profile
         self.expires_ms = command.expires_ms
+        self.budget_tokens = command.budget_tokens
         self.key = key
-        self.counter = TurnCounter()
+        self.counter = counter
         self.state = TurnState.OPEN
         self._under_way: set[asyncio.Timeout] = set()
+
+    @property
+    def is_spent(self) -> bool:
+        """Whether its budget is used up, by what has been metered up to now."""
+        budget = self.budget_tokens
+        return budget is not None and self.counter.spent_tokens >= budget
+
+    def require_budget(self) -> None:
+        """Raises `BudgetSpent`, and has the meter say so."""
+        if self.is_spent:
+            self.counter.is_over_budget = True
+            raise BudgetSpent(f"the budget of {self.budget_tokens} tokens is spent")
 
     @asynccontextmanager
     async def while_open(self) -> AsyncIterator[None]:
@@ -179,7 +197,6 @@ class Session:
         self.folder = Path(command.socket_dir)
         self.turn: Turn | None = None
         self.listeners: Listeners | None = None
-        self._ended: tuple[TurnId, TurnMeter] | None = None
         self._has_had_turn = asyncio.Event()
 
     def begin_turn(self, turn: Turn) -> None:
@@ -213,15 +230,10 @@ class Session:
         self.fence = fence
 
     def end_turn(self) -> None:
-        """Close the open turn, keeping its figures."""
+        """Close the open turn."""
         if self.turn is not None:
             self.turn.end(TurnState.CLOSED)
-            self._ended = (self.turn.id, self.turn.counter.read())
             self.turn = None
-
-    def meter_of(self, turn: TurnId) -> TurnMeter:
-        """The figures of the turn that ended last, or empty ones: asking twice is fine."""
-        return self._ended[1] if self._ended and self._ended[0] == turn else TurnMeter()
 
 
 class SessionTable:
@@ -243,6 +255,7 @@ class SessionTable:
         self._expiries: dict[Turn, asyncio.Task[None]] = {}
         self._changing = asyncio.Lock()
         self.instance = secrets.token_hex(8)
+        self.ledger = Ledger(self.instance)
 
     def status(self) -> GatewayStatus:
         open_turns = sum(1 for session in self._sessions.values() if session.turn is not None)
@@ -282,7 +295,7 @@ class SessionTable:
         """Let model calls through with the sealed key.
 
         Raises `NoSession`, `StaleFence` or `KeyNotOpened`. For the turn that is open already only
-        the fence changes: a worker that took it over says the same again.
+        fence and budget change: a worker that took it over says the same again.
         """
         session = self._sessions.get(command.conversation)
         if session is None:
@@ -294,9 +307,10 @@ class SessionTable:
         if session.turn is not None:
             if session.turn.id == command.turn and session.turn.state is TurnState.OPEN:
                 key.wipe()
+                session.turn.budget_tokens = command.budget_tokens
                 return
             self._end_turn(session)
-        turn = Turn(command, key)
+        turn = Turn(command, key, self.ledger.open(command.turn))
         session.begin_turn(turn)
         self._expiries[turn] = self._group.create_task(self._expire_later(turn))
         log.info("turn open", extra=_told(session, turn))
@@ -304,14 +318,15 @@ class SessionTable:
     def close_turn(
         self, conversation: ConversationKey, turn: TurnId, fence: Fence | None
     ) -> TurnMeter:
-        """Break off its calls, wipe its key, tell what it used. Raises `StaleFence`."""
+        """Break off its calls, wipe its key, tell what it used: also of a turn that ended before,
+        or whose session is closed. Asking twice is fine. Raises `StaleFence`.
+        """
         session = self._sessions.get(conversation)
-        if session is None:
-            return TurnMeter()
-        session.raise_fence(fence)
-        if session.turn is not None and session.turn.id == turn:
-            self._end_turn(session)
-        return session.meter_of(turn)
+        if session is not None:
+            session.raise_fence(fence)
+            if session.turn is not None and session.turn.id == turn:
+                self._end_turn(session)
+        return self.ledger.read(turn)
 
     async def aclose(self) -> None:
         """Close every session."""
@@ -339,8 +354,10 @@ class SessionTable:
         session.end_turn()
         if expiry := self._expiries.pop(turn, None):
             expiry.cancel()
-        used = session.meter_of(turn.id)
-        log.info("turn closed", extra=_told(session, turn, calls=used.calls))
+        used = turn.counter.read()
+        self.ledger.close(turn.id)
+        told = _told(session, turn, calls=used.calls, tokens=used.usage.spent_tokens)
+        log.info("turn closed", extra=told)
 
     async def _expire_later(self, turn: Turn) -> None:
         await self._clock.sleep(max(0.0, (turn.expires_ms - self._clock.unix_ms()) / 1000))

@@ -20,21 +20,13 @@ from aiohttp import web
 from infra.runtime.clock import Clock
 from infra.runtime.logs import fields
 from infra.runtime.sealing import Sealer
-from infra.wire.gateway import SideCall
+from infra.wire.gateway import SideCall, UpstreamError
+from worker.gateway.answers import StreamBroken, begin_answer, break_off, check_answer, read_on
 from worker.gateway.headers import retry_after_s, to_upstream
 from worker.gateway.keys import TurnKey, open_key
-from worker.gateway.metering import CallMeter
-from worker.gateway.model_proxy import (
-    MESSAGES,
-    CallRefused,
-    StreamBroken,
-    begin_answer,
-    break_off,
-    read_on,
-    refuse_redirect,
-    too_large,
-    unreachable,
-)
+from worker.gateway.metering import CallMeter, Ledger, TurnCounter
+from worker.gateway.model_request import MESSAGES
+from worker.gateway.refusals import CallRefused, too_large, unreachable
 from worker.gateway.sessions import Places, PlacesTaken, Traffic
 from worker.gateway.upstream import Upstream
 
@@ -56,6 +48,7 @@ class SideCalls:
         sealer: Sealer,
         clock: Clock,
         traffic: Traffic,
+        ledger: Ledger,
         body_max_bytes: int,
     ) -> None:
         self.body_max_bytes = body_max_bytes
@@ -63,15 +56,20 @@ class SideCalls:
         self._sealer = sealer
         self._clock = clock
         self._traffic = traffic
+        self._ledger = ledger
         self._places = Places(CALLS_MAX)
 
     async def answer(self, request: web.Request, call: SideCall) -> web.StreamResponse:
-        """Make the call. Raises `KeyNotOpened`; other refusals have the upstream's own shape."""
+        """Make the call. Raises `KeyNotOpened`; other refusals have the upstream's own shape.
+
+        What it used is read like a turn's, by closing it, also after it has broken off.
+        """
         key = open_key(self._sealer, call, now_ms=self._clock.unix_ms())
         try:
             with self._places.take(), self._traffic.call():
-                async with self._sent(call, key) as answer:
-                    return await self._relay(request, call, answer)
+                counter = self._ledger.open(call.turn)
+                async with self._sent(call, key, counter) as answer:
+                    return await self._relay(request, call, counter, answer)
         except CallRefused as refused:
             log.info("side call refused", extra=fields(turn=call.turn, reason=refused.message))
             return refused.as_response()
@@ -81,9 +79,12 @@ class SideCalls:
             return busy.as_response()
         finally:
             key.wipe()
+            self._ledger.close(call.turn)
 
     @asynccontextmanager
-    async def _sent(self, call: SideCall, key: TurnKey) -> AsyncIterator[aiohttp.ClientResponse]:
+    async def _sent(
+        self, call: SideCall, key: TurnKey, counter: TurnCounter
+    ) -> AsyncIterator[aiohttp.ClientResponse]:
         """The upstream's answer, closed at the end. Raises `CallRefused`."""
         body = json.dumps(call.body, separators=(",", ":")).encode()
         if len(body) > self.body_max_bytes:
@@ -94,15 +95,20 @@ class SideCalls:
         try:
             answer = await self._upstream.send(MESSAGES, headers, BytesIO(body))
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
+            counter.fail(UpstreamError(status=502, kind="unreachable"), _model_of(call))
             raise unreachable(call.turn, error) from error
         try:
-            refuse_redirect(answer)
+            check_answer(answer)
             yield answer
         finally:
             answer.close()
 
     async def _relay(
-        self, request: web.Request, call: SideCall, answer: aiohttp.ClientResponse
+        self,
+        request: web.Request,
+        call: SideCall,
+        counter: TurnCounter,
+        answer: aiohttp.ClientResponse,
     ) -> web.StreamResponse:
         response = begin_answer(answer)
         meter = CallMeter(
@@ -111,12 +117,13 @@ class SideCalls:
             retry_after_s=retry_after_s(answer.headers),
         )
         try:
-            await response.prepare(request)
-            while chunk := await read_on(answer, meter):
-                meter.feed(chunk)
-                async with asyncio.timeout(_WRITE_S):
-                    await response.write(chunk)
-            meter.end()
+            with counter.call(meter, _model_of(call)):
+                await response.prepare(request)
+                while chunk := await read_on(answer, meter):
+                    meter.feed(chunk)
+                    async with asyncio.timeout(_WRITE_S):
+                        await response.write(chunk)
+                meter.end()
         except StreamBroken as error:
             log.warning("upstream broke a stream", extra=fields(turn=call.turn, reason=error))
             break_off(request)
@@ -126,6 +133,10 @@ class SideCalls:
         finally:
             log.info("side call over", extra=_told(call, answer.status, meter))
         return response
+
+
+def _model_of(call: SideCall) -> str:
+    return str(call.body.get("model", ""))
 
 
 def _told(call: SideCall, status: int, meter: CallMeter) -> dict[str, object]:

@@ -99,6 +99,8 @@ class Host:
         fence: int = 1,
         lasts_s: float = 60.0,
         models: tuple[str, ...] = (),
+        budget_tokens: int | None = None,
+        profile: str | None = None,
     ) -> OpenTurn:
         expires_ms = self.surroundings.clock.unix_ms() + int(lasts_s * 1000)
         context = SealContext(TENANT, CONVERSATION, turn, expires_ms)
@@ -110,6 +112,8 @@ class Host:
             sealed_key=Sealer(SECRET).seal(key, context),
             expires_ms=expires_ms,
             models=models,
+            budget_tokens=budget_tokens,
+            profile=profile,
         )
         await self.worker.open_turn(request)
         return request

@@ -9,7 +9,9 @@ import pytest
 from infra.scripted_model.messages import Writer, event
 from infra.scripted_model.replies import Tokens, text
 from infra.wire.events import Usage
-from worker.gateway.metering import CallMeter, TurnCounter
+from infra.wire.gateway import ModelUsage, TurnMeter
+from infra.wire.ids import TurnId
+from worker.gateway.metering import CallMeter, Ledger, TurnCounter
 
 TOKENS = Tokens(100, 7, 20, 3)
 USAGE = Usage(
@@ -103,12 +105,54 @@ def test_a_huge_line_is_skipped_and_the_next_one_read() -> None:
 def test_a_turn_adds_up_its_calls_with_those_under_way() -> None:
     counter = TurnCounter()
     first, second = stream_meter(), stream_meter()
-    with counter.call(first):
+    with counter.call(first, "large"):
         first.feed(STREAM)
-    with counter.call(second):
+    with counter.call(second, "small"):
         second.feed(STREAM)
         under_way = counter.read()
     assert counter.read() == under_way
     assert under_way.calls == 2
     assert under_way.usage.input_tokens == 200
     assert under_way.usage.output_tokens == 14
+    assert under_way.models == {
+        name: ModelUsage(calls=1, usage=USAGE) for name in ("large", "small")
+    }
+    assert counter.spent_tokens == under_way.usage.spent_tokens == 2 * (100 + 7 + 20)
+
+
+@pytest.mark.parametrize("size", [1, 7, 1000, len(STREAM)])
+def test_the_output_of_a_stream_that_breaks_off_is_estimated_by_what_passed(size: int) -> None:
+    said = " ".join(["four"] * 200)
+    whole = b"".join(p.data for p in Writer(text(said), model="m", input_tokens=9).parts())
+    broken = whole[: whole.index(b"event: message_delta")]
+    meter = stream_meter()
+    for at in range(0, len(broken), size):
+        meter.feed(broken[at : at + size])
+    assert not meter.is_final
+    assert 150 <= meter.usage.output_tokens <= 400
+    assert meter.spent_tokens == meter.usage.spent_tokens
+
+
+def test_a_long_delta_counts_by_its_length_and_a_signature_not_at_all() -> None:
+    meter = stream_meter()
+    told = {"type": "signature_delta", "signature": "s" * 4000}
+    meter.feed(event("content_block_delta", index=0, delta=told))
+    assert meter.usage == Usage()
+    told = {"type": "text_delta", "text": "x" * 4000}
+    meter.feed(event("content_block_delta", index=0, delta=told))
+    assert 990 <= meter.usage.output_tokens <= 1010
+
+
+def test_the_figures_of_a_turn_outlive_its_end_and_go_on_when_it_comes_back() -> None:
+    ledger, turn = Ledger("one", closed_max=1), TurnId("a")
+    with ledger.open(turn).call(stream_meter(), "m"):
+        assert ledger.read_open().turns[turn].calls == 1
+    ledger.close(turn)
+    assert ledger.read_open().turns == {}
+    assert (ledger.read(turn).calls, ledger.read(turn).instance) == (1, "one")
+    with ledger.open(turn).call(stream_meter(), "m"):
+        assert ledger.read(turn).calls == 2
+    ledger.close(turn)
+    ledger.open(TurnId("b"))
+    ledger.close(TurnId("b"))
+    assert ledger.read(turn) == TurnMeter(instance="one")

@@ -155,7 +155,9 @@ async def test_closing_wipes_the_key_and_may_be_repeated(desk: Desk) -> None:
     turn = desk.sessions[0].running_turn()
     assert "k" not in repr(turn.key).removeprefix("TurnKey([key])")
     for _ in range(2):
-        assert desk.table.close_turn(C, TurnId("a"), Fence(1)) == TurnMeter()
+        assert desk.table.close_turn(C, TurnId("a"), Fence(1)) == TurnMeter(
+            instance=desk.table.instance
+        )
     with pytest.raises(KeyWiped):
         turn.key.reveal()
     with pytest.raises(TurnOver):

@@ -1,0 +1,111 @@
+"""What an agent asks of the model: its request judged, whole, before a byte of it goes upstream.
+
+A body is read to its end first, since its model has to be known. It is never built in memory as
+objects: a few megabytes of brackets would become hundreds. A name that stands twice in it is
+refused, as two readers may each believe another one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import msgspec
+from aiohttp import web
+
+from worker.gateway.refusals import CallRefused, too_large
+
+MESSAGES = "/v1/messages"
+COUNT_TOKENS = "/v1/messages/count_tokens"
+
+MODEL_NAME_MAX_CHARS = 128
+_TARGETS = frozenset(
+    path + query for path in (MESSAGES, COUNT_TOKENS) for query in ("", "?beta=true")
+)
+
+
+class _Asked(msgspec.Struct):
+    """The fields that decide, of these types wherever they stand. Any other is skipped."""
+
+    model: str
+    mcp_servers: None = None
+    """The upstream would connect to them: a way out that no egress policy sees."""
+
+
+class _Name:
+    """A model's name, told to the decoder's hook each time it stands there."""
+
+
+class _Named(msgspec.Struct):
+    model: _Name
+
+
+def check_target(request: web.BaseRequest) -> None:
+    """Raises `CallRefused` for everything but the two calls an agent needs.
+
+    Byte for byte as the CLI writes them: no other spelling of a path, no whole URL, no query.
+    """
+    if request.method != "POST" or request.raw_path not in _TARGETS:
+        raise CallRefused(403, "permission_error", "This path is not open to agents.")
+    if "upgrade" in request.headers:
+        raise CallRefused(403, "permission_error", "This connection cannot become another one.")
+    if request.headers.get("content-encoding", "identity").lower() != "identity":
+        raise CallRefused(415, "invalid_request_error", "A compressed request is not read here.")
+
+
+def is_counted(request: web.BaseRequest) -> bool:
+    """Counting tokens costs none."""
+    return not request.raw_path.startswith(COUNT_TOKENS)
+
+
+async def read_body(request: web.BaseRequest, *, max_bytes: int, silence_s: float) -> bytes:
+    """The whole body. Raises `CallRefused`, also when the agent falls silent in the middle."""
+    if (request.content_length or 0) > max_bytes:
+        raise too_large(max_bytes)
+    read = bytearray()
+    try:
+        while True:
+            async with asyncio.timeout(silence_s):
+                chunk = await request.content.readany()
+            if not chunk:
+                return bytes(read)
+            read += chunk
+            if len(read) > max_bytes:
+                raise too_large(max_bytes)
+    except TimeoutError as error:
+        message = "The request did not arrive in time."
+        raise CallRefused(408, "timeout_error", message, is_retry_pointless=False) from error
+
+
+def model_of(body: bytes) -> str:
+    """The model that a body asks for. Raises `CallRefused`."""
+    try:
+        model = msgspec.json.decode(body, type=_Asked).model
+        # Only now, as the hook is given its values as objects: they are strings, all of them.
+        names = _count_names(body)
+    except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
+        message = "The body is not a JSON object that names a model and no MCP servers."
+        raise CallRefused(400, "invalid_request_error", message) from error
+    if names != 1 or len(model) > MODEL_NAME_MAX_CHARS:
+        message = "The body must name one model, once."
+        raise CallRefused(400, "invalid_request_error", message)
+    return model
+
+
+def _count_names(body: bytes) -> int:
+    names = 0
+
+    def count(kind: type, value: Any) -> _Name:
+        nonlocal names
+        names += 1
+        return _Name()
+
+    msgspec.json.decode(body, type=_Named, dec_hook=count)
+    return names
+
+
+def require_model(model: str, allowed: frozenset[str]) -> None:
+    """Raises `CallRefused` unless it is one of these; none listed: any."""
+    if allowed and model not in allowed:
+        message = f"The model {model!r} is not open to this turn."
+        raise CallRefused(403, "permission_error", message)
