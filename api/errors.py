@@ -65,8 +65,6 @@ TABLE: Mapping[ErrorCode, Shown] = {
         409, _INVALID, "A turn of this conversation has not ended. Cancel it first.", None, False
     ),
     ErrorCode.QUEUE_FULL: Shown(429, _LIMIT, "Too many requests wait in this conversation.", 5),
-    ErrorCode.CLUSTER_FULL: Shown(503, _API, "Too many requests wait for capacity.", 10),
-    ErrorCode.TENANT_LIMIT: Shown(429, _LIMIT, "Too many requests of this API key are open.", 10),
     ErrorCode.TENANT_LIMIT: Shown(429, _LIMIT, "Too much of yours is under way at once.", 5),
     ErrorCode.CLUSTER_FULL: Shown(503, _API, "Too many requests wait for a place.", 10),
     ErrorCode.REPLICA_FULL: Shown(503, _API, "This server has as many requests as it takes.", 1),

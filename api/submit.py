@@ -21,6 +21,7 @@ from infra.runtime.logs import fields
 from infra.runtime.sealing import SealContext, Sealer
 from infra.runtime.settings import Settings
 from infra.store.chains import ChainStore
+from infra.store.limits import SubmitLimits
 from infra.store.queue import PlacementQueue
 from infra.store.turns import NewTurn, TurnRecord, TurnStore
 from infra.wire.errors import StoreUnavailable
@@ -83,7 +84,7 @@ class TurnOpener:
     async def open(self, ask: Ask) -> HeldTurn:
         """Submit the turn, or join the one it repeats, and follow it.
 
-        Raises `RequestRefused` (queue full) and `StoreUnavailable`.
+        Raises `RequestRefused` (a bound is reached) and `StoreUnavailable`.
         """
         new = self._new_turn(ask, await self._conversation(ask))
         turn, conversation, is_far = new.request.turn, new.request.conversation, False
@@ -152,7 +153,12 @@ class TurnOpener:
         while True:
             submitted = await self._turns.submit(
                 new,
-                waiting_max=limits.turns_waiting_max,
+                limits=SubmitLimits(
+                    turns_waiting_max=limits.turns_waiting_max,
+                    queue_max=limits.queue_max,
+                    tenant_turns_max=limits.tenant_turns_max,
+                    tenant_queue_max=limits.tenant_queue_max,
+                ),
                 retention_s=self._retention_s(new.request.lane),
             )
             if submitted.created:

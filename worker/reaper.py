@@ -16,7 +16,7 @@ from infra.store.turns import OpenTurnRef
 from infra.store.workers import WorkerRecord
 from infra.wire.errors import AgClusterError, ContainerFailed
 from infra.wire.ids import ConversationKey, HostId, TurnId, WorkerId
-from infra.wire.states import ConversationState, TurnState
+from infra.wire.states import ConversationState, TurnState, WorkerState
 from infra.wire.turns import Lane
 from worker.decisions import Fate, Sweep, container_fate, sweep
 from worker.hosts import Container, ContainerExit, ContainerId
@@ -27,8 +27,8 @@ from worker.waiting import periodically, signalled
 
 log = logging.getLogger(__name__)
 
-READY = "ready"
-DRAINING = "draining"
+READY = WorkerState.READY
+DRAINING = WorkerState.DRAINING
 
 _QUEUE_TIMEOUT = "No worker had room for this turn in time. Please try again."
 

@@ -28,8 +28,10 @@ from infra.wire.ids import (
 from infra.wire.states import (
     CONVERSATION_TRANSITIONS,
     TURN_TRANSITIONS,
+    WORKER_TRANSITIONS,
     ConversationState,
     TurnState,
+    WorkerState,
 )
 
 DOCUMENT = Path("ARCHITECTURE.md")
@@ -47,10 +49,11 @@ State = TypeVar("State", bound=StrEnum)
 
 
 def states() -> str:
-    """Both state diagrams, as mermaid."""
+    """The state diagrams, as mermaid."""
     turn = mermaid(TURN_TRANSITIONS, start=TurnState.QUEUED)
     conversation = mermaid(CONVERSATION_TRANSITIONS, start=ConversationState.COLD)
-    return f"**Turn**\n{turn}\n**Conversation**\n{conversation}"
+    worker = mermaid(WORKER_TRANSITIONS, start=WorkerState.READY)
+    return f"**Turn**\n{turn}\n**Conversation**\n{conversation}\n**Worker**\n{worker}"
 
 
 def mermaid(table: Mapping[State, frozenset[State]], *, start: State) -> str:

@@ -7,6 +7,7 @@ setting and a test fails when it and this file differ.
 
 from __future__ import annotations
 
+import ipaddress
 import json
 import os
 import re
@@ -45,6 +46,14 @@ class ToolDisplay(StrEnum):
     OFF = "off"
     REASONING = "reasoning"
     TEXT = "text"
+
+
+class QueueDisplay(StrEnum):
+    """Where a waiting stream shows its place in the queue."""
+
+    OFF = "off"
+    COMMENT = "comment"
+    REASONING = "reasoning"
 
 
 class Isolation(StrEnum):
@@ -109,6 +118,21 @@ class Settings(BaseModel):
     max_header_chars: int = Field(
         256, gt=0, description="Longest name of a conversation; beyond it 400."
     )
+    requests_max: int = Field(
+        4096,
+        gt=0,
+        description="Requests one API replica answers at once, streams included; beyond it 503.",
+    )
+    trusted_proxies: Names = Field(
+        (),
+        description="Addresses and networks of the balancers in front: their X-Forwarded-For says "
+        "who calls. Nobody else's does.",
+    )
+    cors_origins: Names = Field(
+        (),
+        description="Origins (https://chat.example.org) whose pages may call the API from a "
+        "browser.",
+    )
     conversation_headers: Names = Field(
         ("X-Conversation-ID", "X-OpenWebUI-Chat-Id", "ChatUI-Conversation-ID", "x-thread-id"),
         description="Headers that name a conversation; the first that is not empty counts, then "
@@ -128,6 +152,11 @@ class Settings(BaseModel):
         description="A stream waits this long for its first event before its 200 goes out, "
         "so that an early error keeps its honest status.",
     )
+    queue_display: QueueDisplay = Field(
+        QueueDisplay.COMMENT,
+        description="How a stream that waits shows how many turns are before it: `comment` (of "
+        "the event stream; clients skip it), `reasoning` (people see it) or `off`.",
+    )
     queue_timeout_s: float = Field(
         300.0, gt=0, description="A turn nobody could start for this long ends with 503."
     )
@@ -136,6 +165,35 @@ class Settings(BaseModel):
     )
     turns_waiting_max: int = Field(
         8, ge=1, description="Turns of one conversation that may wait; beyond it 429."
+    )
+    queue_max: int = Field(
+        1000,
+        ge=0,
+        description="Turns in the whole cluster that may wait for a worker; beyond it 503. 0: any.",
+    )
+    tenant_turns_max: int = Field(
+        100, ge=0, description="Turns of one key that may be open; beyond it 429. 0: any."
+    )
+    tenant_queue_max: int = Field(
+        50,
+        ge=0,
+        description="Turns of one key that may wait, in whatever conversations; beyond it 429. "
+        "0: any.",
+    )
+    tenant_requests_per_min: int = Field(
+        0, ge=0, description="Requests one key may make in a minute; beyond it 429. 0: any."
+    )
+    tenant_streams_max: int = Field(
+        0,
+        ge=0,
+        description="Answers one key may have open at once at one API replica, streams and "
+        "followers included; beyond it 429. 0: any.",
+    )
+    key_failures_per_min: int = Field(
+        60,
+        ge=0,
+        description="Bad keys one address may try in a minute; beyond it 429 for every key that "
+        "is not known to be good. 0: any.",
     )
     key_check: bool = Field(
         True, description="Ask the upstream (GET /v1/models) whether a key is good before a turn."
@@ -264,6 +322,12 @@ class Settings(BaseModel):
     slots: int = Field(
         0, ge=0, description="Containers a worker owns at most; 0: by the machine's memory."
     )
+    host_memory_reserve_mb: int = Field(
+        256,
+        ge=0,
+        description="A worker starts nothing new while its host has less memory available than one "
+        "agent may use and this much. Never more than half of the machine is asked for.",
+    )
     egress: EgressPolicy = Field(
         EgressPolicy.PUBLIC, description="Which hosts an agent's tools may reach."
     )
@@ -302,6 +366,21 @@ class Settings(BaseModel):
     @classmethod
     def _absolute(cls, value: Path) -> Path:
         return Path(os.path.abspath(value.expanduser()))
+
+    @field_validator("trusted_proxies")
+    @classmethod
+    def _networks(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for address in value:
+            ipaddress.ip_network(address)
+        return value
+
+    @field_validator("cors_origins")
+    @classmethod
+    def _origins(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for origin in value:
+            if not re.fullmatch(r"https?://[A-Za-z0-9.\-\[\]:]+", origin):
+                raise ValueError(f"{origin!r} is no origin: scheme, host and port, nothing else")
+        return value
 
     @field_validator("anthropic_base_url")
     @classmethod

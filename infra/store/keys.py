@@ -96,6 +96,21 @@ class Keys:
         """Sorted set: turns that have not ended, by when to look at them next (ms). Scripts."""
         return f"{self.prefix}:turns:open"
 
+    def turns_waiting(self) -> str:
+        """Sorted set: turns that wait for a worker, by when they were asked for (ms): those of the
+        conversations in the waiting room. Scripts."""
+        return f"{self.prefix}:turns:waiting"
+
+    def ring(self) -> str:
+        """Sorted set, the ring: tenants with something in the waiting room, by when each was last
+        served, or came (ms, no two the same). The first one is next. Scripts."""
+        return f"{self.prefix}:place"
+
+    def room(self, tenant: TenantId) -> str:
+        """Sorted set, a tenant's part of the waiting room: its conversations that wait for a
+        worker, by since when (ms). Scripts; 1 d."""
+        return f"{self.prefix}:place:{tenant}"
+
     def idle(self) -> str:
         """Sorted set:
 
@@ -108,7 +123,9 @@ class Keys:
         return f"{self.prefix}:workers"
 
     def worker(self, worker: WorkerId) -> str:
-        """Hash: host, pid, version, slots, used, state, started, beat. Its worker; 15 s."""
+        """Hash: host, pid, version, slots, used, state, started, beat, memory_mb (available on its
+        host), memory_needed_mb, coming (turns given to it since its last heartbeat). Its worker
+        and take; 15 s."""
         return f"{self.prefix}:worker:{worker}"
 
     def host_containers(self, host: HostId) -> str:
@@ -128,12 +145,17 @@ class Keys:
         """Sorted set: the tenant's turns that have not ended, by start (ms). submit, finish."""
         return f"{self.prefix}:tenant:{tenant}:running"
 
+    def tenant_waiting(self, tenant: TenantId) -> str:
+        """Sorted set: those of them that nobody has claimed yet. submit, requeue; whatever ends or
+        claims them."""
+        return f"{self.prefix}:tenant:{tenant}:waiting"
+
     def key_verdict(self, tenant: TenantId) -> str:
         """String: `ok` or `refused`, what the upstream said of the tenant's key. API; minutes."""
         return f"{self.prefix}:tenant:{tenant}:key"
 
     def place_queue(self) -> str:
-        """arq queue of conversations without a living owner."""
+        """arq queue of hints that the waiting room holds something; take decides what."""
         return f"{self.prefix}:q:place"
 
     def side_queue(self) -> str:

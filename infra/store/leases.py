@@ -56,7 +56,7 @@ class LeaseStore:
         answer = await self._scripts.run(
             "acquire",
             [self._keys.conversation(c), self._keys.lease(c)],
-            [worker, host, _ms(LEASE_S), _ms(_UNKNOWN_CONVERSATION_TTL_S)],
+            [worker, host, _ms(LEASE_S), _ms(_UNKNOWN_CONVERSATION_TTL_S), c],
         )
         if answer[0] == b"held":
             raise LeaseHeld(c, text(answer[1]))

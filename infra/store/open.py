@@ -21,6 +21,7 @@ from infra.store.replies import text
 from infra.store.transcripts import MAX_BYTES, TranscriptStore
 from infra.store.turn_log import TurnLog
 from infra.store.turns import TurnStore
+from infra.store.waiting_room import WaitingRoom
 from infra.store.workers import WorkerRegistry
 from infra.wire.errors import StoreUnavailable
 from infra.wire.ids import ReplicaId, TurnId, WorkerId
@@ -40,6 +41,7 @@ class Store:
     leases: LeaseStore
     workers: WorkerRegistry
     queue: PlacementQueue
+    room: WaitingRoom
     key_verdicts: KeyVerdicts
 
     def publisher(self) -> LivePublisher:
@@ -56,11 +58,12 @@ class Store:
         *,
         claim: Callable[[TurnId], Awaitable[None]],
         has_room: Callable[[], bool],
+        take: Callable[[TurnId], Awaitable[None]] | None = None,
         side: SideClaims | None = None,
     ) -> PlacementWorker:
         """A worker's queues."""
         return PlacementWorker(
-            self.redis, self.keys, worker, claim=claim, has_room=has_room, side=side
+            self.redis, self.keys, worker, claim=claim, has_room=has_room, take=take, side=side
         )
 
     async def ping(self) -> None:
@@ -126,5 +129,6 @@ def store_on(
         leases=LeaseStore(redis, keys),
         workers=WorkerRegistry(redis, keys),
         queue=PlacementQueue(redis, keys),
+        room=WaitingRoom(redis, keys),
         key_verdicts=KeyVerdicts(redis, keys),
     )

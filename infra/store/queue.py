@@ -104,13 +104,16 @@ class PlacementWorker:
         *,
         claim: Callable[[TurnId], Awaitable[None]],
         has_room: Callable[[], bool],
+        take: Callable[[TurnId], Awaitable[None]] | None = None,
         side: SideClaims | None = None,
     ) -> None:
-        """`claim` must return within milliseconds.
+        """`claim` is for hints to this worker, `take` (by default the same) for those of the shared
+        queue, which say only that something waits. Both must return within milliseconds.
 
         While `has_room()` is false the shared queue rests. Without `side` the side lane is left to
         other workers.
         """
+        self._take = take or claim
         self._side = side
         self._redis = redis
         self._keys = keys
@@ -140,7 +143,7 @@ class PlacementWorker:
     async def _place(self, turn: TurnId) -> None:
         """A hint from the shared queue; handed back when the room is gone meanwhile."""
         if self._has_room():
-            await self._claim(turn)
+            await self._take(turn)
         else:
             await self._hints.enqueue(turn, None)
 

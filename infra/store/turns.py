@@ -13,6 +13,7 @@ from infra.store.conversations import ENDED_TTL_S
 from infra.store.history import Memory, TurnBase, decode_base
 from infra.store.keys import Keys
 from infra.store.leases import LEASE_S, Lease
+from infra.store.limits import SubmitLimits, refusal
 from infra.store.replies import fields, optional, text
 from infra.store.scripts import Scripts
 from infra.store.turn_log import EVENTS_MAX
@@ -21,7 +22,6 @@ from infra.wire.errors import (
     ErrorCode,
     IllegalTransition,
     LeaseLost,
-    RequestRefused,
     TurnNotFound,
 )
 from infra.wire.events import TurnEnded, TurnError, encode_event
@@ -31,12 +31,17 @@ from infra.wire.states import TurnState
 from infra.wire.turns import Lane, OnDisconnect, TurnRequest, decode_turn_request
 
 ATTEMPTS_MAX = 2
+REFUSALS_MAX = 20
+"""How often hosts may fail to start anything for a turn before that counts as its attempts: enough
+for half a dozen hosts in turn to find out that their engines are broken, and still an end.
+"""
 
 _OPEN_TTL_S = 86400.0
 _LISTED_TURNS_MAX = 200
 _CLAIMED_LOOK_AFTER_S = LEASE_S - 2.0
 _LOOK_PAUSE_MAX_S = 15.0
 _RETRY_AFTER_S = 5.0
+_TENANTS_LOOKED_AT = 100
 
 
 @dataclass(frozen=True)
@@ -144,10 +149,10 @@ class TurnStore:
         self._scripts = Scripts(redis, keys)
         self._ended_ttl_s = ended_ttl_s
 
-    async def submit(self, new: NewTurn, *, waiting_max: int, retention_s: float) -> Submitted:
+    async def submit(self, new: NewTurn, *, limits: SubmitLimits, retention_s: float) -> Submitted:
         """Create the turn and put it into its conversation's FIFO, or find the one it repeats.
 
-        Raises `RequestRefused(QUEUE_FULL)` and `StoreUnavailable`.
+        Raises `RequestRefused` when a bound is reached (never for a repeat) and `StoreUnavailable`.
         """
         request = new.request
         c, turn, tenant = request.conversation, request.turn, request.tenant
@@ -177,7 +182,7 @@ class TurnStore:
                 new.sealed_key,
                 new.key_expires_ms,
                 new.on_disconnect.value,
-                waiting_max,
+                limits.turns_waiting_max,
                 digest,
                 _ms(_OPEN_TTL_S + request.deadline_s),
                 _ms(retention_s),
@@ -188,14 +193,13 @@ class TurnStore:
                 new.supersedes or "",
                 _LISTED_TURNS_MAX,
                 TurnWaits(conversation=c, turn=turn).encode(),
+                limits.queue_max,
+                limits.tenant_turns_max,
+                limits.tenant_queue_max,
             ],
         )
-        if answer[0] == b"full":
-            raise RequestRefused(
-                f"{int(answer[1])} turns of this conversation are waiting already",
-                code=ErrorCode.QUEUE_FULL,
-                retry_after_s=_RETRY_AFTER_S,
-            )
+        if answer[0] not in (b"created", b"repeated"):
+            raise refusal(text(answer[0]), turns=int(answer[1]), oldest_ms=int(answer[2]))
         owner = optional(answer[2])
         return Submitted(
             turn=TurnId(text(answer[1])),
@@ -278,8 +282,11 @@ class TurnStore:
         )
         self._owned(answer, lease, turn, TurnState.RUNNING)
 
-    async def requeue(self, lease: Lease, turn: TurnId) -> bool:
+    async def requeue(self, lease: Lease, turn: TurnId, *, is_counted: bool = True) -> bool:
         """claimed -> queued, at the FIFO's head.
+
+        `is_counted` False: it was no start of the turn, for its host could not even try; its
+        attempt is given back, up to `REFUSALS_MAX` times.
 
         False when its log is not empty or attempts are spent. One that somebody wants stopped ends
         as cancelled instead (True: it is not yours any more). Raises `LeaseLost`.
@@ -298,6 +305,7 @@ class TurnStore:
                 EVENTS_MAX,
                 _ms(self._ended_ttl_s),
                 _ms(_OPEN_TTL_S),
+                0 if is_counted else REFUSALS_MAX,
             ],
         )
         self._owned(answer, lease)
@@ -397,6 +405,19 @@ class TurnStore:
         with translate():
             held = fields(await self._redis.hgetall(self._keys.turn(turn)))  # type: ignore[misc]
         return _record(turn, held) if "state" in held else None
+
+    async def position(self, turn: TurnId) -> int | None:
+        """How many turns will be started before this one (0: it is next), if nothing else comes.
+
+        Tenants with something in the waiting room are served in turn; those of its own
+        conversation before it count too. None when it does not wait. Raises `StoreUnavailable`.
+        """
+        answer = await self._scripts.run(
+            "position",
+            [self._keys.turn(turn), self._keys.ring()],
+            [turn, _TENANTS_LOOKED_AT],
+        )
+        return int(answer[0]) if answer else None
 
     async def unclaimed(self, *, older_than_ms: int, limit: int = 50) -> list[OpenTurnRef]:
         """Open turns due for a look: queued ones nobody claimed, begun ones whose lease lapsed.

@@ -20,6 +20,7 @@ from infra.store.scripts import Scripts
 from infra.wire.control import Control, decode_control
 from infra.wire.errors import MalformedMessage, UnknownMessage
 from infra.wire.ids import HostId, WorkerId
+from infra.wire.states import WorkerState
 
 BEAT_EVERY_S = 5.0
 BEAT_TTL_S = 15.0
@@ -35,9 +36,18 @@ class WorkerRecord:
     version: str
     slots: int
     used: int
-    state: str
-    """ready or draining."""
+    state: WorkerState
     started_ms: int
+    memory_mb: int | None = None
+    """Available on its host; None: it does not say."""
+    memory_needed_mb: int = 0
+    """It starts nothing new with less than that."""
+    coming: int = 0
+    """Turns that were given to it since its last heartbeat."""
+
+    @property
+    def has_free_slot(self) -> bool:
+        return self.used + self.coming < self.slots
 
 
 class WorkerRegistry:
@@ -54,9 +64,12 @@ class WorkerRegistry:
             "version": record.version,
             "slots": record.slots,
             "used": record.used,
-            "state": record.state,
+            "state": record.state.value,
             "started": record.started_ms,
+            "memory_needed_mb": record.memory_needed_mb,
         }
+        if record.memory_mb is not None:
+            hash_fields["memory_mb"] = record.memory_mb
         await self._scripts.run(
             "beat",
             [self._keys.workers(), self._keys.worker(record.worker)],
@@ -107,6 +120,17 @@ def _record(worker: WorkerId, held: dict[str, str]) -> WorkerRecord:
         version=held["version"],
         slots=int(held["slots"]),
         used=int(held["used"]),
-        state=held["state"],
+        state=_state(held["state"]),
         started_ms=int(held["started"]),
+        memory_mb=int(held["memory_mb"]) if "memory_mb" in held else None,
+        memory_needed_mb=int(held.get("memory_needed_mb", 0)),
+        coming=int(held.get("coming", 0)),
     )
+
+
+def _state(word: str) -> WorkerState:
+    try:
+        return WorkerState(word)
+    except ValueError:
+        # A word of a later version: whatever it means, nothing new is given to that worker.
+        return WorkerState.FAILING

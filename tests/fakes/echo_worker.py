@@ -30,7 +30,7 @@ from infra.wire.events import (
 )
 from infra.wire.frames import Frame
 from infra.wire.ids import ConversationKey, HostId, TurnId, WorkerId
-from infra.wire.states import TurnState
+from infra.wire.states import TurnState, WorkerState
 from infra.wire.turns import TextBlock, TurnRequest
 
 
@@ -120,7 +120,7 @@ class EchoWorker:
         await self._store.workers.beat(
             WorkerRecord(
                 worker=self._worker, host=self._host, pid=1, version="0", slots=100, used=0,
-                state="ready", started_ms=1,
+                state=WorkerState.READY, started_ms=1,
             )
         )  # fmt: skip
 

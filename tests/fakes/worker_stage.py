@@ -31,6 +31,7 @@ from infra.runtime.sealing import SealContext
 from infra.runtime.settings import Settings
 from infra.store.connection import FAULTS
 from infra.store.keys import Keys
+from infra.store.limits import SubmitLimits
 from infra.store.open import Store, store_on
 from infra.store.turns import NewTurn
 from infra.wire.errors import StoreUnavailable
@@ -65,6 +66,8 @@ QUICK = Timings(
     host_patience_s=0.5,
     hand_over_s=5.0,
     stop_grace_s=0.1,
+    engine_cool_down_s=0.1,
+    engine_cool_down_max_s=0.2,
 )
 
 
@@ -269,7 +272,7 @@ class Stage:
                 sealed_key=self.seal(SealContext(TENANT, c, turn, KEY_EXPIRES_MS)),
                 key_expires_ms=KEY_EXPIRES_MS,
             ),
-            waiting_max=50,
+            limits=SubmitLimits(turns_waiting_max=50),
             retention_s=3600,
         )
         if is_hinted and lane is Lane.SIDE:

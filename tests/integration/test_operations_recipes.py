@@ -29,6 +29,7 @@ from infra.store.history import TurnBase
 from infra.store.key_verdicts import KeyVerdicts
 from infra.store.keys import Keys
 from infra.store.leases import Lease, LeaseStore
+from infra.store.limits import SubmitLimits
 from infra.store.queue import PlacementQueue
 from infra.store.transcripts import TranscriptStore
 from infra.store.turn_log import TurnLog
@@ -38,7 +39,7 @@ from infra.wire.control import decode_control
 from infra.wire.events import Event, TextDelta, TurnEnded, TurnStarted, encode_event
 from infra.wire.ids import ConversationKey, HostId, TenantId, TurnId, WorkerId
 from infra.wire.link import BaseKind, TranscriptPart
-from infra.wire.states import ConversationState, TurnState
+from infra.wire.states import ConversationState, TurnState, WorkerState
 from infra.wire.turns import TextBlock, TurnRequest
 from tests.parts import need, redis_server
 
@@ -164,7 +165,9 @@ async def _live_a_little(redis: Redis) -> dict[str, str]:
     waiting = await _submitted(turns, tenant, busy)
     await PlacementQueue(redis, keys).enqueue(waiting, None)
     await WorkerRegistry(redis, keys).beat(
-        WorkerRecord(WORKER, HOST, 4711, "0.1.0", slots=8, used=2, state="ready", started_ms=1)
+        WorkerRecord(
+            WORKER, HOST, 4711, "0.1.0", slots=8, used=2, state=WorkerState.READY, started_ms=1
+        )
     )
     await KeyVerdicts(redis, keys).put(tenant, True, ttl_s=300)
     return {
@@ -190,7 +193,9 @@ async def _submitted(turns: TurnStore, tenant: TenantId, c: ConversationKey) -> 
         idle_timeout_s=60,
     )
     new = NewTurn(request, new_replica_id(HOST), "v1.sealed", 2**42, label="my thread")
-    return (await turns.submit(new, waiting_max=8, retention_s=3600)).turn
+    return (
+        await turns.submit(new, limits=SubmitLimits(turns_waiting_max=8), retention_s=3600)
+    ).turn
 
 
 async def _begun_turn(redis: Redis, keys: Keys, lease: Lease, tenant: TenantId) -> TurnId:

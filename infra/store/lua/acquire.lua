@@ -2,16 +2,18 @@
 --
 -- KEYS  1 conversation  2 lease
 -- ARGV  1 worker  2 its host  3 the lease's life (ms)  4 life of a conversation nobody knew (ms)
+--       5 conversation
 -- Returns {'ok', fence} or {'held', owner}.
 --
 -- fence = max(old + 1, TIME in us): asynchronous replication may step a counter back at a failover,
 -- the clock it cannot. `host` names where the conversation's container is, so it stays with a
--- container that is on record and follows the owner otherwise.
+-- container that is on record and follows the owner otherwise. What is owned waits for no worker.
 local worker, host = ARGV[1], ARGV[2]
 local holder = redis.call('GET', KEYS[2])
 if holder and holder ~= worker then return {'held', holder} end
-local held = redis.call('HMGET', KEYS[1], 'owner', 'fence', 'state', 'container')
+local held = redis.call('HMGET', KEYS[1], 'owner', 'fence', 'state', 'container', 'tenant')
 write_even_when_full()
+if held[5] then leave_room(ARGV[5], held[5]) end
 if holder and held[1] == worker then
   redis.call('PEXPIRE', KEYS[2], ARGV[3])
   return {'ok', held[2]}

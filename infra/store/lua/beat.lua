@@ -2,12 +2,12 @@
 --
 -- KEYS  1 workers  2 worker
 -- ARGV  1 worker  2 how long that is good for (ms), then field, value, ... of its hash
--- Returns {'ok'}.
+-- Returns {'ok'}. What was coming to it is in its own figures by now.
 write_even_when_full()
 local now = now_ms()
 local fields = {}
 for i = 3, #ARGV do fields[#fields + 1] = ARGV[i] end
-redis.call('HSET', KEYS[2], 'beat', int(now), unpack(fields))
+redis.call('HSET', KEYS[2], 'beat', int(now), 'coming', '0', unpack(fields))
 redis.call('PEXPIRE', KEYS[2], ARGV[2])
 redis.call('ZADD', KEYS[1], int(now + tonumber(ARGV[2])), ARGV[1])
 return {'ok'}

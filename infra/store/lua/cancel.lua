@@ -12,6 +12,7 @@ if turn.state == 'queued' then
   redis.call('LREM', key('todo', turn.conversation), 0, turn.id)
   local n = end_turn(turn, 'cancelled', turn.seq + 1, ARGV[4], ARGV[3], ARGV[6], ARGV[7])
   announce(turn, '0', n, ARGV[4])
+  review_room(turn.conversation, turn.tenant)
   settle(turn.conversation)
   return {'ok', turn.state}
 end

@@ -13,6 +13,8 @@
 local conversation, worker, fence = ARGV[1], ARGV[2], ARGV[3]
 if not is_owner(KEYS[1], worker, fence) then return {'lost'} end
 write_even_when_full()
+local tenant = redis.call('HGET', KEYS[1], 'tenant')
+if tenant then leave_room(conversation, tenant) end
 
 local function finish_unrun(turn, state, payload, reason)
   local n = end_turn(turn, state, turn.seq + 1, payload, reason, ARGV[9], ARGV[10])

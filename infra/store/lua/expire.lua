@@ -9,5 +9,6 @@ write_even_when_full()
 redis.call('LREM', key('todo', turn.conversation), 0, turn.id)
 local n = end_turn(turn, 'expired', turn.seq + 1, ARGV[3], ARGV[2], ARGV[4], ARGV[5])
 announce(turn, '0', n, ARGV[3])
+review_room(turn.conversation, turn.tenant)
 settle(turn.conversation)
 return {1}

@@ -7,6 +7,9 @@
 --
 -- Numbers above 2^53 never occur; int() is needed all the same, as Lua prints 1.7e+15 otherwise.
 
+-- How long lists of what waits are kept; nothing waits nearly as long.
+local WAITING_LIFE_MS = 86400000
+
 local function key(kind, id, second)
   return string.format(KEY[kind], id, second)
 end
@@ -60,6 +63,14 @@ end
 local function step_turn(turn, new)
   assert(TURN_NEXT[turn.state][new], 'turn: ' .. turn.state .. ' -> ' .. new .. ' is not a step')
   redis.call('HSET', turn.key, 'state', new)
+  if turn.state == 'queued' then
+    redis.call('ZREM', KEY.turns_waiting, turn.id)
+    redis.call('ZREM', key('tenant_waiting', turn.tenant), turn.id)
+  elseif new == 'queued' then
+    local waiting = key('tenant_waiting', turn.tenant)
+    redis.call('ZADD', waiting, int(turn.created), turn.id)
+    redis.call('PEXPIRE', waiting, WAITING_LIFE_MS)
+  end
   turn.state = new
 end
 
@@ -129,6 +140,65 @@ local function settle(conversation)
   return 0
 end
 
+-- The waiting room: conversations with turns that wait for a worker. Not those with a living owner,
+-- who is told of each turn; nor those with an unfinished turn, which goes first and is for a worker of
+-- its host; nor side turns, which need no container.
+
+local function waiting_for_worker(conversation)
+  local held = redis.call('HMGET', key('conversation', conversation), 'turn', 'lane')
+  local found = {}
+  if held[2] == 'side' or living_owner(conversation) ~= '' then return found end
+  local unfinished = held[1] and read_turn(held[1])
+  if unfinished and not is_ended(unfinished.state) then return found end
+  for _, id in ipairs(redis.call('LRANGE', key('todo', conversation), 0, -1)) do
+    local turn = read_turn(id)
+    if turn and turn.state == 'queued' then found[#found + 1] = turn end
+  end
+  return found
+end
+
+-- A place in the ring behind all others: now, but later than the last one's.
+local function last_place()
+  local last = redis.call('ZREVRANGE', KEY.ring, 0, 0, 'WITHSCORES')
+  return int(math.max(now_ms(), (tonumber(last[2]) or 0) + 1))
+end
+
+local function leave_room(conversation, tenant)
+  local room = key('room', tenant)
+  if redis.call('ZREM', room, conversation) == 0 then return end
+  if redis.call('EXISTS', room) == 0 then redis.call('ZREM', KEY.ring, tenant) end
+  for _, id in ipairs(redis.call('LRANGE', key('todo', conversation), 0, -1)) do
+    redis.call('ZREM', KEY.turns_waiting, id)
+  end
+end
+
+-- Has a conversation in the room if it belongs there, since its first turn was asked for, else out
+-- of it. A tenant that comes into the ring is last. Returns the turn that is to be placed, or nil.
+local function enter_room(conversation, tenant)
+  local turns = waiting_for_worker(conversation)
+  if #turns == 0 then
+    leave_room(conversation, tenant)
+    return nil
+  end
+  local room = key('room', tenant)
+  redis.call('ZADD', room, int(turns[1].created), conversation)
+  if not redis.call('ZSCORE', KEY.ring, tenant) then
+    redis.call('ZADD', KEY.ring, last_place(), tenant)
+  end
+  for _, turn in ipairs(turns) do
+    redis.call('ZADD', KEY.turns_waiting, int(turn.created), turn.id)
+  end
+  for _, name in ipairs({room, KEY.ring, KEY.turns_waiting}) do
+    redis.call('PEXPIRE', name, WAITING_LIFE_MS)
+  end
+  return turns[1]
+end
+
+-- After a turn has left its FIFO: what is left may wait for a shorter time, or be nothing.
+local function review_room(conversation, tenant)
+  if redis.call('ZSCORE', key('room', tenant), conversation) then enter_room(conversation, tenant) end
+end
+
 -- Ends every turn that waits in a conversation as cancelled.
 local function cancel_waiting(conversation, payload, reason, events_max, ended_ttl_ms)
   for _, id in ipairs(redis.call('LRANGE', key('todo', conversation), 0, -1)) do
@@ -138,6 +208,8 @@ local function cancel_waiting(conversation, payload, reason, events_max, ended_t
       announce(turn, '0', n, payload)
     end
   end
+  local tenant = redis.call('HGET', key('conversation', conversation), 'tenant')
+  if tenant then leave_room(conversation, tenant) end
   redis.call('DEL', key('todo', conversation))
 end
 

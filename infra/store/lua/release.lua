@@ -5,8 +5,8 @@
 -- Returns {'ok', first waiting turn or ''}, {'lost'} or {'illegal', old state}.
 --
 -- Cold is reached through stopping where the table has no direct step. An unfinished turn comes up
--- in the next sweep, so that a successor adopts it at once. Without one the first waiting turn does:
--- its submitter told this owner and nobody else. Behind an unfinished turn it is not offered, for
+-- in the next sweep, so that a successor adopts it at once. Without one the first waiting turn does,
+-- and enters the waiting room: its submitter told this owner and nobody else. Behind an unfinished turn it is not offered, for
 -- that one belongs to a worker of this host. A conversation nobody asked for (a deleted
 -- one, or one that only its container still knew) is forgotten.
 if not is_owner(KEYS[1], ARGV[2], ARGV[3]) then return {'lost'} end
@@ -32,5 +32,7 @@ end
 local waiting = not held[2] and redis.call('LINDEX', KEYS[5], 0)
 local next_turn = held[2] or waiting
 if next_turn then redis.call('ZADD', KEYS[4], '0', next_turn) end
+local tenant = redis.call('HGET', KEYS[1], 'tenant')
+if tenant then enter_room(ARGV[1], tenant) end
 if new == 'cold' and not redis.call('HGET', KEYS[1], 'tenant') then redis.call('DEL', KEYS[1]) end
 return {'ok', waiting or ''}

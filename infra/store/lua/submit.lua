@@ -8,11 +8,15 @@
 --       16 the FIFO's life (ms)  17 idle timeout (ms)
 --       18 lane  19 turn that the request is known not to repeat, or ''
 --       20 most turns that are listed of a conversation  21 control message for the owner
+--       22 most turns that may wait for a worker  23 most open turns of a tenant
+--       24 most of them that may wait (each 0: any number)
 -- Returns {'created' | 'repeated', turn, living owner or '', turns ahead, owners told} or
---       {'full', waiting}.
+--       {'conversation' | 'cluster' | 'tenant' | 'tenant_queue', turns there are, age of the oldest (ms)}:
+--       the bound that is reached.
 --
 -- Called again after a lost answer it finds its own turn and says 'created' again. A repeat of a
 -- turn that ended before anybody claimed it is a new turn: nothing of it can have happened.
+-- A repeat is never refused. Without a living owner the conversation enters the waiting room.
 local conversation, turn, tenant = ARGV[1], ARGV[2], ARGV[3]
 
 local function answer(word, id, told)
@@ -33,11 +37,28 @@ if ARGV[12] ~= '' then
     return answer('repeated', earlier)
   end
 end
+local now, owner = now_ms(), living_owner(conversation)
+-- Only reads: turns whose records have expired are left out, and removed further down.
+local since = int(now - tonumber(ARGV[15]))
+
+local function refusal(word, turns, most)
+  if tonumber(most) == 0 then return nil end
+  local count = redis.call('ZCOUNT', turns, since, '+inf')
+  if count < tonumber(most) then return nil end
+  local oldest = redis.call('ZRANGEBYSCORE', turns, since, '+inf', 'WITHSCORES', 'LIMIT', 0, 1)
+  return {word, count, int(math.max(now - tonumber(oldest[2]), 0))}
+end
+
 local waiting = redis.call('LLEN', KEYS[2])
-if waiting >= tonumber(ARGV[11]) then return {'full', waiting} end
+if waiting >= tonumber(ARGV[11]) then return {'conversation', waiting, '0'} end
+local tenant_waiting = key('tenant_waiting', tenant)
+local refused = refusal('tenant', KEYS[7], ARGV[23]) or refusal('tenant_queue', tenant_waiting, ARGV[24])
+if not refused and ARGV[18] ~= 'side' and owner == '' then
+  refused = refusal('cluster', KEY.turns_waiting, ARGV[22])
+end
+if refused then return refused end
 
 -- The first write may grow: a full Redis refuses the script here, before anything has changed.
-local now = now_ms()
 redis.call('SET', KEYS[4], ARGV[5], 'PX', ARGV[15])
 redis.call('HSET', KEYS[3],
   'conv', conversation, 'tenant', tenant, 'lane', ARGV[18], 'replica', ARGV[6], 'model', ARGV[7],
@@ -64,8 +85,16 @@ redis.call('PEXPIRE', KEYS[2], ARGV[16])
 redis.call('ZREM', KEYS[6], conversation)
 redis.call('ZADD', KEYS[5], int(now), turn)
 redis.call('ZADD', KEYS[7], int(now), turn)
-redis.call('PEXPIRE', KEYS[7], ARGV[15])
--- A warm conversation's owner hears of it here and now; the queue is for the others.
-local owner, told = living_owner(conversation), 0
-if owner ~= '' then told = redis.call('PUBLISH', key('control_channel', owner), ARGV[21]) end
+redis.call('ZADD', tenant_waiting, int(now), turn)
+for _, turns in ipairs({KEYS[7], tenant_waiting}) do
+  redis.call('ZREMRANGEBYSCORE', turns, '-inf', '(' .. since)
+  redis.call('PEXPIRE', turns, ARGV[15])
+end
+-- A warm conversation's owner hears of it here and now; the waiting room is for the others.
+local told = 0
+if owner ~= '' then
+  told = redis.call('PUBLISH', key('control_channel', owner), ARGV[21])
+else
+  enter_room(conversation, tenant)
+end
 return answer('created', turn, told)

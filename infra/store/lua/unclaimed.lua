@@ -6,7 +6,8 @@
 --
 -- The score is when a turn was last looked at. Each found turn moves ahead, so that sweepers do not
 -- all find the same; a waiting one by half its age, so that a full cluster is not flooded with
--- hints; a begun one whose owner lives until its lease would lapse.
+-- hints; a begun one whose owner lives until its lease would lapse. A queued one without an owner
+-- (again) enters the waiting room: whoever took it may have died.
 local pause, limit = tonumber(ARGV[1]), tonumber(ARGV[2])
 local now = now_ms()
 local found = {}
@@ -25,6 +26,7 @@ for _, id in ipairs(due) do
     local is_found = true
     if turn.state == 'queued' then
       next_look = now - pause + math.max(pause, math.min(age / 2, tonumber(ARGV[3])))
+      if owner == '' then enter_room(turn.conversation, turn.tenant) end
     elseif owner ~= ''
       and redis.call('HGET', key('conversation', turn.conversation), 'fence') == turn.fence then
       is_found = false

@@ -11,6 +11,7 @@ from infra.runtime.identity import new_turn_id
 from infra.store.connection import connect
 from infra.store.keys import Keys
 from infra.store.leases import Lease
+from infra.store.limits import SubmitLimits
 from infra.store.open import Store, store_on
 from infra.store.turns import Claimed, NewTurn, Submitted
 from infra.wire.errors import ErrorCode
@@ -85,8 +86,11 @@ class Scene:
             idempotency=idempotency,
         )
 
-    async def offer(self, new: NewTurn, *, waiting_max: int = 8) -> Submitted:
-        return await self.store.turns.submit(new, waiting_max=waiting_max, retention_s=3600)
+    async def offer(
+        self, new: NewTurn, *, waiting_max: int = 8, limits: SubmitLimits | None = None
+    ) -> Submitted:
+        limits = limits or SubmitLimits(turns_waiting_max=waiting_max)
+        return await self.store.turns.submit(new, limits=limits, retention_s=3600)
 
     async def submit(self, c: ConversationKey = C) -> TurnId:
         return (await self.offer(self.new_turn(c))).turn

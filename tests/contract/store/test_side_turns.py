@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from infra.store.limits import SubmitLimits
 from infra.store.turns import NewTurn
 from infra.wire.ids import TurnId
 from infra.wire.states import ConversationState, TurnState
@@ -20,7 +21,7 @@ def side_turn(scene: Scene) -> NewTurn:
 
 async def ask(scene: Scene) -> TurnId:
     submitted = await scene.store.turns.submit(
-        side_turn(scene), waiting_max=8, retention_s=RETENTION_S
+        side_turn(scene), limits=SubmitLimits(turns_waiting_max=8), retention_s=RETENTION_S
     )
     return submitted.turn
 

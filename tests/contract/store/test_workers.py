@@ -8,6 +8,7 @@ from contextlib import aclosing
 from infra.store.workers import WorkerRecord
 from infra.wire.control import CancelTurn, Drain
 from infra.wire.ids import WorkerId
+from infra.wire.states import WorkerState
 from tests.contract.store.running import until
 from tests.contract.store.scene import HOST_A, OTHER_TENANT, TENANT, W1, W2, C, Scene
 
@@ -20,7 +21,7 @@ def a_worker(worker: WorkerId, *, used: int = 0) -> WorkerRecord:
         version="0.1.0",
         slots=8,
         used=used,
-        state="ready",
+        state=WorkerState.READY,
         started_ms=1_700_000_000_000,
     )
 

@@ -1,0 +1,64 @@
+"""How much may wait: the bounds that submit checks, and what a refused caller is told."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from infra.wire.errors import ErrorCode, RequestRefused
+
+RETRY_AFTER_LEAST_S = 5.0
+RETRY_AFTER_MOST_S = 30.0
+
+_SHARE_TO_EMPTY = 0.1
+"""Room for one turn is gone at once when many are refused: they come back when there is more."""
+
+
+@dataclass(frozen=True)
+class SubmitLimits:
+    """The bounds of a new turn, named as their settings; 0: none."""
+
+    turns_waiting_max: int
+    """Turns of one conversation that may wait (at least 1)."""
+    queue_max: int = 0
+    """Turns of the whole cluster that may wait for a worker."""
+    tenant_turns_max: int = 0
+    """Turns of a tenant that have not ended."""
+    tenant_queue_max: int = 0
+    """Those of them that wait."""
+
+
+def refusal(bound: str, *, turns: int, oldest_ms: int) -> RequestRefused:
+    """What a caller is told when a bound is reached; `bound` is the submit script's word for it."""
+    code, message = _WORDS[bound]
+    return RequestRefused(
+        message.format(turns=turns), code=code, retry_after_s=retry_after_s(oldest_ms)
+    )
+
+
+def retry_after_s(oldest_ms: int) -> float:
+    """When a tenth of what is there will have gone, if the oldest of it tells how fast it goes.
+
+    So many turns came since the oldest one, and as many went in that time if their number is
+    steady: a tenth of them goes in a tenth of its age.
+    """
+    return min(max(oldest_ms / 1000 * _SHARE_TO_EMPTY, RETRY_AFTER_LEAST_S), RETRY_AFTER_MOST_S)
+
+
+_WORDS = {
+    "conversation": (
+        ErrorCode.QUEUE_FULL,
+        "{turns} turns of this conversation are waiting already",
+    ),
+    "cluster": (
+        ErrorCode.CLUSTER_FULL,
+        "The service is at capacity: {turns} requests are waiting already. Please try again later.",
+    ),
+    "tenant": (
+        ErrorCode.TENANT_LIMIT,
+        "{turns} requests of this API key are open already. Please wait for one to end.",
+    ),
+    "tenant_queue": (
+        ErrorCode.TENANT_LIMIT,
+        "{turns} requests of this API key are waiting already. Please wait for one to start.",
+    ),
+}
