@@ -10,6 +10,7 @@ from fastapi.openapi.utils import get_openapi
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
+from api.cross_origin import CrossOrigin
 from api.deps import ApiDeps
 from api.edge import Edge
 from api.errors import error_response, routing_error
@@ -40,7 +41,12 @@ def create_app(deps: ApiDeps) -> FastAPI:
     app.add_exception_handler(AgClusterError, _refuse)
     app.add_exception_handler(HTTPException, _refuse_route)
     app.add_exception_handler(RequestValidationError, _refuse_fields)
-    app.add_middleware(Edge, max_body_bytes=deps.settings.max_body_bytes)
+    settings = deps.settings
+    app.add_middleware(
+        Edge, max_body_bytes=settings.max_body_bytes, requests_max=settings.requests_max
+    )
+    if settings.cors_origins:
+        app.add_middleware(CrossOrigin, allow_origins=settings.cors_origins)
     app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]  # FastAPI's own way
     return app
 

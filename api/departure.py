@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 from starlette.types import Receive
 
-from infra.wire.errors import AgClusterError
+from infra.wire.errors import AgClusterError, RequestRefused
 
 T = TypeVar("T")
 
@@ -40,6 +40,10 @@ async def while_connected(receive: Receive, work: Coroutine[Any, Any, T]) -> T:
 
 
 async def _until_gone(receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
+    try:
+        while (await receive())["type"] != "http.disconnect":
+            pass
+    except RequestRefused as error:
+        # It owes the rest of a body that nobody needed, and does not send it.
+        raise HungUp(error.message) from error
     raise HungUp("the client hung up")

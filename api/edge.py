@@ -1,4 +1,5 @@
-"""The outermost layer: request ids, bounds on what a client may send, and the last net for errors.
+"""The outermost layer: request ids, bounds on what a client may send, headers every answer has, and
+the last net for errors. (What is no request yet is bounded by `api.connection`.)
 
 Plain ASGI, because it wraps every stream and Starlette's middleware class would copy each chunk
 through a queue.
@@ -11,6 +12,7 @@ import logging
 import re
 import secrets
 import time
+from collections.abc import Mapping
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import ClientDisconnect
@@ -23,28 +25,48 @@ from infra.wire.errors import AgClusterError, ErrorCode, RequestRefused
 log = logging.getLogger(__name__)
 
 HEADERS_MAX_BYTES = 32 * 1024
+HEADERS_MAX = 128
 BODY_STALL_S = 20.0
 """A body may take this long, and a second more for every 64 KiB that has come."""
 BODY_BYTES_PER_S = 64 * 1024
+ANSWER_HEADERS = "answer_headers"
+"""Where in a request's state a route leaves headers for its answer, whichever that will be."""
+_SECURITY_HEADERS = {
+    "cache-control": "no-store",
+    "content-security-policy": "default-src 'none'; frame-ancestors 'none'",
+    "referrer-policy": "no-referrer",
+    "x-content-type-options": "nosniff",
+}
+"""For answers that do not say otherwise. Nothing here is a page: a browser is to run none of it."""
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:@=+/-]{1,128}")
 
 
 class Edge:
-    """Wraps the application."""
+    """Wraps the application. Beyond `requests_max` at once only health is answered."""
 
     def __init__(
-        self, app: ASGIApp, *, max_body_bytes: int, body_stall_s: float = BODY_STALL_S
+        self,
+        app: ASGIApp,
+        *,
+        max_body_bytes: int,
+        requests_max: int,
+        body_stall_s: float = BODY_STALL_S,
     ) -> None:
         self._app = app
         self._max_body_bytes = max_body_bytes
+        self._requests_max = requests_max
         self._body_stall_s = body_stall_s
+        self._open = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
         headers = Headers(scope=scope)
-        exchange = _Exchange(request_id(headers), send)
+        more: dict[str, str] = {}
+        scope.setdefault("state", {})[ANSWER_HEADERS] = more
+        exchange = _Exchange(request_id(headers), send, more)
+        self._open += 1
         try:
             self._check(scope, headers)
             body = _BoundedBody(receive, self._max_body_bytes, self._body_stall_s)
@@ -61,12 +83,18 @@ class Edge:
                 raise
             await error_response(AgClusterError())(scope, receive, exchange.send)
         finally:
+            self._open -= 1
             exchange.log(scope)
 
     def _check(self, scope: Scope, headers: Headers) -> None:
-        if sum(len(k) + len(v) for k, v in scope["headers"]) > HEADERS_MAX_BYTES:
+        if self._open > self._requests_max and not _is_probe(scope):
+            raise RequestRefused("", code=ErrorCode.REPLICA_FULL)
+        fields_sent = scope["headers"]
+        size = sum(len(name) + len(value) for name, value in fields_sent)
+        if size > HEADERS_MAX_BYTES or len(fields_sent) > HEADERS_MAX:
             raise RequestRefused(
-                f"The request headers are larger than {HEADERS_MAX_BYTES // 1024} KiB.",
+                f"The request has more than {HEADERS_MAX} headers, or they are larger than "
+                f"{HEADERS_MAX_BYTES // 1024} KiB.",
                 code=ErrorCode.HEADERS_TOO_LARGE,
             )
         length = headers.get("content-length", "0")
@@ -75,12 +103,13 @@ class Edge:
 
 
 class _Exchange:
-    """One request and its answer: adds the request id, remembers the status."""
+    """One request and its answer: adds the headers, remembers the status."""
 
-    def __init__(self, request_id: str, send: Send) -> None:
+    def __init__(self, request_id: str, send: Send, more: Mapping[str, str]) -> None:
         self.request_id = request_id
         self.status = 0
         self._send = send
+        self._more = more
         self._began = time.perf_counter()
         self._took = 0.0
 
@@ -88,17 +117,22 @@ class _Exchange:
         if message["type"] == "http.response.start":
             self.status = message["status"]
             self._took = time.perf_counter() - self._began
-            MutableHeaders(scope=message)["x-request-id"] = self.request_id
+            headers = MutableHeaders(scope=message)
+            headers["x-request-id"] = self.request_id
+            headers.update(self._more)
+            for name, value in _SECURITY_HEADERS.items():
+                headers.setdefault(name, value)
         await self._send(message)
 
     def log(self, scope: Scope) -> None:
-        if scope["path"].startswith("/health"):
+        if _is_probe(scope):
             return  # Probes come every few seconds and say nothing.
         log.info(
             "answered",
             extra=fields(
                 method=scope["method"],
-                path=scope["path"][:100],
+                # As it was sent: decoded, it could hold a line of its own for the log.
+                path=scope["raw_path"][:100].decode("ascii", "replace"),
                 status=self.status or None,
                 after_ms=round(self._took * 1000, 1),
                 open_s=round(time.perf_counter() - self._began, 2),
@@ -135,6 +169,11 @@ class _BoundedBody:
                 raise _too_large(self._max_bytes)
             self._is_complete = not message.get("more_body", False)
         return message
+
+
+def _is_probe(scope: Scope) -> bool:
+    path: str = scope["path"]
+    return path.startswith("/health")
 
 
 def _too_large(max_bytes: int) -> RequestRefused:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
+import resource
 import socket
 import sys
 from collections.abc import Callable, Iterator
@@ -17,6 +18,7 @@ from contextlib import aclosing, closing, contextmanager
 import uvicorn
 
 from api.app import create_app
+from api.connection import ConnectionBounds, bounded
 from api.deps import ApiDeps
 from api.replica import running_replica, upstream_client
 from infra.runtime.clock import SystemClock
@@ -32,6 +34,7 @@ NOTICE_S = 1.0
 CUT_S = 5.0
 """Answers that were told to end get this long to say so."""
 BACKLOG = 2048
+OPEN_FILES = 65_536
 
 
 class _Server(uvicorn.Server):
@@ -90,8 +93,13 @@ async def _stop(
 
 def server_config(deps: ApiDeps) -> uvicorn.Config:
     """How uvicorn runs the application."""
+    proxies = list(deps.settings.trusted_proxies)
     return uvicorn.Config(
         create_app(deps),
+        http=bounded(ConnectionBounds(connections_max=2 * deps.settings.requests_max)),
+        # Off, it would trust this machine by itself.
+        proxy_headers=bool(proxies),
+        forwarded_allow_ips=proxies,
         lifespan="off",
         log_config=None,
         access_log=False,
@@ -116,6 +124,14 @@ def listen(settings: Settings) -> socket.socket:
     return listener
 
 
+def lift_open_files() -> None:
+    """Each connection is an open file, and the usual soft limit allows 1024."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = OPEN_FILES if hard == resource.RLIM_INFINITY else min(OPEN_FILES, hard)
+    if soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
 def loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
     """uvloop where there is one: a third less CPU per delta."""
     try:
@@ -130,6 +146,7 @@ def main() -> None:
     try:
         settings = load_settings()
         configure_logs(settings.log_level, settings.log_format)
+        lift_open_files()
         with asyncio.Runner(loop_factory=loop_factory()) as runner:
             runner.run(serve(settings))
     except (SettingsRefused, OSError) as error:

@@ -34,7 +34,7 @@ Fields that are unknown to us are ignored as well; `n` above 1 is refused.
 MESSAGES_MAX = 4096
 """A history of more would keep a replica's other streams waiting while it is read."""
 
-_Number = Annotated[float, Field(strict=False)]
+_Number = Annotated[float, Field(strict=False, allow_inf_nan=False)]
 _Whole = Annotated[int, Field(strict=False)]
 
 _CONTENT_SCHEMA = {

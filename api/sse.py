@@ -33,7 +33,7 @@ from infra.wire.events import is_end
 
 log = logging.getLogger(__name__)
 
-HEADERS = {"cache-control": "no-cache", "x-accel-buffering": "no"}
+HEADERS = {"cache-control": "no-cache, no-store", "x-accel-buffering": "no"}
 
 
 class SlowConsumer(HungUp):

@@ -10,6 +10,7 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from api.auth import Caller, authenticate
+from api.bodies import json_body
 from api.chunks import ChunkFrames
 from api.completion import WholeAnswer
 from api.deps import ApiDeps
@@ -79,7 +80,7 @@ async def _read(
     settings = deps.settings
     headers = request.headers
     on_disconnect = _on_disconnect(headers)
-    body = await request.body()
+    body = await json_body(request)
     chat = read_chat_request(body)
     name = conversation_name(
         headers,
