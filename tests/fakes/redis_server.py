@@ -26,20 +26,27 @@ from tests.parts import need, redis_server
 class RealRedis:
     """One redis-server process. `options` are further command line options.
 
-    Without `append_only` it forgets everything when it restarts.
+    Without `append_only` it forgets everything when it restarts. `tls`: beside its socket it has a
+    port for TLS (`tls_url`); the options name its certificate.
     """
 
-    def __init__(self, *, append_only: bool = False, options: tuple[str, ...] = ()) -> None:
+    def __init__(
+        self, *, append_only: bool = False, options: tuple[str, ...] = (), tls: bool = False
+    ) -> None:
         need("redis")
         self._folder = Path(tempfile.mkdtemp(prefix="agc-redis-"))
         self._socket = self._folder / "redis.sock"
         self._persistence = ("--appendonly", "yes" if append_only else "no")
         self._options = options
+        [self._tls_port] = free_ports(1) if tls else [0]
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
     def url(self) -> str:
         return f"unix://{self._socket}"
+
+    def tls_url(self, host: str = "localhost") -> str:
+        return f"rediss://{host}:{self._tls_port}"
 
     @property
     def folder(self) -> Path:
@@ -53,7 +60,9 @@ class RealRedis:
         self._process = subprocess.Popen(
             [
                 program,
-                *("--port", "0", "--unixsocket", str(self._socket), "--dir", str(self._folder)),
+                *("--unixsocket", str(self._socket), "--dir", str(self._folder)),
+                *("--port", "0", "--bind", "127.0.0.1"),
+                *(("--tls-port", str(self._tls_port)) if self._tls_port else ()),
                 *("--save", "", "--daemonize", "no", "--loglevel", "warning"),
                 *self._persistence,
                 *self._options,
@@ -114,12 +123,24 @@ class RealRedis:
             return False
 
 
+def free_ports(count: int) -> list[int]:
+    """Ports of 127.0.0.1 nobody has; all at once, so that none is given twice."""
+    probes = [socket.socket() for _ in range(count)]
+    try:
+        for probe in probes:
+            probe.bind(("127.0.0.1", 0))
+        return [probe.getsockname()[1] for probe in probes]
+    finally:
+        for probe in probes:
+            probe.close()
+
+
 @asynccontextmanager
 async def real_redis(
-    *, append_only: bool = False, options: tuple[str, ...] = ()
+    *, append_only: bool = False, options: tuple[str, ...] = (), tls: bool = False
 ) -> AsyncIterator[RealRedis]:
     """A started server, removed at the end."""
-    server = RealRedis(append_only=append_only, options=options)
+    server = RealRedis(append_only=append_only, options=options, tls=tls)
     try:
         await server.start()
         yield server
