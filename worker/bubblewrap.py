@@ -44,7 +44,7 @@ from pathlib import Path
 from typing import IO
 
 from infra.runtime.clock import Clock, SystemClock
-from infra.wire.errors import ContainerFailed, LeaseLost, NoIsolation
+from infra.wire.errors import ContainerFailed, EngineFailed, LeaseLost, NoIsolation
 from infra.wire.ids import HostId
 from worker.blocking import BlockingCalls
 from worker.cgroups import CgroupRoot
@@ -115,11 +115,11 @@ class BubblewrapHost:
                 undo=lambda made: self._discard(made),
             )
         except TimeoutError as error:
-            raise ContainerFailed(
+            raise EngineFailed(
                 f"bubblewrap did not start within {self._options.start_timeout_s:g} s"
             ) from error
         except OSError as error:
-            raise ContainerFailed(f"bubblewrap could not be started: {error}") from error
+            raise EngineFailed(f"bubblewrap could not be started: {error}") from error
         self._watch(record, was_running=True)
         return _container(record, is_running=True)
 
@@ -189,7 +189,7 @@ class BubblewrapHost:
     def _start(self, spec: ContainerSpec) -> Record:
         bwrap = find_bwrap()
         if bwrap is None:
-            raise ContainerFailed("bubblewrap is not installed")
+            raise EngineFailed("bubblewrap is not installed")
         self._sandbox.refuse_exposure()
         with self._records.lock(self._options.call_timeout_s):
             self._remove_leftovers(spec)
@@ -278,10 +278,10 @@ class BubblewrapHost:
             raise self._failure(record)
         return init
 
-    def _failure(self, record: Record) -> ContainerFailed:
+    def _failure(self, record: Record) -> EngineFailed:
         """What bwrap said when it gave up."""
         self._reap(record.id)
-        return ContainerFailed(f"bubblewrap failed: {self._records.log_tail(record.id)}")
+        return EngineFailed(f"bubblewrap failed: {self._records.log_tail(record.id)}")
 
     def _bound(self, record: Record, init: Process, limits: Limits) -> None:
         """Put limits on bwrap's init; everything inside inherits them."""
@@ -294,6 +294,8 @@ class BubblewrapHost:
         if groups is None:
             resource.prlimit(init.pid, resource.RLIMIT_NPROC, (pids, pids))
         resource.prlimit(init.pid, resource.RLIMIT_CORE, (0, 0))
+        largest = limits.file_mb << 20
+        resource.prlimit(init.pid, resource.RLIMIT_FSIZE, (largest, largest))
         _, hard = resource.prlimit(init.pid, resource.RLIMIT_NOFILE)
         most = _OPEN_FILES_MAX if hard == resource.RLIM_INFINITY else min(_OPEN_FILES_MAX, hard)
         resource.prlimit(init.pid, resource.RLIMIT_NOFILE, (most, most))

@@ -40,7 +40,13 @@ from requests.exceptions import RequestException
 
 from infra.runtime.clock import Clock, SystemClock
 from infra.runtime.logs import fields
-from infra.wire.errors import AgClusterError, ContainerFailed, LeaseLost, NoIsolation
+from infra.wire.errors import (
+    AgClusterError,
+    ContainerFailed,
+    EngineFailed,
+    LeaseLost,
+    NoIsolation,
+)
 from infra.wire.ids import ConversationKey, Fence, HostId
 from worker.blocking import BlockingCalls
 from worker.exit_feed import ExitFeed, ExitStream
@@ -157,7 +163,7 @@ class DockerHost:
         try:
             return await self._calls.run(translated, timeout_s=timeout_s, undo=undo)
         except TimeoutError as error:
-            raise ContainerFailed(f"the engine did not {what} within {timeout_s:g} s") from error
+            raise EngineFailed(f"the engine did not {what} within {timeout_s:g} s") from error
 
     def _check(self) -> None:
         if sys.platform != "linux":
@@ -287,6 +293,7 @@ def hardening(spec: ContainerSpec) -> Json:
         "oom_score_adj": 500,
         "ulimits": [
             Ulimit(name="core", soft=0, hard=0),
+            Ulimit(name="fsize", soft=limits.file_mb << 20, hard=limits.file_mb << 20),
             Ulimit(name="nofile", soft=_OPEN_FILES_MAX, hard=_OPEN_FILES_MAX),
         ],
         "log_config": LogConfig(type="local", config={"max-size": "1m", "max-file": "2"}),
@@ -412,7 +419,7 @@ class _Engine:
             api: Any = self.client.api  # its types leave out this method's
             made = api.create_container_from_config(body, name)
         except ImageNotFound as error:
-            raise ContainerFailed(
+            raise EngineFailed(
                 f"image {body['Image']} is missing: build it with `python -m worker.images`"
             ) from error
         except APIError as error:
@@ -613,4 +620,4 @@ def _translated(what: str) -> Iterator[None]:
                 ". The engine does not see the worker's data_dir: a worker in a container needs it "
                 "mounted at the same path as on the host"
             )
-        raise ContainerFailed(f"cannot {what}: {explanation}{hint}") from error
+        raise EngineFailed(f"cannot {what}: {explanation}{hint}") from error

@@ -15,6 +15,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from enum import Enum, auto
 from typing import TypeVar
 
@@ -45,7 +46,7 @@ from worker.session import Session
 from worker.transcript_keeper import TranscriptKeeper
 from worker.turns import Ending, TurnRun
 from worker.waiting import until_store_answers
-from worker.workspace import WorkspaceWatch
+from worker.workspace import WorkspacePace, WorkspaceWatch
 
 log = logging.getLogger(__name__)
 
@@ -400,20 +401,24 @@ class Conversation:
 
     async def _conclude(self, run: TurnRun, ending: Ending) -> None:
         if ending.end is None:
-            turns, lease = self._parts.turns, self._held.lease
-            if await self._insist(lambda: turns.requeue(lease, run.turn)):
-                log.info("turn requeued", extra=fields(turn=run.turn))
-                await self._parts.gateway.close_turn(self.key, run.turn)
-                self.was_poked = True
-                self._note_rest()
+            if await self._give_back(run, is_counted=ending.is_counted):
                 return
-            ending = Ending(
-                declared_end(ErrorCode.CONTAINER_FAILED),
-                is_container_usable=ending.is_container_usable,
-            )
+            ending = replace(ending, end=declared_end(ErrorCode.CONTAINER_FAILED))
         if await run.conclude(ending):
             self.was_poked = True
         self._note_rest()
+
+    async def _give_back(self, run: TurnRun, *, is_counted: bool) -> bool:
+        """Back to the queue with a turn of which nothing has happened; False when it may not."""
+        turns, lease = self._parts.turns, self._held.lease
+        if not await self._insist(lambda: turns.requeue(lease, run.turn, is_counted=is_counted)):
+            return False
+        log.info("turn requeued", extra=fields(turn=run.turn, counted=is_counted))
+        await self._parts.gateway.close_turn(self.key, run.turn)
+        # This host's engine has failed: whoever has room is offered it when the lease is released.
+        self.was_poked = is_counted
+        self._note_rest()
+        return True
 
     def _note_rest(self) -> None:
         # As the scripts leave the record.
@@ -427,8 +432,19 @@ class Conversation:
     async def _watch_workspace(self) -> None:
         """Look at the size of the workspace while turns run, and end one that outgrows it."""
         parts, workspace = self._parts, self._parts.folders.of(self.key).workspace
+        pace = WorkspacePace(
+            parts.clock,
+            every_s=parts.timings.workspace_every_s,
+            glance_s=parts.timings.workspace_glance_s,
+        )
+        size_bytes = await parts.gauge.measure(workspace)
+        self._workspace.judge(size_bytes, is_running=False)
         while True:
-            await parts.clock.sleep(parts.timings.workspace_every_s)
+            await pace.wait(
+                workspace,
+                room_bytes=self._workspace.room_after(size_bytes),
+                is_used=lambda: self._run is not None,
+            )
             was_used, self._was_workspace_used = self._was_workspace_used, self._run is not None
             if not was_used and self._run is None:
                 continue

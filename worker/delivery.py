@@ -15,6 +15,7 @@ from infra.store.turns import Claimed
 from infra.wire.errors import (
     AgentUnreachable,
     ContainerFailed,
+    EngineFailed,
     ErrorCode,
     GatewayUnavailable,
     LeaseLost,
@@ -69,6 +70,9 @@ class Delivery:
         """
         try:
             await self._deliver(run)
+        except EngineFailed as error:
+            log.warning("engine failed: %s", error, extra=fields(turn=run.turn))
+            run.give_back(is_counted=False)
         except ContainerFailed as error:
             log.warning("no container: %s", error, extra=fields(turn=run.turn))
             run.fail_start(declared_end(error.code))

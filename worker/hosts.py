@@ -26,6 +26,8 @@ class Limits:
     memory_mb: int
     pids: int
     tmp_mb: int
+    file_mb: int = 4096
+    """Size of a single file, wherever it lies: ends the careless writer at once."""
 
 
 @dataclass(frozen=True)
@@ -92,7 +94,8 @@ class ContainerHost(Protocol):
         """Start it; returns when the process runs (the agent may not listen yet).
 
         A leftover container of the same conversation is removed first; one with a higher fence is
-        a newer owner's and stays: `LeaseLost`. Cancelled: nothing stays behind.
+        a newer owner's and stays: `LeaseLost`. Cancelled: nothing stays behind. `EngineFailed` when
+        what makes containers does not, so that another conversation would fare no better.
         """
         ...
 

@@ -14,6 +14,7 @@ from infra.store.turn_log import TurnLog
 from infra.store.turns import TurnStore
 from infra.store.workers import WorkerRegistry
 from infra.wire.ids import HostId, WorkerId
+from worker.engine import Engine
 from worker.folders import Folders
 from worker.gateways import GatewayRegistrar
 from worker.hosts import ContainerHost
@@ -48,7 +49,14 @@ class Timings:
     stop_grace_s: float = 2.0
     transcript_grace_s: float = 5.0
     """A container that is to stop waits this long for the store to take its last entries."""
+    engine_cool_down_s: float = 1.0
+    """A host whose engine fails tries it again after this long: short, for it may have been the
+    conversation's doing. Then after twice as long..."""
+    engine_cool_down_max_s: float = 60.0
+    """...and so on up to this."""
     workspace_every_s: float = 10.0
+    workspace_glance_s: float = 0.25
+    """How often it is asked whether the disk fills up, which is cheaper than to measure."""
     """Between two looks at the size of a workspace in use."""
 
 
@@ -62,6 +70,8 @@ class WorkerParts:
     timings: Timings
     clock: Clock
     host: ContainerHost
+    engine: Engine
+    """Starts containers on `host`."""
     folders: Folders
     gauge: WorkspaceGauge
     gateway: GatewayRegistrar

@@ -24,15 +24,18 @@ from infra.store.workers import BEAT_EVERY_S, WorkerRecord
 from infra.wire.control import CancelTurn, Drain, StopSession, TurnWaits
 from infra.wire.errors import AgClusterError, ContainerFailed, StoreUnavailable
 from infra.wire.ids import ConversationKey, TurnId, WorkerId
+from infra.wire.states import WORKER_TRANSITIONS, WorkerState
 from worker.conversation import Conversation
 from worker.decisions import slots_for
+from worker.engine import Engine
 from worker.folders import Folders
 from worker.gateways import Gateway, GatewayRegistrar
 from worker.hosts import ContainerHost, ContainerId
 from worker.ownership import Ownership
 from worker.parts import Timings, WorkerParts
+from worker.phases import Life
 from worker.placement import Placement
-from worker.reaper import DRAINING, READY, Reaper, ready_siblings
+from worker.reaper import Reaper, ready_siblings
 from worker.side import SideLane
 from worker.waiting import periodically
 from worker.workspace import WorkspaceGauge
@@ -67,6 +70,7 @@ class WorkerProcess:
         self.worker = worker
         self._around = around
         settings, store, clock = around.settings, around.store, around.clock
+        folders = Folders(settings.data_dir)
         self.parts = WorkerParts(
             worker=worker,
             host_id=around.host.host,
@@ -74,7 +78,17 @@ class WorkerProcess:
             timings=around.timings,
             clock=clock,
             host=around.host,
-            folders=Folders(settings.data_dir),
+            engine=Engine(
+                around.host,
+                folders,
+                settings,
+                clock,
+                worker=worker,
+                cool_down_s=around.timings.engine_cool_down_s,
+                cool_down_max_s=around.timings.engine_cool_down_max_s,
+                on_change=self._on_engine,
+            ),
+            folders=folders,
             gauge=WorkspaceGauge(),
             gateway=GatewayRegistrar(around.gateway, clock),
             ownership=Ownership(
@@ -105,10 +119,11 @@ class WorkerProcess:
         self._queues = store.placement(
             worker,
             claim=self.placement.claim,
-            has_room=self.placement.has_room,
+            has_room=lambda: self.parts.engine.is_trusted and self.placement.has_room(),
             side=SideClaims(self.side.claim, self.side.has_room),
         )
-        self._state = READY
+        self._life = Life(f"worker {worker}", WorkerState.READY, WORKER_TRANSITIONS)
+        self._has_changed = asyncio.Event()
         self._started_ms = clock.unix_ms()
         self._told_to_drain = asyncio.Event()
 
@@ -133,6 +148,8 @@ class WorkerProcess:
                     "leases": self.parts.ownership.run(),
                     "gateway": self.parts.gateway.run(),
                     "heartbeat": self._beat_for_ever(),
+                    "changes": self._tell_changes(),
+                    "engine": self.parts.engine.run(),
                     "control": self._obey(),
                     "exits": self._watch_exits(),
                     "sweeps": self.reaper.run_sweeps(),
@@ -178,10 +195,25 @@ class WorkerProcess:
                 version=VERSION,
                 slots=self.placement.slots,
                 used=self.placement.used,
-                state=self._state,
+                state=self._life.state,
                 started_ms=self._started_ms,
             )
         )
+
+    def _on_engine(self) -> None:
+        """The engine is trusted, or not any more. One that leaves takes no work either way."""
+        if self._life.state is not WorkerState.DRAINING:
+            is_trusted = self.parts.engine.is_trusted
+            self._life.to(WorkerState.READY if is_trusted else WorkerState.FAILING)
+            self._has_changed.set()
+        self._on_room()
+
+    async def _tell_changes(self) -> None:
+        """Others should not find out with the next heartbeat only."""
+        while True:
+            await self._has_changed.wait()
+            self._has_changed.clear()
+            await self._tell("say how we are", self._beat())
 
     async def _obey(self) -> None:
         async for message in self.parts.registry.control(self.worker):
@@ -213,7 +245,7 @@ class WorkerProcess:
     # Leaving
 
     async def _leave(self) -> None:
-        self._state = DRAINING
+        self._life.to(WorkerState.DRAINING)
         await self._tell("say that we drain", self._beat())
         settings = self.parts.settings
         async with asyncio.TaskGroup() as group:

@@ -11,18 +11,10 @@ import logging
 from collections.abc import Sequence
 
 from infra.runtime.logs import fields
-from infra.runtime.settings import EgressPolicy, Settings
 from infra.wire.errors import ContainerFailed
 from infra.wire.ids import ConversationKey
 from worker.decisions import exit_end
-from worker.hosts import (
-    Container,
-    ContainerExit,
-    ContainerId,
-    ContainerSpec,
-    Limits,
-    SessionFolders,
-)
+from worker.hosts import Container, ContainerExit, ContainerId
 from worker.ownership import HeldLease
 from worker.parts import WorkerParts
 from worker.waiting import until_store_answers
@@ -44,17 +36,16 @@ class Session:
         return self._held.conversation
 
     async def start(self) -> None:
-        """Sockets and a container. Raises `ContainerFailed`, `GatewayUnavailable`, `LeaseLost`."""
+        """Sockets and a container.
+
+        Raises `EngineFailed` and other `ContainerFailed`, `GatewayUnavailable`, `LeaseLost`.
+        """
         parts, c = self._parts, self.conversation
-        folders = await asyncio.to_thread(parts.folders.make, c)
+        folders = await parts.engine.make_folders(c)
         await parts.gateway.open_session(c, sockets=folders.sockets, fence=self._held.fence)
         self._early_exit = None
         began_s = parts.clock.monotonic()
-        try:
-            async with asyncio.timeout(parts.settings.container_start_timeout_s):
-                self.container = await parts.host.start(self._spec(folders))
-        except TimeoutError as error:
-            raise ContainerFailed("the container did not start in time") from error
+        self.container = await parts.engine.start(c, self._held.fence, folders)
         if (early := self._early_exit) and early.id == self.container.id:
             raise ContainerFailed("the container ended at once", code=exit_end(early).code)
         took_ms = int((parts.clock.monotonic() - began_s) * 1000)
@@ -139,25 +130,5 @@ class Session:
         await self._parts.gateway.close_session(self.conversation)
         await asyncio.to_thread(self._parts.folders.drop_sockets, self.conversation)
 
-    def _spec(self, folders: SessionFolders) -> ContainerSpec:
-        settings = self._parts.settings
-        return ContainerSpec(
-            conversation=self.conversation,
-            fence=self._held.fence,
-            folders=folders,
-            limits=container_limits(settings),
-            egress=settings.egress is not EgressPolicy.NONE,
-        )
-
     def _fields(self) -> dict[str, object]:
         return fields(conversation=self.conversation)
-
-
-def container_limits(settings: Settings) -> Limits:
-    """What one agent may use here."""
-    return Limits(
-        cpus=settings.container_cpus,
-        memory_mb=settings.container_memory_mb,
-        pids=settings.container_pids,
-        tmp_mb=settings.container_tmp_mb,
-    )

@@ -53,12 +53,14 @@ class Ending:
     """How a run ended. `end` None: it is to go back to the queue.
 
     `payload` is the agent's own end event, if the agent ended it. `is_container_usable` is whether
-    the next turn may run in the same container.
+    the next turn may run in the same container. `is_counted` False: it goes back because its host
+    could not even try, so that it was no start of the turn.
     """
 
     end: TurnEnded | None
     payload: bytes | None = None
     is_container_usable: bool = True
+    is_counted: bool = True
 
 
 class TurnRun:
@@ -255,9 +257,12 @@ class TurnRun:
         else:
             self.declare(end, usable=False)
 
-    def give_back(self) -> None:
-        """Nothing happened yet: back to the queue, for a fresh start."""
-        self._decide(Ending(None, is_container_usable=False))
+    def give_back(self, *, is_counted: bool = True) -> None:
+        """Nothing happened yet: back to the queue, for a fresh start.
+
+        The store agrees only as long as attempts are left and nothing was logged.
+        """
+        self._decide(Ending(None, is_container_usable=False, is_counted=is_counted))
 
     def _decide(self, ending: Ending) -> None:
         if not self._ending.done():

@@ -1,7 +1,10 @@
 """How large a conversation's workspace may grow, without the help of the file system.
 
-A look every few seconds finds what was written since: a limit for the careless, not a wall. Where a
-wall is needed, give the data directory a file system with quotas.
+Measuring means walking a tree, so it is done every few seconds, and at once when the file system
+under it has lost half of the room that is left: asking that costs one call. What a writer at full
+speed gets beyond its limit is what it writes in such a quarter of a second and until it is dead;
+the kernel bounds each single file at the limit (`Limits.file_mb`). Where a wall is needed, give
+the data directory a file system with quotas.
 """
 
 from __future__ import annotations
@@ -9,7 +12,10 @@ from __future__ import annotations
 import asyncio
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path
+
+from infra.runtime.clock import Clock
 
 MEASURE_MAX_S = 10.0
 """A look that takes longer counts what it has seen: a tree of millions of files."""
@@ -48,6 +54,49 @@ class WorkspaceWatch:
             return is_running
         self._floor_bytes = size_bytes
         return False
+
+    def room_after(self, size_bytes: int) -> float:
+        """How much may be written before it is worth another look."""
+        return max(self._max_bytes - size_bytes, self._max_bytes / 8)
+
+
+class WorkspacePace:
+    """When a workspace is worth another look."""
+
+    def __init__(
+        self,
+        clock: Clock,
+        *,
+        every_s: float,
+        glance_s: float,
+        free: Callable[[Path], int] | None = None,
+    ) -> None:
+        self._clock = clock
+        self._every_s = every_s
+        self._glance_s = glance_s
+        self._free = free or free_on
+
+    async def wait(
+        self, workspace: Path, *, room_bytes: float, is_used: Callable[[], bool]
+    ) -> None:
+        """Until the time has come, or somebody took half of that room from its file system."""
+        began_s, before = self._clock.monotonic(), self._free(workspace)
+        while (left_s := began_s + self._every_s - self._clock.monotonic()) > 0:
+            await self._clock.sleep(min(self._glance_s, left_s))
+            now = self._free(workspace)
+            if is_used() and before - now > room_bytes / 2:
+                return
+            # What an idle agent's disk loses is not its doing.
+            before = max(before, now) if is_used() else now
+
+
+def free_on(folder: Path) -> int:
+    """Free bytes of the file system it lies on; 0 when that cannot be told."""
+    try:
+        found = os.statvfs(folder)
+    except OSError:
+        return 0
+    return found.f_bfree * found.f_frsize
 
 
 def size_of(folder: Path, *, timeout_s: float = MEASURE_MAX_S) -> int:

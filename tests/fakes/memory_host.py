@@ -7,7 +7,8 @@ listens on `agent.sock` of the spec's folder while it is open.
     async with MemoryMachine(lambda spec: ScriptedAgent(spec.folders.sockets, ...)) as machine:
         host = MemoryHost(machine)
 
-Fakes named for the trouble they act out: `NeverReadyHost`, `SlowHost`, `VanishingHost`.
+Fakes named for the trouble they act out: `NeverReadyHost`, `SlowHost`, `VanishingHost`,
+`BrokenHost`, `PickyHost`.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from types import TracebackType
 from typing import Any
 
 from infra.runtime.clock import Clock, SystemClock
-from infra.wire.errors import ContainerFailed, LeaseLost, NoIsolation
+from infra.wire.errors import ContainerFailed, EngineFailed, LeaseLost, NoIsolation
 from infra.wire.ids import ConversationKey, HostId
 from worker.exit_feed import ExitFeed, ExitStream
 from worker.hosts import Container, ContainerExit, ContainerId, ContainerSpec
@@ -216,6 +217,41 @@ class VanishingHost(MemoryHost):
             self._left -= 1
             await self.machine.kill(spec.conversation)
         return container
+
+
+class BrokenHost(MemoryHost):
+    """Its engine starts nothing until `mend`; `starts` counts what it was asked for."""
+
+    def __init__(self, machine: MemoryMachine, *, host: HostId = HOST) -> None:
+        super().__init__(machine, host=host)
+        self.is_broken = True
+        self.starts = 0
+
+    def mend(self) -> None:
+        self.is_broken = False
+
+    async def check(self) -> None:
+        if self.is_broken:
+            raise NoIsolation("no engine answers")
+
+    async def start(self, spec: ContainerSpec) -> Container:
+        self.starts += 1
+        if self.is_broken:
+            raise EngineFailed("cannot create a container: no space left on device")
+        return await super().start(spec)
+
+
+class PickyHost(MemoryHost):
+    """Its engine starts every conversation's container but one's."""
+
+    def __init__(self, machine: MemoryMachine, refused: ConversationKey) -> None:
+        super().__init__(machine)
+        self._refused = refused
+
+    async def start(self, spec: ContainerSpec) -> Container:
+        if spec.conversation == self._refused:
+            raise EngineFailed("cannot start this one")
+        return await super().start(spec)
 
 
 class RefusingHost(MemoryHost):

@@ -1,0 +1,162 @@
+"""Starting containers on this host, as long as that works.
+
+Every start goes through here and feeds the host's circuit breaker (`worker.breaker`). While that is
+open, starts are refused at once with `EngineFailed`, so that their turns go back to the queue, and
+the worker calls itself failing (`on_change`), so that it gets no new ones. The engine is tried with
+a container of our own, never with somebody's turn.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import logging
+from collections.abc import Callable
+
+from infra.runtime.clock import Clock
+from infra.runtime.logs import fields
+from infra.runtime.settings import EgressPolicy, Settings
+from infra.wire.errors import ContainerFailed, EngineFailed, NoIsolation
+from infra.wire.ids import ConversationKey, Fence, WorkerId
+from worker.breaker import Breaker, BreakerState, cool_down_s
+from worker.folders import Folders
+from worker.hosts import Container, ContainerHost, ContainerSpec, Limits, SessionFolders
+
+log = logging.getLogger(__name__)
+
+
+class Engine:
+    """One worker's trust in its host's engine. `run` is its task."""
+
+    def __init__(
+        self,
+        host: ContainerHost,
+        folders: Folders,
+        settings: Settings,
+        clock: Clock,
+        *,
+        worker: WorkerId,
+        cool_down_s: float,
+        cool_down_max_s: float,
+        on_change: Callable[[], None] = lambda: None,
+    ) -> None:
+        """`on_change` is called when it stops or begins to be trusted."""
+        self._host = host
+        self._folders = folders
+        self._settings = settings
+        self._clock = clock
+        self._probe_key = ConversationKey(hashlib.sha256(worker.encode()).hexdigest()[:24])
+        self._cool_down_s = cool_down_s
+        self._cool_down_max_s = cool_down_max_s
+        self._on_change = on_change
+        self._breaker = Breaker()
+        self._opened = asyncio.Event()
+
+    @property
+    def is_trusted(self) -> bool:
+        """Whether containers are started here."""
+        return self._breaker.is_closed
+
+    async def make_folders(self, c: ConversationKey) -> SessionFolders:
+        """The conversation's folders, there and private. Raises `EngineFailed`: a disk is full."""
+        self._refuse_if_open()
+        try:
+            return await asyncio.to_thread(self._folders.make, c)
+        except OSError as error:
+            failed = EngineFailed(f"no folders for a conversation: {error}")
+            self._note(self._breaker.start_failed(), failed)
+            raise failed from error
+
+    async def start(self, c: ConversationKey, fence: Fence, folders: SessionFolders) -> Container:
+        """A container for the conversation.
+
+        Raises `EngineFailed`, at once while the engine is not trusted; other `ContainerFailed` and
+        `LeaseLost` as the host does. Cancelled: nothing stays behind.
+        """
+        self._refuse_if_open()
+        try:
+            container = await self._start(c, fence, folders)
+        except EngineFailed as error:
+            self._note(self._breaker.start_failed(), error)
+            raise
+        self._note(self._breaker.start_worked())
+        return container
+
+    async def run(self) -> None:
+        """Try the engine again after each cool-down, until cancelled."""
+        while True:
+            await self._opened.wait()
+            self._opened.clear()
+            wait_s = cool_down_s(
+                self._breaker.trips, first_s=self._cool_down_s, longest_s=self._cool_down_max_s
+            )
+            await self._clock.sleep(wait_s)
+            self._note(self._breaker.probing())
+            try:
+                await self._probe()
+            except (ContainerFailed, NoIsolation, OSError) as error:
+                self._note(self._breaker.probe_failed(), error)
+            else:
+                self._note(self._breaker.probe_worked())
+
+    async def _start(self, c: ConversationKey, fence: Fence, folders: SessionFolders) -> Container:
+        settings = self._settings
+        spec = ContainerSpec(
+            conversation=c,
+            fence=fence,
+            folders=folders,
+            limits=Limits(
+                cpus=settings.container_cpus,
+                memory_mb=settings.container_memory_mb,
+                pids=settings.container_pids,
+                tmp_mb=settings.container_tmp_mb,
+                file_mb=settings.workspace_max_mb,
+            ),
+            egress=settings.egress is not EgressPolicy.NONE,
+        )
+        try:
+            async with asyncio.timeout(settings.container_start_timeout_s):
+                return await self._host.start(spec)
+        except TimeoutError as error:
+            raise EngineFailed("the container did not start in time") from error
+
+    async def _probe(self) -> None:
+        """Ask the engine how it is, and start and stop one container of nobody's.
+
+        A worker that dies in between leaves an orphan, which the reconcilers stop.
+        """
+        key = self._probe_key
+        async with asyncio.timeout(self._settings.container_start_timeout_s):
+            await self._host.check()
+        try:
+            folders = await asyncio.to_thread(self._folders.make, key)
+            fence = Fence(self._clock.unix_ms() * 1000)
+            container = await self._start(key, fence, folders)
+            await self._host.stop(container.id, grace_s=0)
+        finally:
+            await asyncio.to_thread(self._folders.drop_sockets, key)
+            await asyncio.to_thread(self._folders.drop_workspace, key)
+
+    def _refuse_if_open(self) -> None:
+        if not self.is_trusted:
+            raise EngineFailed("this host's engine does not start containers at the moment")
+
+    def _note(self, new: Breaker, error: BaseException | None = None) -> None:
+        old, self._breaker = self._breaker, new
+        if old.state is new.state:
+            if error is not None:
+                log.warning("engine: %s", error, extra=fields(failures=new.failures))
+            return
+        match new.state:
+            case BreakerState.OPEN if old.is_closed:
+                log.error("engine failing: %s", error, extra=fields(failures=new.failures))
+                self._opened.set()
+            case BreakerState.OPEN:
+                log.warning("engine still failing: %s", error, extra=fields(trips=new.trips))
+                self._opened.set()
+            case BreakerState.HALF_OPEN:
+                log.info("engine tried again", extra=fields(trips=new.trips))
+            case BreakerState.CLOSED:
+                log.warning("engine works again", extra=fields(trips=old.trips))
+        if old.is_closed or new.is_closed:
+            self._on_change()
