@@ -61,13 +61,19 @@ class Keys:
         """Set: the uuids of those entries. transcript_append; as the transcript."""
         return f"{self.prefix}:conv:{c}:transcript:{session}:seen"
 
+    def conversation_usage(self, c: ConversationKey) -> str:
+        """Hash: calls, input_tokens, output_tokens, cache_creation_input_tokens,
+        cache_read_input_tokens, spent_tokens (what counts against a budget), and each again as
+        `<model>:<name>`. meter, finish; as the conversation."""
+        return f"{self.prefix}:conv:{c}:usage"
+
     def lease(self, c: ConversationKey) -> str:
         """String: the worker that owns the conversation. acquire, renew, release; 15 s."""
         return f"{self.prefix}:lease:{c}"
 
     def turn(self, turn: TurnId) -> str:
         """Hash: conv, tenant, lane, replica, model, state, attempt, fence, seq, created, claimed,
-        started, ended (ms), reason, usage, idem, on_disconnect, cancel, delivered, key_sealed,
+        started, ended (ms), reason, usage, metered (what the gateways told, by instance and model), idem, on_disconnect, cancel, delivered, key_sealed,
         key_expires, base (`infra.store.history`), sdk_session, remembered.
         Scripts write it; for an hour after the end."""
         return f"{self.prefix}:turn:{turn}"
@@ -149,6 +155,15 @@ class Keys:
         """Sorted set: those of them that nobody has claimed yet. submit, requeue; whatever ends or
         claims them."""
         return f"{self.prefix}:tenant:{tenant}:waiting"
+
+    def tenant_usage(self, tenant: TenantId) -> str:
+        """Hash: what all turns of the tenant used, as of a conversation. meter, finish; 400 d after
+        the last turn."""
+        return f"{self.prefix}:tenant:{tenant}:usage"
+
+    def tenant_usage_of(self, tenant: TenantId, day: str) -> str:
+        """Hash: the same of one day (UTC, `20260131`). meter, finish; 62 d."""
+        return f"{self.prefix}:tenant:{tenant}:usage:{day}"
 
     def key_verdict(self, tenant: TenantId) -> str:
         """String: `ok` or `refused`, what the upstream said of the tenant's key. API; minutes."""

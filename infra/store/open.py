@@ -21,6 +21,7 @@ from infra.store.replies import text
 from infra.store.transcripts import MAX_BYTES, TranscriptStore
 from infra.store.turn_log import TurnLog
 from infra.store.turns import TurnStore
+from infra.store.usage import UsageStore
 from infra.store.waiting_room import WaitingRoom
 from infra.store.workers import WorkerRegistry
 from infra.wire.errors import StoreUnavailable
@@ -43,6 +44,7 @@ class Store:
     queue: PlacementQueue
     room: WaitingRoom
     key_verdicts: KeyVerdicts
+    usage: UsageStore
 
     def publisher(self) -> LivePublisher:
         """A worker's sending side of the fast path."""
@@ -131,4 +133,5 @@ def store_on(
         queue=PlacementQueue(redis, keys),
         room=WaitingRoom(redis, keys),
         key_verdicts=KeyVerdicts(redis, keys),
+        usage=UsageStore(redis, keys),
     )

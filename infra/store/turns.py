@@ -17,6 +17,7 @@ from infra.store.limits import SubmitLimits, refusal
 from infra.store.replies import fields, optional, text
 from infra.store.scripts import Scripts
 from infra.store.turn_log import EVENTS_MAX
+from infra.store.usage import report
 from infra.wire.control import CancelTurn, TurnWaits
 from infra.wire.errors import (
     ErrorCode,
@@ -25,6 +26,7 @@ from infra.wire.errors import (
     TurnNotFound,
 )
 from infra.wire.events import TurnEnded, TurnError, encode_event
+from infra.wire.gateway import TurnMeter
 from infra.wire.history import Accepted, decode_accepted
 from infra.wire.ids import ConversationKey, Fence, HostId, ReplicaId, TenantId, TurnId, WorkerId
 from infra.wire.states import TurnState
@@ -320,8 +322,10 @@ class TurnStore:
         *,
         idle_timeout_s: float,
         memory: Memory = Memory.TOLD,
+        meter: TurnMeter | None = None,
     ) -> bool:
-        """Log the end event under number `n`, delete the sealed key, close the turn.
+        """Log the end event under number `n`, delete the sealed key, close the turn, book what the
+        gateway metered.
 
         Carries out the turn's base on the accepted prompts, as far as `memory` says what the agent
         remembers. Sets the conversation's idle deadline when nothing waits. True when another turn
@@ -347,6 +351,7 @@ class TurnStore:
                 _ms(self._ended_ttl_s),
                 memory.value,
                 end.checkpoint or "",
+                report(meter) if meter else "",
             ],
         )
         self._owned(answer, lease, turn, end.state)

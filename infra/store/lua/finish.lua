@@ -6,6 +6,7 @@
 --       11 most events of a log  12 an ended turn's life (ms)
 --       13 what the agent made of the turn: 'nothing', 'unknown' or 'told'
 --       14 the transcript entry the turn ended at, or ''
+--       15 what the gateway metered (JSON, see book in the prelude), or ''
 -- Returns {'ok', 1 when another turn waits}, {'lost'} or {'illegal', state}.
 --
 -- Finishing twice is harmless. A turn may end done in the same breath as its first event: then it
@@ -55,7 +56,11 @@ if through then step_turn(turn, 'running') end
 local reason = ARGV[8]
 if reason == '' and new == 'cancelled' then reason = turn.cancel or '' end
 end_turn(turn, new, tonumber(ARGV[5]), ARGV[6], reason, ARGV[11], ARGV[12])
-redis.call('HSET', turn.key, 'usage', ARGV[9])
+if ARGV[15] ~= '' then book(turn, cjson.decode(ARGV[15])) end
+-- What was metered, on this host or another, counts more than what the agent says.
+if redis.call('HEXISTS', turn.key, 'metered') == 0 then
+  redis.call('HSET', turn.key, 'usage', ARGV[9])
+end
 
 redis.call('HDEL', KEYS[1], 'turn')
 redis.call('HINCRBY', KEYS[1], 'turns', 1)

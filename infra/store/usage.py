@@ -1,0 +1,113 @@
+"""What turns use, in sums: by conversation, by tenant, by tenant and day, and by model in each.
+
+The gateways meter, the owners of the turns book (`meter`, `finish`), anybody may read. A figure is
+booked once, however often and by whomever it is told.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from redis.asyncio import Redis
+
+from infra.store.connection import translate
+from infra.store.keys import Keys
+from infra.store.leases import Lease
+from infra.store.replies import fields
+from infra.store.scripts import Scripts
+from infra.wire.errors import LeaseLost
+from infra.wire.events import Usage
+from infra.wire.gateway import ModelUsage, TurnMeter
+from infra.wire.ids import ConversationKey, TenantId, TurnId
+
+
+@dataclass(frozen=True)
+class Spent:
+    """Tokens that count against budgets: of a turn, and of its tenant today."""
+
+    turn_tokens: int
+    tenant_tokens: int
+    day_ends_in_s: float
+
+
+@dataclass(frozen=True)
+class UsageSums:
+    """What was used in all, and by model."""
+
+    total: ModelUsage
+    models: Mapping[str, ModelUsage]
+
+    @property
+    def is_empty(self) -> bool:
+        return self.total.calls == 0
+
+
+class UsageStore:
+    def __init__(self, redis: Redis, keys: Keys) -> None:
+        self._redis = redis
+        self._keys = keys
+        self._scripts = Scripts(redis, keys)
+
+    async def book(self, lease: Lease, turn: TurnId, meter: TurnMeter) -> Spent:
+        """Add to the sums what is new in a turn's meter. Raises `LeaseLost`, `StoreUnavailable`."""
+        answer = await self._scripts.run(
+            "meter",
+            [self._keys.conversation(lease.conversation)],
+            [lease.worker, str(lease.fence), turn, report(meter)],
+        )
+        if answer[0] == b"lost":
+            raise LeaseLost(lease.conversation, lease.fence)
+        return Spent(int(answer[1]), int(answer[2]), int(answer[3]) / 1000)
+
+    async def spent(self, tenant: TenantId) -> Spent:
+        """What the tenant has spent today. Raises `StoreUnavailable`."""
+        tokens, left_ms = await self._scripts.run("spent", [], [tenant])
+        return Spent(0, int(tokens), int(left_ms) / 1000)
+
+    async def of_conversation(self, c: ConversationKey) -> UsageSums:
+        """Raises `StoreUnavailable`."""
+        return await self._read(self._keys.conversation_usage(c))
+
+    async def of_tenant(self, tenant: TenantId, *, day: str | None = None) -> UsageSums:
+        """In all, or of one day (`20260131`, UTC). Raises `StoreUnavailable`."""
+        keys = self._keys
+        name = keys.tenant_usage(tenant) if day is None else keys.tenant_usage_of(tenant, day)
+        return await self._read(name)
+
+    async def _read(self, name: str) -> UsageSums:
+        with translate():
+            held = fields(await self._redis.hgetall(name))  # type: ignore[misc]
+        figures: defaultdict[str, dict[str, int]] = defaultdict(dict)
+        for field, value in held.items():
+            model, _, figure = field.rpartition(":")
+            figures[model][figure] = int(value)
+        models = {model: _sum(found) for model, found in sorted(figures.items()) if model}
+        return UsageSums(total=_sum(figures[""]), models=models)
+
+
+def report(meter: TurnMeter) -> str:
+    """A meter as the scripts read it; empty when there is nothing to book."""
+    if not meter.calls:
+        return ""
+    models = {
+        model: [used.calls, *(getattr(used.usage, name) for name in _FIGURES)]
+        for model, used in meter.models.items()
+    }
+    return json.dumps([meter.instance, models], separators=(",", ":"))
+
+
+_FIGURES = (
+    "input_tokens",
+    "output_tokens",
+    "cache_creation_input_tokens",
+    "cache_read_input_tokens",
+)
+"""In the order of the scripts."""
+
+
+def _sum(figures: Mapping[str, int]) -> ModelUsage:
+    usage = Usage(**{name: figures.get(name, 0) for name in _FIGURES})
+    return ModelUsage(calls=figures.get("calls", 0), usage=usage)
