@@ -37,6 +37,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--real-parts", action="store_true", help="report which real parts this machine has"
     )
+    parser.addoption(
+        "--chaos-seed",
+        type=int,
+        help="what tests/chaos draws its victims and moments from; a failure tells the one it had",
+    )
 
 
 def pytest_report_header(config: pytest.Config) -> list[str]:

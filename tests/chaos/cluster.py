@@ -14,7 +14,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import shutil
+import signal
+import subprocess
 import sys
 import tempfile
 import time
@@ -40,14 +43,16 @@ from tests.e2e.deployments import MODEL, free_port
 from tests.fakes.redis_proxy import RedisProxy, redis_proxy
 from tests.fakes.redis_server import RealRedis, real_redis
 from tests.parts import AGENT_IMAGE
-from worker.hosts import ContainerHost
+from worker.hosts import Container, ContainerHost
 from worker.isolation import host_of
+from worker.sandbox_records import Records
 
 SECRET = "a secret for the chaos tests, long enough"
 READY_S = 60.0
 LEAVE_S = 40.0
 """A program that leaves may take this long; beyond it, it is killed and the run has failed."""
 _LOOK_S = 0.1
+_QUIETLY: dict[str, Any] = {"check": True, "capture_output": True, "timeout": 30}
 
 
 class Agents(StrEnum):
@@ -113,7 +118,25 @@ class Host:
         for container in await self.containers():
             await self.engine.stop(container.id, grace_s=0)
 
-    async def containers(self) -> list[Any]:
+    async def kill_container(self, c: ConversationKey) -> None:
+        """Kill what runs in a conversation's container, as the kernel would."""
+        if isinstance(self.engine, FarmHost):
+            await self.engine.kill(c)
+        elif self.settings.isolation is Isolation.BUBBLEWRAP:
+            self._kill_sandbox(c)
+        else:
+            ids = [one.id for one in await self.containers() if one.conversation == c]
+            await asyncio.to_thread(subprocess.run, ["docker", "kill", *ids], **_QUIETLY)
+
+    def _kill_sandbox(self, c: ConversationKey) -> None:
+        settings = self.settings
+        records = Records(settings.data_dir, cluster=settings.cluster, host=self.name)
+        for record in records.all():
+            found = records.processes(record) if record.conversation == c else None
+            if found is not None and found.init.is_alive():
+                os.kill(found.init.pid, signal.SIGKILL)
+
+    async def containers(self) -> list[Container]:
         """Those of the cluster on this machine; none when the machine is gone."""
         if self.farm is not None and not self.farm.is_running:
             return []
