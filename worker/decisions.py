@@ -220,6 +220,15 @@ def slots_for(*, configured: int, machine_mb: int, container_mb: int) -> int:
     return max(1, min(typical, promised))
 
 
+def memory_needed_mb(*, container_mb: int, reserve_mb: int, machine_mb: int) -> int:
+    """How much of a host's memory has to be available before a worker starts anything new.
+
+    What one agent may use, and a reserve; at most half of the machine, or a small one would never
+    start any.
+    """
+    return min(container_mb + reserve_mb, machine_mb // 2)
+
+
 # Steps between states
 
 

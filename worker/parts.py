@@ -12,6 +12,7 @@ from infra.store.queue import PlacementQueue
 from infra.store.transcripts import TranscriptStore
 from infra.store.turn_log import TurnLog
 from infra.store.turns import TurnStore
+from infra.store.waiting_room import WaitingRoom
 from infra.store.workers import WorkerRegistry
 from infra.wire.ids import HostId, WorkerId
 from worker.engine import Engine
@@ -81,5 +82,6 @@ class WorkerParts:
     conversations: ConversationStore
     transcripts: TranscriptStore
     queue: PlacementQueue
+    room: WaitingRoom
     registry: WorkerRegistry
     live: LivePublisher

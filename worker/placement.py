@@ -1,8 +1,9 @@
 """Which conversations this worker owns: hints in, actors out (D2).
 
-A hint (an arq job, a sweep, a sibling) names a turn; taking it is milliseconds: find its
-conversation, poke the actor if it is ours, else acquire the lease and start one. The turn itself
-runs in the actor's task, under the lease.
+A hint for this worker (its own queue, a sweep, a sibling) names a turn; following it is
+milliseconds: find its conversation, poke the actor if it is ours, else acquire the lease and start
+one. The turn itself runs in the actor's task, under the lease. A hint of the shared queue says only
+that something waits: the waiting room decides what is next, and whether it is for this worker.
 """
 
 from __future__ import annotations
@@ -13,10 +14,13 @@ from collections.abc import Callable, Mapping
 
 from infra.runtime.logs import fields
 from infra.store.conversations import ConversationRecord
+from infra.store.waiting_room import Elsewhere, NoRoom, Taken
 from infra.wire.errors import AgClusterError, LeaseHeld
 from infra.wire.ids import ConversationKey, TurnId, WorkerId
-from infra.wire.states import ConversationState
+from infra.wire.states import ConversationState, WorkerState
 from worker.conversation import Conversation, Departure
+from worker.decisions import IDLE_AGENT_MB
+from worker.host_memory import HostMemory
 from worker.hosts import ContainerExit
 from worker.ownership import HeldLease
 from worker.parts import WorkerParts
@@ -28,16 +32,24 @@ class Placement:
     """All conversations of this worker. `run` first; the actors live in its task group."""
 
     def __init__(
-        self, parts: WorkerParts, *, slots: int, on_room: Callable[[], None] = lambda: None
+        self,
+        parts: WorkerParts,
+        *,
+        slots: int,
+        memory: HostMemory,
+        on_room: Callable[[], None] = lambda: None,
     ) -> None:
         """`on_room` is called whenever a conversation has left or rests."""
         self._parts = parts
         self._slots = slots
+        self._memory = memory
         self._on_room = on_room
         self._conversations: dict[ConversationKey, Conversation] = {}
         self._placing: set[ConversationKey] = set()
         self._coming: set[ConversationKey] = set()
         """Those being placed that have their slot already: eight claims run at once."""
+        self._asking = 0
+        """Slots kept while the waiting room is asked what is next."""
         self._group: asyncio.TaskGroup | None = None
         self._running = asyncio.Event()
         self._empty = asyncio.Event()
@@ -51,6 +63,11 @@ class Placement:
     @property
     def used(self) -> int:
         return len(self._conversations)
+
+    @property
+    def coming(self) -> int:
+        """Conversations that have a slot and are not here yet."""
+        return len(self._coming)
 
     @property
     def conversations(self) -> Mapping[ConversationKey, Conversation]:
@@ -73,57 +90,76 @@ class Placement:
         """Whether a new conversation could start, if need be in the place of an idle one."""
         if self._is_closed:
             return False
-        return self._has_free_slot() or any(
-            actor.is_resting for actor in self._conversations.values()
-        )
+        free = self._free_slots()
+        return free > self._asking or free + len(self._resting()) > self._asking
+
+    async def take(self, hint: TurnId) -> None:
+        """A hint of the shared queue, whatever turn it was about: place what is next.
+
+        Only while there is room. Raises `StoreUnavailable`; what was taken comes up in a sweep.
+        """
+        parts = self._parts
+        self._asking += 1
+        try:
+            given = await parts.room.take(
+                parts.worker,
+                parts.host_id,
+                home_patience_s=parts.timings.home_patience_s,
+                container_mb=IDLE_AGENT_MB,
+            )
+        finally:
+            self._asking -= 1
+        match given:
+            case Taken():
+                await self.place(given.conversation, given.turn)
+            case Elsewhere():
+                log.info("given away", extra=fields(turn=given.turn, worker=given.worker))
+                await parts.queue.enqueue(given.turn, given.worker)
+            case NoRoom():
+                # Only if this worker has just stopped being ready. The sweeps hint again; here the
+                # hint would go round in a circle.
+                log.info("nobody has room", extra=fields(hint=hint))
 
     async def claim(self, turn: TurnId) -> None:
-        """The arq job: see that this turn's conversation has an owner that knows of it."""
+        """A hint for this worker: see that the turn's conversation has an owner that knows of it.
+
+        A turn asked for just now goes to the host that has its conversation's files, if a worker
+        there has room.
+        """
         record = await self._parts.turns.get(turn)
         if record is None or record.state.is_terminal:
             return
-        await self.place(record.conversation, turn, asked_ms=record.created_ms)
+        c = record.conversation
+        if c not in self._conversations and await self._send_home(c, turn, record.created_ms):
+            return
+        await self.place(c, turn)
 
     async def place(
-        self,
-        c: ConversationKey,
-        turn: TurnId | None = None,
-        *,
-        may_exceed: bool = False,
-        asked_ms: int | None = None,
+        self, c: ConversationKey, turn: TurnId | None = None, *, may_exceed: bool = False
     ) -> None:
         """Own the conversation, or tell who does. Raises `StoreUnavailable`.
 
         `may_exceed`: it has its container already, so it is taken beyond the slots too. Where there
-        is no room, nothing happens: the sweepers offer the turn again. A turn asked for just now
-        (`asked_ms`) goes to the host that has the conversation's files, if a worker there has room.
+        is no room, the turn waits for another worker.
         """
         if actor := self._conversations.get(c):
             actor.poke()
             return
         # An actor under way will find the turn: it claims after its lease is acquired.
-        if self._is_closed or c in self._placing:
+        if c in self._placing:
+            return
+        if self._is_closed or not (may_exceed or self._make_room()):
+            if turn is not None:
+                await self._put_back(turn)
             return
         self._placing.add(c)
+        self._coming.add(c)
+        self._memory.expect()
         try:
             found = await self._parts.conversations.get(c)
-            if (
-                turn
-                and found
-                and asked_ms is not None
-                and await self._send_home(found, turn, asked_ms)
-            ):
-                return
-            if not (may_exceed or self._make_room()):
-                # Not where its files are here: another host would only send it back.
-                if turn and asked_ms is not None and not self._is_home(found):
-                    await self._parts.queue.enqueue(turn, None)
-                return
-            self._coming.add(c)
             held = await self._parts.ownership.acquire(c)
             if self._is_closed:
-                state = found.state if found else ConversationState.COLD
-                await self._parts.ownership.release(held, state)
+                await self._give_up(held, found)
                 return
             self._begin(held, found)
         except LeaseHeld as held_by:
@@ -131,31 +167,40 @@ class Placement:
                 await self._parts.queue.enqueue(turn, WorkerId(held_by.owner))
         finally:
             self._placing.discard(c)
-            if c in self._coming:
-                self._coming.discard(c)
-                if c not in self._conversations:
-                    self._on_room()
+            self._coming.discard(c)
+            if c not in self._conversations:
+                self._on_room()
+
+    async def _put_back(self, turn: TurnId) -> None:
+        """It was for us, and we have no room (any more)."""
+        if await self._parts.room.put_back(turn, self._parts.worker):
+            await self._parts.queue.enqueue(turn, None)
+
+    async def _give_up(self, held: HeldLease, found: ConversationRecord | None) -> None:
+        """Acquired while we began to leave."""
+        state = found.state if found else ConversationState.COLD
+        if waiting := await self._parts.ownership.release(held, state):
+            await self._offer(waiting)
 
     def turn_waits(self, c: ConversationKey) -> None:
         """A turn has come; if the conversation is not ours any more, the sweepers offer it."""
         if actor := self._conversations.get(c):
             actor.poke()
 
-    def _is_home(self, found: ConversationRecord | None) -> bool:
-        return found is not None and found.host == self._parts.host_id
-
-    async def _send_home(self, found: ConversationRecord, turn: TurnId, asked_ms: int) -> bool:
+    async def _send_home(self, c: ConversationKey, turn: TurnId, asked_ms: int) -> bool:
         """Leave the turn to a worker of the host where the conversation's files are.
 
         Only for a moment: files are worth a detour, but no waiting for a host that is full.
         """
         parts = self._parts
-        if found.host in (None, parts.host_id) or not found.turns:
-            return False
         if parts.clock.unix_ms() - asked_ms > parts.timings.home_patience_s * 1000:
             return False
+        found = await parts.conversations.get(c)
+        if found is None or found.host in (None, parts.host_id) or not found.turns:
+            return False
         for worker in await parts.registry.alive():
-            if worker.host == found.host and worker.state == "ready" and worker.used < worker.slots:
+            is_ready = worker.state is WorkerState.READY and worker.has_free_slot
+            if worker.host == found.host and is_ready:
                 log.info("sent home", extra=fields(turn=turn, host=found.host))
                 await parts.queue.enqueue(turn, worker.worker)
                 return True
@@ -177,17 +222,23 @@ class Placement:
         if actor := self._conversations.get(exit.conversation):
             actor.container_exited(exit)
 
-    def _has_free_slot(self) -> bool:
-        return self.used + len(self._coming) < self._slots
+    def _free_slots(self) -> int:
+        """0 while the host's memory is short: then only what rests gives its place."""
+        if self._memory.is_short:
+            return 0
+        return max(0, self._slots - self.used - len(self._coming))
+
+    def _resting(self) -> list[Conversation]:
+        return [actor for actor in self._conversations.values() if actor.is_resting]
 
     def _make_room(self) -> bool:
         """Room for one more; the longest idle conversation gives its place if there is none.
 
         Its container goes while the new one comes: for that moment there is one more than slots.
         """
-        if self._has_free_slot():
+        if self._free_slots() > self._asking:
             return True
-        resting = [a for a in self._conversations.values() if a.is_resting]
+        resting = self._resting()
         if not resting:
             return False
         longest = min(resting, key=lambda actor: actor.idle_since_s)

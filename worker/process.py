@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections.abc import Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -26,10 +26,11 @@ from infra.wire.errors import AgClusterError, ContainerFailed, StoreUnavailable
 from infra.wire.ids import ConversationKey, TurnId, WorkerId
 from infra.wire.states import WORKER_TRANSITIONS, WorkerState
 from worker.conversation import Conversation
-from worker.decisions import slots_for
+from worker.decisions import memory_needed_mb, slots_for
 from worker.engine import Engine
 from worker.folders import Folders
 from worker.gateways import Gateway, GatewayRegistrar
+from worker.host_memory import HostMemory, available_memory_mb
 from worker.hosts import ContainerHost, ContainerId
 from worker.ownership import Ownership
 from worker.parts import Timings, WorkerParts
@@ -61,6 +62,7 @@ class Surroundings:
     renew_every_s: float = RENEW_EVERY_S
     fence_after_s: float = SELF_FENCE_AFTER_S
     beat_every_s: float = BEAT_EVERY_S
+    available_memory_mb: Callable[[], int | None] = available_memory_mb
 
 
 class WorkerProcess:
@@ -105,20 +107,29 @@ class WorkerProcess:
             conversations=store.conversations,
             transcripts=store.transcripts,
             queue=store.queue,
+            room=store.room,
             registry=store.workers,
             live=store.publisher(),
         )
+        machine_mb, container_mb = machine_memory_mb(), settings.container_memory_mb
         slots = slots_for(
-            configured=settings.slots,
-            machine_mb=machine_memory_mb(),
-            container_mb=settings.container_memory_mb,
+            configured=settings.slots, machine_mb=machine_mb, container_mb=container_mb
         )
-        self.placement = Placement(self.parts, slots=slots, on_room=self._on_room)
+        needed_mb = memory_needed_mb(
+            container_mb=container_mb,
+            reserve_mb=settings.host_memory_reserve_mb,
+            machine_mb=machine_mb,
+        )
+        self._memory = HostMemory(around.available_memory_mb, needed_mb=needed_mb)
+        self.placement = Placement(
+            self.parts, slots=slots, memory=self._memory, on_room=self._on_room
+        )
         self.side = SideLane(self.parts, on_room=self._on_room)
         self.reaper = Reaper(self.parts, self.placement, self.side)
         self._queues = store.placement(
             worker,
             claim=self.placement.claim,
+            take=self.placement.take,
             has_room=lambda: self.parts.engine.is_trusted and self.placement.has_room(),
             side=SideClaims(self.side.claim, self.side.has_room),
         )
@@ -187,6 +198,8 @@ class WorkerProcess:
         )
 
     async def _beat(self) -> None:
+        if self._memory.look():
+            self._on_room()
         await self.parts.registry.beat(
             WorkerRecord(
                 worker=self.worker,
@@ -194,9 +207,11 @@ class WorkerProcess:
                 pid=os.getpid(),
                 version=VERSION,
                 slots=self.placement.slots,
-                used=self.placement.used,
+                used=self.placement.used + self.placement.coming,
                 state=self._life.state,
                 started_ms=self._started_ms,
+                memory_mb=self._memory.available_mb,
+                memory_needed_mb=self._memory.needed_mb,
             )
         )
 

@@ -181,9 +181,10 @@ class Stage:
         clock: Clock | None = None,
         renew_every_s: float = 0.2,
         beat_every_s: float = 0.2,
+        memory: Callable[[], int | None] = lambda: None,
         **settings: Any,
     ) -> RunningWorker:
-        """Start one and wait until it is registered."""
+        """Start one and wait until it is registered. `memory`: the MB its host has available."""
         host = host or MemoryHost(self.machine, host=host_id)
         around = Surroundings(
             settings=self.settings.model_copy(update=settings),
@@ -194,6 +195,7 @@ class Stage:
             timings=timings,
             renew_every_s=renew_every_s,
             beat_every_s=beat_every_s,
+            available_memory_mb=memory,
         )
         process = WorkerProcess(WorkerId(f"{host.host}-{secrets.token_hex(4)}"), around)
         worker = RunningWorker(process, self._group)

@@ -1,0 +1,75 @@
+"""What memory the host has left, as a worker's heartbeats see it, and whether that is enough.
+
+A host without memory kills agents in the middle of their turns, so a worker starts nothing new when
+another agent that used all it may would not fit.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+
+from infra.runtime.logs import fields
+from worker.decisions import IDLE_AGENT_MB
+
+_MEMINFO = Path("/proc/meminfo")
+
+log = logging.getLogger(__name__)
+
+
+def available_memory_mb() -> int | None:
+    """What new programs of this machine could use without swapping; None where nobody says.
+
+    The kernel makes the figure up as it is read: no disk, tens of microseconds.
+    """
+    try:
+        lines = _MEMINFO.read_text().splitlines()
+    except OSError:
+        return None
+    for line in lines:
+        name, _, value = line.partition(":")
+        if name == "MemAvailable":
+            return int(value.split()[0]) // 1024
+    return None
+
+
+class HostMemory:
+    """One worker's view. `look` with each heartbeat; between two, what starts is `expect`ed."""
+
+    def __init__(self, read_mb: Callable[[], int | None], *, needed_mb: int) -> None:
+        """`needed_mb` is what has to be available before anything is started."""
+        self.needed_mb = needed_mb
+        self._read_mb = read_mb
+        self._available_mb = read_mb()
+        self._expected = 0
+        self._was_short = False
+
+    @property
+    def available_mb(self) -> int | None:
+        """As of the last look."""
+        return self._available_mb
+
+    @property
+    def is_short(self) -> bool:
+        """Whether nothing new should start. Containers that do count as idle ones."""
+        if self._available_mb is None:
+            return False
+        return self._available_mb - self._expected * IDLE_AGENT_MB < self.needed_mb
+
+    def expect(self) -> None:
+        """A container starts; the next look will see it."""
+        self._expected += 1
+
+    def look(self) -> bool:
+        """Read it anew. True when it suffices again."""
+        self._available_mb, self._expected = self._read_mb(), 0
+        was_short, self._was_short = self._was_short, self.is_short
+        if self._was_short and not was_short:
+            log.warning(
+                "memory is short, nothing new is started",
+                extra=fields(available_mb=self._available_mb, needed_mb=self.needed_mb),
+            )
+        elif was_short and not self._was_short:
+            log.info("memory suffices again", extra=fields(available_mb=self._available_mb))
+        return was_short and not self._was_short
