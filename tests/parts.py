@@ -18,7 +18,7 @@ from typing import NoReturn
 
 import pytest
 
-CONTROL_IMAGE = "agcluster-control:0.1.0"
+CONTROL_IMAGE = os.environ.get("CONTROL_IMAGE", "agcluster-control:0.1.0")
 THIRD_PARTY_IMAGES = ("redis:7-bookworm", "haproxy:2.6")
 AGENT_IMAGE = os.environ.get("AGCLUSTER_AGENT_IMAGE", "agcluster-agent:0.1.0")
 NODE_MIN = 22

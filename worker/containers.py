@@ -271,6 +271,9 @@ def hardening(spec: ContainerSpec) -> Json:
         # PATH is the image's own. Whether tools have a way out shows in the sockets folder.
         "environment": {"HOME": "/home/agent", "LANG": "C.UTF-8"},
         "network_mode": "none",
+        # Else the engine copies the host's: the names and resolvers of its network.
+        "dns": ["127.0.0.1"],
+        "dns_search": ["."],
         "read_only": True,
         "cap_drop": ["ALL"],
         "security_opt": ["no-new-privileges:true"],

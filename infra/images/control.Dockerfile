@@ -1,4 +1,5 @@
-# api, worker, gateway and engine proxy: one image, the command says which. Build context: the repository.
+# api, worker, gateway and engine proxy: one image, the command says which. Build context: the
+# repository.
 #
 # Builds with every builder down to the legacy one through the Docker API, so: no syntax line, no
 # here-documents, no --mount, no --link.
@@ -22,7 +23,8 @@ COPY infra/ /src/infra/
 COPY worker/ /src/worker/
 RUN /opt/venv/bin/pip install --no-cache-dir --disable-pip-version-check --no-deps /src \
  && /opt/venv/bin/python -m compileall -q /opt/venv/lib \
- && rm -rf /src
+ && rm -rf /src \
+ && find / -xdev -type f -perm /6000 -exec chmod a-s {} +
 
 ENV PATH=/opt/venv/bin:$PATH LANG=C.UTF-8 PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 \
     AGCLUSTER_LOG_FORMAT=json

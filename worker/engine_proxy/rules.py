@@ -74,6 +74,7 @@ class Rules:
                 memory_mb=settings.container_memory_mb,
                 pids=settings.container_pids,
                 tmp_mb=settings.container_tmp_mb,
+                file_mb=settings.workspace_max_mb,
             ),
             settings.data_dir,
         )

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.parts import need
+from tests.parts import AGENT_IMAGE, CONTROL_IMAGE, need
 
 ROOT = Path(__file__).resolve().parents[3]
 IMAGES = ROOT / "infra" / "images"
@@ -64,6 +64,19 @@ def test_compose_without_secrets_says_how_to_make_them(tmp_path: Path) -> None:
     done = run("docker", "compose", "--env-file", str(empty), "config", "-q")
     assert done.returncode != 0
     assert "make env" in done.stderr
+
+
+@pytest.mark.compose
+@pytest.mark.parametrize("image", [AGENT_IMAGE, CONTROL_IMAGE])
+def test_images_run_as_an_ordinary_user_and_hold_no_program_that_would_change_that(
+    image: str,
+) -> None:
+    need("compose")
+    search = "id -u; find / -xdev -type f -perm /6000 2>/dev/null"
+    done = run(
+        *("docker", "run", "--rm", "--network", "none", "--entrypoint", "sh", image, "-c", search)
+    )
+    assert done.stdout.split() == ["1000"]
 
 
 def test_make_says_what_there_is() -> None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import time
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from redis.asyncio import Redis
@@ -12,9 +13,10 @@ from redis.asyncio import Redis
 from infra.wire.errors import ErrorCode
 from infra.wire.ids import ConversationKey, HostId
 from infra.wire.states import ConversationState, TurnState
+from tests.fakes.manual_clock import ManualClock
 from tests.fakes.worker_stage import QUICK, TENANT, Stage, conversation, eventually
 from worker.folders import Folders
-from worker.workspace import WorkspaceWatch, size_of
+from worker.workspace import WorkspacePace, WorkspaceWatch, size_of
 
 C = conversation("one")
 MB = 1024 * 1024
@@ -56,6 +58,41 @@ def test_growth_that_is_found_after_the_turn_counts_for_the_next_one() -> None:
     assert not watch.judge(120, is_running=False)
     assert not watch.judge(120, is_running=True)
     assert watch.judge(121, is_running=True)
+
+
+@dataclass
+class Disk:
+    """Loses what it is told to with every look."""
+
+    free: int
+    loses: int = 0
+
+    def __call__(self, folder: Path) -> int:
+        self.free -= self.loses
+        return self.free
+
+
+async def _looked_after_s(disk: Disk, *, is_used: bool) -> float:
+    clock = ManualClock()
+    pace = WorkspacePace(clock, every_s=10, glance_s=0.25, free=disk)
+    began_s = clock.monotonic()
+    async with asyncio.TaskGroup() as group:
+        waiting = group.create_task(
+            pace.wait(Path("/"), room_bytes=100 * MB, is_used=lambda: is_used)
+        )
+        while not waiting.done():
+            await clock.advance(0.25)
+    return clock.monotonic() - began_s
+
+
+async def test_a_disk_that_fills_up_is_looked_at_soon() -> None:
+    assert await _looked_after_s(Disk(10**12), is_used=True) >= 10
+    assert await _looked_after_s(Disk(10**12, loses=60 * MB), is_used=True) <= 0.5
+    assert await _looked_after_s(Disk(10**12, loses=10 * MB), is_used=True) <= 2
+
+
+async def test_what_a_disk_loses_while_no_turn_runs_hurries_nobody() -> None:
+    assert await _looked_after_s(Disk(10**12, loses=60 * MB), is_used=False) >= 10
 
 
 async def test_a_turn_that_fills_its_workspace_is_ended_with_a_clear_word(redis: Redis) -> None:
