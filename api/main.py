@@ -25,7 +25,9 @@ from infra.runtime.clock import SystemClock
 from infra.runtime.lifecycle import stop_signals
 from infra.runtime.logs import configure_logs, fields
 from infra.runtime.settings import Settings, SettingsRefused, load_settings
+from infra.store.fitness import until_fit
 from infra.store.open import open_store
+from infra.wire.errors import StoreUnavailable
 
 log = logging.getLogger(__name__)
 
@@ -46,17 +48,22 @@ class _Server(uvicorn.Server):
 
 
 async def serve(settings: Settings) -> None:
-    """Serve until told to stop. Raises `SettingsRefused` and `OSError` (the address is taken)."""
-    if settings.redis_url is None:
-        raise SettingsRefused("AGCLUSTER_REDIS_URL is not set")
+    """Serve until told to stop.
+
+    Raises `SettingsRefused`, `StoreUnavailable` and `OSError` (the address is taken).
+    """
     with stop_signals() as stop:
-        listener = listen(settings)
-        async with (
-            aclosing(open_store(settings, name="agcluster-api")) as store,
-            upstream_client() as upstream,
-            running_replica(settings, store=store, upstream=upstream, clock=SystemClock()) as deps,
-        ):
-            await serve_until(stop, deps, listener)
+        async with aclosing(open_store(settings, name="agcluster-api")) as store:
+            # Before anybody can connect: a balancer shall not take us for ready.
+            await until_fit(store, stop, patience_s=settings.redis_patience_s)
+            listener = listen(settings)
+            async with (
+                upstream_client() as upstream,
+                running_replica(
+                    settings, store=store, upstream=upstream, clock=SystemClock()
+                ) as deps,
+            ):
+                await serve_until(stop, deps, listener)
 
 
 async def serve_until(stop: asyncio.Event, deps: ApiDeps, listener: socket.socket) -> None:
@@ -149,7 +156,7 @@ def main() -> None:
         lift_open_files()
         with asyncio.Runner(loop_factory=loop_factory()) as runner:
             runner.run(serve(settings))
-    except (SettingsRefused, OSError) as error:
+    except (SettingsRefused, StoreUnavailable, OSError) as error:
         print(f"agcluster api: {error}", file=sys.stderr)
         raise SystemExit(2) from None
 

@@ -11,21 +11,19 @@ import logging
 import sys
 from contextlib import aclosing
 
-from infra.runtime.clock import Clock, SystemClock
+from infra.runtime.clock import SystemClock
 from infra.runtime.identity import new_worker_id
 from infra.runtime.lifecycle import stop_signals
 from infra.runtime.logs import configure_logs, fields
-from infra.runtime.settings import Settings, SettingsRefused, load_settings
-from infra.store.open import Store, open_store
-from infra.wire.errors import AgClusterError, StoreUnavailable
+from infra.runtime.settings import Settings, load_settings
+from infra.store.fitness import until_fit
+from infra.store.open import open_store
+from infra.wire.errors import AgClusterError
 from worker.gateway_client import GatewayClient
 from worker.isolation import choose_host
 from worker.process import Surroundings, WorkerProcess
 
 log = logging.getLogger(__name__)
-
-STORE_PATIENCE_S = 30.0
-"""At the start, Redis may still be starting too."""
 
 
 async def work(settings: Settings) -> None:
@@ -33,32 +31,18 @@ async def work(settings: Settings) -> None:
 
     Raises `SettingsRefused`, `NoIsolation` and `StoreUnavailable` when it cannot begin.
     """
-    if settings.redis_url is None:
-        raise SettingsRefused("AGCLUSTER_REDIS_URL is not set")
     clock = SystemClock()
     with stop_signals() as stop:
-        async with (
-            aclosing(open_store(settings, name="agcluster-worker")) as store,
-            aclosing(await choose_host(settings)) as host,
-            aclosing(GatewayClient(settings.gateway_socket)) as gateway,
-        ):
-            await _until_store_is_there(store, clock, stop)
-            around = Surroundings(
-                settings=settings, store=store, host=host, gateway=gateway, clock=clock
-            )
-            await WorkerProcess(new_worker_id(host.host), around).run(stop)
-
-
-async def _until_store_is_there(store: Store, clock: Clock, stop: asyncio.Event) -> None:
-    give_up_s = clock.monotonic() + STORE_PATIENCE_S
-    while not stop.is_set():
-        try:
-            return await store.check()
-        except StoreUnavailable as error:
-            if clock.monotonic() > give_up_s:
-                raise
-            log.warning("waiting for Redis: %s", error)
-        await clock.sleep(1.0)
+        async with aclosing(open_store(settings, name="agcluster-worker")) as store:
+            await until_fit(store, stop, patience_s=settings.redis_patience_s)
+            async with (
+                aclosing(await choose_host(settings)) as host,
+                aclosing(GatewayClient(settings.gateway_socket)) as gateway,
+            ):
+                around = Surroundings(
+                    settings=settings, store=store, host=host, gateway=gateway, clock=clock
+                )
+                await WorkerProcess(new_worker_id(host.host), around).run(stop)
 
 
 def main() -> int:

@@ -146,9 +146,8 @@ async def _settings(context: _Context) -> list[Finding]:
 
 
 async def _redis(context: _Context) -> list[Finding]:
-    url = context.settings.redis_url
-    if url is not None:
-        fault = await redis_fault(url, timeout_s=context.settings.redis_timeout_s)
+    if context.settings.redis_url is not None:
+        fault = await redis_fault(context.settings)
         if fault is None:
             return [Finding("redis", Verdict.OK, "the Redis of AGCLUSTER_REDIS_URL answers")]
         remedy = "start it, mend the URL, or unset it: `up` then starts a Redis of its own"

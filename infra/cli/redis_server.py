@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import shutil
+from contextlib import aclosing
 from pathlib import Path
 from urllib.parse import quote
 
-from infra.store.connection import connect
+from infra.runtime.settings import Settings, SettingsRefused
+from infra.store.fitness import until_fit
+from infra.store.open import open_store
 from infra.wire.errors import StoreUnavailable
 
 CONFIG = Path(__file__).resolve().parents[1] / "images" / "redis.conf"
@@ -47,19 +51,20 @@ def socket_url(socket: Path) -> str:
     return f"unix://{quote(str(socket))}"
 
 
-async def redis_fault(url: str, *, timeout_s: float) -> str | None:
-    """Why the Redis at the URL cannot be used; None when it answers. The URL's password is kept
-    out.
+async def redis_fault(
+    settings: Settings, *, timeout_s: float | None = None, patience_s: float = 0.0
+) -> str | None:
+    """Why the Redis of the settings cannot be used; None when it can. Tells no credentials.
+
+    One that is not there is waited for, one that must not be used is not.
     """
     try:
-        client = connect(url, timeout_s=timeout_s, name="agcluster-cli")
-    except (ValueError, StoreUnavailable) as error:
-        return f"AGCLUSTER_REDIS_URL: {error}"
-    try:
-        await client.ping()
-    # The seam's `translate` is for the store's own calls; here any failure is the answer itself.
-    except Exception as error:  # noqa: BLE001
-        return f"{type(error).__name__}: {error}"
-    finally:
-        await client.aclose()
+        store = open_store(settings, name="agcluster-cli", timeout_s=timeout_s)
+    except SettingsRefused as error:
+        return str(error)
+    async with aclosing(store):
+        try:
+            await until_fit(store, asyncio.Event(), patience_s=patience_s)
+        except StoreUnavailable as error:
+            return str(error)
     return None

@@ -11,6 +11,7 @@ import asyncio
 import hashlib
 import json
 import time
+from contextlib import aclosing
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
@@ -33,9 +34,7 @@ from infra.cli.state_dir import InstanceLock, StateDir
 from infra.cli.terminal import Terminal
 from infra.runtime.lifecycle import stop_signals
 from infra.runtime.settings import Isolation, Settings
-from infra.store.connection import connect
-from infra.store.keys import Keys
-from infra.store.workers import WorkerRegistry
+from infra.store.open import open_store
 from infra.wire.errors import AgClusterError, StoreUnavailable
 
 READY_TIMEOUT_S = 60.0
@@ -146,8 +145,8 @@ async def make_plan(settings: Settings, state: StateDir, terminal: Terminal) -> 
         redis_server = find_redis_server()
         if redis_server is None:
             raise CannotStart(f"no Redis: {HOW_TO_GET}")
-    elif fault := await redis_fault(settings.redis_url, timeout_s=settings.redis_timeout_s):
-        raise CannotStart(f"the Redis of AGCLUSTER_REDIS_URL does not answer: {fault}")
+    elif fault := await redis_fault(settings, patience_s=settings.redis_patience_s):
+        raise CannotStart(fault)
     settings = complete(settings, state)
     model_port = free_port() if settings.demo else None
     if model_port is not None:
@@ -287,8 +286,7 @@ def _ours(plan: Plan, name: str, *, rank: int) -> Program:
 
 
 async def _redis_answers(plan: Plan) -> bool:
-    assert plan.settings.redis_url is not None
-    return await redis_fault(plan.settings.redis_url, timeout_s=_PROBE_TIMEOUT_S) is None
+    return await redis_fault(plan.settings, timeout_s=_PROBE_TIMEOUT_S) is None
 
 
 async def _model_listens(port: int, _: int) -> bool:
@@ -303,14 +301,13 @@ async def _gateway_answers(plan: Plan) -> bool:
 async def _worker_beats(plan: Plan, pid: int) -> bool:
     """Whether this very process has entered itself into the registry."""
     settings = plan.settings
-    assert settings.redis_url is not None
-    redis = connect(settings.redis_url, timeout_s=_PROBE_TIMEOUT_S, name="agcluster-cli")
-    try:
-        alive = await WorkerRegistry(redis, Keys(settings.redis_prefix)).alive()
-    except StoreUnavailable:
-        return False
-    finally:
-        await redis.aclose()
+    async with aclosing(
+        open_store(settings, name="agcluster-cli", timeout_s=_PROBE_TIMEOUT_S)
+    ) as store:
+        try:
+            alive = await store.workers.alive()
+        except StoreUnavailable:
+            return False
     return any(one.host == settings.host_name and one.pid == pid for one in alive)
 
 

@@ -226,6 +226,33 @@ class Settings(BaseModel):
         "https://api.anthropic.com", description="The upstream: any server of the Messages API."
     )
 
+    # What agents may ask of the models
+    agent_models: Names = Field(
+        (),
+        description="Models that agents may call, for sub-agents and small tasks too, beside the "
+        "one that was asked for. Empty: `models` and those that utility models stand for.",
+    )
+    model_calls_max: int = Field(
+        32, gt=0, description="Model calls one agent may have under way at once; beyond it 429."
+    )
+    model_calls_per_minute: int = Field(
+        600,
+        ge=0,
+        description="Model calls of one agent in a minute; beyond it they wait, then 429. 0: any.",
+    )
+    turn_budget_tokens: int = Field(
+        0,
+        ge=0,
+        description="Tokens one turn may use (input, output and cache creation; not what is read "
+        "from a cache). Beyond it the turn ends with `budget_exceeded`. 0: any number.",
+    )
+    tenant_budget_tokens: int = Field(
+        0,
+        ge=0,
+        description="The same for all turns of one key in a day (UTC); its next turns are refused "
+        "with 429 until midnight. 0: any number.",
+    )
+
     # Side requests
     utility_models: Aliases = Field(
         {"claude-utility": "claude-haiku-4-5-20251001"},
@@ -337,10 +364,27 @@ class Settings(BaseModel):
 
     # The cluster
     redis_url: str | None = Field(
-        None, description="redis:// or rediss:// URL; `agcluster up` starts its own when unset."
+        None,
+        description="redis://, rediss://, unix://, or redis+sentinel://host1,host2,host3/service "
+        "(rediss+sentinel:// with TLS); `agcluster up` starts its own when unset.",
     )
     redis_prefix: str = Field("agc", description="First word of every key.")
     redis_timeout_s: float = Field(5.0, gt=0, description="Deadline of one Redis command.")
+    redis_patience_s: float = Field(
+        30.0, ge=0, description="At its start, a program waits this long for Redis."
+    )
+    redis_allow_eviction: bool = Field(
+        False,
+        description="Start with a Redis that evicts keys when it is full, which loses leases and "
+        "conversations.",
+    )
+    redis_ca_file: Path | None = Field(
+        None, description="PEM file of the CA that signed Redis' certificate; else the system's."
+    )
+    redis_cert_file: Path | None = Field(
+        None, description="PEM file of our own certificate, for a Redis that wants one."
+    )
+    redis_key_file: Path | None = Field(None, description="PEM file of that certificate's key.")
     secret: SecretStr | None = Field(
         None,
         description="The cluster's secret, the same for API and gateway, at least 32 "
@@ -437,6 +481,16 @@ class Settings(BaseModel):
     def gateway_socket(self) -> Path:
         """The gateway's control socket on this host."""
         return self.data_dir / "gateway" / "control.sock"
+
+    def models_of_turn(self, model: str) -> tuple[str, ...]:
+        """Models that the agent of a turn may call: the turn's own, and those open to all."""
+        return tuple(dict.fromkeys((model, *self.open_models)))
+
+    @property
+    def open_models(self) -> tuple[str, ...]:
+        """Models that any agent may call."""
+        small = [self.model_aliases.get(name, name) for name in self.utility_models.values()]
+        return self.agent_models or tuple(dict.fromkeys((*self.models, *small)))
 
     def resolve_model(self, name: str) -> str | None:
         """The real id of a model, alias or utility model; None when it is not offered.

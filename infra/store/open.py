@@ -4,27 +4,28 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from redis.asyncio import Redis
 
-from infra.runtime.settings import Settings
+from infra.runtime.settings import Settings, SettingsRefused
 from infra.store.chains import ChainStore
 from infra.store.connection import CONNECT_TIMEOUT_S, FAULTS, connect, translate
 from infra.store.conversations import ENDED_TTL_S, ConversationStore
+from infra.store.fitness import check
 from infra.store.key_verdicts import KeyVerdicts
 from infra.store.keys import Keys
 from infra.store.leases import LeaseStore
 from infra.store.live import LivePublisher, LiveSubscriber
 from infra.store.queue import PlacementQueue, PlacementWorker, SideClaims
-from infra.store.replies import text
+from infra.store.rates import Rates
+from infra.store.tls import TlsFiles
 from infra.store.transcripts import MAX_BYTES, TranscriptStore
 from infra.store.turn_log import TurnLog
 from infra.store.turns import TurnStore
 from infra.store.usage import UsageStore
 from infra.store.waiting_room import WaitingRoom
 from infra.store.workers import WorkerRegistry
-from infra.wire.errors import StoreUnavailable
 from infra.wire.ids import ReplicaId, TurnId, WorkerId
 
 
@@ -45,6 +46,9 @@ class Store:
     room: WaitingRoom
     key_verdicts: KeyVerdicts
     usage: UsageStore
+    rates: Rates
+    may_evict: bool = False
+    """Whether `check` lets a Redis pass that evicts keys."""
 
     def publisher(self) -> LivePublisher:
         """A worker's sending side of the fast path."""
@@ -74,18 +78,11 @@ class Store:
             await self.redis.ping()
 
     async def check(self) -> None:
-        """Whether this Redis can be trusted with leases.
+        """Whether this Redis can be trusted with leases (`infra.store.fitness`).
 
-        Raises `StoreUnavailable` when it does not answer, or would evict keys when it is full.
+        Raises `StoreUnavailable` when it does not answer, `StoreUnfit` when it must not be used.
         """
-        with translate():
-            memory = await self.redis.info("memory")
-        policy = text(memory.get("maxmemory_policy", "noeviction"))
-        if policy != "noeviction":
-            raise StoreUnavailable(
-                f"Redis evicts keys when it is full (maxmemory-policy {policy}): leases and "
-                "conversations would vanish. Set it to noeviction."
-            )
+        await check(self.redis, self.keys, may_evict=self.may_evict)
 
     async def aclose(self) -> None:
         """Close the pool. A Redis that is away is no error."""
@@ -96,20 +93,29 @@ class Store:
             return
 
 
-def open_store(settings: Settings, *, name: str) -> Store:
+def open_store(settings: Settings, *, name: str, timeout_s: float | None = None) -> Store:
     """The store of `settings.redis_url`. Connects on first use.
 
-    `name` is what CLIENT LIST shows. Raises `ValueError` without a URL.
+    `name` is what CLIENT LIST shows. Raises `SettingsRefused` without a URL, or with one that
+    cannot be.
     """
-    if settings.redis_url is None:
-        raise ValueError("AGCLUSTER_REDIS_URL is not set")
-    redis = connect(settings.redis_url, timeout_s=settings.redis_timeout_s, name=name)
-    return store_on(
-        redis,
+    store = store_on(
+        _client(settings, name=name, timeout_s=timeout_s or settings.redis_timeout_s),
         Keys(settings.redis_prefix),
         ended_ttl_s=settings.turn_ttl_s,
         transcript_max_bytes=settings.transcript_max_bytes,
     )
+    return replace(store, may_evict=settings.redis_allow_eviction)
+
+
+def _client(settings: Settings, *, name: str, timeout_s: float) -> Redis:
+    if settings.redis_url is None:
+        raise SettingsRefused("AGCLUSTER_REDIS_URL is not set")
+    files = TlsFiles(settings.redis_ca_file, settings.redis_cert_file, settings.redis_key_file)
+    try:
+        return connect(settings.redis_url, timeout_s=timeout_s, name=name, tls=files)
+    except ValueError as error:
+        raise SettingsRefused(f"AGCLUSTER_REDIS_URL: {error}") from error
 
 
 def store_on(
@@ -133,5 +139,6 @@ def store_on(
         queue=PlacementQueue(redis, keys),
         room=WaitingRoom(redis, keys),
         key_verdicts=KeyVerdicts(redis, keys),
+        rates=Rates(redis, keys),
         usage=UsageStore(redis, keys),
     )

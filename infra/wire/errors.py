@@ -9,6 +9,7 @@
     ├── LeaseLost                  a newer owner exists: stop writing at once
     ├── LeaseHeld                  somebody else owns the conversation now
     ├── StoreUnavailable           Redis did not answer, or refused the write
+    │   └── StoreUnfit             it must not be used as it is; the message says what to change
     ├── GatewayUnavailable         the host's gateway did not answer
     ├── AgentUnreachable           the agent's socket is gone or silent
     ├── ContainerFailed            the isolation could not be started or vanished
@@ -155,6 +156,10 @@ class StoreUnavailable(AgClusterError):
     code = ErrorCode.STORE_UNAVAILABLE
 
 
+class StoreUnfit(StoreUnavailable):
+    """A Redis that waiting does not mend: it evicts, is too old, or refuses us. Said at a start."""
+
+
 class GatewayUnavailable(AgClusterError):
     """The host's gateway did not answer its control socket."""
 
@@ -214,6 +219,9 @@ class UnknownMessage(AgClusterError):
 class MalformedMessage(AgClusterError):
     """Bytes that are not a message of this link."""
 
+
+DAY_IS_SPENT = "Today's token budget of this API key is used up. A new day begins at 0:00 UTC."
+"""Said by whoever notices first: the API before a turn, a worker in its middle."""
 
 _RETRYABLE: frozenset[ErrorCode] = frozenset(
     {
