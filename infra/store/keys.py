@@ -73,8 +73,9 @@ class Keys:
 
     def turn(self, turn: TurnId) -> str:
         """Hash: conv, tenant, lane, replica, model, state, attempt, fence, seq, created, claimed,
-        started, ended (ms), reason, usage, metered (what the gateways told, by instance and model), idem, on_disconnect, cancel, delivered, key_sealed,
-        key_expires, base (`infra.store.history`), sdk_session, remembered.
+        started, ended (ms), reason, usage, metered (what the gateways told, by instance and model:
+        calls, input, output, cache creation, cache read), idem, on_disconnect, cancel, delivered,
+        key_sealed, key_expires, base (`infra.store.history`), sdk_session, remembered.
         Scripts write it; for an hour after the end."""
         return f"{self.prefix}:turn:{turn}"
 
@@ -168,6 +169,11 @@ class Keys:
     def key_verdict(self, tenant: TenantId) -> str:
         """String: `ok` or `refused`, what the upstream said of the tenant's key. API; minutes."""
         return f"{self.prefix}:tenant:{tenant}:key"
+
+    def rates(self) -> str:
+        """Strings, by `:{<kind>/<who>/<limit>/1/minute}`: requests of a tenant (`requests`) and bad
+        keys of an address (`keys`; an HMAC) in this and the last minute (`limits`). API; 2 min."""
+        return f"{self.prefix}:rate"
 
     def place_queue(self) -> str:
         """arq queue of hints that the waiting room holds something; take decides what."""

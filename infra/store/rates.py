@@ -1,0 +1,68 @@
+"""How often something happened in the last minute, over all replicas.
+
+The counting is the `limits` library's: its sliding window counter, two keys of a few bytes for each
+who, no history; time is Redis' own. It runs on the pool of the process.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from dataclasses import dataclass
+
+from limits import RateLimitItemPerMinute
+from limits.aio.storage import RedisStorage
+from limits.aio.strategies import SlidingWindowCounterRateLimiter
+from redis.asyncio import Redis
+
+from infra.store.connection import translate
+from infra.store.keys import Keys
+
+TIMEOUT_S = 0.5
+"""A request waits no longer than this for its count: who cannot be counted is let through."""
+
+
+@dataclass(frozen=True)
+class Rate:
+    """Where somebody stands. `reset_s`: until there is room for one more, or all is forgotten."""
+
+    limit: int
+    remaining: int
+    reset_s: float
+    is_exceeded: bool
+
+
+class Rates:
+    """Counts by kind (a word of ours) and who (an id without any secret in it)."""
+
+    def __init__(self, redis: Redis, keys: Keys, *, timeout_s: float = TIMEOUT_S) -> None:
+        # The library types its options as plain values; a pool is one that it documents.
+        storage = RedisStorage(
+            "async+redis://",
+            implementation="redispy",
+            key_prefix=keys.rates(),
+            connection_pool=redis.connection_pool,  # type: ignore[arg-type]
+        )
+        self._limiter = SlidingWindowCounterRateLimiter(storage)
+        self._timeout_s = timeout_s
+
+    async def hit(self, kind: str, who: str, *, per_min: int) -> Rate:
+        """Count one more, unless that would be too many. Raises `StoreUnavailable`."""
+        item = RateLimitItemPerMinute(per_min, namespace=kind)
+        with translate():
+            async with asyncio.timeout(self._timeout_s):
+                is_taken = await self._limiter.hit(item, who)
+                return await self._rate(item, who, is_exceeded=not is_taken)
+
+    async def look(self, kind: str, who: str, *, per_min: int) -> Rate:
+        """The same without counting. Raises `StoreUnavailable`."""
+        item = RateLimitItemPerMinute(per_min, namespace=kind)
+        with translate():
+            async with asyncio.timeout(self._timeout_s):
+                is_free = await self._limiter.test(item, who)
+                return await self._rate(item, who, is_exceeded=not is_free)
+
+    async def _rate(self, item: RateLimitItemPerMinute, who: str, *, is_exceeded: bool) -> Rate:
+        stats = await self._limiter.get_window_stats(item, who)
+        reset_s = max(stats.reset_time - time.time(), 0.0)
+        return Rate(item.amount, max(stats.remaining, 0), reset_s, is_exceeded)
