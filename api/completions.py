@@ -11,6 +11,7 @@ from contextlib import ExitStack
 from api.auth import Caller
 from api.hold import OpenTurn
 from api.relays import Relays
+from api.streams import OpenAnswers
 from infra.store.turn_log import TurnLog
 from infra.store.turns import TurnRecord, TurnStore
 from infra.wire.errors import TurnNotFound
@@ -26,10 +27,13 @@ _ID = re.compile(r"chatcmpl-[0-9a-f]{32}")
 class Completions:
     """The turns on record, as callers may see them."""
 
-    def __init__(self, *, turns: TurnStore, turn_log: TurnLog, relays: Relays) -> None:
+    def __init__(
+        self, *, turns: TurnStore, turn_log: TurnLog, relays: Relays, answers: OpenAnswers
+    ) -> None:
         self._turns = turns
         self._log = turn_log
         self._relays = relays
+        self._answers = answers
 
     async def find(self, id: str, caller: Caller) -> TurnRecord:
         """Raises `TurnNotFound` and `StoreUnavailable`."""
@@ -38,14 +42,17 @@ class Completions:
             raise TurnNotFound(id)
         return record
 
-    def open(self, record: TurnRecord, *, after: int = 0) -> OpenTurn:
+    def open(self, record: TurnRecord, *, after: int = 0, is_counted: bool = True) -> OpenTurn:
         """Its events after number `after`, then what is still to come.
 
         The end of a turn that has ended is always given, so that a stream always has its close.
+        Raises `RequestRefused` when its tenant has too many open; `is_counted` false: nobody waits.
         """
         if record.state.is_terminal:
             after = min(after, record.seq - 1)
         with ExitStack() as held:
+            if is_counted:
+                held.enter_context(self._answers.counted(record.tenant))
             mailbox = held.enter_context(self._relays.attached(record.turn))
             is_far = record.replica != self._relays.replica
             relay = held.enter_context(

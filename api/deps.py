@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from api.completions import Completions
+from api.door import Door
 from api.drain import Drain
 from api.errands import Errands
-from api.key_check import KeyCheck
 from api.sessions import Sessions
 from api.submit import TurnOpener
 from infra.runtime.clock import Clock
@@ -20,12 +20,11 @@ class ApiDeps:
     """The parts of one replica."""
 
     settings: Settings
-    secret: bytes
     clock: Clock
     turns: TurnOpener
     completions: Completions
     sessions: Sessions
-    key_check: KeyCheck
+    door: Door
     workers: WorkerRegistry
     drain: Drain
     errands: Errands

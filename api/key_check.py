@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -31,6 +31,13 @@ REFUSED_TTL_S = 60.0
 UNKNOWN_TTL_S = 5.0
 REMEMBERED_MAX = 10_000
 ANTHROPIC_VERSION = "2023-06-01"
+
+
+BeforeAsking = Callable[[], Awaitable[None]]
+
+
+async def _nothing() -> None:
+    return None
 
 
 @dataclass(frozen=True)
@@ -61,25 +68,30 @@ class KeyCheck:
         self._remembered: OrderedDict[TenantId, _Verdict] = OrderedDict()
         self._under_way: dict[TenantId, tuple[asyncio.Lock, int]] = {}
 
-    async def require_good(self, caller: Caller) -> None:
-        """Raises `RequestRefused` (401) for a key the upstream refuses."""
-        if self._enabled and await self._verdict(caller) is False:
+    async def require_good(self, caller: Caller, *, before_asking: BeforeAsking = _nothing) -> None:
+        """Raises `RequestRefused` (401) for a key the upstream refuses.
+
+        `before_asking` is called, and may refuse, when nobody knows the key yet.
+        """
+        if self._enabled and await self._verdict(caller, before_asking) is False:
             raise RequestRefused(
                 "The API key was refused by the model's API.", code=ErrorCode.INVALID_KEY
             )
 
-    async def _verdict(self, caller: Caller) -> bool | None:
+    async def _verdict(self, caller: Caller, before_asking: BeforeAsking) -> bool | None:
         if (known := self._recall(caller.tenant)) is not None:
             return known.is_accepted
         with self._turnstile(caller.tenant) as lock:
             async with lock:
                 if (known := self._recall(caller.tenant)) is not None:
                     return known.is_accepted
-                verdict, ttl_s = await self._find_out(caller)
+                verdict, ttl_s = await self._find_out(caller, before_asking)
                 self._remember(caller.tenant, verdict, ttl_s)
                 return verdict
 
-    async def _find_out(self, caller: Caller) -> tuple[bool | None, float]:
+    async def _find_out(
+        self, caller: Caller, before_asking: BeforeAsking
+    ) -> tuple[bool | None, float]:
         """The verdict and how long it holds: by another replica, else by the upstream."""
         try:
             shared = await self._verdicts.get(caller.tenant)
@@ -88,6 +100,7 @@ class KeyCheck:
         if shared is not None:
             # It may be about to lapse there, so it is not trusted for its full life here.
             return shared, UNKNOWN_TTL_S
+        await before_asking()
         verdict = await self._ask(caller)
         if verdict is None:
             return None, UNKNOWN_TTL_S

@@ -11,16 +11,20 @@ import httpx
 
 from api.completions import Completions
 from api.deps import ApiDeps
+from api.door import Door
 from api.drain import Drain
 from api.errands import Errands
 from api.key_check import TIMEOUT_S, KeyCheck
 from api.relays import Relays
 from api.sessions import Sessions
+from api.streams import OpenAnswers
 from api.submit import TurnOpener
 from infra.runtime.clock import Clock
 from infra.runtime.identity import new_replica_id
 from infra.runtime.settings import Settings, SettingsRefused
+from infra.store.live import LiveSubscriber
 from infra.store.open import Store
+from infra.wire.ids import ReplicaId
 
 log = logging.getLogger(__name__)
 
@@ -42,8 +46,39 @@ async def running_replica(
     secret = settings.secret.get_secret_value().encode()
     replica = new_replica_id(settings.host_name)
     live = store.subscriber(replica)
+    deps = _parts(
+        settings,
+        store=store,
+        upstream=upstream,
+        clock=clock,
+        secret=secret,
+        replica=replica,
+        live=live,
+    )
+    errands = deps.errands
+    async with asyncio.TaskGroup() as group:
+        loops = [group.create_task(live.run()), group.create_task(errands.run())]
+        try:
+            yield deps
+            await _settle(errands)
+        finally:
+            for loop in loops:
+                loop.cancel()
+
+
+def _parts(
+    settings: Settings,
+    *,
+    store: Store,
+    upstream: httpx.AsyncClient,
+    clock: Clock,
+    secret: bytes,
+    replica: ReplicaId,
+    live: LiveSubscriber,
+) -> ApiDeps:
     drain = Drain()
     errands = Errands(clock)
+    answers = OpenAnswers(per_tenant_max=settings.tenant_streams_max)
     relays = Relays(
         settings,
         replica=replica,
@@ -53,10 +88,9 @@ async def running_replica(
         drain=drain,
         clock=clock,
     )
-    completions = Completions(turns=store.turns, turn_log=store.log, relays=relays)
-    deps = ApiDeps(
+    completions = Completions(turns=store.turns, turn_log=store.log, relays=relays, answers=answers)
+    return ApiDeps(
         settings=settings,
-        secret=secret,
         clock=clock,
         turns=TurnOpener(
             settings,
@@ -65,6 +99,7 @@ async def running_replica(
             chains=store.chains,
             queue=store.queue,
             relays=relays,
+            answers=answers,
             errands=errands,
             clock=clock,
         ),
@@ -76,26 +111,25 @@ async def running_replica(
             turns=store.turns,
             completions=completions,
         ),
-        key_check=KeyCheck(
-            upstream,
-            store.key_verdicts,
-            clock,
-            base_url=settings.anthropic_base_url,
-            accepted_ttl_s=settings.key_check_ttl_s,
-            enabled=settings.key_check,
-        ),
+        door=_door(settings, store=store, upstream=upstream, clock=clock, secret=secret),
         workers=store.workers,
         drain=drain,
         errands=errands,
     )
-    async with asyncio.TaskGroup() as group:
-        loops = [group.create_task(live.run()), group.create_task(errands.run())]
-        try:
-            yield deps
-            await _settle(errands)
-        finally:
-            for loop in loops:
-                loop.cancel()
+
+
+def _door(
+    settings: Settings, *, store: Store, upstream: httpx.AsyncClient, clock: Clock, secret: bytes
+) -> Door:
+    key_check = KeyCheck(
+        upstream,
+        store.key_verdicts,
+        clock,
+        base_url=settings.anthropic_base_url,
+        accepted_ttl_s=settings.key_check_ttl_s,
+        enabled=settings.key_check,
+    )
+    return Door(settings, secret=secret, key_check=key_check, rates=store.rates, clock=clock)
 
 
 async def _settle(errands: Errands) -> None:

@@ -15,6 +15,7 @@ from api.naming import label
 from api.prompt import Prompt
 from api.relays import Relays
 from api.repeats import Repeat
+from api.streams import OpenAnswers
 from infra.runtime.clock import Clock
 from infra.runtime.identity import conversation_key, new_conversation_name, new_turn_id
 from infra.runtime.logs import fields
@@ -67,6 +68,7 @@ class TurnOpener:
         chains: ChainStore,
         queue: PlacementQueue,
         relays: Relays,
+        answers: OpenAnswers,
         errands: Errands,
         clock: Clock,
     ) -> None:
@@ -77,6 +79,7 @@ class TurnOpener:
         self._chains = chains
         self._queue = queue
         self._relays = relays
+        self._answers = answers
         self._errands = errands
         self._clock = clock
         self._readers: Counter[TurnId] = Counter()
@@ -86,14 +89,16 @@ class TurnOpener:
 
         Raises `RequestRefused` (a bound is reached) and `StoreUnavailable`.
         """
-        new = self._new_turn(ask, await self._conversation(ask))
-        turn, conversation, is_far = new.request.turn, new.request.conversation, False
         with ExitStack() as held:
+            held.enter_context(self._answers.counted(ask.caller.tenant))
+            new = self._new_turn(ask, await self._conversation(ask))
+            turn, conversation, is_far = new.request.turn, new.request.conversation, False
             # Attached before the submit, so that not even the first frame is missed.
-            mailbox = held.enter_context(self._relays.attached(turn))
+            attached = held.enter_context(ExitStack())
+            mailbox = attached.enter_context(self._relays.attached(turn))
             joined = await self._submit(new, ask.repeat)
             if joined is not None:
-                held.close()
+                attached.close()
                 turn, conversation = joined.turn, joined.conversation
                 is_far = joined.replica != self._relays.replica
                 mailbox = held.enter_context(self._relays.attached(turn))

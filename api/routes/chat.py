@@ -9,7 +9,7 @@ from typing import Any
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
-from api.auth import Caller, authenticate
+from api.auth import Caller
 from api.bodies import json_body
 from api.chunks import ChunkFrames
 from api.completion import WholeAnswer
@@ -49,11 +49,11 @@ def chat_routes(deps: ApiDeps) -> APIRouter:
         """Ask an agent. `X-Conversation-ID` names the conversation the turn belongs to;
         `X-On-Disconnect: continue` lets it go on when the client hangs up; a repeat with the same
         `Idempotency-Key` or `X-Message-ID` is answered by the turn it repeats."""
-        caller = authenticate(request.headers, secret=deps.secret)
+        caller = await deps.door.identify(request)
         if deps.drain.is_closed:
             raise RequestRefused("", code=ErrorCode.SHUTTING_DOWN)
         chat, ask = await _read(deps, rules, request, caller)
-        await deps.key_check.require_good(caller)
+        await deps.door.admit(request, caller)
         turn = await deps.turns.open(ask)
         try:
             return _answer(deps, chat, ask, turn)

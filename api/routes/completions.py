@@ -8,7 +8,6 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Query, Request
 from starlette.responses import Response
 
-from api.auth import authenticate
 from api.chunks import ChunkFrames
 from api.completion import WholeAnswer
 from api.deps import ApiDeps
@@ -43,7 +42,7 @@ def completion_routes(deps: ApiDeps) -> APIRouter:
         finished (else 409 `turn_running`). A stream begins after `Last-Event-ID` or
         `starting_after`, or at the beginning, and follows the turn until it ends; leaving it does
         not stop the turn."""
-        caller = authenticate(request.headers, secret=deps.secret)
+        caller = await deps.door.enter(request)
         if deps.drain.is_closed:
             raise RequestRefused("", code=ErrorCode.SHUTTING_DOWN)
         record = await deps.completions.find(completion_id, caller)
@@ -66,7 +65,7 @@ def completion_routes(deps: ApiDeps) -> APIRouter:
     async def cancel_chat_completion(request: Request, completion_id: str) -> Cancellation:
         """Stop it. One that runs ends within seconds, for all who read it; one that has ended
         stays as it is."""
-        caller = authenticate(request.headers, secret=deps.secret)
+        caller = await deps.door.enter(request)
         state = await deps.completions.cancel(completion_id, caller)
         return Cancellation(id=completion_id, state=state)
 

@@ -6,7 +6,6 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request
 
-from api.auth import authenticate
 from api.deps import ApiDeps
 from api.models import ErrorAnswer, Session, SessionDeleted, SessionList, SessionShown
 from infra.store.conversations import ConversationRecord
@@ -33,7 +32,7 @@ def session_routes(deps: ApiDeps) -> APIRouter:
         ] = None,
     ) -> SessionList:
         """The caller's conversations, the last used first."""
-        caller = authenticate(request.headers, secret=deps.secret)
+        caller = await deps.door.enter(request)
         try:
             page = await sessions.page(caller, after=after, limit=limit)
         except ValueError:
@@ -45,7 +44,7 @@ def session_routes(deps: ApiDeps) -> APIRouter:
 
     async def get_session(request: Request, name: str) -> SessionShown:
         """One conversation, with the ids of its newest turns."""
-        caller = authenticate(request.headers, secret=deps.secret)
+        caller = await deps.door.enter(request)
         record = await sessions.find(name, caller)
         turn_ids = list(await sessions.turns(record))
         return SessionShown.model_validate({**_shown(record), "turn_ids": turn_ids})
@@ -53,7 +52,7 @@ def session_routes(deps: ApiDeps) -> APIRouter:
     async def delete_session(request: Request, name: str) -> SessionDeleted:
         """Forget it everywhere: its memory, its turns, its container and its files. What runs in
         it is cancelled."""
-        caller = authenticate(request.headers, secret=deps.secret)
+        caller = await deps.door.enter(request)
         return SessionDeleted(conversation=await sessions.delete(name, caller))
 
     for prefix, in_schema in (("/v1", True), ("", False)):

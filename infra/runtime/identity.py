@@ -22,6 +22,11 @@ def conversation_key(secret: bytes, tenant: TenantId, name: str) -> Conversation
     return ConversationKey(_hmac(secret, b"conversation", tenant.encode(), name.encode())[:24])
 
 
+def address_id(secret: bytes, address: str) -> str:
+    """A client's address as it may stand in keys and logs: 20 hex digits."""
+    return _hmac(secret, b"address", address.encode())[:20]
+
+
 def new_turn_id() -> TurnId:
     return TurnId(f"chatcmpl-{secrets.token_hex(16)}")
 

@@ -78,6 +78,8 @@ async def _live_a_little(api: Scene, worker: Scene) -> None:
         await worker.store.workers.beat(a_worker(W1))
         assert len(await api.store.workers.alive()) == 1
         await api.store.key_verdicts.put(TENANT, True, ttl_s=60)
+        assert not (await api.store.rates.hit("requests", TENANT, per_min=1)).is_exceeded
+        assert (await api.store.rates.look("requests", TENANT, per_min=1)).is_exceeded
 
         turn = await api.submit()
         await api.store.queue.enqueue(turn, None)

@@ -1,0 +1,159 @@
+"""Who comes in, and how often: every route that needs a key asks here.
+
+A key is checked for its form, then with the upstream (`api.key_check`, mostly from memory), then
+its tenant's requests of the last minute are counted. Bad keys are counted by the address they come
+from. Beyond the limit a key is let in only if it is known to be good, so that one user's mistakes
+(or an attacker's) do not lock out the others behind the same balancer or chat server, while nobody
+can go on trying keys, here or at the upstream.
+
+Without Redis nothing is counted, and everybody with a good key comes in.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import logging
+import math
+
+from starlette.requests import Request
+
+from api.auth import Caller, authenticate
+from api.edge import ANSWER_HEADERS
+from api.key_check import KeyCheck
+from infra.runtime.clock import Clock
+from infra.runtime.identity import address_id
+from infra.runtime.logs import fields
+from infra.runtime.settings import Settings
+from infra.store.rates import Rate, Rates
+from infra.wire.errors import ErrorCode, RequestRefused, StoreUnavailable
+
+log = logging.getLogger(__name__)
+
+BAD_KEYS = "keys"
+REQUESTS = "requests"
+SILENT_S = 10.0
+"""That nothing can be counted is said this often."""
+_NETWORK_BITS = 64
+"""Of an IPv6 address: what one customer has, who may use any address of it."""
+
+
+class Door:
+    """`enter` for routes that need nothing else first; `identify` and later `admit` for others."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        secret: bytes,
+        key_check: KeyCheck,
+        rates: Rates,
+        clock: Clock,
+    ) -> None:
+        self._requests_max = settings.tenant_requests_per_min
+        self._failures_max = settings.key_failures_per_min
+        self._secret = secret
+        self._key_check = key_check
+        self._rates = rates
+        self._clock = clock
+        self._said_s = -math.inf
+
+    async def enter(self, request: Request) -> Caller:
+        """Who calls. Raises `RequestRefused` (401, 429)."""
+        caller = await self.identify(request)
+        await self.admit(request, caller)
+        return caller
+
+    async def identify(self, request: Request) -> Caller:
+        """Whose key it is, by its form. Raises `RequestRefused` (401, 429)."""
+        try:
+            return authenticate(request.headers, secret=self._secret)
+        except RequestRefused as refusal:
+            if refusal.code is ErrorCode.INVALID_KEY:
+                await self._count_bad_key(request)
+            raise
+
+    async def admit(self, request: Request, caller: Caller) -> None:
+        """Let the caller in. Raises `RequestRefused` (401, 429)."""
+        try:
+            await self._key_check.require_good(
+                caller, before_asking=lambda: self._require_few_bad_keys(request)
+            )
+        except RequestRefused as refusal:
+            if refusal.code is ErrorCode.INVALID_KEY:
+                await self._count_bad_key(request)
+            raise
+        if self._requests_max:
+            await self._count_request(request, caller)
+
+    async def _count_request(self, request: Request, caller: Caller) -> None:
+        try:
+            rate = await self._rates.hit(REQUESTS, caller.tenant, per_min=self._requests_max)
+        except StoreUnavailable as error:
+            self._cannot_count(error)
+            return
+        request.scope["state"][ANSWER_HEADERS] |= {
+            "x-ratelimit-limit-requests": str(rate.limit),
+            "x-ratelimit-remaining-requests": str(rate.remaining),
+            "x-ratelimit-reset-requests": f"{rate.reset_s:.1f}s",
+        }
+        if rate.is_exceeded:
+            raise _too_many(f"This key may make {rate.limit} requests a minute.", rate)
+
+    async def _count_bad_key(self, request: Request) -> None:
+        """Raises `RequestRefused` when there were too many already."""
+        if not self._failures_max:
+            return
+        who = self._address(request)
+        try:
+            rate = await self._rates.hit(BAD_KEYS, who, per_min=self._failures_max)
+        except StoreUnavailable as error:
+            self._cannot_count(error)
+            return
+        if rate.is_exceeded:
+            raise _too_many_bad_keys(who, rate)
+
+    async def _require_few_bad_keys(self, request: Request) -> None:
+        if not self._failures_max:
+            return
+        who = self._address(request)
+        try:
+            rate = await self._rates.look(BAD_KEYS, who, per_min=self._failures_max)
+        except StoreUnavailable as error:
+            self._cannot_count(error)
+            return
+        if rate.is_exceeded:
+            raise _too_many_bad_keys(who, rate)
+
+    def _address(self, request: Request) -> str:
+        host = request.client.host if request.client else ""
+        return address_id(self._secret, network_of(host))
+
+    def _cannot_count(self, error: StoreUnavailable) -> None:
+        now_s = self._clock.monotonic()
+        if now_s - self._said_s >= SILENT_S:
+            self._said_s = now_s
+            log.warning("requests are let in uncounted: %s", error)
+
+
+def network_of(host: str) -> str:
+    """What stands for one client: an IPv4 address, an IPv6 network, else the text as it is."""
+    try:
+        address = ipaddress.ip_address(host.partition("%")[0])
+    except ValueError:
+        return host
+    if address.version == 4:
+        return str(address)
+    if address.ipv4_mapped is not None:
+        return str(address.ipv4_mapped)
+    return str(ipaddress.ip_network((address, _NETWORK_BITS), strict=False))
+
+
+def _too_many_bad_keys(who: str, rate: Rate) -> RequestRefused:
+    log.warning("an address tries too many bad keys", extra=fields(address=who))
+    return _too_many("Too many bad API keys came from this address.", rate)
+
+
+def _too_many(message: str, rate: Rate) -> RequestRefused:
+    return RequestRefused(
+        message, code=ErrorCode.RATE_LIMITED, retry_after_s=math.ceil(rate.reset_s)
+    )

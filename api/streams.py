@@ -1,0 +1,33 @@
+"""How many answers each tenant has open at this replica."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from infra.wire.errors import ErrorCode, RequestRefused
+from infra.wire.ids import TenantId
+
+
+class OpenAnswers:
+    """Counts them; `per_tenant_max` 0: any number."""
+
+    def __init__(self, *, per_tenant_max: int) -> None:
+        self._max = per_tenant_max
+        self._open: Counter[TenantId] = Counter()
+
+    @contextmanager
+    def counted(self, tenant: TenantId) -> Iterator[None]:
+        """One more, until the block ends. Raises `RequestRefused` for one too many."""
+        if self._max and self._open[tenant] >= self._max:
+            raise RequestRefused(
+                f"{self._max} answers to this key are open already.", code=ErrorCode.TENANT_LIMIT
+            )
+        self._open[tenant] += 1
+        try:
+            yield
+        finally:
+            self._open[tenant] -= 1
+            if not self._open[tenant]:
+                del self._open[tenant]
