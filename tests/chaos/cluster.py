@@ -27,6 +27,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import httpx
 
@@ -173,6 +174,8 @@ class Cluster:
         self.store = store
         """Our own way into Redis, past the proxy."""
         self.model: Process | None = None
+        self.model_proxy: RedisProxy | None = None
+        """Between gateways and model; it passes bytes, whatever they mean."""
         self.replicas: list[Process] = []
         self.urls: list[str] = []
         """The replicas' addresses, in their order."""
@@ -249,6 +252,15 @@ async def cluster(shape: Shape, *, name: str = "chaos") -> AsyncIterator[Cluster
         stack.push_async_callback(store.aclose)
         made = Cluster(shape, folder, redis=redis, proxy=proxy, store=store)
         stack.push_async_callback(_take_down, made)
+        if shape.agents is not Agents.LIGHT:
+            port = free_port()
+            command = (sys.executable, "-m", "infra.scripted_model", "--port", str(port))
+            made.model = Process("model", command, bare_environment(), folder / "model.log")
+            made.model_proxy = between = await stack.enter_async_context(
+                redis_proxy(f"redis://127.0.0.1:{port}")
+            )
+            url = f"http://{urlsplit(between.url).netloc}"
+            settings = settings.model_copy(update={"anthropic_base_url": url})
         await _put_up(made, settings)
         yield made
 
@@ -274,11 +286,6 @@ def _settings(shape: Shape, name: str, redis_url: str) -> Settings:
 
 async def _put_up(made: Cluster, settings: Settings) -> None:
     shape = made.shape
-    if shape.agents is not Agents.LIGHT:
-        port = free_port()
-        settings = settings.model_copy(update={"anthropic_base_url": f"http://127.0.0.1:{port}"})
-        command = (sys.executable, "-m", "infra.scripted_model", "--port", str(port))
-        made.model = Process("model", command, bare_environment(), made.folder / "model.log")
     made.hosts += [_host(made, settings, i, count) for i, count in enumerate(shape.workers)]
     for i in range(shape.replicas):
         port = free_port()

@@ -224,6 +224,13 @@ async def gateway_killed(scene: Scene) -> None:
     await _start_again(scene, victim)
 
 
+async def model_streams_break(scene: Scene) -> None:
+    """Every stream of the upstream is reset; it can be asked again at once."""
+    between = scene.cluster.model_proxy
+    assert between is not None, "only real agents have a model"
+    scene.did(f"{between.cut()} streams of the model are reset")
+
+
 async def model_killed(scene: Scene) -> None:
     """The upstream breaks every stream and is away for a moment."""
     model = scene.cluster.model

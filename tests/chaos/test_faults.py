@@ -12,7 +12,8 @@ from collections.abc import Mapping
 
 import pytest
 
-from tests.chaos.scenarios import TRACKS, Scenario, Told, run_tracks
+from tests.chaos.act import Scenario, Told
+from tests.chaos.scenarios import TRACKS, run_tracks
 from tests.parts import missing, need
 
 pytestmark = [
