@@ -104,6 +104,7 @@ class Conversation:
         )
         self._workspace = WorkspaceWatch(max_bytes=parts.settings.workspace_max_mb * 1024 * 1024)
         self._was_workspace_used = False
+        self._is_flooding = False
         self._run: TurnRun | None = None
         self._cancelled: TurnId | None = None
         self._wishes: set[Wish] = set()
@@ -454,6 +455,7 @@ class Conversation:
                 log.warning(
                     "workspace too large", extra=fields(turn=run.turn, mb=size_bytes // 1024**2)
                 )
+                self._is_flooding = True
                 run.declare(declared_end(ErrorCode.WORKSPACE_FULL), usable=False)
 
     # The container's end, and ours
@@ -474,7 +476,12 @@ class Conversation:
         self._wishes -= OF_THE_IDLE
         self._is_container_lost = False
         await self._move(ConversationState.STOPPING)
-        await self._session.clear(container)
+        await self._session.clear(container, at_once=self._is_flooding)
+        if self._is_flooding:
+            self._is_flooding = False
+            workspace = self._parts.folders.of(self.key).workspace
+            if self._workspace.is_abuse(await self._parts.gauge.measure(workspace)):
+                await self._session.drop_workspace()
         await self._move(ConversationState.COLD)
 
     async def _go_cold(self) -> None:

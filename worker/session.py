@@ -66,12 +66,13 @@ class Session:
         container, self.container = self.container, None
         return container
 
-    async def clear(self, container: Container | None) -> None:
+    async def clear(self, container: Container | None, *, at_once: bool = False) -> None:
         """Stop a container that was let go of, and close the sockets."""
         parts = self._parts
         if container is not None:
+            grace_s = 0.0 if at_once else parts.timings.stop_grace_s
             try:
-                await parts.host.stop(container.id, grace_s=parts.timings.stop_grace_s)
+                await parts.host.stop(container.id, grace_s=grace_s)
             except ContainerFailed as error:
                 # The reconciler finds it as an orphan, and a next start removes it.
                 log.error("container not stopped: %s", error, extra=fields(id=container.id))
@@ -125,6 +126,11 @@ class Session:
         await until_store_answers(lambda: conversations.wiped(c, host), parts.clock)
         log.info("files of a deleted conversation removed", extra=self._fields())
         return True
+
+    async def drop_workspace(self) -> None:
+        """Remove the files of a conversation whose container has been stopped."""
+        log.error("workspace removed: it took the host's disk", extra=self._fields())
+        await asyncio.to_thread(self._parts.folders.drop_workspace, self.conversation)
 
     async def _close_sockets(self) -> None:
         await self._parts.gateway.close_session(self.conversation)

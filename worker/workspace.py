@@ -17,6 +17,9 @@ from pathlib import Path
 
 from infra.runtime.clock import Clock
 
+ABUSE_FACTOR = 2
+ABUSE_BYTES = 2 * 1024**3
+"""What a fast disk takes in the second until a writer is dead."""
 MEASURE_MAX_S = 10.0
 """A look that takes longer counts what it has seen: a tree of millions of files."""
 
@@ -54,6 +57,14 @@ class WorkspaceWatch:
             return is_running
         self._floor_bytes = size_bytes
         return False
+
+    def is_abuse(self, size_bytes: int) -> bool:
+        """Whether no honest writer came that far before it was ended.
+
+        Reserving (`fallocate`) takes a disk in an instant, and what was taken stays with the
+        conversation: its files are then given up for the host's sake.
+        """
+        return size_bytes > ABUSE_FACTOR * self._max_bytes + ABUSE_BYTES
 
     def room_after(self, size_bytes: int) -> float:
         """How much may be written before it is worth another look."""

@@ -95,6 +95,31 @@ async def test_what_a_disk_loses_while_no_turn_runs_hurries_nobody() -> None:
     assert await _looked_after_s(Disk(10**12, loses=60 * MB), is_used=False) >= 10
 
 
+def test_what_no_honest_writer_reaches_is_abuse() -> None:
+    watch = WorkspaceWatch(max_bytes=1024 * MB)
+    assert not watch.is_abuse(3 * 1024 * MB)
+    assert watch.is_abuse(5 * 1024 * MB)
+
+
+async def test_a_workspace_that_took_the_disk_is_given_up(redis: Redis) -> None:
+    """A gigabyte reserved a hundred times takes milliseconds; deleting nothing would leave it."""
+    async with Stage(redis, workspace_max_mb=1) as stage:
+        await stage.worker(timings=replace(QUICK, workspace_every_s=0.05))
+        turn = await stage.ask(C, "hang")
+        await stage.until_said(turn, 1)
+        workspace = stage.folder / "w" / C
+        await stage.clock.sleep(0.2)
+        with (workspace / "reserved").open("wb") as file:
+            os.posix_fallocate(file.fileno(), 0, 2100 * MB)
+
+        end = await stage.ended(turn)
+
+        assert end.error is not None
+        assert end.error.code is ErrorCode.WORKSPACE_FULL
+        await eventually(lambda: not (workspace / "reserved").exists())
+        assert (await stage.ended(await stage.ask(C, "echo still here"))).state is TurnState.DONE
+
+
 async def test_a_turn_that_fills_its_workspace_is_ended_with_a_clear_word(redis: Redis) -> None:
     async with Stage(redis, workspace_max_mb=1) as stage:
         await stage.worker(timings=replace(QUICK, workspace_every_s=0.05))
