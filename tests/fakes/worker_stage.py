@@ -17,7 +17,7 @@ import secrets
 import shutil
 import tempfile
 from collections import defaultdict
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from types import TracebackType
@@ -34,6 +34,7 @@ from infra.store.keys import Keys
 from infra.store.limits import SubmitLimits
 from infra.store.open import Store, store_on
 from infra.store.turns import NewTurn
+from infra.store.waiting_room import Taken
 from infra.wire.errors import StoreUnavailable
 from infra.wire.events import Event, TextDelta, TurnEnded, decode_event
 from infra.wire.frames import Frame, split_frames
@@ -55,6 +56,7 @@ WAIT_S = 30.0
 
 QUICK = Timings(
     log_every_s=0.05,
+    meter_every_s=0.05,
     relink_s=1.0,
     greeting_s=0.5,
     silence_s=0.5,
@@ -207,6 +209,24 @@ class Stage:
         """One with the intervals of a deployment."""
         return await self.worker(timings=Timings(), renew_every_s=5.0, beat_every_s=5.0)
 
+    async def killed_after_take(self, worker: RunningWorker, c: ConversationKey) -> TurnId:
+        """A turn that the worker took from the waiting room; it was killed before it owned it."""
+        room, took = worker.process.parts.room, asyncio.Event()
+        take: Callable[..., Awaitable[object]] = room.take
+
+        async def take_and_hang(*args: object, **kwargs: object) -> object:
+            assert isinstance(await take(*args, **kwargs), Taken)
+            took.set()
+            return await asyncio.Event().wait()
+
+        room.take = take_and_hang  # type: ignore[method-assign, assignment]
+        turn = await self.ask(c, "echo found again")
+        async with asyncio.timeout(WAIT_S):
+            await took.wait()
+        await worker.kill()
+        room.take = take  # type: ignore[method-assign, assignment]
+        return turn
+
     async def _registered(self, worker: WorkerId) -> None:
         async with asyncio.timeout(WAIT_S):
             alive: set[WorkerId] = set()
@@ -250,6 +270,7 @@ class Stage:
         is_hinted: bool = True,
         is_thin: bool = False,
         lane: Lane = Lane.AGENT,
+        tenant: TenantId = TENANT,
     ) -> TurnId:
         """Submit a turn and ring the bell, as the API does."""
         turn = new_turn_id()
@@ -258,7 +279,7 @@ class Stage:
                 request=TurnRequest(
                     turn=turn,
                     conversation=c,
-                    tenant=TENANT,
+                    tenant=tenant,
                     model="claude-test",
                     history=tuple(
                         HistoryMessage(role="user", content=(TextBlock(text=text),))
@@ -271,7 +292,7 @@ class Stage:
                     is_thin=is_thin,
                 ),
                 replica=REPLICA,
-                sealed_key=self.seal(SealContext(TENANT, c, turn, KEY_EXPIRES_MS)),
+                sealed_key=self.seal(SealContext(tenant, c, turn, KEY_EXPIRES_MS)),
                 key_expires_ms=KEY_EXPIRES_MS,
             ),
             limits=SubmitLimits(turns_waiting_max=50),

@@ -50,6 +50,15 @@ async def test_twenty_conversations_of_three_turns_each_stay_apart_and_in_order(
             assert [start.turn for start in agent.session.started] == asked
 
 
+async def test_a_worker_that_dies_between_take_and_acquire_loses_nothing(redis: Redis) -> None:
+    async with Stage(redis) as stage:
+        turn = await stage.killed_after_take(await stage.worker(), C)
+        await stage.worker()
+
+        assert (await stage.ended(turn)).state is TurnState.DONE
+        assert await stage.log_text(turn) == "found again"
+
+
 async def test_a_stream_survives_a_restart_of_redis(redis: Redis, server: RealRedis) -> None:
     async with Stage(redis, script=[Tool("Bash", "ls"), Deltas(300, every_s=0.01)]) as stage:
         await stage.worker()

@@ -22,6 +22,7 @@ from worker.decisions import (
     declared_end,
     exit_end,
     interrupted_end,
+    memory_needed_mb,
     settled_end,
     slots_for,
     steps,
@@ -290,3 +291,13 @@ def test_every_declared_end_has_words_without_names_or_paths() -> None:
         assert end.error is not None
         assert end.error.message.endswith(".")
         assert "/" not in end.error.message
+
+
+@pytest.mark.parametrize(
+    ("machine_mb", "needed_mb"), [(16_000, 1280), (2560, 1280), (2000, 1000), (1000, 500)]
+)
+def test_memory_for_one_agent_and_a_reserve_is_asked_for_but_never_the_whole_machine(
+    machine_mb: int, needed_mb: int
+) -> None:
+    needed = memory_needed_mb(container_mb=1024, reserve_mb=256, machine_mb=machine_mb)
+    assert needed == needed_mb

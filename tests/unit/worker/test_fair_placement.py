@@ -1,0 +1,169 @@
+"""Workers and the waiting room: who is served, where, and what a lack of memory stops."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from infra.wire.ids import HostId, TenantId, TurnId
+from infra.wire.states import TurnState
+from tests.fakes.worker_stage import QUICK, Stage, conversation, eventually
+from worker import host_memory
+from worker.host_memory import HostMemory, available_memory_mb
+
+FLOOD, ALONE = TenantId("f" * 20), TenantId("a" * 20)
+C, D = conversation("one"), conversation("two")
+UNHURRIED = replace(QUICK, sweep_at_least_s=60.0, sweep_at_most_s=60.0, reconcile_every_s=60.0)
+"""Nothing but hints places a turn."""
+
+
+async def claimed_at(stage: Stage, turn: TurnId) -> int:
+    at = await stage.redis.hget(stage.keys.turn(turn), "claimed")  # type: ignore[misc]
+    assert at is not None
+    return int(at)
+
+
+# Fairness
+
+
+async def test_a_flood_of_one_tenant_delays_another_by_one_turn(stage: Stage) -> None:
+    await stage.worker(slots=1, timings=UNHURRIED)
+    busy = await stage.ask(C, "hang")
+    await stage.until_said(busy, 1)
+    flood = [await stage.ask(conversation(f"f{n}"), f"echo {n}", tenant=FLOOD) for n in range(5)]
+    alone = await stage.ask(conversation("alone"), "echo me", tenant=ALONE)
+    assert [await stage.store.turns.position(turn) for turn in (*flood, alone)] == [
+        0, 2, 3, 4, 5, 1,
+    ]  # fmt: skip
+
+    await stage.cancel(busy)
+
+    for turn in (*flood, alone):
+        assert (await stage.ended(turn)).state is TurnState.DONE
+    when = {turn: await claimed_at(stage, turn) for turn in (*flood, alone)}
+    assert sorted(when, key=when.__getitem__)[:2] == [flood[0], alone]
+
+
+async def test_twenty_turns_at_once_spread_over_four_workers(stage: Stage) -> None:
+    slots = (10, 5, 5, 5)
+    workers = [await stage.worker(slots=count, timings=UNHURRIED) for count in slots]
+
+    async with asyncio.TaskGroup() as group:
+        asked = [group.create_task(stage.ask(conversation(f"n{n}"), "hang")) for n in range(20)]
+    await eventually(lambda: sum(w.process.placement.used for w in workers) == 20)
+
+    used = [worker.process.placement.used for worker in workers]
+    for count, taken in zip(slots, used, strict=True):
+        assert abs(taken - 20 * count / sum(slots)) <= 2, used
+    for turn in asked:
+        await stage.cancel(turn.result())
+
+
+# Nothing is lost
+
+
+async def test_a_worker_that_dies_between_take_and_acquire_loses_nothing(stage: Stage) -> None:
+    first = await stage.worker(timings=UNHURRIED)
+    turn = await stage.killed_after_take(first, C)
+    assert await stage.state(turn) is TurnState.QUEUED
+
+    await stage.worker()
+
+    assert (await stage.ended(turn)).state is TurnState.DONE
+
+
+async def test_a_turn_that_found_no_room_after_all_is_run_by_another_worker(stage: Stage) -> None:
+    """A hint for one worker that is full: not followed, and not lost."""
+    full = await stage.worker(slots=1, timings=UNHURRIED)
+    busy = await stage.ask(C, "hang")
+    await stage.until_said(busy, 1)
+    turn = await stage.ask(D, "echo elsewhere", is_hinted=False)
+    other = await stage.worker(timings=UNHURRIED)
+
+    await full.process.placement.claim(turn)
+
+    assert (await stage.ended(turn)).state is TurnState.DONE
+    assert D in other.process.placement.conversations
+    await stage.cancel(busy)
+
+
+# Memory
+
+
+async def test_a_host_without_memory_takes_nothing_and_another_does(stage: Stage) -> None:
+    full = await stage.worker(host_id=HostId("host-a"), memory=lambda: 100)
+    free = await stage.worker(host_id=HostId("host-b"), memory=lambda: 64_000)
+
+    for n in range(4):
+        turn = await stage.ask(conversation(f"n{n}"), "echo hi")
+        assert (await stage.ended(turn)).state is TurnState.DONE
+
+    assert not full.process.placement.has_room()
+    assert full.process.placement.used == 0
+    assert free.process.placement.used == 4
+
+
+async def test_a_turn_waits_until_there_is_memory_and_the_log_says_so_once(
+    stage: Stage, caplog: pytest.LogCaptureFixture
+) -> None:
+    available = [100]
+    worker = await stage.worker(memory=lambda: available[0])
+    turn = await stage.ask(C, "echo at last")
+    for _ in range(3):
+        await worker.process._beat()
+    assert await stage.state(turn) is TurnState.QUEUED
+    assert [r.message for r in caplog.records].count("memory is short, nothing new is started") == 1
+
+    available[0] = 64_000
+
+    assert (await stage.ended(turn)).state is TurnState.DONE
+
+
+async def test_without_memory_an_idle_conversation_still_gives_its_place(stage: Stage) -> None:
+    available = [64_000]
+    worker = await stage.worker(memory=lambda: available[0])
+    await stage.ended(await stage.ask(C, "echo idle now"))
+    available[0] = 100
+    await eventually(lambda: worker.process.placement._memory.is_short)
+
+    turn = await stage.ask(D, "echo in its place")
+
+    assert (await stage.ended(turn)).state is TurnState.DONE
+    await eventually(lambda: stage.containers() == [D])
+
+
+def test_what_starts_between_two_looks_counts_as_idle_agents() -> None:
+    memory = HostMemory(lambda: 1450, needed_mb=1000)
+    for _ in range(2):
+        memory.expect()
+        assert not memory.is_short
+    memory.expect()
+    assert memory.is_short
+
+    memory.look()
+
+    assert not memory.is_short
+
+
+def test_a_machine_that_does_not_say_is_not_short() -> None:
+    memory = HostMemory(lambda: None, needed_mb=1000)
+    memory.expect()
+    assert not memory.look()
+    assert not memory.is_short
+
+
+def test_available_memory_is_read_from_the_kernel(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert (available_memory_mb() or 0) > 0
+
+    file = tmp_path / "meminfo"
+    monkeypatch.setattr(host_memory, "_MEMINFO", file)
+    assert available_memory_mb() is None
+    file.write_text("MemTotal:       16000000 kB\nMemAvailable:    2048000 kB\n")
+    assert available_memory_mb() == 2000
+    file.write_text("MemTotal:       16000000 kB\n")
+    assert available_memory_mb() is None
