@@ -17,21 +17,34 @@ _OOM_COUNTERS = (
     Path("/sys/fs/cgroup/memory/memory.oom_control"),
 )
 
+_PIDS_FOLDERS = (Path("/sys/fs/cgroup"), Path("/sys/fs/cgroup/pids"))
+_CROWDED = 0.9
+_PASSES_MAX = 20
+
 
 def kill_marked(name: str, value: str, *, proc: Path = Path("/proc")) -> int:
     """Kill every process whose environment has that variable; how many there were.
 
+    All are stopped before one is killed: of a fork bomb, each death would make room for a birth.
     Repeats until none is found, so that a process that is just forking does not slip through.
     """
-    killed: set[int] = set()
-    for _ in range(5):
-        if not (found := _marked(f"{name}={value}".encode(), proc) - killed):
+    stopped: set[int] = set()
+    for _ in range(_PASSES_MAX):
+        if not (found := _marked(f"{name}={value}".encode(), proc) - stopped):
             break
-        for pid in found:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
-        killed |= found
-    return len(killed)
+        _signal(found, signal.SIGSTOP)
+        stopped |= found
+    _signal(stopped, signal.SIGKILL)
+    return len(stopped)
+
+
+def is_crowded() -> bool:
+    """Whether so many processes live here that hardly another one can be started."""
+    for folder in _PIDS_FOLDERS:
+        with contextlib.suppress(OSError, ValueError):
+            most = int((folder / "pids.max").read_text())
+            return int((folder / "pids.current").read_text()) > _CROWDED * most
+    return False
 
 
 def oom_kills() -> int:
@@ -41,6 +54,12 @@ def oom_kills() -> int:
             if found := re.search(r"^oom_kill (\d+)$", path.read_text(), re.MULTILINE):
                 return int(found[1])
     return 0
+
+
+def _signal(processes: set[int], number: signal.Signals) -> None:
+    for pid in processes:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, number)
 
 
 def _marked(needle: bytes, proc: Path) -> set[int]:

@@ -22,7 +22,7 @@ from agent.failures import failed, interrupted
 from agent.forwarder import Forwarder
 from agent.history import Json, content_of, transcript_of
 from agent.options import Past, Surroundings, build_options, launch_key
-from agent.processes import oom_kills
+from agent.processes import is_crowded, oom_kills
 from agent.session_store import LinkedSessionStore
 from agent.transcripts import PartKey, Transcripts
 from agent.translate import Translator
@@ -98,6 +98,11 @@ class ClaudeSession:
             if self._cli is not None:
                 self._cli.ignore()
         checkpoint = self._remember(turn.start, hearing, ended)
+        if self._cli is not None and is_crowded():
+            # A fork bomb: it would take every tool of the next turns with it.
+            log.warning("turn %s left no room for processes: the CLI is ended", turn.start.turn)
+            self._cli.kill()
+            await self._drop_cli()
         return ended.model_copy(update={"checkpoint": checkpoint})
 
     async def _ask_patiently(self, turn: RunningTurn, hearing: _Hearing) -> TurnEnded:

@@ -28,8 +28,11 @@ def deployment(request: pytest.FixtureRequest) -> Iterator[Deployment]:
 
 @pytest.fixture(scope="package")
 def docker_deployment() -> Iterator[Deployment]:
-    """One deployment for what does not differ between kinds: conversations, clients."""
+    """One deployment for what does not differ between kinds: conversations, clients, breakage.
+
+    Its workspaces are so small that one can be filled in a moment.
+    """
     need("docker")
     need("redis")
-    with embedded("docker") as running:
+    with embedded("docker", AGCLUSTER_WORKSPACE_MAX_MB="256") as running:
         yield running

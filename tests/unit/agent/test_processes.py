@@ -7,7 +7,7 @@ import subprocess
 import sys
 import uuid
 
-from agent.processes import kill_marked, oom_kills
+from agent.processes import is_crowded, kill_marked, oom_kills
 
 SLEEP = [sys.executable, "-c", "import sys, time; print('up', flush=True); time.sleep(60)"]
 
@@ -39,3 +39,7 @@ def test_only_processes_with_the_mark_are_killed() -> None:
 
 def test_the_kernels_count_of_kills_is_a_number_everywhere() -> None:
     assert oom_kills() >= 0
+
+
+def test_a_machine_at_ease_is_not_crowded() -> None:
+    assert not is_crowded()
