@@ -49,6 +49,7 @@ def launch_key(settings: AgentSettings) -> tuple[object, ...]:
         settings.tools,
         settings.max_turns,
         settings.max_thinking_tokens,
+        tuple(sorted(settings.model_tiers.items())),
     )
 
 
@@ -96,7 +97,7 @@ def build_options(
         resume=past.session,
         resume_session_at=past.at,
         fork_session=past.at is not None,
-        env=_environment(around, mark, proxy),
+        env=_environment(settings, around, mark, proxy),
     )
 
 
@@ -111,7 +112,9 @@ def _thinking(settings: AgentSettings) -> dict[str, Any]:
             return {"thinking": {"type": "enabled", "budget_tokens": tokens}}
 
 
-def _environment(around: Surroundings, mark: str, proxy: str | None) -> dict[str, str]:
+def _environment(
+    settings: AgentSettings, around: Surroundings, mark: str, proxy: str | None
+) -> dict[str, str]:
     values = {
         MARK: mark,
         # The gateway puts the caller's key in place of this.
@@ -127,10 +130,15 @@ def _environment(around: Surroundings, mark: str, proxy: str | None) -> dict[str
         # The default, 10, keeps a user waiting for three minutes.
         "CLAUDE_CODE_MAX_RETRIES": "2",
         "API_TIMEOUT_MS": str(_API_TIMEOUT_MS),
+        # Without it a request for an older model is silently answered by a newer, other one.
+        "CLAUDE_CODE_DISABLE_LEGACY_MODEL_REMAP": "1",
         "DISABLE_AUTOUPDATER": "1",
         # The SDK looks for transcripts here whatever HOME says, and drops what lies elsewhere.
         "CLAUDE_CONFIG_DIR": str(around.config_dir),
     }
+    for tier, model in settings.model_tiers.items():
+        # The CLI's own idea of a tier is its newest model, which the gateway may not let through.
+        values[f"ANTHROPIC_DEFAULT_{tier.upper()}_MODEL"] = model
     if proxy is not None:
         own = "127.0.0.1,localhost,::1," + MODEL_URL.removeprefix("http://")
         for name, value in (("HTTP_PROXY", proxy), ("HTTPS_PROXY", proxy), ("NO_PROXY", own)):

@@ -54,7 +54,9 @@ TABLE: Mapping[ErrorCode, Shown] = {
         429, "insufficient_quota", "The API key has no quota left.", None, False
     ),
     # 402, as LangChain would repeat a 429 of any other code for minutes.
-    ErrorCode.BUDGET_EXCEEDED: Shown(402, _LIMIT, "The budget is spent.", None, False),
+    ErrorCode.BUDGET_EXCEEDED: Shown(
+        402, "insufficient_quota", "The token budget is used up.", None, False
+    ),
     ErrorCode.OVERLOADED: Shown(503, _API, "The model is overloaded.", 5),
     ErrorCode.UPSTREAM_ERROR: Shown(502, _API, "The model's API failed."),
     ErrorCode.UPSTREAM_UNREACHABLE: Shown(502, _API, "The model's API could not be reached."),
@@ -116,6 +118,9 @@ def error_response(error: AgClusterError, *, had_effects: bool = False) -> Respo
     wait_s = getattr(error, "retry_after_s", None) or shown.retry_after_s
     if had_effects or shown.should_retry is False:
         headers["x-should-retry"] = "false"
+        if error.code is ErrorCode.BUDGET_EXCEEDED and wait_s is not None:
+            # Not for a client to wait that long, but for people to know.
+            headers["retry-after"] = str(max(1, round(wait_s)))
     elif wait_s is not None:
         headers["retry-after"] = str(max(1, round(min(wait_s, RETRY_AFTER_MAX_S))))
     if error.code is ErrorCode.REQUEST_TIMEOUT:

@@ -11,7 +11,7 @@ from enum import StrEnum
 
 from infra.store.conversations import ConversationRecord
 from infra.store.turns import OpenTurnRef
-from infra.wire.errors import ErrorCode, IllegalTransition
+from infra.wire.errors import DAY_IS_SPENT, ErrorCode, IllegalTransition
 from infra.wire.events import TurnEnded, TurnError, Usage
 from infra.wire.gateway import TurnMeter
 from infra.wire.ids import HostId, TurnId, WorkerId
@@ -39,6 +39,7 @@ _WORDS: Mapping[ErrorCode, str] = {
     ErrorCode.TURN_TIMED_OUT: "The turn took longer than it may and was stopped.",
     ErrorCode.WORKSPACE_FULL: "The files of this conversation take more room than they may, so the "
     "turn was ended. The next one may remove some; it is ended when it adds to them.",
+    ErrorCode.BUDGET_EXCEEDED: "This turn has used all the tokens it may and was stopped.",
     ErrorCode.SHUTTING_DOWN: "The server is shutting down and stopped this turn. "
     "Please send it again.",
     ErrorCode.INTERNAL: "Something went wrong inside the server; the turn was ended.",
@@ -72,16 +73,31 @@ def exit_end(exit: ContainerExit) -> TurnEnded:
     return declared_end(code)
 
 
+def budget_end(*, day_ends_in_s: float | None = None) -> TurnEnded:
+    """The end of a turn without budget: its own, or its tenant's for the rest of the day."""
+    if day_ends_in_s is None:
+        return declared_end(ErrorCode.BUDGET_EXCEEDED)
+    error = TurnError(
+        code=ErrorCode.BUDGET_EXCEEDED, message=DAY_IS_SPENT, retry_after_s=day_ends_in_s
+    )
+    return TurnEnded(state=TurnState.FAILED, error=error)
+
+
 def settled_end(
-    end: TurnEnded, *, interrupted: InterruptReason | None, meter: TurnMeter
+    end: TurnEnded,
+    *,
+    interrupted: InterruptReason | None,
+    meter: TurnMeter,
+    overrun: TurnEnded | None = None,
 ) -> TurnEnded:
     """The end as it is logged: the agent's word, corrected by what only the worker knows.
 
-    A turn we interrupted ends for our reason, unless its answer was complete before. The gateway
-    saw how long the upstream wants us to wait, and the tokens of a turn whose agent is gone.
+    A turn we interrupted ends for our reason, unless its answer was complete before; so does one
+    whose calls were stopped for its budget (`overrun`). The gateway saw how long the upstream wants
+    us to wait, and the tokens of a turn whose agent is gone.
     """
-    if interrupted and end.state is not TurnState.DONE:
-        ours = interrupted_end(interrupted)
+    ours = interrupted_end(interrupted) if interrupted else overrun
+    if ours and end.state is not TurnState.DONE:
         end = end.model_copy(update={"state": ours.state, "error": ours.error})
     waits = meter.last_error.retry_after_s if meter.last_error else None
     if end.error and end.error.retry_after_s is None and waits is not None:

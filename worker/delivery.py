@@ -94,6 +94,9 @@ class Delivery:
             run.declare(declared_end(ErrorCode.INTERNAL), usable=False)
 
     async def _deliver(self, run: TurnRun) -> None:
+        if end := await run.spending.begin():
+            run.declare(end)
+            return
         course = await self._course(run)
         if course is Course.END:
             end = declared_end(ErrorCode.CONTAINER_LOST, state=TurnState.INTERRUPTED)

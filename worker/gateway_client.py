@@ -19,11 +19,13 @@ from infra.wire.gateway import (
     GatewayFault,
     GatewayRefused,
     GatewayStatus,
+    Meters,
     OpenSession,
     OpenTurn,
     SideCall,
     TurnMeter,
     decode_meter,
+    decode_meters,
     decode_refused,
     decode_status,
 )
@@ -110,6 +112,10 @@ class GatewayClient:
         """
         path = f"/sessions/{conversation}/turn/{turn}{self._fence(conversation)}"
         return decode_meter(await self._send("DELETE", path))
+
+    async def meters(self) -> Meters:
+        """What the turns under way have used so far."""
+        return decode_meters(await self._send("GET", "/meters"))
 
     @asynccontextmanager
     async def complete(self, call: SideCall) -> AsyncGenerator[UpstreamAnswer]:

@@ -7,6 +7,7 @@ new gateway knows no session, and the agents' model calls would fail until it do
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
@@ -19,6 +20,7 @@ from infra.wire.errors import GatewayUnavailable
 from infra.wire.gateway import (
     GatewayFault,
     GatewayStatus,
+    Meters,
     OpenSession,
     OpenTurn,
     SideCall,
@@ -28,6 +30,9 @@ from infra.wire.ids import ConversationKey, Fence, TurnId
 from worker.gateway_client import CommandRefused, UpstreamAnswer
 
 log = logging.getLogger(__name__)
+
+_METERS_AGE_S = 1.0
+"""All turns of a worker share one look at the gateway's meters."""
 
 _Answer = TypeVar("_Answer")
 
@@ -54,6 +59,10 @@ class Gateway(Protocol):
         """Stop model calls, wipe the key; what the turn used."""
         ...
 
+    async def meters(self) -> Meters:
+        """What the host's turns under way have used so far."""
+        ...
+
     def complete(self, call: SideCall) -> AbstractAsyncContextManager[UpstreamAnswer]:
         """One model call without an agent; leaving the block ends it."""
         ...
@@ -76,6 +85,9 @@ class GatewayRegistrar:
         self._sessions: dict[ConversationKey, OpenSession] = {}
         self._turns: dict[ConversationKey, OpenTurn] = {}
         self._instance: str | None = None
+        self._meters: Meters | None = None
+        self._metered_s = 0.0
+        self._metering = asyncio.Lock()
 
     async def open_session(self, c: ConversationKey, *, sockets: Path, fence: Fence) -> None:
         """Have the session's sockets made; raises `GatewayUnavailable` after a few seconds."""
@@ -111,6 +123,18 @@ class GatewayRegistrar:
         except GatewayUnavailable as error:
             log.warning("turn not closed at the gateway: %s", error, extra=fields(turn=turn))
             return TurnMeter()
+
+    async def meter(self, turn: TurnId) -> TurnMeter | None:
+        """What an open turn has used, as of a second ago at most; None when it is not open there.
+
+        Raises `GatewayUnavailable`.
+        """
+        async with self._metering:
+            now_s = self._clock.monotonic()
+            if self._meters is None or now_s - self._metered_s >= _METERS_AGE_S:
+                self._meters = await self._gateway.meters()
+                self._metered_s = now_s
+            return self._meters.turns.get(turn)
 
     async def close_session(self, c: ConversationKey) -> None:
         """Close the session's sockets, if the gateway is there to do it."""

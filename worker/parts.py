@@ -12,6 +12,7 @@ from infra.store.queue import PlacementQueue
 from infra.store.transcripts import TranscriptStore
 from infra.store.turn_log import TurnLog
 from infra.store.turns import TurnStore
+from infra.store.usage import UsageStore
 from infra.store.waiting_room import WaitingRoom
 from infra.store.workers import WorkerRegistry
 from infra.wire.ids import HostId, WorkerId
@@ -28,6 +29,8 @@ class Timings:
     """How long the worker waits for what. The defaults are the design's; tests use shorter ones."""
 
     log_every_s: float = 0.25
+    meter_every_s: float = 2.0
+    """Between two looks at what a running turn has used: so much of it a gateway can lose."""
     connect_pause_s: float = 0.02
     """Between two looks for the socket of a starting agent: it listens after less than 1 s."""
     connect_pause_max_s: float = 0.2
@@ -79,6 +82,7 @@ class WorkerParts:
     ownership: Ownership
     turns: TurnStore
     turn_log: TurnLog
+    usage: UsageStore
     conversations: ConversationStore
     transcripts: TranscriptStore
     queue: PlacementQueue

@@ -104,6 +104,7 @@ class WorkerProcess:
             ),
             turns=store.turns,
             turn_log=store.log,
+            usage=store.usage,
             conversations=store.conversations,
             transcripts=store.transcripts,
             queue=store.queue,

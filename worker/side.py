@@ -34,6 +34,7 @@ from worker.gateway_client import CommandRefused
 from worker.messages_api import AnswerStream, refusal, request_body
 from worker.ownership import HeldLease
 from worker.parts import WorkerParts
+from worker.spending import Spending
 from worker.turn_log_writer import TurnLogWriter
 from worker.waiting import FIRST_PAUSE_S, LONGEST_PAUSE_S, signalled, until_store_answers
 
@@ -265,6 +266,8 @@ class SideRun:
         return end.model_copy(update={"usage": self._answer.usage})
 
     async def _speak(self, claimed: Claimed, writer: TurnLogWriter) -> TurnEnded:
+        if end := await Spending(self._parts, self._held, claimed.record).begin():
+            return end
         call = self._call(claimed)
         give_up_s = self._parts.clock.monotonic() + _GATEWAY_PATIENCE_S
         pause_s = FIRST_PAUSE_S
@@ -332,9 +335,11 @@ class SideRun:
     async def _finish(self, claimed: Claimed, end: TurnEnded) -> None:
         """Close the turn, then tell. While Redis is away this goes on trying."""
         turn, lease, turns = claimed.record.turn, self._held.lease, self._parts.turns
+        meter = await self._parts.gateway.close_turn(claimed.record.conversation, turn)
         self._n += 1
         await until_store_answers(
-            lambda: turns.finish(lease, turn, self._n, end, idle_timeout_s=0.0), self._parts.clock
+            lambda: turns.finish(lease, turn, self._n, end, idle_timeout_s=0.0, meter=meter),
+            self._parts.clock,
         )
         self._publish(claimed, encode_event(end))
         log.info(

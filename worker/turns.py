@@ -36,6 +36,7 @@ from worker.memory import Standing
 from worker.ownership import HeldLease
 from worker.parts import WorkerParts
 from worker.phases import RUN_TRANSITIONS, Life, RunPhase
+from worker.spending import Spending
 from worker.turn_log_writer import TurnLogWriter
 from worker.waiting import signalled, until_store_answers
 
@@ -87,6 +88,7 @@ class TurnRun:
         self._head = frame_head(self.turn, held.fence)
         self._gap_at = -1
         self._gap_frames = 0
+        self.spending = Spending(parts, held, claimed.record)
         self._log = TurnLogWriter(
             parts.turn_log,
             held.lease,
@@ -112,6 +114,8 @@ class TurnRun:
             fence=self._held.fence,
             sealed_key=record.sealed_key or "",
             expires_ms=record.key_expires_ms,
+            models=self._parts.settings.models_of_turn(record.model),
+            budget_tokens=self.spending.budget_tokens,
         )
 
     def start(self, link: AgentLink) -> None:
@@ -131,6 +135,7 @@ class TurnRun:
                     model=request.model,
                     system_prompt=request.system_prompt or settings.system_prompt,
                     tools=settings.tools,
+                    model_tiers=settings.model_tiers,
                     max_turns=settings.max_turns,
                     interrupt_grace_s=settings.disconnect_grace_s * AGENT_SHARE_OF_GRACE,
                 ),
@@ -214,7 +219,9 @@ class TurnRun:
         end = decode_event(payload)
         if not isinstance(end, TurnEnded) or not end.state.is_terminal:
             raise MalformedMessage("an end event that ends nothing")
-        self._decide(Ending(end, payload=payload))
+        # What broke the agent may still be in the container: processes, a full disk.
+        is_sound = end.error is None or end.error.code is not ErrorCode.AGENT_FAILED
+        self._decide(Ending(end, payload=payload, is_container_usable=is_sound))
 
     def _note_start(self, payload: bytes) -> None:
         started = decode_event(payload)
@@ -278,7 +285,23 @@ class TurnRun:
         await self._log.run()
 
     async def watch(self) -> None:
-        """Enforce the deadline and the grace of an interrupt, until cancelled."""
+        """Enforce the deadline and the grace of an interrupt, and book what the turn uses, until
+        cancelled. Raises `LeaseLost`, in a group."""
+        async with asyncio.TaskGroup() as group:
+            following = group.create_task(self.spending.follow(self.open_request))
+            stopping = group.create_task(self._stop_overrun())
+            await self._watch_time()
+            following.cancel()
+            stopping.cancel()
+
+    async def _stop_overrun(self) -> None:
+        """An agent whose calls are refused for the budget ends its turn; one that goes on is
+        stopped."""
+        await self.spending.overrun.wait()
+        await self._parts.clock.sleep(self._parts.settings.disconnect_grace_s)
+        self.interrupt(InterruptReason.CANCELLED)
+
+    async def _watch_time(self) -> None:
         clock, grace_s = self._parts.clock, self._parts.settings.disconnect_grace_s
         deadline_s = self.claimed.request.deadline_s
         if not await signalled(self._interrupted, clock, timeout_s=deadline_s):
@@ -297,7 +320,9 @@ class TurnRun:
         assert ending.end is not None
         meter = await parts.gateway.close_turn(c, self.turn)
         await self._log.flush()
-        end = settled_end(ending.end, interrupted=self._interrupted_for, meter=meter)
+        overrun = await self.spending.end_of_overrun(meter)
+        interrupted = self._interrupted_for if overrun is None else None
+        end = settled_end(ending.end, interrupted=interrupted, meter=meter, overrun=overrun)
         n = self.last_n + 1
         waits = await until_store_answers(
             lambda: parts.turns.finish(
@@ -307,6 +332,7 @@ class TurnRun:
                 end,
                 idle_timeout_s=self.claimed.request.idle_timeout_s,
                 memory=self._memory_after(ending),
+                meter=meter,
             ),
             parts.clock,
         )

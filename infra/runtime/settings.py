@@ -492,6 +492,24 @@ class Settings(BaseModel):
         small = [self.model_aliases.get(name, name) for name in self.utility_models.values()]
         return self.agent_models or tuple(dict.fromkeys((*self.models, *small)))
 
+    @property
+    def model_tiers(self) -> dict[str, str]:
+        """The open models that agents get when they ask for a tier; a tier without one: the first
+        open model, or for the smallest the one of the utility models."""
+        if not self.open_models:
+            return {}
+        first = self.open_models[0]
+        small = next((m for m in self.utility_models.values() if m in self.open_models), first)
+        return {
+            tier: next((m for m in self.open_models if tier in m), instead)
+            for tier, instead in (
+                ("haiku", small),
+                ("sonnet", first),
+                ("opus", first),
+                ("fable", first),
+            )
+        }
+
     def resolve_model(self, name: str) -> str | None:
         """The real id of a model, alias or utility model; None when it is not offered.
 

@@ -89,6 +89,11 @@ class Keys:
         """
         return f"{self.prefix}:turn:{turn}:events"
 
+    def turn_readers(self, turn: TurnId) -> str:
+        """Hash, of a turn that was asked for again: API replica -> 1 while a client of it waits for
+        the turn, 0 when it has left. API; as long as a turn may be open."""
+        return f"{self.prefix}:turn:{turn}:readers"
+
     def idempotency(self, tenant: TenantId, digest: str) -> str:
         """String: the turn id a repeated request belongs to. submit; as the turn."""
         return f"{self.prefix}:idem:{tenant}:{digest}"
@@ -138,6 +143,11 @@ class Keys:
     def host_containers(self, host: HostId) -> str:
         """Hash: container id -> conversation. That host's workers; 60 s."""
         return f"{self.prefix}:host:{host}:containers"
+
+    def epoch(self) -> str:
+        """String: since when Redis has what it has (Redis TIME, us). The first beat after it was
+        empty; for ever."""
+        return f"{self.prefix}:epoch"
 
     def host_wipes(self, host: HostId) -> str:
         """Set: deleted conversations whose files are still on that host. delete adds, the host's

@@ -11,6 +11,7 @@ any number.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from enum import StrEnum
 from typing import Annotated, Any, Literal
 
@@ -41,6 +42,9 @@ class AgentSettings(Message):
     model: str
     system_prompt: str | None = None
     tools: tuple[str, ...]
+    model_tiers: Mapping[str, str] = {}
+    """What `haiku`, `sonnet` and the like stand for in this deployment: the agent asks for
+    sub-agents and small tasks by these."""
     max_turns: int | None = None
     max_thinking_tokens: int | None = None
     interrupt_grace_s: float = 5.0

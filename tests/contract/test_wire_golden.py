@@ -50,6 +50,7 @@ SETTINGS = link.AgentSettings(
     model="claude-sonnet-4-5-20250929",
     system_prompt='You are "Ada".\n',
     tools=("Bash", "Task"),
+    model_tiers={"haiku": "claude-haiku-4-5-20251001"},
     max_turns=200,
     max_thinking_tokens=2048,
 )
@@ -71,7 +72,7 @@ FAILED = TurnEnded(
     checkpoint="entry",
 )
 
-OPAQUE = {"entries", "body", "models", "turns"}
+OPAQUE = {"entries", "body", "models", "model_tiers", "turns"}
 """Fields whose JSON is not ours and is passed on as it came, and maps, whose names are values."""
 
 Decode = Callable[[bytes], Message]

@@ -10,7 +10,14 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from infra.wire.errors import GatewayUnavailable
-from infra.wire.gateway import GatewayStatus, OpenSession, OpenTurn, SideCall, TurnMeter
+from infra.wire.gateway import (
+    GatewayStatus,
+    Meters,
+    OpenSession,
+    OpenTurn,
+    SideCall,
+    TurnMeter,
+)
 from infra.wire.ids import ConversationKey, TurnId
 from worker.gateway_client import UpstreamAnswer
 
@@ -53,12 +60,12 @@ def echo(call: SideCall) -> UpstreamAnswer:
 
 
 class MemoryGateway:
-    """Implements `worker.gateways.Gateway`. `meters` holds what a turn's close will answer."""
+    """Implements `worker.gateways.Gateway`. `meters_of` holds what turns have used."""
 
     def __init__(self) -> None:
         self.sessions: dict[ConversationKey, OpenSession] = {}
         self.turns: dict[ConversationKey, OpenTurn] = {}
-        self.meters: dict[TurnId, TurnMeter] = {}
+        self.meters_of: dict[TurnId, TurnMeter] = {}
         self.opened: list[OpenTurn] = []
         self.closed: list[TurnId] = []
         self.side_calls: list[SideCall] = []
@@ -103,7 +110,13 @@ class MemoryGateway:
         self._answer()
         self.turns.pop(conversation, None)
         self.closed.append(turn)
-        return self.meters.get(turn, TurnMeter())
+        return self.meters_of.get(turn, TurnMeter())
+
+    async def meters(self) -> Meters:
+        self._answer()
+        open_turns = {request.turn for request in self.turns.values()}
+        found = {turn: meter for turn, meter in self.meters_of.items() if turn in open_turns}
+        return Meters(instance=self.instance, turns=found)
 
     @asynccontextmanager
     async def complete(self, call: SideCall) -> AsyncIterator[UpstreamAnswer]:

@@ -71,7 +71,10 @@ def config_from(settings: Settings) -> GatewayConfig:
         drain_timeout_s=settings.drain_timeout_s,
         # A conversation grows beyond the one request that the API let in.
         model_limits=ModelLimits(
-            body_max_bytes=max(settings.max_body_bytes, UPSTREAM_BODY_MAX_BYTES)
+            models=frozenset(settings.open_models),
+            body_max_bytes=max(settings.max_body_bytes, UPSTREAM_BODY_MAX_BYTES),
+            calls_max=settings.model_calls_max,
+            calls_per_minute=settings.model_calls_per_minute,
         ),
     )
 

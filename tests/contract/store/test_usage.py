@@ -12,7 +12,7 @@ from infra.store.usage import UsageSums
 from infra.wire.errors import LeaseLost
 from infra.wire.events import Usage
 from infra.wire.gateway import ModelUsage, TurnMeter
-from tests.contract.store.scene import C, DONE, OTHER_C, TENANT, W2, Scene
+from tests.contract.store.scene import DONE, OTHER_C, TENANT, W2, C, Scene
 
 LARGE, SMALL = "claude-large", "claude-small"
 

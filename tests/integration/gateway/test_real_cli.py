@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 
+from infra.runtime.settings import load_settings
 from tests.fakes.scripted_model import RunningModel
 from tests.integration.gateway.conftest import KEY, Host
 from tests.parts import need
@@ -17,13 +20,20 @@ pytestmark = [pytest.mark.sdk, pytest.mark.timeout(180)]
 DEADLINE_S = 120.0
 
 
-async def ask(folder: Path, home: Path, prompt: str) -> tuple[str, bool]:
+async def ask(
+    folder: Path,
+    home: Path,
+    prompt: str,
+    *,
+    model: str = "claude-sonnet-4-5-20250929",
+    env: Mapping[str, str] | None = None,
+) -> tuple[str, bool]:
     """One turn of a CLI that holds a placeholder: the answer, and whether it is an error."""
     from claude_agent_sdk import ClaudeAgentOptions, ClaudeSDKError, ResultMessage, query
 
     options = ClaudeAgentOptions(
-        model="claude-sonnet-4-5-20250929",
-        tools=["Read"],
+        model=model,
+        tools=["Read", "Task"],
         setting_sources=[],
         cwd=home,
         env={
@@ -32,7 +42,9 @@ async def ask(folder: Path, home: Path, prompt: str) -> tuple[str, bool]:
             "ANTHROPIC_UNIX_SOCKET": str(folder / "model.sock"),
             "CLAUDE_CONFIG_DIR": str(home / "claude"),
             "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1",
+            "CLAUDE_CODE_DISABLE_BACKGROUND_TASKS": "1",
             "HOME": str(home),
+            **(env or {}),
         },
     )
     told = ""
@@ -72,6 +84,45 @@ async def test_it_gives_up_at_once_where_a_retry_is_pointless(
     assert is_error
     assert len(model.journal.entries) == 1
     assert time.monotonic() - begun < DEADLINE_S / 2
+
+
+async def test_a_turn_and_its_sub_agents_call_only_models_that_are_open(
+    host: Host, model: RunningModel, tmp_path: Path
+) -> None:
+    """By itself the CLI asks for its newest models, even in the place of the one it was given."""
+    need("sdk")
+    from claude_agent_sdk import InMemorySessionStore
+
+    from agent.options import Past, Surroundings, build_options
+    from infra.wire.link import AgentSettings
+
+    settings = load_settings({}, env_file=None)
+    around = Surroundings(tmp_path, tmp_path / "m.sock", tmp_path / "c")
+    env = build_options(
+        AgentSettings(model="m", tools=(), model_tiers=settings.model_tiers),
+        around,
+        store=InMemorySessionStore(),
+        past=Past(),
+        mark="",
+        proxy=None,
+        prompt_file=None,
+    ).env
+    env = {name: env[name] for name in env if name.endswith(("_MODEL", "_REMAP"))}
+    asked = "claude-opus-4-1-20250805"
+    folder = await host.open_session()
+    await host.open_turn(models=settings.models_of_turn(asked))
+    call = {"description": "d", "prompt": "echo x", "subagent_type": "general-purpose"}
+    tiers: list[dict[str, str]] = [{}, {"model": "haiku"}, {"model": "sonnet"}]
+    calls = " then ".join("tool Agent " + json.dumps(call | tier) for tier in tiers)
+    answer = await ask(folder, tmp_path, f"{calls} then echo done", model=asked, env=env)
+    assert answer == ("done", False)
+    meter = await host.close_turn()
+    assert meter.models[asked].calls == 5
+    assert set(meter.models) == {
+        asked,
+        "claude-sonnet-4-5-20250929",
+        "claude-haiku-4-5-20251001",
+    }
 
 
 async def test_it_fails_cleanly_between_turns(host: Host, tmp_path: Path) -> None:

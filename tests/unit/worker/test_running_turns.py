@@ -104,11 +104,11 @@ async def test_the_gateway_gets_the_sealed_key_for_the_length_of_the_turn(stage:
 async def test_an_error_carries_the_wait_the_gateway_saw(stage: Stage) -> None:
     await stage.worker()
     turn = await stage.ask(C, "wait 200", is_hinted=False)
-    stage.gateway.meters[turn] = TurnMeter(
+    stage.gateway.meters_of[turn] = TurnMeter(
         usage=Usage(input_tokens=7), last_error=UpstreamError(status=429, retry_after_s=17)
     )
     failing = await stage.ask(conversation("fails"), "fail 429", is_hinted=False)
-    stage.gateway.meters[failing] = stage.gateway.meters[turn]
+    stage.gateway.meters_of[failing] = stage.gateway.meters_of[turn]
     await stage.store.queue.enqueue(failing, None)
 
     end = await stage.ended(failing)

@@ -1,0 +1,124 @@
+"""What a running turn uses, and what its budgets leave it.
+
+The gateway meters; this reads the meter every few seconds, books what is new under the turn's
+fence, and tells the gateway where the budgets end, as other turns of the tenant may have used them
+up meanwhile. Called by `worker.turns` and `worker.side`. Without budgets, nothing is asked before a
+turn.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+
+from infra.runtime.logs import fields
+from infra.store.turns import TurnRecord
+from infra.store.usage import Spent
+from infra.wire.errors import GatewayUnavailable, StoreUnavailable
+from infra.wire.events import TurnEnded
+from infra.wire.gateway import OpenTurn, TurnMeter
+from worker.decisions import budget_end
+from worker.ownership import HeldLease
+from worker.parts import WorkerParts
+from worker.waiting import until_store_answers
+
+log = logging.getLogger(__name__)
+
+
+class Spending:
+    """The spending of one claimed turn."""
+
+    def __init__(self, parts: WorkerParts, held: HeldLease, record: TurnRecord) -> None:
+        self._parts = parts
+        self._held = held
+        self._record = record
+        self._turn_budget = parts.settings.turn_budget_tokens
+        self._tenant_budget = parts.settings.tenant_budget_tokens
+        self._booked: TurnMeter | None = None
+        self.overrun = asyncio.Event()
+        """The gateway has stopped calls of the turn for its budget."""
+        self.budget_tokens: int | None = None
+        """Where the gateway's own meter of the turn may go; None: anywhere."""
+
+    @property
+    def has_budget(self) -> bool:
+        return bool(self._turn_budget or self._tenant_budget)
+
+    async def begin(self) -> TurnEnded | None:
+        """Before the turn is given to anybody: its end, where no budget is left.
+
+        While Redis is away this goes on trying. Raises `LeaseLost`.
+        """
+        if not self.has_budget:
+            return None
+        # Of an adopted turn, the gateway may have metered what no worker has booked.
+        meter = await self._read() or TurnMeter()
+        spent = await until_store_answers(lambda: self._book(meter), self._parts.clock)
+        self.budget_tokens = self._limit(meter, spent)
+        return self._end_if_spent(spent)
+
+    async def follow(self, request: Callable[[], OpenTurn]) -> None:
+        """Book and adjust, until cancelled. `request` is what the gateway is to be told.
+
+        Raises `LeaseLost`.
+        """
+        while True:
+            await self._parts.clock.sleep(self._parts.timings.meter_every_s)
+            try:
+                await self._look(request)
+            except (StoreUnavailable, GatewayUnavailable) as error:
+                log.warning("usage not booked now: %s", error, extra=fields(turn=self._record.turn))
+
+    async def end_of_overrun(self, meter: TurnMeter) -> TurnEnded | None:
+        """The end of a turn that the gateway stopped for its budget; None for any other.
+
+        While Redis is away this goes on trying. Raises `LeaseLost`.
+        """
+        if not meter.is_over_budget:
+            return None
+        spent = await until_store_answers(lambda: self._book(meter), self._parts.clock)
+        return self._end_if_spent(spent) or budget_end()
+
+    async def _look(self, request: Callable[[], OpenTurn]) -> None:
+        meter = await self._read()
+        if meter is None:
+            return
+        if meter.is_over_budget:
+            self.overrun.set()
+        # The tenant's other turns spend as well.
+        if meter == self._booked and not self._tenant_budget:
+            return
+        spent = await self._book(meter)
+        limit = self._limit(meter, spent)
+        if limit != self.budget_tokens:
+            self.budget_tokens = limit
+            await self._parts.gateway.open_turn(request())
+
+    async def _read(self) -> TurnMeter | None:
+        """None when the gateway does not know the turn, or does not answer."""
+        try:
+            return await self._parts.gateway.meter(self._record.turn)
+        except GatewayUnavailable:
+            return None
+
+    async def _book(self, meter: TurnMeter) -> Spent:
+        spent = await self._parts.usage.book(self._held.lease, self._record.turn, meter)
+        self._booked = meter
+        return spent
+
+    def _limit(self, meter: TurnMeter, spent: Spent) -> int | None:
+        """Where this meter will stand when the first of the budgets is spent."""
+        left = []
+        if self._turn_budget:
+            left.append(self._turn_budget - spent.turn_tokens)
+        if self._tenant_budget:
+            left.append(self._tenant_budget - spent.tenant_tokens)
+        return meter.usage.spent_tokens + max(0, min(left)) if left else None
+
+    def _end_if_spent(self, spent: Spent) -> TurnEnded | None:
+        if self._tenant_budget and spent.tenant_tokens >= self._tenant_budget:
+            return budget_end(day_ends_in_s=spent.day_ends_in_s)
+        if self._turn_budget and spent.turn_tokens >= self._turn_budget:
+            return budget_end()
+        return None
