@@ -13,6 +13,7 @@ number, or by asking again under its `Idempotency-Key`, at the next replica each
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import time
 from collections.abc import AsyncIterator, Sequence
@@ -113,20 +114,39 @@ class ChaosClient:
             by_id = telling.follow is Follow.BY_ID and telling.turn is not None
             await self._attempt(telling, How.RESUME if by_id else How.REPEAT)
 
-    async def get(self, path: str, api_key: str = KEY, *, replica: int = 0) -> Any:
-        """An answer as JSON."""
-        url = self._urls[replica % len(self._urls)]
-        headers = {"authorization": f"Bearer {api_key}"}
-        async with self._http.get(f"{url}{path}", headers=headers) as answer:
-            return await answer.json()
+    async def ask_whole(self, telling: Telling) -> None:
+        """The same without a stream; whatever is answered counts as complete."""
+        where = telling.replica % len(self._urls)
+        attempt = Attempt(How.ASK, f"api-{where}", time.monotonic())
+        telling.attempts.append(attempt)
+        turns = f"{self._urls[where]}/v1/chat/completions"
+        body = {"model": MODEL, "messages": [{"role": "user", "content": telling.prompt}]}
+        try:
+            async with (
+                asyncio.timeout(HUNG_S),
+                self._http.post(turns, json=body, headers=_headers(telling)) as answer,
+            ):
+                raw = await answer.read()
+                if answer.status == 200:
+                    attempt.is_done = bool(json.loads(raw)["choices"][0]["message"]["content"])
+                else:
+                    attempt.failure = _failure(raw, answer.status, answer.headers)
+        except (aiohttp.ClientError, OSError) as error:
+            attempt.broke = repr(error)
+        except TimeoutError:
+            return
+        attempt.ended_s = time.monotonic()
 
-    async def cancel(self, telling: Telling) -> int:
-        """Cancel its turn by its id; the status."""
+    async def cancel(self, telling: Telling) -> None:
+        """Cancel its turn by its id, at another replica; one that cannot be asked is no error."""
         url = self._urls[(telling.replica + 1) % len(self._urls)]
-        headers = {"authorization": f"Bearer {telling.api_key}"}
         path = f"{url}/v1/chat/completions/{telling.turn}/cancel"
-        async with self._http.post(path, headers=headers) as answer:
-            return answer.status
+        with contextlib.suppress(aiohttp.ClientError, OSError, TimeoutError):
+            async with (
+                asyncio.timeout(COME_BACK_S * 20),
+                self._http.post(path, headers=_headers(telling)) as answer,
+            ):
+                await answer.read()
 
     async def _attempt(self, telling: Telling, how: How) -> None:
         where = telling.replica % len(self._urls)
@@ -152,10 +172,7 @@ class ChaosClient:
         self, telling: Telling, how: How, url: str, cursor: int
     ) -> AsyncIterator[aiohttp.ClientResponse]:
         turns = f"{url}/v1/chat/completions"
-        headers = {
-            "authorization": f"Bearer {telling.api_key}",
-            "x-conversation-id": telling.conversation,
-        }
+        headers = _headers(telling)
         if how is How.RESUME:
             headers["last-event-id"] = str(cursor)
             async with self._http.get(
@@ -171,6 +188,13 @@ class ChaosClient:
         body = {"model": MODEL, "stream": True, "messages": messages}
         async with self._http.post(turns, json=body, headers=headers) as answer:
             yield answer
+
+
+def _headers(telling: Telling) -> dict[str, str]:
+    return {
+        "authorization": f"Bearer {telling.api_key}",
+        "x-conversation-id": telling.conversation,
+    }
 
 
 def _may_follow(telling: Telling) -> bool:

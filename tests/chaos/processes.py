@@ -8,7 +8,6 @@ import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from tests.bench.processes import memory_mb
 from tests.e2e.deployments import ROOT
 
 _GONE_S = 10.0
@@ -26,7 +25,8 @@ class Process:
         self.is_frozen = False
         self.lives = 0
         """How often it was started."""
-        self.memory_at_start_mb = 0.0
+        self.memory_mb: list[float] = []
+        """What it held at each look since its last start."""
         self._command = list(command)
         self._environ = dict(environ)
         self._running: subprocess.Popen[bytes] | None = None
@@ -46,6 +46,7 @@ class Process:
             return
         self.is_frozen = False
         self.lives += 1
+        self.memory_mb.clear()
         with self.log.open("ab") as output:
             self._running = subprocess.Popen(
                 self._command,
@@ -102,9 +103,14 @@ class Process:
             return False
         return True
 
-    def memory_mb(self) -> float:
-        """What it and its children hold now; 0 while it does not run."""
-        return sum(memory_mb(self.pid).values()) if self.pid else 0.0
+    def look_at_memory(self) -> None:
+        """Note what it holds now: its share of the pages it has in memory, children left out."""
+        try:
+            rollup = Path(f"/proc/{self.pid}/smaps_rollup").read_text()
+        except OSError:
+            return
+        held_kb = sum(int(line.split()[1]) for line in rollup.splitlines() if line[:4] == "Pss:")
+        self.memory_mb.append(held_kb / 1024)
 
     def last_lines(self, chars: int = 2000) -> str:
         """The end of its log."""
