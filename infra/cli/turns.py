@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from infra.cli.cluster import Json, at, print_facts, print_json, with_store
+from infra.cli.cluster import Json, at, print_facts, print_json, print_table, with_store
 from infra.runtime.settings import Settings
 from infra.store.open import Store
 from infra.store.turns import TurnRecord
@@ -32,10 +32,34 @@ def show_turn(turn: Id, as_json: Json = False) -> None:
 
     async def work(store: Store, _: Settings) -> None:
         record = await _find(store, turn)
+        position = await store.turns.position(record.turn)
         if as_json:
-            print_json(_facts(record))
+            print_json({**_facts(record), "position": position})
         else:
-            print_facts(_readable(record))
+            print_facts({**_readable(record), "position": position})
+
+    with_store(work)
+
+
+@app.command("waiting")
+def list_waiting(
+    limit: Annotated[int, typer.Option(min=1, help="At most so many, the oldest ones.")] = 50,
+    as_json: Json = False,
+) -> None:
+    """List the turns that wait for a worker, in the order in which they will be started."""
+
+    async def work(store: Store, _: Settings) -> None:
+        found = await _waiting(store, limit)
+        if as_json:
+            print_json([{**_facts(r), "position": position} for position, r in found])
+            return
+        print_table(
+            ("position", "turn", "tenant", "conversation", "created"),
+            (
+                (position, r.turn, r.tenant, r.conversation, at(r.created_ms))
+                for position, r in found
+            ),
+        )
 
     with_store(work)
 
@@ -68,6 +92,15 @@ def cancel_turn(turn: Id) -> None:
         typer.echo(f"{turn} {'was' if state.is_terminal else 'is'} {state.value}")
 
     with_store(work)
+
+
+async def _waiting(store: Store, limit: int) -> list[tuple[int, TurnRecord]]:
+    found = []
+    for turn in await store.room.waiting(limit=limit):
+        record, position = await store.turns.get(turn), await store.turns.position(turn)
+        if record is not None and position is not None:  # else it has just been taken
+            found.append((position, record))
+    return sorted(found, key=lambda waits: waits[0])
 
 
 async def _find(store: Store, turn: str) -> TurnRecord:

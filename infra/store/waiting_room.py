@@ -8,10 +8,12 @@ scripts of turns and leases, so it can never differ from what waits for long.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from redis.asyncio import Redis
 
+from infra.store.connection import translate
 from infra.store.keys import Keys
 from infra.store.replies import text
 from infra.store.scripts import Scripts
@@ -41,6 +43,7 @@ class NoRoom:
 
 class WaitingRoom:
     def __init__(self, redis: Redis, keys: Keys) -> None:
+        self._redis = redis
         self._keys = keys
         self._scripts = Scripts(redis, keys)
 
@@ -69,6 +72,12 @@ class WaitingRoom:
                 return NoRoom()
             case _:
                 return None
+
+    async def waiting(self, *, limit: int) -> Sequence[TurnId]:
+        """Turns that wait for a worker, the longest waiting first. Raises `StoreUnavailable`."""
+        with translate():
+            found = await self._redis.zrange(self._keys.turns_waiting(), 0, limit - 1)
+        return [TurnId(text(turn)) for turn in found]
 
     async def put_back(self, turn: TurnId, worker: WorkerId) -> bool:
         """The worker it was given to has no room for it after all.

@@ -44,6 +44,9 @@ def stand_in(folder: Path, model_url: str) -> Iterator[StandIn]:
         "AGCLUSTER_PORT": str(api_port),
         "AGCLUSTER_MODELS": MODEL,
         "AGCLUSTER_SLOTS": "600",
+        # One key asks for everything.
+        "AGCLUSTER_TENANT_TURNS_MAX": "0",
+        "AGCLUSTER_TENANT_QUEUE_MAX": "0",
         "AGCLUSTER_RETIRE_ON_EXIT": "true",
         "AGCLUSTER_DRAIN_TIMEOUT_S": "2",
         "AGCLUSTER_LOG_LEVEL": "WARNING",

@@ -31,7 +31,15 @@ async def main(farm: str) -> None:
             aclosing(open_store(settings, name="bench-worker")) as store,
             farm_host(settings.host_name, farm) as host,
         ):
-            around = Surroundings(settings, store, host, MemoryGateway(), SystemClock())
+            around = Surroundings(
+                settings,
+                store,
+                host,
+                MemoryGateway(),
+                SystemClock(),
+                # The stand-in agents take next to none.
+                available_memory_mb=lambda: None,
+            )
             await WorkerProcess(new_worker_id(settings.host_name), around).run(stop)
 
 

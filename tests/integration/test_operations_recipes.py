@@ -74,7 +74,11 @@ EXPECTED = {
     "Which workers live": "{WORKER}",
     "What one is doing": "ready",
     "Drain one": "0",
-    "How many turns wait for a worker": "1",
+    "Which turns wait for a worker": "{QUEUED}",
+    "Whose turn it is": "{TENANT}",
+    "What a tenant has waiting": "{COLD}",
+    "List them with `agcluster`": "{QUEUED}",
+    "How many hints are about": "1",
     "Which API replicas listen": "",
     "What the upstream said of a tenant's key": "ok",
     "Ask again": "1",
@@ -163,6 +167,8 @@ async def _live_a_little(redis: Redis) -> dict[str, str]:
     lease = await leases.acquire(busy, WORKER, HOST)
     running = await _begun_turn(redis, keys, lease, tenant)
     waiting = await _submitted(turns, tenant, busy)
+    cold = conversation_key(SECRET, tenant, "a new thread")
+    queued = await _submitted(turns, tenant, cold)
     await PlacementQueue(redis, keys).enqueue(waiting, None)
     await WorkerRegistry(redis, keys).beat(
         WorkerRecord(
@@ -176,6 +182,8 @@ async def _live_a_little(redis: Redis) -> dict[str, str]:
         "GONE": gone,
         "TURN": running,
         "WAITING": waiting,
+        "COLD": cold,
+        "QUEUED": queued,
         "TENANT": tenant,
         "WORKER": WORKER,
         "HOST": HOST,
@@ -296,6 +304,7 @@ async def test_no_recipe_ever_shows_a_sealed_key_of_an_ended_turn(past: dict[str
     shown = (await asyncio.to_thread(_run, show_all, past)).stdout.splitlines()
     assert sorted(line.split() for line in shown) == [
         ["done"],
+        ["queued", "v1.sealed"],
         ["queued", "v1.sealed"],
         ["running", "v1.sealed"],
     ]

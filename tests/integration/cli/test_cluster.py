@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from infra.store.keys import Keys
-from infra.wire.ids import TurnId
+from infra.wire.ids import ConversationKey, TurnId
 from infra.wire.states import TurnState
 from tests.contract.store.scene import DONE, OTHER_C, OTHER_TENANT, TENANT, C, Scene, scene_at
 from tests.contract.store.scene import text_events as some_text
@@ -193,3 +193,19 @@ async def test_command_finds_the_redis_of_agcluster_up(tmp_path: Path) -> None:
     lost = await Command(None, tmp_path)("sessions", "list")
     assert lost.returncode == 2
     assert "AGCLUSTER_REDIS_URL" in lost.stderr
+
+
+async def test_waiting_turns_are_listed_as_they_will_be_started(
+    scene: Scene, agcluster: Command
+) -> None:
+    for n in range(2):
+        await scene.submit(ConversationKey(f"{n:024x}"))
+    later = (await scene.offer(scene.new_turn(OTHER_C, tenant=OTHER_TENANT))).turn
+
+    listed = json.loads(await agcluster.told("turns", "waiting", "--json"))
+
+    assert [turn["position"] for turn in listed] == [0, 1, 2]
+    assert listed[1]["turn"] == later
+    assert later in await agcluster.told("turns", "waiting")
+    shown = json.loads(await agcluster.told("turns", "show", "--json", later))
+    assert shown["position"] == 1
