@@ -35,7 +35,7 @@ from infra.wire.link import Answer, InterruptReason, Refused, TranscriptAppend, 
 from infra.wire.states import ConversationState
 from worker.decisions import Course, course_with_agent, declared_end, exit_end
 from worker.delivery import Delivery
-from worker.hosts import ContainerExit, ContainerId
+from worker.hosts import Container, ContainerExit, ContainerId
 from worker.kept_link import KeptLink
 from worker.link import AgentLink
 from worker.ownership import HeldLease
@@ -43,6 +43,7 @@ from worker.parts import WorkerParts
 from worker.phases import ACTOR_TRANSITIONS, OF_THE_IDLE, ActorPhase, Life, RunPhase, Wish
 from worker.recorded_state import RecordedState
 from worker.session import Session
+from worker.strays import StrayTurn
 from worker.transcript_keeper import TranscriptKeeper
 from worker.turns import Ending, TurnRun
 from worker.waiting import until_store_answers
@@ -106,6 +107,7 @@ class Conversation:
         self._was_workspace_used = False
         self._is_flooding = False
         self._run: TurnRun | None = None
+        self._stray: StrayTurn | None = None
         self._cancelled: TurnId | None = None
         self._wishes: set[Wish] = set()
         self._is_container_lost = False
@@ -115,6 +117,11 @@ class Conversation:
     @property
     def container(self) -> ContainerId | None:
         return self._session.container.id if self._session.container else None
+
+    @property
+    def left_behind(self) -> Container | None:
+        """The container it left as it was, once it has ended."""
+        return None if self._is_container_lost else self._session.container
 
     @property
     def turn(self) -> TurnId | None:
@@ -201,6 +208,8 @@ class Conversation:
         """See `LinkListener`."""
         if self._run:
             self._run.on_frame(line)
+        elif self._stray:
+            self._stray.on_frame(line)
 
     def on_answer(self, answer: Answer) -> None:
         """See `LinkListener`."""
@@ -322,12 +331,31 @@ class Conversation:
         log.info("container adopted", extra=fields(conversation=self.key, id=running.id))
         try:
             await self._session.reopen()
-            await self._link.reach(timeout_s=self._parts.timings.relink_s)
+            link = await self._link.reach(timeout_s=self._parts.timings.relink_s)
+            await self._end_stray(link)
         except GatewayUnavailable as error:
             log.warning("session not registered: %s", error, extra=fields(conversation=self.key))
         except AgentUnreachable as error:
             log.warning("agent not reached: %s", error, extra=fields(conversation=self.key))
             await self._discard_container()
+
+    async def _end_stray(self, link: AgentLink) -> None:
+        """Stop a turn the agent has that is not on record. Raises `AgentUnreachable`."""
+        turn = link.welcome.turn
+        if turn is None:
+            return
+        record = await self._insist(lambda: self._parts.conversations.get(self.key))
+        if record is not None and record.turn == turn:
+            return
+        log.warning("stray turn", extra=fields(conversation=self.key, turn=turn))
+        await self._parts.gateway.close_turn(self.key, turn)
+        self._stray = StrayTurn(turn)
+        try:
+            self._stray.interrupt(link)
+            if not await self._stray.ended(within_s=self._parts.settings.disconnect_grace_s):
+                raise AgentUnreachable("it does not end a turn that nobody wants")
+        finally:
+            self._stray = None
 
     async def _claim_if_any(self) -> Claimed | None:
         """The next turn. Not asked for when the last one's end said that none waits."""

@@ -21,7 +21,7 @@ from infra.wire.states import ConversationState, WorkerState
 from worker.conversation import Conversation, Departure
 from worker.decisions import IDLE_AGENT_MB
 from worker.host_memory import HostMemory
-from worker.hosts import ContainerExit
+from worker.hosts import Container, ContainerExit
 from worker.ownership import HeldLease
 from worker.parts import WorkerParts
 
@@ -269,16 +269,40 @@ class Placement:
         log.info("conversation left", extra=fields(conversation=actor.key, why=departure.name))
         self._on_room()
         if departure is Departure.LOST or (departure is Departure.COLD and actor.was_poked):
-            await self._take_again(actor.key)
+            await self._take_again(actor)
         if actor.left_waiting and actor.key not in self._conversations:
             await self._offer(actor.left_waiting)
 
-    async def _take_again(self, c: ConversationKey) -> None:
+    async def _take_again(self, actor: Conversation) -> None:
         """A lost lease nobody else took, or a turn that came while the actor left."""
         try:
-            await self.place(c)
+            if actor.left_behind is not None:
+                await self.restore(actor.left_behind)
+            await self.place(actor.key)
         except AgClusterError as error:
-            log.info("left to the sweepers: %s", error, extra=fields(conversation=c))
+            log.info("left to the sweepers: %s", error, extra=fields(conversation=actor.key))
+
+    async def restore(self, container: Container) -> bool:
+        """Put a living container on record again if Redis has forgotten it; whether it had.
+
+        Raises `StoreUnavailable`.
+        """
+        parts = self._parts
+        if not container.is_running:
+            return False
+        is_restored = await parts.conversations.restore(
+            container.conversation,
+            host=parts.host_id,
+            container=container.id,
+            fence=container.fence,
+            idle_timeout_s=parts.settings.idle_timeout_s,
+        )
+        if is_restored:
+            log.warning(
+                "forgotten container put on record",
+                extra=fields(conversation=container.conversation, id=container.id),
+            )
+        return is_restored
 
     async def _offer(self, turn: TurnId) -> None:
         """A turn that only we were told of, to whoever has room."""

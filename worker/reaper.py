@@ -12,6 +12,7 @@ import logging
 from collections.abc import Sequence
 
 from infra.runtime.logs import fields
+from infra.store.conversations import ConversationRecord
 from infra.store.turns import OpenTurnRef
 from infra.store.workers import WorkerRecord
 from infra.wire.errors import AgClusterError, ContainerFailed
@@ -206,6 +207,9 @@ class Reaper:
             mine=actor.container if actor else None,
             others_alive=others,
         )
+        if fate is not Fate.KEEP and not _is_on_record(container, record):
+            is_left = actor is not None or not await self._placement.restore(container)
+            fate = Fate.ORPHAN if is_left else Fate.ADOPT
         if fate is Fate.ORPHAN:
             await self._stop_orphan(container)
             return
@@ -270,6 +274,13 @@ class Reaper:
         for c in await asyncio.to_thread(folders.stale_sockets, older_than_s=0):
             await self._parts.gateway.close_session(c)
             await asyncio.to_thread(folders.drop_sockets, c)
+
+
+def _is_on_record(container: Container, record: ConversationRecord | None) -> bool:
+    """Whether Redis knows that this container, or one that it could be, is there."""
+    return record is not None and (
+        record.state is not ConversationState.COLD or record.container is not None
+    )
 
 
 def ready_siblings(alive: Sequence[WorkerRecord], parts: WorkerParts) -> list[WorkerRecord]:

@@ -28,6 +28,9 @@ _CANCELLED = encode_event(TurnEnded(state=TurnState.CANCELLED))
 _LAST_WORDS_S = 60.0
 _LISTED_AT_ONCE = 50
 
+UNKNOWN_TTL_S = 86400.0
+"""How long a conversation stays that only its container still knew; its next turn makes it more."""
+
 REAP_AGAIN_S = 60.0
 """A conversation whose reaper died while stopping it is due again after this long."""
 
@@ -268,6 +271,41 @@ class ConversationStore:
         return Deleted(
             host=_as(HostId, host), owner=_as(WorkerId, owner), container=optional(container)
         )
+
+    async def restore(
+        self,
+        c: ConversationKey,
+        *,
+        host: HostId,
+        container: str,
+        fence: Fence,
+        idle_timeout_s: float,
+    ) -> bool:
+        """Put a living container on record again that Redis has forgotten; True if it is now.
+
+        False for one that belongs to nobody: a leftover, or a deleted or moved conversation's. The
+        conversation is warm then, without an owner, and goes cold when it stays idle.
+        """
+        answer = await self._scripts.run(
+            "restore",
+            [
+                self._keys.conversation(c),
+                self._keys.todo(c),
+                self._keys.idle(),
+                self._keys.lease(c),
+                self._keys.host_wipes(host),
+                self._keys.epoch(),
+            ],
+            [
+                c,
+                host,
+                container,
+                str(fence),
+                round(idle_timeout_s * 1000),
+                round(UNKNOWN_TTL_S * 1000),
+            ],
+        )
+        return bool(answer[0])
 
     async def wipes(self, host: HostId) -> frozenset[ConversationKey]:
         """Deleted conversations that have files on this host."""

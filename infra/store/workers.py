@@ -72,7 +72,7 @@ class WorkerRegistry:
             hash_fields["memory_mb"] = record.memory_mb
         await self._scripts.run(
             "beat",
-            [self._keys.workers(), self._keys.worker(record.worker)],
+            [self._keys.workers(), self._keys.worker(record.worker), self._keys.epoch()],
             [
                 record.worker,
                 round(BEAT_TTL_S * 1000),

@@ -1,8 +1,9 @@
 -- beat: a worker says that it lives.
 --
--- KEYS  1 workers  2 worker
+-- KEYS  1 workers  2 worker  3 epoch
 -- ARGV  1 worker  2 how long that is good for (ms), then field, value, ... of its hash
--- Returns {'ok'}. What was coming to it is in its own figures by now.
+-- Returns {'ok'}. What was coming to it is in its own figures by now. The first beat in an empty Redis
+-- sets the epoch.
 write_even_when_full()
 local now = now_ms()
 local fields = {}
@@ -10,4 +11,5 @@ for i = 3, #ARGV do fields[#fields + 1] = ARGV[i] end
 redis.call('HSET', KEYS[2], 'beat', int(now), 'coming', '0', unpack(fields))
 redis.call('PEXPIRE', KEYS[2], ARGV[2])
 redis.call('ZADD', KEYS[1], int(now + tonumber(ARGV[2])), ARGV[1])
+redis.call('SETNX', KEYS[3], int(now_us()))
 return {'ok'}

@@ -99,11 +99,12 @@ async def test_a_turn_that_waited_too_long_expires(stage: Stage) -> None:
 
 
 async def leave_container(stage: Stage, c: str, *, host_id: str = "host-1") -> None:
-    """A container nobody owns."""
+    """A container nobody owns or knows of, started while Redis had all it has now."""
     key = conversation(c)
     folders = Folders(stage.folder).make(key)
     host = MemoryHost(stage.machine, host=HostId(host_id))
-    await host.start(ContainerSpec(key, Fence(1), folders, LIMITS, egress=False))
+    lately = Fence(time.time_ns() // 1000 + 3_600_000_000)
+    await host.start(ContainerSpec(key, lately, folders, LIMITS, egress=False))
 
 
 async def test_a_container_of_no_conversation_is_stopped_after_a_grace(stage: Stage) -> None:

@@ -1,0 +1,48 @@
+"""A turn that an agent still works on and that nobody wants any more: Redis has forgotten it.
+
+Its client was told that the log is lost, so it is interrupted, and its last frames are read and
+acknowledged to make the agent free for the next turn. Used by `worker.conversation` when it adopts
+a container.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+from infra.wire.events import is_end
+from infra.wire.frames import decode_frame
+from infra.wire.ids import TurnId
+from infra.wire.link import Ack, Interrupt, InterruptReason, Replay
+from worker.link import AgentLink
+
+
+class StrayTurn:
+    """One of them, from the interrupt to its last frame."""
+
+    def __init__(self, turn: TurnId) -> None:
+        self.turn = turn
+        self._link: AgentLink | None = None
+        self._ended = asyncio.Event()
+
+    def interrupt(self, link: AgentLink) -> None:
+        """Have it stopped, and hear how it ends."""
+        self._link = link
+        link.send(Interrupt(turn=self.turn, reason=InterruptReason.CANCELLED))
+        link.send(Replay(turn=self.turn, after=link.welcome.last_n))
+
+    def on_frame(self, line: bytes) -> None:
+        """Read and forgotten. Raises `MalformedMessage`."""
+        frame = decode_frame(line)
+        if frame.turn == self.turn and self._link is not None:
+            self._link.send(Ack(turn=self.turn, n=frame.n))
+            if is_end(frame.payload):
+                self._ended.set()
+
+    async def ended(self, *, within_s: float) -> bool:
+        """Whether the agent is done with it in time."""
+        try:
+            async with asyncio.timeout(within_s):
+                await self._ended.wait()
+        except TimeoutError:
+            return False
+        return True
