@@ -11,7 +11,7 @@ import asyncio
 import logging
 
 from infra.runtime.logs import fields
-from infra.store.turns import Claimed
+from infra.store.turns import ADOPTIONS_MAX, Claimed
 from infra.wire.errors import (
     AgentUnreachable,
     ContainerFailed,
@@ -94,6 +94,10 @@ class Delivery:
             run.declare(declared_end(ErrorCode.INTERNAL), usable=False)
 
     async def _deliver(self, run: TurnRun) -> None:
+        if run.claimed.record.adoptions > ADOPTIONS_MAX:
+            log.error("turn ended for its owners' deaths", extra=fields(turn=run.turn))
+            run.declare(declared_end(ErrorCode.AGENT_FAILED), usable=False)
+            return
         if end := await run.spending.begin():
             run.declare(end)
             return

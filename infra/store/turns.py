@@ -33,6 +33,10 @@ from infra.wire.states import TurnState
 from infra.wire.turns import Lane, OnDisconnect, TurnRequest, decode_turn_request
 
 ATTEMPTS_MAX = 2
+ADOPTIONS_MAX = 3
+"""Owners in a row that a running turn may lose without another event of it being logged. The third
+death is no coincidence any more: the turn brings down whoever reads it.
+"""
 REFUSALS_MAX = 20
 """How often hosts may fail to start anything for a turn before that counts as its attempts: enough
 for half a dozen hosts in turn to find out that their engines are broken, and still an end.
@@ -106,6 +110,8 @@ class TurnRecord:
     """A client has been given the whole answer."""
     base: TurnBase | None = None
     """The memory it was started on."""
+    adoptions: int = 0
+    """Owners that took it, running, from one that died, since its last event was logged."""
 
 
 @dataclass(frozen=True)
@@ -494,6 +500,7 @@ def _record(turn: TurnId, held: Mapping[str, str]) -> TurnRecord:
         reason=held.get("reason"),
         is_delivered="delivered" in held,
         base=decode_base(held["base"]) if "base" in held else None,
+        adoptions=int(held.get("adoptions", 0)),
     )
 
 

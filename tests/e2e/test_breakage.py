@@ -32,7 +32,7 @@ FAULTS = {
     "kill all": "kill -9 -1",
     "full tmp": "for i in 1 2 3 4 5 6; do dd if=/dev/zero of=/tmp/$i bs=1M count=60; done",
     "full home": "for i in 1 2 3 4 5 6; do dd if=/dev/zero of=$HOME/$i bs=1M count=60; done",
-    "full workspace": "for i in $(seq 99); do dd if=/dev/zero of=$i bs=1M count=40; sleep 0.2; done",
+    "full workspace": "for i in $(seq 99); do dd if=/dev/zero of=$i bs=1M count=40; sleep .2; done",
     "agent server": "kill -9 $(pgrep -f agent.main)",
     "cli": "kill -9 $PPID; sleep 5",
     "first process": "kill -9 1; kill -TERM 1; sleep 5",

@@ -9,7 +9,9 @@
 --       the accepted prompts}.
 --
 -- The attempt is counted before the start. A turn whose log has begun is only ever adopted: its
--- tools may have had effects. Called again after a lost answer it gives the same turn again.
+-- tools may have had effects; `adoptions` counts the owners that took it since it last got on, or
+-- was last handed over by one that lived. Called again after a lost answer it gives the same turn
+-- again.
 local conversation, worker, fence = ARGV[1], ARGV[2], ARGV[3]
 if not is_owner(KEYS[1], worker, fence) then return {'lost'} end
 write_even_when_full()
@@ -52,6 +54,11 @@ local unfinished = redis.call('HGET', KEYS[1], 'turn')
 if unfinished then
   local turn = read_turn(unfinished)
   if turn and turn.state == 'running' then
+    if turn.fence ~= fence then
+      local last = redis.call('HMGET', turn.key, 'adoptions', 'adopted_seq')
+      local before = tonumber(last[2]) == turn.seq and tonumber(last[1]) or 0
+      redis.call('HSET', turn.key, 'adoptions', before + 1, 'adopted_seq', turn.seq)
+    end
     local answer = claimed(turn, 1)
     if answer then return answer end
   elseif turn and turn.state == 'claimed' then

@@ -29,6 +29,8 @@ if new == 'cold' or new == 'lost' then
   redis.call('HDEL', KEYS[1], 'container', 'idle_at')
   redis.call('ZREM', KEYS[3], ARGV[1])
 end
+-- Its next owner does not follow one that died of it.
+if held[2] then redis.call('HDEL', key('turn', held[2]), 'adoptions', 'adopted_seq') end
 local waiting = not held[2] and redis.call('LINDEX', KEYS[5], 0)
 local next_turn = held[2] or waiting
 if next_turn then redis.call('ZADD', KEYS[4], '0', next_turn) end

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from infra.runtime.identity import new_turn_id
-from infra.store.turns import ATTEMPTS_MAX, Submitted
+from infra.store.turns import ATTEMPTS_MAX, REFUSALS_MAX, Submitted
 from infra.wire.errors import ErrorCode, IllegalTransition, LeaseLost, RequestRefused, TurnNotFound
 from infra.wire.events import TurnEnded, Usage, decode_event, encode_event, is_end
 from infra.wire.frames import Frame, split_frames
@@ -251,6 +251,25 @@ async def test_a_running_turn_is_adopted_as_often_as_workers_change(scene: Scene
         assert (claimed.record.turn, claimed.record.attempt, claimed.record.seq) == (turn, 1, 2)
 
 
+async def test_adoptions_of_a_turn_that_gets_nowhere_are_counted(scene: Scene) -> None:
+    lease, turn = await scene.begin(W1)
+    await scene.store.log.append(lease, turn, text_events(1, 1))
+    for number, worker in enumerate((W2, W1, W2), start=1):
+        await scene.lapse()
+        lease = await scene.acquire(worker)
+        assert (await scene.claim(lease)).record.adoptions == number
+        assert (await scene.claim(lease)).record.adoptions == number, "a repeated claim"
+
+    await scene.store.log.append(lease, turn, text_events(2, 2))
+    await scene.lapse()
+    lease = await scene.acquire(W1)
+    assert (await scene.claim(lease)).record.adoptions == 1, "it got on"
+
+    await scene.store.leases.release(lease, ConversationState.BUSY)
+    lease = await scene.acquire(W2)
+    assert (await scene.claim(lease)).record.adoptions == 1, "it was handed over"
+
+
 async def test_a_poison_turn_gets_two_starts_and_then_fails_in_public(scene: Scene) -> None:
     turn = await scene.submit()
     waiting = await scene.submit()
@@ -353,6 +372,19 @@ async def test_a_turn_that_never_began_goes_back_to_the_head_of_the_queue(scene:
     assert not await scene.store.turns.requeue(lease, turn), "attempts are spent"
     await scene.store.turns.finish(lease, turn, 1, failed(), idle_timeout_s=60)
     assert (await scene.claim(lease)).record.turn == following
+
+
+async def test_a_turn_whose_host_could_not_try_keeps_its_attempts(scene: Scene) -> None:
+    turn = await scene.submit()
+    lease = await scene.acquire()
+    for _ in range(REFUSALS_MAX):
+        assert (await scene.claim(lease)).record.attempt == 1
+        assert await scene.store.turns.requeue(lease, turn, is_counted=False)
+        assert await scene.turn_state(turn) is TurnState.QUEUED
+    assert (await scene.claim(lease)).record.attempt == 1
+    assert await scene.store.turns.requeue(lease, turn, is_counted=False), "its first start"
+    assert (await scene.claim(lease)).record.attempt == 2
+    assert not await scene.store.turns.requeue(lease, turn, is_counted=False), "and its last"
 
 
 async def test_a_turn_whose_log_has_begun_never_goes_back(scene: Scene) -> None:
@@ -640,3 +672,15 @@ async def test_a_sweep_takes_no_more_than_its_limit_and_forgets_what_is_gone(sce
 
     assert len(await scene.store.turns.unclaimed(older_than_ms=1, limit=2)) == 2
     assert (await scene.store.turns.counts())["open"] == 4
+
+
+async def test_a_conversation_remembers_the_profile_it_was_given_last(scene: Scene) -> None:
+    lease, turn = await scene.begin()
+    await scene.store.turns.finish(lease, turn, 1, DONE, idle_timeout_s=60)
+    for asked, has in ((None, None), ("research", "research"), (None, "research"), ("b", "b")):
+        new = scene.new_turn()
+        request = new.request.model_copy(update={"profile": asked})
+        await scene.offer(replace(new, request=request))
+        claimed = await scene.claim(lease)
+        assert (claimed.request.profile, claimed.profile) == (asked, has)
+        await scene.store.turns.finish(lease, request.turn, 1, DONE, idle_timeout_s=60)

@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 
 from fakeredis import FakeAsyncRedis, FakeServer
 from redis.asyncio import Redis
 
+from infra.store.turns import ADOPTIONS_MAX
 from infra.wire.errors import ErrorCode
 from infra.wire.ids import HostId
 from infra.wire.link import Hello, Welcome, decode_command
@@ -17,7 +19,7 @@ from tests.fakes.link_client import connected
 from tests.fakes.manual_clock import FreezingClock
 from tests.fakes.memory_host import MemoryHost, NeverReadyHost, SlowHost, VanishingHost
 from tests.fakes.scripted_agent import Deltas, Say, ScriptedAgent, Tool, WaitFor
-from tests.fakes.worker_stage import QUICK, Stage, conversation, eventually
+from tests.fakes.worker_stage import QUICK, RunningWorker, Stage, conversation, eventually
 from worker.hosts import ContainerSpec
 
 C = conversation("one")
@@ -43,6 +45,11 @@ async def frozen_agent(spec: ContainerSpec) -> AsyncIterator[None]:
         yield
     finally:
         server.close()
+
+
+def has_turn(worker: RunningWorker) -> bool:
+    actor = worker.process.placement.conversations.get(C)
+    return actor is not None and actor.turn is not None
 
 
 # The container and the agent
@@ -282,6 +289,27 @@ async def test_a_worker_killed_before_the_start_costs_the_turn_nothing(stage: St
     await stage.worker()
     assert (await stage.ended(turn)).state is TurnState.DONE
     assert await stage.log_text(turn) == "started after all"
+
+
+async def test_a_running_turn_whose_owners_keep_dying_is_ended_in_public(stage: Stage) -> None:
+    turn = await stage.ask(C, "hang")
+    worker = await stage.worker()
+    await stage.until_said(turn, 1)
+    for _ in range(ADOPTIONS_MAX):
+        await worker.kill()
+        await stage.lapse_lease(C)
+        worker = await stage.worker()
+        await eventually(partial(has_turn, worker))
+    await worker.kill()
+    await stage.lapse_lease(C)
+    await stage.worker()
+
+    end = await stage.ended(turn)
+
+    assert end.error is not None
+    assert end.error.code is ErrorCode.AGENT_FAILED
+    assert len(stage.agents[C]) == 1
+    assert (await stage.ended(await stage.ask(C, "echo next"))).state is TurnState.DONE
 
 
 async def test_a_frozen_worker_publishes_nothing_after_its_conversation_was_taken(
