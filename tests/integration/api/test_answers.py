@@ -296,6 +296,32 @@ async def test_full_queue_of_a_conversation_is_429() -> None:
     assert int(refused.headers["retry-after"]) >= 1
 
 
+@pytest.mark.parametrize(
+    ("setting", "status", "code"),
+    [
+        ("queue_max", 503, "cluster_full"),
+        ("tenant_turns_max", 429, "tenant_limit_exceeded"),
+        ("tenant_queue_max", 429, "tenant_limit_exceeded"),
+    ],
+)
+async def test_a_bound_that_is_reached_is_an_honest_refusal(
+    setting: str, status: int, code: str
+) -> None:
+    async with (
+        running_api(has_worker=False, settings={setting: 1}) as api,
+        asyncio.timeout(20),
+        asyncio.TaskGroup() as group,
+    ):
+        first = group.create_task(api.chat("first"))
+        while not await api.store.room.waiting(limit=1):  # noqa: ASYNC110 - Redis tells nobody
+            await asyncio.sleep(0.005)
+        refused = await api.chat("second")
+        first.cancel()
+    assert refused.status_code == status
+    assert refused.json()["error"]["code"] == code
+    assert 5 <= int(refused.headers["retry-after"]) <= 30
+
+
 async def test_turns_of_a_conversation_run_one_after_the_other() -> None:
     headers = {"x-conversation-id": "c"}
     async with running_api({"slow": [Gate("end"), TextDelta(text="slow")]}) as api:
