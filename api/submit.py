@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections import Counter
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 
@@ -13,6 +12,7 @@ from api.errands import Errands
 from api.hold import HeldTurn, Trail
 from api.naming import label
 from api.prompt import Prompt
+from api.readers import Readers
 from api.relays import Relays
 from api.repeats import Repeat
 from api.streams import OpenAnswers
@@ -46,6 +46,8 @@ class Ask:
     model: str
     """The real id, aliases resolved."""
     prompt: Prompt
+    asked_model: str | None = None
+    """What the client called it."""
     name: str | None = None
     is_thin: bool = False
     """The client may be one that sends only what is new."""
@@ -54,6 +56,8 @@ class Ask:
     lane: Lane = Lane.AGENT
     max_tokens: int | None = None
     """Bound of a side request's answer."""
+    profile: str | None = None
+    """The egress profile it asks for."""
 
 
 class TurnOpener:
@@ -69,6 +73,7 @@ class TurnOpener:
         queue: PlacementQueue,
         relays: Relays,
         answers: OpenAnswers,
+        readers: Readers,
         errands: Errands,
         clock: Clock,
     ) -> None:
@@ -82,7 +87,7 @@ class TurnOpener:
         self._answers = answers
         self._errands = errands
         self._clock = clock
-        self._readers: Counter[TurnId] = Counter()
+        self._readers = readers
 
     async def open(self, ask: Ask) -> HeldTurn:
         """Submit the turn, or join the one it repeats, and follow it.
@@ -98,6 +103,7 @@ class TurnOpener:
             mailbox = attached.enter_context(self._relays.attached(turn))
             joined = await self._submit(new, ask.repeat)
             if joined is not None:
+                await self._relays.require_kept(joined, after=0)
                 attached.close()
                 turn, conversation = joined.turn, joined.conversation
                 is_far = joined.replica != self._relays.replica
@@ -163,13 +169,13 @@ class TurnOpener:
                     queue_max=limits.queue_max,
                     tenant_turns_max=limits.tenant_turns_max,
                     tenant_queue_max=limits.tenant_queue_max,
+                    tenant_budget_tokens=limits.tenant_budget_tokens,
                 ),
                 retention_s=self._retention_s(new.request.lane),
             )
             if submitted.created:
                 break
-            earlier = await self._turns.get(submitted.turn)
-            if earlier is not None and repeat is not None and repeat.gets(earlier):
+            if repeat is not None and (earlier := await self._joined(submitted.turn, repeat)):
                 log.info("repeat joins its turn", extra=fields(turn=earlier.turn))
                 return earlier
             new = replace(new, supersedes=submitted.turn)
@@ -192,6 +198,18 @@ class TurnOpener:
             # Only a hint: the workers' sweep finds the turn within seconds.
             log.warning("turn not announced", extra=fields(turn=submitted.turn))
         return None
+
+    async def _joined(self, turn: TurnId, repeat: Repeat) -> TurnRecord | None:
+        """The turn, if the repeat gets it; then it does not end with its first client."""
+        earlier = await self._turns.get(turn)
+        if earlier is None or not repeat.gets(earlier):
+            return None
+        if earlier.state.is_terminal:
+            return earlier
+        await self._readers.join(earlier)
+        # Its first client may have hung up just before, and taken it along.
+        earlier = await self._turns.get(turn)
+        return earlier if earlier is not None and repeat.gets(earlier) else None
 
     def _retention_s(self, lane: Lane) -> float:
         limits = self._settings
@@ -222,6 +240,7 @@ class TurnOpener:
                 idle_timeout_s=0.0 if is_side else limits.idle_timeout_s,
                 lane=ask.lane,
                 max_tokens=ask.max_tokens,
+                profile=ask.profile,
                 sent=ask.prompt.sent,
                 is_thin=ask.is_thin,
             ),
@@ -229,6 +248,7 @@ class TurnOpener:
             sealed_key=self._sealer.seal(ask.caller.api_key, context),
             key_expires_ms=expires_ms,
             on_disconnect=ask.on_disconnect,
+            asked_model=ask.asked_model,
             label="" if is_side else label(ask.name),
             idempotency=ask.repeat.digest(ask.name) if ask.repeat else None,
         )

@@ -15,7 +15,7 @@ from collections.abc import Callable
 
 from infra.runtime.clock import Clock
 from infra.runtime.logs import fields
-from infra.runtime.settings import EgressPolicy, Settings
+from infra.runtime.settings import Settings
 from infra.wire.errors import ContainerFailed, EngineFailed, NoIsolation
 from infra.wire.ids import ConversationKey, Fence, WorkerId
 from worker.breaker import Breaker, BreakerState, cool_down_s
@@ -112,7 +112,7 @@ class Engine:
                 tmp_mb=settings.container_tmp_mb,
                 file_mb=settings.workspace_max_mb,
             ),
-            egress=settings.egress is not EgressPolicy.NONE,
+            egress=settings.has_egress,
         )
         try:
             async with asyncio.timeout(settings.container_start_timeout_s):

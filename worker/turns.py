@@ -95,6 +95,7 @@ class TurnRun:
             self.turn,
             parts.clock,
             on_logged=self._acknowledge,
+            on_torn=self._lose_log,
             every_s=parts.timings.log_every_s,
         )
 
@@ -114,8 +115,9 @@ class TurnRun:
             fence=self._held.fence,
             sealed_key=record.sealed_key or "",
             expires_ms=record.key_expires_ms,
-            models=self._parts.settings.models_of_turn(record.model),
+            models=self._parts.settings.models_of_turn(self.claimed.request.model),
             budget_tokens=self.spending.budget_tokens,
+            profile=self.claimed.request.profile or self.claimed.profile,
         )
 
     def start(self, link: AgentLink) -> None:
@@ -208,7 +210,9 @@ class TurnRun:
         """The agent will not run the turn."""
         if refused.turn in (None, self.turn):
             log.warning("agent refused: %s", refused.message, extra=fields(turn=self.turn))
-            self.declare(declared_end(ErrorCode.AGENT_FAILED), usable=False)
+            is_lost = refused.code is ErrorCode.LOG_LOST
+            code = ErrorCode.LOG_LOST if is_lost else ErrorCode.AGENT_FAILED
+            self.declare(declared_end(code), usable=False)
 
     def _publish(self, line: bytes) -> None:
         # Past the self-fencing time another worker may be publishing; the log heals the gap.
@@ -245,6 +249,10 @@ class TurnRun:
         self.link.send(Ack(turn=self.turn, n=n))
         if not self._log.is_full:
             self.link.resume()
+
+    def _lose_log(self) -> None:
+        """Who reads on from the log would miss something: better an end than a silent gap."""
+        self.declare(declared_end(ErrorCode.LOG_LOST), usable=False)
 
     # The end
 

@@ -16,7 +16,7 @@ from api.completion import WholeAnswer
 from api.deps import ApiDeps
 from api.hold import OpenTurn
 from api.models import ChatCompletion, ChatRequest, ErrorAnswer, read_chat_request
-from api.naming import conversation_name, resends_history
+from api.naming import conversation_name, profile_name, resends_history
 from api.prompt import Prompt, read_messages
 from api.repeats import read_repeat
 from api.side_requests import SideRules, answer_bound, with_format
@@ -103,12 +103,14 @@ async def _read(
     ask = Ask(
         caller=caller,
         model=model,
+        asked_model=chat.model,
         prompt=prompt,
         name=name,
         is_thin=settings.thin_clients and _may_be_thin(headers, name, prompt),
         on_disconnect=on_disconnect,
         lane=lane,
         max_tokens=answer_bound(chat),
+        profile=profile_name(headers, chat.metadata, known=settings.egress_profiles),
         repeat=read_repeat(headers, body, max_chars=settings.max_header_chars),
     )
     return chat, ask
@@ -148,6 +150,7 @@ def _answer(deps: ApiDeps, chat: ChatRequest, ask: Ask, turn: OpenTurn) -> Respo
         commit_after_s=settings.commit_after_s,
         ping_interval_s=settings.ping_interval_s,
         send_timeout_s=settings.send_timeout_s,
+        queue_display=settings.queue_display,
     )
 
 

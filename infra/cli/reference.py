@@ -173,8 +173,9 @@ def _written(value: Any) -> str:
     if isinstance(value, dict):
         return ", ".join(f"{k}={v}" for k, v in value.items())
     if isinstance(value, tuple):
-        needs_json = any("," in part for part in value)
-        return json.dumps(value) if needs_json else ", ".join(value)
+        parts = [str(part) for part in value]
+        needs_json = any("," in part for part in parts)
+        return json.dumps(parts) if needs_json else ", ".join(parts)
     if isinstance(value, float):
         return f"{value:g}" if value < 1e6 else str(int(value))
     return str(value)

@@ -14,6 +14,7 @@ import re
 import socket
 from collections.abc import Mapping
 from enum import StrEnum
+from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -72,6 +73,15 @@ class EgressPolicy(StrEnum):
     PUBLIC = "public"
 
 
+class EgressProfile(BaseModel):
+    """A policy of its own for the conversations that ask for it by name."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    policy: EgressPolicy
+    allow: tuple[str, ...] = ()
+
+
 def _split(value: Any) -> Any:
     """`a, b` or a JSON list."""
     if not isinstance(value, str):
@@ -90,6 +100,17 @@ def _pairs(value: Any) -> Any:
     return dict(part.split("=", 1) for part in _split(value))
 
 
+def _object(value: Any) -> Any:
+    return json.loads(value) if isinstance(value, str) else value
+
+
+def _named(profiles: dict[str, EgressProfile]) -> dict[str, EgressProfile]:
+    for name in profiles:
+        if not re.fullmatch(r"[A-Za-z0-9_.-]{1,64}", name):
+            raise ValueError(f"a profile's name is made of letters, digits and _.- ({name!r})")
+    return profiles
+
+
 def _compiled(patterns: tuple[str, ...]) -> tuple[str, ...]:
     for pattern in patterns:
         try:
@@ -101,6 +122,11 @@ def _compiled(patterns: tuple[str, ...]) -> tuple[str, ...]:
 
 Names = Annotated[tuple[str, ...], BeforeValidator(_split)]
 Patterns = Annotated[Names, AfterValidator(_compiled)]
+Ports = Annotated[tuple[Annotated[int, Field(ge=1, le=65535)], ...], BeforeValidator(_split)]
+Networks = Annotated[tuple[IPv4Network | IPv6Network, ...], BeforeValidator(_split)]
+EgressProfiles = Annotated[
+    dict[str, EgressProfile], BeforeValidator(_object), AfterValidator(_named)
+]
 Aliases = Annotated[dict[str, str], BeforeValidator(_pairs)]
 
 
@@ -361,6 +387,40 @@ class Settings(BaseModel):
     egress_allow: Names = Field(
         (), description="Hosts of policy allowlist; `.example.org` includes its subdomains."
     )
+    egress_profiles: EgressProfiles = Field(
+        {},
+        description="Other policies by name, as JSON: "
+        '`{"pip": {"policy": "allowlist", "allow": ["pypi.org", "files.pythonhosted.org"]}}`. A '
+        "request picks one with the header X-AgCluster-Profile or metadata.profile, its "
+        "conversation keeps it; any other name is 400.",
+    )
+    egress_ports: Ports = Field(
+        (80, 443), description="Ports that tools may reach: HTTP, HTTPS, git over HTTPS."
+    )
+    egress_deny: Networks = Field(
+        (),
+        description="Networks that tools may never reach beside private ones: the cluster's own "
+        "public addresses. Those of this host and of Redis need not be listed.",
+    )
+    egress_connections_max: int = Field(
+        64, gt=0, description="Connections of one agent's tools at once; beyond it 429."
+    )
+    egress_connections_per_minute: int = Field(
+        1200, ge=0, description="New ones in a minute; beyond it they wait, then 429. 0: any."
+    )
+    egress_bytes_per_s: int = Field(
+        64 * 1024 * 1024,
+        ge=0,
+        description="Bytes a second of one agent's tools, both ways together. 0: any number.",
+    )
+    egress_turn_bytes_max: int = Field(
+        8 * 1024**3,
+        gt=0,
+        description="Bytes of one turn's tools, both ways together; then they are cut off.",
+    )
+    egress_idle_timeout_s: float = Field(
+        300.0, gt=0, description="A connection of a tool that is silent for this long is cut."
+    )
 
     # The cluster
     redis_url: str | None = Field(
@@ -493,6 +553,12 @@ class Settings(BaseModel):
         return self.agent_models or tuple(dict.fromkeys((*self.models, *small)))
 
     @property
+    def has_egress(self) -> bool:
+        """Whether any agent of the deployment may have a way out."""
+        policies = (self.egress, *(profile.policy for profile in self.egress_profiles.values()))
+        return any(policy is not EgressPolicy.NONE for policy in policies)
+
+    @property
     def model_tiers(self) -> dict[str, str]:
         """The open models that agents get when they ask for a tier; a tier without one: the first
         open model, or for the smallest the one of the utility models."""
@@ -550,9 +616,13 @@ def as_environment(settings: Settings) -> dict[str, str]:
             continue
         if isinstance(value, SecretStr):
             value = value.get_secret_value()
-        text = json.dumps(value) if isinstance(value, tuple | dict) else str(value)
+        text = json.dumps(value, default=_plain) if isinstance(value, tuple | dict) else str(value)
         out[PREFIX + name.upper()] = text
     return out
+
+
+def _plain(value: object) -> object:
+    return value.model_dump(mode="json") if isinstance(value, BaseModel) else str(value)
 
 
 def _explain(error: ValidationError) -> str:

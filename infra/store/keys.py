@@ -28,9 +28,9 @@ class Keys:
 
     def conversation(self, c: ConversationKey) -> str:
         """Hash: tenant, label, state, owner, host, fence, container, sdk_session, turns, created,
-        last_active, idle_at, turn (the unfinished one), owner_host, retention, idle_timeout, lane,
-        resends (1: the client sends its history), transcript_full (an SDK session too large to
-        keep). Scripts write it; lives for the retention."""
+        last_active, idle_at, profile (egress), turn (the unfinished one), owner_host, retention,
+        idle_timeout, lane, resends (1: the client sends its history), transcript_full (an SDK
+        session too large to keep). Scripts write it; lives for the retention."""
         return f"{self.prefix}:conv:{c}"
 
     def todo(self, c: ConversationKey) -> str:
@@ -141,7 +141,8 @@ class Keys:
         return f"{self.prefix}:worker:{worker}"
 
     def host_containers(self, host: HostId) -> str:
-        """Hash: container id -> conversation. That host's workers; 60 s."""
+        """Hash: container id -> conversation, of what runs there, for people to read. That host's
+        workers; 60 s."""
         return f"{self.prefix}:host:{host}:containers"
 
     def epoch(self) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from infra.wire.errors import ErrorCode, RequestRefused
+from infra.wire.errors import DAY_IS_SPENT, ErrorCode, RequestRefused
 
 RETRY_AFTER_LEAST_S = 5.0
 RETRY_AFTER_MOST_S = 30.0
@@ -25,10 +25,19 @@ class SubmitLimits:
     """Turns of a tenant that have not ended."""
     tenant_queue_max: int = 0
     """Those of them that wait."""
+    tenant_budget_tokens: int = 0
+    """What its turns may spend in a day (UTC)."""
 
 
 def refusal(bound: str, *, turns: int, oldest_ms: int) -> RequestRefused:
-    """What a caller is told when a bound is reached; `bound` is the submit script's word for it."""
+    """What a caller is told when a bound is reached; `bound` is the submit script's word for it.
+
+    Of a budget, `oldest_ms` is what is left of the day.
+    """
+    if bound == "budget":
+        return RequestRefused(
+            DAY_IS_SPENT, code=ErrorCode.BUDGET_EXCEEDED, retry_after_s=oldest_ms / 1000
+        )
     code, message = _WORDS[bound]
     return RequestRefused(
         message.format(turns=turns), code=code, retry_after_s=retry_after_s(oldest_ms)

@@ -61,6 +61,8 @@ class NewTurn:
     on_disconnect: OnDisconnect = OnDisconnect.CANCEL
     label: str = ""
     """The client's own conversation id, cleaned for display."""
+    asked_model: str | None = None
+    """The model as the client called it, when that is not its id."""
     idempotency: str | None = None
     """Digest that makes a repeat of the request the same turn."""
     supersedes: TurnId | None = None
@@ -93,6 +95,7 @@ class TurnRecord:
     replica: ReplicaId
     state: TurnState
     model: str
+    """As its client called it; an alias perhaps."""
     attempt: int
     fence: Fence
     seq: int
@@ -135,6 +138,8 @@ class Claimed:
     """The conversation's client has sent history before."""
     is_transcript_full: bool = False
     """That session was too large to keep: it cannot be resumed elsewhere."""
+    profile: str | None = None
+    """The egress profile that the conversation has."""
 
 
 @dataclass(frozen=True)
@@ -186,7 +191,7 @@ class TurnStore:
                 new.label,
                 request.encode(),
                 new.replica,
-                request.model,
+                new.asked_model or request.model,
                 new.sealed_key,
                 new.key_expires_ms,
                 new.on_disconnect.value,
@@ -204,6 +209,8 @@ class TurnStore:
                 limits.queue_max,
                 limits.tenant_turns_max,
                 limits.tenant_queue_max,
+                limits.tenant_budget_tokens,
+                request.profile or "",
             ],
         )
         if answer[0] not in (b"created", b"repeated"):
@@ -250,7 +257,8 @@ class TurnStore:
         if answer[0] == b"none":
             return None
         self._owned(answer, lease)
-        _, turn, is_adoption, host, held, request, session, resends, too_large, accepted = answer
+        _, turn, is_adoption, host, held, request, session, *rest = answer
+        resends, too_large, accepted, profile = rest
         host_id = optional(host)
         return Claimed(
             record=_record(TurnId(text(turn)), fields(held)),
@@ -261,6 +269,7 @@ class TurnStore:
             sdk_session=optional(session),
             is_resending=optional(resends) is not None,
             is_transcript_full=too_large == session,
+            profile=optional(profile),
         )
 
     async def start(

@@ -92,6 +92,8 @@ class TurnRequest(Message):
     """The client may be one that sends only what is new, and leaves the memory to us."""
     max_tokens: int | None = None
     """Bound of the answer, for the side lane."""
+    profile: str | None = None
+    """Egress profile that was asked for; None: the one the conversation has, if any."""
 
 
 _REQUEST: TypeAdapter[TurnRequest] = TypeAdapter(TurnRequest)

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import ipaddress
 import socket
+from collections.abc import Callable, Sequence
 
 IPAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
+IPNetwork = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 _REFUSED_V4 = {
     ipaddress.IPv4Network(net): why
@@ -72,6 +74,17 @@ def why_refused(address: IPAddress) -> str | None:
 def why_refused_here(address: IPAddress) -> str | None:
     """The same, and this machine's own public addresses: its services are not the internet."""
     return why_refused(address) or ("of this machine" if is_own(address) else None)
+
+
+def but_not(
+    denied: Sequence[IPNetwork], why: Callable[[IPAddress], str | None]
+) -> Callable[[IPAddress], str | None]:
+    """The same judgement, and these networks: the cluster's own."""
+
+    def judge(address: IPAddress) -> str | None:
+        return why(address) or ("of this cluster" if any(address in n for n in denied) else None)
+
+    return judge
 
 
 def is_own(address: IPAddress) -> bool:

@@ -3,7 +3,9 @@
 A name is resolved once, every address it has is judged, and the connection goes to an address that
 was judged: a second lookup could answer differently. Private, loopback, link-local and metadata
 addresses are refused whatever the policy. Only while a turn is open; what is under way is cut off
-when it ends. Every decision is logged with the conversation and the host.
+when it ends. Every decision is logged with conversation, turn and host, and when a connection is
+over, the bytes that passed. Names are what a policy can see: whoever serves an allowed name may
+pass on what it is sent.
 """
 
 from __future__ import annotations
@@ -12,14 +14,16 @@ import asyncio
 import ipaddress
 import logging
 import socket
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
+from aiolimiter import AsyncLimiter
+
 from infra.runtime.logs import fields
-from infra.runtime.settings import EgressPolicy
+from infra.runtime.settings import EgressPolicy, EgressProfile
 from infra.wire.errors import AgClusterError
 from worker.gateway.addresses import IPAddress, why_refused_here
 from worker.gateway.egress_request import BadProxyRequest, ProxyRequest, parse_request
@@ -30,6 +34,8 @@ log = logging.getLogger(__name__)
 HEAD_MAX_BYTES = 64 * 1024
 _CHUNK_BYTES = 64 * 1024
 _LOOKUP_THREADS = 32
+_MINUTE_S = 60.0
+_CLOSED = EgressProfile(policy=EgressPolicy.NONE)
 
 
 class EgressRefused(AgClusterError):
@@ -73,11 +79,20 @@ class SystemResolver:
 
 @dataclass(frozen=True)
 class EgressRules:
-    """The deployment's policy. An entry `.example.org` includes the subdomains."""
+    """The deployment's policy, and those of its profiles. An entry `.example.org` includes the
+    subdomains."""
 
     policy: EgressPolicy
     allow: tuple[str, ...] = ()
     ports: frozenset[int] = frozenset({80, 443})
+    profiles: Mapping[str, EgressProfile] = field(default_factory=dict)
+
+    def of(self, profile: str | None) -> EgressRules:
+        """The rules of a turn. A profile that is not known here opens nothing."""
+        if profile is None:
+            return self
+        found = self.profiles.get(profile, _CLOSED)
+        return replace(self, policy=found.policy, allow=found.allow)
 
     def check(self, request: ProxyRequest) -> None:
         """Raises `EgressRefused` for a host or a port that is not open."""
@@ -96,23 +111,31 @@ class EgressRules:
 
 @dataclass(frozen=True)
 class EgressLimits:
-    """What one session's tools may have under way."""
+    """What one session's tools may have under way. A rate of 0 is none."""
 
     connections_max: int = 64
+    connections_per_minute: int = 1200
+    rate_wait_s: float = 10.0
+    """A connection beyond the rate waits this long for its time before it is refused."""
+    bytes_per_s: int = 0
     head_timeout_s: float = 15.0
     linger_s: float = 2.0
     lookup_timeout_s: float = 10.0
     connect_timeout_s: float = 10.0
     idle_timeout_s: float = 300.0
-    bytes_max: int = 8 * 1024 * 1024 * 1024
+    turn_bytes_max: int = 8 * 1024 * 1024 * 1024
 
 
-@dataclass(frozen=True)
-class EgressPlaces:
-    """What one session may have under way: in all, and of that past its request."""
+class EgressBounds:
+    """What one session has under way of that: in all, and of that past its request."""
 
-    all: Places
-    carrying: Places
+    def __init__(self, limits: EgressLimits) -> None:
+        self.all = Places(2 * limits.connections_max)
+        self.carrying = Places(limits.connections_max)
+        per_minute, per_s = limits.connections_per_minute, limits.bytes_per_s
+        self.rate = AsyncLimiter(per_minute, _MINUTE_S) if per_minute else None
+        self.bandwidth = AsyncLimiter(per_s, 1.0) if per_s else None
+        self.chunk_bytes = min(_CHUNK_BYTES, per_s) if per_s else _CHUNK_BYTES
 
 
 Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
@@ -134,16 +157,15 @@ class EgressProxy:
         self._limits = limits or EgressLimits()
         self._why_refused = why_refused
 
-    def places(self) -> EgressPlaces:
+    def bounds(self) -> EgressBounds:
         """The bounds of one session."""
-        carrying_max = self._limits.connections_max
-        return EgressPlaces(Places(2 * carrying_max), Places(carrying_max))
+        return EgressBounds(self._limits)
 
-    async def serve(self, session: Session, places: EgressPlaces, agent: Streams) -> None:
+    async def serve(self, session: Session, bounds: EgressBounds, agent: Streams) -> None:
         """One connection of the session's agent, to its end. Raises nothing but cancellation."""
         try:
-            with places.all.take():
-                await self._serve(session, places.carrying, agent)
+            with bounds.all.take():
+                await self._serve(session, bounds, agent)
         except PlacesTaken:
             log.info("egress overrun", extra=fields(conversation=session.conversation))
         except (TurnOver, _Limit) as error:
@@ -158,15 +180,33 @@ class EgressProxy:
         finally:
             agent[1].close()
 
-    async def _serve(self, session: Session, carrying: Places, agent: Streams) -> None:
+    async def _serve(self, session: Session, bounds: EgressBounds, agent: Streams) -> None:
+        told: dict[str, object] = {"conversation": session.conversation}
         try:
             request = await self._read_request(agent[0])
-            with _taken(carrying):
+            told |= {"host": request.host, "port": request.port}
+            with _taken(bounds.carrying):
                 turn = _running_turn(session)
+                told["turn"] = turn.id
                 async with turn.while_open():
-                    await self._carry(session, request, agent)
+                    await self._wait_for_rate(bounds)
+                    server = await self._open(self._rules.of(turn.profile), request)
+                    await self._carry(_Carried(turn, bounds, told), request, agent, server)
         except EgressRefused as refused:
+            log.info("egress refused", extra=fields(**told, reason=refused.message))
             await self._say(agent, refused)
+
+    async def _wait_for_rate(self, bounds: EgressBounds) -> None:
+        """Slow down tools that connect too often, and refuse those that go on. Raises
+        `EgressRefused`."""
+        if bounds.rate is None:
+            return
+        try:
+            async with asyncio.timeout(self._limits.rate_wait_s):
+                await bounds.rate.acquire()
+        except TimeoutError as error:
+            message = f"more than {self._limits.connections_per_minute} connections a minute"
+            raise EgressRefused(429, message) from error
 
     async def _read_request(self, reader: asyncio.StreamReader) -> ProxyRequest:
         try:
@@ -182,27 +222,25 @@ class EgressProxy:
         except BadProxyRequest as error:
             raise EgressRefused(400, str(error)) from error
 
-    async def _carry(self, session: Session, request: ProxyRequest, agent: Streams) -> None:
-        """Decide, connect, and pass bytes until both sides are done."""
-        told = {"conversation": session.conversation, "host": request.host, "port": request.port}
-        try:
-            server = await self._open(request)
-        except EgressRefused as refused:
-            log.info("egress refused", extra=fields(**told, reason=refused.message))
-            raise
+    async def _carry(
+        self, carried: _Carried, request: ProxyRequest, agent: Streams, server: Streams
+    ) -> None:
+        """Pass bytes until both sides are done."""
         address = server[1].get_extra_info("peername")[0]
-        log.info("egress allowed", extra=fields(**told, address=address))
+        log.info("egress allowed", extra=fields(**carried.told, address=address))
         try:
             if request.is_tunnel:
                 agent[1].write(b"HTTP/1.1 200 Connection established\r\n\r\n")
             server[1].write(request.opening)
-            await _exchange(agent, server, self._limits)
+            await _exchange(agent, server, carried, self._limits)
         finally:
             server[1].close()
+            told = fields(**carried.told, sent=carried.sent, received=carried.received)
+            log.info("egress over", extra=told)
 
-    async def _open(self, request: ProxyRequest) -> Streams:
+    async def _open(self, rules: EgressRules, request: ProxyRequest) -> Streams:
         """A connection to an address that was judged. Raises `EgressRefused`."""
-        self._rules.check(request)
+        rules.check(request)
         addresses = await self._addresses(request.host)
         for address in addresses:
             if why := self._why_refused(address):
@@ -249,46 +287,70 @@ class EgressProxy:
                     continue
 
 
-class _Watch:
-    """Bounds on one connection: silence in both directions, and bytes in all."""
+@dataclass
+class _Carried:
+    """One connection's share of its turn."""
 
-    def __init__(self, silence: asyncio.Timeout, limits: EgressLimits) -> None:
+    turn: Turn
+    bounds: EgressBounds
+    told: Mapping[str, object]
+    sent: int = 0
+    received: int = 0
+
+
+class _Watch:
+    """Bounds on one connection: silence in both directions, its session's rate, its turn's bytes.
+
+    What waits for the rate is not silent.
+    """
+
+    def __init__(self, silence: asyncio.Timeout, carried: _Carried, limits: EgressLimits) -> None:
         self._silence = silence
+        self._carried = carried
         self._limits = limits
-        self._left = limits.bytes_max
         self._loop = asyncio.get_running_loop()
 
-    def passed(self, size: int) -> None:
+    async def passed(self, size: int) -> None:
         """Raises `_Limit`."""
-        self._left -= size
-        if self._left < 0:
-            raise _Limit(f"more than {self._limits.bytes_max} bytes")
+        turn = self._carried.turn
+        turn.egress_bytes += size
+        if turn.egress_bytes > self._limits.turn_bytes_max:
+            raise _Limit(f"more than {self._limits.turn_bytes_max} bytes in this turn")
+        if bandwidth := self._carried.bounds.bandwidth:
+            self._silence.reschedule(None)
+            await bandwidth.acquire(size)
         self._silence.reschedule(self._loop.time() + self._limits.idle_timeout_s)
 
 
-async def _exchange(agent: Streams, server: Streams, limits: EgressLimits) -> None:
+async def _exchange(
+    agent: Streams, server: Streams, carried: _Carried, limits: EgressLimits
+) -> None:
     """Pass bytes both ways until both sides have ended. Raises `_Limit` or `OSError`."""
+
+    async def pump(source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
+        while data := await source.read(carried.bounds.chunk_bytes):
+            if source is agent[0]:
+                carried.sent += len(data)
+            else:
+                carried.received += len(data)
+            await watch.passed(len(data))
+            sink.write(data)
+            await sink.drain()
+        if sink.can_write_eof():
+            sink.write_eof()
+
     try:
         async with asyncio.timeout(limits.idle_timeout_s) as silence:
-            watch = _Watch(silence, limits)
+            watch = _Watch(silence, carried, limits)
             async with asyncio.TaskGroup() as group:
-                group.create_task(_pump(agent[0], server[1], watch))
-                group.create_task(_pump(server[0], agent[1], watch))
+                group.create_task(pump(agent[0], server[1]))
+                group.create_task(pump(server[0], agent[1]))
     except* OSError as errors:
         if isinstance(errors.exceptions[0], TimeoutError):
             raise _Limit(f"silent for {limits.idle_timeout_s:g} s") from errors
         raise ConnectionResetError("a side left") from errors
     except* _Limit as errors:
         raise _Limit(str(errors.exceptions[0])) from errors
-
-
-async def _pump(source: asyncio.StreamReader, sink: asyncio.StreamWriter, watch: _Watch) -> None:
-    while data := await source.read(_CHUNK_BYTES):
-        watch.passed(len(data))
-        sink.write(data)
-        await sink.drain()
-    if sink.can_write_eof():
-        sink.write_eof()
 
 
 @contextmanager

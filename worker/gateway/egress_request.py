@@ -12,6 +12,7 @@ from infra.wire.errors import AgClusterError
 _REQUEST_LINE = re.compile(rb"([A-Z]{1,16}) ([\x21-\x7e]{1,8192}) HTTP/1\.[01]")
 _HEADER = re.compile(rb"([!#$%&'*+\-.^_`|~0-9A-Za-z]+):[ \t]*([\x20-\x7e\x80-\xff\t]*)")
 _HOST_NAME = re.compile(r"(?!-)[a-z0-9_-]{1,63}(\.[a-z0-9_-]{1,63})*\.?")
+_NUMBER = re.compile(r"[0-9]+|0x[0-9a-f]*")
 _DROPPED = {b"host", b"connection", b"keep-alive", b"te", b"upgrade", b"http2-settings"}
 
 
@@ -69,15 +70,29 @@ def _authority(parts: SplitResult, *, port: int | None) -> tuple[str, int]:
 
 
 def is_host(host: str) -> bool:
-    """Whether it is a name or an address that can be looked up and logged as it stands."""
+    """Whether it is a name or an address that can be looked up and logged as it stands.
+
+    Resolvers read numbers in many ways (octal, hexadecimal, one for all four): an address is
+    written in the usual one.
+    """
     if len(host) > 253:
         return False
+    if ":" not in host and _NUMBER.fullmatch(host.removesuffix(".").rpartition(".")[2]):
+        return _is_ipv4(host)
     if _HOST_NAME.fullmatch(host):
         return True
     try:
         return ipaddress.IPv6Address(host).scope_id is None
     except ValueError:
         return False
+
+
+def _is_ipv4(host: str) -> bool:
+    try:
+        ipaddress.IPv4Address(host)
+    except ValueError:
+        return False
+    return True
 
 
 def _opening(method: str, parts: SplitResult, port: int, host: str, lines: list[bytes]) -> bytes:

@@ -7,6 +7,7 @@ import logging
 from pathlib import Path
 
 from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
 
 from infra.runtime.logs import fields
 from infra.wire.gateway import EGRESS_SOCKET, MODEL_SOCKET
@@ -21,6 +22,18 @@ SOCKET_MODE = 0o666
 """Anyone who can enter the folder may connect: it is the agent's alone."""
 
 _CLOSE_S = 2.0
+
+
+def _is_own_fault(record: logging.LogRecord) -> bool:
+    """Whether it is about us: an agent that sends no HTTP is answered 400, not written down.
+
+    aiohttp would log a traceback each time, and an agent could fill the host's disk with them.
+    """
+    return not (record.exc_info and isinstance(record.exc_info[1], HttpProcessingError))
+
+
+_http_log = logging.getLogger(f"{__name__}.http")
+_http_log.addFilter(_is_own_fault)
 
 
 class SessionListeners:
@@ -38,7 +51,7 @@ class SessionListeners:
         self._model = model
         self._model_bounds = model.bounds()
         self._egress = egress
-        self._egress_places = egress.places()
+        self._egress_bounds = egress.bounds()
         self._group = group
         self._bound: list[BoundSocket] = []
         self._servers: list[asyncio.Server] = []
@@ -56,7 +69,11 @@ class SessionListeners:
             loop = asyncio.get_running_loop()
             # The handler is cancelled when the agent hangs up: the upstream call ends at once.
             self._web = web.Server(
-                self._answer, handler_cancellation=True, auto_decompress=False, access_log=None
+                self._answer,
+                handler_cancellation=True,
+                auto_decompress=False,
+                access_log=None,
+                logger=_http_log,
             )
             self._servers.append(await loop.create_unix_server(self._web, sock=model.socket))
             self._servers.append(
@@ -94,7 +111,7 @@ class SessionListeners:
     def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """A plain function, so that the task is born in our group and not in the library."""
         served = self._group.create_task(
-            self._egress.serve(self._session, self._egress_places, (reader, writer))
+            self._egress.serve(self._session, self._egress_bounds, (reader, writer))
         )
         self._connections.add(served)
         served.add_done_callback(self._connections.discard)

@@ -7,12 +7,14 @@ Docker. Told to stop, it lets the model calls under way finish for a bounded tim
 from __future__ import annotations
 
 import asyncio
+import ipaddress
 import logging
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from yarl import URL
 
@@ -22,7 +24,7 @@ from infra.runtime.logs import configure_logs, fields
 from infra.runtime.sealing import Sealer
 from infra.runtime.settings import Settings, SettingsRefused, load_settings
 from infra.wire.errors import AgClusterError
-from worker.gateway.addresses import IPAddress, why_refused_here
+from worker.gateway.addresses import IPAddress, IPNetwork, but_not, why_refused_here
 from worker.gateway.control import ControlServer, claim_control_socket
 from worker.gateway.egress import EgressLimits, EgressProxy, EgressRules, Resolver, SystemResolver
 from worker.gateway.listeners import SessionListeners
@@ -32,6 +34,8 @@ from worker.gateway.side_calls import SideCalls
 from worker.gateway.upstream import Upstream, UpstreamTimeouts
 
 log = logging.getLogger(__name__)
+
+_LOOKUP_S = 5.0
 
 
 @dataclass(frozen=True)
@@ -47,6 +51,10 @@ class GatewayConfig:
     model_limits: ModelLimits = field(default_factory=ModelLimits)
     egress_limits: EgressLimits = field(default_factory=EgressLimits)
     timeouts: UpstreamTimeouts = field(default_factory=UpstreamTimeouts)
+    denied: tuple[IPNetwork, ...] = ()
+    """Where tools may not go, beside what nobody may."""
+    neighbours: tuple[str, ...] = ()
+    """Hosts of the cluster, which tools may not reach by any address they have at the start."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +75,21 @@ def config_from(settings: Settings) -> GatewayConfig:
         control_socket=settings.gateway_socket,
         secret=settings.secret.get_secret_value().encode(),
         upstream_url=settings.anthropic_base_url,
-        egress=EgressRules(settings.egress, settings.egress_allow),
+        egress=EgressRules(
+            settings.egress,
+            settings.egress_allow,
+            frozenset(settings.egress_ports),
+            settings.egress_profiles,
+        ),
+        egress_limits=EgressLimits(
+            connections_max=settings.egress_connections_max,
+            connections_per_minute=settings.egress_connections_per_minute,
+            bytes_per_s=settings.egress_bytes_per_s,
+            idle_timeout_s=settings.egress_idle_timeout_s,
+            turn_bytes_max=settings.egress_turn_bytes_max,
+        ),
+        denied=settings.egress_deny,
+        neighbours=_hosts_of(settings.redis_url),
         drain_timeout_s=settings.drain_timeout_s,
         # A conversation grows beyond the one request that the API let in.
         model_limits=ModelLimits(
@@ -108,7 +130,10 @@ async def serve(
                 config.egress,
                 resolver,
                 limits=config.egress_limits,
-                why_refused=outside.why_refused,
+                why_refused=but_not(
+                    (*config.denied, *await _networks_of(config.neighbours, resolver)),
+                    outside.why_refused,
+                ),
             )
 
             async def listen(session: Session) -> Listeners:
@@ -138,6 +163,24 @@ async def serve(
                 await control.aclose()
                 await table.aclose()
     log.info("gateway down", extra=fields(instance=table.instance))
+
+
+async def _networks_of(hosts: Sequence[str], resolver: Resolver) -> list[IPNetwork]:
+    """The addresses these names have now. One that is not known has none an agent could reach."""
+    found: list[IPNetwork] = []
+    for host in hosts:
+        try:
+            async with asyncio.timeout(_LOOKUP_S):
+                found += map(ipaddress.ip_network, await resolver.resolve(host))
+        except (OSError, TimeoutError) as error:
+            log.warning("neighbour not found", extra=fields(host=host, reason=type(error).__name__))
+    return found
+
+
+def _hosts_of(url: str | None) -> tuple[str, ...]:
+    """The hosts of a Redis URL; several, with a port each, where sentinels are named."""
+    parts = urlsplit(url or "").netloc.rpartition("@")[2].split(",")
+    return tuple(host for part in parts if (host := urlsplit(f"//{part}").hostname))
 
 
 async def _finish_calls(traffic: Traffic, timeout_s: float) -> None:

@@ -123,6 +123,7 @@ class Turn:
         self.budget_tokens = command.budget_tokens
         self.key = key
         self.counter = counter
+        self.egress_bytes = 0
         self.state = TurnState.OPEN
         self._under_way: set[asyncio.Timeout] = set()
 

@@ -10,9 +10,11 @@
 --       20 most turns that are listed of a conversation  21 control message for the owner
 --       22 most turns that may wait for a worker  23 most open turns of a tenant
 --       24 most of them that may wait (each 0: any number)
+--       25 tokens a tenant may spend in a day (0: any number)
+--       26 egress profile, or '' for the one the conversation has
 -- Returns {'created' | 'repeated', turn, living owner or '', turns ahead, owners told} or
 --       {'conversation' | 'cluster' | 'tenant' | 'tenant_queue', turns there are, age of the oldest (ms)}:
---       the bound that is reached.
+--       the bound that is reached; or {'budget', tokens spent today, ms until the next day}.
 --
 -- Called again after a lost answer it finds its own turn and says 'created' again. A repeat of a
 -- turn that ended before anybody claimed it is a new turn: nothing of it can have happened.
@@ -57,6 +59,11 @@ if not refused and ARGV[18] ~= 'side' and owner == '' then
   refused = refusal('cluster', KEY.turns_waiting, ARGV[22])
 end
 if refused then return refused end
+local budget = tonumber(ARGV[25])
+if budget > 0 then
+  local spent = spent_on(tenant, now)
+  if spent >= budget then return {'budget', int(spent), int(ms_to_midnight(now))} end
+end
 
 -- The first write may grow: a full Redis refuses the script here, before anything has changed.
 redis.call('SET', KEYS[4], ARGV[5], 'PX', ARGV[15])
@@ -74,6 +81,7 @@ redis.call('HSETNX', KEYS[1], 'fence', '0')
 redis.call('HSET', KEYS[1], 'tenant', tenant, 'last_active', int(now),
   'retention', ARGV[14], 'idle_timeout', ARGV[17], 'lane', ARGV[18])
 if ARGV[4] ~= '' then redis.call('HSET', KEYS[1], 'label', ARGV[4]) end
+if ARGV[26] ~= '' then redis.call('HSET', KEYS[1], 'profile', ARGV[26]) end
 redis.call('HDEL', KEYS[1], 'idle_at')
 redis.call('RPUSH', key('conversation_turns', conversation), turn)
 redis.call('LTRIM', key('conversation_turns', conversation), -tonumber(ARGV[20]), -1)

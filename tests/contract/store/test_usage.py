@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from infra.store.limits import SubmitLimits
 from infra.store.scripts import load
 from infra.store.usage import UsageSums
-from infra.wire.errors import LeaseLost
+from infra.wire.errors import ErrorCode, LeaseLost, RequestRefused
 from infra.wire.events import Usage
 from infra.wire.gateway import ModelUsage, TurnMeter
-from tests.contract.store.scene import DONE, OTHER_C, TENANT, W2, C, Scene
+from tests.contract.store.scene import DONE, OTHER_C, OTHER_TENANT, TENANT, W2, C, Scene
 
 LARGE, SMALL = "claude-large", "claude-small"
 
@@ -132,6 +134,23 @@ async def test_yesterday_is_not_todays_budget(scene: Scene) -> None:
         scene.keys.tenant_usage_of(TENANT, yesterday), "spent_tokens", "500"
     )
     assert (await scene.store.usage.spent(TENANT)).tenant_tokens == 0
+
+
+async def test_a_tenant_that_has_spent_its_day_submits_nothing_but_repeats(scene: Scene) -> None:
+    lease, turn = await scene.begin()
+    await scene.store.usage.book(lease, turn, metered(large=used(1, 10)))
+    limits = SubmitLimits(turns_waiting_max=8, tenant_budget_tokens=60)
+    with pytest.raises(RequestRefused) as refused:
+        await scene.offer(scene.new_turn(OTHER_C), limits=limits)
+    assert refused.value.code is ErrorCode.BUDGET_EXCEEDED
+    assert refused.value.retry_after_s is not None
+    assert 0 < refused.value.retry_after_s <= 86400
+    again = scene.new_turn(C, turn=turn)
+    assert (await scene.offer(again, limits=limits)).turn == turn
+    other = scene.new_turn(OTHER_C, tenant=OTHER_TENANT)
+    assert (await scene.offer(other, limits=limits)).created
+    more = replace(limits, tenant_budget_tokens=61)
+    assert (await scene.offer(scene.new_turn(OTHER_C), limits=more)).created
 
 
 async def test_the_scripts_know_the_calendar(scene: Scene) -> None:

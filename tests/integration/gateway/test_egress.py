@@ -5,16 +5,17 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import logging
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 import pytest
 
-from infra.runtime.settings import EgressPolicy
+from infra.runtime.settings import EgressPolicy, EgressProfile
 from infra.wire.gateway import EGRESS_SOCKET
+from infra.wire.ids import TurnId
 from tests.fakes.scripted_model import RunningModel
-from tests.integration.gateway.conftest import CONVERSATION, PATIENCE_S, Host, HostMaker
+from tests.integration.gateway.conftest import CONVERSATION, PATIENCE_S, TURN, Host, HostMaker
 from worker.gateway.addresses import IPAddress, why_refused
 from worker.gateway.egress import EgressLimits, EgressRules
 from worker.gateway.main import Surroundings
@@ -94,8 +95,21 @@ async def ask(folder: Path, head: str) -> tuple[int, str]:
     return int(raw.split(" ", 2)[1]), raw
 
 
+async def tunnel_status(folder: Path, target: str) -> int:
+    """What the proxy says to a tunnel, which is then given up."""
+    async with tool_at(folder) as (reader, writer):
+        writer.write(f"CONNECT {target} HTTP/1.1\r\n\r\n".encode())
+        line = await reader.readline()
+    return int(line.split()[1])
+
+
 def rules(echo: Echo, *allow: str, policy: EgressPolicy = EgressPolicy.PUBLIC) -> EgressRules:
     return EgressRules(policy, allow, frozenset({80, 443, echo.port}))
+
+
+def said_of(caplog: pytest.LogCaptureFixture, event: str) -> list[Mapping[str, object]]:
+    """The fields of every such line."""
+    return [vars(r)["agc_fields"] for r in caplog.records if r.getMessage() == event]
 
 
 def around(book: NameBook) -> Surroundings:
@@ -126,13 +140,14 @@ async def test_a_tunnel_carries_bytes_both_ways_to_the_address_that_was_judged(
         writer.write_eof()
         assert await reader.read() == b""
     assert book.asked == ["site.example"]
-    decision = next(r for r in caplog.records if r.getMessage() == "egress allowed")
-    assert vars(decision)["agc_fields"] == {
+    told = {
         "conversation": CONVERSATION,
+        "turn": TURN,
         "host": "site.example",
         "port": echo.port,
-        "address": "127.0.0.1",
     }
+    assert said_of(caplog, "egress allowed") == [told | {"address": "127.0.0.1"}]
+    assert said_of(caplog, "egress over") == [told | {"sent": 10, "received": 10}]
 
 
 async def test_a_plain_request_reaches_its_server(
@@ -181,11 +196,8 @@ async def test_a_name_with_one_bad_address_among_good_ones_is_refused(
     assert status == 403
     assert address in raw
     assert echo.seen == []
-    assert any(
-        record.getMessage() == "egress refused"
-        and vars(record)["agc_fields"]["host"] == "sly.example"
-        for record in caplog.records
-    )
+    [refused] = said_of(caplog, "egress refused")
+    assert (refused["host"], refused["turn"]) == ("sly.example", TURN)
 
 
 @pytest.mark.parametrize("literal", ["169.254.169.254", "[::1]", "[::ffff:127.0.0.1]", "10.1.2.3"])
@@ -200,14 +212,141 @@ async def test_addresses_are_judged_like_names(
         assert status == 403
 
 
-@pytest.mark.parametrize("host_name", ["127.1", "2130706433", "0x7f000001", "localhost"])
-async def test_spellings_of_loopback_are_seen_through(make_host: HostMaker, host_name: str) -> None:
-    host = make_host(upstream_url="http://127.0.0.1:9")
+@pytest.mark.parametrize(
+    "spelling",
+    [
+        "127.1",
+        "2130706433",
+        "0x7f000001",
+        "0x7f.0.0.1",
+        "0177.0.0.1",
+        "127.0.0.1.",
+        "user@127.0.0.1",
+        "[fe80::1%25eth0]",
+        "[::ffff:127.0.0.1%25lo]",
+        "site.example\\@127.0.0.1",
+        "127.0.0.1#.site.example",
+    ],
+)
+async def test_odd_spellings_of_addresses_open_nothing(
+    make_host: HostMaker, echo: Echo, spelling: str
+) -> None:
+    book = NameBook()
+    host = make_host(egress=rules(echo), surroundings=Surroundings(resolver=book))
     async with busy(host) as folder:
-        status, raw = await ask(folder, f"CONNECT {host_name}:80 HTTP/1.1")
-    assert status in (403, 502), raw
-    if host_name == "localhost":
-        assert "loopback" in raw
+        for line in (f"CONNECT {spelling}:{echo.port}", f"GET http://{spelling}:{echo.port}/"):
+            status, _ = await ask(folder, f"{line} HTTP/1.1")
+            assert status in (400, 403)
+    assert book.asked == echo.seen == []
+
+
+async def test_localhost_is_seen_through(make_host: HostMaker) -> None:
+    host = make_host()
+    async with busy(host) as folder:
+        status, raw = await ask(folder, "CONNECT localhost:80 HTTP/1.1")
+    assert (status, "loopback" in raw) == (403, True)
+
+
+async def test_the_clusters_own_public_addresses_are_refused(
+    make_host: HostMaker, echo: Echo
+) -> None:
+    book = NameBook(api_example=[[PUBLIC]], redis_example=[[ipaddress.ip_address("8.8.4.4")]])
+    host = make_host(
+        egress=rules(echo),
+        surroundings=around(book),
+        denied=(ipaddress.ip_network("93.184.216.0/24"),),
+        neighbours=("redis.example", "unknown.example"),
+    )
+    async with busy(host) as folder:
+        for name in ("api.example", "redis.example", "8.8.4.4"):
+            status, raw = await ask(folder, f"CONNECT {name}:443 HTTP/1.1")
+            assert (status, "of this cluster" in raw) == (403, True)
+
+
+async def test_a_redirect_to_another_host_is_a_request_like_any_other(
+    make_host: HostMaker, echo: Echo
+) -> None:
+    """The proxy follows nothing: the tool asks again, and that is judged on its own."""
+    book = NameBook(site_example=[[LOOPBACK]], inside_example=[[ipaddress.ip_address("10.0.0.1")]])
+    host = make_host(egress=rules(echo), surroundings=around(book))
+    async with busy(host) as folder:
+        status, _ = await ask(folder, f"GET http://inside.example:{echo.port}/ HTTP/1.1")
+    assert status == 403
+    assert book.asked == ["inside.example"]
+
+
+async def test_a_turn_goes_out_by_its_profile(make_host: HostMaker, echo: Echo) -> None:
+    profiles = {
+        "pip": EgressProfile(policy=EgressPolicy.ALLOWLIST, allow=(".pypi.example",)),
+        "all": EgressProfile(policy=EgressPolicy.PUBLIC),
+    }
+    found = [[LOOPBACK]]
+    book = NameBook(files_pypi_example=found, site_example=found)
+    host = make_host(
+        egress=EgressRules(EgressPolicy.NONE, (), frozenset({echo.port}), profiles),
+        surroundings=around(book),
+    )
+    open_to = {
+        None: (403, 403),
+        "pip": (200, 403),
+        "all": (200, 200),
+        "unknown": (403, 403),
+    }
+    async with host.gateway():
+        folder = await host.open_session()
+        for n, (profile, wanted) in enumerate(open_to.items()):
+            turn = TurnId(f"chatcmpl-{n:032x}")
+            await host.open_turn(turn, profile=profile)
+            for name, status in zip(("files.pypi.example", "site.example"), wanted, strict=True):
+                assert await tunnel_status(folder, f"{name}:{echo.port}") == status
+            await host.close_turn(turn)
+
+
+async def test_bandwidth_of_a_session_is_bounded(make_host: HostMaker, echo: Echo) -> None:
+    """Bytes wait for their time: a burst of one second's passes, the rest at the rate."""
+    host = make_host(
+        egress=rules(echo),
+        surroundings=around(NameBook(site_example=[[LOOPBACK]])),
+        egress_limits=EgressLimits(bytes_per_s=20_000, idle_timeout_s=0.3),
+    )
+    async with busy(host) as folder, tool_at(folder) as (reader, writer):
+        writer.write(f"CONNECT site.example:{echo.port} HTTP/1.1\r\n\r\n".encode())
+        await reader.readuntil(b"\r\n\r\n")
+        begun = asyncio.get_running_loop().time()
+        writer.write(b"x" * 20_000)
+        assert len(await reader.readexactly(20_000)) == 20_000
+        assert asyncio.get_running_loop().time() - begun > 0.8
+
+
+async def test_connections_beyond_the_rate_wait_and_are_then_refused(
+    make_host: HostMaker, echo: Echo
+) -> None:
+    host = make_host(
+        egress=rules(echo),
+        surroundings=around(NameBook(site_example=[[LOOPBACK]])),
+        egress_limits=EgressLimits(connections_per_minute=2, rate_wait_s=0.05),
+    )
+    async with busy(host) as folder:
+        found = [await tunnel_status(folder, f"site.example:{echo.port}") for _ in range(3)]
+    assert found == [200, 200, 429]
+
+
+async def test_the_bytes_of_a_turn_are_counted_over_all_its_connections(
+    make_host: HostMaker, echo: Echo
+) -> None:
+    host = make_host(
+        egress=rules(echo),
+        surroundings=around(NameBook(site_example=[[LOOPBACK]])),
+        egress_limits=EgressLimits(turn_bytes_max=25),
+    )
+    async with busy(host) as folder:
+        for wanted in (b"TEN BYTES.", b""):
+            async with tool_at(folder) as (reader, writer):
+                writer.write(f"CONNECT site.example:{echo.port} HTTP/1.1\r\n\r\n".encode())
+                await reader.readuntil(b"\r\n\r\n")
+                writer.write(b"ten bytes.")
+                writer.write_eof()
+                assert await reader.read() == wanted
 
 
 async def test_a_name_that_changes_its_address_gains_nothing(
@@ -284,7 +423,9 @@ async def test_connections_of_a_session_are_bounded(make_host: HostMaker, echo: 
         assert (status, "too many connections" in raw) == (429, True)
 
 
-@pytest.mark.parametrize("limits", [EgressLimits(idle_timeout_s=0.2), EgressLimits(bytes_max=10)])
+@pytest.mark.parametrize(
+    "limits", [EgressLimits(idle_timeout_s=0.2), EgressLimits(turn_bytes_max=10)]
+)
 async def test_silent_and_huge_connections_are_cut(
     make_host: HostMaker, echo: Echo, limits: EgressLimits
 ) -> None:
@@ -296,7 +437,7 @@ async def test_silent_and_huge_connections_are_cut(
     async with busy(host) as folder, tool_at(folder) as (reader, writer):
         writer.write(f"CONNECT site.example:{echo.port} HTTP/1.1\r\n\r\n".encode())
         await reader.readuntil(b"\r\n\r\n")
-        if limits.bytes_max == 10:
+        if limits.turn_bytes_max == 10:
             writer.write(b"more than ten bytes")
         assert await reader.read() == b""
 

@@ -215,3 +215,10 @@ async def test_a_turn_stopped_for_the_days_budget_says_when_the_next_begins(redi
         assert code_of(end) is ErrorCode.BUDGET_EXCEEDED
         assert end.error is not None
         assert end.error.retry_after_s is not None
+
+
+async def test_a_conversations_profile_is_told_to_the_gateway(stage: Stage) -> None:
+    await stage.worker()
+    await stage.redis.hset(stage.keys.conversation(C), "profile", "research")  # type: ignore[misc]
+    await hanging(stage)
+    assert stage.gateway.turns[C].profile == "research"
