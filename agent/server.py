@@ -187,10 +187,15 @@ class LinkServer:
             case StartTurn():
                 self._start(link, command)
             case Replay(turn=id, after=after):
-                if turn := self._turn_named(id):
-                    link.follow(turn, after=after)
-                else:
+                turn = self._turn_named(id)
+                if turn is None:
                     _refuse(link, "no such turn here", code=ErrorCode.TURN_NOT_FOUND, turn=id)
+                elif after < turn.outbox.acked_n:
+                    # The log had them and has lost them; here they are forgotten.
+                    told = f"frames up to {turn.outbox.acked_n} are forgotten"
+                    _refuse(link, told, code=ErrorCode.LOG_LOST, turn=id)
+                else:
+                    link.follow(turn, after=after)
             case Ack(turn=id, n=n):
                 if turn := self._turn_named(id):
                     turn.outbox.ack(n)

@@ -40,6 +40,8 @@ _WORDS: Mapping[ErrorCode, str] = {
     ErrorCode.WORKSPACE_FULL: "The files of this conversation take more room than they may, so the "
     "turn was ended. The next one may remove some; it is ended when it adds to them.",
     ErrorCode.BUDGET_EXCEEDED: "This turn has used all the tokens it may and was stopped.",
+    ErrorCode.LOG_LOST: "Part of this answer was lost with Redis' data, so the turn was ended. "
+    "Please send the message again.",
     ErrorCode.SHUTTING_DOWN: "The server is shutting down and stopped this turn. "
     "Please send it again.",
     ErrorCode.INTERNAL: "Something went wrong inside the server; the turn was ended.",

@@ -247,7 +247,7 @@ class SideRun:
             else:
                 end = _LOST
             await writer.flush()
-            await self._finish(claimed, end)
+            await self._finish(claimed, _LOST if writer.is_torn else end)
             logging_events.cancel()
 
     async def _until_stopped(self, claimed: Claimed, writer: TurnLogWriter) -> TurnEnded:

@@ -2,20 +2,23 @@
 
 The first event, tool events and everything else that is no delta are logged at once, deltas at
 least every 250 ms (D1). What is logged is acknowledged to the agent, nothing else: while Redis is
-away the agent keeps the events, and this writer holds a bounded copy and tries again.
+away the agent keeps the events, and this writer holds a bounded copy and tries again. It also holds
+the newest of what is logged: replication is asynchronous, so a failover may lose the end of a log,
+and then that is logged again.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+from collections import deque
 from collections.abc import Callable
 
 from infra.runtime.clock import Clock
 from infra.runtime.logs import fields
 from infra.store.leases import Lease
 from infra.store.turn_log import TurnLog
-from infra.wire.errors import StoreUnavailable
+from infra.wire.errors import StoreUnavailable, TurnLogTorn
 from infra.wire.events import is_delta
 from infra.wire.ids import TurnId
 from worker.waiting import FIRST_PAUSE_S, LONGEST_PAUSE_S, signalled
@@ -24,6 +27,9 @@ log = logging.getLogger(__name__)
 
 BATCH_MAX_EVENTS = 500
 PENDING_MAX_BYTES = 4 * 1024 * 1024
+KEPT_MAX_EVENTS = 512
+KEPT_MAX_BYTES = 256 * 1024
+"""Of what is logged. Seconds of a fast stream; replicas lag by milliseconds."""
 
 
 class TurnLogWriter:
@@ -37,19 +43,27 @@ class TurnLogWriter:
         clock: Clock,
         *,
         on_logged: Callable[[int], None],
+        on_torn: Callable[[], None] = lambda: None,
         every_s: float = 0.25,
         pending_max_bytes: int = PENDING_MAX_BYTES,
     ) -> None:
-        """`on_logged` is called with the newest logged number, after each append."""
+        """`on_logged` is called with the newest logged number, after each append; `on_torn` once,
+        when it has come to be torn.
+        """
         self._turn_log = turn_log
         self._lease = lease
         self._turn = turn
         self._clock = clock
         self._on_logged = on_logged
+        self._on_torn = on_torn
         self._every_s = every_s
         self._pending_max_bytes = pending_max_bytes
         self._pending: list[tuple[int, bytes]] = []
         self._pending_bytes = 0
+        self._kept: deque[tuple[int, bytes]] = deque()
+        self._kept_bytes = 0
+        self.is_torn = False
+        """The log has lost what cannot be put back; nothing is logged any more."""
         self._arrived = asyncio.Event()
         self._urgent = asyncio.Event()
         self._empty = asyncio.Event()
@@ -62,6 +76,8 @@ class TurnLogWriter:
 
     def add(self, n: int, payload: bytes) -> None:
         """Take an event; returns at once."""
+        if self.is_torn:
+            return
         self._pending.append((n, payload))
         self._pending_bytes += len(payload)
         self._empty.clear()
@@ -106,8 +122,37 @@ class TurnLogWriter:
 
     async def _append_batch(self) -> None:
         batch = self._pending[:BATCH_MAX_EVENTS]
-        logged = await self._turn_log.append(self._lease, self._turn, batch)
+        try:
+            logged = await self._turn_log.append(self._lease, self._turn, batch)
+        except TurnLogTorn as torn:
+            self._mend(torn.newest)
+            return
         # Only now: a failed append must find its events again.
         del self._pending[: len(batch)]
         self._pending_bytes -= sum(len(payload) for _, payload in batch)
+        self._keep(batch)
         self._on_logged(logged)
+
+    def _keep(self, batch: list[tuple[int, bytes]]) -> None:
+        self._kept.extend(batch)
+        self._kept_bytes += sum(len(payload) for _, payload in batch)
+        while len(self._kept) > KEPT_MAX_EVENTS or self._kept_bytes > KEPT_MAX_BYTES:
+            self._kept_bytes -= len(self._kept.popleft()[1])
+
+    def _mend(self, newest: int) -> None:
+        """Put in front again what was logged and is there no more, if it is still held."""
+        lost = [event for event in self._kept if event[0] > newest]
+        is_whole = bool(lost) and lost[0][0] == newest + 1
+        extra = fields(turn=self._turn, newest=newest, lost=len(lost))
+        self._kept = deque(event for event in self._kept if event[0] <= newest)
+        self._kept_bytes = sum(len(payload) for _, payload in self._kept)
+        if is_whole:
+            log.warning("the log has lost its end, which is logged again", extra=extra)
+            self._pending[:0] = lost
+            self._pending_bytes += sum(len(payload) for _, payload in lost)
+            return
+        log.error("the log has lost more than is held", extra=extra)
+        self.is_torn = True
+        self._pending.clear()
+        self._pending_bytes = 0
+        self._on_torn()

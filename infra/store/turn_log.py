@@ -15,7 +15,7 @@ from infra.store.keys import Keys
 from infra.store.leases import Lease
 from infra.store.replies import text
 from infra.store.scripts import Scripts
-from infra.wire.errors import LeaseLost
+from infra.wire.errors import LeaseLost, TurnLogTorn
 from infra.wire.ids import TurnId
 from infra.wire.states import TurnState
 
@@ -23,8 +23,8 @@ EVENTS_MAX = 200_000
 """A log keeps about this many events; a reader further behind sees a gap in the numbers.
 
 It takes about 100 bytes of Redis for an event of a few words, so 20 MB for the longest turn, until
-an hour after its end. Who reads a longer one from the beginning (a repeat, or who comes back) is
-told `turn_log_lost`; who follows it live misses nothing.
+an hour after its end. Who wants a longer one from the beginning (a repeat, or who comes back) is
+refused with `turn_log_trimmed`; who follows it live misses nothing.
 """
 
 
@@ -39,7 +39,7 @@ class LogPage:
 class TurnLog:
     def __init__(self, redis: Redis, keys: Keys, *, events_max: int = EVENTS_MAX) -> None:
         self._redis = redis
-        self._events_max = events_max
+        self.events_max = events_max
         self._keys = keys
         self._scripts = Scripts(redis, keys)
 
@@ -47,7 +47,8 @@ class TurnLog:
         """Log the events; numbers already there are skipped. The newest number in the log.
 
         The first event makes a claimed turn run. A turn that has ended takes nothing more; that is
-        no error. Raises `LeaseLost` when the fence is stale; nothing is written then.
+        no error. Raises `LeaseLost` when the fence is stale, and `TurnLogTorn` when events before
+        these are not there any more; nothing is written then.
         """
         answer = await self._scripts.run(
             "append",
@@ -60,12 +61,14 @@ class TurnLog:
                 lease.worker,
                 str(lease.fence),
                 turn,
-                self._events_max,
+                self.events_max,
                 *(part for event in events for part in event),
             ],
         )
         if answer[0] == b"lost":
             raise LeaseLost(lease.conversation, lease.fence)
+        if answer[0] == b"torn":
+            raise TurnLogTorn(turn, int(answer[1]))
         return int(answer[1])
 
     async def read(self, turn: TurnId, *, after: int, limit: int = 1000) -> LogPage:
@@ -79,6 +82,22 @@ class TurnLog:
                 pipe.xrange(self._keys.turn_events(turn), min=f"{after + 1}-0", count=limit)
                 state, entries = await pipe.execute()
         return LogPage(
-            [(int(id.partition(b"-")[0]), entry[b"e"]) for id, entry in entries],
+            [(_number(id), entry[b"e"]) for id, entry in entries],
             None if state is None else TurnState(text(state)),
         )
+
+    async def oldest(self, turn: TurnId) -> int | None:
+        """The number of the first event that is kept; None of an empty log."""
+        with translate():
+            entries = await self._redis.xrange(self._keys.turn_events(turn), count=1)
+        return _number(entries[0][0]) if entries else None
+
+    async def newest(self, turn: TurnId) -> bytes | None:
+        """The last event; None of an empty log."""
+        with translate():
+            entries = await self._redis.xrevrange(self._keys.turn_events(turn), count=1)
+        return bytes(entries[0][1][b"e"]) if entries else None
+
+
+def _number(id: bytes) -> int:
+    return int(id.partition(b"-")[0])

@@ -7,6 +7,7 @@
     ├── ConversationBusy           a turn of it runs or waits
     ├── ConversationNotFound       no such conversation for this tenant
     ├── LeaseLost                  a newer owner exists: stop writing at once
+    ├── TurnLogTorn                events that were logged are not in the log any more
     ├── LeaseHeld                  somebody else owns the conversation now
     ├── StoreUnavailable           Redis did not answer, or refused the write
     │   └── StoreUnfit             it must not be used as it is; the message says what to change
@@ -139,6 +140,20 @@ class LeaseLost(AgClusterError):
         super().__init__(f"lease of {conversation} lost (fence {fence})")
         self.conversation = conversation
         self.fence = fence
+
+
+class TurnLogTorn(AgClusterError):
+    """The log lacks events before the first of these, though it had them: a failover lost them.
+
+    `newest` is the last number that is there.
+    """
+
+    code = ErrorCode.LOG_LOST
+
+    def __init__(self, turn: str, newest: int) -> None:
+        super().__init__(f"the log of {turn} ends at {newest}")
+        self.turn = turn
+        self.newest = newest
 
 
 class LeaseHeld(AgClusterError):

@@ -2,7 +2,8 @@
 --
 -- KEYS  1 conversation  2 turn  3 turn_events
 -- ARGV  1 worker  2 fence  3 turn  4 most events of a log, then for each event: number, JSON
--- Returns {'ok', newest number} or {'lost'}.
+-- Returns {'ok', newest number}, {'lost'}, or {'torn', newest number} when numbers before the first
+-- one are missing: a failover can lose what was logged, and a log never has a hole.
 --
 -- The event's number is the stream id, so Redis itself refuses doubles; numbers that are there are
 -- skipped. XADD is the first write: a full Redis refuses the whole script. The hottest script.
@@ -13,6 +14,8 @@ local state, seq = was[1], tonumber(was[2]) or 0
 if not state then return {'lost'} end
 if is_ended(state) then return {'ok', int(seq)} end
 if held[3] ~= ARGV[3] then return {'lost'} end
+
+if #ARGV > 4 and tonumber(ARGV[5]) > seq + 1 then return {'torn', int(seq)} end
 
 local newest = seq
 for i = 5, #ARGV, 2 do

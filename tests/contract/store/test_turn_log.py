@@ -6,7 +6,7 @@ import pytest
 
 from infra.runtime.identity import new_turn_id
 from infra.store.turn_log import TurnLog
-from infra.wire.errors import LeaseLost
+from infra.wire.errors import LeaseLost, TurnLogTorn
 from infra.wire.events import encode_event
 from infra.wire.states import TurnState
 from tests.contract.store.scene import DONE, OTHER_C, Scene, text_events
@@ -30,6 +30,19 @@ async def test_numbers_that_are_there_are_skipped(scene: Scene) -> None:
     assert await scene.store.log.append(lease, turn, [(2, b"other"), *text_events(3, 3)]) == 5
 
     assert list((await scene.store.log.read(turn, after=0)).events) == text_events(1, 5)
+
+
+async def test_a_log_never_has_a_hole(scene: Scene) -> None:
+    """A failover may have lost what was logged; its writer learns of it and puts it back."""
+    lease, turn = await scene.begin()
+    await scene.store.log.append(lease, turn, text_events(1, 3))
+
+    with pytest.raises(TurnLogTorn) as torn:
+        await scene.store.log.append(lease, turn, text_events(5, 2))
+    assert torn.value.newest == 3
+    assert await scene.store.log.append(lease, turn, text_events(4, 3)) == 6
+
+    assert list((await scene.store.log.read(turn, after=0)).events) == text_events(1, 6)
 
 
 async def test_a_reader_goes_on_from_its_cursor_page_by_page(scene: Scene) -> None:

@@ -18,6 +18,7 @@ from infra.wire.link import (
     Hello,
     Ping,
     Pong,
+    Refused,
     Replay,
     TranscriptAppend,
     TranscriptStored,
@@ -30,6 +31,7 @@ from tests.fakes.scripted_agent import (
     DyingAgent,
     FloodingAgent,
     Hang,
+    Note,
     ScriptedAgent,
     ScriptedSession,
     SilentAgent,
@@ -141,6 +143,21 @@ async def test_a_replay_in_the_middle_of_a_turn_does_not_disturb_it(socket: Path
                 break
         events = await link.collect(TurnId("t"), after=1)
     assert end_of(events).state is TurnState.DONE
+
+
+async def test_a_replay_of_frames_that_are_forgotten_is_refused(socket: Path) -> None:
+    """Redis lost the end of a log that was acknowledged: waiting for it would never end."""
+    async with (
+        ScriptedAgent(socket, [*[Note("a word")] * 10, Hang()]),
+        connected(socket) as (link, _),
+    ):
+        await link.send(start_turn("t", "x"))
+        for _ in range(11):
+            await link.read()
+        await link.send(Ack(turn=TurnId("t"), n=8))
+        await link.send(Replay(turn=TurnId("t"), after=4))
+        refused = await link.expect(Refused)
+        assert (refused.code, refused.turn) == (ErrorCode.LOG_LOST, TurnId("t"))
 
 
 def is_there(socket: Path) -> bool:

@@ -8,11 +8,11 @@ from collections.abc import AsyncIterator, Sequence
 import pytest
 
 from infra.store.leases import Lease
-from infra.wire.errors import LeaseLost, StoreUnavailable
+from infra.wire.errors import LeaseLost, StoreUnavailable, TurnLogTorn
 from infra.wire.events import Notice, TextDelta, encode_event
 from infra.wire.ids import ConversationKey, Fence, TurnId, WorkerId
 from tests.fakes.manual_clock import ManualClock, settle
-from worker.turn_log_writer import BATCH_MAX_EVENTS, TurnLogWriter
+from worker.turn_log_writer import BATCH_MAX_EVENTS, KEPT_MAX_EVENTS, TurnLogWriter
 
 LEASE = Lease(ConversationKey("c" * 24), WorkerId("host-1-a"), Fence(7))
 TURN = TurnId("chatcmpl-1")
@@ -27,6 +27,11 @@ class LogOfPaper:
         self.batches: list[list[int]] = []
         self.is_away = False
         self.is_lost = False
+        self.newest = 0
+
+    def lose_after(self, n: int) -> None:
+        """A failover: what came after this number had not reached the replica."""
+        self.newest = n
 
     async def append(self, lease: Lease, turn: TurnId, events: Sequence[tuple[int, bytes]]) -> int:
         await asyncio.sleep(0)
@@ -34,8 +39,11 @@ class LogOfPaper:
             raise LeaseLost(lease.conversation, lease.fence)
         if self.is_away:
             raise StoreUnavailable("away")
+        if events[0][0] > self.newest + 1:
+            raise TurnLogTorn(turn, self.newest)
         self.batches.append([n for n, _ in events])
-        return events[-1][0]
+        self.newest = events[-1][0]
+        return self.newest
 
 
 class Scene:
@@ -43,12 +51,14 @@ class Scene:
         self.clock = ManualClock()
         self.log = LogOfPaper()
         self.acknowledged: list[int] = []
+        self.torn = asyncio.Event()
         self.writer = TurnLogWriter(
             self.log,  # type: ignore[arg-type]
             LEASE,
             TURN,
             self.clock,
             on_logged=self.acknowledged.append,
+            on_torn=self.torn.set,
             pending_max_bytes=1000,
         )
 
@@ -147,3 +157,39 @@ async def test_a_lost_lease_ends_the_writer() -> None:
     scene.add(1, 1)
     with pytest.raises(LeaseLost):
         await scene.writer.run()
+
+
+async def test_what_a_failover_lost_of_the_log_is_logged_again(scene: Scene) -> None:
+    scene.add(1, 6, NOTICE)
+    await settle()
+    scene.log.lose_after(4)
+    scene.log.batches.clear()
+
+    scene.add(7, 7, NOTICE)
+    await settle()
+
+    assert scene.log.batches == [[5, 6, 7]]
+    assert scene.acknowledged[-1] == 7
+    assert not scene.torn.is_set()
+
+    scene.log.lose_after(2)
+    scene.add(8, 8, NOTICE)
+    await settle()
+    assert scene.log.batches == [[5, 6, 7], [3, 4, 5, 6, 7, 8]]
+
+
+async def test_a_log_that_lost_more_than_is_held_takes_nothing_more(scene: Scene) -> None:
+    for n in range(1, KEPT_MAX_EVENTS + 10):
+        scene.add(n, n, NOTICE)
+        await settle()
+    scene.log.lose_after(5)
+    scene.log.batches.clear()
+
+    scene.add(KEPT_MAX_EVENTS + 10, KEPT_MAX_EVENTS + 20, NOTICE)
+    await settle()
+    scene.add(KEPT_MAX_EVENTS + 21, KEPT_MAX_EVENTS + 30, NOTICE)
+    async with asyncio.timeout(5):
+        await scene.writer.flush()
+
+    assert scene.torn.is_set()
+    assert scene.log.batches == []
