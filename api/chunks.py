@@ -41,6 +41,18 @@ PING = b": ping\n"
 """A comment, without the blank line that would end an event: once openai-python has seen an id, it
 takes a blank line alone for an event, and its lack of data for broken JSON."""
 
+
+def queue_comment(ahead: int) -> bytes:
+    """The place in the queue in a comment's form; a ping as well."""
+    return f": queued, {_place(ahead)}\n".encode()
+
+
+def _place(ahead: int) -> str:
+    if not ahead:
+        return "next in line"
+    return f"{ahead} turn{'s' if ahead > 1 else ''} ahead"
+
+
 _QUIET = (b'{"type":"started"', b'{"type":"notice"')
 
 
@@ -89,6 +101,10 @@ class Transcript:
         return self._shown(
             self._is_reasoning, _Kind.TOOL, encode_basestring_ascii(line + "\n").encode()
         )
+
+    def note(self, line: str) -> bytes:
+        """The literal of a line of our own among the reasoning."""
+        return self._shown(True, _Kind.TOOL, encode_basestring_ascii(line + "\n").encode())[1]
 
     @property
     def _is_reasoning(self) -> bool:
@@ -188,6 +204,11 @@ class ChunkFrames:
                 out.append(shown[1])
                 out.append(tail)
         return b"".join(out)
+
+    def queue_note(self, ahead: int, n: int) -> bytes:
+        """A chunk that tells the place in the queue; `n` is the last event the client has seen."""
+        literal = self._transcript.note(f"Waiting: {_place(ahead)}.")
+        return sse_id(n) + self._reasoning + literal + self._tail
 
     def last(self, end: TurnEnded, n: int) -> bytes:
         """The chunks that close a good answer: the reason, the usage if asked for, `[DONE]`.

@@ -42,23 +42,34 @@ class Completions:
             raise TurnNotFound(id)
         return record
 
-    def open(self, record: TurnRecord, *, after: int = 0, is_counted: bool = True) -> OpenTurn:
+    async def follow(self, record: TurnRecord, *, after: int = 0) -> OpenTurn:
+        """Open it for a client.
+
+        Raises `RequestRefused` when these events are not kept any more or the client's tenant has
+        too many answers open, and `StoreUnavailable`.
+        """
+        await self._relays.require_kept(record, after=after)
+        with ExitStack() as held:
+            held.enter_context(self._answers.counted(record.tenant))
+            return self._open(record, after, held)
+
+    def open(self, record: TurnRecord, *, after: int = 0) -> OpenTurn:
         """Its events after number `after`, then what is still to come.
 
         The end of a turn that has ended is always given, so that a stream always has its close.
-        Raises `RequestRefused` when its tenant has too many open; `is_counted` false: nobody waits.
         """
+        with ExitStack() as held:
+            return self._open(record, after, held)
+
+    def _open(self, record: TurnRecord, after: int, held: ExitStack) -> OpenTurn:
         if record.state.is_terminal:
             after = min(after, record.seq - 1)
-        with ExitStack() as held:
-            if is_counted:
-                held.enter_context(self._answers.counted(record.tenant))
-            mailbox = held.enter_context(self._relays.attached(record.turn))
-            is_far = record.replica != self._relays.replica
-            relay = held.enter_context(
-                self._relays.relay(record.turn, mailbox, after=max(after, 0), is_far=is_far)
-            )
-            return OpenTurn(relay, held.pop_all())
+        mailbox = held.enter_context(self._relays.attached(record.turn))
+        is_far = record.replica != self._relays.replica
+        relay = held.enter_context(
+            self._relays.relay(record.turn, mailbox, after=max(after, 0), is_far=is_far)
+        )
+        return OpenTurn(relay, held.pop_all())
 
     async def seen(self, record: TurnRecord, *, upto: int) -> list[bytes]:
         """The newest events up to number `upto`. Raises `StoreUnavailable`."""

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import Counter
 from contextlib import ExitStack
 from dataclasses import dataclass
 
 from api.chain import AnswerHead, chain
 from api.errands import Errands
+from api.readers import Readers
 from api.relay import Relay
 from infra.runtime.logs import fields
 from infra.store.chains import ChainStore
 from infra.store.turns import TurnStore
 from infra.wire.errors import StoreUnavailable
-from infra.wire.ids import ConversationKey, TenantId, TurnId
+from infra.wire.ids import ConversationKey, TenantId
 from infra.wire.turns import OnDisconnect
 
 log = logging.getLogger(__name__)
@@ -79,7 +79,7 @@ class Trail:
 class HeldTurn(OpenTurn):
     """The turn of who asked for it. A client that hangs up takes it along.
 
-    Unless it asked for the turn to go on, or another client of this replica asked for it too.
+    Unless it asked for the turn to go on, or another client asked for it too, here or elsewhere.
     """
 
     def __init__(
@@ -92,7 +92,7 @@ class HeldTurn(OpenTurn):
         is_repeatable: bool,
         trail: Trail | None,
         turns: TurnStore,
-        readers: Counter[TurnId],
+        readers: Readers,
         errands: Errands,
     ) -> None:
         super().__init__(relay, exit)
@@ -104,7 +104,7 @@ class HeldTurn(OpenTurn):
         self._turns = turns
         self._readers = readers
         self._errands = errands
-        readers[self.id] += 1
+        readers.came(self.id)
 
     async def answered(self) -> None:
         """Before the client can ask its next question, the conversation can be found."""
@@ -127,12 +127,14 @@ class HeldTurn(OpenTurn):
         if (trail := self._trail) is not None and (head := self.head) is not None:
             # A client that stopped an answer sends back what it got of it.
             self._errands.leave("remember", self.id, lambda: trail.put(head.text))
-        self._readers[self.id] -= 1
-        if self._readers[self.id] > 0:
+        is_last = self._readers.left(self.id)
+        if self.relay.is_ended or not is_last or self._policy is not OnDisconnect.CANCEL:
             return
-        del self._readers[self.id]
-        if hung_up and not self.relay.is_ended and self._policy is OnDisconnect.CANCEL:
-            self._errands.leave("hang-up", self.id, self._cancel)
+        if hung_up:
+            self._errands.leave("hang-up", self.id, self._hang_up)
+        elif self._is_repeatable:
+            self._errands.leave("leave", self.id, lambda: self._readers.are_left(self.id))
 
-    async def _cancel(self) -> None:
-        await self._turns.cancel(self.id, tenant=self._tenant, reason="the client hung up")
+    async def _hang_up(self) -> None:
+        if not await self._readers.are_left(self.id):
+            await self._turns.cancel(self.id, tenant=self._tenant, reason="the client hung up")

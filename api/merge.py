@@ -59,6 +59,16 @@ class Merge:
             self._ahead = {n: held for n, held in self._ahead.items() if n > self.cursor}
         return out
 
+    def end_behind(self, payload: bytes) -> list[bytes]:
+        """The turn's end, logged under a number that live frames have used already.
+
+        They ran ahead of the log, and whoever ended the turn by force (a delete, an adopter that
+        found the agent gone) did not know of them: behind them it ends all the same.
+        """
+        self.is_ended = True
+        self._ahead.clear()
+        return [payload]
+
     def _is_from_the_owner(self, frame: Frame) -> bool:
         """A newer fence takes over; what an older owner sent ahead of it is not trusted."""
         if frame.fence < self._fence:

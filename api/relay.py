@@ -17,6 +17,7 @@ from infra.runtime.clock import Clock
 from infra.runtime.logs import fields
 from infra.store.turn_log import LogPage
 from infra.wire.errors import AgClusterError, ErrorCode, StoreUnavailable, TurnFailed
+from infra.wire.events import is_end
 from infra.wire.frames import Frame
 from infra.wire.ids import TurnId
 from infra.wire.states import TurnState
@@ -39,6 +40,9 @@ RETRY_S = 0.1
 RETRY_MAX_S = 2.0
 GIVE_UP_S = 20.0
 """How long Redis may be away before a stream that lives on it fails visibly."""
+POSITION_S = 2.0
+"""A turn's place in the queue is asked for this often while it moves, else ever more seldom."""
+POSITION_MAX_S = 15.0
 OVERDUE_S = 120.0
 """Grace beyond the turn's deadline, which its worker enforces, before the relay does."""
 
@@ -61,11 +65,15 @@ class LogReader(Protocol):
 
     async def read(self, turn: TurnId, *, after: int, limit: int = ...) -> LogPage: ...
 
+    async def newest(self, turn: TurnId) -> bytes | None: ...
 
-class Expirer(Protocol):
-    """Ends turns nobody starts (`infra.store.turns.TurnStore`)."""
+
+class WaitingTurns(Protocol):
+    """What is asked about turns that nobody has started (`infra.store.turns.TurnStore`)."""
 
     async def expire(self, turn: TurnId, *, reason: str) -> bool: ...
+
+    async def position(self, turn: TurnId) -> int | None: ...
 
 
 class Watch:
@@ -139,7 +147,7 @@ class Relay:
         *,
         mailbox: Mailbox,
         turn_log: LogReader,
-        turns: Expirer,
+        turns: WaitingTurns,
         clock: Clock,
         queue_timeout_s: float,
         deadline_s: float,
@@ -169,6 +177,13 @@ class Relay:
             else Watch(due)
         )
         self._stopped: AgClusterError | None = None
+        self.is_place_wanted = False
+        """Somebody shows `ahead`; else it is not asked for."""
+        self.ahead: int | None = None
+        """Turns before this one while it waits, as of the last look."""
+        self._has_moved = False
+        self._place_due = self._started
+        self._place_pause = POSITION_S
 
     @property
     def is_ended(self) -> bool:
@@ -194,18 +209,23 @@ class Relay:
         raise StopAsyncIteration
 
     async def next(self, *, until_s: float = math.inf) -> list[bytes]:
-        """The next events; none when the turn has ended or `until_s` (monotonic) came first."""
+        """The next events.
+
+        None when the turn has ended, `until_s` (monotonic) came first, or `ahead` is another now.
+        """
         while not self._merge.is_ended:
             if self._stopped is not None:
                 raise self._stopped
             now = self._clock.monotonic()
             if now >= self._watch.due:
                 events = await self._read_log()
-            elif now >= until_s:
+            elif now >= until_s or self._has_moved:
+                self._has_moved = False
                 break
             else:
                 events = await self._hear(min(self._watch.due, until_s) - now)
             if events:
+                self.ahead = None
                 return events
         return []
 
@@ -231,22 +251,53 @@ class Relay:
         events = self._merge.logged(page.events)
         now = self._clock.monotonic()
         self._watch.read(now, found=len(page.events), gap=self._merge.has_gap)
-        if not events:
-            await self._judge(page, now)
-        return events
+        return events or await self._judge(page, now)
 
-    async def _judge(self, page: LogPage, now: float) -> None:
-        """Whether the turn can still end by itself."""
+    async def _judge(self, page: LogPage, now: float) -> list[bytes]:
+        """The log says nothing new: whether the turn can still end by itself."""
         is_whole = len(page.events) < PAGE_EVENTS
-        if page.state is None or (page.state.is_terminal and is_whole):
-            # A page's state is never newer than its events, so the end event is gone for good.
+        if page.state is None:
             raise TurnFailed("", code=ErrorCode.LOG_LOST)
+        if page.state.is_terminal and is_whole:
+            return await self._find_end()
         if page.state is TurnState.QUEUED:
             await self._expire_when_overdue(now)
+            await self._look_for_place(now)
         else:
+            self.ahead = None
             self._begun = self._begun or now
             if now - self._begun > self._deadline_s + OVERDUE_S:
                 raise TurnFailed("", code=ErrorCode.TURN_TIMED_OUT)
+        return []
+
+    async def _find_end(self) -> list[bytes]:
+        """The end of a turn that has ended, and shows none after the cursor.
+
+        A page's state is never newer than its events, so an end that is not before the cursor
+        either is gone for good.
+        """
+        try:
+            newest = await self._log.newest(self.turn)
+        except StoreUnavailable:
+            return []
+        if newest is None or not is_end(newest):
+            raise TurnFailed("", code=ErrorCode.LOG_LOST)
+        return self._merge.end_behind(newest)
+
+    async def _look_for_place(self, now: float) -> None:
+        if not self.is_place_wanted or now < self._place_due:
+            return
+        try:
+            ahead = await self._turns.position(self.turn)
+        except StoreUnavailable:
+            return
+        has_moved = ahead != self.ahead
+        self.ahead = ahead
+        self._has_moved |= has_moved
+        self._place_pause = (
+            POSITION_S if has_moved else min(self._place_pause * 1.5, POSITION_MAX_S)
+        )
+        self._place_due = now + self._place_pause
 
     async def _expire_when_overdue(self, now: float) -> None:
         """Workers sweep the queue too; this is for when there is none."""

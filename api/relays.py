@@ -11,8 +11,8 @@ from infra.runtime.clock import Clock
 from infra.runtime.settings import Settings
 from infra.store.live import LiveSubscriber
 from infra.store.turn_log import TurnLog
-from infra.store.turns import TurnStore
-from infra.wire.errors import ErrorCode, TurnFailed
+from infra.store.turns import TurnRecord, TurnStore
+from infra.wire.errors import ErrorCode, RequestRefused, TurnFailed
 from infra.wire.ids import ReplicaId, TurnId
 
 
@@ -43,6 +43,23 @@ class Relays:
         """Live frames of the turn are kept until the block ends."""
         with self._live.attach(turn) as mailbox:
             yield mailbox
+
+    async def require_kept(self, record: TurnRecord, *, after: int) -> None:
+        """Whether the log still has all events after number `after`.
+
+        Said before anything is sent: of a log that is longer than we keep, the beginning is gone.
+        Raises `RequestRefused` and `StoreUnavailable`.
+        """
+        if record.seq <= self._turn_log.events_max:
+            return
+        oldest = await self._turn_log.oldest(record.turn)
+        if oldest is not None and oldest > after + 1:
+            raise RequestRefused(
+                f"The first {oldest - 1} events of this completion are not kept any more. What "
+                f"follows is to be had with stream=true&starting_after={oldest - 1}.",
+                code=ErrorCode.LOG_TRIMMED,
+                param="starting_after",
+            )
 
     @contextmanager
     def relay(

@@ -15,6 +15,8 @@ from api.door import Door
 from api.drain import Drain
 from api.errands import Errands
 from api.key_check import TIMEOUT_S, KeyCheck
+from api.readers import Readers
+from api.relay import OVERDUE_S
 from api.relays import Relays
 from api.sessions import Sessions
 from api.streams import OpenAnswers
@@ -100,6 +102,11 @@ def _parts(
             queue=store.queue,
             relays=relays,
             answers=answers,
+            readers=Readers(
+                store.readers,
+                replica=replica,
+                ttl_s=settings.queue_timeout_s + settings.turn_deadline_s + OVERDUE_S,
+            ),
             errands=errands,
             clock=clock,
         ),

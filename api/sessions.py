@@ -76,7 +76,7 @@ class Sessions:
         record = await self._turns.get(turn)
         if record is None:
             return
-        open_turn = self._completions.open(record, after=record.seq, is_counted=False)
+        open_turn = self._completions.open(record, after=record.seq)
         try:
             async with asyncio.timeout(self._settings.disconnect_grace_s + DELETE_SLACK_S):
                 async for _ in open_turn.relay:

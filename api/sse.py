@@ -22,12 +22,13 @@ from contextlib import asynccontextmanager
 from sse_starlette.sse import EventSourceResponse
 from starlette.types import Receive, Scope, Send
 
-from api.chunks import PING, ChunkFrames, is_sight, read_end
+from api.chunks import PING, ChunkFrames, is_sight, queue_comment, read_end
 from api.departure import HungUp, while_connected
 from api.errors import error_event
 from api.hold import OpenTurn
 from infra.runtime.clock import Clock
 from infra.runtime.logs import fields
+from infra.runtime.settings import QueueDisplay
 from infra.wire.errors import AgClusterError
 from infra.wire.events import is_end
 
@@ -56,6 +57,7 @@ class ChatStream(EventSourceResponse):
         commit_after_s: float,
         ping_interval_s: float,
         send_timeout_s: float,
+        queue_display: QueueDisplay = QueueDisplay.OFF,
     ) -> None:
         super().__init__(_nothing(), headers=HEADERS | headers, ping=ping_interval_s)
         self._turn = turn
@@ -64,6 +66,9 @@ class ChatStream(EventSourceResponse):
         self._commit_after_s = commit_after_s
         self._ping_interval_s = ping_interval_s
         self._stall = _StallTimer(send_timeout_s)
+        self._queue_display = queue_display
+        self._told_ahead: int | None = None
+        turn.relay.is_place_wanted = queue_display is not QueueDisplay.OFF
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         has_hung_up = True
@@ -81,6 +86,7 @@ class ChatStream(EventSourceResponse):
             self._turn.leave(hung_up=has_hung_up)
 
     async def _stream(self, send: Send) -> None:
+        after = self._turn.relay.cursor
         held = await self._until_settled()
         last = held[-1] if held and is_end(held[-1]) else None
         if last is not None and not any(map(is_sight, held[:-1])):
@@ -93,10 +99,11 @@ class ChatStream(EventSourceResponse):
                     "headers": self.raw_headers,
                 }
             )
-            after = self._turn.relay.cursor - len(held)
             body = self._frames.first(after) + self._frames.render(held, after + 1)
             if not held:
                 body = PING + body  # It waits, and says so from the beginning.
+                if self._turn.relay.ahead is not None:
+                    body += self._silence()
             try:
                 if last is None:
                     await self._push(send, body)
@@ -119,26 +126,39 @@ class ChatStream(EventSourceResponse):
     async def _until_settled(self) -> list[bytes]:
         """The first events, up to one that settles the outcome, or those of `commit_after_s`."""
         held: list[bytes] = []
-        until_s = self._clock.monotonic() + self._commit_after_s
-        while events := await self._turn.relay.next(until_s=until_s):
+        relay, clock = self._turn.relay, self._clock
+        until_s = clock.monotonic() + self._commit_after_s
+        while True:
+            events = await relay.next(until_s=until_s)
             held += events
-            if any(map(is_sight, events)):
-                break
-        return held
+            if any(map(is_sight, events)) or (not events and clock.monotonic() >= until_s):
+                return held
 
     async def _relay(self, send: Send) -> tuple[bytes, bytes]:
         """Send all up to the end event; gives what is to be sent together with it, and it."""
         relay, clock, interval_s = self._turn.relay, self._clock, self._ping_interval_s
         ping_at_s = clock.monotonic() + interval_s
         while True:
+            first = relay.cursor + 1
             events = await relay.next(until_s=ping_at_s)
-            first = relay.cursor - len(events) + 1
-            body = self._frames.render(events, first) if events else PING
+            body = self._frames.render(events, first) if events else self._silence()
             if events and is_end(events[-1]):
                 return body, events[-1]
             if body:
                 await self._push(send, body)
                 ping_at_s = clock.monotonic() + interval_s
+
+    def _silence(self) -> bytes:
+        """What is sent while nothing is said: where it stands in the queue, else a ping."""
+        ahead = self._turn.relay.ahead
+        if ahead is None:
+            return PING
+        if self._queue_display is QueueDisplay.COMMENT:
+            return queue_comment(ahead)
+        if ahead == self._told_ahead:
+            return PING
+        self._told_ahead = ahead
+        return self._frames.queue_note(ahead, self._turn.relay.cursor)
 
     async def _push(self, send: Send, body: bytes, *, more: bool = True) -> None:
         self._stall.begin()

@@ -55,7 +55,7 @@ def completion_routes(deps: ApiDeps) -> APIRouter:
                 code=ErrorCode.TURN_RUNNING,
             )
         return WholeAnswer(
-            deps.completions.open(record),
+            await deps.completions.follow(record),
             model=record.model,
             created=record.created_ms // 1000,
             display=deps.settings.tool_display,
@@ -94,7 +94,7 @@ async def _stream(
     deps: ApiDeps, record: TurnRecord, *, after: int, include_usage: bool
 ) -> ChatStream:
     settings = deps.settings
-    turn = deps.completions.open(record, after=after)
+    turn = await deps.completions.follow(record, after=after)
     try:
         frames = ChunkFrames(
             turn.id,
@@ -112,6 +112,7 @@ async def _stream(
             commit_after_s=0 if after else settings.commit_after_s,
             ping_interval_s=settings.ping_interval_s,
             send_timeout_s=settings.send_timeout_s,
+            queue_display=settings.queue_display,
         )
     except BaseException:
         turn.leave(hung_up=True)

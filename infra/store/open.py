@@ -19,6 +19,7 @@ from infra.store.leases import LeaseStore
 from infra.store.live import LivePublisher, LiveSubscriber
 from infra.store.queue import PlacementQueue, PlacementWorker, SideClaims
 from infra.store.rates import Rates
+from infra.store.readers import TurnReaders
 from infra.store.tls import TlsFiles
 from infra.store.transcripts import MAX_BYTES, TranscriptStore
 from infra.store.turn_log import TurnLog
@@ -47,6 +48,7 @@ class Store:
     key_verdicts: KeyVerdicts
     usage: UsageStore
     rates: Rates
+    readers: TurnReaders
     may_evict: bool = False
     """Whether `check` lets a Redis pass that evicts keys."""
 
@@ -140,5 +142,6 @@ def store_on(
         room=WaitingRoom(redis, keys),
         key_verdicts=KeyVerdicts(redis, keys),
         rates=Rates(redis, keys),
+        readers=TurnReaders(redis, keys),
         usage=UsageStore(redis, keys),
     )

@@ -13,7 +13,7 @@ from redis.exceptions import NoPermissionError
 from infra.store.history import TurnBase
 from infra.store.keys import Keys
 from infra.wire.errors import StoreUnavailable
-from infra.wire.ids import TurnId
+from infra.wire.ids import ReplicaId, TurnId
 from infra.wire.link import BaseKind, TranscriptPart
 from infra.wire.states import ConversationState
 from tests.contract.store.running import running, until
@@ -80,6 +80,9 @@ async def _live_a_little(api: Scene, worker: Scene) -> None:
         await api.store.key_verdicts.put(TENANT, True, ttl_s=60)
         assert not (await api.store.rates.hit("requests", TENANT, per_min=1)).is_exceeded
         assert (await api.store.rates.look("requests", TENANT, per_min=1)).is_exceeded
+        readers = api.store.readers
+        await readers.join(TurnId("t"), here=ReplicaId("a"), first_at=REPLICA, ttl_s=60)
+        await readers.leave(TurnId("t"), here=ReplicaId("a"), ttl_s=60)
 
         turn = await api.submit()
         await api.store.queue.enqueue(turn, None)

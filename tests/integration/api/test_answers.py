@@ -55,7 +55,7 @@ async def test_stream_without_usage_ends_with_done() -> None:
     assert events[-1] == "[DONE]"
     assert all(json.loads(event)["choices"] for event in events[:-1])
     assert answer.headers["content-type"].startswith("text/event-stream")
-    assert answer.headers["cache-control"] == "no-cache"
+    assert answer.headers["cache-control"] == "no-cache, no-store"
     assert answer.headers["x-accel-buffering"] == "no"
     assert answer.headers["x-request-id"]
     assert "content-encoding" not in answer.headers

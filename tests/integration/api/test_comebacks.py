@@ -4,16 +4,24 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
+from dataclasses import replace
 from typing import Any
 
+import httpx
 import pytest
 from openai.types.chat import ChatCompletionChunk
 
+from infra.store.connection import connect
+from infra.store.keys import Keys
+from infra.store.open import store_on
+from infra.store.turn_log import TurnLog
 from infra.wire.errors import ErrorCode
 from infra.wire.events import TextDelta, ThinkingDelta, ToolCall
 from infra.wire.states import TurnState
 from tests.fakes.echo_worker import Gate, Pause, Script, Step, failure, words
+from tests.fakes.fake_redis import fake_redis
+from tests.fakes.redis_server import real_redis
 from tests.fakes.running_api import KEY, RunningApi, body, running_api, until
 from tests.fakes.sse import Block, blocks_of
 
@@ -270,3 +278,97 @@ async def test_official_client_reads_ids_beside_pings_and_errors() -> None:
         )
         assert "".join([c.choices[0].delta.content or "" async for c in stream]) == "abc d"
         assert KEY not in str(api.worker.requests)
+
+
+async def test_alias_is_answered_by_its_name_again() -> None:
+    async with running_api() as api:
+        made = await api.chat("hi", model="claude-sonnet-4.5")
+        turn = made.json()["id"]
+        found = await api.http.get(path(turn))
+        streamed = await api.http.get(path(turn), params={"stream": "true"})
+        asked = api.worker.requests[0].model
+    assert asked == "claude-sonnet-4-5-20250929"
+    assert made.json()["model"] == found.json()["model"] == "claude-sonnet-4.5"
+    assert b'"model":"claude-sonnet-4.5"' in streamed.content
+
+
+async def test_log_whose_beginning_is_gone_is_refused_before_anything_is_sent() -> None:
+    again = {"x-conversation-id": "c", "idempotency-key": "k"}
+    async with fake_redis() as redis:
+        store = store_on(redis, Keys("test"))
+        short = replace(store, log=TurnLog(redis, Keys("test"), events_max=100))
+        async with running_api({"go": words("w " * 500)}, store=short) as api:
+            turn = (await api.chat("go", headers=again)).json()["id"]
+            whole = await api.http.get(path(turn))
+            streamed = await api.http.get(path(turn), params={"stream": "true"})
+            repeated = await api.chat("go", headers=again)
+            first = int(whole.json()["error"]["message"].split("starting_after=")[1].strip("."))
+            rest = await api.http.get(
+                path(turn), params={"stream": "true", "starting_after": str(first)}
+            )
+    for refused in (whole, streamed, repeated):
+        assert refused.status_code == 409
+        assert refused.json()["error"]["code"] == "turn_log_trimmed"
+        assert refused.headers["x-should-retry"] == "false"
+    assert blocks_of(rest.content)[-1].data == "[DONE]"
+    assert blocks_of(rest.content)[1].id == first + 1
+
+
+async def repeated_at_two_replicas(
+    here: RunningApi, far: RunningApi, group: asyncio.TaskGroup
+) -> tuple[asyncio.Task[httpx.Response], asyncio.Task[httpx.Response]]:
+    """The same turn asked for at both, and being read by both."""
+    again = {"x-conversation-id": "c", "x-message-id": "m"}
+    first = group.create_task(here.chat("hold", stream=True, headers=again))
+    await until(lambda: here.worker.requests)
+    second = group.create_task(far.chat("hold", stream=True, headers=again))
+    await until(lambda: far.deps.drain.open_count == 1)
+    return first, second
+
+
+@pytest.mark.parametrize("is_far", [False, True], ids=["first", "second"])
+async def test_repeat_at_another_replica_outlives_a_hang_up(is_far: bool) -> None:
+    """Each replica counted its own clients, and the first to lose its one stopped the turn."""
+    async with two_replicas(HELD) as (here, far), asyncio.TaskGroup() as group:
+        first, second = await repeated_at_two_replicas(here, far, group)
+        leaver, stayer = (second, first) if is_far else (first, second)
+        left = far if is_far else here
+        leaver.cancel()
+        await until(lambda: left.deps.drain.open_count == 0)
+        await left.deps.errands.settled()
+        here.worker.gates["rest"].set()
+        async with asyncio.timeout(20):
+            assert "and on" in (await stayer).text
+    assert len(here.worker.requests) == 1
+
+
+async def test_turn_ends_with_the_last_hang_up_at_any_replica() -> None:
+    async with two_replicas(HELD) as (here, far), asyncio.TaskGroup() as group:
+        for leaver, left in zip(
+            await repeated_at_two_replicas(here, far, group), (here, far), strict=True
+        ):
+            leaver.cancel()
+            await until(lambda left=left: left.deps.drain.open_count == 0)  # type: ignore[misc]
+            await left.deps.errands.settled()
+        async with asyncio.timeout(10):
+            assert (await here.worker.ended.get())[1] is TurnState.CANCELLED
+        assert await here.store.redis.keys("*:readers") == []
+
+
+@pytest.mark.redis
+async def test_replica_that_died_keeps_no_turn_alive() -> None:
+    """Whether it lives is told by its subscription, of which fakeredis never loses one."""
+    async with (
+        real_redis() as server,
+        aclosing(connect(server.url, timeout_s=5, name="test")) as redis,
+        running_api(HELD, store=store_on(redis, Keys("test"))) as here,
+        asyncio.TaskGroup() as group,
+    ):
+        async with running_api(store=here.store, has_worker=False) as far:
+            first, second = await repeated_at_two_replicas(here, far, group)
+            second.cancel()
+            # It dies before it can say that its client has left.
+            far.deps.errands.leave = lambda *_: None  # type: ignore[method-assign, assignment]
+        first.cancel()
+        async with asyncio.timeout(10):
+            assert (await here.worker.ended.get())[1] is TurnState.CANCELLED

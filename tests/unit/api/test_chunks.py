@@ -9,7 +9,7 @@ import pytest
 from openai.types.chat import ChatCompletionChunk
 
 from api.chain import AnswerHead
-from api.chunks import ChunkFrames, Transcript, is_sight, read_end
+from api.chunks import ChunkFrames, Transcript, is_sight, queue_comment, read_end
 from infra.runtime.settings import ToolDisplay
 from infra.wire.errors import ErrorCode, TurnFailed
 from infra.wire.events import (
@@ -247,3 +247,23 @@ def test_cancelled_end_is_an_error_for_whoever_still_listens() -> None:
     with pytest.raises(TurnFailed) as failed:
         read_end(encode_event(TurnEnded(state=TurnState.CANCELLED)))
     assert failed.value.code is ErrorCode.TURN_CANCELLED
+
+
+@pytest.mark.parametrize(
+    ("ahead", "told"), [(0, "next in line"), (1, "1 turn ahead"), (12, "12 turns ahead")]
+)
+def test_place_in_the_queue_is_a_comment_that_ends_no_event(ahead: int, told: str) -> None:
+    assert queue_comment(ahead) == f": queued, {told}\n".encode()
+
+
+def test_place_in_the_queue_as_reasoning_stands_apart_from_what_follows() -> None:
+    frames = ChunkFrames(
+        TurnId("t"), created=1, model="m", include_usage=False, display=ToolDisplay.REASONING
+    )
+    stream = frames.queue_note(2, 0) + frames.queue_note(1, 0)
+    stream += frames.render([encode_event(ThinkingDelta(text="hm"))], 1)
+    said = [json.loads(b.data)["choices"][0]["delta"] for b in blocks_of(stream)]
+    assert "".join(delta["reasoning_content"] for delta in said) == (
+        "Waiting: 2 turns ahead.\nWaiting: 1 turn ahead.\nhm"
+    )
+    assert [b.id for b in blocks_of(stream)] == [0, 0, 1]

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import math
 
 import pytest
 
-from api.relay import GIVE_UP_S, OVERDUE_S, PAGE_EVENTS, Relay, Watch
+from api.relay import GIVE_UP_S, OVERDUE_S, PAGE_EVENTS, POSITION_S, Relay, Watch
 from infra.store.turn_log import LogPage
 from infra.wire.errors import ErrorCode, StoreUnavailable, TurnFailed
 from infra.wire.events import TextDelta, TurnEnded, encode_event
@@ -65,6 +66,8 @@ class ScriptedLog:
         self.is_away = False
         self.reads: list[float] = []
         self.expired: list[str] = []
+        self.place: int | None = None
+        self.asked: list[float] = []
 
     async def read(self, turn: TurnId, *, after: int, limit: int = PAGE_EVENTS) -> LogPage:
         self.reads.append(self._clock.monotonic())
@@ -72,6 +75,13 @@ class ScriptedLog:
             raise StoreUnavailable("away")
         page = [(n, e) for n, e in sorted(self.events.items()) if n > after][:limit]
         return LogPage(page, self.state)
+
+    async def newest(self, turn: TurnId) -> bytes | None:
+        return self.events[max(self.events)] if self.events else None
+
+    async def position(self, turn: TurnId) -> int | None:
+        self.asked.append(self._clock.monotonic())
+        return self.place
 
     async def expire(self, turn: TurnId, *, reason: str) -> bool:
         self.expired.append(reason)
@@ -206,6 +216,61 @@ async def test_ended_turn_without_an_end_event_ends_visibly() -> None:
     with pytest.raises(TurnFailed) as failed:
         await anext(bench.relay)
     assert failed.value.code is ErrorCode.LOG_LOST
+
+
+async def test_end_logged_behind_the_live_frames_is_the_turns_end() -> None:
+    """A delete by force logs the end after what is in the log, and live frames are ahead of that.
+
+    The relay told `turn_log_lost` instead, as no event came after its cursor any more.
+    """
+    bench = Bench()
+    bench.mailbox.put(1, 2, 3)
+    assert await anext(bench.relay) == [payload(1), payload(2), payload(3)]
+    bench.log.events = {1: payload(1), 2: END}
+    bench.log.state = TurnState.CANCELLED
+    assert await bench.all() == [END]
+    assert bench.relay.is_ended
+    assert bench.relay.cursor == 3
+
+
+async def test_place_in_the_queue_is_asked_for_ever_more_seldom() -> None:
+    bench = Bench()
+    bench.relay.is_place_wanted = True
+    bench.log.state = TurnState.QUEUED
+    bench.log.place = 3
+    moved = []
+    while not (events := await bench.relay.next(until_s=math.inf)):
+        moved.append(bench.relay.ahead)
+    assert events == [END]
+    assert moved == [3]
+    pauses = [b - a for a, b in itertools.pairwise(bench.log.asked)]
+    assert min(pauses) >= POSITION_S
+    assert len(bench.log.asked) <= 6
+    assert bench.relay.ahead is None
+
+
+async def test_place_in_the_queue_is_told_when_it_changes() -> None:
+    bench = Bench()
+    bench.relay.is_place_wanted = True
+    bench.log.state = TurnState.QUEUED
+    told = []
+    for place in (2, 1, 0):
+        bench.log.place = place
+        assert await bench.relay.next(until_s=math.inf) == []
+        told.append(bench.relay.ahead)
+    assert told == [2, 1, 0]
+    bench.log.state = TurnState.RUNNING
+    bench.mailbox.put(1)
+    assert await bench.relay.next(until_s=math.inf) == [payload(1)]
+    assert bench.relay.ahead is None
+
+
+async def test_nobody_asks_for_a_place_that_is_not_shown() -> None:
+    bench = Bench()
+    bench.log.state = TurnState.QUEUED
+    bench.log.place = 3
+    assert await bench.all() == [END]
+    assert bench.log.asked == []
 
 
 async def test_redis_may_be_away_for_a_while() -> None:
