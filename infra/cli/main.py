@@ -16,7 +16,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from infra.cli import sessions, turns
+from infra.cli import sessions, turns, usage
 from infra.cli.doctor import examine, report
 from infra.cli.isolation import image_command
 from infra.cli.programs import MODULES, python_command
@@ -37,6 +37,7 @@ app = typer.Typer(
 
 app.add_typer(sessions.app, name="sessions")
 app.add_typer(turns.app, name="turns")
+app.add_typer(usage.app, name="usage")
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs to read.")]
 

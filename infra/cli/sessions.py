@@ -18,6 +18,7 @@ from infra.cli.cluster import (
     until,
     with_store,
 )
+from infra.cli.usage import facts, print_usage
 from infra.runtime.settings import Settings
 from infra.store.conversations import ConversationRecord
 from infra.store.open import Store
@@ -72,10 +73,13 @@ def show_session(name: Name, as_json: Json = False) -> None:
     async def work(store: Store, _: Settings) -> None:
         record = await find_conversation(store, name)
         turns = list(await store.conversations.turns(record.conversation))
+        used = await store.usage.of_conversation(record.conversation)
         if as_json:
-            print_json({**_facts(record), "turn_ids": turns})
+            print_json({**_facts(record), "usage": facts(used), "turn_ids": turns})
             return
         print_facts(_readable(record))
+        if not used.is_empty:
+            print_usage(used)
         for turn in turns:
             typer.echo(f"  {turn}")
 

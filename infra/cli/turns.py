@@ -146,6 +146,7 @@ def _facts(record: TurnRecord) -> dict[str, Any]:
     """The record without the sealed key: there is nothing to be read in it."""
     facts = asdict(record)
     facts["has_key"] = facts.pop("sealed_key") is not None
+    facts["usage"] = record.usage.model_dump() if record.usage else None
     return facts
 
 

@@ -25,7 +25,7 @@ from infra.wire.errors import (
     LeaseLost,
     TurnNotFound,
 )
-from infra.wire.events import TurnEnded, TurnError, encode_event
+from infra.wire.events import TurnEnded, TurnError, Usage, encode_event
 from infra.wire.gateway import TurnMeter
 from infra.wire.history import Accepted, decode_accepted
 from infra.wire.ids import ConversationKey, Fence, HostId, ReplicaId, TenantId, TurnId, WorkerId
@@ -113,6 +113,8 @@ class TurnRecord:
     """A client has been given the whole answer."""
     base: TurnBase | None = None
     """The memory it was started on."""
+    usage: Usage | None = None
+    """What it has used so far."""
     adoptions: int = 0
     """Owners that took it, running, from one that died, since its last event was logged."""
 
@@ -509,6 +511,7 @@ def _record(turn: TurnId, held: Mapping[str, str]) -> TurnRecord:
         reason=held.get("reason"),
         is_delivered="delivered" in held,
         base=decode_base(held["base"]) if "base" in held else None,
+        usage=Usage.model_validate_json(held["usage"]) if "usage" in held else None,
         adoptions=int(held.get("adoptions", 0)),
     )
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 
 from redis.asyncio import Redis
@@ -16,7 +16,7 @@ from redis.asyncio import Redis
 from infra.store.connection import translate
 from infra.store.keys import Keys
 from infra.store.leases import Lease
-from infra.store.replies import fields
+from infra.store.replies import fields, text
 from infra.store.scripts import Scripts
 from infra.wire.errors import LeaseLost
 from infra.wire.events import Usage
@@ -76,6 +76,19 @@ class UsageStore:
         keys = self._keys
         name = keys.tenant_usage(tenant) if day is None else keys.tenant_usage_of(tenant, day)
         return await self._read(name)
+
+    async def tenants(self) -> AsyncIterator[TenantId]:
+        """All that have used anything, in no order: for operators. Raises `StoreUnavailable`."""
+        pattern = self._keys.tenant_usage(TenantId("*"))
+        before, _, after = pattern.partition("*")
+        cursor = 0
+        while True:
+            with translate():
+                cursor, names = await self._redis.scan(cursor, match=pattern, count=500)
+            for name in map(text, names):
+                yield TenantId(name.removeprefix(before).removesuffix(after))
+            if cursor == 0:
+                return
 
     async def _read(self, name: str) -> UsageSums:
         with translate():

@@ -34,9 +34,11 @@ from infra.store.queue import PlacementQueue
 from infra.store.transcripts import TranscriptStore
 from infra.store.turn_log import TurnLog
 from infra.store.turns import NewTurn, TurnStore
+from infra.store.usage import UsageStore
 from infra.store.workers import WorkerRecord, WorkerRegistry
 from infra.wire.control import decode_control
-from infra.wire.events import Event, TextDelta, TurnEnded, TurnStarted, encode_event
+from infra.wire.events import Event, TextDelta, TurnEnded, TurnStarted, Usage, encode_event
+from infra.wire.gateway import ModelUsage, TurnMeter
 from infra.wire.ids import ConversationKey, HostId, TenantId, TurnId, WorkerId
 from infra.wire.link import BaseKind, TranscriptPart
 from infra.wire.states import ConversationState, TurnState, WorkerState
@@ -71,8 +73,12 @@ EXPECTED = {
     "Look at one with `agcluster`": "'Hello'",
     "Cancel one with `agcluster`": "{TURN} is running",
     "Cancel one by hand": "0",
+    "What a tenant has used": "claude-test:input_tokens",
+    "What a conversation has used": "spent_tokens",
+    "Look at usage with `agcluster`": "{TENANT}",
     "Which workers live": "{WORKER}",
     "What one is doing": "ready",
+    "What runs on a host": "{C}",
     "Drain one": "0",
     "Which turns wait for a worker": "{QUEUED}",
     "Whose turn it is": "{TENANT}",
@@ -175,6 +181,7 @@ async def _live_a_little(redis: Redis) -> dict[str, str]:
             WORKER, HOST, 4711, "0.1.0", slots=8, used=2, state=WorkerState.READY, started_ms=1
         )
     )
+    await WorkerRegistry(redis, keys).take_inventory(HOST, {"4f2a9c1b7d33": busy})
     await KeyVerdicts(redis, keys).put(tenant, True, ttl_s=300)
     return {
         "C": busy,
@@ -219,6 +226,9 @@ async def _begun_turn(redis: Redis, keys: Keys, lease: Lease, tenant: TenantId) 
     events: list[Event] = [TurnStarted(sdk_session="session-1", model="m"), TextDelta(text="Hello")]
     numbered = [(n, encode_event(event)) for n, event in enumerate(events, start=1)]
     await TurnLog(redis, keys).append(lease, turn, numbered)
+    used = ModelUsage(calls=1, usage=Usage(input_tokens=5, output_tokens=7))
+    meter = TurnMeter(calls=1, models={"claude-test": used}, instance="gateway-1")
+    await UsageStore(redis, keys).book(lease, turn, meter)
     return turn
 
 

@@ -13,6 +13,8 @@ from pathlib import Path
 import pytest
 
 from infra.store.keys import Keys
+from infra.wire.events import Usage
+from infra.wire.gateway import ModelUsage, TurnMeter
 from infra.wire.ids import ConversationKey, TurnId
 from infra.wire.states import TurnState
 from tests.contract.store.scene import DONE, OTHER_C, OTHER_TENANT, TENANT, C, Scene, scene_at
@@ -209,3 +211,22 @@ async def test_waiting_turns_are_listed_as_they_will_be_started(
     assert later in await agcluster.told("turns", "waiting")
     shown = json.loads(await agcluster.told("turns", "show", "--json", later))
     assert shown["position"] == 1
+
+
+async def test_usage_is_told_by_tenant_day_and_model(agcluster: Command, scene: Scene) -> None:
+    lease, turn = await scene.begin()
+    used = ModelUsage(calls=2, usage=Usage(input_tokens=5, output_tokens=7))
+    meter = TurnMeter(calls=2, models={"claude-x": used}, instance="g")
+    await scene.store.usage.book(lease, turn, meter)
+    listed = json.loads(await agcluster.told("usage", "list", "--json"))
+    wanted = {"calls": 2, "input": 5, "output": 7, "cache_creation": 0, "cache_read": 0}
+    assert listed[TENANT] == {
+        **wanted,
+        "spent": 12,
+        "models": {"claude-x": {**wanted, "spent": 12}},
+    }
+    shown = await agcluster.told("usage", "show", TENANT, "--days", "1")
+    assert shown.count("12") >= 3
+    assert "claude-x" in shown
+    assert "claude-x" in await agcluster.told("sessions", "show", C)
+    assert "'output_tokens': 7" in await agcluster.told("turns", "show", turn)
