@@ -75,7 +75,8 @@ class Keys:
         """Hash: conv, tenant, lane, replica, model, state, attempt, fence, seq, created, claimed,
         started, ended (ms), reason, usage, metered (what the gateways told, by instance and model:
         calls, input, output, cache creation, cache read), idem, on_disconnect, cancel, delivered,
-        key_sealed, key_expires, base (`infra.store.history`), sdk_session, remembered.
+        key_sealed, key_expires, base (`infra.store.history`), sdk_session, remembered, given (the
+        worker that take handed it to).
         Scripts write it; for an hour after the end."""
         return f"{self.prefix}:turn:{turn}"
 

@@ -13,6 +13,7 @@
 -- asking worker, unless another is clearly less loaded: even with the turn it would be less so than
 -- this one is without it. load = (used + coming) / slots; the counter `coming` spreads turns that are
 -- asked for between two heartbeats, and their containers count with the memory an idle one takes.
+-- Nobody is given the same turn twice without asking: it may have died, its heartbeat still being good.
 --
 -- Costs a few commands for each living worker.
 local worker, host = ARGV[1], ARGV[2]
@@ -56,8 +57,9 @@ local function choose(turn)
   local me = read_worker(worker)
     or {id = worker, host = host, is_ready = true, load = 0, has_room = true}
   local others = {}
+  local given = redis.call('HGET', turn.key, 'given')
   for _, id in ipairs(redis.call('ZRANGEBYSCORE', KEYS[2], '(' .. int(now_ms()), '+inf')) do
-    local other = id ~= worker and read_worker(id)
+    local other = id ~= worker and id ~= given and read_worker(id)
     if other then others[#others + 1] = other end
   end
   local held = redis.call('HMGET', key('conversation', turn.conversation), 'host', 'turns')
@@ -88,6 +90,7 @@ while true do
     local record = key('worker', chosen.id)
     if redis.call('EXISTS', record) == 1 then redis.call('HINCRBY', record, 'coming', 1) end
     if chosen.id == worker then return {'taken', conversation, turn.id} end
+    redis.call('HSET', turn.key, 'given', chosen.id)
     return {'elsewhere', chosen.id, turn.id}
   end
   -- Stale: ended, forgotten, or owned again. Its owner finds what waits when it looks, or is told.

@@ -91,18 +91,27 @@ async def test_a_heartbeat_tells_what_was_coming(room: Room) -> None:
 async def test_a_worker_that_put_something_back_is_full_until_its_next_heartbeat(
     room: Room,
 ) -> None:
-    """A turn must not go to and fro between two that each believe the other has room."""
+    """Turns must not go to and fro between two that each believe the other has room."""
     await room.beat(W1, used=7)
+    await room.beat(W2, used=0)
+    await room.scene.store.room.put_back(await room.wait(A, 0), W2)
+    await room.wait(B)
+
+    assert isinstance(await room.take(W1), Taken)
+
+    await room.beat(W2, used=0)
+    assert isinstance(await room.take(W1), Elsewhere)
+
+
+async def test_a_turn_is_not_given_twice_to_a_worker_that_did_nothing_with_it(room: Room) -> None:
+    """It may have been killed: its heartbeat is good for 15 s, the turn should not wait as long."""
+    await room.beat(W1, used=6)
     await room.beat(W2, used=0)
     turn = await room.wait(A)
     assert await room.take(W1) == Elsewhere(W2, turn)
-    await room.scene.store.room.put_back(turn, W2)
+    await room.scene.store.turns.unclaimed(older_than_ms=-1)
 
     assert await room.take(W1) == Taken(conversation_of(A, 0), turn)
-
-    await room.beat(W2, used=0)
-    turn = await room.wait(B)
-    assert await room.take(W1) == Elsewhere(W2, turn)
 
 
 # Who takes nothing new
