@@ -322,7 +322,11 @@ class Conversation:
         if self._record.state is ConversationState.COLD:
             return
         found = await self._session.found()
-        running = next((c for c in found if c.is_running), None)
+        # Asked under the lease. One that is not on record was left behind when the conversation
+        # moved: it remembers less, and knows nothing of a turn that was started elsewhere.
+        record = await self._insist(lambda: self._parts.conversations.get(self.key))
+        recorded = record.container if record else None
+        running = next((c for c in found if c.is_running and c.id == recorded), None)
         self._session.container = running or next(iter(found), None)
         if running is None or self._record.state is ConversationState.STOPPING:
             if found:

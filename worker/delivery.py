@@ -109,6 +109,7 @@ class Delivery:
         if course is Course.START:
             run.standing = await self._stand(run.claimed)
         await self._open(run)
+        await self._held.until_sure()
         # The link may have been replaced meanwhile; one that is down is resynchronised when up.
         if (link := self._link.current) is None:
             raise AgentUnreachable("the link was dropped")

@@ -139,6 +139,7 @@ class KeptLink:
             log.info("link lost", extra=fields(conversation=self.conversation))
             try:
                 link = await self.reach(timeout_s=self._parts.timings.relink_s)
+                await self._held.until_sure()
             except AgentUnreachable as error:
                 await self._user.on_agent_gone(container, error)
             else:

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from infra.runtime.clock import Clock
 from infra.runtime.logs import fields
 from infra.store.leases import RENEW_EVERY_S, SELF_FENCE_AFTER_S, Lease, LeaseStore
-from infra.wire.errors import StoreUnavailable
+from infra.wire.errors import LeaseLost, StoreUnavailable
 from infra.wire.ids import ConversationKey, Fence, HostId, TurnId, WorkerId
 from infra.wire.states import ConversationState
 
@@ -34,6 +34,7 @@ class HeldLease:
     ) -> None:
         self.lease = lease
         self.lost = asyncio.Event()
+        self._news = asyncio.Event()
         self._clock = clock
         self._confirmed_s = confirmed_s
         self._fence_after_s = fence_after_s
@@ -53,17 +54,32 @@ class HeldLease:
             return False
         return self._clock.monotonic() - self._confirmed_s < self._fence_after_s
 
+    async def until_sure(self) -> None:
+        """Wait until nobody else can own the conversation yet. Raises `LeaseLost`.
+
+        Before anything is started: a process that was frozen comes to itself in the middle of
+        whatever it did, and may be somebody else's predecessor by then.
+        """
+        while not self.may_publish():
+            if self.lost.is_set() or self._is_given_up:
+                raise LeaseLost(self.conversation, self.fence)
+            self._news.clear()
+            await self._news.wait()
+
     def confirm(self, asked_s: float) -> None:
         """Redis confirmed it to a question asked then."""
         self._confirmed_s = asked_s
+        self._news.set()
 
     def lose(self) -> None:
         """It is another's, or nobody's. There is no way back."""
         self.lost.set()
+        self._news.set()
 
     def give_up(self) -> None:
         """We want it no more: nothing is published under it, and nobody is told of a loss."""
         self._is_given_up = True
+        self._news.set()
 
 
 class Ownership:

@@ -1,0 +1,488 @@
+"""The model's conversations: real leases, scripts and decisions; containers of the model.
+
+It goes the way `worker.placement`, `worker.conversation` and `worker.turns` go, without what does
+not matter to lease, fence and log: memory, gateway, workspaces.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeVar
+
+from infra.store.conversations import ConversationRecord
+from infra.store.turns import ATTEMPTS_MAX, Claimed
+from infra.store.waiting_room import Elsewhere, Taken
+from infra.wire.errors import (
+    AgClusterError,
+    AgentUnreachable,
+    ErrorCode,
+    IllegalTransition,
+    LeaseHeld,
+    LeaseLost,
+    StoreUnavailable,
+)
+from infra.wire.events import TurnEnded, decode_event, encode_event, is_end
+from infra.wire.ids import ConversationKey, TurnId, WorkerId
+from infra.wire.states import ConversationState, TurnState
+from tests.unit.cluster_model.machines import Box, Link
+from worker.decisions import (
+    Course,
+    course_before_container,
+    course_with_agent,
+    declared_end,
+    steps,
+)
+from worker.hosts import ContainerId
+from worker.ownership import HeldLease
+from worker.waiting import until_store_answers
+
+if TYPE_CHECKING:
+    from tests.unit.cluster_model.workers import ModelWorker
+
+_Answer = TypeVar("_Answer")
+
+CANCELLED = TurnEnded(state=TurnState.CANCELLED)
+LOG_EVERY_S = 0.25
+RELINK_S = 10.0
+IDLE_S = 15.0
+
+
+class ContainerDied(Exception):
+    """The container did not come up."""
+
+
+@dataclass
+class Run:
+    """A claimed turn under way."""
+
+    claimed: Claimed
+    last_n: int
+    pending: list[tuple[int, bytes]]
+    is_given: bool = False
+    ending: TurnEnded | None = None
+    payload: bytes | None = None
+
+    @property
+    def turn(self) -> TurnId:
+        return self.claimed.record.turn
+
+
+class Actor:
+    """One conversation a worker owns."""
+
+    def __init__(
+        self, worker: ModelWorker, held: HeldLease, found: ConversationRecord | None
+    ) -> None:
+        self.key: ConversationKey = held.conversation
+        self.held = held
+        self.is_resting = False
+        self.was_poked = True
+        self.idle_since_s = worker.clock.monotonic()
+        self.left_waiting: TurnId | None = None
+        self._worker = worker
+        self._chance: random.Random = worker.chance
+        self._state = found.state if found else ConversationState.COLD
+        self._box: Box | None = None
+        self._link: Link | None = None
+        self._cancelled: TurnId | None = None
+        self._is_reap_asked = False
+        self._is_leaving = False
+
+    @property
+    def container(self) -> ContainerId | None:
+        return self._box.id if self._box else None
+
+    def poke(self) -> None:
+        self.was_poked = True
+
+    def reap(self) -> None:
+        self._is_reap_asked = True
+
+    def make_room(self) -> None:
+        self._is_reap_asked = True
+
+    def disown(self) -> None:
+        self.held.lose()
+
+    def cancel(self, turn: TurnId) -> None:
+        self._cancelled = turn
+
+    def hand_over(self) -> None:
+        self._is_leaving = True
+
+    async def live(self) -> None:
+        """Until the conversation is cold, lost or handed over."""
+        try:
+            await self._serve()
+        except LeaseLost:
+            self._worker.ownership.forget(self.held)
+
+    async def _serve(self) -> None:
+        await self._recover()
+        while True:
+            self._check()
+            if self._is_leaving:
+                return await self._release(self._state)
+            if claimed := await self._claim():
+                self._is_reap_asked = False
+                await self._run(Run(claimed, claimed.record.seq, []))
+            elif self._box is None:
+                return await self._release(ConversationState.COLD)
+            elif self._box.process.is_dead or await self._shall_stop():
+                await self._discard()
+            else:
+                await self._rest()
+
+    async def _claim(self) -> Claimed | None:
+        if not self.was_poked:
+            return None
+        self.was_poked = False
+        turns, lease = self._worker.turns, self.held.lease
+        claimed = await self._insist(lambda: turns.claim(lease))
+        if claimed and not claimed.is_adoption and self._state is ConversationState.WARM:
+            self._state = ConversationState.BUSY
+        elif claimed is None and self._state is ConversationState.BUSY:
+            self._state = ConversationState.WARM
+        return claimed
+
+    async def _shall_stop(self) -> bool:
+        if not self._is_reap_asked:
+            return False
+        self._is_reap_asked = False
+        conversations, worker = self._worker.conversations, self._worker.id
+        won = await self._insist(lambda: conversations.reap(self.key, worker))
+        if won:
+            self._state = ConversationState.STOPPING
+        return won
+
+    async def _rest(self) -> None:
+        await self._move(ConversationState.WARM)
+        self.is_resting = True
+        self.idle_since_s = self._worker.clock.monotonic()
+        assert self._box is not None
+        while not (
+            self.was_poked or self._is_reap_asked or self._is_leaving or self._box.process.is_dead
+        ):
+            self._check()
+            await self._worker.clock.sleep(0.3)
+        self.is_resting = False
+
+    async def _recover(self) -> None:
+        box = self._worker.machine.of(self.key)
+        if box is None:
+            return
+        self._box = box
+        conversations = self._worker.conversations
+        record = await self._insist(lambda: conversations.get(self.key))
+        is_ours = record is not None and record.container == box.id
+        if self._worker.rules.adopts_only_the_recorded and not is_ours:
+            return await self._discard()
+        if box.process.is_dead or self._state is ConversationState.STOPPING:
+            return await self._discard()
+        try:
+            await self._linked()
+        except AgentUnreachable:
+            await self._discard()
+
+    # A turn
+
+    async def _run(self, run: Run) -> None:
+        is_usable = True
+        try:
+            await self._deliver(run)
+            await self._copy(run)
+        except ContainerDied:
+            is_usable = False
+            if self._may_start_again(run):
+                turns, lease = self._worker.turns, self.held.lease
+                if await self._insist(lambda: turns.requeue(lease, run.turn)):
+                    self.was_poked = True
+                    self._note_rest()
+                    return await self._discard()
+            run.ending = declared_end(ErrorCode.CONTAINER_LOST)
+        except AgentUnreachable:
+            is_usable = False
+            run.ending = declared_end(ErrorCode.AGENT_FAILED)
+        await self._conclude(run)
+        if not is_usable or self._box is None or self._box.process.is_dead:
+            await self._discard()
+
+    def _may_start_again(self, run: Run) -> bool:
+        record = run.claimed.record
+        return (
+            not run.is_given
+            and record.state is TurnState.CLAIMED
+            and record.seq == 0
+            and record.attempt < ATTEMPTS_MAX
+        )
+
+    async def _deliver(self, run: Run) -> None:
+        record, course = run.claimed.record, Course.START
+        if self._box is not None and self._box.process.is_dead:
+            await self._discard()
+        if self._box is None:
+            course = course_before_container(state=record.state, seq=record.seq)
+            if course is Course.START and not self._is_cancelled(run):
+                await self._start_box()
+                await self._linked()
+        else:
+            link = await self._linked()
+            if run.claimed.is_adoption:
+                course = course_with_agent(
+                    turn=run.turn, agent_turn=link.agent_turn, last_n=run.last_n
+                )
+        if course is Course.END:
+            run.ending = declared_end(ErrorCode.CONTAINER_LOST, state=TurnState.INTERRUPTED)
+        elif course is Course.START and self._is_cancelled(run):
+            run.ending = CANCELLED
+        else:
+            await self._open(run, course)
+
+    async def _open(self, run: Run, course: Course) -> None:
+        worker, lease = self._worker, self.held.lease
+        await self._move(ConversationState.BUSY)
+        if course is Course.START:
+            if run.claimed.record.state is not TurnState.RUNNING:
+                await self._insist(lambda: worker.turns.start(lease, run.turn))
+            # A worker that froze here finds out before it starts anything.
+            self._check()
+            if self._worker.rules.starts_only_when_sure:
+                await self._until_sure()
+            if self._link is None:
+                raise ContainerDied
+            self._link.start(run.turn, worker.task_of(run.turn))
+        elif self._link is not None:
+            self._link.replay(run.turn, after=run.last_n)
+        run.is_given = True
+
+    async def _until_sure(self) -> None:
+        """As `HeldLease.until_sure`."""
+        while not self.held.may_publish():
+            self._check()
+            await self._worker.clock.sleep(0.1)
+
+    async def _copy(self, run: Run) -> None:
+        """The agent's events, live and into the log, until its end or the container's."""
+        clock = self._worker.clock
+        logged_s = clock.monotonic()
+        while run.ending is None:
+            self._check()
+            if self._link is not None:
+                self._take(run, self._link)
+            if self._is_leaving:
+                await self._append(run)
+                await self._release(self._state)
+                raise LeaseLost(self.key, self.held.fence)
+            if self._box is None or self._box.process.is_dead:
+                raise ContainerDied
+            if self._link is None or not self._link.is_open:
+                link = await self._linked()
+                course = course_with_agent(
+                    turn=run.turn, agent_turn=link.agent_turn, last_n=run.last_n
+                )
+                if course is Course.END:
+                    raise AgentUnreachable("another agent")
+                if course is Course.START:
+                    link.start(run.turn, self._worker.task_of(run.turn))
+                else:
+                    link.replay(run.turn, after=run.last_n)
+            assert self._link is not None
+            if self._is_cancelled(run):
+                self._link.interrupt(run.turn)
+            if run.pending and clock.monotonic() - logged_s >= LOG_EVERY_S:
+                logged_s = clock.monotonic()
+                with suppress(StoreUnavailable):
+                    await self._append(run)
+            await clock.sleep(self._chance.uniform(0.02, 0.2))
+
+    def _take(self, run: Run, link: Link) -> None:
+        for turn, n, payload in link.take():
+            if turn != run.turn or n <= run.last_n:
+                continue
+            assert n == run.last_n + 1, "the agent forgot what was not logged"
+            if is_end(payload):
+                ended = decode_event(payload)
+                assert isinstance(ended, TurnEnded)
+                run.ending, run.payload = ended, payload
+                return
+            run.last_n = n
+            self._publish(run, n, payload)
+            run.pending.append((n, payload))
+
+    def _publish(self, run: Run, n: int, payload: bytes) -> None:
+        if self.held.may_publish():
+            self._worker.on_publish(self._worker.id, self.held, run.turn, n, payload)
+
+    async def _append(self, run: Run) -> None:
+        batch = list(run.pending)
+        if not batch:
+            return
+        logged = await self._worker.log.append(self.held.lease, run.turn, batch)
+        self._check()
+        del run.pending[: len(batch)]
+        if self._link:
+            self._link.ack(run.turn, logged)
+
+    async def _conclude(self, run: Run) -> None:
+        worker, lease = self._worker, self.held.lease
+        await self._insist(lambda: self._append(run))
+        assert run.ending is not None
+        end, n = run.ending, run.last_n + 1
+        if await self._insist(
+            lambda: worker.turns.finish(lease, run.turn, n, end, idle_timeout_s=IDLE_S)
+        ):
+            self.was_poked = True
+        self._note_rest()
+        self._publish(run, n, run.payload or encode_event(end))
+        if self._link:
+            self._link.ack(run.turn, n)
+
+    def _is_cancelled(self, run: Run) -> bool:
+        return run.claimed.record.cancel is not None or self._cancelled == run.turn
+
+    def _note_rest(self) -> None:
+        if self._state is ConversationState.BUSY:
+            self._state = ConversationState.WARM
+
+    # Container and link
+
+    async def _start_box(self) -> None:
+        await self._move(ConversationState.STARTING)
+        await self._worker.clock.sleep(self._chance.uniform(0.05, 1.0))
+        if self._chance.random() < self._worker.bad_starts:
+            raise ContainerDied
+        self._box = self._worker.machine.start(self.key, self.held.fence)
+        await self._worker.clock.sleep(self._chance.uniform(0.05, 0.5))
+
+    async def _linked(self) -> Link:
+        if self._link is not None and self._link.is_open:
+            return self._link
+        clock = self._worker.clock
+        give_up_s = clock.monotonic() + RELINK_S
+        while True:
+            self._check()
+            box = self._box
+            if box is None or box.process.is_dead:
+                raise ContainerDied
+            try:
+                # By its path: whatever container is there now.
+                there = self._worker.machine.of(self.key) or box
+                self._link = there.greet(self.held.fence)
+            except AgentUnreachable:
+                if clock.monotonic() > give_up_s:
+                    raise
+            else:
+                await clock.sleep(0.002)
+                return self._link
+            await clock.sleep(0.2)
+
+    async def _discard(self) -> None:
+        box, self._box, self._link = self._box, None, None
+        self._is_reap_asked = False
+        await self._move(ConversationState.STOPPING)
+        if box is not None:
+            await self._worker.clock.sleep(self._chance.uniform(0.01, 0.5))
+            self._worker.machine.remove(box.id)
+        await self._move(ConversationState.COLD)
+
+    # The record
+
+    async def _release(self, state: ConversationState) -> None:
+        with suppress(StoreUnavailable):
+            self.left_waiting = await self._worker.ownership.release(self.held, state)
+
+    async def _move(self, target: ConversationState) -> None:
+        try:
+            await self._step_to(target)
+        except IllegalTransition:
+            conversations = self._worker.conversations
+            record = await self._insist(lambda: conversations.get(self.key))
+            self._state = record.state if record else ConversationState.COLD
+            await self._step_to(target)
+
+    async def _step_to(self, target: ConversationState) -> None:
+        conversations, lease = self._worker.conversations, self.held.lease
+        for state in steps(self._state, target):
+            container = self.container if state is ConversationState.BUSY else None
+            await self._insist(
+                lambda state=state, container=container: conversations.update(  # type: ignore[misc]
+                    lease, state, container=container
+                )
+            )
+            self._state = state
+
+    async def _insist(self, call: Callable[[], Awaitable[_Answer]]) -> _Answer:
+        answer = await until_store_answers(call, self._worker.clock)
+        self._check()
+        return answer
+
+    def _check(self) -> None:
+        """What the real actor's watcher does: a lost lease ends it wherever it is."""
+        if self.held.lost.is_set():
+            raise LeaseLost(self.key, self.held.fence)
+
+
+class Places:
+    """As `worker.placement.Placement`: which conversations are ours."""
+
+    def __init__(self, worker: ModelWorker) -> None:
+        self.conversations: dict[ConversationKey, Actor] = {}
+        self.is_closed = False
+        self._worker = worker
+        self._placing: set[ConversationKey] = set()
+
+    async def take(self, hint: TurnId) -> None:
+        """A hint of the shared queue: whatever is next."""
+        with suppress(AgClusterError):
+            match await self._worker.take_next():
+                case Taken() as given:
+                    await self.place(given.conversation, given.turn)
+                case Elsewhere() as given:
+                    self._worker.hint(given.turn, given.worker)
+
+    async def claim(self, turn: TurnId) -> None:
+        """A hint for this worker."""
+        with suppress(AgClusterError):
+            record = await self._worker.turns.get(turn)
+            if record is not None and not record.state.is_terminal:
+                await self.place(record.conversation, turn)
+
+    async def place(
+        self, c: ConversationKey, turn: TurnId | None = None, *, may_exceed: bool = False
+    ) -> None:
+        if actor := self.conversations.get(c):
+            return actor.poke()
+        if c in self._placing:
+            return
+        if self.is_closed:
+            if turn is not None:
+                await self._worker.put_back(turn)
+            return
+        self._placing.add(c)
+        try:
+            found = await self._worker.conversations.get(c)
+            held = await self._worker.ownership.acquire(c)
+            if self.is_closed:
+                state = found.state if found else ConversationState.COLD
+                if waiting := await self._worker.ownership.release(held, state):
+                    self._worker.hint(waiting, None)
+                return
+            actor = self.conversations[c] = Actor(self._worker, held, found)
+            self._worker.spawn(self._supervise(actor))
+        except LeaseHeld as held_by:
+            if turn is not None:
+                self._worker.hint(turn, WorkerId(held_by.owner))
+        finally:
+            self._placing.discard(c)
+
+    async def _supervise(self, actor: Actor) -> None:
+        await actor.live()
+        del self.conversations[actor.key]
+        if actor.left_waiting:
+            self._worker.hint(actor.left_waiting, None)
+        elif actor.held.lost.is_set() or actor.was_poked:
+            with suppress(AgClusterError):
+                await self.place(actor.key)

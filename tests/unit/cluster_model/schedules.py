@@ -1,0 +1,94 @@
+"""Schedules drawn by chance, and made as short as they can be when one breaks something."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+
+from tests.unit.cluster_model.line import Moment
+from tests.unit.cluster_model.world import HOSTS, TROUBLE_S, Ask, Fault, Schedule, Trouble
+
+_COMMON = (
+    *[Trouble.FREEZE_AT] * 8,
+    *[Trouble.LOSSY] * 2,
+    Trouble.KILL_AT,
+    Trouble.FREEZE,
+    *Trouble,
+)
+_SCRIPTS = (
+    *["append"] * 3,
+    "acquire",
+    "claim",
+    "finish",
+    "release",
+    "renew",
+    "requeue",
+    "start",
+    "update",
+)
+_WHOLE_ONE_IN = 5
+"""Schedules that are followed until nothing is left; that takes twice as long."""
+
+
+def drawn(seed: int) -> Schedule:
+    """Turns and faults; the seed also decides everything the schedule leaves open."""
+    chance = random.Random(seed)
+    conversations = chance.choice((1, 1, 3))
+    return Schedule(
+        seed=seed,
+        asks=tuple(_ask(chance, conversations) for _ in range(chance.randint(2, 6))),
+        faults=tuple(_fault(chance) for _ in range(chance.randint(2, 8))),
+        bad_starts=chance.choice((0.0, 0.0, 0.0, 0.3, 1.0)),
+        is_to_the_end=seed % _WHOLE_ONE_IN == 0,
+    )
+
+
+def _ask(chance: random.Random, conversations: int) -> Ask:
+    return Ask(
+        at_s=_moment(chance, before_s=10),
+        conversation=chance.randrange(conversations),
+        events=chance.randint(1, 12),
+        every_s=chance.choice((0.05, 0.3, 1.0, 2.0)),
+        is_hinted=chance.random() < 0.8,
+    )
+
+
+def _fault(chance: random.Random) -> Fault:
+    # Shorter than the self-fencing, around the lease, and longer than everything.
+    spell = chance.choice(((0.5, 5), (9, 17), (16, 30)))
+    return Fault(
+        at_s=_moment(chance, before_s=5),
+        trouble=chance.choice(_COMMON),
+        who=chance.randrange(len(HOSTS)),
+        for_s=round(chance.uniform(*spell), 1),
+        script=chance.choice(_SCRIPTS),
+        moment=chance.choice(tuple(Moment)),
+    )
+
+
+def _moment(chance: random.Random, *, before_s: float) -> float:
+    return round(chance.uniform(0, TROUBLE_S - before_s), 1)
+
+
+def shortest(schedule: Schedule, breaks: Callable[[Schedule], bool]) -> Schedule:
+    """Without the turns and faults that are not needed to break it."""
+    while True:
+        shorter = next(filter(breaks, _shorter(schedule)), None)
+        if shorter is None:
+            return schedule
+        schedule = shorter
+
+
+def _shorter(schedule: Schedule) -> Iterator[Schedule]:
+    for i in range(len(schedule.faults)):
+        yield replace(schedule, faults=schedule.faults[:i] + schedule.faults[i + 1 :])
+    for i in range(len(schedule.asks)):
+        yield replace(schedule, asks=schedule.asks[:i] + schedule.asks[i + 1 :])
+
+
+def told(schedule: Schedule) -> str:
+    """To be read, and to be pasted into `World(...)`."""
+    steps: list[Ask | Fault] = [*schedule.asks, *schedule.faults]
+    steps.sort(key=lambda step: step.at_s)
+    return "\n".join([f"seed {schedule.seed}: {schedule!r}", *(f"  {step}" for step in steps)])

@@ -1,0 +1,180 @@
+"""Lease, fence, log and agent under hundreds of schedules of faults, in virtual time.
+
+The scripts, the leases, the sweeps and what workers decide are the real ones; containers, links and
+the way of a turn are modelled. A failure prints the shortest schedule that shows it.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+
+import pytest
+
+from tests.unit.cluster_model.line import Moment
+from tests.unit.cluster_model.schedules import drawn, shortest, told
+from tests.unit.cluster_model.workers import Rules
+from tests.unit.cluster_model.world import Ask, Fault, Schedule, Trouble, World
+
+BLOCKS, BLOCK = 8, 25
+TRIES = 60
+
+
+@pytest.fixture(autouse=True)
+def _quiet() -> Iterator[None]:
+    """Thousands of expected warnings would be most of the work."""
+    logging.disable(logging.CRITICAL)
+    yield
+    logging.disable(logging.NOTSET)
+
+
+def broken_by(schedule: Schedule) -> str | None:
+    try:
+        World(schedule).live()
+    except AssertionError as broken:
+        return str(broken)
+    return None
+
+
+@pytest.mark.parametrize("block", range(BLOCKS))
+def test_every_turn_ends_once_and_whole_whatever_happens(block: int) -> None:
+    for seed in range(block * BLOCK, (block + 1) * BLOCK):
+        schedule = drawn(seed)
+        if broken_by(schedule):
+            schedule = shortest(schedule, lambda other: broken_by(other) is not None)
+            pytest.fail(f"{broken_by(schedule)}\n{told(schedule)}", pytrace=False)
+
+
+def test_a_schedule_always_ends_the_same_way() -> None:
+    first, second = World(drawn(7)), World(drawn(7))
+    first.live()
+    second.live()
+    assert {t: s.states for t, s in first.turns.items()} == {
+        t: s.states for t, s in second.turns.items()
+    }
+    assert [s.ended_s for s in first.turns.values()] == [s.ended_s for s in second.turns.values()]
+
+
+# Each rule is needed: without it the invariants break.
+
+ALL = range(3)
+
+
+def without(text: str, instead: str = "") -> Callable[[str], str]:
+    return lambda source: source.replace(text, instead)
+
+
+def frozen_at(script: str, moment: Moment, *, for_s: float) -> tuple[Fault, ...]:
+    """Whichever worker comes there first."""
+    return tuple(Fault(0.1, Trouble.FREEZE_AT, who, for_s, script, moment) for who in ALL)
+
+
+LONG = Ask(0.5, conversation=0, events=12, every_s=2.0, is_hinted=True)
+FROZEN_BEFORE_AN_APPEND = Schedule(0, (LONG,), frozen_at("append", Moment.UNSENT, for_s=22))
+FROZEN_AFTER_A_START = Schedule(0, (LONG,), frozen_at("start", Moment.UNHEARD, for_s=35))
+CUT_OFF_WITH_ITS_AGENT = Schedule(
+    0, (replace(LONG, every_s=3.0),), (Fault(3.0, Trouble.CUT, 2, 40),)
+)
+MOVED_AND_CAME_BACK = Schedule(
+    0,
+    asks=(replace(LONG, events=2, every_s=0.1), replace(LONG, at_s=8.0, is_hinted=False)),
+    faults=(
+        Fault(5.0, Trouble.HOLE, 0, 25.0),
+        Fault(5.0, Trouble.HOLE, 1, 25.0),
+        Fault(5.0, Trouble.FREEZE_AT, 2, 30.0, "start", Moment.UNHEARD),
+    ),
+)
+
+
+@pytest.mark.parametrize(
+    ("mutate", "schedule"),
+    [
+        pytest.param(
+            without("if held[1] ~= ARGV[1] or held[2] ~= ARGV[2] then return {'lost'} end"),
+            FROZEN_BEFORE_AN_APPEND,
+            id="an append is refused under an older fence",
+        ),
+        pytest.param(
+            without("return held[1] == worker and held[2] == fence", "return true"),
+            None,
+            id="an owner's scripts are refused under an older fence",
+        ),
+        pytest.param(
+            without("if holder and holder ~= worker then return {'held', holder} end"),
+            None,
+            id="a living lease is not taken",
+        ),
+        pytest.param(
+            without("math.max((tonumber(held[2]) or 0) + 1, now)", "7"),
+            None,
+            id="a fence grows",
+        ),
+        pytest.param(
+            without("turn.state == 'running' then", "turn.state == 'nonsense' then"),
+            None,
+            id="a turn that runs is adopted",
+        ),
+        pytest.param(
+            without("if n > newest then", "if true then"),
+            None,
+            id="an event is logged once",
+        ),
+        pytest.param(
+            without("'attempt', turn.attempt + 1", "'attempt', turn.attempt"),
+            None,
+            id="attempts are counted",
+        ),
+        pytest.param(
+            without("ZADD', KEYS[1], int(next_look)", "ZADD', KEYS[1], int(next_look + 1e6)"),
+            None,
+            id="a turn nobody claimed is looked at again",
+        ),
+    ],
+)
+def test_without_this_rule_of_the_scripts_the_model_breaks(
+    mutate: Callable[[str], str], schedule: Schedule | None
+) -> None:
+    assert_breaks(schedule, mutate=mutate)
+
+
+@pytest.mark.parametrize(
+    ("rules", "schedule"),
+    [
+        pytest.param(
+            Rules(fence_after_s=1e9),
+            CUT_OFF_WITH_ITS_AGENT,
+            id="an unconfirmed lease fences itself",
+        ),
+        pytest.param(
+            Rules(starts_only_when_sure=False),
+            FROZEN_AFTER_A_START,
+            id="nothing is started under an unconfirmed lease",
+        ),
+        pytest.param(
+            Rules(adopts_only_the_recorded=False),
+            MOVED_AND_CAME_BACK,
+            id="only the container on record is adopted",
+        ),
+    ],
+)
+def test_without_this_rule_of_the_workers_the_model_breaks(
+    rules: Rules, schedule: Schedule
+) -> None:
+    assert_breaks(schedule, rules=rules)
+
+
+def assert_breaks(
+    schedule: Schedule | None,
+    *,
+    rules: Rules | None = None,
+    mutate: Callable[[str], str] | None = None,
+) -> None:
+    """Chance decides the rest: some seed shows it."""
+    for seed in range(TRIES):
+        tried = replace(schedule, seed=seed) if schedule else drawn(seed)
+        try:
+            World(tried, rules=rules or Rules(), mutate=mutate).live()
+        except AssertionError:
+            return
+    pytest.fail(f"not noticed in {TRIES} schedules")
