@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import secrets
-import shutil
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 from infra.wire.ids import ConversationKey
@@ -15,6 +14,8 @@ from worker.hosts import SessionFolders
 
 AGENT_UID = 1000
 _TRASH = ".trash-"
+_MOVED = f".{secrets.token_hex(8)}-"
+"""Not to be guessed: no file of the agent's has such a name."""
 
 
 def agent_uid() -> int:
@@ -67,7 +68,7 @@ class Folders:
 
     def drop_sockets(self, c: ConversationKey) -> None:
         """Remove the socket folder; the workspace stays with the conversation."""
-        shutil.rmtree(self.of(c).sockets, ignore_errors=True)
+        _remove(self.of(c).sockets)
 
     def drop_workspace(self, c: ConversationKey) -> bool:
         """Forget the conversation's files for good; False when they are still there. May be slow.
@@ -82,24 +83,44 @@ class Folders:
             return True
         except OSError:
             return False
-        shutil.rmtree(trash, onerror=_insist)
+        _remove(trash)
         return True
 
     def drop_trash(self) -> None:
         """Remove what `drop_workspace` could not, or had no time to. May be slow."""
         for trash in (self._data_dir / "w").glob(f"{_TRASH}*"):
-            shutil.rmtree(trash, onerror=_insist)
+            _remove(trash)
 
 
-def _insist(call: Callable[..., object], path: str, _: object) -> None:
-    """An agent can take away our right to its folders, where we are the same ordinary user."""
+def _remove(top: Path) -> None:
+    """Remove a tree that an agent has made, and that nobody works on any more.
+
+    Not by recursion nor by growing paths: a tree may be deeper than either can go. Each folder is
+    moved up to the top before it is emptied. What resists stays.
+    """
+    numbers = itertools.count()
+    left = [os.fspath(top)]
+    while left:
+        folder = left.pop()
+        with contextlib.suppress(OSError):
+            # An agent can take away our right to its folders, where we are the same ordinary user.
+            os.chmod(folder, 0o700)
+            for entry in list(os.scandir(folder)):
+                with contextlib.suppress(OSError):
+                    if not entry.is_dir(follow_symlinks=False):
+                        os.unlink(entry.path)
+                        continue
+                    os.chmod(entry.path, 0o700)
+                    if folder != os.fspath(top):
+                        above = top / f"{_MOVED}{next(numbers)}"
+                        os.rename(entry.path, above)
+                        left.append(os.fspath(above))
+                    else:
+                        left.append(entry.path)
+            if folder != os.fspath(top):
+                os.rmdir(folder)
     with contextlib.suppress(OSError):
-        os.chmod(os.path.dirname(path), 0o700)
-        if os.path.isdir(path) and not os.path.islink(path):
-            os.chmod(path, 0o700)
-            shutil.rmtree(path, ignore_errors=True)
-        else:
-            os.unlink(path)
+        os.rmdir(top)
 
 
 def _older(folder: Path, older_than_s: float) -> list[ConversationKey]:

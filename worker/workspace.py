@@ -10,9 +10,12 @@ the data directory a file system with quotas.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
+import stat
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 from infra.runtime.clock import Clock
@@ -20,6 +23,10 @@ from infra.runtime.clock import Clock
 ABUSE_FACTOR = 2
 ABUSE_BYTES = 2 * 1024**3
 """What a fast disk takes in the second until a writer is dead."""
+ENTRY_BYTES = 1024
+"""What a file takes at least: empty ones use up the file system too."""
+DEPTH_MAX = 200
+TOO_DEEP_BYTES = 2**50
 MEASURE_MAX_S = 10.0
 """A look that takes longer counts what it has seen: a tree of millions of files."""
 
@@ -111,19 +118,85 @@ def free_on(folder: Path) -> int:
 
 
 def size_of(folder: Path, *, timeout_s: float = MEASURE_MAX_S) -> int:
-    """Bytes on disk of everything below, links not followed. Blocking, at most that long."""
+    """Bytes on disk of everything below, links not followed. Blocking, at most that long.
+
+    An agent works on the tree meanwhile and may wish to hide something: every folder is opened from
+    the one above it, so nothing can be swapped for a link, no path gets too long, and a folder that
+    was closed to us is opened. What lies deeper than any honest file counts as too much.
+    """
     give_up_s = time.monotonic() + timeout_s
-    total, folders = 0, [os.fspath(folder)]
-    while folders and time.monotonic() < give_up_s:
+    total = 0
+    with contextlib.ExitStack() as opened:
         try:
-            with os.scandir(folders.pop()) as entries:
-                for entry in entries:
-                    try:
-                        total += entry.stat(follow_symlinks=False).st_blocks * 512
-                        if entry.is_dir(follow_symlinks=False):
-                            folders.append(entry.path)
-                    except OSError:
-                        continue  # Gone, while the agent works on it.
+            levels = [_Level.open(os.fspath(folder), None)]
         except OSError:
-            continue  # The same, or it took our right to look away.
+            return 0
+        opened.callback(_close, levels)
+        while levels and time.monotonic() < give_up_s:
+            entry = levels[-1].next()
+            if entry is None:
+                levels.pop().close()
+                continue
+            # Gone, while the agent works on it, or it cannot be opened by anybody.
+            with contextlib.suppress(OSError):
+                found = entry.stat(follow_symlinks=False)
+                total += max(found.st_blocks * 512, ENTRY_BYTES)
+                if stat.S_ISDIR(found.st_mode):
+                    if len(levels) >= DEPTH_MAX:
+                        return total + TOO_DEEP_BYTES
+                    levels.append(_Level.open(entry.name, levels[-1].fd))
     return total
+
+
+@dataclass
+class _Level:
+    """An open folder and where we are in it."""
+
+    fd: int
+    _entries: os._ScandirIterator[str]
+
+    @classmethod
+    def open(cls, name: str, above: int | None) -> _Level:
+        fd = _open_folder(name, above)
+        try:
+            return cls(fd, os.scandir(fd))
+        except OSError:
+            os.close(fd)
+            raise
+
+    def next(self) -> os.DirEntry[str] | None:
+        try:
+            return next(self._entries, None)
+        except OSError:
+            return None
+
+    def close(self) -> None:
+        self._entries.close()
+        os.close(self.fd)
+
+
+def _close(levels: list[_Level]) -> None:
+    for level in levels:
+        level.close()
+
+
+_FOLDER = os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+def _open_folder(name: str, above: int | None) -> int:
+    try:
+        return os.open(name, os.O_RDONLY | _FOLDER, dir_fd=above)
+    except PermissionError:
+        if not hasattr(os, "O_PATH"):  # pragma: no cover - not Linux
+            raise
+    # Ours by uid, with our right to look taken away.
+    handle = os.open(name, os.O_PATH | _FOLDER, dir_fd=above)
+    try:
+        place, mode = f"/proc/self/fd/{handle}", stat.S_IMODE(os.fstat(handle).st_mode)
+        os.chmod(place, mode | 0o500)
+        try:
+            return os.open(place, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        finally:
+            os.chmod(place, mode)
+    finally:
+        os.close(handle)

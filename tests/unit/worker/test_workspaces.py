@@ -33,6 +33,71 @@ def test_a_size_is_what_the_disk_holds_links_not_followed(tmp_path: Path) -> Non
     assert MB <= size_of(tmp_path) < 2 * MB
 
 
+def _dig(folder: Path, levels: int) -> None:
+    """Deeper than any path can name."""
+    there = os.open(folder, os.O_RDONLY)
+    for _ in range(levels):
+        os.mkdir("d" * 50, dir_fd=there)
+        below = os.open("d" * 50, os.O_RDONLY, dir_fd=there)
+        os.close(there)
+        there = below
+    with os.fdopen(os.open("file", os.O_CREAT | os.O_WRONLY, dir_fd=there), "wb") as file:
+        file.write(b"x" * MB)
+    os.close(there)
+
+
+def test_what_is_hidden_too_deep_for_a_path_counts_as_too_much_and_can_be_removed(
+    tmp_path: Path,
+) -> None:
+    folders = Folders(tmp_path)
+    workspace = folders.make(C).workspace
+    _dig(workspace, 1500)
+    try:
+        assert size_of(workspace) > 2**49
+    finally:
+        assert folders.drop_workspace(C)
+    assert list((tmp_path / "w").iterdir()) == []
+
+
+def test_a_folder_that_was_closed_to_us_is_measured_and_stays_closed(tmp_path: Path) -> None:
+    closed = tmp_path / "closed"
+    closed.mkdir()
+    (closed / "file").write_bytes(b"x" * MB)
+    closed.chmod(0o000)
+    try:
+        assert size_of(tmp_path) >= MB
+        assert closed.stat().st_mode & 0o777 == 0
+    finally:
+        closed.chmod(0o700)
+
+
+def test_empty_files_are_counted_too(tmp_path: Path) -> None:
+    for i in range(2000):
+        (tmp_path / str(i)).touch()
+    assert size_of(tmp_path) > 2 * 1000 * 1000
+
+
+def test_a_removed_tree_takes_nothing_along_that_it_links_to(tmp_path: Path) -> None:
+    kept = tmp_path / "kept"
+    kept.mkdir(mode=0o755)
+    (kept / "file").write_text("mine")
+    folders = Folders(tmp_path / "data")
+    workspace = folders.make(C).workspace
+    for place in (workspace / "link", workspace / "a" / "b" / "link"):
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.symlink_to(kept)
+    locked = workspace / "a" / "locked"
+    locked.mkdir()
+    (locked / "file").write_text("")
+    locked.chmod(0o000)
+
+    assert folders.drop_workspace(C)
+
+    assert list((tmp_path / "data" / "w").iterdir()) == []
+    assert (kept / "file").read_text() == "mine"
+    assert kept.stat().st_mode & 0o777 == 0o755
+
+
 def test_a_workspace_that_is_not_there_takes_nothing(tmp_path: Path) -> None:
     assert size_of(tmp_path / "none") == 0
 
