@@ -21,6 +21,7 @@ from yarl import URL
 from infra.runtime.clock import Clock, SystemClock
 from infra.runtime.lifecycle import stop_signals
 from infra.runtime.logs import configure_logs, fields
+from infra.runtime.memory import forbid_dumps
 from infra.runtime.sealing import Sealer
 from infra.runtime.settings import Settings, SettingsRefused, load_settings
 from infra.wire.errors import AgClusterError
@@ -228,6 +229,7 @@ def main() -> int:
         print(f"agcluster gateway: {error}", file=sys.stderr)
         return 2
     configure_logs(settings.log_level, settings.log_format)
+    forbid_dumps()
     try:
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:
             runner.run(_run(config))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import signal
 import stat
 import sys
@@ -165,6 +166,7 @@ async def test_the_process_serves_and_leaves_nothing_behind(
                 CONVERSATION, OpenSession(socket_dir=str(folder), fence=Fence(1))
             )
             assert (folder / MODEL_SOCKET).is_socket()
+            assert _has_no_core(process.pid)
             second = await _start(data_dir, model.url)
             _, told = await asyncio.wait_for(second.communicate(), PATIENCE_S)
             assert second.returncode == 1
@@ -183,6 +185,11 @@ async def test_a_missing_secret_is_named(data_dir: Path) -> None:
     _, told = await asyncio.wait_for(process.communicate(), PATIENCE_S)
     assert process.returncode == 2
     assert b"AGCLUSTER_SECRET" in told
+
+
+def _has_no_core(pid: int) -> bool:
+    limits = Path(f"/proc/{pid}/limits").read_text()
+    return re.search(r"Max core file size +0 +0 ", limits) is not None
 
 
 def _sockets_under(folder: Path) -> list[Path]:
