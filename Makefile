@@ -15,7 +15,7 @@ INPUTS := pyproject.toml
 QUICK := not redis and not docker and not bwrap and not sdk and not compose
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check static fmt docs image control-image env compose bench clean
+.PHONY: help run test check static fmt docs image control-image env compose bench soak clean
 
 help: ## say what there is
 	@echo "AgCluster:"
@@ -44,6 +44,7 @@ fmt: $(VENV)/.dev ## format the code and mend what the linter can mend
 docs: $(VENV)/.dev ## renew what is generated: .env.example, docs/settings.md, ARCHITECTURE.md
 	$(BIN)/python -m infra.cli.reference --write
 	$(BIN)/python -m infra.cli.diagrams --write
+	$(BIN)/python -m worker.diagrams --write
 
 image: $(VENV)/.embedded ## build the agents' image
 	$(BIN)/agcluster build-image
@@ -60,6 +61,9 @@ compose: ## the production-like deployment, in the foreground
 
 bench: $(VENV)/.dev ## our overhead, side by side with the direct stream and LiteLLM
 	$(BIN)/python -m tests.bench $(ARGS)
+
+soak: $(VENV)/.dev ## random faults in a cluster for half an hour (ARGS="--minutes 5 --agents light")
+	$(BIN)/python -m tests.chaos.soak $(ARGS)
 
 clean: ## remove the environment and everything that was made
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .import_linter_cache .pytest_cache

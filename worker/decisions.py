@@ -29,7 +29,7 @@ IDLE_AGENT_MB = 200
 OVERCOMMIT = 4
 
 _WORDS: Mapping[ErrorCode, str] = {
-    ErrorCode.OUT_OF_MEMORY: "The agent ran out of memory and was stopped. "
+    ErrorCode.OUT_OF_MEMORY: "The agent was killed, most likely because it ran out of memory. "
     "The next message starts a new one with the conversation so far.",
     ErrorCode.CONTAINER_LOST: "The agent's container ended while it was working. "
     "The next message starts a new one with the conversation so far.",

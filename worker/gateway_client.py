@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import OrderedDict
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from contextlib import aclosing, asynccontextmanager, contextmanager
 from dataclasses import dataclass
@@ -30,6 +31,9 @@ from infra.wire.gateway import (
     decode_status,
 )
 from infra.wire.ids import ConversationKey, Fence, TurnId
+
+FENCES_MAX = 10_000
+"""Far more than the sessions a worker has open at once."""
 
 _BASE = "http://gateway"
 _SIDE_SILENCE_S = 330.0
@@ -72,7 +76,9 @@ class GatewayClient:
         self._socket = socket
         self._timeout_s = timeout_s
         self._http: aiohttp.ClientSession | None = None
-        self._fences: dict[ConversationKey, Fence] = {}
+        self._fences: OrderedDict[ConversationKey, Fence] = OrderedDict()
+        """With what each session was opened. One that another worker took over is never closed
+        here, so the oldest are forgotten."""
 
     async def __aenter__(self) -> Self:
         return self
@@ -91,6 +97,9 @@ class GatewayClient:
         """Returns when both sockets listen in the folder."""
         # Remembered before the answer: what may have been opened is closed with its own fence.
         self._fences[conversation] = request.fence
+        self._fences.move_to_end(conversation)
+        if len(self._fences) > FENCES_MAX:
+            self._fences.popitem(last=False)
         return decode_status(await self._send("PUT", f"/sessions/{conversation}", request))
 
     async def close_session(self, conversation: ConversationKey) -> GatewayStatus:

@@ -53,6 +53,8 @@ class Timings:
     stop_grace_s: float = 2.0
     transcript_grace_s: float = 5.0
     """A container that is to stop waits this long for the store to take its last entries."""
+    inventory_every_s: float = 20.0
+    """Between two lists of the host's containers for people to read; a list is good for 60 s."""
     engine_cool_down_s: float = 1.0
     """A host whose engine fails tries it again after this long: short, for it may have been the
     conversation's doing. Then after twice as long..."""

@@ -22,7 +22,7 @@ from infra.store.open import Store
 from infra.store.queue import SideClaims
 from infra.store.workers import BEAT_EVERY_S, WorkerRecord
 from infra.wire.control import CancelTurn, Drain, StopSession, TurnWaits
-from infra.wire.errors import AgClusterError, ContainerFailed, StoreUnavailable
+from infra.wire.errors import AgClusterError, StoreUnavailable
 from infra.wire.ids import ConversationKey, TurnId, WorkerId
 from infra.wire.states import WORKER_TRANSITIONS, WorkerState
 from worker.conversation import Conversation
@@ -38,6 +38,7 @@ from worker.phases import Life
 from worker.placement import Placement
 from worker.reaper import Reaper, ready_siblings
 from worker.side import SideLane
+from worker.stopping import stop_at_once
 from worker.waiting import periodically
 from worker.workspace import WorkspaceGauge
 
@@ -164,6 +165,7 @@ class WorkerProcess:
                     "engine": self.parts.engine.run(),
                     "control": self._obey(),
                     "exits": self._watch_exits(),
+                    "inventory": self._keep_inventory(),
                     "sweeps": self.reaper.run_sweeps(),
                     "reconciler": self.reaper.run_reconciler(),
                 }.items()
@@ -248,6 +250,23 @@ class WorkerProcess:
         async for exit in self.parts.host.exits():
             self.placement.container_exited(exit)
 
+    async def _keep_inventory(self) -> None:
+        """Have it on record what runs here, for people to read."""
+        every_s = self.parts.timings.inventory_every_s
+        await periodically(
+            self._take_inventory,
+            self.parts.clock,
+            name="inventory",
+            at_least_s=every_s,
+            at_most_s=every_s,
+        )
+
+    async def _take_inventory(self) -> None:
+        running = [c for c in await self.parts.host.list() if c.is_running]
+        await self.parts.registry.take_inventory(
+            self.parts.host_id, {container.id: container.conversation for container in running}
+        )
+
     def _on_cancelled(self, c: ConversationKey, turn: TurnId, reason: str) -> None:
         self._cancel(c, turn)
 
@@ -321,11 +340,7 @@ class WorkerProcess:
             is_alone = False
         if is_alone:
             return await self.reaper.stop_all()
-        for container in ours:
-            try:
-                await self.parts.host.stop(container)
-            except ContainerFailed as error:
-                log.error("container not stopped: %s", error, extra=fields(id=container))
+        await stop_at_once(self.parts.host, ours)
 
     async def _all_left(self, timeout_s: float) -> None:
         if not await self.placement.wait_empty(timeout_s=timeout_s):

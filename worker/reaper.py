@@ -24,6 +24,7 @@ from worker.hosts import Container, ContainerExit, ContainerId
 from worker.parts import WorkerParts
 from worker.placement import Placement
 from worker.side import SideLane
+from worker.stopping import stop_at_once
 from worker.waiting import periodically, signalled
 
 log = logging.getLogger(__name__)
@@ -31,7 +32,7 @@ log = logging.getLogger(__name__)
 READY = WorkerState.READY
 DRAINING = WorkerState.DRAINING
 
-_QUEUE_TIMEOUT = "No worker had room for this turn in time. Please try again."
+_QUEUE_TIMEOUT = "No worker could take this turn in time. Please try again."
 
 
 class Reaper:
@@ -243,10 +244,7 @@ class Reaper:
         )
         for c in set(stale) - in_use - set(self._placement.conversations):
             record = await self._parts.conversations.get(c)
-            is_cold = record is None or (
-                record.state is ConversationState.COLD and record.owner not in others
-            )
-            if is_cold:
+            if _has_no_session(record, self._parts.host_id, others):
                 await self._parts.gateway.close_session(c)
                 await asyncio.to_thread(folders.drop_sockets, c)
         await asyncio.to_thread(folders.drop_trash)
@@ -265,12 +263,8 @@ class Reaper:
 
         For the last worker of the host, when it retires.
         """
-        for container in await self._parts.host.list():
-            try:
-                await self._parts.host.stop(container.id)
-            except ContainerFailed as error:
-                log.error("container not stopped: %s", error, extra=fields(id=container.id))
-        folders = self._parts.folders
+        host, folders = self._parts.host, self._parts.folders
+        await stop_at_once(host, [container.id for container in await host.list()])
         for c in await asyncio.to_thread(folders.stale_sockets, older_than_s=0):
             await self._parts.gateway.close_session(c)
             await asyncio.to_thread(folders.drop_sockets, c)
@@ -281,6 +275,15 @@ def _is_on_record(container: Container, record: ConversationRecord | None) -> bo
     return record is not None and (
         record.state is not ConversationState.COLD or record.container is not None
     )
+
+
+def _has_no_session(
+    record: ConversationRecord | None, my_host: HostId, others: frozenset[WorkerId]
+) -> bool:
+    """Whether a conversation that has no container here has no business with sockets either."""
+    if record is None or record.host not in (None, my_host):
+        return True
+    return record.state is ConversationState.COLD and record.owner not in others
 
 
 def ready_siblings(alive: Sequence[WorkerRecord], parts: WorkerParts) -> list[WorkerRecord]:

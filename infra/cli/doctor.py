@@ -10,7 +10,9 @@ import json
 import platform
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Awaitable, Callable
+from contextlib import aclosing
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 from importlib.metadata import PackageNotFoundError, version
@@ -20,11 +22,13 @@ import httpx
 
 from infra.cli.isolation import Isolations, probe_isolations
 from infra.cli.ports import port_fault
-from infra.cli.redis_server import HOW_TO_GET, find_redis_server, redis_fault
+from infra.cli.redis_server import HOW_TO_GET, find_redis_server, redis_fault, socket_url
 from infra.cli.state_dir import StateDir
 from infra.cli.terminal import Terminal
 from infra.runtime.settings import Isolation, Settings
+from infra.store.open import open_store
 from infra.wire.errors import AgClusterError
+from infra.wire.states import WorkerState
 
 PYTHON_MIN = (3, 11)
 _UPSTREAM_TIMEOUT_S = 5.0
@@ -86,6 +90,7 @@ async def examine(settings: Settings | None, refused: str | None) -> Examination
     looks: tuple[Callable[[_Context], Awaitable[list[Finding]]], ...] = (
         _settings,
         _redis,
+        _workers,
         _isolation,
         _sdk,
         _data_dir,
@@ -168,6 +173,29 @@ async def _redis(context: _Context) -> list[Finding]:
         return [Finding("redis", Verdict.MISSING, f"{server} does not run: {error}", HOW_TO_GET)]
     number = next((w[2:] for w in said.stdout.split() if w.startswith("v=")), "?")
     return [Finding("redis", Verdict.OK, f"{server}, version {number}")]
+
+
+async def _workers(context: _Context) -> list[Finding]:
+    """Those of the cluster, where one runs already; of its Redis `_redis` tells."""
+    settings = context.settings
+    if settings.redis_url is None:
+        if not context.state.redis_socket.is_socket():
+            return []
+        url = socket_url(context.state.redis_socket)
+        settings = settings.model_copy(update={"redis_url": url})
+    try:
+        async with aclosing(open_store(settings, name="agcluster-cli")) as store:
+            alive = await store.workers.alive()
+    except AgClusterError:
+        return []
+    counts = Counter(one.state for one in alive)
+    text = ", ".join(f"{count} {state}" for state, count in sorted(counts.items()))
+    failing = [one for one in alive if one.state is WorkerState.FAILING]
+    if not failing:
+        return [Finding("workers", Verdict.OK, text)] if alive else []
+    lines = [text, *(f"{one.worker} on {one.host}: starts no containers" for one in failing)]
+    remedy = "its log says why, on the line `engine failing`; it tries again by itself"
+    return [Finding("workers", Verdict.NOTE, "\n".join(lines), remedy)]
 
 
 async def _isolation(context: _Context) -> list[Finding]:

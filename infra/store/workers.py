@@ -6,7 +6,7 @@ heartbeats, slots, who lives. And what they are told (`infra.wire.control`).
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 
@@ -19,11 +19,12 @@ from infra.store.replies import fields, text
 from infra.store.scripts import Scripts
 from infra.wire.control import Control, decode_control
 from infra.wire.errors import MalformedMessage, UnknownMessage
-from infra.wire.ids import HostId, WorkerId
+from infra.wire.ids import ConversationKey, HostId, WorkerId
 from infra.wire.states import WorkerState
 
 BEAT_EVERY_S = 5.0
 BEAT_TTL_S = 15.0
+INVENTORY_TTL_S = 60
 
 log = logging.getLogger(__name__)
 
@@ -92,6 +93,17 @@ class WorkerRegistry:
         """Workers whose last heartbeat is still good, drained ones included."""
         answer = await self._scripts.run("alive", [self._keys.workers()], [])
         return [_record(WorkerId(text(worker)), fields(held)) for worker, held in answer]
+
+    async def take_inventory(self, host: HostId, containers: Mapping[str, ConversationKey]) -> None:
+        """Put on record which containers run on a host, and whose they are; good for 60 s."""
+        key = self._keys.host_containers(host)
+        with translate():
+            async with self._redis.pipeline(transaction=True) as pipe:
+                pipe.delete(key)
+                if containers:
+                    pipe.hset(key, mapping=dict(containers))
+                    pipe.expire(key, INVENTORY_TTL_S)
+                await pipe.execute()
 
     async def control(self, worker: WorkerId) -> AsyncGenerator[Control, None]:
         """What the worker is told, for ever; resubscribes after a fault.

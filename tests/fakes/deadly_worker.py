@@ -16,7 +16,7 @@ from pathlib import Path
 
 from infra.runtime.clock import SystemClock
 from infra.runtime.identity import new_worker_id
-from infra.runtime.settings import Settings
+from infra.runtime.settings import load_settings
 from infra.store.open import open_store
 from tests.fakes.memory_gateway import MemoryGateway
 from tests.fakes.memory_host import MemoryHost, MemoryMachine
@@ -41,7 +41,14 @@ class DeadlyHost(MemoryHost):
 
 async def main(redis_url: str, prefix: str, data_dir: Path) -> None:
     """Until it is killed, by itself or by somebody else."""
-    settings = Settings(redis_url=redis_url, redis_prefix=prefix, data_dir=data_dir, slots=20)
+    settings = load_settings(
+        {
+            "AGCLUSTER_REDIS_URL": redis_url,
+            "AGCLUSTER_REDIS_PREFIX": prefix,
+            "AGCLUSTER_DATA_DIR": str(data_dir),
+            "AGCLUSTER_SLOTS": "20",
+        }
+    )
     async with (
         MemoryMachine() as machine,
         aclosing(open_store(settings, name="deadly-worker")) as store,

@@ -26,6 +26,16 @@ def a_worker(worker: WorkerId, *, used: int = 0) -> WorkerRecord:
     )
 
 
+async def test_an_inventory_replaces_the_one_before_and_lapses(scene: Scene) -> None:
+    workers, key = scene.store.workers, scene.keys.host_containers(HOST_A)
+    await workers.take_inventory(HOST_A, {"box-1": C, "box-2": C})
+    await workers.take_inventory(HOST_A, {"box-3": C})
+    assert await scene.redis.hgetall(key) == {b"box-3": C.encode()}  # type: ignore[misc]
+    assert 50_000 < await scene.redis.pttl(key) <= 60_000
+    await workers.take_inventory(HOST_A, {})
+    assert not await scene.redis.exists(key)
+
+
 async def test_a_worker_lives_as_long_as_it_beats(scene: Scene) -> None:
     workers = scene.store.workers
     await workers.beat(a_worker(W1))
