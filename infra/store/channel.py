@@ -17,11 +17,14 @@ from redis.asyncio import Redis
 from redis.asyncio.client import PubSub
 
 from infra.store.connection import CONNECT_TIMEOUT_S, FAULTS, dedicated, delays
+from infra.store.sentinels import Primary
 
 PING_AFTER_S = 2.0
 """A subscription silent for this long is pinged."""
 ANSWER_WITHIN_S = 3.0
 """One that does not answer a ping within this is given up."""
+
+_SWITCH = "+switch-master"
 
 log = logging.getLogger(__name__)
 
@@ -54,6 +57,37 @@ async def listen(
                 await asyncio.sleep(next(pauses))
     finally:
         await _close(client)
+
+
+async def follow_primary(redis: Redis) -> None:
+    """Hear of failovers from the Sentinels, if there are any, until cancelled.
+
+    Without, a process would learn of one only from a command that fails: one that is idle while the
+    old primary is frozen would go on with it.
+    """
+    primary: Primary | None = redis.connection_pool.connection_kwargs.get("primary")
+    if primary is None:
+        await asyncio.Event().wait()
+        return
+    pauses = delays()
+    while True:
+        for sentinel in primary.sentinels:
+            client = primary.client_of(sentinel)
+            try:
+                told = _subscription(client, _SWITCH, PING_AFTER_S, ANSWER_WITHIN_S)
+                async with aclosing(told) as messages:
+                    async for message in messages:
+                        pauses = delays()
+                        if message is None:
+                            primary.doubt()
+                            await primary.find()
+                        else:
+                            primary.announced(message)
+            except FAULTS as error:
+                log.debug("Sentinel %s:%d lost (%s)", *sentinel, error)
+            finally:
+                await _close(client)
+            await asyncio.sleep(next(pauses))
 
 
 async def _subscription(

@@ -15,7 +15,7 @@ from contextlib import aclosing, contextmanager
 
 from redis.asyncio import Redis
 
-from infra.store.channel import ANSWER_WITHIN_S, PING_AFTER_S, listen
+from infra.store.channel import ANSWER_WITHIN_S, PING_AFTER_S, follow_primary, listen
 from infra.store.connection import FAULTS, delays
 from infra.store.keys import Keys
 from infra.wire.errors import MalformedMessage
@@ -60,7 +60,15 @@ class LivePublisher:
         self._is_ready.set()
 
     async def run(self) -> None:
-        """Flush until cancelled; a Redis fault drops what was under way and goes on."""
+        """Flush until cancelled; a Redis fault drops what was under way and goes on.
+
+        Meanwhile the pool follows the primary.
+        """
+        async with asyncio.TaskGroup() as group:
+            group.create_task(follow_primary(self._redis))
+            await self._flush_for_ever()
+
+    async def _flush_for_ever(self) -> None:
         pauses = delays()
         while True:
             await self._is_ready.wait()
@@ -204,7 +212,15 @@ class LiveSubscriber:
         """Set once the first subscription stands; frames said before are only in the log."""
 
     async def run(self) -> None:
-        """Receive until cancelled; reconnects by itself, then wakes every mailbox as overflowed."""
+        """Receive until cancelled; reconnects by itself, then wakes every mailbox as overflowed.
+
+        Meanwhile the pool follows the primary.
+        """
+        async with asyncio.TaskGroup() as group:
+            group.create_task(follow_primary(self._redis))
+            await self._receive_for_ever()
+
+    async def _receive_for_ever(self) -> None:
         subscription = listen(
             self._redis,
             self._channel,

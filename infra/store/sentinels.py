@@ -1,8 +1,9 @@
 """A Redis that Sentinels watch: where its primary is now, and connections that follow it.
 
-A connection asks before it is made, makes sure that it has come to a primary, and gives itself up
-when that has become a replica or another one is known. Pools of one client share what is known, so
-that what one of them learns of a failover holds for all.
+A connection asks before it is made, makes sure that it has come to a primary, and is broken off
+when that has become a replica or another one is known: an old primary that was only frozen would
+go on to take writes, which are lost when it is told. Pools of one client share what is known;
+`infra.store.channel.follow_primary` hears of a failover in the moment of it.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import parse_qsl, unquote, urlencode, urlsplit
+from weakref import WeakSet
 
 from redis.asyncio import ConnectionPool, Redis
 from redis.asyncio.connection import Connection, parse_url
@@ -103,6 +105,27 @@ class Primary:
         self._asking = asyncio.Lock()
         self._found_s = self._failed_s = -FRESH_S
         self._failure = ""
+        self._connections: WeakSet[PrimaryConnection] = WeakSet()
+
+    @property
+    def sentinels(self) -> Sequence[Address]:
+        """The one that answered last comes first."""
+        return tuple(self._sentinels)
+
+    def client_of(self, sentinel: Address) -> Redis:
+        """A client of one Sentinel; `aclose()` it."""
+        host, port = sentinel
+        return Redis.from_pool(ConnectionPool(**self._options, host=host, port=port))
+
+    def take_in(self, connection: PrimaryConnection) -> None:
+        """Have it broken off when another primary is known."""
+        self._connections.add(connection)
+
+    def announced(self, message: bytes) -> None:
+        """A Sentinel said: service, old address, new address."""
+        match message.decode(errors="replace").split():
+            case [self._service, _, _, host, port] if port.isdigit():
+                self._is_at((host, int(port)))
 
     async def find(self) -> Address:
         """Its address; asks the Sentinels unless that has just been done.
@@ -120,10 +143,18 @@ class Primary:
             except MasterNotFoundError as error:
                 self._failed_s, self._failure = time.monotonic(), str(error)
                 raise
-            if self.known not in (None, found):
-                log.warning("the primary of %s is now %s:%d", self._service, *found)
-            self.known, self._found_s = found, time.monotonic()
+            self._is_at(found)
             return found
+
+    def _is_at(self, found: Address) -> None:
+        self._found_s = time.monotonic()
+        if found == self.known:
+            return
+        if self.known is not None:
+            log.warning("the primary of %s is now %s:%d", self._service, *found)
+        self.known = found
+        for connection in self._connections:
+            connection.break_off()
 
     def doubt(self) -> None:
         """It could not be reached, or is none any more: ask again."""
@@ -145,9 +176,7 @@ class Primary:
         raise MasterNotFoundError(f"no Sentinel knows a primary of {self._service} ({told})")
 
     async def _ask(self, sentinel: Address) -> Address:
-        host, port = sentinel
-        pool = ConnectionPool(**self._options, host=host, port=port)
-        async with asyncio.timeout(ASK_TIMEOUT_S), Redis.from_pool(pool) as client:
+        async with asyncio.timeout(ASK_TIMEOUT_S), self.client_of(sentinel) as client:
             state = await client.sentinel_master(self._service)  # type: ignore[no-untyped-call]
         if not state["is_master"] or state["is_sdown"] or state["is_odown"]:
             raise MasterNotFoundError("the primary does not answer")
@@ -160,6 +189,12 @@ class PrimaryConnection(Connection):
     def __init__(self, *, primary: Primary, **options: Any) -> None:
         self._primary = primary
         super().__init__(**options)
+        primary.take_in(self)
+
+    def break_off(self) -> None:
+        """At once, whoever waits for an answer, unless it is connected to the primary."""
+        if self._writer is not None and (self.host, self.port) != self._primary.known:
+            self._writer.transport.abort()
 
     async def connect(self) -> None:
         """Unless it is connected to the primary already."""

@@ -78,8 +78,19 @@ class SentinelCluster:
         self._processes[self.primary].send_signal(signal.SIGSTOP)
         return self.primary
 
+    async def cut_replica_off(self) -> None:
+        """From now on it learns of nothing: what is written is lost with the primary."""
+        async with self.client(self.primary) as primary:
+            await primary.execute_command("ACL", "SETUSER", "default", "-psync", "-sync")  # type: ignore[no-untyped-call]
+            await primary.execute_command("CLIENT", "KILL", "TYPE", "replica")  # type: ignore[no-untyped-call]
+
+    async def in_sync(self) -> None:
+        """Until the replica has all that was written."""
+        async with self.client(self.primary) as primary:
+            assert await primary.wait(1, 10_000) == 1
+
     def thaw(self, port: int) -> None:
-        """It goes on, and takes itself for the primary until a Sentinel tells it otherwise."""
+        """It goes on; an old primary takes itself for one until a Sentinel tells it otherwise."""
         self._processes[port].send_signal(signal.SIGCONT)
 
     def revive(self, port: int) -> None:
