@@ -8,10 +8,10 @@ from collections.abc import AsyncIterator
 import pytest
 
 from infra.store.leases import Lease, Renewal
-from infra.wire.errors import LeaseHeld, StoreUnavailable
+from infra.wire.errors import LeaseHeld, LeaseLost, StoreUnavailable
 from infra.wire.ids import ConversationKey, Fence, HostId, TurnId, WorkerId
 from infra.wire.states import ConversationState
-from tests.fakes.manual_clock import ManualClock
+from tests.fakes.manual_clock import ManualClock, settle
 from worker.ownership import Ownership
 
 C, D = ConversationKey("c" * 24), ConversationKey("d" * 24)
@@ -141,3 +141,24 @@ async def test_while_redis_is_away_it_is_asked_every_second(scene: Scene) -> Non
     scene.leases.is_away = True
     await scene.clock.advance(8.5)
     assert len(scene.leases.rounds) == 4
+
+
+async def test_nothing_is_started_until_a_lease_is_confirmed_again(scene: Scene) -> None:
+    held = await scene.ownership.acquire(C)
+    await held.until_sure()
+    scene.clock.jump(11)
+    async with asyncio.TaskGroup() as group:
+        waiting = group.create_task(held.until_sure())
+        await settle()
+        assert not waiting.done()
+
+        held.confirm(scene.clock.monotonic())
+
+
+async def test_who_waits_to_be_sure_hears_of_the_loss(scene: Scene) -> None:
+    held = await scene.ownership.acquire(C)
+    scene.clock.jump(11)
+    scene.leases.lost.add(C)
+    with pytest.raises(LeaseLost):
+        async with asyncio.timeout(5):
+            await asyncio.gather(held.until_sure(), scene.ownership.renew())

@@ -1,0 +1,107 @@
+"""Conversations that moved from one host to another, and what is left where they were."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from infra.wire.ids import HostId
+from infra.wire.states import ConversationState, TurnState
+from tests.fakes.memory_host import MemoryHost
+from tests.fakes.worker_stage import RunningWorker, Stage, conversation, eventually
+
+C = conversation("one")
+HERE, THERE = HostId("host-a"), HostId("host-b")
+
+
+async def worker_on(stage: Stage, host: HostId, folder: Path) -> RunningWorker:
+    return await stage.worker(host=MemoryHost(stage.machine, host=host), data_dir=folder)
+
+
+async def lose(stage: Stage, worker: RunningWorker) -> None:
+    """It dies, and nobody waits for its lease and heartbeat to lapse. Its container stays."""
+    await worker.kill()
+    await stage.store.workers.leave(worker.id)
+    await stage.lapse_lease(C)
+
+
+async def containers(stage: Stage, host: HostId) -> int:
+    return len(await MemoryHost(stage.machine, host=host).list())
+
+
+@pytest.fixture
+async def here_and_there(stage: Stage, tmp_path: Path) -> tuple[Path, Path]:
+    return stage.folder, tmp_path
+
+
+async def test_a_container_left_behind_by_a_move_is_not_gone_on_with(
+    stage: Stage, here_and_there: tuple[Path, Path]
+) -> None:
+    here, there = here_and_there
+    first = await worker_on(stage, HERE, here)
+    await stage.ended(await stage.ask(C, "echo one"))
+    await lose(stage, first)
+    second = await worker_on(stage, THERE, there)
+    moved = await stage.ask(C, "echo two", history=("echo one",))
+    await stage.ended(moved)
+    await lose(stage, second)
+    assert await containers(stage, HERE) == 1
+
+    await worker_on(stage, HERE, here)
+    turn = await stage.ask(C, "history", history=("echo one", "echo two"))
+
+    assert (await stage.ended(turn)).state is TurnState.DONE
+    assert await stage.log_text(turn) == "echo one | echo two | history"
+    assert await containers(stage, HERE) == 1, "another one took its place"
+
+
+async def test_a_turn_started_elsewhere_is_not_started_again_in_a_container_left_behind(
+    stage: Stage, here_and_there: tuple[Path, Path]
+) -> None:
+    here, there = here_and_there
+    first = await worker_on(stage, HERE, here)
+    await stage.ended(await stage.ask(C, "echo one"))
+    await lose(stage, first)
+    second = await worker_on(stage, THERE, there)
+    turn = await stage.ask(C, "hang", history=("echo one",))
+    await stage.until_said(turn, 1)
+    # As if nothing of it had come to the log: only the record knows that it was started.
+    await stage.redis.delete(stage.keys.turn_events(turn))
+    await stage.redis.hset(stage.keys.turn(turn), "seq", 0)  # type: ignore[misc]
+    await lose(stage, second)
+
+    await worker_on(stage, HERE, here)
+
+    assert (await stage.ended(turn)).state is TurnState.INTERRUPTED
+    started = [s.turn for agent in stage.agents[C] for s in agent.session.started]
+    assert started.count(turn) == 1
+
+
+async def test_what_is_left_of_a_moved_conversation_goes_and_nothing_of_its_new_home(
+    stage: Stage, here_and_there: tuple[Path, Path]
+) -> None:
+    here, there = here_and_there
+    first = await worker_on(stage, HERE, here)
+    await stage.ended(await stage.ask(C, "echo one"))
+    await lose(stage, first)
+    await worker_on(stage, THERE, there)
+    await stage.ended(await stage.ask(C, "echo two", history=("echo one",)))
+
+    await worker_on(stage, HERE, here)
+
+    async with asyncio.timeout(10):
+        while await containers(stage, HERE):
+            await asyncio.sleep(0.05)
+    await eventually(lambda: not (here / "s" / C).exists())
+    assert await containers(stage, THERE) == 1
+    assert (there / "s" / C / "agent.sock").exists()
+    record = await stage.store.conversations.get(C)
+    assert record is not None
+    assert (record.state, record.host) == (ConversationState.WARM, THERE)
+    turn = await stage.ask(C, "history", history=("echo one", "echo two"))
+    await stage.ended(turn)
+    assert await stage.log_text(turn) == "echo one | echo two | history"
+
+
