@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lupa import lua51  # type: ignore[import-untyped]  # A compiled module.
+from redis.asyncio import Redis
 from redis.exceptions import NoScriptError, ResponseError
 
 Watch = Callable[[str, str, Sequence[bytes]], None]
@@ -143,9 +144,13 @@ class VirtualRedis:
             return self._run(sha, rest[: int(count)], rest[int(count) :])
         return self.command(name.upper(), [_bytes(arg) for arg in args])
 
-    def keys(self) -> list[str]:
-        """All that live."""
+    def names(self) -> list[str]:
+        """All keys that live."""
         return sorted(name for name in list(self._kept) if self._find(name) is not None)
+
+    def peek(self, key: str) -> Any:
+        """What a key holds, as it is kept here; None: nothing."""
+        return self._find(key)
 
     def _run(self, sha: str, keys: Sequence[Any], args: Sequence[Any]) -> Any:
         return _INTERPRETER.run(self, self._sources[sha], keys, args)
@@ -433,6 +438,48 @@ class VirtualRedis:
         assert (last, first) == (b"+", b"-"), (last, first)
         found = (self._find(_text(key)) or [])[::-1]
         return [list(entry) for entry in found[: int(count[1]) if count else None]]
+
+
+class VirtualClient(Redis):
+    """A client that never connects, with those commands the scripts' callers use beside them."""
+
+    def __init__(self, server: VirtualRedis) -> None:
+        super().__init__()
+        self._server = server
+
+    async def execute_command(self, *args: Any, **options: Any) -> Any:
+        return self._server.execute(*args)
+
+    async def hgetall(self, name: Any) -> Any:
+        found = self._server.execute("HGETALL", name)
+        return dict(zip(found[::2], found[1::2], strict=True))
+
+    def pipeline(self, transaction: bool = True, shard_hint: Any = None) -> Any:
+        return VirtualPipeline(self._server)
+
+
+class VirtualPipeline:
+    """Commands that are carried out one after the other."""
+
+    def __init__(self, server: VirtualRedis) -> None:
+        self._server = server
+        self._answers: list[Any] = []
+
+    async def __aenter__(self) -> VirtualPipeline:
+        return self
+
+    async def __aexit__(self, *raised: object) -> None:
+        """Nothing to let go of."""
+
+    def hget(self, name: str, field: str) -> None:
+        self._answers.append(self._server.execute("HGET", name, field))
+
+    def xrange(self, name: str, *, min: str, count: int) -> None:
+        found = self._server.execute("XRANGE", name, min, "+", "COUNT", count)
+        self._answers.append([(id, dict(zip(e[::2], e[1::2], strict=True))) for id, e in found])
+
+    async def execute(self) -> list[Any]:
+        return self._answers
 
 
 def _bytes(part: Any) -> bytes:
