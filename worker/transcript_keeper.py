@@ -21,8 +21,9 @@ from worker.waiting import until_store_answers
 
 log = logging.getLogger(__name__)
 
-PENDING_MAX = 64
-"""An agent sends one message and waits. One that floods is not answered, and hurts itself."""
+PENDING_MAX = 4
+"""An agent sends one message and waits; each may be as long as a line of the link. One that floods
+is not answered, and hurts itself."""
 
 
 class TranscriptKeeper:

@@ -46,6 +46,9 @@ AGENT_SHARE_OF_GRACE = 0.6
 """Of the grace, the part the agent itself may use before it kills its CLI; the rest is ours."""
 
 GAP_FRAMES_MAX = 10_000
+SAID_MAX_BYTES = 32 * 1024 * 1024
+"""What one turn may say. The longest honest one takes 20 MB; Redis keeps it all until an hour after
+its end, and who writes the agent's server anew would fill it for everybody."""
 """Frames behind a missing number that are dropped before the agent is given up."""
 
 
@@ -86,6 +89,7 @@ class TurnRun:
         self._interrupted = asyncio.Event()
         self._ending: asyncio.Future[Ending] = asyncio.get_running_loop().create_future()
         self._head = frame_head(self.turn, held.fence)
+        self._said_bytes = 0
         self._gap_at = -1
         self._gap_frames = 0
         self.spending = Spending(parts, held, claimed.record)
@@ -193,6 +197,11 @@ class TurnRun:
         n, payload = cut_frame(line, self._head)
         if n <= self.last_n or self.phase is not RunPhase.OPEN:
             return  # Seen before, or after the end.
+        self._said_bytes += len(line)
+        if self._said_bytes > SAID_MAX_BYTES:
+            log.error("an agent says too much", extra=fields(turn=self.turn, n=n))
+            self.declare(declared_end(ErrorCode.AGENT_FAILED), usable=False)
+            return
         if n != self.last_n + 1:
             self._ask_again(n)
         elif is_end(payload):
