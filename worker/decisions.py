@@ -171,7 +171,6 @@ def sweep(
     my_host: HostId,
     turn_host: HostId | None,
     hosts_alive: frozenset[HostId],
-    unclaimed_for_s: float,
     host_patience_s: float,
     queue_timeout_s: float,
 ) -> Sweep:
@@ -186,7 +185,7 @@ def sweep(
         return Sweep.PLACE
     if turn_host in hosts_alive:
         return Sweep.TELL_HOST
-    return Sweep.END_HERE if unclaimed_for_s >= host_patience_s else Sweep.WAIT
+    return Sweep.END_HERE if ref.unowned_ms >= host_patience_s * 1000 else Sweep.WAIT
 
 
 # What becomes of containers
@@ -199,6 +198,8 @@ class Fate(StrEnum):
     ADOPT = "adopt"
     ORPHAN = "orphan"
     """Stop it when it is still one after the grace."""
+    LEFT_BEHIND = "left_behind"
+    """Its conversation has another one since, here or elsewhere: stop it now."""
 
 
 def container_fate(
@@ -216,9 +217,15 @@ def container_fate(
     """
     if is_mine:
         return Fate.KEEP if mine in (None, container.id) else Fate.ORPHAN
-    if record is None or record.host not in (None, my_host):
+    if record is None:
         return Fate.ORPHAN
+    is_here = record.host in (None, my_host)
     is_recorded = record.container in (None, container.id)
+    # Host and container are put on record by the start of the next one, under a newer fence.
+    if container.fence < record.fence and not (is_here and is_recorded):
+        return Fate.LEFT_BEHIND
+    if not is_here:
+        return Fate.ORPHAN
     if record.owner in others_alive:
         return Fate.KEEP if is_recorded else Fate.ORPHAN
     return Fate.ADOPT if is_recorded else Fate.ORPHAN

@@ -44,8 +44,9 @@ class Timings:
     unclaimed_after_s: float = 2.0
     reconcile_every_s: float = 30.0
     orphan_grace_s: float = 60.0
-    host_patience_s: float = 8.0
-    """A dead worker's host may bring up another one; after this long its turns are ended."""
+    host_patience_s: float = 18.0
+    """A worker's host may bring up another one for so long after it left, or was heard of last.
+    Then its turns are ended: within 30 s of a host's loss."""
     home_patience_s: float = 3.0
     """A turn younger than this is sent to the host that has its conversation's files."""
     hand_over_s: float = 5.0

@@ -16,7 +16,7 @@ from infra.store.conversations import ConversationRecord
 from infra.store.turns import OpenTurnRef
 from infra.store.workers import WorkerRecord
 from infra.wire.errors import AgClusterError, ContainerFailed
-from infra.wire.ids import ConversationKey, HostId, TurnId, WorkerId
+from infra.wire.ids import ConversationKey, HostId, WorkerId
 from infra.wire.states import ConversationState, TurnState, WorkerState
 from infra.wire.turns import Lane
 from worker.decisions import Fate, Sweep, container_fate, sweep
@@ -42,7 +42,6 @@ class Reaper:
         self._parts = parts
         self._placement = placement
         self._side = side
-        self._first_seen_s: dict[TurnId, float] = {}
         self._orphans_s: dict[ContainerId, float] = {}
         self._siblings: frozenset[WorkerId] = frozenset()
         self._reconcile_now = asyncio.Event()
@@ -94,16 +93,10 @@ class Reaper:
     async def _sweep_turns(self, alive: Sequence[WorkerRecord]) -> None:
         after_ms = int(self._parts.timings.unclaimed_after_s * 1000)
         refs = await self._parts.turns.unclaimed(older_than_ms=after_ms)
-        now_s = self._parts.clock.monotonic()
         for ref in refs:
-            await self._sweep_turn(ref, alive, now_s)
-        self._first_seen_s = {
-            turn: seen_s for turn, seen_s in self._first_seen_s.items() if now_s - seen_s < 120
-        }
+            await self._sweep_turn(ref, alive)
 
-    async def _sweep_turn(
-        self, ref: OpenTurnRef, alive: Sequence[WorkerRecord], now_s: float
-    ) -> None:
+    async def _sweep_turn(self, ref: OpenTurnRef, alive: Sequence[WorkerRecord]) -> None:
         parts = self._parts
         turn_host = None
         is_side = ref.lane is Lane.SIDE
@@ -117,7 +110,6 @@ class Reaper:
             my_host=parts.host_id,
             turn_host=turn_host,
             hosts_alive=frozenset(w.host for w in alive if w.state == READY),
-            unclaimed_for_s=now_s - self._first_seen_s.setdefault(ref.turn, now_s),
             host_patience_s=parts.timings.host_patience_s,
             queue_timeout_s=parts.settings.queue_timeout_s,
         )
@@ -211,17 +203,18 @@ class Reaper:
         if fate is not Fate.KEEP and not _is_on_record(container, record):
             is_left = actor is not None or not await self._placement.restore(container)
             fate = Fate.ORPHAN if is_left else Fate.ADOPT
-        if fate is Fate.ORPHAN:
-            await self._stop_orphan(container)
+        if fate in (Fate.ORPHAN, Fate.LEFT_BEHIND):
+            grace_s = self._parts.timings.orphan_grace_s if fate is Fate.ORPHAN else 0.0
+            await self._stop_orphan(container, grace_s=grace_s)
             return
         self._orphans_s.pop(container.id, None)
         if fate is Fate.ADOPT:
             await self._placement.place(container.conversation, may_exceed=True)
 
-    async def _stop_orphan(self, container: Container) -> None:
+    async def _stop_orphan(self, container: Container, *, grace_s: float) -> None:
         now_s = self._parts.clock.monotonic()
         since_s = self._orphans_s.setdefault(container.id, now_s)
-        if now_s - since_s < self._parts.timings.orphan_grace_s:
+        if now_s - since_s < grace_s:
             return
         log.warning(
             "orphan stopped",

@@ -76,7 +76,7 @@ class Keys:
         started, ended (ms), reason, usage, metered (what the gateways told, by instance and model:
         calls, input, output, cache creation, cache read), idem, on_disconnect, cancel, delivered,
         key_sealed, key_expires, base (`infra.store.history`), sdk_session, remembered, given (the
-        worker that take handed it to).
+        worker that take handed it to), unowned (since when a begun one has no owner).
         Scripts write it; for an hour after the end."""
         return f"{self.prefix}:turn:{turn}"
 

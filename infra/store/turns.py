@@ -154,6 +154,9 @@ class OpenTurnRef:
     owner: WorkerId | None
     age_ms: int
     lane: Lane = Lane.AGENT
+    unowned_ms: int = 0
+    """For how long a begun one has had no owner: since a sweep missed one that left in order, or
+    since a lease before that."""
 
 
 class TurnStore:
@@ -450,7 +453,7 @@ class TurnStore:
         answer = await self._scripts.run(
             "unclaimed",
             [self._keys.turns_open()],
-            [older_than_ms, limit, _ms(_LOOK_PAUSE_MAX_S)],
+            [older_than_ms, limit, _ms(_LOOK_PAUSE_MAX_S), _ms(LEASE_S)],
         )
         return [_open_turn(found) for found in answer]
 
@@ -517,7 +520,7 @@ def _record(turn: TurnId, held: Mapping[str, str]) -> TurnRecord:
 
 
 def _open_turn(found: Sequence[Any]) -> OpenTurnRef:
-    turn, conversation, state, owner, age, lane = found
+    turn, conversation, state, owner, age, lane, unowned = found
     living = optional(owner)
     return OpenTurnRef(
         turn=TurnId(text(turn)),
@@ -526,4 +529,5 @@ def _open_turn(found: Sequence[Any]) -> OpenTurnRef:
         owner=None if living is None else WorkerId(living),
         age_ms=int(age),
         lane=Lane(text(lane)),
+        unowned_ms=int(unowned),
     )

@@ -31,6 +31,7 @@ local function claimed(turn, is_adoption)
     return nil
   end
   redis.call('HSET', turn.key, 'fence', fence)
+  redis.call('HDEL', turn.key, 'unowned')
   redis.call('ZADD', KEYS[3], int(now_ms() + tonumber(ARGV[5])), turn.id)
   local held = redis.call('HMGET', KEYS[1], 'host', 'sdk_session', 'resends', 'transcript_full',
     'profile')

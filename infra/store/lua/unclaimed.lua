@@ -2,12 +2,16 @@
 --
 -- KEYS  1 turns_open
 -- ARGV  1 how long ago the last look was (ms)  2 most turns  3 longest pause between looks (ms)
--- Returns for each {turn, conversation, state, living owner or '', age (ms), lane}.
+--       4 a lease's length (ms)
+-- Returns for each {turn, conversation, state, living owner or '', age (ms), lane,
+--       for how long a begun one has had no owner (ms)}.
 --
 -- The score is when a turn was last looked at. Each found turn moves ahead, so that sweepers do not
 -- all find the same; a waiting one by half its age, so that a full cluster is not flooded with
 -- hints; a begun one whose owner lives until its lease would lapse. A queued one without an owner
--- (again) enters the waiting room: whoever took it may have died.
+-- (again) enters the waiting room: whoever took it may have died. Since when a begun one has had
+-- no owner is kept with it, for the next look may be another worker's: an owner that left in order is
+-- missed from the first look on, one that fell silent did so a lease earlier.
 local pause, limit = tonumber(ARGV[1]), tonumber(ARGV[2])
 local now = now_ms()
 local found = {}
@@ -24,6 +28,7 @@ for _, id in ipairs(due) do
     local age = math.max(now - turn.created, 0)
     local next_look = now
     local is_found = true
+    local unowned = 0
     if turn.state == 'queued' then
       next_look = now - pause + math.max(pause, math.min(age / 2, tonumber(ARGV[3])))
       if owner == '' then enter_room(turn.conversation, turn.tenant) end
@@ -31,11 +36,15 @@ for _, id in ipairs(due) do
       and redis.call('HGET', key('conversation', turn.conversation), 'fence') == turn.fence then
       is_found = false
       next_look = now - pause + math.max(redis.call('PTTL', key('lease', turn.conversation)), 0) + 1
+    else
+      local fell_silent = redis.call('HEXISTS', key('conversation', turn.conversation), 'owner') == 1
+      redis.call('HSETNX', turn.key, 'unowned', int(now - (fell_silent and tonumber(ARGV[4]) or 0)))
+      unowned = math.max(now - tonumber(redis.call('HGET', turn.key, 'unowned')), 0)
     end
     redis.call('ZADD', KEYS[1], int(next_look), id)
     if is_found then
       found[#found + 1] = {id, turn.conversation, turn.state, owner, int(age),
-        redis.call('HGET', turn.key, 'lane') or 'agent'}
+        redis.call('HGET', turn.key, 'lane') or 'agent', int(unowned)}
     end
   end
 end

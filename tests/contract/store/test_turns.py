@@ -622,6 +622,29 @@ async def test_a_begun_turn_is_found_once_its_owner_is_gone(scene: Scene) -> Non
     assert (found.turn, found.owner) == (turn, None)
 
 
+async def test_every_sweeper_learns_for_how_long_a_begun_turn_has_had_no_owner(
+    scene: Scene,
+) -> None:
+    """Sweeps find a turn in turns, so one of many workers might wait long to find it twice."""
+    _, turn = await scene.begin(W1)
+
+    async def unowned_ms() -> int:
+        await scene.redis.zadd(scene.keys.turns_open(), {turn: 1})
+        [found] = await scene.store.turns.unclaimed(older_than_ms=1)
+        return found.unowned_ms
+
+    await scene.lapse()
+    assert 15_000 <= await unowned_ms() < 16_000, "silent for a lease's length"
+    since = await scene.redis.hget(scene.keys.turn(turn), "unowned")
+    await scene.redis.hset(scene.keys.turn(turn), "unowned", int(since) - 5_000)
+    assert 20_000 <= await unowned_ms() < 21_000
+
+    lease = await scene.acquire(W2)
+    await scene.claim(lease)
+    await scene.store.leases.release(lease, ConversationState.BUSY)
+    assert await unowned_ms() < 1_000, "it had an owner again, who left in order"
+
+
 async def test_a_begun_turn_is_looked_at_when_its_lease_would_lapse(scene: Scene) -> None:
     _, turn = await scene.begin(W1)
     await scene.redis.zadd(scene.keys.turns_open(), {turn: 1})

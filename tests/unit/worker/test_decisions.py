@@ -131,8 +131,14 @@ def test_the_agent_says_whether_it_has_the_turn(
 # Sweeps
 
 
-def ref(state: TurnState, *, owner: WorkerId | None = None, age_s: float = 3.0) -> OpenTurnRef:
-    return OpenTurnRef(T, C, state, owner, int(age_s * 1000))
+def ref(
+    state: TurnState,
+    *,
+    owner: WorkerId | None = None,
+    age_s: float = 3.0,
+    unowned_s: float = 0.0,
+) -> OpenTurnRef:
+    return OpenTurnRef(T, C, state, owner, int(age_s * 1000), unowned_ms=int(unowned_s * 1000))
 
 
 def decide(
@@ -140,7 +146,6 @@ def decide(
     *,
     turn_host: HostId | None = None,
     hosts_alive: frozenset[HostId] = frozenset({HERE}),
-    unclaimed_for_s: float = 0.0,
 ) -> Sweep:
     return sweep(
         found,
@@ -148,7 +153,6 @@ def decide(
         my_host=HERE,
         turn_host=turn_host,
         hosts_alive=hosts_alive,
-        unclaimed_for_s=unclaimed_for_s,
         host_patience_s=8,
         queue_timeout_s=300,
     )
@@ -181,9 +185,8 @@ def test_another_hosts_turn_is_left_to_that_host_while_it_lives() -> None:
 
 
 def test_a_dead_hosts_turn_is_ended_after_some_patience() -> None:
-    running = ref(TurnState.RUNNING)
-    assert decide(running, turn_host=THERE, unclaimed_for_s=7.9) is Sweep.WAIT
-    assert decide(running, turn_host=THERE, unclaimed_for_s=8.0) is Sweep.END_HERE
+    assert decide(ref(TurnState.RUNNING, unowned_s=7.9), turn_host=THERE) is Sweep.WAIT
+    assert decide(ref(TurnState.RUNNING, unowned_s=8.0), turn_host=THERE) is Sweep.END_HERE
 
 
 # Containers
@@ -252,6 +255,13 @@ def test_a_container_whose_conversation_moved_or_is_forgotten_is_an_orphan() -> 
     assert fate(container(), None) is Fate.ORPHAN
     assert fate(container(), record(host=THERE)) is Fate.ORPHAN
     assert fate(container("old"), record(owner=None)) is Fate.ORPHAN
+
+
+def test_a_container_that_another_took_the_place_of_is_left_behind() -> None:
+    assert fate(container(), record(host=THERE, fence=2)) is Fate.LEFT_BEHIND
+    assert fate(container("old"), record(owner=None, fence=2)) is Fate.LEFT_BEHIND
+    assert fate(container("old"), record(owner=SIBLING, fence=2)) is Fate.LEFT_BEHIND
+    assert fate(container(), record(owner=None, fence=2)) is Fate.ADOPT
 
 
 # Slots and steps
