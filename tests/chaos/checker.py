@@ -9,6 +9,7 @@ told of, and an end that never came.
 
 from __future__ import annotations
 
+import math
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -94,6 +95,11 @@ class Attempt:
     broke: str | None = None
     has_left: bool = False
     ended_s: float | None = None
+
+    @property
+    def began_text_s(self) -> float:
+        """When its first text came; for ever away if none did."""
+        return self.arrivals[0].at_s if self.arrivals else math.inf
 
     @property
     def outcome(self) -> Outcome:
@@ -312,7 +318,7 @@ def _told(attempt: Attempt, since_s: float) -> Iterator[str]:
         first, last = texts[0], texts[-1]
         yield (
             f"{at(first.at_s)} to {at(last.at_s)}: {len(texts)} texts, events {first.id} to "
-            f"{last.id}, {first.text!r} … {last.text!r}"
+            f"{last.id}, {first.text[:40]!r} … {last.text[-40:]!r}"
         )
         gap_s, before = max(
             ((b.at_s - a.at_s, a) for a, b in pairwise(texts)),

@@ -86,6 +86,11 @@ class Telling:
         async with asyncio.timeout(within_s), self._news:
             await self._news.wait_for(lambda: self._heard >= texts or self._is_over())
 
+    async def accepted(self, *, within_s: float = 60.0) -> None:
+        """Until its stream has begun: its turn is in the queue. Raises `TimeoutError`."""
+        async with asyncio.timeout(within_s), self._news:
+            await self._news.wait_for(lambda: self.turn is not None or self._is_over())
+
     def _is_over(self) -> bool:
         return bool(self.attempts) and self.attempts[-1].ended_s is not None
 
@@ -228,7 +233,7 @@ async def _read(answer: aiohttp.ClientResponse, telling: Telling, attempt: Attem
                 attempt.pings_s.append(now_s)
             elif line.startswith(b"data: "):
                 _take(line[6:], id, now_s, telling, attempt)
-        if (new := len(attempt.arrivals) - before) > 0:
+        if (new := len(attempt.arrivals) - before) > 0 or not before:
             await telling.note(new)
             if telling.leaves_after is not None and telling.heard >= telling.leaves_after:
                 attempt.has_left = True

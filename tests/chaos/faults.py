@@ -39,6 +39,8 @@ class Scene:
     """Everything that was done, by whomever; shared by the scenes of a cluster."""
     tellings: list[Telling] = field(default_factory=list)
     last_fault_s: float = 0.0
+    hits: int = 0
+    """How many running turns the chosen victims served."""
 
     def did(self, what: str) -> None:
         """Note a deed for the story."""
@@ -53,8 +55,10 @@ class Scene:
         """A worker that owns a conversation of the scene; any running one if none does."""
         wanted = [one for one in among or self.cluster.workers() if one.is_running]
         owners = [await self.cluster.owner_of(t.api_key, t.conversation) for t in self.running()]
-        hit = [one for one in wanted if one in owners and not one.is_frozen]
-        return self.rng.choice(hit or wanted)
+        owning = [one for one in wanted if one in owners and not one.is_frozen]
+        victim = self.rng.choice(owning or wanted)
+        self.hits += owners.count(victim)
+        return victim
 
     async def a_container(self) -> tuple[Telling, Host]:
         """A running turn's, and the machine it is on."""
@@ -74,7 +78,7 @@ async def worker_killed(scene: Scene) -> None:
     """`kill -9`; its supervisor starts it again a moment later."""
     victim = await scene.an_owner()
     await victim.kill()
-    scene.did(f"kill -9 {victim.name}")
+    scene.did(f"kill -9 {victim.name}, which had {scene.hits} of the running turns")
     await asyncio.sleep(scene.rng.uniform(0.2, 3.0))
     await _start_again(scene, victim)
 
@@ -274,7 +278,9 @@ def _a_replica(scene: Scene) -> Process:
     """One that serves a running turn."""
     replicas = scene.cluster.replicas
     serving = [replicas[t.replica % len(replicas)] for t in scene.running()]
-    return scene.rng.choice([one for one in serving if one.is_running] or replicas)
+    victim = scene.rng.choice([one for one in serving if one.is_running] or replicas)
+    scene.hits += serving.count(victim)
+    return victim
 
 
 def _gateways(cluster: Cluster) -> list[Process]:

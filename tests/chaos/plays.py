@@ -22,6 +22,7 @@ UPSTREAM = Promise(
 )
 FOLLOWED = Promise(silence_max_s=8)
 REDIS = Promise(silence_max_s=20)
+GREEDY = "sk-ant-chaos-greedy"
 SHORT = Crowd(numbers=(60, 90), every_ms=(50, 80))
 
 
@@ -43,7 +44,7 @@ async def slow_reader(act: Act) -> None:
     crowd = Crowd(numbers=(300, 300), every_ms=(20, 20), tools=False)
     act.ask(act.telling(0, crowd, stalls_s=8.0))
     for i in (1, 2):
-        act.ask(act.telling(i, crowd), Promise(silence_max_s=2.0))
+        act.ask(act.telling(i, crowd), Promise(silence_max_s=5.0))
     await act.done()
 
 
@@ -75,7 +76,7 @@ async def one_container_killed(act: Act) -> None:
     owner = await act.cluster.owner_of(victim.api_key, victim.conversation)
     assert owner is not None, "a turn that runs has an owner"
     act.promises = {
-        one.asked.name: LOST_CONTAINER if one is victim else Promise(silence_max_s=3.0)
+        one.asked.name: LOST_CONTAINER if one is victim else Promise(silence_max_s=6.0)
         for one in tellings
     }
     await faults.kill_container(act.scene, victim, act.cluster.host_of(owner))
@@ -97,13 +98,17 @@ async def host_is_lost(act: Act) -> None:
 
 
 async def overload(act: Act) -> None:
-    """Five times as many turns as slots: all are answered, none is lost."""
-    crowd = Crowd(turns=10, numbers=(20, 30), every_ms=(30, 40))
-    for i in range(crowd.turns):
-        key = f"{act.scenario.name}-tenant-{i % 2}"
-        act.ask(act.telling(i, crowd, api_key=f"sk-ant-chaos-{key}"))
-    act.scene.did("ten turns for two slots")
+    """Five times as many turns as slots: all are answered, and nobody waits for a greedy tenant."""
+    crowd = Crowd(numbers=(20, 30), every_ms=(30, 40))
+    greedy = [act.ask(act.telling(i, crowd, api_key=GREEDY)) for i in range(9)]
+    for telling in greedy:
+        await telling.accepted()
+    modest = act.ask(act.telling(9, crowd))
+    act.scene.did("ten turns for two slots, nine of them one tenant's")
     await act.done()
+    later = sum(one.attempts[-1].began_text_s > modest.attempts[-1].began_text_s for one in greedy)
+    if later < len(greedy) // 2:
+        act.complain(f"the other tenant's only turn began before {later} of the greedy one's nine")
 
 
 async def impatient_overload(act: Act) -> None:

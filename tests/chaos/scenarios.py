@@ -51,7 +51,7 @@ TRACKS: Sequence[Track] = (
             ),
             (Scenario("worker_killed", faults.worker_killed),),
             (Scenario("worker_frozen", faults.worker_frozen),),
-            (Scenario("worker_leaves", faults.worker_leaves, Promise(silence_max_s=6)),),
+            (Scenario("worker_leaves", faults.worker_leaves, Promise(silence_max_s=8)),),
             (
                 Scenario(
                     "replica_killed",
@@ -85,7 +85,7 @@ TRACKS: Sequence[Track] = (
                     Crowd(turns=8, numbers=(150, 300), follow=Follow.BY_ID),
                 ),
             ),
-            (Scenario("host_lost", None, Promise(silence_max_s=3), play=plays.host_is_lost),),
+            (Scenario("host_lost", None, Promise(silence_max_s=6), play=plays.host_is_lost),),
         ),
     ),
     Track(
@@ -97,7 +97,7 @@ TRACKS: Sequence[Track] = (
             (Scenario("redis_frozen", faults.redis_frozen, REDIS, SHORT),),
             (Scenario("redis_black_hole", faults.redis_black_hole, REDIS, SHORT),),
             (Scenario("redis_frozen_long", faults.redis_frozen_long, REDIS, SHORT),),
-            (Scenario("scripts_flushed", faults.scripts_flushed, Promise(silence_max_s=3), SHORT),),
+            (Scenario("scripts_flushed", faults.scripts_flushed, Promise(silence_max_s=6), SHORT),),
             (Scenario("redis_full", faults.redis_full, Promise(EITHER), SHORT),),
             (Scenario("redis_emptied", None, FORGOTTEN, play=plays.emptied),),
         ),
@@ -149,6 +149,19 @@ TRACKS: Sequence[Track] = (
         ("redis", "bwrap", "sdk"),
     ),
 )
+
+
+AIMED = frozenset(
+    {
+        faults.worker_killed,
+        faults.worker_frozen,
+        faults.worker_leaves,
+        faults.last_workers_leave,
+        faults.replica_killed,
+        faults.replica_leaves,
+    }
+)
+"""Faults that must hit somebody."""
 
 
 # Running them
@@ -223,3 +236,5 @@ async def _play(scenario: Scenario, act: Act) -> None:
         act.ask(act.telling(i, crowd))
     await act.under_way(crowd.reached)
     await scenario.fault(act.scene)
+    if scenario.fault in AIMED and not act.scene.hits:
+        act.complain("the fault hit nobody: this shows nothing")

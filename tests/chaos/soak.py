@@ -297,9 +297,14 @@ def _telling(kind: str, name: str, conversation: str, key: str, rng: random.Rand
 
 
 async def soak(
-    *, seconds: float, seed: int, agents: Agents, clients: int, settle_s: float = SETTLE_S
+    *,
+    seconds: float,
+    seed: int,
+    agents: Agents,
+    clients: int,
+    stop: asyncio.Event | None = None,
 ) -> Report:
-    """Start a cluster, run, and take it down. SIGINT and SIGTERM end it early and in order."""
+    """Start a cluster, run for so long or until told to stop, and take it down."""
     report = Report(seed, agents)
     shape = Shape(
         agents=agents,
@@ -307,12 +312,17 @@ async def soak(
         has_proxy=True,
         settings={"idle_timeout_s": IDLE_S, "queue_timeout_s": 60.0},
     )
-    with stop_signals() as stop:
-        async with cluster(shape, name="soak") as made, chaos_client(made.urls) as client:
-            run = Soak(made, client, report, end_s=time.monotonic() + seconds)
-            await run.run(clients=clients, stop=stop)
-            await run.settle(within_s=settle_s)
+    async with cluster(shape, name="soak") as made, chaos_client(made.urls) as client:
+        run = Soak(made, client, report, end_s=time.monotonic() + seconds)
+        await run.run(clients=clients, stop=stop or asyncio.Event())
+        await run.settle(within_s=SETTLE_S)
     return report
+
+
+async def _until_told(seconds: float, seed: int, agents: Agents, clients: int) -> Report:
+    """SIGINT and SIGTERM end it early, and in order."""
+    with stop_signals() as stop:
+        return await soak(seconds=seconds, seed=seed, agents=agents, clients=clients, stop=stop)
 
 
 def _counted(counts: Counter[str]) -> str:
@@ -332,9 +342,7 @@ def main() -> int:
     parser.add_argument("--clients", type=int, default=0, help="0: as many as the agents allow")
     given = parser.parse_args()
     clients = given.clients or (12 if given.agents is Agents.LIGHT else 4)
-    report = asyncio.run(
-        soak(seconds=given.minutes * 60, seed=given.seed, agents=given.agents, clients=clients)
-    )
+    report = asyncio.run(_until_told(given.minutes * 60, given.seed, given.agents, clients))
     print(report.render())
     return 0 if report.is_clean else 1
 

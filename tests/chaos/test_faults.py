@@ -16,11 +16,7 @@ from tests.chaos.act import Scenario, Told
 from tests.chaos.scenarios import TRACKS, run_tracks
 from tests.parts import missing, need
 
-pytestmark = [
-    pytest.mark.redis,
-    pytest.mark.timeout(600),
-    pytest.mark.xdist_group("chaos"),
-]
+pytestmark = [pytest.mark.redis, pytest.mark.timeout(600)]
 
 SCENARIOS = [(track, one) for track in TRACKS for step in track.steps for one in step]
 
