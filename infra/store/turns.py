@@ -3,20 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from redis.asyncio import Redis
 
 from infra.store.connection import translate
 from infra.store.conversations import ENDED_TTL_S
-from infra.store.history import Memory, TurnBase, decode_base
+from infra.store.history import Memory, TurnBase
 from infra.store.keys import Keys
 from infra.store.leases import LEASE_S, Lease
 from infra.store.limits import SubmitLimits, refusal
 from infra.store.replies import fields, optional, text
 from infra.store.scripts import Scripts
 from infra.store.turn_log import EVENTS_MAX
+from infra.store.turn_records import (
+    Claimed,
+    NewTurn,
+    OpenTurnRef,
+    Submitted,
+    TurnRecord,
+    open_turn,
+    turn_record,
+)
 from infra.store.usage import report
 from infra.wire.control import CancelTurn, TurnWaits
 from infra.wire.errors import (
@@ -25,12 +33,15 @@ from infra.wire.errors import (
     LeaseLost,
     TurnNotFound,
 )
-from infra.wire.events import TurnEnded, TurnError, Usage, encode_event
+from infra.wire.events import TurnEnded, TurnError, encode_event
 from infra.wire.gateway import TurnMeter
-from infra.wire.history import Accepted, decode_accepted
-from infra.wire.ids import ConversationKey, Fence, HostId, ReplicaId, TenantId, TurnId, WorkerId
+from infra.wire.history import decode_accepted
+from infra.wire.ids import ConversationKey, HostId, TenantId, TurnId, WorkerId
 from infra.wire.states import TurnState
-from infra.wire.turns import Lane, OnDisconnect, TurnRequest, decode_turn_request
+from infra.wire.turns import decode_turn_request
+
+__all__ = ["Claimed", "NewTurn", "OpenTurnRef", "Submitted", "TurnRecord", "TurnStore"]
+"""With what it gives and takes (`turn_records`)."""
 
 ATTEMPTS_MAX = 2
 ADOPTIONS_MAX = 3
@@ -48,115 +59,6 @@ _CLAIMED_LOOK_AFTER_S = LEASE_S - 2.0
 _LOOK_PAUSE_MAX_S = 15.0
 _RETRY_AFTER_S = 5.0
 _TENANTS_LOOKED_AT = 100
-
-
-@dataclass(frozen=True)
-class NewTurn:
-    """All that submit writes."""
-
-    request: TurnRequest
-    replica: ReplicaId
-    sealed_key: str
-    key_expires_ms: int
-    on_disconnect: OnDisconnect = OnDisconnect.CANCEL
-    label: str = ""
-    """The client's own conversation id, cleaned for display."""
-    asked_model: str | None = None
-    """The model as the client called it, when that is not its id."""
-    idempotency: str | None = None
-    """Digest that makes a repeat of the request the same turn."""
-    supersedes: TurnId | None = None
-    """The turn found under that digest, when it is not to be had again: this one takes its place.
-    """
-
-
-@dataclass(frozen=True)
-class Submitted:
-    """`turn` is the earlier one when the request is a repeat (`created` False).
-
-    `owner` is the conversation's living owner, if any, and `is_told` whether it has heard of the
-    turn already; if not, enqueue for it. `position` counts the conversation's turns ahead.
-    """
-
-    turn: TurnId
-    created: bool
-    owner: WorkerId | None
-    position: int
-    is_told: bool = False
-
-
-@dataclass(frozen=True)
-class TurnRecord:
-    """A turn's hash, typed. Times in Unix ms."""
-
-    turn: TurnId
-    conversation: ConversationKey
-    tenant: TenantId
-    replica: ReplicaId
-    state: TurnState
-    model: str
-    """As its client called it; an alias perhaps."""
-    attempt: int
-    fence: Fence
-    seq: int
-    """Newest number in the log; 0: empty."""
-    created_ms: int
-    sealed_key: str | None
-    key_expires_ms: int
-    on_disconnect: OnDisconnect
-    lane: Lane
-    cancel: str | None
-    """Reason, when somebody asked for it to stop."""
-    ended_ms: int | None = None
-    reason: str | None = None
-    is_delivered: bool = False
-    """A client has been given the whole answer."""
-    base: TurnBase | None = None
-    """The memory it was started on."""
-    usage: Usage | None = None
-    """What it has used so far."""
-    adoptions: int = 0
-    """Owners that took it, running, from one that died, since its last event was logged."""
-
-
-@dataclass(frozen=True)
-class Claimed:
-    """`is_adoption`:
-
-    the turn was already begun by an owner that is gone; its agent may still run it.
-    """
-
-    record: TurnRecord
-    request: TurnRequest
-    is_adoption: bool
-    host: HostId | None = None
-    """Where the conversation's container was last. Another host than the claimer's: out of its
-    reach."""
-    accepted: tuple[Accepted, ...] = ()
-    """The prompts in the agent's memory."""
-    sdk_session: str | None = None
-    """The SDK session that memory is in."""
-    is_resending: bool = False
-    """The conversation's client has sent history before."""
-    is_transcript_full: bool = False
-    """That session was too large to keep: it cannot be resumed elsewhere."""
-    profile: str | None = None
-    """The egress profile that the conversation has."""
-
-
-@dataclass(frozen=True)
-class OpenTurnRef:
-    """An open turn the sweeper found; `owner` is the conversation's living owner."""
-
-    turn: TurnId
-    conversation: ConversationKey
-    state: TurnState
-    owner: WorkerId | None
-    age_ms: int
-    lane: Lane = Lane.AGENT
-    unowned_ms: int = 0
-    """For how long a begun one has had no owner: since a sweep missed one that left in order, or
-    since a lease before that."""
 
 
 class TurnStore:
@@ -266,7 +168,7 @@ class TurnStore:
         resends, too_large, accepted, profile = rest
         host_id = optional(host)
         return Claimed(
-            record=_record(TurnId(text(turn)), fields(held)),
+            record=turn_record(TurnId(text(turn)), fields(held)),
             request=decode_turn_request(request),
             is_adoption=bool(is_adoption),
             host=None if host_id is None else HostId(host_id),
@@ -429,7 +331,7 @@ class TurnStore:
         """What is on record; None for a turn Redis does not know (any more)."""
         with translate():
             held = fields(await self._redis.hgetall(self._keys.turn(turn)))  # type: ignore[misc]
-        return _record(turn, held) if "state" in held else None
+        return turn_record(turn, held) if "state" in held else None
 
     async def position(self, turn: TurnId) -> int | None:
         """How many turns will be started before this one (0: it is next), if nothing else comes.
@@ -455,7 +357,7 @@ class TurnStore:
             [self._keys.turns_open()],
             [older_than_ms, limit, _ms(_LOOK_PAUSE_MAX_S), _ms(LEASE_S)],
         )
-        return [_open_turn(found) for found in answer]
+        return [open_turn(found) for found in answer]
 
     async def counts(self) -> Mapping[str, int]:
         """Numbers for health and metrics: open, idle, workers."""
@@ -491,43 +393,3 @@ _OUT_OF_ATTEMPTS = encode_event(
 
 def _ms(seconds: float) -> int:
     return round(seconds * 1000)
-
-
-def _record(turn: TurnId, held: Mapping[str, str]) -> TurnRecord:
-    return TurnRecord(
-        turn=turn,
-        conversation=ConversationKey(held["conv"]),
-        tenant=TenantId(held["tenant"]),
-        replica=ReplicaId(held["replica"]),
-        state=TurnState(held["state"]),
-        model=held["model"],
-        attempt=int(held["attempt"]),
-        fence=Fence(int(held["fence"])),
-        seq=int(held["seq"]),
-        created_ms=int(held["created"]),
-        sealed_key=held.get("key_sealed"),
-        key_expires_ms=int(held["key_expires"]),
-        on_disconnect=OnDisconnect(held["on_disconnect"]),
-        lane=Lane(held.get("lane", Lane.AGENT)),
-        cancel=held.get("cancel"),
-        ended_ms=int(held["ended"]) if "ended" in held else None,
-        reason=held.get("reason"),
-        is_delivered="delivered" in held,
-        base=decode_base(held["base"]) if "base" in held else None,
-        usage=Usage.model_validate_json(held["usage"]) if "usage" in held else None,
-        adoptions=int(held.get("adoptions", 0)),
-    )
-
-
-def _open_turn(found: Sequence[Any]) -> OpenTurnRef:
-    turn, conversation, state, owner, age, lane, unowned = found
-    living = optional(owner)
-    return OpenTurnRef(
-        turn=TurnId(text(turn)),
-        conversation=ConversationKey(text(conversation)),
-        state=TurnState(text(state)),
-        owner=None if living is None else WorkerId(living),
-        age_ms=int(age),
-        lane=Lane(text(lane)),
-        unowned_ms=int(unowned),
-    )

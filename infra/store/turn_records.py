@@ -1,0 +1,165 @@
+"""What the store says of turns, typed: asked for, on record, claimed, found open."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from infra.store.history import TurnBase, decode_base
+from infra.store.replies import optional, text
+from infra.wire.history import Accepted
+from infra.wire.ids import ConversationKey, Fence, HostId, ReplicaId, TenantId, TurnId, WorkerId
+from infra.wire.states import TurnState
+from infra.wire.turns import Lane, OnDisconnect, TurnRequest
+
+
+@dataclass(frozen=True)
+class NewTurn:
+    """All that submit writes."""
+
+    request: TurnRequest
+    replica: ReplicaId
+    sealed_key: str
+    key_expires_ms: int
+    on_disconnect: OnDisconnect = OnDisconnect.CANCEL
+    label: str = ""
+    """The client's own conversation id, cleaned for display."""
+    asked_model: str | None = None
+    """The model as the client called it, when that is not its id."""
+    idempotency: str | None = None
+    """Digest that makes a repeat of the request the same turn."""
+    supersedes: TurnId | None = None
+    """The turn found under that digest, when it is not to be had again: this one takes its place.
+    """
+
+
+@dataclass(frozen=True)
+class Submitted:
+    """`turn` is the earlier one when the request is a repeat (`created` False).
+
+    `owner` is the conversation's living owner, if any, and `is_told` whether it has heard of the
+    turn already; if not, enqueue for it. `position` counts the conversation's turns ahead.
+    """
+
+    turn: TurnId
+    created: bool
+    owner: WorkerId | None
+    position: int
+    is_told: bool = False
+
+
+@dataclass(frozen=True)
+class TurnRecord:
+    """A turn's hash, typed. Times in Unix ms."""
+
+    turn: TurnId
+    conversation: ConversationKey
+    tenant: TenantId
+    replica: ReplicaId
+    state: TurnState
+    model: str
+    """As its client called it; an alias perhaps."""
+    attempt: int
+    fence: Fence
+    seq: int
+    """Newest number in the log; 0: empty."""
+    created_ms: int
+    sealed_key: str | None
+    key_expires_ms: int
+    on_disconnect: OnDisconnect
+    lane: Lane
+    cancel: str | None
+    """Reason, when somebody asked for it to stop."""
+    ended_ms: int | None = None
+    reason: str | None = None
+    is_delivered: bool = False
+    """A client has been given the whole answer."""
+    base: TurnBase | None = None
+    """The memory it was started on."""
+    usage: Usage | None = None
+    """What it has used so far."""
+    adoptions: int = 0
+    """Owners that took it, running, from one that died, since its last event was logged."""
+
+
+@dataclass(frozen=True)
+class Claimed:
+    """`is_adoption`:
+
+    the turn was already begun by an owner that is gone; its agent may still run it.
+    """
+
+    record: TurnRecord
+    request: TurnRequest
+    is_adoption: bool
+    host: HostId | None = None
+    """Where the conversation's container was last. Another host than the claimer's: out of its
+    reach."""
+    accepted: tuple[Accepted, ...] = ()
+    """The prompts in the agent's memory."""
+    sdk_session: str | None = None
+    """The SDK session that memory is in."""
+    is_resending: bool = False
+    """The conversation's client has sent history before."""
+    is_transcript_full: bool = False
+    """That session was too large to keep: it cannot be resumed elsewhere."""
+    profile: str | None = None
+    """The egress profile that the conversation has."""
+
+
+@dataclass(frozen=True)
+class OpenTurnRef:
+    """An open turn the sweeper found; `owner` is the conversation's living owner."""
+
+    turn: TurnId
+    conversation: ConversationKey
+    state: TurnState
+    owner: WorkerId | None
+    age_ms: int
+    lane: Lane = Lane.AGENT
+    unowned_ms: int = 0
+    """For how long a begun one has had no owner: since a sweep missed one that left in order, or
+    since a lease before that."""
+
+
+def turn_record(turn: TurnId, held: Mapping[str, str]) -> TurnRecord:
+    """A turn's hash as it was read."""
+    return TurnRecord(
+        turn=turn,
+        conversation=ConversationKey(held["conv"]),
+        tenant=TenantId(held["tenant"]),
+        replica=ReplicaId(held["replica"]),
+        state=TurnState(held["state"]),
+        model=held["model"],
+        attempt=int(held["attempt"]),
+        fence=Fence(int(held["fence"])),
+        seq=int(held["seq"]),
+        created_ms=int(held["created"]),
+        sealed_key=held.get("key_sealed"),
+        key_expires_ms=int(held["key_expires"]),
+        on_disconnect=OnDisconnect(held["on_disconnect"]),
+        lane=Lane(held.get("lane", Lane.AGENT)),
+        cancel=held.get("cancel"),
+        ended_ms=int(held["ended"]) if "ended" in held else None,
+        reason=held.get("reason"),
+        is_delivered="delivered" in held,
+        base=decode_base(held["base"]) if "base" in held else None,
+        usage=Usage.model_validate_json(held["usage"]) if "usage" in held else None,
+        adoptions=int(held.get("adoptions", 0)),
+    )
+
+
+def open_turn(found: Sequence[Any]) -> OpenTurnRef:
+    """One answer of the `unclaimed` script."""
+    turn, conversation, state, owner, age, lane, unowned = found
+    living = optional(owner)
+    return OpenTurnRef(
+        turn=TurnId(text(turn)),
+        conversation=ConversationKey(text(conversation)),
+        state=TurnState(text(state)),
+        owner=None if living is None else WorkerId(living),
+        age_ms=int(age),
+        lane=Lane(text(lane)),
+        unowned_ms=int(unowned),
+    )
