@@ -237,7 +237,7 @@ async def test_odd_spellings_of_addresses_open_nothing(
         for line in (f"CONNECT {spelling}:{echo.port}", f"GET http://{spelling}:{echo.port}/"):
             status, _ = await ask(folder, f"{line} HTTP/1.1")
             assert status in (400, 403)
-    assert book.asked == echo.seen == []
+    assert (book.asked, echo.seen) == ([], [])
 
 
 async def test_localhost_is_seen_through(make_host: HostMaker) -> None:
