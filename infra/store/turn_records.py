@@ -8,6 +8,7 @@ from typing import Any
 
 from infra.store.history import TurnBase, decode_base
 from infra.store.replies import optional, text
+from infra.wire.events import Usage
 from infra.wire.history import Accepted
 from infra.wire.ids import ConversationKey, Fence, HostId, ReplicaId, TenantId, TurnId, WorkerId
 from infra.wire.states import TurnState
