@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from infra.wire.errors import ContainerFailed
+from infra.wire.errors import EngineFailed
 from tests.contract.hosts.conftest import BubblewrapMachine, bubblewrap_machine
 from tests.fakes import probe
 from worker.sandbox_records import Process
@@ -112,7 +112,7 @@ async def test_a_start_that_fails_tells_bwraps_own_words(bubblewrap: BubblewrapM
     host, spec = bubblewrap.host(), bubblewrap.spec()
     spec.folders.workspace.rmdir()
 
-    with pytest.raises(ContainerFailed, match=r"bwrap: .*No such file"):
+    with pytest.raises(EngineFailed, match=r"bwrap: .*No such file"):
         await host.start(spec)
 
     assert await host.list() == []

@@ -11,11 +11,16 @@ from typing import Any
 
 import pytest
 
-from infra.wire.errors import ContainerFailed, NoIsolation
-from infra.wire.ids import HostId
+from infra.runtime.clock import SystemClock
+from infra.runtime.settings import load_settings
+from infra.wire.errors import ContainerFailed, EngineFailed, NoIsolation
+from infra.wire.ids import ConversationKey, Fence, HostId, WorkerId
 from tests.contract.hosts.conftest import LIMITS, DockerMachine, docker_machine, output_of
 from tests.fakes import probe
+from worker.breaker import FAILURES_MAX
 from worker.containers import DockerHost, DockerOptions
+from worker.engine import Engine
+from worker.folders import Folders
 
 pytestmark = pytest.mark.docker
 ENGINE = "/var/run/docker.sock"
@@ -74,7 +79,7 @@ async def test_a_missing_image_is_told_with_the_command_that_builds_it(
     docker: DockerMachine,
 ) -> None:
     host = DockerHost(HostId("host-1"), DockerOptions("agcluster-never-built:0", "test-none"))
-    with pytest.raises(ContainerFailed, match=r"python -m worker\.images"):
+    with pytest.raises(EngineFailed, match=r"python -m worker\.images"):
         await host.start(docker.spec())
     await host.aclose()
 
@@ -160,5 +165,46 @@ async def test_an_end_during_an_engine_fault_is_told_after_it(
     async with asyncio.timeout(30):
         ended = await anext(exits)
     assert (ended.id, ended.exit_code, ended.is_out_of_memory) == (started.id, 137, True)
+    await host.aclose()
+    await cable.cut()
+
+
+async def test_an_engine_that_is_away_is_given_up_and_trusted_again_by_itself(
+    docker: DockerMachine, data_dir: Path
+) -> None:
+    cable = CutCable(data_dir / "engine.sock")
+    host = docker.host(engine=f"unix://{data_dir}/engine.sock")
+    changed = asyncio.Event()
+    engine = Engine(
+        host,
+        Folders(data_dir),
+        load_settings({"AGCLUSTER_CONTAINER_MEMORY_MB": "256"}, env_file=None),
+        SystemClock(),
+        worker=WorkerId("host-1-0011aabb"),
+        cool_down_s=0.2,
+        cool_down_max_s=0.4,
+        on_change=changed.set,
+    )
+    c, fence = ConversationKey("c" * 24), Fence(1)
+    folders = await engine.make_folders(c)
+    async with asyncio.TaskGroup() as group:
+        probing = group.create_task(engine.run())
+        for _ in range(FAILURES_MAX):
+            assert engine.is_trusted
+            with pytest.raises(EngineFailed):
+                await engine.start(c, fence, folders)
+        assert not engine.is_trusted
+        changed.clear()
+
+        await cable.mend()
+
+        async with asyncio.timeout(60):
+            await changed.wait()
+        assert engine.is_trusted
+        probing.cancel()
+    assert await host.list() == [], "the probe is gone"
+    started = await engine.start(c, fence, folders)
+    assert [found.id for found in await host.list()] == [started.id]
+    await host.stop(started.id, grace_s=0)
     await host.aclose()
     await cable.cut()

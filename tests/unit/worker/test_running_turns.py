@@ -9,10 +9,28 @@ import pytest
 from infra.wire.errors import ErrorCode
 from infra.wire.events import TurnEnded, TurnStarted, Usage
 from infra.wire.gateway import TurnMeter, UpstreamError
+from infra.wire.link import Answer, InterruptReason
 from infra.wire.states import ConversationState, TurnState
 from tests.fakes.worker_stage import Stage, conversation, eventually
+from worker.link import AgentLink
+from worker.memory import stand
+from worker.phases import RunPhase
+from worker.turns import TurnRun
 
 C = conversation("one")
+
+
+class NobodyListens:
+    """A link's listener that nothing is said to."""
+
+    def on_frame(self, line: bytes) -> None:
+        raise AssertionError(line)
+
+    def on_answer(self, answer: Answer) -> None:
+        raise AssertionError(answer)
+
+    def on_link_lost(self) -> None:
+        raise AssertionError
 
 
 async def test_a_turn_is_logged_and_published_exactly_once(stage: Stage) -> None:
@@ -190,3 +208,22 @@ async def test_a_flood_arrives_complete(stage: Stage, words: int) -> None:
     numbers = [int(w.strip("x")) for w in (await stage.log_text(turn)).split()]
     assert numbers == list(range(words))
     await asyncio.sleep(0)
+
+
+async def test_a_turn_whose_end_is_decided_is_not_given_to_the_agent_any_more(
+    stage: Stage,
+) -> None:
+    """Its preparation may be one step from the start when somebody cancels it."""
+    parts = (await stage.worker()).process.parts
+    await stage.ask(C, "echo too late", is_hinted=False)
+    held = await parts.ownership.acquire(C)
+    claimed = await parts.turns.claim(held.lease)
+    assert claimed is not None
+    run = TurnRun(parts, held, claimed)
+    run.standing = stand(claimed, has_session=False, transcript=None)
+    run.interrupt(InterruptReason.CANCELLED)
+
+    run.start(AgentLink(NobodyListens(), parts.clock))
+
+    assert (await run.ended()).end == TurnEnded(state=TurnState.CANCELLED)
+    assert (run.phase, run.link) == (RunPhase.ENDED, None)
