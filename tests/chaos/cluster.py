@@ -44,6 +44,7 @@ from tests.e2e.deployments import MODEL, free_port
 from tests.fakes.redis_proxy import RedisProxy, redis_proxy
 from tests.fakes.redis_server import RealRedis, real_redis
 from tests.parts import AGENT_IMAGE
+from worker.containers import engine_address
 from worker.hosts import Container, ContainerHost
 from worker.isolation import host_of
 from worker.sandbox_records import Records
@@ -71,6 +72,8 @@ class Shape:
     agents: Agents = Agents.LIGHT
     replicas: int = 2
     workers: tuple[int, ...] = (2,)
+    engines: tuple[str, ...] = ()
+    """The hosts' Docker engines, where they are not all the one of our own environment."""
     has_proxy: bool = False
     settings: Mapping[str, Any] = field(default_factory=dict)
     """Beside or instead of the cluster's own."""
@@ -307,9 +310,13 @@ def _host(made: Cluster, settings: Settings, number: int, workers: int) -> Host:
     data_dir.mkdir()
     own = settings.model_copy(update={"host_id": name, "data_dir": data_dir})
     if made.shape.agents is not Agents.LIGHT:
-        host = Host(own, host_of(own.isolation, own))
+        engine = made.shape.engines[number] if made.shape.engines else engine_address()
+        host = Host(own, host_of(own.isolation, own, engine=engine))
         host.gateway = _ours(made, f"{name}-gateway", "gateway", own)
-        host.workers = [_ours(made, f"{name}-worker-{i}", "worker", own) for i in range(workers)]
+        host.workers = [
+            _ours(made, f"{name}-worker-{i}", "worker", own, {"DOCKER_HOST": engine})
+            for i in range(workers)
+        ]
         return host
     farm = str(data_dir / "farm.sock")
     host = Host(own, FarmHost(own.host_name, farm))
@@ -323,9 +330,16 @@ def _host(made: Cluster, settings: Settings, number: int, workers: int) -> Host:
     return host
 
 
-def _ours(made: Cluster, name: str, program: str, settings: Settings) -> Process:
+def _ours(
+    made: Cluster,
+    name: str,
+    program: str,
+    settings: Settings,
+    environ: Mapping[str, str] | None = None,
+) -> Process:
     command = python_command(MODULES[program])
-    return Process(name, command, environment(settings), made.folder / f"{name}.log")
+    everything = {**environment(settings), **(environ or {})}
+    return Process(name, command, everything, made.folder / f"{name}.log")
 
 
 async def _take_down(made: Cluster) -> None:

@@ -226,6 +226,9 @@ class ModelWorker:
                 mine=actor.container if actor else None,
                 others_alive=others,
             )
+            if fate is Fate.LEFT_BEHIND:
+                self.machine.remove(container.id)
+                continue
             if fate is Fate.ORPHAN:
                 now_s = self.clock.monotonic()
                 since_s = self._orphans_s.setdefault(container.id, now_s)

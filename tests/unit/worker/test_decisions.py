@@ -197,7 +197,11 @@ def container(id: str = "mine") -> Container:
 
 
 def record(
-    *, owner: WorkerId | None = None, host: HostId | None = HERE, container: str | None = "mine"
+    *,
+    owner: WorkerId | None = None,
+    host: HostId | None = HERE,
+    container: str | None = "mine",
+    fence: int = 1,
 ) -> ConversationRecord:
     return ConversationRecord(
         conversation=C,
@@ -206,7 +210,7 @@ def record(
         state=ConversationState.WARM,
         owner=owner,
         host=host,
-        fence=Fence(1),
+        fence=Fence(fence),
         container=container,
         sdk_session=None,
         turn=None,

@@ -69,7 +69,7 @@ async def test_a_turn_started_elsewhere_is_not_started_again_in_a_container_left
     await stage.until_said(turn, 1)
     # As if nothing of it had come to the log: only the record knows that it was started.
     await stage.redis.delete(stage.keys.turn_events(turn))
-    await stage.redis.hset(stage.keys.turn(turn), "seq", 0)  # type: ignore[misc]
+    await stage.redis.hset(stage.keys.turn(turn), "seq", "0")  # type: ignore[misc]
     await lose(stage, second)
 
     await worker_on(stage, HERE, here)
