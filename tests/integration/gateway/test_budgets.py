@@ -106,7 +106,7 @@ async def test_the_cli_does_not_try_again_when_its_stream_was_cut_for_the_budget
     need("sdk")
     folder = await host.open_session()
     await host.open_turn(budget_tokens=20_000)
-    _, is_error = await ask(folder, tmp_path, "stream 5000 deltas every 2 ms of 200 chars")
+    _, is_error = await ask(folder, tmp_path, "stream 20000 deltas of 200 chars")
     assert is_error
     assert len(model.journal.entries) == 1
     meter = await host.close_turn()
