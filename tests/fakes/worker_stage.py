@@ -122,10 +122,11 @@ class Stage:
         script: Script | None = None,
         agent: Callable[[ContainerSpec], AbstractAsyncContextManager[Any]] | None = None,
         clock: Clock | None = None,
+        prefix: str = "test",
         **settings: Any,
     ) -> None:
         self.redis = redis
-        self.keys = Keys(f"test-{secrets.token_hex(4)}")
+        self.keys = Keys(f"{prefix}-{secrets.token_hex(4)}")
         self.clock = clock or SystemClock()
         self.folder = Path(tempfile.mkdtemp(prefix="agc-w-"))
         self.settings = Settings(

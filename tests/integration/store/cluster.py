@@ -63,12 +63,14 @@ def _note(chunk: dict[str, object], told: Told) -> None:
 
 
 @asynccontextmanager
-async def cluster_on(url: str) -> AsyncIterator[tuple[RunningApi, Stage]]:
+async def cluster_on(
+    url: str, *, api_url: str | None = None, prefix: str = "test"
+) -> AsyncIterator[tuple[RunningApi, Stage]]:
     """An API replica and a worker, each with its own connections."""
     mine = connect(url, timeout_s=2, name="test-worker")
-    other = connect(url, timeout_s=2, name="test-api")
+    other = connect(api_url or url, timeout_s=2, name="test-api")
     try:
-        async with Stage(mine) as stage:
+        async with Stage(mine, prefix=prefix) as stage:
             store = store_on(other, stage.keys)
             async with running_api(store=store, has_worker=False) as api:
                 await stage.worker()
