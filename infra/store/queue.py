@@ -10,6 +10,7 @@ Where we leave arq's ways on purpose:
   everything. arq's own loop ends the process at a Redis outage and leaks its job counter.
 - The enqueue is ours: arq's takes four round trips and drops a job whose id is in progress. Ours
   has a fresh id each time, so a repeated hint is never lost.
+- Its pipelines give their connection back when they are cancelled.
 - JSON instead of pickle, one attempt, no kept results, no signal handlers.
 """
 
@@ -30,6 +31,7 @@ from arq.constants import job_key_prefix
 from arq.jobs import serialize_job
 from arq.worker import Worker, func
 from redis.asyncio import Redis
+from redis.asyncio.client import Pipeline
 
 from infra.store.connection import FAULTS, dedicated, delays, translate
 from infra.store.keys import Keys
@@ -211,7 +213,7 @@ class _BellWorker(Worker):
         super().__init__(
             [func(self._run_claim, name=_CLAIM, max_tries=1, keep_result=0)],  # type: ignore[arg-type]
             queue_name=queue,
-            redis_pool=ArqRedis(
+            redis_pool=_TidyArqRedis(
                 jobs.connection_pool, job_serializer=_to_json, job_deserializer=_from_json
             ),
             handle_signals=False,
@@ -283,6 +285,27 @@ class _BellWorker(Worker):
         async with self._jobs.pipeline(transaction=True) as pipe:
             _ring(pipe, self._bell_key)
             await pipe.execute()
+
+
+class _TidyPipeline(Pipeline):
+    """redis-py's leaves its connection behind, lost to the pool, when its own tidying up is
+    cancelled or fails: it first takes back a WATCH. arq watches, and its loop is cancelled often.
+    """
+
+    async def reset(self) -> None:
+        try:
+            await super().reset()  # type: ignore[no-untyped-call]
+        finally:
+            left, self.connection = self.connection, None
+            if left is not None:
+                # It may be waiting for an answer that nobody will read.
+                await left.disconnect(nowait=True)
+                await self.connection_pool.release(left)
+
+
+class _TidyArqRedis(ArqRedis):
+    def pipeline(self, transaction: bool = True, shard_hint: str | None = None) -> Pipeline:
+        return _TidyPipeline(self.connection_pool, self.response_callbacks, transaction, shard_hint)
 
 
 def _ring(pipe: Any, bell: str) -> None:

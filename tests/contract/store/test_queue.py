@@ -15,6 +15,7 @@ from infra.wire.errors import LeaseHeld, StoreUnavailable
 from infra.wire.ids import TurnId, WorkerId
 from tests.contract.store.running import running, until
 from tests.contract.store.scene import W1, W2, C, Scene, scene_at
+from tests.fakes.redis_proxy import redis_proxy
 from tests.fakes.redis_server import real_redis
 
 
@@ -280,3 +281,29 @@ class SideDesk:
 
 async def _never(turn: TurnId) -> None:
     raise AssertionError(f"{turn} was offered as a conversation's")
+
+
+@pytest.mark.redis
+async def test_a_pipeline_whose_tidying_up_is_cancelled_leaves_no_connection_behind(
+    keys: Keys,
+) -> None:
+    """arq gives a job up that another worker has, and is cancelled in the middle of the UNWATCH."""
+    async with (
+        real_redis() as server,
+        redis_proxy(server.url) as proxy,
+        scene_at(proxy.url, keys) as scene,
+    ):
+        client = queue_module._TidyArqRedis(scene.redis.connection_pool)
+        pipe = client.pipeline(transaction=True)
+        await pipe.watch("anything")
+        proxy.black_hole()
+        async with asyncio.TaskGroup() as group:
+            tidying = group.create_task(pipe.reset())  # type: ignore[no-untyped-call]
+            await asyncio.sleep(0.05)
+            tidying.cancel()
+        proxy.heal()
+
+        pool = client.connection_pool
+        assert pipe.connection is None
+        assert not pool._in_use_connections
+        await scene.store.ping()
