@@ -187,6 +187,11 @@ class Placement:
         if actor := self._conversations.get(c):
             actor.poke()
 
+    def poke_all(self) -> None:
+        """Turns may have come that nobody told us of."""
+        for actor in self._conversations.values():
+            actor.poke()
+
     async def _send_home(self, c: ConversationKey, turn: TurnId, asked_ms: int) -> bool:
         """Leave the turn to a worker of the host where the conversation's files are.
 

@@ -20,7 +20,7 @@ from infra.runtime.settings import Settings
 from infra.store.leases import RENEW_EVERY_S, SELF_FENCE_AFTER_S
 from infra.store.open import Store
 from infra.store.queue import SideClaims
-from infra.store.workers import BEAT_EVERY_S, WorkerRecord
+from infra.store.workers import BEAT_EVERY_S, Resubscribed, WorkerRecord
 from infra.wire.control import CancelTurn, Drain, StopSession, TurnWaits
 from infra.wire.errors import AgClusterError, StoreUnavailable
 from infra.wire.ids import ConversationKey, TurnId, WorkerId
@@ -245,6 +245,8 @@ class WorkerProcess:
                 case Drain():
                     log.info("told to drain")
                     self._told_to_drain.set()
+                case Resubscribed():
+                    self.placement.poke_all()
 
     async def _watch_exits(self) -> None:
         async for exit in self.parts.host.exits():

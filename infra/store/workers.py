@@ -9,6 +9,7 @@ import logging
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
+from typing import Literal
 
 from redis.asyncio import Redis
 
@@ -49,6 +50,13 @@ class WorkerRecord:
     @property
     def has_free_slot(self) -> bool:
         return self.used + self.coming < self.slots
+
+
+@dataclass(frozen=True)
+class Resubscribed:
+    """Something may have been said that this worker has not heard."""
+
+    type: Literal["resubscribed"] = "resubscribed"
 
 
 class WorkerRegistry:
@@ -105,16 +113,21 @@ class WorkerRegistry:
                     pipe.expire(key, INVENTORY_TTL_S)
                 await pipe.execute()
 
-    async def control(self, worker: WorkerId) -> AsyncGenerator[Control, None]:
-        """What the worker is told, for ever; resubscribes after a fault.
+    async def control(self, worker: WorkerId) -> AsyncGenerator[Control | Resubscribed, None]:
+        """What the worker is told, for ever; resubscribes after a fault, and says so.
 
         Unknown messages are skipped. What was said while the connection was down is gone: of a
-        cancel the flag stays, and the next renewal brings it.
+        cancel the flag stays, and the next renewal brings it; a turn that waits has to be looked
+        for.
         """
         channel = self._keys.control_channel(worker)
+        is_first = True
         async with aclosing(listen(self._redis, channel, purpose="control")) as messages:
             async for message in messages:
                 if message is None:
+                    if not is_first:
+                        yield Resubscribed()
+                    is_first = False
                     continue
                 try:
                     said = decode_control(message)

@@ -5,12 +5,17 @@ from __future__ import annotations
 import asyncio
 from contextlib import aclosing
 
-from infra.store.workers import WorkerRecord
+import pytest
+
+from infra.store.keys import Keys
+from infra.store.workers import Resubscribed, WorkerRecord
 from infra.wire.control import CancelTurn, Drain
 from infra.wire.ids import WorkerId
 from infra.wire.states import WorkerState
 from tests.contract.store.running import until
-from tests.contract.store.scene import HOST_A, OTHER_TENANT, TENANT, W1, W2, C, Scene
+from tests.contract.store.scene import HOST_A, OTHER_TENANT, TENANT, W1, W2, C, Scene, scene_at
+from tests.fakes.redis_proxy import redis_proxy
+from tests.fakes.redis_server import real_redis
 
 
 def a_worker(worker: WorkerId, *, used: int = 0) -> WorkerRecord:
@@ -82,6 +87,29 @@ async def test_a_worker_hears_what_it_is_told_and_skips_what_it_does_not_know(
         async with aclosing(scene.store.workers.control(W1)) as orders:
             assert await anext(orders) == cancel
             assert await anext(orders) == Drain()
+
+
+@pytest.mark.redis
+async def test_a_worker_learns_that_it_may_have_missed_something(keys: Keys) -> None:
+    async with (
+        real_redis() as server,
+        redis_proxy(server.url) as proxy,
+        scene_at(proxy.url, keys) as scene,
+    ):
+        channel = scene.keys.control_channel(W1)
+
+        async def cut_after_the_first_word() -> None:
+            async def is_heard() -> bool:
+                return bool(await scene.redis.publish(channel, Drain().encode()))
+
+            await until(is_heard)
+            proxy.cut()
+
+        async with asyncio.timeout(20), asyncio.TaskGroup() as group:
+            group.create_task(cut_after_the_first_word())
+            async with aclosing(scene.store.workers.control(W1)) as orders:
+                assert await anext(orders) == Drain(), "the first subscription is no news"
+                assert await anext(orders) == Resubscribed()
 
 
 async def test_a_verdict_on_a_key_is_remembered_for_its_time(scene: Scene) -> None:

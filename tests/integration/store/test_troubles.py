@@ -6,7 +6,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 from redis.asyncio import Redis
@@ -14,15 +14,17 @@ from redis.asyncio import Redis
 from infra.runtime.identity import new_turn_id
 from infra.store.connection import ESTABLISH_TIMEOUT_S, connect
 from infra.store.keys import Keys
+from infra.store.open import store_on
 from infra.wire.errors import StoreUnavailable
 from infra.wire.ids import TurnId
+from infra.wire.states import TurnState
 from tests.contract.store.running import running, until
-from tests.contract.store.scene import DONE, REPLICA, TENANT, W1, Scene, scene_at, text_events
+from tests.contract.store.scene import DONE, REPLICA, TENANT, W1, C, Scene, scene_at, text_events
 from tests.contract.store.test_workers import a_worker
 from tests.fakes.redis_proxy import RedisProxy, Way, redis_proxy
 from tests.fakes.redis_server import RealRedis, real_redis
 from tests.fakes.running_api import RunningApi
-from tests.fakes.worker_stage import Stage
+from tests.fakes.worker_stage import QUICK, Stage
 from tests.integration.store.cluster import (
     RECOVERED_S,
     Told,
@@ -276,3 +278,25 @@ async def test_a_turn_that_ends_in_a_cut_ends_once() -> None:
         record = await scene.store.conversations.get(lease.conversation)
         assert record is not None
         assert record.turns == 1
+
+
+async def test_a_turn_its_owner_was_not_told_of_is_looked_for_at_the_next_subscription() -> None:
+    """Long before the sweeps come by."""
+    seldom = replace(QUICK, sweep_at_least_s=60, sweep_at_most_s=60)
+    async with AsyncExitStack() as held:
+        server = await held.enter_async_context(real_redis())
+        proxy = await held.enter_async_context(redis_proxy(server.url))
+        behind = connect(proxy.url, timeout_s=2, name="test")
+        direct = connect(server.url, timeout_s=2, name="test-direct")
+        held.push_async_callback(behind.aclose)
+        held.push_async_callback(direct.aclose)
+        stage = await held.enter_async_context(Stage(behind))
+        await stage.worker(timings=seldom)
+        await stage.ended(await stage.ask(C, "echo before"))
+
+        proxy.refuse()
+        proxy.cut()
+        stage.store = store_on(direct, stage.keys)
+        turn = await stage.ask(C, "echo after", history=("echo before",), is_hinted=False)
+        proxy.heal()
+        assert (await stage.ended(turn, timeout_s=20)).state is TurnState.DONE
