@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.openapi.utils import get_openapi
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
@@ -14,7 +11,7 @@ from api.cross_origin import CrossOrigin
 from api.deps import ApiDeps
 from api.edge import Edge
 from api.errors import error_response, routing_error
-from api.models import ChatRequest
+from api.openapi import document
 from api.routes.chat import chat_routes
 from api.routes.completions import completion_routes
 from api.routes.health import VERSION, health_routes
@@ -47,7 +44,7 @@ def create_app(deps: ApiDeps) -> FastAPI:
     )
     if settings.cors_origins:
         app.add_middleware(CrossOrigin, allow_origins=settings.cors_origins)
-    app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]  # FastAPI's own way
+    app.openapi = lambda: document(app)  # type: ignore[method-assign]  # FastAPI's own way
     return app
 
 
@@ -64,20 +61,3 @@ async def _refuse_route(request: Request, error: Exception) -> Response:
 async def _refuse_fields(_: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
     return error_response(RequestRefused(str(error.errors()[0]["msg"])))
-
-
-def _openapi(app: FastAPI) -> dict[str, Any]:
-    """The document, with the body we read ourselves and the two ways to send a key."""
-    if app.openapi_schema is None:
-        schema = get_openapi(
-            title=app.title, version=app.version, description=app.description, routes=app.routes
-        )
-        body = ChatRequest.model_json_schema(ref_template="#/components/schemas/{model}")
-        components = schema["components"]
-        components["schemas"] |= body.pop("$defs", {}) | {"ChatRequest": body}
-        components["securitySchemes"] = {
-            "bearer": {"type": "http", "scheme": "bearer"},
-            "x-api-key": {"type": "apiKey", "in": "header", "name": "x-api-key"},
-        }
-        app.openapi_schema = schema
-    return app.openapi_schema

@@ -38,7 +38,7 @@ class Completions:
     async def find(self, id: str, caller: Caller) -> TurnRecord:
         """Raises `TurnNotFound` and `StoreUnavailable`."""
         record = await self._turns.get(TurnId(id)) if _ID.fullmatch(id) else None
-        if record is None or record.tenant != caller.tenant:
+        if record is None or not caller.owns(record.tenant):
             raise TurnNotFound(id)
         return record
 

@@ -12,6 +12,7 @@ import math
 import resource
 import socket
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import aclosing, closing, contextmanager
 
@@ -32,10 +33,10 @@ from infra.wire.errors import StoreUnavailable
 
 log = logging.getLogger(__name__)
 
-NOTICE_S = 1.0
-"""New requests are still served for this long after readiness went off."""
 CUT_S = 5.0
 """Answers that were told to end get this long to say so."""
+LOOK_S = 0.5
+"""How often a replica that leaves looks for connections that nothing runs on."""
 BACKLOG = 2048
 OPEN_FILES = 65_536
 
@@ -87,13 +88,19 @@ async def _stop(
 ) -> None:
     await stop.wait()
     grace_s = deps.settings.drain_timeout_s
-    notice_s = min(NOTICE_S, grace_s / 4)
+    notice_s = min(deps.settings.drain_notice_s, grace_s / 2)
     deps.drain.begin()
     log.info("api draining", extra=fields(answers=deps.drain.open_count, grace_s=grace_s))
     await asyncio.wait({serving}, timeout=notice_s)
     deps.drain.close()
     server.should_exit = True
-    await asyncio.wait({serving}, timeout=grace_s - notice_s)
+    cut_s = time.monotonic() + grace_s - notice_s
+    while not serving.done() and (left_s := cut_s - time.monotonic()) > 0:
+        # uvicorn tells its connections once. One that was accepted in that very moment, or the
+        # next request on it, would be served on and on, and keep us here until the end.
+        for connection in list(server.server_state.connections):
+            connection.shutdown()
+        await asyncio.wait({serving}, timeout=min(LOOK_S, left_s))
     if not serving.done():
         log.warning("api cuts answers", extra=fields(answers=deps.drain.open_count))
         deps.drain.cut()

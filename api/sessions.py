@@ -50,7 +50,7 @@ class Sessions:
             keys.append(ConversationKey(name))
         for key in keys:
             record = await self._conversations.get(key)
-            if record is not None and record.tenant == caller.tenant:
+            if record is not None and caller.owns(record.tenant):
                 return record
         raise ConversationNotFound(name)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
 
 from fastapi import APIRouter, Request
 from starlette.responses import Response
@@ -15,8 +14,9 @@ from api.chunks import ChunkFrames
 from api.completion import WholeAnswer
 from api.deps import ApiDeps
 from api.hold import OpenTurn
-from api.models import ChatCompletion, ChatRequest, ErrorAnswer, read_chat_request
+from api.models import ChatCompletion, ChatRequest, read_chat_request
 from api.naming import conversation_name, profile_name, resends_history
+from api.openapi import CHAT_BODY, EVENT_STREAM, KEYED, chat_headers, errors
 from api.prompt import Prompt, read_messages
 from api.repeats import read_repeat
 from api.side_requests import SideRules, answer_bound, with_format
@@ -24,20 +24,6 @@ from api.sse import ChatStream
 from api.submit import Ask
 from infra.wire.errors import ErrorCode, RequestRefused
 from infra.wire.turns import Lane, OnDisconnect
-
-_ERRORS: dict[int | str, dict[str, Any]] = {
-    status: {"model": ErrorAnswer} for status in (400, 401, 404, 408, 413, 429, 500, 502, 503, 504)
-}
-_BODY = {
-    "requestBody": {
-        "required": True,
-        "content": {
-            "application/json": {"schema": {"$ref": "#/components/schemas/ChatRequest"}},
-        },
-    },
-    "security": [{"bearer": []}, {"x-api-key": []}],
-}
-_STREAM = {"text/event-stream": {"schema": {"type": "string"}}}
 
 
 def chat_routes(deps: ApiDeps) -> APIRouter:
@@ -67,8 +53,11 @@ def chat_routes(deps: ApiDeps) -> APIRouter:
             create_chat_completion,
             methods=["POST"],
             response_model=None,
-            responses={200: {"model": ChatCompletion, "content": _STREAM}, **_ERRORS},
-            openapi_extra=_BODY,
+            responses={
+                200: {"model": ChatCompletion, "content": EVENT_STREAM},
+                **errors(408, is_of_turns=True),
+            },
+            openapi_extra=KEYED | CHAT_BODY | chat_headers(deps.settings.max_header_chars),
             include_in_schema=in_schema,
         )
     return router

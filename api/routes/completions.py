@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Annotated
 
 from fastapi import APIRouter, Query, Request
 from starlette.responses import Response
@@ -11,16 +11,12 @@ from starlette.responses import Response
 from api.chunks import ChunkFrames
 from api.completion import WholeAnswer
 from api.deps import ApiDeps
-from api.models import Cancellation, ChatCompletion, ErrorAnswer
+from api.models import Cancellation, ChatCompletion
+from api.openapi import EVENT_STREAM, KEYED, LAST_EVENT, errors
 from api.sse import ChatStream
 from infra.store.turns import TurnRecord
 from infra.wire.errors import ErrorCode, RequestRefused
 
-_ERRORS: dict[int | str, dict[str, Any]] = {
-    status: {"model": ErrorAnswer} for status in (400, 401, 404, 409, 429, 500, 502, 503, 504)
-}
-_SECURITY: dict[str, Any] = {"security": [{"bearer": []}, {"x-api-key": []}]}
-_STREAM = {"text/event-stream": {"schema": {"type": "string"}}}
 _CURSOR_MAX = 2**53
 
 
@@ -46,21 +42,10 @@ def completion_routes(deps: ApiDeps) -> APIRouter:
         if deps.drain.is_closed:
             raise RequestRefused("", code=ErrorCode.SHUTTING_DOWN)
         record = await deps.completions.find(completion_id, caller)
-        if stream:
-            after = _cursor(request.headers, starting_after)
-            return await _stream(deps, record, after=after, include_usage=include_usage)
-        if not record.state.is_terminal:
-            raise RequestRefused(
-                f"The completion is {record.state.value}. Ask again, or read it with stream=true.",
-                code=ErrorCode.TURN_RUNNING,
-            )
-        return WholeAnswer(
-            await deps.completions.follow(record),
-            model=record.model,
-            created=record.created_ms // 1000,
-            display=deps.settings.tool_display,
-            headers={},
-        )
+        if not stream:
+            return await _whole(deps, record)
+        after = _cursor(request.headers, starting_after)
+        return await _stream(deps, record, after=after, include_usage=include_usage)
 
     async def cancel_chat_completion(request: Request, completion_id: str) -> Cancellation:
         """Stop it. One that runs ends within seconds, for all who read it; one that has ended
@@ -75,19 +60,37 @@ def completion_routes(deps: ApiDeps) -> APIRouter:
             path,
             get_chat_completion,
             response_model=None,
-            responses={200: {"model": ChatCompletion, "content": _STREAM}, **_ERRORS},
-            openapi_extra=_SECURITY,
+            responses={
+                200: {"model": ChatCompletion, "content": EVENT_STREAM},
+                **errors(is_of_turns=True),
+            },
+            openapi_extra=KEYED | LAST_EVENT,
             include_in_schema=in_schema,
         )
         router.add_api_route(
             f"{path}/cancel",
             cancel_chat_completion,
             methods=["POST"],
-            responses=_ERRORS,
-            openapi_extra=_SECURITY,
+            responses=errors(404),
+            openapi_extra=KEYED,
             include_in_schema=in_schema,
         )
     return router
+
+
+async def _whole(deps: ApiDeps, record: TurnRecord) -> WholeAnswer:
+    if not record.state.is_terminal:
+        raise RequestRefused(
+            f"The completion is {record.state.value}. Ask again, or read it with stream=true.",
+            code=ErrorCode.TURN_RUNNING,
+        )
+    return WholeAnswer(
+        await deps.completions.follow(record),
+        model=record.model,
+        created=record.created_ms // 1000,
+        display=deps.settings.tool_display,
+        headers={},
+    )
 
 
 async def _stream(

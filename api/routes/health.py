@@ -8,6 +8,7 @@ from fastapi import APIRouter, Response
 
 from api.deps import ApiDeps
 from api.models import Health
+from api.openapi import OPEN, Responses, errors
 from infra.wire.errors import StoreUnavailable
 
 VERSION = version("agcluster")
@@ -16,6 +17,7 @@ VERSION = version("agcluster")
 def health_routes(deps: ApiDeps) -> APIRouter:
     """`/health`, `/health/live`, `/health/ready`, and a pointer at `/`."""
     router = APIRouter(tags=["health"])
+    away: Responses = {**errors(is_keyed=False), 503: {"model": Health}}
 
     async def look() -> Health:
         redis, workers = True, 0
@@ -39,19 +41,19 @@ def health_routes(deps: ApiDeps) -> APIRouter:
             }
         )
 
-    @router.get("/health")
+    @router.get("/health", responses=away, openapi_extra=OPEN)
     async def health(response: Response) -> Health:
         """How the deployment is: `degraded` without workers, 503 without Redis."""
         found = await look()
         response.status_code = 503 if found.status == "unhealthy" else 200
         return found
 
-    @router.get("/health/live")
+    @router.get("/health/live", responses=errors(is_keyed=False), openapi_extra=OPEN)
     async def live() -> dict[str, str]:
         """This process answers."""
         return {"status": "alive"}
 
-    @router.get("/health/ready")
+    @router.get("/health/ready", responses=away, openapi_extra=OPEN)
     async def ready(response: Response) -> Health:
         """Whether to send traffic here: Redis answers, a worker lives, no shutdown has begun."""
         found = await look()

@@ -9,7 +9,8 @@ import time
 from fastapi import APIRouter
 
 from api.deps import ApiDeps
-from api.models import ErrorAnswer, Model, ModelList
+from api.models import Model, ModelList
+from api.openapi import OPEN, errors
 from infra.wire.errors import ErrorCode, RequestRefused
 
 _DATED = re.compile(r"-(20\d{2})(\d{2})(\d{2})$")
@@ -41,12 +42,19 @@ def model_routes(deps: ApiDeps) -> APIRouter:
         return models[model_id]
 
     for prefix, in_schema in (("/v1", True), ("", False)):
-        router.add_api_route(f"{prefix}/models", list_models, include_in_schema=in_schema)
+        router.add_api_route(
+            f"{prefix}/models",
+            list_models,
+            include_in_schema=in_schema,
+            responses=errors(is_keyed=False),
+            openapi_extra=OPEN,
+        )
         router.add_api_route(
             f"{prefix}/models/{{model_id:path}}",
             get_model,
             include_in_schema=in_schema,
-            responses={404: {"model": ErrorAnswer}},
+            responses=errors(404, is_keyed=False),
+            openapi_extra=OPEN,
         )
     return router
 

@@ -7,16 +7,12 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Query, Request
 
 from api.deps import ApiDeps
-from api.models import ErrorAnswer, Session, SessionDeleted, SessionList, SessionShown
+from api.models import Session, SessionDeleted, SessionList, SessionShown
+from api.openapi import KEYED, errors
 from infra.store.conversations import ConversationRecord
 from infra.wire.errors import RequestRefused
 
 LISTED_MAX = 100
-
-_ERRORS: dict[int | str, dict[str, Any]] = {
-    status: {"model": ErrorAnswer} for status in (400, 401, 404, 503)
-}
-_SECURITY: dict[str, Any] = {"security": [{"bearer": []}, {"x-api-key": []}]}
 
 
 def session_routes(deps: ApiDeps) -> APIRouter:
@@ -57,8 +53,8 @@ def session_routes(deps: ApiDeps) -> APIRouter:
 
     for prefix, in_schema in (("/v1", True), ("", False)):
         common: dict[str, Any] = {
-            "responses": _ERRORS,
-            "openapi_extra": _SECURITY,
+            "responses": errors(404),
+            "openapi_extra": KEYED,
             "include_in_schema": in_schema,
         }
         one = f"{prefix}/sessions/{{name:path}}"

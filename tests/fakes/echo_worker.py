@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 
 from infra.store.leases import Lease
@@ -32,6 +32,8 @@ from infra.wire.frames import Frame
 from infra.wire.ids import ConversationKey, HostId, TurnId, WorkerId
 from infra.wire.states import TurnState, WorkerState
 from infra.wire.turns import TextBlock, TurnRequest
+
+BEAT_S = 5.0
 
 
 @dataclass(frozen=True)
@@ -103,6 +105,7 @@ class EchoWorker:
                 self._turns.create_task(self._place()),
                 self._turns.create_task(self._live.run()),
                 self._turns.create_task(self._listen()),
+                self._turns.create_task(self._beat_on()),
             ]
             try:
                 yield self
@@ -123,6 +126,12 @@ class EchoWorker:
                 state=WorkerState.READY, started_ms=1,
             )
         )  # fmt: skip
+
+    async def _beat_on(self) -> None:
+        while True:
+            await asyncio.sleep(BEAT_S)
+            with suppress(StoreUnavailable):
+                await self._beat()
 
     async def _place(self) -> None:
         if self._hints is not None:

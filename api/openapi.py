@@ -1,0 +1,131 @@
+"""The OpenAPI document: what routes add to what FastAPI finds out by itself.
+
+FastAPI knows the answers and the parameters in a URL. The body (which we read ourselves), the
+headers that mean something and the errors are told here, so that the document says all that the API
+does: `tests/integration/api/test_fuzz.py` holds the one against the other.
+"""
+
+from __future__ import annotations
+
+from http import HTTPStatus
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.openapi.utils import get_openapi
+
+from api.models import ChatRequest, ErrorAnswer
+from api.naming import PROFILE_HEADER
+
+Responses = dict[int | str, dict[str, Any]]
+
+EVENT_STREAM = {
+    # Without a schema: this version of OpenAPI has none for a sequence of events.
+    "text/event-stream": {
+        "example": 'id: 2\ndata: {"object":"chat.completion.chunk",…}\n\ndata: [DONE]\n\n'
+    }
+}
+KEYED: dict[str, Any] = {"security": [{"bearer": []}, {"x-api-key": []}]}
+OPEN: dict[str, Any] = {"security": []}
+CHAT_BODY: dict[str, Any] = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "application/json": {"schema": {"$ref": "#/components/schemas/ChatRequest"}},
+        },
+    }
+}
+
+_ANYWHERE = (400, 431, 500, 503)
+_FOR_KEYS = (401, 429)
+_OF_TURNS = (402, 403, 404, 409, 413, 502, 504)
+_SCHEMAS_OF_422 = ("HTTPValidationError", "ValidationError")
+_WAITING = {"429", "503"}
+
+
+def errors(*statuses: int, is_keyed: bool = True, is_of_turns: bool = False) -> Responses:
+    """The error answers of a route: these, and those that every such route may give."""
+    all_of_them = {
+        *statuses,
+        *_ANYWHERE,
+        *(_FOR_KEYS if is_keyed else ()),
+        *(_OF_TURNS if is_of_turns else ()),
+    }
+    return {
+        status: {"model": ErrorAnswer, "description": HTTPStatus(status).phrase}
+        for status in sorted(all_of_them)
+    }
+
+
+def header(name: str, description: str, **schema: Any) -> dict[str, Any]:
+    """A header that a route reads."""
+    return {
+        "name": name,
+        "in": "header",
+        "required": False,
+        "description": description,
+        "schema": {"type": "string", **schema},
+    }
+
+
+def chat_headers(max_chars: int) -> dict[str, Any]:
+    """Those of `POST /v1/chat/completions`."""
+    bounded = {"maxLength": max_chars}
+    return {
+        "parameters": [
+            header("X-Conversation-ID", "Names the conversation.", **bounded),
+            header("Idempotency-Key", "The same key and body: the same turn.", **bounded),
+            header("X-Message-ID", "The same, for clients that retry.", **bounded),
+            header("X-Task", "Not empty: a side request.", **bounded),
+            header(PROFILE_HEADER, "A profile of this service's egress.", **bounded),
+            header(
+                "X-On-Disconnect",
+                "Whether the turn goes on when its client hangs up.",
+                enum=["cancel", "continue"],
+            ),
+        ]
+    }
+
+
+LAST_EVENT: dict[str, Any] = {
+    "parameters": [
+        header("Last-Event-ID", "The `id` of the last event that was seen.", pattern="^[0-9]+$")
+    ]
+}
+
+
+def document(app: FastAPI) -> dict[str, Any]:
+    """The whole document, made once."""
+    if app.openapi_schema is None:
+        schema = get_openapi(
+            title=app.title, version=app.version, description=app.description, routes=app.routes
+        )
+        body = ChatRequest.model_json_schema(ref_template="#/components/schemas/{model}")
+        components = schema["components"]
+        components["schemas"] |= body.pop("$defs", {}) | {"ChatRequest": body}
+        for name in _SCHEMAS_OF_422:
+            components["schemas"].pop(name, None)
+        components["securitySchemes"] = {
+            "bearer": {"type": "http", "scheme": "bearer"},
+            "x-api-key": {"type": "apiKey", "in": "header", "name": "x-api-key"},
+        }
+        for path in schema["paths"].values():
+            for operation in path.values():
+                _complete(operation["responses"])
+        app.openapi_schema = schema
+    return app.openapi_schema
+
+
+def _complete(responses: dict[str, Any]) -> None:
+    """No 422 (they are 400 here), and the headers that answers carry."""
+    responses.pop("422", None)
+    for status, response in responses.items():
+        headers = response.setdefault("headers", {})
+        headers["x-request-id"] = {
+            "description": "The request's own id, or a fresh one.",
+            "schema": {"type": "string"},
+        }
+        if status in _WAITING:
+            headers["retry-after"] = {
+                "description": "Seconds, where waiting helps.",
+                "schema": {"type": "integer", "minimum": 1},
+            }

@@ -1,0 +1,131 @@
+"""Requests nobody would write, made up from our own OpenAPI document.
+
+Good ones and bad ones, by schemathesis, always the same: whatever comes, the answer is one that
+the document foresees, in its form, in time, and none is our failure (5xx). The echo worker stands
+behind the API, so that what is well-formed goes all the way.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pytest
+import schemathesis
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+from schemathesis import Case, GenerationMode
+from schemathesis.checks import not_a_server_error
+from schemathesis.core.result import Ok
+from schemathesis.specs.openapi.checks import (
+    content_type_conformance,
+    response_headers_conformance,
+    response_schema_conformance,
+    status_code_conformance,
+)
+
+from tests.fakes.running_api import KEY, MODEL, running_api
+
+EXAMPLES = 12
+"""For each operation that has parameters, and mode."""
+TIMEOUT_S = 20
+"""A request that takes longer hangs."""
+SURE = [
+    not_a_server_error,
+    status_code_conformance,
+    content_type_conformance,
+    response_headers_conformance,
+    response_schema_conformance,
+]
+MODELS = (MODEL, "claude-sonnet-4.5", "claude-utility")
+MESSAGES = ([{"role": "user", "content": "hi"}], [{"role": "user", "content": "### Task: title"}])
+
+
+Known = Mapping[str, Sequence[Any]]
+"""Values that mean something, by the name of a parameter or field: a made-up one is 404 at once."""
+
+
+class Fuzz:
+    """Runs every operation of the document against a server, and counts what came back."""
+
+    def __init__(self, document: dict[str, Any], url: str, known: Known) -> None:
+        self._schema = schemathesis.openapi.from_dict(document)
+        self._url = url
+        self._known = known
+        self.statuses: Counter[tuple[str, int]] = Counter()
+
+    def run(self) -> None:
+        for found in self._schema.get_all_operations():
+            assert isinstance(found, Ok), found
+            operation = found.ok()
+            can_be_bad = operation.body or operation.query or operation.headers
+            modes = list(GenerationMode) if can_be_bad else [GenerationMode.POSITIVE]
+            count = EXAMPLES if can_be_bad or operation.path_parameters else 1
+            for mode in modes:
+                self._try(operation.label, operation.as_strategy(generation_mode=mode), count)
+
+    def _try(self, label: str, cases: st.SearchStrategy[Case[Any]], count: int) -> None:
+        known = st.fixed_dictionaries(
+            {name: st.sampled_from((None, *values)) for name, values in self._known.items()}
+        )
+
+        @settings(
+            max_examples=count,
+            derandomize=True,
+            database=None,
+            deadline=None,
+            phases=(Phase.generate,),
+            suppress_health_check=list(HealthCheck),
+        )
+        @given(case=cases, known=known)
+        def check(case: Case[Any], known: dict[str, Any]) -> None:
+            for place in (case.path_parameters, case.body):
+                if isinstance(place, dict):
+                    place.update((name, it) for name, it in known.items() if it and name in place)
+            answer = case.call(
+                base_url=self._url,
+                headers={"authorization": f"Bearer {KEY}"},
+                timeout=TIMEOUT_S,
+            )
+            self.statuses[label, answer.status_code] += 1
+            case.validate_response(answer, checks=SURE)
+            if answer.status_code >= 400:
+                assert_openai_shaped(answer.content)
+
+        check()
+
+
+def assert_openai_shaped(content: bytes) -> None:
+    error = json.loads(content)["error"]
+    assert set(error) == {"message", "type", "param", "code"}
+    assert error["message"]
+
+
+@pytest.mark.timeout(180)
+async def test_no_made_up_request_breaks_or_hangs_the_api() -> None:
+    async with running_api() as api:
+        document = (await api.http.get("/openapi.json")).json()
+        names = [f"thread-{n}" for n in range(8)]
+        turns = [await api.chat("hi", headers={"x-conversation-id": name}) for name in names]
+        known: Known = {
+            "model": MODELS,
+            "model_id": MODELS,
+            "messages": MESSAGES,
+            "completion_id": [turn.json()["id"] for turn in turns],
+            "name": names,
+        }
+        fuzz = Fuzz(document, api.url, known)
+        async with asyncio.timeout(150):
+            await asyncio.to_thread(fuzz.run)
+        assert api.deps.drain.open_count == 0
+        assert (await api.chat("still well")).status_code == 200
+    operations = {label for label, _ in fuzz.statuses}
+    assert operations == {
+        f"{method.upper()} {path}" for path, found in document["paths"].items() for method in found
+    }
+    for operation in operations:
+        assert fuzz.statuses[operation, 200] > 0, f"{operation}: none went all the way"
+    assert fuzz.statuses["POST /v1/chat/completions", 400] > 0
