@@ -16,7 +16,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from infra.cli import sessions, turns, usage
+from infra.cli import sessions, turns, usage, workers
 from infra.cli.doctor import examine, report
 from infra.cli.isolation import image_command
 from infra.cli.programs import MODULES, python_command
@@ -38,6 +38,7 @@ app = typer.Typer(
 app.add_typer(sessions.app, name="sessions")
 app.add_typer(turns.app, name="turns")
 app.add_typer(usage.app, name="usage")
+app.add_typer(workers.app, name="workers")
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs to read.")]
 
@@ -77,9 +78,14 @@ def api() -> None:
 
 
 @app.command()
-def worker() -> None:
+def worker(
+    retire: Annotated[
+        bool,
+        typer.Option("--retire", help="When told to leave, stop its containers; leave nothing."),
+    ] = False,
+) -> None:
     """Run one worker in the foreground."""
-    _become("worker")
+    _become("worker", {"retire_on_exit": retire or None})
 
 
 @app.command()
@@ -138,12 +144,16 @@ def show_version(as_json: Json = False) -> None:
 
 def _settings(given: Mapping[str, object]) -> Settings:
     """The environment's settings with the command line's on top. Ends the command if refused."""
-    over = {PREFIX + name.upper(): str(value) for name, value in given.items() if value is not None}
     try:
-        return load_settings({**os.environ, **over})
+        return load_settings({**os.environ, **_over(given)})
     except SettingsRefused as error:
         typer.echo(f"agcluster: {error}", err=True)
         raise typer.Exit(USAGE_ERROR) from None
+
+
+def _over(given: Mapping[str, object]) -> dict[str, str]:
+    """What the command line says, as settings."""
+    return {PREFIX + name.upper(): str(value) for name, value in given.items() if value is not None}
 
 
 def _guarded(run: Callable[[], int]) -> int:
@@ -154,10 +164,10 @@ def _guarded(run: Callable[[], int]) -> int:
         return 1
 
 
-def _become(program: str) -> NoReturn:
+def _become(program: str, given: Mapping[str, object] | None = None) -> NoReturn:
     """Become the program: same process, so signals and exit codes are its own."""
     command = python_command(MODULES[program])
-    os.execv(command[0], command)
+    os.execve(command[0], command, {**os.environ, **_over(given or {})})
 
 
 def _version_of(package: str) -> str | None:

@@ -183,6 +183,8 @@ def complete(settings: Settings, state: StateDir) -> Settings:
         update["port"] = free_port()
     if "drain_timeout_s" not in settings.model_fields_set:
         update["drain_timeout_s"] = DRAIN_TIMEOUT_S
+    if "drain_notice_s" not in settings.model_fields_set:
+        update["drain_notice_s"] = 0.0  # No balancer stands before it.
     return settings.model_copy(update=update)
 
 

@@ -228,6 +228,12 @@ class Settings(BaseModel):
     drain_timeout_s: float = Field(
         30.0, ge=0, description="On SIGTERM, running streams and turns get this long."
     )
+    drain_notice_s: float = Field(
+        3.0,
+        ge=0,
+        description="Of that time, an API replica goes on taking requests for this long, not "
+        "ready any more: so long balancers may take to notice. At most half of it.",
+    )
 
     # Models
     models: Names = Field(
@@ -450,6 +456,12 @@ class Settings(BaseModel):
         description="The cluster's secret, the same for API and gateway, at least 32 "
         "characters. `agcluster up` makes one when unset.",
     )
+    content_secret: SecretStr | None = Field(
+        None,
+        description="Seals what is asked and answered in Redis: prompts, events, transcripts. The "
+        "same for API and workers, at least 32 characters, another one than the secret. To renew "
+        "it put the new one in front, separated by a comma. Unset: they are readable.",
+    )
     cluster: str = Field("default", description="Name of this cluster; labels its containers.")
     host_id: str | None = Field(None, description="Name of this machine; its host name when unset.")
     data_dir: Path = Field(
@@ -498,6 +510,14 @@ class Settings(BaseModel):
     def _long_enough(cls, value: SecretStr | None) -> SecretStr | None:
         if value is not None and len(value.get_secret_value()) < 32:
             raise ValueError("must be at least 32 characters (openssl rand -hex 32)")
+        return value
+
+    @field_validator("content_secret")
+    @classmethod
+    def _each_long_enough(cls, value: SecretStr | None) -> SecretStr | None:
+        parts = value.get_secret_value().split(",") if value else ()
+        if any(len(part.strip()) < 32 for part in parts):
+            raise ValueError("each must be at least 32 characters (openssl rand -hex 32)")
         return value
 
     @model_validator(mode="after")

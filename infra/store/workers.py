@@ -18,7 +18,7 @@ from infra.store.connection import translate
 from infra.store.keys import Keys
 from infra.store.replies import fields, text
 from infra.store.scripts import Scripts
-from infra.wire.control import Control, decode_control
+from infra.wire.control import Control, Drain, decode_control
 from infra.wire.errors import MalformedMessage, UnknownMessage
 from infra.wire.ids import ConversationKey, HostId, WorkerId
 from infra.wire.states import WorkerState
@@ -96,6 +96,15 @@ class WorkerRegistry:
                 pipe.zrem(self._keys.workers(), worker)
                 pipe.delete(self._keys.worker(worker))
                 await pipe.execute()
+
+    async def drain(self, worker: WorkerId) -> bool:
+        """Tell a worker to leave, as SIGTERM does; False when it does not listen.
+
+        Raises `StoreUnavailable`.
+        """
+        with translate():
+            heard = await self._redis.publish(self._keys.control_channel(worker), Drain().encode())
+        return int(heard) > 0
 
     async def alive(self) -> Sequence[WorkerRecord]:
         """Workers whose last heartbeat is still good, drained ones included."""

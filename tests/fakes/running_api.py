@@ -30,6 +30,7 @@ SETTINGS = Settings.model_validate(
         "port": 0,
         "key_check": False,
         "drain_timeout_s": 0,
+        "drain_notice_s": 0.2,
         "commit_after_s": 20,
     }
 )

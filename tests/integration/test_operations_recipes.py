@@ -81,6 +81,8 @@ EXPECTED = {
     "What one is doing": "ready",
     "What runs on a host": "{C}",
     "Drain one": "0",
+    "List workers with `agcluster`": "{WORKER}",
+    "Drain one with `agcluster`": "{WORKER} does not listen",
     "Which turns wait for a worker": "{QUEUED}",
     "Whose turn it is": "{TENANT}",
     "What a tenant has waiting": "{COLD}",

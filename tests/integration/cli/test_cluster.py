@@ -1,4 +1,4 @@
-"""`agcluster sessions` and `agcluster turns`, as processes, on a real redis-server."""
+"""`agcluster sessions`, `turns` and `workers`, as processes, on a real redis-server."""
 
 from __future__ import annotations
 
@@ -13,11 +13,26 @@ from pathlib import Path
 import pytest
 
 from infra.store.keys import Keys
+from infra.store.workers import WorkerRecord
+from infra.wire.control import CancelTurn, Drain
 from infra.wire.events import Usage
 from infra.wire.gateway import ModelUsage, TurnMeter
-from infra.wire.ids import ConversationKey, TurnId
-from infra.wire.states import TurnState
-from tests.contract.store.scene import DONE, OTHER_C, OTHER_TENANT, TENANT, C, Scene, scene_at
+from infra.wire.ids import ConversationKey, HostId, TurnId, WorkerId
+from infra.wire.states import TurnState, WorkerState
+from tests.contract.store.scene import (
+    DONE,
+    HOST_A,
+    HOST_B,
+    OTHER_C,
+    OTHER_TENANT,
+    TENANT,
+    W1,
+    W2,
+    W3,
+    C,
+    Scene,
+    scene_at,
+)
 from tests.contract.store.scene import text_events as some_text
 from tests.fakes.redis_server import RealRedis
 from tests.parts import need
@@ -230,3 +245,63 @@ async def test_usage_is_told_by_tenant_day_and_model(agcluster: Command, scene: 
     assert "claude-x" in shown
     assert "claude-x" in await agcluster.told("sessions", "show", C)
     assert "'output_tokens': 7" in await agcluster.told("turns", "show", turn)
+
+
+# Workers
+
+
+def living(worker: WorkerId, host: HostId) -> WorkerRecord:
+    return WorkerRecord(
+        worker=worker,
+        host=host,
+        pid=7,
+        version="1",
+        slots=4,
+        used=1,
+        state=WorkerState.READY,
+        started_ms=1_700_000_000_000,
+    )
+
+
+async def test_living_workers_are_listed_by_host(scene: Scene, agcluster: Command) -> None:
+    for worker, host in ((W3, HOST_B), (W1, HOST_A)):
+        await scene.store.workers.beat(living(worker, host))
+    lines = (await agcluster.told("workers", "list")).splitlines()
+    assert [line.split()[:5] for line in lines[1:]] == [
+        [W1, HOST_A, "ready", "1", "4"],
+        [W3, HOST_B, "ready", "1", "4"],
+    ]
+
+
+async def test_a_host_is_drained_worker_by_worker(scene: Scene, agcluster: Command) -> None:
+    told: list[WorkerId] = []
+
+    async def listen(worker: WorkerId, listening: asyncio.Event) -> None:
+        await scene.store.workers.beat(living(worker, HOST_A))
+        async for message in scene.store.workers.control(worker):
+            if isinstance(message, CancelTurn):
+                listening.set()
+            elif isinstance(message, Drain):
+                told.append(worker)
+                await scene.store.workers.leave(worker)
+                return
+
+    await scene.store.workers.beat(living(W3, HOST_B))
+    async with asyncio.timeout(60), asyncio.TaskGroup() as group:
+        for worker in (W1, W2):
+            listening = asyncio.Event()
+            group.create_task(listen(worker, listening))
+            hello = CancelTurn(turn=TurnId("t"), conversation=C, reason="hello").encode()
+            while not listening.is_set():
+                await scene.redis.publish(scene.keys.control_channel(worker), hello)
+                await asyncio.sleep(0.02)
+        said = await agcluster.told("workers", "drain", HOST_A)
+    assert sorted(told) == [W1, W2]
+    assert said.splitlines()[-1] == "left"
+    assert [one.worker for one in await scene.store.workers.alive()] == [W3]
+
+
+async def test_a_worker_that_does_not_live_is_not_drained(agcluster: Command) -> None:
+    done = await agcluster("workers", "drain", "nobody")
+    assert done.returncode == 1
+    assert "no worker or host nobody lives" in done.stderr

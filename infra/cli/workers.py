@@ -1,0 +1,88 @@
+"""`agcluster workers`: which there are, and telling one to leave."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Annotated, Any
+
+import typer
+
+from infra.cli.cluster import Json, at, print_json, print_table, until, with_store
+from infra.runtime.settings import Settings
+from infra.store.open import Store
+from infra.store.workers import WorkerRecord
+from infra.wire.errors import AgClusterError
+from infra.wire.ids import WorkerId
+
+LEAVE_SLACK_S = 30.0
+"""Beyond the drain time, a worker that leaves may take this long to stop many containers."""
+
+app = typer.Typer(help="Look at workers, tell one to leave.", no_args_is_help=True)
+
+
+class NoSuchWorker(AgClusterError):
+    """Nobody of this name lives."""
+
+
+class NotLeft(AgClusterError):
+    """It was told to leave and is still there."""
+
+
+@app.command("list")
+def list_workers(as_json: Json = False) -> None:
+    """List the living workers by host."""
+
+    async def work(store: Store, _: Settings) -> None:
+        found = sorted(await store.workers.alive(), key=lambda one: (one.host, one.worker))
+        if as_json:
+            print_json([_facts(one) for one in found])
+            return
+        print_table(
+            ("worker", "host", "state", "used", "slots", "pid", "version", "started"),
+            (
+                (w.worker, w.host, w.state.value, w.used, w.slots, w.pid, w.version,
+                 at(w.started_ms))
+                for w in found
+            ),
+        )  # fmt: skip
+
+    with_store(work)
+
+
+@app.command("drain")
+def drain(
+    name: Annotated[str, typer.Argument(help="A worker's id, or a host's name: all of its own.")],
+    wait: Annotated[bool, typer.Option(help="Wait until it has left.")] = True,
+) -> None:
+    """Tell a worker to leave, as SIGTERM does: it takes nothing new and hands over what it has.
+
+    Its process ends. What restarts ended processes must be told not to, or it comes back as another
+    worker. With `AGCLUSTER_RETIRE_ON_EXIT` it stops its containers before it leaves.
+    """
+
+    async def work(store: Store, settings: Settings) -> None:
+        alive = await store.workers.alive()
+        told = [one for one in alive if name in (one.worker, one.host)]
+        if not told:
+            raise NoSuchWorker(f"no worker or host {name} lives: `agcluster workers list`")
+        for one in told:
+            heard = await store.workers.drain(one.worker)
+            typer.echo(f"{one.worker} {'drains' if heard else 'does not listen'}")
+        if wait:
+            await _left(store, {one.worker for one in told}, settings.drain_timeout_s)
+
+    with_store(work)
+
+
+async def _left(store: Store, told: set[WorkerId], drain_timeout_s: float) -> None:
+    async def are_gone() -> bool:
+        return not told & {one.worker for one in await store.workers.alive()}
+
+    within_s = drain_timeout_s + LEAVE_SLACK_S
+    if not await until(are_gone, within_s=within_s, every_s=0.5):
+        raise NotLeft(f"still there after {within_s:g} s")
+    typer.echo("left")
+
+
+def _facts(one: WorkerRecord) -> dict[str, Any]:
+    return {**asdict(one), "state": one.state.value}
