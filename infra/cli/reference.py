@@ -64,7 +64,7 @@ COMPOSE_FILE = Path("compose.yaml")
 SET_BY_COMPOSE = frozenset(
     PREFIX + name
     for name in (
-        *("HOST", "PORT", "HOST_ID", "DATA_DIR", "REDIS_URL", "SECRET"),
+        *("HOST", "PORT", "HOST_ID", "DATA_DIR", "REDIS_URL", "SECRET", "CONTENT_SECRET"),
         *("ISOLATION", "LOG_FORMAT", "DEMO", "BASE_IMAGE"),
     )
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from redis.asyncio import Redis
 
+from infra.runtime.contents import Contents, PlainContents
 from infra.store.keys import Keys
 from infra.store.replies import optional
 from infra.store.scripts import Scripts
@@ -13,7 +14,8 @@ from infra.wire.ids import ConversationKey, TenantId
 class ChainStore:
     """Chains are digests that their caller makes; a tenant finds only its own."""
 
-    def __init__(self, redis: Redis, keys: Keys) -> None:
+    def __init__(self, redis: Redis, keys: Keys, *, contents: Contents | None = None) -> None:
+        self._contents = contents or PlainContents()
         self._keys = keys
         self._scripts = Scripts(redis, keys)
 
@@ -25,9 +27,9 @@ class ChainStore:
         None otherwise: two that cannot be told apart must not share a container. Raises
         `StoreUnavailable`.
         """
-        keys = [self._keys.chain(tenant, chain)]
+        keys = [self._key(tenant, chain)]
         if earlier is not None:
-            keys.append(self._keys.chain(tenant, earlier))
+            keys.append(self._key(tenant, earlier))
         found = await self._scripts.run("take_chain", keys, [round(retention_s * 1000)])
         conversation = optional(found)
         return None if conversation is None else ConversationKey(conversation)
@@ -38,6 +40,9 @@ class ChainStore:
         """Let the conversation be found under `chain`. Raises `StoreUnavailable`."""
         await self._scripts.run(
             "put_chain",
-            [self._keys.chain(tenant, chain)],
+            [self._key(tenant, chain)],
             [conversation, round(retention_s * 1000)],
         )
+
+    def _key(self, tenant: TenantId, chain: str) -> str:
+        return self._keys.chain(tenant, self._contents.blind(chain))

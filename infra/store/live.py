@@ -15,11 +15,13 @@ from contextlib import aclosing, contextmanager
 
 from redis.asyncio import Redis
 
+from infra.runtime.contents import Contents
 from infra.store.channel import ANSWER_WITHIN_S, PING_AFTER_S, follow_primary, listen
 from infra.store.connection import FAULTS, delays
 from infra.store.keys import Keys
-from infra.wire.errors import MalformedMessage
-from infra.wire.frames import Frame, join_frames, split_frames
+from infra.store.turn_log import event_place
+from infra.wire.errors import ContentNotOpened, MalformedMessage
+from infra.wire.frames import Frame, decode_frame, join_frames, split_frames
 from infra.wire.ids import ReplicaId, TurnId
 
 MAILBOX_FRAMES_MAX = 256
@@ -31,15 +33,21 @@ log = logging.getLogger(__name__)
 
 
 class LivePublisher:
-    """A worker's sending side."""
+    """A worker's sending side. `contents`: what seals the frames, if anything does."""
 
     dropped: int
     """Frames that never went out; their relays find them in the log."""
 
     def __init__(
-        self, redis: Redis, keys: Keys, *, pending_max_bytes: int = 8 * 1024 * 1024
+        self,
+        redis: Redis,
+        keys: Keys,
+        *,
+        pending_max_bytes: int = 8 * 1024 * 1024,
+        contents: Contents | None = None,
     ) -> None:
         self._redis = redis
+        self._contents = contents
         self._keys = keys
         self._pending_max_bytes = pending_max_bytes
         self._pending: defaultdict[ReplicaId, list[bytes]] = defaultdict(list)
@@ -55,6 +63,8 @@ class LivePublisher:
         if self._pending_bytes + len(frame) > self._pending_max_bytes:
             self.dropped += 1
             return
+        if self._contents is not None:
+            frame = _sealed(frame, self._contents)
         self._pending[replica].append(frame)
         self._pending_bytes += len(frame)
         self._is_ready.set()
@@ -200,7 +210,9 @@ class LiveSubscriber:
         bytes_max: int = MAILBOX_BYTES_MAX,
         ping_after_s: float = PING_AFTER_S,
         answer_within_s: float = ANSWER_WITHIN_S,
+        contents: Contents | None = None,
     ) -> None:
+        self._contents = contents
         self._redis = redis
         self._channel = keys.replica_channel(replica)
         self._frames_max = frames_max
@@ -253,9 +265,11 @@ class LiveSubscriber:
     def _deliver(self, message: bytes) -> None:
         try:
             for frame in split_frames(message):
-                for mailbox in self._mailboxes.get(frame.turn, ()):
-                    mailbox.put(frame)
-        except MalformedMessage as error:
+                if mailboxes := self._mailboxes.get(frame.turn):
+                    opened = _opened(frame, self._contents) if self._contents else frame
+                    for mailbox in mailboxes:
+                        mailbox.put(opened)
+        except (MalformedMessage, ContentNotOpened) as error:
             # Whose frames they were cannot be told any more; the log has them.
             log.warning("live message dropped: %s", error)
             self._overflow_all()
@@ -264,6 +278,17 @@ class LiveSubscriber:
         for mailboxes in self._mailboxes.values():
             for mailbox in mailboxes:
                 mailbox.overflow()
+
+
+def _sealed(line: bytes, contents: Contents) -> bytes:
+    frame = decode_frame(line)
+    place = event_place(frame.turn, frame.n, frame.payload)
+    return frame._replace(payload=contents.seal_event(frame.payload, place)).encode()
+
+
+def _opened(frame: Frame, contents: Contents) -> Frame:
+    place = event_place(frame.turn, frame.n, frame.payload)
+    return frame._replace(payload=contents.open_event(frame.payload, place))
 
 
 def _chunks(frames: Sequence[bytes]) -> Iterator[Sequence[bytes]]:

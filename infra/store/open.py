@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 
 from redis.asyncio import Redis
 
+from infra.runtime.contents import Contents, contents_of
 from infra.runtime.settings import Settings, SettingsRefused
 from infra.store.chains import ChainStore
 from infra.store.connection import CONNECT_TIMEOUT_S, FAULTS, connect, translate
@@ -49,16 +50,18 @@ class Store:
     usage: UsageStore
     rates: Rates
     readers: TurnReaders
+    contents: Contents | None = None
+    """What seals what is asked and answered, if anything does."""
     may_evict: bool = False
     """Whether `check` lets a Redis pass that evicts keys."""
 
     def publisher(self) -> LivePublisher:
         """A worker's sending side of the fast path."""
-        return LivePublisher(self.redis, self.keys)
+        return LivePublisher(self.redis, self.keys, contents=self.contents)
 
     def subscriber(self, replica: ReplicaId) -> LiveSubscriber:
         """An API replica's receiving side of the fast path."""
-        return LiveSubscriber(self.redis, self.keys, replica)
+        return LiveSubscriber(self.redis, self.keys, replica, contents=self.contents)
 
     def placement(
         self,
@@ -106,6 +109,7 @@ def open_store(settings: Settings, *, name: str, timeout_s: float | None = None)
         Keys(settings.redis_prefix),
         ended_ttl_s=settings.turn_ttl_s,
         transcript_max_bytes=settings.transcript_max_bytes,
+        contents=_contents(settings),
     )
     return replace(store, may_evict=settings.redis_allow_eviction)
 
@@ -120,22 +124,28 @@ def _client(settings: Settings, *, name: str, timeout_s: float) -> Redis:
         raise SettingsRefused(f"AGCLUSTER_REDIS_URL: {error}") from error
 
 
+def _contents(settings: Settings) -> Contents | None:
+    secret = settings.content_secret
+    return None if secret is None else contents_of(secret.get_secret_value())
+
+
 def store_on(
     redis: Redis,
     keys: Keys,
     *,
     ended_ttl_s: float = ENDED_TTL_S,
     transcript_max_bytes: int = MAX_BYTES,
+    contents: Contents | None = None,
 ) -> Store:
     """The store on a client somebody else made."""
     return Store(
         redis=redis,
         keys=keys,
-        turns=TurnStore(redis, keys, ended_ttl_s=ended_ttl_s),
-        log=TurnLog(redis, keys),
+        turns=TurnStore(redis, keys, ended_ttl_s=ended_ttl_s, contents=contents),
+        log=TurnLog(redis, keys, contents=contents),
         conversations=ConversationStore(redis, keys, ended_ttl_s=ended_ttl_s),
-        transcripts=TranscriptStore(redis, keys, max_bytes=transcript_max_bytes),
-        chains=ChainStore(redis, keys),
+        transcripts=TranscriptStore(redis, keys, max_bytes=transcript_max_bytes, contents=contents),
+        chains=ChainStore(redis, keys, contents=contents),
         leases=LeaseStore(redis, keys),
         workers=WorkerRegistry(redis, keys),
         queue=PlacementQueue(redis, keys),
@@ -144,4 +154,5 @@ def store_on(
         rates=Rates(redis, keys),
         readers=TurnReaders(redis, keys),
         usage=UsageStore(redis, keys),
+        contents=contents,
     )

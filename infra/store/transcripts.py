@@ -7,6 +7,7 @@ without being parsed again. A conversation has one session; while a fork is on i
 from __future__ import annotations
 
 import json
+import logging
 import re
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,13 +15,17 @@ from typing import Any
 
 from redis.asyncio import Redis
 
+from infra.runtime.contents import Contents, PlainContents
+from infra.runtime.logs import fields as about
 from infra.store.connection import translate
 from infra.store.keys import Keys
 from infra.store.leases import Lease
 from infra.store.scripts import Scripts
-from infra.wire.errors import LeaseLost, MalformedMessage
+from infra.wire.errors import ContentNotOpened, LeaseLost, MalformedMessage
 from infra.wire.ids import ConversationKey
 from infra.wire.link import TranscriptPart
+
+log = logging.getLogger(__name__)
 
 MAX_BYTES = 32 * 1024 * 1024
 
@@ -46,9 +51,17 @@ class StoredTranscript:
 
 
 class TranscriptStore:
-    def __init__(self, redis: Redis, keys: Keys, *, max_bytes: int = MAX_BYTES) -> None:
+    def __init__(
+        self,
+        redis: Redis,
+        keys: Keys,
+        *,
+        max_bytes: int = MAX_BYTES,
+        contents: Contents | None = None,
+    ) -> None:
         """`max_bytes` bounds one session; one that grows beyond it is not kept at all."""
         self._redis = redis
+        self._contents = contents or PlainContents()
         self._keys = keys
         self._scripts = Scripts(redis, keys)
         self._max_bytes = max_bytes
@@ -77,7 +90,14 @@ class TranscriptStore:
                 sdk_session,
                 subpath,
                 self._max_bytes,
-                *(field for entry in part.entries for field in (_uuid(entry), _json(entry))),
+                *(
+                    field
+                    for entry in part.entries
+                    for field in (
+                        _uuid(entry),
+                        self._contents.seal(_json(entry), _place(c, sdk_session)),
+                    )
+                ),
             ],
         )
         if answer[0] == b"lost":
@@ -85,11 +105,19 @@ class TranscriptStore:
         return bool(answer[0] == b"ok")
 
     async def load(self, c: ConversationKey, sdk_session: str) -> StoredTranscript | None:
-        """All of a session, in the order it was kept; None when nothing of it is kept."""
+        """All of a session, in the order it was kept; None when nothing of it is kept.
+
+        What another content secret sealed is as good as nothing.
+        """
         parts: dict[str, list[bytes]] = {}
         async for stored in self._entries(self._keys.transcript(c, sdk_session)):
             subpath, _, entry = stored.partition(b"\n")
-            parts.setdefault(subpath.decode(), []).append(entry)
+            try:
+                opened = self._contents.open(entry, _place(c, sdk_session))
+            except ContentNotOpened as error:
+                log.warning("transcript not opened: %s", error, extra=about(conversation=c))
+                return None
+            parts.setdefault(subpath.decode(), []).append(opened)
         return StoredTranscript(sdk_session, parts) if parts else None
 
     async def _entries(self, name: str) -> AsyncIterator[bytes]:
@@ -105,6 +133,10 @@ class TranscriptStore:
             if len(page) < _PAGE_ENTRIES:
                 return
             first += len(page)
+
+
+def _place(c: ConversationKey, sdk_session: str) -> str:
+    return f"transcript {c} {sdk_session}"
 
 
 def _uuid(entry: Mapping[str, Any]) -> str:

@@ -10,12 +10,14 @@ from dataclasses import dataclass
 
 from redis.asyncio import Redis
 
+from infra.runtime.contents import Contents, PlainContents
 from infra.store.connection import translate
 from infra.store.keys import Keys
 from infra.store.leases import Lease
 from infra.store.replies import text
 from infra.store.scripts import Scripts
 from infra.wire.errors import LeaseLost, TurnLogTorn
+from infra.wire.events import is_end
 from infra.wire.ids import TurnId
 from infra.wire.states import TurnState
 
@@ -37,8 +39,16 @@ class LogPage:
 
 
 class TurnLog:
-    def __init__(self, redis: Redis, keys: Keys, *, events_max: int = EVENTS_MAX) -> None:
+    def __init__(
+        self,
+        redis: Redis,
+        keys: Keys,
+        *,
+        events_max: int = EVENTS_MAX,
+        contents: Contents | None = None,
+    ) -> None:
         self._redis = redis
+        self._contents = contents or PlainContents()
         self.events_max = events_max
         self._keys = keys
         self._scripts = Scripts(redis, keys)
@@ -62,7 +72,7 @@ class TurnLog:
                 str(lease.fence),
                 turn,
                 self.events_max,
-                *(part for event in events for part in event),
+                *(part for n, payload in events for part in (n, self._sealed(turn, n, payload))),
             ],
         )
         if answer[0] == b"lost":
@@ -74,6 +84,8 @@ class TurnLog:
     async def read(self, turn: TurnId, *, after: int, limit: int = 1000) -> LogPage:
         """Events numbered above `after`, oldest first, and the turn's state, in one round trip.
 
+        Raises `StoreUnavailable`, and `ContentNotOpened` for events of another content secret.
+
         The state is the older of the two: who reads a terminal one has the end event in the log.
         """
         with translate():
@@ -82,7 +94,7 @@ class TurnLog:
                 pipe.xrange(self._keys.turn_events(turn), min=f"{after + 1}-0", count=limit)
                 state, entries = await pipe.execute()
         return LogPage(
-            [(_number(id), entry[b"e"]) for id, entry in entries],
+            [self._event(turn, id, entry) for id, entry in entries],
             None if state is None else TurnState(text(state)),
         )
 
@@ -96,7 +108,22 @@ class TurnLog:
         """The last event; None of an empty log."""
         with translate():
             entries = await self._redis.xrevrange(self._keys.turn_events(turn), count=1)
-        return bytes(entries[0][1][b"e"]) if entries else None
+        return self._event(turn, *entries[0])[1] if entries else None
+
+    def _sealed(self, turn: TurnId, n: int, payload: bytes) -> bytes:
+        return self._contents.seal_event(payload, event_place(turn, n, payload))
+
+    def _event(self, turn: TurnId, id: bytes, entry: dict[bytes, bytes]) -> tuple[int, bytes]:
+        n, kept = _number(id), entry[b"e"]
+        return n, self._contents.open_event(kept, event_place(turn, n, kept))
+
+
+def event_place(turn: TurnId, n: int, payload: bytes) -> str:
+    """The place of an event's contents, sealed or not: the same live and in the log.
+
+    A turn has one end, and the script that logs it may have to give it a later number.
+    """
+    return f"end {turn}" if is_end(payload) else f"event {turn} {n}"
 
 
 def _number(id: bytes) -> int:

@@ -7,6 +7,7 @@ from typing import Any
 
 from redis.asyncio import Redis
 
+from infra.runtime.contents import Contents, PlainContents
 from infra.store.connection import translate
 from infra.store.conversations import ENDED_TTL_S
 from infra.store.history import Memory, TurnBase
@@ -15,7 +16,7 @@ from infra.store.leases import LEASE_S, Lease
 from infra.store.limits import SubmitLimits, refusal
 from infra.store.replies import fields, optional, text
 from infra.store.scripts import Scripts
-from infra.store.turn_log import EVENTS_MAX
+from infra.store.turn_log import EVENTS_MAX, event_place
 from infra.store.turn_records import (
     Claimed,
     NewTurn,
@@ -62,9 +63,17 @@ _TENANTS_LOOKED_AT = 100
 
 
 class TurnStore:
-    def __init__(self, redis: Redis, keys: Keys, *, ended_ttl_s: float = ENDED_TTL_S) -> None:
+    def __init__(
+        self,
+        redis: Redis,
+        keys: Keys,
+        *,
+        ended_ttl_s: float = ENDED_TTL_S,
+        contents: Contents | None = None,
+    ) -> None:
         """`ended_ttl_s` is how long an ended turn can be come back to."""
         self._redis = redis
+        self._contents = contents or PlainContents()
         self._keys = keys
         self._scripts = Scripts(redis, keys)
         self._ended_ttl_s = ended_ttl_s
@@ -76,7 +85,9 @@ class TurnStore:
         """
         request = new.request
         c, turn, tenant = request.conversation, request.turn, request.tenant
-        digest = new.idempotency or ""
+        digest = self._contents.blind(new.idempotency or "")
+        sent = tuple(map(self._contents.blind, request.sent))
+        request = request.model_copy(update={"sent": sent})
         keys = [
             self._keys.conversation(c),
             self._keys.todo(c),
@@ -96,7 +107,7 @@ class TurnStore:
                 turn,
                 tenant,
                 new.label,
-                request.encode(),
+                self._contents.seal(request.encode(), _place(turn)),
                 new.replica,
                 new.asked_model or request.model,
                 new.sealed_key,
@@ -169,7 +180,7 @@ class TurnStore:
         host_id = optional(host)
         return Claimed(
             record=turn_record(TurnId(text(turn)), fields(held)),
-            request=decode_turn_request(request),
+            request=decode_turn_request(self._contents.open(request, _place(TurnId(text(turn))))),
             is_adoption=bool(is_adoption),
             host=None if host_id is None else HostId(host_id),
             accepted=tuple(map(decode_accepted, accepted)),
@@ -254,7 +265,7 @@ class TurnStore:
         waits.
         Finishing twice is harmless; a log has one end. Raises `LeaseLost`, `IllegalTransition`.
         """
-        c = lease.conversation
+        c, payload = lease.conversation, encode_event(end)
         answer = await self._scripts.run(
             "finish",
             [self._keys.conversation(c)],
@@ -264,7 +275,7 @@ class TurnStore:
                 str(lease.fence),
                 turn,
                 n,
-                encode_event(end),
+                self._contents.seal_event(payload, event_place(turn, n, payload)),
                 end.state.value,
                 end.error.code.value if end.error else "",
                 end.usage.encode(),
@@ -389,6 +400,10 @@ _OUT_OF_ATTEMPTS = encode_event(
         ),
     )
 )
+
+
+def _place(turn: TurnId) -> str:
+    return f"request {turn}"
 
 
 def _ms(seconds: float) -> int:

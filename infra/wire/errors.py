@@ -16,6 +16,7 @@
     ├── ContainerFailed            the isolation could not be started or vanished
     │   └── EngineFailed           the host's engine is to blame, not what was to run
     ├── NoIsolation                this machine has nothing that can isolate an agent
+    ├── ContentNotOpened           what was said was sealed with another secret
     ├── KeyNotOpened               a sealed key is broken, expired or meant for something else
     ├── IllegalTransition          a state machine was asked for a step its table does not have
     ├── UnknownMessage             a type this version does not know: skip it
@@ -212,6 +213,10 @@ class KeyNotOpened(AgClusterError):
     """A sealed key that is broken, expired, or sealed for another turn."""
 
     code = ErrorCode.INVALID_KEY
+
+
+class ContentNotOpened(AgClusterError):
+    """Something that was said was sealed with a secret we do not have, or for another place."""
 
 
 class IllegalTransition(AgClusterError):
