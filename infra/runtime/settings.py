@@ -198,10 +198,10 @@ class Settings(BaseModel):
         description="Turns in the whole cluster that may wait for a worker; beyond it 503. 0: any.",
     )
     tenant_turns_max: int = Field(
-        100, ge=0, description="Turns of one key that may be open; beyond it 429. 0: any."
+        500, ge=0, description="Turns of one key that may be open; beyond it 429. 0: any."
     )
     tenant_queue_max: int = Field(
-        50,
+        200,
         ge=0,
         description="Turns of one key that may wait, in whatever conversations; beyond it 429. "
         "0: any.",
