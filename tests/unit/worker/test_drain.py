@@ -1,0 +1,124 @@
+"""A worker that is told to leave in an awkward moment."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+from infra.wire.ids import HostId
+from infra.wire.states import TurnState
+from tests.fakes.memory_host import MemoryHost
+from tests.fakes.worker_stage import Stage, conversation, eventually
+
+C, D = conversation("one"), conversation("two")
+HERE, THERE = HostId("host-a"), HostId("host-b")
+
+
+async def test_a_hint_that_comes_as_a_worker_leaves_is_served_elsewhere(stage: Stage) -> None:
+    leaving = await stage.worker(host=MemoryHost(stage.machine, host=HERE))
+    busy = await stage.ask(C, "stream 60 every 20 ms")
+    await stage.until_said(busy, 1)
+    other = await stage.worker(host=MemoryHost(stage.machine, host=THERE))
+
+    leaving.stop_asked.set()
+    turn = await stage.ask(D, "echo served", is_hinted=False)
+    await stage.store.queue.enqueue(turn, leaving.id)
+
+    assert (await stage.ended(turn)).state is TurnState.DONE
+    assert D in other.process.placement.conversations
+    assert (await stage.ended(busy)).state is TurnState.DONE, "and nothing else is hurt"
+    await leaving.left()
+
+
+async def test_a_turn_that_is_being_placed_as_a_worker_leaves_is_served_elsewhere(
+    stage: Stage,
+) -> None:
+    leaving = await stage.worker(host=MemoryHost(stage.machine, host=HERE))
+    ownership = leaving.process.parts.ownership
+    acquire, asked, go_on = ownership.acquire, asyncio.Event(), asyncio.Event()
+
+    async def slow_acquire(c: object) -> object:
+        asked.set()
+        await go_on.wait()
+        return await acquire(c)  # type: ignore[arg-type]
+
+    ownership.acquire = slow_acquire  # type: ignore[method-assign, assignment]
+    turn = await stage.ask(C, "echo served")
+    await asked.wait()
+    other = await stage.worker(host=MemoryHost(stage.machine, host=THERE))
+
+    leaving.stop_asked.set()
+    await eventually(lambda: not leaving.process.placement.has_room())
+    go_on.set()
+
+    assert (await stage.ended(turn)).state is TurnState.DONE
+    assert C in other.process.placement.conversations
+    await leaving.left()
+
+
+async def test_a_second_signal_changes_nothing(stage: Stage) -> None:
+    worker = await stage.worker()
+    turn = await stage.ask(C, "stream 40 every 20 ms")
+    await stage.until_said(turn, 1)
+    worker.stop_asked.set()
+    await asyncio.sleep(0)
+    await worker.stop()
+    assert await stage.state(turn) is TurnState.DONE
+
+
+async def test_a_worker_killed_while_it_drains_costs_its_turns_nothing(stage: Stage) -> None:
+    first = await stage.worker(drain_timeout_s=30)
+    turn = await stage.ask(C, "stream 100 every 20 ms")
+    await stage.until_said(turn, 10)
+    first.stop_asked.set()
+    await eventually(lambda: not first.process.placement.has_room())
+
+    await first.kill()
+    await stage.store.workers.leave(first.id)
+    await stage.lapse_lease(C)
+    await stage.worker()
+
+    assert (await stage.ended(turn)).state is TurnState.DONE
+    text = await stage.log_text(turn)
+    assert [int(word.split("@")[0]) for word in text.split()] == list(range(100))
+    assert len(stage.agents[C]) == 1
+
+
+async def test_a_worker_killed_while_it_retires_ends_its_turn_once(stage: Stage) -> None:
+    first = await stage.worker(retire_on_exit=True, drain_timeout_s=30)
+    turn = await stage.ask(C, "stream 100 every 20 ms")
+    await stage.until_said(turn, 10)
+    first.stop_asked.set()
+    await eventually(lambda: not first.process.placement.has_room())
+
+    await first.kill()
+    await stage.store.workers.leave(first.id)
+    await stage.lapse_lease(C)
+    await stage.worker()
+
+    assert (await stage.ended(turn)).state is TurnState.DONE
+    text = await stage.log_text(turn)
+    assert [int(word.split("@")[0]) for word in text.split()] == list(range(100))
+
+
+async def test_a_drained_worker_leaves_the_moment_its_last_turn_ends(stage: Stage) -> None:
+    worker = await stage.worker(drain_timeout_s=60)
+    turn = await stage.ask(C, "stream 30 every 20 ms")
+    await stage.until_said(turn, 1)
+    began = time.monotonic()
+    await worker.stop()
+    assert time.monotonic() - began < 20
+    assert stage.containers() == [C], "its container stays for the next"
+
+
+async def test_what_a_retired_container_knew_is_known_to_the_next(stage: Stage) -> None:
+    first = await stage.worker(retire_on_exit=True)
+    await stage.ended(await stage.ask(C, "echo one", is_thin=True))
+    await first.stop()
+    assert stage.containers() == []
+
+    await stage.worker()
+    turn = await stage.ask(C, "history", is_thin=True)
+
+    assert (await stage.ended(turn)).state is TurnState.DONE
+    assert await stage.log_text(turn) == "echo one | history"
