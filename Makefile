@@ -4,10 +4,15 @@ PYTHON ?= python3
 VENV   ?= .venv
 PORT   ?=
 ARGS   ?=
+# What our images are built from. Pinned by its digest where that matters (docs/dependencies.md):
+#   make image control-image BASE_IMAGE=python:3.11-slim-bookworm@sha256:...
+BASE_IMAGE ?= $(or $(AGCLUSTER_BASE_IMAGE),python:3.11-slim-bookworm)
 # Most of a test run is waiting: for containers, leases, deadlines.
 JOBS   ?= 4
 
 BIN := $(VENV)/bin
+# Tools that look at the dependencies do not add to them.
+SUPPLY := $(VENV)/supply
 # What the environment depends on. The install is editable, so the code itself is not among it.
 INPUTS := pyproject.toml
 # Real parts take their time (contracts run on the fakes here, on both in `make test`); `check` is for
@@ -15,7 +20,7 @@ INPUTS := pyproject.toml
 QUICK := not redis and not docker and not bwrap and not sdk and not compose
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check static fmt docs image control-image env compose bench soak clean
+.PHONY: help run test check static fmt docs image control-image env compose bench soak clean lock sbom audit licenses
 
 help: ## say what there is
 	@echo "AgCluster:"
@@ -46,11 +51,33 @@ docs: $(VENV)/.dev ## renew what is generated: .env.example, docs/settings.md, A
 	$(BIN)/python -m infra.cli.diagrams --write
 	$(BIN)/python -m worker.diagrams --write
 
-image: $(VENV)/.embedded ## build the agents' image
-	$(BIN)/agcluster build-image
+image: $(VENV)/.embedded ## build the agents' image (BASE_IMAGE=...)
+	AGCLUSTER_BASE_IMAGE=$(BASE_IMAGE) $(BIN)/agcluster build-image
 
-control-image: ## build the image of api, worker and gateway
-	docker build -t agcluster-control:0.1.0 -f infra/images/control.Dockerfile .
+control-image: ## build the image of api, worker, gateway and engine proxy (BASE_IMAGE=...)
+	docker build -t agcluster-control:0.1.0 --build-arg BASE_IMAGE=$(BASE_IMAGE) \
+	  -f infra/images/control.Dockerfile .
+
+lock: $(SUPPLY)/.made ## pin what the images install, with hashes (UPGRADE=1: the newest that fit)
+	UPGRADE=$(UPGRADE) sh infra/images/lock.sh "$(abspath $(SUPPLY)/bin/python)" "$(abspath $(SUPPLY)/bin/uv)"
+
+sbom: $(VENV)/.dev $(SUPPLY)/.made ## bills of materials (CycloneDX): the images and this environment, into build/sbom
+	@mkdir -p build/sbom
+	@for image in agent control; do \
+	  $(SUPPLY)/bin/cyclonedx-py requirements --validate --of JSON -o build/sbom/$$image.json \
+	    infra/images/$$image.requirements.txt || exit 1; \
+	done
+	@$(SUPPLY)/bin/cyclonedx-py environment --validate --of JSON --pyproject pyproject.toml \
+	  -o build/sbom/environment.json $(BIN)/python
+	@ls build/sbom/*.json
+
+audit: $(SUPPLY)/.made ## look for known holes in what the images install (needs the internet)
+	@sh infra/images/audit.sh "$(SUPPLY)/bin/pip-audit"
+
+licenses: $(VENV)/.dev $(SUPPLY)/.made ## renew docs/licenses.md
+	@$(SUPPLY)/bin/pip-licenses --python $(BIN)/python --from mixed --format json \
+	  | $(BIN)/python -m infra.cli.licenses > build-licenses.md.new \
+	  && mv build-licenses.md.new docs/licenses.md || { rm -f build-licenses.md.new; exit 1; }
 
 env: ## make a .env with fresh secrets for `docker compose up`
 	@sh infra/images/make-env.sh .env
@@ -79,6 +106,12 @@ $(VENV)/.dev: $(VENV)/.made $(INPUTS)
 	@echo "==> installing AgCluster with its tools into $(VENV) (a minute, the first time)"
 	@$(BIN)/python -m pip install -q --disable-pip-version-check -e '.[embedded,dev]'
 	@touch $(VENV)/.embedded $@
+
+$(SUPPLY)/.made: $(VENV)/.made $(INPUTS)
+	@$(BIN)/python -m venv $(SUPPLY)
+	@$(BIN)/python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["supply"], sep="\n")' > $(SUPPLY)/wanted.txt
+	@$(SUPPLY)/bin/python -m pip install -q --disable-pip-version-check -r $(SUPPLY)/wanted.txt
+	@touch $@
 
 $(VENV)/.made:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \

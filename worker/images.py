@@ -25,7 +25,8 @@ from worker.containers import ImageStore
 
 DOCKERFILE = "infra/images/agent.Dockerfile"
 _FOLDERS = ("agent", "infra/wire")
-_FILES = ("infra/__init__.py", DOCKERFILE)
+LOCK = "infra/images/agent.requirements.txt"
+_FILES = ("infra/__init__.py", DOCKERFILE, LOCK)
 
 
 class Images(Protocol):

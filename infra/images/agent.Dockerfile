@@ -16,9 +16,11 @@ RUN apt-get update \
  && install -d -o agent -g agent -m 0700 /workspace /run/agcluster
 
 # A venv of its own, so that nothing the agent installs or a base image carries can shadow it.
+# Exactly what was pinned (`make lock`), byte for byte.
+COPY infra/images/agent.requirements.txt /opt/requirements.txt
 RUN python3 -m venv /opt/venv \
  && /opt/venv/bin/pip install --no-cache-dir --disable-pip-version-check \
-      "claude-agent-sdk==0.2.187" "pydantic>=2.10,<3"
+      --require-hashes --only-binary :all: -r /opt/requirements.txt
 
 COPY agent/ /opt/agcluster/agent/
 COPY infra/__init__.py /opt/agcluster/infra/__init__.py

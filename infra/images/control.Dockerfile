@@ -11,19 +11,24 @@ RUN useradd --create-home --uid 1000 --shell /usr/sbin/nologin agcluster \
  && install -d -o agcluster -g agcluster -m 0700 /run/engine
 RUN python3 -m venv /opt/venv
 
+# Exactly what was pinned (`make lock`), byte for byte; what builds our wheel apart from what runs.
 # The dependencies first, by themselves: a change of our code does not install them again.
-COPY pyproject.toml /src/
-RUN /opt/venv/bin/python -c "import tomllib; print(*tomllib.load(open('/src/pyproject.toml', 'rb'))['project']['dependencies'], sep='\n')" > /src/requirements.txt \
- && /opt/venv/bin/pip install --no-cache-dir --disable-pip-version-check -r /src/requirements.txt
+COPY infra/images/control.requirements.txt infra/images/build.requirements.txt /src/
+RUN python3 -m venv /opt/build \
+ && /opt/build/bin/pip install --no-cache-dir --disable-pip-version-check \
+      --require-hashes --only-binary :all: -r /src/build.requirements.txt \
+ && /opt/venv/bin/pip install --no-cache-dir --disable-pip-version-check \
+      --require-hashes --only-binary :all: -r /src/control.requirements.txt
 
-COPY README.md LICENSE /src/
+COPY pyproject.toml README.md LICENSE /src/
 COPY agent/ /src/agent/
 COPY api/ /src/api/
 COPY infra/ /src/infra/
 COPY worker/ /src/worker/
-RUN /opt/venv/bin/pip install --no-cache-dir --disable-pip-version-check --no-deps /src \
+RUN /opt/build/bin/pip wheel -q --no-build-isolation --no-deps --wheel-dir /opt/build/wheel /src \
+ && /opt/venv/bin/pip install --no-cache-dir --no-index --no-deps /opt/build/wheel/*.whl \
  && /opt/venv/bin/python -m compileall -q /opt/venv/lib \
- && rm -rf /src \
+ && rm -rf /src /opt/build \
  && find / -xdev -type f -perm /6000 -exec chmod a-s {} +
 
 ENV PATH=/opt/venv/bin:$PATH LANG=C.UTF-8 PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 \

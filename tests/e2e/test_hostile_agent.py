@@ -125,6 +125,7 @@ def test_the_callers_key_is_nowhere_in_reach(deployment: Deployment) -> None:
         f"""
 needle = {GOOD_KEY[::-1]!r}[::-1].encode()
 hits, seen = [], 0
+end = time.monotonic() + 30
 def look(path):
     global seen
     try:
@@ -147,7 +148,7 @@ for pid in filter(str.isdigit, os.listdir("/proc")):
         continue
     for region in regions:
         first, last = (int(x, 16) for x in region.split()[0].split("-"))
-        if " rw" not in region or last - first > 1 << 28:
+        if " rw" not in region or last - first > 1 << 28 or time.monotonic() > end:
             continue
         try:
             memory.seek(first)
@@ -461,7 +462,7 @@ with contextlib.suppress(OSError): os.link("/etc/passwd", "hard")
 with contextlib.suppress(OSError): os.link("/usr/bin/env", "hard2")
 open(b"n\\xff\\n\\x1b[31m", "w").close()
 path = "."
-for _ in range(300):
+for _ in range(30):
     path += "/d" * 5
     try: os.makedirs(path)
     except OSError: break

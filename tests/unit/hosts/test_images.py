@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from infra.wire.errors import ContainerFailed
-from worker.images import DOCKERFILE, BuildContext, build, digest, project_root
+from worker.images import DOCKERFILE, LOCK, BuildContext, build, digest, project_root
 
 
 class FakeImages:
@@ -42,7 +42,7 @@ class BrokenImages(FakeImages):
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
     """A project as small as the image's sources can be."""
-    for name in ("agent/main.py", "infra/__init__.py", "infra/wire/base.py", DOCKERFILE):
+    for name in ("agent/main.py", "infra/__init__.py", "infra/wire/base.py", DOCKERFILE, LOCK):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(f"# {name}\n")
     return tmp_path
@@ -60,7 +60,7 @@ def test_only_what_the_image_needs_is_sent_to_the_builder(root: Path) -> None:
     with tarfile.open(fileobj=io.BytesIO(BuildContext(root).archive())) as archive:
         names = archive.getnames()
 
-    assert names == ["agent/main.py", "infra/__init__.py", DOCKERFILE, "infra/wire/base.py"]
+    assert names == ["agent/main.py", "infra/__init__.py", DOCKERFILE, LOCK, "infra/wire/base.py"]
 
 
 def test_the_same_sources_give_the_same_context(root: Path) -> None:
