@@ -34,6 +34,8 @@ class Crowd:
     """Asked instead of numbers."""
     reached: int = 8
     """The fault comes when each answer has got so far."""
+    chat: str | None = None
+    """Conversations that other scenarios have asked before, and are warm; else its own."""
     plain: bool = False
     """The model says the very same again when it is asked again."""
 
@@ -91,7 +93,7 @@ class Act:
         """A turn of the crowd, in a conversation of its own."""
         rng = self.rng
         name = f"{self.scenario.name}-{number}"
-        mark = f"mark{number}" if crowd.tools and crowd.prompt is None else None
+        mark = f"{self.scenario.name}_{number}" if crowd.tools and crowd.prompt is None else None
         numbers = rng.randint(*crowd.numbers)
         prompt = crowd.prompt or counting(
             numbers, rng.randint(*crowd.every_ms), mark=mark, rng=rng, plain=crowd.plain
@@ -99,7 +101,7 @@ class Act:
         return Telling(
             Asked(name, 0 if crowd.prompt else numbers, mark),
             prompt,
-            conversation=name,
+            conversation=f"{crowd.chat or self.scenario.name}-{number}",
             replica=number,
             follow=crowd.follow,
             **more,  # type: ignore[arg-type]  # named as the fields are

@@ -81,7 +81,7 @@ class Telling:
         """What the last answer said."""
         return "".join(arrival.text for arrival in self.attempts[-1].arrivals)
 
-    async def reached(self, texts: int, *, within_s: float = 60.0) -> None:
+    async def reached(self, texts: int, *, within_s: float = 150.0) -> None:
         """Until so many texts have come, or the turn has ended without. Raises `TimeoutError`."""
         async with asyncio.timeout(within_s), self._news:
             await self._news.wait_for(lambda: self._heard >= texts or self._is_over())

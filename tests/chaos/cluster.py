@@ -17,7 +17,6 @@ import contextlib
 import os
 import shutil
 import signal
-import subprocess
 import sys
 import tempfile
 import time
@@ -25,6 +24,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -42,6 +42,7 @@ from tests.chaos.farm_host import FarmHost
 from tests.chaos.processes import Process
 from tests.e2e.deployments import MODEL, free_port
 from tests.fakes.redis_proxy import RedisProxy, redis_proxy
+from tests.fakes.redis_sentinel import SentinelCluster, sentinels
 from tests.fakes.redis_server import RealRedis, real_redis
 from tests.parts import AGENT_IMAGE
 from worker.containers import engine_address
@@ -54,7 +55,6 @@ READY_S = 60.0
 LEAVE_S = 40.0
 """A program that leaves may take this long; beyond it, it is killed and the run has failed."""
 _LOOK_S = 0.1
-_QUIETLY: dict[str, Any] = {"check": True, "capture_output": True, "timeout": 30}
 
 
 class Agents(StrEnum):
@@ -75,6 +75,8 @@ class Shape:
     engines: tuple[str, ...] = ()
     """The hosts' Docker engines, where they are not all the one of our own environment."""
     has_proxy: bool = False
+    has_sentinels: bool = False
+    """A primary, a replica and Sentinels in the place of the one server."""
     settings: Mapping[str, Any] = field(default_factory=dict)
     """Beside or instead of the cluster's own."""
 
@@ -129,8 +131,9 @@ class Host:
         elif self.settings.isolation is Isolation.BUBBLEWRAP:
             self._kill_sandbox(c)
         else:
-            ids = [one.id for one in await self.containers() if one.conversation == c]
-            await asyncio.to_thread(subprocess.run, ["docker", "kill", *ids], **_QUIETLY)
+            for one in await self.containers():
+                if one.conversation == c:
+                    await self.engine.stop(one.id, grace_s=0)
 
     def _kill_sandbox(self, c: ConversationKey) -> None:
         settings = self.settings
@@ -166,13 +169,15 @@ class Cluster:
         shape: Shape,
         folder: Path,
         *,
-        redis: RealRedis,
+        redis: RealRedis | None,
+        sentinels: SentinelCluster | None,
         proxy: RedisProxy | None,
         store: Store,
     ) -> None:
         self.shape = shape
         self.folder = folder
-        self.redis = redis
+        self._redis = redis
+        self.sentinels = sentinels
         self.proxy = proxy
         self.store = store
         """Our own way into Redis, past the proxy."""
@@ -183,6 +188,12 @@ class Cluster:
         self.urls: list[str] = []
         """The replicas' addresses, in their order."""
         self.hosts: list[Host] = []
+
+    @property
+    def redis(self) -> RealRedis:
+        """The one server there is, unless Sentinels watch several."""
+        assert self._redis is not None, "this cluster has Sentinels"
+        return self._redis
 
     def processes(self) -> list[Process]:
         """All of them, in the order to start them in."""
@@ -223,14 +234,16 @@ class Cluster:
         files = [host.workspace(c) / file for host in self.hosts]
         return [line for one in files if one.is_file() for line in one.read_text().splitlines()]
 
-    async def ready(self) -> None:
-        """Until every process that runs and is not frozen can be used."""
-        for replica, url in zip(self.replicas, self.urls, strict=True):
-            if replica.is_running and not replica.is_frozen:
-                await until(f"{replica.name} is ready", lambda url=url: _answers(url), replica)
-        for worker in self.workers():
-            if worker.is_running and not worker.is_frozen:
-                await until(f"{worker.name} beats", lambda one=worker: self._beats(one), worker)
+    async def ready(self, *only: Process) -> None:
+        """Until each of these (or every process) that runs and is not frozen can be used."""
+        for one in only or self.processes():
+            if one.is_running and not one.is_frozen:
+                await until(f"{one.name} is ready", partial(self._is_ready, one), one)
+
+    async def _is_ready(self, one: Process) -> bool:
+        if one in self.replicas:
+            return await _answers(self.urls[self.replicas.index(one)])
+        return one not in self.workers() or await self._beats(one)
 
     async def _beats(self, worker: Process) -> bool:
         try:
@@ -246,14 +259,20 @@ async def cluster(shape: Shape, *, name: str = "chaos") -> AsyncIterator[Cluster
     async with AsyncExitStack() as stack:
         folder = Path(tempfile.mkdtemp(prefix="agc-x-", dir="/tmp"))
         stack.callback(shutil.rmtree, folder, ignore_errors=True)
-        redis = await stack.enter_async_context(real_redis(append_only=True))
-        proxy = None
+        redis = watched = proxy = None
+        if shape.has_sentinels:
+            watched = await stack.enter_async_context(sentinels())
+            url = own_url = watched.url
+        else:
+            redis = await stack.enter_async_context(real_redis(append_only=True))
+            url = own_url = redis.url
         if shape.has_proxy:
-            proxy = await stack.enter_async_context(redis_proxy(redis.url))
-        settings = _settings(shape, name, proxy.url if proxy else redis.url)
-        store = open_store(settings.model_copy(update={"redis_url": redis.url}), name="chaos")
+            proxy = await stack.enter_async_context(redis_proxy(url))
+            url = proxy.url
+        settings = _settings(shape, name, url)
+        store = open_store(settings.model_copy(update={"redis_url": own_url}), name="chaos")
         stack.push_async_callback(store.aclose)
-        made = Cluster(shape, folder, redis=redis, proxy=proxy, store=store)
+        made = Cluster(shape, folder, redis=redis, sentinels=watched, proxy=proxy, store=store)
         stack.push_async_callback(_take_down, made)
         if shape.agents is not Agents.LIGHT:
             port = free_port()
@@ -320,11 +339,20 @@ def _host(made: Cluster, settings: Settings, number: int, workers: int) -> Host:
         return host
     farm = str(data_dir / "farm.sock")
     host = Host(own, FarmHost(own.host_name, farm))
-    command = (sys.executable, "-m", "tests.chaos.farm", farm, name)
-    host.farm = Process(f"{name}-farm", command, bare_environment(), made.folder / f"{name}-f.log")
-    command = (sys.executable, "-m", "tests.chaos.light_worker", farm)
+    python = (sys.executable, "-m")
+    host.farm = Process(
+        f"{name}-farm",
+        (*python, "tests.chaos.farm", farm, name),
+        bare_environment(),
+        made.folder / f"{name}-farm.log",
+    )
     host.workers = [
-        Process(f"{name}-worker-{i}", command, environment(own), made.folder / f"{name}-w{i}.log")
+        Process(
+            f"{name}-worker-{i}",
+            (*python, "tests.chaos.light_worker", farm),
+            environment(own),
+            made.folder / f"{name}-worker-{i}.log",
+        )
         for i in range(workers)
     ]
     return host

@@ -141,10 +141,14 @@ async def replica_leaves(scene: Scene) -> None:
 
 
 async def everything_restarted(scene: Scene) -> None:
-    """A rolling deploy: each program leaves and comes back, one after the other."""
-    for one in [*scene.cluster.workers(), *_gateways(scene.cluster), *scene.cluster.replicas]:
-        await _leave(scene, one)
-        await _start_again(scene, one)
+    """A rolling deploy: each program leaves and comes back, on each host one after the other."""
+    hosts = scene.cluster.hosts
+    waves = [list(wave) for wave in zip(*(host.workers for host in hosts), strict=False)]
+    waves += [[one] for one in (*_gateways(scene.cluster), *scene.cluster.replicas)]
+    for wave in waves:
+        async with asyncio.TaskGroup() as group:
+            for one in wave:
+                group.create_task(_restart(scene, one))
 
 
 # Redis
@@ -210,6 +214,18 @@ async def redis_full(scene: Scene) -> None:
     scene.did("redis has room")
 
 
+async def redis_fails_over(scene: Scene) -> None:
+    """The primary dies, the Sentinels make the replica the primary, and the old one comes back."""
+    watched = scene.cluster.sentinels
+    assert watched is not None, "only a cluster with Sentinels fails over"
+    await watched.in_sync()
+    dead = await watched.kill_primary()
+    scene.did("redis' primary is killed")
+    await watched.failed_over()
+    scene.did("the replica is the primary")
+    watched.revive(dead)
+
+
 async def redis_emptied(scene: Scene) -> None:
     """All data is gone, while everything else goes on."""
     await scene.cluster.store.redis.flushall()
@@ -268,9 +284,14 @@ async def _leave(scene: Scene, one: Process) -> None:
     scene.did(f"{one.name} has left")
 
 
+async def _restart(scene: Scene, one: Process) -> None:
+    await _leave(scene, one)
+    await _start_again(scene, one)
+
+
 async def _start_again(scene: Scene, one: Process) -> None:
     one.start()
-    await scene.cluster.ready()
+    await scene.cluster.ready(one)
     scene.did(f"{one.name} is back")
 
 

@@ -67,7 +67,10 @@ async def _left(cluster: Cluster) -> Any:
         async for name in redis.scan_iter(match=f"{keys.prefix}:{pattern}", count=1000):
             yield f"{what} {name.decode()}"
     async for name in redis.scan_iter(match=f"{keys.prefix}:turn:*", count=1000):
-        if await redis.type(name) == b"hash" and await redis.hexists(name, "key_sealed"):
+        sealed: Any = (
+            redis.hexists(name, "key_sealed") if await redis.type(name) == b"hash" else None
+        )
+        if sealed is not None and await sealed:
             yield f"sealed key in {name.decode()}"
     for worker in await cluster.store.workers.alive():
         if worker.used:

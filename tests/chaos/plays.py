@@ -22,6 +22,7 @@ UPSTREAM = Promise(
 )
 FOLLOWED = Promise(silence_max_s=8)
 REDIS = Promise(silence_max_s=20)
+AGENTS = Crowd(turns=2, plain=True, numbers=(60, 90), chat="agent")
 GREEDY = "sk-ant-chaos-greedy"
 SHORT = Crowd(numbers=(60, 90), every_ms=(50, 80))
 
@@ -69,7 +70,15 @@ async def vanished_container(act: Act) -> None:
 
 async def one_container_killed(act: Act) -> None:
     """Its turn ends with a clear error; those around it feel nothing."""
-    crowd = Crowd(turns=4)
+    await _kill_one_of(act, Crowd(turns=4))
+
+
+async def one_agents_container_killed(act: Act) -> None:
+    """The same with real ones."""
+    await _kill_one_of(act, AGENTS)
+
+
+async def _kill_one_of(act: Act, crowd: Crowd) -> None:
     tellings = [act.ask(act.telling(i, crowd)) for i in range(crowd.turns)]
     await act.under_way(crowd.reached)
     victim = act.rng.choice(tellings)

@@ -28,12 +28,17 @@ def told(request: pytest.FixtureRequest) -> Mapping[str, Told]:
     if seed is None:
         seed = random.SystemRandom().randrange(10**6)
     wanted = frozenset(
-        item.callspec.params["scenario"].name
+        item.callspec.id
         for item in request.session.items
-        if item.module is request.module and hasattr(item, "callspec")
+        if isinstance(item, pytest.Function)
+        and item.module is request.module
+        and hasattr(item, "callspec")
     )
     able = [track for track in TRACKS if not any(map(missing, track.parts))]
-    return asyncio.run(run_tracks(wanted, seed=seed, tracks=able))
+    told = asyncio.run(run_tracks(wanted, seed=seed, tracks=able))
+    for one in told.values():
+        print(f"{one.took_s:6.1f} s  {one.scenario}")  # `-s` shows it.
+    return told
 
 
 @pytest.mark.parametrize(
