@@ -14,10 +14,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from dataclasses import replace
 from enum import Enum, auto
-from typing import TypeVar
 
 from infra.runtime.logs import fields
 from infra.store.conversations import ConversationRecord
@@ -47,11 +46,9 @@ from worker.strays import StrayTurn
 from worker.transcript_keeper import TranscriptKeeper
 from worker.turns import Ending, TurnRun
 from worker.waiting import until_store_answers
-from worker.workspace import WorkspacePace, WorkspaceWatch
+from worker.workspace_guard import WorkspaceGuard
 
 log = logging.getLogger(__name__)
-
-_Answer = TypeVar("_Answer")
 
 
 class Departure(Enum):
@@ -101,11 +98,12 @@ class Conversation:
             parts, held, session=self._session, link=self._link, record=self._record
         )
         self._transcripts = TranscriptKeeper(
-            parts.transcripts, held.lease, parts.clock, on_stored=self._tell_stored
+            parts.transcripts,
+            held.lease,
+            parts.clock,
+            on_stored=lambda seq: self._link.send(TranscriptStored(seq=seq)),
         )
-        self._workspace = WorkspaceWatch(max_bytes=parts.settings.workspace_max_mb * 1024 * 1024)
-        self._was_workspace_used = False
-        self._is_flooding = False
+        self._workspace = WorkspaceGuard(parts, self.key, self._session, running=lambda: self._run)
         self._run: TurnRun | None = None
         self._stray: StrayTurn | None = None
         self._cancelled: TurnId | None = None
@@ -242,9 +240,6 @@ class Conversation:
         code = ErrorCode.CONTAINER_LOST if has_vanished else ErrorCode.AGENT_FAILED
         self._lose_container(declared_end(code))
 
-    def _tell_stored(self, seq: int) -> None:
-        self._link.send(TranscriptStored(seq=seq))
-
     # The actor
 
     async def run(self) -> Departure:
@@ -269,7 +264,7 @@ class Conversation:
                     group.create_task(self._until_told_to_leave()),
                     group.create_task(self._link.tend()),
                     group.create_task(self._link.watch_silence()),
-                    group.create_task(self._watch_workspace()),
+                    group.create_task(self._workspace.watch()),
                     group.create_task(self._transcripts.run()),
                 ]
                 await self._serve()
@@ -324,7 +319,7 @@ class Conversation:
         found = await self._session.found()
         # Asked under the lease. One that is not on record was left behind when the conversation
         # moved: it remembers less, and knows nothing of a turn that was started elsewhere.
-        record = await self._insist(lambda: self._parts.conversations.get(self.key))
+        record = await self._record.read()
         recorded = record.container if record else None
         running = next((c for c in found if c.is_running and c.id == recorded), None)
         self._session.container = running or next(iter(found), None)
@@ -336,28 +331,21 @@ class Conversation:
         try:
             await self._session.reopen()
             link = await self._link.reach(timeout_s=self._parts.timings.relink_s)
-            await self._end_stray(link)
+            if link.welcome.turn and not (record and record.turn == link.welcome.turn):
+                await self._end_stray(link, link.welcome.turn)
         except GatewayUnavailable as error:
             log.warning("session not registered: %s", error, extra=fields(conversation=self.key))
         except AgentUnreachable as error:
             log.warning("agent not reached: %s", error, extra=fields(conversation=self.key))
             await self._discard_container()
 
-    async def _end_stray(self, link: AgentLink) -> None:
+    async def _end_stray(self, link: AgentLink, turn: TurnId) -> None:
         """Stop a turn the agent has that is not on record. Raises `AgentUnreachable`."""
-        turn = link.welcome.turn
-        if turn is None:
-            return
-        record = await self._insist(lambda: self._parts.conversations.get(self.key))
-        if record is not None and record.turn == turn:
-            return
         log.warning("stray turn", extra=fields(conversation=self.key, turn=turn))
         await self._parts.gateway.close_turn(self.key, turn)
         self._stray = StrayTurn(turn)
         try:
-            self._stray.interrupt(link)
-            if not await self._stray.ended(within_s=self._parts.settings.disconnect_grace_s):
-                raise AgentUnreachable("it does not end a turn that nobody wants")
+            await self._stray.end(link, within_s=self._parts.settings.disconnect_grace_s)
         finally:
             self._stray = None
 
@@ -367,12 +355,12 @@ class Conversation:
             return None
         self.was_poked = False
         turns, lease = self._parts.turns, self._held.lease
-        claimed = await self._insist(lambda: turns.claim(lease))
+        claimed = await until_store_answers(lambda: turns.claim(lease), self._parts.clock)
         # As the script leaves the record: a claim makes a warm conversation busy.
         if claimed and not claimed.is_adoption:
             self._record.note(ConversationState.WARM, ConversationState.BUSY)
         elif claimed is None:
-            self._record.note(ConversationState.BUSY, ConversationState.WARM)
+            self._record.note_rest()
         return claimed
 
     async def _shall_stop(self) -> bool:
@@ -381,11 +369,9 @@ class Conversation:
         if Wish.REAP not in self._wishes:
             return False
         self._wishes.discard(Wish.REAP)
-        conversations = self._parts.conversations
-        won = await self._insist(lambda: conversations.reap(self.key, self._parts.worker))
+        won = await self._record.reap()
         if won:
             log.info("idle container reaped", extra=fields(conversation=self.key))
-            self._record.state = ConversationState.STOPPING
         return won
 
     async def _rest(self) -> None:
@@ -399,7 +385,7 @@ class Conversation:
 
     async def _run_turn(self, claimed: Claimed) -> None:
         run = self._run = TurnRun(self._parts, self._held, claimed)
-        self._was_workspace_used = True
+        self._workspace.note_use()
         log.info(
             "turn claimed",
             extra=fields(
@@ -439,56 +425,26 @@ class Conversation:
             ending = replace(ending, end=declared_end(ErrorCode.CONTAINER_FAILED))
         if await run.conclude(ending):
             self.was_poked = True
-        self._note_rest()
+        self._record.note_rest()
 
     async def _give_back(self, run: TurnRun, *, is_counted: bool) -> bool:
         """Back to the queue with a turn of which nothing has happened; False when it may not."""
         turns, lease = self._parts.turns, self._held.lease
-        if not await self._insist(lambda: turns.requeue(lease, run.turn, is_counted=is_counted)):
+        if not await until_store_answers(
+            lambda: turns.requeue(lease, run.turn, is_counted=is_counted), self._parts.clock
+        ):
             return False
         log.info("turn requeued", extra=fields(turn=run.turn, counted=is_counted))
         await self._parts.gateway.close_turn(self.key, run.turn)
         # This host's engine has failed: whoever has room is offered it when the lease is released.
         self.was_poked = is_counted
-        self._note_rest()
+        self._record.note_rest()
         return True
-
-    def _note_rest(self) -> None:
-        # As the scripts leave the record.
-        self._record.note(ConversationState.BUSY, ConversationState.WARM)
 
     async def _prepare(self, run: TurnRun) -> None:
         if self._is_container_lost:
             await self._discard_container()
         await self._delivery.deliver(run)
-
-    async def _watch_workspace(self) -> None:
-        """Look at the size of the workspace while turns run, and end one that outgrows it."""
-        parts, workspace = self._parts, self._parts.folders.of(self.key).workspace
-        pace = WorkspacePace(
-            parts.clock,
-            every_s=parts.timings.workspace_every_s,
-            glance_s=parts.timings.workspace_glance_s,
-        )
-        size_bytes = await parts.gauge.measure(workspace)
-        self._workspace.judge(size_bytes, is_running=False)
-        while True:
-            await pace.wait(
-                workspace,
-                room_bytes=self._workspace.room_after(size_bytes),
-                is_used=lambda: self._run is not None,
-            )
-            was_used, self._was_workspace_used = self._was_workspace_used, self._run is not None
-            if not was_used and self._run is None:
-                continue
-            size_bytes = await parts.gauge.measure(workspace)
-            run = self._run
-            if self._workspace.judge(size_bytes, is_running=run is not None) and run:
-                log.warning(
-                    "workspace too large", extra=fields(turn=run.turn, mb=size_bytes // 1024**2)
-                )
-                self._is_flooding = True
-                run.declare(declared_end(ErrorCode.WORKSPACE_FULL), usable=False)
 
     # The container's end, and ours
 
@@ -508,12 +464,9 @@ class Conversation:
         self._wishes -= OF_THE_IDLE
         self._is_container_lost = False
         await self._move(ConversationState.STOPPING)
-        await self._session.clear(container, at_once=self._is_flooding)
-        if self._is_flooding:
-            self._is_flooding = False
-            workspace = self._parts.folders.of(self.key).workspace
-            if self._workspace.is_abuse(await self._parts.gauge.measure(workspace)):
-                await self._session.drop_workspace()
+        await self._session.clear(container, at_once=self._workspace.is_flooding)
+        if self._workspace.is_flooding:
+            await self._workspace.after_flood()
         await self._move(ConversationState.COLD)
 
     async def _go_cold(self) -> None:
@@ -542,6 +495,3 @@ class Conversation:
 
     async def _move(self, target: ConversationState) -> None:
         await self._record.move(target, container=self.container)
-
-    async def _insist(self, call: Callable[[], Awaitable[_Answer]]) -> _Answer:
-        return await until_store_answers(call, self._parts.clock)

@@ -32,6 +32,25 @@ class RecordedState:
         if self.state is old:
             self.state = new
 
+    def note_rest(self) -> None:
+        """A script has found that no turn runs any more."""
+        self.note(ConversationState.BUSY, ConversationState.WARM)
+
+    async def read(self) -> ConversationRecord | None:
+        """The whole record, as it is now."""
+        conversations, c = self._parts.conversations, self._held.conversation
+        return await until_store_answers(lambda: conversations.get(c), self._parts.clock)
+
+    async def reap(self) -> bool:
+        """warm -> stopping, if the store agrees that the idle deadline has passed."""
+        conversations, lease = self._parts.conversations, self._held.lease
+        won = await until_store_answers(
+            lambda: conversations.reap(lease.conversation, lease.worker), self._parts.clock
+        )
+        if won:
+            self.state = ConversationState.STOPPING
+        return won
+
     async def move(self, target: ConversationState, *, container: ContainerId | None) -> None:
         """Bring the record to a state, by legal steps. Raises `LeaseLost`.
 
@@ -41,8 +60,7 @@ class RecordedState:
             await self._step_to(target, container)
         except IllegalTransition:
             # A script moved it, or a reply was lost: the record says where it is.
-            conversations, c = self._parts.conversations, self._held.conversation
-            record = await until_store_answers(lambda: conversations.get(c), self._parts.clock)
+            record = await self.read()
             self.state = record.state if record else ConversationState.COLD
             await self._step_to(target, container)
 

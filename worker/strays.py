@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 
+from infra.wire.errors import AgentUnreachable
 from infra.wire.events import is_end
 from infra.wire.frames import decode_frame
 from infra.wire.ids import TurnId
@@ -24,11 +25,16 @@ class StrayTurn:
         self._link: AgentLink | None = None
         self._ended = asyncio.Event()
 
-    def interrupt(self, link: AgentLink) -> None:
-        """Have it stopped, and hear how it ends."""
+    async def end(self, link: AgentLink, *, within_s: float) -> None:
+        """Have it stopped, and hear how it ends. Raises `AgentUnreachable` when it does not."""
         self._link = link
         link.send(Interrupt(turn=self.turn, reason=InterruptReason.CANCELLED))
         link.send(Replay(turn=self.turn, after=link.welcome.last_n))
+        try:
+            async with asyncio.timeout(within_s):
+                await self._ended.wait()
+        except TimeoutError as error:
+            raise AgentUnreachable("it does not end a turn that nobody wants") from error
 
     def on_frame(self, line: bytes) -> None:
         """Read and forgotten. Raises `MalformedMessage`."""
@@ -37,12 +43,3 @@ class StrayTurn:
             self._link.send(Ack(turn=self.turn, n=frame.n))
             if is_end(frame.payload):
                 self._ended.set()
-
-    async def ended(self, *, within_s: float) -> bool:
-        """Whether the agent is done with it in time."""
-        try:
-            async with asyncio.timeout(within_s):
-                await self._ended.wait()
-        except TimeoutError:
-            return False
-        return True

@@ -65,6 +65,11 @@ class WorkspaceWatch:
         self._floor_bytes = size_bytes
         return False
 
+    def settle(self, size_bytes: int) -> None:
+        """Nobody can write any more: what its writer added until it was dead counts as found."""
+        if self._floor_bytes is not None:
+            self._floor_bytes = size_bytes
+
     def is_abuse(self, size_bytes: int) -> bool:
         """Whether no honest writer came that far before it was ended.
 

@@ -190,6 +190,9 @@ class Stage:
     ) -> RunningWorker:
         """Start one and wait until it is registered. `memory`: the MB its host has available."""
         host = host or MemoryHost(self.machine, host=host_id)
+        if host.host != HOST:
+            # Another machine has files of its own.
+            settings.setdefault("data_dir", self.folder / host.host)
         around = Surroundings(
             settings=self.settings.model_copy(update=settings),
             store=self.store,

@@ -125,6 +125,15 @@ def test_growth_that_is_found_after_the_turn_counts_for_the_next_one() -> None:
     assert watch.judge(121, is_running=True)
 
 
+def test_what_a_killed_writer_still_added_is_not_the_next_turns_doing() -> None:
+    watch = WorkspaceWatch(max_bytes=100)
+    watch.judge(50, is_running=True)
+    assert watch.judge(120, is_running=True)
+    watch.settle(160)
+    assert not watch.judge(160, is_running=True)
+    assert watch.judge(161, is_running=True)
+
+
 @dataclass
 class Disk:
     """Loses what it is told to with every look."""

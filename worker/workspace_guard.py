@@ -1,0 +1,88 @@
+"""The limit of one conversation's workspace, kept while its turns run.
+
+Ends a turn that outgrows it and has the container killed without grace (`is_flooding`), for each
+second of grace would be filled as well. What counts how is `worker.workspace`.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+
+from infra.runtime.logs import fields
+from infra.wire.errors import ErrorCode
+from infra.wire.ids import ConversationKey
+from worker.decisions import declared_end
+from worker.parts import WorkerParts
+from worker.session import Session
+from worker.turns import TurnRun
+from worker.workspace import WorkspacePace, WorkspaceWatch
+
+log = logging.getLogger(__name__)
+
+
+class WorkspaceGuard:
+    """One conversation's; `watch` is its task."""
+
+    def __init__(
+        self,
+        parts: WorkerParts,
+        c: ConversationKey,
+        session: Session,
+        *,
+        running: Callable[[], TurnRun | None],
+    ) -> None:
+        """`running` tells the turn that runs now."""
+        self.is_flooding = False
+        """A turn was ended for its writing, and the container that wrote is still there."""
+        self._parts = parts
+        self._session = session
+        self._running = running
+        self._folder = parts.folders.of(c).workspace
+        self._watch = WorkspaceWatch(max_bytes=parts.settings.workspace_max_mb * 1024 * 1024)
+        self._was_used = False
+
+    def note_use(self) -> None:
+        """A turn runs: it is looked at afterwards, however short it was."""
+        self._was_used = True
+
+    async def watch(self) -> None:
+        """Look at its size while turns run, until cancelled."""
+        parts = self._parts
+        pace = WorkspacePace(
+            parts.clock,
+            every_s=parts.timings.workspace_every_s,
+            glance_s=parts.timings.workspace_glance_s,
+        )
+        size_bytes = await self._measure()
+        self._watch.judge(size_bytes, is_running=False)
+        while True:
+            await pace.wait(
+                self._folder,
+                room_bytes=self._watch.room_after(size_bytes),
+                is_used=lambda: self._running() is not None,
+            )
+            was_used, self._was_used = self._was_used, self._running() is not None
+            if was_used or self._running() is not None:
+                size_bytes = await self._measure()
+                self._judge(size_bytes)
+
+    def _judge(self, size_bytes: int) -> None:
+        run = self._running()
+        if self._watch.judge(size_bytes, is_running=run is not None) and run:
+            log.warning(
+                "workspace too large", extra=fields(turn=run.turn, mb=size_bytes // 1024**2)
+            )
+            self.is_flooding = True
+            run.declare(declared_end(ErrorCode.WORKSPACE_FULL), usable=False)
+
+    async def after_flood(self) -> None:
+        """The container that wrote too much is gone: see what it left."""
+        self.is_flooding = False
+        size_bytes = await self._measure()
+        self._watch.settle(size_bytes)
+        if self._watch.is_abuse(size_bytes):
+            await self._session.drop_workspace()
+
+    async def _measure(self) -> int:
+        return await self._parts.gauge.measure(self._folder)
