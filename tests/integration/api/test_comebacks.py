@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import aclosing, asynccontextmanager
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -12,7 +12,6 @@ import httpx
 import pytest
 from openai.types.chat import ChatCompletionChunk
 
-from infra.store.connection import connect
 from infra.store.keys import Keys
 from infra.store.open import store_on
 from infra.store.turn_log import TurnLog
@@ -21,8 +20,7 @@ from infra.wire.events import TextDelta, ThinkingDelta, ToolCall
 from infra.wire.states import TurnState
 from tests.fakes.echo_worker import Gate, Pause, Script, Step, failure, words
 from tests.fakes.fake_redis import fake_redis
-from tests.fakes.redis_server import real_redis
-from tests.fakes.running_api import KEY, RunningApi, body, running_api, until
+from tests.fakes.running_api import KEY, RunningApi, body, real_store, running_api, until
 from tests.fakes.sse import Block, blocks_of
 
 STAYS = {"x-on-disconnect": "continue"}
@@ -359,16 +357,15 @@ async def test_turn_ends_with_the_last_hang_up_at_any_replica() -> None:
 async def test_replica_that_died_keeps_no_turn_alive() -> None:
     """Whether it lives is told by its subscription, of which fakeredis never loses one."""
     async with (
-        real_redis() as server,
-        aclosing(connect(server.url, timeout_s=5, name="test")) as redis,
-        running_api(HELD, store=store_on(redis, Keys("test"))) as here,
+        real_store() as store,
+        running_api(HELD, store=store) as here,
         asyncio.TaskGroup() as group,
     ):
         async with running_api(store=here.store, has_worker=False) as far:
             first, second = await repeated_at_two_replicas(here, far, group)
             second.cancel()
             # It dies before it can say that its client has left.
-            far.deps.errands.leave = lambda *_: None  # type: ignore[method-assign, assignment]
+            far.deps.errands.leave = lambda *_: None  # type: ignore[method-assign]
         first.cancel()
         async with asyncio.timeout(10):
             assert (await here.worker.ended.get())[1] is TurnState.CANCELLED

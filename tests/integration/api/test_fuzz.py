@@ -27,7 +27,7 @@ from schemathesis.specs.openapi.checks import (
     status_code_conformance,
 )
 
-from tests.fakes.running_api import KEY, MODEL, running_api
+from tests.fakes.running_api import KEY, MODEL, real_store, running_api
 
 EXAMPLES = 12
 """For each operation that has parameters, and mode."""
@@ -104,9 +104,12 @@ def assert_openai_shaped(content: bytes) -> None:
     assert error["message"]
 
 
+# The API beside it in this process uses `random`, which hypothesis takes for the strategies' doing.
+@pytest.mark.filterwarnings("ignore:Do not use the .random. module")
+@pytest.mark.redis
 @pytest.mark.timeout(180)
 async def test_no_made_up_request_breaks_or_hangs_the_api() -> None:
-    async with running_api() as api:
+    async with real_store() as store, running_api(store=store) as api:
         document = (await api.http.get("/openapi.json")).json()
         names = [f"thread-{n}" for n in range(8)]
         turns = [await api.chat("hi", headers={"x-conversation-id": name}) for name in names]
