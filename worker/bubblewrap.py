@@ -318,6 +318,7 @@ class BubblewrapHost:
 
     def _list(self) -> Sequence[tuple[Record, bool]]:
         found = []
+        self._records.drop_remains()
         for record in self._records.all():
             self._records.trim_log(record.id)
             processes = self._records.processes(record)

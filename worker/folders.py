@@ -5,15 +5,21 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
+import re
 import secrets
+import socket
+import stat
 import time
 from pathlib import Path
 
+from infra.wire.gateway import AGENT_SOCKET
 from infra.wire.ids import ConversationKey
 from worker.hosts import SessionFolders
 
 AGENT_UID = 1000
+_PROBE_S = 1.0
 _TRASH = ".trash-"
+_KEY = re.compile(r"[0-9a-f]{24}")
 _MOVED = f".{secrets.token_hex(8)}-"
 """Not to be guessed: no file of the agent's has such a name."""
 
@@ -59,8 +65,13 @@ class Folders:
             os.utime(self.of(c).workspace)
 
     def stale_sockets(self, *, older_than_s: float) -> list[ConversationKey]:
-        """Conversations with a socket folder that was made longer ago. Blocking."""
-        return _older(self._data_dir / "s", older_than_s)
+        """Conversations with a socket folder that was made longer ago. Blocking.
+
+        Where an agent still listens, it is none of ours: who asks has looked for containers before,
+        and another cluster may keep its folders here.
+        """
+        found = _older(self._data_dir / "s", older_than_s)
+        return [c for c in found if not _is_listening(self.of(c).sockets)]
 
     def stale_workspaces(self, *, older_than_s: float) -> list[ConversationKey]:
         """Conversations whose workspace was last used longer ago. Blocking."""
@@ -123,6 +134,25 @@ def _remove(top: Path) -> None:
         os.rmdir(top)
 
 
+def _is_listening(sockets: Path) -> bool:
+    """Whether an agent takes connections there."""
+    with contextlib.suppress(OSError):
+        handle = os.open(sockets / AGENT_SOCKET, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
+        try:
+            if not stat.S_ISSOCK(os.fstat(handle).st_mode):
+                return False
+            with socket.socket(socket.AF_UNIX) as probe:
+                probe.settimeout(_PROBE_S)
+                # By descriptor: the path may be too long for an address, and swapped meanwhile.
+                probe.connect(f"/proc/self/fd/{handle}")
+            return True
+        except TimeoutError:
+            return True  # Its backlog is full: somebody is there.
+        finally:
+            os.close(handle)
+    return False
+
+
 def _older(folder: Path, older_than_s: float) -> list[ConversationKey]:
     limit_s = time.time() - older_than_s
     found = []
@@ -131,8 +161,8 @@ def _older(folder: Path, older_than_s: float) -> list[ConversationKey]:
             for entry in entries:
                 # One may vanish at any moment: another worker of this host tidies too.
                 with contextlib.suppress(FileNotFoundError):
-                    if entry.name.startswith(_TRASH):
-                        continue
+                    if _KEY.fullmatch(entry.name) is None:
+                        continue  # Not ours, whatever it is.
                     if entry.stat(follow_symlinks=False).st_mtime < limit_s:
                         found.append(ConversationKey(entry.name))
     except FileNotFoundError:

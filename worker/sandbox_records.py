@@ -16,6 +16,7 @@ import contextlib
 import fcntl
 import json
 import os
+import re
 import shutil
 import time
 from collections.abc import Iterator
@@ -29,6 +30,8 @@ from worker.hosts import ContainerId
 
 LOG_MAX_BYTES = 1024 * 1024
 _LOCK_POLL_S = 0.02
+_REMAINS_S = 600.0
+_ID = re.compile(r"[0-9a-f]{24}-[0-9a-f]{8}")
 
 
 @dataclass(frozen=True)
@@ -132,6 +135,20 @@ class Records:
             return None if raw is None else Record(**raw)
         except TypeError:
             return None
+
+    def drop_remains(self) -> None:
+        """Remove folders without a record: their worker died while it made or removed them.
+
+        Before there is a record there is no process. Whose they are nobody can tell any more, so
+        only old ones go: another cluster may be making one.
+        """
+        limit_s = time.time() - _REMAINS_S
+        with contextlib.suppress(FileNotFoundError):
+            for folder in self._folder.iterdir():
+                with contextlib.suppress(OSError):
+                    is_ours = _ID.fullmatch(folder.name) and folder.stat().st_mtime < limit_s
+                    if is_ours and not (folder / "record.json").exists():
+                        shutil.rmtree(folder, ignore_errors=True)
 
     def drop(self, id: ContainerId) -> None:
         shutil.rmtree(self.folder(id), ignore_errors=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import json
 import os
 import secrets
@@ -12,7 +13,7 @@ import tempfile
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, Self
 
 import pytest
 
@@ -27,6 +28,7 @@ from worker.folders import Folders
 from worker.hosts import ContainerHost, ContainerId, ContainerSpec, Limits
 
 BASE_IMAGE = os.environ.get("AGCLUSTER_BASE_IMAGE", "python:3.11-slim-bookworm")
+RUNTIME = os.environ.get("AGCLUSTER_CONTAINER_RUNTIME", "runc")
 LIMITS = Limits(cpus=1.0, memory_mb=256, pids=64, tmp_mb=16)
 
 
@@ -39,6 +41,10 @@ class Machine(Protocol):
 
     def spec(self, conversation: ConversationKey | None = None, fence: int = 1) -> ContainerSpec:
         """A container to be, with its folders made."""
+        ...
+
+    def another_cluster(self) -> Machine:
+        """The same machine and data folder, with another cluster's containers."""
         ...
 
     async def kill(self, spec: ContainerSpec, id: ContainerId) -> None:
@@ -65,6 +71,11 @@ class _Machine:
         self._opened.push_async_callback(host.aclose)
         return host
 
+    def another_cluster(self) -> Self:
+        other = copy.copy(self)
+        other.cluster = f"{self.cluster}-other"
+        return other
+
 
 class _Memory(_Machine):
     def __init__(self, data_dir: Path, opened: AsyncExitStack, machine: MemoryMachine) -> None:
@@ -87,6 +98,7 @@ class DockerMachine(_Machine):
             self.cluster,
             engine=engine or engine_address(),
             call_timeout_s=40,
+            runtime=RUNTIME,
             command=probe.DOCKER_COMMAND,
         )
         return self._kept(DockerHost(HostId(name), options))

@@ -98,3 +98,19 @@ def test_a_log_that_grows_too_long_is_cut(records: Records) -> None:
     records.trim_log(ContainerId("a-1"))
 
     assert log.stat().st_size == 0
+
+
+def test_what_a_dead_worker_left_without_a_record_goes_when_it_is_old(
+    records: Records, tmp_path: Path
+) -> None:
+    old, new, foreign = ("a" * 24 + "-00000001", "a" * 24 + "-00000002", "notes")
+    for name in (old, new, foreign):
+        (tmp_path / "b" / name).mkdir(parents=True)
+        (tmp_path / "b" / name / "log").write_text("")
+    kept = records.make(replace(_record("b-1"), id=ContainerId("b" * 24 + "-00000001")))
+    for folder in (tmp_path / "b" / old, tmp_path / "b" / foreign, kept):
+        os.utime(folder, (1, 1))
+
+    records.drop_remains()
+
+    assert {path.name for path in (tmp_path / "b").iterdir()} == {new, foreign, kept.name}
