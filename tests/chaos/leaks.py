@@ -78,9 +78,9 @@ async def _left(cluster: Cluster) -> Any:
 
 
 async def immortal_keys(cluster: Cluster) -> list[str]:
-    """Keys without a lifetime, beside the few sorted sets that are the cluster's own."""
+    """Keys without a lifetime, beside the few that are the cluster's own."""
     redis, keys = cluster.store.redis, cluster.store.keys
-    known = {keys.turns_open(), keys.idle(), keys.workers()}
+    known = {keys.turns_open(), keys.idle(), keys.workers(), keys.epoch()}
     found = []
     async for raw in redis.scan_iter(count=1000):
         name = raw.decode()

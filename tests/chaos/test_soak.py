@@ -17,7 +17,7 @@ from tests.parts import need
 
 pytestmark = [pytest.mark.redis, pytest.mark.soak, pytest.mark.timeout(600)]
 
-SECONDS = 100.0
+SECONDS = 85.0
 GROWTH_MAX_MB = 60.0
 
 
