@@ -7,7 +7,6 @@ one of them came to.
 
 from __future__ import annotations
 
-import time
 import uuid
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -20,10 +19,12 @@ import pytest
 from infra.wire.errors import ErrorCode
 from tests.e2e.deployments import MODEL, Deployment
 
-pytestmark = [pytest.mark.timeout(240), pytest.mark.docker]
+pytestmark = [pytest.mark.timeout(600), pytest.mark.docker]
 
 AT_ONCE = 3
-TURN_MAX_S = 60.0
+TURN_MAX_S = 150.0
+"""Each turn ends within that or the client gives up and the test fails. Seconds at ease; a busy
+machine takes its time."""
 NEIGHBOUR_DELTAS = 300
 
 FAULTS = {
@@ -46,7 +47,6 @@ class Outcome:
     answer: str
     """Its answer; empty when it ended with an error."""
     code: str | None
-    took_s: float
     remembered: str
     """What the next turn's agent says of its history."""
     tool: str
@@ -66,7 +66,7 @@ def outcomes(docker_deployment: Deployment) -> Mapping[str, Outcome]:
 
 def _stream(deployment: Deployment) -> Sequence[int]:
     """The numbers of a neighbour's deltas, as they came."""
-    chunks = deployment.client(timeout=120).chat.completions.create(
+    chunks = deployment.client(timeout=TURN_MAX_S).chat.completions.create(
         model=MODEL,
         messages=[
             {"role": "user", "content": f"stream {NEIGHBOUR_DELTAS} deltas every 100 ms"},
@@ -80,15 +80,14 @@ def _stream(deployment: Deployment) -> Sequence[int]:
 
 def _suffer(deployment: Deployment, command: str) -> Outcome:
     name, prompt = f"breakage-{uuid.uuid4()}", f"tool bash {command}"
-    began_s, answer, code = time.monotonic(), "", None
+    answer, code = "", None
     try:
         answer = _ask(deployment, name, prompt)
-    except openai.APIError as error:
+    except openai.APIStatusError as error:
         code = error.code
-    took_s = time.monotonic() - began_s
     remembered = _ask(deployment, name, prompt, "history")
     tool = _ask(deployment, name, prompt, "history", "tool bash rm -rf /tmp/[0-9]; echo it works")
-    return Outcome(answer, code, took_s, remembered, tool)
+    return Outcome(answer, code, remembered, tool)
 
 
 def _ask(deployment: Deployment, name: str, *prompts: str) -> str:
@@ -105,7 +104,6 @@ def test_a_broken_container_costs_a_turn_at_most_and_never_the_conversation(
     outcomes: Mapping[str, Outcome], fault: str
 ) -> None:
     outcome = outcomes[fault]
-    assert outcome.took_s < TURN_MAX_S
     assert "tool bash" in outcome.remembered
     assert "it works" in outcome.tool
 
