@@ -25,6 +25,12 @@ from infra.wire.states import TurnState
 log = logging.getLogger(__name__)
 
 PAGE_EVENTS = 500
+FIRST_PAGE_EVENTS = 100
+PAGE_BYTES = 256 * 1024
+"""About what is read of the log at once; a reader that is stuck holds that much, and its mailbox.
+
+How many events that is is told by the page before.
+"""
 SILENCE_S = 1.0
 """Silence after which the log is read; each silent read waits half as long again."""
 SILENCE_MAX_S = 5.0
@@ -106,12 +112,12 @@ class Watch:
             self._failing_since = None
             self.due = now + self._silence_s
 
-    def read(self, now: float, *, found: int, gap: bool) -> None:
-        """The log was read and gave `found` new events."""
+    def read(self, now: float, *, found: int, gap: bool, is_full: bool = False) -> None:
+        """The log was read and gave `found` new events; `is_full`: as many as were asked for."""
         self._read_at = now
         self._retry = RETRY_S
         self._failing_since = None
-        if found >= PAGE_EVENTS:
+        if is_full:
             self.due = now
         elif gap or self._is_lossy:
             # What was lost may have been the last there is, and the log is not there yet.
@@ -177,6 +183,7 @@ class Relay:
             else Watch(due)
         )
         self._stopped: AgClusterError | None = None
+        self._page = FIRST_PAGE_EVENTS
         self.is_place_wanted = False
         """Somebody shows `ahead`; else it is not asked for."""
         self.ahead: int | None = None
@@ -242,7 +249,7 @@ class Relay:
 
     async def _read_log(self) -> list[bytes]:
         try:
-            page = await self._log.read(self.turn, after=self._merge.cursor, limit=PAGE_EVENTS)
+            page = await self._log.read(self.turn, after=self._merge.cursor, limit=self._page)
         except StoreUnavailable as error:
             if self._watch.failed(self._clock.monotonic()):
                 log.warning("relay gave up on the store", extra=fields(turn=self.turn))
@@ -250,15 +257,19 @@ class Relay:
             return []
         events = self._merge.logged(page.events)
         now = self._clock.monotonic()
-        self._watch.read(now, found=len(page.events), gap=self._merge.has_gap)
-        return events or await self._judge(page, now)
+        found = len(page.events)
+        is_full = found >= self._page
+        self._watch.read(now, found=found, gap=self._merge.has_gap, is_full=is_full)
+        if found:
+            size = sum(len(payload) for _, payload in page.events)
+            self._page = max(1, min(PAGE_EVENTS, PAGE_BYTES * found // max(size, 1)))
+        return events or await self._judge(page, now, is_full=is_full)
 
-    async def _judge(self, page: LogPage, now: float) -> list[bytes]:
+    async def _judge(self, page: LogPage, now: float, *, is_full: bool) -> list[bytes]:
         """The log says nothing new: whether the turn can still end by itself."""
-        is_whole = len(page.events) < PAGE_EVENTS
         if page.state is None:
             raise TurnFailed("", code=ErrorCode.LOG_LOST)
-        if page.state.is_terminal and is_whole:
+        if page.state.is_terminal and not is_full:
             return await self._find_end()
         if page.state is TurnState.QUEUED:
             await self._expire_when_overdue(now)

@@ -8,7 +8,15 @@ import math
 
 import pytest
 
-from api.relay import GIVE_UP_S, OVERDUE_S, PAGE_EVENTS, POSITION_S, Relay, Watch
+from api.relay import (
+    GIVE_UP_S,
+    OVERDUE_S,
+    PAGE_BYTES,
+    PAGE_EVENTS,
+    POSITION_S,
+    Relay,
+    Watch,
+)
 from infra.store.turn_log import LogPage
 from infra.wire.errors import ErrorCode, StoreUnavailable, TurnFailed
 from infra.wire.events import TextDelta, TurnEnded, encode_event
@@ -334,3 +342,17 @@ def test_steady_live_frames_keep_the_log_unread() -> None:
     for now in range(1, 100):
         watch.heard(now / 10, gap=False, overflowed=False)
         assert watch.due > now / 10 + 0.5
+
+
+async def test_pages_of_large_events_are_small() -> None:
+    """A reader that is stuck holds one page: it must not be five hundred large events."""
+    bench = Bench()
+    large = encode_event(TextDelta(text="x" * 32_000))
+    bench.log.events = dict.fromkeys(range(1, 400), large) | {400: END}
+    bench.log.state = TurnState.DONE
+    pages = []
+    while events := await bench.relay.next():
+        pages.append(sum(map(len, events)))
+    assert sum(pages) > 399 * len(large)
+    assert max(pages[1:]) <= PAGE_BYTES
+    assert bench.mailbox.waits == []
