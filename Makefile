@@ -20,7 +20,7 @@ INPUTS := pyproject.toml
 QUICK := not redis and not docker and not bwrap and not sdk and not compose
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check static fmt docs image control-image env compose bench soak clean lock sbom audit licenses
+.PHONY: help run test check static fmt docs image control-image env compose bench soak clean lock sbom audit licenses test-runsc
 
 help: ## say what there is
 	@echo "AgCluster:"
@@ -32,6 +32,10 @@ run: $(VENV)/.embedded ## run everything on this machine (PORT=8001, ARGS=--demo
 
 test: $(VENV)/.dev static ## every ring this machine can run (with CI=true nothing is skipped)
 	$(BIN)/pytest --real-parts -n $(JOBS) --dist loadgroup --no-loadscope-reorder $(ARGS)
+
+test-runsc: $(VENV)/.dev ## the container tests under gVisor, where the engine has the runtime runsc
+	AGCLUSTER_CONTAINER_RUNTIME=runsc CI=true $(BIN)/pytest -k docker tests/contract/hosts/test_hardening.py \
+	  tests/contract/hosts/test_container_hosts.py $(ARGS)
 
 check: $(VENV)/.dev static ## format, lint, types, import borders, unit and contract tests
 	$(BIN)/pytest -q -n logical --dist worksteal -m "$(QUICK)" tests/unit tests/contract

@@ -156,8 +156,11 @@ for pid in filter(str.isdigit, os.listdir("/proc")):
                 hits.append("memory of " + pid)
         except (OSError, OverflowError, ValueError):
             pass
-for top in ("/home", "/tmp", "/workspace", "/run", "/etc", "/dev/shm", "/var"):
-    for folder, _, files in os.walk(top):
+for top in ("/home/agent", "/tmp", "/workspace", "/run/agcluster", "/run", "/etc", "/dev/shm"):
+    here = os.stat(top).st_dev
+    for folder, inner, files in os.walk(top):
+        # What is mounted below is not the agent's: the programs it runs on.
+        inner[:] = [n for n in inner if os.lstat(os.path.join(folder, n)).st_dev == here]
         for name in files:
             path = os.path.join(folder, name)
             if os.path.isfile(path):
