@@ -155,16 +155,17 @@ def size_of(folder: Path, *, timeout_s: float = MEASURE_MAX_S) -> int:
 
 @dataclass
 class _Level:
-    """An open folder and where we are in it."""
+    """An open folder and where we are in it. `closed_as`: the mode it gets back at the end."""
 
     fd: int
     _entries: os._ScandirIterator[str]
+    _closed_as: int | None
 
     @classmethod
     def open(cls, name: str, above: int | None) -> _Level:
-        fd = _open_folder(name, above)
+        fd, closed_as = _open_folder(name, above)
         try:
-            return cls(fd, os.scandir(fd))
+            return cls(fd, os.scandir(fd), closed_as)
         except OSError:
             os.close(fd)
             raise
@@ -177,6 +178,8 @@ class _Level:
 
     def close(self) -> None:
         self._entries.close()
+        if self._closed_as is not None:
+            os.fchmod(self.fd, self._closed_as)
         os.close(self.fd)
 
 
@@ -188,20 +191,20 @@ def _close(levels: list[_Level]) -> None:
 _FOLDER = os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
-def _open_folder(name: str, above: int | None) -> int:
-    try:
-        return os.open(name, os.O_RDONLY | _FOLDER, dir_fd=above)
-    except PermissionError:
-        if not hasattr(os, "O_PATH"):  # pragma: no cover - not Linux
-            raise
+def _open_folder(name: str, above: int | None) -> tuple[int, int | None]:
+    """The folder, and its mode if it was opened up for it: reading needs that to the end."""
+    with contextlib.suppress(PermissionError):
+        fd = os.open(name, os.O_RDONLY | _FOLDER, dir_fd=above)
+        if os.geteuid() == 0 or os.fstat(fd).st_mode & stat.S_IXUSR:
+            return fd, None
+        os.close(fd)
+    if not hasattr(os, "O_PATH"):  # pragma: no cover - not Linux
+        raise PermissionError(name)
     # Ours by uid, with our right to look taken away.
     handle = os.open(name, os.O_PATH | _FOLDER, dir_fd=above)
     try:
         place, mode = f"/proc/self/fd/{handle}", stat.S_IMODE(os.fstat(handle).st_mode)
         os.chmod(place, mode | 0o500)
-        try:
-            return os.open(place, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        finally:
-            os.chmod(place, mode)
+        return os.open(place, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC), mode
     finally:
         os.close(handle)
