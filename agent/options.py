@@ -127,8 +127,9 @@ def _environment(
         "CLAUDE_CODE_DISABLE_BACKGROUND_TASKS": "1",
         # TodoWrite exists only without the newer task tools.
         "CLAUDE_CODE_ENABLE_TASKS": "0",
-        # The default, 10, keeps a user waiting for three minutes.
-        "CLAUDE_CODE_MAX_RETRIES": "2",
+        # The default, 10, keeps a user waiting for three minutes. Four last some 9 s, in which a
+        # gateway is restarted; where it is the upstream that fails, the gateway ends them earlier.
+        "CLAUDE_CODE_MAX_RETRIES": "4",
         "API_TIMEOUT_MS": str(_API_TIMEOUT_MS),
         # Without it a request for an older model is silently answered by a newer, other one.
         "CLAUDE_CODE_DISABLE_LEGACY_MODEL_REMAP": "1",

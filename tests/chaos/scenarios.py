@@ -127,11 +127,7 @@ TRACKS: Sequence[Track] = (
         # A real agent's start is what costs the most here, so all ask the same few.
         (
             (Scenario("agents_worker_killed", faults.worker_killed, crowd=AGENTS, again=False),),
-            (
-                Scenario(
-                    "gateway_killed", faults.gateway_killed, UPSTREAM, crowd=AGENTS, again=False
-                ),
-            ),
+            (Scenario("gateway_killed", faults.gateway_killed, crowd=AGENTS, again=False),),
             (
                 Scenario(
                     "model_stream_breaks", faults.model_streams_break, crowd=AGENTS, again=False

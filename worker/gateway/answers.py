@@ -29,13 +29,17 @@ def check_answer(answer: aiohttp.ClientResponse) -> None:
         raise CallRefused(502, "api_error", message)
 
 
-def begin_answer(answer: aiohttp.ClientResponse) -> web.StreamResponse:
-    """The head of our answer, by the upstream's."""
+def begin_answer(
+    answer: aiohttp.ClientResponse, *, is_retry_pointless: bool = False
+) -> web.StreamResponse:
+    """The head of our answer, by the upstream's; which may say that a retry helps."""
     response = web.StreamResponse(
         status=answer.status,
         reason=answer.reason,
         headers=to_agent(answer.headers.items(), status=answer.status),
     )
+    if is_retry_pointless:
+        response.headers["x-should-retry"] = "false"
     if answer.content_length is None:
         response.enable_chunked_encoding()
     return response

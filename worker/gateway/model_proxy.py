@@ -15,6 +15,7 @@ import logging
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
+from http import HTTPStatus
 from io import BytesIO
 
 import aiohttp
@@ -135,8 +136,8 @@ class ModelProxy:
             with bounds.calls.take(), self._traffic.call():
                 async with turn.while_open():
                     await self._wait_for_rate(bounds)
-                    async with self._sent(turn, bounds, request) as (model, answer):
-                        response = begin_answer(answer)
+                    async with self._sent(turn, bounds, request) as (model, answer, is_final):
+                        response = begin_answer(answer, is_retry_pointless=is_final)
                         with self._metered(turn, model, request, answer) as meter:
                             await response.prepare(request)
                             await self._relay(turn, meter, answer, response)
@@ -181,9 +182,9 @@ class ModelProxy:
     @asynccontextmanager
     async def _sent(
         self, turn: Turn, bounds: ModelBounds, request: web.BaseRequest
-    ) -> AsyncIterator[tuple[str, aiohttp.ClientResponse]]:
-        """The model asked for and the upstream's answer, which is closed at the end (its connection
-        with it, unless read to the end)."""
+    ) -> AsyncIterator[tuple[str, aiohttp.ClientResponse, bool]]:
+        """The model asked for, the upstream's answer and whether that has failed too often. The
+        answer is closed at the end (its connection with it, unless read to the end)."""
         body_max = self._limits.body_max_bytes
         with bounds.body_bytes.take(min(request.content_length or body_max, body_max)):
             body = await read_body(
@@ -198,10 +199,12 @@ class ModelProxy:
                 answer = await self._upstream.send(request.raw_path, headers, BytesIO(body))
             except (aiohttp.ClientError, OSError, TimeoutError) as error:
                 turn.counter.fail(UpstreamError(status=502, kind="unreachable"), model)
-                raise unreachable(turn.id, error) from error
+                is_final = turn.failed_tries.add(body)
+                raise unreachable(turn.id, error, is_final=is_final) from error
         try:
             check_answer(answer)
-            yield model, answer
+            is_error = answer.status >= HTTPStatus.BAD_REQUEST
+            yield model, answer, is_error and turn.failed_tries.add(body)
         finally:
             answer.close()
 

@@ -63,9 +63,9 @@ def too_large(body_max_bytes: int) -> CallRefused:
     return CallRefused(413, "request_too_large", message)
 
 
-def unreachable(turn: TurnId, error: Exception) -> CallRefused:
-    """No answer. A retry may help, unless it is the certificate."""
-    is_final = isinstance(error, aiohttp.ClientSSLError | aiohttp.InvalidURL)
+def unreachable(turn: TurnId, error: Exception, *, is_final: bool = False) -> CallRefused:
+    """No answer. A retry may help, unless it is the certificate or has been tried enough."""
+    is_final = is_final or isinstance(error, aiohttp.ClientSSLError | aiohttp.InvalidURL)
     log.warning("upstream unreachable", extra=fields(turn=turn, reason=type(error).__name__))
     what = "does not answer in time" if isinstance(error, TimeoutError) else "cannot be reached"
     return CallRefused(502, "api_error", f"The model's server {what}.", is_retry_pointless=is_final)

@@ -26,6 +26,7 @@ from infra.wire.gateway import GatewayStatus, OpenSession, OpenTurn, TurnMeter
 from infra.wire.ids import ConversationKey, Fence, TurnId
 from worker.gateway.keys import TurnKey, open_key
 from worker.gateway.metering import Ledger, TurnCounter
+from worker.gateway.tries import FailedTries
 
 log = logging.getLogger(__name__)
 
@@ -124,6 +125,7 @@ class Turn:
         self.key = key
         self.counter = counter
         self.egress_bytes = 0
+        self.failed_tries = FailedTries()
         self.state = TurnState.OPEN
         self._under_way: set[asyncio.Timeout] = set()
 

@@ -231,6 +231,20 @@ async def test_errors_say_whether_a_retry_helps(
         assert last_error.retry_after_s == float(script.split()[-1])
 
 
+async def test_a_call_that_failed_three_times_is_worth_no_further_try(host: Host) -> None:
+    folder = await host.open_session()
+    await host.open_turn()
+    async with agent_at(folder) as agent:
+
+        async def word_on_retrying(script: str) -> str | None:
+            async with agent.post("/v1/messages", json=asking(script)) as answer:
+                return answer.headers.get("x-should-retry")
+
+        words = [await word_on_retrying("error 529") for _ in range(3)]
+        assert words == [None, None, "false"]
+        assert await word_on_retrying("error 500") is None, "another call"
+
+
 @pytest.mark.parametrize("stream", [True, False])
 async def test_tokens_are_read_from_the_wire(host: Host, stream: bool) -> None:
     folder = await host.open_session()
