@@ -7,6 +7,7 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
+from api.auth import without_key
 from api.cross_origin import CrossOrigin
 from api.deps import ApiDeps
 from api.edge import Edge
@@ -55,7 +56,8 @@ async def _refuse(_: Request, error: Exception) -> Response:
 
 async def _refuse_route(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    return routing_error(error.status_code, request.method, request.url.path, error.headers or {})
+    path = without_key(request.url.path, request.headers)
+    return routing_error(error.status_code, request.method, path, error.headers or {})
 
 
 async def _refuse_fields(_: Request, error: Exception) -> Response:

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from infra.runtime.identity import tenant_id
+from infra.runtime.logs import redact
 from infra.wire.errors import ErrorCode, RequestRefused
 from infra.wire.ids import TenantId
 
@@ -45,6 +46,14 @@ def authenticate(headers: Mapping[str, str], *, secret: bytes) -> Caller:
     if not _SHAPE.fullmatch(key):
         raise RequestRefused("The API key is malformed.", code=ErrorCode.INVALID_KEY)
     return Caller(tenant_id(secret, key), key)
+
+
+def without_key(text: str, headers: Mapping[str, str]) -> str:
+    """What a caller wrote, to be shown or logged: their key is masked wherever they put it."""
+    for key in (_bearer(headers.get("authorization", "")), headers.get("x-api-key", "").strip()):
+        if _SHAPE.fullmatch(key):
+            text = text.replace(key, "[key]")
+    return redact(text)
 
 
 def _bearer(value: str) -> str:

@@ -13,11 +13,13 @@ import re
 import secrets
 import time
 from collections.abc import Mapping
+from urllib.parse import quote
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from api.auth import without_key
 from api.errors import error_response
 from infra.runtime.logs import fields
 from infra.wire.errors import AgClusterError, ErrorCode, RequestRefused
@@ -38,6 +40,7 @@ _SECURITY_HEADERS = {
     "x-content-type-options": "nosniff",
 }
 """For answers that do not say otherwise. Nothing here is a page: a browser is to run none of it."""
+_PATH_SIGNS = "/!$&'()*+,:;=@[]"
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:@=+/-]{1,128}")
 
 
@@ -131,8 +134,7 @@ class _Exchange:
             "answered",
             extra=fields(
                 method=scope["method"],
-                # As it was sent: decoded, it could hold a line of its own for the log.
-                path=scope["raw_path"][:100].decode("ascii", "replace"),
+                path=_loggable(scope),
                 status=self.status or None,
                 after_ms=round(self._took * 1000, 1),
                 open_s=round(time.perf_counter() - self._began, 2),
@@ -171,6 +173,16 @@ class _BoundedBody:
         return message
 
 
+def _loggable(scope: Scope) -> str:
+    """The path as it was sent: decoded, it could hold a line of its own. A key in it is masked."""
+    path: str = scope["path"]
+    shown = without_key(path, Headers(scope=scope))
+    if shown != path:
+        return quote(shown, safe=_PATH_SIGNS)[:100]
+    raw: bytes = scope["raw_path"]
+    return raw[:100].decode("ascii", "replace")
+
+
 def _is_probe(scope: Scope) -> bool:
     path: str = scope["path"]
     return path.startswith("/health")
@@ -185,4 +197,5 @@ def _too_large(max_bytes: int) -> RequestRefused:
 def request_id(headers: Headers) -> str:
     """The client's own id when it is a decent one, else a fresh one."""
     sent = headers.get("x-request-id", "")
-    return sent if _REQUEST_ID.fullmatch(sent) else f"req_{secrets.token_hex(12)}"
+    is_decent = _REQUEST_ID.fullmatch(sent) and without_key(sent, headers) == sent
+    return sent if is_decent else f"req_{secrets.token_hex(12)}"

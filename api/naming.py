@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Container, Iterable, Mapping, Sequence
 
+from api.auth import without_key
 from infra.wire.errors import RequestRefused
 
 METADATA_FIELD = "metadata.conversation_id"
@@ -32,7 +33,7 @@ def conversation_name(
 
     None when it gave none. LibreChat sends the header empty where it has no conversation, and
     leaves placeholders it does not know as they are: both mean "no name". Raises `RequestRefused`
-    for a value that is too long or holds characters beyond printable ASCII.
+    for a value that is too long, holds characters beyond printable ASCII, or holds a key.
     """
     for param, value in _given(headers, metadata or {}, names):
         if not is_given(value):
@@ -43,6 +44,9 @@ def conversation_name(
             raise RequestRefused(
                 f"`{param}` may only hold printable ASCII characters.", param=param
             )
+        if without_key(value, headers) != value:
+            # A name is kept, shown in lists and told in the answer's head.
+            raise RequestRefused(f"`{param}` holds an API key.", param=param)
         return value
     return None
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
-from api.auth import Caller
+from api.auth import Caller, without_key
 from api.bodies import json_body
 from api.chunks import ChunkFrames
 from api.completion import WholeAnswer
@@ -79,8 +79,9 @@ async def _read(
     )
     model = settings.resolve_model(chat.model)
     if model is None:
+        shown = without_key(chat.model, headers)
         raise RequestRefused(
-            f"The model `{chat.model}` does not exist. GET /v1/models lists those that do.",
+            f"The model `{shown}` does not exist. GET /v1/models lists those that do.",
             code=ErrorCode.MODEL_NOT_FOUND,
             param="model",
         )

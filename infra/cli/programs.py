@@ -17,6 +17,13 @@ MODULES = {"api": "api.main", "worker": "worker.main", "gateway": "worker.gatewa
 _NOT_FOR_CHILDREN = ("ANTHROPIC_API_KEY", "ANTHROPIC_AUTH_TOKEN", "CLAUDE_CODE_OAUTH_TOKEN")
 """Keys of the person at the terminal. Callers bring their own; nothing here has a use for these."""
 
+_SECRETS = {
+    "api": ("secret", "content_secret"),
+    "worker": ("content_secret",),
+    "gateway": ("secret",),
+}
+"""The worker passes keys on unopened, and the gateway reads nothing of conversations in Redis."""
+
 
 @dataclass(frozen=True)
 class Program:
@@ -52,6 +59,8 @@ def bare_environment() -> dict[str, str]:
     return {**kept, "PYTHONUNBUFFERED": "1"}
 
 
-def environment(settings: Settings) -> dict[str, str]:
-    """What a program of ours gets: the settings as decided, whatever our environment said."""
-    return {**bare_environment(), **as_environment(settings)}
+def environment(settings: Settings, *, program: str = "") -> dict[str, str]:
+    """What a program of ours gets: the settings as decided, whatever our environment said, with
+    those secrets only that it has a use for."""
+    withheld = dict.fromkeys({"secret", "content_secret"}.difference(_SECRETS.get(program, ())))
+    return {**bare_environment(), **as_environment(settings.model_copy(update=withheld))}

@@ -282,7 +282,7 @@ def _ours(plan: Plan, name: str, *, rank: int) -> Program:
         name=name,
         command=python_command(MODULES[name]),
         rank=rank,
-        environ=environment(settings),
+        environ=environment(settings, program=name),
         stop_timeout_s=patience_s,
     )
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from api.auth import authenticate
+from api.auth import authenticate, without_key
 from api.models import IGNORED_PARAMETERS, ChatRequest, read_chat_request
 from api.naming import conversation_name, label, resends_history
 from infra.wire.errors import ErrorCode, RequestRefused
@@ -25,6 +25,28 @@ def name_of(
 @pytest.mark.parametrize("value", ["", "  ", "{{LIBRECHAT_BODY_CONVERSATIONID}}", "${CHAT}"])
 def test_empty_name_and_unfilled_placeholder_mean_no_name(value: str) -> None:
     assert name_of({"x-conversation-id": value}) is None
+
+
+@pytest.mark.parametrize("field", ["authorization", "x-api-key"])
+def test_what_a_caller_wrote_is_shown_without_the_key(field: str) -> None:
+    key = "no-pattern/of+a=key"
+    headers = {field: f"Bearer {key}" if field == "authorization" else key}
+    assert without_key(f"/v1/{key}/x", headers) == "/v1/[key]/x"
+    assert without_key("/v1/models", headers) == "/v1/models"
+    assert "sk-ant" not in without_key("of another: sk-ant-api03-abcdef", headers)
+
+
+def test_a_header_that_cannot_be_a_key_hides_nothing() -> None:
+    assert (
+        without_key("/v1/models", {"authorization": "Bearer v1", "x-api-key": ""}) == "/v1/models"
+    )
+
+
+def test_a_name_with_a_key_in_it_is_refused_for_it_would_be_kept() -> None:
+    key = "0123456789ab"
+    with pytest.raises(RequestRefused, match="holds an API key") as refused:
+        name_of({"x-conversation-id": f"c-{key}", "x-api-key": key})
+    assert key not in refused.value.message
 
 
 def test_first_header_with_a_value_names_the_conversation() -> None:

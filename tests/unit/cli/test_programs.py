@@ -25,11 +25,30 @@ def test_programs_get_the_decided_settings_and_nobodys_keys(
     monkeypatch.setenv("ANTHROPIC_API_KEY", "sk-ant-mine")
     monkeypatch.setenv("AGCLUSTER_PORT", "1")
     monkeypatch.setenv("AGCLUSTER_HOST", "::")
-    given = environment(Settings.model_validate({"port": 8123}))
+    given = environment(Settings.model_validate({"port": 8123}), program="api")
     assert given["AGCLUSTER_PORT"] == "8123"
     assert "AGCLUSTER_HOST" not in given
     assert "ANTHROPIC_API_KEY" not in given
     assert given["PATH"]
+
+
+def test_a_program_gets_no_secret_it_has_no_use_for() -> None:
+    secrets = {"secret": "s" * 32, "content_secret": "c" * 32}
+    settings = Settings.model_validate(secrets)
+    given = {
+        name: {
+            value
+            for value in environment(settings, program=name).values()
+            if value in secrets.values()
+        }
+        for name in (*MODULES, "")
+    }
+    assert given == {
+        "": set(),
+        "api": {"s" * 32, "c" * 32},
+        "worker": {"c" * 32},
+        "gateway": {"s" * 32},
+    }
 
 
 def test_own_redis_listens_on_a_socket_only() -> None:
@@ -75,7 +94,7 @@ def test_what_was_given_is_kept(tmp_path: Path) -> None:
         }
     )
     settings = complete(given, StateDir(tmp_path))
-    assert settings == given.model_copy(update={"retire_on_exit": True})
+    assert settings == given.model_copy(update={"retire_on_exit": True, "drain_notice_s": 0.0})
 
 
 def test_an_address_for_all_is_told_as_one_that_can_be_opened() -> None:
