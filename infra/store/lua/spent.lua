@@ -1,5 +1,6 @@
 -- spent: what a tenant's turns have spent today.
 --
+-- KEYS  none: those of today it finds by itself
 -- ARGV  1 tenant
 -- Returns {tokens, ms until the next day}.
 local now = now_ms()

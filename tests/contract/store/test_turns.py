@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from infra.runtime.identity import new_turn_id
-from infra.store.turns import ATTEMPTS_MAX, REFUSALS_MAX, Submitted
+from infra.store.turns import ATTEMPTS_MAX, REFUSALS_MAX, OpenTurnRef, Submitted
 from infra.wire.errors import ErrorCode, IllegalTransition, LeaseLost, RequestRefused, TurnNotFound
 from infra.wire.events import TurnEnded, Usage, decode_event, encode_event, is_end
 from infra.wire.frames import Frame, split_frames
@@ -635,14 +635,39 @@ async def test_every_sweeper_learns_for_how_long_a_begun_turn_has_had_no_owner(
 
     await scene.lapse()
     assert 15_000 <= await unowned_ms() < 16_000, "silent for a lease's length"
-    since = await scene.redis.hget(scene.keys.turn(turn), "unowned")
-    await scene.redis.hset(scene.keys.turn(turn), "unowned", int(since) - 5_000)
+    since = await scene.redis.hget(scene.keys.turn(turn), "unowned")  # type: ignore[misc]
+    earlier = str(int(since or 0) - 5_000)
+    await scene.redis.hset(scene.keys.turn(turn), "unowned", earlier)  # type: ignore[misc]
     assert 20_000 <= await unowned_ms() < 21_000
 
     lease = await scene.acquire(W2)
     await scene.claim(lease)
     await scene.store.leases.release(lease, ConversationState.BUSY)
     assert await unowned_ms() < 1_000, "it had an owner again, who left in order"
+
+
+async def test_an_owner_that_was_silent_and_is_back_has_its_silence_forgotten(
+    scene: Scene,
+) -> None:
+    """Else the next one, be it a restart of seconds, would be taken for the end of its host."""
+    lease, turn = await scene.begin(W1)
+
+    async def look() -> list[OpenTurnRef]:
+        await scene.redis.zadd(scene.keys.turns_open(), {turn: 1})
+        return await scene.store.turns.unclaimed(older_than_ms=1)
+
+    await scene.lapse()
+    assert len(await look()) == 1
+    since = await scene.redis.hget(scene.keys.turn(turn), "unowned")  # type: ignore[misc]
+    earlier = str(int(since or 0) - 60_000)
+    await scene.redis.hset(scene.keys.turn(turn), "unowned", earlier)  # type: ignore[misc]
+    await scene.store.leases.renew([lease])
+    assert await look() == [], "it has its owner"
+
+    await scene.store.leases.release(lease, ConversationState.BUSY)
+
+    [found] = await look()
+    assert found.unowned_ms < 1_000
 
 
 async def test_a_begun_turn_is_looked_at_when_its_lease_would_lapse(scene: Scene) -> None:

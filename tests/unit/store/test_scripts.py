@@ -34,7 +34,9 @@ def test_no_script_holds_a_key_literal(name: str) -> None:
 
     assert "agc" not in code
     for literal in re.findall(r"'([^']*)'", code):
-        assert ":" not in literal or " " in literal or literal.startswith('{"'), literal
+        # Names of fields are put together too, but no word stands beside their colon.
+        is_name = re.search(r"\w:|:\w", literal)
+        assert not is_name or " " in literal or literal.startswith('{"'), literal
 
 
 @pytest.mark.parametrize("name", NAMES)
