@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -32,8 +34,10 @@ async def containers(stage: Stage, host: HostId) -> int:
 
 
 @pytest.fixture
-async def here_and_there(stage: Stage, tmp_path: Path) -> tuple[Path, Path]:
-    return stage.folder, tmp_path
+def here_and_there(stage: Stage) -> Iterator[tuple[Path, Path]]:
+    """Each host's data folder. Short ones: a socket's path has to fit into its address."""
+    with tempfile.TemporaryDirectory(prefix="agc-w-") as there:
+        yield stage.folder, Path(there)
 
 
 async def test_a_container_left_behind_by_a_move_is_not_gone_on_with(
