@@ -35,6 +35,7 @@ for _, id in ipairs(due) do
     elseif owner ~= ''
       and redis.call('HGET', key('conversation', turn.conversation), 'fence') == turn.fence then
       is_found = false
+      redis.call('HDEL', turn.key, 'unowned')
       next_look = now - pause + math.max(redis.call('PTTL', key('lease', turn.conversation)), 0) + 1
     else
       local fell_silent = redis.call('HEXISTS', key('conversation', turn.conversation), 'owner') == 1
