@@ -19,7 +19,7 @@ from infra.wire.errors import AgClusterError, LeaseHeld
 from infra.wire.ids import ConversationKey, TurnId, WorkerId
 from infra.wire.states import ConversationState, WorkerState
 from worker.conversation import Conversation, Departure
-from worker.decisions import IDLE_AGENT_MB
+from worker.decisions import IDLE_AGENT_MB, is_begun
 from worker.host_memory import HostMemory
 from worker.hosts import Container, ContainerExit
 from worker.ownership import HeldLease
@@ -132,7 +132,8 @@ class Placement:
         c = record.conversation
         if c not in self._conversations and await self._send_home(c, turn, record.created_ms):
             return
-        await self.place(c, turn)
+        # A begun one goes on in the container it has, and only a worker of this host can see to it.
+        await self.place(c, turn, may_exceed=is_begun(record.state))
 
     async def place(
         self, c: ConversationKey, turn: TurnId | None = None, *, may_exceed: bool = False

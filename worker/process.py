@@ -36,7 +36,7 @@ from worker.ownership import Ownership
 from worker.parts import Timings, WorkerParts
 from worker.phases import Life
 from worker.placement import Placement
-from worker.reaper import Reaper, ready_siblings
+from worker.reaper import Reaper, siblings_of
 from worker.side import SideLane
 from worker.stopping import stop_at_once
 from worker.waiting import periodically
@@ -337,7 +337,7 @@ class WorkerProcess:
     async def _stop_what_is_left(self, ours: Sequence[ContainerId]) -> None:
         """Everything on this host, unless other workers may be using it."""
         try:
-            is_alone = not ready_siblings(await self.parts.registry.alive(), self.parts)
+            is_alone = not siblings_of(self.parts, await self.parts.registry.alive())
         except StoreUnavailable:
             is_alone = False
         if is_alone:
@@ -351,10 +351,10 @@ class WorkerProcess:
     async def _sibling(self) -> WorkerId | None:
         """Another worker of this host that takes work."""
         try:
-            found = ready_siblings(await self.parts.registry.alive(), self.parts)
+            found = siblings_of(self.parts, await self.parts.registry.alive())
         except StoreUnavailable:
             return None
-        return found[0].worker if found else None
+        return next((w.worker for w in found if w.state is WorkerState.READY), None)
 
     def _actors(self) -> list[Conversation]:
         return list(self.placement.conversations.values())

@@ -17,7 +17,7 @@ from infra.store.turns import OpenTurnRef
 from infra.store.workers import WorkerRecord
 from infra.wire.errors import AgClusterError, ContainerFailed
 from infra.wire.ids import ConversationKey, HostId, WorkerId
-from infra.wire.states import ConversationState, TurnState, WorkerState
+from infra.wire.states import ConversationState, TurnState
 from infra.wire.turns import Lane
 from worker.decisions import Fate, Sweep, container_fate, sweep
 from worker.hosts import Container, ContainerExit, ContainerId
@@ -28,9 +28,6 @@ from worker.stopping import stop_at_once
 from worker.waiting import periodically, signalled
 
 log = logging.getLogger(__name__)
-
-READY = WorkerState.READY
-DRAINING = WorkerState.DRAINING
 
 _QUEUE_TIMEOUT = "No worker could take this turn in time. Please try again."
 
@@ -85,7 +82,7 @@ class Reaper:
 
     def _notice_siblings(self, alive: Sequence[WorkerRecord]) -> None:
         """A worker of this host that left or drains leaves containers to adopt."""
-        siblings = frozenset(w.worker for w in ready_siblings(alive, self._parts))
+        siblings = frozenset(w.worker for w in siblings_of(self._parts, alive) if w.is_staying)
         if self._siblings - siblings:
             self._reconcile_now.set()
         self._siblings = siblings
@@ -109,7 +106,7 @@ class Reaper:
             me=parts.worker,
             my_host=parts.host_id,
             turn_host=turn_host,
-            hosts_alive=frozenset(w.host for w in alive if w.state == READY),
+            hosts_alive=frozenset(w.host for w in alive if w.is_staying),
             host_patience_s=parts.timings.host_patience_s,
             queue_timeout_s=parts.settings.queue_timeout_s,
         )
@@ -127,7 +124,7 @@ class Reaper:
             case Sweep.HINT:
                 await parts.queue.enqueue(ref.turn, ref.owner)
             case Sweep.TELL_HOST:
-                told = next(w for w in alive if w.host == turn_host and w.state == READY)
+                told = next(w for w in alive if w.host == turn_host and w.is_staying)
                 await parts.queue.enqueue(ref.turn, told.worker)
             case Sweep.WAIT:
                 pass  # Somebody better placed has it, or may come.
@@ -279,10 +276,6 @@ def _has_no_session(
     return record.state is ConversationState.COLD and record.owner not in others
 
 
-def ready_siblings(alive: Sequence[WorkerRecord], parts: WorkerParts) -> list[WorkerRecord]:
-    """Other workers of this host that take work."""
-    return [
-        worker
-        for worker in alive
-        if worker.host == parts.host_id and worker.worker != parts.worker and worker.state == READY
-    ]
+def siblings_of(parts: WorkerParts, alive: Sequence[WorkerRecord]) -> list[WorkerRecord]:
+    """The other workers of this host, in whatever state."""
+    return [w for w in alive if w.host == parts.host_id and w.worker != parts.worker]

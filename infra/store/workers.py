@@ -51,6 +51,11 @@ class WorkerRecord:
     def has_free_slot(self) -> bool:
         return self.used + self.coming < self.slots
 
+    @property
+    def is_staying(self) -> bool:
+        """It goes on with what its host has, even while its engine starts nothing new."""
+        return self.state is not WorkerState.DRAINING
+
 
 @dataclass(frozen=True)
 class Resubscribed:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import time
+from dataclasses import replace
 
-from infra.wire.ids import HostId
-from infra.wire.states import TurnState
+from infra.wire.ids import HostId, WorkerId
+from infra.wire.states import TurnState, WorkerState
 from tests.fakes.memory_host import MemoryHost
-from tests.fakes.worker_stage import Stage, conversation, eventually
+from tests.fakes.worker_stage import QUICK, Stage, conversation, eventually
 
 C, D = conversation("one"), conversation("two")
 HERE, THERE = HostId("host-a"), HostId("host-b")
+UNHURRIED = replace(QUICK, sweep_at_least_s=60.0, sweep_at_most_s=60.0, reconcile_every_s=60.0)
 
 
 async def test_a_hint_that_comes_as_a_worker_leaves_is_served_elsewhere(stage: Stage) -> None:
@@ -122,3 +124,42 @@ async def test_what_a_retired_container_knew_is_known_to_the_next(stage: Stage) 
 
     assert (await stage.ended(turn)).state is TurnState.DONE
     assert await stage.log_text(turn) == "echo one | history"
+
+
+async def test_who_retires_first_leaves_what_a_sibling_still_runs(stage: Stage) -> None:
+    sibling = await stage.worker(retire_on_exit=True)
+    turn = await stage.ask(C, "stream 60 every 20 ms")
+    await stage.until_said(turn, 1)
+    first = await stage.worker(retire_on_exit=True)
+    sibling.stop_asked.set()
+    async with asyncio.timeout(20):
+        while sibling.id in await ready(stage):  # noqa: ASYNC110 - Redis tells nobody
+            await asyncio.sleep(0.01)
+
+    await first.stop()
+
+    assert (await stage.ended(turn)).state is TurnState.DONE
+    await sibling.left()
+    assert stage.machine.kept == {}
+
+
+async def test_a_turn_handed_to_a_full_sibling_goes_on_there(stage: Stage) -> None:
+    """It has its container already: no slot is needed, and nobody else can go on with it."""
+    first = await stage.worker()
+    turn = await stage.ask(C, "stream 150 every 20 ms")
+    await stage.until_said(turn, 1)
+    full = await stage.worker(slots=1, timings=UNHURRIED)
+    busy = await stage.ask(D, "hang", is_hinted=False)
+    await stage.store.queue.enqueue(busy, full.id)
+    await stage.until_said(busy, 1)
+
+    await first.stop()
+
+    assert (await stage.ended(turn)).state is TurnState.DONE
+    text = await stage.log_text(turn)
+    assert [int(word.split("@")[0]) for word in text.split()] == list(range(150))
+
+
+async def ready(stage: Stage) -> set[WorkerId]:
+    alive = await stage.store.workers.alive()
+    return {worker.worker for worker in alive if worker.state is WorkerState.READY}

@@ -4,18 +4,29 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from dataclasses import replace
 
 import pytest
 
-from infra.wire.errors import ErrorCode
-from infra.wire.ids import HostId, WorkerId
+from infra.wire.errors import EngineFailed, ErrorCode
+from infra.wire.ids import Fence, HostId, WorkerId
 from infra.wire.states import TurnState, WorkerState
 from tests.fakes.memory_host import BrokenHost, MemoryHost, PickyHost, VanishingHost
-from tests.fakes.worker_stage import WAIT_S, Stage, conversation, eventually
+from tests.fakes.worker_stage import (
+    QUICK,
+    WAIT_S,
+    RunningWorker,
+    Stage,
+    conversation,
+    eventually,
+)
 from worker.breaker import FAILURES_MAX
+from worker.hosts import SessionFolders
 
 C = conversation("one")
 OTHER_HOST = HostId("host-2")
+UNHURRIED = replace(QUICK, sweep_at_least_s=60.0, sweep_at_most_s=60.0, reconcile_every_s=60.0)
+"""It sweeps nothing by itself."""
 
 
 async def until_worker_is(stage: Stage, worker: WorkerId, wanted: WorkerState) -> None:
@@ -165,3 +176,53 @@ async def test_a_failing_worker_can_be_told_to_leave(stage: Stage) -> None:
     await worker.stop()
     await stage.worker(host=MemoryHost(stage.machine))
     assert (await stage.ended(turn)).state is TurnState.DONE
+
+
+# Beside others
+
+
+async def test_a_host_that_only_fails_to_start_containers_keeps_its_running_turns(
+    stage: Stage,
+) -> None:
+    """Another host must not take it for gone, and end what can be adopted there."""
+    first = await stage.worker(host=MemoryHost(stage.machine))
+    turn = await stage.ask(C, "stream 150 every 20 ms")
+    await stage.until_said(turn, 5)
+    await failing_worker(stage)
+
+    await first.kill()
+    await stage.store.workers.leave(first.id)
+    await stage.lapse_lease(C)
+    await stage.worker(host_id=OTHER_HOST)
+
+    assert (await stage.ended(turn)).state is TurnState.DONE
+    text = await stage.log_text(turn)
+    assert [int(word.split("@")[0]) for word in text.split()] == list(range(150))
+
+
+async def test_a_worker_that_retires_leaves_a_failing_siblings_containers(stage: Stage) -> None:
+    failing = await failing_worker(stage)
+    retiring = await stage.worker(retire_on_exit=True)
+
+    await retiring.stop()
+
+    assert stage.containers() == [conversation("kept")]
+    assert failing.process.placement.used == 1
+
+
+async def failing_worker(stage: Stage) -> RunningWorker:
+    """One with a warm conversation, whose engine then fails."""
+    host = BrokenHost(stage.machine)
+    host.is_broken = False
+    worker = await stage.worker(host=host, timings=UNHURRIED)
+    kept = await stage.ask(conversation("kept"), "echo hi", is_hinted=False)
+    await stage.store.queue.enqueue(kept, worker.id)
+    await stage.ended(kept)
+    host.is_broken = True
+    engine = worker.process.parts.engine
+    for _ in range(FAILURES_MAX):
+        spec = SessionFolders(stage.folder / "s" / "x", stage.folder / "w" / "x")
+        with pytest.raises(EngineFailed):
+            await engine.start(conversation("x"), Fence(1), spec)
+    await until_worker_is(stage, worker.id, WorkerState.FAILING)
+    return worker
