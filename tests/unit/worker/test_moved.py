@@ -96,7 +96,7 @@ async def test_what_is_left_of_a_moved_conversation_goes_and_nothing_of_its_new_
     await worker_on(stage, HERE, here)
 
     async with asyncio.timeout(10):
-        while await containers(stage, HERE):
+        while await containers(stage, HERE):  # noqa: ASYNC110 - the machine tells nobody
             await asyncio.sleep(0.05)
     await eventually(lambda: not (here / "s" / C).exists())
     assert await containers(stage, THERE) == 1
@@ -107,5 +107,3 @@ async def test_what_is_left_of_a_moved_conversation_goes_and_nothing_of_its_new_
     turn = await stage.ask(C, "history", history=("echo one", "echo two"))
     await stage.ended(turn)
     assert await stage.log_text(turn) == "echo one | echo two | history"
-
-
