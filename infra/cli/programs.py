@@ -62,5 +62,8 @@ def bare_environment() -> dict[str, str]:
 def environment(settings: Settings, *, program: str = "") -> dict[str, str]:
     """What a program of ours gets: the settings as decided, whatever our environment said, with
     those secrets only that it has a use for."""
-    withheld = dict.fromkeys({"secret", "content_secret"}.difference(_SECRETS.get(program, ())))
-    return {**bare_environment(), **as_environment(settings.model_copy(update=withheld))}
+    withheld = {"secret", "content_secret"}.difference(_SECRETS.get(program, ()))
+    given = settings.model_copy(update=dict.fromkeys(withheld))
+    # Empty and not left out: the program reads the same `.env`, where they may stand.
+    empty = {PREFIX + name.upper(): "" for name in withheld}
+    return {**bare_environment(), **as_environment(given), **empty}

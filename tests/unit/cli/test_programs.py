@@ -12,7 +12,7 @@ from infra.cli.programs import MODULES, environment, python_command
 from infra.cli.redis_server import redis_command, socket_url
 from infra.cli.state_dir import StateDir
 from infra.cli.up import DRAIN_TIMEOUT_S, Plan, complete
-from infra.runtime.settings import Settings
+from infra.runtime.settings import Settings, load_settings
 
 
 def test_the_users_folder_does_not_shadow_our_modules() -> None:
@@ -49,6 +49,21 @@ def test_a_program_gets_no_secret_it_has_no_use_for() -> None:
         "worker": {"c" * 32},
         "gateway": {"s" * 32},
     }
+
+
+def test_a_secret_that_is_withheld_does_not_come_back_out_of_the_env_file(tmp_path: Path) -> None:
+    """A worker that `agcluster up` had started read the cluster's secret from the `.env` beside."""
+    env_file = tmp_path / ".env"
+    env_file.write_text(f"AGCLUSTER_SECRET={'s' * 32}\nAGCLUSTER_CONTENT_SECRET={'c' * 32}\n")
+    decided = load_settings({}, env_file=env_file)
+    read = {
+        name: load_settings(environment(decided, program=name), env_file=env_file)
+        for name in MODULES
+    }
+    assert read["worker"].secret is None
+    assert read["worker"].content_secret is not None
+    assert read["gateway"].secret is not None
+    assert read["gateway"].content_secret is None
 
 
 def test_own_redis_listens_on_a_socket_only() -> None:
