@@ -36,6 +36,8 @@ from worker.gateway.upstream import Upstream, UpstreamTimeouts
 
 log = logging.getLogger(__name__)
 
+WEB_SEARCH = "WebSearch"
+"""The agents' tool that has the model's service search the web."""
 _LOOKUP_S = 5.0
 
 
@@ -95,6 +97,7 @@ def config_from(settings: Settings) -> GatewayConfig:
         # A conversation grows beyond the one request that the API let in.
         model_limits=ModelLimits(
             models=frozenset(settings.open_models),
+            is_search_open=WEB_SEARCH in settings.tools,
             body_max_bytes=max(settings.max_body_bytes, UPSTREAM_BODY_MAX_BYTES),
             calls_max=settings.model_calls_max,
             calls_per_minute=settings.model_calls_per_minute,

@@ -34,6 +34,7 @@ from worker.gateway.model_request import (
     is_counted,
     model_of,
     read_body,
+    refuse_fetches,
     require_model,
 )
 from worker.gateway.refusals import CallRefused, error_event, unreachable
@@ -67,6 +68,8 @@ class ModelLimits:
     models: frozenset[str] = frozenset()
     """Models of turns that name none themselves; empty: any."""
     body_max_bytes: int = UPSTREAM_BODY_MAX_BYTES
+    is_search_open: bool = True
+    """Whether the model's service may search the web for an agent, past its egress policy."""
     calls_max: int = 32
     calls_per_minute: int = 600
     """0: any number."""
@@ -192,6 +195,7 @@ class ModelProxy:
             )
             model = model_of(body)
             require_model(model, turn.models or self._limits.models)
+            refuse_fetches(body, is_search_open=self._limits.is_search_open)
             turn.require_budget()
             headers = to_upstream(request.headers.items(), api_key=turn.key.reveal())
             headers["content-length"] = str(len(body))

@@ -2,12 +2,14 @@
 
 A body is read to its end first, since its model has to be known. It is never built in memory as
 objects: a few megabytes of brackets would become hundreds. A name that stands twice in it is
-refused, as two readers may each believe another one.
+refused, as two readers may each believe another one. So is what would have the model's service
+fetch for the agent: that is a way out past every egress policy, and no tool of ours needs it.
 """
 
 from __future__ import annotations
 
 import asyncio
+import re
 from typing import Any
 
 import msgspec
@@ -22,6 +24,11 @@ MODEL_NAME_MAX_CHARS = 128
 _TARGETS = frozenset(
     path + query for path in (MESSAGES, COUNT_TOKENS) for query in ("", "?beta=true")
 )
+# In a text the quotes would be escaped, so it may hold these words.
+_TYPE = rb'"type"[ \t\r\n]*:[ \t\r\n]*'
+_FETCHED = re.compile(_TYPE + rb'"(?:url"|web_fetch_(?!tool_))')
+_SEARCHED = re.compile(_TYPE + rb'"web_search_(?!tool_)')
+_ESCAPED_LETTER = re.compile(rb"\\u00(?:3[0-9]|4[1-9a-fA-F]|5[0-9aAfF]|6[1-9a-fA-F]|7[0-9aA])")
 
 
 class _Asked(msgspec.Struct):
@@ -90,6 +97,17 @@ def model_of(body: bytes) -> str:
         message = "The body must name one model, once."
         raise CallRefused(400, "invalid_request_error", message)
     return model
+
+
+def refuse_fetches(body: bytes, *, is_search_open: bool) -> None:
+    """Raises `CallRefused` for URLs and tools that the model's service itself would follow."""
+    if _FETCHED.search(body) or (not is_search_open and _SEARCHED.search(body)):
+        message = "The model's service fetches nothing for this agent."
+        raise CallRefused(403, "permission_error", message)
+    # No client writes letters so, and what they spell would not have been found.
+    if _ESCAPED_LETTER.search(body.replace(rb"\\", b"")):
+        message = "The body has plain letters in escaped form."
+        raise CallRefused(400, "invalid_request_error", message)
 
 
 def _count_names(body: bytes) -> int:

