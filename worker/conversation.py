@@ -213,8 +213,8 @@ class Conversation:
         """See `LinkListener`."""
         if isinstance(answer, TranscriptAppend):
             self._transcripts.take(answer)
-        elif isinstance(answer, Refused) and self._run:
-            self._run.on_refused(answer)
+        elif isinstance(answer, Refused) and (addressed := self._run or self._stray):
+            addressed.on_refused(answer)
 
     def on_relinked(self, link: AgentLink) -> None:
         """Go on with the running turn over a new link."""

@@ -13,7 +13,7 @@ from infra.wire.errors import AgentUnreachable
 from infra.wire.events import is_end
 from infra.wire.frames import decode_frame
 from infra.wire.ids import TurnId
-from infra.wire.link import Ack, Interrupt, InterruptReason, Replay
+from infra.wire.link import Ack, Interrupt, InterruptReason, Refused, Replay
 from worker.link import AgentLink
 
 
@@ -28,6 +28,8 @@ class StrayTurn:
     async def end(self, link: AgentLink, *, within_s: float) -> None:
         """Have it stopped, and hear how it ends. Raises `AgentUnreachable` when it does not."""
         self._link = link
+        # One that has ended by now is thereby free: it is refused below as not there any more.
+        link.send(Ack(turn=self.turn, n=link.welcome.last_n))
         link.send(Interrupt(turn=self.turn, reason=InterruptReason.CANCELLED))
         link.send(Replay(turn=self.turn, after=link.welcome.last_n))
         try:
@@ -43,3 +45,8 @@ class StrayTurn:
             self._link.send(Ack(turn=self.turn, n=frame.n))
             if is_end(frame.payload):
                 self._ended.set()
+
+    def on_refused(self, refused: Refused) -> None:
+        """It is not the agent's any more."""
+        if refused.turn == self.turn:
+            self._ended.set()

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import asyncio
 
+from redis.asyncio import Redis
+
 from infra.wire.ids import ConversationKey, TurnId
 from infra.wire.states import ConversationState, TurnState
+from tests.fakes.scripted_agent import Say, WaitFor
 from tests.fakes.worker_stage import Stage, conversation, eventually
 
 C, D = conversation("one"), conversation("two")
@@ -36,7 +39,9 @@ async def test_warm_conversations_come_back_with_their_containers(stage: Stage) 
     await stage.redis.flushall()
     await until_warm(stage, C, D)
 
-    assert worker.id in {w.worker for w in await stage.store.workers.alive()}
+    async with asyncio.timeout(20):
+        while worker.id not in {w.worker for w in await stage.store.workers.alive()}:
+            await asyncio.sleep(0.01)  # Its next heartbeat says that it lives.
     turn = await stage.ask(C, "history", history=("echo before",))
     assert await ended(stage, turn) is TurnState.DONE
     assert "echo before" in await stage.log_text(turn)
@@ -85,6 +90,26 @@ async def test_a_turn_that_ran_is_stopped_and_its_agent_serves_the_next_one(stag
     assert await stage.log_text(after) == "and now"
     assert await stage.store.turns.get(lost) is None
     assert len(stage.agents[C]) == 1
+
+
+async def test_a_turn_that_ended_unheard_is_not_waited_for(redis: Redis) -> None:
+    """Its agent has nothing more to say, and is free."""
+    go_on = asyncio.Event()
+    async with Stage(redis, script=[Say("so far"), WaitFor(go_on)]) as stage:
+        worker = await stage.worker()
+        lost = await stage.ask(C, "something")
+        await stage.until_said(lost, 2)
+        await worker.kill()
+        go_on.set()
+
+        await stage.redis.flushall()
+        await stage.worker()
+        await until_warm(stage, C)
+
+        after = await stage.ask(C, "more", history=("something",))
+        assert await ended(stage, after) is TurnState.DONE
+        assert await stage.log_text(after) == "so far"
+        assert len(stage.agents[C]) == 1
 
 
 async def test_a_restored_conversation_that_stays_idle_is_reaped(stage: Stage) -> None:
