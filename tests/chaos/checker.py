@@ -23,6 +23,11 @@ _NAMED_MAX = 12
 """So many offenders are named; of more than that the count says enough."""
 
 
+NO_JSON = "no_json"
+NEVER_HONEST = frozenset({NO_JSON, "internal_error"})
+"""No fault of ours is an excuse for these: an answer that is not in our form, and a bug."""
+
+
 class How(StrEnum):
     """What an attempt asked for."""
 
@@ -268,6 +273,8 @@ def _wrong_end(verdict: Verdict, promise: Promise, last_fault_s: float | None) -
         why = last.failure or last.broke or ""
         yield f"it ended {verdict.outcome} {why}, promised {'/'.join(sorted(promise.outcomes))}"
     failure = last.failure
+    if failure and failure.code in NEVER_HONEST:
+        yield f"the error says {failure.code}: {failure.message}"
     if failure and promise.codes is not None and failure.code not in promise.codes:
         yield f"the error says {failure.code}, honest would be {'/'.join(sorted(promise.codes))}"
     if failure and failure.status in (429, 503) and not failure.retry_after:

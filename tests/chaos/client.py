@@ -24,7 +24,7 @@ from typing import Any
 
 import aiohttp
 
-from tests.chaos.checker import Arrival, Asked, Attempt, Failure, How, Outcome
+from tests.chaos.checker import NO_JSON, Arrival, Asked, Attempt, Failure, How, Outcome
 from tests.e2e.deployments import MODEL
 
 KEY = "sk-ant-chaos-canary-0b7d1f9a4c66"
@@ -263,7 +263,7 @@ def _failure(raw: bytes, status: int, headers: Any) -> Failure:
         error = json.loads(raw)["error"]
         code, message = error["code"], error["message"]
     except (ValueError, KeyError, TypeError):
-        code, message = "no_json", raw[:200].decode(errors="replace")
+        code, message = NO_JSON, raw[:200].decode(errors="replace")
     return Failure(code, message, status, headers.get("retry-after"))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +15,10 @@ from tests.parts import missing
 
 SETTLE_LOOK_S = 0.5
 LOG_CHUNK = 2**20
+_TRACEBACK = re.compile(
+    r"Traceback \(most recent call last\):\n(?:[ ].*\n)*?((?:[ ].*\n){1,8}\S.*)", re.MULTILINE
+)
+"""The innermost frames and the exception."""
 
 
 async def where_readable(cluster: Cluster, canary: str) -> list[str]:
@@ -75,6 +80,17 @@ async def _left(cluster: Cluster) -> Any:
     for worker in await cluster.store.workers.alive():
         if worker.used:
             yield f"{worker.worker} holds {worker.used} slots"
+
+
+def tracebacks(cluster: Cluster) -> dict[str, str]:
+    """Programs that logged an exception nobody expected: how often, and the end of each kind."""
+    found = {}
+    for process in cluster.processes():
+        ends = _TRACEBACK.findall(process.last_lines(LOG_CHUNK * 16))
+        kinds = {end.rpartition("\n")[2][:60]: end for end in ends}
+        if ends:
+            found[process.name] = f"{len(ends)}\n" + "\n".join(kinds.values())
+    return found
 
 
 async def immortal_keys(cluster: Cluster) -> list[str]:

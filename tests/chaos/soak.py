@@ -86,6 +86,8 @@ class Report:
     troubles: list[str] = field(default_factory=list)
     """What went wrong with the soak itself."""
     growth_mb: dict[str, float] = field(default_factory=dict)
+    tracebacks: dict[str, str] = field(default_factory=dict)
+    """By program. A fault may explain one, so they are told and no more."""
     schedule: Sequence[Did] = ()
     began_s: float = 0.0
     took_s: float = 0.0
@@ -127,6 +129,7 @@ class Report:
             *(f"  leaked: {one}" for one in self.leaked),
             *(f"  readable: {one}" for one in self.readable_keys),
             *(f"  trouble: {one}" for one in self.troubles),
+            *(f"  tracebacks of {name}: {what}" for name, what in self.tracebacks.items()),
         ]
         if self.broken:
             lines += ["what was done, in seconds from the begin:"]
@@ -171,6 +174,7 @@ class Soak:
             f"key without a lifetime {k}" for k in await leaks.immortal_keys(self._cluster)
         ]
         report.readable_keys += await leaks.where_readable(self._cluster, KEY)
+        report.tracebacks = leaks.tracebacks(self._cluster)
         for process in self._cluster.processes():
             process.look_at_memory()
             held = process.memory_mb

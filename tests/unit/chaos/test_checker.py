@@ -136,7 +136,7 @@ def test_waiting_for_the_first_number_is_not_silence() -> None:
 
 
 def test_silence_before_the_visible_end_counts() -> None:
-    failed = attempt([0], failure=Failure("internal", "oh"))
+    failed = attempt([0], failure=Failure("agent_failed", "oh"))
     failed.ended_s = 25.0
     verdict = judge(failed, promise=Promise(VISIBLE, silence_max_s=20))
     assert verdict.longest_silence_s == 25.0
@@ -144,7 +144,7 @@ def test_silence_before_the_visible_end_counts() -> None:
 
 
 def test_an_end_long_after_the_fault_is_late() -> None:
-    failed = attempt([0], failure=Failure("internal", "oh"))
+    failed = attempt([0], failure=Failure("agent_failed", "oh"))
     failed.ended_s = 45.0
     promise = Promise(VISIBLE, silence_max_s=60, end_within_s=30)
     verdict = check(ASKED, [failed], promise, last_fault_s=10.0)
@@ -157,15 +157,21 @@ def test_a_tool_runs_once(marks: int, violations: int) -> None:
 
 
 def test_a_tool_of_a_failed_turn_ran_at_most_once() -> None:
-    failed = attempt([], failure=Failure("internal", "oh"))
+    failed = attempt([], failure=Failure("agent_failed", "oh"))
     assert judge(failed, promise=Promise(VISIBLE), marks=0).is_kept
     assert not judge(failed, promise=Promise(VISIBLE), marks=2).is_kept
 
 
 def test_an_error_of_another_kind_is_not_honest() -> None:
-    failed = attempt([0], failure=Failure("internal", "oh"))
+    failed = attempt([0], failure=Failure("agent_failed", "oh"))
     promise = Promise(VISIBLE, codes=frozenset({"container_lost"}))
-    assert "the error says internal" in judge(failed, promise=promise).violations[0]
+    assert "the error says agent_failed" in judge(failed, promise=promise).violations[0]
+
+
+@pytest.mark.parametrize("code", ["internal_error", "no_json"])
+def test_no_fault_excuses_a_bug(code: str) -> None:
+    failed = attempt([0], failure=Failure(code, "oh"))
+    assert not judge(failed, promise=Promise(VISIBLE)).is_kept
 
 
 def test_a_refusal_for_now_says_when_to_come_back() -> None:

@@ -14,6 +14,7 @@ ARCHITECTURE = Path(__file__).resolve().parents[3] / "ARCHITECTURE.md"
 def test_every_scenario_has_a_row_and_every_row_a_scenario() -> None:
     listed = re.findall(r"chaos: ((?:`\w+`(?:, )?)+)", ARCHITECTURE.read_text())
     named = {name for names in listed for name in re.findall(r"`(\w+)`", names)}
+    named = {name for name in named if not name.startswith("test_")}
     assert named == {one.name for track in TRACKS for step in track.steps for one in step}
 
 
