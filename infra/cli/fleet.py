@@ -16,7 +16,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 
 from infra.cli import guard
-from infra.cli.programs import Program
+from infra.cli.programs import Program, bare_environment
 from infra.cli.terminal import Terminal
 from infra.wire.errors import AgClusterError
 
@@ -270,6 +270,7 @@ class _Guard:
             stdout=asyncio.subprocess.DEVNULL,
             stderr=asyncio.subprocess.DEVNULL,
             pass_fds=(lock_fd,),
+            env=bare_environment(),  # It needs none of our settings, secrets least of all.
             start_new_session=True,
         )
         return cls(process)
