@@ -141,7 +141,16 @@ class Report:
 class Soak:
     """One run on one cluster."""
 
-    def __init__(self, made: Cluster, client: ChaosClient, report: Report, *, end_s: float) -> None:
+    def __init__(
+        self,
+        made: Cluster,
+        client: ChaosClient,
+        report: Report,
+        *,
+        end_s: float,
+        only: Sequence[str] = (),
+    ) -> None:
+        self._only = only
         self._cluster = made
         self._client = client
         self._report = report
@@ -243,6 +252,8 @@ class Soak:
         drawn = [*EVERYWHERE]
         if self._cluster.shape.agents is not Agents.LIGHT:
             drawn += WITH_REAL_AGENTS
+        if self._only:
+            drawn = [one for one in drawn if one[0].__name__ in self._only]
         rng = self._scene.rng
         while not self._is_over(stop):
             await asyncio.sleep(rng.uniform(*CALM_S))
@@ -307,8 +318,12 @@ async def soak(
     agents: Agents,
     clients: int,
     stop: asyncio.Event | None = None,
+    only: Sequence[str] = (),
 ) -> Report:
-    """Start a cluster, run for so long or until told to stop, and take it down."""
+    """Start a cluster, run for so long or until told to stop, and take it down.
+
+    `only`: the faults to draw from, by name; none: all.
+    """
     report = Report(seed, agents)
     shape = Shape(
         agents=agents,
@@ -317,16 +332,23 @@ async def soak(
         settings={"idle_timeout_s": IDLE_S, "queue_timeout_s": 60.0},
     )
     async with cluster(shape, name="soak") as made, chaos_client(made.urls) as client:
-        run = Soak(made, client, report, end_s=time.monotonic() + seconds)
+        run = Soak(made, client, report, end_s=time.monotonic() + seconds, only=only)
         await run.run(clients=clients, stop=stop or asyncio.Event())
         await run.settle(within_s=SETTLE_S)
     return report
 
 
-async def _until_told(seconds: float, seed: int, agents: Agents, clients: int) -> Report:
+async def _until_told(given: argparse.Namespace) -> Report:
     """SIGINT and SIGTERM end it early, and in order."""
     with stop_signals() as stop:
-        return await soak(seconds=seconds, seed=seed, agents=agents, clients=clients, stop=stop)
+        return await soak(
+            seconds=given.minutes * 60,
+            seed=given.seed,
+            agents=given.agents,
+            clients=given.clients or (12 if given.agents is Agents.LIGHT else 4),
+            stop=stop,
+            only=given.only,
+        )
 
 
 def _counted(counts: Counter[str]) -> str:
@@ -344,9 +366,9 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(10**6))
     parser.add_argument("--agents", type=Agents, choices=list(Agents), default=Agents.BUBBLEWRAP)
     parser.add_argument("--clients", type=int, default=0, help="0: as many as the agents allow")
+    parser.add_argument("--only", nargs="*", default=(), metavar="FAULT", help="of faults.py")
     given = parser.parse_args()
-    clients = given.clients or (12 if given.agents is Agents.LIGHT else 4)
-    report = asyncio.run(_until_told(given.minutes * 60, given.seed, given.agents, clients))
+    report = asyncio.run(_until_told(given))
     print(report.render())
     return 0 if report.is_clean else 1
 
