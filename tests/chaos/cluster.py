@@ -51,6 +51,7 @@ from worker.isolation import host_of
 from worker.sandbox_records import Records
 
 SECRET = "a secret for the chaos tests, long enough"
+CONTENT_SECRET = "another one that seals what is said, too"
 READY_S = 60.0
 LEAVE_S = 40.0
 """A program that leaves may take this long; beyond it, it is killed and the run has failed."""
@@ -291,6 +292,7 @@ def _settings(shape: Shape, name: str, redis_url: str) -> Settings:
     given: dict[str, Any] = {
         "redis_url": redis_url,
         "secret": SECRET,
+        "content_secret": CONTENT_SECRET,
         "cluster": f"{name}-{free_port()}",
         "isolation": Isolation.BUBBLEWRAP if shape.agents is Agents.LIGHT else shape.agents.value,
         "agent_image": AGENT_IMAGE,
@@ -350,7 +352,7 @@ def _host(made: Cluster, settings: Settings, number: int, workers: int) -> Host:
         Process(
             f"{name}-worker-{i}",
             (*python, "tests.chaos.light_worker", farm),
-            environment(own),
+            environment(own, program="worker"),
             made.folder / f"{name}-worker-{i}.log",
         )
         for i in range(workers)
@@ -366,7 +368,7 @@ def _ours(
     environ: Mapping[str, str] | None = None,
 ) -> Process:
     command = python_command(MODULES[program])
-    everything = {**environment(settings), **(environ or {})}
+    everything = {**environment(settings, program=program), **(environ or {})}
     return Process(name, command, everything, made.folder / f"{name}.log")
 
 
