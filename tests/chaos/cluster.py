@@ -51,7 +51,7 @@ from worker.isolation import host_of
 from worker.sandbox_records import Records
 
 SECRET = "a secret for the chaos tests, long enough"
-CONTENT_SECRET = "another one that seals what is said, too"
+CONTENT_SECRET = "another one that seals what is said to agents"
 READY_S = 60.0
 LEAVE_S = 40.0
 """A program that leaves may take this long; beyond it, it is killed and the run has failed."""
