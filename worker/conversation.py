@@ -20,12 +20,16 @@ from enum import Enum, auto
 
 from infra.runtime.logs import fields
 from infra.store.conversations import ConversationRecord
+from infra.store.history import Memory
 from infra.store.turns import Claimed
 from infra.wire.errors import (
+    AgClusterError,
     AgentUnreachable,
+    ContentNotOpened,
     ErrorCode,
     GatewayUnavailable,
     LeaseLost,
+    MalformedMessage,
     StoreUnavailable,
 )
 from infra.wire.events import TurnEnded
@@ -355,13 +359,38 @@ class Conversation:
             return None
         self.was_poked = False
         turns, lease = self._parts.turns, self._held.lease
-        claimed = await until_store_answers(lambda: turns.claim(lease), self._parts.clock)
+        try:
+            claimed = await until_store_answers(lambda: turns.claim(lease), self._parts.clock)
+        except (ContentNotOpened, MalformedMessage) as error:
+            await self._end_unreadable(error)
+            return None
         # As the script leaves the record: a claim makes a warm conversation busy.
         if claimed and not claimed.is_adoption:
             self._record.note(ConversationState.WARM, ConversationState.BUSY)
         elif claimed is None:
             self._record.note_rest()
         return claimed
+
+    async def _end_unreadable(self, error: AgClusterError) -> None:
+        """End a claimed turn that nobody here can read: of another secret, or another version.
+
+        If an agent has it already, it goes with its container: nobody could follow the turn.
+        """
+        turns, clock = self._parts.turns, self._parts.clock
+        record = await self._record.read()
+        if record is None or record.turn is None:
+            return
+        turn, lease, end = record.turn, self._held.lease, declared_end(ErrorCode.INTERNAL)
+        log.error("turn not read: %s", error, extra=fields(turn=turn, conversation=self.key))
+        await self._parts.gateway.close_turn(self.key, turn)
+        idle_s = self._parts.settings.idle_timeout_s
+        # Number 1, or behind whatever is logged.
+        await until_store_answers(
+            lambda: turns.finish(lease, turn, 1, end, idle_timeout_s=idle_s, memory=Memory.UNKNOWN),
+            clock,
+        )
+        self.was_poked = True
+        self._is_container_lost = self._session.container is not None
 
     async def _shall_stop(self) -> bool:
         if self._is_container_lost or self._wishes & {Wish.ROOM, Wish.RETIRE}:

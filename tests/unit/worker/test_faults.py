@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
 
+import pytest
 from fakeredis import FakeAsyncRedis, FakeServer
 from redis.asyncio import Redis
 
@@ -430,3 +431,32 @@ async def test_a_conversation_that_is_cold_has_neither_lease_nor_socket(stage: S
     assert record is not None
     assert (record.state, record.owner, record.container) == (ConversationState.COLD, None, None)
     assert C not in stage.gateway.sessions
+
+
+# What cannot be read
+
+
+@pytest.mark.parametrize("has_begun", [True, False])
+async def test_a_turn_that_no_worker_can_read_ends_and_the_next_one_runs(
+    stage: Stage, has_begun: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Sealed with another content secret, or by another version: no try would go better."""
+    first = await stage.worker()
+    if has_begun:
+        turn = await stage.ask(C, "hang")
+        await stage.until_said(turn, 1)
+        await first.kill()
+    else:
+        await first.kill()
+        turn = await stage.ask(C, "hang", is_hinted=False)
+    await stage.redis.set(stage.keys.turn_request(turn), b"s1.not to be read", keepttl=True)
+    await stage.lapse_lease(C)
+
+    await stage.worker()
+
+    end = await stage.ended(turn)
+    assert end.error is not None
+    assert end.error.code is ErrorCode.INTERNAL
+    after = await stage.ask(C, "echo on", history=("hang",))
+    assert (await stage.ended(after)).state is TurnState.DONE
+    assert [record.getMessage() for record in caplog.records].count("conversation failed") == 0

@@ -6,7 +6,7 @@ import asyncio
 
 from redis.asyncio import Redis
 
-from infra.wire.ids import ConversationKey, TurnId
+from infra.wire.ids import ConversationKey, TurnId, WorkerId
 from infra.wire.states import ConversationState, TurnState
 from tests.fakes.scripted_agent import Say, WaitFor
 from tests.fakes.worker_stage import Stage, conversation, eventually
@@ -26,6 +26,10 @@ async def until_warm(stage: Stage, *conversations: ConversationKey) -> None:
                 await asyncio.sleep(0.01)
 
 
+async def alive(stage: Stage) -> set[WorkerId]:
+    return {worker.worker for worker in await stage.store.workers.alive()}
+
+
 async def ended(stage: Stage, turn: TurnId) -> TurnState:
     return (await stage.ended(turn)).state
 
@@ -40,8 +44,8 @@ async def test_warm_conversations_come_back_with_their_containers(stage: Stage) 
     await until_warm(stage, C, D)
 
     async with asyncio.timeout(20):
-        while worker.id not in {w.worker for w in await stage.store.workers.alive()}:
-            await asyncio.sleep(0.01)  # Its next heartbeat says that it lives.
+        while worker.id not in await alive(stage):  # noqa: ASYNC110 - Redis tells nobody
+            await asyncio.sleep(0.01)
     turn = await stage.ask(C, "history", history=("echo before",))
     assert await ended(stage, turn) is TurnState.DONE
     assert "echo before" in await stage.log_text(turn)
