@@ -38,7 +38,7 @@ _NETWORK_BITS = 64
 
 
 class Door:
-    """`enter` for routes that need nothing else first; `identify` and later `admit` for others."""
+    """Asked before a request's body is read: who has no good key shall not make us keep one."""
 
     def __init__(
         self,
@@ -59,11 +59,11 @@ class Door:
 
     async def enter(self, request: Request) -> Caller:
         """Who calls. Raises `RequestRefused` (401, 429)."""
-        caller = await self.identify(request)
-        await self.admit(request, caller)
+        caller = await self._identify(request)
+        await self._admit(request, caller)
         return caller
 
-    async def identify(self, request: Request) -> Caller:
+    async def _identify(self, request: Request) -> Caller:
         """Whose key it is, by its form. Raises `RequestRefused` (401, 429)."""
         try:
             return authenticate(request.headers, secret=self._secret)
@@ -72,7 +72,7 @@ class Door:
                 await self._count_bad_key(request)
             raise
 
-    async def admit(self, request: Request, caller: Caller) -> None:
+    async def _admit(self, request: Request, caller: Caller) -> None:
         """Let the caller in. Raises `RequestRefused` (401, 429)."""
         try:
             await self._key_check.require_good(

@@ -35,11 +35,10 @@ def chat_routes(deps: ApiDeps) -> APIRouter:
         """Ask an agent. `X-Conversation-ID` names the conversation the turn belongs to;
         `X-On-Disconnect: continue` lets it go on when the client hangs up; a repeat with the same
         `Idempotency-Key` or `X-Message-ID` is answered by the turn it repeats."""
-        caller = await deps.door.identify(request)
+        caller = await deps.door.enter(request)
         if deps.drain.is_closed:
             raise RequestRefused("", code=ErrorCode.SHUTTING_DOWN)
         chat, ask = await _read(deps, rules, request, caller)
-        await deps.door.admit(request, caller)
         turn = await deps.turns.open(ask)
         try:
             return _answer(deps, chat, ask, turn)

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 from aiohttp import web
@@ -122,3 +123,18 @@ async def test_check_can_be_switched_off() -> None:
         upstream.status = 401
         assert (await api.chat("hi")).status_code == 200
     assert upstream.keys == []
+
+
+async def test_a_refused_key_is_told_before_a_byte_of_the_body_is_waited_for() -> None:
+    """Anybody with made-up keys could have us hold a body of 32 MB in each place for minutes."""
+    async with checked_api() as (api, upstream):
+        upstream.status = 401
+        where = urlsplit(api.url)
+        reader, writer = await asyncio.open_connection(where.hostname, where.port)
+        writer.write(
+            b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer sk-made-up\r\n"
+            b"Content-Type: application/json\r\nContent-Length: 30000000\r\n\r\n{"
+        )
+        async with asyncio.timeout(5):
+            assert (await reader.readline()).split()[1] == b"401"
+        writer.close()
