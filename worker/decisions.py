@@ -58,6 +58,16 @@ def declared_end(
     return TurnEnded(state=state, error=TurnError(code=code, message=message or _WORDS[code]))
 
 
+UNREADABLE_KEY = declared_end(
+    ErrorCode.INVALID_KEY,
+    message="The API key of this turn can no longer be read. Please send the message again.",
+)
+NO_GATEWAY = declared_end(
+    ErrorCode.CONTAINER_FAILED,
+    message="The model gateway of this host does not answer. Please try again.",
+)
+
+
 def interrupted_end(reason: InterruptReason) -> TurnEnded:
     """How a turn ends that we stopped."""
     match reason:

@@ -22,7 +22,14 @@ from infra.wire.errors import (
 )
 from infra.wire.gateway import GatewayFault
 from infra.wire.states import ConversationState, TurnState
-from worker.decisions import Course, course_before_container, course_with_agent, declared_end
+from worker.decisions import (
+    NO_GATEWAY,
+    UNREADABLE_KEY,
+    Course,
+    course_before_container,
+    course_with_agent,
+    declared_end,
+)
 from worker.gateway_client import CommandRefused
 from worker.kept_link import KeptLink
 from worker.memory import Standing, is_resending, needs_transcript, stand
@@ -34,15 +41,6 @@ from worker.turns import TurnRun
 from worker.waiting import until_store_answers
 
 log = logging.getLogger(__name__)
-
-_UNREADABLE_KEY = declared_end(
-    ErrorCode.INVALID_KEY,
-    message="The API key of this turn can no longer be read. Please send the message again.",
-)
-_NO_GATEWAY = declared_end(
-    ErrorCode.CONTAINER_FAILED,
-    message="The model gateway of this host does not answer. Please try again.",
-)
 
 
 class Delivery:
@@ -82,10 +80,10 @@ class Delivery:
         except CommandRefused as error:
             log.error("gateway refused: %s", error, extra=fields(turn=run.turn, fault=error.fault))
             is_key = error.fault is GatewayFault.KEY_NOT_OPENED
-            run.declare(_UNREADABLE_KEY if is_key else declared_end(ErrorCode.CONTAINER_FAILED))
+            run.declare(UNREADABLE_KEY if is_key else declared_end(ErrorCode.CONTAINER_FAILED))
         except GatewayUnavailable as error:
             log.error("no gateway: %s", error, extra=fields(turn=run.turn))
-            run.declare(_NO_GATEWAY)
+            run.declare(NO_GATEWAY)
         except LeaseLost:
             raise
         except Exception:

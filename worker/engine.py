@@ -16,7 +16,7 @@ from collections.abc import Callable
 from infra.runtime.clock import Clock
 from infra.runtime.logs import fields
 from infra.runtime.settings import Settings
-from infra.wire.errors import ContainerFailed, EngineFailed, NoIsolation
+from infra.wire.errors import AgClusterError, EngineFailed
 from infra.wire.ids import ConversationKey, Fence, WorkerId
 from worker.breaker import Breaker, BreakerState, cool_down_s
 from worker.folders import Folders
@@ -94,7 +94,7 @@ class Engine:
             self._note(self._breaker.probing())
             try:
                 await self._probe()
-            except (ContainerFailed, NoIsolation, OSError) as error:
+            except (AgClusterError, OSError) as error:
                 self._note(self._breaker.probe_failed(), error)
             else:
                 self._note(self._breaker.probe_worked())

@@ -29,7 +29,7 @@ from infra.wire.ids import TurnId
 from infra.wire.link import InterruptReason
 from infra.wire.states import ConversationState, TurnState
 from infra.wire.upstream import upstream_error
-from worker.decisions import declared_end, interrupted_end
+from worker.decisions import NO_GATEWAY, UNREADABLE_KEY, declared_end, interrupted_end
 from worker.gateway_client import CommandRefused
 from worker.messages_api import AnswerStream, refusal, request_body
 from worker.ownership import HeldLease
@@ -55,14 +55,6 @@ _LOST = TurnEnded(
         code=ErrorCode.SHUTTING_DOWN,
         message="The server that answered was lost. Please send the request again.",
     ),
-)
-_UNREADABLE_KEY = declared_end(
-    ErrorCode.INVALID_KEY,
-    message="The API key of this turn can no longer be read. Please send the message again.",
-)
-_NO_GATEWAY = declared_end(
-    ErrorCode.CONTAINER_FAILED,
-    message="The model gateway of this host does not answer. Please try again.",
 )
 
 
@@ -247,7 +239,7 @@ class SideRun:
             else:
                 end = _LOST
             await writer.flush()
-            await self._finish(claimed, _LOST if writer.is_torn else end)
+            await self._finish(claimed, declared_end(ErrorCode.LOG_LOST) if writer.is_torn else end)
             logging_events.cancel()
 
     async def _until_stopped(self, claimed: Claimed, writer: TurnLogWriter) -> TurnEnded:
@@ -277,7 +269,7 @@ class SideRun:
             except CommandRefused as error:
                 log.error("gateway refused: %s", error, extra=fields(turn=call.turn))
                 is_key = error.fault is GatewayFault.KEY_NOT_OPENED
-                return _UNREADABLE_KEY if is_key else _NO_GATEWAY
+                return UNREADABLE_KEY if is_key else NO_GATEWAY
             except GatewayUnavailable as error:
                 log.warning("no answer: %s", error, extra=fields(turn=call.turn))
                 if self._n:
@@ -285,7 +277,7 @@ class SideRun:
                     usage = self._answer.usage
                     return TurnEnded(state=TurnState.FAILED, usage=usage, error=broken)
                 if self._parts.clock.monotonic() + pause_s > give_up_s:
-                    return _NO_GATEWAY
+                    return NO_GATEWAY
             except Exception:
                 log.exception("side turn failed inside the worker", extra=fields(turn=call.turn))
                 return declared_end(ErrorCode.INTERNAL)

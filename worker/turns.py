@@ -46,10 +46,10 @@ AGENT_SHARE_OF_GRACE = 0.6
 """Of the grace, the part the agent itself may use before it kills its CLI; the rest is ours."""
 
 GAP_FRAMES_MAX = 10_000
+"""Frames behind a missing number that are dropped before the agent is given up."""
 SAID_MAX_BYTES = 32 * 1024 * 1024
 """What one turn may say. The longest honest one takes 20 MB; Redis keeps it all until an hour after
 its end, and who writes the agent's server anew would fill it for everybody."""
-"""Frames behind a missing number that are dropped before the agent is given up."""
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,7 @@ _SEALED = re.compile(rb"s1\.([0-9a-f]{8})\.([A-Za-z0-9_-]+=*)")
 _EVENT = re.compile(rb'\{"type":"([a-z_]+)"[,}]')
 _SEALED_EVENT = re.compile(rb'\{"type":"[a-z_]+","sealed":"([^"]+)"\}')
 _LEFT_OPEN = b"started"
-"""The start script reads its SDK session, and it says nothing else."""
+"""The append script reads its SDK session; nothing that was asked or answered is in it."""
 
 
 class Contents(Protocol):

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pytest
 
-from infra.wire.errors import EngineFailed, ErrorCode
+from infra.wire.errors import EngineFailed, ErrorCode, LeaseLost
 from infra.wire.ids import Fence, HostId, WorkerId
 from infra.wire.states import TurnState, WorkerState
 from tests.fakes.memory_host import BrokenHost, MemoryHost, PickyHost, VanishingHost
@@ -21,7 +21,7 @@ from tests.fakes.worker_stage import (
     eventually,
 )
 from worker.breaker import FAILURES_MAX
-from worker.hosts import SessionFolders
+from worker.hosts import Container, ContainerSpec, SessionFolders
 
 C = conversation("one")
 OTHER_HOST = HostId("host-2")
@@ -176,6 +176,29 @@ async def test_a_failing_worker_can_be_told_to_leave(stage: Stage) -> None:
     await worker.stop()
     await stage.worker(host=MemoryHost(stage.machine))
     assert (await stage.ended(turn)).state is TurnState.DONE
+
+
+async def test_what_a_probe_finds_in_its_way_does_not_end_the_worker(stage: Stage) -> None:
+    """A clock that was set back: what an earlier probe left counts as a newer owner's."""
+
+    class Host(BrokenHost):
+        is_in_the_way = True
+
+        async def start(self, spec: ContainerSpec) -> Container:
+            if self.is_broken or not self.is_in_the_way:
+                return await super().start(spec)
+            self.is_in_the_way = False
+            raise LeaseLost(spec.conversation, spec.fence)
+
+    host = Host(stage.machine)
+    worker = await stage.worker(host=host)
+    turn = await stage.ask(C, "echo hi")
+    await until_worker_is(stage, worker.id, WorkerState.FAILING)
+
+    host.mend()
+
+    assert (await stage.ended(turn)).state is TurnState.DONE
+    assert not host.is_in_the_way
 
 
 # Beside others
