@@ -208,11 +208,10 @@ def processes() -> Iterator[Specimen]:
     for entry in os.listdir("/proc"):
         if not entry.isdigit():
             continue
+        where = f"{entry} {' '.join(called(int(entry))[:6])[:200]}"  # Before it may go.
         for kind, name in (("environments", "environ"), ("arguments", "cmdline")):
             with contextlib.suppress(OSError):
-                held = Path("/proc", entry, name).read_bytes()
-                words = " ".join(called(int(entry))[:6])[:200]
-                yield Specimen(kind, f"{entry} {words}", held)
+                yield Specimen(kind, where, Path("/proc", entry, name).read_bytes())
 
 
 def called(pid: int) -> list[str]:

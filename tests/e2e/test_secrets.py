@@ -535,12 +535,15 @@ def test_a_sealed_conversation_goes_on_in_every_way(sealed: tuple[Deployment, Ev
         assert first == second, "answered anew, the question was asked twice"
         assert f"remember {planted.prompt.text}" in first
 
+        told = letters(24)
+        work = f"tool bash echo {codecs.encode(told, 'rot13')} | tr a-z n-za-m then echo done"
+        chat = [*history, {"role": "assistant", "content": second}, user(work)]
+        assert text_in(caller.ask(chat, name)) == "done"
         make_cold(deployment, evidence)
-        lone = [evidence.chat[0], user("history")]
-        resumed = text_in(caller.ask(lone, name))
-        assert planted.prompt.text in resumed, "its transcript was not found"
+        chat += [{"role": "assistant", "content": "done"}, user("echo after")]
+        assert text_in(caller.ask(chat, name)) == "after"
         asked = httpx.get(f"{deployment.model_url}/_script/last", timeout=10).text
-        assert planted.tool.text in asked, "what its tool said was lost"
+        assert told in asked, "its transcript was not found: the tool's words are lost"
 
 
 def make_cold(deployment: Deployment, evidence: Evidence) -> None:
@@ -551,7 +554,6 @@ def make_cold(deployment: Deployment, evidence: Evidence) -> None:
             name
             for name in client.scan_iter("agc:conv:*", _type="hash")
             if client.hget(name, "label") == evidence.name.encode()
-            and client.hget(name, "lane") in (None, b"", b"main")
         ]
         conversation = key.decode().rsplit(":", 1)[1]
         wait_until(

@@ -46,6 +46,18 @@ def _tests() -> frozenset[str]:
     return frozenset(n for f in files for n in re.findall(r"def (test_\w+)\(", f.read_text()))
 
 
+def test_every_threat_has_a_control_that_is_there_and_a_test() -> None:
+    text = (ROOT / "SECURITY.md").read_text()
+    tables = re.findall(
+        r"^\| threat \| control \| test \|\n\|.*\n((?:\|.*\n)+)", text, re.MULTILINE
+    )
+    rows = [row.strip("| ").split(" | ") for table in tables for row in table.splitlines()]
+    assert len(rows) > 30
+    assert [threat for threat, _, tests in rows if not re.search(r"`test_\w+`", tests)] == []
+    named = {path for _, control, _ in rows for path in re.findall(r"`([\w/.-]+\.\w+)`", control)}
+    assert sorted(path for path in named if not (ROOT / path).exists()) == []
+
+
 def test_every_decision_is_listed() -> None:
     folder = ROOT / "docs" / "adr"
     listed = set(re.findall(r"\]\((\d{4}-[\w-]+\.md)\)", (folder / "README.md").read_text()))
