@@ -282,7 +282,7 @@ class Settings(BaseModel):
         0,
         ge=0,
         description="The same for all turns of one key in a day (UTC); its next turns are refused "
-        "with 429 until midnight. 0: any number.",
+        "with 402 until midnight. 0: any number.",
     )
 
     # Side requests
@@ -406,7 +406,9 @@ class Settings(BaseModel):
     egress_deny: Networks = Field(
         (),
         description="Networks that tools may never reach beside private ones: the cluster's own "
-        "public addresses. Those of this host and of Redis need not be listed.",
+        "public addresses. Those of the gateway's machine, and of Redis as its name leads at the "
+        "start, need not be listed. A gateway in a container (`compose.yaml`) does not know its "
+        "host's: list them.",
     )
     egress_connections_max: int = Field(
         64, gt=0, description="Connections of one agent's tools at once; beyond it 429."
