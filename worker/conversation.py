@@ -64,6 +64,8 @@ class Departure(Enum):
     """The lease is lost; the container was left alone."""
     HANDED_OVER = auto()
     """The lease is released, container and turn left for the next owner."""
+    BROKEN = auto()
+    """By an error of ours: the sweeps look at it again, in their rhythm."""
 
 
 class _HandOver(Exception):

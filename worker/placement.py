@@ -262,7 +262,7 @@ class Placement:
         self._group.create_task(self._supervise(actor, held))
 
     async def _supervise(self, actor: Conversation, held: HeldLease) -> None:
-        departure = Departure.LOST
+        departure = Departure.BROKEN
         try:
             departure = await actor.run()
         except Exception:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from functools import partial
 
 import pytest
 from fakeredis import FakeAsyncRedis, FakeServer
 from redis.asyncio import Redis
 
+from infra.store.leases import Lease
 from infra.store.turns import ADOPTIONS_MAX
 from infra.wire.errors import ErrorCode
 from infra.wire.ids import HostId
@@ -460,3 +462,25 @@ async def test_a_turn_that_no_worker_can_read_ends_and_the_next_one_runs(
     after = await stage.ask(C, "echo on", history=("hang",))
     assert (await stage.ended(after)).state is TurnState.DONE
     assert [record.getMessage() for record in caplog.records].count("conversation failed") == 0
+
+
+async def test_an_error_of_ours_is_not_met_again_at_once(stage: Stage) -> None:
+    timings = replace(QUICK, sweep_at_least_s=60.0, sweep_at_most_s=60.0, reconcile_every_s=60.0)
+    worker = await stage.worker(timings=timings)
+    turns, tries = worker.process.parts.turns, asyncio.Semaphore(0)
+    claim = turns.claim
+
+    async def broken(lease: Lease) -> None:
+        tries.release()
+        raise RuntimeError("a fault of ours")
+
+    turns.claim = broken  # type: ignore[method-assign]
+    turn = await stage.ask(C, "echo at last")
+    await tries.acquire()
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(tries.acquire(), 0.5)
+    turns.claim = claim  # type: ignore[method-assign]
+
+    assert await stage.state(turn) is TurnState.QUEUED
+    await stage.worker()
+    assert (await stage.ended(turn)).state is TurnState.DONE
