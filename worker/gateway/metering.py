@@ -47,6 +47,7 @@ class CallMeter:
         self._status = status
         self._retry_after_s = retry_after_s
         self._body = bytearray()
+        self._body_bytes = 0
         self._rest = b""
         self._event = b""
         self._is_skipping = False
@@ -61,7 +62,7 @@ class CallMeter:
     def usage(self) -> Usage:
         """What is known so far."""
         told = Usage(**self._figures)
-        if self.is_final or not self._deltas:
+        if self.is_final:
             return told
         output = max(told.output_tokens, self._estimated_output())
         return told.model_copy(update={"output_tokens": output})
@@ -71,7 +72,7 @@ class CallMeter:
         """The part of `usage` that counts against a budget; cheap enough for every chunk."""
         told = self._figures.get
         output = told("output_tokens", 0)
-        if not self.is_final and self._deltas:
+        if not self.is_final:
             output = max(output, self._estimated_output())
         return told("input_tokens", 0) + told("cache_creation_input_tokens", 0) + output
 
@@ -79,11 +80,13 @@ class CallMeter:
         """Bytes of the body, cut anywhere."""
         if self.is_stream:
             self._feed_lines(chunk)
-        elif len(self._body) + len(chunk) <= _BODY_MAX_BYTES:
+            return
+        self._body_bytes += len(chunk)
+        if len(self._body) + len(chunk) <= _BODY_MAX_BYTES:
             self._body += chunk
 
     def end(self) -> None:
-        """The body is complete: only now can one that is not a stream be read."""
+        """No more comes: only now can a body that is not a stream be read, if it is whole."""
         if self._body:
             self._read(bytes(self._body))
             self._body.clear()
@@ -94,6 +97,8 @@ class CallMeter:
 
     def _estimated_output(self) -> int:
         """A delta is a token at least; of longer ones, four bytes of text are one."""
+        if not self.is_stream:
+            return self._body_bytes // _TOKEN_BYTES if self._status < 400 else 0
         text_bytes = self._delta_bytes - self._deltas * _DELTA_FRAME_BYTES
         return max(self._deltas, text_bytes // _TOKEN_BYTES)
 
@@ -180,6 +185,7 @@ class TurnCounter:
         try:
             yield
         finally:
+            meter.end()
             del self._running[meter]
             self._past[model] = _with_call(self._past[model], meter.usage)
             self._past_tokens += meter.spent_tokens

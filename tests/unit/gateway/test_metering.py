@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 
 import pytest
@@ -61,11 +62,43 @@ def test_figures_the_upstream_corrects_at_the_end_count() -> None:
 
 def test_a_whole_message_is_read_at_its_end() -> None:
     meter = CallMeter(is_stream=False, status=200, retry_after_s=None)
-    raw = json.dumps(Writer(text("hi", tokens=TOKENS), model="m", input_tokens=1).whole()).encode()
+    raw = whole_message()
     meter.feed(raw[:20])
     meter.feed(raw[20:])
     meter.end()
     assert meter.usage == USAGE
+
+
+def whole_message() -> bytes:
+    return json.dumps(Writer(text("hi", tokens=TOKENS), model="m", input_tokens=1).whole()).encode()
+
+
+def test_a_message_counts_in_full_for_who_leaves_without_waiting_for_the_bodys_end() -> None:
+    """An agent that hung up as soon as it had the JSON used no token of its budget."""
+    counter = TurnCounter()
+    meter = CallMeter(is_stream=False, status=200, retry_after_s=None)
+    with contextlib.suppress(ConnectionResetError), counter.call(meter, "m"):
+        meter.feed(whole_message())
+        raise ConnectionResetError
+    assert counter.read().usage == USAGE
+    assert counter.spent_tokens == USAGE.spent_tokens
+
+
+def test_of_a_message_that_broke_off_the_output_is_estimated_by_what_passed() -> None:
+    counter = TurnCounter()
+    meter = CallMeter(is_stream=False, status=200, retry_after_s=None)
+    with counter.call(meter, "m"):
+        meter.feed(b"x" * 4000)
+        assert counter.spent_tokens == 1000
+    assert counter.spent_tokens == 1000
+
+
+def test_an_error_costs_nothing() -> None:
+    counter = TurnCounter()
+    meter = CallMeter(is_stream=False, status=500, retry_after_s=None)
+    with counter.call(meter, "m"):
+        meter.feed(b"x" * 4000)
+    assert counter.spent_tokens == 0
 
 
 def test_an_error_event_is_remembered_with_the_status_it_stands_for() -> None:
