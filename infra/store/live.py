@@ -132,6 +132,8 @@ class LiveTurn:
         self._waiter: asyncio.Future[bool] | None = None
         self._until_s = 0.0
         self._timer: asyncio.TimerHandle | None = None
+        # Not asked of the timer: uvloop gives one that is due already as a plain handle.
+        self._rings_at_s = 0.0
         self.overflowed = False
 
     async def wait(self, timeout_s: float) -> bool:
@@ -140,7 +142,7 @@ class LiveTurn:
             return True
         loop = asyncio.get_running_loop()
         self._until_s = loop.time() + timeout_s
-        if self._timer is None or self._timer.when() > self._until_s:
+        if self._timer is None or self._rings_at_s > self._until_s:
             self._ring_at(loop, self._until_s)
         self._waiter = loop.create_future()
         try:
@@ -184,6 +186,7 @@ class LiveTurn:
 
     def _ring_at(self, loop: asyncio.AbstractEventLoop, at_s: float) -> None:
         self.close()
+        self._rings_at_s = at_s
         self._timer = loop.call_at(at_s, self._ring, loop)
 
     def _ring(self, loop: asyncio.AbstractEventLoop) -> None:

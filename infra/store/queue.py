@@ -320,7 +320,9 @@ def _read_timeout_s(redis: Redis) -> float:
 
 
 def _to_json(job: dict[str, Any]) -> bytes:
-    return json.dumps(job, separators=(",", ":")).encode()
+    # A job that a dying worker had taken is given up by the next one: arq then writes down the
+    # exception as its result, which nobody reads, and complains when it cannot.
+    return json.dumps(job, separators=(",", ":"), default=str).encode()
 
 
 def _from_json(raw: bytes) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator
 
 import pytest
+import uvloop
 from redis.asyncio import Redis
 
 from infra.store.keys import Keys
@@ -84,3 +85,24 @@ async def test_a_publisher_nobody_flushes_drops_and_counts(redis: Redis) -> None
         publisher.publish(REPLICA, b"x" * 10)
 
     assert publisher.dropped == 2
+
+
+def test_a_wait_of_no_time_leaves_the_next_one_whole() -> None:
+    """The API runs on uvloop, whose timers that are due at once are of another kind."""
+    mailbox = LiveTurn(frames_max=3, bytes_max=1000)
+
+    async def wait_twice() -> tuple[bool, bool]:
+        first = await mailbox.wait(0.0004)
+        mailbox.take()
+        return first, await mailbox.wait(0.01)
+
+    async def speak_at_once() -> tuple[bool, bool]:
+        async with asyncio.TaskGroup() as group:
+            waiting = group.create_task(wait_twice())
+            await asyncio.sleep(0)
+            mailbox.put(frame(1))
+        mailbox.close()
+        return waiting.result()
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        assert runner.run(speak_at_once()) == (True, False)
