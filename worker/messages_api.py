@@ -29,11 +29,19 @@ _LINE_MAX_BYTES = 1024 * 1024
 _USAGE_FIELDS = tuple(Usage.model_fields)
 
 
-def request_body(request: TurnRequest, *, max_tokens: int) -> Json:
-    """The turn as a request; `max_tokens` bounds its answer unless the client did."""
+def request_body(
+    request: TurnRequest, *, max_tokens: int, budget_tokens: int | None = None
+) -> Json:
+    """The turn as a request; `max_tokens` bounds its answer unless the client did.
+
+    `budget_tokens` bounds it whatever the client said: nothing cuts a side turn's answer.
+    """
+    answer_max = request.max_tokens or max_tokens
+    if budget_tokens is not None:
+        answer_max = max(1, min(answer_max, budget_tokens))
     body: Json = {
         "model": request.model,
-        "max_tokens": request.max_tokens or max_tokens,
+        "max_tokens": answer_max,
         "stream": True,
         "messages": _messages(request),
     }

@@ -258,9 +258,10 @@ class SideRun:
         return end.model_copy(update={"usage": self._answer.usage})
 
     async def _speak(self, claimed: Claimed, writer: TurnLogWriter) -> TurnEnded:
-        if end := await Spending(self._parts, self._held, claimed.record).begin():
+        spending = Spending(self._parts, self._held, claimed.record)
+        if end := await spending.begin():
             return end
-        call = self._call(claimed)
+        call = self._call(claimed, spending.budget_tokens)
         give_up_s = self._parts.clock.monotonic() + _GATEWAY_PATIENCE_S
         pause_s = FIRST_PAUSE_S
         while True:
@@ -284,7 +285,7 @@ class SideRun:
             await self._parts.clock.sleep(pause_s)
             pause_s = min(pause_s * 2, LONGEST_PAUSE_S)
 
-    def _call(self, claimed: Claimed) -> SideCall:
+    def _call(self, claimed: Claimed, budget_tokens: int | None) -> SideCall:
         record = claimed.record
         return SideCall(
             turn=record.turn,
@@ -292,7 +293,11 @@ class SideRun:
             conversation=record.conversation,
             sealed_key=record.sealed_key or "",
             expires_ms=record.key_expires_ms,
-            body=request_body(claimed.request, max_tokens=self._parts.settings.side_max_tokens),
+            body=request_body(
+                claimed.request,
+                max_tokens=self._parts.settings.side_max_tokens,
+                budget_tokens=budget_tokens,
+            ),
         )
 
     async def _listen(self, claimed: Claimed, call: SideCall, writer: TurnLogWriter) -> TurnEnded:

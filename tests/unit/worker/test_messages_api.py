@@ -52,6 +52,13 @@ def text_of(events: list[Event]) -> str:
     return "".join(event.text for event in events if isinstance(event, TextDelta))
 
 
+def test_an_answer_is_bound_to_what_a_budget_leaves() -> None:
+    """A client may ask for a longer one, and nothing would cut it."""
+    for asked, left, bound in ((64_000, 50, 50), (20, 50, 20), (None, 50, 50), (20, 0, 1)):
+        body = request_body(request_of(max_tokens=asked), max_tokens=1024, budget_tokens=left)
+        assert body["max_tokens"] == bound
+
+
 def test_a_request_streams_and_has_the_clients_words_only() -> None:
     body = request_body(request_of(), max_tokens=1024)
     assert body == {

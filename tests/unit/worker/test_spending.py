@@ -122,6 +122,15 @@ async def test_a_side_turn_is_booked_to_its_tenant(redis: Redis) -> None:
         assert (await stage.store.usage.of_conversation(C)).is_empty
 
 
+async def test_a_side_turn_may_say_no_more_than_the_budget_leaves(redis: Redis) -> None:
+    async with Stage(redis, turn_budget_tokens=50) as stage:
+        await stage.worker()
+        turn = await stage.ask_side(C, "Weekend Plans", is_hinted=False)
+        await stage.store.queue.enqueue_side(turn)
+        await eventually(lambda: bool(stage.gateway.side_calls))
+        assert stage.gateway.side_calls[0].body["max_tokens"] == 50
+
+
 async def test_a_side_turn_that_breaks_is_booked_too(redis: Redis) -> None:
     async with Stage(redis) as stage:
         stage.gateway.upstream = lambda call: UpstreamAnswer(200, None, stream_of(SSE_START))
