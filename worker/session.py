@@ -17,7 +17,7 @@ from worker.decisions import exit_end
 from worker.hosts import Container, ContainerExit, ContainerId
 from worker.ownership import HeldLease
 from worker.parts import WorkerParts
-from worker.waiting import until_store_answers
+from worker.waiting import FIRST_PAUSE_S, LONGEST_PAUSE_S, until_store_answers
 
 log = logging.getLogger(__name__)
 
@@ -79,12 +79,22 @@ class Session:
         await self._close_sockets()
 
     async def found(self) -> Sequence[Container]:
-        """What this host has of the conversation; nothing when the engine cannot say."""
-        try:
-            return [c for c in await self._parts.host.list() if c.conversation == self.conversation]
-        except ContainerFailed as error:
-            log.warning("containers not listed: %s", error, extra=self._fields())
-            return []
+        """What this host has of the conversation; nothing when the engine cannot say.
+
+        It is asked for a while: what it does not show is given up, with the turn that runs in it.
+        """
+        host, clock = self._parts.host, self._parts.clock
+        give_up_s = clock.monotonic() + self._parts.timings.relink_s
+        pause_s = FIRST_PAUSE_S
+        while True:
+            try:
+                return [c for c in await host.list() if c.conversation == self.conversation]
+            except ContainerFailed as error:
+                log.warning("containers not listed: %s", error, extra=self._fields())
+            if clock.monotonic() + pause_s > give_up_s:
+                return []
+            await clock.sleep(pause_s)
+            pause_s = min(pause_s * 2, LONGEST_PAUSE_S)
 
     async def has_vanished(self, container: ContainerId) -> bool:
         """Whether the engine knows for sure that it does not run any more."""

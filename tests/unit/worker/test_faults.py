@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from functools import partial
@@ -14,7 +14,7 @@ from redis.asyncio import Redis
 
 from infra.store.leases import Lease
 from infra.store.turns import ADOPTIONS_MAX
-from infra.wire.errors import ErrorCode
+from infra.wire.errors import ContainerFailed, ErrorCode
 from infra.wire.ids import HostId
 from infra.wire.link import Hello, Welcome, decode_command
 from infra.wire.states import ConversationState, TurnState
@@ -23,7 +23,7 @@ from tests.fakes.manual_clock import FreezingClock
 from tests.fakes.memory_host import MemoryHost, NeverReadyHost, SlowHost, VanishingHost
 from tests.fakes.scripted_agent import Deltas, Say, ScriptedAgent, Tool, WaitFor
 from tests.fakes.worker_stage import QUICK, RunningWorker, Stage, conversation, eventually
-from worker.hosts import ContainerSpec
+from worker.hosts import Container, ContainerSpec
 
 C = conversation("one")
 OTHER_HOST = HostId("host-2")
@@ -433,6 +433,28 @@ async def test_a_conversation_that_is_cold_has_neither_lease_nor_socket(stage: S
     assert record is not None
     assert (record.state, record.owner, record.container) == (ConversationState.COLD, None, None)
     assert C not in stage.gateway.sessions
+
+
+async def test_an_engine_that_does_not_answer_at_once_costs_no_turn(stage: Stage) -> None:
+    class HesitantHost(MemoryHost):
+        refusals = 3
+
+        async def list(self) -> Sequence[Container]:
+            if self.refusals:
+                self.refusals -= 1
+                raise ContainerFailed("the engine did not answer in time")
+            return await super().list()
+
+    first = await stage.worker()
+    turn = await stage.ask(C, "stream 100 every 20 ms")
+    await stage.until_said(turn, 3)
+    await first.kill()
+    await stage.lapse_lease(C)
+
+    await stage.worker(host=HesitantHost(stage.machine))
+
+    assert (await stage.ended(turn)).state is TurnState.DONE
+    assert len(stage.agents[C]) == 1
 
 
 # What cannot be read
