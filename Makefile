@@ -8,7 +8,7 @@ ARGS   ?=
 #   make image control-image BASE_IMAGE=python:3.11-slim-bookworm@sha256:...
 BASE_IMAGE ?= $(or $(AGCLUSTER_BASE_IMAGE),python:3.11-slim-bookworm)
 # Most of a test run is waiting: for containers, leases, deadlines.
-JOBS   ?= 4
+JOBS   ?= 2
 
 BIN := $(VENV)/bin
 # Tools that look at the dependencies do not add to them.
