@@ -28,10 +28,11 @@ from types import TracebackType
 from typing import Any
 from urllib.parse import quote, quote_plus
 
-import redis
-
 FILE_MAX_BYTES = 64 * 1024 * 1024
 REGION_MAX_BYTES = 512 * 1024 * 1024
+Client = Any
+"""A `redis.Redis`, whose types are those of its asynchronous twin as well."""
+
 _ARGUMENT = re.compile(rb'"((?:[^"\\]|\\.)*)"')
 
 
@@ -160,7 +161,7 @@ class Tap:
                 self._heard += part
 
 
-def redis_at_rest(client: redis.Redis) -> Iterator[Specimen]:
+def redis_at_rest(client: Client) -> Iterator[Specimen]:
     """Every name and every value, whatever its type, and the log of slow commands."""
     for name in client.scan_iter(count=1000):
         where = name.decode(errors="replace")
@@ -170,7 +171,7 @@ def redis_at_rest(client: redis.Redis) -> Iterator[Specimen]:
         yield Specimen("redis slowlog", str(entry["id"]), entry["command"])
 
 
-def _value(client: redis.Redis, name: bytes) -> bytes:
+def _value(client: Client, name: bytes) -> bytes:
     """A value as one text. Its parts are apart, so that nothing is found that is not there."""
     readers: dict[bytes, Any] = {
         b"string": lambda: [client.get(name) or b""],
@@ -271,11 +272,11 @@ def files_below(folder: Path, kind: str) -> Iterator[Specimen]:
 def inspected(containers: Sequence[str]) -> Iterator[Specimen]:
     """What the engine tells of containers, and what they have printed."""
     for id in containers:
-        yield Specimen("docker inspect", id[:12], _docker("inspect", id))
-        yield Specimen("docker logs", id[:12], _docker("logs", id))
+        yield Specimen("docker inspect", id[:12], docker("inspect", id))
+        yield Specimen("docker logs", id[:12], docker("logs", id))
 
 
-def _docker(*arguments: str) -> bytes:
+def docker(*arguments: str) -> bytes:
     """Both outputs; those of a container that has gone meanwhile say so."""
     done = subprocess.run(["docker", *arguments], capture_output=True, timeout=60, check=False)
     return done.stdout + done.stderr

@@ -10,31 +10,28 @@ from __future__ import annotations
 import base64
 import codecs
 import contextlib
-import json
 import os
 import re
 import subprocess
 import sys
-import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import ExitStack, closing
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import httpx
 import pytest
 import redis
 
 from tests.e2e.conftest import KINDS
-from tests.e2e.deployments import MODEL, Deployment, embedded, wait_until
+from tests.e2e.deployments import Deployment, embedded, wait_until
 from tests.e2e.secret_scan import (
     Canary,
-    Sighting,
+    Client,
     Specimen,
     Tap,
     called,
     descendants,
+    docker,
     files_below,
     inspected,
     is_in_memory,
@@ -43,16 +40,14 @@ from tests.e2e.secret_scan import (
     names_in_commands,
     processes,
     redis_at_rest,
-    sightings,
 )
+from tests.e2e.secret_turns import Caller, Evidence, Planted, run_turns, text_in, user
 from tests.parts import AGENT_IMAGE, need
 
 pytestmark = pytest.mark.timeout(240)
 
+composed = pytest.mark.parametrize("deployment", KINDS[2:], indirect=True, scope="package")
 each_isolation = pytest.mark.parametrize("deployment", KINDS[:2], indirect=True, scope="package")
-
-WRONG = "sk-ant-wrong-"
-"""How a key begins that the scripted model refuses."""
 
 IN_REDIS = {"redis values", "redis commands", "redis messages", "redis slowlog", "redis files"}
 ELSEWHERE = {"redis names", "environments", "arguments", "logs", "host files", "errors"}
@@ -60,133 +55,7 @@ OF_DOCKER = {"docker inspect", "docker logs"}
 THE_AGENTS_OWN = {"workspaces", "what an agent sees"}
 TO_THE_CALLER = {"answers"}
 
-LOOK_AROUND = """
-import codecs, os, time
-held = open("/workspace/seen", "wb")
-def look(path):
-    try:
-        with open(path, "rb") as file:
-            held.write(path.encode() + b"\\n" + file.read(4 << 20) + b"\\n")
-    except OSError:
-        pass
-for pid in filter(str.isdigit, os.listdir("/proc")):
-    for name in ("environ", "cmdline", "mountinfo"):
-        look(f"/proc/{pid}/{name}")
-recent = time.time() - 3600
-for folder, folders, files in os.walk("/"):
-    if folder == "/":
-        folders[:] = [f for f in folders if f not in ("proc", "sys")]
-    for name in files:
-        path = os.path.join(folder, name)
-        try:
-            if path != held.name and os.path.isfile(path) and os.lstat(path).st_ctime > recent:
-                look(path)
-        except OSError:
-            pass
-held.close()
-"""
-
-
-@dataclass(frozen=True)
-class Planted:
-    """What is searched for."""
-
-    key: Canary = field(
-        # As long as a real one, and no pattern of keys that the logs' last net would mask.
-        default_factory=lambda: Canary("the key", f"cnry/{letters(30)}+{letters(30)}=")
-    )
-    wrong_key: Canary = field(default_factory=lambda: Canary("the wrong key", WRONG + letters(40)))
-    prompt: Canary = field(default_factory=lambda: Canary("the prompt", letters(24)))
-    system: Canary = field(default_factory=lambda: Canary("the system prompt", letters(24)))
-    answer: Canary = field(default_factory=lambda: Canary("the answer", letters(24)))
-    tool: Canary = field(default_factory=lambda: Canary("the tool's output", letters(24)))
-    control: Canary = field(default_factory=lambda: Canary("the control", letters(24)))
-
-    @property
-    def keys(self) -> list[Canary]:
-        """The keys, whole and in part."""
-        text = self.key.text
-        parts = [Canary("the key's head", text[5:25]), Canary("the key's tail", text[-21:-1])]
-        return [self.key, *parts, self.wrong_key, Canary("its tail", self.wrong_key.text[-20:])]
-
-    @property
-    def said(self) -> list[Canary]:
-        return [self.prompt, self.system, self.answer, self.tool]
-
-
-@dataclass
-class Evidence:
-    """All that was found, and what was planted."""
-
-    planted: Planted
-    specimens: list[Specimen] = field(default_factory=list)
-    in_memory: dict[str, bool] = field(default_factory=dict)
-    """Whether a program had the key in its memory while a turn ran."""
-    core_limits: dict[str, str] = field(default_factory=dict)
-    cluster_secret: str = ""
-    turn: str = ""
-    """The id of the turn in which a tool ran."""
-    chat: list[dict[str, str]] = field(default_factory=list)
-    name: str = field(default_factory=lambda: f"canary-{uuid.uuid4()}")
-
-    def found(self, canaries: Sequence[Canary], *, but: set[str] = frozenset()) -> list[Sighting]:  # type: ignore[assignment]
-        return sightings((s for s in self.specimens if s.kind not in but), canaries)
-
-
-class Caller:
-    """A client that keeps what it is told."""
-
-    def __init__(self, deployment: Deployment, key: str, told: list[Specimen]) -> None:
-        self._http = httpx.Client(
-            base_url=deployment.base_url, headers={"Authorization": f"Bearer {key}"}, timeout=90
-        )
-        self._told = told
-
-    def close(self) -> None:
-        self._http.close()
-
-    def call(self, method: str, path: str, **options: Any) -> httpx.Response:
-        answer = self._http.request(method, path, **options)
-        self._keep(answer, answer.content)
-        return answer
-
-    def ask(self, messages: Sequence[Any], name: str, *, model: str = MODEL) -> httpx.Response:
-        body = {"model": model, "messages": messages}
-        headers = {"X-Conversation-ID": name}
-        return self.call("POST", "/v1/chat/completions", json=body, headers=headers)
-
-    @contextlib.contextmanager
-    def stream(self, messages: Sequence[Any], name: str) -> Iterator[Iterator[dict[str, Any]]]:
-        """The chunks; leaving early hangs up."""
-        body = {"model": MODEL, "messages": messages, "stream": True}
-        with self._http.stream(
-            "POST", "/v1/chat/completions", json=body, headers={"X-Conversation-ID": name}
-        ) as answer:
-            assert answer.status_code == 200, answer.read()
-            self._keep(answer, b"")
-            yield (
-                json.loads(line[5:]) for line in answer.iter_lines() if line.startswith("data: {")
-            )
-
-    def _keep(self, answer: httpx.Response, body: bytes) -> None:
-        head = "\n".join(f"{name}: {value}" for name, value in answer.headers.multi_items())
-        what = f"{answer.request.method} {answer.request.url.path} {answer.status_code}"
-        self._told.append(Specimen("errors", f"head of {what}", head.encode()))
-        kind = "errors" if answer.status_code >= 400 else "answers"
-        self._told.append(Specimen(kind, what, body))
-
-
-def user(text: str) -> dict[str, str]:
-    return {"role": "user", "content": text}
-
-
-def text_in(answer: httpx.Response) -> str:
-    assert answer.status_code == 200, answer.text
-    text: str = answer.json()["choices"][0]["message"]["content"]
-    return text
-
-
-# --- The turns -----------------------------------------------------------------------------------
+# --- Gathering -----------------------------------------------------------------------------------
 
 
 def gather(deployment: Deployment, planted: Planted) -> Evidence:
@@ -200,7 +69,7 @@ def gather(deployment: Deployment, planted: Planted) -> Evidence:
         stack.enter_context(telling_all(client))
         commands = stack.enter_context(Tap(socket, "MONITOR"))
         messages = stack.enter_context(Tap(socket, "PSUBSCRIBE *"))
-        run_turns(deployment, evidence)
+        run_turns(deployment, evidence, lambda: look_meanwhile(deployment, evidence))
         wait_until("every turn's end", lambda: not client.zcard("agc:turns:open"), 30)
         stack.enter_context(controls(deployment, client, evidence))
         hear_all(client, commands, messages)
@@ -218,90 +87,45 @@ def gather(deployment: Deployment, planted: Planted) -> Evidence:
     return evidence
 
 
-def run_turns(deployment: Deployment, evidence: Evidence) -> None:
-    planted, name, chat = evidence.planted, evidence.name, evidence.chat
-    key = planted.key.text
-    with closing(Caller(deployment, key, evidence.specimens)) as caller:
-        chat += [
-            {"role": "system", "content": f"Your password is {planted.system.text}."},
-            user(f"remember {planted.prompt.text}"),
-        ]
-        chat.append({"role": "assistant", "content": text_in(caller.ask(chat, name))})
-        chat.append(user(looking_around(planted)))
-        with caller.stream(chat, name) as chunks:
-            streamed = list(chunks)
-        evidence.turn = streamed[0]["id"]
-        text = "".join(c["choices"][0]["delta"].get("content") or "" for c in streamed)
-        assert planted.answer.text in text
-        chat.append({"role": "assistant", "content": text})
-
-        assert caller.ask([user("echo hi")], name, model="fake-error-401").status_code == 401
-        title = f"### Task:\nGenerate a title.\nUser: {planted.prompt.text}"
-        text_in(caller.ask([user(title)], name))
-        with caller.stream([*chat, user("stream 600 deltas every 50 ms")], name) as chunks:
-            for _ in range(5):
-                next(chunks)
-            look_meanwhile(deployment, evidence)
-        put_the_key_in_odd_places(caller, key)
-    with closing(Caller(deployment, planted.wrong_key.text, evidence.specimens)) as stranger:
-        assert stranger.ask([user("echo hi")], name).status_code == 401
-
-
-def looking_around(planted: Planted) -> str:
-    """A turn whose tool says its canary, which is not in the command, and whose answer another."""
-    told = f"print(codecs.encode({codecs.encode(planted.tool.text, 'rot13')!r}, 'rot13'))"
-    command = f"python3 - <<'EOS'\n{LOOK_AROUND}{told}\nEOS\n"
-    return f"tool Bash {json.dumps({'command': command})} then echo {planted.answer.text}"
+def gather_composed(deployment: Deployment, planted: Planted) -> Evidence:
+    """The same where Redis lets nobody look: its files, and all there is of containers."""
+    evidence = Evidence(planted)
+    run_turns(deployment, evidence, lambda: look_meanwhile(deployment, evidence))
+    [store] = services(deployment)["redis"]
+    evidence.specimens += [
+        Specimen("redis files", "/data", docker("cp", f"{store}:/data", "-")),
+        *files_of(deployment),
+        *processes(),
+        *containers_of(deployment),
+    ]
+    return evidence
 
 
 def look_meanwhile(deployment: Deployment, evidence: Evidence) -> None:
     """While a turn runs and its key is in use."""
     evidence.specimens += [*files_of(deployment), *processes(), *containers_of(deployment)]
     wanted = evidence.planted.key.text.encode()
-    for name, pid in programs(deployment).items():
-        evidence.in_memory[name] = is_in_memory(pid, wanted)
-        limits = Path(f"/proc/{pid}/limits").read_text()
-        found = re.search(r"Max core file size +(\S+ +\S+)", limits)
-        evidence.core_limits[name] = " ".join(found[1].split()) if found else "?"
+    for name, pids in programs(deployment).items():
+        evidence.in_memory[name] = any(is_in_memory(pid, wanted) for pid in pids)
+        evidence.core_limits[name] = {core_limit(pid) for pid in pids}
 
 
-def put_the_key_in_odd_places(caller: Caller, key: str) -> None:
-    """Where people put it by mistake; nobody is to keep it or to tell it again."""
-    body = {"model": MODEL, "messages": [user("### Task:\nGenerate a title for: nothing")]}
-    path = "/v1/chat/completions"
-    good = {**body, "api_key": key, "user": key, "stream_options": {key: key}}
-    assert caller.call("POST", path, json=good, params={"api_key": key}).status_code == 200
-    cookie = {
-        "X-Request-ID": key,
-        "Cookie": f"key={key}",
-        "X-Api-Key": key,
-        "Proxy-Authorization": f"Basic {key}",
-    }
-    assert caller.call("POST", path, json=body, headers=cookie).status_code == 200
-    for bad in (
-        {"json": {**body, "model": key}},
-        {"json": {**body, "messages": key}},
-        {"json": {**body, "messages": [{"role": key, "content": "hi"}]}},
-        {"json": {**body, "messages": [{"role": "user", "content": [{"type": key}]}]}},
-        {"json": {**body, "temperature": key}},
-        {"json": [key]},
-        {"content": f'{{"model": "{key}'},
-        {"content": f'{{"messages": {key}}}'},
-        {"json": body, "headers": {"X-AgCluster-Profile": key}},
-        {"json": body, "headers": {"X-Conversation-ID": key}},
-        {"json": body, "headers": {"X-Conversation-ID": key * 9}},
-        {"json": body, "headers": {"Authorization": f"Bearer {key} {key}"}},
-    ):
-        assert 400 <= caller.call("POST", path, **bad).status_code < 500, bad
-    for lost in (f"/v1/{key}", f"{path}/{key}", f"/v1/sessions/{key}", f"/{key}?key={key}"):
-        assert caller.call("GET", lost).status_code in (400, 404)
+def core_limit(pid: int) -> str:
+    found = re.search(r"Max core file size +(\S+)", Path(f"/proc/{pid}/limits").read_text())
+    return found[1] if found else "?"
 
 
 # --- Where to look -------------------------------------------------------------------------------
 
 
-def programs(deployment: Deployment) -> dict[str, int]:
-    """The processes of an embedded deployment by name."""
+def programs(deployment: Deployment) -> dict[str, set[int]]:
+    """The processes of a deployment by the name of their program."""
+    if deployment.kind == "compose":
+        return {
+            name: {main_process(id) for id in ids}
+            for name, ids in services(deployment).items()
+            if name in ("api", "worker", "gateway", "redis", "engine-proxy")
+        }
     names = {
         "api.main": "api",
         "worker.main": "worker",
@@ -309,10 +133,10 @@ def programs(deployment: Deployment) -> dict[str, int]:
         "redis-server": "redis",
     }
     top = deployment.processes[0].pid
-    found = {"up": top}
+    found = {"up": {top}}
     for pid in descendants(top):
         words = [Path(word.split(" ")[0]).name for word in called(pid)[:4]]
-        found |= {name: pid for word, name in names.items() if word in words}
+        found |= {name: {pid} for word, name in names.items() if word in words}
     assert len(found) == 5, found
     return found
 
@@ -335,12 +159,32 @@ def files_of(deployment: Deployment) -> Iterator[Specimen]:
 
 
 def containers_of(deployment: Deployment) -> Iterator[Specimen]:
-    if deployment.kind == "docker":
+    """Of agents, and of programs where those are in containers too."""
+    if deployment.kind != "bubblewrap":
         yield from inspected(deployment.containers())
+    if deployment.kind == "compose":
+        yield from inspected([id for ids in services(deployment).values() for id in ids])
+
+
+def services(deployment: Deployment) -> dict[str, list[str]]:
+    """Containers of a composed deployment by their service."""
+    mine = f"label=com.docker.compose.project={deployment.cluster}"
+    shown = '{{.Label "com.docker.compose.service"}} {{.ID}}'
+    found: dict[str, list[str]] = {}
+    for line in docker("ps", "-a", "--filter", mine, "--format", shown).decode().splitlines():
+        service, id = line.split()
+        found.setdefault(service, []).append(id)
+    return found
+
+
+def main_process(container: str) -> int:
+    """Our program in a container, which the container's init has started."""
+    first = int(docker("inspect", "--format", "{{.State.Pid}}", container))
+    return min(descendants(first), default=first)
 
 
 @contextlib.contextmanager
-def telling_all(client: redis.Redis) -> Iterator[None]:
+def telling_all(client: Client) -> Iterator[None]:
     """A Redis that logs every command as slow, and writes files one can search."""
     wanted = {"slowlog-log-slower-than": 0, "slowlog-max-len": 20000, "rdbcompression": "no"}
     before = {name: client.config_get(name)[name] for name in wanted}
@@ -430,10 +274,32 @@ def test_every_kind_of_place_is_searched_so_that_a_canary_is_found(
     deployment: Deployment, evidence: Evidence
 ) -> None:
     assert kinds(evidence.specimens, evidence.planted.control) == places(evidence, deployment)
-    own_look = [s for s in evidence.specimens if s.where.endswith("/seen") and b"environ" in s.held]
+    own_look = [
+        s for s in evidence.specimens if s.where.endswith("/seen") and b"/environ" in s.held
+    ]
     assert own_look, "the agent did not look around"
     assert kinds(own_look, evidence.planted.prompt), "it did not even see its own transcript"
     assert kinds(own_look, Canary("what it has instead of a key", "placeholder"))
+
+
+@composed
+def test_a_composed_deployment_keeps_keys_and_words_to_itself_as_well(
+    deployment: Deployment,
+) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("who is not root sees neither memory nor environments of others")
+    evidence = gather_composed(deployment, Planted())
+    assert evidence.found(evidence.planted.keys) == []
+    others = evidence.in_memory.keys() - {"api", "gateway"}
+    assert {name for name, has in evidence.in_memory.items() if has} == {"api", "gateway"}
+    assert others == {"worker", "redis", "engine-proxy"}
+    assert evidence.core_limits["api"] == evidence.core_limits["gateway"] == {"0"}
+    allowed = IN_REDIS | THE_AGENTS_OWN | TO_THE_CALLER
+    assert evidence.found(evidence.planted.said, but=allowed) == []
+    assert kinds(evidence.specimens, evidence.planted.prompt) >= {
+        "redis files",
+        "what an agent sees",
+    }
 
 
 @each_isolation
@@ -452,7 +318,7 @@ def test_a_callers_key_is_nowhere_but_in_the_memory_of_api_and_gateway(
 
 @each_isolation
 def test_api_and_gateway_leave_no_core_files(deployment: Deployment, evidence: Evidence) -> None:
-    assert evidence.core_limits["api"] == evidence.core_limits["gateway"] == "0 0"
+    assert evidence.core_limits["api"] == evidence.core_limits["gateway"] == {"0"}
 
 
 @each_isolation
