@@ -60,12 +60,14 @@ class Scene:
         self.hits += owners.count(victim)
         return victim
 
-    async def a_container(self) -> tuple[Telling, Host]:
-        """A running turn's, and the machine it is on."""
-        telling = self.rng.choice(self.running())
-        owner = await self.cluster.owner_of(telling.api_key, telling.conversation)
-        assert owner is not None, "a turn that runs has an owner"
-        return telling, self.cluster.host_of(owner)
+    async def a_container(self) -> tuple[Telling, Host] | None:
+        """A running turn's, and the machine it is on; None while no such turn has an owner."""
+        running = self.running()
+        for telling in self.rng.sample(running, len(running)):
+            owner = await self.cluster.owner_of(telling.api_key, telling.conversation)
+            if owner is not None:
+                return telling, self.cluster.host_of(owner)
+        return None
 
 
 Fault = Callable[[Scene], Awaitable[None]]
@@ -263,8 +265,8 @@ async def model_killed(scene: Scene) -> None:
 
 async def container_killed(scene: Scene) -> None:
     """One running turn's container is killed; which one, the schedule says."""
-    telling, host = await scene.a_container()
-    await kill_container(scene, telling, host)
+    if found := await scene.a_container():
+        await kill_container(scene, *found)
 
 
 async def kill_container(scene: Scene, telling: Telling, host: Host) -> None:
