@@ -3,15 +3,17 @@
 Only the events that carry figures are decoded (two in a message), so a delta costs a split and a
 comparison. An answer that breaks off before its last figures counts what it had said of its input,
 and for its output an estimate by the text that passed: else whoever hangs up in time would pay
-nothing. Everything else is as the upstream told it.
+nothing. One that was left before any figure counts an estimate by its request, as it was sent and
+is paid for. Everything else is as the upstream told it.
 """
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 from collections import OrderedDict, defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -36,16 +38,27 @@ _DELTA_FRAME_BYTES = 88
 _TOKEN_BYTES = 4
 _FIGURES = tuple(Usage.model_fields)
 
+Estimate = Callable[[], Usage]
+"""What a call costs as far as its request says. Asked for only when nobody tells."""
+
 
 class CallMeter:
     """Reads one answer of the upstream. It never raises: metering must not break a stream."""
 
-    def __init__(self, *, is_stream: bool, status: int, retry_after_s: float | None) -> None:
+    def __init__(
+        self,
+        *,
+        is_stream: bool,
+        status: int,
+        retry_after_s: float | None,
+        estimate: Estimate = Usage,
+    ) -> None:
         self.is_stream = is_stream
         self.is_final = False
         """The upstream has told what the answer cost in all."""
         self._status = status
         self._retry_after_s = retry_after_s
+        self._estimate = estimate
         self._body = bytearray()
         self._body_bytes = 0
         self._rest = b""
@@ -90,6 +103,12 @@ class CallMeter:
         if self._body:
             self._read(bytes(self._body))
             self._body.clear()
+
+    def leave(self) -> None:
+        """Whoever asked is gone, or is cut off: without a figure up to now, there will be none."""
+        if self._figures or self.error:
+            return
+        self._figures = self._estimate().model_dump(include=set(_FIGURES))
 
     def broke(self) -> None:
         """The stream ended before its end."""
@@ -171,6 +190,7 @@ class TurnCounter:
         self._past: defaultdict[str, ModelUsage] = defaultdict(ModelUsage)
         self._past_tokens = 0
         self._running: dict[CallMeter, str] = {}
+        self._unanswered: dict[object, tuple[str, Estimate]] = {}
         self._last_error: UpstreamError | None = None
 
     @property
@@ -184,12 +204,43 @@ class TurnCounter:
         self._running[meter] = model
         try:
             yield
+        except BaseException:
+            meter.leave()
+            raise
         finally:
             meter.end()
             del self._running[meter]
             self._past[model] = _with_call(self._past[model], meter.usage)
             self._past_tokens += meter.spent_tokens
             self._last_error = meter.error or self._last_error
+
+    @contextmanager
+    def unanswered(self, model: str, estimate: Estimate) -> Iterator[None]:
+        """A call from its sending to its status. Cancelled before that, its estimate counts."""
+        call = object()
+        self._unanswered[call] = (model, estimate)
+        try:
+            yield
+        except asyncio.CancelledError:
+            self._give_up(call)
+            raise
+        finally:
+            self._unanswered.pop(call, None)
+
+    def settle(self) -> None:
+        """The turn is over: what is under way is cut off, and its figures are read at once."""
+        for call in list(self._unanswered):
+            self._give_up(call)
+        for meter in self._running:
+            meter.leave()
+
+    def _give_up(self, call: object) -> None:
+        """Book the call's estimate, once."""
+        if found := self._unanswered.pop(call, None):
+            model, estimate = found
+            used = estimate()
+            self._past[model] = _with_call(self._past[model], used)
+            self._past_tokens += used.spent_tokens
 
     def fail(self, error: UpstreamError, model: str) -> None:
         """A call that got no answer at all."""
@@ -229,8 +280,14 @@ class Ledger:
         self._open[turn] = counter
         return counter
 
+    def settle(self, turn: TurnId) -> None:
+        """It is over, and what it has under way will be told no more."""
+        if counter := self._open.get(turn):
+            counter.settle()
+
     def close(self, turn: TurnId) -> None:
         """Nothing more of it comes. The figures stay for a while."""
+        self.settle(turn)
         if counter := self._open.pop(turn, None):
             self._closed[turn] = counter
             if len(self._closed) > self._closed_max:

@@ -13,8 +13,9 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from http import HTTPStatus
 from io import BytesIO
 
@@ -28,9 +29,10 @@ from infra.wire.gateway import UpstreamError
 from worker.gateway.answers import StreamBroken, begin_answer, break_off, check_answer, read_on
 from worker.gateway.headers import retry_after_s, to_upstream
 from worker.gateway.keys import KeyWiped
-from worker.gateway.metering import CallMeter
+from worker.gateway.metering import CallMeter, Estimate
 from worker.gateway.model_request import (
     check_target,
+    estimated_cost,
     is_counted,
     model_of,
     read_body,
@@ -97,6 +99,17 @@ class _AgentGone(AgClusterError):
     """The agent hung up, or reads nothing."""
 
 
+@dataclass(frozen=True)
+class _Sent:
+    """A call that the upstream has begun to answer."""
+
+    model: str
+    answer: aiohttp.ClientResponse
+    estimate: Estimate
+    is_final: bool
+    """It has failed too often."""
+
+
 class ModelProxy:
     """Answers the requests that come in on `model.sock`."""
 
@@ -139,9 +152,10 @@ class ModelProxy:
             with bounds.calls.take(), self._traffic.call():
                 async with turn.while_open():
                     await self._wait_for_rate(bounds)
-                    async with self._sent(turn, bounds, request) as (model, answer, is_final):
-                        response = begin_answer(answer, is_retry_pointless=is_final)
-                        with self._metered(turn, model, request, answer) as meter:
+                    async with self._sent(turn, bounds, request) as sent:
+                        answer = sent.answer
+                        response = begin_answer(answer, is_retry_pointless=sent.is_final)
+                        with self._metered(turn, sent, request) as meter:
                             await response.prepare(request)
                             await self._relay(turn, meter, answer, response)
         except (TurnOver, KeyWiped) as error:
@@ -185,9 +199,9 @@ class ModelProxy:
     @asynccontextmanager
     async def _sent(
         self, turn: Turn, bounds: ModelBounds, request: web.BaseRequest
-    ) -> AsyncIterator[tuple[str, aiohttp.ClientResponse, bool]]:
-        """The model asked for, the upstream's answer and whether that has failed too often. The
-        answer is closed at the end (its connection with it, unless read to the end)."""
+    ) -> AsyncIterator[_Sent]:
+        """The call with the upstream's answer, which is closed at the end (its connection with it,
+        unless read to the end). Given up before that, it is metered by an estimate."""
         body_max = self._limits.body_max_bytes
         with bounds.body_bytes.take(min(request.content_length or body_max, body_max)):
             body = await read_body(
@@ -199,8 +213,11 @@ class ModelProxy:
             turn.require_budget()
             headers = to_upstream(request.headers.items(), api_key=turn.key.reveal())
             headers["content-length"] = str(len(body))
+            estimate = partial(estimated_cost, body)
+            unanswered = turn.counter.unanswered(model, estimate)
             try:
-                answer = await self._upstream.send(request.raw_path, headers, BytesIO(body))
+                with unanswered if is_counted(request) else nullcontext():
+                    answer = await self._upstream.send(request.raw_path, headers, BytesIO(body))
             except (aiohttp.ClientError, OSError, TimeoutError) as error:
                 turn.counter.fail(UpstreamError(status=502, kind="unreachable"), model)
                 is_final = turn.failed_tries.add(body)
@@ -208,23 +225,24 @@ class ModelProxy:
         try:
             check_answer(answer)
             is_error = answer.status >= HTTPStatus.BAD_REQUEST
-            yield model, answer, is_error and turn.failed_tries.add(body)
+            is_final = is_error and turn.failed_tries.add(body)
+            yield _Sent(model, answer, estimate, is_final)
         finally:
             answer.close()
 
     @contextmanager
-    def _metered(
-        self, turn: Turn, model: str, request: web.BaseRequest, answer: aiohttp.ClientResponse
-    ) -> Iterator[CallMeter]:
+    def _metered(self, turn: Turn, sent: _Sent, request: web.BaseRequest) -> Iterator[CallMeter]:
+        answer = sent.answer
         meter = CallMeter(
             is_stream=answer.content_type == "text/event-stream",
             status=answer.status,
             retry_after_s=retry_after_s(answer.headers),
+            estimate=sent.estimate,
         )
         if not is_counted(request):
             yield meter
             return
-        with turn.counter.call(meter, model):
+        with turn.counter.call(meter, sent.model):
             yield meter
 
     async def _relay(

@@ -15,6 +15,7 @@ from typing import Any
 import msgspec
 from aiohttp import web
 
+from infra.wire.events import Usage
 from worker.gateway.refusals import CallRefused, too_large
 
 MESSAGES = "/v1/messages"
@@ -29,6 +30,15 @@ _TYPE = rb'"type"[ \t\r\n]*:[ \t\r\n]*'
 _FETCHED = re.compile(_TYPE + rb'"(?:url"|web_fetch_(?!tool_))')
 _SEARCHED = re.compile(_TYPE + rb'"web_search_(?!tool_)')
 _ESCAPED_LETTER = re.compile(rb"\\u00(?:3[0-9]|4[1-9a-fA-F]|5[0-9aAfF]|6[1-9a-fA-F]|7[0-9aA])")
+
+
+# The letters of a picture or document are not read as text: it costs about so much.
+_BASE64 = re.compile(rb'"data"[ \t\r\n]*:[ \t\r\n]*"([A-Za-z0-9+/]{1024,}={0,2})"')
+_PICTURE_TOKENS = 1_600
+_DOCUMENT_TOKEN_BYTES = 100
+_TOKEN_BYTES = 4
+_WHOLE_ANSWER_MAX_TOKENS = 21_333
+"""The service's own clients refuse to wait for a longer one that is not streamed."""
 
 
 class _Asked(msgspec.Struct):
@@ -108,6 +118,32 @@ def refuse_fetches(body: bytes, *, is_search_open: bool) -> None:
     if _ESCAPED_LETTER.search(body.replace(rb"\\", b"")):
         message = "The body has plain letters in escaped form."
         raise CallRefused(400, "invalid_request_error", message)
+
+
+class _Bounds(msgspec.Struct):
+    """What decides how long an answer becomes that nobody waits for."""
+
+    max_tokens: int = _WHOLE_ANSWER_MAX_TOKENS
+    stream: bool = False
+
+
+def estimated_cost(body: bytes) -> Usage:
+    """What a call costs that was sent and then left before its answer told: an estimate.
+
+    The input by its size. A streamed answer ends with its reader; one that is not is likely written
+    to its end, so its bound counts.
+    """
+    coded = [len(found[1]) for found in _BASE64.finditer(body)]
+    input_tokens = (len(body) - sum(coded)) // _TOKEN_BYTES
+    input_tokens += sum(max(_PICTURE_TOKENS, size // _DOCUMENT_TOKEN_BYTES) for size in coded)
+    try:
+        wanted = msgspec.json.decode(body, type=_Bounds)
+    except (msgspec.MsgspecError, UnicodeError, RecursionError):
+        wanted = _Bounds()
+    output_tokens = 0
+    if not wanted.stream:
+        output_tokens = min(max(0, wanted.max_tokens), _WHOLE_ANSWER_MAX_TOKENS)
+    return Usage(input_tokens=input_tokens, output_tokens=output_tokens)
 
 
 def _count_names(body: bytes) -> int:

@@ -329,6 +329,8 @@ class SessionTable:
             session.raise_fence(fence)
             if session.turn is not None and session.turn.id == turn:
                 self._end_turn(session)
+        # A side call's worker has hung up by now, which may not be noticed here yet.
+        self.ledger.settle(turn)
         return self.ledger.read(turn)
 
     async def aclose(self) -> None:
@@ -357,8 +359,8 @@ class SessionTable:
         session.end_turn()
         if expiry := self._expiries.pop(turn, None):
             expiry.cancel()
-        used = turn.counter.read()
         self.ledger.close(turn.id)
+        used = turn.counter.read()
         told = _told(session, turn, calls=used.calls, tokens=used.usage.spent_tokens)
         log.info("turn closed", extra=told)
 

@@ -12,6 +12,7 @@ import json
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from io import BytesIO
 
 import aiohttp
@@ -24,8 +25,8 @@ from infra.wire.gateway import SideCall, UpstreamError
 from worker.gateway.answers import StreamBroken, begin_answer, break_off, check_answer, read_on
 from worker.gateway.headers import retry_after_s, to_upstream
 from worker.gateway.keys import TurnKey, open_key
-from worker.gateway.metering import CallMeter, Ledger, TurnCounter
-from worker.gateway.model_request import MESSAGES
+from worker.gateway.metering import CallMeter, Estimate, Ledger, TurnCounter
+from worker.gateway.model_request import MESSAGES, estimated_cost
 from worker.gateway.refusals import CallRefused, too_large, unreachable
 from worker.gateway.sessions import Places, PlacesTaken, Traffic
 from worker.gateway.upstream import Upstream
@@ -68,8 +69,8 @@ class SideCalls:
         try:
             with self._places.take(), self._traffic.call():
                 counter = self._ledger.open(call.turn)
-                async with self._sent(call, key, counter) as answer:
-                    return await self._relay(request, call, counter, answer)
+                async with self._sent(call, key, counter) as (answer, estimate):
+                    return await self._relay(request, call, counter, answer, estimate)
         except CallRefused as refused:
             log.info("side call refused", extra=fields(turn=call.turn, reason=refused.message))
             return refused.as_response()
@@ -84,22 +85,25 @@ class SideCalls:
     @asynccontextmanager
     async def _sent(
         self, call: SideCall, key: TurnKey, counter: TurnCounter
-    ) -> AsyncIterator[aiohttp.ClientResponse]:
-        """The upstream's answer, closed at the end. Raises `CallRefused`."""
+    ) -> AsyncIterator[tuple[aiohttp.ClientResponse, Estimate]]:
+        """The upstream's answer, closed at the end, and the call's estimated cost, which is metered
+        when it is given up before that. Raises `CallRefused`."""
         body = json.dumps(call.body, separators=(",", ":")).encode()
         if len(body) > self.body_max_bytes:
             raise too_large(self.body_max_bytes)
         ours = {"content-type": "application/json", "anthropic-version": API_VERSION}
         headers = to_upstream(ours.items(), api_key=key.reveal())
         headers["content-length"] = str(len(body))
+        estimate = partial(estimated_cost, body)
         try:
-            answer = await self._upstream.send(MESSAGES, headers, BytesIO(body))
+            with counter.unanswered(_model_of(call), estimate):
+                answer = await self._upstream.send(MESSAGES, headers, BytesIO(body))
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
             counter.fail(UpstreamError(status=502, kind="unreachable"), _model_of(call))
             raise unreachable(call.turn, error) from error
         try:
             check_answer(answer)
-            yield answer
+            yield answer, estimate
         finally:
             answer.close()
 
@@ -109,12 +113,14 @@ class SideCalls:
         call: SideCall,
         counter: TurnCounter,
         answer: aiohttp.ClientResponse,
+        estimate: Estimate,
     ) -> web.StreamResponse:
         response = begin_answer(answer)
         meter = CallMeter(
             is_stream=answer.content_type == "text/event-stream",
             status=answer.status,
             retry_after_s=retry_after_s(answer.headers),
+            estimate=estimate,
         )
         try:
             with counter.call(meter, _model_of(call)):

@@ -68,6 +68,44 @@ async def test_a_stream_is_cut_between_two_events_once_its_output_passes_the_bud
     assert 1000 <= meter.usage.spent_tokens < 1100
 
 
+@pytest.mark.parametrize("stream", [True, False])
+async def test_a_call_left_before_its_first_byte_spends_of_the_budget(
+    host: Host, model: RunningModel, stream: bool
+) -> None:
+    """Else an agent that never waits for an answer would spend past any budget."""
+    folder = await host.open_session()
+    await host.open_turn(budget_tokens=1000)
+    body = asking("hang" + " " * 4000, stream=stream)
+    async with agent_at(folder) as agent:
+        async with asyncio.TaskGroup() as group:
+            call = group.create_task(agent.post("/v1/messages", json=body))
+            await model.journal.wait_for(lambda entry: True, timeout_s=PATIENCE_S)
+            call.cancel()
+            await model.journal.wait_for(lambda e: e.ended == "aborted", timeout_s=PATIENCE_S)
+        async with agent.post("/v1/messages", json=asking("echo more")) as answer:
+            assert answer.status == 402
+    meter = await host.close_turn()
+    assert meter.calls == 1
+    assert 1000 < meter.usage.input_tokens < 1100
+    assert meter.usage.output_tokens == (0 if stream else 100)
+
+
+async def test_a_turn_that_ends_before_an_answer_begins_is_told_its_estimate(
+    host: Host, model: RunningModel
+) -> None:
+    folder = await host.open_session()
+    await host.open_turn()
+    body = asking("hang", stream=False)
+    async with agent_at(folder) as agent, asyncio.TaskGroup() as group:
+        call = group.create_task(agent.post("/v1/messages", json=body))
+        await model.journal.wait_for(lambda entry: True, timeout_s=PATIENCE_S)
+        meter = await host.close_turn()
+        (await call).close()
+    assert (meter.calls, meter.usage.output_tokens) == (1, 100)
+    assert meter.usage.input_tokens > 0
+    assert await host.close_turn() == meter, "booked once"
+
+
 async def test_all_streams_of_a_turn_share_its_budget(host: Host) -> None:
     folder = await host.open_session()
     await host.open_turn(budget_tokens=1500)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from typing import Any
 
@@ -67,6 +68,22 @@ async def test_the_upstream_call_ends_when_the_worker_hangs_up(
         async for _ in answer.chunks:
             break
     await model.journal.wait_for(lambda e: e.ended == "aborted", timeout_s=PATIENCE_S)
+
+
+async def test_a_side_call_left_before_its_first_byte_is_metered_by_an_estimate(
+    host: Host, model: RunningModel
+) -> None:
+    call = call_of(host, "hang", stream=False)
+    async with asyncio.TaskGroup() as group:
+        asking_it = group.create_task(whole(host, call))
+        await model.journal.wait_for(lambda entry: True, timeout_s=PATIENCE_S)
+        asking_it.cancel()
+    # As a worker does, at once.
+    meter = await host.close_turn()
+    assert (meter.calls, meter.usage.output_tokens) == (1, 100)
+    assert meter.usage.input_tokens > 0
+    await model.journal.wait_for(lambda e: e.ended == "aborted", timeout_s=PATIENCE_S)
+    assert await host.close_turn() == meter, "booked once"
 
 
 async def test_an_upstreams_failure_comes_with_its_status(host: Host) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 
@@ -189,3 +190,26 @@ def test_the_figures_of_a_turn_outlive_its_end_and_go_on_when_it_comes_back() ->
     ledger.open(TurnId("b"))
     ledger.close(TurnId("b"))
     assert ledger.read(turn) == TurnMeter(instance="one")
+
+
+async def test_an_answer_left_before_its_first_figure_counts_an_estimate() -> None:
+    counter = TurnCounter()
+    meter = CallMeter(
+        is_stream=True, status=200, retry_after_s=None, estimate=lambda: Usage(input_tokens=50)
+    )
+    with contextlib.suppress(asyncio.CancelledError), counter.call(meter, "m"):
+        meter.feed(b"event: ping\ndata: {}\n\n")
+        raise asyncio.CancelledError
+    assert counter.spent_tokens == 50
+    assert counter.read().models == {"m": ModelUsage(calls=1, usage=Usage(input_tokens=50))}
+
+
+async def test_an_answer_left_after_its_first_figures_counts_those() -> None:
+    counter = TurnCounter()
+    meter = CallMeter(
+        is_stream=True, status=200, retry_after_s=None, estimate=lambda: Usage(input_tokens=50)
+    )
+    with contextlib.suppress(asyncio.CancelledError), counter.call(meter, "m"):
+        meter.feed(STREAM[: STREAM.index(b"\n\n") + 2])
+        raise asyncio.CancelledError
+    assert counter.read().usage.input_tokens == 100

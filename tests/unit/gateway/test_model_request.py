@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 
 from infra.runtime.settings import Settings
+from infra.wire.events import Usage
 from worker.gateway.main import config_from
-from worker.gateway.model_request import refuse_fetches
+from worker.gateway.model_request import estimated_cost, refuse_fetches
 from worker.gateway.refusals import CallRefused
 
 URL = {"type": "url", "url": "https://evil.example/?what=I+found"}
@@ -70,3 +71,21 @@ def test_a_text_may_say_anything(text: str) -> None:
     asked = said({"type": "text", "text": text}, {"type": "web_search_tool_result", "content": []})
     for form in (json.dumps(asked), json.dumps(asked, ensure_ascii=False)):
         refuse_fetches(form.encode(), is_search_open=False)
+
+
+def test_an_estimate_counts_text_and_the_answer_a_call_allowed() -> None:
+    text = json.dumps({"model": "m", "messages": "x" * 4000, "max_tokens": 500}).encode()
+    assert estimated_cost(text) == Usage(input_tokens=len(text) // 4, output_tokens=500)
+    streamed = text[:-1] + b', "stream": true}'
+    assert estimated_cost(streamed).output_tokens == 0
+
+
+@pytest.mark.parametrize("bound", ["1000000000", "null", '"many"'])
+def test_an_estimate_of_an_answer_is_bounded(bound: str) -> None:
+    body = f'{{"model": "m", "max_tokens": {bound}}}'.encode()
+    assert estimated_cost(body).output_tokens == 21_333
+
+
+def test_an_estimate_does_not_read_a_picture_as_text() -> None:
+    picture = json.dumps({"source": {"type": "base64", "data": "A" * 100_000 + "=="}}).encode()
+    assert 1_600 <= estimated_cost(picture).input_tokens < 1_700
