@@ -3,7 +3,7 @@
 -- KEYS  1 conversation  2 turn  3 turn_events
 -- ARGV  1 worker  2 fence  3 turn  4 most events of a log, then for each event: number, JSON
 -- Returns {'ok', newest number}, {'lost'}, or {'torn', newest number} when numbers before the first
--- one are missing: a failover can lose what was logged, and a log never has a hole.
+-- one are missing: a failover can lose what was logged, and events never leave a hole.
 --
 -- The event's number is the stream id, so Redis itself refuses doubles; numbers that are there are
 -- skipped. XADD is the first write: a full Redis refuses the whole script. The hottest script.
