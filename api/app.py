@@ -41,7 +41,10 @@ def create_app(deps: ApiDeps) -> FastAPI:
     app.add_exception_handler(RequestValidationError, _refuse_fields)
     settings = deps.settings
     app.add_middleware(
-        Edge, max_body_bytes=settings.max_body_bytes, requests_max=settings.requests_max
+        Edge,
+        max_body_bytes=settings.max_body_bytes,
+        requests_max=settings.requests_max,
+        bodies_max_bytes=settings.bodies_max_bytes,
     )
     if settings.cors_origins:
         app.add_middleware(CrossOrigin, allow_origins=settings.cors_origins)

@@ -45,7 +45,11 @@ _REQUEST_ID = re.compile(r"[A-Za-z0-9._:@=+/-]{1,128}")
 
 
 class Edge:
-    """Wraps the application. Beyond `requests_max` at once only health is answered."""
+    """Wraps the application. Beyond `requests_max` at once only health is answered.
+
+    What all requests together have sent of their bodies is held until they end, their streams
+    included. Beyond `bodies_max_bytes` of that, whichever sends more is refused.
+    """
 
     def __init__(
         self,
@@ -53,12 +57,14 @@ class Edge:
         *,
         max_body_bytes: int,
         requests_max: int,
+        bodies_max_bytes: int,
         body_stall_s: float = BODY_STALL_S,
     ) -> None:
         self._app = app
         self._max_body_bytes = max_body_bytes
         self._requests_max = requests_max
         self._body_stall_s = body_stall_s
+        self._held = _HeldBodies(bodies_max_bytes)
         self._open = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -69,10 +75,10 @@ class Edge:
         more: dict[str, str] = {}
         scope.setdefault("state", {})[ANSWER_HEADERS] = more
         exchange = _Exchange(request_id(headers), send, more)
+        body = _BoundedBody(receive, self._max_body_bytes, self._body_stall_s, self._held)
         self._open += 1
         try:
             self._check(scope, headers)
-            body = _BoundedBody(receive, self._max_body_bytes, self._body_stall_s)
             await self._app(scope, body, exchange.send)
         except ClientDisconnect:
             pass  # Nobody is left to answer.
@@ -87,6 +93,7 @@ class Edge:
             await error_response(AgClusterError())(scope, receive, exchange.send)
         finally:
             self._open -= 1
+            body.release()
             exchange.log(scope)
 
     def _check(self, scope: Scope, headers: Headers) -> None:
@@ -143,14 +150,36 @@ class _Exchange:
         )
 
 
-class _BoundedBody:
-    """The request's `receive`, with bounds on size and slowness while there is a body to come."""
+class _HeldBodies:
+    """How many bytes of bodies the whole process holds."""
 
-    def __init__(self, receive: Receive, max_bytes: int, stall_s: float) -> None:
+    def __init__(self, max_bytes: int) -> None:
+        self._max_bytes = max_bytes
+        self._bytes = 0
+
+    def add(self, count: int) -> None:
+        """Raises `RequestRefused` instead when there is no room for so many."""
+        if self._bytes + count > self._max_bytes:
+            raise RequestRefused("", code=ErrorCode.REPLICA_FULL)
+        self._bytes += count
+
+    def remove(self, count: int) -> None:
+        self._bytes -= count
+
+
+class _BoundedBody:
+    """The request's `receive`, with bounds on size and slowness while there is a body to come.
+
+    `release` when the request is over.
+    """
+
+    def __init__(self, receive: Receive, max_bytes: int, stall_s: float, held: _HeldBodies) -> None:
         self._receive = receive
         self._max_bytes = max_bytes
         self._stall_s = stall_s
+        self._held = held
         self._received = 0
+        self._held_bytes = 0
         self._began = time.monotonic()
         self._is_complete = False
 
@@ -166,11 +195,19 @@ class _BoundedBody:
                 "The request body arrived too slowly.", code=ErrorCode.REQUEST_TIMEOUT
             ) from None
         if message["type"] == "http.request":
-            self._received += len(message.get("body", b""))
+            size = len(message.get("body", b""))
+            self._received += size
             if self._received > self._max_bytes:
                 raise _too_large(self._max_bytes)
+            self._held.add(size)
+            self._held_bytes += size
             self._is_complete = not message.get("more_body", False)
         return message
+
+    def release(self) -> None:
+        """The body is held no more."""
+        self._held.remove(self._held_bytes)
+        self._held_bytes = 0
 
 
 def _loggable(scope: Scope) -> str:

@@ -149,6 +149,12 @@ class Settings(BaseModel):
         gt=0,
         description="Requests one API replica answers at once, streams included; beyond it 503.",
     )
+    bodies_max_bytes: int = Field(
+        1024 * 1024 * 1024,
+        gt=0,
+        description="Bytes of request bodies one API replica holds at once, until their answers "
+        "end; beyond it 503.",
+    )
     trusted_proxies: Names = Field(
         (),
         description="Addresses and networks of the balancers in front: their X-Forwarded-For says "

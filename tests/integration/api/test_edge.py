@@ -7,7 +7,7 @@ import base64
 import json
 import logging
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from typing import Any
 
 import httpx
@@ -214,6 +214,32 @@ async def test_beyond_its_bound_a_replica_answers_health_only() -> None:
     assert (refused.status_code, refused.json()["error"]["code"]) == (503, "replica_full")
     assert refused.headers["retry-after"] == "1"
     assert [alive.status_code, held.result().status_code, again.status_code] == [200] * 3
+
+
+async def test_large_bodies_that_come_slowly_fill_no_more_than_their_bound() -> None:
+    """Each within its own bound; together they would be the memory of the machine."""
+    settings = {"max_body_bytes": 100_000, "bodies_max_bytes": 250_000}
+    async with running_api(settings=settings) as api:
+        async with AsyncExitStack() as opened, asyncio.TaskGroup() as group:
+            slow = [await opened.enter_async_context(wire(api)) for _ in range(5)]
+            answers = {group.create_task(client.answer()) for client in slow}
+            for client in slow:
+                await client.say(POST, b"content-length: 99999\r\n\r\n", b"x" * 60_000)
+            [refused], waiting = await asyncio.wait(answers, return_when=asyncio.FIRST_COMPLETED)
+            bodiless = await api.http.get("/v1/models")
+            for answer in waiting:
+                answer.cancel()
+        async with asyncio.timeout(20):
+            while True:
+                again = await api.chat("x" * 90_000)
+                if again.status_code != 503:
+                    break  # The replica has noticed that the others hung up.
+        later = [await api.chat("x" * 90_000) for _ in range(3)]
+    status, headers, content = refused.result()
+    assert (status, json.loads(content)["error"]["code"]) == (503, "replica_full")
+    assert headers["retry-after"] == "1"
+    assert bodiless.status_code == 200
+    assert [answer.status_code for answer in (again, *later)] == [200] * 4
 
 
 async def test_beyond_twice_its_bound_connections_are_refused() -> None:

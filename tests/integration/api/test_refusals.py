@@ -164,7 +164,13 @@ async def test_slow_body_is_408() -> None:
     from api.edge import Edge
 
     async with running_api() as api:
-        app = Edge(create_app(api.deps), max_body_bytes=1000, requests_max=10, body_stall_s=0.05)
+        app = Edge(
+            create_app(api.deps),
+            max_body_bytes=1000,
+            requests_max=10,
+            bodies_max_bytes=1000,
+            body_stall_s=0.05,
+        )
         sent: list[Any] = []
 
         async def receive() -> Any:
