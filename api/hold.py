@@ -15,7 +15,7 @@ from infra.runtime.logs import fields
 from infra.store.chains import ChainStore
 from infra.store.turns import TurnStore
 from infra.wire.errors import StoreUnavailable
-from infra.wire.ids import ConversationKey, TenantId
+from infra.wire.ids import ConversationKey, TenantId, TurnId
 from infra.wire.turns import OnDisconnect
 
 log = logging.getLogger(__name__)
@@ -136,5 +136,13 @@ class HeldTurn(OpenTurn):
             self._errands.leave("leave", self.id, lambda: self._readers.are_left(self.id))
 
     async def _hang_up(self) -> None:
-        if not await self._readers.are_left(self.id):
-            await self._turns.cancel(self.id, tenant=self._tenant, reason="the client hung up")
+        await hang_up(self.id, tenant=self._tenant, turns=self._turns, readers=self._readers)
+
+
+async def hang_up(turn: TurnId, *, tenant: TenantId, turns: TurnStore, readers: Readers) -> None:
+    """The last client here has left: cancel the turn if nobody else waits for it.
+
+    Raises `StoreUnavailable` and `TurnNotFound`.
+    """
+    if not await readers.are_left(turn):
+        await turns.cancel(turn, tenant=tenant, reason="the client hung up")

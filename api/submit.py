@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import logging
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 
 from api.auth import Caller
 from api.chain import last_chains
 from api.errands import Errands
-from api.hold import HeldTurn, Trail
+from api.hold import HeldTurn, Trail, hang_up
 from api.naming import label
 from api.prompt import Prompt
 from api.readers import Readers
@@ -94,15 +95,16 @@ class TurnOpener:
 
         Raises `RequestRefused` (a bound is reached) and `StoreUnavailable`.
         """
-        with ExitStack() as held:
+        with ExitStack() as held, ExitStack() as joining:
             held.enter_context(self._answers.counted(ask.caller.tenant))
             new = self._new_turn(ask, await self._conversation(ask))
             turn, conversation, is_far = new.request.turn, new.request.conversation, False
             # Attached before the submit, so that not even the first frame is missed.
             attached = held.enter_context(ExitStack())
             mailbox = attached.enter_context(self._relays.attached(turn))
-            joined = await self._submit(new, ask.repeat)
+            joined = await self._submit(new, ask)
             if joined is not None:
+                joining.enter_context(self._left_if_it_fails(joined, ask))
                 await self._relays.require_kept(joined, after=0)
                 attached.close()
                 turn, conversation = joined.turn, joined.conversation
@@ -158,7 +160,7 @@ class TurnOpener:
             retention_s=self._settings.retention_s,
         )
 
-    async def _submit(self, new: NewTurn, repeat: Repeat | None) -> TurnRecord | None:
+    async def _submit(self, new: NewTurn, ask: Ask) -> TurnRecord | None:
         """Submit it; gives the turn it repeats, if it gets that one instead."""
         limits = self._settings
         while True:
@@ -175,7 +177,7 @@ class TurnOpener:
             )
             if submitted.created:
                 break
-            if repeat is not None and (earlier := await self._joined(submitted.turn, repeat)):
+            if earlier := await self._joined(submitted.turn, ask):
                 log.info("repeat joins its turn", extra=fields(turn=earlier.turn))
                 return earlier
             new = replace(new, supersedes=submitted.turn)
@@ -199,17 +201,39 @@ class TurnOpener:
             log.warning("turn not announced", extra=fields(turn=submitted.turn))
         return None
 
-    async def _joined(self, turn: TurnId, repeat: Repeat) -> TurnRecord | None:
+    async def _joined(self, turn: TurnId, ask: Ask) -> TurnRecord | None:
         """The turn, if the repeat gets it; then it does not end with its first client."""
+        repeat = ask.repeat
+        if repeat is None:
+            return None
         earlier = await self._turns.get(turn)
         if earlier is None or not repeat.gets(earlier):
             return None
         if earlier.state.is_terminal:
             return earlier
-        await self._readers.join(earlier)
-        # Its first client may have hung up just before, and taken it along.
-        earlier = await self._turns.get(turn)
+        with self._left_if_it_fails(earlier, ask):
+            await self._readers.join(earlier)
+            # Its first client may have hung up just before, and taken it along.
+            earlier = await self._turns.get(turn)
         return earlier if earlier is not None and repeat.gets(earlier) else None
+
+    @contextmanager
+    def _left_if_it_fails(self, joined: TurnRecord, ask: Ask) -> Iterator[None]:
+        """A repeat that fails in the block never reads its turn: it leaves as if it had hung up.
+
+        Else this replica would stand among the turn's readers, and it would outlive them all.
+        """
+        try:
+            yield
+        except BaseException:
+            if ask.on_disconnect is OnDisconnect.CANCEL and not joined.state.is_terminal:
+                self._errands.leave("hang-up", joined.turn, lambda: self._leave(joined))
+            raise
+
+    async def _leave(self, joined: TurnRecord) -> None:
+        # Whether it was written down may be unknown. Behind a join, leaving counts the others too.
+        await self._readers.join(joined)
+        await hang_up(joined.turn, tenant=joined.tenant, turns=self._turns, readers=self._readers)
 
     def _retention_s(self, lane: Lane) -> float:
         limits = self._settings

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 from typing import Any
 
 import httpx
 import pytest
 from openai.types.chat import ChatCompletionChunk
+from redis.asyncio import Redis
 
 from infra.store.keys import Keys
-from infra.store.open import store_on
+from infra.store.open import Store, store_on
+from infra.store.readers import TurnReaders
 from infra.store.turn_log import TurnLog
-from infra.wire.errors import ErrorCode
+from infra.wire.errors import ErrorCode, StoreUnavailable
 from infra.wire.events import TextDelta, ThinkingDelta, ToolCall
+from infra.wire.ids import ReplicaId, TurnId
 from infra.wire.states import TurnState
 from tests.fakes.echo_worker import Gate, Pause, Script, Step, failure, words
 from tests.fakes.fake_redis import fake_redis
@@ -338,6 +341,76 @@ async def test_repeat_at_another_replica_outlives_a_hang_up(is_far: bool) -> Non
         async with asyncio.timeout(20):
             assert "and on" in (await stayer).text
     assert len(here.worker.requests) == 1
+
+
+class LosingReaders(TurnReaders):
+    """Redis goes away at the first join: before it is written, or before that is told."""
+
+    def __init__(self, redis: Redis, keys: Keys, *, is_written: bool) -> None:
+        super().__init__(redis, keys)
+        self._is_written = is_written
+        self._joins = 0
+
+    async def join(
+        self, turn: TurnId, *, here: ReplicaId, first_at: ReplicaId, ttl_s: float
+    ) -> None:
+        self._joins += 1
+        if self._joins > 1 or self._is_written:
+            await super().join(turn, here=here, first_at=first_at, ttl_s=ttl_s)
+        if self._joins == 1:
+            raise StoreUnavailable("gone")
+
+
+def trimming(store: Store) -> Store:
+    return replace(store, log=TurnLog(store.redis, Keys("test"), events_max=100))
+
+
+def losing_before(store: Store) -> Store:
+    return replace(store, readers=LosingReaders(store.redis, Keys("test"), is_written=False))
+
+
+def losing_after(store: Store) -> Store:
+    return replace(store, readers=LosingReaders(store.redis, Keys("test"), is_written=True))
+
+
+@pytest.mark.parametrize(
+    ("changed", "status"), [(trimming, 409), (losing_before, 503), (losing_after, 503)]
+)
+async def test_repeat_that_fails_does_not_stay_among_its_turns_readers(
+    changed: Callable[[Store], Store], status: int
+) -> None:
+    """It had written itself down, and never left: the turn then outlived everybody's hang-up."""
+    again = {"x-conversation-id": "c", "idempotency-key": "k"}
+    script: Script = {"go": [*words("w " * 200), Gate("never")]}
+    async with fake_redis() as redis, AsyncExitStack() as opened:
+        store = trimming(store_on(redis, Keys("test")))
+        here = await opened.enter_async_context(running_api(script, store=store))
+        far = await opened.enter_async_context(running_api(store=changed(store), has_worker=False))
+        group = await opened.enter_async_context(asyncio.TaskGroup())
+        first = group.create_task(here.chat("go", stream=True, headers=again))
+        await until(lambda: here.worker.requests)
+        turn = here.worker.requests[0].turn
+        await until_logged(store, turn, 200)
+
+        refused = await far.chat("go", stream=True, headers=again)
+
+        assert refused.status_code == status
+        await far.deps.errands.settled()
+        record = await store.turns.get(turn)
+        assert record is not None
+        assert record.cancel is None, "its first client reads on"
+        first.cancel()
+        async with asyncio.timeout(20):
+            assert (await here.worker.ended.get())[1] is TurnState.CANCELLED
+
+
+async def until_logged(store: Store, turn: TurnId, events: int) -> None:
+    async with asyncio.timeout(20):
+        while True:
+            record = await store.turns.get(turn)
+            if record is not None and record.seq >= events:
+                return
+            await asyncio.sleep(0.01)
 
 
 async def test_turn_ends_with_the_last_hang_up_at_any_replica() -> None:
