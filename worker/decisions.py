@@ -182,6 +182,7 @@ def sweep(
     turn_host: HostId | None,
     hosts_alive: frozenset[HostId],
     host_patience_s: float,
+    successor_patience_s: float,
     queue_timeout_s: float,
 ) -> Sweep:
     """Decide about one open turn. `turn_host` is where its conversation's container is."""
@@ -195,7 +196,8 @@ def sweep(
         return Sweep.PLACE
     if turn_host in hosts_alive:
         return Sweep.TELL_HOST
-    return Sweep.END_HERE if ref.unowned_ms >= host_patience_s * 1000 else Sweep.WAIT
+    patience_s = successor_patience_s if ref.is_left else host_patience_s
+    return Sweep.END_HERE if ref.unowned_ms >= patience_s * 1000 else Sweep.WAIT
 
 
 # What becomes of containers

@@ -45,8 +45,10 @@ class Timings:
     reconcile_every_s: float = 30.0
     orphan_grace_s: float = 60.0
     host_patience_s: float = 18.0
-    """A worker's host may bring up another one for so long after it left, or was heard of last.
-    Then its turns are ended: within 30 s of a host's loss."""
+    """The host of a worker that fell silent may bring up another one for so long after it was heard
+    of last. Then its turns are ended: within 30 s of a host's loss."""
+    successor_patience_s: float = 60.0
+    """The same for one that left in order: a deploy takes its time."""
     home_patience_s: float = 3.0
     """A turn younger than this is sent to the host that has its conversation's files."""
     hand_over_s: float = 5.0

@@ -108,6 +108,7 @@ class Reaper:
             turn_host=turn_host,
             hosts_alive=frozenset(w.host for w in alive if w.is_staying),
             host_patience_s=parts.timings.host_patience_s,
+            successor_patience_s=parts.timings.successor_patience_s,
             queue_timeout_s=parts.settings.queue_timeout_s,
         )
         log.debug("unclaimed turn", extra=fields(turn=ref.turn, verdict=verdict))

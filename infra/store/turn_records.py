@@ -122,6 +122,8 @@ class OpenTurnRef:
     unowned_ms: int = 0
     """For how long a begun one has had no owner: since a sweep missed one that left in order, or
     since a lease before that."""
+    is_left: bool = False
+    """Its owner left in order: a successor is likely to come."""
 
 
 def turn_record(turn: TurnId, held: Mapping[str, str]) -> TurnRecord:
@@ -153,7 +155,7 @@ def turn_record(turn: TurnId, held: Mapping[str, str]) -> TurnRecord:
 
 def open_turn(found: Sequence[Any]) -> OpenTurnRef:
     """One answer of the `unclaimed` script."""
-    turn, conversation, state, owner, age, lane, unowned = found
+    turn, conversation, state, owner, age, lane, unowned, is_left = found
     living = optional(owner)
     return OpenTurnRef(
         turn=TurnId(text(turn)),
@@ -163,4 +165,5 @@ def open_turn(found: Sequence[Any]) -> OpenTurnRef:
         age_ms=int(age),
         lane=Lane(text(lane)),
         unowned_ms=int(unowned),
+        is_left=bool(int(is_left)),
     )

@@ -66,6 +66,7 @@ QUICK = Timings(
     reconcile_every_s=0.3,
     orphan_grace_s=0.3,
     host_patience_s=0.5,
+    successor_patience_s=0.5,
     hand_over_s=5.0,
     stop_grace_s=0.1,
     inventory_every_s=0.1,

@@ -4,7 +4,7 @@
 -- ARGV  1 how long ago the last look was (ms)  2 most turns  3 longest pause between looks (ms)
 --       4 a lease's length (ms)
 -- Returns for each {turn, conversation, state, living owner or '', age (ms), lane,
---       for how long a begun one has had no owner (ms)}.
+--       for how long a begun one has had no owner (ms), whether that one left in order 0 | 1}.
 --
 -- The score is when a turn was last looked at. Each found turn moves ahead, so that sweepers do not
 -- all find the same; a waiting one by half its age, so that a full cluster is not flooded with
@@ -28,7 +28,7 @@ for _, id in ipairs(due) do
     local age = math.max(now - turn.created, 0)
     local next_look = now
     local is_found = true
-    local unowned = 0
+    local unowned, was_left = 0, 0
     if turn.state == 'queued' then
       next_look = now - pause + math.max(pause, math.min(age / 2, tonumber(ARGV[3])))
       if owner == '' then enter_room(turn.conversation, turn.tenant) end
@@ -40,12 +40,13 @@ for _, id in ipairs(due) do
     else
       local fell_silent = redis.call('HEXISTS', key('conversation', turn.conversation), 'owner') == 1
       redis.call('HSETNX', turn.key, 'unowned', int(now - (fell_silent and tonumber(ARGV[4]) or 0)))
+      was_left = fell_silent and 0 or 1
       unowned = math.max(now - tonumber(redis.call('HGET', turn.key, 'unowned')), 0)
     end
     redis.call('ZADD', KEYS[1], int(next_look), id)
     if is_found then
       found[#found + 1] = {id, turn.conversation, turn.state, owner, int(age),
-        redis.call('HGET', turn.key, 'lane') or 'agent', int(unowned)}
+        redis.call('HGET', turn.key, 'lane') or 'agent', int(unowned), was_left}
     end
   end
 end

@@ -628,9 +628,10 @@ async def test_every_sweeper_learns_for_how_long_a_begun_turn_has_had_no_owner(
     """Sweeps find a turn in turns, so one of many workers might wait long to find it twice."""
     _, turn = await scene.begin(W1)
 
-    async def unowned_ms() -> int:
+    async def unowned_ms(*, is_left: bool = False) -> int:
         await scene.redis.zadd(scene.keys.turns_open(), {turn: 1})
         [found] = await scene.store.turns.unclaimed(older_than_ms=1)
+        assert found.is_left is is_left
         return found.unowned_ms
 
     await scene.lapse()
@@ -643,7 +644,7 @@ async def test_every_sweeper_learns_for_how_long_a_begun_turn_has_had_no_owner(
     lease = await scene.acquire(W2)
     await scene.claim(lease)
     await scene.store.leases.release(lease, ConversationState.BUSY)
-    assert await unowned_ms() < 1_000, "it had an owner again, who left in order"
+    assert await unowned_ms(is_left=True) < 1_000, "it had an owner again"
 
 
 async def test_an_owner_that_was_silent_and_is_back_has_its_silence_forgotten(

@@ -137,8 +137,11 @@ def ref(
     owner: WorkerId | None = None,
     age_s: float = 3.0,
     unowned_s: float = 0.0,
+    is_left: bool = False,
 ) -> OpenTurnRef:
-    return OpenTurnRef(T, C, state, owner, int(age_s * 1000), unowned_ms=int(unowned_s * 1000))
+    return OpenTurnRef(
+        T, C, state, owner, int(age_s * 1000), unowned_ms=int(unowned_s * 1000), is_left=is_left
+    )
 
 
 def decide(
@@ -154,6 +157,7 @@ def decide(
         turn_host=turn_host,
         hosts_alive=hosts_alive,
         host_patience_s=8,
+        successor_patience_s=30,
         queue_timeout_s=300,
     )
 
@@ -187,6 +191,13 @@ def test_another_hosts_turn_is_left_to_that_host_while_it_lives() -> None:
 def test_a_dead_hosts_turn_is_ended_after_some_patience() -> None:
     assert decide(ref(TurnState.RUNNING, unowned_s=7.9), turn_host=THERE) is Sweep.WAIT
     assert decide(ref(TurnState.RUNNING, unowned_s=8.0), turn_host=THERE) is Sweep.END_HERE
+
+
+def test_a_host_whose_worker_left_in_order_gets_more_of_it() -> None:
+    waits = ref(TurnState.RUNNING, unowned_s=29.9, is_left=True)
+    assert decide(waits, turn_host=THERE) is Sweep.WAIT
+    over = ref(TurnState.RUNNING, unowned_s=30.0, is_left=True)
+    assert decide(over, turn_host=THERE) is Sweep.END_HERE
 
 
 # Containers
