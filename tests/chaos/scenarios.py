@@ -76,7 +76,14 @@ TRACKS: Sequence[Track] = (
                     Crowd(numbers=(100, 140), follow=Follow.BY_ID),
                 ),
             ),
-            (Scenario("last_workers_leave", faults.last_workers_leave, crowd=SHORT),),
+            (
+                Scenario(
+                    "last_workers_leave",
+                    faults.last_workers_leave,
+                    Promise(silence_max_s=45),
+                    SHORT,
+                ),
+            ),
             (
                 Scenario(
                     "everything_restarted",
