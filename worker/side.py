@@ -14,13 +14,15 @@ import logging
 from collections.abc import AsyncIterator, Callable
 
 from infra.runtime.logs import fields
-from infra.store.turns import Claimed
+from infra.store.turns import Claimed, TurnRecord
 from infra.wire.errors import (
     AgClusterError,
+    ContentNotOpened,
     ErrorCode,
     GatewayUnavailable,
     LeaseHeld,
     LeaseLost,
+    MalformedMessage,
 )
 from infra.wire.events import Event, TurnEnded, TurnError, encode_event
 from infra.wire.frames import Frame
@@ -133,7 +135,7 @@ class SideLane:
             held = await self._parts.ownership.acquire(record.conversation)
         except LeaseHeld:
             return None
-        return SideRun(self._parts, held)
+        return SideRun(self._parts, held, turn)
 
     def cancel(self, turn: TurnId) -> None:
         """Somebody wants the turn stopped."""
@@ -181,9 +183,10 @@ class SideLane:
 class SideRun:
     """The running of one side turn under its conversation's lease."""
 
-    def __init__(self, parts: WorkerParts, held: HeldLease) -> None:
+    def __init__(self, parts: WorkerParts, held: HeldLease, turn: TurnId) -> None:
         self._parts = parts
         self._held = held
+        self._turn = turn
         self._interrupted = asyncio.Event()
         self._interrupted_for: InterruptReason | None = None
         self._answer = AnswerStream()
@@ -201,7 +204,7 @@ class SideRun:
     async def run(self) -> None:
         """From the claim to the end. Raises `LeaseLost` and `StoreUnavailable`; cancelled, it stops
         where it is."""
-        claimed = await self._parts.turns.claim(self._held.lease)
+        claimed = await self._claim()
         if claimed is not None:
             try:
                 async with asyncio.TaskGroup() as group:
@@ -213,6 +216,19 @@ class SideRun:
                     raise LeaseLost(self._held.conversation, self._held.fence) from None
                 raise
         await self._parts.ownership.release(self._held, ConversationState.COLD)
+
+    async def _claim(self) -> Claimed | None:
+        """The turn, if it is to be run. One that nobody here can read ends: of another secret, or
+        another version. No later try would go better."""
+        turns = self._parts.turns
+        try:
+            return await turns.claim(self._held.lease)
+        except (ContentNotOpened, MalformedMessage) as error:
+            log.error("turn not read: %s", error, extra=fields(turn=self._turn))
+            if record := await turns.get(self._turn):
+                self._n = record.seq
+                await self._finish(record, declared_end(ErrorCode.INTERNAL))
+            return None
 
     async def _until_lost(self) -> None:
         await self._held.lost.wait()
@@ -239,7 +255,7 @@ class SideRun:
             else:
                 end = _LOST
             await writer.flush()
-            await self._finish(claimed, declared_end(ErrorCode.LOG_LOST) if writer.is_torn else end)
+            await self._finish(record, declared_end(ErrorCode.LOG_LOST) if writer.is_torn else end)
             logging_events.cancel()
 
     async def _until_stopped(self, claimed: Claimed, writer: TurnLogWriter) -> TurnEnded:
@@ -320,25 +336,25 @@ class SideRun:
     def _say(self, claimed: Claimed, event: Event, writer: TurnLogWriter) -> None:
         self._n += 1
         payload = encode_event(event)
-        self._publish(claimed, payload)
+        self._publish(claimed.record, payload)
         writer.add(self._n, payload)
 
-    def _publish(self, claimed: Claimed, payload: bytes) -> None:
+    def _publish(self, record: TurnRecord, payload: bytes) -> None:
         # Past the self-fencing time another worker may be publishing; the log heals the gap.
         if self._held.may_publish():
-            frame = Frame(claimed.record.turn, self._held.fence, self._n, payload)
-            self._parts.live.publish(claimed.record.replica, frame.encode())
+            frame = Frame(record.turn, self._held.fence, self._n, payload)
+            self._parts.live.publish(record.replica, frame.encode())
 
-    async def _finish(self, claimed: Claimed, end: TurnEnded) -> None:
+    async def _finish(self, record: TurnRecord, end: TurnEnded) -> None:
         """Close the turn, then tell. While Redis is away this goes on trying."""
-        turn, lease, turns = claimed.record.turn, self._held.lease, self._parts.turns
-        meter = await self._parts.gateway.close_turn(claimed.record.conversation, turn)
+        turn, lease, turns = record.turn, self._held.lease, self._parts.turns
+        meter = await self._parts.gateway.close_turn(record.conversation, turn)
         self._n += 1
         await until_store_answers(
             lambda: turns.finish(lease, turn, self._n, end, idle_timeout_s=0.0, meter=meter),
             self._parts.clock,
         )
-        self._publish(claimed, encode_event(end))
+        self._publish(record, encode_event(end))
         log.info(
             "side turn ended",
             extra=fields(turn=turn, state=end.state, code=end.error and end.error.code, n=self._n),

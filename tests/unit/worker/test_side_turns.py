@@ -181,6 +181,35 @@ async def test_a_side_turn_of_a_dead_worker_ends_visibly_when_it_had_begun(redis
         assert await stage.log_text(turn) == "Tit"
 
 
+@pytest.mark.parametrize("has_begun", [True, False])
+async def test_a_side_turn_that_no_worker_can_read_ends(redis: Redis, has_begun: bool) -> None:
+    """Sealed with another content secret, or by another version: each sweep tried it again, and one
+    that had begun never ended."""
+    async with Stage(redis) as stage:
+        model = stage.gateway.upstream = Model()
+        first = await stage.worker()
+        if has_begun:
+            turn = await stage.ask_side(C, "Title")
+            model.say(SSE_START + sse_text("Tit"))
+            await stage.until_state(turn, TurnState.RUNNING)
+            await first.kill()
+        else:
+            await first.kill()
+            turn = await stage.ask_side(C, "Title", is_hinted=False)
+        await stage.redis.set(stage.keys.turn_request(turn), b"s1.not to be read", keepttl=True)
+        await stage.lapse_lease(C)
+
+        worker = await stage.worker()
+
+        end = await stage.ended(turn)
+        assert (end.state, code_of(end)) == (TurnState.FAILED, ErrorCode.INTERNAL)
+        assert await stage.log_text(turn) == ("Tit" if has_begun else "")
+        await eventually(lambda: worker.process.side.used == 0)
+        record = await stage.store.conversations.get(C)
+        assert record is not None
+        assert record.owner is None
+
+
 async def test_a_leaving_worker_lets_its_side_turns_end(redis: Redis) -> None:
     async with Stage(redis) as stage:
         model = stage.gateway.upstream = Model()
