@@ -16,7 +16,7 @@ import pytest
 from aiohttp import web
 
 from infra.wire.ids import ConversationKey, Fence, HostId
-from worker.containers import DockerOptions, container_name, create_body
+from worker.containers import SOURCES_LABEL, DockerOptions, container_name, create_body
 from worker.engine_proxy.rules import Rules
 from worker.engine_proxy.server import EngineProxy
 from worker.folders import Folders
@@ -41,6 +41,10 @@ class NotingEngine:
         if parts[-2:-1] and parts[-1] == "json" and parts[-3] == "containers":
             found = self.containers.get(parts[-2])
             return web.json_response(found or {"message": "No such container"}, status=_has(found))
+        if parts[-1] == "version":
+            return web.json_response({"ApiVersion": "1.41", "MinAPIVersion": "1.24"})
+        if parts[-2:] == ["agents:1", "json"]:
+            return web.json_response({"Id": "i", "Config": {"Labels": {SOURCES_LABEL: "made of"}}})
         return web.json_response({"Id": "new", "OSType": "linux", "HttpProxy": "http://u:p@x"})
 
     async def _events(self, request: web.Request) -> web.StreamResponse:

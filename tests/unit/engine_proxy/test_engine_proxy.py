@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 from collections.abc import Callable
 from typing import Any
@@ -10,8 +11,9 @@ from typing import Any
 import pytest
 
 from infra.runtime.settings import load_settings
+from infra.wire.errors import ContainerFailed
 from tests.unit.engine_proxy.conftest import CONVERSATION, Line
-from worker.containers import container_name, host_labels
+from worker.containers import ImageStore, container_name, host_labels
 from worker.engine_proxy.rules import Rules, first_difference
 from worker.folders import Folders
 
@@ -229,6 +231,15 @@ async def test_containers_of_others_are_out_of_reach(line: Line, method: str, pa
         assert (await line.ask(method, "/v1.41" + path.format(name)))[0] == expected, name
     assert (await line.ask(method, "/v1.41" + path.format("nobody")))[0] == 404
     assert all("1" * 64 in path for _, path, _ in line.made)
+
+
+async def test_doctor_beside_a_worker_finds_the_agents_image_and_no_other(line: Line) -> None:
+    """It has no other way to the engine than the worker's."""
+    images = ImageStore(f"unix://{line.socket}", timeout_s=20)
+    with contextlib.closing(images):
+        assert await asyncio.to_thread(images.sources, "agents:1") == "made of"
+        with pytest.raises(ContainerFailed, match="not the agents' image"):
+            await asyncio.to_thread(images.sources, "debian")
 
 
 CALLS = [
