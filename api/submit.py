@@ -199,6 +199,8 @@ class TurnOpener:
         except StoreUnavailable:
             # Only a hint: the workers' sweep finds the turn within seconds.
             log.warning("turn not announced", extra=fields(turn=submitted.turn))
+        except Exception:  # The turn is accepted: nothing about its hint may refuse it any more.
+            log.exception("turn not announced", extra=fields(turn=submitted.turn))
         return None
 
     async def _joined(self, turn: TurnId, ask: Ask) -> TurnRecord | None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import os
+import re
 import subprocess
 from collections import Counter
 from collections.abc import AsyncIterator
@@ -18,6 +19,7 @@ from typing import Any
 
 import pytest
 from _pytest.terminal import TerminalReporter
+from xdist.scheduler import LoadScopeScheduling
 
 from tests.parts import PARTS, missing
 
@@ -29,6 +31,9 @@ SKIPS_ALLOWED_IN_CI: dict[str, str] = {}
 _SETTLE_PASSES = 5
 
 _RINGS = {name: place for place, name in enumerate(("chaos", "e2e", "integration", "contract"))}
+
+_KIND = re.compile(r"[\[-](docker|bubblewrap|compose)[\]-]")
+"""In a test's parameters: what it is deployed on."""
 
 _containers_before: set[str] = set()
 
@@ -57,12 +62,26 @@ def pytest_report_header(config: pytest.Config) -> list[str]:
     return lines
 
 
-@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The rings that wait the longest come first; what shares a deployment stays in one process."""
+    """The rings that wait the longest come first."""
     items.sort(key=lambda item: _RINGS.get(_folder(item), len(_RINGS)))
-    for item in items:
-        item.add_marker(pytest.mark.xdist_group(_group(item)))
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """With `--dist loadgroup`: what shares a deployment, or a file, stays in one process.
+
+    xdist's own groups are part of a test's id, which pytest does not let it change any more.
+    """
+    return _ByDeployment(config, log) if config.getvalue("dist") == "loadgroup" else None
+
+
+class _ByDeployment(LoadScopeScheduling):
+    def _split_scope(self, nodeid: str) -> str:
+        path, _, name = nodeid.partition("::")
+        if not path.startswith("tests/e2e/"):
+            return path
+        kind = _KIND.search(name)
+        return f"deployment {kind[1]}" if kind else path
 
 
 def pytest_sessionstart(session: pytest.Session) -> None:
@@ -114,15 +133,6 @@ async def _task_watch() -> AsyncIterator[None]:
 
 def _folder(item: pytest.Item) -> str:
     return item.path.relative_to(Path(__file__).parent).parts[0]
-
-
-def _group(item: pytest.Item) -> str:
-    """The deployment a test shares with others, else its file."""
-    if "docker_deployment" in getattr(item, "fixturenames", ()):
-        return "docker_deployment"
-    callspec = getattr(item, "callspec", None)
-    kind = callspec.params.get("deployment") if callspec else None
-    return f"deployment-{kind}" if isinstance(kind, str) else str(item.path)
 
 
 def _is_xdist_worker(config: pytest.Config) -> bool:
