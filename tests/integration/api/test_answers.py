@@ -11,10 +11,11 @@ import pytest
 
 from infra.wire.errors import ErrorCode
 from infra.wire.events import Notice, TextDelta, ThinkingDelta, ToolCall, ToolResult
+from infra.wire.ids import TurnId, WorkerId
 from infra.wire.states import TurnState
 from infra.wire.turns import HistoryMessage, TextBlock
 from tests.fakes.echo_worker import DONE, Gate, Script, failure, words
-from tests.fakes.running_api import KEY, MODEL, RunningApi, body, running_api, until
+from tests.fakes.running_api import KEY, MODEL, InlineQueue, RunningApi, body, running_api, until
 from tests.fakes.sse import data_of
 
 PARAGRAPH = "the quick brown fox jumps over the lazy dog"
@@ -46,6 +47,19 @@ async def test_streamed_answer_has_openais_form() -> None:
     assert chunks[-1].usage.prompt_tokens == 10
     assert chunks[-1].usage.completion_tokens == 5
     assert all(c.usage is None for c in chunks[:-1])
+
+
+async def test_accepted_turn_is_answered_whatever_went_wrong_with_its_hint(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def heard_but_broken(queue: InlineQueue, turn: TurnId, owner: WorkerId | None) -> None:
+        queue.hints.put_nowait(turn)
+        raise RuntimeError("the client of the store is beside itself")
+
+    monkeypatch.setattr(InlineQueue, "enqueue", heard_but_broken)
+    async with running_api() as api:
+        assert text_of(await streamed(api, PARAGRAPH)) == PARAGRAPH
+    assert "turn not announced" in caplog.text
 
 
 async def test_stream_without_usage_ends_with_done() -> None:
