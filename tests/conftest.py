@@ -75,7 +75,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     return _ByDeployment(config, log) if config.getvalue("dist") == "loadgroup" else None
 
 
-class _ByDeployment(LoadScopeScheduling):
+class _ByDeployment(LoadScopeScheduling):  # type: ignore[misc]
     def _split_scope(self, nodeid: str) -> str:
         path, _, name = nodeid.partition("::")
         if not path.startswith("tests/e2e/"):
