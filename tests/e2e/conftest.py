@@ -1,4 +1,4 @@
-"""One deployment of each kind for the whole run; every test of `test_main_job` runs on each."""
+"""One deployment of each kind for the whole run; a test runs on each where the kind has a part in it."""
 
 from __future__ import annotations
 
@@ -15,6 +15,9 @@ KINDS = [
     pytest.param("bubblewrap", marks=pytest.mark.bwrap),
     pytest.param("compose", marks=pytest.mark.compose),
 ]
+
+ONE_KIND = pytest.mark.parametrize("deployment", KINDS[:1], indirect=True)
+"""For what no isolation has a part in: forms, statuses, names."""
 
 
 @pytest.fixture(scope="package", params=KINDS)

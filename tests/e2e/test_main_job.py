@@ -14,6 +14,7 @@ import openai
 import pytest
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
+from tests.e2e.conftest import ONE_KIND
 from tests.e2e.deployments import GOOD_KEY, MODEL, WRONG_KEY, Deployment, wait_until
 
 pytestmark = pytest.mark.timeout(240)
@@ -82,6 +83,7 @@ def test_streamed_text_leaves_as_the_model_produces_it(deployment: Deployment) -
     assert stamps == list(range(20))
 
 
+@ONE_KIND
 def test_stream_has_openai_form(deployment: Deployment) -> None:
     chunks = [c for _, c in stream(deployment, "count 5", stream_options={"include_usage": True})]
     assert chunks[0].choices[0].delta.role == "assistant"
@@ -96,6 +98,7 @@ def test_stream_has_openai_form(deployment: Deployment) -> None:
     assert usage.total_tokens == usage.prompt_tokens + usage.completion_tokens
 
 
+@ONE_KIND
 def test_stream_ends_with_done_and_has_no_usage_unasked(deployment: Deployment) -> None:
     body = {"model": MODEL, "stream": True, "messages": [{"role": "user", "content": "echo hi"}]}
     answer = httpx.post(
@@ -127,6 +130,7 @@ def test_same_conversation_keeps_its_session(deployment: Deployment) -> None:
     assert '"echo first", "history"' in text_of(answer)
 
 
+@ONE_KIND
 def test_same_name_under_another_key_is_another_conversation(deployment: Deployment) -> None:
     name = new_name()
     ask(deployment, "echo mine", name=name)
@@ -134,6 +138,7 @@ def test_same_name_under_another_key_is_another_conversation(deployment: Deploym
     assert "echo mine" not in text_of(answer)
 
 
+@ONE_KIND
 def test_unnamed_conversation_is_fed_with_the_sent_history(deployment: Deployment) -> None:
     messages = [
         {"role": "system", "content": "be brief"},
@@ -145,6 +150,7 @@ def test_unnamed_conversation_is_fed_with_the_sent_history(deployment: Deploymen
     assert '"earlier question", "history"' in text_of(answer)
 
 
+@ONE_KIND
 def test_system_prompt_reaches_the_model(deployment: Deployment) -> None:
     messages = [
         {"role": "system", "content": "the word is heliotrope"},
@@ -182,6 +188,7 @@ def test_default_tools_work_without_prompts(deployment: Deployment, prompt: str,
     assert "tool error" not in answer
 
 
+@ONE_KIND
 def test_thinking_is_shown_as_reasoning(deployment: Deployment) -> None:
     chunks = stream(deployment, "think pondering deeply => forty-two")
     assert "pondering deeply" in reasoning(chunks)
@@ -240,6 +247,7 @@ def test_wrong_key_is_refused_fast_and_starts_nothing(
         assert set(deployment.containers()) <= set(before)
 
 
+@ONE_KIND
 def test_missing_key_is_401(deployment: Deployment) -> None:
     answer = httpx.post(f"{deployment.base_url}/v1/chat/completions", json={}, timeout=10)
     assert answer.status_code == 401
@@ -253,6 +261,7 @@ def test_upstream_refusal_during_the_turn_has_its_status(deployment: Deployment)
         ask(deployment, "echo x", model="fake-error-429")
 
 
+@ONE_KIND
 def test_unknown_model_is_404(deployment: Deployment) -> None:
     with pytest.raises(openai.NotFoundError) as refused:
         ask(deployment, "echo x", model="gpt-99")
@@ -260,10 +269,12 @@ def test_unknown_model_is_404(deployment: Deployment) -> None:
     assert refused.value.param == "model"
 
 
+@ONE_KIND
 def test_alias_reaches_the_real_model(deployment: Deployment) -> None:
     assert text_of(ask(deployment, "model", model="claude-sonnet-4.5")) == MODEL
 
 
+@ONE_KIND
 @pytest.mark.parametrize(
     ("body", "param"),
     [
@@ -290,6 +301,7 @@ def test_bad_body_is_400_and_names_the_field(
     assert answer.json()["error"]["message"]
 
 
+@ONE_KIND
 def test_other_paths_and_methods_answer_in_openai_form(deployment: Deployment) -> None:
     for method, path, status in [("GET", "/nope", 404), ("GET", "/v1/chat/completions", 405)]:
         answer = httpx.request(method, deployment.base_url + path, timeout=10)
