@@ -1,4 +1,4 @@
-"""One deployment of each kind for the whole run; a test runs on each where the kind has a part in it."""
+"""One deployment of each kind for the whole run; a test runs on those that have a part in it."""
 
 from __future__ import annotations
 
