@@ -188,6 +188,8 @@ class _Cancellable(AbstractConnection):
                 await super().send_packed_command(command, check_health)
         except TimeoutError:
             raise RedisTimeoutError("Timeout writing to socket") from None
+        except RuntimeError as error:  # uvloop's word for a connection that is closed already
+            raise RedisConnectionError("the connection is closed") from error
         finally:
             self.socket_timeout = deadline_s
 
