@@ -260,7 +260,7 @@ def control_container(control: Canary) -> str:
 @pytest.fixture(scope="module")
 def evidence(deployment: Deployment) -> Evidence:
     if os.geteuid() != 0:
-        pytest.skip("who is not root sees neither memory nor environments of others")
+        pytest.skip("needs root: /proc/PID/mem and environ of other users' processes (CI is root)")
     return gather(deployment, Planted())
 
 
@@ -287,7 +287,7 @@ def test_a_composed_deployment_keeps_keys_and_words_to_itself_as_well(
     deployment: Deployment,
 ) -> None:
     if os.geteuid() != 0:
-        pytest.skip("who is not root sees neither memory nor environments of others")
+        pytest.skip("needs root: /proc/PID/mem and environ of other users' processes (CI is root)")
     evidence = gather_composed(deployment, Planted())
     assert evidence.found(evidence.planted.keys) == []
     others = evidence.in_memory.keys() - {"api", "gateway"}

@@ -409,7 +409,9 @@ async def test_an_agent_gets_no_more_of_the_processors_than_its_share(
     real_machine: Machine,
 ) -> None:
     if type(real_machine.host()).__name__ == "BubblewrapHost" and os.geteuid() != 0:
-        pytest.skip("an ordinary user has no control groups here")
+        pytest.skip(
+            "no control groups without root: bubblewrap cannot bound memory and CPU (README)"
+        )
     spec = real_machine.spec()
     await real_machine.host().start(spec)
     code = """
@@ -451,7 +453,9 @@ os.unlink("/workspace/large")
 
 async def test_a_hog_is_ended_at_the_memory_limit(real_machine: Machine) -> None:
     if type(real_machine.host()).__name__ == "BubblewrapHost" and os.geteuid() != 0:
-        pytest.skip("an ordinary user has no control groups here")
+        pytest.skip(
+            "no control groups without root: bubblewrap cannot bound memory and CPU (README)"
+        )
     spec = real_machine.spec()
     await real_machine.host().start(spec)
     hog = f"kept = [bytearray(1024 * 1024) for _ in range({4 * LIMITS.memory_mb})]"

@@ -242,7 +242,7 @@ async def test_pip_installs(make_host: HostMaker, files: Path, tmp_path: Path) -
     async with sandbox_beside(make_host, files, tmp_path) as (sandbox, url):
         status, said = await sandbox.run(
             sys.executable, "-m", "pip", "install", "-q", "--no-cache-dir", "--root-user-action",
-            "ignore", "--index-url", f"{url}/simple", "--target", "out", "demo",
+            "ignore", "-i", f"{url}/simple", "--target", "out", "demo",
         )  # fmt: skip
         assert status == 0, said
         assert "installed" in (sandbox.folder / "out" / "demo.py").read_text()

@@ -57,7 +57,7 @@ async def test_every_way_a_turn_can_end_wipes_its_key(way: str) -> None:
         await desk.table.aclose()
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="prctl")
+@pytest.mark.skipif(sys.platform != "linux", reason="prctl(2) is a call of Linux")
 def test_a_program_with_keys_leaves_no_core_and_cannot_be_looked_into() -> None:
     told = subprocess.run(
         [
