@@ -266,7 +266,9 @@ def files_below(folder: Path, kind: str) -> Iterator[Specimen]:
             with contextlib.suppress(OSError):
                 if stat.S_ISREG(path.lstat().st_mode):
                     with path.open("rb") as file:
-                        yield Specimen(kind, str(path), file.read(FILE_MAX_BYTES))
+                        held = file.read(FILE_MAX_BYTES + 1)
+                    assert len(held) <= FILE_MAX_BYTES, f"{path} is too large to be searched whole"
+                    yield Specimen(kind, str(path), held)
 
 
 def inspected(containers: Sequence[str]) -> Iterator[Specimen]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import codecs
 import contextlib
 import json
+import time
 import uuid
 from collections.abc import Callable, Container, Iterator, Sequence
 from contextlib import closing
@@ -20,7 +21,7 @@ WRONG = "sk-ant-wrong-"
 """How a key begins that the scripted model refuses."""
 
 LOOK_AROUND = """
-import codecs, os, time
+import codecs, os
 held = open("/workspace/seen", "wb")
 def look(path):
     try:
@@ -31,14 +32,13 @@ def look(path):
 for pid in filter(str.isdigit, os.listdir("/proc")):
     for name in ("environ", "cmdline", "mountinfo"):
         look(f"/proc/{pid}/{name}")
-recent = time.time() - 3600
 for folder, folders, files in os.walk("/"):
     if folder == "/":
         folders[:] = [f for f in folders if f not in ("proc", "sys")]
     for name in files:
         path = os.path.join(folder, name)
         try:
-            if path != held.name and os.path.isfile(path) and os.lstat(path).st_ctime > recent:
+            if path != held.name and os.path.isfile(path) and os.lstat(path).st_ctime > SINCE:
                 look(path)
         except OSError:
             pass
@@ -50,6 +50,8 @@ held.close()
 class Planted:
     """What is searched for."""
 
+    since: int = field(default_factory=lambda: int(time.time()) - 1)
+    """When nothing of it was there yet, in seconds: an older file cannot hold it."""
     key: Canary = field(
         # As long as a real one, and no pattern of keys that the logs' last net would mask.
         default_factory=lambda: Canary("the key", f"cnry/{letters(30)}+{letters(30)}=")
@@ -182,7 +184,7 @@ def run_turns(deployment: Deployment, evidence: Evidence, meanwhile: Callable[[]
 def looking_around(planted: Planted) -> str:
     """A turn whose tool says its canary, which is not in the command, and whose answer another."""
     told = f"print(codecs.encode({codecs.encode(planted.tool.text, 'rot13')!r}, 'rot13'))"
-    command = f"python3 - <<'EOS'\n{LOOK_AROUND}{told}\nEOS\n"
+    command = f"python3 - <<'EOS'\n{LOOK_AROUND.replace('SINCE', str(planted.since))}{told}\nEOS\n"
     return f"tool Bash {json.dumps({'command': command})} then echo {planted.answer.text}"
 
 
