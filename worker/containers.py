@@ -1,4 +1,7 @@
-"""Agents in Docker: the container host of a deployment, and the only module that knows Docker.
+"""Agents in Docker: the container host of a deployment.
+
+What is asked of the engine is in `worker.docker_engine`, ends are heard of in
+`worker.docker_exits`; nothing else knows Docker.
 
 Each conversation's container has no network and no capability, a read-only root and bounds on
 everything; its only ways out are the Unix sockets in the session's folder. The engine is asked in
@@ -20,58 +23,42 @@ the same path as on the host, for the engine resolves the paths of mounts there.
 
 from __future__ import annotations
 
-import contextlib
-import logging
-import math
-import os
 import re
-import socket
 import sys
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from io import BytesIO
-from typing import Any, TypeVar
+from typing import TypeVar
 
-import docker
-from docker.errors import APIError, DockerException, ImageNotFound, NotFound
 from docker.types import ContainerConfig, HostConfig, LogConfig, Mount, Ulimit
-from requests.exceptions import RequestException
 
 from infra.runtime.clock import Clock, SystemClock
-from infra.runtime.logs import fields
-from infra.wire.errors import (
-    AgClusterError,
-    ContainerFailed,
-    EngineFailed,
-    LeaseLost,
-    NoIsolation,
-)
-from infra.wire.ids import ConversationKey, Fence, HostId
+from infra.wire.errors import ContainerFailed, EngineFailed, LeaseLost, NoIsolation
+from infra.wire.ids import ConversationKey, HostId
 from worker.blocking import BlockingCalls
+from worker.docker_engine import (
+    CALLS_MAX,
+    LABEL,
+    LOCAL,
+    DockerEngine,
+    Json,
+    NameTaken,
+    engine_address,
+    refuse_unfit_engine,
+    translated,
+)
+from worker.docker_exits import ExitWatch
 from worker.exit_feed import ExitFeed, ExitStream
 from worker.folders import agent_gid, agent_uid
-from worker.hosts import Container, ContainerExit, ContainerId, ContainerSpec
+from worker.hosts import Container, ContainerId, ContainerSpec
 
-LABEL = "agcluster."
-SOURCES_LABEL = LABEL + "sources"
-KILLED = 137
-"""128 + SIGKILL: what the kernel's out-of-memory killer leaves, or somebody's `kill -9`."""
-
-_LOCAL = "unix://"
-_THREADS = 8
 _NAME_ATTEMPTS = 5
 _NAME_WAIT_S = 0.2
-_REWATCH_S = 1.0
 _OPEN_FILES_MAX = 8192
 _CONFIG = ("user", "hostname", "working_dir", "environment")
 """What of `hardening` is the container's own; the rest is between it and its host."""
 
 _T = TypeVar("_T")
-# The engine's answers are JSON without types; these are read in this module only.
-Json = dict[str, Any]
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -81,7 +68,7 @@ class DockerOptions:
     image: str
     cluster: str
     runtime: str = "runc"
-    engine: str = field(default_factory=lambda: engine_address())
+    engine: str = field(default_factory=engine_address)
     call_timeout_s: float = 20.0
     start_timeout_s: float = 60.0
     command: tuple[str, ...] | None = None
@@ -97,10 +84,10 @@ class DockerHost:
         self.host = host
         self._options = options
         self._clock = clock or SystemClock()
-        self._engine = _Engine(options.engine, options.call_timeout_s)
-        self._calls = BlockingCalls("docker", threads=_THREADS)
+        self._engine = DockerEngine(options.engine, options.call_timeout_s)
+        self._calls = BlockingCalls("docker", threads=CALLS_MAX)
         self._feed = ExitFeed()
-        self._watch = _Watch(self._engine, self._labels(), self._feed.publish)
+        self._watch = ExitWatch(self._engine, self._labels(), self._feed.publish)
 
     async def check(self) -> None:
         """Raises `NoIsolation` when no engine answers or it cannot see this machine's sockets."""
@@ -156,12 +143,12 @@ class DockerHost:
         timeout_s: float,
         undo: Callable[[_T], None] | None = None,
     ) -> _T:
-        def translated() -> _T:
-            with _translated(what):
+        def asked() -> _T:
+            with translated(what):
                 return work()
 
         try:
-            return await self._calls.run(translated, timeout_s=timeout_s, undo=undo)
+            return await self._calls.run(asked, timeout_s=timeout_s, undo=undo)
         except TimeoutError as error:
             raise EngineFailed(f"the engine did not {what} within {timeout_s:g} s") from error
 
@@ -172,7 +159,7 @@ class DockerHost:
                 "folders do not cross into it. Use `docker compose up`: there the worker runs "
                 "beside its agents"
             )
-        if not self._options.engine.startswith(_LOCAL):
+        if not self._options.engine.startswith(LOCAL):
             raise NoIsolation(
                 f"the engine at {self._options.engine} is on another machine; a worker needs the "
                 "engine of its own (DOCKER_HOST=unix:///var/run/docker.sock)"
@@ -190,7 +177,7 @@ class DockerHost:
             try:
                 id = self._engine.create(name, body)
                 break
-            except _NameTaken:
+            except NameTaken:
                 # Another worker was faster, or a removal is not through yet.
                 if attempt == _NAME_ATTEMPTS - 1:
                     raise
@@ -303,324 +290,6 @@ def hardening(spec: ContainerSpec) -> Json:
     }
 
 
-def engine_address() -> str:
-    """Where the engine of this machine listens."""
-    return os.environ.get("DOCKER_HOST") or "unix:///var/run/docker.sock"
-
-
 def container_name(cluster: str, conversation: ConversationKey) -> str:
     """One name per conversation, so that the engine refuses a second container for it."""
     return re.sub(r"[^a-zA-Z0-9_.-]", "-", f"agc-{cluster}-{conversation}")
-
-
-def refuse_unfit_engine(info: Json, runtime: str) -> None:
-    """Raises `NoIsolation` for an engine whose containers cannot share folders and uids with us."""
-    options = " ".join(info.get("SecurityOptions") or ())
-    if info.get("OSType") != "linux" or "Docker Desktop" in str(info.get("OperatingSystem")):
-        raise NoIsolation(
-            "this engine runs in a virtual machine, and Unix sockets in shared folders do not "
-            "cross into it. Use `docker compose up`: there the worker runs beside its agents"
-        )
-    if "name=rootless" in options or "name=userns" in options:
-        raise NoIsolation(
-            "this engine maps user ids (rootless or userns-remap), so that an agent could not open "
-            "its own workspace. Use an engine without it, or AGCLUSTER_ISOLATION=bubblewrap"
-        )
-    if runtime not in (info.get("Runtimes") or {}):
-        raise NoIsolation(f"the engine has no runtime {runtime!r} (AGCLUSTER_CONTAINER_RUNTIME)")
-
-
-class ImageStore:
-    """The engine's images, for a command line process: blocking."""
-
-    def __init__(self, engine: str | None = None, *, timeout_s: float = 1800.0) -> None:
-        self._engine = _Engine(engine or engine_address(), timeout_s)
-
-    def sources(self, tag: str) -> str | None:
-        """What the image was built from (empty: not by us); None when there is no such image."""
-        with _translated(f"look for image {tag}"):
-            return self._engine.image_sources(tag)
-
-    def building(
-        self, context: bytes, *, tag: str, dockerfile: str, base: str, sources: str
-    ) -> Iterator[str]:
-        """Build and tag an image; gives the builder's lines as it goes.
-
-        Raises `ContainerFailed` with its last words.
-        """
-        with _translated(f"build image {tag}"):
-            answers = self._engine.client.api.build(
-                fileobj=BytesIO(context),
-                custom_context=True,
-                dockerfile=dockerfile,
-                tag=tag,
-                buildargs={"BASE_IMAGE": base},
-                labels={SOURCES_LABEL: sources},
-                decode=True,
-                rm=True,
-                forcerm=True,
-            )
-            for answer in answers:
-                if fault := answer.get("error"):
-                    raise ContainerFailed(f"building {tag} failed: {str(fault).strip()}")
-                yield from _lines(answer)
-
-    def close(self) -> None:
-        """Let go of the engine."""
-        self._engine.close()
-
-
-class _NameTaken(ContainerFailed):
-    """Another container holds the conversation's name."""
-
-
-class _Engine:
-    """The engine's answers as our types. Blocking, usable from several threads."""
-
-    def __init__(self, address: str, timeout_s: float) -> None:
-        self._address = address
-        self._timeout_s = timeout_s
-        self._lock = threading.Lock()
-        self._client: docker.DockerClient | None = None
-
-    @property
-    def client(self) -> docker.DockerClient:
-        """Made at the first call: it asks the engine for its version."""
-        self._knock()
-        with self._lock:
-            if self._client is None:
-                self._client = docker.DockerClient(
-                    base_url=self._address,
-                    timeout=math.ceil(self._timeout_s),
-                    max_pool_size=_THREADS + 2,
-                )
-            return self._client
-
-    def _knock(self) -> None:
-        """Raises `OSError` when nobody listens.
-
-        The SDK would say so in a paragraph, and leak a socket each time.
-        """
-        if self._address.startswith(_LOCAL):
-            with socket.socket(socket.AF_UNIX) as line:
-                line.settimeout(self._timeout_s)
-                line.connect(self._address.removeprefix(_LOCAL))
-
-    def info(self) -> Json:
-        return dict(self.client.api.info())
-
-    def image_sources(self, tag: str) -> str | None:
-        try:
-            return str(self.client.images.get(tag).labels.get(SOURCES_LABEL, ""))
-        except ImageNotFound:
-            return None
-
-    def create(self, name: str, body: Json) -> ContainerId:
-        # Not the SDK's higher `create`: it adds the proxies of ~/.docker/config.json, which may
-        # hold a password, to the agent's environment.
-        try:
-            api: Any = self.client.api  # its types leave out this method's
-            made = api.create_container_from_config(body, name)
-        except ImageNotFound as error:
-            raise EngineFailed(
-                f"image {body['Image']} is missing: build it with `python -m worker.images`"
-            ) from error
-        except APIError as error:
-            if error.status_code == 409:
-                raise _NameTaken(f"the name {name} is taken") from error
-            raise
-        return ContainerId(str(made["Id"]))
-
-    def start(self, id: ContainerId) -> None:
-        self.client.api.start(id)
-
-    def stop(self, id: ContainerId, grace_s: float) -> None:
-        with _gone_is_fine():
-            self.client.api.stop(id, timeout=math.ceil(grace_s))
-
-    def remove(self, id: ContainerId) -> None:
-        with _gone_is_fine():
-            self.client.api.remove_container(id, v=True, force=True)
-
-    def find(self, name: str) -> Json | None:
-        try:
-            return dict(self.client.api.inspect_container(name))
-        except NotFound:
-            return None
-
-    def list(self, labels: dict[str, str]) -> Sequence[Container]:
-        # The plain list: the SDK's own inspects each container and trips over one just removed.
-        found = self.client.api.containers(all=True, filters={"label": _pairs(labels)})
-        return [c for c in map(_container, found) if c is not None]
-
-    def exit(self, id: ContainerId, conversation: ConversationKey) -> ContainerExit:
-        """How a container ended; without a code when it is gone already."""
-        found = self.find(id)
-        if found is None:
-            return ContainerExit(id, conversation, None, False)
-        state = found["State"]
-        code = int(state["ExitCode"])
-        return ContainerExit(id, conversation, code, bool(state.get("OOMKilled")) or code == KILLED)
-
-    def events(self, labels: dict[str, str]) -> Any:
-        """The engine's stream of our containers' starts and ends."""
-        return self.client.events(
-            decode=True,
-            filters={
-                "type": "container",
-                "event": ["start", "die"],
-                "label": _pairs(labels),
-            },
-        )
-
-    def close(self) -> None:
-        with self._lock:
-            if self._client is not None:
-                self._client.close()
-
-
-@dataclass
-class _Watch:
-    """One thread that follows the engine's events, and compares after each gap.
-
-    Every container that is known to run is in `_known`; one that is not running any more is told
-    once and leaves it. So nothing is lost while the engine restarts, and nothing is told twice.
-    """
-
-    _engine: _Engine
-    _labels: dict[str, str]
-    _tell: Callable[[ContainerExit], None]
-    _known: dict[ContainerId, ConversationKey] = field(default_factory=dict)
-    _lock: threading.Lock = field(default_factory=threading.Lock)
-    _stopped: threading.Event = field(default_factory=threading.Event)
-    _thread: threading.Thread | None = None
-    _events: Any = None
-
-    def expect(self, containers: Iterable[Container]) -> None:
-        """These run, or will in a moment."""
-        with self._lock:
-            self._known.update((c.id, c.conversation) for c in containers)
-
-    def start(self) -> None:
-        if self._thread is None:
-            self._thread = threading.Thread(target=self._follow, name="docker-events", daemon=True)
-            self._thread.start()
-
-    def stop(self) -> None:
-        self._stopped.set()
-        # Wakes the thread out of its read.
-        self._let_go()
-
-    def _follow(self) -> None:
-        while not self._stopped.is_set():
-            try:
-                self._events = self._engine.events(self._labels)
-                self._compare()
-                for event in self._events:
-                    self._take(event)
-                    if self._stopped.is_set():
-                        return
-            except (DockerException, RequestException, OSError, AgClusterError) as error:
-                if not self._stopped.is_set():
-                    log.warning("container events broke off", extra=fields(error=error))
-            except Exception:
-                # The thread must outlive anything the engine answers, or no exit is seen again.
-                log.exception("container event not understood")
-            finally:
-                self._let_go()
-            self._stopped.wait(_REWATCH_S)
-
-    def _let_go(self) -> None:
-        """Close a stream that has ended or is to end."""
-        if self._events is not None:
-            # Closing one that is closed already is what the SDK does not foresee.
-            with contextlib.suppress(DockerException, OSError, AttributeError, ValueError):
-                self._events.close()
-
-    def _compare(self) -> None:
-        running = {c.id: c.conversation for c in self._engine.list(self._labels) if c.is_running}
-        with self._lock:
-            missing = self._known.keys() - running.keys()
-            self._known |= running
-        for id in missing:
-            if self._has_ended(id):
-                self._end(id, None)
-
-    def _has_ended(self, id: ContainerId) -> bool:
-        """Gone or ended; one that is created and not yet started is neither."""
-        found = self._engine.find(id)
-        return found is None or found["State"]["Status"] in ("exited", "dead", "removing")
-
-    def _take(self, event: Json) -> None:
-        id = ContainerId(event["Actor"]["ID"])
-        attributes = event["Actor"].get("Attributes") or {}
-        if event["Action"] == "start":
-            with self._lock:
-                self._known[id] = ConversationKey(attributes.get(LABEL + "conv", ""))
-        elif event["Action"] == "die":
-            code = attributes.get("exitCode")
-            self._end(id, None if code is None else int(code))
-
-    def _end(self, id: ContainerId, code: int | None) -> None:
-        with self._lock:
-            conversation = self._known.pop(id, None)
-        if conversation is None:
-            return
-        ended = self._engine.exit(id, conversation)
-        if ended.exit_code is None and code is not None:
-            ended = ContainerExit(id, conversation, code, code == KILLED)
-        self._tell(ended)
-
-
-def _container(found: Json) -> Container | None:
-    labels = found.get("Labels") or {}
-    try:
-        return Container(
-            ContainerId(found["Id"]),
-            ConversationKey(labels[LABEL + "conv"]),
-            Fence(int(labels[LABEL + "fence"])),
-            found["State"] in ("running", "paused"),
-            int(labels[LABEL + "created"]),
-        )
-    except (KeyError, ValueError):
-        log.warning("container with broken labels", extra=fields(container=found.get("Id")))
-        return None
-
-
-def _pairs(labels: dict[str, str]) -> list[str]:
-    return [f"{name}={value}" for name, value in labels.items()]
-
-
-def _lines(answer: Json) -> Iterator[str]:
-    text = answer.get("stream") or answer.get("status") or ""
-    return (line.rstrip() for line in str(text).splitlines() if line.strip())
-
-
-@contextlib.contextmanager
-def _gone_is_fine() -> Iterator[None]:
-    try:
-        yield
-    except NotFound:
-        return
-    except APIError as error:
-        # 409 while another call removes the same container.
-        if error.status_code != 409:
-            raise
-
-
-@contextlib.contextmanager
-def _translated(what: str) -> Iterator[None]:
-    """Docker's and HTTP's exceptions as ours."""
-    try:
-        yield
-    except (DockerException, RequestException, OSError) as error:
-        explanation = getattr(error, "explanation", None) or error
-        hint = ""
-        if isinstance(error, PermissionError):
-            hint = ". This user may not use the engine: usermod -aG docker, then log in again"
-        if "bind source path does not exist" in str(explanation):
-            hint = (
-                ". The engine does not see the worker's data_dir: a worker in a container needs it "
-                "mounted at the same path as on the host"
-            )
-        raise EngineFailed(f"cannot {what}: {explanation}{hint}") from error

@@ -21,7 +21,7 @@ from typing import Protocol
 import infra
 from infra.runtime.settings import SettingsRefused, load_settings
 from infra.wire.errors import ContainerFailed
-from worker.containers import ImageStore
+from worker.docker_engine import ImageStore
 
 DOCKERFILE = "infra/images/agent.Dockerfile"
 _FOLDERS = ("agent", "infra/wire")

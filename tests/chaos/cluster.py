@@ -45,7 +45,7 @@ from tests.fakes.redis_proxy import RedisProxy, redis_proxy
 from tests.fakes.redis_sentinel import SentinelCluster, sentinels
 from tests.fakes.redis_server import RealRedis, real_redis
 from tests.parts import AGENT_IMAGE
-from worker.containers import engine_address
+from worker.docker_engine import engine_address
 from worker.hosts import Container, ContainerHost
 from worker.isolation import host_of
 from worker.sandbox_records import Records

@@ -19,7 +19,7 @@ from infra.runtime.lifecycle import stop_signals
 from infra.runtime.logs import configure_logs, fields
 from infra.runtime.settings import SettingsRefused, load_settings
 from infra.wire.errors import AgClusterError
-from worker.containers import engine_address
+from worker.docker_engine import engine_address
 from worker.engine_proxy.rules import Rules
 from worker.engine_proxy.server import EngineProxy
 from worker.gateway.sockets import listen_at

@@ -20,7 +20,8 @@ from urllib.parse import parse_qsl
 from infra.runtime.settings import Settings
 from infra.wire.errors import AgClusterError
 from infra.wire.ids import ConversationKey, Fence, HostId
-from worker.containers import LABEL, DockerOptions, container_name, create_body, host_labels
+from worker.containers import DockerOptions, container_name, create_body, host_labels
+from worker.docker_engine import LABEL
 from worker.folders import Folders, agent_uid
 from worker.hosts import ContainerSpec, Limits
 

@@ -23,7 +23,8 @@ from tests.fakes.memory_host import MemoryHost, MemoryMachine
 from tests.parts import need
 from worker.bubblewrap import BubblewrapHost, BubblewrapOptions
 from worker.cgroups import CgroupRoot
-from worker.containers import DockerHost, DockerOptions, engine_address
+from worker.containers import DockerHost, DockerOptions
+from worker.docker_engine import engine_address
 from worker.folders import Folders
 from worker.hosts import ContainerHost, ContainerId, ContainerSpec, Limits
 

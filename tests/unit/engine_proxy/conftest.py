@@ -16,7 +16,8 @@ import pytest
 from aiohttp import web
 
 from infra.wire.ids import ConversationKey, Fence, HostId
-from worker.containers import SOURCES_LABEL, DockerOptions, container_name, create_body
+from worker.containers import DockerOptions, container_name, create_body
+from worker.docker_engine import SOURCES_LABEL
 from worker.engine_proxy.rules import Rules
 from worker.engine_proxy.server import EngineProxy
 from worker.folders import Folders

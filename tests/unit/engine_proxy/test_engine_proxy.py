@@ -13,7 +13,8 @@ import pytest
 from infra.runtime.settings import load_settings
 from infra.wire.errors import ContainerFailed
 from tests.unit.engine_proxy.conftest import CONVERSATION, Line
-from worker.containers import ImageStore, container_name, host_labels
+from worker.containers import container_name, host_labels
+from worker.docker_engine import ImageStore
 from worker.engine_proxy.rules import Rules, first_difference
 from worker.folders import Folders
 
