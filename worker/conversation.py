@@ -16,14 +16,11 @@ import asyncio
 import logging
 from collections.abc import Callable
 from dataclasses import replace
-from enum import Enum, auto
 
 from infra.runtime.logs import fields
 from infra.store.conversations import ConversationRecord
-from infra.store.history import Memory
 from infra.store.turns import Claimed
 from infra.wire.errors import (
-    AgClusterError,
     AgentUnreachable,
     ContentNotOpened,
     ErrorCode,
@@ -43,7 +40,15 @@ from worker.kept_link import KeptLink
 from worker.link import AgentLink
 from worker.ownership import HeldLease
 from worker.parts import WorkerParts
-from worker.phases import ACTOR_TRANSITIONS, OF_THE_IDLE, ActorPhase, Life, RunPhase, Wish
+from worker.phases import (
+    ACTOR_TRANSITIONS,
+    OF_THE_IDLE,
+    ActorPhase,
+    Departure,
+    Life,
+    RunPhase,
+    Wish,
+)
 from worker.recorded_state import RecordedState
 from worker.session import Session
 from worker.strays import StrayTurn
@@ -53,19 +58,6 @@ from worker.waiting import until_store_answers
 from worker.workspace_guard import WorkspaceGuard
 
 log = logging.getLogger(__name__)
-
-
-class Departure(Enum):
-    """How an actor came to its end."""
-
-    COLD = auto()
-    """Nothing waits and no container is left; the lease is released."""
-    LOST = auto()
-    """The lease is lost; the container was left alone."""
-    HANDED_OVER = auto()
-    """The lease is released, container and turn left for the next owner."""
-    BROKEN = auto()
-    """By an error of ours: the sweeps look at it again, in their rhythm."""
 
 
 class _HandOver(Exception):
@@ -364,7 +356,11 @@ class Conversation:
         try:
             claimed = await until_store_answers(lambda: turns.claim(lease), self._parts.clock)
         except (ContentNotOpened, MalformedMessage) as error:
-            await self._end_unreadable(error)
+            log.error("turn not read: %s", error, extra=fields(conversation=self.key))
+            if await self._record.end_turn(declared_end(ErrorCode.INTERNAL)):
+                self.was_poked = True
+                # If an agent has it already, it goes with its container: nobody could follow.
+                self._is_container_lost = self._session.container is not None
             return None
         # As the script leaves the record: a claim makes a warm conversation busy.
         if claimed and not claimed.is_adoption:
@@ -372,27 +368,6 @@ class Conversation:
         elif claimed is None:
             self._record.note_rest()
         return claimed
-
-    async def _end_unreadable(self, error: AgClusterError) -> None:
-        """End a claimed turn that nobody here can read: of another secret, or another version.
-
-        If an agent has it already, it goes with its container: nobody could follow the turn.
-        """
-        turns, clock = self._parts.turns, self._parts.clock
-        record = await self._record.read()
-        if record is None or record.turn is None:
-            return
-        turn, lease, end = record.turn, self._held.lease, declared_end(ErrorCode.INTERNAL)
-        log.error("turn not read: %s", error, extra=fields(turn=turn, conversation=self.key))
-        await self._parts.gateway.close_turn(self.key, turn)
-        idle_s = self._parts.settings.idle_timeout_s
-        # Number 1, or behind whatever is logged.
-        await until_store_answers(
-            lambda: turns.finish(lease, turn, 1, end, idle_timeout_s=idle_s, memory=Memory.UNKNOWN),
-            clock,
-        )
-        self.was_poked = True
-        self._is_container_lost = self._session.container is not None
 
     async def _shall_stop(self) -> bool:
         if self._is_container_lost or self._wishes & {Wish.ROOM, Wish.RETIRE}:
@@ -460,13 +435,8 @@ class Conversation:
 
     async def _give_back(self, run: TurnRun, *, is_counted: bool) -> bool:
         """Back to the queue with a turn of which nothing has happened; False when it may not."""
-        turns, lease = self._parts.turns, self._held.lease
-        if not await until_store_answers(
-            lambda: turns.requeue(lease, run.turn, is_counted=is_counted), self._parts.clock
-        ):
+        if not await run.requeue(is_counted=is_counted):
             return False
-        log.info("turn requeued", extra=fields(turn=run.turn, counted=is_counted))
-        await self._parts.gateway.close_turn(self.key, run.turn)
         # This host's engine has failed: whoever has room is offered it when the lease is released.
         self.was_poked = is_counted
         self._record.note_rest()

@@ -45,6 +45,19 @@ ACTOR_TRANSITIONS: Mapping[ActorPhase, frozenset[ActorPhase]] = {
 }
 
 
+class Departure(Enum):
+    """How an actor came to its end."""
+
+    COLD = auto()
+    """Nothing waits and no container is left; the lease is released."""
+    LOST = auto()
+    """The lease is lost; the container was left alone."""
+    HANDED_OVER = auto()
+    """The lease is released, container and turn left for the next owner."""
+    BROKEN = auto()
+    """By an error of ours: the sweeps look at it again, in their rhythm."""
+
+
 class Wish(Enum):
     """What others want of an actor, seen to between two turns."""
 

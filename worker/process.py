@@ -72,47 +72,8 @@ class WorkerProcess:
     def __init__(self, worker: WorkerId, around: Surroundings) -> None:
         self.worker = worker
         self._around = around
-        settings, store, clock = around.settings, around.store, around.clock
-        folders = Folders(settings.data_dir)
-        self.parts = WorkerParts(
-            worker=worker,
-            host_id=around.host.host,
-            settings=settings,
-            timings=around.timings,
-            clock=clock,
-            host=around.host,
-            engine=Engine(
-                around.host,
-                folders,
-                settings,
-                clock,
-                worker=worker,
-                cool_down_s=around.timings.engine_cool_down_s,
-                cool_down_max_s=around.timings.engine_cool_down_max_s,
-                on_change=self._on_engine,
-            ),
-            folders=folders,
-            gauge=WorkspaceGauge(),
-            gateway=GatewayRegistrar(around.gateway, clock),
-            ownership=Ownership(
-                store.leases,
-                clock,
-                worker=worker,
-                host=around.host.host,
-                on_cancelled=self._on_cancelled,
-                renew_every_s=around.renew_every_s,
-                fence_after_s=around.fence_after_s,
-            ),
-            turns=store.turns,
-            turn_log=store.log,
-            usage=store.usage,
-            conversations=store.conversations,
-            transcripts=store.transcripts,
-            queue=store.queue,
-            room=store.room,
-            registry=store.workers,
-            live=store.publisher(),
-        )
+        self.parts = self._assembled(around)
+        settings, store = around.settings, around.store
         machine_mb, container_mb = machine_memory_mb(), settings.container_memory_mb
         slots = slots_for(
             configured=settings.slots, machine_mb=machine_mb, container_mb=container_mb
@@ -137,8 +98,51 @@ class WorkerProcess:
         )
         self._life = Life(f"worker {worker}", WorkerState.READY, WORKER_TRANSITIONS)
         self._has_changed = asyncio.Event()
-        self._started_ms = clock.unix_ms()
+        self._started_ms = around.clock.unix_ms()
         self._told_to_drain = asyncio.Event()
+
+    def _assembled(self, around: Surroundings) -> WorkerParts:
+        settings, store, clock = around.settings, around.store, around.clock
+        folders = Folders(settings.data_dir)
+        return WorkerParts(
+            worker=self.worker,
+            host_id=around.host.host,
+            settings=settings,
+            timings=around.timings,
+            clock=clock,
+            host=around.host,
+            engine=Engine(
+                around.host,
+                folders,
+                settings,
+                clock,
+                worker=self.worker,
+                cool_down_s=around.timings.engine_cool_down_s,
+                cool_down_max_s=around.timings.engine_cool_down_max_s,
+                on_change=self._on_engine,
+            ),
+            folders=folders,
+            gauge=WorkspaceGauge(),
+            gateway=GatewayRegistrar(around.gateway, clock),
+            ownership=Ownership(
+                store.leases,
+                clock,
+                worker=self.worker,
+                host=around.host.host,
+                on_cancelled=self._on_cancelled,
+                renew_every_s=around.renew_every_s,
+                fence_after_s=around.fence_after_s,
+            ),
+            turns=store.turns,
+            turn_log=store.log,
+            usage=store.usage,
+            conversations=store.conversations,
+            transcripts=store.transcripts,
+            queue=store.queue,
+            room=store.room,
+            registry=store.workers,
+            live=store.publisher(),
+        )
 
     async def run(self, stop: asyncio.Event) -> None:
         """Work until `stop` is set, then leave. A loop that dies ends the worker with its error."""

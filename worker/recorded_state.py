@@ -6,14 +6,21 @@ that went wrong the record itself is asked.
 
 from __future__ import annotations
 
+import logging
+
+from infra.runtime.logs import fields
 from infra.store.conversations import ConversationRecord
+from infra.store.history import Memory
 from infra.wire.errors import IllegalTransition
+from infra.wire.events import TurnEnded
 from infra.wire.states import ConversationState
 from worker.decisions import steps
 from worker.hosts import ContainerId
 from worker.ownership import HeldLease
 from worker.parts import WorkerParts
 from worker.waiting import until_store_answers
+
+log = logging.getLogger(__name__)
 
 
 class RecordedState:
@@ -63,6 +70,27 @@ class RecordedState:
             record = await self.read()
             self.state = record.state if record else ConversationState.COLD
             await self._step_to(target, container)
+
+    async def end_turn(self, end: TurnEnded) -> bool:
+        """End the turn on record that nobody here can read; whether there was one.
+
+        Raises `LeaseLost`.
+        """
+        record = await self.read()
+        if record is None or record.turn is None:
+            return False
+        parts, lease, turn = self._parts, self._held.lease, record.turn
+        await parts.gateway.close_turn(lease.conversation, turn)
+        idle_s = parts.settings.idle_timeout_s
+        # Number 1, or behind whatever is logged.
+        await until_store_answers(
+            lambda: parts.turns.finish(
+                lease, turn, 1, end, idle_timeout_s=idle_s, memory=Memory.UNKNOWN
+            ),
+            parts.clock,
+        )
+        log.info("turn ended unread", extra=fields(turn=turn, conversation=lease.conversation))
+        return True
 
     async def _step_to(self, target: ConversationState, container: ContainerId | None) -> None:
         for state in steps(self.state, target):

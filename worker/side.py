@@ -254,8 +254,7 @@ class SideRun:
                 end = await self._until_stopped(claimed, writer)
             else:
                 end = _LOST
-            await writer.flush()
-            await self._finish(record, declared_end(ErrorCode.LOG_LOST) if writer.is_torn else end)
+            await self._finish(record, end, writer)
             logging_events.cancel()
 
     async def _until_stopped(self, claimed: Claimed, writer: TurnLogWriter) -> TurnEnded:
@@ -345,15 +344,24 @@ class SideRun:
             frame = Frame(record.turn, self._held.fence, self._n, payload)
             self._parts.live.publish(record.replica, frame.encode())
 
-    async def _finish(self, record: TurnRecord, end: TurnEnded) -> None:
+    async def _finish(
+        self, record: TurnRecord, end: TurnEnded, writer: TurnLogWriter | None = None
+    ) -> None:
         """Close the turn, then tell. While Redis is away this goes on trying."""
         turn, lease, turns = record.turn, self._held.lease, self._parts.turns
         meter = await self._parts.gateway.close_turn(record.conversation, turn)
         self._n += 1
-        await until_store_answers(
-            lambda: turns.finish(lease, turn, self._n, end, idle_timeout_s=0.0, meter=meter),
-            self._parts.clock,
-        )
+
+        async def finish(n: int, is_whole: bool) -> None:
+            nonlocal end
+            if not is_whole:
+                end = declared_end(ErrorCode.LOG_LOST).model_copy(update={"usage": end.usage})
+            await until_store_answers(
+                lambda: turns.finish(lease, turn, n, end, idle_timeout_s=0.0, meter=meter),
+                self._parts.clock,
+            )
+
+        await (writer.finish(finish, self._n) if writer else finish(self._n, True))
         self._publish(record, encode_event(end))
         log.info(
             "side turn ended",

@@ -12,7 +12,8 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
 
 from infra.runtime.clock import Clock
 from infra.runtime.logs import fields
@@ -22,6 +23,8 @@ from infra.wire.errors import StoreUnavailable, TurnLogTorn
 from infra.wire.events import is_delta
 from infra.wire.ids import TurnId
 from worker.waiting import FIRST_PAUSE_S, LONGEST_PAUSE_S, signalled
+
+_Answer = TypeVar("_Answer")
 
 log = logging.getLogger(__name__)
 
@@ -98,6 +101,24 @@ class TurnLogWriter:
             self._urgent.set()
         await self._empty.wait()
 
+    async def finish(self, finish: Callable[[int, bool], Awaitable[_Answer]], n: int) -> _Answer:
+        """Have the end logged under number `n`, behind every event taken; `run` does the rest.
+
+        `finish` is called with the end's number and whether the log is whole, again where a
+        failover has taken events before it: they are logged again first. One that holds too little
+        for that ends where it was torn. Raises what `finish` raises, and `LeaseLost`.
+        """
+        await self.flush()
+        while True:
+            try:
+                return await finish(n, not self.is_torn)
+            except TurnLogTorn as torn:
+                if not self.is_torn:
+                    self._mend(torn.newest)
+                    await self.flush()
+                if self.is_torn:
+                    n = torn.newest + 1
+
     async def append_rest(self) -> None:
         """One last try to log what waits, once `run` has ended.
 
@@ -150,6 +171,8 @@ class TurnLogWriter:
             log.warning("the log has lost its end, which is logged again", extra=extra)
             self._pending[:0] = lost
             self._pending_bytes += sum(len(payload) for _, payload in lost)
+            self._empty.clear()
+            self._arrived.set()
             return
         log.error("the log has lost more than is held", extra=extra)
         self.is_torn = True

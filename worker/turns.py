@@ -336,23 +336,29 @@ class TurnRun:
         parts, c = self._parts, self.claimed.record.conversation
         assert ending.end is not None
         meter = await parts.gateway.close_turn(c, self.turn)
-        await self._log.flush()
         overrun = await self.spending.end_of_overrun(meter)
         interrupted = self._interrupted_for if overrun is None else None
         end = settled_end(ending.end, interrupted=interrupted, meter=meter, overrun=overrun)
         n = self.last_n + 1
-        waits = await until_store_answers(
-            lambda: parts.turns.finish(
-                self._held.lease,
-                self.turn,
-                n,
-                end,
-                idle_timeout_s=self.claimed.request.idle_timeout_s,
-                memory=self._memory_after(ending),
-                meter=meter,
-            ),
-            parts.clock,
-        )
+
+        async def finish(at: int, is_whole: bool) -> bool:
+            nonlocal end
+            if not is_whole:
+                end = declared_end(ErrorCode.LOG_LOST).model_copy(update={"usage": end.usage})
+            return await until_store_answers(
+                lambda: parts.turns.finish(
+                    self._held.lease,
+                    self.turn,
+                    at,
+                    end,
+                    idle_timeout_s=self.claimed.request.idle_timeout_s,
+                    memory=self._memory_after(ending),
+                    meter=meter,
+                ),
+                parts.clock,
+            )
+
+        waits = await self._log.finish(finish, n)
         verbatim = ending.payload if end is ending.end else None
         payload = verbatim or encode_event(end)
         self._publish(Frame(self.turn, self._held.fence, n, payload).encode())
@@ -363,6 +369,20 @@ class TurnRun:
             extra=fields(turn=self.turn, state=end.state, code=end.error and end.error.code, n=n),
         )
         return waits
+
+    async def requeue(self, *, is_counted: bool) -> bool:
+        """Back to the queue, as nothing of it has happened; False when it may not.
+
+        Raises `LeaseLost`.
+        """
+        parts, lease = self._parts, self._held.lease
+        if not await until_store_answers(
+            lambda: parts.turns.requeue(lease, self.turn, is_counted=is_counted), parts.clock
+        ):
+            return False
+        log.info("turn requeued", extra=fields(turn=self.turn, counted=is_counted))
+        await parts.gateway.close_turn(lease.conversation, self.turn)
+        return True
 
     def _memory_after(self, ending: Ending) -> Memory:
         if ending.payload is not None:

@@ -32,6 +32,7 @@ from infra.wire.errors import (
     ErrorCode,
     IllegalTransition,
     LeaseLost,
+    TurnLogTorn,
     TurnNotFound,
 )
 from infra.wire.events import TurnEnded, TurnError, encode_event
@@ -39,7 +40,7 @@ from infra.wire.gateway import TurnMeter
 from infra.wire.history import decode_accepted
 from infra.wire.ids import ConversationKey, HostId, TenantId, TurnId, WorkerId
 from infra.wire.states import TurnState
-from infra.wire.turns import decode_turn_request
+from infra.wire.turns import TurnRequest, decode_turn_request
 
 __all__ = ["Claimed", "NewTurn", "OpenTurnRef", "Submitted", "TurnRecord", "TurnStore"]
 """With what it gives and takes (`turn_records`)."""
@@ -88,20 +89,9 @@ class TurnStore:
         digest = self._contents.blind(new.idempotency or "")
         sent = tuple(map(self._contents.blind, request.sent))
         request = request.model_copy(update={"sent": sent})
-        keys = [
-            self._keys.conversation(c),
-            self._keys.todo(c),
-            self._keys.turn(turn),
-            self._keys.turn_request(turn),
-            self._keys.turns_open(),
-            self._keys.idle(),
-            self._keys.tenant_running(tenant),
-        ]
-        if digest:
-            keys.append(self._keys.idempotency(tenant, digest))
         answer = await self._scripts.run(
             "submit",
-            keys,
+            self._touched_by_submit(request, digest),
             [
                 c,
                 turn,
@@ -141,6 +131,19 @@ class TurnStore:
             position=int(answer[3]),
             is_told=int(answer[4]) > 0,
         )
+
+    def _touched_by_submit(self, request: TurnRequest, digest: str) -> list[str]:
+        c, turn, tenant = request.conversation, request.turn, request.tenant
+        keys = [
+            self._keys.conversation(c),
+            self._keys.todo(c),
+            self._keys.turn(turn),
+            self._keys.turn_request(turn),
+            self._keys.turns_open(),
+            self._keys.idle(),
+            self._keys.tenant_running(tenant),
+        ]
+        return [*keys, self._keys.idempotency(tenant, digest)] if digest else keys
 
     async def claim(self, lease: Lease) -> Claimed | None:
         """The conversation's unfinished turn (adoption), else the head of its FIFO, else None.
@@ -263,7 +266,8 @@ class TurnStore:
         Carries out the turn's base on the accepted prompts, as far as `memory` says what the agent
         remembers. Sets the conversation's idle deadline when nothing waits. True when another turn
         waits.
-        Finishing twice is harmless; a log has one end. Raises `LeaseLost`, `IllegalTransition`.
+        Finishing twice is harmless; a log has one end. Raises `LeaseLost`, `IllegalTransition`, and
+        `TurnLogTorn` when events before `n` are not there any more; nothing is written then.
         """
         c, payload = lease.conversation, encode_event(end)
         answer = await self._scripts.run(
@@ -288,6 +292,8 @@ class TurnStore:
             ],
         )
         self._owned(answer, lease, turn, end.state)
+        if answer[0] == b"torn":
+            raise TurnLogTorn(turn, int(answer[1]))
         return bool(answer[1])
 
     async def cancel(self, turn: TurnId, *, tenant: TenantId, reason: str) -> TurnState:

@@ -130,15 +130,7 @@ async def serve(
             asyncio.TaskGroup() as group,
         ):
             model = ModelProxy(upstream, config.model_limits, traffic)
-            egress = EgressProxy(
-                config.egress,
-                resolver,
-                limits=config.egress_limits,
-                why_refused=but_not(
-                    (*config.denied, *await _networks_of(config.neighbours, resolver)),
-                    outside.why_refused,
-                ),
-            )
+            egress = await _egress(config, resolver, outside)
 
             async def listen(session: Session) -> Listeners:
                 made = SessionListeners(session, model=model, egress=egress, group=group)
@@ -167,6 +159,16 @@ async def serve(
                 await control.aclose()
                 await table.aclose()
     log.info("gateway down", extra=fields(instance=table.instance))
+
+
+async def _egress(config: GatewayConfig, resolver: Resolver, outside: Surroundings) -> EgressProxy:
+    denied = (*config.denied, *await _networks_of(config.neighbours, resolver))
+    return EgressProxy(
+        config.egress,
+        resolver,
+        limits=config.egress_limits,
+        why_refused=but_not(denied, outside.why_refused),
+    )
 
 
 async def _networks_of(hosts: Sequence[str], resolver: Resolver) -> list[IPNetwork]:

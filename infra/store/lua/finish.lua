@@ -7,7 +7,8 @@
 --       13 what the agent made of the turn: 'nothing', 'unknown' or 'told'
 --       14 the transcript entry the turn ended at, or ''
 --       15 what the gateway metered (JSON, see book in the prelude), or ''
--- Returns {'ok', 1 when another turn waits}, {'lost'} or {'illegal', state}.
+-- Returns {'ok', 1 when another turn waits}, {'lost'}, {'illegal', state}, or {'torn', newest number}
+-- when events before the end are missing (see append).
 --
 -- Finishing twice is harmless. A turn may end done in the same breath as its first event: then it
 -- passes through running.
@@ -23,6 +24,7 @@ if turn and is_ended(turn.state) then
   return {'ok', math.min(redis.call('LLEN', key('todo', ARGV[1])), 1)}
 end
 if not turn or unfinished ~= turn.id then return {'lost'} end
+if tonumber(ARGV[5]) > turn.seq + 1 then return {'torn', int(turn.seq)} end
 local new = ARGV[7]
 local through = not TURN_NEXT[turn.state][new]
 if through and not (TURN_NEXT[turn.state].running and TURN_NEXT.running[new]) then

@@ -52,8 +52,10 @@ class Talk:
 
     async def end(self, turn: TurnId, end: TurnEnded, memory: Memory = Memory.TOLD) -> None:
         assert self.lease
+        record = await self.scene.store.turns.get(turn)
+        assert record
         await self.scene.store.turns.finish(
-            self.lease, turn, 2, end, idle_timeout_s=60, memory=memory
+            self.lease, turn, record.seq + 1, end, idle_timeout_s=60, memory=memory
         )
 
     async def say(self, base: TurnBase, checkpoint: str, session: str = "session-1") -> TurnId:

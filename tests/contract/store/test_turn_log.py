@@ -45,6 +45,24 @@ async def test_a_log_never_has_a_hole(scene: Scene) -> None:
     assert list((await scene.store.log.read(turn, after=0)).events) == text_events(1, 6)
 
 
+async def test_an_end_leaves_no_hole_either(scene: Scene) -> None:
+    lease, turn = await scene.begin()
+    await scene.store.log.append(lease, turn, text_events(1, 3))
+
+    with pytest.raises(TurnLogTorn) as torn:
+        await scene.store.turns.finish(lease, turn, 5, DONE, idle_timeout_s=60)
+    assert torn.value.newest == 3
+    record = await scene.store.turns.get(turn)
+    assert record
+    assert record.state is TurnState.RUNNING
+    await scene.store.log.append(lease, turn, text_events(4, 1))
+    await scene.store.turns.finish(lease, turn, 5, DONE, idle_timeout_s=60)
+
+    record = await scene.store.turns.get(turn)
+    assert record
+    assert (record.state, record.seq) == (TurnState.DONE, 5)
+
+
 async def test_a_reader_goes_on_from_its_cursor_page_by_page(scene: Scene) -> None:
     lease, turn = await scene.begin()
     await scene.store.log.append(lease, turn, text_events(1, 10))

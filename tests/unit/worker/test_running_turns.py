@@ -17,6 +17,8 @@ from worker.memory import stand
 from worker.phases import RunPhase
 from worker.turns import TurnRun
 
+pytestmark = pytest.mark.slow
+
 C = conversation("one")
 
 
@@ -227,3 +229,22 @@ async def test_a_turn_whose_end_is_decided_is_not_given_to_the_agent_any_more(
 
     assert (await run.ended()).end == TurnEnded(state=TurnState.CANCELLED)
     assert (run.phase, run.link) == (RunPhase.ENDED, None)
+
+
+async def test_what_a_failover_took_of_a_log_is_back_before_the_end(stage: Stage) -> None:
+    await stage.worker()
+    turn = await stage.ask(C, "hang")
+    await stage.until_said(turn, 1)
+    async with asyncio.timeout(10):
+        while len(await stage.logged(turn)) < len(stage.frames[turn]):  # noqa: ASYNC110 - none tells
+            await asyncio.sleep(0.01)
+    before = await stage.logged(turn)
+    await stage.redis.delete(stage.keys.turn_events(turn))
+    await stage.redis.hset(stage.keys.turn(turn), "seq", "0")  # type: ignore[misc]
+
+    await stage.cancel(turn)
+
+    assert (await stage.ended(turn)).state is TurnState.CANCELLED
+    after = await stage.logged(turn)
+    assert after[: len(before)] == before
+    assert [n for n, _ in after] == list(range(1, len(after) + 1))

@@ -45,6 +45,12 @@ class LogOfPaper:
         self.newest = events[-1][0]
         return self.newest
 
+    async def finish(self, n: int, is_whole: bool) -> str:
+        if n > self.newest + 1:
+            raise TurnLogTorn(TURN, self.newest)
+        self.newest = n
+        return "whole" if is_whole else "torn"
+
 
 class Scene:
     def __init__(self) -> None:
@@ -193,3 +199,30 @@ async def test_a_log_that_lost_more_than_is_held_takes_nothing_more(scene: Scene
 
     assert scene.torn.is_set()
     assert scene.log.batches == []
+
+
+async def test_an_end_goes_behind_what_a_failover_took(scene: Scene) -> None:
+    scene.add(1, 6, NOTICE)
+    await settle()
+    scene.log.lose_after(4)
+
+    assert await scene.writer.finish(scene.log.finish, 7) == "whole"
+
+    assert scene.log.batches[-1] == [5, 6]
+    assert scene.log.newest == 7
+
+
+async def test_an_end_of_a_log_that_cannot_be_put_back_stands_where_it_was_torn(
+    scene: Scene,
+) -> None:
+    for n in range(1, KEPT_MAX_EVENTS + 10):
+        scene.add(n, n, NOTICE)
+        await settle()
+    scene.log.lose_after(5)
+    scene.log.batches.clear()
+
+    assert await scene.writer.finish(scene.log.finish, KEPT_MAX_EVENTS + 10) == "torn"
+
+    assert scene.torn.is_set()
+    assert scene.log.batches == []
+    assert scene.log.newest == 6
