@@ -17,7 +17,10 @@ SUPPLY := $(VENV)/supply
 INPUTS := pyproject.toml
 # Real parts take their time (contracts run on the fakes here, on both in `make test`); `check` is for
 # the minute after every change.
-QUICK := not redis and not docker and not bwrap and not sdk and not compose
+QUICK := not slow and not redis and not docker and not bwrap and not sdk and not compose
+
+# Tests start hundreds of our programs. Where this is set, each would be compiled each time.
+unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
 .PHONY: help run test check static fmt docs image control-image env compose bench soak clean lock sbom audit licenses test-runsc

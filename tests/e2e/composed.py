@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from tests.e2e.deployments import (
+    IDLE_TIMEOUT_S,
     MODEL,
     ROOT,
     START_TIMEOUT_S,
@@ -47,6 +48,7 @@ def composed() -> Iterator[Deployment]:
             "AGCLUSTER_RETIRE_ON_EXIT": "true",
             "AGCLUSTER_MODELS": f"{MODEL},fake-error-401,fake-error-429,fake-error-529",
             "AGCLUSTER_MODEL_ALIASES": f"claude-sonnet-4.5={MODEL}",
+            "AGCLUSTER_IDLE_TIMEOUT_S": IDLE_TIMEOUT_S,
         }
         env_file = Path(folder) / "env"
         env_file.write_text("".join(f"{name}={value}\n" for name, value in values.items()))

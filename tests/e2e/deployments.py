@@ -30,6 +30,8 @@ GOOD_KEY = "sk-ant-e2e-good-canary-5d0f2c7b9e4a"
 WRONG_KEY = "sk-ant-wrong-canary-77aa"
 MODEL = "claude-sonnet-4-5-20250929"
 START_TIMEOUT_S = 180.0
+IDLE_TIMEOUT_S = "45"
+"""No test comes back to a conversation later, and a hundred warm ones fill a machine."""
 
 
 def free_port() -> int:
@@ -125,6 +127,7 @@ def embedded(isolation: str, **settings: str) -> Iterator[Deployment]:
             "AGCLUSTER_PORT": str(port),
             "AGCLUSTER_MODELS": f"{MODEL},fake-error-401,fake-error-429,fake-error-529",
             "AGCLUSTER_MODEL_ALIASES": f"claude-sonnet-4.5={MODEL}",
+            "AGCLUSTER_IDLE_TIMEOUT_S": IDLE_TIMEOUT_S,
             **settings,
         }
         with log.open("wb") as output:

@@ -366,11 +366,7 @@ while time.monotonic() < end:
     assert calls() == during
 
 
-@one_isolation
-def test_floods_hurt_nobody_else(deployment: Deployment) -> None:
-    """Output, both sockets and the host's log of the container, while a neighbour streams."""
-    flooding = bash(
-        f"""
+FLOOD = f"""
 cat > flood.py <<'EOS'
 {INSIDE}
 import threading
@@ -409,7 +405,12 @@ os._exit(0)
 EOS
 python3 flood.py; yes | head -c 20000000; yes | head -c 20000000 >&2
 """
-    )
+
+
+@one_isolation
+def test_floods_hurt_nobody_else(deployment: Deployment) -> None:
+    """Output, both sockets and the host's log of the container, while a neighbour streams."""
+    flooding = bash(FLOOD)
     neighbour = new_name()
     ask(deployment, "echo warm", name=neighbour)
     outcome: list[object] = []

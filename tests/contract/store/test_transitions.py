@@ -30,6 +30,8 @@ from tests.contract.store.scene import (
     text_events,
 )
 
+pytestmark = pytest.mark.slow
+
 Operation = Callable[[Scene, Lease, TurnId], Awaitable[object]]
 
 

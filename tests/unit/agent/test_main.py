@@ -7,6 +7,8 @@ import sys
 import tomllib
 from pathlib import Path
 
+import pytest
+
 from agent.main import VERSION
 
 REPOSITORY = Path(__file__).parents[3]
@@ -23,6 +25,7 @@ FORBIDDEN = (
 )
 
 
+@pytest.mark.slow
 def test_the_whole_agent_can_be_imported_without_the_rest_of_the_project() -> None:
     """The image holds nothing else."""
     block = f"import sys; sys.modules.update(dict.fromkeys({FORBIDDEN!r})); "

@@ -87,6 +87,7 @@ MOVED_AND_CAME_BACK = Schedule(
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("mutate", "schedule"),
     [
@@ -138,6 +139,7 @@ def test_without_this_rule_of_the_scripts_the_model_breaks(
     assert_breaks(schedule, mutate=mutate)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("rules", "schedule"),
     [

@@ -6,10 +6,14 @@ import asyncio
 import time
 from dataclasses import replace
 
+import pytest
+
 from infra.wire.ids import HostId, WorkerId
 from infra.wire.states import TurnState, WorkerState
 from tests.fakes.memory_host import MemoryHost
 from tests.fakes.worker_stage import QUICK, Stage, conversation, eventually
+
+pytestmark = pytest.mark.slow
 
 C, D = conversation("one"), conversation("two")
 HERE, THERE = HostId("host-a"), HostId("host-b")
@@ -68,8 +72,11 @@ async def test_a_second_signal_changes_nothing(stage: Stage) -> None:
     assert await stage.state(turn) is TurnState.DONE
 
 
-async def test_a_worker_killed_while_it_drains_costs_its_turns_nothing(stage: Stage) -> None:
-    first = await stage.worker(drain_timeout_s=30)
+@pytest.mark.parametrize("is_retiring", [False, True], ids=["draining", "retiring"])
+async def test_a_worker_killed_while_it_leaves_costs_its_turns_nothing(
+    stage: Stage, is_retiring: bool
+) -> None:
+    first = await stage.worker(retire_on_exit=is_retiring, drain_timeout_s=30)
     turn = await stage.ask(C, "stream 100 every 20 ms")
     await stage.until_said(turn, 10)
     first.stop_asked.set()
@@ -84,23 +91,6 @@ async def test_a_worker_killed_while_it_drains_costs_its_turns_nothing(stage: St
     text = await stage.log_text(turn)
     assert [int(word.split("@")[0]) for word in text.split()] == list(range(100))
     assert len(stage.agents[C]) == 1
-
-
-async def test_a_worker_killed_while_it_retires_ends_its_turn_once(stage: Stage) -> None:
-    first = await stage.worker(retire_on_exit=True, drain_timeout_s=30)
-    turn = await stage.ask(C, "stream 100 every 20 ms")
-    await stage.until_said(turn, 10)
-    first.stop_asked.set()
-    await eventually(lambda: not first.process.placement.has_room())
-
-    await first.kill()
-    await stage.store.workers.leave(first.id)
-    await stage.lapse_lease(C)
-    await stage.worker()
-
-    assert (await stage.ended(turn)).state is TurnState.DONE
-    text = await stage.log_text(turn)
-    assert [int(word.split("@")[0]) for word in text.split()] == list(range(100))
 
 
 async def test_a_drained_worker_leaves_the_moment_its_last_turn_ends(stage: Stage) -> None:

@@ -23,6 +23,8 @@ from tests.fakes.worker_stage import (
 from worker.breaker import FAILURES_MAX
 from worker.hosts import Container, ContainerSpec, SessionFolders
 
+pytestmark = pytest.mark.slow
+
 C = conversation("one")
 OTHER_HOST = HostId("host-2")
 UNHURRIED = replace(QUICK, sweep_at_least_s=60.0, sweep_at_most_s=60.0, reconcile_every_s=60.0)

@@ -14,6 +14,8 @@ from tests.fakes.worker_stage import QUICK, Stage, conversation, eventually
 from worker import host_memory
 from worker.host_memory import HostMemory, available_memory_mb
 
+pytestmark = pytest.mark.slow
+
 FLOOD, ALONE = TenantId("f" * 20), TenantId("a" * 20)
 C, D = conversation("one"), conversation("two")
 UNHURRIED = replace(QUICK, sweep_at_least_s=60.0, sweep_at_most_s=60.0, reconcile_every_s=60.0)

@@ -25,6 +25,8 @@ from tests.fakes.scripted_agent import Deltas, Say, ScriptedAgent, Tool, WaitFor
 from tests.fakes.worker_stage import QUICK, RunningWorker, Stage, conversation, eventually
 from worker.hosts import Container, ContainerSpec
 
+pytestmark = pytest.mark.slow
+
 C = conversation("one")
 OTHER_HOST = HostId("host-2")
 

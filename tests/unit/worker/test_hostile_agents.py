@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import pytest
+
 from infra.wire.errors import ErrorCode
 from infra.wire.states import TurnState
 from tests.fakes.worker_stage import Stage, conversation
 from worker.turns import SAID_MAX_BYTES
+
+pytestmark = pytest.mark.slow
 
 C, NEIGHBOUR = conversation("one"), conversation("two")
 

@@ -20,6 +20,8 @@ from worker.folders import Folders
 from worker.hosts import ContainerId, ContainerSpec, Limits
 from worker.ownership import HeldLease
 
+pytestmark = pytest.mark.slow
+
 C = conversation("one")
 D = conversation("two")
 E = conversation("three")

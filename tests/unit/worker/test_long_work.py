@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
+import pytest
 from redis.asyncio import Redis
 
 from infra.wire.events import ToolCall
@@ -12,6 +13,8 @@ from tests.fakes.manual_clock import ManualClock
 from tests.fakes.scripted_agent import Say, Script, Tool, WaitFor
 from tests.fakes.worker_stage import Stage, conversation, eventually
 from worker.parts import Timings
+
+pytestmark = pytest.mark.slow
 
 C = conversation("one")
 

@@ -14,6 +14,8 @@ from infra.wire.states import ConversationState, TurnState
 from tests.fakes.memory_host import MemoryHost
 from tests.fakes.worker_stage import RunningWorker, Stage, conversation, eventually
 
+pytestmark = pytest.mark.slow
+
 C = conversation("one")
 HERE, THERE = HostId("host-a"), HostId("host-b")
 
@@ -33,6 +35,14 @@ async def containers(stage: Stage, host: HostId) -> int:
     return len(await MemoryHost(stage.machine, host=host).list())
 
 
+async def after_a_turn_here(stage: Stage, here: Path, there: Path) -> RunningWorker:
+    """The worker over there, when the one here is lost after an answer."""
+    first = await worker_on(stage, HERE, here)
+    await stage.ended(await stage.ask(C, "echo one"))
+    await lose(stage, first)
+    return await worker_on(stage, THERE, there)
+
+
 @pytest.fixture
 def here_and_there(stage: Stage) -> Iterator[tuple[Path, Path]]:
     """Each host's data folder. Short ones: a socket's path has to fit into its address."""
@@ -43,11 +53,8 @@ def here_and_there(stage: Stage) -> Iterator[tuple[Path, Path]]:
 async def test_a_container_left_behind_by_a_move_is_not_gone_on_with(
     stage: Stage, here_and_there: tuple[Path, Path]
 ) -> None:
-    here, there = here_and_there
-    first = await worker_on(stage, HERE, here)
-    await stage.ended(await stage.ask(C, "echo one"))
-    await lose(stage, first)
-    second = await worker_on(stage, THERE, there)
+    here, _ = here_and_there
+    second = await after_a_turn_here(stage, *here_and_there)
     moved = await stage.ask(C, "echo two", history=("echo one",))
     await stage.ended(moved)
     await lose(stage, second)
@@ -64,11 +71,8 @@ async def test_a_container_left_behind_by_a_move_is_not_gone_on_with(
 async def test_a_turn_started_elsewhere_is_not_started_again_in_a_container_left_behind(
     stage: Stage, here_and_there: tuple[Path, Path]
 ) -> None:
-    here, there = here_and_there
-    first = await worker_on(stage, HERE, here)
-    await stage.ended(await stage.ask(C, "echo one"))
-    await lose(stage, first)
-    second = await worker_on(stage, THERE, there)
+    here, _ = here_and_there
+    second = await after_a_turn_here(stage, *here_and_there)
     turn = await stage.ask(C, "hang", history=("echo one",))
     await stage.until_said(turn, 1)
     # As if nothing of it had come to the log: only the record knows that it was started.

@@ -18,6 +18,8 @@ from infra.wire.states import TurnState
 from tests.fakes.scripted_agent import Say, Script, WaitFor
 from tests.fakes.worker_stage import Stage, conversation, eventually
 
+pytestmark = pytest.mark.slow
+
 C = conversation("one")
 
 

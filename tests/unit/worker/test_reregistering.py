@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 
+import pytest
 from redis.asyncio import Redis
 
 from infra.wire.ids import ConversationKey, TurnId, WorkerId
 from infra.wire.states import ConversationState, TurnState
 from tests.fakes.scripted_agent import Say, WaitFor
 from tests.fakes.worker_stage import Stage, conversation, eventually
+
+pytestmark = pytest.mark.slow
 
 C, D = conversation("one"), conversation("two")
 

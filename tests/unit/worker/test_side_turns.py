@@ -16,7 +16,7 @@ from tests.fakes.memory_gateway import SSE_END, SSE_START, sse_text, stream_of
 from tests.fakes.worker_stage import Stage, conversation, eventually
 from worker.gateway_client import CommandRefused, UpstreamAnswer
 
-pytestmark = pytest.mark.timeout(60)
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(60)]
 
 C = conversation("side")
 

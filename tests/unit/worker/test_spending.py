@@ -17,7 +17,7 @@ from tests.fakes.memory_gateway import SSE_START, stream_of
 from tests.fakes.worker_stage import TENANT, Stage, conversation, eventually
 from worker.gateway_client import UpstreamAnswer
 
-pytestmark = pytest.mark.timeout(60)
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(60)]
 
 C = conversation("spender")
 OTHER = conversation("other spender")

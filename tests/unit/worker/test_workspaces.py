@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import pytest
 from redis.asyncio import Redis
 
 from infra.wire.errors import ErrorCode
@@ -18,6 +19,8 @@ from tests.fakes.manual_clock import ManualClock
 from tests.fakes.worker_stage import QUICK, TENANT, Stage, conversation, eventually
 from worker.folders import Folders
 from worker.workspace import WorkspacePace, WorkspaceWatch, size_of
+
+pytestmark = pytest.mark.slow
 
 C = conversation("one")
 MB = 1024 * 1024
