@@ -161,7 +161,7 @@ class Placement:
             found = await self._parts.conversations.get(c)
             held = await self._parts.ownership.acquire(c)
             if self._is_closed:
-                await self._give_up(held, found)
+                await self._give_up(held)
                 return
             self._begin(held, found)
         except LeaseHeld as held_by:
@@ -178,9 +178,10 @@ class Placement:
         if await self._parts.room.put_back(turn, self._parts.worker):
             await self._parts.queue.enqueue(turn, None)
 
-    async def _give_up(self, held: HeldLease, found: ConversationRecord | None) -> None:
+    async def _give_up(self, held: HeldLease) -> None:
         """Acquired while we began to leave."""
-        state = found.state if found else ConversationState.COLD
+        record = await self._parts.conversations.get(held.conversation)
+        state = record.state if record else ConversationState.COLD
         if waiting := await self._parts.ownership.release(held, state):
             await self._offer(waiting)
 

@@ -19,6 +19,9 @@ KINDS = [
 ONE_KIND = pytest.mark.parametrize("deployment", KINDS[:1], indirect=True)
 """For what no isolation has a part in: forms, statuses, names."""
 
+IN_CONTAINERS = pytest.mark.parametrize("deployment", [KINDS[0], KINDS[2]], indirect=True)
+"""Docker on one machine, and the composed deployment."""
+
 
 @pytest.fixture(scope="package", params=KINDS)
 def deployment(request: pytest.FixtureRequest) -> Iterator[Deployment]:

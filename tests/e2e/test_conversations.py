@@ -296,7 +296,7 @@ def test_side_requests_start_no_agent_and_enter_no_chat(here: Deployment) -> Non
     assert utility, "no utility model is offered"
     ask(here, [user("echo side")], {"X-Conversation-ID": name}, body={"model": utility[0]})
     assert time.monotonic() - began < 5
-    assert set(here.containers()) == before
+    assert set(here.containers()) <= before
     assert known(chat.say("history")) == ["echo one", "history"]
     assert "### Task" not in json.dumps(last_asked(here)["messages"])
 

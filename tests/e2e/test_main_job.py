@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
+import subprocess
 import time
 import uuid
 from typing import Any
@@ -14,7 +15,7 @@ import openai
 import pytest
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
-from tests.e2e.conftest import ONE_KIND
+from tests.e2e.conftest import IN_CONTAINERS, ONE_KIND
 from tests.e2e.deployments import GOOD_KEY, MODEL, WRONG_KEY, Deployment, wait_until
 
 pytestmark = pytest.mark.timeout(240)
@@ -254,6 +255,7 @@ def test_missing_key_is_401(deployment: Deployment) -> None:
     assert answer.json()["error"]["type"] == "authentication_error"
 
 
+@ONE_KIND
 def test_upstream_refusal_during_the_turn_has_its_status(deployment: Deployment) -> None:
     with pytest.raises(openai.AuthenticationError):
         ask(deployment, "echo x", model="fake-error-401")
@@ -335,6 +337,7 @@ def test_hang_up_frees_the_conversation(deployment: Deployment) -> None:
     assert time.monotonic() - began < 10
 
 
+@ONE_KIND
 def test_broken_model_stream_neither_loses_nor_doubles_text(deployment: Deployment) -> None:
     chunks = stream(deployment, "drop after 6")
     assert streamed_text(chunks).split() == [f"w{i}" for i in range(11)]
@@ -352,27 +355,27 @@ def test_killed_cli_ends_the_turn_with_an_error_and_the_next_turn_works(
     assert text_of(ask(deployment, "echo after", name=name)) == "after"
 
 
+@ONE_KIND
 def test_metered_upstream_error_midway_is_an_error_event(deployment: Deployment) -> None:
     with pytest.raises(openai.APIError):
         stream(deployment, "tool bash true then error 529 no-retry")
 
 
+@IN_CONTAINERS
 def test_container_shows_no_key_to_docker(deployment: Deployment) -> None:
-    if deployment.kind == "bubblewrap":
-        return  # Nothing of it is known to an engine.
-    import subprocess
-
     ask(deployment, "echo hold", name=new_name())
     wait_until("a container", lambda: bool(deployment.containers()), 10)
     shown = subprocess.run(
         ["docker", "inspect", *deployment.containers()],
         capture_output=True,
         text=True,
-        check=True,
+        check=False,  # Idle ones may go meanwhile.
         timeout=30,
     ).stdout
     assert GOOD_KEY not in shown
-    for container in json.loads(shown):
+    found = json.loads(shown)
+    assert found
+    for container in found:
         host = container["HostConfig"]
         assert host["NetworkMode"] == "none"
         assert host["ReadonlyRootfs"]

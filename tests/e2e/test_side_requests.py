@@ -17,9 +17,10 @@ from typing import Any
 import httpx
 import pytest
 
+from tests.e2e.conftest import IN_CONTAINERS
 from tests.e2e.deployments import GOOD_KEY, MODEL, Deployment
 
-pytestmark = pytest.mark.timeout(240)
+pytestmark = [pytest.mark.timeout(240), IN_CONTAINERS]
 
 LIBRECHAT_TITLE = (
     "Provide a concise, 5-word-or-less title for the conversation, using title case conventions. "
@@ -170,7 +171,7 @@ async def test_a_utility_model_and_a_task_header_need_no_agent(deployment: Deplo
     assert by_model.text == "Weekend in Rome"
     assert "Bash" not in by_header.text
     assert "claude-utility" in {model["id"] for model in listed}
-    assert agents(deployment) == before
+    assert agents(deployment) <= before
 
 
 async def test_a_side_requests_failure_is_honest(deployment: Deployment) -> None:
