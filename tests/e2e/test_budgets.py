@@ -72,7 +72,9 @@ def test_turns_are_metered_and_stopped_by_their_budgets() -> None:
             "spent": 1010,
         }
 
-        said, code = until_stopped(deployment, "stream 20000 deltas of 200 chars", name="a")
+        said, code = until_stopped(
+            deployment, "stream 20000 deltas every 4 ms of 200 chars", name="a"
+        )
         assert code == "budget_exceeded"
         assert len(said) > 10_000
         spent = usage(deployment)["spent"]
