@@ -187,6 +187,7 @@ async def test_client_that_stopped_an_answer_keeps_its_conversation(stream: bool
             async with asyncio.TaskGroup() as group:
                 sending = group.create_task(api.http.send(request))
                 await until(lambda: api.worker.requests)
+                await asyncio.sleep(1)  # The words, which this client never sees.
                 sending.cancel()
         async with asyncio.timeout(10):
             assert (await api.worker.ended.get())[1] is TurnState.CANCELLED
