@@ -33,7 +33,8 @@ CANARY_EVERY_S = 30.0
 TENANTS = 3
 REMEMBERED = 40
 """Conversations that may be gone on with."""
-SETTLE_S = 60.0
+SETTLE_S = 180.0
+"""An orphan is seen within 30 s, left alone for 60 s more, and stopped in the round after that."""
 IDLE_S = 12.0
 
 HONEST = Promise(
