@@ -34,7 +34,7 @@ run: $(VENV)/.embedded ## run everything on this machine (PORT=8001, ARGS=--demo
 	@exec $(BIN)/agcluster up $(if $(PORT),--port $(PORT)) $(ARGS)
 
 test: $(VENV)/.dev static ## every ring this machine can run (with CI=true nothing is skipped)
-	$(BIN)/pytest --real-parts -n $(JOBS) --dist loadgroup --no-loadscope-reorder $(ARGS)
+	$(BIN)/pytest --real-parts --second-try -n $(JOBS) --dist loadgroup --no-loadscope-reorder $(ARGS)
 
 test-runsc: $(VENV)/.dev ## the container tests under gVisor, where the engine has the runtime runsc
 	AGCLUSTER_CONTAINER_RUNTIME=runsc CI=true $(BIN)/pytest -k docker tests/contract/hosts/test_hardening.py \

@@ -22,6 +22,7 @@ from _pytest.terminal import TerminalReporter
 from xdist.scheduler import LoadScopeScheduling
 
 from tests.parts import PARTS, missing
+from tests.second_try import SecondTry, try_again
 
 IS_CI = os.environ.get("CI") == "true"
 
@@ -35,6 +36,8 @@ _RINGS = {name: place for place, name in enumerate(("chaos", "e2e", "integration
 _KIND = re.compile(r"[\[-](docker|bubblewrap|compose)[\]-]")
 """In a test's parameters: what it is deployed on."""
 
+_SECOND_TRY = pytest.StashKey[SecondTry]()
+
 _containers_before: set[str] = set()
 
 
@@ -46,6 +49,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--chaos-seed",
         type=int,
         help="what tests/chaos draws its victims and moments from; a failure tells the one it had",
+    )
+    parser.addoption(
+        "--second-try",
+        action="store_true",
+        help="run what failed once more, alone, at the end; passing then is flaky, not failed",
     )
 
 
@@ -91,8 +99,17 @@ def pytest_sessionstart(session: pytest.Session) -> None:
 
 @pytest.hookimpl(trylast=True)
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
-    """In CI a run that skipped something, or left a container behind, is a failed run."""
-    if not IS_CI or exitstatus != pytest.ExitCode.OK or _is_xdist_worker(session.config):
+    """What failed gets its second try; in CI a run that skipped something, or left a container
+    behind, is a failed run.
+    """
+    if _is_xdist_worker(session.config):
+        return
+    if exitstatus == pytest.ExitCode.TESTS_FAILED and session.config.getoption("--second-try"):
+        outcome = try_again(_failed(session.config), root=session.config.rootpath)
+        session.config.stash[_SECOND_TRY] = outcome
+        if outcome.flaky and not outcome.failed:
+            exitstatus = session.exitstatus = pytest.ExitCode.OK
+    if not IS_CI or exitstatus != pytest.ExitCode.OK:
         return
     if _forbidden_skips(session.config) or _containers_left():
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
@@ -102,6 +119,11 @@ def pytest_terminal_summary(terminalreporter: TerminalReporter, config: pytest.C
     if config.getoption("--real-parts"):
         for reason, count in Counter(_skip_reasons(config)).most_common():
             terminalreporter.write_line(f"skipped {count}: {reason}")
+    if outcome := config.stash.get(_SECOND_TRY, None):
+        for test in outcome.failed:
+            terminalreporter.write_line(f"FAILED, not passed in a second try: {test}")
+        for test in outcome.flaky:
+            terminalreporter.write_line(f"FLAKY, passed in its second try, alone: {test}")
     if not IS_CI:
         return
     for reason, count in Counter(_forbidden_skips(config)).items():
@@ -137,6 +159,13 @@ def _folder(item: pytest.Item) -> str:
 
 def _is_xdist_worker(config: pytest.Config) -> bool:
     return hasattr(config, "workerinput")
+
+
+def _failed(config: pytest.Config) -> list[str]:
+    """Node ids of what failed, or whose fixtures did."""
+    reporter: TerminalReporter | None = config.pluginmanager.get_plugin("terminalreporter")
+    stats = reporter.stats if reporter else {}
+    return [report.nodeid for kind in ("failed", "error") for report in stats.get(kind, [])]
 
 
 def _skip_reasons(config: pytest.Config) -> list[str]:
