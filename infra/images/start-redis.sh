@@ -4,6 +4,9 @@
 #
 # Redis cannot read a password from its environment. Each `>${NAME}` of users.acl becomes the hash of
 # $NAME, so no password is on disk; a user whose variable is empty is left out.
+#
+# The user `default` is off, so nobody can log in as it, but it has every right: Redis replays its
+# append-only file as this user, and skips each transaction and script that it has no right to.
 set -eu
 here=/etc/agcluster
 made=/tmp/users.acl

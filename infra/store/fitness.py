@@ -55,6 +55,8 @@ async def check(redis: Redis, keys: Keys, *, may_evict: bool = False) -> None:
     if text(facts.get("role", "master")) != "master":
         raise StoreUnavailable("This Redis is a replica, which takes no writes.")
     await _check_scripts(redis, keys)
+    if facts.get("aof_enabled"):
+        await _check_replay(redis, keys)
 
 
 async def until_fit(store: Checked, stop: asyncio.Event, *, patience_s: float) -> None:
@@ -109,6 +111,37 @@ async def _check_scripts(redis: Redis, keys: Keys) -> None:
             await redis.eval(script, 1, keys.nothing())  # type: ignore[misc]
     except StoreUnavailable as error:
         raise _for_good(error) from error
+
+
+async def _check_replay(redis: Redis, keys: Keys) -> None:
+    """Whether a restart would bring back what the append-only file holds.
+
+    Redis 7 replays it as the user `default`, and skips each transaction and script with a command
+    that this user may not run. Where our user may not look, nothing is said; an older Redis has
+    neither the fault nor the command to look with.
+    """
+    with translate():
+        denial = await _denial_of_default(redis, keys.nothing())
+    if denial:
+        raise StoreUnfit(
+            "This Redis would lose its data at a restart, for it replays its append-only file as "
+            f"the user `default`: {denial}. Give that user all rights, at once and in the ACL file "
+            "(ACL SETUSER default ~* &* +@all); it can stay `off`, so that nobody logs in as it."
+        )
+
+
+async def _denial_of_default(redis: Redis, key: str) -> str | None:
+    """What the user `default` is told when it writes in a transaction, if it is refused."""
+    for command in (("MULTI",), ("SET", key, "1"), ("EXEC",)):
+        try:
+            told = await redis.execute_command(  # type: ignore[no-untyped-call]
+                "ACL", "DRYRUN", "default", *command
+            )
+        except ResponseError:
+            return None
+        if text(told) != "OK":
+            return text(told)
+    return None
 
 
 def _for_good(error: StoreUnavailable) -> StoreUnavailable:

@@ -33,11 +33,11 @@ def filled_users() -> str:
 class GuardedRedis(RealRedis):
     """Made by `guarded_redis`. Each user's password is its name and `-password`."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, config: Path | None = None, users: str | None = None) -> None:
         # Nothing but the users' rights stands in the way of anything.
         options = ("--aclfile", "users.acl", "--enable-debug-command", "yes")
-        super().__init__(options=options)
-        (self.folder / "users.acl").write_text(filled_users())
+        super().__init__(options=options, config=config)
+        (self.folder / "users.acl").write_text(users or filled_users())
 
     def as_user(self, user: str) -> str:
         """The URL for a user."""
@@ -57,9 +57,14 @@ class GuardedRedis(RealRedis):
 
 
 @asynccontextmanager
-async def guarded_redis() -> AsyncIterator[GuardedRedis]:
-    """A started server, removed at the end."""
-    server = GuardedRedis()
+async def guarded_redis(
+    *, config: Path | None = None, users: str | None = None
+) -> AsyncIterator[GuardedRedis]:
+    """A started server, removed at the end.
+
+    `config` is its redis.conf, `users` its users where they are not those that are shipped.
+    """
+    server = GuardedRedis(config=config, users=users)
     try:
         await server.start()
         yield server

@@ -26,17 +26,24 @@ from tests.parts import need, redis_server
 class RealRedis:
     """One redis-server process. `options` are further command line options.
 
-    Without `append_only` it forgets everything when it restarts. `tls`: beside its socket it has a
+    Without `append_only` it forgets everything when it restarts. With a `config` it is set up as
+    that file says, and by the options. `tls`: beside its socket it has a
     port for TLS (`tls_url`); the options name its certificate.
     """
 
     def __init__(
-        self, *, append_only: bool = False, options: tuple[str, ...] = (), tls: bool = False
+        self,
+        *,
+        append_only: bool = False,
+        options: tuple[str, ...] = (),
+        tls: bool = False,
+        config: Path | None = None,
     ) -> None:
         need("redis")
         self._folder = Path(tempfile.mkdtemp(prefix="agc-redis-"))
         self._socket = self._folder / "redis.sock"
-        self._persistence = ("--appendonly", "yes" if append_only else "no")
+        set_up = ("--save", "", "--loglevel", "warning", "--appendonly", _yes_or_no(append_only))
+        self._set_up = (str(config),) if config else set_up
         self._options = options
         [self._tls_port] = free_ports(1) if tls else [0]
         self._process: subprocess.Popen[bytes] | None = None
@@ -60,11 +67,11 @@ class RealRedis:
         self._process = subprocess.Popen(
             [
                 program,
+                *self._set_up,
                 *("--unixsocket", str(self._socket), "--dir", str(self._folder)),
                 *("--port", "0", "--bind", "127.0.0.1"),
                 *(("--tls-port", str(self._tls_port)) if self._tls_port else ()),
-                *("--save", "", "--daemonize", "no", "--loglevel", "warning"),
-                *self._persistence,
+                *("--daemonize", "no"),
                 *self._options,
             ],
             stdout=subprocess.DEVNULL,
@@ -102,6 +109,13 @@ class RealRedis:
     async def stop(self) -> None:
         await asyncio.to_thread(self.terminate)
 
+    async def kill(self) -> None:
+        """SIGKILL: it writes nothing more."""
+        self._signal(signal.SIGKILL)
+        assert self._process is not None
+        await asyncio.to_thread(self._process.wait, 10)
+        self._process = None
+
     async def restart(self) -> None:
         """Every connection breaks; without `append_only` every key is gone."""
         await self.stop()
@@ -121,6 +135,10 @@ class RealRedis:
                 return probe.recv(64).startswith((b"+PONG", b"-NOAUTH"))
         except OSError:
             return False
+
+
+def _yes_or_no(is_so: bool) -> str:
+    return "yes" if is_so else "no"
 
 
 def free_ports(count: int) -> list[int]:
