@@ -17,17 +17,18 @@ from infra.wire.upstream import code_of, upstream_error
 
 _BY_KIND = {
     "authentication_failed": ErrorCode.INVALID_KEY,
-    "billing_error": ErrorCode.INSUFFICIENT_QUOTA,
-    "model_not_found": ErrorCode.MODEL_NOT_FOUND,
     "rate_limit": ErrorCode.RATE_LIMITED,
     "overloaded": ErrorCode.OVERLOADED,
     "invalid_request": ErrorCode.INVALID_REQUEST,
-    "server_error": ErrorCode.UPSTREAM_ERROR,
 }
+"""Where there is no status. The kinds that say more than a status are in `agent.ends`."""
 _WORDS = {
     ErrorCode.AGENT_FAILED: "The agent's process ended in the middle of the turn.",
     ErrorCode.OUT_OF_MEMORY: "The agent ran out of memory.",
 }
+_PREFIX = re.compile(r"^API Error:\s*(?:\d{3}\s+)?", re.I)
+"""What the CLI puts before the words of the service."""
+
 _LOST = re.compile(r"connect|socket|network|timed? ?out|econn|fetch failed", re.I)
 
 
@@ -36,7 +37,7 @@ def error_of(*, status: int | None, kind: str | None, prose: str) -> TurnError:
 
     `status` and `kind` are what the SDK says of it, `prose` its text for people.
     """
-    return upstream_error(_code_of(status, kind, prose), prose)
+    return upstream_error(_code_of(status, kind, prose), _PREFIX.sub("", prose))
 
 
 def failed(code: ErrorCode, message: str | None = None) -> TurnEnded:

@@ -28,24 +28,19 @@ from claude_agent_sdk import (
     UserMessage,
 )
 
-from agent.failures import error_of, failed, interrupted
-from agent.tools import clean_line, summarise_call, summarise_result
-from infra.wire.errors import ErrorCode
+from agent.ends import CliEnd, ending
+from agent.tools import summarise_call, summarise_result
 from infra.wire.events import (
     Event,
-    FinishReason,
     Notice,
     TextDelta,
     ThinkingDelta,
     ToolCall,
     ToolResult,
-    TurnEnded,
     TurnStarted,
     Usage,
 )
 from infra.wire.link import InterruptReason
-from infra.wire.states import TurnState
-from infra.wire.upstream import finish_reason_of
 
 RULE = "\n\n---\n\n"
 """Stands between an abandoned text and the one that replaces it."""
@@ -54,7 +49,12 @@ PARAGRAPH = "\n\n"
 """Stands between the texts of two messages, which are read as one answer."""
 
 _SYNTHETIC = "<synthetic>"
-_NOTICE_MAX_CHARS = 300
+_CUT = frozenset({"max_tokens", "model_context_window_exceeded"})
+"""After these the CLI has the model go on where it was cut."""
+
+_WITHHELD = (
+    "The model's safeguards stopped the answer; it is asked to go on without what they stopped."
+)
 _USAGE_FIELDS = tuple(Usage.model_fields)
 
 
@@ -71,6 +71,7 @@ class Translator:
         self._has_started = False
         self._tools: dict[str, str] = {}
         self._error_kind: str | None = None
+        self._was_refused = False
         self._checkpoint: str | None = None
         self._streamed = dict.fromkeys(_USAGE_FIELDS, 0)
         self.sdk_session: str | None = None
@@ -118,6 +119,7 @@ class Translator:
                 yield from self._stream_thinking(thinking)
             case {"type": "message_delta", "delta": delta, **rest}:
                 self._count(rest.get("usage"), is_final=True)
+                self._was_refused |= delta.get("stop_reason") == "refusal"
                 if self._message is not None:
                     self._message.stop_reason = delta.get("stop_reason") or "end_turn"
 
@@ -147,18 +149,18 @@ class Translator:
         """Close the message under way; a retry that said less than its predecessor is told now."""
         message, self._message = self._message, None
         if message is not None and not message.is_broken:
-            self._is_continued = message.stop_reason == "max_tokens"
+            self._is_continued = message.stop_reason in _CUT
             yield from self._text.settle()
             yield from self._thinking.settle()
 
     # Finished blocks
 
     def _read_assistant(self, message: AssistantMessage) -> Iterator[Event]:
-        if message.error is not None:
+        is_main = message.parent_tool_use_id is None
+        if is_main and message.error is not None:
             self._error_kind = message.error
         if message.model == _SYNTHETIC:
             return
-        is_main = message.parent_tool_use_id is None
         if is_main:
             self._checkpoint = message.uuid or self._checkpoint
         for block in message.content:
@@ -217,8 +219,8 @@ class Translator:
                 yield Notice(text=_retry_words(data))
             case "status", {"status": "compacting"}:
                 yield Notice(text="The conversation is long; it is being summarised.")
-            case "informational", {"content": str() as content}:
-                yield Notice(text=clean_line(content, max_chars=_NOTICE_MAX_CHARS))
+            case "informational", {"content": str() as content} if "safeguards" in content:
+                yield Notice(text=_WITHHELD)
 
     def _is_ours(self, message: ResultMessage) -> bool:
         """A result may belong to an earlier prompt that was interrupted before it began."""
@@ -231,25 +233,22 @@ class Translator:
         self.sdk_session = message.session_id or self.sdk_session
         if message.subtype == "error_max_turns":
             yield Notice(text="The turn reached its limit of model calls and stops here.")
-        ended = self._ending(message, interrupt)
+        ended = ending(self._end_told(message), interrupt)
         yield ended.model_copy(
             update={"usage": self._usage_of(message), "checkpoint": self._checkpoint}
         )
 
-    def _ending(self, message: ResultMessage, interrupt: InterruptReason | None) -> TurnEnded:
-        if not message.is_error:
-            finish = finish_reason_of(message.stop_reason)
-            return TurnEnded(state=TurnState.DONE, finish_reason=finish)
-        if message.subtype == "error_max_turns":
-            return TurnEnded(state=TurnState.DONE, finish_reason=FinishReason.LENGTH)
-        if interrupt is not None:
-            return interrupted(interrupt)
-        if message.subtype != "success":
-            return failed(ErrorCode.AGENT_FAILED, "The agent failed in the middle of the turn.")
-        error = error_of(
-            status=message.api_error_status, kind=self._error_kind, prose=message.result or ""
+    def _end_told(self, message: ResultMessage) -> CliEnd:
+        return CliEnd(
+            is_error=message.is_error,
+            stop_reason=message.stop_reason,
+            loop_end=_loop_end(message),
+            is_api_error=message.subtype == "success",
+            status=message.api_error_status,
+            kind=self._error_kind,
+            prose=message.result or "",
+            was_refused=self._was_refused or message.stop_reason == "refusal",
         )
-        return TurnEnded(state=TurnState.FAILED, error=error)
 
     def _usage_of(self, message: ResultMessage) -> Usage:
         """The result's figures; those of the stream for a turn that was cut before its result."""
@@ -359,6 +358,11 @@ def _retry_words(data: Mapping[str, Any]) -> str:
     status, attempt, tries = data.get("error_status"), data.get("attempt"), data.get("max_retries")
     what = f"answered {status}" if isinstance(status, int) else "could not be reached"
     return f"The model's service {what}; trying again ({attempt} of {tries})."
+
+
+def _loop_end(message: ResultMessage) -> str | None:
+    """Older results name the limit of calls in their subtype only."""
+    return "max_turns" if message.subtype == "error_max_turns" else message.terminal_reason
 
 
 def _number(usage: object, name: str) -> int:

@@ -10,7 +10,7 @@ from dataclasses import asdict
 from json.encoder import encode_basestring_ascii
 from typing import Any, NamedTuple
 
-from infra.scripted_model.replies import Block, Reply, Text, Thinking, ToolUse
+from infra.scripted_model.replies import Block, Raw, Reply, Text, Thinking, ToolUse
 
 _ERRORS: Mapping[int, tuple[str, str]] = {
     400: ("invalid_request_error", "prompt is too long: 250000 tokens > 200000 maximum"),
@@ -63,6 +63,7 @@ class Part(NamedTuple):
 
     data: bytes
     is_delta: bool
+    is_block_end: bool = False
 
 
 class Writer:
@@ -82,7 +83,8 @@ class Writer:
             yield Part(start, is_delta=False)
             for delta in _deltas(index, block):
                 yield Part(delta, is_delta=True)
-            yield Part(event("content_block_stop", index=index), is_delta=False)
+            stop = event("content_block_stop", index=index)
+            yield Part(stop, is_delta=False, is_block_end=True)
         yield Part(self._ending(), is_delta=False)
 
     def whole(self) -> dict[str, Any]:
@@ -143,9 +145,12 @@ def _deltas(index: int, block: Block) -> Iterator[bytes]:
         case ToolUse():
             for part in _input_parts(block):
                 yield _delta(index, type="input_json_delta", partial_json=part)
+        case Raw(_, deltas):
+            for delta in deltas:
+                yield _delta(index, **delta)
 
 
-def _delta(index: int, **delta: str) -> bytes:
+def _delta(index: int, **delta: Any) -> bytes:
     return event("content_block_delta", index=index, delta=delta)
 
 
@@ -163,23 +168,29 @@ def _size(block: Block) -> int:
             return len(pieces) + 1
         case ToolUse():
             return len(_input_parts(block))
+        case Raw(_, deltas):
+            return len(deltas)
 
 
 def _empty(block: Block) -> dict[str, Any]:
     match block:
-        case Text():
-            return {"type": "text", "text": ""}
+        case Text(opening=opening):
+            return {"type": "text", "text": opening}
         case Thinking():
             return {"type": "thinking", "thinking": "", "signature": ""}
         case ToolUse(name):
             return {"type": "tool_use", "id": new_id("toolu"), "name": name, "input": {}}
+        case Raw(raw):
+            return dict(raw)
 
 
 def _full(block: Block) -> dict[str, Any]:
     match block:
-        case Text(pieces):
-            return {"type": "text", "text": "".join(pieces)}
+        case Text(pieces, opening):
+            return {"type": "text", "text": opening + "".join(pieces)}
         case Thinking(pieces):
             return {"type": "thinking", "thinking": "".join(pieces), "signature": _SIGNATURE}
         case ToolUse(name, given):
             return {"type": "tool_use", "id": new_id("toolu"), "name": name, "input": dict(given)}
+        case Raw(raw):
+            return dict(raw)

@@ -10,9 +10,10 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Text:
-    """A text block; each piece becomes one delta."""
+    """A text block; each piece becomes one delta. `opening` stands in the block's start already."""
 
     pieces: tuple[str, ...]
+    opening: str = ""
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,15 @@ class ToolUse:
     input: Mapping[str, Any]
 
 
-Block = Text | Thinking | ToolUse
+@dataclass(frozen=True)
+class Raw:
+    """Any block, as it is, and its deltas: those of server tools, and kinds nobody knows."""
+
+    block: Mapping[str, Any]
+    deltas: tuple[Mapping[str, Any], ...] = ()
+
+
+Block = Text | Thinking | ToolUse | Raw
 
 
 class Stop(StrEnum):
@@ -39,7 +48,11 @@ class Stop(StrEnum):
     END_TURN = "end_turn"
     TOOL_USE = "tool_use"
     MAX_TOKENS = "max_tokens"
+    STOP_SEQUENCE = "stop_sequence"
+    PAUSE_TURN = "pause_turn"
+    COMPACTION = "compaction"
     REFUSAL = "refusal"
+    CONTEXT_WINDOW = "model_context_window_exceeded"
 
 
 class CutKind(StrEnum):
@@ -48,15 +61,27 @@ class CutKind(StrEnum):
     ERROR = "error"
     DROP = "drop"
     HANG = "hang"
+    UNSAID = "unsaid"
+    """No break: the stream ends well, but without the event that says why it stopped."""
 
 
 @dataclass(frozen=True)
 class Cut:
-    """The reply breaks off after so many deltas. `status` is that of an error."""
+    """The reply breaks off after so many deltas, or after so many finished blocks.
+
+    `status` is that of an error.
+    """
 
     kind: CutKind
-    after: int
+    after: int = 0
     status: int = 500
+    blocks: int | None = None
+
+    def is_due(self, *, deltas: int, blocks: int, before_delta: bool) -> bool:
+        """Whether the reply breaks off now, before its next part."""
+        if self.blocks is not None:
+            return blocks == self.blocks
+        return before_delta and deltas == self.after
 
 
 @dataclass(frozen=True)
@@ -78,7 +103,7 @@ class Reply:
     """
 
     blocks: tuple[Block, ...]
-    stop: Stop = Stop.END_TURN
+    stop: str = Stop.END_TURN
     wait_s: float = 0.0
     pace_s: float = 0.0
     stamped: bool = False
@@ -88,10 +113,11 @@ class Reply:
 
 @dataclass(frozen=True)
 class Refusal:
-    """An HTTP error instead of a message."""
+    """An HTTP error instead of a message; `error` is its inner object, if not the usual one."""
 
     status: int
     headers: Mapping[str, str] = field(default_factory=dict)
+    error: Mapping[str, Any] | None = None
 
 
 def words(text: str) -> tuple[str, ...]:

@@ -29,6 +29,9 @@ told, else the answer is "ok".
     drop [times K] [after N]   the connection breaks after N deltas
     hang [times K] [after N]   nothing more comes, for an hour
     maxtokens TEXT | refuse    other stop reasons
+    stopreason REASON [TEXT]   any stop reason; without TEXT a message without a block
+    message JSON               a message spelled out, or a list of them, one for each attempt: see
+                               `infra.scripted_model.spelled`
 
 A step that is none of these is answered "ok" (in a demo: by `demo`). A model called
 `fake-error-CODE` always fails with that code.
@@ -42,6 +45,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from infra.scripted_model.calls import tool_use
 from infra.scripted_model.replies import (
     Block,
     Cut,
@@ -52,10 +56,10 @@ from infra.scripted_model.replies import (
     Text,
     Thinking,
     Tokens,
-    ToolUse,
     text,
     words,
 )
+from infra.scripted_model.spelled import spelled
 
 Answer = Reply | Refusal
 Json = Mapping[str, Any]
@@ -63,6 +67,13 @@ Json = Mapping[str, Any]
 
 _REMINDER = re.compile(r"<system-reminder>.*?</system-reminder>", re.DOTALL)
 _TOLD_CHARS = 2000
+_NUDGES = (
+    "Output token limit hit",
+    "Your response was cut off because it exceeded the output token limit",
+    "Your response above was ",
+    "Your tool call was malformed",
+)
+"""How the CLI asks for the rest of an answer."""
 
 
 @dataclass(frozen=True)
@@ -109,12 +120,17 @@ def find_prompt(messages: Sequence[Json]) -> Prompt:
 def said_by_person(message: Json) -> str:
     """The newest text of a user message that its client did not add itself.
 
-    The CLI's own blocks (reminders, command output, interruption notes) begin with `<` or `[`.
+    The CLI's own blocks (reminders, command output, interruption notes) begin with `<` or `[`; a
+    message that was cut is followed by its wish to go on.
     """
     if message.get("role") != "user":
         return ""
-    own = [t for t in map(_without_reminders, _texts(message)) if t and t[0] not in "<["]
+    own = [t for t in map(_without_reminders, _texts(message)) if t and not _is_of_client(t)]
     return own[-1] if own else ""
+
+
+def _is_of_client(said: str) -> bool:
+    return said[0] in "<[" or said.startswith(_NUDGES)
 
 
 def told_by_tool(message: Json) -> tuple[str, bool] | None:
@@ -268,6 +284,14 @@ def _refuse(m: re.Match[str], asked: Asked) -> Answer:
     return text("no", stop=Stop.REFUSAL)
 
 
+def _stopreason(m: re.Match[str], asked: Asked) -> Answer:
+    return Reply((Text(words(m[2])),) if m[2] else (), stop=m[1])
+
+
+def _message(m: re.Match[str], asked: Asked) -> Answer | None:
+    return spelled(m[1], attempt=asked.attempt)
+
+
 _Verb = Callable[[re.Match[str], Asked], Answer | None]
 
 
@@ -303,6 +327,8 @@ def _verbs() -> dict[str, tuple[re.Pattern[str], _Verb]]:
         "hang": (r"(hang)(?: times (?P<times>\d+))?(?: after (?P<after>\d+))?", _break_off),
         "maxtokens": (r"maxtokens (.*)", _maxtokens),
         "refuse": (r"refuse", _refuse),
+        "stopreason": (r"stopreason (\w+)(?: (.*))?", _stopreason),
+        "message": (r"message ([\[{].*)", _message),
     }
     return {
         verb: (re.compile(shape, re.DOTALL), perform) for verb, (shape, perform) in grammar.items()
@@ -339,34 +365,6 @@ def _calling(before: tuple[Block, ...], specs: Iterable[str]) -> Reply | None:
     if len(made) < len(calls):
         return None
     return Reply((*before, *made), stop=Stop.TOOL_USE)
-
-
-def tool_use(spec: str) -> ToolUse | None:
-    """A call from its words: a short form, or a tool's name and its input; None for neither."""
-    name, _, rest = spec.partition(" ")
-    rest = rest.strip()
-    if not rest.startswith("{") and (short := _short_call(name.lower(), rest)):
-        return short
-    try:
-        given = json.loads(rest) if rest else {}
-    except ValueError:
-        return None
-    return ToolUse(name, given) if name and isinstance(given, dict) else None
-
-
-def _short_call(name: str, rest: str) -> ToolUse | None:
-    first, _, second = rest.partition(" ")
-    match name:
-        case "bash":
-            return ToolUse("Bash", {"command": rest, "description": "scripted"})
-        case "read":
-            return ToolUse("Read", {"file_path": rest})
-        case "write":
-            return ToolUse("Write", {"file_path": first, "content": second})
-        case "grep":
-            where = {"path": second} if second else {}
-            return ToolUse("Grep", {"pattern": first, "output_mode": "content", **where})
-    return None
 
 
 def _without_reminders(said: str) -> str:

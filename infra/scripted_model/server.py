@@ -104,7 +104,7 @@ class ScriptedModel:
             otherwise=showcase if self._options.is_demo else None,
         )
         if isinstance(reply, Refusal):
-            return self._refuse(entry, reply.status, headers=reply.headers)
+            return self._refuse(entry, reply.status, headers=reply.headers, error=reply.error)
         if not await self._waited(request, entry, reply):
             return Response(status_code=499)
         writer = Writer(reply, model=str(body.get("model")), input_tokens=_tokens(raw))
@@ -198,10 +198,13 @@ class ScriptedModel:
         *,
         headers: Mapping[str, str] | None = None,
         message: str | None = None,
+        error: Mapping[str, Any] | None = None,
     ) -> Response:
         self._journal.end(entry, "refused")
         id = new_id("req")
         body = error_body(status, id, message=message)
+        if error is not None:
+            body["error"] = dict(error)
         return JSONResponse(body, status, headers={"request-id": id, **(headers or {})})
 
     async def _waited(self, request: Request, entry: Entry, reply: Reply) -> bool:
@@ -251,14 +254,15 @@ class EventStream(StreamingResponse):
 async def _chunks(writer: Writer, reply: Reply) -> AsyncGenerator[bytes, None]:
     """The stream's bytes as they are to leave, broken off where the script says so."""
     held = bytearray()
-    sent = 0
+    sent = blocks = 0
     due = time.monotonic()
-    for data, is_delta in writer.parts():
+    for data, is_delta, is_block_end in writer.parts():
+        if reply.cut and reply.cut.is_due(deltas=sent, blocks=blocks, before_delta=is_delta):
+            yield bytes(held)
+            yield await _break_off(reply.cut)
+            return
+        blocks += is_block_end
         if is_delta:
-            if reply.cut is not None and sent == reply.cut.after:
-                yield bytes(held)
-                yield await _break_off(reply.cut)
-                return
             if reply.pace_s:
                 yield bytes(held)
                 held.clear()
@@ -279,6 +283,8 @@ async def _break_off(cut: Cut) -> bytes:
     """What a broken stream still says. Raises `BrokenOff` where it says nothing."""
     if cut.kind is CutKind.ERROR:
         return event("error", error=error_object(cut.status))
+    if cut.kind is CutKind.UNSAID:
+        return event("message_stop")
     if cut.kind is CutKind.HANG:
         await asyncio.sleep(HANG_S)
     raise BrokenOff

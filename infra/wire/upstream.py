@@ -58,11 +58,20 @@ _WORDS: Mapping[ErrorCode, str] = {
     ErrorCode.UPSTREAM_ERROR: "The model's service failed.",
     ErrorCode.INVALID_REQUEST: "The model's service refused the request.",
 }
-_FINISH: Mapping[str, FinishReason] = {
+STOP_REASONS: Mapping[str, FinishReason] = {
+    "end_turn": FinishReason.STOP,
+    "stop_sequence": FinishReason.STOP,
+    "tool_use": FinishReason.STOP,
     "max_tokens": FinishReason.LENGTH,
     "model_context_window_exceeded": FinishReason.LENGTH,
     "refusal": FinishReason.CONTENT_FILTER,
+    # The service has paused its own tools, or has shortened the conversation: the answer is not
+    # whole, and asked to go on the model would have.
+    "pause_turn": FinishReason.LENGTH,
+    "compaction": FinishReason.LENGTH,
 }
+"""Every reason the Messages API has for the end of a message, in OpenAI's words."""
+
 _LONG = re.compile(r"prompt is too long|too long|too large|context (?:window|length)", re.I)
 _PLACES = re.compile(r"https?://\S+|(?<![\w/])/(?:[\w.\-]+/)+[\w.\-]*|\b[\w\-]+\.agcluster\b")
 _DETAIL_MAX_CHARS = 300
@@ -97,8 +106,8 @@ def content_block(block: ContentBlock) -> dict[str, Any]:
 
 
 def finish_reason_of(stop_reason: str | None) -> FinishReason:
-    """OpenAI's word for a `stop_reason`."""
-    return _FINISH.get(stop_reason or "", FinishReason.STOP)
+    """OpenAI's word for a `stop_reason`; one that is not in the table has said all it wanted."""
+    return STOP_REASONS.get(stop_reason or "", FinishReason.STOP)
 
 
 def _without_places(prose: str) -> str:

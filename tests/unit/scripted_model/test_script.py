@@ -228,3 +228,39 @@ def test_what_is_no_script_is_answered_ok(prompt: str) -> None:
 )
 def test_odd_requests_are_answered_too(messages: list[dict[str, Any]]) -> None:
     assert _text(say(*messages)) == "ok"
+
+
+def test_any_stop_reason_can_be_asked_for() -> None:
+    assert reply("stopreason pause_turn a b") == Reply((Text(("a", " b")),), stop=Stop.PAUSE_TURN)
+    assert reply("stopreason refusal") == Reply((), stop=Stop.REFUSAL)
+
+
+def test_a_message_is_spelled_out_for_each_attempt() -> None:
+    spelled = {
+        "say": [
+            "a b",
+            ["c"],
+            {"thinking": "hm"},
+            {"start": "x", "text": ["y"]},
+            {"tool": "bash ls"},
+        ],
+        "cut": {"kind": "drop", "blocks": 2},
+    }
+    first = reply("message " + json.dumps(spelled))
+    assert first.blocks == (
+        Text(("a", " b")),
+        Text(("c",)),
+        Thinking(("hm",)),
+        Text(("y",), opening="x"),
+        ToolUse("Bash", {"command": "ls", "description": "scripted"}),
+    )
+    assert (first.stop, first.cut) == (Stop.TOOL_USE, Cut(CutKind.DROP, blocks=2))
+    several = "message " + json.dumps([spelled, {"say": ["z"]}])
+    second = answer(Asked({"messages": [user(several)]}, {}, lambda: 7))
+    assert _text(second) == "z"
+
+
+def test_a_cut_message_is_gone_on_with_at_the_next_step() -> None:
+    nudge = "Output token limit hit. Resume directly."
+    told = say(user("maxtokens a then echo b"), assistant("a"), user(nudge))
+    assert _text(told) == "b"

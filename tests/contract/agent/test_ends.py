@@ -1,0 +1,194 @@
+"""How turns end: every stop reason and error of the model's service, through the real CLI.
+
+One agent and one conversation for all: each end leaves it good for the next turn.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import re
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from agent.ends import ERROR_KINDS, LOOP_ENDS
+from infra.wire.errors import ErrorCode
+from infra.wire.events import Event, FinishReason, Notice
+from infra.wire.states import TurnState
+from infra.wire.upstream import STOP_REASONS
+from tests.fakes.contained_agent import scripted_model
+from tests.fakes.link_client import connected, end_of, start_turn, text_of
+from tests.fakes.local_agent import LocalAgent, local_agent
+from tests.parts import need
+
+pytestmark = [pytest.mark.sdk, pytest.mark.timeout(120)]
+
+_numbers = itertools.count(1)
+
+
+@pytest.fixture(scope="module")
+def agent() -> Iterator[LocalAgent]:
+    need("sdk")
+    with scripted_model() as folder, local_agent(folder / "model.sock") as agent:
+        yield agent
+
+
+async def ask(agent: LocalAgent, prompt: str, **settings: Any) -> list[Event]:
+    async with connected(agent.socket) as (link, _):
+        return await link.run(start_turn(f"e{next(_numbers)}", prompt, **settings))
+
+
+def refused(status: int, kind: str, message: str, **more: Any) -> str:
+    """The script of a refusal that no retry mends."""
+    error = {"type": kind, "message": message, **more}
+    headers = {"x-should-retry": "false"}
+    return "message " + json.dumps({"status": status, "error": error, "headers": headers})
+
+
+LENGTH, FILTER, STOP = FinishReason.LENGTH, FinishReason.CONTENT_FILTER, FinishReason.STOP
+
+
+@pytest.mark.parametrize(
+    ("reason", "finish", "answer"),
+    [
+        ("end_turn", STOP, "some words"),
+        ("stop_sequence", STOP, "some words"),
+        ("max_tokens", LENGTH, "some words" + " some words" * 3),
+        ("model_context_window_exceeded", LENGTH, "some words" + " some words" * 3),
+        ("refusal", FILTER, "some words\n\n some words"),
+        ("pause_turn", LENGTH, "some words"),
+        ("compaction", LENGTH, "some words"),
+        ("one_of_next_year", STOP, "some words"),
+    ],
+)
+async def test_a_stop_reason_is_an_end_with_what_was_said(
+    agent: LocalAgent, reason: str, finish: FinishReason, answer: str
+) -> None:
+    """The CLI asks three times for the rest of a cut answer, and once more after a refusal."""
+    step = f"stopreason {reason} some words"
+    events = await ask(agent, " then ".join([step, *[step.replace("some", " some")] * 5]))
+    ended = end_of(events)
+    assert (ended.state, ended.error) == (TurnState.DONE, None)
+    assert ended.finish_reason is finish
+    assert re.sub(r" +", " ", text_of(events)) == answer
+    assert not re.search(r"API Error|[Cc]lassifier|Sonnet|token maximum", text_of(events))
+
+
+async def test_a_tool_call_that_never_came_is_asked_for_again(agent: LocalAgent) -> None:
+    events = await ask(agent, "stopreason tool_use hm")
+    assert end_of(events).state is TurnState.DONE
+    assert end_of(events).finish_reason is STOP
+
+
+async def test_tool_calls_that_never_come_fail_the_turn(agent: LocalAgent) -> None:
+    step = "stopreason tool_use hm"
+    error = end_of(await ask(agent, f"{step} then {step} then {step} then {step}")).error
+    assert error is None or error.code is ErrorCode.UPSTREAM_ERROR
+
+
+@pytest.mark.parametrize("reason", ["refusal", "max_tokens", "model_context_window_exceeded"])
+async def test_an_end_without_a_word_is_one_all_the_same(agent: LocalAgent, reason: str) -> None:
+    step = f"stopreason {reason}"
+    events = await ask(agent, " then ".join([step] * 6))
+    ended = end_of(events)
+    assert (text_of(events), ended.state) == ("", TurnState.DONE)
+    assert ended.finish_reason is (FILTER if reason == "refusal" else LENGTH)
+
+
+async def test_a_refusal_that_the_model_talks_about_says_that_something_was_withheld(
+    agent: LocalAgent,
+) -> None:
+    events = await ask(agent, "stopreason refusal I will then echo no, I will not")
+    assert text_of(events) == "I will\n\nno, I will not"
+    assert end_of(events).finish_reason is FILTER
+    assert [e.text for e in events if isinstance(e, Notice)] == [
+        "The model's safeguards stopped the answer; it is asked to go on without what they stopped."
+    ]
+
+
+@pytest.mark.parametrize(
+    ("script", "code"),
+    [
+        ("error 400 no-retry", ErrorCode.CONTEXT_TOO_LONG),
+        (refused(400, "invalid_request_error", "bad block"), ErrorCode.INVALID_REQUEST),
+        (
+            refused(400, "invalid_request_error", "Your credit balance is too low to access it"),
+            ErrorCode.INSUFFICIENT_QUOTA,
+        ),
+        ("error 401 no-retry", ErrorCode.INVALID_KEY),
+        (refused(402, "billing_error", "no credit"), ErrorCode.INSUFFICIENT_QUOTA),
+        ("error 403 no-retry", ErrorCode.PERMISSION_DENIED),
+        (
+            refused(
+                403,
+                "permission_error",
+                "Verify first",
+                details={"error_code": "verification_required"},
+            ),
+            ErrorCode.PERMISSION_DENIED,
+        ),
+        (
+            refused(
+                403,
+                "permission_error",
+                "OAuth authentication is currently not allowed for this organization",
+            ),
+            ErrorCode.PERMISSION_DENIED,
+        ),
+        ("error 404 no-retry", ErrorCode.MODEL_NOT_FOUND),
+        ("error 413 no-retry", ErrorCode.CONTEXT_TOO_LONG),
+        (refused(418, "teapot", "short and stout"), ErrorCode.INVALID_REQUEST),
+        ("error 429 no-retry", ErrorCode.RATE_LIMITED),
+        ("error 500 no-retry", ErrorCode.UPSTREAM_ERROR),
+        (refused(503, "overloaded_error", "busy"), ErrorCode.OVERLOADED),
+        (refused(504, "timeout_error", "slow"), ErrorCode.UPSTREAM_UNREACHABLE),
+        ("error 529 no-retry", ErrorCode.OVERLOADED),
+    ],
+)
+async def test_an_error_of_the_service_is_a_code_and_our_words(
+    agent: LocalAgent, script: str, code: ErrorCode
+) -> None:
+    events = await ask(agent, script)
+    ended = end_of(events)
+    assert ended.state is TurnState.FAILED
+    assert ended.error is not None
+    assert ended.error.code is code
+    assert not re.search(r"agcluster|http|API Error|/login|claude", ended.error.message)
+    assert text_of(events) == ""
+
+
+async def test_the_limit_of_model_calls_is_length(agent: LocalAgent) -> None:
+    events = await ask(agent, "tool bash true then echo x", tools=("Bash",), max_turns=1)
+    assert end_of(events).finish_reason is LENGTH
+
+
+def test_the_tables_hold_what_the_bundled_cli_knows() -> None:
+    """A newer CLI with another kind, or another reason, fails here and is looked at."""
+    need("sdk")
+    lists = lists_of_the_cli(
+        "end_turn", "authentication_failed", "blocking_limit", "budget_exhausted"
+    )
+    assert STOP_REASONS.keys() == longest(lists, "model_context_window_exceeded")
+    assert ERROR_KINDS.keys() == longest(lists, "cloud_credential_error")
+    assert LOOP_ENDS.keys() == (
+        longest(lists, "malformed_tool_use_exhausted") | longest(lists, "tool_deferred_unavailable")
+    )
+
+
+def lists_of_the_cli(*firsts: str) -> list[set[str]]:
+    """The lists of words in the CLI's source that begin with one of these."""
+    import claude_agent_sdk
+
+    program = Path(claude_agent_sdk.__file__).parent / "_bundled" / "claude"
+    pattern = r'\["(' + "|".join(firsts) + r')"(,"[a-z_]+")+\]'
+    command = ["grep", "-aoE", pattern, str(program)]
+    found = subprocess.run(command, env={"LC_ALL": "C"}, capture_output=True, check=True)
+    return [set(json.loads(line)) for line in found.stdout.splitlines()]
+
+
+def longest(lists: list[set[str]], member: str) -> set[str]:
+    return max((words for words in lists if member in words), key=len)

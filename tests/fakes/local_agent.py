@@ -1,0 +1,63 @@
+"""The agent's own program and its CLI as processes of this machine, for scripts that do no harm.
+
+No isolation and no image: the code under test is this checkout's, and a start takes a second. Tests
+whose tools touch anything but their own workspace take a `ContainedAgent`.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+_REPOSITORY = Path(__file__).parents[2]
+START_TIMEOUT_S = 60.0
+
+
+@dataclass(frozen=True)
+class LocalAgent:
+    """Where it listens, and where its tools work."""
+
+    socket: Path
+    workspace: Path
+
+
+@contextmanager
+def local_agent(model_socket: Path) -> Iterator[LocalAgent]:
+    """An agent that asks the model at that socket."""
+    folder = Path(tempfile.mkdtemp(prefix="agc-l-", dir="/tmp"))
+    agent = LocalAgent(folder / "agent.sock", folder / "w")
+    agent.workspace.mkdir()
+    # fmt: off
+    command = [
+        sys.executable, "-m", "agent.main", "--socket", str(agent.socket),
+        "--model-socket", str(model_socket), "--egress-socket", str(folder / "egress.sock"),
+        "--workspace", str(agent.workspace),
+    ]
+    # fmt: on
+    # As root the CLI asks for somebody's word that it is in a sandbox.
+    env = {**os.environ, "HOME": str(folder), "IS_SANDBOX": "1"}
+    process = subprocess.Popen(command, cwd=_REPOSITORY, env=env, stderr=subprocess.DEVNULL)
+    try:
+        _wait_for(agent.socket, process)
+        yield agent
+    finally:
+        process.terminate()
+        process.wait(timeout=30)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _wait_for(socket: Path, process: subprocess.Popen[bytes]) -> None:
+    """Nothing tells when it listens."""
+    deadline = time.monotonic() + START_TIMEOUT_S
+    while not socket.exists():
+        assert process.poll() is None, "the agent ended"
+        assert time.monotonic() < deadline, "the agent does not listen"
+        time.sleep(0.02)
