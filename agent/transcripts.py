@@ -33,6 +33,9 @@ is less than the grace of an interrupted turn."""
 BATCH_MAX_BYTES = 1024 * 1024
 """A message is closed when it has grown to this; a single entry may be larger."""
 
+BATCH_MAX_ENTRIES = 1000
+"""And when it has so many: a worker reads four times as many of one message."""
+
 Entry = dict[str, Any]
 """A line of a transcript: the CLI's own format."""
 
@@ -222,6 +225,8 @@ class Transcripts:
             return
         key, entries, size = self._unsent[0].key, [], 0
         while self._unsent and self._unsent[0].key == key and size < BATCH_MAX_BYTES:
+            if len(entries) == BATCH_MAX_ENTRIES:
+                break
             unsent = self._unsent.popleft()
             entries.append(unsent.entry)
             size += unsent.size_bytes

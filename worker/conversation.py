@@ -31,7 +31,7 @@ from infra.wire.errors import (
 )
 from infra.wire.events import TurnEnded
 from infra.wire.ids import ConversationKey, TurnId
-from infra.wire.link import Answer, InterruptReason, Refused, TranscriptAppend, TranscriptStored
+from infra.wire.link import Answer, InterruptReason, Refused, TranscriptStored
 from infra.wire.states import ConversationState
 from worker.decisions import Course, course_with_agent, declared_end, exit_end
 from worker.delivery import Delivery
@@ -99,6 +99,7 @@ class Conversation:
             parts.transcripts,
             held.lease,
             parts.clock,
+            parts.held_lines,
             on_stored=lambda seq: self._link.send(TranscriptStored(seq=seq)),
         )
         self._workspace = WorkspaceGuard(parts, self.key, self._session, running=lambda: self._run)
@@ -209,10 +210,12 @@ class Conversation:
 
     def on_answer(self, answer: Answer) -> None:
         """See `LinkListener`."""
-        if isinstance(answer, TranscriptAppend):
-            self._transcripts.take(answer)
-        elif isinstance(answer, Refused) and (addressed := self._run or self._stray):
+        if isinstance(answer, Refused) and (addressed := self._run or self._stray):
             addressed.on_refused(answer)
+
+    def on_transcript(self, line: bytes) -> None:
+        """See `LinkListener`."""
+        self._transcripts.take(line)
 
     def on_relinked(self, link: AgentLink) -> None:
         """Go on with the running turn over a new link."""

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import deque
 from collections.abc import Callable
 from typing import Protocol
 
-from infra.runtime.logs import fields
-from infra.wire.errors import AgentUnreachable
+from infra.runtime.logs import RatedLog, fields
+from infra.wire.errors import AgentUnreachable, MalformedMessage, UnknownMessage
 from infra.wire.gateway import AGENT_SOCKET
 from infra.wire.ids import ConversationKey
 from infra.wire.link import Answer, Command, Hello
@@ -24,6 +25,9 @@ from worker.parts import WorkerParts
 log = logging.getLogger(__name__)
 
 _PAUSE_GROWTH = 1.5
+LOSSES_MAX = 8
+LOSSES_WITHIN_S = 60.0
+"""An agent whose link breaks so often is given up. An honest one loses it to a worker's fault."""
 
 
 class LinkUser(Protocol):
@@ -44,6 +48,10 @@ class LinkUser(Protocol):
         ...
 
     def on_answer(self, answer: Answer) -> None:
+        """See `LinkListener`."""
+        ...
+
+    def on_transcript(self, line: bytes) -> None:
         """See `LinkListener`."""
         ...
 
@@ -71,6 +79,11 @@ class KeptLink:
         # As attributes, so that a frame on its way passes no call of ours.
         self.on_frame: Callable[[bytes], None] = user.on_frame
         self.on_answer: Callable[[Answer], None] = user.on_answer
+        self.on_transcript: Callable[[bytes], None] = user.on_transcript
+        self._losses_s: deque[float] = deque(maxlen=LOSSES_MAX)
+        self._log = RatedLog(
+            log, extra=fields(conversation=self.conversation), monotonic=parts.clock.monotonic
+        )
 
     @property
     def conversation(self) -> ConversationKey:
@@ -84,6 +97,14 @@ class KeptLink:
     def on_link_lost(self) -> None:
         """See `LinkListener`."""
         self._lost.set()
+
+    def on_offence(self, error: MalformedMessage) -> None:
+        """See `LinkListener`."""
+        self._log.warning("an agent sent no message: %s", error)
+
+    def on_unknown(self, unknown: UnknownMessage) -> None:
+        """See `LinkListener`."""
+        self._log.info("skipped: %s", unknown)
 
     def send(self, command: Command) -> None:
         """Say it, if there is a link."""
@@ -115,7 +136,12 @@ class KeptLink:
         path = self._parts.folders.of(self.conversation).sockets / AGENT_SOCKET
         hello = Hello(worker=self._parts.worker, fence=self._held.fence)
         link = await connect(
-            path, hello, self, self._parts.clock, timeout_s=self._parts.timings.greeting_s
+            path,
+            hello,
+            self,
+            self._parts.clock,
+            timeout_s=self._parts.timings.greeting_s,
+            held=self._parts.held_lines,
         )
         self._link = link
         self.has_session = link.welcome.sdk_session is not None
@@ -136,8 +162,9 @@ class KeptLink:
             container = self._user.container
             if container is None:
                 continue
-            log.info("link lost", extra=fields(conversation=self.conversation))
+            self._log.info("link lost")
             try:
+                self._bear_loss()
                 link = await self.reach(timeout_s=self._parts.timings.relink_s)
                 await self._held.until_sure()
             except AgentUnreachable as error:
@@ -146,6 +173,14 @@ class KeptLink:
                 # Another container was linked by the turn that started it.
                 if self._user.container == container:
                     self._user.on_relinked(link)
+
+    def _bear_loss(self) -> None:
+        """Raises `AgentUnreachable` when the link breaks too often to be worth another try."""
+        now_s = self._parts.clock.monotonic()
+        is_full = len(self._losses_s) == LOSSES_MAX
+        if is_full and now_s - self._losses_s[0] < LOSSES_WITHIN_S:
+            raise AgentUnreachable(f"its link broke {LOSSES_MAX} times in a minute")
+        self._losses_s.append(now_s)
 
     async def watch_silence(self) -> None:
         """During a turn, a silent agent must answer a ping, else the link counts as broken."""
@@ -159,7 +194,7 @@ class KeptLink:
                 continue
             silent_s = clock.monotonic() - link.heard_s
             if silent_s > 2 * silence_s:
-                log.warning("agent silent", extra=fields(conversation=self.conversation))
+                self._log.warning("agent silent")
                 link.abort()
             elif silent_s > silence_s:
                 link.ping()

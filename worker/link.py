@@ -2,14 +2,13 @@
 
 `connect` opens the agent's socket without trusting what lies there: the agent may write in that
 folder, so the name is opened without following links and must be a socket. Incoming bytes are cut
-into lines as they arrive and handed to the listener in the same loop pass; nothing waits, nothing
-is decoded but the rare JSON answers. Reconnecting is the conversation's business.
+into lines as they arrive (`worker.lines`) and handed to the listener in the same loop pass; nothing
+waits, and nothing is decoded but answers of a few KB. Reconnecting is the conversation's business.
 """
 
 from __future__ import annotations
 
 import asyncio
-import logging
 import os
 import socket
 import stat
@@ -21,19 +20,27 @@ from typing import Protocol, cast
 from infra.runtime.clock import Clock
 from infra.wire.base import PROTOCOL_VERSION
 from infra.wire.errors import AgentUnreachable, MalformedMessage, UnknownMessage
+from infra.wire.foreign import foreign
 from infra.wire.frames import is_frame
 from infra.wire.link import (
-    LINE_MAX_BYTES,
+    TRANSCRIPT_HEAD,
+    TRANSCRIPT_LINE_MAX_BYTES,
     Answer,
     Command,
     Hello,
     Ping,
     Refused,
+    TranscriptAppend,
     Welcome,
     decode_answer,
 )
+from worker.lines import HeldLines, LineCutter, check_length
 
-log = logging.getLogger(__name__)
+CHATTER_WINDOW_S = 10.0
+CHATTER_MAX_LINES = 2_000
+CHATTER_MAX_BYTES = 4 * TRANSCRIPT_LINE_MAX_BYTES
+"""What an agent may say in a window beside the frames of its turn. An honest one answers what it is
+asked, and has one message of transcript entries under way."""
 
 
 class LinkListener(Protocol):
@@ -47,9 +54,42 @@ class LinkListener(Protocol):
         """Anything else the agent says after its welcome."""
         ...
 
+    def on_transcript(self, line: bytes) -> None:
+        """A line that begins as a `TranscriptAppend`, not parsed; a `CutLine` where it was too
+        long."""
+        ...
+
+    def on_offence(self, error: MalformedMessage) -> None:
+        """It said what is no message, or too much; the link is dropped."""
+        ...
+
+    def on_unknown(self, unknown: UnknownMessage) -> None:
+        """It said what this version does not know, and what was skipped."""
+        ...
+
     def on_link_lost(self) -> None:
         """The link is gone, and nobody of us closed it."""
         ...
+
+
+class _Chatter:
+    """Counts what an agent says beside frames."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._since_s = clock.monotonic()
+        self._lines = 0
+        self._bytes = 0
+
+    def count(self, size_bytes: int) -> None:
+        """Raises `MalformedMessage` when it is too much for the time."""
+        self._lines += 1
+        self._bytes += size_bytes
+        if self._lines <= CHATTER_MAX_LINES and self._bytes <= CHATTER_MAX_BYTES:
+            return
+        if (now_s := self._clock.monotonic()) - self._since_s < CHATTER_WINDOW_S:
+            raise MalformedMessage("it says too much that is no event of a turn")
+        self._since_s, self._lines, self._bytes = now_s, 0, 0
 
 
 class AgentLink(asyncio.Protocol):
@@ -57,12 +97,15 @@ class AgentLink(asyncio.Protocol):
 
     welcome: Welcome
 
-    def __init__(self, listener: LinkListener, clock: Clock) -> None:
+    def __init__(
+        self, listener: LinkListener, clock: Clock, *, held: HeldLines | None = None
+    ) -> None:
+        """`held` bounds the long lines of all links that share it."""
         self._listener = listener
         self._clock = clock
         self._transport: asyncio.Transport | None = None
-        self._partial: list[bytes] = []
-        self._partial_bytes = 0
+        self._lines = LineCutter(self, held or HeldLines())
+        self._chatter = _Chatter(clock)
         self._greeting: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
         self._is_closing = False
         self._is_welcome = False
@@ -120,25 +163,24 @@ class AgentLink(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         self.heard_s = self._clock.monotonic()
-        if b"\n" not in data:
-            self._partial.append(data)
-            self._partial_bytes += len(data)
-            if self._partial_bytes > LINE_MAX_BYTES:
-                log.warning("an agent sent an endless line")
-                self.abort()
-            return
-        lines = b"".join((*self._partial, data)).split(b"\n")
-        self._partial = [rest] if (rest := lines.pop()) else []
-        self._partial_bytes = len(rest)
         try:
-            for line in lines:
+            for line in self._lines.feed(data):
                 self._take(line)
         except MalformedMessage as error:
-            log.warning("an agent sent no message: %s", error)
-            self.abort()
+            self._offended(error)
+
+    def drop_line(self) -> None:
+        """See `LineHolder`: said again over the next link, there may be room for it."""
+        self._offended(MalformedMessage("its long line was dropped: all agents' are too much"))
+
+    def _offended(self, error: MalformedMessage) -> None:
+        self._lines.drop()
+        self._listener.on_offence(error)
+        self.abort()
 
     def connection_lost(self, error: Exception | None) -> None:
         self._transport = None
+        self._lines.drop()
         if not self._greeting.done():
             self._greeting.set_exception(AgentUnreachable("the agent hung up on the greeting"))
             self._greeting.exception()  # It may be that nobody waits for it any more.
@@ -152,34 +194,49 @@ class AgentLink(asyncio.Protocol):
         self.send(hello)
         answer = await self._greeting
         if isinstance(answer, Refused):
-            raise AgentUnreachable(f"the agent refused us: {answer.code} {answer.message}")
+            raise AgentUnreachable(f"the agent refused us: {answer.code} {foreign(answer.message)}")
         if not self._is_welcome:
-            raise AgentUnreachable(f"the agent greeted us with {answer}")
+            raise AgentUnreachable(f"the agent greeted us with a {answer.type}")
 
     def _take(self, line: bytes) -> None:
-        if not line:
+        # A frame begins with its turn. One before our welcome is meant for another connection.
+        if self._is_welcome and line and is_frame(line):
+            self._listener.on_frame(line)
             return
-        if is_frame(line):
-            # Frames before our welcome can only be meant for another connection.
-            if self._is_welcome:
-                self._listener.on_frame(line)
+        self._chatter.count(len(line))
+        if not line or is_frame(line):
             return
+        if self._is_welcome and line.startswith(TRANSCRIPT_HEAD):
+            self._listener.on_transcript(line)
+            return
+        check_length(line, is_greeted=self._is_welcome)
         try:
             answer = decode_answer(line)
         except UnknownMessage as error:
-            log.info("skipped: %s", error)
+            self._listener.on_unknown(error)
             return
+        self._hear(answer)
+
+    def _hear(self, answer: Answer) -> None:
+        if isinstance(answer, TranscriptAppend):
+            raise MalformedMessage("transcript entries in another spelling, or before the welcome")
         if not self._greeting.done():
             if isinstance(answer, Welcome) and answer.version == PROTOCOL_VERSION:
                 self.welcome = answer
-                self._is_welcome = True
+                self._is_welcome = self._lines.is_greeted = True
             self._greeting.set_result(answer)
         elif not self._greeting.cancelled():
             self._listener.on_answer(answer)
 
 
 async def connect(
-    path: Path, hello: Hello, listener: LinkListener, clock: Clock, *, timeout_s: float
+    path: Path,
+    hello: Hello,
+    listener: LinkListener,
+    clock: Clock,
+    *,
+    timeout_s: float,
+    held: HeldLines | None = None,
 ) -> AgentLink:
     """A welcomed link to the agent server at `path`. Raises `AgentUnreachable`."""
     loop = asyncio.get_running_loop()
@@ -189,7 +246,7 @@ async def connect(
             connection = await _open(path)
             try:
                 _, link = await loop.create_unix_connection(
-                    lambda: AgentLink(listener, clock), sock=connection
+                    lambda: AgentLink(listener, clock, held=held), sock=connection
                 )
             except BaseException:
                 connection.close()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from infra.runtime.clock import Clock
 from infra.runtime.settings import Settings
@@ -20,6 +20,7 @@ from worker.engine import Engine
 from worker.folders import Folders
 from worker.gateways import GatewayRegistrar
 from worker.hosts import ContainerHost
+from worker.lines import HeldLines
 from worker.ownership import Ownership
 from worker.workspace import WorkspaceGauge
 
@@ -94,3 +95,4 @@ class WorkerParts:
     room: WaitingRoom
     registry: WorkerRegistry
     live: LivePublisher
+    held_lines: HeldLines = field(default_factory=HeldLines)

@@ -10,20 +10,30 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Callable
+from typing import NamedTuple
 
 from infra.runtime.clock import Clock
-from infra.runtime.logs import fields
+from infra.runtime.logs import RatedLog, fields
 from infra.store.leases import Lease
-from infra.store.transcripts import TranscriptStore
+from infra.store.transcripts import RawPart, TranscriptStore
 from infra.wire.errors import MalformedMessage
-from infra.wire.link import TranscriptAppend
+from infra.wire.link import TRANSCRIPT_LINE_MAX_BYTES
+from worker.lines import CutLine, HeldLines
+from worker.transcript_lines import AppendHead, read_head, read_part
 from worker.waiting import until_store_answers
 
 log = logging.getLogger(__name__)
 
 PENDING_MAX = 4
-"""An agent sends one message and waits; each may be as long as a line of the link. One that floods
-is not answered, and hurts itself."""
+PENDING_MAX_BYTES = TRANSCRIPT_LINE_MAX_BYTES
+"""An agent sends one message and waits. One that floods is not answered, and hurts itself."""
+LARGE_BYTES = 256 * 1024
+"""What is longer is read in a thread, and few at once are on their way to the store."""
+
+
+class _Pending(NamedTuple):
+    head: AppendHead
+    line: bytes
 
 
 class TranscriptKeeper:
@@ -34,6 +44,7 @@ class TranscriptKeeper:
         store: TranscriptStore,
         lease: Lease,
         clock: Clock,
+        held: HeldLines,
         *,
         on_stored: Callable[[int], None],
     ) -> None:
@@ -41,34 +52,49 @@ class TranscriptKeeper:
         self._store = store
         self._lease = lease
         self._clock = clock
+        self._held = held
         self._on_stored = on_stored
-        self._pending: deque[TranscriptAppend] = deque()
+        self._log = RatedLog(
+            log, extra=fields(conversation=lease.conversation), monotonic=clock.monotonic
+        )
+        self._pending: deque[_Pending] = deque()
+        self._pending_bytes = 0
         self._arrived = asyncio.Event()
         self._empty = asyncio.Event()
         self._empty.set()
 
-    def take(self, append: TranscriptAppend) -> None:
-        """Take a message; returns at once."""
-        if len(self._pending) >= PENDING_MAX:
-            log.warning(
-                "transcript entries left with the agent",
-                extra=fields(conversation=self._lease.conversation, seq=append.seq),
-            )
+    def take(self, line: bytes) -> None:
+        """Take a message's line; returns at once. Raises `MalformedMessage`."""
+        head = read_head(line)
+        if any(head == pending.head for pending in self._pending):
+            return  # Said again over a new link.
+        is_full = len(self._pending) >= PENDING_MAX
+        if is_full or self._pending_bytes + len(line) > PENDING_MAX_BYTES:
+            self._log.warning("transcript entries left with the agent", seq=head.seq)
             return
-        self._pending.append(append)
+        self._pending.append(_Pending(head, line))
+        self._pending_bytes += len(line)
+        self._held.wait(len(line))
         self._empty.clear()
         self._arrived.set()
 
     async def run(self) -> None:
         """Store what comes until cancelled. Raises `LeaseLost`."""
+        try:
+            await self._store_for_ever()
+        finally:
+            while self._pending:
+                self._forget_first()
+
+    async def _store_for_ever(self) -> None:
         while True:
             await self._arrived.wait()
             self._arrived.clear()
             while self._pending:
-                append = self._pending[0]
-                await self._keep(append)
-                self._pending.popleft()
-                self._on_stored(append.seq)
+                head, line = self._pending[0]
+                await self._keep(head, line)
+                self._forget_first()
+                self._on_stored(head.seq)
             self._empty.set()
 
     async def settled(self, *, timeout_s: float) -> bool:
@@ -80,15 +106,34 @@ class TranscriptKeeper:
             return False
         return True
 
-    async def _keep(self, append: TranscriptAppend) -> None:
+    def _forget_first(self) -> None:
+        size = len(self._pending.popleft().line)
+        self._pending_bytes -= size
+        self._held.done(size)
+
+    async def _keep(self, head: AppendHead, line: bytes) -> None:
         try:
-            is_kept = await until_store_answers(
-                lambda: self._store.append(self._lease, append.sdk_session, append.part),
-                self._clock,
-            )
+            if isinstance(line, CutLine):
+                is_kept = await self._give_up(head)
+            elif len(line) > LARGE_BYTES:
+                async with self._held.large:
+                    is_kept = await self._append(head, await asyncio.to_thread(read_part, line))
+            else:
+                is_kept = await self._append(head, read_part(line))
         except MalformedMessage as error:
             # Answered all the same: said again, it would not be better.
-            log.warning("transcript entries dropped: %s", error)
+            self._log.warning("transcript entries dropped: %s", error)
             return
         if not is_kept:
-            log.info("transcript too large", extra=fields(conversation=self._lease.conversation))
+            self._log.info("transcript too large")
+
+    async def _append(self, head: AppendHead, part: RawPart) -> bool:
+        return await until_store_answers(
+            lambda: self._store.append(self._lease, head.sdk_session, part), self._clock
+        )
+
+    async def _give_up(self, head: AppendHead) -> bool:
+        await until_store_answers(
+            lambda: self._store.give_up(self._lease, head.sdk_session), self._clock
+        )
+        return False

@@ -11,6 +11,8 @@ import json
 import logging
 import re
 import sys
+import time
+from collections.abc import Callable
 from typing import Any, TextIO
 
 _KEY = re.compile(r"sk-ant-[A-Za-z0-9_\-]{4,}|(?i:bearer)\s+[A-Za-z0-9._\-]{8,}")
@@ -20,6 +22,51 @@ _FIELDS = "agc_fields"
 def fields(**values: object) -> dict[str, Any]:
     """Fields of a log event, for `extra=`."""
     return {_FIELDS: {k: v for k, v in values.items() if v is not None}}
+
+
+class RatedLog:
+    """A log about one who may have us write as many lines as they like: an agent, a client.
+
+    A window's first lines are written. What comes beyond is counted, and told with the first line
+    of the next window, so that nobody rotates the lines of others away.
+    """
+
+    def __init__(
+        self,
+        log: logging.Logger,
+        *,
+        extra: dict[str, Any] | None = None,
+        lines_max: int = 20,
+        window_s: float = 60.0,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """`extra` says whom it is about (see `fields`)."""
+        self._log = log
+        self._extra = (extra or {}).get(_FIELDS, {})
+        self._lines_max = lines_max
+        self._window_s = window_s
+        self._monotonic = monotonic
+        self._since_s = monotonic()
+        self._lines = 0
+
+    def info(self, message: str, *args: object, **values: object) -> None:
+        self._write(logging.INFO, message, args, values)
+
+    def warning(self, message: str, *args: object, **values: object) -> None:
+        self._write(logging.WARNING, message, args, values)
+
+    def _write(
+        self, level: int, message: str, args: tuple[object, ...], values: dict[str, object]
+    ) -> None:
+        now_s = self._monotonic()
+        untold = 0
+        if now_s - self._since_s >= self._window_s:
+            untold = max(0, self._lines - self._lines_max)
+            self._since_s, self._lines = now_s, 0
+        self._lines += 1
+        if self._lines <= self._lines_max:
+            about = fields(**{**self._extra, **values}, untold=untold or None)
+            self._log.log(level, message, *args, extra=about, stacklevel=3)
 
 
 def redact(text: str) -> str:

@@ -11,7 +11,7 @@ import logging
 import re
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import NamedTuple
 
 from redis.asyncio import Redis
 
@@ -23,7 +23,6 @@ from infra.store.leases import Lease
 from infra.store.scripts import Scripts
 from infra.wire.errors import ContentNotOpened, LeaseLost, MalformedMessage
 from infra.wire.ids import ConversationKey
-from infra.wire.link import TranscriptPart
 
 log = logging.getLogger(__name__)
 
@@ -32,6 +31,20 @@ MAX_BYTES = 32 * 1024 * 1024
 _PAGE_ENTRIES = 500
 _SESSION = re.compile(r"[A-Za-z0-9-]{1,64}")
 _SUBPATH = re.compile(r"[^\x00-\x1f\x7f]{0,200}")
+
+
+class RawEntry(NamedTuple):
+    """One entry as the JSON it is; `uuid` is its name among the session's, empty if it has none."""
+
+    uuid: str
+    json: bytes
+
+
+class RawPart(NamedTuple):
+    """New entries of one transcript: the main one, or a sub-agent's (`subpath`)."""
+
+    subpath: str | None
+    entries: Sequence[RawEntry]
 
 
 @dataclass(frozen=True)
@@ -66,12 +79,22 @@ class TranscriptStore:
         self._scripts = Scripts(redis, keys)
         self._max_bytes = max_bytes
 
-    async def append(self, lease: Lease, sdk_session: str, part: TranscriptPart) -> bool:
+    async def append(self, lease: Lease, sdk_session: str, part: RawPart) -> bool:
         """Keep new entries; those whose `uuid` is there are skipped.
 
         False when the session is too large to keep. Raises `LeaseLost`, `StoreUnavailable`, and
         `MalformedMessage` for names that no SDK gives (they come from inside a container).
         """
+        return await self._append(lease, sdk_session, part, max_bytes=self._max_bytes)
+
+    async def give_up(self, lease: Lease, sdk_session: str) -> None:
+        """Keep nothing of the session any more: it is too large. Raises as `append` does."""
+        nothing = RawPart(None, [RawEntry("", b"{}")])
+        await self._append(lease, sdk_session, nothing, max_bytes=0)
+
+    async def _append(
+        self, lease: Lease, sdk_session: str, part: RawPart, *, max_bytes: int
+    ) -> bool:
         c, subpath = lease.conversation, part.subpath or ""
         if not _SESSION.fullmatch(sdk_session) or not _SUBPATH.fullmatch(subpath):
             raise MalformedMessage("not the name of a transcript")
@@ -89,13 +112,13 @@ class TranscriptStore:
                 str(lease.fence),
                 sdk_session,
                 subpath,
-                self._max_bytes,
+                max_bytes,
                 *(
                     field
                     for entry in part.entries
                     for field in (
-                        _uuid(entry),
-                        self._contents.seal(_json(entry), _place(c, sdk_session)),
+                        entry.uuid,
+                        self._contents.seal(entry.json, _place(c, sdk_session)),
                     )
                 ),
             ],
@@ -137,16 +160,6 @@ class TranscriptStore:
 
 def _place(c: ConversationKey, sdk_session: str) -> str:
     return f"transcript {c} {sdk_session}"
-
-
-def _uuid(entry: Mapping[str, Any]) -> str:
-    uuid = entry.get("uuid")
-    return uuid if isinstance(uuid, str) else ""
-
-
-def _json(entry: Mapping[str, Any]) -> bytes:
-    # ASCII, so that a lone surrogate in a tool's output cannot fail the whole append.
-    return json.dumps(entry, separators=(",", ":")).encode()
 
 
 def _subpath(path: str) -> bytes:

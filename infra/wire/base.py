@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from infra.wire.errors import MalformedMessage, UnknownMessage
+from infra.wire.foreign import FOREIGN_MAX_CHARS, escaped
 
 PROTOCOL_VERSION = 1
 """Major version of the worker-agent protocol.
@@ -29,24 +29,26 @@ class Message(BaseModel):
         return self.model_dump_json(exclude_none=True).encode()
 
 
-def decode(union: TypeAdapter[Any], line: bytes | str) -> Any:
+def decode(union: TypeAdapter[Any], line: bytes | str, *, max_bytes: int | None = None) -> Any:
     """Read one message of a discriminated union.
 
     Raises `UnknownMessage` for a type this version does not know (count it and go on) and
-    `MalformedMessage` for anything else that does not fit (the link is broken).
+    `MalformedMessage` for anything else that does not fit (the link is broken). Neither holds what
+    was sent: these errors are logged, and who sent it chose its words. `max_bytes` is for what an
+    agent can send: parsed, JSON takes up to sixty times its length, and the loop stands still.
     """
+    if max_bytes is not None and len(line) > max_bytes:
+        raise MalformedMessage(f"a message of {len(line)} bytes, where {max_bytes} are allowed")
     try:
         return union.validate_json(line)
     except ValidationError as error:
-        if any(e["type"] == "union_tag_invalid" for e in error.errors(include_url=False)):
-            raise UnknownMessage(_type_of(line)) from error
-        raise MalformedMessage(
-            str(error.errors(include_url=False, include_input=False)[:3])
-        ) from error
+        raise _fault(error) from None
 
 
-def _type_of(line: bytes | str) -> str:
-    try:
-        return str(json.loads(line).get("type"))
-    except (ValueError, AttributeError):  # pragma: no cover - the tag error implies an object
-        return "?"
+def _fault(error: ValidationError) -> UnknownMessage | MalformedMessage:
+    found = error.errors(include_url=False, include_input=False)[:3]
+    for fault in found:
+        if fault["type"] == "union_tag_invalid":
+            return UnknownMessage(str(fault["ctx"]["tag"]))
+    told = (f"{'.'.join(map(str, fault['loc'])) or 'message'}: {fault['type']}" for fault in found)
+    return MalformedMessage(escaped("; ".join(told))[:FOREIGN_MAX_CHARS])

@@ -9,6 +9,8 @@ from pydantic import Field, TypeAdapter
 from infra.wire.base import Message, decode
 from infra.wire.ids import ConversationKey, TurnId
 
+CONTROL_MAX_BYTES = 64 * 1024
+
 
 class CancelTurn(Message):
     """Interrupt this turn.
@@ -58,5 +60,5 @@ _CONTROL: TypeAdapter[Control] = TypeAdapter(Control)
 
 def decode_control(raw: bytes) -> Control:
     """Raises `UnknownMessage` or `MalformedMessage`."""
-    control: Control = decode(_CONTROL, raw)
+    control: Control = decode(_CONTROL, raw, max_bytes=CONTROL_MAX_BYTES)
     return control

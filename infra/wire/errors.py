@@ -30,6 +30,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from enum import StrEnum
 
+from infra.wire.foreign import foreign
+
 
 class ErrorCode(StrEnum):
     """The stable words for why a turn or a request failed."""
@@ -232,7 +234,7 @@ class UnknownMessage(AgClusterError):
     """A message type this version does not know. Readers count and skip it."""
 
     def __init__(self, kind: str) -> None:
-        super().__init__(f"unknown message type {kind!r}")
+        super().__init__(f"unknown message type {foreign(kind, max_chars=60)}")
         self.kind = kind
 
 

@@ -17,6 +17,7 @@ from pydantic import Field, TypeAdapter
 
 from infra.wire.base import Message, decode
 from infra.wire.errors import ErrorCode
+from infra.wire.ids import SaidSession
 from infra.wire.states import TurnState
 
 
@@ -64,7 +65,7 @@ class TurnStarted(Message):
     """The agent took the turn over to the model. Sent by: agent, once, always number 1."""
 
     type: Literal["started"] = "started"
-    sdk_session: str
+    sdk_session: SaidSession
     model: str
 
 

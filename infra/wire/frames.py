@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from infra.wire.errors import MalformedMessage
+from infra.wire.foreign import foreign
 from infra.wire.ids import Fence, TurnId
 
 
@@ -33,7 +34,7 @@ def decode_frame(line: bytes) -> Frame:
         turn, fence, n, payload = line.split(b" ", 3)
         return Frame(TurnId(turn.decode()), Fence(int(fence)), int(n), payload)
     except ValueError as error:
-        raise MalformedMessage(f"not a frame: {line[:60]!r}") from error
+        raise MalformedMessage(f"not a frame: {foreign(line, max_chars=60)}") from error
 
 
 def frame_head(turn: TurnId, fence: Fence) -> bytes:
@@ -50,10 +51,10 @@ def cut_frame(line: bytes, head: bytes) -> tuple[int, bytes]:
     try:
         return int(number), payload
     except ValueError as error:
-        raise MalformedMessage(f"not a frame: {line[:60]!r}") from error
+        raise MalformedMessage(f"not a frame: {foreign(line, max_chars=60)}") from error
 
 
-def is_frame(line: bytes) -> bool:
+def is_frame(line: bytes | bytearray) -> bool:
     """Whether a line of the agent's socket is a frame rather than a JSON message."""
     return not line.startswith(b"{")
 

@@ -6,7 +6,9 @@ keys, each process makes its own worker, replica or host id at start.
 
 from __future__ import annotations
 
-from typing import NewType
+from typing import Annotated, NewType
+
+from pydantic import StringConstraints
 
 TurnId = NewType("TurnId", str)
 """`chatcmpl-` and 32 hex digits: a turn's id is the id of its OpenAI completion."""
@@ -31,3 +33,9 @@ ReplicaId = NewType("ReplicaId", str)
 
 Fence = NewType("Fence", int)
 """A lease's generation. Only grows for a conversation; a write with an older one is refused."""
+
+SaidTurn = Annotated[TurnId, StringConstraints(pattern=r"^[A-Za-z0-9_-]{1,100}$")]
+"""A turn that an agent names: it goes into paths, keys and log lines, so its form is checked."""
+
+SaidSession = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9-]{0,64}$")]
+"""An SDK session that an agent names, for the same reason; empty where there is none yet."""

@@ -19,11 +19,22 @@ from pydantic import Field, TypeAdapter
 
 from infra.wire.base import PROTOCOL_VERSION, Message, decode
 from infra.wire.errors import ErrorCode
-from infra.wire.ids import Fence, TurnId, WorkerId
+from infra.wire.ids import Fence, SaidSession, SaidTurn, TurnId, WorkerId
 from infra.wire.turns import ContentBlock, HistoryMessage
 
 LINE_MAX_BYTES = 64 * 1024 * 1024
-"""Longest line either side accepts (a prompt with images)."""
+"""Longest line an agent accepts (a prompt with images). A worker accepts what follows."""
+GREETING_MAX_BYTES = 4 * 1024
+"""Longest line of an agent before its welcome, the welcome included."""
+ANSWER_MAX_BYTES = 16 * 1024
+"""Longest line of an agent that is neither a frame nor a `TranscriptAppend`."""
+FRAME_MAX_BYTES = 2 * 1024 * 1024
+"""Longest frame."""
+TRANSCRIPT_LINE_MAX_BYTES = 33 * 1024 * 1024
+"""Longest `TranscriptAppend` whose entries are kept: a session as long as a store keeps any, in one
+message. A longer one is read past, and its session is given up."""
+TRANSCRIPT_HEAD = b'{"type":"transcript_append",'
+"""How a `TranscriptAppend` begins: it is told by this, since a worker does not parse it."""
 
 
 class InterruptReason(StrEnum):
@@ -165,9 +176,9 @@ class Welcome(Message):
     version: int = PROTOCOL_VERSION
     agent_version: str
     sdk_version: str
-    sdk_session: str | None = None
-    turn: TurnId | None = None
-    last_n: int = 0
+    sdk_session: SaidSession | None = None
+    turn: SaidTurn | None = None
+    last_n: Annotated[int, Field(ge=0, lt=2**53)] = 0
 
 
 class Refused(Message):
@@ -176,7 +187,7 @@ class Refused(Message):
     type: Literal["refused"] = "refused"
     code: ErrorCode
     message: str
-    turn: TurnId | None = None
+    turn: SaidTurn | None = None
 
 
 class TranscriptAppend(Message):
@@ -215,5 +226,5 @@ def decode_command(line: bytes) -> Command:
 
 def decode_answer(line: bytes) -> Answer:
     """What an agent says beside frames. Raises `UnknownMessage` or `MalformedMessage`."""
-    answer: Answer = decode(_ANSWER, line)
+    answer: Answer = decode(_ANSWER, line, max_bytes=TRANSCRIPT_LINE_MAX_BYTES)
     return answer

@@ -40,10 +40,11 @@ from infra.wire.control import decode_control
 from infra.wire.events import Event, TextDelta, TurnEnded, TurnStarted, Usage, encode_event
 from infra.wire.gateway import ModelUsage, TurnMeter
 from infra.wire.ids import ConversationKey, HostId, TenantId, TurnId, WorkerId
-from infra.wire.link import BaseKind, TranscriptPart
+from infra.wire.link import BaseKind
 from infra.wire.states import ConversationState, TurnState, WorkerState
 from infra.wire.turns import TextBlock, TurnRequest
 from tests.fakes.guarded_redis import filled_users
+from tests.fakes.raw_parts import raw_part
 from tests.parts import need, redis_server
 
 pytestmark = pytest.mark.redis
@@ -246,7 +247,7 @@ async def _begun_turn(redis: Redis, keys: Keys, lease: Lease, tenant: TenantId) 
 
 async def _ended_turn(redis: Redis, keys: Keys, lease: Lease, tenant: TenantId) -> None:
     turn = await _begun_turn(redis, keys, lease, tenant)
-    entry = TranscriptPart(entries=({"uuid": "at-the-end", "type": "assistant"},))
+    entry = raw_part(entries=({"uuid": "at-the-end", "type": "assistant"},))
     await TranscriptStore(redis, keys).append(lease, "session-1", entry)
     end = TurnEnded(state=TurnState.DONE, checkpoint="at-the-end")
     assert not await TurnStore(redis, keys).finish(lease, turn, 3, end, idle_timeout_s=60)

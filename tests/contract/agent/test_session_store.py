@@ -27,6 +27,7 @@ from infra.wire.link import Transcript, TranscriptAppend
 from tests.contract.store.scene import Scene
 from tests.fakes.fake_redis import fake_redis
 from tests.fakes.redis_server import RealRedis
+from worker.transcript_lines import read_part
 
 LISTS = frozenset({"list_sessions", "list_session_summaries"})
 _TRANSCRIPT = TypeAdapter(Transcript)
@@ -84,11 +85,11 @@ class AfterTheContainer(SessionStore):
     ) -> None:
         while True:
             message = await sent.get()
-            store = self._scene.store.transcripts
-            assert await store.append(lease, message.sdk_session, message.part)
+            store, part = self._scene.store.transcripts, read_part(message.encode())
+            assert await store.append(lease, message.sdk_session, part)
             # Said twice, as after a link was cut: the doubles are dropped by their uuid.
             if all("uuid" in entry for entry in message.part.entries):
-                assert await store.append(lease, message.sdk_session, message.part)
+                assert await store.append(lease, message.sdk_session, part)
             transcripts.stored(message.seq)
 
     async def _heir(self, project: str, session: str) -> Transcripts:

@@ -13,7 +13,7 @@ from infra.store.history import TurnBase
 from infra.store.keys import Keys
 from infra.wire.errors import StoreUnavailable
 from infra.wire.ids import ReplicaId, TurnId
-from infra.wire.link import BaseKind, TranscriptPart
+from infra.wire.link import BaseKind
 from infra.wire.states import ConversationState
 from tests.contract.store.running import running, until
 from tests.contract.store.scene import (
@@ -29,6 +29,7 @@ from tests.contract.store.scene import (
 )
 from tests.contract.store.test_workers import a_worker
 from tests.fakes.guarded_redis import GuardedRedis, guarded_redis
+from tests.fakes.raw_parts import raw_part
 
 pytestmark = pytest.mark.redis
 
@@ -77,7 +78,7 @@ async def _live_a_little(api: Scene, worker: Scene) -> None:
         await worker.warm_up(lease)
         base = TurnBase(kind=BaseKind.CONTINUE, digest="0" * 16)
         await worker.store.turns.start(lease, turn, base=base, is_resending=True)
-        part = TranscriptPart(entries=({"uuid": "u-1"},))
+        part = raw_part(entries=({"uuid": "u-1"},))
         assert await worker.store.transcripts.append(lease, "session-1", part)
         assert await worker.store.transcripts.load(C, "session-1")
         await subscriber.subscribed.wait()
@@ -183,7 +184,7 @@ async def test_an_operator_does_not_read_what_users_and_agents_say(guarded: Guar
     async with as_user(guarded, "worker") as worker, as_user(guarded, "ops") as ops:
         lease, turn = await worker.begin()
         await worker.store.log.append(lease, turn, text_events(1, 1))
-        part = TranscriptPart(entries=({"uuid": "u-1"},))
+        part = raw_part(entries=({"uuid": "u-1"},))
         assert await worker.store.transcripts.append(lease, "session-1", part)
 
         keys = ops.keys

@@ -11,7 +11,7 @@ from infra.wire.control import StopSession
 from infra.wire.errors import ConversationBusy, ConversationNotFound, LeaseLost
 from infra.wire.events import TurnEnded, decode_event
 from infra.wire.ids import ConversationKey
-from infra.wire.link import BaseKind, TranscriptPart
+from infra.wire.link import BaseKind
 from infra.wire.states import ConversationState, TurnState
 from tests.contract.store.listening import Listener
 from tests.contract.store.scene import (
@@ -24,6 +24,7 @@ from tests.contract.store.scene import (
     C,
     Scene,
 )
+from tests.fakes.raw_parts import raw_part
 
 REASON = "deleted by its owner"
 
@@ -149,7 +150,7 @@ async def test_a_deleted_conversation_leaves_nothing_but_the_wipe(scene: Scene) 
     await scene.warm_up(lease)
     base = TurnBase(kind=BaseKind.CONTINUE, digest="0" * 16)
     await scene.store.turns.start(lease, turn.turn, base=base, is_resending=True)
-    part = TranscriptPart(entries=({"uuid": "u-1", "type": "user"},))
+    part = raw_part(entries=({"uuid": "u-1", "type": "user"},))
     await scene.store.transcripts.append(lease, "session-1", part)
     await scene.store.turns.finish(lease, turn.turn, 1, DONE, idle_timeout_s=600)
 
@@ -240,7 +241,7 @@ async def test_of_many_deletes_and_a_submit_the_turn_is_never_lost(scene: Scene)
 
 async def test_everything_of_a_conversation_lives_as_long_as_its_record(scene: Scene) -> None:
     lease, turn = await scene.begin()
-    part = TranscriptPart(entries=({"uuid": "u-1"},))
+    part = raw_part(entries=({"uuid": "u-1"},))
     await scene.store.transcripts.append(lease, "session-1", part)
     belongings = [key for key in await names(scene) if f":{C}:" in key]
     for key in belongings:

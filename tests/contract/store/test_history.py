@@ -10,9 +10,10 @@ from infra.store.turns import Claimed
 from infra.wire.events import TurnEnded, TurnStarted, encode_event
 from infra.wire.history import Accepted
 from infra.wire.ids import TurnId
-from infra.wire.link import BaseKind, TranscriptPart
+from infra.wire.link import BaseKind
 from infra.wire.states import ConversationState, TurnState
 from tests.contract.store.scene import CANCELLED, W1, W2, C, Scene, failed
+from tests.fakes.raw_parts import raw_part
 
 CONTINUE = TurnBase(kind=BaseKind.CONTINUE, digest="c" * 16)
 REWIND = TurnBase(kind=BaseKind.REWIND, keep=1, checkpoint="at-a", digest="d" * 16)
@@ -167,7 +168,7 @@ async def test_an_agent_that_vanished_leaves_a_doubt_unless_its_entries_are_stor
     assert claimed is not None
     await running.turns.start(lease, claimed.record.turn, base=FRESH)
     await running.log.append(lease, claimed.record.turn, started("session-3"))
-    part = TranscriptPart(entries=({"uuid": "u-1"},))
+    part = raw_part(entries=({"uuid": "u-1"},))
     assert await running.transcripts.append(lease, "session-3", part)
     await talk.end(claimed.record.turn, failed(), Memory.UNKNOWN)
 

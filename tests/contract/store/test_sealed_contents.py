@@ -19,10 +19,10 @@ from infra.wire.events import TextDelta, TurnEnded, encode_event
 from infra.wire.frames import Frame
 from infra.wire.history import digest
 from infra.wire.ids import Fence, TurnId
-from infra.wire.link import TranscriptPart
 from infra.wire.states import TurnState
 from infra.wire.turns import TextBlock
 from tests.contract.store.scene import REPLICA, TENANT, C, Scene
+from tests.fakes.raw_parts import raw_part
 
 MARKER = "heliotrope"
 SAID = (TextBlock(text=f"My password is {MARKER}."),)
@@ -76,7 +76,7 @@ async def whole_turn(scene: Scene) -> TurnId:
     await scene.warm_up(lease)
     await scene.store.turns.start(lease, turn)
     await scene.store.log.append(lease, turn, [(1, WORD), (2, WORD)])
-    part = TranscriptPart(entries=({"uuid": "u1", "message": MARKER},))
+    part = raw_part(entries=({"uuid": "u1", "message": MARKER},))
     await scene.store.transcripts.append(lease, SESSION, part)
     await scene.store.chains.put(TENANT, digest(SAID) * 2, C, retention_s=60)
     # Somebody else's number: the script has to log the end behind what is there.

@@ -10,12 +10,13 @@ from pydantic import TypeAdapter
 
 from infra.store.history import TurnBase
 from infra.store.leases import Lease
-from infra.store.transcripts import TranscriptStore
+from infra.store.transcripts import RawPart, TranscriptStore
 from infra.wire.errors import LeaseLost, MalformedMessage
 from infra.wire.events import TurnEnded, TurnStarted, encode_event
-from infra.wire.link import BaseKind, Transcript, TranscriptPart
+from infra.wire.link import BaseKind, Transcript
 from infra.wire.states import TurnState
 from tests.contract.store.scene import W2, C, Scene
+from tests.fakes.raw_parts import raw_part
 
 S1, S2, S3 = "session-1", "session-2", "session-3"
 
@@ -24,8 +25,8 @@ def entry(uuid: str | None, text: str = "hello") -> dict[str, Any]:
     return {"type": "user", "text": text} | ({"uuid": uuid} if uuid else {})
 
 
-def part(*uuids: str | None, subpath: str | None = None) -> TranscriptPart:
-    return TranscriptPart(subpath=subpath, entries=tuple(entry(uuid) for uuid in uuids))
+def part(*uuids: str | None, subpath: str | None = None) -> RawPart:
+    return raw_part(subpath=subpath, entries=tuple(entry(uuid) for uuid in uuids))
 
 
 async def loaded(scene: Scene, session: str) -> Transcript | None:
@@ -65,7 +66,7 @@ async def test_entries_come_back_as_they_were_by_transcript_and_in_order(scene: 
     append = scene.store.transcripts.append
     await append(lease, S1, part("a", "b"))
     await append(lease, S1, part("x", subpath="subagents/agent-ü 1"))
-    await append(lease, S1, TranscriptPart(entries=(odd, entry(None))))
+    await append(lease, S1, raw_part(entries=(odd, entry(None))))
 
     stored = await scene.store.transcripts.load(C, S1)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import socket
 import tempfile
@@ -14,14 +15,14 @@ import pytest
 import uvloop
 
 from infra.runtime.clock import SystemClock
-from infra.wire.errors import AgentUnreachable, MalformedMessage
+from infra.wire.errors import AgentUnreachable, MalformedMessage, UnknownMessage
 from infra.wire.frames import Frame
 from infra.wire.ids import Fence, TurnId, WorkerId
-from infra.wire.link import Answer, Hello, Pong, Welcome
+from infra.wire.link import TRANSCRIPT_HEAD, Answer, Hello, Pong, Welcome
 from tests.fakes.link_client import start_turn
 from tests.fakes.manual_clock import settle
 from tests.fakes.scripted_agent import ScriptedAgent, SilentAgent
-from worker.link import AgentLink, connect
+from worker.link import CHATTER_MAX_LINES, AgentLink, connect
 
 HELLO = Hello(worker=WorkerId("host-1-a"), fence=Fence(7))
 WELCOME = Welcome(agent_version="1", sdk_version="1").encode() + b"\n"
@@ -34,6 +35,9 @@ class Listener:
     def __init__(self) -> None:
         self.frames: list[bytes] = []
         self.answers: list[Answer] = []
+        self.transcripts: list[bytes] = []
+        self.offences: list[MalformedMessage] = []
+        self.unknown: list[UnknownMessage] = []
         self.heard = asyncio.Event()
         self.lost = asyncio.Event()
         self.is_offended = False
@@ -47,6 +51,16 @@ class Listener:
     def on_answer(self, answer: Answer) -> None:
         self.answers.append(answer)
         self.heard.set()
+
+    def on_transcript(self, line: bytes) -> None:
+        self.transcripts.append(line)
+        self.heard.set()
+
+    def on_offence(self, error: MalformedMessage) -> None:
+        self.offences.append(error)
+
+    def on_unknown(self, unknown: UnknownMessage) -> None:
+        self.unknown.append(unknown)
 
     def on_link_lost(self) -> None:
         self.lost.set()
@@ -242,3 +256,75 @@ async def test_a_paused_link_holds_the_agents_frames_back(folder: Path) -> None:
         async with asyncio.timeout(10):
             await listener.heard.wait()
         link.close()
+
+
+async def heard(folder: Path, said: bytes, *, first: bytes = WELCOME) -> Listener:
+    """What a listener hears of an agent that says that, until its link is lost."""
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(first)
+        await reader.readline()
+        writer.write(said)
+        writer.write_eof()
+        await reader.read()
+
+    listener = Listener()
+    async with agent(folder / "agent.sock", serve):
+        await link_to(folder / "agent.sock", listener)
+        async with asyncio.timeout(10):
+            await listener.lost.wait()
+    return listener
+
+
+async def test_before_its_welcome_an_agent_has_few_bytes(folder: Path) -> None:
+    """A line of 63 MB before the greeting stopped the worker's loop for ten seconds."""
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b'{"type":"welcome","more":[' + b"{}," * 10_000)
+        await reader.read()
+
+    listener = Listener()
+    async with agent(folder / "agent.sock", serve):
+        with pytest.raises(AgentUnreachable, match="hung up"):
+            await link_to(folder / "agent.sock", listener)
+    assert len(listener.offences) == 1
+
+
+async def test_an_answer_is_short(folder: Path) -> None:
+    listener = await heard(folder, b'{"type":"pong","more":[' + b"{}," * 10_000 + b"{}]}\n")
+    assert len(listener.offences) == 1
+    assert listener.answers == []
+
+
+async def test_transcript_entries_right_behind_the_welcome_are_heard_unparsed(folder: Path) -> None:
+    """They come in one read with it: the short bound of a greeting is not theirs."""
+    entries = TRANSCRIPT_HEAD + b'"seq":1,"sdk_session":"s","part":' + b"x" * 100_000
+    listener = await heard(folder, b"", first=WELCOME + entries + b"\n")
+    assert listener.offences == []
+    assert listener.transcripts == [entries]
+
+
+@pytest.mark.parametrize("said", [b'{"type":"pong"}\n', b"\n", b'{"type":"future"}\n'])
+async def test_an_agent_that_chatters_without_end_loses_its_link(folder: Path, said: bytes) -> None:
+    assert len((await heard(folder, said * CHATTER_MAX_LINES * 2)).offences) == 1
+
+
+async def test_transcript_entries_in_another_spelling_are_no_message(folder: Path) -> None:
+    said = b'{"seq":1,"type":"transcript_append","sdk_session":"s","part":{"entries":[]}}\n'
+    listener = await heard(folder, said)
+    assert len(listener.offences) == 1
+    assert listener.answers == []
+
+
+@pytest.mark.parametrize("turn", ["../../other", "a b", "a\u202eb", "x" * 200, ""])
+async def test_a_welcome_names_a_turn_or_is_none(folder: Path, turn: str) -> None:
+    """The name goes into the path of a request to the gateway, and into log lines."""
+    raw = json.loads(WELCOME) | {"turn": turn}
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(json.dumps(raw).encode() + b"\n")
+        await reader.read()
+
+    async with agent(folder / "agent.sock", serve):
+        with pytest.raises(AgentUnreachable):
+            await link_to(folder / "agent.sock", Listener())

@@ -9,11 +9,11 @@ import pytest
 from redis.asyncio import Redis
 
 from infra.store.leases import Lease
-from infra.store.transcripts import TranscriptStore
+from infra.store.transcripts import RawPart, TranscriptStore
 from infra.wire.errors import StoreUnavailable
 from infra.wire.history import Accepted
 from infra.wire.ids import TurnId
-from infra.wire.link import BaseKind, TranscriptPart
+from infra.wire.link import BaseKind
 from infra.wire.states import TurnState
 from tests.fakes.scripted_agent import Say, Script, WaitFor
 from tests.fakes.worker_stage import Stage, conversation, eventually
@@ -28,7 +28,7 @@ class FlakyTranscripts(TranscriptStore):
 
     failures = 3
 
-    async def append(self, lease: Lease, sdk_session: str, part: TranscriptPart) -> bool:
+    async def append(self, lease: Lease, sdk_session: str, part: RawPart) -> bool:
         if self.failures:
             self.failures -= 1
             raise StoreUnavailable("the store is told to fail")

@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from infra.wire.errors import ErrorCode
+from infra.wire.errors import ErrorCode, MalformedMessage, UnknownMessage
 from infra.wire.events import TurnEnded, TurnStarted, Usage
 from infra.wire.gateway import TurnMeter, UpstreamError
 from infra.wire.link import Answer, InterruptReason
@@ -30,6 +30,15 @@ class NobodyListens:
 
     def on_answer(self, answer: Answer) -> None:
         raise AssertionError(answer)
+
+    def on_transcript(self, line: bytes) -> None:
+        raise AssertionError(line)
+
+    def on_offence(self, error: MalformedMessage) -> None:
+        raise AssertionError(error)
+
+    def on_unknown(self, unknown: UnknownMessage) -> None:
+        raise AssertionError(unknown)
 
     def on_link_lost(self) -> None:
         raise AssertionError
