@@ -223,7 +223,8 @@ class Transcripts:
         """Send the next message, if there is one and none is under way."""
         if self._send is None or self._flight is not None or not self._unsent:
             return
-        key, entries, size = self._unsent[0].key, [], 0
+        key, size = self._unsent[0].key, 0
+        entries: list[Entry] = []
         while self._unsent and self._unsent[0].key == key and size < BATCH_MAX_BYTES:
             if len(entries) == BATCH_MAX_ENTRIES:
                 break
