@@ -17,8 +17,9 @@ from infra.runtime.logs import fields
 from infra.store.history import Memory
 from infra.store.turns import ATTEMPTS_MAX, Claimed
 from infra.wire.errors import ErrorCode, MalformedMessage
-from infra.wire.events import TurnEnded, TurnStarted, decode_event, encode_event, is_end
-from infra.wire.frames import Frame, cut_frame, decode_frame, frame_head
+from infra.wire.events import TurnEnded, TurnStarted, check_event, encode_event
+from infra.wire.foreign import foreign
+from infra.wire.frames import Frame, decode_frame, frame_head
 from infra.wire.gateway import OpenTurn
 from infra.wire.ids import TurnId
 from infra.wire.link import (
@@ -56,13 +57,13 @@ its end, and who writes the agent's server anew would fill it for everybody."""
 class Ending:
     """How a run ended. `end` None: it is to go back to the queue.
 
-    `payload` is the agent's own end event, if the agent ended it. `is_container_usable` is whether
+    `is_agents` says that the agent itself ended it. `is_container_usable` is whether
     the next turn may run in the same container. `is_counted` False: it goes back because its host
     could not even try, so that it was no start of the turn.
     """
 
     end: TurnEnded | None
-    payload: bytes | None = None
+    is_agents: bool = False
     is_container_usable: bool = True
     is_counted: bool = True
 
@@ -189,36 +190,59 @@ class TurnRun:
 
     def on_frame(self, line: bytes) -> None:
         """Publish it, log it, or end with it. Raises `MalformedMessage`."""
-        if not line.startswith(self._head):
-            frame = decode_frame(line)
-            if frame.turn != self.turn:
-                return  # An earlier turn's last words.
-            line = frame._replace(fence=self._held.fence).encode()
-        n, payload = cut_frame(line, self._head)
-        if n <= self.last_n or self.phase is not RunPhase.OPEN:
-            return  # Seen before, or after the end.
-        self._said_bytes += len(line)
-        if self._said_bytes > SAID_MAX_BYTES:
-            log.error("an agent says too much", extra=fields(turn=self.turn, n=n))
+        if self._is_too_much(len(line)):
+            return
+        if self.phase is not RunPhase.OPEN:
+            return  # After the end.
+        # The event that is due, in the spelling others read: nothing of it has to be built anew.
+        due = b"%b%d " % (self._head, self.last_n + 1)
+        if line.startswith(due):
+            self._take_event(self.last_n + 1, line, line[len(due) :])
+            return
+        frame = decode_frame(line)
+        if frame.turn != self.turn or frame.n <= self.last_n:
+            return  # An earlier turn's last words, or seen before.
+        if frame.n != self.last_n + 1:
+            self._ask_again(frame.n)
+        else:
+            said = frame._replace(fence=self._held.fence)
+            self._take_event(said.n, said.encode(), said.payload)
+
+    def _is_too_much(self, size_bytes: int) -> bool:
+        """Whether the agent has said more than a turn may, seen before or not; then it ends."""
+        self._said_bytes += size_bytes
+        if self._said_bytes <= SAID_MAX_BYTES:
+            return False
+        if self.phase is not RunPhase.ENDED:
+            log.error("an agent says too much", extra=fields(turn=self.turn))
+            self.declare(declared_end(ErrorCode.AGENT_FAILED), usable=False)
+        return True
+
+    def _take_event(self, n: int, line: bytes, payload: bytes) -> None:
+        """Check it once, for all who read it after us; publish and log it, or end with it."""
+        try:
+            event = check_event(payload)
+            if isinstance(event, TurnEnded):
+                self._take_end(event)
+                return
+        except MalformedMessage as error:
+            # Over another link it would say the same again.
+            log.error("no event: %s", error, extra=fields(turn=self.turn, n=n))
             self.declare(declared_end(ErrorCode.AGENT_FAILED), usable=False)
             return
-        if n != self.last_n + 1:
-            self._ask_again(n)
-        elif is_end(payload):
-            self._take_end(payload)
-        else:
-            self.last_n = n
-            self._publish(line)
-            self._log.add(n, payload)
-            if n == 1:
-                self._note_start(payload)
-            if self._log.is_full and self.link:
-                self.link.pause()
+        if n == 1 and isinstance(event, TurnStarted):
+            self.sdk_session = event.sdk_session
+        self.last_n = n
+        self._publish(line)
+        self._log.add(n, payload)
+        if self._log.is_full and self.link:
+            self.link.pause()
 
     def on_refused(self, refused: Refused) -> None:
         """The agent will not run the turn."""
         if refused.turn in (None, self.turn):
-            log.warning("agent refused: %s", refused.message, extra=fields(turn=self.turn))
+            said = foreign(refused.message)
+            log.warning("agent refused: %s", said, extra=fields(turn=self.turn))
             is_lost = refused.code is ErrorCode.LOG_LOST
             code = ErrorCode.LOG_LOST if is_lost else ErrorCode.AGENT_FAILED
             self.declare(declared_end(code), usable=False)
@@ -228,18 +252,12 @@ class TurnRun:
         if self._held.may_publish():
             self._parts.live.publish(self.claimed.record.replica, line)
 
-    def _take_end(self, payload: bytes) -> None:
-        end = decode_event(payload)
-        if not isinstance(end, TurnEnded) or not end.state.is_terminal:
+    def _take_end(self, end: TurnEnded) -> None:
+        if not end.state.is_terminal:
             raise MalformedMessage("an end event that ends nothing")
         # What broke the agent may still be in the container: processes, a full disk.
         is_sound = end.error is None or end.error.code is not ErrorCode.AGENT_FAILED
-        self._decide(Ending(end, payload=payload, is_container_usable=is_sound))
-
-    def _note_start(self, payload: bytes) -> None:
-        started = decode_event(payload)
-        if isinstance(started, TurnStarted):
-            self.sdk_session = started.sdk_session
+        self._decide(Ending(end, is_agents=True, is_container_usable=is_sound))
 
     def _ask_again(self, n: int) -> None:
         """A number is missing: ask for it once; what was under way meanwhile is dropped."""
@@ -359,9 +377,7 @@ class TurnRun:
             )
 
         waits = await self._log.finish(finish, n)
-        verbatim = ending.payload if end is ending.end else None
-        payload = verbatim or encode_event(end)
-        self._publish(Frame(self.turn, self._held.fence, n, payload).encode())
+        self._publish(Frame(self.turn, self._held.fence, n, encode_event(end)).encode())
         if self.link:
             self.link.send(Ack(turn=self.turn, n=n))
         log.info(
@@ -385,7 +401,7 @@ class TurnRun:
         return True
 
     def _memory_after(self, ending: Ending) -> Memory:
-        if ending.payload is not None:
+        if ending.is_agents:
             return Memory.TOLD
         return Memory.UNKNOWN if self._is_given else Memory.NOTHING
 

@@ -16,12 +16,13 @@ from contextlib import aclosing, contextmanager
 from redis.asyncio import Redis
 
 from infra.runtime.contents import Contents
+from infra.runtime.logs import RatedLog
 from infra.store.channel import ANSWER_WITHIN_S, PING_AFTER_S, follow_primary, listen
 from infra.store.connection import FAULTS, delays
 from infra.store.keys import Keys
 from infra.store.turn_log import event_place
-from infra.wire.errors import ContentNotOpened, MalformedMessage
-from infra.wire.frames import Frame, decode_frame, join_frames, split_frames
+from infra.wire.errors import AgClusterError, ContentNotOpened, MalformedMessage
+from infra.wire.frames import Frame, decode_frame, join_frames
 from infra.wire.ids import ReplicaId, TurnId
 
 MAILBOX_FRAMES_MAX = 256
@@ -223,6 +224,7 @@ class LiveSubscriber:
         self._ping_after_s = ping_after_s
         self._answer_within_s = answer_within_s
         self._mailboxes: defaultdict[TurnId, list[LiveTurn]] = defaultdict(list)
+        self._log = RatedLog(log)
         self.subscribed = asyncio.Event()
         """Set once the first subscription stands; frames said before are only in the log."""
 
@@ -266,16 +268,23 @@ class LiveSubscriber:
                 del self._mailboxes[turn]
 
     def _deliver(self, message: bytes) -> None:
-        try:
-            for frame in split_frames(message):
+        """Hand out the frames of a message, which are of many turns: a bad one costs its own."""
+        for line in message.split(b"\n"):
+            try:
+                frame = decode_frame(line)
                 if mailboxes := self._mailboxes.get(frame.turn):
                     opened = _opened(frame, self._contents) if self._contents else frame
                     for mailbox in mailboxes:
                         mailbox.put(opened)
-        except (MalformedMessage, ContentNotOpened) as error:
-            # Whose frames they were cannot be told any more; the log has them.
-            log.warning("live message dropped: %s", error)
-            self._overflow_all()
+            except (MalformedMessage, ContentNotOpened) as error:
+                self._skip(line, error)
+
+    def _skip(self, line: bytes, error: AgClusterError) -> None:
+        """Its turn, if it names one, reads the log, which has what is good of it."""
+        self._log.warning("live frame skipped: %s", error)
+        named = TurnId(line.partition(b" ")[0].decode("ascii", "replace"))
+        for mailbox in self._mailboxes.get(named, ()):
+            mailbox.overflow()
 
     def _overflow_all(self) -> None:
         for mailboxes in self._mailboxes.values():

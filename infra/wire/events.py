@@ -9,6 +9,7 @@ decoding it.
 
 from __future__ import annotations
 
+import re
 from enum import StrEnum
 from json.encoder import encode_basestring_ascii
 from typing import Annotated, Literal
@@ -16,7 +17,7 @@ from typing import Annotated, Literal
 from pydantic import Field, TypeAdapter
 
 from infra.wire.base import Message, decode
-from infra.wire.errors import ErrorCode
+from infra.wire.errors import ErrorCode, MalformedMessage, UnknownMessage
 from infra.wire.ids import SaidSession
 from infra.wire.states import TurnState
 
@@ -147,6 +148,16 @@ _TEXT_HEAD = b'{"type":"text","text":'
 _THINKING_HEAD = b'{"type":"thinking","text":'
 _END_HEAD = b'{"type":"end"'
 
+_DELTA = re.compile(
+    rb'\{"type":"(?:text|thinking)","text":'
+    rb'"[ !#-\[\]-~]*+(?:\\(?:["\\/bfnrt]|u[0-9a-fA-F]{4})[ !#-\[\]-~]*+)*+"\}'
+)
+_CONTROL = re.compile(rb"[\x00-\x1f\x7f]")
+_KIND = re.compile(r"[a-z][a-z_]{0,39}")
+
+EVENT_MAX_BYTES = 64 * 1024
+"""Most bytes of an event that is no delta: a readable line or two, and what an end tells."""
+
 
 def encode_event(event: Event) -> bytes:
     """An event's canonical bytes: ASCII JSON on one line, `type` first."""
@@ -160,6 +171,30 @@ def encode_event(event: Event) -> bytes:
 def decode_event(payload: bytes) -> Event:
     """Raises `UnknownMessage` (skip it) or `MalformedMessage`."""
     event: Event = decode(_EVENT, payload)
+    return event
+
+
+def check_event(payload: bytes) -> Event | None:
+    """What an agent sent, looked at once before it goes to others: they trust its form.
+
+    Gives the event; None for a delta, whose text is one JSON string in ASCII, and for a type this
+    version does not know. Raises `MalformedMessage`: what is spliced into a stream undecoded would
+    otherwise let an agent write blocks of its own there.
+    """
+    if _DELTA.fullmatch(payload):
+        return None
+    if is_delta(payload):
+        raise MalformedMessage("a delta that is not one JSON string in ASCII")
+    if _CONTROL.search(payload):
+        raise MalformedMessage("an event that is not on one line")
+    try:
+        event: Event = decode(_EVENT, payload, max_bytes=EVENT_MAX_BYTES)
+    except UnknownMessage as unknown:
+        if not _KIND.fullmatch(unknown.kind):
+            raise MalformedMessage(str(unknown)) from None
+        return None
+    if is_end(payload) is not isinstance(event, TurnEnded):
+        raise MalformedMessage("an event whose beginning says something else")
     return event
 
 

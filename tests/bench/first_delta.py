@@ -19,7 +19,7 @@ import uvloop
 from redis.asyncio import Redis
 
 from infra.store.connection import connect
-from tests.bench import redis_cost, report, runs, streams, targets
+from tests.bench import border_cost, redis_cost, report, runs, streams, targets
 from tests.bench.report import Report
 from tests.bench.stand_in import StandIn, stand_in
 from tests.bench.stats import spread
@@ -62,6 +62,8 @@ class Field:
 async def bench(sizes: Sizes, names: set[str], litellm: str | None, out: Report) -> None:
     """Start what can be started, measure, stop."""
     out.add(report.machine())
+    out.add("### What the worker's look at an event costs")
+    out.add(border_cost.table())
     async with AsyncExitStack() as stack:
         started = await _start(stack, names, litellm, out)
         if started.cluster:

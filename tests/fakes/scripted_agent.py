@@ -143,6 +143,17 @@ class Deltas:
 
 
 @dataclass(frozen=True)
+class Forge:
+    """Send these bytes as an event, as a server that was written anew could."""
+
+    payload: bytes
+
+    async def play(self, turn: RunningTurn, session: ScriptedSession) -> TurnEnded | None:
+        turn.outbox._append(self.payload)
+        return None
+
+
+@dataclass(frozen=True)
 class Wait:
     """Do nothing for so long."""
 
@@ -231,11 +242,17 @@ AGENT_SCRIPTS: dict[str, Callable[[list[str]], Script]] = {
     "die": lambda words: [Say("about to die "), Die()],
     "history": lambda words: [Recall()],
     "tool": lambda words: [Tool("Bash", " ".join(words[1:]), "ok, 1 line"), Say("done")],
+    "forge": lambda words: [
+        Say("before "),
+        *[Forge(bytes.fromhex(words[1]))] * int(_after("times", words, default=1)),
+        Say("after"),
+    ],
     "think": lambda words: [Think(" ".join(words[1:])), Say("thought")],
 }
 """What a prompt that starts with such a word makes the agent do: `stream N deltas [every MS ms]
 [of K chars]`, `flood N`, `hang`, `wait MS`, `fail STATUS`, `die`, `history`, `tool COMMAND`,
-`think TEXT`, `echo TEXT`. Where the scripted model has the word too, it means the same.
+`think TEXT`, `forge HEX [times N]`, `echo TEXT`. Where the scripted model has the word too, it
+means the same.
 """
 
 

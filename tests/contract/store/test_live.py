@@ -89,14 +89,32 @@ async def test_a_replica_hears_only_its_own_turns(scene: Scene) -> None:
             assert await collect(mailbox, 1) == frames_of(turn, 2, 1)
 
 
-async def test_a_message_that_makes_no_sense_sends_every_relay_to_the_log(scene: Scene) -> None:
+@pytest.mark.parametrize("bad", [b"gibberish", b"", b"turn 7 1", b"\xff 7 1 {}", b"turn x 1 {}"])
+async def test_one_bad_frame_costs_its_neighbours_in_the_message_nothing(
+    scene: Scene, bad: bytes
+) -> None:
+    """A frame without an event made an API replica drop the frames of all tenants beside it."""
     turn = new_turn_id()
+    good = [frame.encode() for frame in frames_of(turn, 1, 2)]
     async with live(scene) as (_, subscriber):
         with subscriber.attach(turn) as mailbox:
-            await scene.redis.publish(scene.keys.replica_channel(REPLICA), b"gibberish")
+            message = b"\n".join((good[0], bad, good[1]))
+            await scene.redis.publish(scene.keys.replica_channel(REPLICA), message)
+            assert await collect(mailbox, 2) == frames_of(turn, 1, 2)
+            assert not mailbox.overflowed
+
+
+async def test_a_bad_frame_sends_its_own_turn_to_the_log(scene: Scene) -> None:
+    turn, other = new_turn_id(), new_turn_id()
+    async with live(scene) as (_, subscriber):
+        with subscriber.attach(turn) as mailbox, subscriber.attach(other) as neighbour:
+            await scene.redis.publish(
+                scene.keys.replica_channel(REPLICA), b"%b seven 1 {}" % turn.encode()
+            )
             assert await mailbox.wait(10)
             assert mailbox.overflowed
             assert mailbox.take() == []
+            assert not neighbour.overflowed
 
 
 @pytest.mark.redis

@@ -7,6 +7,7 @@ import pytest
 from infra.wire.errors import ErrorCode
 from infra.wire.states import TurnState
 from tests.fakes.worker_stage import Stage, conversation
+from worker.kept_link import LOSSES_MAX
 from worker.turns import SAID_MAX_BYTES
 
 pytestmark = pytest.mark.slow
@@ -29,3 +30,51 @@ async def test_who_says_more_than_a_turn_may_does_not_fill_redis_for_everybody(
     again = await stage.ended(await stage.ask(C, "echo again"))
     assert again.state is TurnState.DONE
     assert (await stage.ended(await stage.ask(NEIGHBOUR, "echo hi"))).state is TurnState.DONE
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [
+        b"",
+        b'{"type":"text","text":"a\r\rdata: [DONE]\r\r"}',
+        b'{"type":"end","state":"running"}',
+        b'{"type":"tool_call"}',
+    ],
+)
+async def test_what_is_no_event_reaches_nobody_and_ends_its_turn(
+    stage: Stage, payload: bytes
+) -> None:
+    await stage.worker()
+    turn = await stage.ask(C, f"forge {payload.hex() or '20'}")
+
+    end = await stage.ended(turn)
+
+    assert end.error is not None
+    assert end.error.code is ErrorCode.AGENT_FAILED
+    assert await stage.log_text(turn) == "before "
+    assert all(payload not in frame.payload for frame in stage.frames[turn] if payload)
+    assert len(stage.agents[C]) == 1, "its container is given up, not asked again"
+    assert (await stage.ended(await stage.ask(C, "echo again"))).state is TurnState.DONE
+
+
+async def test_an_event_of_a_later_version_is_passed_on(stage: Stage) -> None:
+    """It was a traceback where it was the first of its turn."""
+    await stage.worker()
+    later = b'{"type":"later"}'
+    turn = await stage.ask(C, f"forge {later.hex()}")
+    assert (await stage.ended(turn)).state is TurnState.DONE
+    page = await stage.store.log.read(turn, after=0, limit=10)
+    assert [payload for _, payload in page.events][2] == later
+
+
+async def test_an_agent_that_breaks_its_link_again_and_again_is_given_up(stage: Stage) -> None:
+    """It greeted, said nonsense and was connected to again, as fast as both could."""
+    await stage.worker()
+    nonsense = b'{"type":"later"}\n{nonsense'
+    turn = await stage.ask(C, f"forge {nonsense.hex()} times {LOSSES_MAX + 1}")
+
+    end = await stage.ended(turn)
+
+    assert end.error is not None
+    assert end.error.code is ErrorCode.AGENT_FAILED
+    assert (await stage.ended(await stage.ask(C, "echo again"))).state is TurnState.DONE
