@@ -172,6 +172,7 @@ class TurnOpener:
                     tenant_turns_max=limits.tenant_turns_max,
                     tenant_queue_max=limits.tenant_queue_max,
                     tenant_budget_tokens=limits.tenant_budget_tokens,
+                    tenant_bytes_max=limits.tenant_bytes_max,
                 ),
                 retention_s=self._retention_s(new.request.lane),
             )

@@ -42,6 +42,9 @@ _WORDS: Mapping[ErrorCode, str] = {
     ErrorCode.BUDGET_EXCEEDED: "This turn has used all the tokens it may and was stopped.",
     ErrorCode.LOG_LOST: "Part of this answer was lost with Redis' data, so the turn was ended. "
     "Please send the message again.",
+    ErrorCode.TENANT_LIMIT: "The conversations and answers of this API key take all the room "
+    "they may, so this turn was ended. Please delete conversations, or wait until old ones are "
+    "forgotten.",
     ErrorCode.SHUTTING_DOWN: "The server is shutting down and stopped this turn. "
     "Please send it again.",
     ErrorCode.INTERNAL: "Something went wrong inside the server; the turn was ended.",

@@ -352,16 +352,16 @@ class SideRun:
         meter = await self._parts.gateway.close_turn(record.conversation, turn)
         self._n += 1
 
-        async def finish(n: int, is_whole: bool) -> None:
+        async def finish(n: int, broken: ErrorCode | None) -> None:
             nonlocal end
-            if not is_whole:
-                end = declared_end(ErrorCode.LOG_LOST).model_copy(update={"usage": end.usage})
+            if broken:
+                end = declared_end(broken).model_copy(update={"usage": end.usage})
             await until_store_answers(
                 lambda: turns.finish(lease, turn, n, end, idle_timeout_s=0.0, meter=meter),
                 self._parts.clock,
             )
 
-        await (writer.finish(finish, self._n) if writer else finish(self._n, True))
+        await (writer.finish(finish, self._n) if writer else finish(self._n, None))
         self._publish(record, encode_event(end))
         log.info(
             "side turn ended",

@@ -19,7 +19,7 @@ from infra.runtime.clock import Clock
 from infra.runtime.logs import fields
 from infra.store.leases import Lease
 from infra.store.turn_log import TurnLog
-from infra.wire.errors import StoreUnavailable, TurnLogTorn
+from infra.wire.errors import ErrorCode, StoreUnavailable, TenantHoldsTooMuch, TurnLogTorn
 from infra.wire.events import is_delta
 from infra.wire.ids import TurnId
 from worker.waiting import FIRST_PAUSE_S, LONGEST_PAUSE_S, signalled
@@ -46,27 +46,28 @@ class TurnLogWriter:
         clock: Clock,
         *,
         on_logged: Callable[[int], None],
-        on_torn: Callable[[], None] = lambda: None,
+        on_broken: Callable[[ErrorCode], None] = lambda _: None,
         every_s: float = 0.25,
         pending_max_bytes: int = PENDING_MAX_BYTES,
     ) -> None:
-        """`on_logged` is called with the newest logged number, after each append; `on_torn` once,
-        when it has come to be torn.
+        """`on_logged` is called with the newest logged number, after each append; `on_broken`
+        once, with the reason, when nothing more can be logged.
         """
         self._turn_log = turn_log
         self._lease = lease
         self._turn = turn
         self._clock = clock
         self._on_logged = on_logged
-        self._on_torn = on_torn
+        self._on_broken = on_broken
         self._every_s = every_s
         self._pending_max_bytes = pending_max_bytes
         self._pending: list[tuple[int, bytes]] = []
         self._pending_bytes = 0
         self._kept: deque[tuple[int, bytes]] = deque()
         self._kept_bytes = 0
-        self.is_torn = False
-        """The log has lost what cannot be put back; nothing is logged any more."""
+        self.broken: ErrorCode | None = None
+        """Why nothing is logged any more: the log has lost what cannot be put back, or its tenant
+        holds all it may."""
         self._arrived = asyncio.Event()
         self._urgent = asyncio.Event()
         self._empty = asyncio.Event()
@@ -79,7 +80,7 @@ class TurnLogWriter:
 
     def add(self, n: int, payload: bytes) -> None:
         """Take an event; returns at once."""
-        if self.is_torn:
+        if self.broken:
             return
         self._pending.append((n, payload))
         self._pending_bytes += len(payload)
@@ -101,22 +102,24 @@ class TurnLogWriter:
             self._urgent.set()
         await self._empty.wait()
 
-    async def finish(self, finish: Callable[[int, bool], Awaitable[_Answer]], n: int) -> _Answer:
+    async def finish(
+        self, finish: Callable[[int, ErrorCode | None], Awaitable[_Answer]], n: int
+    ) -> _Answer:
         """Have the end logged under number `n`, behind every event taken; `run` does the rest.
 
-        `finish` is called with the end's number and whether the log is whole, again where a
-        failover has taken events before it: they are logged again first. One that holds too little
-        for that ends where it was torn. Raises what `finish` raises, and `LeaseLost`.
+        `finish` is called with the end's number and why the log is not whole, if it is not; again
+        where a failover has taken events before it: they are logged again first. A broken one ends
+        where it broke. Raises what `finish` raises, and `LeaseLost`.
         """
         await self.flush()
         while True:
             try:
-                return await finish(n, not self.is_torn)
+                return await finish(n, self.broken)
             except TurnLogTorn as torn:
-                if not self.is_torn:
+                if not self.broken:
                     self._mend(torn.newest)
                     await self.flush()
-                if self.is_torn:
+                if self.broken:
                     n = torn.newest + 1
 
     async def append_rest(self) -> None:
@@ -148,6 +151,10 @@ class TurnLogWriter:
         except TurnLogTorn as torn:
             self._mend(torn.newest)
             return
+        except TenantHoldsTooMuch as full:
+            log.error("%s", full, extra=fields(turn=self._turn))
+            self._break(full.code)
+            return
         # Only now: a failed append must find its events again.
         del self._pending[: len(batch)]
         self._pending_bytes -= sum(len(payload) for _, payload in batch)
@@ -175,7 +182,10 @@ class TurnLogWriter:
             self._arrived.set()
             return
         log.error("the log has lost more than is held", extra=extra)
-        self.is_torn = True
+        self._break(ErrorCode.LOG_LOST)
+
+    def _break(self, code: ErrorCode) -> None:
+        self.broken = code
         self._pending.clear()
         self._pending_bytes = 0
-        self._on_torn()
+        self._on_broken(code)

@@ -100,7 +100,7 @@ class TurnRun:
             self.turn,
             parts.clock,
             on_logged=self._acknowledge,
-            on_torn=self._lose_log,
+            on_broken=self._break_log,
             every_s=parts.timings.log_every_s,
         )
 
@@ -277,9 +277,9 @@ class TurnRun:
         if not self._log.is_full:
             self.link.resume()
 
-    def _lose_log(self) -> None:
+    def _break_log(self, code: ErrorCode) -> None:
         """Who reads on from the log would miss something: better an end than a silent gap."""
-        self.declare(declared_end(ErrorCode.LOG_LOST), usable=False)
+        self.declare(declared_end(code), usable=False)
 
     # The end
 
@@ -359,10 +359,10 @@ class TurnRun:
         end = settled_end(ending.end, interrupted=interrupted, meter=meter, overrun=overrun)
         n = self.last_n + 1
 
-        async def finish(at: int, is_whole: bool) -> bool:
+        async def finish(at: int, broken: ErrorCode | None) -> bool:
             nonlocal end
-            if not is_whole:
-                end = declared_end(ErrorCode.LOG_LOST).model_copy(update={"usage": end.usage})
+            if broken:
+                end = declared_end(broken).model_copy(update={"usage": end.usage})
             return await until_store_answers(
                 lambda: parts.turns.finish(
                     self._held.lease,

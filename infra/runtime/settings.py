@@ -212,8 +212,15 @@ class Settings(BaseModel):
         description="Turns of one key that may wait, in whatever conversations; beyond it 429. "
         "0: any.",
     )
+    tenant_bytes_max: int = Field(
+        512 * 1024 * 1024,
+        ge=0,
+        description="Bytes one key may hold in Redis: open requests, logs of its turns, what is "
+        "kept of its conversations. Beyond it new turns are refused (429); those that run may take "
+        "a quarter more before they are ended. 0: any.",
+    )
     tenant_requests_per_min: int = Field(
-        0, ge=0, description="Requests one key may make in a minute; beyond it 429. 0: any."
+        600, ge=0, description="Requests one key may make in a minute; beyond it 429. 0: any."
     )
     tenant_streams_max: int = Field(
         0,

@@ -41,7 +41,7 @@ class ChainStore:
         await self._scripts.run(
             "put_chain",
             [self._key(tenant, chain)],
-            [conversation, round(retention_s * 1000)],
+            [conversation, round(retention_s * 1000), tenant],
         )
 
     def _key(self, tenant: TenantId, chain: str) -> str:

@@ -72,16 +72,18 @@ class Keys:
         return f"{self.prefix}:lease:{c}"
 
     def turn(self, turn: TurnId) -> str:
-        """Hash: conv, tenant, lane, replica, model, state, attempt, fence, seq, created, claimed,
-        started, ended (ms), reason, usage, metered (what the gateways told, by instance and model:
-        calls, input, output, cache creation, cache read), idem, on_disconnect, cancel, delivered,
-        key_sealed, key_expires, base (`infra.store.history`), sdk_session, remembered, given (the
-        worker that take handed it to), unowned (since when a begun one has no owner).
+        """Hash: conv, tenant, lane, replica, model, state, attempt, fence, seq, said (bytes of its
+        events), created, claimed, started, ended (ms), reason, usage, metered (what the gateways
+        told, by instance and model: calls, input, output, cache creation, cache read), idem,
+        on_disconnect, cancel, delivered, key_sealed, key_expires, base (`infra.store.history`),
+        sdk_session, remembered, given (the worker that take handed it to), unowned (since when a
+        begun one has no owner).
         Scripts write it; for an hour after the end."""
         return f"{self.prefix}:turn:{turn}"
 
     def turn_request(self, turn: TurnId) -> str:
-        """String: the `TurnRequest` as JSON. submit writes, the worker reads; as the turn."""
+        """String: the `TurnRequest` as JSON. submit writes, the worker reads; until the turn's
+        end."""
         return f"{self.prefix}:turn:{turn}:request"
 
     def turn_events(self, turn: TurnId) -> str:
@@ -168,6 +170,17 @@ class Keys:
         """Sorted set: those of them that nobody has claimed yet. submit, requeue; whatever ends or
         claims them."""
         return f"{self.prefix}:tenant:{tenant}:waiting"
+
+    def tenant_held(self, tenant: TenantId) -> str:
+        """Hash: the bytes the tenant holds here, by turn (request and log), by conversation (what
+        is kept of it, transcripts included) and by day (`chains 20260131`), and their sum as
+        `total`. Scripts; as the longest of it."""
+        return f"{self.prefix}:tenant:{tenant}:held"
+
+    def tenant_held_until(self, tenant: TenantId) -> str:
+        """Sorted set: the fields of that hash, by when what they stand for expires (ms). Scripts;
+        as the hash."""
+        return f"{self.prefix}:tenant:{tenant}:held:until"
 
     def tenant_usage(self, tenant: TenantId) -> str:
         """Hash: what all turns of the tenant used, as of a conversation. meter, finish; 400 d after

@@ -27,12 +27,14 @@ class SubmitLimits:
     """Those of them that wait."""
     tenant_budget_tokens: int = 0
     """What its turns may spend in a day (UTC)."""
+    tenant_bytes_max: int = 0
+    """What it may hold in Redis, the new request included."""
 
 
 def refusal(bound: str, *, turns: int, oldest_ms: int) -> RequestRefused:
     """What a caller is told when a bound is reached; `bound` is the submit script's word for it.
 
-    Of a budget, `oldest_ms` is what is left of the day.
+    Of a budget, `oldest_ms` is what is left of the day; of bytes, `turns` is how many.
     """
     if bound == "budget":
         return RequestRefused(
@@ -40,7 +42,9 @@ def refusal(bound: str, *, turns: int, oldest_ms: int) -> RequestRefused:
         )
     code, message = _WORDS[bound]
     return RequestRefused(
-        message.format(turns=turns), code=code, retry_after_s=retry_after_s(oldest_ms)
+        message.format(turns=turns, mb=turns // 1_000_000),
+        code=code,
+        retry_after_s=retry_after_s(oldest_ms),
     )
 
 
@@ -69,5 +73,11 @@ _WORDS = {
     "tenant_queue": (
         ErrorCode.TENANT_LIMIT,
         "{turns} requests of this API key are waiting already. Please wait for one to start.",
+    ),
+    "tenant_bytes": (
+        ErrorCode.TENANT_LIMIT,
+        "The conversations and requests of this API key take {mb} MB already, and this one is too "
+        "much. Please delete conversations, or try again when answers and old conversations are "
+        "forgotten.",
     ),
 }

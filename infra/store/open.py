@@ -30,6 +30,10 @@ from infra.store.waiting_room import WaitingRoom
 from infra.store.workers import WorkerRegistry
 from infra.wire.ids import ReplicaId, TurnId, WorkerId
 
+RUNNING_SHARE = 1.25
+"""A tenant that holds all it may gets no new turns; those that run may write this much of it, so
+that a tenant near its bound is refused turns, and does not lose them in their middle."""
+
 
 @dataclass(frozen=True)
 class Store:
@@ -109,6 +113,7 @@ def open_store(settings: Settings, *, name: str, timeout_s: float | None = None)
         Keys(settings.redis_prefix),
         ended_ttl_s=settings.turn_ttl_s,
         transcript_max_bytes=settings.transcript_max_bytes,
+        tenant_bytes_max=settings.tenant_bytes_max,
         contents=_contents(settings),
     )
     return replace(store, may_evict=settings.redis_allow_eviction)
@@ -135,16 +140,24 @@ def store_on(
     *,
     ended_ttl_s: float = ENDED_TTL_S,
     transcript_max_bytes: int = MAX_BYTES,
+    tenant_bytes_max: int = 0,
     contents: Contents | None = None,
 ) -> Store:
     """The store on a client somebody else made."""
+    running_max = round(tenant_bytes_max * RUNNING_SHARE)
     return Store(
         redis=redis,
         keys=keys,
         turns=TurnStore(redis, keys, ended_ttl_s=ended_ttl_s, contents=contents),
-        log=TurnLog(redis, keys, contents=contents),
+        log=TurnLog(redis, keys, tenant_bytes_max=running_max, contents=contents),
         conversations=ConversationStore(redis, keys, ended_ttl_s=ended_ttl_s),
-        transcripts=TranscriptStore(redis, keys, max_bytes=transcript_max_bytes, contents=contents),
+        transcripts=TranscriptStore(
+            redis,
+            keys,
+            max_bytes=transcript_max_bytes,
+            tenant_bytes_max=running_max,
+            contents=contents,
+        ),
         chains=ChainStore(redis, keys, contents=contents),
         leases=LeaseStore(redis, keys),
         workers=WorkerRegistry(redis, keys),

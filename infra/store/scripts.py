@@ -82,6 +82,8 @@ def _key_table(keys: Keys) -> str:
         "transcript": keys.transcript(ConversationKey(_ID), _ID),
         "transcript_seen": keys.transcript_seen(ConversationKey(_ID), _ID),
         "conversation_usage": keys.conversation_usage(ConversationKey(_ID)),
+        "tenant_held": keys.tenant_held(TenantId(_ID)),
+        "tenant_held_until": keys.tenant_held_until(TenantId(_ID)),
         "tenant_usage": keys.tenant_usage(TenantId(_ID)),
         "tenant_usage_of": keys.tenant_usage_of(TenantId(_ID), _ID),
         "lease": keys.lease(ConversationKey(_ID)),

@@ -70,14 +70,18 @@ class TranscriptStore:
         keys: Keys,
         *,
         max_bytes: int = MAX_BYTES,
+        tenant_bytes_max: int = 0,
         contents: Contents | None = None,
     ) -> None:
-        """`max_bytes` bounds one session; one that grows beyond it is not kept at all."""
+        """`max_bytes` bounds one session, and `tenant_bytes_max` (0: nothing) what its tenant holds
+        in all; one that grows beyond either is not kept at all.
+        """
         self._redis = redis
         self._contents = contents or PlainContents()
         self._keys = keys
         self._scripts = Scripts(redis, keys)
         self._max_bytes = max_bytes
+        self._tenant_bytes_max = tenant_bytes_max
 
     async def append(self, lease: Lease, sdk_session: str, part: RawPart) -> bool:
         """Keep new entries; those whose `uuid` is there are skipped.
@@ -113,6 +117,7 @@ class TranscriptStore:
                 sdk_session,
                 subpath,
                 max_bytes,
+                self._tenant_bytes_max,
                 *(
                     field
                     for entry in part.entries

@@ -16,7 +16,7 @@ from infra.store.keys import Keys
 from infra.store.leases import Lease
 from infra.store.replies import text
 from infra.store.scripts import Scripts
-from infra.wire.errors import LeaseLost, TurnLogTorn
+from infra.wire.errors import LeaseLost, TenantHoldsTooMuch, TurnLogTorn
 from infra.wire.events import is_end
 from infra.wire.ids import TurnId
 from infra.wire.states import TurnState
@@ -45,9 +45,14 @@ class TurnLog:
         keys: Keys,
         *,
         events_max: int = EVENTS_MAX,
+        tenant_bytes_max: int = 0,
         contents: Contents | None = None,
     ) -> None:
+        """`tenant_bytes_max` (0: any number) bounds what the turn's tenant holds in Redis, this log
+        included.
+        """
         self._redis = redis
+        self._tenant_bytes_max = tenant_bytes_max
         self._contents = contents or PlainContents()
         self.events_max = events_max
         self._keys = keys
@@ -58,7 +63,8 @@ class TurnLog:
 
         The first event makes a claimed turn run. A turn that has ended takes nothing more; that is
         no error. Raises `LeaseLost` when the fence is stale, and `TurnLogTorn` when events before
-        these are not there any more; nothing is written then.
+        these are not there any more, `TenantHoldsTooMuch` when its tenant may hold no more of it;
+        nothing is written then.
         """
         answer = await self._scripts.run(
             "append",
@@ -72,6 +78,7 @@ class TurnLog:
                 str(lease.fence),
                 turn,
                 self.events_max,
+                self._tenant_bytes_max,
                 *(part for n, payload in events for part in (n, self._sealed(turn, n, payload))),
             ],
         )
@@ -79,6 +86,8 @@ class TurnLog:
             raise LeaseLost(lease.conversation, lease.fence)
         if answer[0] == b"torn":
             raise TurnLogTorn(turn, int(answer[1]))
+        if answer[0] == b"full":
+            raise TenantHoldsTooMuch(turn, int(answer[1]))
         return int(answer[1])
 
     async def read(self, turn: TurnId, *, after: int, limit: int = 1000) -> LogPage:

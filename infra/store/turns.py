@@ -119,6 +119,7 @@ class TurnStore:
                 limits.tenant_queue_max,
                 limits.tenant_budget_tokens,
                 request.profile or "",
+                limits.tenant_bytes_max,
             ],
         )
         if answer[0] not in (b"created", b"repeated"):

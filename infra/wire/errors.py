@@ -8,6 +8,7 @@
     ├── ConversationNotFound       no such conversation for this tenant
     ├── LeaseLost                  a newer owner exists: stop writing at once
     ├── TurnLogTorn                events that were logged are not in the log any more
+    ├── TenantHoldsTooMuch         a running turn's tenant may hold no more bytes in Redis
     ├── LeaseHeld                  somebody else owns the conversation now
     ├── StoreUnavailable           Redis did not answer, or refused the write
     │   └── StoreUnfit             it must not be used as it is; the message says what to change
@@ -155,6 +156,20 @@ class TurnLogTorn(AgClusterError):
 
     def __init__(self, turn: str, newest: int) -> None:
         super().__init__(f"the log of {turn} ends at {newest}")
+        self.turn = turn
+        self.newest = newest
+
+
+class TenantHoldsTooMuch(AgClusterError):
+    """Nothing more is logged of the turn, for its tenant holds all the bytes in Redis it may.
+
+    `newest` is the last number that is there.
+    """
+
+    code = ErrorCode.TENANT_LIMIT
+
+    def __init__(self, turn: str, newest: int) -> None:
+        super().__init__(f"the tenant of {turn} holds too much; its log ends at {newest}")
         self.turn = turn
         self.newest = newest
 

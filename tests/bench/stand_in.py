@@ -47,6 +47,8 @@ def stand_in(folder: Path, model_url: str) -> Iterator[StandIn]:
         # One key asks for everything.
         "AGCLUSTER_TENANT_TURNS_MAX": "0",
         "AGCLUSTER_TENANT_QUEUE_MAX": "0",
+        "AGCLUSTER_TENANT_REQUESTS_PER_MIN": "0",
+        "AGCLUSTER_TENANT_BYTES_MAX": "0",
         "AGCLUSTER_RETIRE_ON_EXIT": "true",
         "AGCLUSTER_DRAIN_TIMEOUT_S": "2",
         "AGCLUSTER_LOG_LEVEL": "WARNING",

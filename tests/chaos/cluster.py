@@ -302,6 +302,8 @@ def _settings(shape: Shape, name: str, redis_url: str) -> Settings:
         "ping_interval_s": 1.0,
         "commit_after_s": 1.0,
         "drain_timeout_s": 4.0,
+        # One key asks for everything.
+        "tenant_requests_per_min": 0,
         "disconnect_grace_s": 3.0,
         "container_start_timeout_s": 30.0,
     }

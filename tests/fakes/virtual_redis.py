@@ -218,6 +218,9 @@ class VirtualRedis:
     def _do_get(self, key: bytes) -> Any:
         return self._find(_text(key))
 
+    def _do_strlen(self, key: bytes) -> int:
+        return len(self._find(_text(key)) or b"")
+
     def _do_set(self, key: bytes, value: bytes, *options: bytes) -> bytes:
         kept = self._kept[_text(key)] = _Kept(value)
         if options:
@@ -251,6 +254,9 @@ class VirtualRedis:
 
     def _do_hkeys(self, key: bytes) -> Any:
         return list(self._find(_text(key)) or {})
+
+    def _do_hlen(self, key: bytes) -> int:
+        return len(self._find(_text(key)) or ())
 
     def _do_hexists(self, key: bytes, field: bytes) -> int:
         return int(field in (self._find(_text(key)) or {}))

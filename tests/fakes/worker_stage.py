@@ -141,7 +141,10 @@ class Stage:
             }
         )
         self.store: Store = store_on(
-            redis, self.keys, transcript_max_bytes=self.settings.transcript_max_bytes
+            redis,
+            self.keys,
+            transcript_max_bytes=self.settings.transcript_max_bytes,
+            tenant_bytes_max=self.settings.tenant_bytes_max,
         )
         self.gateway = MemoryGateway()
         self.real_gateway: Gateway | None = None

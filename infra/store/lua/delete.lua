@@ -23,6 +23,7 @@ for _, id in ipairs(redis.call('LRANGE', key('conversation_turns', ARGV[1]), 0, 
     local idempotency = idempotency_of(turn)
     if idempotency then redis.call('UNLINK', idempotency) end
     redis.call('UNLINK', turn.key, key('turn_request', id), key('turn_events', id))
+    hold_no_more(turn.tenant, id)
   end
 end
 cancel_waiting(ARGV[1], ARGV[4], ARGV[5], ARGV[6], ARGV[7])
@@ -34,7 +35,10 @@ local owner = living_owner(ARGV[1])
 for _, name in ipairs(belongings(ARGV[1])) do redis.call('UNLINK', name) end
 redis.call('DEL', KEYS[1], KEYS[2], KEYS[4])
 redis.call('ZREM', KEYS[3], ARGV[1])
-if held[2] then redis.call('ZREM', key('tenant_conversations', held[2]), ARGV[1]) end
+if held[2] then
+  redis.call('ZREM', key('tenant_conversations', held[2]), ARGV[1])
+  hold_no_more(held[2], ARGV[1])
+end
 if held[4] then
   local wipes = key('host_wipes', held[4])
   redis.call('SADD', wipes, ARGV[1])

@@ -31,6 +31,11 @@ if through and not (TURN_NEXT[turn.state].running and TURN_NEXT.running[new]) th
   return {'illegal', turn.state}
 end
 
+local function accept(entry)
+  redis.call('RPUSH', key('accepted', ARGV[1]), cjson.encode(entry))
+  hold(turn.tenant, ARGV[1], ACCEPTED_BYTES)
+end
+
 local function remember()
   local held = redis.call('HMGET', turn.key, 'base', 'sdk_session', 'remembered')
   if not held[1] or ARGV[13] == 'nothing' then return end
@@ -41,15 +46,15 @@ local function remember()
     redis.call('DEL', list)
   end
   if not session or not (ARGV[13] == 'told' or held[3] == session) then
-    redis.call('RPUSH', list, cjson.encode({digest = '', turn = turn.id}))
+    accept({digest = '', turn = turn.id})
     return
   end
   for _, digest in ipairs(base.before) do
-    redis.call('RPUSH', list, cjson.encode({digest = digest, turn = turn.id}))
+    accept({digest = digest, turn = turn.id})
   end
   local entry = {digest = base.digest, turn = turn.id}
   if ARGV[14] ~= '' then entry.checkpoint = ARGV[14] end
-  redis.call('RPUSH', list, cjson.encode(entry))
+  accept(entry)
   replace_session(ARGV[1], session)
 end
 
@@ -70,7 +75,7 @@ redis.call('HSET', KEYS[1], 'last_active', int(now_ms()), 'idle_timeout', ARGV[1
 remember()
 local held = redis.call('HMGET', KEYS[1], 'state', 'retention', 'lane')
 if held[2] then
-  keep_for(ARGV[1], held[2])
+  keep_for(ARGV[1], turn.tenant, held[2])
   list_conversation(ARGV[1], turn.tenant, held[3], now_ms(), held[2])
 end
 if held[1] == 'busy' then step_conversation(KEYS[1], 'busy', 'warm') end

@@ -48,6 +48,70 @@ local function is_ended(state)
   return next(TURN_NEXT[state]) == nil
 end
 
+-- What a tenant holds: bytes by record (a turn, a conversation, a day's chains) until each expires.
+-- The figures are what such a record takes at the most, measured; contents are added as they come.
+
+local TURN_BYTES = 6000
+local CONVERSATION_BYTES = 1500
+local ACCEPTED_BYTES = 300
+local CHAIN_BYTES = 350
+local ENTRY_BYTES = 100
+local EVENT_BYTES = 16
+local HELD_SWEPT_MAX = 500
+
+-- Adds to a record; until_ms says (again) when it expires. One that is unknown, or forgotten
+-- meanwhile, is only begun with until_ms, and never falls below nothing.
+local function hold(tenant, record, bytes, until_ms)
+  local held = key('tenant_held', tenant)
+  local had = redis.call('HGET', held, record)
+  if not had and not until_ms then return end
+  bytes = math.max(bytes, -(tonumber(had) or 0))
+  if bytes ~= 0 then
+    redis.call('HINCRBY', held, record, int(bytes))
+    redis.call('HINCRBY', held, 'total', int(bytes))
+  elseif not had then
+    redis.call('HSET', held, record, '0')
+  end
+  if not until_ms then return end
+  redis.call('ZADD', key('tenant_held_until', tenant), int(until_ms), record)
+  local life = int(math.max(redis.call('PTTL', held), until_ms - now_ms()))
+  redis.call('PEXPIRE', held, life)
+  redis.call('PEXPIRE', key('tenant_held_until', tenant), life)
+end
+
+local function hold_no_more(tenant, record)
+  local held = key('tenant_held', tenant)
+  local bytes = tonumber(redis.call('HGET', held, record))
+  if not bytes then return end
+  redis.call('ZREM', key('tenant_held_until', tenant), record)
+  redis.call('HDEL', held, record)
+  if bytes ~= 0 then redis.call('HINCRBY', held, 'total', int(-bytes)) end
+  if redis.call('HLEN', held) == 1 then redis.call('DEL', held) end
+end
+
+-- The records that have expired, some hundreds at once.
+local function expired_holds(tenant, now)
+  return redis.call('ZRANGEBYSCORE', key('tenant_held_until', tenant), '-inf', int(now),
+    'LIMIT', 0, HELD_SWEPT_MAX)
+end
+
+local function sweep_holds(tenant, now)
+  for _, record in ipairs(expired_holds(tenant, now)) do hold_no_more(tenant, record) end
+end
+
+-- The bytes that a tenant holds. Only reads.
+local function held_by(tenant, now)
+  local held = key('tenant_held', tenant)
+  local total = tonumber(redis.call('HGET', held, 'total')) or 0
+  local expired = expired_holds(tenant, now)
+  if #expired > 0 then
+    for _, bytes in ipairs(redis.call('HMGET', held, unpack(expired))) do
+      total = total - (tonumber(bytes) or 0)
+    end
+  end
+  return total
+end
+
 -- The turn's hash as a table; nil when Redis does not know the turn (any more).
 local function read_turn(id)
   local held = redis.call('HMGET', key('turn', id),
@@ -100,7 +164,7 @@ local function idempotency_of(turn)
   return redis.call('GET', name) == turn.id and name or nil
 end
 
--- Ends a turn: its last event, its state, no sealed key, a short remaining life.
+-- Ends a turn: its last event, its state, no sealed key, no request, a short remaining life.
 -- Returns the number of the end event.
 local function end_turn(turn, new, n, payload, reason, events_max, ended_ttl_ms)
   redis.call('HDEL', turn.key, 'key_sealed')
@@ -108,7 +172,10 @@ local function end_turn(turn, new, n, payload, reason, events_max, ended_ttl_ms)
   step_turn(turn, new)
   redis.call('HSET', turn.key, 'seq', int(n), 'ended', int(now_ms()))
   if reason ~= '' then redis.call('HSET', turn.key, 'reason', reason) end
-  for _, kind in ipairs({'turn', 'turn_request', 'turn_events'}) do
+  local request = key('turn_request', turn.id)
+  hold(turn.tenant, turn.id, #payload - redis.call('STRLEN', request), now_ms() + ended_ttl_ms)
+  redis.call('UNLINK', request)
+  for _, kind in ipairs({'turn', 'turn_events'}) do
     redis.call('PEXPIRE', key(kind, turn.id), ended_ttl_ms)
   end
   local idempotency = idempotency_of(turn)
@@ -225,7 +292,9 @@ local function belongings(conversation)
   return names
 end
 
-local function keep_for(conversation, retention_ms)
+local function keep_for(conversation, tenant, retention_ms)
+  local is_new = redis.call('HEXISTS', key('tenant_held', tenant), conversation) == 0
+  hold(tenant, conversation, is_new and CONVERSATION_BYTES or 0, now_ms() + retention_ms)
   redis.call('PEXPIRE', key('conversation', conversation), retention_ms)
   for _, name in ipairs(belongings(conversation)) do redis.call('PEXPIRE', name, retention_ms) end
 end
@@ -240,6 +309,12 @@ local function list_conversation(conversation, tenant, lane, now, retention_ms)
 end
 
 local function drop_transcript(conversation, session)
+  local tenant = redis.call('HGET', key('conversation', conversation), 'tenant')
+  if tenant then
+    local size = tonumber(redis.call('HGET', key('transcripts', conversation), session)) or 0
+    local entries = redis.call('LLEN', key('transcript', conversation, session))
+    hold(tenant, conversation, -(size + entries * ENTRY_BYTES))
+  end
   redis.call('UNLINK', key('transcript', conversation, session),
     key('transcript_seen', conversation, session))
   redis.call('HDEL', key('transcripts', conversation), session)

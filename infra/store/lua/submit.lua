@@ -12,9 +12,11 @@
 --       24 most of them that may wait (each 0: any number)
 --       25 tokens a tenant may spend in a day (0: any number)
 --       26 egress profile, or '' for the one the conversation has
+--       27 bytes a tenant may hold here, this request included (0: any number)
 -- Returns {'created' | 'repeated', turn, living owner or '', turns ahead, owners told} or
 --       {'conversation' | 'cluster' | 'tenant' | 'tenant_queue', turns there are, age of the oldest (ms)}:
---       the bound that is reached; or {'budget', tokens spent today, ms until the next day}.
+--       the bound that is reached; or {'budget', tokens spent today, ms until the next day}, or
+--       {'tenant_bytes', bytes it holds, '0'}.
 --
 -- Called again after a lost answer it finds its own turn and says 'created' again. A repeat of a
 -- turn that ended before anybody claimed it is a new turn: nothing of it can have happened.
@@ -65,6 +67,15 @@ if budget > 0 then
   if spent >= budget then return {'budget', int(spent), int(ms_to_midnight(now))} end
 end
 
+local bytes_max, size = tonumber(ARGV[27]), #ARGV[5] + TURN_BYTES
+if bytes_max > 0 then
+  local held = held_by(tenant, now)
+  if held + size > bytes_max then
+    sweep_holds(tenant, now)
+    return {'tenant_bytes', int(held), '0'}
+  end
+end
+
 -- The first write may grow: a full Redis refuses the script here, before anything has changed.
 redis.call('SET', KEYS[4], ARGV[5], 'PX', ARGV[15])
 redis.call('HSET', KEYS[3],
@@ -85,7 +96,9 @@ if ARGV[26] ~= '' then redis.call('HSET', KEYS[1], 'profile', ARGV[26]) end
 redis.call('HDEL', KEYS[1], 'idle_at')
 redis.call('RPUSH', key('conversation_turns', conversation), turn)
 redis.call('LTRIM', key('conversation_turns', conversation), -tonumber(ARGV[20]), -1)
-keep_for(conversation, ARGV[14])
+keep_for(conversation, tenant, ARGV[14])
+sweep_holds(tenant, now)
+hold(tenant, turn, size, now + ARGV[15])
 list_conversation(conversation, tenant, ARGV[18], now, ARGV[14])
 
 redis.call('RPUSH', KEYS[2], turn)

@@ -51,8 +51,8 @@ def text_events(first: int, count: int) -> list[tuple[int, bytes]]:
 class Scene:
     """A store with the sentences of the tests."""
 
-    def __init__(self, redis: Redis, keys: Keys) -> None:
-        self.store: Store = store_on(redis, keys)
+    def __init__(self, redis: Redis, keys: Keys, *, tenant_bytes_max: int = 0) -> None:
+        self.store: Store = store_on(redis, keys, tenant_bytes_max=tenant_bytes_max)
         self.redis = redis
         self.keys = keys
 

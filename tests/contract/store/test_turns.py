@@ -433,10 +433,10 @@ async def test_a_finished_turn_is_closed_in_every_place(scene: Scene) -> None:
     assert conversation.idle_at_ms is not None
     for key in (
         scene.keys.turn(turn),
-        scene.keys.turn_request(turn),
         scene.keys.turn_events(turn),
     ):
         assert 3_590_000 < await scene.redis.pttl(key) <= 3_600_000
+    assert not await scene.redis.exists(scene.keys.turn_request(turn)), "nobody reads it any more"
 
 
 async def test_finishing_twice_is_harmless(scene: Scene) -> None:

@@ -311,18 +311,19 @@ async def test_full_queue_of_a_conversation_is_429() -> None:
 
 
 @pytest.mark.parametrize(
-    ("setting", "status", "code"),
+    ("setting", "bound", "status", "code"),
     [
-        ("queue_max", 503, "cluster_full"),
-        ("tenant_turns_max", 429, "tenant_limit_exceeded"),
-        ("tenant_queue_max", 429, "tenant_limit_exceeded"),
+        ("queue_max", 1, 503, "cluster_full"),
+        ("tenant_bytes_max", 9000, 429, "tenant_limit_exceeded"),
+        ("tenant_turns_max", 1, 429, "tenant_limit_exceeded"),
+        ("tenant_queue_max", 1, 429, "tenant_limit_exceeded"),
     ],
 )
 async def test_a_bound_that_is_reached_is_an_honest_refusal(
-    setting: str, status: int, code: str
+    setting: str, bound: int, status: int, code: str
 ) -> None:
     async with (
-        running_api(has_worker=False, settings={setting: 1}) as api,
+        running_api(has_worker=False, settings={setting: bound}) as api,
         asyncio.timeout(20),
         asyncio.TaskGroup() as group,
     ):

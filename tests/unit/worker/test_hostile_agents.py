@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from redis.asyncio import Redis
 
 from infra.wire.errors import ErrorCode
 from infra.wire.states import TurnState
@@ -10,11 +11,10 @@ from tests.fakes.worker_stage import Stage, conversation
 from worker.kept_link import LOSSES_MAX
 from worker.turns import SAID_MAX_BYTES
 
-pytestmark = pytest.mark.slow
-
 C, NEIGHBOUR = conversation("one"), conversation("two")
 
 
+@pytest.mark.slow
 async def test_who_says_more_than_a_turn_may_does_not_fill_redis_for_everybody(
     stage: Stage,
 ) -> None:
@@ -78,3 +78,18 @@ async def test_an_agent_that_breaks_its_link_again_and_again_is_given_up(stage: 
     assert end.error is not None
     assert end.error.code is ErrorCode.AGENT_FAILED
     assert (await stage.ended(await stage.ask(C, "echo again"))).state is TurnState.DONE
+
+
+async def test_a_tenant_that_holds_all_it_may_loses_the_turn_that_goes_on_writing(
+    redis: Redis,
+) -> None:
+    """And no other: the bound is the tenant's, and the end says so."""
+    async with Stage(redis, tenant_bytes_max=200_000) as stage:
+        await stage.worker()
+        turn = await stage.ask(C, "stream 100 deltas of 10000 chars")
+
+        end = await stage.ended(turn)
+
+        assert end.error is not None
+        assert end.error.code is ErrorCode.TENANT_LIMIT
+        assert len(await stage.log_text(turn)) < 250_000

@@ -8,7 +8,13 @@ from collections.abc import AsyncIterator, Sequence
 import pytest
 
 from infra.store.leases import Lease
-from infra.wire.errors import LeaseLost, StoreUnavailable, TurnLogTorn
+from infra.wire.errors import (
+    ErrorCode,
+    LeaseLost,
+    StoreUnavailable,
+    TenantHoldsTooMuch,
+    TurnLogTorn,
+)
 from infra.wire.events import Notice, TextDelta, encode_event
 from infra.wire.ids import ConversationKey, Fence, TurnId, WorkerId
 from tests.fakes.manual_clock import ManualClock, settle
@@ -27,6 +33,7 @@ class LogOfPaper:
         self.batches: list[list[int]] = []
         self.is_away = False
         self.is_lost = False
+        self.is_full = False
         self.newest = 0
 
     def lose_after(self, n: int) -> None:
@@ -41,15 +48,17 @@ class LogOfPaper:
             raise StoreUnavailable("away")
         if events[0][0] > self.newest + 1:
             raise TurnLogTorn(turn, self.newest)
+        if self.is_full:
+            raise TenantHoldsTooMuch(turn, self.newest)
         self.batches.append([n for n, _ in events])
         self.newest = events[-1][0]
         return self.newest
 
-    async def finish(self, n: int, is_whole: bool) -> str:
+    async def finish(self, n: int, broken: ErrorCode | None) -> str:
         if n > self.newest + 1:
             raise TurnLogTorn(TURN, self.newest)
         self.newest = n
-        return "whole" if is_whole else "torn"
+        return broken.value if broken else "whole"
 
 
 class Scene:
@@ -64,9 +73,12 @@ class Scene:
             TURN,
             self.clock,
             on_logged=self.acknowledged.append,
-            on_torn=self.torn.set,
+            on_broken=self._break,
             pending_max_bytes=1000,
         )
+
+    def _break(self, _: ErrorCode) -> None:
+        self.torn.set()
 
     def add(self, first: int, last: int, payload: bytes = DELTA) -> None:
         for n in range(first, last + 1):
@@ -221,7 +233,7 @@ async def test_an_end_of_a_log_that_cannot_be_put_back_stands_where_it_was_torn(
     scene.log.lose_after(5)
     scene.log.batches.clear()
 
-    assert await scene.writer.finish(scene.log.finish, KEPT_MAX_EVENTS + 10) == "torn"
+    assert await scene.writer.finish(scene.log.finish, KEPT_MAX_EVENTS + 10) == "turn_log_lost"
 
     assert scene.torn.is_set()
     assert scene.log.batches == []

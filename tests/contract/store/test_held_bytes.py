@@ -1,0 +1,214 @@
+"""What a tenant holds in Redis is counted as it comes and goes, and bounded.
+
+One key once filled Redis for everybody: the request of an ended turn stayed for an hour, so that
+sixty streams with prompts of 30 MB whose clients hung up ended the service, and an honest chat that
+resends its history grew with the square of its length.
+"""
+
+from __future__ import annotations
+
+import pytest
+from redis.asyncio import Redis
+
+from infra.store.history import TurnBase
+from infra.store.keys import Keys
+from infra.store.leases import Lease
+from infra.store.limits import SubmitLimits
+from infra.store.turns import NewTurn
+from infra.wire.errors import ErrorCode, RequestRefused, TenantHoldsTooMuch
+from infra.wire.ids import ConversationKey, TurnId
+from infra.wire.link import BaseKind
+from infra.wire.turns import HistoryMessage, TextBlock
+from tests.contract.store.scene import (
+    CANCELLED,
+    DONE,
+    OTHER_C,
+    OTHER_TENANT,
+    TENANT,
+    C,
+    Scene,
+    text_events,
+)
+from tests.fakes.raw_parts import raw_part
+
+BASE = TurnBase(kind=BaseKind.CONTINUE, digest="0" * 16)
+TURN_BYTES = 6000
+"""Of a turn with nothing in it, as the scripts count it."""
+
+
+async def held(scene: Scene) -> int:
+    return int(await scene.redis.hget(scene.keys.tenant_held(TENANT), "total") or 0)  # type: ignore[misc]
+
+
+def saying(scene: Scene, text: str, c: ConversationKey = C) -> NewTurn:
+    new = scene.new_turn(c)
+    request = new.request.model_copy(update={"prompt": (TextBlock(text=text),)})
+    return NewTurn(request, new.replica, new.sealed_key, new.key_expires_ms)
+
+
+async def run(scene: Scene, new: NewTurn) -> tuple[Lease, TurnId]:
+    """Submitted, claimed and started."""
+    turn = (await scene.offer(new)).turn
+    lease = await scene.acquire(c=new.request.conversation)
+    await scene.claim(lease)
+    await scene.store.turns.start(lease, turn, base=BASE)
+    return lease, turn
+
+
+async def test_a_request_is_kept_until_its_turn_ends(scene: Scene) -> None:
+    _, turn = await run(scene, saying(scene, "x" * 100_000))
+    assert await held(scene) > 100_000 + TURN_BYTES
+
+    await scene.store.turns.finish(await scene.acquire(), turn, 1, DONE, idle_timeout_s=60)
+
+    assert not await scene.redis.exists(scene.keys.turn_request(turn))
+    assert TURN_BYTES < await held(scene) < 2 * TURN_BYTES
+
+
+@pytest.mark.parametrize("way", ["cancel", "expire", "stop", "forced delete"])
+async def test_whatever_ends_a_turn_its_request_goes(scene: Scene, way: str) -> None:
+    turn = (await scene.offer(saying(scene, "x" * 100_000))).turn
+    store = scene.store
+    match way:
+        case "cancel":
+            await store.turns.cancel(turn, tenant=TENANT, reason="the client hung up")
+        case "expire":
+            assert await store.turns.expire(turn, reason="Too late.")
+        case "stop":
+            await store.conversations.stop(C, tenant=TENANT, reason="stop")
+        case _:
+            await store.conversations.delete(C, tenant=TENANT, reason="gone", is_forced=True)
+    assert not await scene.redis.exists(scene.keys.turn_request(turn))
+    assert await held(scene) < 2 * TURN_BYTES
+
+
+async def test_what_is_logged_and_remembered_counts_and_a_delete_gives_it_back(
+    scene: Scene,
+) -> None:
+    lease, turn = await run(scene, saying(scene, "Hello"))
+    before = await held(scene)
+    await scene.store.log.append(lease, turn, text_events(1, 100))
+    logged = await held(scene) - before
+    size = sum(len(payload) for _, payload in text_events(1, 100))
+    assert size < logged < 2 * size
+    await scene.store.log.append(lease, turn, text_events(1, 100))
+    assert await held(scene) == before + logged, "what is there already is not counted again"
+
+    entries = tuple({"uuid": f"u-{i}", "text": "x" * 1000} for i in range(10))
+    for _ in range(2):
+        await scene.store.transcripts.append(lease, "s-1", raw_part(entries=entries))
+    kept = await held(scene) - before - logged
+    assert 10_000 < kept < 14_000
+
+    await scene.store.turns.finish(lease, turn, 101, DONE, idle_timeout_s=60)
+    await scene.store.conversations.delete(C, tenant=TENANT, reason="gone")
+    assert not await scene.redis.exists(scene.keys.tenant_held(TENANT))
+    assert not await scene.redis.exists(scene.keys.tenant_held_until(TENANT))
+
+
+async def test_a_session_that_takes_anothers_place_gives_its_bytes_back(scene: Scene) -> None:
+    lease, _ = await run(scene, saying(scene, "Hello"))
+    before = await held(scene)
+    for session in ("s-1", "s-2", "s-3"):
+        part = raw_part(entries=({"uuid": f"u-{session}", "text": "x" * 10_000},))
+        await scene.store.transcripts.append(lease, session, part)
+    assert 10_000 < await held(scene) - before < 11_000
+
+
+async def test_what_expires_counts_no_more(scene: Scene) -> None:
+    turn = (await scene.offer(saying(scene, "x" * 100_000))).turn
+    limits = SubmitLimits(turns_waiting_max=8, tenant_bytes_max=120_000)
+    with pytest.raises(RequestRefused):
+        await scene.offer(saying(scene, "x" * 20_000), limits=limits)
+
+    await scene.redis.delete(scene.keys.turn(turn), scene.keys.turn_request(turn))
+    await scene.redis.zadd(scene.keys.tenant_held_until(TENANT), {turn: 1})
+
+    await scene.offer(saying(scene, "x" * 20_000), limits=limits)
+    assert await held(scene) < 40_000
+
+
+async def test_a_tenant_at_its_bound_is_refused_and_nobody_else(scene: Scene) -> None:
+    limits = SubmitLimits(turns_waiting_max=8, tenant_bytes_max=150_000)
+    await scene.offer(saying(scene, "x" * 100_000), limits=limits)
+
+    with pytest.raises(RequestRefused, match="0 MB already") as refused:
+        await scene.offer(saying(scene, "x" * 100_000, OTHER_C), limits=limits)
+
+    assert refused.value.code is ErrorCode.TENANT_LIMIT
+    assert refused.value.retry_after_s
+    assert await scene.store.conversations.get(OTHER_C) is None
+    await scene.offer(saying(scene, "Hi", OTHER_C), limits=limits)
+    others = scene.new_turn(ConversationKey("e" * 24), tenant=OTHER_TENANT)
+    await scene.offer(others, limits=limits)
+
+
+async def test_a_repeat_is_not_refused_at_the_bound(scene: Scene) -> None:
+    limits = SubmitLimits(turns_waiting_max=8, tenant_bytes_max=TURN_BYTES + 1000)
+    first = await scene.offer(scene.new_turn(idempotency="k"), limits=limits)
+    again = await scene.offer(scene.new_turn(idempotency="k"), limits=limits)
+    assert (again.created, again.turn) == (False, first.turn)
+
+
+async def test_a_running_turn_is_told_when_its_tenant_may_log_no_more(
+    fake: Redis, keys: Keys
+) -> None:
+    scene = Scene(fake, keys, tenant_bytes_max=20_000)
+    lease, turn = await run(scene, saying(scene, "Hello"))
+    last = await scene.store.log.append(lease, turn, text_events(1, 200))
+    with pytest.raises(TenantHoldsTooMuch) as full:
+        await scene.store.log.append(lease, turn, text_events(last + 1, 300))
+    assert full.value.newest == last
+    last = await scene.store.log.append(lease, turn, text_events(last + 1, 50))
+    # A quarter above the bound of new turns.
+    assert 17_500 < await held(scene) < 25_000
+    end = CANCELLED
+    await scene.store.turns.finish(lease, turn, last + 1, end, idle_timeout_s=60)
+
+
+async def test_a_transcript_that_its_tenant_has_no_room_for_is_not_kept(
+    fake: Redis, keys: Keys
+) -> None:
+    scene = Scene(fake, keys, tenant_bytes_max=50_000)
+    lease, _ = await run(scene, saying(scene, "Hello"))
+    before = await held(scene)
+    kept = [
+        await scene.store.transcripts.append(
+            lease, "s-1", raw_part(entries=({"uuid": f"u-{i}", "text": "x" * 10_000},))
+        )
+        for i in range(8)
+    ]
+    assert kept == [True] * 5 + [False] * 3
+    assert await held(scene) == before
+    assert await scene.store.transcripts.load(C, "s-1") is None
+
+
+@pytest.mark.redis
+async def test_a_chat_that_resends_its_history_takes_no_more_than_what_was_said(
+    real_scene: Scene,
+) -> None:
+    """Memory of a real server: twice as many turns take twice as much, not four times."""
+    taken, history = [], list[HistoryMessage]()
+    for n in range(1, 41):
+        new = saying(real_scene, "y" * 4000)
+        request = new.request.model_copy(update={"history": tuple(history)})
+        new = NewTurn(request, new.replica, new.sealed_key, new.key_expires_ms)
+        lease, turn = await run(real_scene, new)
+        await real_scene.store.log.append(lease, turn, text_events(1, 50))
+        await real_scene.store.turns.finish(lease, turn, 51, DONE, idle_timeout_s=60)
+        for role in ("user", "assistant"):
+            text = TextBlock(text="z" * 4000)
+            history.append(HistoryMessage(role=role, content=(text,)))
+        if n in (20, 40):
+            taken.append(await _memory(real_scene))
+    assert taken[1] < 2.2 * taken[0]
+    assert taken[1] < 40 * 10_000
+    assert taken[1] < 1.5 * await held(real_scene), "and it is counted as about that"
+    assert await held(real_scene) < 1.5 * taken[1]
+
+
+async def _memory(scene: Scene) -> int:
+    total = 0
+    async for name in scene.redis.scan_iter(f"{scene.keys.prefix}:*", count=1000):
+        total += int(await scene.redis.memory_usage(name, samples=0) or 0)
+    return total
