@@ -22,6 +22,7 @@ from infra.store.conversations import ConversationRecord
 from infra.store.turns import Claimed
 from infra.wire.errors import (
     AgentUnreachable,
+    ContainerFailed,
     ContentNotOpened,
     ErrorCode,
     GatewayUnavailable,
@@ -336,7 +337,7 @@ class Conversation:
                 await self._end_stray(link, link.welcome.turn)
         except GatewayUnavailable as error:
             log.warning("session not registered: %s", error, extra=fields(conversation=self.key))
-        except AgentUnreachable as error:
+        except (AgentUnreachable, ContainerFailed) as error:
             log.warning("agent not reached: %s", error, extra=fields(conversation=self.key))
             await self._discard_container()
 
@@ -468,9 +469,10 @@ class Conversation:
         self._wishes -= OF_THE_IDLE
         self._is_container_lost = False
         await self._move(ConversationState.STOPPING)
-        await self._session.clear(container, at_once=self._workspace.is_flooding)
-        if self._workspace.is_flooding:
-            await self._workspace.after_flood()
+        is_flooding = self._workspace.is_flooding
+        has_stopped = await self._session.clear(container, at_once=is_flooding)
+        if is_flooding:
+            await self._workspace.after_flood(has_stopped=has_stopped)
         await self._move(ConversationState.COLD)
 
     async def _go_cold(self) -> None:

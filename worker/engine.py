@@ -57,11 +57,14 @@ class Engine:
         """Whether containers are started here."""
         return self._breaker.is_closed
 
-    async def make_folders(self, c: ConversationKey) -> SessionFolders:
-        """The conversation's folders, there and private. Raises `EngineFailed`: a disk is full."""
+    async def make_folders(self, c: ConversationKey, fence: Fence) -> SessionFolders:
+        """The conversation's folders, there and private.
+
+        Raises `LeaseLost` when a newer owner has them, and `EngineFailed`: a disk is full.
+        """
         self._refuse_if_open()
         try:
-            return await asyncio.to_thread(self._folders.make, c)
+            return await asyncio.to_thread(self._folders.make, c, fence)
         except OSError as error:
             failed = EngineFailed(f"no folders for a conversation: {error}")
             self._note(self._breaker.start_failed(), failed)
@@ -128,14 +131,13 @@ class Engine:
         key = self._probe_key
         async with asyncio.timeout(self._settings.container_start_timeout_s):
             await self._host.check()
-        try:
-            folders = await asyncio.to_thread(self._folders.make, key)
-            fence = Fence(self._clock.unix_ms() * 1000)
-            container = await self._start(key, fence, folders)
-            await self._host.stop(container.id, grace_s=0)
-        finally:
-            await asyncio.to_thread(self._folders.drop_sockets, key)
-            await asyncio.to_thread(self._folders.drop_workspace, key)
+        fence = Fence(self._clock.unix_ms() * 1000)
+        folders = await asyncio.to_thread(self._folders.make, key, fence)
+        container = await self._start(key, fence, folders)
+        await self._host.stop(container.id, grace_s=0)
+        # Not of one that failed: what runs there nobody knows. The next try has the same key.
+        await asyncio.to_thread(self._folders.drop_sockets, key, fence)
+        await asyncio.to_thread(self._folders.drop_workspace, key, fence)
 
     def _refuse_if_open(self) -> None:
         if not self.is_trusted:

@@ -1,27 +1,38 @@
-"""Where a host keeps a conversation's files, and who may open them."""
+"""Where a host keeps a conversation's files, and who may open them.
+
+    s/<c>/          sockets, mounted into the agent's container
+    w/<c>/          workspace, mounted likewise
+    s/.trash, w/.trash   what is being removed: in no agent's reach, for it mounts its own folder
+    f/<c>           who has the folders (`worker.folder_records`)
+    owner           which cluster's data this is (`worker.data_owner`)
+
+An agent may do what it likes in its two folders, and nowhere else. So nothing here believes what
+lies in them, and what is removed is first moved away as a whole, then taken apart by descriptors
+(`worker.trees`). Every change is made under the owner's fence: a newer owner's folders stay.
+"""
 
 from __future__ import annotations
 
 import contextlib
-import itertools
 import os
 import re
 import secrets
-import socket
 import stat
 import time
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
-from infra.wire.gateway import AGENT_SOCKET
-from infra.wire.ids import ConversationKey
+from infra.wire.ids import ConversationKey, Fence
+from worker.folder_records import FolderRecords
 from worker.hosts import SessionFolders
+from worker.trees import open_folder, remove_tree
 
 AGENT_UID = 1000
-_PROBE_S = 1.0
-_TRASH = ".trash-"
+_SOCKETS, _WORKSPACES, _RECORDS = "s", "w", "f"
+_TRASH = ".trash"
 _KEY = re.compile(r"[0-9a-f]{24}")
-_MOVED = f".{secrets.token_hex(8)}-"
-"""Not to be guessed: no file of the agent's has such a name."""
+_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 def agent_uid() -> int:
@@ -38,133 +49,179 @@ def agent_gid() -> int:
     return AGENT_UID if os.getuid() == 0 else os.getgid()
 
 
+@dataclass(frozen=True)
+class StaleFolder:
+    """A folder nobody has used for a while. `fence`: of the owner that had it last."""
+
+    conversation: ConversationKey
+    fence: Fence
+
+
 class Folders:
-    """`<data_dir>/s/<c>/` (sockets) and `<data_dir>/w/<c>/` (workspace)."""
+    """The folders of one data directory. Everything here blocks, and is quick but for removals.
+
+    Those that change something raise `LeaseLost` when a newer owner than `fence` has had the
+    folders, and `OSError`.
+    """
 
     def __init__(self, data_dir: Path) -> None:
         self._data_dir = data_dir
 
     def of(self, c: ConversationKey) -> SessionFolders:
         """The paths, made or not."""
-        return SessionFolders(self._data_dir / "s" / c, self._data_dir / "w" / c)
+        return SessionFolders(self._data_dir / _SOCKETS / c, self._data_dir / _WORKSPACES / c)
 
-    def make(self, c: ConversationKey) -> SessionFolders:
-        """Make the folders, private to the agent's uid. Blocking but quick."""
-        folders = self.of(c)
-        for path in (folders.sockets, folders.workspace):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.mkdir(mode=0o700, exist_ok=True)
-            if os.getuid() == 0:
-                os.chown(path, AGENT_UID, AGENT_UID)
-        os.utime(folders.workspace)  # When it was last used, for `stale_workspaces`.
-        return folders
+    def make(self, c: ConversationKey, fence: Fence) -> SessionFolders:
+        """Make the folders, private to the agent's uid."""
+        with self._records() as records, records.held(c) as record:
+            record.take(fence)
+            for kind in (_SOCKETS, _WORKSPACES):
+                (self._data_dir / kind).mkdir(exist_ok=True)
+                with self._opened(kind) as above:
+                    _make_private(c, above)
+        return self.of(c)
+
+    def take(self, c: ConversationKey, fence: Fence) -> SessionFolders:
+        """Those of a container that runs already have a new owner."""
+        with self._records() as records, records.held(c) as record:
+            record.take(fence)
+        return self.of(c)
 
     def touch(self, c: ConversationKey) -> None:
-        """Note that the workspace is in use. Blocking but quick; a missing one is no error."""
-        with contextlib.suppress(FileNotFoundError):
-            os.utime(self.of(c).workspace)
+        """Note that they are in use; missing ones are no error."""
+        with self._records() as records:
+            records.touch(c)
 
-    def stale_sockets(self, *, older_than_s: float) -> list[ConversationKey]:
-        """Conversations with a socket folder that was made longer ago. Blocking.
+    def stale_sockets(self, *, older_than_s: float) -> list[StaleFolder]:
+        """Socket folders that were last used longer ago."""
+        return self._stale(_SOCKETS, older_than_s)
 
-        Where an agent still listens, it is none of ours: who asks has looked for containers before,
-        and another cluster may keep its folders here.
-        """
-        found = _older(self._data_dir / "s", older_than_s)
-        return [c for c in found if not _is_listening(self.of(c).sockets)]
+    def stale_workspaces(self, *, older_than_s: float) -> list[StaleFolder]:
+        """Workspaces that were last used longer ago."""
+        return self._stale(_WORKSPACES, older_than_s)
 
-    def stale_workspaces(self, *, older_than_s: float) -> list[ConversationKey]:
-        """Conversations whose workspace was last used longer ago. Blocking."""
-        return _older(self._data_dir / "w", older_than_s)
+    def drop_sockets(self, c: ConversationKey, fence: Fence) -> bool:
+        """Remove the socket folder; the workspace stays with the conversation. As below."""
+        return self._drop(_SOCKETS, c, fence)
 
-    def drop_sockets(self, c: ConversationKey) -> None:
-        """Remove the socket folder; the workspace stays with the conversation."""
-        _remove(self.of(c).sockets)
-
-    def drop_workspace(self, c: ConversationKey) -> bool:
+    def drop_workspace(self, c: ConversationKey, fence: Fence) -> bool:
         """Forget the conversation's files for good; False when they are still there. May be slow.
 
-        They are moved aside first, at once and as a whole: what then resists is trash of nobody's.
+        Only once its container is known to have ended. They are moved away first, at once and as a
+        whole: what then resists is trash of nobody's.
         """
-        workspace = self.of(c).workspace
-        trash = workspace.with_name(f"{_TRASH}{c}-{secrets.token_hex(4)}")
-        try:
-            workspace.rename(trash)
-        except FileNotFoundError:
-            return True
-        except OSError:
-            return False
-        _remove(trash)
-        return True
+        return self._drop(_WORKSPACES, c, fence)
 
     def drop_trash(self) -> None:
-        """Remove what `drop_workspace` could not, or had no time to. May be slow."""
-        for trash in (self._data_dir / "w").glob(f"{_TRASH}*"):
-            _remove(trash)
+        """Remove what could not be removed before, or had no time to. May be slow."""
+        for kind in (_SOCKETS, _WORKSPACES):
+            if not (self._data_dir / kind).exists():
+                continue
+            with self._opened(kind) as above, _trash(above) as trash:
+                for name in _names(trash):
+                    remove_tree(name, trash)
+        self._forget_the_gone()
 
-
-def _remove(top: Path) -> None:
-    """Remove a tree that an agent has made, and that nobody works on any more.
-
-    Not by recursion nor by growing paths: a tree may be deeper than either can go. Each folder is
-    moved up to the top before it is emptied. What resists stays.
-    """
-    numbers = itertools.count()
-    left = [os.fspath(top)]
-    while left:
-        folder = left.pop()
-        with contextlib.suppress(OSError):
-            # An agent can take away our right to its folders, where we are the same ordinary user.
-            os.chmod(folder, 0o700)
-            for entry in list(os.scandir(folder)):
-                with contextlib.suppress(OSError):
-                    if not entry.is_dir(follow_symlinks=False):
-                        os.unlink(entry.path)
-                        continue
-                    os.chmod(entry.path, 0o700)
-                    if folder != os.fspath(top):
-                        above = top / f"{_MOVED}{next(numbers)}"
-                        os.rename(entry.path, above)
-                        left.append(os.fspath(above))
-                    else:
-                        left.append(entry.path)
-            if folder != os.fspath(top):
-                os.rmdir(folder)
-    with contextlib.suppress(OSError):
-        os.rmdir(top)
-
-
-def _is_listening(sockets: Path) -> bool:
-    """Whether an agent takes connections there."""
-    with contextlib.suppress(OSError):
-        handle = os.open(sockets / AGENT_SOCKET, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
-        try:
-            if not stat.S_ISSOCK(os.fstat(handle).st_mode):
-                return False
-            with socket.socket(socket.AF_UNIX) as probe:
-                probe.settimeout(_PROBE_S)
-                # By descriptor: the path may be too long for an address, and swapped meanwhile.
-                probe.connect(f"/proc/self/fd/{handle}")
+    def _drop(self, kind: str, c: ConversationKey, fence: Fence) -> bool:
+        if not (self._data_dir / kind).exists():
             return True
-        except TimeoutError:
-            return True  # Its backlog is full: somebody is there.
+        with self._opened(kind) as above, _trash(above) as trash:
+            moved = f"{c}-{secrets.token_hex(4)}"
+            with self._records() as records, records.held(c) as record:
+                record.refuse_if_newer(fence)
+                is_moved = _move(c, above, moved, trash)
+            if is_moved:
+                remove_tree(moved, trash)
+            return is_moved is not False
+
+    def _forget_the_gone(self) -> None:
+        """Records whose folders are gone. Left where a lock is held: somebody begins anew."""
+        with self._records() as records:
+            for name in filter(_KEY.fullmatch, records.all()):
+                c = ConversationKey(name)
+                if self._has_folders(c):
+                    continue
+                with contextlib.suppress(OSError), records.held(c, timeout_s=0) as record:
+                    if not self._has_folders(c):
+                        record.forget()
+
+    def _has_folders(self, c: ConversationKey) -> bool:
+        folders = self.of(c)
+        return any(os.path.lexists(path) for path in (folders.sockets, folders.workspace))
+
+    def _stale(self, kind: str, older_than_s: float) -> list[StaleFolder]:
+        limit_s, found = time.time() - older_than_s, list[StaleFolder]()
+        if not (self._data_dir / kind).exists():
+            return found
+        with self._opened(kind) as above, self._records() as records:
+            for name in filter(_KEY.fullmatch, _names(above)):
+                c = ConversationKey(name)
+                record = records.of(c)
+                if record is None:
+                    # Of an earlier version: its time begins now.
+                    with contextlib.suppress(OSError), records.held(c):
+                        pass
+                elif record.used_s < limit_s:
+                    found.append(StaleFolder(c, record.fence))
+        return found
+
+    @contextlib.contextmanager
+    def _records(self) -> Iterator[FolderRecords]:
+        (self._data_dir / _RECORDS).mkdir(mode=0o700, parents=True, exist_ok=True)
+        with self._opened(_RECORDS) as folder:
+            yield FolderRecords(folder)
+
+    @contextlib.contextmanager
+    def _opened(self, kind: str) -> Iterator[int]:
+        fd = os.open(self._data_dir / kind, _FOLDER)
+        try:
+            yield fd
         finally:
-            os.close(handle)
-    return False
+            os.close(fd)
 
 
-def _older(folder: Path, older_than_s: float) -> list[ConversationKey]:
-    limit_s = time.time() - older_than_s
-    found = []
+@contextlib.contextmanager
+def _trash(above: int) -> Iterator[int]:
+    with contextlib.suppress(FileExistsError):
+        os.mkdir(_TRASH, 0o700, dir_fd=above)
+    fd = os.open(_TRASH, _FOLDER, dir_fd=above)
     try:
-        with os.scandir(folder) as entries:
-            for entry in entries:
-                # One may vanish at any moment: another worker of this host tidies too.
-                with contextlib.suppress(FileNotFoundError):
-                    if _KEY.fullmatch(entry.name) is None:
-                        continue  # Not ours, whatever it is.
-                    if entry.stat(follow_symlinks=False).st_mtime < limit_s:
-                        found.append(ConversationKey(entry.name))
+        yield fd
+    finally:
+        os.close(fd)
+
+
+def _make_private(name: str, above: int) -> None:
+    """A folder of the agent's. Its trash is made with it: a full disk must not keep it from going.
+
+    Raises `OSError`, also for something else of that name.
+    """
+    with _trash(above), contextlib.suppress(FileExistsError):
+        os.mkdir(name, 0o700, dir_fd=above)
+    if os.getuid() != 0:
+        return
+    fd = os.open(name, _FOLDER, dir_fd=above)
+    try:
+        os.fchown(fd, AGENT_UID, AGENT_UID)
+    finally:
+        os.close(fd)
+
+
+def _move(name: str, above: int, moved: str, trash: int) -> bool | None:
+    """Whether it was moved; None when it is not there."""
+    try:
+        if stat.S_ISDIR(os.stat(name, dir_fd=above, follow_symlinks=False).st_mode):
+            # Moving a folder changes it, and the agent may have taken away our right to that.
+            fd, _ = open_folder(name, above, to_change=True)
+            os.close(fd)
+        os.rename(name, moved, src_dir_fd=above, dst_dir_fd=trash)
     except FileNotFoundError:
-        return []
-    return found
+        return None
+    except OSError:
+        return False
+    return True
+
+
+def _names(folder: int) -> list[str]:
+    with os.scandir(folder) as entries:
+        return [entry.name for entry in entries]

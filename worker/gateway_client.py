@@ -102,9 +102,9 @@ class GatewayClient:
             self._fences.popitem(last=False)
         return decode_status(await self._send("PUT", f"/sessions/{conversation}", request))
 
-    async def close_session(self, conversation: ConversationKey) -> GatewayStatus:
+    async def close_session(self, conversation: ConversationKey, fence: Fence) -> GatewayStatus:
         """Remove its sockets, forget its keys. Refused when a newer owner has opened it since."""
-        path = f"/sessions/{conversation}{self._fence(conversation)}"
+        path = f"/sessions/{conversation}?fence={fence}"
         status = decode_status(await self._send("DELETE", path))
         self._fences.pop(conversation, None)
         return status

@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
-from contextlib import AbstractAsyncContextManager
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import AbstractAsyncContextManager, contextmanager
 from pathlib import Path
 from typing import Protocol, TypeVar
 
 from infra.runtime.clock import Clock
 from infra.runtime.logs import fields
-from infra.wire.errors import GatewayUnavailable
+from infra.wire.errors import GatewayUnavailable, LeaseLost
 from infra.wire.gateway import (
     GatewayFault,
     GatewayStatus,
@@ -47,8 +47,11 @@ class Gateway(Protocol):
         """Make the session's sockets."""
         ...
 
-    async def close_session(self, conversation: ConversationKey) -> object:
-        """Close its sockets, forget its keys. One that is not open is no error."""
+    async def close_session(self, conversation: ConversationKey, fence: Fence) -> object:
+        """Close its sockets, forget its keys. One that is not open is no error.
+
+        Refused when a newer owner than `fence` has opened it.
+        """
         ...
 
     async def open_turn(self, request: OpenTurn) -> object:
@@ -76,9 +79,17 @@ class GatewayRegistrar:
     """What this worker has open at the gateway, kept open across the gateway's restarts."""
 
     def __init__(
-        self, gateway: Gateway, clock: Clock, *, patience_s: float = 5.0, check_every_s: float = 0.5
+        self,
+        gateway: Gateway,
+        clock: Clock,
+        *,
+        patience_s: float = 5.0,
+        check_every_s: float = 0.5,
+        on_superseded: Callable[[ConversationKey, Fence], None] = lambda c, fence: None,
     ) -> None:
+        """`on_superseded` hears of a session of ours that a newer owner has opened."""
         self._gateway = gateway
+        self._on_superseded = on_superseded
         self._clock = clock
         self._patience_s = patience_s
         self._check_every_s = check_every_s
@@ -90,36 +101,45 @@ class GatewayRegistrar:
         self._metering = asyncio.Lock()
 
     async def open_session(self, c: ConversationKey, *, sockets: Path, fence: Fence) -> None:
-        """Have the session's sockets made; raises `GatewayUnavailable` after a few seconds."""
+        """Have the session's sockets made.
+
+        Raises `GatewayUnavailable` after a few seconds, and `LeaseLost` for a newer owner's.
+        """
         request = OpenSession(socket_dir=str(sockets), fence=fence)
         self._sessions[c] = request
-        await self._patiently(lambda: self._gateway.open_session(c, request))
+        with self._noticing(c, fence):
+            await self._patiently(lambda: self._gateway.open_session(c, request))
 
     async def open_turn(self, request: OpenTurn) -> None:
         """Let a turn's model calls through.
 
-        Raises `GatewayUnavailable` after a few seconds, `CommandRefused` at once.
+        Raises `GatewayUnavailable` after a few seconds, `CommandRefused` at once, and `LeaseLost`
+        when a newer owner has the session.
         """
         c = request.conversation
         self._turns[c] = request
-        try:
-            await self._gateway.open_turn(request)
-        except CommandRefused as refused:
-            if refused.fault is not GatewayFault.NO_SESSION:
-                raise
-            await self._patiently(lambda: self._reopen(c))
-        except GatewayUnavailable:
-            # It may be restarting, and will not know the session then.
-            await self._patiently(lambda: self._reopen(c))
+        with self._noticing(c, request.fence):
+            try:
+                await self._gateway.open_turn(request)
+            except CommandRefused as refused:
+                if refused.fault is not GatewayFault.NO_SESSION:
+                    raise
+                await self._patiently(lambda: self._reopen(c))
+            except GatewayUnavailable:
+                # It may be restarting, and will not know the session then.
+                await self._patiently(lambda: self._reopen(c))
 
     async def close_turn(self, c: ConversationKey, turn: TurnId) -> TurnMeter:
         """Stop the turn's model calls; an empty meter when the gateway cannot be asked.
 
         The key is then wiped by its own expiry, or went with the gateway's process.
         """
-        self._turns.pop(c, None)
+        opened = self._turns.pop(c, None)
         try:
-            return await self._gateway.close_turn(c, turn)
+            with self._noticing(c, opened.fence if opened else None):
+                return await self._gateway.close_turn(c, turn)
+        except LeaseLost:
+            return TurnMeter()
         except GatewayUnavailable as error:
             log.warning("turn not closed at the gateway: %s", error, extra=fields(turn=turn))
             return TurnMeter()
@@ -136,11 +156,15 @@ class GatewayRegistrar:
                 self._metered_s = now_s
             return self._meters.turns.get(turn)
 
-    async def close_session(self, c: ConversationKey) -> None:
-        """Close the session's sockets, if the gateway is there to do it."""
+    async def close_session(self, c: ConversationKey, fence: Fence) -> None:
+        """Close the session's sockets, if the gateway is there to do it.
+
+        Raises `LeaseLost` when a newer owner than `fence` has them.
+        """
         self.forget(c)
         try:
-            await self._gateway.close_session(c)
+            with self._noticing(c, fence):
+                await self._gateway.close_session(c, fence)
         except GatewayUnavailable as error:
             log.warning("session not closed at the gateway: %s", error, extra=fields(c=c))
 
@@ -179,11 +203,12 @@ class GatewayRegistrar:
 
     async def _reopen_one(self, c: ConversationKey) -> None:
         """One that is refused (a newer owner's, a key that has expired) leaves the others alone."""
+        session = self._sessions.get(c)
         try:
-            await self._reopen(c)
-        except CommandRefused as refused:
-            told = fields(conversation=c, fault=refused.fault)
-            log.warning("session not registered again: %s", refused, extra=told)
+            with self._noticing(c, session.fence if session else None):
+                await self._reopen(c)
+        except (CommandRefused, LeaseLost) as refused:
+            log.warning("session not registered again: %s", refused, extra=fields(conversation=c))
 
     async def _reopen(self, c: ConversationKey) -> None:
         if session := self._sessions.get(c):
@@ -192,14 +217,28 @@ class GatewayRegistrar:
         if turn := self._turns.get(c):
             await self._gateway.open_turn(turn)
 
+    @contextmanager
+    def _noticing(self, c: ConversationKey, fence: Fence | None) -> Iterator[None]:
+        """The gateway's word that a newer owner is there, as the loss of the lease that it is."""
+        try:
+            yield
+        except CommandRefused as refused:
+            if refused.fault is not GatewayFault.STALE_FENCE or fence is None:
+                raise
+            self._on_superseded(c, fence)
+            raise LeaseLost(c, fence) from refused
+
     async def _patiently(self, call: Callable[[], Awaitable[_Answer]]) -> _Answer:
         give_up_at = self._clock.monotonic() + self._patience_s
         pause_s = 0.1
         while True:
             try:
                 return await call()
-            except GatewayUnavailable:
-                if self._clock.monotonic() + pause_s > give_up_at:
+            except GatewayUnavailable as error:
+                is_stale = (
+                    isinstance(error, CommandRefused) and error.fault is GatewayFault.STALE_FENCE
+                )
+                if is_stale or self._clock.monotonic() + pause_s > give_up_at:
                     raise
             await self._clock.sleep(pause_s)
             pause_s = min(pause_s * 2, 1.0)

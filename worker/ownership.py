@@ -119,6 +119,14 @@ class Ownership:
         self._held[c] = held
         return held
 
+    def superseded(self, c: ConversationKey, fence: Fence) -> None:
+        """Somebody has seen a newer owner than that: a lease of ours that is older is lost."""
+        held = self._held.get(c)
+        if held is not None and held.fence <= fence:
+            log.warning("lease lost", extra=fields(conversation=c, fence=held.fence))
+            held.lose()
+            self.forget(held)
+
     async def release(self, held: HeldLease, state: ConversationState) -> TurnId | None:
         """Give it up at once, here and in Redis; a turn that waits is returned.
 

@@ -55,6 +55,8 @@ class Timings:
     hand_over_s: float = 5.0
     """Giving one conversation away may take this long; then its lease lapses instead."""
     stop_grace_s: float = 2.0
+    stop_max_s: float = 60.0
+    """A host that has not said by then that a container is gone counts as one that failed to."""
     transcript_grace_s: float = 5.0
     """A container that is to stop waits this long for the store to take its last entries."""
     inventory_every_s: float = 20.0

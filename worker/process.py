@@ -11,6 +11,7 @@ import asyncio
 import logging
 import os
 from collections.abc import Callable, Coroutine, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -26,6 +27,7 @@ from infra.wire.errors import AgClusterError, StoreUnavailable
 from infra.wire.ids import ConversationKey, TurnId, WorkerId
 from infra.wire.states import WORKER_TRANSITIONS, WorkerState
 from worker.conversation import Conversation
+from worker.data_owner import DataOwner, HeldFolder, hold
 from worker.decisions import memory_needed_mb, slots_for
 from worker.engine import Engine
 from worker.folders import Folders
@@ -39,7 +41,7 @@ from worker.placement import Placement
 from worker.reaper import Reaper, siblings_of
 from worker.side import SideLane
 from worker.stopping import stop_at_once
-from worker.waiting import periodically
+from worker.waiting import periodically, until_store_answers
 from worker.workspace import WorkspaceGauge
 
 log = logging.getLogger(__name__)
@@ -104,6 +106,15 @@ class WorkerProcess:
     def _assembled(self, around: Surroundings) -> WorkerParts:
         settings, store, clock = around.settings, around.store, around.clock
         folders = Folders(settings.data_dir)
+        ownership = Ownership(
+            store.leases,
+            clock,
+            worker=self.worker,
+            host=around.host.host,
+            on_cancelled=self._on_cancelled,
+            renew_every_s=around.renew_every_s,
+            fence_after_s=around.fence_after_s,
+        )
         return WorkerParts(
             worker=self.worker,
             host_id=around.host.host,
@@ -123,16 +134,8 @@ class WorkerProcess:
             ),
             folders=folders,
             gauge=WorkspaceGauge(),
-            gateway=GatewayRegistrar(around.gateway, clock),
-            ownership=Ownership(
-                store.leases,
-                clock,
-                worker=self.worker,
-                host=around.host.host,
-                on_cancelled=self._on_cancelled,
-                renew_every_s=around.renew_every_s,
-                fence_after_s=around.fence_after_s,
-            ),
+            gateway=GatewayRegistrar(around.gateway, clock, on_superseded=ownership.superseded),
+            ownership=ownership,
             turns=store.turns,
             turn_log=store.log,
             usage=store.usage,
@@ -145,7 +148,22 @@ class WorkerProcess:
         )
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Work until `stop` is set, then leave. A loop that dies ends the worker with its error."""
+        """Work until `stop` is set, then leave. A loop that dies ends the worker with its error.
+
+        Raises `DataFolderTaken` when another cluster keeps its files in this one's data folder.
+        """
+        with closing(await self._hold_data_folder()):
+            await self._run(stop)
+
+    async def _hold_data_folder(self) -> HeldFolder:
+        registry, settings = self.parts.registry, self.parts.settings
+        epoch = await until_store_answers(registry.epoch, self.parts.clock)
+        alive = await until_store_answers(registry.alive, self.parts.clock)
+        owner = DataOwner(settings.cluster, settings.redis_prefix, self.parts.host_id, epoch)
+        has_siblings = bool(siblings_of(self.parts, alive))
+        return await asyncio.to_thread(hold, settings.data_dir, owner, has_siblings=has_siblings)
+
+    async def _run(self, stop: asyncio.Event) -> None:
         log.info(
             "worker starts",
             extra=fields(

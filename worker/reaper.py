@@ -9,17 +9,18 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from infra.runtime.logs import fields
 from infra.store.conversations import ConversationRecord
 from infra.store.turns import OpenTurnRef
 from infra.store.workers import WorkerRecord
-from infra.wire.errors import AgClusterError, ContainerFailed
-from infra.wire.ids import ConversationKey, HostId, WorkerId
+from infra.wire.errors import AgClusterError, ContainerFailed, LeaseLost
+from infra.wire.ids import ConversationKey, Fence, HostId, WorkerId
 from infra.wire.states import ConversationState, TurnState
 from infra.wire.turns import Lane
 from worker.decisions import Fate, Sweep, container_fate, sweep
+from worker.folders import StaleFolder
 from worker.hosts import Container, ContainerExit, ContainerId
 from worker.parts import WorkerParts
 from worker.placement import Placement
@@ -229,36 +230,57 @@ class Reaper:
         self, in_use: set[ConversationKey], others: frozenset[WorkerId]
     ) -> None:
         """Sockets of conversations that have no container, workspaces of forgotten ones."""
-        folders = self._parts.folders
-        stale = await asyncio.to_thread(
-            folders.stale_sockets, older_than_s=self._parts.timings.orphan_grace_s
-        )
-        for c in set(stale) - in_use - set(self._placement.conversations):
-            record = await self._parts.conversations.get(c)
+        folders, timings = self._parts.folders, self._parts.timings
+        stale = await asyncio.to_thread(folders.stale_sockets, older_than_s=timings.orphan_grace_s)
+        for one in self._unused(stale, in_use):
+            record = await self._parts.conversations.get(one.conversation)
             if _has_no_session(record, self._parts.host_id, others):
-                await self._parts.gateway.close_session(c)
-                await asyncio.to_thread(folders.drop_sockets, c)
+                await self._drop_sockets(one)
         await asyncio.to_thread(folders.drop_trash)
         old = await asyncio.to_thread(
             folders.stale_workspaces, older_than_s=self._parts.settings.retention_s
         )
-        for c in set(old) - in_use - set(self._placement.conversations):
-            record = await self._parts.conversations.get(c)
+        for one in self._unused(old, in_use):
+            record = await self._parts.conversations.get(one.conversation)
             # Another host's: the conversation has lived there for longer than the retention.
             if record is None or record.host not in (None, self._parts.host_id):
-                log.info("workspace dropped", extra=fields(conversation=c))
-                await asyncio.to_thread(folders.drop_workspace, c)
+                log.info("workspace dropped", extra=fields(conversation=one.conversation))
+                await self._drop(folders.drop_workspace, one)
+
+    def _unused(
+        self, stale: Sequence[StaleFolder], in_use: set[ConversationKey]
+    ) -> list[StaleFolder]:
+        used = in_use | set(self._placement.conversations)
+        return [one for one in stale if one.conversation not in used]
+
+    async def _drop_sockets(self, one: StaleFolder) -> None:
+        try:
+            await self._parts.gateway.close_session(one.conversation, one.fence)
+        except LeaseLost:
+            return  # It has an owner again.
+        await self._drop(self._parts.folders.drop_sockets, one)
+
+    async def _drop(self, drop: Callable[[ConversationKey, Fence], bool], one: StaleFolder) -> None:
+        """Remove it as it was found: one that has an owner again by now stays."""
+        try:
+            await asyncio.to_thread(drop, one.conversation, one.fence)
+        except LeaseLost:
+            log.info("folder in use again", extra=fields(conversation=one.conversation))
+        except OSError as error:
+            told = fields(conversation=one.conversation)
+            log.warning("folder not removed: %s", error, extra=told)
 
     async def stop_all(self) -> None:
-        """Stop every container of our cluster on this host, drop all sockets.
+        """Stop every container of our cluster on this host, drop the sockets of those that ended.
 
         For the last worker of the host, when it retires.
         """
         host, folders = self._parts.host, self._parts.folders
         await stop_at_once(host, [container.id for container in await host.list()])
-        for c in await asyncio.to_thread(folders.stale_sockets, older_than_s=0):
-            await self._parts.gateway.close_session(c)
-            await asyncio.to_thread(folders.drop_sockets, c)
+        left = {container.conversation for container in await host.list()}
+        stale = await asyncio.to_thread(folders.stale_sockets, older_than_s=0)
+        for one in self._unused(stale, left):
+            await self._drop_sockets(one)
 
 
 def _is_on_record(container: Container, record: ConversationRecord | None) -> bool:

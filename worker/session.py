@@ -2,17 +2,21 @@
 
 Starts, finds and clears them; says nothing to the agent and nothing to the record. Owned by the
 conversation's actor (`worker.conversation`), which alone calls it.
+
+Everything done to the host is done while nobody else can own the conversation (`until_sure`), and
+under the lease's fence, for a process can be frozen between any two lines. Folders are removed only
+once it is known that no agent works in them any more.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from infra.runtime.logs import fields
 from infra.wire.errors import ContainerFailed
-from infra.wire.ids import ConversationKey
+from infra.wire.ids import ConversationKey, Fence
 from worker.decisions import exit_end
 from worker.hosts import Container, ContainerExit, ContainerId
 from worker.ownership import HeldLease
@@ -40,11 +44,13 @@ class Session:
 
         Raises `EngineFailed` and other `ContainerFailed`, `GatewayUnavailable`, `LeaseLost`.
         """
-        parts, c = self._parts, self.conversation
-        folders = await parts.engine.make_folders(c)
-        await parts.gateway.open_session(c, sockets=folders.sockets, fence=self._held.fence)
+        parts, c, fence = self._parts, self.conversation, self._held.fence
+        await self._held.until_sure()
+        folders = await parts.engine.make_folders(c, fence)
+        await parts.gateway.open_session(c, sockets=folders.sockets, fence=fence)
         self._early_exit = None
         began_s = parts.clock.monotonic()
+        await self._held.until_sure()
         self.container = await parts.engine.start(c, self._held.fence, folders)
         if (early := self._early_exit) and early.id == self.container.id:
             raise ContainerFailed("the container ended at once", code=exit_end(early).code)
@@ -66,17 +72,28 @@ class Session:
         container, self.container = self.container, None
         return container
 
-    async def clear(self, container: Container | None, *, at_once: bool = False) -> None:
-        """Stop a container that was let go of, and close the sockets."""
+    async def clear(self, container: Container | None, *, at_once: bool = False) -> bool:
+        """Stop a container that was let go of, and close the sockets; whether it has stopped.
+
+        One that resists keeps its folders: the reconciler finds it as an orphan, and a next start
+        removes it. Raises `LeaseLost`.
+        """
+        grace_s = 0.0 if at_once else self._parts.timings.stop_grace_s
+        has_stopped = container is None or await self._has_stopped(container.id, grace_s)
+        await self._close_sockets(and_folder=has_stopped)
+        return has_stopped
+
+    async def _has_stopped(self, id: ContainerId, grace_s: float) -> bool:
+        """Stop it; False when it is not known to have ended. Raises `LeaseLost`."""
         parts = self._parts
-        if container is not None:
-            grace_s = 0.0 if at_once else parts.timings.stop_grace_s
-            try:
-                await parts.host.stop(container.id, grace_s=grace_s)
-            except ContainerFailed as error:
-                # The reconciler finds it as an orphan, and a next start removes it.
-                log.error("container not stopped: %s", error, extra=fields(id=container.id))
-        await self._close_sockets()
+        await self._held.until_sure()
+        try:
+            async with asyncio.timeout(grace_s + parts.timings.stop_max_s):
+                await parts.host.stop(id, grace_s=grace_s)
+        except (ContainerFailed, TimeoutError) as error:
+            log.error("container not stopped: %r", error, extra=fields(id=id))
+            return False
+        return True
 
     async def found(self) -> Sequence[Container]:
         """What this host has of the conversation; nothing when the engine cannot say.
@@ -106,33 +123,41 @@ class Session:
         return container not in running
 
     async def reopen(self) -> None:
-        """Have the sockets of a container that runs already. Raises `GatewayUnavailable`."""
-        sockets = self._parts.folders.of(self.conversation).sockets
-        await self._parts.gateway.open_session(
-            self.conversation, sockets=sockets, fence=self._held.fence
-        )
+        """Have the sockets of a container that runs already.
+
+        Raises `GatewayUnavailable`, `ContainerFailed` and `LeaseLost`.
+        """
+        c, fence = self.conversation, self._held.fence
+        await self._held.until_sure()
+        try:
+            folders = await asyncio.to_thread(self._parts.folders.take, c, fence)
+        except OSError as error:
+            raise ContainerFailed(f"its folders cannot be taken over: {error}") from error
+        await self._parts.gateway.open_session(c, sockets=folders.sockets, fence=fence)
 
     async def wipe_if_due(self) -> bool:
         """Remove what a deleted conversation of this name left here.
 
         Under the lease, so that nothing of a new one can be here yet. False when something resists:
-        no turn may be served on it, and it is tried again with the next sweep.
+        no turn may be served on it, and it is tried again with the next sweep. Raises `LeaseLost`.
         """
         parts, c = self._parts, self.conversation
         conversations, host = parts.conversations, parts.host_id
         if not await until_store_answers(lambda: conversations.is_wipe_due(c, host), parts.clock):
             return True
         try:
-            for container in await parts.host.list():
-                if container.conversation == c:
-                    await parts.host.stop(container.id, grace_s=0)
+            left = [one.id for one in await parts.host.list() if one.conversation == c]
         except ContainerFailed as error:
             log.error("deleted, not stopped: %s", error, extra=self._fields())
             return False
-        await self._close_sockets()
-        if not await asyncio.to_thread(parts.folders.drop_workspace, c):
+        for id in left:
+            if not await self._has_stopped(id, 0.0):
+                return False
+        await self._close_sockets(and_folder=True)
+        if not await self._drop(parts.folders.drop_workspace):
             log.error("deleted, but files resist", extra=self._fields())
             return False
+        await self._held.until_sure()
         await until_store_answers(lambda: conversations.wiped(c, host), parts.clock)
         log.info("files of a deleted conversation removed", extra=self._fields())
         return True
@@ -140,11 +165,22 @@ class Session:
     async def drop_workspace(self) -> None:
         """Remove the files of a conversation whose container has been stopped."""
         log.error("workspace removed: it took the host's disk", extra=self._fields())
-        await asyncio.to_thread(self._parts.folders.drop_workspace, self.conversation)
+        await self._drop(self._parts.folders.drop_workspace)
 
-    async def _close_sockets(self) -> None:
-        await self._parts.gateway.close_session(self.conversation)
-        await asyncio.to_thread(self._parts.folders.drop_sockets, self.conversation)
+    async def _close_sockets(self, *, and_folder: bool) -> None:
+        await self._held.until_sure()
+        await self._parts.gateway.close_session(self.conversation, self._held.fence)
+        if and_folder:
+            await self._drop(self._parts.folders.drop_sockets)
+
+    async def _drop(self, drop: Callable[[ConversationKey, Fence], bool]) -> bool:
+        """Remove a folder; False when it resists. Raises `LeaseLost`."""
+        await self._held.until_sure()
+        try:
+            return await asyncio.to_thread(drop, self.conversation, self._held.fence)
+        except OSError as error:
+            log.error("folder not removed: %s", error, extra=self._fields())
+            return False
 
     def _fields(self) -> dict[str, object]:
         return fields(conversation=self.conversation)

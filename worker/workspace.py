@@ -15,10 +15,10 @@ import os
 import stat
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 from infra.runtime.clock import Clock
+from worker.trees import Level
 
 ABUSE_FACTOR = 2
 ABUSE_BYTES = 2 * 1024**3
@@ -133,7 +133,7 @@ def size_of(folder: Path, *, timeout_s: float = MEASURE_MAX_S) -> int:
     total = 0
     with contextlib.ExitStack() as opened:
         try:
-            levels = [_Level.open(os.fspath(folder), None)]
+            levels = [Level.open(os.fspath(folder), None)]
         except OSError:
             return 0
         opened.callback(_close, levels)
@@ -149,62 +149,10 @@ def size_of(folder: Path, *, timeout_s: float = MEASURE_MAX_S) -> int:
                 if stat.S_ISDIR(found.st_mode):
                     if len(levels) >= DEPTH_MAX:
                         return total + TOO_DEEP_BYTES
-                    levels.append(_Level.open(entry.name, levels[-1].fd))
+                    levels.append(Level.open(entry.name, levels[-1].fd))
     return total
 
 
-@dataclass
-class _Level:
-    """An open folder and where we are in it. `closed_as`: the mode it gets back at the end."""
-
-    fd: int
-    _entries: os._ScandirIterator[str]
-    _closed_as: int | None
-
-    @classmethod
-    def open(cls, name: str, above: int | None) -> _Level:
-        fd, closed_as = _open_folder(name, above)
-        try:
-            return cls(fd, os.scandir(fd), closed_as)
-        except OSError:
-            os.close(fd)
-            raise
-
-    def next(self) -> os.DirEntry[str] | None:
-        try:
-            return next(self._entries, None)
-        except OSError:
-            return None
-
-    def close(self) -> None:
-        self._entries.close()
-        if self._closed_as is not None:
-            os.fchmod(self.fd, self._closed_as)
-        os.close(self.fd)
-
-
-def _close(levels: list[_Level]) -> None:
+def _close(levels: list[Level]) -> None:
     for level in levels:
         level.close()
-
-
-_FOLDER = os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-
-
-def _open_folder(name: str, above: int | None) -> tuple[int, int | None]:
-    """The folder, and its mode if it was opened up for it: reading needs that to the end."""
-    with contextlib.suppress(PermissionError):
-        fd = os.open(name, os.O_RDONLY | _FOLDER, dir_fd=above)
-        if os.geteuid() == 0 or os.fstat(fd).st_mode & stat.S_IXUSR:
-            return fd, None
-        os.close(fd)
-    if not hasattr(os, "O_PATH"):  # pragma: no cover - not Linux
-        raise PermissionError(name)
-    # Ours by uid, with our right to look taken away.
-    handle = os.open(name, os.O_PATH | _FOLDER, dir_fd=above)
-    try:
-        place, mode = f"/proc/self/fd/{handle}", stat.S_IMODE(os.fstat(handle).st_mode)
-        os.chmod(place, mode | 0o500)
-        return os.open(place, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC), mode
-    finally:
-        os.close(handle)

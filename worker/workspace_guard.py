@@ -76,12 +76,15 @@ class WorkspaceGuard:
             self.is_flooding = True
             run.declare(declared_end(ErrorCode.WORKSPACE_FULL), usable=False)
 
-    async def after_flood(self) -> None:
-        """The container that wrote too much is gone: see what it left."""
+    async def after_flood(self, *, has_stopped: bool) -> None:
+        """The container that wrote too much was told to end: see what it left.
+
+        Nothing is removed from under one that did not.
+        """
         self.is_flooding = False
         size_bytes = await self._measure()
         self._watch.settle(size_bytes)
-        if self._watch.is_abuse(size_bytes):
+        if has_stopped and self._watch.is_abuse(size_bytes):
             await self._session.drop_workspace()
 
     async def _measure(self) -> int:

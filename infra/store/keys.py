@@ -149,8 +149,8 @@ class Keys:
         return f"{self.prefix}:host:{host}:containers"
 
     def epoch(self) -> str:
-        """String: since when Redis has what it has (Redis TIME, us). The first beat after it was
-        empty; for ever."""
+        """String: since when Redis has what it has (Redis TIME, us). A worker that starts, or
+        the first beat after it was empty; for ever."""
         return f"{self.prefix}:epoch"
 
     def host_wipes(self, host: HostId) -> str:

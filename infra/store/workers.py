@@ -94,6 +94,14 @@ class WorkerRegistry:
             ],
         )
 
+    async def epoch(self) -> int:
+        """Since when this Redis has what it has (its TIME, us); from now on if it is empty."""
+        key = self._keys.epoch()
+        with translate():
+            seconds, micros = await self._redis.time()
+            await self._redis.set(key, seconds * 1_000_000 + micros, nx=True)
+            return int(await self._redis.get(key) or 0)
+
     async def leave(self, worker: WorkerId) -> None:
         """Say goodbye: the worker is not alive any more from now on."""
         with translate():

@@ -74,7 +74,7 @@ def measure(deployment: Deployment) -> Held:
         agents_mb=sum(map(_mb, _stats(containers))),
         programs_mb=sum(memory_mb(deployment.processes[0].pid).values()),
         redis_mb=data_mb,
-        sockets=len(list(sockets.iterdir())) if sockets.exists() else 0,
+        sockets=len(list(sockets.glob("[!.]*"))) if sockets.exists() else 0,
     )
 
 

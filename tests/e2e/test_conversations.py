@@ -474,7 +474,7 @@ def test_idle_conversation_costs_nothing_and_goes_on_as_if_it_had_stayed(
         assert "woke" in busy.result(120)
     wait_until("the reaper", lambda: not hasty.containers(), IDLE_TIMEOUT_S + 15)
     assert hasty.data_dir is not None
-    assert not list((hasty.data_dir / "s").iterdir()), "socket folders were left"
+    assert not list((hasty.data_dir / "s").glob("[!.]*")), "socket folders were left"
 
     said = chat.say("history")
     assert known(said)[-2:] == ["echo two", "history"]
@@ -489,11 +489,11 @@ def test_idle_conversation_costs_nothing_and_goes_on_as_if_it_had_stayed(
 
 def test_sessions_are_listed_shown_and_truly_deleted(here: Deployment) -> None:
     assert here.data_dir is not None
-    workspaces = set((here.data_dir / "w").iterdir())
+    workspaces = set((here.data_dir / "w").glob("[!.]*"))
     before = set(here.containers())
     name = new_name()
     ask(here, [user("tool bash echo kept > note.txt")], {"X-Conversation-ID": name})
-    (workspace,) = set((here.data_dir / "w").iterdir()) - workspaces
+    (workspace,) = set((here.data_dir / "w").glob("[!.]*")) - workspaces
     c = workspace.name
     assert _keys_of(here, c)
 

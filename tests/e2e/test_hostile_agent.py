@@ -491,7 +491,7 @@ print(json.dumps(sorted(map(str, os.listdir(target))) if os.path.exists(target) 
         workspaces = deployment.data_dir / "w"
         wait_until(
             "the workspace's end",
-            lambda: not any((w / "setuid").exists() for w in workspaces.iterdir()),
+            lambda: not any((w / "setuid").exists() for w in workspaces.glob("[!.]*")),
             60,
         )
         assert kept.read_text() == "mine"

@@ -11,6 +11,8 @@ from typing import Any
 
 from infra.wire.errors import GatewayUnavailable
 from infra.wire.gateway import (
+    GatewayFault,
+    GatewayRefused,
     GatewayStatus,
     Meters,
     OpenSession,
@@ -18,8 +20,8 @@ from infra.wire.gateway import (
     SideCall,
     TurnMeter,
 )
-from infra.wire.ids import ConversationKey, TurnId
-from worker.gateway_client import UpstreamAnswer
+from infra.wire.ids import ConversationKey, Fence, TurnId
+from worker.gateway_client import CommandRefused, UpstreamAnswer
 
 _instances = itertools.count(1)
 
@@ -90,11 +92,13 @@ class MemoryGateway:
         self, conversation: ConversationKey, request: OpenSession
     ) -> GatewayStatus:
         self._answer()
+        self._refuse_stale(conversation, request.fence)
         self.sessions[conversation] = request
         return self._status()
 
-    async def close_session(self, conversation: ConversationKey) -> None:
+    async def close_session(self, conversation: ConversationKey, fence: Fence) -> None:
         self._answer()
+        self._refuse_stale(conversation, fence)
         self.sessions.pop(conversation, None)
         self.turns.pop(conversation, None)
 
@@ -103,6 +107,7 @@ class MemoryGateway:
         self._answer()
         if request.conversation not in self.sessions:
             raise GatewayUnavailable(f"no session {request.conversation}")
+        self._refuse_stale(request.conversation, request.fence)
         self.turns[request.conversation] = request
         self.opened.append(request)
 
@@ -139,6 +144,17 @@ class MemoryGateway:
         return GatewayStatus(
             instance=self.instance, sessions=len(self.sessions), turns=len(self.turns)
         )
+
+    def _refuse_stale(self, conversation: ConversationKey, fence: Fence) -> None:
+        held = self.sessions.get(conversation)
+        if held is not None and held.fence > fence:
+            raise CommandRefused(
+                GatewayRefused(
+                    fault=GatewayFault.STALE_FENCE,
+                    message="a newer owner has opened it",
+                    fence=held.fence,
+                )
+            )
 
     def _answer(self) -> None:
         if self.failures:

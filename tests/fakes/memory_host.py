@@ -8,7 +8,7 @@ listens on `agent.sock` of the spec's folder while it is open.
         host = MemoryHost(machine)
 
 Fakes named for the trouble they act out: `NeverReadyHost`, `SlowHost`, `VanishingHost`,
-`BrokenHost`, `PickyHost`.
+`BrokenHost`, `PickyHost`, `StubbornHost`, `UnheardHost`.
 """
 
 from __future__ import annotations
@@ -252,6 +252,38 @@ class PickyHost(MemoryHost):
         if spec.conversation == self._refused:
             raise EngineFailed("cannot start this one")
         return await super().start(spec)
+
+
+class StubbornHost(MemoryHost):
+    """Its containers do not stop while it `resists`: it says so, or (`hangs`) says nothing."""
+
+    def __init__(self, machine: MemoryMachine, *, hangs: bool = False) -> None:
+        super().__init__(machine)
+        self.resists = True
+        self.asked = asyncio.Event()
+        self._hangs = hangs
+
+    async def stop(self, id: ContainerId, *, grace_s: float = 2.0) -> None:
+        self.asked.set()
+        if self.resists and self._hangs:
+            await asyncio.Event().wait()
+        if self.resists:
+            raise ContainerFailed("it does not die")
+        await super().stop(id, grace_s=grace_s)
+
+
+class UnheardHost(MemoryHost):
+    """What its engine answers to a stop is not heard until the test sets `heard`."""
+
+    def __init__(self, machine: MemoryMachine) -> None:
+        super().__init__(machine)
+        self.asked = asyncio.Event()
+        self.heard = asyncio.Event()
+
+    async def stop(self, id: ContainerId, *, grace_s: float = 2.0) -> None:
+        await super().stop(id, grace_s=grace_s)
+        self.asked.set()
+        await self.heard.wait()
 
 
 class RefusingHost(MemoryHost):

@@ -65,7 +65,7 @@ class _Machine:
     def spec(self, conversation: ConversationKey | None = None, fence: int = 1) -> ContainerSpec:
         conversation = conversation or ConversationKey(secrets.token_hex(12))
         self.conversations.append(conversation)
-        folders = Folders(self.data_dir).make(conversation)
+        folders = Folders(self.data_dir).make(conversation, Fence(fence))
         return ContainerSpec(conversation, Fence(fence), folders, LIMITS, egress=False)
 
     def _kept(self, host: ContainerHost) -> ContainerHost:

@@ -31,7 +31,7 @@ from worker.hosts import ContainerSpec, Limits
 async def main(data_dir, cluster, conversation):
     options = BubblewrapOptions(cluster, Path(data_dir), command=probe.BUBBLEWRAP_COMMAND)
     host = BubblewrapHost(HostId("host-1"), options)
-    folders = Folders(Path(data_dir)).make(ConversationKey(conversation))
+    folders = Folders(Path(data_dir)).make(ConversationKey(conversation), Fence(1))
     limits = Limits(cpus=1.0, memory_mb=256, pids=64, tmp_mb=16)
     started = await host.start(ContainerSpec(conversation, Fence(1), folders, limits, False))
     print(started.id, flush=True)

@@ -186,7 +186,7 @@ async def test_an_engine_that_is_away_is_given_up_and_trusted_again_by_itself(
         on_change=changed.set,
     )
     c, fence = ConversationKey("c" * 24), Fence(1)
-    folders = await engine.make_folders(c)
+    folders = await engine.make_folders(c, fence)
     async with asyncio.TaskGroup() as group:
         probing = group.create_task(engine.run())
         for _ in range(FAILURES_MAX):

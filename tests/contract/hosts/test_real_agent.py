@@ -35,7 +35,7 @@ async def test_the_real_agent_welcomes_its_worker(kind: str, data_dir: Path) -> 
         else BubblewrapHost(HostId("host-1"), BubblewrapOptions(cluster, data_dir))
     )
     await host.check()
-    folders = Folders(data_dir).make(conversation)
+    folders = Folders(data_dir).make(conversation, Fence(1))
     limits = Limits(cpus=1.0, memory_mb=1024, pids=256, tmp_mb=64)
     started = await host.start(ContainerSpec(conversation, Fence(1), folders, limits, True))
     try:

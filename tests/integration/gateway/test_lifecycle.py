@@ -35,7 +35,7 @@ async def test_a_sessions_sockets_appear_and_go_with_it(host: Host) -> None:
     control = os.lstat(host.config.control_socket)
     assert stat.S_IMODE(control.st_mode) == 0o600
     assert (await host.worker.status()).sessions == 1
-    await host.worker.close_session(CONVERSATION)
+    await host.worker.close_session(CONVERSATION, Fence(5))
     assert list(folder.iterdir()) == []
     assert (await host.worker.status()).sessions == 0
 
@@ -88,7 +88,7 @@ async def test_refusals_carry_their_reason(host: Host, data_dir: Path) -> None:
             )
         assert (refused.value.fault, refused.value.fence) == (GatewayFault.STALE_FENCE, 5)
         with pytest.raises(CommandRefused) as refused:
-            await stale.close_session(CONVERSATION)
+            await stale.close_session(CONVERSATION, Fence(4))
         assert refused.value.fault is GatewayFault.STALE_FENCE
         with pytest.raises(CommandRefused) as refused:
             await stale.open_session(ConversationKey("d" * 24), elsewhere)
@@ -96,7 +96,7 @@ async def test_refusals_carry_their_reason(host: Host, data_dir: Path) -> None:
     with pytest.raises(CommandRefused) as refused:
         await host.open_turn(fence=5, lasts_s=-1)
     assert refused.value.fault is GatewayFault.KEY_NOT_OPENED
-    await host.worker.close_session(CONVERSATION)
+    await host.worker.close_session(CONVERSATION, Fence(5))
     with pytest.raises(CommandRefused) as refused:
         await host.open_turn()
     assert refused.value.fault is GatewayFault.NO_SESSION

@@ -13,7 +13,7 @@ from yarl import URL
 
 from infra.scripted_model.journal import Entry
 from infra.wire.events import Usage
-from infra.wire.ids import TurnId
+from infra.wire.ids import Fence, TurnId
 from tests.fakes.manual_clock import ManualClock
 from tests.fakes.scripted_model import RunningModel
 from tests.integration.gateway.conftest import (
@@ -406,7 +406,7 @@ async def test_the_key_is_in_no_log(host: Host, caplog: pytest.LogCaptureFixture
                 except aiohttp.ClientPayloadError:
                     continue
     await host.close_turn()
-    await host.worker.close_session(CONVERSATION)
+    await host.worker.close_session(CONVERSATION, Fence(1))
     written = "\n".join(
         f"{record.name} {record.getMessage()} {vars(record)}" for record in caplog.records
     )

@@ -112,7 +112,7 @@ async def line(folder: Path) -> AsyncIterator[Line]:
         Limits(cpus=1, memory_mb=512, pids=64, tmp_mb=16),
         folder / "d",
     )
-    Folders(rules.data_dir).make(CONVERSATION)
+    Folders(rules.data_dir).make(CONVERSATION, Fence(1))
     engine = NotingEngine()
     app = web.Application(client_max_size=2**24)
     app.router.add_route("*", "/{any:.*}", engine.answer)

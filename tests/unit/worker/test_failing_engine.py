@@ -157,8 +157,8 @@ async def test_the_probe_leaves_nothing_behind(stage: Stage) -> None:
     host.mend()
     await stage.ended(turn)
     await eventually(lambda: not stage.machine.kept)
-    await eventually(lambda: not list((stage.folder / "s").iterdir()))
-    assert [path.name for path in (stage.folder / "w").iterdir()] == [C]
+    await eventually(lambda: not list((stage.folder / "s").glob("[!.]*")))
+    assert [path.name for path in (stage.folder / "w").glob("[!.]*")] == [C]
 
 
 async def test_sessions_that_cannot_be_written_count_as_the_hosts_failure(stage: Stage) -> None:

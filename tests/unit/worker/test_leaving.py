@@ -103,9 +103,9 @@ async def test_a_turn_that_waited_too_long_expires(stage: Stage) -> None:
 async def leave_container(stage: Stage, c: str, *, host_id: str = "host-1") -> None:
     """A container nobody owns or knows of, started while Redis had all it has now."""
     key = conversation(c)
-    folders = Folders(stage.folder).make(key)
-    host = MemoryHost(stage.machine, host=HostId(host_id))
     lately = Fence(time.time_ns() // 1000 + 3_600_000_000)
+    folders = Folders(stage.folder).make(key, lately)
+    host = MemoryHost(stage.machine, host=HostId(host_id))
     await host.start(ContainerSpec(key, lately, folders, LIMITS, egress=False))
 
 
@@ -114,7 +114,7 @@ async def test_a_container_of_no_conversation_is_stopped_after_a_grace(stage: St
     await stage.worker()
     assert stage.containers() == [conversation("stray")]
     await eventually(lambda: not stage.machine.kept)
-    await eventually(lambda: not any((stage.folder / "s").iterdir()))
+    await eventually(lambda: not any((stage.folder / "s").glob("[!.]*")))
 
 
 async def test_containers_of_other_hosts_are_not_touched(stage: Stage) -> None:
@@ -156,10 +156,12 @@ async def test_only_workspaces_of_forgotten_conversations_are_dropped(stage: Sta
     folders = Folders(stage.folder)
     long_ago = time.time() - 2 * stage.settings.retention_s
     for name in ("forgotten", "known", "recent"):
-        workspace = folders.make(conversation(name)).workspace
+        workspace = folders.make(conversation(name), Fence(1)).workspace
         (workspace / "file").write_text("x")
+        # What an agent can set says nothing.
+        os.utime(workspace, (long_ago, long_ago))
         if name != "recent":
-            os.utime(workspace, (long_ago, long_ago))
+            os.utime(stage.folder / "f" / conversation(name), (long_ago, long_ago))
     await stage.ask(conversation("known"), "echo hi", is_hinted=False)
     # Its worker has no room, so that nothing but the tidying happens.
     worker = await stage.worker(slots=1)
@@ -246,7 +248,7 @@ async def test_a_retiring_worker_leaves_nothing(stage: Stage) -> None:
     assert end.error is not None
     assert end.error.code is ErrorCode.SHUTTING_DOWN
     assert stage.machine.kept == {}
-    assert list((stage.folder / "s").iterdir()) == []
+    assert list((stage.folder / "s").glob("[!.]*")) == []
     assert stage.gateway.sessions == {}
     for c in (C, D):
         assert await state_of(stage, c) is ConversationState.COLD

@@ -11,6 +11,7 @@ import pytest
 
 from infra.wire.ids import HostId
 from infra.wire.states import ConversationState, TurnState
+from tests.fakes.memory_gateway import MemoryGateway
 from tests.fakes.memory_host import MemoryHost
 from tests.fakes.worker_stage import RunningWorker, Stage, conversation, eventually
 
@@ -21,6 +22,8 @@ HERE, THERE = HostId("host-a"), HostId("host-b")
 
 
 async def worker_on(stage: Stage, host: HostId, folder: Path) -> RunningWorker:
+    # Each host has a gateway of its own.
+    stage.real_gateway = MemoryGateway()
     return await stage.worker(host=MemoryHost(stage.machine, host=host), data_dir=folder)
 
 

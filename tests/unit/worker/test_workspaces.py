@@ -13,7 +13,7 @@ import pytest
 from redis.asyncio import Redis
 
 from infra.wire.errors import ErrorCode
-from infra.wire.ids import ConversationKey, HostId
+from infra.wire.ids import ConversationKey, Fence, HostId
 from infra.wire.states import ConversationState, TurnState
 from tests.fakes.manual_clock import ManualClock
 from tests.fakes.worker_stage import QUICK, TENANT, Stage, conversation, eventually
@@ -23,6 +23,7 @@ from worker.workspace import WorkspacePace, WorkspaceWatch, size_of
 pytestmark = pytest.mark.slow
 
 C = conversation("one")
+FENCE = Fence(1)
 MB = 1024 * 1024
 REASON = "test"
 
@@ -54,13 +55,13 @@ def test_what_is_hidden_too_deep_for_a_path_counts_as_too_much_and_can_be_remove
     tmp_path: Path,
 ) -> None:
     folders = Folders(tmp_path)
-    workspace = folders.make(C).workspace
+    workspace = folders.make(C, FENCE).workspace
     _dig(workspace, 1500)
     try:
         assert size_of(workspace) > 2**49
     finally:
-        assert folders.drop_workspace(C)
-    assert list((tmp_path / "w").iterdir()) == []
+        assert folders.drop_workspace(C, FENCE)
+    assert list((tmp_path / "w").glob("[!.]*")) == []
 
 
 def test_a_folder_that_was_closed_to_us_is_measured_and_stays_closed(tmp_path: Path) -> None:
@@ -86,7 +87,7 @@ def test_a_removed_tree_takes_nothing_along_that_it_links_to(tmp_path: Path) -> 
     kept.mkdir(mode=0o755)
     (kept / "file").write_text("mine")
     folders = Folders(tmp_path / "data")
-    workspace = folders.make(C).workspace
+    workspace = folders.make(C, FENCE).workspace
     for place in (workspace / "link", workspace / "a" / "b" / "link"):
         place.parent.mkdir(parents=True, exist_ok=True)
         place.symlink_to(kept)
@@ -95,9 +96,9 @@ def test_a_removed_tree_takes_nothing_along_that_it_links_to(tmp_path: Path) -> 
     (locked / "file").write_text("")
     locked.chmod(0o000)
 
-    assert folders.drop_workspace(C)
+    assert folders.drop_workspace(C, FENCE)
 
-    assert list((tmp_path / "data" / "w").iterdir()) == []
+    assert list((tmp_path / "data" / "w").glob("[!.]*")) == []
     assert (kept / "file").read_text() == "mine"
     assert kept.stat().st_mode & 0o777 == 0o755
 
@@ -270,10 +271,10 @@ async def test_no_turn_is_served_while_a_deleted_ones_files_are_in_place(stage: 
     folders = worker.process.parts.folders
     drop, tries = folders.drop_workspace, 0
 
-    def resist_twice(c: ConversationKey) -> bool:
+    def resist_twice(c: ConversationKey, fence: Fence) -> bool:
         nonlocal tries
         tries += 1
-        return tries > 2 and drop(c)
+        return tries > 2 and drop(c, fence)
 
     folders.drop_workspace = resist_twice  # type: ignore[method-assign]
     await stage.store.conversations.delete(C, tenant=TENANT, reason=REASON)
@@ -339,10 +340,10 @@ async def test_a_stop_nobody_heard_is_found_by_the_sweep(stage: Stage) -> None:
 
 
 async def test_files_of_a_forgotten_conversation_go_after_the_retention(stage: Stage) -> None:
-    forgotten, kept = stage.folder / "w" / conversation("old"), stage.folder / "w" / C
-    for folder in (forgotten, kept):
-        folder.mkdir(parents=True)
-    _age(forgotten, days=8)
+    folders = Folders(stage.folder)
+    forgotten = folders.make(conversation("old"), FENCE).workspace
+    kept = folders.make(C, FENCE).workspace
+    _age(stage.folder / "f" / conversation("old"), days=8)
 
     await stage.worker()
 
@@ -352,10 +353,11 @@ async def test_files_of_a_forgotten_conversation_go_after_the_retention(stage: S
 
 async def test_files_of_a_known_conversation_stay_however_old(stage: Stage) -> None:
     await stage.redis.hset(stage.keys.conversation(C), mapping={"state": "cold", "host": "host-1"})  # type: ignore[misc]
-    workspace, other = stage.folder / "w" / C, stage.folder / "w" / conversation("other")
-    for folder in (workspace, other):
-        folder.mkdir(parents=True)
-        _age(folder, days=80)
+    folders = Folders(stage.folder)
+    workspace = folders.make(C, FENCE).workspace
+    other = folders.make(conversation("other"), FENCE).workspace
+    for c in (C, conversation("other")):
+        _age(stage.folder / "f" / c, days=80)
 
     worker = await stage.worker()
 
@@ -367,12 +369,12 @@ async def test_files_of_a_known_conversation_stay_however_old(stage: Stage) -> N
 async def test_a_turn_keeps_its_workspace_young(stage: Stage) -> None:
     await stage.worker()
     await stage.ended(await stage.ask(C, "echo hi"))
-    workspace = stage.folder / "w" / C
-    _age(workspace, days=80)
+    used = stage.folder / "f" / C
+    _age(used, days=80)
 
     await stage.ended(await stage.ask(C, "echo again"))
 
-    await eventually(lambda: time.time() - workspace.stat().st_mtime < 60)
+    await eventually(lambda: time.time() - used.stat().st_mtime < 60)
     record = await stage.store.conversations.get(C)
     assert record is not None
     assert record.state is ConversationState.WARM
@@ -387,15 +389,15 @@ def test_a_workspace_goes_with_all_that_is_in_it_locked_or_not(tmp_path: Path) -
     (workspace / "link").symlink_to("/etc")
     locked.chmod(0)
 
-    assert folders.drop_workspace(C)
+    assert folders.drop_workspace(C, FENCE)
     assert not workspace.exists()
     assert Path("/etc").is_dir()
-    assert folders.drop_workspace(C), "what is gone is gone"
+    assert folders.drop_workspace(C, FENCE), "what is gone is gone"
 
 
 def test_trash_is_no_workspace_and_goes_when_tidied(tmp_path: Path) -> None:
     folders = Folders(tmp_path)
-    trash = tmp_path / "w" / f".trash-{C}-1"
+    trash = tmp_path / "w" / ".trash" / f"{C}-1"
     trash.mkdir(parents=True)
     _age(trash, days=80)
 

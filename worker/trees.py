@@ -1,0 +1,195 @@
+"""Folders that an agent has filled, walked and removed by descriptors only.
+
+An agent may work on its tree at any moment, and exchange a folder for a link between two calls of
+ours. So no name is ever resolved over more than one step: each folder is opened from the one above
+it, without following links, and held while it is looked at. Whatever is swapped meanwhile, we are
+still in the folder that we opened, and that one is the agent's.
+
+A worker that is root gives up root's rights over files while it removes: it then has those of the
+tree's owner, so that no fault here could reach a file which the agent could not reach itself.
+
+Used by `worker.folders` (removal) and `worker.workspace` (size). Knows nothing of conversations.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import itertools
+import os
+import secrets
+import stat
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+HELD_MAX = 64
+"""Folders held open at once. One that lies deeper is moved up to the top before it is emptied."""
+REMOVE_MAX_S = 600.0
+"""An agent that still lives could add files for ever."""
+_FOLDER = os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_LOOK, _CHANGE = 0o500, 0o700
+_MOVED = f".{secrets.token_hex(8)}-"
+"""Not to be guessed: no file of the agent's has such a name."""
+
+
+@dataclass
+class Level:
+    """An open folder and where we are in it. `closed_as`: the mode it gets back at the end."""
+
+    fd: int
+    name: str
+    _entries: os._ScandirIterator[str]
+    _closed_as: int | None = None
+
+    @classmethod
+    def open(cls, name: str, above: int | None) -> Level:
+        """Open it to look at it; a folder that was closed to us is open until `close`."""
+        fd, closed_as = open_folder(name, above)
+        return cls._on(fd, name, closed_as)
+
+    @classmethod
+    def _on(cls, fd: int, name: str, closed_as: int | None = None) -> Level:
+        try:
+            return cls(fd, name, os.scandir(fd), closed_as)
+        except OSError:
+            os.close(fd)
+            raise
+
+    def next(self) -> os.DirEntry[str] | None:
+        """The next entry; None at the end."""
+        try:
+            return next(self._entries, None)
+        except OSError:
+            return None
+
+    def close(self) -> None:
+        """Let go of it."""
+        self._entries.close()
+        if self._closed_as is not None:
+            with contextlib.suppress(OSError):
+                os.fchmod(self.fd, self._closed_as)
+        os.close(self.fd)
+
+
+def open_folder(name: str, above: int | None, *, to_change: bool = False) -> tuple[int, int | None]:
+    """The folder `name` in the open folder `above`, never by way of a link.
+
+    Also one whose right to look (or to change) was taken away, where we are its owner: then its
+    former mode is given, too. Raises `OSError`.
+    """
+    wanted = _CHANGE if to_change else _LOOK
+    with contextlib.suppress(PermissionError):
+        fd = os.open(name, os.O_RDONLY | _FOLDER, dir_fd=above)
+        mode = stat.S_IMODE(os.fstat(fd).st_mode)
+        if mode & wanted == wanted or (os.geteuid() == 0 and not to_change):
+            return fd, None
+        try:
+            os.fchmod(fd, mode | wanted)
+        except PermissionError:
+            # Somebody else's, and yet open to us: to root, or to all.
+            return fd, None
+        except OSError:
+            os.close(fd)
+            raise
+        return fd, mode
+    if not hasattr(os, "O_PATH"):  # pragma: no cover - not Linux
+        raise PermissionError(name)
+    handle = os.open(name, os.O_PATH | _FOLDER, dir_fd=above)
+    try:
+        place, mode = f"/proc/self/fd/{handle}", stat.S_IMODE(os.fstat(handle).st_mode)
+        os.chmod(place, mode | wanted)
+        return os.open(place, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC), mode
+    finally:
+        os.close(handle)
+
+
+def remove_tree(name: str, above: int, *, timeout_s: float = REMOVE_MAX_S) -> bool:
+    """Remove `name` in the open folder `above`; False when something of it is still there.
+
+    Blocking, at most about that long. What resists stays. Other file systems that are mounted in
+    the tree are not entered.
+    """
+    try:
+        if not stat.S_ISDIR(os.stat(name, dir_fd=above, follow_symlinks=False).st_mode):
+            os.unlink(name, dir_fd=above)
+            return True
+        top, _ = open_folder(name, above, to_change=True)
+    except FileNotFoundError:
+        return True
+    except OSError:
+        return False
+    try:
+        with _rights_of_the_owner(top):
+            _empty(top, give_up_s=time.monotonic() + timeout_s)
+    finally:
+        os.close(top)
+    with contextlib.suppress(OSError):
+        os.rmdir(name, dir_fd=above)
+        return True
+    return False
+
+
+def _empty(top: int, *, give_up_s: float) -> None:
+    """Again until nothing goes any more: a folder may change under the eyes of its reader."""
+    device, numbers = os.fstat(top).st_dev, itertools.count()
+    while _pass(top, device, numbers, give_up_s=give_up_s):
+        pass
+
+
+def _pass(top: int, device: int, numbers: Iterator[int], *, give_up_s: float) -> int:
+    """Remove what lies in it, once over; how much went."""
+    gone = 0
+    levels = [Level._on(os.dup(top), "")]
+    try:
+        while levels and time.monotonic() < give_up_s:
+            level = levels[-1]
+            if (entry := level.next()) is None:
+                levels.pop().close()
+                with contextlib.suppress(OSError):
+                    if levels:
+                        os.rmdir(level.name, dir_fd=levels[-1].fd)
+                        gone += 1
+                continue
+            with contextlib.suppress(OSError):
+                if not entry.is_dir(follow_symlinks=False):
+                    os.unlink(entry.name, dir_fd=level.fd)
+                    gone += 1
+                elif len(levels) < HELD_MAX:
+                    levels.append(_opened(entry.name, level.fd, device))
+                else:
+                    moved = f"{_MOVED}{next(numbers)}"
+                    os.rename(entry.name, moved, src_dir_fd=level.fd, dst_dir_fd=top)
+                    gone += 1
+    finally:
+        for level in levels:
+            level.close()
+    return gone
+
+
+def _opened(name: str, above: int, device: int) -> Level:
+    fd, _ = open_folder(name, above, to_change=True)
+    if os.fstat(fd).st_dev != device:
+        os.close(fd)
+        raise OSError(f"{name} is another file system")
+    return Level._on(fd, name)
+
+
+@contextlib.contextmanager
+def _rights_of_the_owner(folder: int) -> Iterator[None]:
+    """Root's thread has the folder's owner's rights over files meanwhile, and no others.
+
+    The kernel keeps these ids per thread, and takes the capabilities over files away with them.
+    """
+    owner = os.fstat(folder)
+    if os.geteuid() != 0 or owner.st_uid == 0 or not hasattr(os, "O_PATH"):
+        yield
+        return
+    libc = ctypes.CDLL(None)
+    libc.setfsgid(owner.st_gid)
+    libc.setfsuid(owner.st_uid)
+    try:
+        yield
+    finally:
+        libc.setfsuid(0)
+        libc.setfsgid(0)
