@@ -3,8 +3,9 @@
 Text deltas are nearly all of the traffic, so a chunk is a template cut in two, with the delta's
 JSON string literal put between the halves: no decoding, no JSON library (0.12 µs against 6-14).
 
-Each chunk carries the number of its event as the SSE `id`, in the block of its data (an id without
-data breaks clients): whoever lost the stream comes back with the last one seen.
+A stream is what OpenAI's is: blocks that begin with `data:`, and comments in blocks of their own.
+Who asks for numbers gets that of its event with each chunk, as the SSE `id` in the block of its
+data (an id without data breaks clients): whoever lost the stream comes back with the last one seen.
 
 What the agent does on the way (thinking, tools) is never `tool_calls`: clients would try to run
 those and loop. It goes to `reasoning_content`, into the answer's text, or nowhere, by setting.
@@ -18,9 +19,10 @@ from enum import Enum
 from json.encoder import encode_basestring_ascii
 
 from api.chain import AnswerHead
+from api.errors import error_body
 from api.models import CompletionUsage, PromptTokensDetails
 from infra.runtime.settings import ToolDisplay
-from infra.wire.errors import ErrorCode, TurnFailed, UnknownMessage
+from infra.wire.errors import AgClusterError, ErrorCode, TurnFailed, UnknownMessage
 from infra.wire.events import (
     Event,
     Notice,
@@ -37,14 +39,6 @@ from infra.wire.ids import TurnId
 from infra.wire.states import TurnState
 
 DONE = b"data: [DONE]\n\n"
-PING = b": ping\n"
-"""A comment, without the blank line that would end an event: once openai-python has seen an id, it
-takes a blank line alone for an event, and its lack of data for broken JSON."""
-
-
-def queue_comment(ahead: int) -> bytes:
-    """The place in the queue in a comment's form; a ping as well."""
-    return f": queued, {_place(ahead)}\n".encode()
 
 
 def _place(ahead: int) -> str:
@@ -167,7 +161,13 @@ class ChunkFrames:
         include_usage: bool,
         display: ToolDisplay,
         head: AnswerHead | None = None,
+        is_numbered: bool = False,
     ) -> None:
+        self._is_numbered = is_numbered
+        # Between numbered blocks a comment has no blank line: once openai-python has seen an id, it
+        # takes a blank line alone for an event, and its lack of data for broken JSON.
+        self._comment_end = b"\n" if is_numbered else b"\n\n"
+        self.ping = b": ping" + self._comment_end
         ids = f'"id":"{turn}","object":"chat.completion.chunk","created":{created}'
         self._base = f'data: {{{ids},"model":{json.dumps(model)},"system_fingerprint":null'.encode()
         self._include_usage = include_usage
@@ -182,7 +182,7 @@ class ChunkFrames:
 
     def first(self, n: int = 0) -> bytes:
         """The chunk that opens every answer; `n` is the last event the client has seen before."""
-        return sse_id(n) + self._role
+        return self._mark(n) + self._role
 
     def skip(self, events: Iterable[bytes]) -> None:
         """What the client has seen before: it counts for what goes between it and the rest."""
@@ -196,36 +196,48 @@ class ChunkFrames:
         """
         out: list[bytes] = []
         content, reasoning, tail = self._content, self._reasoning, self._tail
-        piece = self._transcript.piece
+        piece, is_numbered = self._transcript.piece, self._is_numbered
         for n, payload in enumerate(events, first):
             if (shown := piece(payload)) is not None:
-                out.append(b"id: %d\n" % n)
+                if is_numbered:
+                    out.append(b"id: %d\n" % n)
                 out.append(reasoning if shown[0] else content)
                 out.append(shown[1])
                 out.append(tail)
         return b"".join(out)
 
+    def queue_comment(self, ahead: int) -> bytes:
+        """The place in the queue in a comment's form; a ping as well."""
+        return f": queued, {_place(ahead)}".encode() + self._comment_end
+
     def queue_note(self, ahead: int, n: int) -> bytes:
         """A chunk that tells the place in the queue; `n` is the last event the client has seen."""
         literal = self._transcript.note(f"Waiting: {_place(ahead)}.")
-        return sse_id(n) + self._reasoning + literal + self._tail
+        return self._mark(n) + self._reasoning + literal + self._tail
 
     def last(self, end: TurnEnded, n: int) -> bytes:
         """The chunks that close a good answer: the reason, the usage if asked for, `[DONE]`.
 
         `n` is the number of the end event.
         """
-        mark = sse_id(n)
+        mark = self._mark(n)
         out = mark + self._finish + end.finish_reason.value.encode() + b'"}]' + self._close
         if self._include_usage:
             usage = usage_of(end.usage).model_dump_json().encode()
             out += mark + self._base + b',"choices":[],"usage":' + usage + b"}\n\n"
         return out + mark + DONE
 
+    def failure(self, error: AgClusterError, turn: TurnId, n: int) -> bytes:
+        """The last event of a stream that broke after its 200; no `[DONE]` follows.
 
-def sse_id(n: int) -> bytes:
-    """The first line of a block: where in the turn its data stands."""
-    return b"id: %d\n" % n
+        The completion's id and the number of the last event seen stand with it, for coming back.
+        """
+        body = {"error": error_body(error), "id": turn, "starting_after": n}
+        return self._mark(n) + b"data: %b\n\n" % json.dumps(body, separators=(",", ":")).encode()
+
+    def _mark(self, n: int) -> bytes:
+        """Where in the turn a block's data stands: its first line, if that is wanted."""
+        return b"id: %d\n" % n if self._is_numbered else b""
 
 
 def read_end(payload: bytes) -> TurnEnded:

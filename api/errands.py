@@ -23,12 +23,13 @@ GIVE_UP_S = 60.0
 RETRY_S = 0.5
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class _Errand:
     what: str
     turn: TurnId
     run: Callable[[], Awaitable[object]]
-    at_s: float
+    since_s: float
+    """From when on it is tried."""
 
 
 class Errands:
@@ -37,14 +38,42 @@ class Errands:
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
         self._waiting: asyncio.Queue[_Errand] = asyncio.Queue(WAITING_MAX)
+        self._later: dict[_Errand, asyncio.TimerHandle] = {}
 
-    def leave(self, what: str, turn: TurnId, run: Callable[[], Awaitable[object]]) -> None:
+    def leave(
+        self,
+        what: str,
+        turn: TurnId,
+        run: Callable[[], Awaitable[object]],
+        *,
+        after_s: float = 0.0,
+    ) -> None:
         """Have `run` called, again and again while it raises `StoreUnavailable`. Returns at once.
 
-        A turn that is gone by then needs no errand.
+        Not before `after_s` have passed, or the end comes. A turn that is gone by then needs no
+        errand.
         """
+        errand = _Errand(what, turn, run, self._clock.monotonic() + after_s)
+        if not after_s or len(self._later) >= WAITING_MAX:
+            self._put(errand)
+            return
+        timer = asyncio.get_running_loop().call_later(after_s, self._ripen, errand)
+        self._later[errand] = timer
+
+    def hurry(self) -> None:
+        """The end comes: what was to wait is carried out now."""
+        for errand, timer in list(self._later.items()):
+            timer.cancel()
+            self._ripen(errand)
+
+    def _ripen(self, errand: _Errand) -> None:
+        del self._later[errand]
+        self._put(errand)
+
+    def _put(self, errand: _Errand) -> None:
+        what, turn = errand.what, errand.turn
         try:
-            self._waiting.put_nowait(_Errand(what, turn, run, self._clock.monotonic()))
+            self._waiting.put_nowait(errand)
         except asyncio.QueueFull:
             # Redis has been away for long and thousands left: their turns end by their deadline.
             log.warning("not carried out: too many wait", extra=fields(what=what, turn=turn))
@@ -56,7 +85,7 @@ class Errands:
             self._waiting.task_done()
 
     async def settled(self) -> None:
-        """Until all that was left so far is carried out."""
+        """Until all that was left so far, and is not to wait, is carried out."""
         await self._waiting.join()
 
     async def _carry_out(self, errand: _Errand) -> None:
@@ -67,7 +96,7 @@ class Errands:
             except TurnNotFound:
                 return
             except StoreUnavailable:
-                if self._clock.monotonic() - errand.at_s > GIVE_UP_S:
+                if self._clock.monotonic() - errand.since_s > GIVE_UP_S:
                     log.warning("not carried out: the store is away", extra=told)
                     return
                 await self._clock.sleep(RETRY_S)

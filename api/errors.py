@@ -17,7 +17,6 @@ from typing import Any
 from starlette.responses import Response
 
 from infra.wire.errors import AgClusterError, ErrorCode, RequestRefused, TurnFailed
-from infra.wire.ids import TurnId
 
 RETRY_AFTER_MAX_S = 60.0
 """openai-python gives up on longer waits, and so do people."""
@@ -128,15 +127,6 @@ def error_response(error: AgClusterError, *, had_effects: bool = False) -> Respo
     if shown.status == HTTPStatus.UNAUTHORIZED:
         headers["www-authenticate"] = "Bearer"
     return _json(shown.status, error_body(error), headers)
-
-
-def error_event(error: AgClusterError, turn: TurnId, n: int) -> bytes:
-    """The last event of a stream that broke after its 200; no `[DONE]` follows.
-
-    The completion's id and the number of the last event seen stand with it, for coming back.
-    """
-    body = json.dumps({"error": error_body(error), "id": turn}, separators=(",", ":"))
-    return b"id: %d\ndata: %b\n\n" % (n, body.encode())
 
 
 def routing_error(status: int, method: str, path: str, headers: Mapping[str, str]) -> Response:

@@ -9,14 +9,13 @@ from dataclasses import dataclass
 
 from api.chain import AnswerHead, chain
 from api.errands import Errands
-from api.readers import Readers
 from api.relay import Relay
 from infra.runtime.logs import fields
 from infra.store.chains import ChainStore
+from infra.store.readers import TurnReaders
 from infra.store.turns import TurnStore
 from infra.wire.errors import StoreUnavailable
-from infra.wire.ids import ConversationKey, TenantId, TurnId
-from infra.wire.turns import OnDisconnect
+from infra.wire.ids import ConversationKey, ReaderId, TenantId
 
 log = logging.getLogger(__name__)
 
@@ -80,6 +79,7 @@ class HeldTurn(OpenTurn):
     """The turn of who asked for it. A client that hangs up takes it along.
 
     Unless it asked for the turn to go on, or another client asked for it too, here or elsewhere.
+    One that asks again when it is cut off has `patience_s` for that.
     """
 
     def __init__(
@@ -88,23 +88,24 @@ class HeldTurn(OpenTurn):
         exit: ExitStack,
         *,
         tenant: TenantId,
-        policy: OnDisconnect,
+        reader: ReaderId,
         is_repeatable: bool,
+        patience_s: float,
         trail: Trail | None,
         turns: TurnStore,
-        readers: Readers,
+        readers: TurnReaders,
         errands: Errands,
     ) -> None:
         super().__init__(relay, exit)
         self.head = None if trail is None else AnswerHead()
         self._tenant = tenant
-        self._policy = policy
+        self._reader = reader
+        self._patience_s = patience_s
         self._is_repeatable = is_repeatable
         self._trail = trail
         self._turns = turns
         self._readers = readers
         self._errands = errands
-        readers.came(self.id)
 
     async def answered(self) -> None:
         """Before the client can ask its next question, the conversation can be found."""
@@ -127,22 +128,20 @@ class HeldTurn(OpenTurn):
         if (trail := self._trail) is not None and (head := self.head) is not None:
             # A client that stopped an answer sends back what it got of it.
             self._errands.leave("remember", self.id, lambda: trail.put(head.text))
-        is_last = self._readers.left(self.id)
-        if self.relay.is_ended or not is_last or self._policy is not OnDisconnect.CANCEL:
+        if self.relay.is_ended:
             return
-        if hung_up:
-            self._errands.leave("hang-up", self.id, self._hang_up)
-        elif self._is_repeatable:
-            self._errands.leave("leave", self.id, lambda: self._readers.are_left(self.id))
+        if self._patience_s and hung_up:
+            # It is no reader meanwhile, so that its next try is known for what it is.
+            self._errands.leave("leave", self.id, lambda: self._leave(hung_up=False))
+            self._errands.leave(
+                "hang-up",
+                self.id,
+                lambda: self._leave(hung_up=True),
+                after_s=self._patience_s,
+            )
+        else:
+            what = "hang-up" if hung_up else "leave"
+            self._errands.leave(what, self.id, lambda: self._leave(hung_up=hung_up))
 
-    async def _hang_up(self) -> None:
-        await hang_up(self.id, tenant=self._tenant, turns=self._turns, readers=self._readers)
-
-
-async def hang_up(turn: TurnId, *, tenant: TenantId, turns: TurnStore, readers: Readers) -> None:
-    """The last client here has left: cancel the turn if nobody else waits for it.
-
-    Raises `StoreUnavailable` and `TurnNotFound`.
-    """
-    if not await readers.are_left(turn):
-        await turns.cancel(turn, tenant=tenant, reason="the client hung up")
+    async def _leave(self, *, hung_up: bool) -> None:
+        await self._readers.leave(self.id, self._reader, tenant=self._tenant, hung_up=hung_up)

@@ -16,12 +16,15 @@ from fastapi.openapi.utils import get_openapi
 from api.models import ChatRequest, ErrorAnswer
 from api.naming import PROFILE_HEADER
 
+NUMBERS_HEADER = "X-Event-IDs"
+"""Whether a stream's blocks carry the number of their event, as its `id`."""
+
 Responses = dict[int | str, dict[str, Any]]
 
 EVENT_STREAM = {
     # Without a schema: this version of OpenAPI has none for a sequence of events.
     "text/event-stream": {
-        "example": 'id: 2\ndata: {"object":"chat.completion.chunk",…}\n\ndata: [DONE]\n\n'
+        "example": 'data: {"object":"chat.completion.chunk",…}\n\ndata: [DONE]\n\n'
     }
 }
 KEYED: dict[str, Any] = {"security": [{"bearer": []}, {"x-api-key": []}]}
@@ -82,6 +85,7 @@ def chat_headers(max_chars: int) -> dict[str, Any]:
                 "Whether the turn goes on when its client hangs up.",
                 enum=["cancel", "continue"],
             ),
+            header(NUMBERS_HEADER, "Whether events carry an `id`.", enum=["true", "false"]),
         ]
     }
 

@@ -15,8 +15,6 @@ from api.door import Door
 from api.drain import Drain
 from api.errands import Errands
 from api.key_check import TIMEOUT_S, KeyCheck
-from api.readers import Readers
-from api.relay import OVERDUE_S
 from api.relays import Relays
 from api.sessions import Sessions
 from api.streams import OpenAnswers
@@ -102,11 +100,7 @@ def _parts(
             queue=store.queue,
             relays=relays,
             answers=answers,
-            readers=Readers(
-                store.readers,
-                replica=replica,
-                ttl_s=settings.queue_timeout_s + settings.turn_deadline_s + OVERDUE_S,
-            ),
+            readers=store.readers,
             errands=errands,
             clock=clock,
         ),
@@ -140,6 +134,7 @@ def _door(
 
 
 async def _settle(errands: Errands) -> None:
+    errands.hurry()
     try:
         async with asyncio.timeout(ERRANDS_S):
             await errands.settled()

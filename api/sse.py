@@ -22,9 +22,8 @@ from contextlib import asynccontextmanager
 from sse_starlette.sse import EventSourceResponse
 from starlette.types import Receive, Scope, Send
 
-from api.chunks import PING, ChunkFrames, is_sight, queue_comment, read_end
+from api.chunks import ChunkFrames, is_sight, read_end
 from api.departure import HungUp, while_connected
-from api.errors import error_event
 from api.hold import OpenTurn
 from infra.runtime.clock import Clock
 from infra.runtime.logs import fields
@@ -101,7 +100,7 @@ class ChatStream(EventSourceResponse):
             )
             body = self._frames.first(after) + self._frames.render(held, after + 1)
             if not held:
-                body = PING + body  # It waits, and says so from the beginning.
+                body = self._frames.ping + body  # It waits, and says so from the beginning.
                 if self._turn.relay.ahead is not None:
                     body += self._silence()
             try:
@@ -115,7 +114,7 @@ class ChatStream(EventSourceResponse):
             except AgClusterError as error:
                 code = error.code.value
                 log.info("stream failed", extra=fields(turn=self._turn.id, code=code))
-                body += error_event(error, self._turn.id, self._turn.relay.cursor)
+                body += self._frames.failure(error, self._turn.id, self._turn.relay.cursor)
             else:
                 body += self._frames.last(end, self._turn.relay.cursor)
             await self._turn.answered()
@@ -152,11 +151,11 @@ class ChatStream(EventSourceResponse):
         """What is sent while nothing is said: where it stands in the queue, else a ping."""
         ahead = self._turn.relay.ahead
         if ahead is None:
-            return PING
+            return self._frames.ping
         if self._queue_display is QueueDisplay.COMMENT:
-            return queue_comment(ahead)
+            return self._frames.queue_comment(ahead)
         if ahead == self._told_ahead:
-            return PING
+            return self._frames.ping
         self._told_ahead = ahead
         return self._frames.queue_note(ahead, self._turn.relay.cursor)
 

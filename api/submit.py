@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -10,10 +11,10 @@ from dataclasses import dataclass, replace
 from api.auth import Caller
 from api.chain import last_chains
 from api.errands import Errands
-from api.hold import HeldTurn, Trail, hang_up
+from api.hold import HeldTurn, Trail
 from api.naming import label
 from api.prompt import Prompt
-from api.readers import Readers
+from api.relay import Relay
 from api.relays import Relays
 from api.repeats import Repeat
 from api.streams import OpenAnswers
@@ -25,9 +26,10 @@ from infra.runtime.settings import Settings
 from infra.store.chains import ChainStore
 from infra.store.limits import SubmitLimits
 from infra.store.queue import PlacementQueue
-from infra.store.turns import NewTurn, TurnRecord, TurnStore
-from infra.wire.errors import StoreUnavailable
-from infra.wire.ids import ConversationKey, TurnId
+from infra.store.readers import TurnReaders
+from infra.store.turns import NewTurn, RepeatOf, Submitted, TurnRecord, TurnStore
+from infra.wire.errors import RequestRefused, StoreUnavailable
+from infra.wire.ids import ConversationKey, ReaderId, TurnId
 from infra.wire.turns import Lane, OnDisconnect, TurnRequest
 
 log = logging.getLogger(__name__)
@@ -54,6 +56,7 @@ class Ask:
     """The client may be one that sends only what is new."""
     on_disconnect: OnDisconnect = OnDisconnect.CANCEL
     repeat: Repeat | None = None
+    is_streamed: bool = False
     lane: Lane = Lane.AGENT
     max_tokens: int | None = None
     """Bound of a side request's answer."""
@@ -74,7 +77,7 @@ class TurnOpener:
         queue: PlacementQueue,
         relays: Relays,
         answers: OpenAnswers,
-        readers: Readers,
+        readers: TurnReaders,
         errands: Errands,
         clock: Clock,
     ) -> None:
@@ -89,13 +92,14 @@ class TurnOpener:
         self._errands = errands
         self._clock = clock
         self._readers = readers
+        self._serials = itertools.count(1)
 
     async def open(self, ask: Ask) -> HeldTurn:
         """Submit the turn, or join the one it repeats, and follow it.
 
         Raises `RequestRefused` (a bound is reached) and `StoreUnavailable`.
         """
-        with ExitStack() as held, ExitStack() as joining:
+        with ExitStack() as held:
             held.enter_context(self._answers.counted(ask.caller.tenant))
             new = self._new_turn(ask, await self._conversation(ask))
             turn, conversation, is_far = new.request.turn, new.request.conversation, False
@@ -103,27 +107,36 @@ class TurnOpener:
             attached = held.enter_context(ExitStack())
             mailbox = attached.enter_context(self._relays.attached(turn))
             joined = await self._submit(new, ask)
-            if joined is not None:
-                joining.enter_context(self._left_if_it_fails(joined, ask))
-                await self._relays.require_kept(joined, after=0)
-                attached.close()
-                turn, conversation = joined.turn, joined.conversation
-                is_far = joined.replica != self._relays.replica
-                mailbox = held.enter_context(self._relays.attached(turn))
-            relay = held.enter_context(
-                self._relays.relay(turn, mailbox, is_fresh=joined is None, is_far=is_far)
-            )
-            return HeldTurn(
-                relay,
-                held.pop_all(),
-                tenant=ask.caller.tenant,
-                policy=ask.on_disconnect,
-                is_repeatable=ask.repeat is not None,
-                trail=self._trail(ask, conversation),
-                turns=self._turns,
-                readers=self._readers,
-                errands=self._errands,
-            )
+            with self._left_if_it_fails(joined.turn if joined else turn, new):
+                if joined is not None:
+                    await self._relays.require_kept(joined, after=0)
+                    attached.close()
+                    turn, conversation = joined.turn, joined.conversation
+                    is_far = joined.replica != self._relays.replica
+                    mailbox = held.enter_context(self._relays.attached(turn))
+                relay = held.enter_context(
+                    self._relays.relay(turn, mailbox, is_fresh=joined is None, is_far=is_far)
+                )
+                return self._held(ask, new, conversation, relay, held.pop_all())
+
+    def _held(
+        self, ask: Ask, new: NewTurn, conversation: ConversationKey, relay: Relay, exit: ExitStack
+    ) -> HeldTurn:
+        comes_again = ask.repeat is not None and ask.repeat.comes_again
+        assert new.reader is not None
+        return HeldTurn(
+            relay,
+            exit,
+            tenant=ask.caller.tenant,
+            reader=new.reader,
+            is_repeatable=comes_again,
+            # Of a stream its reader has seen something: who hangs up there wants no more of it.
+            patience_s=self._settings.retry_grace_s if comes_again and not ask.is_streamed else 0,
+            trail=self._trail(ask, conversation),
+            turns=self._turns,
+            readers=self._readers,
+            errands=self._errands,
+        )
 
     async def _conversation(self, ask: Ask) -> ConversationKey:
         """By its name, else by what the client resends, else a fresh one. Side requests: fresh."""
@@ -164,21 +177,22 @@ class TurnOpener:
         """Submit it; gives the turn it repeats, if it gets that one instead."""
         limits = self._settings
         while True:
-            submitted = await self._turns.submit(
-                new,
-                limits=SubmitLimits(
-                    turns_waiting_max=limits.turns_waiting_max,
-                    queue_max=limits.queue_max,
-                    tenant_turns_max=limits.tenant_turns_max,
-                    tenant_queue_max=limits.tenant_queue_max,
-                    tenant_budget_tokens=limits.tenant_budget_tokens,
-                    tenant_bytes_max=limits.tenant_bytes_max,
-                ),
-                retention_s=self._retention_s(new.request.lane),
-            )
+            with self._withdrawn_if_unsure(new):
+                submitted = await self._turns.submit(
+                    new,
+                    limits=SubmitLimits(
+                        turns_waiting_max=limits.turns_waiting_max,
+                        queue_max=limits.queue_max,
+                        tenant_turns_max=limits.tenant_turns_max,
+                        tenant_queue_max=limits.tenant_queue_max,
+                        tenant_budget_tokens=limits.tenant_budget_tokens,
+                        tenant_bytes_max=limits.tenant_bytes_max,
+                    ),
+                    retention_s=self._retention_s(new.request.lane),
+                )
             if submitted.created:
                 break
-            if earlier := await self._joined(submitted.turn, ask):
+            if earlier := await self._repeated(submitted, new, ask):
                 log.info("repeat joins its turn", extra=fields(turn=earlier.turn))
                 return earlier
             new = replace(new, supersedes=submitted.turn)
@@ -204,39 +218,44 @@ class TurnOpener:
             log.exception("turn not announced", extra=fields(turn=submitted.turn))
         return None
 
-    async def _joined(self, turn: TurnId, ask: Ask) -> TurnRecord | None:
-        """The turn, if the repeat gets it; then it does not end with its first client."""
-        repeat = ask.repeat
-        if repeat is None:
-            return None
-        earlier = await self._turns.get(turn)
-        if earlier is None or not repeat.gets(earlier):
-            return None
-        if earlier.state.is_terminal:
-            return earlier
-        with self._left_if_it_fails(earlier, ask):
-            await self._readers.join(earlier)
-            # Its first client may have hung up just before, and taken it along.
+    async def _repeated(self, submitted: Submitted, new: NewTurn, ask: Ask) -> TurnRecord | None:
+        """The turn that was found, if the repeat gets it."""
+        turn = submitted.turn
+        with self._left_if_it_fails(turn, new):
             earlier = await self._turns.get(turn)
-        return earlier if earlier is not None and repeat.gets(earlier) else None
+        if earlier is None or submitted.is_joined:
+            # Joined, it is this request's as well, whatever becomes of it from here on.
+            return earlier
+        return earlier if ask.repeat is not None and ask.repeat.gets(earlier) else None
 
     @contextmanager
-    def _left_if_it_fails(self, joined: TurnRecord, ask: Ask) -> Iterator[None]:
-        """A repeat that fails in the block never reads its turn: it leaves as if it had hung up.
+    def _left_if_it_fails(self, turn: TurnId, new: NewTurn) -> Iterator[None]:
+        """A request that fails in the block never reads its turn: it leaves as if it had hung up.
 
-        Else this replica would stand among the turn's readers, and it would outlive them all.
+        Else it would stand among the turn's readers, and the turn would outlive them all.
         """
         try:
             yield
         except BaseException:
-            if ask.on_disconnect is OnDisconnect.CANCEL and not joined.state.is_terminal:
-                self._errands.leave("hang-up", joined.turn, lambda: self._leave(joined))
+            self._errands.leave("hang-up", turn, lambda: self._leave(turn, new))
             raise
 
-    async def _leave(self, joined: TurnRecord) -> None:
-        # Whether it was written down may be unknown. Behind a join, leaving counts the others too.
-        await self._readers.join(joined)
-        await hang_up(joined.turn, tenant=joined.tenant, turns=self._turns, readers=self._readers)
+    async def _leave(self, turn: TurnId, new: NewTurn) -> None:
+        assert new.reader is not None
+        tenant = new.request.tenant
+        await self._readers.leave(turn, new.reader, tenant=tenant, hung_up=True)
+
+    @contextmanager
+    def _withdrawn_if_unsure(self, new: NewTurn) -> Iterator[None]:
+        """A submit whose answer was lost may have been done: then its reader leaves again."""
+        try:
+            yield
+        except RequestRefused:
+            raise
+        except BaseException:
+            turn = new.request.turn
+            self._errands.leave("withdraw", turn, lambda: self._readers.withdraw(new))
+            raise
 
     def _retention_s(self, lane: Lane) -> float:
         limits = self._settings
@@ -278,4 +297,6 @@ class TurnOpener:
             asked_model=ask.asked_model,
             label="" if is_side else label(ask.name),
             idempotency=ask.repeat.digest(ask.name) if ask.repeat else None,
+            repeats=ask.repeat.among(ask.name) if ask.repeat else RepeatOf.ANY,
+            reader=ReaderId(f"{self._relays.replica} {next(self._serials)}"),
         )

@@ -16,7 +16,7 @@ from api.deps import ApiDeps
 from api.hold import OpenTurn
 from api.models import ChatCompletion, ChatRequest, read_chat_request
 from api.naming import conversation_name, profile_name, resends_history
-from api.openapi import CHAT_BODY, EVENT_STREAM, KEYED, chat_headers, errors
+from api.openapi import CHAT_BODY, EVENT_STREAM, KEYED, NUMBERS_HEADER, chat_headers, errors
 from api.prompt import Prompt, read_messages
 from api.repeats import read_repeat
 from api.side_requests import SideRules, answer_bound, with_format
@@ -33,15 +33,17 @@ def chat_routes(deps: ApiDeps) -> APIRouter:
 
     async def create_chat_completion(request: Request) -> Response:
         """Ask an agent. `X-Conversation-ID` names the conversation the turn belongs to;
-        `X-On-Disconnect: continue` lets it go on when the client hangs up; a repeat with the same
+        `X-On-Disconnect: continue` lets it go on when the client hangs up; `X-Event-IDs: true`
+        numbers a stream's events, for coming back to one that broke; a repeat with the same
         `Idempotency-Key` or `X-Message-ID` is answered by the turn it repeats."""
         caller = await deps.door.enter(request)
         if deps.drain.is_closed:
             raise RequestRefused("", code=ErrorCode.SHUTTING_DOWN)
+        is_numbered = _wants_numbers(request.headers)
         chat, ask = await _read(deps, rules, request, caller)
         turn = await deps.turns.open(ask)
         try:
-            return _answer(deps, chat, ask, turn)
+            return _answer(deps, chat, ask, turn, is_numbered=is_numbered)
         except BaseException:
             turn.leave(hung_up=True)
             raise
@@ -97,6 +99,7 @@ async def _read(
         name=name,
         is_thin=settings.thin_clients and _may_be_thin(headers, name, prompt),
         on_disconnect=on_disconnect,
+        is_streamed=bool(chat.stream),
         lane=lane,
         max_tokens=answer_bound(chat),
         profile=profile_name(headers, chat.metadata, known=settings.egress_profiles),
@@ -111,7 +114,9 @@ def _may_be_thin(headers: Mapping[str, str], name: str | None, prompt: Prompt) -
     return name is not None and is_lone and not resends_history(headers)
 
 
-def _answer(deps: ApiDeps, chat: ChatRequest, ask: Ask, turn: OpenTurn) -> Response:
+def _answer(
+    deps: ApiDeps, chat: ChatRequest, ask: Ask, turn: OpenTurn, *, is_numbered: bool
+) -> Response:
     settings = deps.settings
     headers = {"x-conversation-id": ask.name} if ask.name else {}
     created = deps.clock.unix_ms() // 1000
@@ -130,6 +135,7 @@ def _answer(deps: ApiDeps, chat: ChatRequest, ask: Ask, turn: OpenTurn) -> Respo
         include_usage=chat.wants_usage,
         display=settings.tool_display,
         head=turn.head,
+        is_numbered=is_numbered,
     )
     return ChatStream(
         turn,
@@ -141,6 +147,15 @@ def _answer(deps: ApiDeps, chat: ChatRequest, ask: Ask, turn: OpenTurn) -> Respo
         send_timeout_s=settings.send_timeout_s,
         queue_display=settings.queue_display,
     )
+
+
+def _wants_numbers(headers: Mapping[str, str]) -> bool:
+    value = headers.get(NUMBERS_HEADER, "").strip().lower()
+    if value not in ("", "true", "false"):
+        raise RequestRefused(
+            f"The header {NUMBERS_HEADER} must be `true` or `false`.", param=NUMBERS_HEADER
+        )
+    return value == "true"
 
 
 def _on_disconnect(headers: Mapping[str, str]) -> OnDisconnect:

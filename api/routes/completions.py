@@ -105,6 +105,7 @@ async def _stream(
             model=record.model,
             include_usage=include_usage,
             display=settings.tool_display,
+            is_numbered=True,
         )
         frames.skip(await deps.completions.seen(record, upto=turn.relay.cursor))
         return ChatStream(

@@ -184,6 +184,13 @@ class Settings(BaseModel):
         description="A stream waits this long for its first event before its 200 goes out, "
         "so that an early error keeps its honest status.",
     )
+    retry_grace_s: float = Field(
+        10.0,
+        ge=0,
+        le=60,
+        description="A turn whose answer is not streamed goes on for this long without its client, "
+        "if that is one that tries again by itself: its next try then gets the same turn.",
+    )
     queue_display: QueueDisplay = Field(
         QueueDisplay.COMMENT,
         description="How a stream that waits shows how many turns are before it: `comment` (of "

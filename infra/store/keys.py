@@ -93,8 +93,8 @@ class Keys:
         return f"{self.prefix}:turn:{turn}:events"
 
     def turn_readers(self, turn: TurnId) -> str:
-        """Hash, of a turn that was asked for again: API replica -> 1 while a client of it waits for
-        the turn, 0 when it has left. API; as long as a turn may be open."""
+        """Set: the answers that clients have open of the turn, each `<replica> <serial>`. submit
+        adds, leave removes; until the turn ends."""
         return f"{self.prefix}:turn:{turn}:readers"
 
     def idempotency(self, tenant: TenantId, digest: str) -> str:

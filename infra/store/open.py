@@ -165,7 +165,7 @@ def store_on(
         room=WaitingRoom(redis, keys),
         key_verdicts=KeyVerdicts(redis, keys),
         rates=Rates(redis, keys),
-        readers=TurnReaders(redis, keys),
+        readers=TurnReaders(redis, keys, ended_ttl_s=ended_ttl_s, contents=contents),
         usage=UsageStore(redis, keys),
         contents=contents,
     )

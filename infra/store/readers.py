@@ -1,60 +1,101 @@
-"""Which API replicas have clients waiting for a turn that was asked for more than once.
+"""The answers that clients have open of a turn they asked for.
 
-Only repeats are written down: the turn's own record names the replica that asked first. A replica
-that died without a word still stands here; whether it lives is asked of its subscription.
+A turn that is asked for again has more than one. Each joins in the same step as its submit
+(`NewTurn.reader`), and the last one that hangs up takes the turn along, in one step too. A replica
+that died without a word counts no more; whether it lives is told by its subscription.
 """
 
 from __future__ import annotations
 
+from enum import StrEnum
+
 from redis.asyncio import Redis
 
+from infra.runtime.contents import Contents, PlainContents
 from infra.store.connection import translate
+from infra.store.conversations import ENDED_TTL_S
 from infra.store.keys import Keys
-from infra.store.replies import text
-from infra.wire.ids import ReplicaId, TurnId
+from infra.store.replies import optional, text
+from infra.store.scripts import Scripts
+from infra.store.turn_log import EVENTS_MAX
+from infra.store.turn_records import NewTurn
+from infra.store.turns import CANCELLED
+from infra.wire.control import CancelTurn
+from infra.wire.ids import ConversationKey, ReaderId, TenantId, TurnId
 
-_WAITS, _LEFT = "1", "0"
+HUNG_UP = "the client hung up"
+
+
+class Left(StrEnum):
+    """What became of a turn that somebody reads no more."""
+
+    UNKNOWN = "unknown"
+    ENDED = "ended"
+    STAYS = "stays"
+    READ = "read"
+    CANCELLED = "cancelled"
 
 
 class TurnReaders:
-    def __init__(self, redis: Redis, keys: Keys) -> None:
+    def __init__(
+        self,
+        redis: Redis,
+        keys: Keys,
+        *,
+        ended_ttl_s: float = ENDED_TTL_S,
+        contents: Contents | None = None,
+    ) -> None:
         self._redis = redis
         self._keys = keys
+        self._scripts = Scripts(redis, keys)
+        self._ended_ttl_ms = round(ended_ttl_s * 1000)
+        self._contents = contents or PlainContents()
 
-    async def join(
-        self, turn: TurnId, *, here: ReplicaId, first_at: ReplicaId, ttl_s: float
-    ) -> None:
-        """A client of `here` waits too. Raises `StoreUnavailable`."""
-        key = self._keys.turn_readers(turn)
+    async def leave(
+        self, turn: TurnId, reader: ReaderId, *, tenant: TenantId, hung_up: bool
+    ) -> Left:
+        """The reader reads no more. One that `hung_up` cancels the turn if nobody else reads it and
+        no client wanted it to go on.
+
+        Leaving twice is harmless. Raises `StoreUnavailable`.
+        """
         with translate():
-            async with self._redis.pipeline(transaction=True) as pipe:
-                # It may have left by now, and has then said so.
-                pipe.hsetnx(key, first_at, _WAITS)
-                pipe.hset(key, here, _WAITS)
-                pipe.pexpire(key, round(ttl_s * 1000))
-                await pipe.execute()
+            c = optional(await self._redis.hget(self._keys.turn(turn), "conv"))  # type: ignore[misc]
+        if c is None:
+            return Left.UNKNOWN
+        order = CancelTurn(turn=turn, conversation=ConversationKey(c), reason=HUNG_UP)
+        answer = await self._scripts.run(
+            "leave",
+            [self._keys.turn_readers(turn)],
+            [
+                turn,
+                tenant,
+                reader,
+                HUNG_UP if hung_up else "",
+                CANCELLED,
+                order.encode(),
+                EVENTS_MAX,
+                self._ended_ttl_ms,
+            ],
+        )
+        return Left(text(answer))
 
-    async def leave(self, turn: TurnId, *, here: ReplicaId, ttl_s: float) -> bool:
-        """No client of `here` waits any more; True when those of another living replica do.
+    async def withdraw(self, new: NewTurn) -> None:
+        """The answer to its submit was lost: whichever turn it made or joined, its reader hangs up.
 
         Raises `StoreUnavailable`.
         """
-        key = self._keys.turn_readers(turn)
-        with translate():
-            async with self._redis.pipeline(transaction=True) as pipe:
-                pipe.hset(key, here, _LEFT)
-                pipe.pexpire(key, round(ttl_s * 1000))
-                pipe.hgetall(key)
-                *_, found = await pipe.execute()
-            waiting = [text(replica) for replica, how in found.items() if text(how) == _WAITS]
-            if await self._any_lives(waiting):
-                return True
-            await self._redis.unlink(key)
-            return False
+        tenant, turns = new.request.tenant, [new.request.turn]
+        if new.idempotency:
+            digest = self._contents.blind(new.idempotency)
+            with translate():
+                found = optional(await self._redis.get(self._keys.idempotency(tenant, digest)))
+            if found is not None and found not in turns:
+                turns.append(TurnId(found))
+        for turn in turns:
+            if new.reader is not None and await self._reads(turn, new.reader):
+                await self.leave(turn, new.reader, tenant=tenant, hung_up=True)
 
-    async def _any_lives(self, replicas: list[str]) -> bool:
-        if not replicas:
-            return False
-        channels = [self._keys.replica_channel(ReplicaId(replica)) for replica in replicas]
-        counts = await self._redis.pubsub_numsub(*channels)
-        return any(int(count) > 0 for _, count in counts)
+    async def _reads(self, turn: TurnId, reader: ReaderId) -> bool:
+        with translate():
+            return bool(await self._redis.sismember(self._keys.turn_readers(turn), reader))  # type: ignore[misc]

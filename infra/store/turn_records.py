@@ -4,15 +4,33 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Any
 
 from infra.store.history import TurnBase, decode_base
 from infra.store.replies import optional, text
 from infra.wire.events import Usage
 from infra.wire.history import Accepted
-from infra.wire.ids import ConversationKey, Fence, HostId, ReplicaId, TenantId, TurnId, WorkerId
+from infra.wire.ids import (
+    ConversationKey,
+    Fence,
+    HostId,
+    ReaderId,
+    ReplicaId,
+    TenantId,
+    TurnId,
+    WorkerId,
+)
 from infra.wire.states import TurnState
 from infra.wire.turns import Lane, OnDisconnect, TurnRequest
+
+
+class RepeatOf(StrEnum):
+    """Which earlier turns of its digest a request may get."""
+
+    ANY = "any"
+    LEFT = "left"
+    """Only one under way that nobody reads any more: its client was cut off, and asks again."""
 
 
 @dataclass(frozen=True)
@@ -30,6 +48,9 @@ class NewTurn:
     """The model as the client called it, when that is not its id."""
     idempotency: str | None = None
     """Digest that makes a repeat of the request the same turn."""
+    repeats: RepeatOf = RepeatOf.ANY
+    reader: ReaderId | None = None
+    """The answer that will be read of it, or of the turn it repeats (`infra.store.readers`)."""
     supersedes: TurnId | None = None
     """The turn found under that digest, when it is not to be had again: this one takes its place.
     """
@@ -39,6 +60,7 @@ class NewTurn:
 class Submitted:
     """`turn` is the earlier one when the request is a repeat (`created` False).
 
+    `is_joined`: that one is under way, and `reader` has been among its readers from this moment.
     `owner` is the conversation's living owner, if any, and `is_told` whether it has heard of the
     turn already; if not, enqueue for it. `position` counts the conversation's turns ahead.
     """
@@ -48,6 +70,7 @@ class Submitted:
     owner: WorkerId | None
     position: int
     is_told: bool = False
+    is_joined: bool = False
 
 
 @dataclass(frozen=True)

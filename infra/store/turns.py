@@ -21,6 +21,7 @@ from infra.store.turn_records import (
     Claimed,
     NewTurn,
     OpenTurnRef,
+    RepeatOf,
     Submitted,
     TurnRecord,
     open_turn,
@@ -42,7 +43,7 @@ from infra.wire.ids import ConversationKey, HostId, TenantId, TurnId, WorkerId
 from infra.wire.states import TurnState
 from infra.wire.turns import TurnRequest, decode_turn_request
 
-__all__ = ["Claimed", "NewTurn", "OpenTurnRef", "Submitted", "TurnRecord", "TurnStore"]
+__all__ = ["Claimed", "NewTurn", "OpenTurnRef", "RepeatOf", "Submitted", "TurnRecord", "TurnStore"]
 """With what it gives and takes (`turn_records`)."""
 
 ATTEMPTS_MAX = 2
@@ -120,9 +121,11 @@ class TurnStore:
                 limits.tenant_budget_tokens,
                 request.profile or "",
                 limits.tenant_bytes_max,
+                new.reader or "",
+                new.repeats.value,
             ],
         )
-        if answer[0] not in (b"created", b"repeated"):
+        if answer[0] not in (b"created", b"joined", b"repeated"):
             raise refusal(text(answer[0]), turns=int(answer[1]), oldest_ms=int(answer[2]))
         owner = optional(answer[2])
         return Submitted(
@@ -131,6 +134,7 @@ class TurnStore:
             owner=None if owner is None else WorkerId(owner),
             position=int(answer[3]),
             is_told=int(answer[4]) > 0,
+            is_joined=answer[0] == b"joined",
         )
 
     def _touched_by_submit(self, request: TurnRequest, digest: str) -> list[str]:
@@ -171,7 +175,7 @@ class TurnStore:
                 _ms(_CLAIMED_LOOK_AFTER_S),
                 _OUT_OF_ATTEMPTS,
                 ErrorCode.AGENT_FAILED.value,
-                _CANCELLED,
+                CANCELLED,
                 EVENTS_MAX,
                 _ms(self._ended_ttl_s),
             ],
@@ -240,7 +244,7 @@ class TurnStore:
                 str(lease.fence),
                 turn,
                 ATTEMPTS_MAX,
-                _CANCELLED,
+                CANCELLED,
                 EVENTS_MAX,
                 _ms(self._ended_ttl_s),
                 _ms(_OPEN_TTL_S),
@@ -311,7 +315,7 @@ class TurnStore:
         answer = await self._scripts.run(
             "cancel",
             [self._keys.turn(turn)],
-            [turn, tenant, reason, _CANCELLED, order.encode(), EVENTS_MAX, _ms(self._ended_ttl_s)],
+            [turn, tenant, reason, CANCELLED, order.encode(), EVENTS_MAX, _ms(self._ended_ttl_s)],
         )
         if answer[0] == b"unknown":
             raise TurnNotFound(turn)
@@ -397,7 +401,8 @@ class TurnStore:
             raise IllegalTransition(f"turn {turn}", text(answer[1]), str(wanted))
 
 
-_CANCELLED = encode_event(TurnEnded(state=TurnState.CANCELLED))
+CANCELLED = encode_event(TurnEnded(state=TurnState.CANCELLED))
+"""How a turn ends that was told to before it had an agent."""
 _OUT_OF_ATTEMPTS = encode_event(
     TurnEnded(
         state=TurnState.FAILED,

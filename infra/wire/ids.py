@@ -31,6 +31,9 @@ HostId = NewType("HostId", str)
 ReplicaId = NewType("ReplicaId", str)
 """One API process; names the channel its frames arrive on."""
 
+ReaderId = NewType("ReaderId", str)
+"""`<replica> <serial>`: one answer that a client has open of a turn it asked for."""
+
 Fence = NewType("Fence", int)
 """A lease's generation. Only grows for a conversation; a write with an older one is refused."""
 

@@ -199,6 +199,7 @@ def _headers(telling: Telling) -> dict[str, str]:
     return {
         "authorization": f"Bearer {telling.api_key}",
         "x-conversation-id": telling.conversation,
+        "x-event-ids": "true",
     }
 
 

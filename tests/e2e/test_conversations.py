@@ -398,7 +398,7 @@ def _finish_reason(answer: httpx.Response) -> str | None:
 
 
 def test_client_comes_back_to_a_running_stream(here: Deployment, warm: dict[str, str]) -> None:
-    headers = {**warm, "X-On-Disconnect": "continue"}
+    headers = {**warm, "X-On-Disconnect": "continue", "X-Event-IDs": "true"}
     body = {"model": MODEL, "stream": True, "messages": [user("stream 60 deltas every 50 ms")]}
     seen = ""
     with httpx.stream(

@@ -17,12 +17,29 @@ def blocks_of(stream: str | bytes) -> list[Block]:
     text = stream.decode() if isinstance(stream, bytes) else stream
     *whole, rest = text.split("\n\n")
     assert rest == "", f"the stream breaks off: {rest!r}"
-    return [_block(block) for block in whole]
+    return [_block(block) for block in whole if not _is_comment(block)]
+
+
+def parts_of(stream: str | bytes) -> list[str]:
+    """The data of all events as a simple reader takes it: it knows blank lines and `data:` only.
+
+    Dify's reads so. What is not data shows it broken JSON, or hides the words beside it.
+    """
+    text = stream.decode() if isinstance(stream, bytes) else stream
+    blocks = [block for block in text.split("\n\n") if block and not block.startswith(":")]
+    for block in blocks:
+        assert block.startswith("data: "), block
+        assert "\n" not in block, block
+    return [block.removeprefix("data: ") for block in blocks]
 
 
 def data_of(stream: str | bytes) -> list[str]:
     """The data of all events."""
     return [block.data for block in blocks_of(stream)]
+
+
+def _is_comment(block: str) -> bool:
+    return all(line.startswith(":") for line in block.split("\n"))
 
 
 def _block(block: str) -> Block:

@@ -7,16 +7,5 @@
 local turn = read_turn(ARGV[1])
 if not turn or turn.tenant ~= ARGV[2] then return {'unknown'} end
 if is_ended(turn.state) then return {'ok', turn.state} end
-write_even_when_full()
-if turn.state == 'queued' then
-  redis.call('LREM', key('todo', turn.conversation), 0, turn.id)
-  local n = end_turn(turn, 'cancelled', turn.seq + 1, ARGV[4], ARGV[3], ARGV[6], ARGV[7])
-  announce(turn, '0', n, ARGV[4])
-  review_room(turn.conversation, turn.tenant)
-  settle(turn.conversation)
-  return {'ok', turn.state}
-end
-redis.call('HSETNX', KEYS[1], 'cancel', ARGV[3])
-local owner = living_owner(turn.conversation)
-if owner ~= '' then redis.call('PUBLISH', key('control_channel', owner), ARGV[5]) end
+cancel_turn(turn, ARGV[3], ARGV[4], ARGV[5], ARGV[6], ARGV[7])
 return {'ok', turn.state}

@@ -180,6 +180,7 @@ local function end_turn(turn, new, n, payload, reason, events_max, ended_ttl_ms)
   end
   local idempotency = idempotency_of(turn)
   if idempotency then redis.call('PEXPIRE', idempotency, ended_ttl_ms) end
+  redis.call('DEL', key('turn_readers', turn.id))
   redis.call('ZREM', KEY.turns_open, turn.id)
   redis.call('ZREM', key('tenant_running', turn.tenant), turn.id)
   return n
@@ -264,6 +265,23 @@ end
 -- After a turn has left its FIFO: what is left may wait for a shorter time, or be nothing.
 local function review_room(conversation, tenant)
   if redis.call('ZSCORE', key('room', tenant), conversation) then enter_room(conversation, tenant) end
+end
+
+-- Asks for the end of a turn that has not ended: a queued one ends at once; of one that runs the
+-- flag is set and its owner told, by the control message `order`.
+local function cancel_turn(turn, reason, payload, order, events_max, ended_ttl_ms)
+  write_even_when_full()
+  if turn.state == 'queued' then
+    redis.call('LREM', key('todo', turn.conversation), 0, turn.id)
+    local n = end_turn(turn, 'cancelled', turn.seq + 1, payload, reason, events_max, ended_ttl_ms)
+    announce(turn, '0', n, payload)
+    review_room(turn.conversation, turn.tenant)
+    settle(turn.conversation)
+    return
+  end
+  redis.call('HSETNX', turn.key, 'cancel', reason)
+  local owner = living_owner(turn.conversation)
+  if owner ~= '' then redis.call('PUBLISH', key('control_channel', owner), order) end
 end
 
 -- Ends every turn that waits in a conversation as cancelled.

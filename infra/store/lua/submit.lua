@@ -13,14 +13,18 @@
 --       25 tokens a tenant may spend in a day (0: any number)
 --       26 egress profile, or '' for the one the conversation has
 --       27 bytes a tenant may hold here, this request included (0: any number)
--- Returns {'created' | 'repeated', turn, living owner or '', turns ahead, owners told} or
+--       28 who will read it, or ''  29 earlier turns of the digest it may repeat: 'any', or
+--       'left' (only one under way that nobody reads any more)
+-- Returns {'created' | 'joined' | 'repeated', turn, living owner or '', turns ahead, owners told} or
 --       {'conversation' | 'cluster' | 'tenant' | 'tenant_queue', turns there are, age of the oldest (ms)}:
 --       the bound that is reached; or {'budget', tokens spent today, ms until the next day}, or
 --       {'tenant_bytes', bytes it holds, '0'}.
 --
 -- Called again after a lost answer it finds its own turn and says 'created' again. A repeat of a
 -- turn that ended before anybody claimed it is a new turn: nothing of it can have happened.
--- A repeat is never refused. Without a living owner the conversation enters the waiting room.
+-- A repeat is never refused. Of a turn under way it is a reader from this step on ('joined'), so that
+-- nobody's hang-up ends the turn any more; what becomes of one that has ended, or is being cancelled,
+-- is the caller's to say ('repeated'). Without a living owner the conversation enters the waiting room.
 local conversation, turn, tenant = ARGV[1], ARGV[2], ARGV[3]
 
 local function answer(word, id, told)
@@ -34,11 +38,29 @@ local function answer(word, id, told)
 end
 
 if redis.call('EXISTS', KEYS[3]) == 1 then return answer('created', turn) end
+local function read_by(id)
+  if ARGV[28] == '' then return end
+  redis.call('SADD', key('turn_readers', id), ARGV[28])
+  redis.call('PEXPIRE', key('turn_readers', id), ARGV[15])
+end
+
+local function may_repeat(found)
+  if not found or found.id == ARGV[19] then return false end
+  if ARGV[29] == 'left' then
+    return not is_ended(found.state) and not found.cancel
+      and redis.call('EXISTS', key('turn_readers', found.id)) == 0
+  end
+  return not (is_ended(found.state) and found.attempt == 0)
+end
+
 if ARGV[12] ~= '' then
   local earlier = redis.call('GET', KEYS[8])
   local found = earlier and read_turn(earlier)
-  if found and earlier ~= ARGV[19] and not (is_ended(found.state) and found.attempt == 0) then
-    return answer('repeated', earlier)
+  if may_repeat(found) then
+    if is_ended(found.state) or found.cancel then return answer('repeated', earlier) end
+    read_by(earlier)
+    if ARGV[10] == 'continue' then redis.call('HSET', found.key, 'on_disconnect', ARGV[10]) end
+    return answer('joined', earlier)
   end
 end
 local now, owner = now_ms(), living_owner(conversation)
@@ -83,6 +105,7 @@ redis.call('HSET', KEYS[3],
   'state', 'queued', 'attempt', '0', 'fence', '0', 'seq', '0', 'created', int(now),
   'on_disconnect', ARGV[10], 'key_sealed', ARGV[8], 'key_expires', ARGV[9], 'idem', ARGV[12])
 redis.call('PEXPIRE', KEYS[3], ARGV[15])
+read_by(turn)
 if ARGV[12] ~= '' then redis.call('SET', KEYS[8], turn, 'PX', ARGV[13]) end
 
 if not redis.call('HGET', KEYS[1], 'state') then

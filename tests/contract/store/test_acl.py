@@ -5,20 +5,23 @@ from __future__ import annotations
 import re
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager
+from dataclasses import replace
 
 import pytest
 from redis.exceptions import NoPermissionError, ResponseError
 
 from infra.store.history import TurnBase
 from infra.store.keys import Keys
+from infra.store.readers import Left
 from infra.wire.errors import StoreUnavailable
-from infra.wire.ids import ReplicaId, TurnId
+from infra.wire.ids import ReaderId, TurnId
 from infra.wire.link import BaseKind
 from infra.wire.states import ConversationState
 from tests.contract.store.running import running, until
 from tests.contract.store.scene import (
     DONE,
     HOST_A,
+    OTHER_C,
     REPLICA,
     TENANT,
     W1,
@@ -66,9 +69,7 @@ async def _live_a_little(api: Scene, worker: Scene) -> None:
         await api.store.key_verdicts.put(TENANT, True, ttl_s=60)
         assert not (await api.store.rates.hit("requests", TENANT, per_min=1)).is_exceeded
         assert (await api.store.rates.look("requests", TENANT, per_min=1)).is_exceeded
-        readers = api.store.readers
-        await readers.join(TurnId("t"), here=ReplicaId("a"), first_at=REPLICA, ttl_s=60)
-        await readers.leave(TurnId("t"), here=ReplicaId("a"), ttl_s=60)
+        await _read_and_leave(api)
 
         turn = await api.submit()
         await api.store.queue.enqueue(turn, None)
@@ -107,6 +108,18 @@ async def _live_a_little(api: Scene, worker: Scene) -> None:
         await worker.store.conversations.wiped(C, HOST_A)
         await worker.store.workers.leave(W1)
         assert (await api.store.turns.counts())["open"] == 0
+
+
+async def _read_and_leave(api: Scene) -> None:
+    readers = api.store.readers
+    first, second = ReaderId("api-1 1"), ReaderId("api-2 1")
+    new = replace(api.new_turn(OTHER_C, idempotency="d"), reader=first)
+    await api.offer(new)
+    again = replace(api.new_turn(OTHER_C, idempotency="d"), reader=second)
+    turn = (await api.offer(again)).turn
+    await readers.withdraw(again)
+    assert await readers.leave(turn, first, tenant=TENANT, hung_up=False) is Left.STAYS
+    await api.store.turns.cancel(turn, tenant=TENANT, reason="over")
 
 
 DANGEROUS = """

@@ -299,11 +299,12 @@ async def test_full_queue_of_a_conversation_is_429() -> None:
     async with running_api({"go": [Gate("end")]}, settings={"turns_waiting_max": 1}) as api:
         headers = {"x-conversation-id": "c"}
         async with asyncio.TaskGroup() as group:
-            group.create_task(api.chat("go", headers=headers))
+            # Each its own body: the same one again would join the turn that runs.
+            group.create_task(api.chat("go", headers=headers, seed=1))
             await until(lambda: api.worker.requests)
-            group.create_task(api.chat("go", headers=headers))
+            group.create_task(api.chat("go", headers=headers, seed=2))
             await until(lambda: api.deps.drain.open_count == 2)
-            refused = await api.chat("go", headers=headers)
+            refused = await api.chat("go", headers=headers, seed=3)
             api.worker.gates["end"].set()
     assert refused.status_code == 429
     assert refused.json()["error"]["code"] == "queue_full"

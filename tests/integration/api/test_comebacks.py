@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
@@ -11,22 +13,23 @@ from typing import Any
 import httpx
 import pytest
 from openai.types.chat import ChatCompletionChunk
-from redis.asyncio import Redis
 
 from infra.store.keys import Keys
+from infra.store.limits import SubmitLimits
 from infra.store.open import Store, store_on
-from infra.store.readers import TurnReaders
 from infra.store.turn_log import TurnLog
+from infra.store.turns import NewTurn, Submitted, TurnRecord, TurnStore
 from infra.wire.errors import ErrorCode, StoreUnavailable
 from infra.wire.events import TextDelta, ThinkingDelta, ToolCall
-from infra.wire.ids import ReplicaId, TurnId
+from infra.wire.ids import TurnId
 from infra.wire.states import TurnState
 from tests.fakes.echo_worker import Gate, Pause, Script, Step, failure, words
 from tests.fakes.fake_redis import fake_redis
 from tests.fakes.running_api import KEY, RunningApi, body, real_store, running_api, until
-from tests.fakes.sse import Block, blocks_of
+from tests.fakes.sse import Block, blocks_of, parts_of
 
 STAYS = {"x-on-disconnect": "continue"}
+NUMBERED = {"x-event-ids": "true"}
 STRANGER = {"authorization": "Bearer sk-ant-somebody-else"}
 TOOLS: list[Step] = [
     ThinkingDelta(text="hm"),
@@ -62,9 +65,13 @@ def texts(blocks: list[Block]) -> str:
 
 
 @asynccontextmanager
-async def two_replicas(script: Script) -> AsyncIterator[tuple[RunningApi, RunningApi]]:
-    async with running_api(script) as here, running_api(store=here.store, has_worker=False) as far:
-        yield here, far
+async def two_replicas(
+    script: Script, *, changed: Callable[[Store], TurnStore] | None = None
+) -> AsyncIterator[tuple[RunningApi, RunningApi]]:
+    async with running_api(script) as here:
+        store = replace(here.store, turns=changed(here.store)) if changed else here.store
+        async with running_api(store=store, has_worker=False) as far:
+            yield here, far
 
 
 async def test_finished_completion_is_fetched_by_its_id() -> None:
@@ -141,7 +148,8 @@ async def test_stream_is_replayed_in_full_and_from_any_event() -> None:
     script: Script = {"go": TOOLS}
     for display in ("reasoning", "text"):
         async with running_api(script, settings={"tool_display": display}) as api:
-            first = blocks_of((await api.chat("go", stream=True)).content)
+            asked = await api.chat("go", stream=True, headers=NUMBERED)
+            first = blocks_of(asked.content)
             turn = api.worker.requests[-1].turn
             whole = await api.http.get(path(turn), params={"stream": "true"})
             assert [b.id for b in blocks_of(whole.content)] == [b.id for b in first]
@@ -267,7 +275,8 @@ async def test_coming_back_needs_a_key() -> None:
     assert answer.status_code == 401
 
 
-async def test_official_client_reads_ids_beside_pings_and_errors() -> None:
+@pytest.mark.parametrize("headers", [{}, NUMBERED])
+async def test_official_client_reads_ids_beside_pings_and_errors(headers: dict[str, str]) -> None:
     """openai-python keeps the last id it saw: a comment must not look like an event to it."""
     script: Script = {
         "go": [TextDelta(text="a"), Pause(0.3), TextDelta(text="b"), Pause(0.3), *words("c d")]
@@ -275,10 +284,73 @@ async def test_official_client_reads_ids_beside_pings_and_errors() -> None:
     settings = {"ping_interval_s": 0.05, "commit_after_s": 0}
     async with running_api(script, settings=settings) as api, api.openai() as client:
         stream = await client.chat.completions.create(
-            model="claude-sonnet-4.5", messages=[{"role": "user", "content": "go"}], stream=True
+            model="claude-sonnet-4.5",
+            messages=[{"role": "user", "content": "go"}],
+            stream=True,
+            extra_headers=headers,
         )
         assert "".join([c.choices[0].delta.content or "" async for c in stream]) == "abc d"
         assert KEY not in str(api.worker.requests)
+
+
+async def test_simple_reader_gets_each_word_over_pings() -> None:
+    """Dify's splits at blank lines and strips `data:`: it showed nothing of our streams."""
+    script: Script = {
+        "go": [TextDelta(text="a"), Pause(0.2), TextDelta(text="b"), Pause(0.2), *words("c d")]
+    }
+    settings = {"ping_interval_s": 0.05, "commit_after_s": 0}
+    async with running_api(script, settings=settings) as api:
+        answer = await api.chat("go", stream=True)
+        odd = await api.chat("go", stream=True, headers={"x-event-ids": "maybe"})
+    *chunks, done = parts_of(answer.content)
+    deltas = [json.loads(chunk)["choices"][0]["delta"] for chunk in chunks]
+    assert "".join(delta.get("content", "") for delta in deltas) == "abc d"
+    assert (done, b": ping\n\n" in answer.content) == ("[DONE]", True)
+    assert (odd.status_code, odd.json()["error"]["param"]) == (400, "X-Event-IDs")
+
+
+async def test_dify_shows_each_word_of_a_stream() -> None:
+    script: Script = {
+        "go": [TextDelta(text="a"), Pause(0.3), TextDelta(text="b"), Pause(0.3), *words("c d")]
+    }
+    settings = {"ping_interval_s": 0.05, "commit_after_s": 0}
+    async with running_api(script, settings=settings) as api, asyncio.timeout(60):
+        reader = await asyncio.create_subprocess_exec(
+            sys.executable,
+            *("-m", "tests.integration.api.dify_reader"),
+            *(f"{api.url}/v1", KEY, "claude-sonnet-4.5", "go"),
+            stdout=asyncio.subprocess.PIPE,
+        )
+        shown, _ = await reader.communicate()
+    parts = [json.loads(line) for line in shown.splitlines()]
+    assert "".join(text for text, _ in parts) == "abc d"
+    assert parts[-1][1] == "stop"
+
+
+async def test_broken_stream_goes_on_behind_what_was_seen() -> None:
+    """As docs/clients.md says: by the id in each chunk, with or without numbers."""
+    async with running_api(HELD) as api:
+        for headers, seen in ((STAYS, ""), (STAYS | NUMBERED, "so far")):
+            turn, last_id = await broken_off(api, headers)
+            api.worker.gates["rest"].set()
+            more = {"last-event-id": last_id} if last_id else {}
+            rest = await api.http.get(path(turn), params={"stream": "true"}, headers=more)
+            assert seen + texts(blocks_of(rest.content)) == "so far and on"
+            api.worker.gates["rest"].clear()
+
+
+async def broken_off(api: RunningApi, headers: dict[str, str]) -> tuple[str, str | None]:
+    """A stream whose client is gone after its first words: its id, and the last number it saw."""
+    asked = body("hold", stream=True)
+    url, last_id = "/v1/chat/completions", None
+    async with api.http.stream("POST", url, json=asked, headers=headers) as answer:
+        async for line in answer.aiter_lines():
+            if line.startswith("id: "):
+                last_id = line[4:]
+            if "so far" in line:
+                break
+    await until(lambda: api.deps.drain.open_count == 0)
+    return ChatCompletionChunk.model_validate_json(line[6:]).id, last_id
 
 
 async def test_alias_is_answered_by_its_name_again() -> None:
@@ -343,22 +415,15 @@ async def test_repeat_at_another_replica_outlives_a_hang_up(is_far: bool) -> Non
     assert len(here.worker.requests) == 1
 
 
-class LosingReaders(TurnReaders):
-    """Redis goes away at the first join: before it is written, or before that is told."""
+class LosingTurns(TurnStore):
+    """Redis goes away at a submit: before it is done, or before that is told."""
 
-    def __init__(self, redis: Redis, keys: Keys, *, is_written: bool) -> None:
-        super().__init__(redis, keys)
-        self._is_written = is_written
-        self._joins = 0
+    is_written = False
 
-    async def join(
-        self, turn: TurnId, *, here: ReplicaId, first_at: ReplicaId, ttl_s: float
-    ) -> None:
-        self._joins += 1
-        if self._joins > 1 or self._is_written:
-            await super().join(turn, here=here, first_at=first_at, ttl_s=ttl_s)
-        if self._joins == 1:
-            raise StoreUnavailable("gone")
+    async def submit(self, new: NewTurn, *, limits: SubmitLimits, retention_s: float) -> Submitted:
+        if self.is_written:
+            await super().submit(new, limits=limits, retention_s=retention_s)
+        raise StoreUnavailable("gone")
 
 
 def trimming(store: Store) -> Store:
@@ -366,11 +431,13 @@ def trimming(store: Store) -> Store:
 
 
 def losing_before(store: Store) -> Store:
-    return replace(store, readers=LosingReaders(store.redis, Keys("test"), is_written=False))
+    return replace(store, turns=LosingTurns(store.redis, Keys("test")))
 
 
 def losing_after(store: Store) -> Store:
-    return replace(store, readers=LosingReaders(store.redis, Keys("test"), is_written=True))
+    turns = LosingTurns(store.redis, Keys("test"))
+    turns.is_written = True
+    return replace(store, turns=turns)
 
 
 @pytest.mark.parametrize(
@@ -424,6 +491,112 @@ async def test_turn_ends_with_the_last_hang_up_at_any_replica() -> None:
         async with asyncio.timeout(10):
             assert (await here.worker.ended.get())[1] is TurnState.CANCELLED
         assert await here.store.redis.keys("*:readers") == []
+
+
+async def test_request_whose_submit_was_lost_takes_along_the_turn_it_made() -> None:
+    """Nobody waits for it: its client was told 503, and asks again."""
+    async with fake_redis() as redis:
+        store = store_on(redis, Keys("test"))
+        async with running_api(store=losing_after(store), has_worker=False) as api:
+            assert (await api.chat("go")).status_code == 503
+            await api.deps.errands.settled()
+        (turn,) = [k for k in await redis.keys("test:turn:*") if k.count(b":") == 2]
+        record = await store.turns.get(TurnId(turn.decode().removeprefix("test:turn:")))
+        assert record is not None
+        assert record.state is TurnState.CANCELLED
+
+
+class LateTurns(TurnStore):
+    """Looks at a turn it has joined only when the test says so."""
+
+    def __init__(self, store: Store) -> None:
+        super().__init__(store.redis, store.keys)
+        self.has_joined, self.go_on = asyncio.Event(), asyncio.Event()
+
+    async def get(self, turn: TurnId) -> TurnRecord | None:
+        self.has_joined.set()
+        await self.go_on.wait()
+        return await super().get(turn)
+
+
+async def test_repeat_keeps_the_turn_whose_first_client_hangs_up_meanwhile() -> None:
+    """It got 409 `turn_cancelled`, which LangChain never tries again."""
+    again = {"x-conversation-id": "c", "x-message-id": "m"}
+    async with two_replicas(HELD, changed=LateTurns) as (here, far), asyncio.TaskGroup() as group:
+        late = far.store.turns
+        assert isinstance(late, LateTurns)
+        first = group.create_task(here.chat("hold", stream=True, headers=again))
+        await until(lambda: here.worker.requests)
+        second = group.create_task(far.chat("hold", stream=True, headers=again))
+        async with asyncio.timeout(20):
+            await late.has_joined.wait()
+        first.cancel()
+        await until(lambda: here.deps.drain.open_count == 0)
+        await here.deps.errands.settled()
+        late.go_on.set()
+        here.worker.gates["rest"].set()
+        async with asyncio.timeout(20):
+            assert "and on" in (await second).text
+    assert len(here.worker.requests) == 1
+
+
+@pytest.mark.parametrize("name", ["c", None])
+async def test_sdk_gets_the_turn_that_its_first_try_asked_for(
+    name: str | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It waited no longer, or a balancer cut its answer: it tries again by itself."""
+    headers = {"x-conversation-id": name} if name else {}
+    caplog.set_level("INFO")
+    async with (
+        running_api(HELD) as api,
+        api.openai(max_retries=1, default_headers=headers, timeout=0.7) as client,
+        asyncio.TaskGroup() as group,
+    ):
+        asking = group.create_task(
+            client.chat.completions.create(
+                model="claude-sonnet-4.5", messages=[{"role": "user", "content": "hold"}]
+            )
+        )
+        await until(lambda: "repeat joins its turn" in caplog.messages)
+        api.worker.gates["rest"].set()
+        answer = await asking
+    assert answer.choices[0].message.content == "so far and on"
+    assert len(api.worker.requests) == 1
+
+
+async def test_turn_of_an_sdk_that_does_not_come_back_ends_after_its_grace() -> None:
+    headers = {"x-stainless-retry-count": "0"}
+    async with (
+        running_api(HELD, settings={"retry_grace_s": 0.2}) as api,
+        asyncio.TaskGroup() as group,
+    ):
+        asking = group.create_task(api.chat("hold", headers=headers))
+        await until(lambda: api.worker.requests)
+        asking.cancel()
+        async with asyncio.timeout(10):
+            assert (await api.worker.ended.get())[1] is TurnState.CANCELLED
+
+
+async def test_langchains_retry_gets_the_turn_that_was_cut_off(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """It counts its tries itself, so the SDK inside says `0` each time; and it names nothing."""
+    caplog.set_level("INFO")
+    headers = {"x-stainless-retry-count": "0"}
+    async with running_api(HELD) as api, asyncio.TaskGroup() as group:
+        cut_off = group.create_task(api.chat("hold", headers=headers))
+        await until(lambda: api.worker.requests)
+        beside = group.create_task(api.chat("hold", headers=headers))
+        await until(lambda: len(api.worker.requests) == 2)
+        beside.cancel()
+        await until(lambda: api.deps.drain.open_count == 1)
+        await api.deps.errands.settled()
+        retry = group.create_task(api.chat("hold", headers=headers))
+        await until(lambda: "repeat joins its turn" in caplog.messages)
+        api.worker.gates["rest"].set()
+        assert (await retry).json()["choices"][0]["message"]["content"] == "so far and on"
+        await cut_off
+    assert len(api.worker.requests) == 2, "and who says the same at once has a turn of their own"
 
 
 @pytest.mark.redis

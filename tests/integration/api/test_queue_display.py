@@ -35,7 +35,7 @@ async def crowded(**settings: Any) -> AsyncIterator[RunningApi]:
 
 async def test_waiting_stream_tells_its_place_in_comments_with_every_ping() -> None:
     async with crowded() as api:
-        waiting = await open_until(api, "last", b"2 turns ahead\n: queued, 2 turns ahead\n")
+        waiting = await open_until(api, "last", b"2 turns ahead\n\n: queued, 2 turns ahead\n\n")
         await waiting.aclose()
 
 
@@ -43,7 +43,7 @@ async def test_waiting_stream_tells_its_place_once_as_reasoning() -> None:
     async with crowded(queue_display="reasoning") as api:
         waiting = await open_until(api, "last", b"assistant")
         seen = await read_until(waiting, b"Waiting: 2 turns ahead.")
-        seen += await read_until(waiting, b": ping\n: ping\n")
+        seen += await read_until(waiting, b": ping\n\n: ping\n\n")
         await waiting.aclose()
     assert seen.count(b"Waiting") == 1
     line = next(line for line in seen.split(b"\n") if b"Waiting" in line)
@@ -54,7 +54,7 @@ async def test_waiting_stream_tells_its_place_once_as_reasoning() -> None:
 async def test_waiting_stream_only_pings_where_the_place_is_not_to_be_shown() -> None:
     async with crowded(queue_display="off") as api:
         waiting = await open_until(api, "last", b"assistant")
-        seen = await read_until(waiting, b": ping\n" * 8)
+        seen = await read_until(waiting, b": ping\n\n" * 8)
         await waiting.aclose()
     assert b"ahead" not in seen
 

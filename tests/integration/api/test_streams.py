@@ -112,7 +112,7 @@ async def test_turn_that_another_client_reads_survives_a_hang_up() -> None:
 async def test_silent_stream_is_pinged_with_comments_only() -> None:
     settings = {"ping_interval_s": 0.05, "commit_after_s": 0}
     async with running_api({"hold": [Gate("rest"), *words("at last")]}, settings=settings) as api:
-        answer = await open_until(api, "hold", b": ping\n: ping\n")
+        answer = await open_until(api, "hold", b": ping\n\n: ping\n\n")
         api.worker.gates["rest"].set()
         assert b"[DONE]" in await rest_of(answer)
         await answer.aclose()

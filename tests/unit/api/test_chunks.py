@@ -9,9 +9,9 @@ import pytest
 from openai.types.chat import ChatCompletionChunk
 
 from api.chain import AnswerHead
-from api.chunks import ChunkFrames, Transcript, is_sight, queue_comment, read_end
+from api.chunks import ChunkFrames, Transcript, is_sight, read_end
 from infra.runtime.settings import ToolDisplay
-from infra.wire.errors import ErrorCode, TurnFailed
+from infra.wire.errors import AgClusterError, ErrorCode, TurnFailed
 from infra.wire.events import (
     Event,
     FinishReason,
@@ -28,7 +28,7 @@ from infra.wire.events import (
 )
 from infra.wire.ids import TurnId
 from infra.wire.states import TurnState
-from tests.fakes.sse import blocks_of, data_of
+from tests.fakes.sse import blocks_of, data_of, parts_of
 
 STARTED = TurnStarted(sdk_session="s", model="m")
 CALL = ToolCall(id="1", name="Bash", summary="ls -la")
@@ -36,7 +36,10 @@ RESULT = ToolResult(id="1", name="Bash", summary="3 files")
 
 
 def frames(
-    *, display: ToolDisplay = ToolDisplay.REASONING, include_usage: bool = False
+    *,
+    display: ToolDisplay = ToolDisplay.REASONING,
+    include_usage: bool = False,
+    is_numbered: bool = False,
 ) -> ChunkFrames:
     return ChunkFrames(
         TurnId("chatcmpl-1"),
@@ -44,6 +47,7 @@ def frames(
         model="claude",
         include_usage=include_usage,
         display=display,
+        is_numbered=is_numbered,
     )
 
 
@@ -66,7 +70,7 @@ def shown(events: Sequence[Event], display: ToolDisplay) -> tuple[str, str]:
 
 
 def test_text_delta_is_spliced_byte_for_byte() -> None:
-    rendered = frames().render([encode_event(TextDelta(text='a "b"\n é 😀'))], 7)
+    rendered = frames(is_numbered=True).render([encode_event(TextDelta(text='a "b"\n é 😀'))], 7)
     assert rendered == (
         b'id: 7\ndata: {"id":"chatcmpl-1","object":"chat.completion.chunk","created":1700000000,'
         b'"model":"claude","system_fingerprint":null,"choices":[{"index":0,"delta":'
@@ -132,7 +136,7 @@ def test_model_name_cannot_break_out_of_its_string() -> None:
 
 
 def test_every_chunk_says_where_in_the_turn_it_stands() -> None:
-    made = frames(include_usage=True)
+    made = frames(include_usage=True, is_numbered=True)
     events = [encode_event(e) for e in (STARTED, TextDelta(text="a"), CALL, TextDelta(text="b"))]
     stream = made.first() + made.render(events[:2], 1) + made.render(events[2:], 3)
     stream += made.last(TurnEnded(state=TurnState.DONE), 5)
@@ -252,18 +256,45 @@ def test_cancelled_end_is_an_error_for_whoever_still_listens() -> None:
 @pytest.mark.parametrize(
     ("ahead", "told"), [(0, "next in line"), (1, "1 turn ahead"), (12, "12 turns ahead")]
 )
-def test_place_in_the_queue_is_a_comment_that_ends_no_event(ahead: int, told: str) -> None:
-    assert queue_comment(ahead) == f": queued, {told}\n".encode()
+def test_place_in_the_queue_is_a_comment(ahead: int, told: str) -> None:
+    """A block of its own; but among numbered blocks none that ends an event."""
+    assert frames().queue_comment(ahead) == f": queued, {told}\n\n".encode()
+    assert frames(is_numbered=True).queue_comment(ahead) == f": queued, {told}\n".encode()
 
 
 def test_place_in_the_queue_as_reasoning_stands_apart_from_what_follows() -> None:
-    frames = ChunkFrames(
-        TurnId("t"), created=1, model="m", include_usage=False, display=ToolDisplay.REASONING
-    )
-    stream = frames.queue_note(2, 0) + frames.queue_note(1, 0)
-    stream += frames.render([encode_event(ThinkingDelta(text="hm"))], 1)
+    made = frames(is_numbered=True)
+    stream = made.queue_note(2, 0) + made.queue_note(1, 0)
+    stream += made.render([encode_event(ThinkingDelta(text="hm"))], 1)
     said = [json.loads(b.data)["choices"][0]["delta"] for b in blocks_of(stream)]
     assert "".join(delta["reasoning_content"] for delta in said) == (
         "Waiting: 2 turns ahead.\nWaiting: 1 turn ahead.\nhm"
     )
     assert [b.id for b in blocks_of(stream)] == [0, 0, 1]
+
+
+def test_stream_is_blocks_of_data_alone_unless_numbers_are_asked_for() -> None:
+    """Readers that split at blank lines and strip `data:` showed nothing of a block with an `id`,
+    and lost the words of a block that a comment was glued to."""
+    events = [encode_event(TextDelta(text=word)) for word in ("one ", "two")]
+    end = TurnEnded(state=TurnState.DONE)
+    for is_numbered in (False, True):
+        made = frames(include_usage=True, is_numbered=is_numbered)
+        stream = made.ping + made.first() + made.ping + made.render(events[:1], 1) + made.ping
+        stream += made.queue_comment(1) + made.render(events[1:], 2) + made.last(end, 3)
+        told = [block.data for block in blocks_of(stream)]
+        assert [block.id for block in blocks_of(stream)] == (
+            [0, 1, 2, 3, 3, 3] if is_numbered else [None] * 6
+        )
+        if not is_numbered:
+            assert parts_of(stream) == told
+
+
+def test_error_in_a_stream_is_one_event_that_says_how_to_come_back() -> None:
+    for is_numbered in (False, True):
+        made = frames(is_numbered=is_numbered)
+        (block,) = blocks_of(made.failure(AgClusterError(), TurnId("chatcmpl-1"), 9))
+        assert block.id == (9 if is_numbered else None)
+        body = json.loads(block.data)
+        assert (body["id"], body["starting_after"]) == ("chatcmpl-1", 9)
+        assert set(body["error"]) == {"message", "type", "param", "code"}

@@ -104,3 +104,25 @@ def test_draining_is_told_in_two_steps(step: str) -> None:
     drain = Drain()
     getattr(drain, step)()
     assert (drain.is_draining, drain.is_closed) == (step == "begin", step == "close")
+
+
+async def test_errand_may_wait_but_not_beyond_the_end() -> None:
+    errands, store = Errands(ManualClock()), FlakyStore()
+    errands.leave("hang-up", TURN, store, after_s=3600)
+    async with running(errands):
+        await errands.settled()
+        assert store.calls == 0
+        errands.hurry()
+        await errands.settled()
+        assert store.calls == 1
+
+
+async def test_errand_that_waits_is_carried_out_in_time() -> None:
+    errands, is_done = Errands(ManualClock()), asyncio.Event()
+
+    async def run() -> None:
+        is_done.set()
+
+    errands.leave("hang-up", TURN, run, after_s=0.01)
+    async with running(errands), asyncio.timeout(5):
+        await is_done.wait()

@@ -6,16 +6,13 @@ import json
 
 import pytest
 
-from api.errors import TABLE, error_event, error_response, routing_error
+from api.errors import TABLE, error_response, routing_error
 from infra.wire.errors import (
-    AgClusterError,
     ErrorCode,
     RequestRefused,
     StoreUnavailable,
     TurnFailed,
 )
-from infra.wire.ids import TurnId
-from tests.fakes.sse import blocks_of
 
 
 def test_every_code_has_a_row() -> None:
@@ -55,14 +52,6 @@ def test_wrong_key_is_not_worth_a_retry() -> None:
     answer = error_response(RequestRefused("x", code=ErrorCode.INVALID_KEY))
     assert answer.status_code == 401
     assert answer.headers["x-should-retry"] == "false"
-
-
-def test_error_in_a_stream_is_one_event_with_the_completions_id() -> None:
-    (block,) = blocks_of(error_event(AgClusterError(), TurnId("chatcmpl-1"), 9))
-    assert block.id == 9
-    body = json.loads(block.data)
-    assert body["id"] == "chatcmpl-1"
-    assert set(body["error"]) == {"message", "type", "param", "code"}
 
 
 @pytest.mark.parametrize("status", [400, 404, 405])
