@@ -8,12 +8,20 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any
 
-from claude_agent_sdk import ClaudeAgentOptions, ClaudeSDKClient, ClaudeSDKError, Message
+from claude_agent_sdk import (
+    ClaudeAgentOptions,
+    ClaudeSDKClient,
+    ClaudeSDKError,
+    Message,
+    ResultMessage,
+)
 from claude_agent_sdk._errors import MessageParseError
 
+from agent.history import Said, message_of
 from agent.options import MARK
 from agent.processes import kill_marked
 
@@ -73,6 +81,32 @@ class Cli:
         }
         await self._control(self._client.query(_one(prompt)))
 
+    async def tell(self, said: Sequence[Said], *, model: str) -> None:
+        """Add messages and their answers to the conversation, without asking the model.
+
+        The last one is an answer. Raises `CliFailed`.
+        """
+        frame: dict[str, Any]
+        for role, content in said:
+            if role == "assistant":
+                frame = {"type": role, "message": message_of(role, content, model)}
+                await self._control(self._client.query(_one(frame)))
+                continue
+            id, taken = str(uuid.uuid4()), asyncio.Event()
+            self._listener = _taken(id, taken)
+            frame = {
+                "type": role,
+                "message": message_of(role, content, model),
+                # It is not asked about.
+                "shouldQuery": False,
+                "uuid": id,
+            }
+            await self._control(self._client.query(_one(frame)))
+            # Without waiting for it the order is lost.
+            await self._control(first_of(taken, self.gone))
+            if self.gone.is_set():
+                raise CliFailed(self.fault or "the CLI ended")
+
     def ignore(self) -> None:
         """Tell nobody any more; what comes is dropped."""
         self._listener = None
@@ -128,6 +162,29 @@ class Cli:
     def _keep_stderr(self, line: str) -> None:
         self._last_words = line[-500:]
         log.debug("cli: %s", line)
+
+
+def _taken(id: str, taken: asyncio.Event) -> Listener:
+    """Sets the event when the message of that id has been taken in."""
+
+    async def listen(message: Message) -> None:
+        if isinstance(message, ResultMessage) and id in (message.user_message_uuids or [id]):
+            taken.set()
+
+    return listen
+
+
+async def first_of(*events: asyncio.Event) -> None:
+    """Until one of the events is set. Bounded by its caller."""
+    async with asyncio.TaskGroup() as group:
+        waits = [group.create_task(_wait(event)) for event in events]
+        await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        for wait in waits:
+            wait.cancel()
+
+
+async def _wait(event: asyncio.Event) -> None:
+    await event.wait()
 
 
 async def _one(prompt: dict[str, Any]) -> AsyncIterator[dict[str, Any]]:

@@ -9,8 +9,8 @@ SDK.
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
+from typing import Any, Literal, NamedTuple
 
 from infra.wire.turns import ContentBlock, HistoryMessage, TextBlock
 from infra.wire.upstream import OPENING, content_block
@@ -22,16 +22,23 @@ _FORMAT_VERSION = "2.1.330"
 """The CLI version whose entry format this is."""
 
 
+class Said(NamedTuple):
+    """A message in the words of the Messages API."""
+
+    role: Literal["user", "assistant"]
+    content: list[Json]
+
+
 def transcript_of(
-    history: Sequence[HistoryMessage], *, session: str, cwd: str, model: str, timestamp: str
+    said: Sequence[Said], *, session: str, cwd: str, model: str, timestamp: str
 ) -> list[Json]:
-    """The entries of that conversation, chained; empty when it holds nothing to say.
+    """The entries of that conversation, chained; empty when nothing was said.
 
     `timestamp` (ISO 8601, UTC) is given to all of them: when they were said is not known.
     """
     entries: list[Json] = []
     parent: str | None = None
-    for role, content in _messages(history):
+    for role, content in said:
         id = str(uuid.uuid4())
         entries.append(
             {
@@ -44,7 +51,7 @@ def transcript_of(
                 "version": _FORMAT_VERSION,
                 "userType": "external",
                 "isSidechain": False,
-                "message": _message(role, content, model),
+                "message": message_of(role, content, model),
             }
         )
         parent = id
@@ -56,20 +63,19 @@ def content_of(blocks: Sequence[ContentBlock]) -> list[Json]:
     return [content_block(block) for block in blocks if not _is_empty(block)]
 
 
-def _messages(history: Sequence[HistoryMessage]) -> Iterator[tuple[str, list[Json]]]:
-    """(role, content) of the messages that say something; neighbours of one role are joined."""
-    said = [(m.role, _content(m)) for m in history]
-    joined: list[tuple[str, list[Json]]] = []
-    for role, content in said:
-        if not content:
+def messages_of(history: Iterable[HistoryMessage]) -> list[Said]:
+    """The messages that say something, a user's first; neighbours of one role are joined."""
+    joined: list[Said] = []
+    for message in history:
+        if not (content := _content(message)):
             continue
-        if joined and joined[-1][0] == role:
-            joined[-1][1].extend(content)
+        if joined and joined[-1].role == message.role:
+            joined[-1].content.extend(content)
         else:
-            joined.append((role, content))
-    if joined and joined[0][0] == "assistant":
-        yield "user", [{"type": "text", "text": OPENING}]
-    yield from joined
+            joined.append(Said(message.role, content))
+    if joined and joined[0].role == "assistant":
+        joined.insert(0, Said("user", [{"type": "text", "text": OPENING}]))
+    return joined
 
 
 def _content(message: HistoryMessage) -> list[Json]:
@@ -79,7 +85,8 @@ def _content(message: HistoryMessage) -> list[Json]:
     return content_of(message.content)
 
 
-def _message(role: str, content: list[Json], model: str) -> Json:
+def message_of(role: str, content: list[Json], model: str) -> Json:
+    """A message as the CLI keeps it."""
     if role == "user":
         return {"role": "user", "content": content}
     return {

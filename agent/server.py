@@ -113,7 +113,7 @@ class LinkServer:
                 turn = await self._starts.get()
                 ended = await _run_guarded(session, turn)
                 self._just_ended = turn.start.turn
-                turn.outbox.end(ended)
+                turn.outbox.end(ended.model_copy(update={"heads": turn.answer.heads}))
                 log.info("turn %s ended: %s", turn.start.turn, ended.state)
         finally:
             await session.aclose()
@@ -166,6 +166,7 @@ class LinkServer:
     def _welcome(self) -> Welcome:
         turn = self._open_turn()
         return Welcome(
+            restores=True,
             agent_version=self._agent_version,
             sdk_version=self._sdk_version,
             sdk_session=self._session.sdk_session if self._session else None,

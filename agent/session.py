@@ -12,24 +12,24 @@ import asyncio
 import logging
 import tempfile
 import uuid
-from datetime import UTC, datetime
 from pathlib import Path
 
-from claude_agent_sdk import Message, SystemMessage, project_key_for_directory
+from claude_agent_sdk import Message, SystemMessage
 
-from agent.cli import Cli, CliFailed
+from agent.cli import Cli, CliFailed, first_of
 from agent.failures import failed, interrupted
 from agent.forwarder import Forwarder
-from agent.history import Json, content_of, transcript_of
+from agent.history import content_of
+from agent.memory import Mark, Memory
 from agent.options import Past, Surroundings, build_options, launch_key
 from agent.processes import is_crowded, oom_kills
 from agent.session_store import LinkedSessionStore
-from agent.transcripts import PartKey, Transcripts
+from agent.transcripts import Transcripts
 from agent.translate import Translator
 from agent.turn import RunningTurn
 from infra.wire.errors import ErrorCode
-from infra.wire.events import Notice, TurnEnded
-from infra.wire.link import AgentSettings, BaseKind, StartTurn
+from infra.wire.events import Notice, TextDelta, ToolCall, TurnEnded
+from infra.wire.link import AgentSettings, StartTurn
 from infra.wire.states import TurnState
 
 log = logging.getLogger(__name__)
@@ -52,21 +52,17 @@ class ClaudeSession:
         self._around = around
         self._group = group
         self._forwarder = forwarder
-        self._transcripts = transcripts
         self._store = LinkedSessionStore(transcripts)  # type: ignore[abstract] # the rest is optional
-        self._project = project_key_for_directory(around.workspace)
+        self._memory = Memory(transcripts, around.workspace)
         self._scratch = tempfile.TemporaryDirectory(prefix="agcluster-")
         self._cli: Cli | None = None
         self._launched: tuple[object, ...] = ()
         self._model = ""
-        # What a new CLI begins with; the one that is open has it, and all turns since.
-        self._past = Past()
-        self._unheard: list[Json] = []
 
     @property
     def sdk_session(self) -> str | None:
         """See `Session.sdk_session`."""
-        return self._past.session
+        return self._memory.past.session
 
     async def run(self, turn: RunningTurn) -> TurnEnded:
         """See `Session.run`."""
@@ -86,7 +82,7 @@ class ClaudeSession:
 
     async def _run(self, turn: RunningTurn) -> TurnEnded:
         oom_before = oom_kills()
-        hearing = _Hearing(turn)
+        hearing, before = _Hearing(turn), self._memory.mark
         try:
             ended = await self._ask_patiently(turn, hearing)
         except CliFailed as failure:
@@ -97,13 +93,13 @@ class ClaudeSession:
         finally:
             if self._cli is not None:
                 self._cli.ignore()
-        checkpoint = self._remember(turn.start, hearing, ended)
+        ended = await self._remember(hearing, ended, before)
         if self._cli is not None and is_crowded():
             # A fork bomb: it would take every tool of the next turns with it.
             log.warning("turn %s left no room for processes: the CLI is ended", turn.start.turn)
             self._cli.kill()
             await self._drop_cli()
-        return ended.model_copy(update={"checkpoint": checkpoint})
+        return ended
 
     async def _ask_patiently(self, turn: RunningTurn, hearing: _Hearing) -> TurnEnded:
         """`_ask`, once more where the CLI had died since the last turn. Raises `CliFailed`."""
@@ -123,9 +119,12 @@ class ClaudeSession:
         cli = await self._ready(turn.start)
         if turn.interrupted is not None:
             return interrupted(turn.interrupted)
-        content = [*self._unheard, *content_of(turn.start.prompt)]
+        to_tell = self._memory.to_tell
+        await cli.tell(to_tell.frames, model=turn.start.settings.model)
+        content = [*to_tell.content, *content_of(turn.start.prompt)]
+        hearing.is_asked = True
         await cli.ask(content, id=hearing.prompt_id, listener=hearing.hear)
-        await _first(hearing.over, cli.gone)
+        await first_of(hearing.over, cli.gone)
         if hearing.ended is None:
             raise CliFailed(cli.fault or "the CLI ended")
         return hearing.ended
@@ -153,13 +152,13 @@ class ClaudeSession:
             return await self._connect(start.settings)
         except CliFailed as failure:
             log.warning("the CLI did not start: %s", failure.detail)
-            if self._past.session is None:
+            if self._memory.past.session is None:
                 raise
             if not start.history:
-                if self._transcripts.entries(self._part(self._past.session)) is None:
-                    self._past = Past()  # Given up: there is nothing to try it with again.
+                if self._memory.is_lost:
+                    self._memory.past = Past()  # There is nothing to try it with again.
                 raise
-            self._begin_with_history(start)
+            self._memory.begin_with_history(start)
             return await self._connect(start.settings)
 
     async def _connect(self, settings: AgentSettings) -> Cli:
@@ -168,7 +167,7 @@ class ClaudeSession:
             settings,
             self._around,
             store=self._store,
-            past=self._past,
+            past=self._memory.opening(),
             mark=mark,
             proxy=await self._forwarder.proxy_url(),
             prompt_file=self._write_system_prompt(settings),
@@ -205,88 +204,27 @@ class ClaudeSession:
 
     async def _stand_on_base(self, start: StartTurn) -> None:
         """Make our past what the turn asks for; a CLI with another one is closed."""
-        match start.base:
-            case BaseKind.CONTINUE:
-                if self._cli is None and self._past.session is None:
-                    self._resume_or_begin(start)
-            case BaseKind.REWIND:
-                await self._rewind(start)
-            case BaseKind.FRESH:
-                if self._past.session is not None or start.history:
-                    await self._drop_cli()
-                self._begin_with_history(start)
+        if self._memory.has_other(start):
+            await self._drop_cli()
+        self._memory.stand_on(start, has_cli=self._cli is not None)
 
-    def _resume_or_begin(self, start: StartTurn) -> None:
-        """Take up the given transcript, or else the sent history."""
-        self._adopt(start)
-        known = self._past.session is not None
-        # A transcript that ends too early lacks turns that could not be stored.
-        if known and start.checkpoint and not self._has(start.checkpoint):
-            log.warning("the given transcript does not reach to %s", start.checkpoint)
-            known = False
-        if not known:
-            self._begin_with_history(start)
+    async def _remember(self, hearing: _Hearing, ended: TurnEnded, before: Mark) -> TurnEnded:
+        """Note what the turn has left, or leave no trace of it.
 
-    async def _rewind(self, start: StartTurn) -> None:
-        """Go back to the checkpoint, or where it is not known begin with the sent history."""
-        self._unheard = []
-        if self._past.session is None:
-            self._adopt(start)
-        checkpoint = start.checkpoint
-        if checkpoint and self._past.at is None and checkpoint == self._last_id():
-            return  # The turns after it have left nothing.
-        await self._drop_cli()
-        if checkpoint and self._has(checkpoint):
-            self._past = Past(self._past.session, at=checkpoint)
-        else:
-            log.warning("there is no entry %s to go back to", checkpoint)
-            self._begin_with_history(start)
-
-    def _adopt(self, start: StartTurn) -> None:
-        if start.transcript is not None:
-            self._transcripts.adopt(self._project, start.transcript)
-            self._past = Past(start.transcript.sdk_session)
-
-    def _begin_with_history(self, start: StartTurn) -> None:
-        """A session made of the sent history; without one, none: the CLI makes a new one."""
-        session = str(uuid.uuid4())
-        entries = transcript_of(
-            start.history,
-            session=session,
-            cwd=str(self._around.workspace),
-            model=start.settings.model,
-            timestamp=datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
-        )
-        self._unheard = []
-        self._past = Past(session) if entries else Past()
-        self._transcripts.add(self._part(session), entries)
-
-    def _remember(self, start: StartTurn, hearing: _Hearing, ended: TurnEnded) -> str | None:
-        """Note what the turn has left; the entry it ended at, None where it left nothing."""
+        A turn that failed before it said anything leaves none: a message that the model refuses
+        would be refused with every message after it.
+        """
         told = hearing.translator.sdk_session
-        if told is not None and (
-            ended.state is TurnState.DONE
-            or self._transcripts.has(self._part(told), hearing.prompt_id)
-            or self._transcripts.is_given_up(self._project, told)
+        came_to_nothing = ended.error is not None and not hearing.has_said
+        if not came_to_nothing and self._memory.took(
+            told, hearing.prompt_id, is_done=ended.state is TurnState.DONE
         ):
-            self._past, self._unheard = Past(told), []
-            self._transcripts.forget_but(self._project, told)
-            return self._last_id() or ended.checkpoint
-        # Stopped or failed before the CLI took it up: it goes with the next prompt, as it would
-        # have stood before it.
-        self._unheard = [*self._unheard, *content_of(start.prompt)]
-        return None
-
-    def _part(self, session: str) -> PartKey:
-        return PartKey(self._project, session)
-
-    def _has(self, id: str) -> bool:
-        session = self._past.session
-        return session is not None and self._transcripts.has(self._part(session), id)
-
-    def _last_id(self) -> str | None:
-        session = self._past.session
-        return self._transcripts.last_id(self._part(session)) if session else None
+            checkpoint = self._memory.last_id or ended.checkpoint
+            return ended.model_copy(update={"checkpoint": checkpoint})
+        if self._memory.go_back(before) or hearing.is_asked:
+            # The CLI that is open has heard of it.
+            await self._drop_cli()
+        return ended.model_copy(update={"checkpoint": None, "is_remembered": False})
 
     # Interrupts
 
@@ -320,6 +258,10 @@ class _Hearing:
         self.translator = Translator(self.prompt_id)
         self.ended: TurnEnded | None = None
         self.over = asyncio.Event()
+        self.is_asked = False
+        """The prompt has been given to a CLI."""
+        self.has_said = False
+        """The answer has begun, or a tool was called."""
 
     async def hear(self, message: Message) -> None:
         """Tell what a message stands for; waits while the outbox is full."""
@@ -333,20 +275,8 @@ class _Hearing:
                     self.ended = event
                     self.over.set()
                     return
+                self.has_said = self.has_said or isinstance(event, TextDelta | ToolCall)
                 await self._turn.say(event)
         except Exception:  # a message we cannot read must not end the reading, only be told
             log.exception("a message of the CLI could not be translated")
             await self._turn.say(Notice(text="A part of the agent's answer could not be read."))
-
-
-async def _first(*events: asyncio.Event) -> None:
-    """Until one of the events is set. Bounded by an interrupt, which leads to one of them."""
-    async with asyncio.TaskGroup() as group:
-        waits = [group.create_task(_wait(event)) for event in events]
-        await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
-        for wait in waits:
-            wait.cancel()
-
-
-async def _wait(event: asyncio.Event) -> None:
-    await event.wait()

@@ -9,6 +9,7 @@ import asyncio
 from typing import Protocol
 
 from agent.outbox import Outbox
+from infra.wire.answers import ToldHeads
 from infra.wire.events import Event, TurnEnded
 from infra.wire.link import InterruptReason, StartTurn
 
@@ -19,11 +20,14 @@ class RunningTurn:
     def __init__(self, start: StartTurn) -> None:
         self.start = start
         self.outbox = Outbox(start.turn, max_bytes=start.settings.buffer_max_bytes)
+        self.answer = ToldHeads()
+        """How the answer begins, so far."""
         self.interrupted: InterruptReason | None = None
         self._stop = asyncio.Event()
 
     async def say(self, event: Event) -> None:
         """Tell an event; waits while the outbox is full."""
+        self.answer.add(event)
         await self.outbox.put(event)
 
     def interrupt(self, reason: InterruptReason) -> None:

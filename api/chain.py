@@ -13,30 +13,17 @@ import hashlib
 import json
 from collections.abc import Sequence
 
+from infra.wire.answers import Head
+
 HEAD_CHARS = 64
 """Of an answer, so many characters that are no blanks count."""
 
 
-class AnswerHead:
+class AnswerHead(Head):
     """Gathers the head of an answer while it is relayed."""
 
     def __init__(self) -> None:
-        self._head = ""
-
-    @property
-    def is_full(self) -> bool:
-        """More text changes nothing."""
-        return len(self._head) >= HEAD_CHARS
-
-    @property
-    def text(self) -> str:
-        """The head so far, without blanks."""
-        return self._head
-
-    def add(self, text: str) -> None:
-        """More of the answer."""
-        if not self.is_full:
-            self._head = (self._head + "".join(text.split()))[:HEAD_CHARS]
+        super().__init__(HEAD_CHARS)
 
 
 def head_of(answer: str) -> str:

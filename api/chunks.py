@@ -22,12 +22,9 @@ from api.chain import AnswerHead
 from api.errors import error_body
 from api.models import CompletionUsage, PromptTokensDetails
 from infra.runtime.settings import ToolDisplay
+from infra.wire.answers import describe
 from infra.wire.errors import AgClusterError, ErrorCode, TurnFailed, UnknownMessage
 from infra.wire.events import (
-    Event,
-    Notice,
-    ToolCall,
-    ToolResult,
     TurnEnded,
     Usage,
     decode_event,
@@ -132,21 +129,6 @@ class Transcript:
         except UnknownMessage:
             self.unknown += 1
             return None
-
-
-def describe(event: Event) -> str | None:
-    """One readable line for what the agent does; None for events that are not shown."""
-    match event:
-        case ToolCall():
-            line = f"{event.name}: {event.summary}" if event.summary else event.name
-        case ToolResult():
-            sign = "✗" if event.is_error else "→"
-            line = f"{event.name} {sign} {event.summary}".rstrip()
-        case Notice():
-            return event.text
-        case _:
-            return None
-    return f"  {line}" if event.parent else line
 
 
 class ChunkFrames:

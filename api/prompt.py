@@ -43,6 +43,8 @@ class Prompt:
     """The client sent answers along, if only empty ones."""
     answers: tuple[str, ...]
     """Text of the answer after each of the user's turns but the last."""
+    begins: tuple[int, ...] = ()
+    """Where in the history each of those turns begins."""
 
 
 def read_messages(messages: Sequence[ChatMessage]) -> Prompt:
@@ -84,6 +86,7 @@ def read_messages(messages: Sequence[ChatMessage]) -> Prompt:
             "".join(block.text for block in answer if isinstance(block, TextBlock))
             for answer in answers
         ),
+        begins=tuple(begins[:-1]),
     )
 
 

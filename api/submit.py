@@ -28,6 +28,7 @@ from infra.store.limits import SubmitLimits
 from infra.store.queue import PlacementQueue
 from infra.store.readers import TurnReaders
 from infra.store.turns import NewTurn, RepeatOf, Submitted, TurnRecord, TurnStore
+from infra.wire.answers import shown_head
 from infra.wire.errors import RequestRefused, StoreUnavailable
 from infra.wire.ids import ConversationKey, ReaderId, TurnId
 from infra.wire.turns import Lane, OnDisconnect, TurnRequest
@@ -288,6 +289,8 @@ class TurnOpener:
                 max_tokens=ask.max_tokens,
                 profile=ask.profile,
                 sent=ask.prompt.sent,
+                begins=ask.prompt.begins,
+                answers=tuple(map(shown_head, ask.prompt.answers)),
                 is_thin=ask.is_thin,
             ),
             replica=self._relays.replica,

@@ -106,7 +106,8 @@ def _bwrap() -> str | None:
 
 
 def _sdk() -> str | None:
-    return _run(sys.executable, "-c", "import claude_agent_sdk")
+    # On a machine that is busy with other tests the import alone takes half a minute.
+    return _run(sys.executable, "-c", "import claude_agent_sdk", timeout_s=60)
 
 
 def _compose() -> str | None:

@@ -143,7 +143,12 @@ class Delivery:
             transcript = await until_store_answers(
                 lambda: transcripts.load(c, session), self._parts.clock
             )
-        return stand(claimed, has_session=self._link.has_session, transcript=transcript)
+        return stand(
+            claimed,
+            has_session=self._link.has_session,
+            transcript=transcript,
+            restores=(link := self._link.current) is not None and link.welcome.restores,
+        )
 
     async def _open(self, run: TurnRun) -> None:
         """All that must be true before the agent may work, at once: it is the user's wait."""

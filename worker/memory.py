@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from infra.store.history import TurnBase
 from infra.store.transcripts import StoredTranscript
 from infra.store.turns import Claimed
-from infra.wire.history import Continue, Fresh, Rewind, decide, digest
+from infra.wire.history import Base, Continue, Fresh, Rewind, decide, digest
 from infra.wire.link import AgentSettings, BaseKind, StartTurn
 from infra.wire.turns import TurnRequest
 
@@ -24,6 +24,8 @@ class Standing:
     base: TurnBase
     transcript: bytes | None = None
     has_session: bool = False
+    restores: bool = False
+    """What the sent history has behind the base is to be said again into the memory."""
 
     def start_line(self, request: TurnRequest, settings: AgentSettings) -> bytes:
         """The encoded `StartTurn`.
@@ -31,13 +33,14 @@ class Standing:
         The transcript is put in as it was stored: parsing 32 MiB would hold up everybody else's
         deltas.
         """
-        goes_on = self.base.kind is BaseKind.CONTINUE and self.has_session
+        goes_on = self.base.kind is BaseKind.CONTINUE and self.has_session and not self.restores
         line = StartTurn(
             turn=request.turn,
             settings=settings,
             base=self.base.kind,
             checkpoint=self.base.checkpoint,
             history=() if goes_on else request.history,
+            restore_from=request.begins[self.base.keep] if self.restores else None,
             prompt=request.prompt,
         ).encode()
         if self.transcript is None:
@@ -57,19 +60,31 @@ def needs_transcript(claimed: Claimed) -> str | None:
 
 
 def stand(
-    claimed: Claimed, *, has_session: bool, transcript: StoredTranscript | None = None
+    claimed: Claimed,
+    *,
+    has_session: bool,
+    transcript: StoredTranscript | None = None,
+    restores: bool = False,
 ) -> Standing:
-    """Decide. `has_session`: the agent remembers something.
+    """Decide. `has_session`: the agent remembers something. `restores`: it can be told what its
+    memory lacks.
 
     A turn that was started before stands on what was decided then: its agent may have had it.
     """
     encoded = transcript.encode() if transcript and not has_session else None
     base = claimed.record.base or _base(
-        claimed, has_session=has_session, can_resume=has_session or encoded is not None
+        claimed,
+        has_session=has_session,
+        can_resume=has_session or encoded is not None,
+        can_restore=restores,
     )
-    if base.kind is BaseKind.FRESH:
-        encoded = None
-    return Standing(base, encoded, has_session)
+    is_fresh = base.kind is BaseKind.FRESH
+    return Standing(
+        base,
+        None if is_fresh else encoded,
+        has_session,
+        restores=not is_fresh and bool(base.before),
+    )
 
 
 def is_resending(request: TurnRequest) -> bool:
@@ -77,28 +92,36 @@ def is_resending(request: TurnRequest) -> bool:
     return bool(request.history)
 
 
-def _base(claimed: Claimed, *, has_session: bool, can_resume: bool) -> TurnBase:
-    *before, prompt = _sent(claimed.request)
-    fresh = TurnBase(kind=BaseKind.FRESH, before=tuple(before), digest=prompt)
+def _base(claimed: Claimed, *, has_session: bool, can_resume: bool, can_restore: bool) -> TurnBase:
+    request = claimed.request
+    *before, prompt = _sent(request)
+    fresh = TurnBase(
+        kind=BaseKind.FRESH, before=tuple(before), heads=request.answers, digest=prompt
+    )
     decided, known = _decided(claimed), len(claimed.accepted)
     if not known:
         # Whatever the agent remembers, nobody said it in this conversation.
         is_new = isinstance(decided, Continue) and not has_session
         return TurnBase(kind=BaseKind.CONTINUE, digest=prompt) if is_new else fresh
-    if not can_resume:
+    if isinstance(decided, Fresh) or not can_resume:
         return fresh
-    match decided:
-        case Continue():
-            # Where the last turn ended: a transcript that does not reach so far will not do.
-            end = claimed.accepted[-1].checkpoint
-            return TurnBase(kind=BaseKind.CONTINUE, keep=known, checkpoint=end, digest=prompt)
-        case Rewind(keep=keep, checkpoint=checkpoint):
-            return TurnBase(kind=BaseKind.REWIND, keep=keep, checkpoint=checkpoint, digest=prompt)
-        case Fresh():
-            return fresh
+    if decided.restores and not (can_restore and request.begins):
+        return fresh
+    # To continue is to go on where the last turn ended: a transcript that does not reach so far
+    # will not do.
+    is_rewind = isinstance(decided, Rewind)
+    keep = decided.keep if isinstance(decided, Rewind) else known
+    return TurnBase(
+        kind=BaseKind.REWIND if is_rewind else BaseKind.CONTINUE,
+        keep=keep,
+        checkpoint=claimed.accepted[keep - 1].checkpoint,
+        before=tuple(before[keep:]) if decided.restores else (),
+        heads=request.answers[keep:] if decided.restores else (),
+        digest=prompt,
+    )
 
 
-def _decided(claimed: Claimed) -> Continue | Rewind | Fresh:
+def _decided(claimed: Claimed) -> Base:
     if base := claimed.record.base:
         return Fresh() if base.kind is BaseKind.FRESH else Continue()
     return decide(
@@ -106,6 +129,7 @@ def _decided(claimed: Claimed) -> Continue | Rewind | Fresh:
         _sent(claimed.request),
         is_thin=claimed.request.is_thin,
         resends=claimed.is_resending,
+        answers=claimed.request.answers,
     )
 
 

@@ -371,6 +371,7 @@ class TurnRun:
                     end,
                     idle_timeout_s=self.claimed.request.idle_timeout_s,
                     memory=self._memory_after(ending),
+                    digest=self._digest(),
                     meter=meter,
                 ),
                 parts.clock,
@@ -400,9 +401,14 @@ class TurnRun:
         await parts.gateway.close_turn(lease.conversation, self.turn)
         return True
 
+    def _digest(self) -> str | None:
+        base = self.standing.base if self.standing else self.claimed.record.base
+        return base.digest if base else None
+
     def _memory_after(self, ending: Ending) -> Memory:
         if ending.is_agents:
-            return Memory.TOLD
+            assert ending.end is not None
+            return Memory.TOLD if ending.end.is_remembered else Memory.NOTHING
         return Memory.UNKNOWN if self._is_given else Memory.NOTHING
 
     async def append_rest(self) -> None:

@@ -7,11 +7,18 @@ same base. The conversation's list of accepted prompts changes only when the tur
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
 from enum import StrEnum
 
 from pydantic import TypeAdapter
 
+from infra.runtime.contents import Contents
+from infra.wire.answers import HEAD_CHARS, HEADS_MAX
 from infra.wire.base import Message, decode
+from infra.wire.errors import ContentNotOpened
+from infra.wire.history import Accepted
+from infra.wire.ids import ConversationKey, TurnId
 from infra.wire.link import BaseKind
 
 
@@ -19,13 +26,15 @@ class TurnBase(Message):
     """What a turn makes of the agent's memory.
 
     `keep` accepted prompts stay (all of them to continue); `before` are digests of prompts that
-    come with a sent history; `digest` is the prompt's own.
+    come from a sent history behind those, `heads` how their answers begin (in Redis sealed, one by
+    one; '' where nobody knows); `digest` is the prompt's own.
     """
 
     kind: BaseKind
     keep: int = 0
     checkpoint: str | None = None
     before: tuple[str, ...] = ()
+    heads: tuple[str, ...] = ()
     digest: str
 
 
@@ -33,13 +42,59 @@ class Memory(StrEnum):
     """What the agent made of a turn that ends."""
 
     NOTHING = "nothing"
-    """It never got the turn: its memory is what it was."""
+    """It never got the turn, or made nothing of it: its memory is what it was."""
     UNKNOWN = "unknown"
     """It got the turn and did not tell the end."""
     TOLD = "told"
     """It told the end itself."""
 
 
+class KeptPrompt(Message):
+    """`Accepted` as it is in Redis, with its heads as `keep_heads` made them."""
+
+    digest: str
+    turn: TurnId
+    checkpoint: str | None = None
+    answer: str | None = None
+
+
+def decode_kept(raw: bytes | str) -> KeptPrompt:
+    """Raises `MalformedMessage`."""
+    kept: KeptPrompt = decode(_KEPT, raw)
+    return kept
+
+
+def keep_heads(
+    contents: Contents, c: ConversationKey, heads: Sequence[str] | None, *, of: str
+) -> str:
+    """The heads of an answer as they are kept beside the digest of its prompt, `of`.
+
+    They may be an agent's words, and are cut to what an honest one tells.
+    """
+    if heads is None:
+        return ""
+    bounded = [head[:HEAD_CHARS] for head in heads[:HEADS_MAX]]
+    return contents.seal(
+        json.dumps(bounded, ensure_ascii=False).encode("utf-8", "replace"), f"answer {c} {of}"
+    ).decode()
+
+
+def read_accepted(contents: Contents, c: ConversationKey, raw: bytes) -> Accepted:
+    """An entry of the list as finish writes it.
+
+    Raises `MalformedMessage`.
+    """
+    kept, heads = decode_kept(raw), None
+    if kept.answer:
+        try:
+            opened = contents.open(kept.answer.encode(), f"answer {c} {kept.digest}")
+            heads = tuple(json.loads(opened))
+        except ContentNotOpened:
+            pass  # Sealed with a secret that is gone: then nobody knows.
+    return Accepted(digest=kept.digest, turn=kept.turn, checkpoint=kept.checkpoint, heads=heads)
+
+
+_KEPT: TypeAdapter[KeptPrompt] = TypeAdapter(KeptPrompt)
 _BASE: TypeAdapter[TurnBase] = TypeAdapter(TurnBase)
 
 

@@ -10,7 +10,7 @@ from redis.asyncio import Redis
 from infra.runtime.contents import Contents, PlainContents
 from infra.store.connection import translate
 from infra.store.conversations import ENDED_TTL_S
-from infra.store.history import Memory, TurnBase
+from infra.store.history import Memory, TurnBase, keep_heads, read_accepted
 from infra.store.keys import Keys
 from infra.store.leases import LEASE_S, Lease
 from infra.store.limits import SubmitLimits, refusal
@@ -38,7 +38,6 @@ from infra.wire.errors import (
 )
 from infra.wire.events import TurnEnded, TurnError, encode_event
 from infra.wire.gateway import TurnMeter
-from infra.wire.history import decode_accepted
 from infra.wire.ids import ConversationKey, HostId, TenantId, TurnId, WorkerId
 from infra.wire.states import TurnState
 from infra.wire.turns import TurnRequest, decode_turn_request
@@ -191,7 +190,7 @@ class TurnStore:
             request=decode_turn_request(self._contents.open(request, _place(TurnId(text(turn))))),
             is_adoption=bool(is_adoption),
             host=None if host_id is None else HostId(host_id),
-            accepted=tuple(map(decode_accepted, accepted)),
+            accepted=tuple(read_accepted(self._contents, c, entry) for entry in accepted),
             sdk_session=optional(session),
             is_resending=optional(resends) is not None,
             is_transcript_full=too_large == session,
@@ -212,9 +211,16 @@ class TurnStore:
         what an adopter starts the turn on. `is_resending`: the client has sent history. Raises
         `LeaseLost`, `IllegalTransition`.
         """
+        c = lease.conversation
+        if base is not None:
+            kept = (
+                keep_heads(self._contents, c, [head], of=digest)
+                for digest, head in zip(base.before, base.heads, strict=False)
+            )
+            base = base.model_copy(update={"heads": tuple(kept)})
         answer = await self._scripts.run(
             "start",
-            [self._keys.conversation(lease.conversation)],
+            [self._keys.conversation(c)],
             [
                 lease.worker,
                 str(lease.fence),
@@ -263,14 +269,15 @@ class TurnStore:
         *,
         idle_timeout_s: float,
         memory: Memory = Memory.TOLD,
+        digest: str | None = None,
         meter: TurnMeter | None = None,
     ) -> bool:
         """Log the end event under number `n`, delete the sealed key, close the turn, book what the
         gateway metered.
 
         Carries out the turn's base on the accepted prompts, as far as `memory` says what the agent
-        remembers. Sets the conversation's idle deadline when nothing waits. True when another turn
-        waits.
+        remembers; `digest` is its prompt's. Sets the conversation's idle deadline when nothing
+        waits. True when another turn waits.
         Finishing twice is harmless; a log has one end. Raises `LeaseLost`, `IllegalTransition`, and
         `TurnLogTorn` when events before `n` are not there any more; nothing is written then.
         """
@@ -293,6 +300,7 @@ class TurnStore:
                 _ms(self._ended_ttl_s),
                 memory.value,
                 end.checkpoint or "",
+                keep_heads(self._contents, c, end.heads, of=digest) if digest else "",
                 report(meter) if meter else "",
             ],
         )

@@ -127,7 +127,9 @@ class TurnEnded(Message):
     can.
 
     `state` is terminal. `error` is set exactly when the state is failed, interrupted or expired.
-    `checkpoint` is the SDK transcript entry the turn ended at, for branching.
+    `checkpoint` is the SDK transcript entry the turn ended at, for branching. `heads` says how the
+    answer begins (`infra.wire.answers`); None where nobody knows. `is_remembered` False: the
+    turn left the agent's memory as it was.
     """
 
     type: Literal["end"] = "end"
@@ -136,6 +138,8 @@ class TurnEnded(Message):
     usage: Usage = Usage()
     error: TurnError | None = None
     checkpoint: str | None = None
+    heads: tuple[str, ...] | None = None
+    is_remembered: bool = True
 
 
 Event = Annotated[

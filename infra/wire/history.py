@@ -1,9 +1,10 @@
 """Which past the next turn stands on, decided from what the client sent (D7). Pure.
 
 OpenAI clients resend everything, and what they send is the truth; the agent's memory is a cache of
-it. Only *user* messages are compared: assistant text comes back trimmed, cut or summarised. The API
-turns the sent user messages into digests, the conversation remembers the digests it has accepted,
-and `decide` says how the agent's memory becomes what the client sees.
+it. User messages are compared whole, by digests. Answers come back trimmed or cut, so of them only
+the head is compared, and only a clear difference counts (`infra.wire.answers`). The conversation
+remembers both for each prompt that it has accepted, and `decide` says how the agent's memory
+becomes what the client sees.
 """
 
 from __future__ import annotations
@@ -12,9 +13,8 @@ import hashlib
 import re
 from collections.abc import Iterable, Sequence
 
-from pydantic import TypeAdapter
-
-from infra.wire.base import Message, decode
+from infra.wire.answers import agree
+from infra.wire.base import Message
 from infra.wire.ids import TurnId
 from infra.wire.turns import ContentBlock, TextBlock
 
@@ -25,23 +25,30 @@ class Accepted(Message):
     """One prompt in the agent's memory.
 
     `checkpoint` is the transcript entry its turn ended at; None where the SDK cannot go back to it
-    (the prompt came with a sent history, or its turn left no entry).
+    (the prompt came with a sent history, or its turn left no entry). `heads` is how its answer
+    begins; None where nobody knows.
     """
 
     digest: str
     turn: TurnId
     checkpoint: str | None = None
+    heads: tuple[str, ...] | None = None
 
 
 class Continue(Message):
-    """The agent's memory is what the client sees: add the prompt."""
+    """The agent's memory is what the client sees, or the beginning of it: add what it lacks and
+    the prompt. `restores`: it lacks something."""
+
+    restores: bool = False
 
 
 class Rewind(Message):
-    """Go back to the end of an earlier turn, then add the prompt. `keep` prompts stay."""
+    """Go back to the end of an earlier turn, then add what is said differently since, and the
+    prompt. `keep` prompts stay. `restores`: there is something between them and the prompt."""
 
     keep: int
     checkpoint: str
+    restores: bool = False
 
 
 class Fresh(Message):
@@ -64,34 +71,49 @@ def digest(content: Iterable[ContentBlock]) -> str:
 
 
 def decide(
-    accepted: Sequence[Accepted], sent: Sequence[str], *, is_thin: bool, resends: bool
+    accepted: Sequence[Accepted],
+    sent: Sequence[str],
+    *,
+    is_thin: bool,
+    resends: bool,
+    answers: Sequence[str] = (),
 ) -> Base:
     """The base of a turn whose sent user messages are `sent`, the prompt last.
 
-    `is_thin`: the request may come from a client that sends only what is new. `resends`: this
-    client has sent history before, so a lone message under a known id edits the first one.
+    `answers` holds the heads of the sent answers, one for each message but the prompt; empty where
+    they are not known. `is_thin`: the request may come from a client that sends only what is new.
+    `resends`: this client has sent history before, so a lone message under a known id edits the
+    first one.
     """
-    known, before = [a.digest for a in accepted], list(sent[:-1])
-    if known == before:
+    before = sent[:-1]
+    if is_thin and not resends and _is_next(accepted, sent):
         return Continue()
-    # The same first message once more redoes it, and so does one after a first message of which
-    # it is not known whether the agent took it (''). Later the client has shown that it never
-    # sends history, and what it says twice it means twice.
-    is_new = len(sent) == 1 and (len(known) > 1 or known[0] not in ("", sent[0]))
-    if is_thin and not resends and is_new:
-        return Continue()
-    keep = len(before)
-    if 0 < keep < len(known) and known[:keep] == before:
-        checkpoint = accepted[keep - 1].checkpoint
-        if checkpoint is not None:
-            return Rewind(keep=keep, checkpoint=checkpoint)
+    keep = _common(accepted, before, answers)
+    if keep == len(accepted) and (keep or not before):
+        return Continue(restores=keep < len(before))
+    # What cannot be gone back to is restored from what was sent, as what follows it is.
+    for kept in range(keep, 0, -1):
+        if checkpoint := accepted[kept - 1].checkpoint:
+            return Rewind(keep=kept, checkpoint=checkpoint, restores=kept < len(before))
     return Fresh()
 
 
-_ACCEPTED: TypeAdapter[Accepted] = TypeAdapter(Accepted)
+def _is_next(accepted: Sequence[Accepted], sent: Sequence[str]) -> bool:
+    """Whether a thin client says something new.
+
+    The same first message once more redoes it, and so does one after a first message of which it is
+    not known whether the agent took it (''). Later the client has shown that it never sends
+    history, and what it says twice it means twice.
+    """
+    if len(sent) != 1:
+        return False
+    return len(accepted) > 1 or not accepted or accepted[0].digest not in ("", sent[0])
 
 
-def decode_accepted(raw: bytes) -> Accepted:
-    """Raises `MalformedMessage`."""
-    accepted: Accepted = decode(_ACCEPTED, raw)
-    return accepted
+def _common(accepted: Sequence[Accepted], before: Sequence[str], answers: Sequence[str]) -> int:
+    """How many turns, prompt and answer, both sides know alike from the beginning."""
+    shown = [*answers, *[None] * len(before)]
+    for i, (known, digest, answer) in enumerate(zip(accepted, before, shown, strict=False)):
+        if known.digest != digest or not agree(known.heads, answer):
+            return i
+    return min(len(accepted), len(before))

@@ -103,8 +103,9 @@ class StartTurn(Message):
     """Run this turn. Idempotent: for the turn it already runs or has just ended, nothing happens.
 
     `base` says what memory it stands on; `history` and `transcript` are given where it may need
-    them. `settings` may differ from the turn before, the agent then changes or reopens its session
-    by itself.
+    them. `restore_from` is an index into `history`: what stands there and behind it is not in the
+    memory of the base; it is said again into it, before the prompt. `settings` may differ from the
+    turn before, the agent then changes or reopens its session by itself.
     """
 
     type: Literal["start_turn"] = "start_turn"
@@ -114,6 +115,7 @@ class StartTurn(Message):
     checkpoint: str | None = None
     transcript: Transcript | None = None
     history: tuple[HistoryMessage, ...] = ()
+    restore_from: int | None = None
     prompt: tuple[ContentBlock, ...]
 
 
@@ -170,6 +172,7 @@ class Welcome(Message):
     """The agent's answer to `Hello`: who it is and where it stands.
 
     `turn` is the turn it runs or whose end is not yet acknowledged, `last_n` its newest number.
+    `restores`: it knows `StartTurn.restore_from`.
     """
 
     type: Literal["welcome"] = "welcome"
@@ -179,6 +182,7 @@ class Welcome(Message):
     sdk_session: SaidSession | None = None
     turn: SaidTurn | None = None
     last_n: Annotated[int, Field(ge=0, lt=2**53)] = 0
+    restores: bool = False
 
 
 class Refused(Message):

@@ -73,6 +73,8 @@ class TurnRequest(Message):
     `system_prompt` is the client's system and developer text, joined; `history` all messages before
     the prompt, used where the agent's memory is not what the client sees; `prompt` what the user
     said now. `sent` holds the digests (`infra.wire.history`) of all user messages, the prompt last.
+    For each of them but the last, `begins` is where in `history` it begins, and `answers` the head
+    of the answer it got (`infra.wire.answers`).
     """
 
     turn: TurnId
@@ -88,6 +90,8 @@ class TurnRequest(Message):
     """Seconds the conversation stays warm after the turn."""
     lane: Lane = Lane.AGENT
     sent: tuple[str, ...] = ()
+    begins: tuple[int, ...] = ()
+    answers: tuple[str, ...] = ()
     is_thin: bool = False
     """The client may be one that sends only what is new, and leaves the memory to us."""
     max_tokens: int | None = None

@@ -16,7 +16,8 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 
-from infra.wire import control, events, gateway, history, link, turns
+from infra.store import history
+from infra.wire import control, events, gateway, link, turns
 from infra.wire.base import Message
 from infra.wire.errors import ErrorCode, MalformedMessage, UnknownMessage
 from infra.wire.events import (
@@ -69,7 +70,7 @@ FAILED = TurnEnded(
     state=TurnState.FAILED,
     usage=USAGE,
     error=TurnError(code=ErrorCode.RATE_LIMITED, message="Later.", retry_after_s=4.5),
-    checkpoint="entry",
+    is_remembered=False,
 )
 
 OPAQUE = {"entries", "body", "models", "model_tiers", "turns"}
@@ -84,7 +85,12 @@ EVENTS: dict[str, Message] = {
     "tool_call": ToolCall(id="toolu_1", name="Bash", summary="ls", parent="toolu_0"),
     "tool_result": ToolResult(id="toolu_1", name="Bash", summary="failed", is_error=True),
     "notice": Notice(text="trying again"),
-    "end": TurnEnded(state=TurnState.DONE, finish_reason=FinishReason.LENGTH, usage=USAGE),
+    "end": TurnEnded(
+        state=TurnState.DONE,
+        finish_reason=FinishReason.LENGTH,
+        usage=USAGE,
+        heads=("Itis", "Bash:lsItis"),
+    ),
     "end_failed": FAILED,
 }
 COMMANDS: dict[str, Message] = {
@@ -96,6 +102,8 @@ COMMANDS: dict[str, Message] = {
         base=link.BaseKind.REWIND,
         checkpoint="entry",
         transcript=link.Transcript(sdk_session="s", parts=(PART,)),
+        history=HISTORY,
+        restore_from=0,
         prompt=PROMPT,
     ),
     "replay": link.Replay(turn=TURN, after=7),
@@ -107,7 +115,12 @@ COMMANDS: dict[str, Message] = {
 }
 ANSWERS: dict[str, Message] = {
     "welcome": link.Welcome(
-        agent_version="0.1.0", sdk_version="0.2.187", sdk_session="s", turn=TURN, last_n=9
+        agent_version="0.1.0",
+        sdk_version="0.2.187",
+        sdk_session="s",
+        turn=TURN,
+        last_n=9,
+        restores=True,
     ),
     "refused": link.Refused(code=ErrorCode.INVALID_REQUEST, message="no", turn=TURN),
     "transcript_append": link.TranscriptAppend(seq=3, sdk_session="s", part=PART),
@@ -130,6 +143,9 @@ TURNS: dict[str, Message] = {
         prompt=PROMPT,
         deadline_s=3600.0,
         idle_timeout_s=1800.0,
+        sent=("0123456789abcdef", "fedcba9876543210"),
+        begins=(0,),
+        answers=("Hello",),
     ),
 }
 METERED = gateway.TurnMeter(
@@ -178,7 +194,9 @@ SIDE_CALL: dict[str, Message] = {
     ),
 }
 ACCEPTED: dict[str, Message] = {
-    "accepted": history.Accepted(digest="0123456789abcdef", turn=TURN, checkpoint="entry"),
+    "accepted": history.KeptPrompt(
+        digest="0123456789abcdef", turn=TURN, checkpoint="entry", answer='["It is a cat."]'
+    ),
 }
 
 LINKS: tuple[tuple[str, dict[str, Message], Decode], ...] = (
@@ -187,7 +205,7 @@ LINKS: tuple[tuple[str, dict[str, Message], Decode], ...] = (
     ("answer", ANSWERS, link.decode_answer),
     ("control", CONTROL, control.decode_control),
     ("turns", TURNS, turns.decode_turn_request),
-    ("history", ACCEPTED, history.decode_accepted),
+    ("history", ACCEPTED, history.decode_kept),
     ("gateway", METER, gateway.decode_meter),
     ("gateway", METERS, gateway.decode_meters),
     ("gateway", STATUS, gateway.decode_status),
@@ -252,7 +270,7 @@ def test_every_message_of_the_wire_has_a_golden_file() -> None:
         if "type" in model.model_fields
     }
     blocks = {TextBlock, ImageBlock, DocumentBlock}
-    assert typed - blocks == shown - {turns.TurnRequest, history.Accepted}
+    assert typed - blocks == shown - {turns.TurnRequest, history.KeptPrompt}
     assert {path.stem for path in GOLDEN.glob("*.json")} == {str(case.id) for case in CASES}
 
 

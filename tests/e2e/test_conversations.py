@@ -206,7 +206,7 @@ def test_answers_follow_the_branch_the_client_shows(here: Deployment) -> None:
     chat = Chat(here, new_name())
     for text in ("echo one", "tool bash echo of-the-tool", "echo three"):
         chat.say(text)
-        chat.seen[-1]["content"] = "(as the client's page shortened it)"
+        chat.seen[-1]["content"] = chat.seen[-1]["content"][:2] + "…"  # As a page may shorten it.
     said = ["echo one", "tool bash echo of-the-tool", "echo three", "history"]
     assert known(chat.say("history")) == said
     assert "tool_use" in json.dumps(last_asked(here)["messages"]), "the agent's memory was dropped"
@@ -221,6 +221,25 @@ def test_answers_follow_the_branch_the_client_shows(here: Deployment) -> None:
 
     del chat.seen[:]
     assert known(chat.say("history", {"X-Parent-Message-ID": "p1"})) == ["history"], "anew"
+
+
+def test_agent_remembers_the_answer_that_the_page_shows(here: Deployment) -> None:
+    """Two models side by side, or an older version picked again; then an answer is edited."""
+    chat = Chat(here, new_name())
+    chat.say("tool bash echo of-the-tool")
+    chat.say("model")
+    other = {"role": "assistant", "content": "claude-haiku-4-5-20251001"}
+    chat.seen[-1] = other
+    chat.say("echo three")
+    sent = last_asked(here)["messages"]
+    assert "haiku" in json.dumps(sent)
+    assert MODEL not in json.dumps(sent), "the version that is not on the page is remembered"
+    assert "tool_use" in json.dumps(sent), "what came before it was dropped"
+
+    chat.seen[-1]["content"] = "edited by hand"
+    chat.say("echo four")
+    said = [m["content"][-1]["text"] for m in last_asked(here)["messages"]]
+    assert said[-3:] == ["echo three", "edited by hand", "echo four"]
 
 
 def test_thin_client_appends(here: Deployment) -> None:

@@ -166,6 +166,7 @@ def start_turn(
     base: BaseKind = BaseKind.CONTINUE,
     checkpoint: str | None = None,
     transcript: Transcript | None = None,
+    restore_from: int | None = None,
 ) -> StartTurn:
     """A `StartTurn` of the usual kind."""
     settings = AgentSettings(
@@ -184,6 +185,7 @@ def start_turn(
         checkpoint=checkpoint,
         transcript=transcript,
         history=history,
+        restore_from=restore_from,
         prompt=blocks,
     )
 

@@ -317,8 +317,12 @@ class ScriptedSession:
             self.sdk_session, self._memory = past
             self._transcripts.add(PartKey("", self.sdk_session), self._memory)
         assert self.sdk_session is not None
-        self._memory.append(_entry(prompt_text(start)))
-        self._transcripts.add(PartKey("", self.sdk_session), self._memory[-1:])
+        is_added = start.restore_from is not None and start.base is not BaseKind.FRESH
+        added = start.history[start.restore_from :] if is_added else ()
+        new = [_entry(message_text(m)) for m in added if m.role == "user"]
+        new.append(_entry(prompt_text(start)))
+        self._memory += new
+        self._transcripts.add(PartKey("", self.sdk_session), new)
         return str(self._memory[-1]["uuid"])
 
     def _past(self, start: StartTurn) -> tuple[str, list[Entry]] | None:

@@ -19,6 +19,7 @@ import tempfile
 from collections import defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from itertools import zip_longest
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -35,6 +36,7 @@ from infra.store.limits import SubmitLimits
 from infra.store.open import Store, store_on
 from infra.store.turns import NewTurn
 from infra.store.waiting_room import Taken
+from infra.wire.answers import shown_head
 from infra.wire.errors import StoreUnavailable
 from infra.wire.events import Event, TextDelta, TurnEnded, decode_event
 from infra.wire.frames import Frame, split_frames
@@ -274,6 +276,7 @@ class Stage:
         prompt: str,
         *,
         history: tuple[str, ...] = (),
+        answers: tuple[str, ...] = (),
         deadline_s: float = 60.0,
         idle_timeout_s: float = 60.0,
         is_hinted: bool = True,
@@ -281,8 +284,19 @@ class Stage:
         lane: Lane = Lane.AGENT,
         tenant: TenantId = TENANT,
     ) -> TurnId:
-        """Submit a turn and ring the bell, as the API does."""
+        """Submit a turn and ring the bell, as the API does.
+
+        `answers` are those its client shows to the messages of `history`; without them none is
+        known.
+        """
         turn = new_turn_id()
+        said: list[HistoryMessage] = []
+        begins: list[int] = []
+        for text, answer in zip_longest(history, answers):
+            begins.append(len(said))
+            said.append(HistoryMessage(role="user", content=(TextBlock(text=text),)))
+            if answer:
+                said.append(HistoryMessage(role="assistant", content=(TextBlock(text=answer),)))
         submitted = await self.store.turns.submit(
             NewTurn(
                 request=TurnRequest(
@@ -290,10 +304,9 @@ class Stage:
                     conversation=c,
                     tenant=tenant,
                     model="claude-test",
-                    history=tuple(
-                        HistoryMessage(role="user", content=(TextBlock(text=text),))
-                        for text in history
-                    ),
+                    history=tuple(said),
+                    begins=tuple(begins),
+                    answers=tuple(map(shown_head, answers)),
                     prompt=(TextBlock(text=prompt),),
                     deadline_s=deadline_s,
                     idle_timeout_s=idle_timeout_s,

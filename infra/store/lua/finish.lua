@@ -6,7 +6,8 @@
 --       11 most events of a log  12 an ended turn's life (ms)
 --       13 what the agent made of the turn: 'nothing', 'unknown' or 'told'
 --       14 the transcript entry the turn ended at, or ''
---       15 what the gateway metered (JSON, see book in the prelude), or ''
+--       15 how its answer begins, as it is kept, or ''
+--       16 what the gateway metered (JSON, see book in the prelude), or ''
 -- Returns {'ok', 1 when another turn waits}, {'lost'}, {'illegal', state}, or {'torn', newest number}
 -- when events before the end are missing (see append).
 --
@@ -31,30 +32,29 @@ if through and not (TURN_NEXT[turn.state].running and TURN_NEXT.running[new]) th
   return {'illegal', turn.state}
 end
 
-local function accept(entry)
+local function accept(digest, answer, checkpoint)
+  local entry = {digest = digest, turn = turn.id}
+  if answer and answer ~= '' then entry.answer = answer end
+  if checkpoint and checkpoint ~= '' then entry.checkpoint = checkpoint end
   redis.call('RPUSH', key('accepted', ARGV[1]), cjson.encode(entry))
-  hold(turn.tenant, ARGV[1], ACCEPTED_BYTES)
+  hold(turn.tenant, ARGV[1], ACCEPTED_BYTES + #(entry.answer or ''))
 end
 
 local function remember()
   local held = redis.call('HMGET', turn.key, 'base', 'sdk_session', 'remembered')
   if not held[1] or ARGV[13] == 'nothing' then return end
   local base, session, list = cjson.decode(held[1]), held[2], key('accepted', ARGV[1])
-  if base.kind ~= 'continue' and base.keep > 0 then
+  if base.keep > 0 then
     redis.call('LTRIM', list, 0, int(base.keep - 1))
   elseif base.kind ~= 'continue' then
     redis.call('DEL', list)
   end
   if not session or not (ARGV[13] == 'told' or held[3] == session) then
-    accept({digest = '', turn = turn.id})
+    accept('')
     return
   end
-  for _, digest in ipairs(base.before) do
-    accept({digest = digest, turn = turn.id})
-  end
-  local entry = {digest = base.digest, turn = turn.id}
-  if ARGV[14] ~= '' then entry.checkpoint = ARGV[14] end
-  accept(entry)
+  for i, digest in ipairs(base.before) do accept(digest, base.heads and base.heads[i]) end
+  accept(base.digest, ARGV[15], ARGV[14])
   replace_session(ARGV[1], session)
 end
 
@@ -63,7 +63,7 @@ if through then step_turn(turn, 'running') end
 local reason = ARGV[8]
 if reason == '' and new == 'cancelled' then reason = turn.cancel or '' end
 end_turn(turn, new, tonumber(ARGV[5]), ARGV[6], reason, ARGV[11], ARGV[12])
-if ARGV[15] ~= '' then book(turn, cjson.decode(ARGV[15])) end
+if ARGV[16] ~= '' then book(turn, cjson.decode(ARGV[16])) end
 -- What was metered, on this host or another, counts more than what the agent says.
 if redis.call('HEXISTS', turn.key, 'metered') == 0 then
   redis.call('HSET', turn.key, 'usage', ARGV[9])

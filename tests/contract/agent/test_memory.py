@@ -186,22 +186,6 @@ async def test_a_stopped_turn_is_a_place_to_go_back_to(
         ]
 
 
-async def test_a_failed_turn_is_a_place_to_go_back_to(
-    real_agent: ContainedAgent, model: Path
-) -> None:
-    async with connected(real_agent.socket) as (link, _):
-        await ask(link, "echo one")
-        failed = await ask(link, "error 401 no-retry")
-        assert end_of(failed).state is TurnState.FAILED
-        await ask(link, "echo two")
-        await rewind(link, "echo three", failed)
-    assert await told(model) == [
-        "user: echo one",
-        "assistant: one",
-        "user: error 401 no-retry | echo three",
-    ]
-
-
 async def test_a_turn_at_its_limit_of_calls_keeps_its_last_result(
     real_agent: ContainedAgent, model: Path
 ) -> None:

@@ -21,7 +21,9 @@ FRESH = TurnBase(kind=BaseKind.FRESH, before=("1" * 16, "2" * 16), digest="f" * 
 
 
 def started(session: str) -> list[tuple[int, bytes]]:
-    return [(1, encode_event(TurnStarted(sdk_session=session, model="m")))]
+    """Unchecked: the script is to hold against a name that no worker lets through."""
+    event = TurnStarted.model_construct(type="started", sdk_session=session, model="m")
+    return [(1, encode_event(event))]
 
 
 def done(checkpoint: str | None = None) -> TurnEnded:
@@ -51,12 +53,25 @@ class Talk:
         assert self.lease
         await self.scene.store.log.append(self.lease, turn, started(session))
 
-    async def end(self, turn: TurnId, end: TurnEnded, memory: Memory = Memory.TOLD) -> None:
+    async def end(
+        self,
+        turn: TurnId,
+        end: TurnEnded,
+        memory: Memory = Memory.TOLD,
+        *,
+        digest: str | None = None,
+    ) -> None:
         assert self.lease
         record = await self.scene.store.turns.get(turn)
         assert record
         await self.scene.store.turns.finish(
-            self.lease, turn, record.seq + 1, end, idle_timeout_s=60, memory=memory
+            self.lease,
+            turn,
+            record.seq + 1,
+            end,
+            idle_timeout_s=60,
+            memory=memory,
+            digest=digest,
         )
 
     async def say(self, base: TurnBase, checkpoint: str, session: str = "session-1") -> TurnId:
@@ -125,6 +140,23 @@ async def test_a_fresh_memory_begins_with_the_sent_history(talk: Talk) -> None:
         Accepted(digest="2" * 16, turn=turn),
         Accepted(digest="f" * 16, turn=turn, checkpoint="at-f"),
     )
+
+
+async def test_how_answers_begin_is_kept_beside_their_prompts(talk: Talk) -> None:
+    """Said ones and sent ones; an edit of the second answer is seen by it."""
+    sent = FRESH.model_copy(update={"heads": ("An", "")})
+    turn = await talk.begin(sent)
+    await talk.hear(turn)
+    end = done("at-f").model_copy(update={"heads": ("Text", "ToolText")})
+    await talk.end(turn, end, digest=FRESH.digest)
+    assert [a.heads for a in await talk.remembered()] == [("An",), ("",), ("Text", "ToolText")]
+
+
+async def test_a_rewind_puts_sent_messages_behind_what_it_keeps(talk: Talk) -> None:
+    await talk.say(CONTINUE, "at-a")
+    await talk.say(CONTINUE, "at-b")
+    await talk.say(REWIND.model_copy(update={"before": ("1" * 16,)}), "at-d", "session-2")
+    assert [a.digest[0] for a in await talk.remembered()] == ["c", "1", "d"]
 
 
 async def test_a_turn_the_agent_never_got_leaves_the_memory_alone(talk: Talk) -> None:

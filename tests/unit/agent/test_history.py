@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from agent.history import content_of, transcript_of
+from agent.history import content_of, messages_of, transcript_of
 from infra.wire.turns import DocumentBlock, HistoryMessage, ImageBlock, TextBlock
 from infra.wire.upstream import OPENING
 
@@ -15,7 +15,11 @@ def said(role: Any, *texts: str) -> HistoryMessage:
 
 def entries_of(*history: HistoryMessage) -> list[dict[str, Any]]:
     return transcript_of(
-        history, session="s", cwd="/workspace", model="m", timestamp="2026-01-01T00:00:00.000Z"
+        messages_of(history),
+        session="s",
+        cwd="/workspace",
+        model="m",
+        timestamp="2026-01-01T00:00:00.000Z",
     )
 
 

@@ -28,8 +28,11 @@ def memory(digests: str, *, without: str = "") -> list[Accepted]:
         ("abc", "abx", Rewind(keep=2, checkpoint="end-b")),
         ("abc", "ax", Rewind(keep=1, checkpoint="end-a")),
         ("abc", "xbc", Fresh()),
-        ("ab", "abcd", Fresh()),
+        ("ab", "abcd", Continue(restores=True)),
+        ("a", "abc", Continue(restores=True)),
+        ("abc", "axcd", Rewind(keep=1, checkpoint="end-a", restores=True)),
         ("", "ab", Fresh()),
+        ("", "abc", Fresh()),
         ("ab", "x", Fresh()),
     ],
 )
@@ -53,6 +56,31 @@ def test_thin_clients_append(known: str, sent: str, resends: bool, base: Base) -
 
 def test_without_a_checkpoint_a_branch_starts_fresh() -> None:
     assert decide(memory("ab", without="a"), ["a", "b"], is_thin=False, resends=True) == Fresh()
+
+
+def test_what_cannot_be_gone_back_to_is_restored_behind_what_can() -> None:
+    known = memory("abc", without="b")
+    base = Rewind(keep=1, checkpoint="end-a", restores=True)
+    assert decide(known, list("abx"), is_thin=False, resends=True) == base
+
+
+@pytest.mark.parametrize(
+    ("shown", "base"),
+    [
+        (["A", "B"], Continue()),
+        (["A", "another"], Rewind(keep=1, checkpoint="end-a", restores=True)),
+        (["another", "B"], Fresh()),
+        (["A"], Continue()),  # From an API that does not send them yet.
+        (["A", "B and something behind it"], Continue()),
+        (["A", ""], Continue()),  # It was stopped before its first word.
+    ],
+)
+def test_an_answer_that_is_not_the_shown_one_is_not_gone_on_from(
+    shown: list[str], base: Base
+) -> None:
+    """Another version of it was picked, or somebody edited it: the page is the truth."""
+    known = [a.model_copy(update={"heads": (a.digest.upper(),)}) for a in memory("ab")]
+    assert decide(known, list("abc"), is_thin=False, resends=True, answers=shown) == base
 
 
 def test_digest_forgives_blanks_but_not_words() -> None:

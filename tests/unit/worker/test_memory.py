@@ -48,8 +48,12 @@ def claimed(
         tenant=TENANT,
         model="m",
         history=tuple(
-            HistoryMessage(role="user", content=(TextBlock(text=text),)) for text in history
+            HistoryMessage(role=role, content=(TextBlock(text=said),))  # type: ignore[arg-type]
+            for text in history
+            for role, said in (("user", text), ("assistant", f"{text}!"))
         ),
+        begins=tuple(range(0, 2 * len(history), 2)),
+        answers=tuple(f"{text}!" for text in history),
         prompt=(TextBlock(text=prompt),),
         deadline_s=1,
         idle_timeout_s=1,
@@ -85,7 +89,7 @@ def claimed(
 
 def kind(claim: Claimed, *, has_session: bool = True, has_transcript: bool = False) -> TurnBase:
     given = TRANSCRIPT if has_transcript else None
-    return stand(claim, has_session=has_session, transcript=given).base
+    return stand(claim, has_session=has_session, transcript=given, restores=True).base
 
 
 def test_the_first_turn_goes_on_from_nothing() -> None:
@@ -118,13 +122,43 @@ def test_an_edited_first_message_begins_anew_without_a_past() -> None:
 
 def test_a_past_nobody_knows_comes_from_the_sent_history() -> None:
     base = kind(claimed(accepted("one"), "a", "b", "c"))
-    assert base == TurnBase(kind=BaseKind.FRESH, before=(of("a"), of("b")), digest=of("c"))
+    assert base == TurnBase(
+        kind=BaseKind.FRESH, before=(of("a"), of("b")), heads=("a!", "b!"), digest=of("c")
+    )
 
 
 def test_a_doubt_about_the_last_turn_is_settled_by_the_sent_history() -> None:
     base = kind(claimed(accepted("one", ""), "one", "lost", "three"))
-    assert base.kind is BaseKind.FRESH
+    assert base == TurnBase(
+        kind=BaseKind.REWIND, keep=1, checkpoint="at-one", before=(of("lost"),), heads=("lost!",),
+        digest=of("three"),
+    )  # fmt: skip
     assert kind(claimed(accepted("one", ""), "one", "again")).kind is BaseKind.REWIND
+
+
+def test_an_agent_that_cannot_be_told_what_it_lacks_begins_anew() -> None:
+    """One of the version before, in a container that outlived an upgrade."""
+    claim = claimed(accepted("one"), "one", "lost", "three")
+    assert stand(claim, has_session=True).base.kind is BaseKind.FRESH
+    assert stand(claim, has_session=True, restores=True).base.kind is BaseKind.CONTINUE
+
+
+def test_what_the_memory_lacks_is_named_by_where_it_stands_in_the_history() -> None:
+    claim = claimed(accepted("one"), "one", "lost", "three")
+    start = line(stand(claim, has_session=True, restores=True), claim)
+    assert (start.base, start.restore_from) == (BaseKind.CONTINUE, 2)
+    assert start.history == claim.request.history
+    assert line(stand(claim, has_session=True), claim).restore_from is None
+
+
+def test_a_picked_or_edited_answer_is_put_where_the_page_shows_it() -> None:
+    known = tuple(a.model_copy(update={"heads": ("one!",)}) for a in accepted("one", "two"))
+    same = claimed(known[:1], "one", "two")
+    assert kind(same).kind is BaseKind.CONTINUE
+    other = claimed(known, "one", "two", "three")  # "two!" is shown, "one!" was said.
+    base = kind(other)
+    assert (base.kind, base.keep, base.before) == (BaseKind.REWIND, 1, (of("two"),))
+    assert line(stand(other, has_session=True, restores=True), other).restore_from == 2
 
 
 def test_a_thin_client_goes_on_and_one_that_resends_does_not() -> None:
@@ -149,7 +183,7 @@ def test_an_agent_without_a_session_goes_on_from_the_transcript(sent: tuple[str,
 def test_without_session_and_transcript_the_sent_history_is_the_memory() -> None:
     claim = claimed(accepted("one"), "one", "two")
     assert kind(claim, has_session=False) == TurnBase(
-        kind=BaseKind.FRESH, before=(of("one"),), digest=of("two")
+        kind=BaseKind.FRESH, before=(of("one"),), heads=("one!",), digest=of("two")
     )
     again = claimed(accepted("one", "two"), "one", "other")
     assert kind(again, has_session=False).kind is BaseKind.FRESH

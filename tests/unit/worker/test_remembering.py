@@ -15,7 +15,7 @@ from infra.wire.history import Accepted
 from infra.wire.ids import TurnId
 from infra.wire.link import BaseKind
 from infra.wire.states import TurnState
-from tests.fakes.scripted_agent import Say, Script, WaitFor
+from tests.fakes.scripted_agent import Say, Script, WaitFor, message_text
 from tests.fakes.worker_stage import Stage, conversation, eventually
 
 pytestmark = pytest.mark.slow
@@ -35,10 +35,12 @@ class FlakyTranscripts(TranscriptStore):
         return await super().append(lease, sdk_session, part)
 
 
-async def said(stage: Stage, *messages: str, is_thin: bool = False) -> str:
-    """The answer to a turn whose client sent these user messages."""
+async def said(
+    stage: Stage, *messages: str, is_thin: bool = False, answers: tuple[str, ...] = ()
+) -> str:
+    """The answer to a turn whose client sent these user messages, and shows these answers."""
     *history, prompt = messages
-    turn = await stage.ask(C, prompt, history=tuple(history), is_thin=is_thin)
+    turn = await stage.ask(C, prompt, history=tuple(history), answers=answers, is_thin=is_thin)
     assert (await stage.ended(turn)).state is TurnState.DONE
     return await stage.log_text(turn)
 
@@ -89,6 +91,28 @@ async def test_a_branch_can_be_gone_on_with(stage: Stage) -> None:
         await said(stage, "echo one", "echo other", "history") == "echo one | echo other | history"
     )
     assert bases(stage)[-2:] == [BaseKind.REWIND, BaseKind.CONTINUE]
+
+
+async def test_an_answer_that_another_took_the_place_of_is_not_gone_on_from(stage: Stage) -> None:
+    """Two models side by side, an older version picked again, an answer edited: with the user's
+    messages all the same, the agent went on from the answer that was on no page."""
+    await stage.worker()
+    await said(stage, "echo one")
+    await said(stage, "echo one", "echo two", answers=("one",))
+    await said(stage, "echo one", "echo two", "echo three", answers=("one", "two"))
+    assert bases(stage) == [BaseKind.CONTINUE] * 3
+
+    edited = await said(stage, "echo one", "echo two", "history", answers=("one", "not two"))
+
+    assert edited == "echo one | echo two | history"
+    assert bases(stage)[-1] is BaseKind.REWIND
+    start = stage.agents[C][0].session.started[-1]
+    assert start.restore_from == 2
+    assert [message_text(m) for m in start.history[2:]] == ["echo two", "not two"]
+    cut = ("one", "not t")
+    await said(stage, "echo one", "echo two", "history", "echo", answers=(*cut, edited))
+    assert bases(stage)[-1] is BaseKind.CONTINUE
+    assert len(stage.agents[C]) == 1
 
 
 async def test_a_past_the_agent_never_had_comes_from_the_client(stage: Stage) -> None:
