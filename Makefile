@@ -23,7 +23,7 @@ QUICK := not slow and not redis and not docker and not bwrap and not sdk and not
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check static fmt docs image control-image env compose bench soak clean lock sbom audit licenses test-runsc
+.PHONY: help run test check static fmt docs image control-image env compose rollout compose-down bench soak clean lock sbom audit licenses test-runsc
 
 help: ## say what there is
 	@echo "AgCluster:"
@@ -92,6 +92,12 @@ env: ## make a .env with fresh secrets for `docker compose up`
 compose: ## the production-like deployment, in the foreground
 	@test -f .env || sh infra/images/make-env.sh .env
 	docker compose up --build $(ARGS)
+
+rollout: ## bring a changed .env or new images to what `make compose` started, one service after the other
+	@sh infra/images/rollout.sh
+
+compose-down: ## end it for good, agents included (ARGS=-v: forget what Redis knows, too)
+	@sh infra/images/compose-down.sh $(ARGS)
 
 bench: $(VENV)/.dev ## our overhead, side by side with the direct stream and LiteLLM
 	$(BIN)/python -m tests.bench $(ARGS)

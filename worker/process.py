@@ -102,6 +102,7 @@ class WorkerProcess:
         self._has_changed = asyncio.Event()
         self._started_ms = around.clock.unix_ms()
         self._told_to_drain = asyncio.Event()
+        self._is_retiring = settings.retire_on_exit
 
     def _assembled(self, around: Surroundings) -> WorkerParts:
         settings, store, clock = around.settings, around.store, around.clock
@@ -265,7 +266,8 @@ class WorkerProcess:
                 case StopSession():
                     self.placement.stop(message.conversation, is_deleted=message.is_deleted)
                 case Drain():
-                    log.info("told to drain")
+                    log.info("told to drain", extra=fields(retire=message.retire))
+                    self._is_retiring |= message.retire
                     self._told_to_drain.set()
                 case Resubscribed():
                     self.placement.poke_all()
@@ -314,7 +316,7 @@ class WorkerProcess:
                     timeout_s=settings.drain_timeout_s, grace_s=self.parts.timings.hand_over_s
                 )
             )
-            group.create_task(self._retire() if settings.retire_on_exit else self._hand_over())
+            group.create_task(self._retire() if self._is_retiring else self._hand_over())
         await self._tell("say goodbye", self.parts.registry.leave(self.worker))
 
     async def _hand_over(self) -> None:

@@ -114,6 +114,28 @@ def build_image(
     os.execv(command[0], command)
 
 
+@app.command(name="check-settings")
+def check_settings(
+    file: Annotated[
+        Path, typer.Option(help="A file as `.env`, or the folder it may be in.")
+    ] = Path(".env"),
+) -> None:
+    """Refuse a file with a name that is no setting or a value that does not fit.
+
+    As each program does; under Compose the programs are not shown the names they do not know.
+    """
+    found = file / ".env" if file.is_dir() else file
+    try:
+        settings = load_settings({}, env_file=found)
+    except SettingsRefused as error:
+        typer.echo(f"agcluster: .env is refused: {error}", err=True)
+        raise typer.Exit(USAGE_ERROR) from None
+    except OSError as error:
+        typer.echo(f"agcluster: {found} cannot be read: {error.strerror}", err=True)
+        raise typer.Exit(1) from None
+    typer.echo(f"{len(settings.model_fields_set)} settings, all known")
+
+
 @app.command()
 def doctor(as_json: Json = False) -> None:
     """Say what this machine has, what is missing and how to get it."""

@@ -22,6 +22,7 @@ from pydantic import SecretStr
 from pydantic.fields import FieldInfo
 
 from infra.cli.generated import apply, replace_part
+from infra.cli.readers import PROGRAMS, read_by, readers_of
 from infra.runtime.settings import PREFIX, Settings
 
 _SECTION = re.compile(r"^    # (?P<title>[A-Z].*)$")
@@ -49,6 +50,10 @@ COMPOSE_PART = """
 # Folder of this host for sockets and workspaces; the same path inside the containers. Keep it
 # short.
 # COMPOSE_DATA_DIR=/var/lib/agcluster
+
+# How long a service that is to stop may take before it is killed: AGCLUSTER_DRAIN_TIMEOUT_S and
+# some seconds more.
+# COMPOSE_STOP_GRACE=45s
 """
 
 SETTINGS_HEAD = """\
@@ -58,6 +63,9 @@ Environment variables, or lines of a `.env` in the folder the program is started
 wins. An unknown `AGCLUSTER_` name is refused. Durations end in `_S` (seconds), sizes in `_MB` or
 `_BYTES`. Lists are `a, b`, pairs `a=b, c=d`; both may be JSON. Generated from
 `infra/runtime/settings.py`: `make docs`.
+
+*Read by* says which programs look at a setting: under Compose, a change restarts those services and
+no other ([operations.md](operations.md#a-changed-setting)).
 """
 
 COMPOSE_FILE = Path("compose.yaml")
@@ -79,6 +87,7 @@ class Entry:
     default: str
     description: str
     choices: str
+    readers: tuple[str, ...]
 
 
 def sections() -> Iterator[tuple[str, list[Entry]]]:
@@ -109,19 +118,26 @@ def settings_page() -> str:
     """The text of `docs/settings.md`."""
     lines = [SETTINGS_HEAD.rstrip()]
     for title, entries in sections():
-        lines += ["", f"## {title}", "| name | default | meaning |", "| --- | --- | --- |"]
+        lines += ["", f"## {title}", "| name | default | read by | meaning |"]
+        lines.append("| --- | --- | --- | --- |")
         for entry in entries:
             default = f"`{entry.default}`" if entry.default else "–"
             text = entry.description + (f" {entry.choices}" if entry.choices else "")
-            cells = (f"`{entry.name}`", default, text)
+            readers = ", ".join(entry.readers) or "`agcluster`"
+            cells = (f"`{entry.name}`", default, readers, text)
             lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
     return "\n".join(lines) + "\n"
 
 
 def compose() -> str:
-    """`compose.yaml` with the names of all settings that its programs may be given."""
-    names = [entry.name for _, entries in sections() for entry in entries]
-    passed = "".join(f"  {name}:\n" for name in names if name not in SET_BY_COMPOSE)
+    """`compose.yaml` with the names of the settings that each of its programs reads."""
+    passed = ""
+    for program in PROGRAMS:
+        passed += f"  {program}: &{program}-settings\n"
+        names = [
+            PREFIX + name.upper() for name in Settings.model_fields if name in read_by(program)
+        ]
+        passed += "".join(f"    {name}:\n" for name in names if name not in SET_BY_COMPOSE)
     return replace_part(
         COMPOSE_FILE.read_text(),
         passed,
@@ -159,6 +175,7 @@ def _entry(name: str, field: FieldInfo) -> Entry:
         default=_written(field.get_default(call_default_factory=False)),
         description=field.description or "",
         choices=_choices(field),
+        readers=readers_of(name),
     )
 
 

@@ -53,11 +53,14 @@ def list_workers(as_json: Json = False) -> None:
 def drain(
     name: Annotated[str, typer.Argument(help="A worker's id, or a host's name: all of its own.")],
     wait: Annotated[bool, typer.Option(help="Wait until it has left.")] = True,
+    retire: Annotated[
+        bool, typer.Option("--retire", help="It stops its containers first: none comes after it.")
+    ] = False,
 ) -> None:
     """Tell a worker to leave, as SIGTERM does: it takes nothing new and hands over what it has.
 
     Its process ends. What restarts ended processes must be told not to, or it comes back as another
-    worker. With `AGCLUSTER_RETIRE_ON_EXIT` it stops its containers before it leaves.
+    worker. With `--retire` or `AGCLUSTER_RETIRE_ON_EXIT` it stops its containers before it leaves.
     """
 
     async def work(store: Store, settings: Settings) -> None:
@@ -66,7 +69,7 @@ def drain(
         if not told:
             raise NoSuchWorker(f"no worker or host {name} lives: `agcluster workers list`")
         for one in told:
-            heard = await store.workers.drain(one.worker)
+            heard = await store.workers.drain(one.worker, retire=retire)
             typer.echo(f"{one.worker} {'drains' if heard else 'does not listen'}")
         if wait:
             await _left(store, {one.worker for one in told}, settings.drain_timeout_s)

@@ -110,13 +110,14 @@ class WorkerRegistry:
                 pipe.delete(self._keys.worker(worker))
                 await pipe.execute()
 
-    async def drain(self, worker: WorkerId) -> bool:
+    async def drain(self, worker: WorkerId, *, retire: bool = False) -> bool:
         """Tell a worker to leave, as SIGTERM does; False when it does not listen.
 
-        Raises `StoreUnavailable`.
+        `retire`: it stops its containers first. Raises `StoreUnavailable`.
         """
+        told = Drain(retire=retire).encode()
         with translate():
-            heard = await self._redis.publish(self._keys.control_channel(worker), Drain().encode())
+            heard = await self._redis.publish(self._keys.control_channel(worker), told)
         return int(heard) > 0
 
     async def alive(self) -> Sequence[WorkerRecord]:

@@ -37,9 +37,13 @@ class TurnWaits(Message):
 
 
 class Drain(Message):
-    """Stop taking work. Sent by: an operator."""
+    """Stop taking work and leave.
+
+    Sent by: an operator. `retire`: stop the containers first, for no worker comes after this one.
+    """
 
     type: Literal["drain"] = "drain"
+    retire: bool = False
 
 
 class StopSession(Message):

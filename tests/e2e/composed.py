@@ -44,16 +44,12 @@ def composed() -> Iterator[Deployment]:
             "AGCLUSTER_ANTHROPIC_BASE_URL": "http://model:8099",
             # The model's journal shows keys only outside the demo mode.
             "MODEL_MODE": "--latency-ms=0",
-            # The worker takes its agents along when it goes.
-            "AGCLUSTER_RETIRE_ON_EXIT": "true",
             "AGCLUSTER_MODELS": f"{MODEL},fake-error-401,fake-error-429,fake-error-529",
             "AGCLUSTER_MODEL_ALIASES": f"claude-sonnet-4.5={MODEL}",
             "AGCLUSTER_IDLE_TIMEOUT_S": IDLE_TIMEOUT_S,
         }
         env_file = Path(folder) / "env"
         env_file.write_text("".join(f"{name}={value}\n" for name, value in values.items()))
-        compose = ["docker", "compose", "-p", cluster, "--env-file", str(env_file)]
-        compose += ["--profile", "demo", "-f", str(ROOT / "compose.yaml")]
         log = Path(folder) / "compose.log"
         deployment = Deployment(
             "compose",
@@ -62,28 +58,45 @@ def composed() -> Iterator[Deployment]:
             cluster,
             data_dir=data_dir,
             log=log,
+            compose=os.environ
+            | {
+                "COMPOSE_PROJECT_NAME": cluster,
+                "COMPOSE_FILE": str(ROOT / "compose.yaml"),
+                "COMPOSE_ENV_FILES": str(env_file),
+                "COMPOSE_PROFILES": "demo",
+            },
         )
         try:
-            _run(compose, "up", "-d", "--wait", "--no-build", log=log)
+            _run(deployment, "docker", "compose", "up", "-d", "--wait", "--no-build")
             wait_until(
                 "the load balancer", lambda: answers(f"{deployment.base_url}/health/ready"), 30
             )
             yield deployment
         finally:
             with contextlib.suppress(RuntimeError):
-                _run(compose, "logs", "--no-color", log=log)
-            _run(compose, "down", "-v", "--timeout", "20", log=log)
+                _run(deployment, "docker", "compose", "logs", "--no-color")
+            said = _run(deployment, "make", "-s", "compose-down", "ARGS=-v")
+        assert deployment.containers() == []
+        assert "compose-down: no agent" in said
+        assert "exit code" not in said, said
+        assert "no worker has stopped" not in said, said
 
 
-def _run(compose: list[str], *arguments: str, log: Path) -> None:
-    with log.open("ab") as output:
-        done = subprocess.run(
-            [*compose, *arguments],
-            cwd=ROOT,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            timeout=START_TIMEOUT_S,
-            check=False,
-        )
+def _run(deployment: Deployment, *command: str) -> str:
+    """What it printed, which also goes to the log. Raises `RuntimeError` when it fails."""
+    done = subprocess.run(
+        command,
+        cwd=ROOT,
+        env=deployment.compose,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=START_TIMEOUT_S,
+        check=False,
+    )
+    assert deployment.log
+    with deployment.log.open("a") as log:
+        log.write(done.stdout)
     if done.returncode:
-        raise RuntimeError(f"compose {arguments[0]}:\n{log.read_text(errors='replace')[-4000:]}")
+        raise RuntimeError(f"{' '.join(command)}:\n{deployment.output()[-4000:]}")
+    return done.stdout

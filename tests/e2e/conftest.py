@@ -22,6 +22,9 @@ ONE_KIND = pytest.mark.parametrize("deployment", KINDS[:1], indirect=True)
 IN_CONTAINERS = pytest.mark.parametrize("deployment", [KINDS[0], KINDS[2]], indirect=True)
 """Docker on one machine, and the composed deployment."""
 
+COMPOSED = pytest.mark.parametrize("deployment", KINDS[2:], indirect=True)
+"""What operators do with `compose.yaml`."""
+
 
 @pytest.fixture(scope="package", params=KINDS)
 def deployment(request: pytest.FixtureRequest) -> Iterator[Deployment]:

@@ -67,6 +67,8 @@ class Deployment:
     processes: list[subprocess.Popen[bytes]] = field(default_factory=list)
     data_dir: Path | None = None
     log: Path | None = None
+    compose: dict[str, str] = field(default_factory=dict)
+    """For `docker compose` and our scripts: the environment that says which deployment is meant."""
 
     def client(self, key: str = GOOD_KEY, **options: Any) -> openai.OpenAI:
         options.setdefault("max_retries", 0)

@@ -6,9 +6,12 @@ import os
 import subprocess
 from pathlib import Path
 
+import httpx
+import openai
 import pytest
 
-from tests.parts import AGENT_IMAGE, CONTROL_IMAGE, need
+from tests.e2e.deployments import wait_until
+from tests.parts import AGENT_IMAGE, CONTROL_IMAGE, THIRD_PARTY_IMAGES, need
 
 ROOT = Path(__file__).resolve().parents[3]
 IMAGES = ROOT / "infra" / "images"
@@ -63,6 +66,68 @@ def test_compose_without_secrets_says_how_to_make_them(tmp_path: Path) -> None:
     done = run("docker", "compose", "--env-file", str(empty), "config", "-q")
     assert done.returncode != 0
     assert "make env" in done.stderr
+
+
+def config_hashes(**settings: str) -> dict[str, str]:
+    """What Compose tells by whether a service has to be made anew."""
+    given = {"AGCLUSTER_SECRET": "s" * 64, "REDIS_API_PASSWORD": "a", "REDIS_WORKER_PASSWORD": "w"}
+    command = ("docker", "compose", "--env-file", "/dev/null", "config", "--hash", "*")
+    done = run(*command, environ=given | settings)
+    assert done.returncode == 0, done.stderr
+    return dict(line.split() for line in done.stdout.splitlines())
+
+
+@pytest.mark.compose
+@pytest.mark.parametrize(
+    ("setting", "readers"),
+    [
+        ("AGCLUSTER_PING_INTERVAL_S=9", {"api"}),
+        ("AGCLUSTER_SLOTS=9", {"worker"}),
+        ("AGCLUSTER_EGRESS_IDLE_TIMEOUT_S=99", {"gateway"}),
+        ("AGCLUSTER_CONTAINER_PIDS=99", {"worker", "engine-proxy"}),
+        ("AGCLUSTER_MODELS=claude-test", {"api", "worker", "gateway"}),
+        ("AGCLUSTER_PORT=8099", {"balancer"}),
+    ],
+)
+def test_a_changed_setting_changes_the_services_that_read_it(
+    setting: str, readers: set[str]
+) -> None:
+    """All settings went to all services, so each change restarted everything."""
+    need("compose")
+    before, after = config_hashes(), config_hashes(**dict([setting.split("=")]))
+    assert {service for service in before if before[service] != after[service]} == readers
+
+
+def speaks(url: str) -> bool:
+    try:
+        return httpx.get(url).status_code > 0
+    except httpx.TransportError:
+        return False
+
+
+@pytest.mark.compose
+def test_the_balancer_without_a_ready_replica_answers_as_the_api_would() -> None:
+    """HAProxy's own 503 is a page of HTML that no client understands."""
+    need("compose")
+    place = f"{IMAGES / 'haproxy.cfg'}:/haproxy.cfg:ro"
+    balancer = run(
+        *("docker", "run", "-d", "--rm", "-p", "127.0.0.1::8000", "-v", place),
+        *("--entrypoint", "haproxy", THIRD_PARTY_IMAGES[1], "-W", "-db", "-f", "/haproxy.cfg"),
+    ).stdout.strip()
+    try:
+        address = run("docker", "port", balancer, "8000").stdout.split()[0]
+        wait_until("the balancer", lambda: speaks(f"http://{address}"), 20)
+        answer = httpx.post(f"http://{address}/v1/chat/completions", json={})
+        client = openai.OpenAI(base_url=f"http://{address}/v1", api_key="any", max_retries=0)
+        with pytest.raises(openai.InternalServerError) as refused:
+            client.models.list()
+    finally:
+        run("docker", "kill", balancer)
+    assert answer.status_code == 503
+    assert int(answer.headers["Retry-After"]) > 0
+    assert set(answer.json()["error"]) == {"message", "type", "param", "code"}
+    assert refused.value.code == "service_unavailable"
+    assert refused.value.type == "api_error"
 
 
 @pytest.mark.compose

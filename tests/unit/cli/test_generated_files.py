@@ -8,6 +8,7 @@ import pytest
 
 from infra.cli import diagrams, reference
 from infra.cli.generated import apply, replace_part
+from infra.cli.readers import PROGRAMS, read_by, readers_of
 from infra.runtime.settings import Settings, load_settings
 from infra.store.keys import Keys
 from infra.wire.states import TURN_TRANSITIONS, TurnState
@@ -42,6 +43,37 @@ def test_uncommented_env_example_holds_every_default() -> None:
 
 def test_every_setting_says_what_it_is_for() -> None:
     assert all(field.description for field in Settings.model_fields.values())
+
+
+def test_every_setting_is_read_by_a_program_or_by_the_command_alone() -> None:
+    unread = {name for name in Settings.model_fields if not readers_of(name)}
+    assert unread == {"base_image", "demo"}
+
+
+@pytest.mark.parametrize(
+    ("setting", "readers"),
+    [
+        ("ping_interval_s", {"api"}),
+        ("side_deadline_s", {"api"}),  # looked up on a local name
+        ("slots", {"worker"}),
+        ("egress_idle_timeout_s", {"gateway"}),
+        ("container_pids", {"worker", "engine-proxy"}),
+        ("host_id", {"api", "worker", "engine-proxy"}),  # by way of a property
+        ("log_level", {"api", "worker", "gateway", "engine-proxy"}),
+    ],
+)
+def test_it_is_known_which_programs_read_a_setting(setting: str, readers: set[str]) -> None:
+    assert set(readers_of(setting)) == readers
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_a_program_gets_what_is_checked_together_or_nothing_of_it(program: str) -> None:
+    """Half of such a group might be refused beside the defaults of the other half."""
+    for group in (
+        {"retention_s", "queue_timeout_s", "turn_deadline_s"},
+        {"models", "model_aliases"},
+    ):
+        assert group <= read_by(program) or not group & read_by(program)
 
 
 def test_every_transition_is_drawn() -> None:

@@ -286,6 +286,16 @@ async def test_an_operator_can_drain_a_worker(stage: Stage) -> None:
     await worker.left()
 
 
+async def test_an_operator_can_retire_a_worker(stage: Stage) -> None:
+    """For good: a worker that only leaves keeps its containers for the next one."""
+    worker = await stage.worker()
+    await stage.ended(await stage.ask(C, "echo hi"))
+    assert stage.machine.kept
+    await stage.store.workers.drain(worker.id, retire=True)
+    await worker.left()
+    assert stage.machine.kept == {}
+
+
 @pytest.mark.parametrize("is_retiring", [False, True])
 async def test_leaving_is_bounded_when_redis_is_away(stage: Stage, is_retiring: bool) -> None:
     server = FakeServer()

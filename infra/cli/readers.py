@@ -1,0 +1,138 @@
+"""Which program reads which setting, found in the programs' own source.
+
+A setting counts as read by a program when a module the program imports, directly or through others,
+looks it up on something called `settings`, or on a name that such a thing was assigned to. That
+errs on the side of too many: a program may be given a setting that only a neighbour in a module
+reads. Used by `infra.cli.reference`.
+"""
+
+from __future__ import annotations
+
+import ast
+import functools
+import inspect
+from collections.abc import Iterable, Iterator
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import grimp
+
+from infra.runtime import settings as settings_module
+from infra.runtime.settings import Settings
+
+PROGRAMS = {
+    "api": "api.main",
+    "worker": "worker.main",
+    "gateway": "worker.gateway.main",
+    "engine-proxy": "worker.engine_proxy.main",
+}
+"""The services of `compose.yaml` that read settings, and where each begins."""
+
+_NAMES = frozenset({"settings", "_settings"})
+
+
+@functools.cache
+def read_by(program: str) -> frozenset[str]:
+    """Names of the settings that the program has a use for, as fields of `Settings`."""
+    return _together(_named_in(_modules_of(PROGRAMS[program])))
+
+
+def readers_of(field: str) -> tuple[str, ...]:
+    """The programs that read the setting; empty for one of `agcluster up` alone."""
+    return tuple(program for program in PROGRAMS if field in read_by(program))
+
+
+def _modules_of(entry: str) -> Iterator[str]:
+    yield entry
+    yield from _imports().find_upstream_modules(entry)
+
+
+@functools.cache
+def _imports() -> grimp.ImportGraph:
+    return grimp.build_graph("api", "worker", "infra", cache_dir=None)
+
+
+def _named_in(modules: Iterable[str]) -> frozenset[str]:
+    found = set[str]()
+    for module in modules:
+        if module != settings_module.__name__:
+            found |= _attributes_in(module)
+    stands_for = _stands_for()
+    return frozenset(field for name in found for field in stands_for.get(name, ()))
+
+
+@functools.cache
+def _attributes_in(module: str) -> frozenset[str]:
+    spec = find_spec(module)
+    assert spec is not None, module
+    assert spec.origin is not None, module
+    nodes = list(ast.walk(ast.parse(Path(spec.origin).read_text())))
+    names = _NAMES.union(*(_other_names(n) for n in nodes if isinstance(n, ast.Assign)))
+    return frozenset(
+        node.attr
+        for node in nodes
+        if isinstance(node, ast.Attribute) and _last_name(node.value) in names
+    )
+
+
+def _other_names(node: ast.Assign) -> frozenset[str]:
+    """`limits` of `limits = self.settings`, also where several are assigned at once."""
+    pairs = [(node.targets[0], node.value)]
+    if isinstance(node.targets[0], ast.Tuple) and isinstance(node.value, ast.Tuple):
+        pairs = list(zip(node.targets[0].elts, node.value.elts, strict=False))
+    found = (_last_name(to) for to, value in pairs if _last_name(value) in _NAMES)
+    return frozenset(name for name in found if name)
+
+
+def _last_name(node: ast.expr) -> str | None:
+    """`settings` of `settings` and of `self.parts.settings`."""
+    if isinstance(node, ast.Name):
+        return node.id
+    return node.attr if isinstance(node, ast.Attribute) else None
+
+
+@functools.cache
+def _stands_for() -> dict[str, frozenset[str]]:
+    """Each field, property and method of `Settings` -> the fields that it looks at."""
+    direct = {name: _fields_of_self(function) for name, function in _functions().items()}
+    whole: dict[str, frozenset[str]] = {name: frozenset({name}) for name in Settings.model_fields}
+    for name in direct:
+        seen, todo = {name}, [name]
+        while todo:
+            fresh = direct.get(todo.pop(), frozenset()) - seen
+            seen |= fresh
+            todo += fresh
+        whole[name] = frozenset(seen & Settings.model_fields.keys())
+    return whole
+
+
+def _together(fields: frozenset[str]) -> frozenset[str]:
+    """These, and what is checked together with one of them: half of it could be refused."""
+    while True:
+        groups = (group for group in _checked_together() if group & fields)
+        if (more := fields.union(*groups)) == fields:
+            return fields
+        fields = more
+
+
+@functools.cache
+def _checked_together() -> tuple[frozenset[str], ...]:
+    checks = Settings.__pydantic_decorators__.model_validators
+    functions = _functions()
+    return tuple(_fields_of_self(functions[name]) & Settings.model_fields.keys() for name in checks)
+
+
+def _fields_of_self(function: ast.AST) -> frozenset[str]:
+    return frozenset(
+        node.attr
+        for node in ast.walk(function)
+        if isinstance(node, ast.Attribute) and _last_name(node.value) == "self"
+    )
+
+
+@functools.cache
+def _functions() -> dict[str, ast.AST]:
+    """The functions of the class by their names."""
+    tree: Any = ast.parse(inspect.getsource(Settings))
+    return {node.name: node for node in tree.body[0].body if isinstance(node, ast.FunctionDef)}
