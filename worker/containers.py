@@ -50,7 +50,7 @@ from worker.docker_engine import (
 from worker.docker_exits import ExitWatch
 from worker.exit_feed import ExitFeed, ExitStream
 from worker.folders import agent_gid, agent_uid
-from worker.hosts import Container, ContainerId, ContainerSpec
+from worker.hosts import SOCKETS_AT, WORKSPACE_AT, Container, ContainerId, ContainerSpec
 
 _NAME_ATTEMPTS = 5
 _NAME_WAIT_S = 0.2
@@ -254,7 +254,7 @@ def hardening(spec: ContainerSpec) -> Json:
     return {
         "user": f"{uid}:{gid}",
         "hostname": "agent",
-        "working_dir": "/workspace",
+        "working_dir": WORKSPACE_AT,
         # PATH is the image's own. Whether tools have a way out shows in the sockets folder.
         "environment": {"HOME": "/home/agent", "LANG": "C.UTF-8"},
         "network_mode": "none",
@@ -271,8 +271,8 @@ def hardening(spec: ContainerSpec) -> Json:
             "/home/agent": f"{tmpfs},uid={uid},gid={gid},mode=0700",
         },
         "mounts": [
-            Mount("/run/agcluster", str(spec.folders.sockets), type="bind"),
-            Mount("/workspace", str(spec.folders.workspace), type="bind"),
+            Mount(SOCKETS_AT, str(spec.folders.sockets), type="bind"),
+            Mount(WORKSPACE_AT, str(spec.folders.workspace), type="bind"),
         ],
         "init": True,
         "pids_limit": limits.pids,

@@ -17,6 +17,9 @@ from infra.wire.ids import ConversationKey, Fence, HostId
 
 ContainerId = NewType("ContainerId", str)
 
+SOCKETS_AT, WORKSPACE_AT = "/run/agcluster", "/workspace"
+"""Where an agent finds its two folders."""
+
 
 @dataclass(frozen=True)
 class Limits:

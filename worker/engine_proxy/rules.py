@@ -1,4 +1,5 @@
-"""What a worker may ask of the engine, decided from the words of one request. Pure but for `lstat`.
+"""What a worker may ask of the engine, decided from the words of one request. Pure but for
+a look at the folders.
 
 Nothing a worker sends is passed on. Of a container to be it says conversation, fence and time; the
 proxy makes the body again from its own settings, refuses one that differs in anything, and sends
@@ -8,21 +9,20 @@ its own. Filters of lists and events are compared and made again in the same way
 from __future__ import annotations
 
 import json
-import os
 import re
-import stat
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl
 
 from infra.runtime.settings import Settings
-from infra.wire.errors import AgClusterError
 from infra.wire.ids import ConversationKey, Fence, HostId
 from worker.containers import DockerOptions, container_name, create_body, host_labels
 from worker.docker_engine import LABEL
-from worker.folders import Folders, agent_uid
+from worker.engine_proxy.mounts import EngineCallRefused, held_folders
+from worker.folders import Folders
 from worker.hosts import ContainerSpec, Limits
 
 Json = Any
@@ -36,10 +36,6 @@ _CONVERSATION = re.compile(r"[0-9a-f]{24}")
 _NUMBER = re.compile(r"[0-9]{1,19}")
 _INFO = ("OSType", "OperatingSystem", "SecurityOptions", "Runtimes")
 _EVENTS = {"type": ["container"], "event": ["start", "die"]}
-
-
-class EngineCallRefused(AgClusterError):
-    """A call that a worker has no need of. The message says what was wrong with it."""
 
 
 @dataclass(frozen=True)
@@ -100,25 +96,13 @@ class Rules:
             raise EngineCallRefused(f"{differs} of a container is not what this proxy is set to")
         if name != container_name(self.options.cluster, ConversationKey(conversation)):
             raise EngineCallRefused("the name is not that of the conversation")
-        self.check_folders(conversation)
-        return made
+        # Told now rather than at the start, which looks again and compares.
+        with self.held_folders(conversation):
+            return made
 
-    def check_folders(self, conversation: str) -> None:
-        """Raises `EngineCallRefused` unless what will be mounted are folders, and the agent's.
-
-        The worker may write beside them: a link there would be followed by the engine.
-        """
-        folders = Folders(self.data_dir).of(ConversationKey(conversation))
-        for folder in (folders.sockets, folders.workspace):
-            for path in (folder.parent, folder):
-                try:
-                    found = os.lstat(path)
-                except OSError as error:
-                    raise EngineCallRefused(f"{path}: {error.strerror}") from error
-                if not stat.S_ISDIR(found.st_mode):
-                    raise EngineCallRefused(f"{path} is not a folder")
-            if found.st_uid != agent_uid():
-                raise EngineCallRefused(f"{folder} does not belong to the agent")
+    def held_folders(self, conversation: str) -> AbstractContextManager[Mapping[str, int]]:
+        """What is to be mounted, held open. Raises `EngineCallRefused` when it must not be."""
+        return held_folders(Folders(self.data_dir).of(ConversationKey(conversation)))
 
     def own_conversation(self, inspected: Json) -> str:
         """The conversation of a container that is ours. Raises `EngineCallRefused`."""

@@ -11,15 +11,15 @@ import asyncio
 import json
 import logging
 import re
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 
 import aiohttp
 from aiohttp import web
 
 from infra.runtime.logs import fields
+from worker.engine_proxy.mounts import EngineCallRefused, Look, first_wrong_mount, look_inside
 from worker.engine_proxy.rules import (
-    EngineCallRefused,
     Json,
     Rules,
     Target,
@@ -34,6 +34,7 @@ ANSWER_MAX_BYTES = 16 * 1024 * 1024
 _BASE = "http://engine"
 _CLOSE_S = 2.0
 _SHOWN_CHARS = 200
+_LOOKS, _LOOK_PAUSE_S = 20, 0.05
 
 
 @dataclass(frozen=True)
@@ -53,8 +54,17 @@ _Handler = Callable[[_Call], Awaitable[web.StreamResponse]]
 class EngineProxy:
     """`setup` to `aclose`; `app` is to be served by somebody."""
 
-    def __init__(self, rules: Rules, *, socket: str, call_timeout_s: float = 60.0) -> None:
+    def __init__(
+        self,
+        rules: Rules,
+        *,
+        socket: str,
+        call_timeout_s: float = 60.0,
+        look: Look = look_inside,
+    ) -> None:
+        """`look` sees what a process has mounted."""
         self._rules = rules
+        self._look = look
         self._socket = socket
         self._call_timeout_s = call_timeout_s
         self._session: aiohttp.ClientSession | None = None
@@ -145,9 +155,64 @@ class EngineProxy:
         found = await self._own(call)
         if isinstance(found, web.Response):
             return found
-        # Mounted only now: what was a folder when it was created may be a link by this time.
-        self._rules.check_folders(found[0])
-        return await self._pass(_path(call, f"/containers/{found[1]['Id']}/start"), "POST")
+        conversation, id = found[0], str(found[1]["Id"])
+        async with asyncio.TaskGroup() as group:
+            starting = group.create_task(self._compared_start(call, conversation, id))
+            try:
+                outcome = await asyncio.shield(starting)
+            except asyncio.CancelledError:
+                # A worker that hangs up must not get out of the comparison: the engine goes on.
+                await asyncio.wait({starting})
+                raise
+        if isinstance(outcome, Exception):
+            raise outcome
+        return outcome
+
+    async def _compared_start(
+        self, call: _Call, conversation: str, id: str
+    ) -> web.Response | Exception:
+        """Start it; what has other folders than were looked at, or may have, goes again.
+
+        Mounted only now: what was a folder when it was created may be a link by this time.
+        """
+        try:
+            with self._rules.held_folders(conversation) as held:
+                try:
+                    answer = await self._pass(_path(call, f"/containers/{id}/start"), "POST")
+                    if wrong := await self._wrong_mount(call, id, held):
+                        raise EngineCallRefused(wrong)
+                except BaseException:
+                    await self._ask(
+                        "DELETE", _path(call, f"/containers/{id}"), query={"v": "1", "force": "1"}
+                    )
+                    raise
+                return answer
+        except (EngineCallRefused, aiohttp.ClientError, OSError, TimeoutError) as error:
+            return error
+
+    async def _wrong_mount(self, call: _Call, id: str, held: Mapping[str, int]) -> str | None:
+        while pid := await self._pid_of(call, id):
+            try:
+                return await asyncio.to_thread(first_wrong_mount, held, pid, self._look)
+            except (ProcessLookupError, FileNotFoundError) as error:
+                if not await self._has_ended(call, id, pid):
+                    return f"process {pid} cannot be seen ({error.strerror}): pid: host is missing"
+        return None
+
+    async def _has_ended(self, call: _Call, id: str, pid: int) -> bool:
+        """Whether that process of it is gone, as the engine knows."""
+        for _ in range(_LOOKS):
+            if await self._pid_of(call, id) != pid:
+                return True
+            # The engine hears of an end a moment after it, and answers no question about when.
+            await asyncio.sleep(_LOOK_PAUSE_S)
+        return False
+
+    async def _pid_of(self, call: _Call, id: str) -> int:
+        """The process that runs in it; 0 when none does."""
+        status, answer = await self._ask("GET", _path(call, f"/containers/{id}/json"))
+        state = (json.loads(answer).get("State") or {}) if status == 200 else {}
+        return int(state.get("Pid") or 0) if state.get("Running") else 0
 
     async def _stop(self, call: _Call) -> web.StreamResponse:
         query = self._rules.stop_query(call.query)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -45,8 +46,13 @@ async def proxy(machine: DockerMachine) -> AsyncIterator[str]:
         engine=engine_address(),
         command=probe.DOCKER_COMMAND,
     )
-    rules = Rules(options, HostId("host-1"), LIMITS, machine.data_dir)
-    socket, stop, is_ready = machine.data_dir / "engine.sock", asyncio.Event(), asyncio.Event()
+    async with _served(Rules(options, HostId("host-1"), LIMITS, machine.data_dir)) as address:
+        yield address
+
+
+@contextlib.asynccontextmanager
+async def _served(rules: Rules) -> AsyncIterator[str]:
+    socket, stop, is_ready = rules.data_dir / "engine.sock", asyncio.Event(), asyncio.Event()
     async with asyncio.TaskGroup() as group:
         group.create_task(serve(rules, socket, stop, is_ready=is_ready))
         await is_ready.wait()
@@ -86,6 +92,49 @@ async def test_a_worker_with_other_settings_is_told_what_differs(
     with pytest.raises(ContainerFailed, match=r"refused by the engine proxy: Cmd of a container"):
         await host.start(machine.spec())
     await host.aclose()
+
+
+@dataclass(frozen=True)
+class OvertakenRules(Rules):
+    """A worker that was taken over puts a link to `target` in the place of a folder, after the
+    proxy has looked and before the engine does."""
+
+    target: Path = Path("/")
+
+    @contextlib.contextmanager
+    def held_folders(self, conversation: str) -> Iterator[Mapping[str, int]]:
+        with super().held_folders(conversation) as held:
+            workspace = self.data_dir / "w" / conversation
+            workspace.rename(workspace.with_name("moved"))
+            workspace.symlink_to(self.target)
+            try:
+                yield held
+            finally:
+                workspace.unlink()
+                workspace.with_name("moved").rename(workspace)
+
+
+async def test_a_folder_exchanged_between_the_look_and_the_mount_is_not_the_agents_for_long(
+    machine: DockerMachine, tmp_path: Path
+) -> None:
+    foreign = tmp_path / "foreign"
+    foreign.mkdir()
+    (foreign / "file").write_text("the host's")
+    rules = OvertakenRules(
+        DockerOptions(
+            BASE_IMAGE, machine.cluster, engine=engine_address(), command=probe.DOCKER_COMMAND
+        ),
+        HostId("host-1"),
+        LIMITS,
+        machine.data_dir,
+        foreign,
+    )
+    async with _served(rules) as address:
+        host = machine.host(engine=address)
+        with pytest.raises(ContainerFailed, match="/workspace is not the folder that was looked"):
+            await host.start(machine.spec())
+        assert await host.list() == []
+    assert (foreign / "file").read_text() == "the host's"
 
 
 async def test_neighbours_on_the_engine_are_out_of_reach(

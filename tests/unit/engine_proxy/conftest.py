@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import tempfile
@@ -21,7 +22,7 @@ from worker.docker_engine import SOURCES_LABEL
 from worker.engine_proxy.rules import Rules
 from worker.engine_proxy.server import EngineProxy
 from worker.folders import Folders
-from worker.hosts import ContainerSpec, Limits
+from worker.hosts import SOCKETS_AT, WORKSPACE_AT, ContainerSpec, Limits
 
 CONVERSATION = ConversationKey("c" * 24)
 CREATED_MS = 1_700_000_000_000
@@ -33,6 +34,12 @@ class NotingEngine:
 
     containers: dict[str, dict[str, Any]] = field(default_factory=dict)
     calls: list[tuple[str, str, bytes]] = field(default_factory=list)
+    start_asked: asyncio.Event = field(default_factory=asyncio.Event)
+    may_start: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set from the beginning."""
+
+    def __post_init__(self) -> None:
+        self.may_start.set()
 
     async def answer(self, request: web.Request) -> web.StreamResponse:
         self.calls.append((request.method, request.raw_path, await request.read()))
@@ -42,6 +49,11 @@ class NotingEngine:
         if parts[-2:-1] and parts[-1] == "json" and parts[-3] == "containers":
             found = self.containers.get(parts[-2])
             return web.json_response(found or {"message": "No such container"}, status=_has(found))
+        if parts[-1] == "start":
+            self.start_asked.set()
+            await self.may_start.wait()
+        if request.method == "DELETE":
+            self.containers.pop(parts[-1], None)
         if parts[-1] == "version":
             return web.json_response({"ApiVersion": "1.41", "MinAPIVersion": "1.24"})
         if parts[-2:] == ["agents:1", "json"]:
@@ -68,6 +80,8 @@ class Line:
     engine: NotingEngine
     session: aiohttp.ClientSession
     socket: Path
+    mounted: dict[str, Path]
+    """What a container that was started has, by its place inside."""
 
     @property
     def made(self) -> list[tuple[str, str, bytes]]:
@@ -116,10 +130,21 @@ async def line(folder: Path) -> AsyncIterator[Line]:
     engine = NotingEngine()
     app = web.Application(client_max_size=2**24)
     app.router.add_route("*", "/{any:.*}", engine.answer)
-    proxy = EngineProxy(rules, socket=f"{folder}/engine", call_timeout_s=10)
+
+    def look(pid: int, place: str) -> os.stat_result:
+        seen = mounted.get(place)
+        if seen is None:
+            raise FileNotFoundError(2, "No such file or directory", place)
+        return os.stat(seen)
+
+    made = Folders(rules.data_dir).of(CONVERSATION)
+    mounted = {SOCKETS_AT: made.sockets, WORKSPACE_AT: made.workspace}
+    proxy = EngineProxy(rules, socket=f"{folder}/engine", call_timeout_s=10, look=look)
     async with AsyncExitStack() as opened:
         for served, place in ((app, "engine"), (proxy.app, "proxy")):
-            runner = web.AppRunner(served, access_log=None, shutdown_timeout=1)
+            runner = web.AppRunner(
+                served, access_log=None, shutdown_timeout=1, handler_cancellation=True
+            )
             await runner.setup()
             opened.push_async_callback(runner.cleanup)
             await web.UnixSite(runner, os.fspath(folder / place)).start()
@@ -127,4 +152,4 @@ async def line(folder: Path) -> AsyncIterator[Line]:
         opened.push_async_callback(proxy.aclose)
         connector = aiohttp.UnixConnector(path=os.fspath(folder / "proxy"))
         session = await opened.enter_async_context(aiohttp.ClientSession(connector=connector))
-        yield Line(rules, engine, session, folder / "proxy")
+        yield Line(rules, engine, session, folder / "proxy", mounted)

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,6 +18,7 @@ from worker.containers import container_name, host_labels
 from worker.docker_engine import ImageStore
 from worker.engine_proxy.rules import Rules, first_difference
 from worker.folders import Folders
+from worker.hosts import SOCKETS_AT, WORKSPACE_AT
 
 Change = Callable[[dict[str, Any]], Any]
 
@@ -205,6 +207,56 @@ async def test_a_link_that_comes_after_the_create_is_found_at_the_start(line: Li
 
     assert status == 403
     assert [path for _, path, _ in line.made] == [f"/v1.41/containers/{'a' * 64}/start"]
+
+
+async def _start(line: Line) -> tuple[int, str]:
+    """Start a container that then runs."""
+    id = "a" * 64
+    running = described(line, id) | {"State": {"Running": True, "Pid": 4711}}
+    line.engine.containers[id] = running
+    return await line.ask("POST", f"/v1.41/containers/{id}/start")
+
+
+async def test_a_container_with_the_folders_that_were_looked_at_runs_on(line: Line) -> None:
+    assert (await _start(line))[0] == 200
+    assert [method for method, _, _ in line.made] == ["POST"]
+
+
+@pytest.mark.parametrize("place", [SOCKETS_AT, WORKSPACE_AT])
+async def test_a_container_that_has_another_folder_mounted_is_gone_again(
+    line: Line, place: str
+) -> None:
+    """The engine resolves the path once more, and a worker was faster."""
+    line.mounted[place] = Path("/")
+
+    status, said = await _start(line)
+
+    assert status == 403
+    assert f"{place} is not the folder that was looked at" in said
+    assert line.made[-1][:2] == ("DELETE", f"/v1.41/containers/{'a' * 64}?v=1&force=1")
+
+
+async def test_what_the_proxy_cannot_look_into_is_gone_again(line: Line) -> None:
+    line.mounted.clear()
+
+    status, said = await _start(line)
+
+    assert (status, "cannot be seen" in said) == (403, True)
+    assert line.made[-1][0] == "DELETE"
+
+
+async def test_who_hangs_up_does_not_get_out_of_the_comparison(line: Line) -> None:
+    line.mounted[WORKSPACE_AT] = Path("/")
+    line.engine.may_start.clear()
+    async with asyncio.TaskGroup() as group:
+        starting = group.create_task(_start(line))
+        await line.engine.start_asked.wait()
+        starting.cancel()
+    line.engine.may_start.set()
+
+    async with asyncio.timeout(10):
+        while line.made[-1][0] != "DELETE":  # noqa: ASYNC110 - the fake engine tells nobody
+            await asyncio.sleep(0.01)
 
 
 def described(line: Line, id: str, **labels: str) -> dict[str, Any]:
