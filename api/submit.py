@@ -38,8 +38,9 @@ log = logging.getLogger(__name__)
 SIDE_RETENTION_S = 600.0
 """A side request's conversation holds nothing but its turn's place, and goes soon after it."""
 
-KEY_SLACK_S = 600.0
-"""A sealed key outlives the longest wait and the longest turn by this, for restarts between."""
+KEY_SLACK_S = 2 * 3600.0
+"""A sealed key outlives the longest wait and the longest turn by this: for restarts between, and
+for a gateway whose machine has another idea of the time."""
 
 
 @dataclass(frozen=True)

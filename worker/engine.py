@@ -24,6 +24,10 @@ from worker.hosts import Container, ContainerHost, ContainerSpec, Limits, Sessio
 
 log = logging.getLogger(__name__)
 
+_OF_NOBODY = 2**52
+"""Makes a fence newer than whatever Redis has: what a probe leaves behind is never taken for a
+container that Redis forgot. A fence from this machine's clock alone would be, where it is behind."""
+
 
 class Engine:
     """One worker's trust in its host's engine. `run` is its task."""
@@ -131,7 +135,7 @@ class Engine:
         key = self._probe_key
         async with asyncio.timeout(self._settings.container_start_timeout_s):
             await self._host.check()
-        fence = Fence(self._clock.unix_ms() * 1000)
+        fence = Fence(_OF_NOBODY + self._clock.unix_ms() * 1000)
         folders = await asyncio.to_thread(self._folders.make, key, fence)
         container = await self._start(key, fence, folders)
         await self._host.stop(container.id, grace_s=0)

@@ -131,7 +131,7 @@ class Placement:
         if record is None or record.state.is_terminal:
             return
         c = record.conversation
-        if c not in self._conversations and await self._send_home(c, turn, record.created_ms):
+        if c not in self._conversations and await self._send_home(c, turn):
             return
         # A begun one goes on in the container it has, and only a worker of this host can see to it.
         await self.place(c, turn, may_exceed=is_begun(record.state))
@@ -195,13 +195,14 @@ class Placement:
         for actor in self._conversations.values():
             actor.poke()
 
-    async def _send_home(self, c: ConversationKey, turn: TurnId, asked_ms: int) -> bool:
+    async def _send_home(self, c: ConversationKey, turn: TurnId) -> bool:
         """Leave the turn to a worker of the host where the conversation's files are.
 
         Only for a moment: files are worth a detour, but no waiting for a host that is full.
         """
         parts = self._parts
-        if parts.clock.unix_ms() - asked_ms > parts.timings.home_patience_s * 1000:
+        age_ms = await parts.turns.age_ms(turn)
+        if age_ms is None or age_ms > parts.timings.home_patience_s * 1000:
             return False
         found = await parts.conversations.get(c)
         if found is None or found.host in (None, parts.host_id) or not found.turns:

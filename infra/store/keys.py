@@ -213,7 +213,7 @@ class Keys:
         return f"{self.prefix}:q:{worker}"
 
     def bell(self, queue: str) -> str:
-        """List: rung in the MULTI of each enqueue; the queue's workers block on it; seconds."""
+        """List: rung in the script of each enqueue; the queue's workers block on it; seconds."""
         return f"{queue}:bell"
 
     def replica_channel(self, replica: ReplicaId) -> str:

@@ -1,8 +1,8 @@
 """Placement: arq with a doorbell (D2). A job is `claim(turn_id)`, takes milliseconds and runs no
 turn.
 
-The enqueue writes the job record, the queue entry and the bell in one MULTI; a worker waits in
-BLPOP on the bell instead of polling, with a safety scan every few seconds.
+The enqueue is one script that writes the job record, the queue entry and the bell; a worker waits
+in BLPOP on the bell instead of polling, with a safety scan every few seconds.
 
 Where we leave arq's ways on purpose:
 - `Worker.main` is replaced: arq polls (373 ms to a job's start at its default) and logs INFO of
@@ -10,6 +10,8 @@ Where we leave arq's ways on purpose:
   everything. arq's own loop ends the process at a Redis outage and leaks its job counter.
 - The enqueue is ours: arq's takes four round trips and drops a job whose id is in progress. Ours
   has a fresh id each time, so a repeated hint is never lost.
+- The score of a queue entry is its place, not a time: arq's is the enqueuer's clock, and a worker
+  whose clock was two milliseconds behind left the hint to its next safety scan.
 - Its pipelines give their connection back when they are cancelled.
 - JSON instead of pickle, one attempt, no kept results, no signal handlers.
 """
@@ -33,8 +35,9 @@ from arq.worker import Worker, func
 from redis.asyncio import Redis
 from redis.asyncio.client import Pipeline
 
-from infra.store.connection import FAULTS, dedicated, delays, translate
+from infra.store.connection import FAULTS, dedicated, delays
 from infra.store.keys import Keys
+from infra.store.scripts import Scripts
 from infra.wire.errors import AgClusterError
 from infra.wire.ids import TurnId, WorkerId
 
@@ -58,8 +61,8 @@ log = logging.getLogger(__name__)
 
 class PlacementQueue:
     def __init__(self, redis: Redis, keys: Keys) -> None:
-        self._redis = redis
         self._keys = keys
+        self._scripts = Scripts(redis, keys)
 
     async def enqueue(self, turn: TurnId, owner: WorkerId | None) -> None:
         """Hint that a turn waits: to its conversation's owner, else to whoever has room.
@@ -76,15 +79,14 @@ class PlacementQueue:
     async def _enqueue(self, queue: str, turn: TurnId) -> None:
         bell = self._keys.bell(queue)
         job_id = f"{turn}:{secrets.token_hex(4)}"
+        # For arq's log only.
         now_ms = time.time_ns() // 1_000_000
         job = serialize_job(_CLAIM, (turn,), {}, None, now_ms, serializer=_to_json)
-        with translate():
-            async with self._redis.pipeline(transaction=True) as pipe:
-                pipe.set(job_key_prefix + job_id, job, px=_JOB_TTL_MS)
-                pipe.zadd(queue, {job_id: now_ms})
-                pipe.expire(queue, _QUEUE_TTL_S)
-                _ring(pipe, bell)
-                await pipe.execute()
+        await self._scripts.run(
+            "hint",
+            [queue, job_key_prefix + job_id, bell],
+            [job_id, job, _JOB_TTL_MS, _QUEUE_TTL_S * 1000, _BELL_TTL_S * 1000, _BELL_RINGS_MAX],
+        )
 
 
 @dataclass(frozen=True)

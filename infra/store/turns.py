@@ -363,6 +363,17 @@ class TurnStore:
             held = fields(await self._redis.hgetall(self._keys.turn(turn)))  # type: ignore[misc]
         return turn_record(turn, held) if "state" in held else None
 
+    async def age_ms(self, turn: TurnId) -> int | None:
+        """How long ago it was asked for, by the clock of Redis alone; None of an unknown turn."""
+        with translate():
+            async with self._redis.pipeline(transaction=False) as pipe:
+                pipe.hget(self._keys.turn(turn), "created")
+                pipe.time()
+                created, (seconds, micros) = await pipe.execute()
+        if created is None:
+            return None
+        return max(int(seconds) * 1000 + int(micros) // 1000 - int(created), 0)
+
     async def position(self, turn: TurnId) -> int | None:
         """How many turns will be started before this one (0: it is next), if nothing else comes.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from dataclasses import replace
 
 import pytest
@@ -733,3 +734,15 @@ async def test_a_conversation_remembers_the_profile_it_was_given_last(scene: Sce
         claimed = await scene.claim(lease)
         assert (claimed.request.profile, claimed.profile) == (asked, has)
         await scene.store.turns.finish(lease, request.turn, 1, DONE, idle_timeout_s=60)
+
+
+async def test_a_turns_age_is_told_by_the_clock_of_redis_alone(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    turn = await scene.submit()
+    await scene.redis.hincrby(scene.keys.turn(turn), "created", -5000)  # type: ignore[misc]
+    monkeypatch.setattr(time, "time_ns", lambda: 0)
+    age_ms = await scene.store.turns.age_ms(turn)
+    assert age_ms is not None
+    assert 5000 <= age_ms < 60_000
+    assert await scene.store.turns.age_ms(new_turn_id()) is None

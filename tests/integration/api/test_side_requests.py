@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 
 from infra.wire.turns import Lane
 from tests.fakes.echo_worker import Gate
@@ -64,3 +65,12 @@ async def test_utility_models_are_listed() -> None:
         one = await api.http.get("/v1/models/claude-utility")
     assert "claude-utility" in {model["id"] for model in listed}
     assert one.json()["created"] == 1_759_276_800
+
+
+async def test_a_key_is_still_good_at_a_gateway_whose_clock_is_an_hour_ahead() -> None:
+    """It was sealed for minutes beyond the turn, by the clock of the replica."""
+    async with running_api(settings={"side_deadline_s": 7, "queue_timeout_s": 7}) as api:
+        asked = (await api.chat("Sum up", model="claude-utility", headers=NAMED)).json()["id"]
+        record = await api.store.turns.get(asked)
+    assert record is not None
+    assert record.key_expires_ms > (time.time() + 3600 + 2 * 7) * 1000
