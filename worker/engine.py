@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 
 _OF_NOBODY = 2**52
 """Makes a fence newer than whatever Redis has: what a probe leaves behind is never taken for a
-container that Redis forgot. A fence from this machine's clock alone would be, where it is behind."""
+container that Redis forgot. A fence from this clock alone would be, where it is behind."""
 
 
 class Engine:
