@@ -240,7 +240,7 @@ class TurnRun:
 
     def on_refused(self, refused: Refused) -> None:
         """The agent will not run the turn."""
-        if refused.turn in (None, self.turn):
+        if refused.turn in (None, self.turn) and self.phase is not RunPhase.ENDED:
             said = foreign(refused.message)
             log.warning("agent refused: %s", said, extra=fields(turn=self.turn))
             is_lost = refused.code is ErrorCode.LOG_LOST

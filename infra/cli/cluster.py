@@ -18,10 +18,12 @@ import typer
 
 from infra.cli.redis_server import socket_url
 from infra.cli.state_dir import StateDir
+from infra.cli.terminal import say
 from infra.runtime.settings import PREFIX, Settings, SettingsRefused, load_settings
 from infra.store.conversations import ConversationRecord
 from infra.store.open import Store, open_store
 from infra.wire.errors import AgClusterError, ConversationNotFound
+from infra.wire.foreign import escaped
 from infra.wire.ids import ConversationKey
 
 USAGE_ERROR = 2
@@ -38,12 +40,12 @@ def with_store(work: Callable[[Store, Settings], Awaitable[None]]) -> None:
     try:
         settings = _reachable(load_settings())
     except SettingsRefused as error:
-        typer.echo(f"agcluster: {error}", err=True)
+        say(f"agcluster: {error}", is_error=True)
         raise typer.Exit(USAGE_ERROR) from None
     try:
         asyncio.run(_run(work, settings))
     except AgClusterError as error:
-        typer.echo(f"agcluster: {told(error)}", err=True)
+        say(f"agcluster: {told(error)}", is_error=True)
         raise typer.Exit(1) from None
     except KeyboardInterrupt:
         raise typer.Exit(130) from None
@@ -108,7 +110,7 @@ async def first(found: AsyncIterator[ConversationRecord], limit: int) -> list[Co
 
 
 def print_json(value: object) -> None:
-    typer.echo(json.dumps(value, indent=2, default=str))
+    say(json.dumps(value, indent=2, default=str))
 
 
 def print_facts(facts: Mapping[str, Any]) -> None:
@@ -116,16 +118,16 @@ def print_facts(facts: Mapping[str, Any]) -> None:
     width = max(map(len, facts))
     for name, value in facts.items():
         if value not in (None, "", ()):
-            typer.echo(f"{name:<{width}}  {value}")
+            say(f"{name:<{width}}  {escaped(str(value))}")
 
 
 def print_table(names: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
     """Columns as wide as they have to be; the last one is open."""
-    lines = [list(names), *([str(cell) for cell in row] for row in rows)]
+    lines = [list(names), *([escaped(str(cell)) for cell in row] for row in rows)]
     widths = [max(len(line[i]) for line in lines) for i in range(len(names))]
     for line in lines:
         cells = [cell.ljust(width) for cell, width in zip(line, widths, strict=True)]
-        typer.echo("  ".join(cells).rstrip())
+        say("  ".join(cells).rstrip())
 
 
 def at(ms: int | None) -> str | None:

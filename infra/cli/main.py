@@ -20,7 +20,7 @@ from infra.cli import sessions, turns, usage, workers
 from infra.cli.doctor import examine, report
 from infra.cli.isolation import image_command
 from infra.cli.programs import MODULES, python_command
-from infra.cli.terminal import Terminal
+from infra.cli.terminal import Terminal, say
 from infra.cli.up import run_up
 from infra.runtime.settings import PREFIX, Settings, SettingsRefused, load_settings
 from infra.wire.errors import AgClusterError
@@ -158,10 +158,10 @@ def show_version(as_json: Json = False) -> None:
         "python": platform.python_version(),
     }
     if as_json:
-        typer.echo(json.dumps(versions))
+        say(json.dumps(versions))
     else:
         for name, number in versions.items():
-            typer.echo(f"{name} {number or 'not installed here (it is in the agent image)'}")
+            say(f"{name} {number or 'not installed here (it is in the agent image)'}")
 
 
 def _settings(given: Mapping[str, object]) -> Settings:
@@ -169,7 +169,7 @@ def _settings(given: Mapping[str, object]) -> Settings:
     try:
         return load_settings({**os.environ, **_over(given)})
     except SettingsRefused as error:
-        typer.echo(f"agcluster: {error}", err=True)
+        say(f"agcluster: {error}", is_error=True)
         raise typer.Exit(USAGE_ERROR) from None
 
 
@@ -182,7 +182,7 @@ def _guarded(run: Callable[[], int]) -> int:
     try:
         return run()
     except AgClusterError as error:
-        typer.echo(f"agcluster: {error}", err=True)
+        say(f"agcluster: {error}", is_error=True)
         return 1
 
 

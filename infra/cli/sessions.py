@@ -18,6 +18,7 @@ from infra.cli.cluster import (
     until,
     with_store,
 )
+from infra.cli.terminal import say
 from infra.cli.usage import facts, print_usage
 from infra.runtime.settings import Settings
 from infra.store.conversations import ConversationRecord
@@ -81,7 +82,7 @@ def show_session(name: Name, as_json: Json = False) -> None:
         if not used.is_empty:
             print_usage(used)
         for turn in turns:
-            typer.echo(f"  {turn}")
+            say(f"  {turn}")
 
     with_store(work)
 
@@ -94,7 +95,7 @@ def stop_session(name: Name) -> None:
         record = await find_conversation(store, name)
         stopping = await store.conversations.stop(record.conversation, tenant=None, reason=_REASON)
         cancelled = f", cancels {stopping.turn}" if stopping.turn else ""
-        typer.echo(f"stopping {record.conversation} (was {stopping.state.value}{cancelled})")
+        say(f"stopping {record.conversation} (was {stopping.state.value}{cancelled})")
 
     with_store(work)
 
@@ -111,7 +112,7 @@ def delete_session(name: Name) -> None:
             await until(lambda: _has_ended(store, turn), within_s=grace_s)
         deleted = await store.conversations.delete(c, tenant=None, reason=_REASON, is_forced=True)
         rest = f"; {deleted.host} removes its files" if deleted.host else ""
-        typer.echo(f"deleted {c}{rest}")
+        say(f"deleted {c}{rest}")
 
     with_store(work)
 

@@ -1,10 +1,22 @@
-"""What the command says to its user: progress, the programs' own lines, and the box at the end."""
+"""What the command says to its user: progress, the programs' own lines, and the box at the end.
+
+Whatever it prints is escaped first: a terminal obeys what an agent or a client wrote.
+"""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Sequence
 from typing import TextIO
+
+import typer
+
+from infra.wire.foreign import escaped
+
+
+def say(text: str, *, is_error: bool = False) -> None:
+    """Print lines that may hold what others wrote: labels, answers, errors of a server."""
+    typer.echo(escaped(text, keep_lines=True), err=is_error)
 
 
 class Terminal:
@@ -47,7 +59,7 @@ class Terminal:
             return
         encoding = self._stream.encoding or "utf-8"
         try:
-            self._stream.write(line.encode(encoding, "replace").decode(encoding) + "\n")
+            self._stream.write(escaped(line).encode(encoding, "replace").decode(encoding) + "\n")
             self._stream.flush()
         except (OSError, ValueError):
             # `agcluster up | head` and a closed terminal: the programs go on, silently.

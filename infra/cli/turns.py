@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Annotated, Any
@@ -10,11 +11,13 @@ from typing import Annotated, Any
 import typer
 
 from infra.cli.cluster import Json, at, print_facts, print_json, print_table, with_store
+from infra.cli.terminal import say
 from infra.runtime.settings import Settings
 from infra.store.open import Store
 from infra.store.turns import TurnRecord
-from infra.wire.errors import TurnNotFound, UnknownMessage
+from infra.wire.errors import MalformedMessage, TurnNotFound, UnknownMessage
 from infra.wire.events import Event, TurnEnded, decode_event
+from infra.wire.foreign import foreign
 from infra.wire.ids import TurnId
 
 PAGE_EVENTS = 500
@@ -89,7 +92,7 @@ def cancel_turn(turn: Id) -> None:
         state = await store.turns.cancel(
             record.turn, tenant=record.tenant, reason="stopped by the operator"
         )
-        typer.echo(f"{turn} {'was' if state.is_terminal else 'is'} {state.value}")
+        say(f"{turn} {'was' if state.is_terminal else 'is'} {state.value}")
 
     with_store(work)
 
@@ -115,7 +118,7 @@ async def _tail(store: Store, turn: TurnId, *, after: int, follow: bool, as_json
         page = await store.log.read(turn, after=after, limit=PAGE_EVENTS)
         for n, payload in page.events:
             after = n
-            typer.echo(f"{n} {payload.decode()}" if as_json else f"{n:>6} {_line(payload)}")
+            say(f"{n} {_json(payload)}" if as_json else f"{n:>6} {_line(payload)}")
         if len(page.events) == PAGE_EVENTS:
             continue
         if not follow or page.state is None or page.state.is_terminal:
@@ -128,18 +131,32 @@ def _line(payload: bytes) -> str:
     try:
         event = decode_event(payload)
     except UnknownMessage as error:
-        return f"{error.kind} (of a later version)"
+        return f"{foreign(error.kind)} (of a later version)"
+    except MalformedMessage as error:
+        return f"{foreign(payload)} (no event: {error})"
     return f"{event.type:<11} {_told(event)}".rstrip()
+
+
+def _json(payload: bytes) -> str:
+    """The event in ASCII: an agent's own spelling may hold signs that a terminal obeys."""
+    try:
+        return json.dumps(json.loads(payload), separators=(",", ":"))
+    except (ValueError, RecursionError):
+        return json.dumps({"type": "?", "raw": payload.decode("utf-8", "replace")})
 
 
 def _told(event: Event) -> str:
     if isinstance(event, TurnEnded):
-        error = f": {event.error.code.value}, {event.error.message}" if event.error else ""
+        error = f": {event.error.code.value}, {_said(event.error.message)}" if event.error else ""
         return f"{event.state.value}{error}"
     told: Mapping[str, Any] = event.model_dump(exclude={"type"}, exclude_none=True)
     return " ".join(
-        repr(value) if isinstance(value, str) else str(value) for value in told.values()
+        _said(value) if isinstance(value, str) else str(value) for value in told.values()
     )
+
+
+def _said(text: str) -> str:
+    return foreign(text, max_chars=len(text))
 
 
 def _facts(record: TurnRecord) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from infra.cli.cluster import Json, at, print_json, print_table, until, with_store
+from infra.cli.terminal import say
 from infra.runtime.settings import Settings
 from infra.store.open import Store
 from infra.store.workers import WorkerRecord
@@ -70,7 +71,7 @@ def drain(
             raise NoSuchWorker(f"no worker or host {name} lives: `agcluster workers list`")
         for one in told:
             heard = await store.workers.drain(one.worker, retire=retire)
-            typer.echo(f"{one.worker} {'drains' if heard else 'does not listen'}")
+            say(f"{one.worker} {'drains' if heard else 'does not listen'}")
         if wait:
             await _left(store, {one.worker for one in told}, settings.drain_timeout_s)
 
@@ -84,7 +85,7 @@ async def _left(store: Store, told: set[WorkerId], drain_timeout_s: float) -> No
     within_s = drain_timeout_s + LEAVE_SLACK_S
     if not await until(are_gone, within_s=within_s, every_s=0.5):
         raise NotLeft(f"still there after {within_s:g} s")
-    typer.echo("left")
+    say("left")
 
 
 def _facts(one: WorkerRecord) -> dict[str, Any]:

@@ -1,8 +1,9 @@
 """Logs: events with fields, one line each, never a key.
 
 `log.info("turn claimed", extra=fields(turn=..., fence=...))` gives `turn claimed turn=… fence=…` or
-one JSON object. A filter masks anything that looks like an Anthropic key in any logger's output, as
-the last net: no code should ever pass one.
+one JSON object. What others wrote goes through `infra.wire.foreign` where it is logged; the
+formatters escape it once more, as the last defence. A filter masks anything that looks like an
+Anthropic key in any logger's output, as the last net: no code should ever pass one.
 """
 
 from __future__ import annotations
@@ -15,8 +16,13 @@ import time
 from collections.abc import Callable
 from typing import Any, TextIO
 
+from infra.wire.foreign import escaped, foreign
+
 _KEY = re.compile(r"sk-ant-[A-Za-z0-9_\-]{4,}|(?i:bearer)\s+[A-Za-z0-9._\-]{8,}")
 _FIELDS = "agc_fields"
+_NEEDS_QUOTES = re.compile(r'[\s"=]')
+LINE_MAX_CHARS = 16 * 1024
+"""Most of a message, a field or a traceback: no fault of ours needs more to be understood."""
 
 
 def fields(**values: object) -> dict[str, Any]:
@@ -75,13 +81,18 @@ def redact(text: str) -> str:
 
 
 class _TextFormatter(logging.Formatter):
+    """One line, whatever the message and its fields hold: nobody's words begin a line of their own
+    or move the cursor. A traceback's lines are marked, as an error's words may hold breaks."""
+
     def format(self, record: logging.LogRecord) -> str:
         own: dict[str, Any] = getattr(record, _FIELDS, {})
-        tail = "".join(f" {k}={v}" for k, v in own.items())
+        tail = "".join(f" {k}={_value(v)}" for k, v in own.items())
         stamp = self.formatTime(record, "%H:%M:%S")
-        line = f"{stamp} {record.levelname:<7} {record.name}: {record.getMessage()}{tail}"
+        said = escaped(_cut(record.getMessage()))
+        line = f"{stamp} {record.levelname:<7} {record.name}: {said}{tail}"
         if record.exc_info:
-            line += "\n" + self.formatException(record.exc_info)
+            lines = _cut(self.formatException(record.exc_info)).split("\n")
+            line += "".join(f"\n| {escaped(told)}" for told in lines)
         return redact(line)
 
 
@@ -92,12 +103,22 @@ class _JsonFormatter(logging.Formatter):
             "time": self.formatTime(record, "%Y-%m-%dT%H:%M:%S%z"),
             "level": record.levelname,
             "logger": record.name,
-            "event": record.getMessage(),
-            **own,
+            "event": _cut(record.getMessage()),
+            **{k: _cut(v) if isinstance(v, str) else v for k, v in own.items()},
         }
         if record.exc_info:
-            entry["traceback"] = self.formatException(record.exc_info)
-        return redact(json.dumps(entry, default=str))
+            entry["traceback"] = _cut(self.formatException(record.exc_info))
+        return redact(json.dumps(entry, default=lambda value: _cut(str(value))))
+
+
+def _value(value: object) -> str:
+    """A field's value; in quotes where it could be taken for more than one."""
+    text = _cut(str(value))
+    return foreign(text, max_chars=len(text)) if _NEEDS_QUOTES.search(text) else escaped(text)
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= LINE_MAX_CHARS else f"{text[:LINE_MAX_CHARS]}… ({len(text)} in all)"
 
 
 def configure_logs(level: str, form: str, *, stream: TextIO | None = None) -> None:

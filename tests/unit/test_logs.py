@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from infra.runtime.logs import configure_logs, fields
+from infra.runtime.logs import LINE_MAX_CHARS, RatedLog, configure_logs, fields
 
 KEY = "sk-ant-api03-of-a-caller"
 
@@ -54,3 +54,58 @@ def test_a_line_of_json_has_its_fields() -> None:
     entry = json.loads(line)
     assert (entry["event"], entry["turn"], entry["fence"]) == ("turn claimed", "t-1", 7)
     assert "host" not in entry
+
+
+FOREIGN = "it is well\n12:00:00 INFO    api: forged turn=t-2 \x1b[2J \x9b \u202e \u2028 \ud800 end"
+
+
+@pytest.mark.usefixtures("settled")
+@pytest.mark.parametrize("form", ["text", "json"])
+def test_nobodys_words_forge_a_line_or_move_a_terminal(form: str) -> None:
+    told = io.StringIO()
+    configure_logs("INFO", form, stream=told)
+    log = logging.getLogger("x")
+    log.info("agent refused: %s", FOREIGN, extra=fields(said=FOREIGN))
+    try:
+        raise ValueError(FOREIGN)
+    except ValueError:
+        log.exception("failed")
+    text = told.getvalue()
+    assert not set(text) & set("\x1b\x9b\u202e\u2028\ud800\r")
+    lines = text.splitlines()
+    assert not any(line.startswith("12:00:00 INFO    api") for line in lines)
+    if form == "text":
+        assert sum(not line.startswith("| ") for line in lines) == 2
+        assert 'said="it is well\\n12:00:00' in lines[0]
+
+
+@pytest.mark.usefixtures("settled")
+@pytest.mark.parametrize("form", ["text", "json"])
+def test_a_line_ends(form: str) -> None:
+    """An unknown message of an agent was logged whole: 149 MB in ten seconds."""
+    told = io.StringIO()
+    configure_logs("INFO", form, stream=told)
+    long = "x" * 10_000_000
+    logging.getLogger("x").info("skipped: %s", long, extra=fields(said=long))
+    assert len(told.getvalue()) < 3 * LINE_MAX_CHARS
+
+
+def test_what_one_can_have_written_is_rated_and_counted(caplog: pytest.LogCaptureFixture) -> None:
+    now_s = 0.0
+    caplog.set_level(logging.INFO)
+    log = RatedLog(
+        logging.getLogger("x"),
+        extra=fields(conversation="c-1"),
+        lines_max=3,
+        window_s=60,
+        monotonic=lambda: now_s,
+    )
+    for n in range(10):
+        log.warning("skipped: %s", n)
+    assert [record.getMessage() for record in caplog.records] == [f"skipped: {n}" for n in range(3)]
+
+    now_s = 61.0
+    log.info("link lost")
+    assert vars(caplog.records[-1])["agc_fields"] == {"conversation": "c-1", "untold": 7}
+    log.info("again")
+    assert "untold" not in vars(caplog.records[-1])["agc_fields"]

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import aiohttp
 from aiohttp import web
 
-from infra.runtime.logs import fields
+from infra.runtime.logs import RatedLog, fields
 from worker.engine_proxy.mounts import EngineCallRefused, Look, first_wrong_mount, look_inside
 from worker.engine_proxy.rules import (
     Json,
@@ -35,6 +35,8 @@ _BASE = "http://engine"
 _CLOSE_S = 2.0
 _SHOWN_CHARS = 200
 _LOOKS, _LOOK_PAUSE_S = 20, 0.05
+REFUSALS_LOGGED_MAX = 120
+"""Lines a minute about calls that were refused."""
 
 
 @dataclass(frozen=True)
@@ -67,6 +69,7 @@ class EngineProxy:
         self._look = look
         self._socket = socket
         self._call_timeout_s = call_timeout_s
+        self._log = RatedLog(log, lines_max=REFUSALS_LOGGED_MAX)
         self._session: aiohttp.ClientSession | None = None
         self._calls: tuple[tuple[str, re.Pattern[str], _Handler], ...] = (
             ("GET", re.compile("/info"), self._info),
@@ -100,7 +103,7 @@ class EngineProxy:
             return await self._let_through(request)
         except (EngineCallRefused, web.HTTPRequestEntityTooLarge) as error:
             what = f"{request.method} {request.raw_path}"[:_SHOWN_CHARS]
-            log.warning("engine call refused", extra=fields(call=what, reason=error))
+            self._log.warning("engine call refused", call=what, reason=error)
             return _told(403, f"refused by the engine proxy: {error}")
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
             log.warning("the engine does not answer", extra=fields(error=error))

@@ -22,7 +22,7 @@ from typing import Protocol
 
 from aiolimiter import AsyncLimiter
 
-from infra.runtime.logs import fields
+from infra.runtime.logs import RatedLog, fields
 from infra.runtime.settings import EgressPolicy, EgressProfile
 from infra.wire.errors import AgClusterError
 from worker.gateway.addresses import IPAddress, why_refused_here
@@ -32,6 +32,8 @@ from worker.gateway.sessions import Places, PlacesTaken, Session, Turn, TurnOver
 log = logging.getLogger(__name__)
 
 HEAD_MAX_BYTES = 64 * 1024
+REFUSALS_LOGGED_MAX = 120
+"""Lines a minute about what a session was refused. What it was granted has a rate of its own."""
 _CHUNK_BYTES = 64 * 1024
 _LOOKUP_THREADS = 32
 _MINUTE_S = 60.0
@@ -41,10 +43,12 @@ _CLOSED = EgressProfile(policy=EgressPolicy.NONE)
 class EgressRefused(AgClusterError):
     """A connection that is not made; the message is for whoever runs the tool."""
 
-    def __init__(self, status: int, message: str) -> None:
+    def __init__(self, status: int, message: str, *, detail: str | None = None) -> None:
+        """`detail` is for the log alone: what an agent is not to learn."""
         super().__init__(message)
         self.status = status
         self.message = message
+        self.detail = detail
 
 
 class _Limit(AgClusterError):
@@ -135,6 +139,7 @@ class EgressBounds:
         per_minute, per_s = limits.connections_per_minute, limits.bytes_per_s
         self.rate = AsyncLimiter(per_minute, _MINUTE_S) if per_minute else None
         self.bandwidth = AsyncLimiter(per_s, 1.0) if per_s else None
+        self.log = RatedLog(log, lines_max=REFUSALS_LOGGED_MAX)
         self.chunk_bytes = min(_CHUNK_BYTES, per_s) if per_s else _CHUNK_BYTES
 
 
@@ -167,7 +172,7 @@ class EgressProxy:
             with bounds.all.take():
                 await self._serve(session, bounds, agent)
         except PlacesTaken:
-            log.info("egress overrun", extra=fields(conversation=session.conversation))
+            bounds.log.info("egress overrun", conversation=session.conversation)
         except (TurnOver, _Limit) as error:
             told = fields(conversation=session.conversation, reason=error)
             log.info("egress cut off", extra=told)
@@ -193,7 +198,9 @@ class EgressProxy:
                     server = await self._open(self._rules.of(turn.profile), request)
                     await self._carry(_Carried(turn, bounds, told), request, agent, server)
         except EgressRefused as refused:
-            log.info("egress refused", extra=fields(**told, reason=refused.message))
+            bounds.log.info(
+                "egress refused", **told, reason=refused.message, address=refused.detail
+            )
             await self._say(agent, refused)
 
     async def _wait_for_rate(self, bounds: EgressBounds) -> None:
@@ -244,8 +251,12 @@ class EgressProxy:
         addresses = await self._addresses(request.host)
         for address in addresses:
             if why := self._why_refused(address):
-                message = f"host {request.host} has the address {address} ({why})"
-                raise EgressRefused(403, message)
+                # Not which address it has, nor what is there: that would map our networks.
+                raise EgressRefused(
+                    403,
+                    f"host {request.host} is not on the internet, or not open to agents",
+                    detail=f"{address} ({why})",
+                )
         for address in addresses:
             try:
                 async with asyncio.timeout(self._limits.connect_timeout_s):

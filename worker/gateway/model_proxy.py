@@ -23,7 +23,7 @@ import aiohttp
 from aiohttp import web
 from aiolimiter import AsyncLimiter
 
-from infra.runtime.logs import fields
+from infra.runtime.logs import RatedLog, fields
 from infra.wire.errors import AgClusterError
 from infra.wire.gateway import UpstreamError
 from worker.gateway.answers import StreamBroken, begin_answer, break_off, check_answer, read_on
@@ -58,6 +58,8 @@ UPSTREAM_BODY_MAX_BYTES = 32 * 1024 * 1024
 """What the Messages API itself accepts."""
 
 _MINUTE_S = 60.0
+REFUSALS_LOGGED_MAX = 120
+"""Lines a minute about what a session was refused."""
 _BUDGET_KIND = "billing_error"
 _BUDGET_WORDS = "The token budget of this turn is used up."
 _BUDGET_EVENT = error_event(_BUDGET_KIND, _BUDGET_WORDS)
@@ -93,6 +95,7 @@ class ModelBounds:
         self.body_bytes = Places(2 * limits.body_max_bytes)
         per_minute = limits.calls_per_minute
         self.rate = AsyncLimiter(per_minute, _MINUTE_S) if per_minute else None
+        self.log = RatedLog(log, lines_max=REFUSALS_LOGGED_MAX)
 
 
 class _AgentGone(AgClusterError):
@@ -132,14 +135,14 @@ class ModelProxy:
             check_target(request)
             return await self._call(session, bounds, request)
         except CallRefused as refused:
-            told = fields(
+            bounds.log.info(
+                "model call refused",
                 conversation=session.conversation,
                 turn=session.turn and session.turn.id,
                 method=request.method,
                 status=refused.status,
                 reason=refused.message,
             )
-            log.info("model call refused", extra=told)
             return refused.as_response()
 
     async def _call(

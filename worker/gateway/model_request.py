@@ -16,6 +16,7 @@ import msgspec
 from aiohttp import web
 
 from infra.wire.events import Usage
+from infra.wire.foreign import foreign
 from worker.gateway.refusals import CallRefused, too_large
 
 MESSAGES = "/v1/messages"
@@ -161,5 +162,5 @@ def _count_names(body: bytes) -> int:
 def require_model(model: str, allowed: frozenset[str]) -> None:
     """Raises `CallRefused` unless it is one of these; none listed: any."""
     if allowed and model not in allowed:
-        message = f"The model {model!r} is not open to this turn."
+        message = f"The model {foreign(model)} is not open to this turn."
         raise CallRefused(403, "permission_error", message)

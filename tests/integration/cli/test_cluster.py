@@ -15,7 +15,16 @@ import pytest
 from infra.store.keys import Keys
 from infra.store.workers import WorkerRecord
 from infra.wire.control import CancelTurn, Drain
-from infra.wire.events import Usage
+from infra.wire.errors import ErrorCode
+from infra.wire.events import (
+    Event,
+    Notice,
+    TextDelta,
+    TurnEnded,
+    TurnError,
+    Usage,
+    encode_event,
+)
 from infra.wire.gateway import ModelUsage, TurnMeter
 from infra.wire.ids import ConversationKey, HostId, TurnId, WorkerId
 from infra.wire.states import TurnState, WorkerState
@@ -184,6 +193,31 @@ async def test_events_of_a_turn_are_printed(scene: Scene, agcluster: Command) ->
         ["3", "end"],
     ]
     assert [line.split(" ", 1)[0] for line in rest.splitlines()] == ["2", "3"]
+
+
+async def test_what_an_agent_said_does_nothing_to_a_terminal(
+    scene: Scene, agcluster: Command
+) -> None:
+    """Escapes, overrides of direction and forged lines were printed as they were; an event of an
+    unknown or a broken kind was a traceback."""
+    lease, turn = await scene.begin()
+    bad = "\x1b]0;title\x07 \x9b2J \u202e \r\n     9 text  forged"
+    said: list[Event] = [TextDelta(text=bad), Notice(text=bad)]
+    failed = TurnEnded(
+        state=TurnState.FAILED, error=TurnError(code=ErrorCode.AGENT_FAILED, message=bad)
+    )
+    events = [(n, encode_event(event)) for n, event in enumerate(said, 1)]
+    events += [(3, b'{"type":"\xc2\x9b2J"}'), (4, "{\u202e\x1b".encode())]
+    await scene.store.log.append(lease, turn, events)
+    await scene.store.turns.finish(lease, turn, 5, failed, idle_timeout_s=60)
+
+    for form in ((), ("--json",)):
+        printed = await agcluster.told("turns", "tail", turn, *form)
+        lines = printed.splitlines()
+        assert [line.split()[0] for line in lines] == ["1", "2", "3", "4", "5"]
+        assert not set(printed) & set("\x1b\x07\x9b\u202e\r")
+        if form:
+            assert json.loads(lines[0][2:]) == {"type": "text", "text": bad}
 
 
 async def test_tail_follows_a_turn_until_it_ends(scene: Scene, agcluster: Command) -> None:

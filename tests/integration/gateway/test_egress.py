@@ -194,10 +194,29 @@ async def test_a_name_with_one_bad_address_among_good_ones_is_refused(
     async with busy(host) as folder:
         status, raw = await ask(folder, f"CONNECT sly.example:{echo.port} HTTP/1.1")
     assert status == 403
-    assert address in raw
+    assert "sly.example" in raw
+    assert not any(str(one) in raw for one in (LOOPBACK, PUBLIC, ipaddress.ip_address(address)))
     assert echo.seen == []
     [refused] = said_of(caplog, "egress refused")
     assert (refused["host"], refused["turn"]) == ("sly.example", TURN)
+    assert str(ipaddress.ip_address(address)) in refused["address"]
+
+
+async def test_a_refusal_tells_an_agent_nothing_of_our_networks(
+    make_host: HostMaker, echo: Echo
+) -> None:
+    """It told which private address a name has, and so who lives where behind the gateway."""
+    inside = ("10.0.0.1", "169.254.169.254", "::1")
+    book = NameBook(
+        **{f"n{i}_example": [[ipaddress.ip_address(one)]] for i, one in enumerate(inside)}
+    )
+    host = make_host(egress=rules(echo), surroundings=around(book))
+    said = set()
+    async with busy(host) as folder:
+        for i in range(len(inside)):
+            _, raw = await ask(folder, f"CONNECT n{i}.example:{echo.port} HTTP/1.1")
+            said.add(raw.replace(f"n{i}.example", "?"))
+    assert len(said) == 1
 
 
 @pytest.mark.parametrize("literal", ["169.254.169.254", "[::1]", "[::ffff:127.0.0.1]", "10.1.2.3"])
@@ -240,16 +259,21 @@ async def test_odd_spellings_of_addresses_open_nothing(
     assert (book.asked, echo.seen) == ([], [])
 
 
-async def test_localhost_is_seen_through(make_host: HostMaker) -> None:
+async def test_localhost_is_seen_through(
+    make_host: HostMaker, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
     host = make_host()
     async with busy(host) as folder:
-        status, raw = await ask(folder, "CONNECT localhost:80 HTTP/1.1")
-    assert (status, "loopback" in raw) == (403, True)
+        status, _ = await ask(folder, "CONNECT localhost:80 HTTP/1.1")
+    assert status == 403
+    assert "loopback" in said_of(caplog, "egress refused")[0]["address"]
 
 
 async def test_the_clusters_own_public_addresses_are_refused(
-    make_host: HostMaker, echo: Echo
+    make_host: HostMaker, echo: Echo, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level(logging.INFO)
     book = NameBook(api_example=[[PUBLIC]], redis_example=[[ipaddress.ip_address("8.8.4.4")]])
     host = make_host(
         egress=rules(echo),
@@ -260,7 +284,9 @@ async def test_the_clusters_own_public_addresses_are_refused(
     async with busy(host) as folder:
         for name in ("api.example", "redis.example", "8.8.4.4"):
             status, raw = await ask(folder, f"CONNECT {name}:443 HTTP/1.1")
-            assert (status, "of this cluster" in raw) == (403, True)
+            assert (status, "cluster" in raw) == (403, False)
+    refused = said_of(caplog, "egress refused")
+    assert ["of this cluster" in one["address"] for one in refused] == [True] * 3
 
 
 async def test_a_redirect_to_another_host_is_a_request_like_any_other(
