@@ -64,15 +64,19 @@ class Trail:
     system_prompt: str | None
     sent: tuple[str, ...]
     retention_s: float
+    tail: str | None = None
+    """The digest under which the last message most likely comes back, if not under its own."""
 
     async def put(self, head: str) -> None:
         """Raises `StoreUnavailable`."""
-        await self.chains.put(
-            self.tenant,
-            chain(self.system_prompt, self.sent, head),
-            self.conversation,
-            retention_s=self.retention_s,
-        )
+        last = self.sent[-1] if self.tail is None else self.tail
+        for digest in dict.fromkeys((self.sent[-1], last)):
+            await self.chains.put(
+                self.tenant,
+                chain(self.system_prompt, (*self.sent[:-1], digest), head),
+                self.conversation,
+                retention_s=self.retention_s,
+            )
 
 
 class HeldTurn(OpenTurn):

@@ -19,7 +19,7 @@ from typing import Any, Literal
 
 from api.models import ChatMessage
 from infra.wire.errors import RequestRefused
-from infra.wire.history import digest
+from infra.wire.history import digest, tails
 from infra.wire.turns import ContentBlock, DocumentBlock, HistoryMessage, ImageBlock, TextBlock
 
 IMAGE_TYPES = frozenset({"image/png", "image/jpeg", "image/gif", "image/webp"})
@@ -45,6 +45,8 @@ class Prompt:
     """Text of the answer after each of the user's turns but the last."""
     begins: tuple[int, ...] = ()
     """Where in the history each of those turns begins."""
+    tails: tuple[str, ...] = ()
+    """Digests under which the prompt may come back."""
 
 
 def read_messages(messages: Sequence[ChatMessage]) -> Prompt:
@@ -87,6 +89,7 @@ def read_messages(messages: Sequence[ChatMessage]) -> Prompt:
             for answer in answers
         ),
         begins=tuple(begins[:-1]),
+        tails=tails(turns[-1]),
     )
 
 

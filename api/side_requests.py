@@ -2,8 +2,8 @@
 
 Chat programs send them under the conversation's own id, some before its first turn, and nothing in
 OpenAI's protocol tells them apart. Three signs do: a utility model, a task header, or how a request
-begins that is not streamed and holds one message of the user. They are answered by one model call
-and never reach an agent.
+begins that is not streamed and holds one message of the user, without text that was found for it.
+They are answered by one model call and never reach an agent.
 """
 
 from __future__ import annotations
@@ -16,11 +16,13 @@ from typing import Any
 from api.models import ChatMessage, ChatRequest
 from api.naming import is_given
 from infra.runtime.settings import Settings
+from infra.wire.history import INJECTED
 from infra.wire.turns import Lane
 
 TASK_HEADER = "x-task"
 """Says which task a request is for (Open WebUI: `X-Task: {{TASK}}`); empty for a turn."""
 
+_CHAT = re.compile(r"<chat_history>.*</chat_history>", re.DOTALL)
 _SYSTEM_ROLES = frozenset({"system", "developer"})
 
 
@@ -45,6 +47,9 @@ class SideRules:
         if chat.stream or len(spoken) != 1 or spoken[0].role != "user":
             return False
         text = _first_text(spoken[0]).lstrip()
+        if INJECTED.search(_CHAT.sub("", text)):
+            # What Open WebUI found in an attached file, before the words of a user.
+            return False
         return any(beginning.match(text) for beginning in self._beginnings)
 
 

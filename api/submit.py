@@ -172,6 +172,7 @@ class TurnOpener:
             conversation=conversation,
             system_prompt=ask.prompt.system_prompt,
             sent=ask.prompt.sent,
+            tail=ask.prompt.tails[0] if ask.prompt.tails else None,
             retention_s=self._settings.retention_s,
         )
 
@@ -292,6 +293,7 @@ class TurnOpener:
                 sent=ask.prompt.sent,
                 begins=ask.prompt.begins,
                 answers=tuple(map(shown_head, ask.prompt.answers)),
+                tails=ask.prompt.tails,
                 is_thin=ask.is_thin,
             ),
             replica=self._relays.replica,

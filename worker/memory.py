@@ -77,7 +77,7 @@ def stand(
         has_session=has_session,
         can_resume=has_session or encoded is not None,
         can_restore=restores,
-    )
+    ).model_copy(update={"tails": claimed.request.tails})
     is_fresh = base.kind is BaseKind.FRESH
     return Standing(
         base,

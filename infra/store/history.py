@@ -36,6 +36,7 @@ class TurnBase(Message):
     before: tuple[str, ...] = ()
     heads: tuple[str, ...] = ()
     digest: str
+    tails: tuple[str, ...] = ()
 
 
 class Memory(StrEnum):
@@ -56,6 +57,7 @@ class KeptPrompt(Message):
     turn: TurnId
     checkpoint: str | None = None
     answer: str | None = None
+    tails: tuple[str, ...] = ()
 
 
 def decode_kept(raw: bytes | str) -> KeptPrompt:
@@ -91,7 +93,13 @@ def read_accepted(contents: Contents, c: ConversationKey, raw: bytes) -> Accepte
             heads = tuple(json.loads(opened))
         except ContentNotOpened:
             pass  # Sealed with a secret that is gone: then nobody knows.
-    return Accepted(digest=kept.digest, turn=kept.turn, checkpoint=kept.checkpoint, heads=heads)
+    return Accepted(
+        digest=kept.digest,
+        turn=kept.turn,
+        checkpoint=kept.checkpoint,
+        heads=heads,
+        tails=kept.tails,
+    )
 
 
 _KEPT: TypeAdapter[KeptPrompt] = TypeAdapter(KeptPrompt)

@@ -88,7 +88,8 @@ class TurnStore:
         c, turn, tenant = request.conversation, request.turn, request.tenant
         digest = self._contents.blind(new.idempotency or "")
         sent = tuple(map(self._contents.blind, request.sent))
-        request = request.model_copy(update={"sent": sent})
+        tails = tuple(map(self._contents.blind, request.tails))
+        request = request.model_copy(update={"sent": sent, "tails": tails})
         answer = await self._scripts.run(
             "submit",
             self._touched_by_submit(request, digest),

@@ -18,6 +18,14 @@ from infra.wire.base import Message
 from infra.wire.ids import TurnId
 from infra.wire.turns import ContentBlock, TextBlock
 
+TAILS_MAX = 16
+"""So many lines behind an injected text are taken for the beginning of what the user wrote."""
+
+INJECTED = re.compile(r"<context>|<source[ >]")
+"""Begins what a chat program found for a message."""
+
+_INJECTED_END = re.compile(r"</context>|</source>")
+_LINE = re.compile(r"^(?=.*\S)", re.MULTILINE)
 _BLANKS = re.compile(r"\s+")
 
 
@@ -26,13 +34,18 @@ class Accepted(Message):
 
     `checkpoint` is the transcript entry its turn ended at; None where the SDK cannot go back to it
     (the prompt came with a sent history, or its turn left no entry). `heads` is how its answer
-    begins; None where nobody knows.
+    begins; None where nobody knows. `tails` are digests under which it may come back.
     """
 
     digest: str
     turn: TurnId
     checkpoint: str | None = None
     heads: tuple[str, ...] | None = None
+    tails: tuple[str, ...] = ()
+
+    def is_sent_as(self, sent: str) -> bool:
+        """Whether a sent message is this prompt."""
+        return sent == self.digest or sent in self.tails
 
 
 class Continue(Message):
@@ -68,6 +81,24 @@ def digest(content: Iterable[ContentBlock]) -> str:
             total.update(block.type[:1].encode() + hashlib.sha256(block.data.encode()).digest())
         total.update(b"\0")
     return total.hexdigest()[:16]
+
+
+def tails(content: Sequence[ContentBlock]) -> tuple[str, ...]:
+    """Digests of what a user message may be without the beginning a chat program put before it.
+
+    Open WebUI puts what it found in an attached file before the newest message only; later it sends
+    the message as it was written. What was written begins with one of the lines behind the found
+    text, most likely the first. Empty for a message that holds no such text.
+    """
+    for i, block in reversed(list(enumerate(content))):
+        if not isinstance(block, TextBlock):
+            continue
+        if found := list(_INJECTED_END.finditer(block.text)):
+            rest = block.text[found[-1].end() :]
+            begins = [match.start() for match in _LINE.finditer(rest)][:TAILS_MAX]
+            parts = ([*content[:i], TextBlock(text=rest[at:]), *content[i + 1 :]] for at in begins)
+            return tuple(map(digest, parts))
+    return ()
 
 
 def decide(
@@ -113,7 +144,7 @@ def _is_next(accepted: Sequence[Accepted], sent: Sequence[str]) -> bool:
 def _common(accepted: Sequence[Accepted], before: Sequence[str], answers: Sequence[str]) -> int:
     """How many turns, prompt and answer, both sides know alike from the beginning."""
     shown = [*answers, *[None] * len(before)]
-    for i, (known, digest, answer) in enumerate(zip(accepted, before, shown, strict=False)):
-        if known.digest != digest or not agree(known.heads, answer):
+    for i, (known, sent, answer) in enumerate(zip(accepted, before, shown, strict=False)):
+        if not known.is_sent_as(sent) or not agree(known.heads, answer):
             return i
     return min(len(accepted), len(before))

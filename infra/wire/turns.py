@@ -74,7 +74,8 @@ class TurnRequest(Message):
     the prompt, used where the agent's memory is not what the client sees; `prompt` what the user
     said now. `sent` holds the digests (`infra.wire.history`) of all user messages, the prompt last.
     For each of them but the last, `begins` is where in `history` it begins, and `answers` the head
-    of the answer it got (`infra.wire.answers`).
+    of the answer it got (`infra.wire.answers`). `tails` are digests under which the prompt may come
+    back (`infra.wire.history.tails`).
     """
 
     turn: TurnId
@@ -92,6 +93,7 @@ class TurnRequest(Message):
     sent: tuple[str, ...] = ()
     begins: tuple[int, ...] = ()
     answers: tuple[str, ...] = ()
+    tails: tuple[str, ...] = ()
     is_thin: bool = False
     """The client may be one that sends only what is new, and leaves the memory to us."""
     max_tokens: int | None = None

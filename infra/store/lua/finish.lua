@@ -32,12 +32,14 @@ if through and not (TURN_NEXT[turn.state].running and TURN_NEXT.running[new]) th
   return {'illegal', turn.state}
 end
 
-local function accept(digest, answer, checkpoint)
+local function accept(digest, answer, checkpoint, tails)
   local entry = {digest = digest, turn = turn.id}
   if answer and answer ~= '' then entry.answer = answer end
   if checkpoint and checkpoint ~= '' then entry.checkpoint = checkpoint end
-  redis.call('RPUSH', key('accepted', ARGV[1]), cjson.encode(entry))
-  hold(turn.tenant, ARGV[1], ACCEPTED_BYTES + #(entry.answer or ''))
+  if tails and #tails > 0 then entry.tails = tails end
+  local encoded = cjson.encode(entry)
+  redis.call('RPUSH', key('accepted', ARGV[1]), encoded)
+  hold(turn.tenant, ARGV[1], math.max(ACCEPTED_BYTES, #encoded + ENTRY_BYTES))
 end
 
 local function remember()
@@ -54,7 +56,7 @@ local function remember()
     return
   end
   for i, digest in ipairs(base.before) do accept(digest, base.heads and base.heads[i]) end
-  accept(base.digest, ARGV[15], ARGV[14])
+  accept(base.digest, ARGV[15], ARGV[14], base.tails)
   replace_session(ARGV[1], session)
 end
 

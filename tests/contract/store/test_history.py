@@ -152,6 +152,11 @@ async def test_how_answers_begin_is_kept_beside_their_prompts(talk: Talk) -> Non
     assert [a.heads for a in await talk.remembered()] == [("An",), ("",), ("Text", "ToolText")]
 
 
+async def test_how_a_message_may_come_back_is_kept_beside_it(talk: Talk) -> None:
+    await talk.say(CONTINUE.model_copy(update={"tails": ("7" * 16,)}), "at-a")
+    assert [a.tails for a in await talk.remembered()] == [("7" * 16,)]
+
+
 async def test_a_rewind_puts_sent_messages_behind_what_it_keeps(talk: Talk) -> None:
     await talk.say(CONTINUE, "at-a")
     await talk.say(CONTINUE, "at-b")

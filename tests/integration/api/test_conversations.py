@@ -62,7 +62,12 @@ def bases(requests: list[TurnRequest]) -> list[Base]:
         elif isinstance(base, Fresh):
             accepted = [Accepted(digest=d, turn=request.turn) for d in request.sent[:-1]]
         accepted.append(
-            Accepted(digest=request.sent[-1], turn=request.turn, checkpoint=request.turn)
+            Accepted(
+                digest=request.sent[-1],
+                turn=request.turn,
+                checkpoint=request.turn,
+                tails=request.tails,
+            )
         )
         out.append(base)
     return out
@@ -166,6 +171,19 @@ async def test_client_that_names_nothing_keeps_its_conversation() -> None:
     assert len({request.conversation for request in api.worker.requests}) == 1
     assert {request.idle_timeout_s for request in api.worker.requests} == {1800}
     assert not any(request.is_thin for request in api.worker.requests)
+
+
+async def test_file_attached_to_a_message_does_not_hide_its_conversation() -> None:
+    """The text found in it stands before the newest message only, and is not resent later."""
+    found = "### Task:\nUse the context.\n<context>\n<source>x</source>\n</context>\n"
+    seen: list[dict[str, str]] = []
+    async with running_api() as api:
+        for text in ("one\ntwo", "three", "four"):
+            answer = await ask(api, *seen, user(found + text))
+            said = answer.json()["choices"][0]["message"]["content"]
+            seen += [user(text), assistant(said)]
+    assert len({request.conversation for request in api.worker.requests}) == 1
+    assert bases(api.worker.requests) == [Continue()] * 3
 
 
 @pytest.mark.parametrize("stream", [True, False])

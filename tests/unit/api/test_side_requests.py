@@ -34,6 +34,10 @@ WEBUI_TITLE = (
 )
 WEBUI_TAGS = "### Task:\nGenerate 1-3 broad tags categorizing the main themes of the chat history"
 WEBUI_FOLLOW_UPS = "### Task:\nSuggest 3-5 relevant follow-up questions or prompts"
+WEBUI_FILE = (
+    "### Task:\nRespond to the user query using the provided context.\n\n<context>\n"
+    '<source id="1" name="plan.txt">Monday: rest</source>\n</context>\n\nWhat is on Monday?'
+)
 HISTORY = [
     {"role": "user", "content": "Plan a weekend in Rome"},
     {"role": "assistant", "content": "Gladly."},
@@ -65,6 +69,9 @@ SIDE = {
     "Open WebUI's title": lambda: lane_of(user(WEBUI_TITLE), max_tokens=1000),
     "Open WebUI's tags": lambda: lane_of(user(WEBUI_TAGS)),
     "Open WebUI's follow-ups": lambda: lane_of(user(WEBUI_FOLLOW_UPS)),
+    "a title of a chat about HTML": lambda: lane_of(
+        user(WEBUI_TITLE.replace("USER: hi", "USER: what is <source src=x> in a <context>?"))
+    ),
     "as parts": lambda: lane_of(user([{"type": "text", "text": WEBUI_TAGS}])),
     "with blanks before": lambda: lane_of(user("\n  " + WEBUI_TAGS)),
     "with a system prompt": lambda: lane_of(
@@ -97,6 +104,7 @@ AGENT = {
     "a picture only": lambda: lane_of(
         user([{"type": "image_url", "image_url": {"url": "data:image/png;base64,aGk="}}])
     ),
+    "a file attached in Open WebUI": lambda: lane_of(user(WEBUI_FILE)),
     "no content": lambda: lane_of(user(None)),
 }
 

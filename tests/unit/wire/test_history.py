@@ -4,7 +4,17 @@ from __future__ import annotations
 
 import pytest
 
-from infra.wire.history import Accepted, Base, Continue, Fresh, Rewind, decide, digest
+from infra.wire.history import (
+    TAILS_MAX,
+    Accepted,
+    Base,
+    Continue,
+    Fresh,
+    Rewind,
+    decide,
+    digest,
+    tails,
+)
 from infra.wire.ids import TurnId
 from infra.wire.turns import ContentBlock, ImageBlock, TextBlock
 
@@ -97,3 +107,37 @@ def test_digest_forgives_blanks_but_not_words() -> None:
 def test_a_lone_message_after_a_doubtful_first_one_starts_fresh() -> None:
     doubtful = [Accepted(digest="", turn=TurnId("t"))]
     assert decide(doubtful, ["a"], is_thin=True, resends=False) == Fresh()
+
+
+FOUND = """### Task:
+Respond to the user query using the provided context.
+<context>
+<source id="1" name="a.txt">some text</source>
+</context>
+"""
+
+
+def text_of(text: str) -> tuple[ContentBlock, ...]:
+    return (TextBlock(text=text),)
+
+
+@pytest.mark.parametrize("between", ["", "\n", "### Output:\nAnswer briefly.\n\n"])
+def test_a_message_comes_back_without_what_was_found_for_it(between: str) -> None:
+    """Open WebUI puts a file's text before the newest message only. With each following turn the
+    agent forgot all that its tools had found."""
+    written = "what is in it?\n\nsecond paragraph"
+    prompt = text_of(FOUND + between + written)
+    known = [Accepted(digest=digest(prompt), tails=tails(prompt), turn=TurnId("t"))]
+    for sent in (digest(text_of(written)), digest(prompt)):
+        base = decide(known, [sent, "next"], is_thin=False, resends=True)
+        assert base == Continue()
+    other = digest(text_of("paragraph"))
+    assert decide(known, [other, "next"], is_thin=False, resends=True) == Fresh()
+
+
+def test_only_what_was_found_is_left_out() -> None:
+    assert tails(text_of("### Task: and so on\nwords")) == ()
+    assert tails(text_of(FOUND)) == ()
+    picture = ImageBlock(media_type="image/png", data="AAAA")
+    assert tails((*text_of(FOUND + "x"), picture)) == (digest((*text_of("x"), picture)),)
+    assert len(tails(text_of(FOUND + "x\n" * 100))) == TAILS_MAX
