@@ -1,9 +1,10 @@
 """What the Agent SDK says, as our events. Pure: messages in, events out, no clock and no I/O.
 
-The hard part is a model stream that breaks. The CLI then starts the message again, streamed or as
-one finished `AssistantMessage`, always under a new message id; a relay of deltas alone would lose
-or double text. So what was shown of an abandoned message is remembered, its repetition is swallowed
-as long as it says the same, and where it differs the new text follows a visible rule.
+The hard part is a model stream that breaks. What the CLI does then was learnt by experiment
+(`tests/contract/agent/test_broken_streams.py`): a finished block of text stays, a finished tool
+call runs, and the model is asked to go on from there; without a finished block it starts the
+message again, streamed or as one finished `AssistantMessage`, always under a new message id. A
+relay of deltas alone would lose or double text (`agent.voice`).
 
 Left out on purpose: text of `<synthetic>` messages (the CLI's prose about API errors, which the
 result tells better), what the CLI writes to itself as a user (reminders, "Set model"), and text of
@@ -30,6 +31,7 @@ from claude_agent_sdk import (
 
 from agent.ends import CliEnd, ending
 from agent.tools import summarise_call, summarise_result
+from agent.voice import Voice
 from infra.wire.events import (
     Event,
     Notice,
@@ -42,13 +44,12 @@ from infra.wire.events import (
 )
 from infra.wire.link import InterruptReason
 
-RULE = "\n\n---\n\n"
-"""Stands between an abandoned text and the one that replaces it."""
-
-PARAGRAPH = "\n\n"
-"""Stands between the texts of two messages, which are read as one answer."""
-
 _SYNTHETIC = "<synthetic>"
+_KINDS: Mapping[type, str] = {
+    TextBlock: "text",
+    ThinkingBlock: "thinking",
+    ToolUseBlock: "tool_use",
+}
 _CUT = frozenset({"max_tokens", "model_context_window_exceeded"})
 """After these the CLI has the model go on where it was cut."""
 
@@ -64,10 +65,12 @@ class Translator:
     def __init__(self, prompt_id: str) -> None:
         """`prompt_id` is the uuid the prompt was sent with."""
         self._prompt_id = prompt_id
-        self._text = _Voice(TextDelta)
-        self._thinking = _Voice(ThinkingDelta)
-        self._message: _Told | None = None
-        self._is_continued = False
+        self._text = Voice(TextDelta, is_kept=True)
+        # Thinking alone is not kept when the stream breaks.
+        self._thinking = Voice(ThinkingDelta, is_kept=False)
+        self._message: _Message | None = None
+        self._last_block: str | None = None
+        """What the main thread told last: the kind of a block; None: there is a gap after it."""
         self._has_started = False
         self._tools: dict[str, str] = {}
         self._error_kind: str | None = None
@@ -98,7 +101,8 @@ class Translator:
             case SystemMessage():
                 yield from self._read_system(message)
             case ResultMessage() if self._is_ours(message):
-                yield from self._end_message()
+                if self._message is None or not self._message.is_broken:
+                    yield from self._settle()
                 yield from self._read_result(message, interrupt)
 
     # Deltas
@@ -106,54 +110,54 @@ class Translator:
     def _read_stream(self, event: Mapping[str, Any]) -> Iterator[Event]:
         match event:
             case {"type": "message_start", "message": {"id": str() as id, **rest}}:
-                yield from self._begin_message(id)
+                yield from self._begin_message(id, is_streamed=True)
                 self._count(rest.get("usage"))
-            case {
-                "type": "content_block_start",
-                "content_block": {"type": "text", "text": str() as text},
-            }:
-                yield from self._stream_text(text, is_new_block=True)
-            case {"type": "content_block_delta", "delta": {"text": str() as text}}:
-                yield from self._stream_text(text)
-            case {"type": "content_block_delta", "delta": {"thinking": str() as thinking}}:
-                yield from self._stream_thinking(thinking)
+            case {"type": "content_block_start", "content_block": {"type": str() as kind, **rest}}:
+                yield from self._begin_block(kind, opening=rest.get("text"))
+            case {"delta": {"type": "text_delta", "text": str() as text}}:
+                yield from self._text.say(text)
+            case {"delta": {"type": "thinking_delta", "thinking": str() as thinking}}:
+                yield from self._thinking.say(thinking)
             case {"type": "message_delta", "delta": delta, **rest}:
                 self._count(rest.get("usage"), is_final=True)
                 self._was_refused |= delta.get("stop_reason") == "refusal"
                 if self._message is not None:
                     self._message.stop_reason = delta.get("stop_reason") or "end_turn"
 
-    def _stream_text(self, text: str, *, is_new_block: bool = False) -> Iterator[Event]:
-        if self._message is not None:
-            self._message.add(text, is_new_block=is_new_block)
-        yield from self._text.say(text)
+    # Messages and blocks
 
-    def _stream_thinking(self, thinking: str) -> Iterator[Event]:
-        if self._message is not None:
-            self._message.has_thinking = True
-        yield from self._thinking.say(thinking)
-
-    # Messages begin and end
-
-    def _begin_message(self, id: str) -> Iterator[Event]:
-        is_retry = self._message is not None and self._message.is_broken
-        yield from self._end_message()
-        self._message = _Told(id)
-        for voice in (self._text, self._thinking):
-            if is_retry:
-                voice.repeat()
+    def _begin_message(self, id: str, *, is_streamed: bool) -> Iterator[Event]:
+        """Another try of the message before it, the rest of it, or a new one."""
+        before, goes_on = self._message, False
+        if before is not None and before.is_broken and not before.has_call:
+            if before.has_text and not self._text.has_partial:
+                goes_on = True
+                yield from self._settle()
             else:
-                voice.begin(is_continued=self._is_continued)
+                goes_on = self._text.has_partial or before.goes_on
+                self._text.repeat()
+                self._thinking.repeat()
+        else:
+            goes_on = before is not None and before.stop_reason in _CUT
+            yield from self._settle()
+        if not goes_on:
+            self._last_block = None
+        self._message = _Message(id, is_streamed=is_streamed, goes_on=goes_on)
 
-    def _end_message(self) -> Iterator[Event]:
-        """Close the message under way; a retry that said less than its predecessor is told now."""
-        message, self._message = self._message, None
-        if message is not None and not message.is_broken:
-            self._is_continued = message.stop_reason in _CUT
-            yield from self._text.settle()
-            yield from self._thinking.settle()
+    def _settle(self) -> Iterator[Event]:
+        """The message under way is over; a retry that said less than its predecessor is told."""
+        yield from self._text.settle()
+        yield from self._thinking.settle()
 
-    # Finished blocks
+    def _begin_block(self, kind: str, *, opening: object = None) -> Iterator[Event]:
+        """Blocks of text that follow each other are one text: citations cut sentences."""
+        is_apart, self._last_block = self._last_block != kind, kind
+        match kind:
+            case "text":
+                said = opening if isinstance(opening, str) else ""
+                yield from self._text.begin_block(opening=said, is_apart=is_apart)
+            case "thinking":
+                yield from self._thinking.begin_block(is_apart=is_apart)
 
     def _read_assistant(self, message: AssistantMessage) -> Iterator[Event]:
         is_main = message.parent_tool_use_id is None
@@ -163,6 +167,7 @@ class Translator:
             return
         if is_main:
             self._checkpoint = message.uuid or self._checkpoint
+            yield from self._finish_blocks(message)
         for block in message.content:
             if isinstance(block, ToolUseBlock):
                 self._tools[block.id] = block.name
@@ -172,27 +177,27 @@ class Translator:
                     summary=summarise_call(block.name, block.input),
                     parent=message.parent_tool_use_id,
                 )
-            elif is_main and isinstance(block, TextBlock | ThinkingBlock):
-                yield from self._complete(message.message_id or "", block)
 
-    def _complete(self, id: str, block: TextBlock | ThinkingBlock) -> Iterator[Event]:
-        """Say what a finished block holds beyond what was streamed of it."""
+    def _finish_blocks(self, message: AssistantMessage) -> Iterator[Event]:
+        """The blocks of the main thread are complete: say what their stream left out."""
+        id = message.message_id or ""
         if self._message is None or self._message.id != id:
-            yield from self._begin_message(id)
-            assert self._message is not None
-            self._message.is_streamed = False
+            yield from self._begin_message(id, is_streamed=False)
+        assert self._message is not None
         told = self._message
-        if isinstance(block, ThinkingBlock):
-            if not told.has_thinking:
-                yield from self._thinking.say(block.thinking)
-        elif not told.is_streamed:
-            yield from self._text.say(block.text)
-        else:
-            streamed = told.next_block()
-            if block.text.startswith(streamed):
-                yield from self._text.say(block.text[len(streamed) :])
-            else:
-                yield from self._text.replace(block.text)
+        if not message.content:
+            self._last_block = "unknown"  # A kind that the SDK leaves out, in this place.
+        for block in message.content:
+            if not told.is_streamed:
+                yield from self._begin_block(_KINDS.get(type(block), "unknown"))
+            match block:
+                case TextBlock():
+                    told.has_text = True
+                    yield from self._text.finish(block.text)
+                case ThinkingBlock():
+                    yield from self._thinking.finish(block.thinking)
+                case ToolUseBlock():
+                    told.has_call = True
 
     # Tools, notices, the end
 
@@ -264,94 +269,24 @@ class Translator:
                 self._streamed[name] += _number(usage, name)
 
 
-class _Told:
-    """What was streamed of the message under way, block by block."""
+class _Message:
+    """The message of the model that is under way, or was the last one."""
 
-    def __init__(self, id: str) -> None:
+    def __init__(self, id: str, *, is_streamed: bool, goes_on: bool) -> None:
         self.id = id
-        self.is_streamed = True
-        self.has_thinking = False
+        self.is_streamed = is_streamed
+        self.goes_on = goes_on
+        """It begins where the text before it was cut."""
         self.stop_reason: str | None = None
-        self._blocks: list[list[str]] = []
-        self._completed = 0
+        self.has_text = False
+        """A block of text is finished: the agent remembers it."""
+        self.has_call = False
+        """A tool call is finished, and runs: what comes next is no other try."""
 
     @property
     def is_broken(self) -> bool:
-        """Whether its stream ended without a stop reason: another try of it follows, if any."""
+        """Whether its stream ended without a stop reason."""
         return self.is_streamed and self.stop_reason is None
-
-    def add(self, text: str, *, is_new_block: bool) -> None:
-        if is_new_block or not self._blocks:
-            self._blocks.append([])
-        self._blocks[-1].append(text)
-
-    def next_block(self) -> str:
-        """The streamed text of the block that is now said to be finished."""
-        self._completed += 1
-        blocks = self._blocks
-        return "".join(blocks[self._completed - 1]) if self._completed <= len(blocks) else ""
-
-
-class _Voice:
-    """One kind of text over a whole turn, each word once.
-
-    While a message is repeated, `_shown` is what the user saw of it before and `_repeated` how much
-    of that the repetition has said so far.
-    """
-
-    def __init__(self, delta: type[TextDelta | ThinkingDelta]) -> None:
-        self._delta = delta
-        self._said: list[str] = []
-        self._shown = ""
-        self._repeated = 0
-        self._has_spoken = False
-        self._is_paragraph = False
-
-    def begin(self, *, is_continued: bool) -> None:
-        """Another message; `is_continued`: it goes on in the middle of a thought."""
-        self._said, self._shown, self._repeated = [], "", 0
-        self._is_paragraph = self._has_spoken and not is_continued
-
-    def repeat(self) -> None:
-        """The same message from its beginning."""
-        # A try that only repeated showed nothing new: what stands there is the try before.
-        if not self._shown:
-            self._shown = "".join(self._said)
-        self._said, self._repeated = [], 0
-
-    def say(self, text: str) -> Iterator[Event]:
-        """New text, unless it repeats what stands there already."""
-        if not text:
-            return
-        if not self._shown:
-            self._said.append(text)
-            yield self._speak(text)
-            return
-        rest = self._shown[self._repeated :]
-        if rest.startswith(text) and len(text) < len(rest):
-            self._repeated += len(text)
-        elif text.startswith(rest):
-            self._said, self._shown = [self._shown, text[len(rest) :]], ""
-            if new := text[len(rest) :]:
-                yield self._speak(new)
-        else:
-            yield from self.replace(self._shown[: self._repeated] + text)
-
-    def replace(self, text: str) -> Iterator[Event]:
-        """The message is another one than was shown: rule it off and say it whole."""
-        self._said, self._shown, self._is_paragraph = [text], "", False
-        yield self._delta(text=RULE + text)
-
-    def settle(self) -> Iterator[Event]:
-        """The message is complete; one that is shorter than its first try is said again."""
-        if self._shown and self._repeated:
-            yield from self.replace(self._shown[: self._repeated])
-        self._shown = ""
-
-    def _speak(self, text: str) -> Event:
-        prefix = PARAGRAPH if self._is_paragraph else ""
-        self._is_paragraph, self._has_spoken = False, True
-        return self._delta(text=prefix + text)
 
 
 def _retry_words(data: Mapping[str, Any]) -> str:

@@ -15,6 +15,7 @@ from api.hold import OpenTurn
 from api.models import AnswerMessage, ChatCompletion, Choice
 from infra.runtime.logs import fields
 from infra.runtime.settings import ToolDisplay
+from infra.wire.characters import whole
 from infra.wire.errors import AgClusterError
 from infra.wire.events import is_end
 
@@ -84,7 +85,8 @@ class WholeAnswer(Response):
                 self._had_effects |= is_sight(payload) and not is_end(payload)
         end = read_end(payload)
         message = AnswerMessage(
-            content="".join(said[False]), reasoning_content="".join(said[True]) or None
+            content=whole("".join(said[False])),
+            reasoning_content=whole("".join(said[True])) or None,
         )
         return ChatCompletion(
             id=self._turn.id,

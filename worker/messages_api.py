@@ -9,6 +9,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from infra.wire.characters import Pieces
 from infra.wire.errors import ErrorCode
 from infra.wire.events import Event, TextDelta, ThinkingDelta, TurnEnded, TurnError, Usage
 from infra.wire.states import TurnState
@@ -66,6 +67,7 @@ class AnswerStream:
 
     def __init__(self) -> None:
         self._rest = b""
+        self._text, self._thinking = Pieces(), Pieces()
         self._figures: dict[str, int] = {}
         self._stop_reason: str | None = None
         self._is_whole = False
@@ -111,16 +113,20 @@ class AnswerStream:
         match told:
             case {
                 "type": "content_block_delta",
-                "delta": {"type": "text_delta", "text": str(text)},
+                "delta": {"type": "text_delta", "text": str(piece)},
             }:
-                if text:
+                if text := self._text.add(piece):
                     yield TextDelta(text=text)
             case {
                 "type": "content_block_delta",
-                "delta": {"type": "thinking_delta", "thinking": str(text)},
+                "delta": {"type": "thinking_delta", "thinking": str(piece)},
             }:
-                if text:
+                if text := self._thinking.add(piece):
                     yield ThinkingDelta(text=text)
+            case {"type": "content_block_stop"}:
+                if text := self._text.end():
+                    yield TextDelta(text=text)
+                self._thinking.forget()
             case {"type": "message_start", "message": dict(message)}:
                 self._count(message.get("usage"))
             case {"type": "message_delta", "delta": dict(delta)}:

@@ -18,7 +18,7 @@ told, else the answer is "ok".
     json {…}                   a call of StructuredOutput with this object
     bytes N                    one delta of N characters
     sleep MS                   "slept", after that long
-    history | image | model | system | toolnames | key | headers
+    assistants | history | image | model | system | toolnames | key | headers
                                facts about the request, as text
     usage IN OUT [CREATED READ]
                                "counted", with these figures as usage
@@ -225,6 +225,11 @@ def _history(m: re.Match[str], asked: Asked) -> Answer:
     return _fact(f"{len(asked.messages)} messages; users: {json.dumps(said)}")
 
 
+def _assistants(m: re.Match[str], asked: Asked) -> Answer:
+    said = [_texts(message) for message in asked.messages if message.get("role") == "assistant"]
+    return _fact(json.dumps(said))
+
+
 def _image(m: re.Match[str], asked: Asked) -> Answer:
     sources = [
         block.get("source") or {}
@@ -310,6 +315,7 @@ def _verbs() -> dict[str, tuple[re.Pattern[str], _Verb]]:
         "json": (r"json (\{.*\})", _json),
         "bytes": (r"bytes (\d+)", _bytes),
         "sleep": (r"sleep ([\d.]+)", _sleep),
+        "assistants": (r"assistants", _assistants),
         "history": (r"history", _history),
         "image": (r"image", _image),
         "model": (r"model", _model),

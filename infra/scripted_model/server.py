@@ -48,6 +48,7 @@ MODELS = (
     "claude-opus-4-1-20250805",
 )
 HANG_S = 3600.0
+_ARRIVAL_S = 0.2
 _KEY_HEADERS = ("x-api-key", "authorization", "cookie")
 _BATCH = 32
 """Deltas that are not paced leave in groups of this size; the first one leaves alone."""
@@ -287,6 +288,8 @@ async def _break_off(cut: Cut) -> bytes:
         return event("message_stop")
     if cut.kind is CutKind.HANG:
         await asyncio.sleep(HANG_S)
+    # What was said before is to arrive: a connection that breaks may take it along.
+    await asyncio.sleep(_ARRIVAL_S)
     raise BrokenOff
 
 

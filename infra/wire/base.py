@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
+from pydantic_core import PydanticSerializationError
 
+from infra.wire.characters import whole
 from infra.wire.errors import MalformedMessage, UnknownMessage
 from infra.wire.foreign import FOREIGN_MAX_CHARS, escaped
 
@@ -25,8 +27,15 @@ class Message(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore")
 
     def encode(self) -> bytes:
-        """One line of JSON without a line break at its end."""
-        return self.model_dump_json(exclude_none=True).encode()
+        """One line of JSON without a line break at its end.
+
+        Half a character in it, which nobody could read, becomes a whole one (`whole`).
+        """
+        try:
+            return self.model_dump_json(exclude_none=True).encode()
+        except (PydanticSerializationError, UnicodeEncodeError):
+            fields = self.model_dump(exclude_none=True)
+            return whole(json.dumps(fields, ensure_ascii=False, separators=(",", ":"))).encode()
 
 
 def decode(union: TypeAdapter[Any], line: bytes | str, *, max_bytes: int | None = None) -> Any:

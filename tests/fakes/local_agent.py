@@ -6,6 +6,7 @@ whose tools touch anything but their own workspace take a `ContainedAgent`.
 
 from __future__ import annotations
 
+import itertools
 import os
 import shutil
 import subprocess
@@ -16,7 +17,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from infra.wire.events import Event
+from tests.fakes.link_client import connected, start_turn
+
+_numbers = itertools.count(1)
 _REPOSITORY = Path(__file__).parents[2]
 START_TIMEOUT_S = 60.0
 
@@ -52,6 +58,12 @@ def local_agent(model_socket: Path) -> Iterator[LocalAgent]:
         process.terminate()
         process.wait(timeout=30)
         shutil.rmtree(folder, ignore_errors=True)
+
+
+async def ask(agent: LocalAgent, prompt: str, **settings: Any) -> list[Event]:
+    """The next turn of its one conversation; each turn leaves it good for the next."""
+    async with connected(agent.socket) as (link, _):
+        return await link.run(start_turn(f"l{next(_numbers)}", prompt, **settings))
 
 
 def _wait_for(socket: Path, process: subprocess.Popen[bytes]) -> None:

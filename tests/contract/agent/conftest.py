@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.fakes.contained_agent import ContainedAgent, scripted_model
+from tests.fakes.local_agent import LocalAgent, local_agent
 from tests.fakes.scripted_agent import ScriptedAgent
 from tests.parts import need
 
@@ -27,6 +28,14 @@ def model() -> Iterator[Path]:
 async def real_agent(model: Path) -> AsyncIterator[ContainedAgent]:
     """A fresh container with the real agent."""
     async with ContainedAgent(model) as agent:
+        yield agent
+
+
+@pytest.fixture(scope="session")
+def local() -> Iterator[LocalAgent]:
+    """The real agent and CLI as processes of this machine: one for all tests that take it."""
+    need("sdk")
+    with scripted_model() as folder, local_agent(folder / "model.sock") as agent:
         yield agent
 
 

@@ -5,44 +5,26 @@ One agent and one conversation for all: each end leaves it good for the next tur
 
 from __future__ import annotations
 
-import itertools
 import json
 import re
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from agent.ends import ERROR_KINDS, LOOP_ENDS
 from infra.wire.errors import ErrorCode
-from infra.wire.events import Event, FinishReason, Notice
+from infra.wire.events import FinishReason, Notice
 from infra.wire.states import TurnState
 from infra.wire.upstream import STOP_REASONS
-from tests.fakes.contained_agent import scripted_model
-from tests.fakes.link_client import connected, end_of, start_turn, text_of
-from tests.fakes.local_agent import LocalAgent, local_agent
+from tests.fakes.link_client import end_of, text_of
+from tests.fakes.local_agent import LocalAgent, ask
 from tests.parts import need
 
 pytestmark = [pytest.mark.sdk, pytest.mark.timeout(120)]
 
-_numbers = itertools.count(1)
 
-
-@pytest.fixture(scope="module")
-def agent() -> Iterator[LocalAgent]:
-    need("sdk")
-    with scripted_model() as folder, local_agent(folder / "model.sock") as agent:
-        yield agent
-
-
-async def ask(agent: LocalAgent, prompt: str, **settings: Any) -> list[Event]:
-    async with connected(agent.socket) as (link, _):
-        return await link.run(start_turn(f"e{next(_numbers)}", prompt, **settings))
-
-
-def refused(status: int, kind: str, message: str, **more: Any) -> str:
+def refused(status: int, kind: str, message: str, **more: object) -> str:
     """The script of a refusal that no retry mends."""
     error = {"type": kind, "message": message, **more}
     headers = {"x-should-retry": "false"}
@@ -66,11 +48,11 @@ LENGTH, FILTER, STOP = FinishReason.LENGTH, FinishReason.CONTENT_FILTER, FinishR
     ],
 )
 async def test_a_stop_reason_is_an_end_with_what_was_said(
-    agent: LocalAgent, reason: str, finish: FinishReason, answer: str
+    local: LocalAgent, reason: str, finish: FinishReason, answer: str
 ) -> None:
     """The CLI asks three times for the rest of a cut answer, and once more after a refusal."""
     step = f"stopreason {reason} some words"
-    events = await ask(agent, " then ".join([step, *[step.replace("some", " some")] * 5]))
+    events = await ask(local, " then ".join([step, *[step.replace("some", " some")] * 5]))
     ended = end_of(events)
     assert (ended.state, ended.error) == (TurnState.DONE, None)
     assert ended.finish_reason is finish
@@ -78,31 +60,31 @@ async def test_a_stop_reason_is_an_end_with_what_was_said(
     assert not re.search(r"API Error|[Cc]lassifier|Sonnet|token maximum", text_of(events))
 
 
-async def test_a_tool_call_that_never_came_is_asked_for_again(agent: LocalAgent) -> None:
-    events = await ask(agent, "stopreason tool_use hm")
+async def test_a_tool_call_that_never_came_is_asked_for_again(local: LocalAgent) -> None:
+    events = await ask(local, "stopreason tool_use hm")
     assert end_of(events).state is TurnState.DONE
     assert end_of(events).finish_reason is STOP
 
 
-async def test_tool_calls_that_never_come_fail_the_turn(agent: LocalAgent) -> None:
+async def test_tool_calls_that_never_come_fail_the_turn(local: LocalAgent) -> None:
     step = "stopreason tool_use hm"
-    error = end_of(await ask(agent, f"{step} then {step} then {step} then {step}")).error
+    error = end_of(await ask(local, f"{step} then {step} then {step} then {step}")).error
     assert error is None or error.code is ErrorCode.UPSTREAM_ERROR
 
 
 @pytest.mark.parametrize("reason", ["refusal", "max_tokens", "model_context_window_exceeded"])
-async def test_an_end_without_a_word_is_one_all_the_same(agent: LocalAgent, reason: str) -> None:
+async def test_an_end_without_a_word_is_one_all_the_same(local: LocalAgent, reason: str) -> None:
     step = f"stopreason {reason}"
-    events = await ask(agent, " then ".join([step] * 6))
+    events = await ask(local, " then ".join([step] * 6))
     ended = end_of(events)
     assert (text_of(events), ended.state) == ("", TurnState.DONE)
     assert ended.finish_reason is (FILTER if reason == "refusal" else LENGTH)
 
 
 async def test_a_refusal_that_the_model_talks_about_says_that_something_was_withheld(
-    agent: LocalAgent,
+    local: LocalAgent,
 ) -> None:
-    events = await ask(agent, "stopreason refusal I will then echo no, I will not")
+    events = await ask(local, "stopreason refusal I will then echo no, I will not")
     assert text_of(events) == "I will\n\nno, I will not"
     assert end_of(events).finish_reason is FILTER
     assert [e.text for e in events if isinstance(e, Notice)] == [
@@ -150,9 +132,9 @@ async def test_a_refusal_that_the_model_talks_about_says_that_something_was_with
     ],
 )
 async def test_an_error_of_the_service_is_a_code_and_our_words(
-    agent: LocalAgent, script: str, code: ErrorCode
+    local: LocalAgent, script: str, code: ErrorCode
 ) -> None:
-    events = await ask(agent, script)
+    events = await ask(local, script)
     ended = end_of(events)
     assert ended.state is TurnState.FAILED
     assert ended.error is not None
@@ -161,8 +143,8 @@ async def test_an_error_of_the_service_is_a_code_and_our_words(
     assert text_of(events) == ""
 
 
-async def test_the_limit_of_model_calls_is_length(agent: LocalAgent) -> None:
-    events = await ask(agent, "tool bash true then echo x", tools=("Bash",), max_turns=1)
+async def test_the_limit_of_model_calls_is_length(local: LocalAgent) -> None:
+    events = await ask(local, "tool bash true then echo x", tools=("Bash",), max_turns=1)
     assert end_of(events).finish_reason is LENGTH
 
 

@@ -12,7 +12,8 @@ from claude_agent_sdk import (
     UserMessage,
 )
 
-from agent.translate import RULE, Translator
+from agent.translate import Translator
+from agent.voice import RULE
 from infra.wire.errors import ErrorCode
 from infra.wire.events import (
     Event,

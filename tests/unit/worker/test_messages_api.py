@@ -206,3 +206,10 @@ def test_a_faulty_request_is_explained_without_places() -> None:
     assert "bad image" in message
     assert "internal.example" not in message
     assert "\x07" not in message
+
+
+def test_half_a_character_is_joined_or_marked() -> None:
+    stop = sse({"type": "content_block_stop", "index": 0})
+    halves = [sse_text(piece) for piece in ("ok ", "\ud83d", "\ude00", " \ud83d")]
+    events, _ = read(SSE_START, *halves, stop, SSE_END)
+    assert text_of(events) == "ok \U0001f600 \ufffd"
