@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from claude_agent_sdk import (
     AssistantMessage,
+    ContentBlock,
     Message,
     ServerToolUseBlock,
     TextBlock,
@@ -70,13 +71,13 @@ def _event(type: str, **fields: Any) -> Message:
 
 
 def _finished(id: str, kind: str, said: str) -> Message:
-    content = {
+    content: dict[str, ContentBlock] = {
         "text": TextBlock(said),
         "thinking": ThinkingBlock(said, "signature"),
         "tool_use": ToolUseBlock("call", "Bash", {"command": "ls"}),
         "server_tool_use": ServerToolUseBlock("search", "web_search", {"query": "x"}),
-    }[kind]
-    return AssistantMessage(content=[content], model="claude", message_id=id)
+    }
+    return AssistantMessage(content=[content[kind]], model="claude", message_id=id)
 
 
 @pytest.mark.parametrize(
