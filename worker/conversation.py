@@ -26,6 +26,7 @@ from infra.wire.errors import (
     ContentNotOpened,
     ErrorCode,
     GatewayUnavailable,
+    IllegalTransition,
     LeaseLost,
     MalformedMessage,
     StoreUnavailable,
@@ -490,14 +491,22 @@ class Conversation:
             async with asyncio.timeout(self._parts.timings.hand_over_s):
                 if run is not None:
                     await run.append_rest()
-                self.left_waiting = await self._parts.ownership.release(
-                    self._held, self._record.state
-                )
+                self.left_waiting = await self._released()
         except (StoreUnavailable, LeaseLost, TimeoutError) as error:
             log.warning("not handed over: %r", error, extra=fields(conversation=self.key))
             self._parts.ownership.forget(self._held)
         self._parts.gateway.forget(self.key)
         log.info("handed over", extra=fields(conversation=self.key, turn=run and run.turn))
+
+    async def _released(self) -> TurnId | None:
+        """The conversation stays as it is on record. That may be elsewhere than we think: an answer
+        was lost, or a script moved it."""
+        release = self._parts.ownership.release
+        try:
+            return await release(self._held, self._record.state)
+        except IllegalTransition:
+            record = await self._record.read()
+            return await release(self._held, record.state if record else ConversationState.COLD)
 
     async def _move(self, target: ConversationState) -> None:
         await self._record.move(target, container=self.container)

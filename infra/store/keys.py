@@ -58,7 +58,8 @@ class Keys:
         return f"{self.prefix}:conv:{c}:transcript:{session}"
 
     def transcript_seen(self, c: ConversationKey, session: str) -> str:
-        """Set: the uuids of those entries. transcript_append; as the transcript."""
+        """Set: the uuids of those entries, or by their message the places of those that have none.
+        transcript_append; as the transcript."""
         return f"{self.prefix}:conv:{c}:transcript:{session}:seen"
 
     def conversation_usage(self, c: ConversationKey) -> str:

@@ -45,6 +45,8 @@ class RawPart(NamedTuple):
 
     subpath: str | None
     entries: Sequence[RawEntry]
+    digest: str = ""
+    """Of the message they came in. It names those that have no name, by their places in it."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +86,8 @@ class TranscriptStore:
         self._tenant_bytes_max = tenant_bytes_max
 
     async def append(self, lease: Lease, sdk_session: str, part: RawPart) -> bool:
-        """Keep new entries; those whose `uuid` is there are skipped.
+        """Keep new entries; those whose `uuid` is there are skipped, and those of a message that is
+        stored again.
 
         False when the session is too large to keep. Raises `LeaseLost`, `StoreUnavailable`, and
         `MalformedMessage` for names that no SDK gives (they come from inside a container).
@@ -102,6 +105,7 @@ class TranscriptStore:
         c, subpath = lease.conversation, part.subpath or ""
         if not _SESSION.fullmatch(sdk_session) or not _SUBPATH.fullmatch(subpath):
             raise MalformedMessage("not the name of a transcript")
+        digest = part.digest and self._contents.blind(part.digest)
         answer = await self._scripts.run(
             "transcript_append",
             [
@@ -120,9 +124,9 @@ class TranscriptStore:
                 self._tenant_bytes_max,
                 *(
                     field
-                    for entry in part.entries
+                    for i, entry in enumerate(part.entries)
                     for field in (
-                        entry.uuid,
+                        entry.uuid or (digest and f"{digest}:{i}"),
                         self._contents.seal(entry.json, _place(c, sdk_session)),
                     )
                 ),

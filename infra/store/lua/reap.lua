@@ -5,6 +5,9 @@
 -- Returns {1} for the winner, else {0}.
 --
 -- The deadline moves ahead instead of going away: only the end of the stopping (cold) removes it.
+-- The owner that is told again has won already: it asks twice because the first answer was lost.
+local won = redis.call('HMGET', KEYS[1], 'state', 'owner')
+if won[1] == 'stopping' and won[2] == ARGV[2] then return {1} end
 local deadline = redis.call('ZSCORE', KEYS[3], ARGV[1])
 local now = now_ms()
 if not deadline or tonumber(deadline) > now then return {0} end

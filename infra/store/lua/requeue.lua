@@ -6,10 +6,15 @@
 --       9 the FIFO's life (ms)  10 how often it may come back without its attempt being counted; 0:
 --       this time it is counted
 -- Returns {'ok'}, {'no'} or {'lost'}. A turn somebody wants stopped ends as cancelled instead.
--- One whose owner's lease has lapsed waits for another worker.
+-- One whose owner's lease has lapsed waits for another worker. One that is out of the owner's hands
+-- already, by the same fence, was given back by this script, whose answer was lost.
 if not is_owner(KEYS[1], ARGV[2], ARGV[3]) then return {'lost'} end
 local turn = read_turn(ARGV[4])
-if not turn or redis.call('HGET', KEYS[1], 'turn') ~= turn.id then return {'no'} end
+if not turn then return {'no'} end
+if redis.call('HGET', KEYS[1], 'turn') ~= turn.id then
+  local is_given_back = turn.state == 'queued' or (turn.state == 'cancelled' and turn.cancel)
+  return {turn.fence == ARGV[3] and is_given_back and 'ok' or 'no'}
+end
 if turn.state ~= 'claimed' or turn.seq > 0 then return {'no'} end
 local refused = tonumber(redis.call('HGET', turn.key, 'refused')) or 0
 local is_counted = refused >= tonumber(ARGV[10])
