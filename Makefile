@@ -23,7 +23,7 @@ QUICK := not slow and not redis and not docker and not bwrap and not sdk and not
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check static fmt docs image control-image env compose rollout compose-down bench soak clean lock sbom audit licenses test-runsc
+.PHONY: help run test check static fmt docs image control-image env compose rollout compose-down bench bench-burst soak clean lock sbom audit licenses test-runsc
 
 help: ## say what there is
 	@echo "AgCluster:"
@@ -101,6 +101,9 @@ compose-down: ## end it for good, agents included (ARGS=-v: forget what Redis kn
 
 bench: $(VENV)/.dev ## our overhead, side by side with the direct stream and LiteLLM
 	$(BIN)/python -m tests.bench $(ARGS)
+
+bench-burst: $(VENV)/.dev ## a hundred new conversations at once (ARGS="--size 12 --isolation bubblewrap")
+	$(BIN)/python -m tests.bench.burst $(ARGS)
 
 soak: $(VENV)/.dev ## random faults in a cluster for half an hour (ARGS="--minutes 5 --agents light")
 	$(BIN)/python -m tests.chaos.soak $(ARGS)

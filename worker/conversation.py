@@ -87,6 +87,8 @@ class Conversation:
         """A turn may be waiting: look for it before anything else."""
         self.left_waiting: TurnId | None = None
         """A turn that waited when the lease was released; nobody else was told of it."""
+        self.is_put_off = False
+        """It could not serve what waits: the sweeps try again, in their rhythm."""
         self._parts = parts
         self._held = held
         self._on_rest = on_rest
@@ -251,6 +253,7 @@ class Conversation:
             departure = await self._live()
         finally:
             self._link.drop()
+            self._parts.starts.forget(self.key)
         self._life.to(ActorPhase.GONE)
         if departure is Departure.HANDED_OVER:
             await self._give_away()
@@ -292,8 +295,7 @@ class Conversation:
     async def _serve(self) -> None:
         """Turn after turn; returns when there is neither a turn nor a container."""
         if not await self._session.wipe_if_due():
-            # Not poked either: the sweeps try again, in their rhythm.
-            self.was_poked = False
+            self.is_put_off, self.was_poked = True, False
             await self._go_cold()
             self.left_waiting = None
             return None
@@ -412,6 +414,7 @@ class Conversation:
             watching = group.create_task(run.watch())
             if claimed.record.cancel is not None or self._cancelled == run.turn:
                 run.interrupt(InterruptReason.CANCELLED)
+            group.create_task(self._end_start(run))
             preparing = group.create_task(self._prepare(run))
             ending = await run.ended()
             watching.cancel()
@@ -451,6 +454,11 @@ class Conversation:
         if self._is_container_lost:
             await self._discard_container()
         await self._delivery.deliver(run)
+
+    async def _end_start(self, run: TurnRun) -> None:
+        """Let the host start another agent as soon as this one works."""
+        await run.spoke.wait()
+        await self._parts.starts.end(self.key)
 
     # The container's end, and ours
 

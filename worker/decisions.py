@@ -88,6 +88,11 @@ def exit_end(exit: ContainerExit) -> TurnEnded:
     return declared_end(code)
 
 
+def is_out_of_memory(end: TurnEnded) -> bool:
+    """Whether that is what ended the turn."""
+    return end.error is not None and end.error.code is ErrorCode.OUT_OF_MEMORY
+
+
 def budget_end(*, day_ends_in_s: float | None = None) -> TurnEnded:
     """The end of a turn without budget: its own, or its tenant's for the rest of the day."""
     if day_ends_in_s is None:

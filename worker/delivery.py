@@ -130,6 +130,7 @@ class Delivery:
         return course_with_agent(turn=run.turn, agent_turn=link.welcome.turn, last_n=run.last_n)
 
     async def _start_container(self) -> None:
+        await self._parts.starts.begin(self._held.conversation)
         await self._record.move(ConversationState.STARTING, container=None)
         self._link.has_session = False
         await self._session.start()

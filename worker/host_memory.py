@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from infra.runtime.logs import fields
+from infra.wire.ids import ConversationKey
 from worker.decisions import IDLE_AGENT_MB
 
 _MEMINFO = Path("/proc/meminfo")
@@ -35,40 +36,54 @@ def available_memory_mb() -> int | None:
 
 
 class HostMemory:
-    """One worker's view. `look` with each heartbeat; between two, what starts is `expect`ed."""
+    """One worker's view. `look` with each heartbeat.
+
+    A look does not see what an agent that starts will take. So those are counted beside it: from
+    the moment one is `expect`ed until it is `settle`d and looked at.
+    """
 
     def __init__(self, read_mb: Callable[[], int | None], *, needed_mb: int) -> None:
         """`needed_mb` is what has to be available before anything is started."""
         self.needed_mb = needed_mb
         self._read_mb = read_mb
         self._available_mb = read_mb()
-        self._expected = 0
+        self._expected: set[ConversationKey] = set()
+        self._settled: set[ConversationKey] = set()
         self._was_short = False
 
     @property
-    def available_mb(self) -> int | None:
-        """As of the last look."""
-        return self._available_mb
+    def left_mb(self) -> int | None:
+        """As of the last look, beside what agents that start will take: each as an idle one."""
+        if self._available_mb is None:
+            return None
+        return self._available_mb - len(self._expected | self._settled) * IDLE_AGENT_MB
 
     @property
     def is_short(self) -> bool:
-        """Whether nothing new should start. Containers that do count as idle ones."""
-        if self._available_mb is None:
-            return False
-        return self._available_mb - self._expected * IDLE_AGENT_MB < self.needed_mb
+        """Whether nothing new should start."""
+        return self.left_mb is not None and self.left_mb < self.needed_mb
 
-    def expect(self) -> None:
-        """A container starts; the next look will see it."""
-        self._expected += 1
+    def expect(self, c: ConversationKey) -> None:
+        """The conversation's agent is going to start."""
+        self._expected.add(c)
+
+    def settle(self, c: ConversationKey) -> None:
+        """It has started, or will not; the next look will see it."""
+        if c in self._expected:
+            self._expected.discard(c)
+            self._settled.add(c)
 
     def look(self) -> bool:
         """Read it anew. True when it suffices again."""
-        self._available_mb, self._expected = self._read_mb(), 0
+        self._available_mb = self._read_mb()
+        self._settled.clear()
         was_short, self._was_short = self._was_short, self.is_short
         if self._was_short and not was_short:
             log.warning(
                 "memory is short, nothing new is started",
-                extra=fields(available_mb=self._available_mb, needed_mb=self.needed_mb),
+                extra=fields(
+                    available_mb=self._available_mb, left_mb=self.left_mb, needed_mb=self.needed_mb
+                ),
             )
         elif was_short and not self._was_short:
             log.info("memory suffices again", extra=fields(available_mb=self._available_mb))

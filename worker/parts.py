@@ -22,6 +22,7 @@ from worker.gateways import GatewayRegistrar
 from worker.hosts import ContainerHost
 from worker.lines import HeldLines
 from worker.ownership import Ownership
+from worker.starts import Starts
 from worker.workspace import WorkspaceGauge
 
 
@@ -84,6 +85,8 @@ class WorkerParts:
     host: ContainerHost
     engine: Engine
     """Starts containers on `host`."""
+    starts: Starts
+    """Decides when one may be started."""
     folders: Folders
     gauge: WorkspaceGauge
     gateway: GatewayRegistrar

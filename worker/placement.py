@@ -49,8 +49,12 @@ class Placement:
         self._placing: set[ConversationKey] = set()
         self._coming: set[ConversationKey] = set()
         """Those being placed that have their slot already: eight claims run at once."""
-        self._asking = 0
-        """Slots kept while the waiting room is asked what is next."""
+        self._look = asyncio.Event()
+        """Something may wait that this worker has room for."""
+        self._is_something_left = False
+        """The waiting room's last word was that something waits and nobody has room."""
+        self._is_asking = False
+        """A slot is kept while the waiting room is asked what is next."""
         self._group: asyncio.TaskGroup | None = None
         self._running = asyncio.Event()
         self._empty = asyncio.Event()
@@ -81,7 +85,7 @@ class Placement:
             self._group = group
             self._running.set()
             try:
-                await asyncio.Event().wait()
+                await self._keep_looking()
             finally:
                 self.close()
 
@@ -89,37 +93,61 @@ class Placement:
 
     def has_room(self) -> bool:
         """Whether a new conversation could start, if need be in the place of an idle one."""
-        if self._is_closed:
+        if self._is_closed or self._parts.starts.is_full:
             return False
-        free = self._free_slots()
-        return free > self._asking or free + len(self._resting()) > self._asking
+        return bool(self._free_slots() or self._resting())
 
     async def take(self, hint: TurnId) -> None:
-        """A hint of the shared queue, whatever turn it was about: place what is next.
+        """A hint of the shared queue: something waits, whatever turn it was about."""
+        log.debug("hint", extra=fields(hint=hint))
+        self.look()
 
-        Only while there is room. Raises `StoreUnavailable`; what was taken comes up in a sweep.
-        """
+    def look(self) -> None:
+        """Ask the waiting room soon what is next: room has come, or something that waits."""
+        self._look.set()
+
+    def look_if_left(self) -> None:
+        """The same, where something was left waiting for want of room: another may have it now."""
+        if self._is_something_left:
+            self.look()
+
+    async def _keep_looking(self) -> None:
+        """Whoever has room asks, so a hint that nobody could follow needs no repetition."""
+        while True:
+            await self._look.wait()
+            self._look.clear()
+            try:
+                await self._place_what_waits()
+            except AgClusterError as error:
+                log.warning("left to the sweepers: %s", error)
+
+    async def _place_what_waits(self) -> None:
+        """Place one turn after the other, while there is room here or elsewhere."""
+        while (given := await self._ask()) is not None:
+            match given:
+                case Taken():
+                    await self.place(given.conversation, given.turn)
+                case Elsewhere():
+                    log.info("given away", extra=fields(turn=given.turn, worker=given.worker))
+                    await self._parts.queue.enqueue(given.turn, given.worker)
+                case NoRoom():
+                    break
+        self._is_something_left = given is not None
+
+    async def _ask(self) -> Taken | Elsewhere | NoRoom | None:
         parts = self._parts
-        self._asking += 1
+        has_room = parts.engine.is_trusted and self.has_room()
+        self._is_asking = has_room
         try:
-            given = await parts.room.take(
+            return await parts.room.take(
                 parts.worker,
                 parts.host_id,
                 home_patience_s=parts.timings.home_patience_s,
                 container_mb=IDLE_AGENT_MB,
+                has_room=has_room,
             )
         finally:
-            self._asking -= 1
-        match given:
-            case Taken():
-                await self.place(given.conversation, given.turn)
-            case Elsewhere():
-                log.info("given away", extra=fields(turn=given.turn, worker=given.worker))
-                await parts.queue.enqueue(given.turn, given.worker)
-            case NoRoom():
-                # Only if this worker has just stopped being ready. The sweeps hint again; here the
-                # hint would go round in a circle.
-                log.info("nobody has room", extra=fields(hint=hint))
+            self._is_asking = False
 
     async def claim(self, turn: TurnId) -> None:
         """A hint for this worker: see that the turn's conversation has an owner that knows of it.
@@ -156,11 +184,11 @@ class Placement:
             return
         self._placing.add(c)
         self._coming.add(c)
-        self._memory.expect()
+        self._memory.expect(c)
         try:
             found = await self._parts.conversations.get(c)
             held = await self._parts.ownership.acquire(c)
-            if self._is_closed:
+            if self._has_closed():
                 await self._give_up(held)
                 return
             self._begin(held, found)
@@ -171,6 +199,7 @@ class Placement:
             self._placing.discard(c)
             self._coming.discard(c)
             if c not in self._conversations:
+                self._memory.settle(c)
                 self._on_room()
 
     async def _put_back(self, turn: TurnId) -> None:
@@ -245,7 +274,7 @@ class Placement:
 
         Its container goes while the new one comes: for that moment there is one more than slots.
         """
-        if self._free_slots() > self._asking:
+        if self._free_slots() > self._is_asking:
             return True
         resting = self._resting()
         if not resting:
@@ -259,10 +288,15 @@ class Placement:
 
     def _begin(self, held: HeldLease, found: ConversationRecord | None) -> None:
         assert self._group is not None, "placement is not running"
-        actor = Conversation(self._parts, held, found, on_rest=self._on_room)
+        actor = Conversation(self._parts, held, found, on_rest=self._note_rest)
         self._conversations[actor.key] = actor
         self._empty.clear()
         self._group.create_task(self._supervise(actor, held))
+
+    def _note_rest(self) -> None:
+        """What rests is room where there is no other."""
+        if not self._free_slots():
+            self._on_room()
 
     async def _supervise(self, actor: Conversation, held: HeldLease) -> None:
         departure = Departure.BROKEN
@@ -276,7 +310,9 @@ class Placement:
             if not self._conversations:
                 self._empty.set()
         log.info("conversation left", extra=fields(conversation=actor.key, why=departure.name))
-        self._on_room()
+        # What it could not serve is next in the waiting room: that is left to the sweeps' rhythm.
+        if departure is not Departure.BROKEN and not actor.is_put_off:
+            self._on_room()
         if departure is Departure.LOST or (departure is Departure.COLD and actor.was_poked):
             await self._take_again(actor)
         if actor.left_waiting and actor.key not in self._conversations:
@@ -331,6 +367,10 @@ class Placement:
     def close(self) -> None:
         """Take no conversation any more."""
         self._is_closed = True
+
+    def _has_closed(self) -> bool:
+        """Asked again after an await; of an attribute mypy thinks that it cannot have changed."""
+        return self._is_closed
 
     async def wait_empty(self, *, timeout_s: float) -> bool:
         """Until every conversation has left; False when that takes longer."""

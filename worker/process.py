@@ -40,6 +40,7 @@ from worker.phases import Life
 from worker.placement import Placement
 from worker.reaper import Reaper, siblings_of
 from worker.side import SideLane
+from worker.starts import Starts, starts_at_once
 from worker.stopping import stop_at_once
 from worker.waiting import periodically, until_store_answers
 from worker.workspace import WorkspaceGauge
@@ -48,6 +49,8 @@ log = logging.getLogger(__name__)
 
 VERSION = "0.1.0"
 SIBLING_LOOK_EVERY_S = 1.0
+START_MARGIN_S = 90.0
+"""What an agent that answers may take beyond its container's start until its first word."""
 STOP_MARGIN_S = 10.0
 """What stopping a container may take beyond the grace its agent gets."""
 
@@ -74,7 +77,6 @@ class WorkerProcess:
     def __init__(self, worker: WorkerId, around: Surroundings) -> None:
         self.worker = worker
         self._around = around
-        self.parts = self._assembled(around)
         settings, store = around.settings, around.store
         machine_mb, container_mb = machine_memory_mb(), settings.container_memory_mb
         slots = slots_for(
@@ -86,10 +88,11 @@ class WorkerProcess:
             machine_mb=machine_mb,
         )
         self._memory = HostMemory(around.available_memory_mb, needed_mb=needed_mb)
+        self.parts = self._assembled(around)
         self.placement = Placement(
             self.parts, slots=slots, memory=self._memory, on_room=self._on_room
         )
-        self.side = SideLane(self.parts, on_room=self._on_room)
+        self.side = SideLane(self.parts, on_room=self._on_side_room)
         self.reaper = Reaper(self.parts, self.placement, self.side)
         self._queues = store.placement(
             worker,
@@ -132,6 +135,15 @@ class WorkerProcess:
                 cool_down_s=around.timings.engine_cool_down_s,
                 cool_down_max_s=around.timings.engine_cool_down_max_s,
                 on_change=self._on_engine,
+            ),
+            starts=Starts(
+                store.starts,
+                clock,
+                self._memory,
+                host=around.host.host,
+                most=starts_at_once(settings.start_slots),
+                life_s=settings.container_start_timeout_s + START_MARGIN_S,
+                on_over=self._on_room,
             ),
             folders=folders,
             gauge=WorkspaceGauge(),
@@ -236,10 +248,12 @@ class WorkerProcess:
                 used=self.placement.used + self.placement.coming,
                 state=self._life.state,
                 started_ms=self._started_ms,
-                memory_mb=self._memory.available_mb,
+                memory_mb=self._memory.left_mb,
                 memory_needed_mb=self._memory.needed_mb,
+                starts_max=self.parts.starts.most,
             )
         )
+        self.placement.look_if_left()
 
     def _on_engine(self) -> None:
         """The engine is trusted, or not any more. One that leaves takes no work either way."""
@@ -301,6 +315,10 @@ class WorkerProcess:
         self.side.cancel(turn)
 
     def _on_room(self) -> None:
+        self._queues.wake()
+        self.placement.look()
+
+    def _on_side_room(self) -> None:
         self._queues.wake()
 
     # Leaving

@@ -15,9 +15,8 @@ import logging
 from collections.abc import Callable, Sequence
 
 from infra.runtime.logs import fields
-from infra.wire.errors import ContainerFailed
+from infra.wire.errors import ContainerFailed, ErrorCode
 from infra.wire.ids import ConversationKey, Fence
-from worker.decisions import exit_end
 from worker.hosts import Container, ContainerExit, ContainerId
 from worker.ownership import HeldLease
 from worker.parts import WorkerParts
@@ -52,13 +51,18 @@ class Session:
         began_s = parts.clock.monotonic()
         await self._held.until_sure()
         self.container = await parts.engine.start(c, self._held.fence, folders)
-        if (early := self._early_exit) and early.id == self.container.id:
-            raise ContainerFailed("the container ended at once", code=exit_end(early).code)
+        if (early := self._early()) and early.id == self.container.id:
+            code = ErrorCode.OUT_OF_MEMORY if early.is_out_of_memory else ErrorCode.CONTAINER_FAILED
+            raise ContainerFailed("the container ended at once", code=code)
         took_ms = int((parts.clock.monotonic() - began_s) * 1000)
         log.info(
             "container started",
             extra=fields(conversation=c, id=self.container.id, took_ms=took_ms),
         )
+
+    def _early(self) -> ContainerExit | None:
+        """Told while the start was under way; of an attribute mypy thinks it still is None."""
+        return self._early_exit
 
     def has_ended(self, exit: ContainerExit) -> bool:
         """Whether it is our container that has ended. One that is still starting is remembered."""

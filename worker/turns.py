@@ -31,7 +31,7 @@ from infra.wire.link import (
     Replay,
 )
 from infra.wire.states import TurnState
-from worker.decisions import declared_end, interrupted_end, settled_end
+from worker.decisions import declared_end, interrupted_end, is_out_of_memory, settled_end
 from worker.link import AgentLink
 from worker.memory import Standing
 from worker.ownership import HeldLease
@@ -51,6 +51,9 @@ GAP_FRAMES_MAX = 10_000
 SAID_MAX_BYTES = 32 * 1024 * 1024
 """What one turn may say. The longest honest one takes 20 MB; Redis keeps it all until an hour after
 its end, and who writes the agent's server anew would fill it for everybody."""
+
+
+_UNSOUND = frozenset({ErrorCode.AGENT_FAILED, ErrorCode.CONTAINER_FAILED})
 
 
 @dataclass(frozen=True)
@@ -93,6 +96,8 @@ class TurnRun:
         self._said_bytes = 0
         self._gap_at = -1
         self._gap_frames = 0
+        self.spoke = asyncio.Event()
+        """The agent has said something of the turn, or it is decided how the turn ends."""
         self.spending = Spending(parts, held, claimed.record)
         self._log = TurnLogWriter(
             parts.turn_log,
@@ -220,6 +225,7 @@ class TurnRun:
 
     def _take_event(self, n: int, line: bytes, payload: bytes) -> None:
         """Check it once, for all who read it after us; publish and log it, or end with it."""
+        self.spoke.set()
         try:
             event = check_event(payload)
             if isinstance(event, TurnEnded):
@@ -243,8 +249,9 @@ class TurnRun:
         if refused.turn in (None, self.turn) and self.phase is not RunPhase.ENDED:
             said = foreign(refused.message)
             log.warning("agent refused: %s", said, extra=fields(turn=self.turn))
-            is_lost = refused.code is ErrorCode.LOG_LOST
-            code = ErrorCode.LOG_LOST if is_lost else ErrorCode.AGENT_FAILED
+            code = ErrorCode.AGENT_FAILED if self.last_n else ErrorCode.CONTAINER_FAILED
+            if refused.code is ErrorCode.LOG_LOST:
+                code = ErrorCode.LOG_LOST
             self.declare(declared_end(code), usable=False)
 
     def _publish(self, line: bytes) -> None:
@@ -256,7 +263,7 @@ class TurnRun:
         if not end.state.is_terminal:
             raise MalformedMessage("an end event that ends nothing")
         # What broke the agent may still be in the container: processes, a full disk.
-        is_sound = end.error is None or end.error.code is not ErrorCode.AGENT_FAILED
+        is_sound = end.error is None or end.error.code not in _UNSOUND
         self._decide(Ending(end, is_agents=True, is_container_usable=is_sound))
 
     def _ask_again(self, n: int) -> None:
@@ -290,12 +297,16 @@ class TurnRun:
     def fail_start(self, end: TurnEnded) -> None:
         """Its container or agent failed: start it afresh where nothing can have happened, else end.
 
-        At most two starts, and only while the agent has not got it and nothing was logged.
+        At most two starts, and only while the agent has not got it and nothing was logged. What
+        never began ends as that, whatever ended its container.
         """
         record = self.claimed.record
-        untouched = self.phase is RunPhase.PREPARING and record.state is TurnState.CLAIMED
-        if untouched and record.seq == 0 and record.attempt < ATTEMPTS_MAX:
+        is_claimed = self.phase is RunPhase.PREPARING and record.state is TurnState.CLAIMED
+        is_untouched = is_claimed and record.seq == 0
+        if is_untouched and record.attempt < ATTEMPTS_MAX:
             self.give_back()
+        elif is_untouched and not is_out_of_memory(end):
+            self.declare(declared_end(ErrorCode.CONTAINER_FAILED), usable=False)
         else:
             self.declare(end, usable=False)
 
@@ -309,6 +320,7 @@ class TurnRun:
     def _decide(self, ending: Ending) -> None:
         if not self._ending.done():
             self._life.to(RunPhase.ENDED)
+            self.spoke.set()
             self._ending.set_result(ending)
 
     async def ended(self) -> Ending:

@@ -401,6 +401,12 @@ class Settings(BaseModel):
     slots: int = Field(
         0, ge=0, description="Containers a worker owns at most; 0: by the machine's memory."
     )
+    start_slots: int = Field(
+        0,
+        ge=0,
+        description="Agents one host starts at once; what more is asked for waits in the queue. "
+        "0: as many as the host has cores, which serves a burst fastest.",
+    )
     host_memory_reserve_mb: int = Field(
         256,
         ge=0,

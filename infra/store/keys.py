@@ -140,14 +140,24 @@ class Keys:
 
     def worker(self, worker: WorkerId) -> str:
         """Hash: host, pid, version, slots, used, state, started, beat, memory_mb (available on its
-        host), memory_needed_mb, coming (turns given to it since its last heartbeat). Its worker
-        and take; 15 s."""
+        host), memory_needed_mb, starts_max (agents its host starts at once), coming (turns given
+        to it since its last heartbeat). Its worker and take; 15 s."""
         return f"{self.prefix}:worker:{worker}"
+
+    def host_workers(self, host: HostId) -> str:
+        """Sorted set: the workers of that host, by the end of their last heartbeat (ms). The
+        registry; 1 d."""
+        return f"{self.prefix}:host:{host}:workers"
 
     def host_containers(self, host: HostId) -> str:
         """Hash: container id -> conversation, of what runs there, for people to read. That host's
         workers; 60 s."""
         return f"{self.prefix}:host:{host}:containers"
+
+    def host_starts(self, host: HostId) -> str:
+        """Sorted set: conversations whose agent starts there, by when that counts no longer (ms).
+        take and begin_start add, the worker removes when the agent has spoken; minutes."""
+        return f"{self.prefix}:host:{host}:starts"
 
     def epoch(self) -> str:
         """String: since when Redis has what it has (Redis TIME, us). A worker that starts, or

@@ -21,6 +21,7 @@ from infra.store.live import LivePublisher, LiveSubscriber
 from infra.store.queue import PlacementQueue, PlacementWorker, SideClaims
 from infra.store.rates import Rates
 from infra.store.readers import TurnReaders
+from infra.store.start_slots import StartSlots
 from infra.store.tls import TlsFiles
 from infra.store.transcripts import MAX_BYTES, TranscriptStore
 from infra.store.turn_log import TurnLog
@@ -50,6 +51,7 @@ class Store:
     workers: WorkerRegistry
     queue: PlacementQueue
     room: WaitingRoom
+    starts: StartSlots
     key_verdicts: KeyVerdicts
     usage: UsageStore
     rates: Rates
@@ -163,6 +165,7 @@ def store_on(
         workers=WorkerRegistry(redis, keys),
         queue=PlacementQueue(redis, keys),
         room=WaitingRoom(redis, keys),
+        starts=StartSlots(redis, keys),
         key_verdicts=KeyVerdicts(redis, keys),
         rates=Rates(redis, keys),
         readers=TurnReaders(redis, keys, ended_ttl_s=ended_ttl_s, contents=contents),

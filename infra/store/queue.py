@@ -9,7 +9,8 @@ Where we leave arq's ways on purpose:
   Redis; ours waits for the bell (under 2 ms) and lets a fault out, for `PlacementWorker` to rebuild
   everything. arq's own loop ends the process at a Redis outage and leaks its job counter.
 - The enqueue is ours: arq's takes four round trips and drops a job whose id is in progress. Ours
-  has a fresh id each time, so a repeated hint is never lost.
+  has a fresh id each time, so a repeated hint is never lost; but for the shared queue, where one
+  job for each turn is enough.
 - The score of a queue entry is its place, not a time: arq's is the enqueuer's clock, and a worker
   whose clock was two milliseconds behind left the hint to its next safety scan.
 - Its pipelines give their connection back when they are cancelled.
@@ -69,16 +70,21 @@ class PlacementQueue:
 
         Raises `StoreUnavailable`; the sweeper makes up for a lost hint.
         """
-        queue = self._keys.place_queue() if owner is None else self._keys.worker_queue(owner)
-        await self._enqueue(queue, turn)
+        if owner is not None:
+            await self._enqueue(self._keys.worker_queue(owner), turn)
+            return
+        # One job for each turn however often it is hinted: while nobody has room they would pile
+        # up. One that is hinted again while its job is under way needs no other: whoever took the
+        # job goes on until nothing waits.
+        await self._enqueue(self._keys.place_queue(), turn, job_id=turn)
 
     async def enqueue_side(self, turn: TurnId) -> None:
         """Hint that a side turn waits: to whoever is first. Raises `StoreUnavailable`."""
         await self._enqueue(self._keys.side_queue(), turn)
 
-    async def _enqueue(self, queue: str, turn: TurnId) -> None:
+    async def _enqueue(self, queue: str, turn: TurnId, *, job_id: str | None = None) -> None:
         bell = self._keys.bell(queue)
-        job_id = f"{turn}:{secrets.token_hex(4)}"
+        job_id = job_id or f"{turn}:{secrets.token_hex(4)}"
         # For arq's log only.
         now_ms = time.time_ns() // 1_000_000
         job = serialize_job(_CLAIM, (turn,), {}, None, now_ms, serializer=_to_json)
@@ -114,8 +120,8 @@ class PlacementWorker:
         """`claim` is for hints to this worker, `take` (by default the same) for those of the shared
         queue, which say only that something waits. Both must return within milliseconds.
 
-        While `has_room()` is false the shared queue rests. Without `side` the side lane is left to
-        other workers.
+        While `has_room()` is false the shared queue rests; a hint that came just before is `take`n
+        all the same. Without `side` the side lane is left to other workers.
         """
         self._take = take or claim
         self._side = side
@@ -125,7 +131,6 @@ class PlacementWorker:
         self._claim = claim
         self._has_room = has_room
         self._room_came_free = asyncio.Event()
-        self._hints = PlacementQueue(redis, keys)
 
     async def run(self) -> None:
         """Serve the queues until cancelled.
@@ -134,7 +139,7 @@ class PlacementWorker:
         """
         place, own = self._keys.place_queue(), self._keys.worker_queue(self._worker)
         async with asyncio.TaskGroup() as group:
-            group.create_task(self._serve(place, self._place, self._has_room, SCAN_EVERY_S))
+            group.create_task(self._serve(place, self._take, self._has_room, SCAN_EVERY_S))
             group.create_task(self._serve(own, self._claim, lambda: True, SCAN_EVERY_S))
             if side := self._side:
                 shared = self._keys.side_queue()
@@ -143,13 +148,6 @@ class PlacementWorker:
     def wake(self) -> None:
         """Room has come free: look at the shared queues now."""
         self._room_came_free.set()
-
-    async def _place(self, turn: TurnId) -> None:
-        """A hint from the shared queue; handed back when the room is gone meanwhile."""
-        if self._has_room():
-            await self._take(turn)
-        else:
-            await self._hints.enqueue(turn, None)
 
     async def _serve(
         self,

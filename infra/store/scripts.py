@@ -97,6 +97,8 @@ def _key_table(keys: Keys) -> str:
         "room": keys.room(TenantId(_ID)),
         "tenant_conversations": keys.tenant_conversations(TenantId(_ID)),
         "host_wipes": keys.host_wipes(HostId(_ID)),
+        "host_workers": keys.host_workers(HostId(_ID)),
+        "host_starts": keys.host_starts(HostId(_ID)),
         "worker": keys.worker(WorkerId(_ID)),
         "replica_channel": keys.replica_channel(ReplicaId(_ID)),
         "control_channel": keys.control_channel(WorkerId(_ID)),

@@ -48,20 +48,26 @@ class WaitingRoom:
         self._scripts = Scripts(redis, keys)
 
     async def take(
-        self, worker: WorkerId, host: HostId, *, home_patience_s: float, container_mb: int
+        self,
+        worker: WorkerId,
+        host: HostId,
+        *,
+        home_patience_s: float,
+        container_mb: int,
+        has_room: bool = True,
     ) -> Taken | Elsewhere | NoRoom | None:
         """What a worker that has room is to do with a hint. None: nothing waits.
 
         A turn younger than `home_patience_s` goes to the host of its conversation's files while a
         worker there has room; else to whoever asks, unless another worker is clearly less loaded.
         `container_mb` is what a container takes of a host's memory at first. What is taken has left
-        the room; if its taker dies, a sweep (`TurnStore.unclaimed`) puts it back. Raises
-        `StoreUnavailable`.
+        the room; if its taker dies, a sweep (`TurnStore.unclaimed`) puts it back. `has_room` False:
+        only what another worker can take is given. Raises `StoreUnavailable`.
         """
         answer = await self._scripts.run(
             "take",
             [self._keys.ring(), self._keys.workers(), self._keys.worker(worker)],
-            [worker, host, round(home_patience_s * 1000), container_mb],
+            [worker, host, round(home_patience_s * 1000), container_mb, int(has_room)],
         )
         match answer[0]:
             case b"taken":

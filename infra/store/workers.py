@@ -41,9 +41,11 @@ class WorkerRecord:
     state: WorkerState
     started_ms: int
     memory_mb: int | None = None
-    """Available on its host; None: it does not say."""
+    """Available on its host, beside what agents that start will take; None: it does not say."""
     memory_needed_mb: int = 0
     """It starts nothing new with less than that."""
+    starts_max: int | None = None
+    """Agents its host starts at once; None: any number."""
     coming: int = 0
     """Turns that were given to it since its last heartbeat."""
 
@@ -84,9 +86,16 @@ class WorkerRegistry:
         }
         if record.memory_mb is not None:
             hash_fields["memory_mb"] = record.memory_mb
+        if record.starts_max is not None:
+            hash_fields["starts_max"] = record.starts_max
         await self._scripts.run(
             "beat",
-            [self._keys.workers(), self._keys.worker(record.worker), self._keys.epoch()],
+            [
+                self._keys.workers(),
+                self._keys.worker(record.worker),
+                self._keys.epoch(),
+                self._keys.host_workers(record.host),
+            ],
             [
                 record.worker,
                 round(BEAT_TTL_S * 1000),
@@ -104,11 +113,9 @@ class WorkerRegistry:
 
     async def leave(self, worker: WorkerId) -> None:
         """Say goodbye: the worker is not alive any more from now on."""
-        with translate():
-            async with self._redis.pipeline(transaction=True) as pipe:
-                pipe.zrem(self._keys.workers(), worker)
-                pipe.delete(self._keys.worker(worker))
-                await pipe.execute()
+        await self._scripts.run(
+            "worker_leaves", [self._keys.workers(), self._keys.worker(worker)], [worker]
+        )
 
     async def drain(self, worker: WorkerId, *, retire: bool = False) -> bool:
         """Tell a worker to leave, as SIGTERM does; False when it does not listen.
@@ -172,6 +179,7 @@ def _record(worker: WorkerId, held: dict[str, str]) -> WorkerRecord:
         started_ms=int(held["started"]),
         memory_mb=int(held["memory_mb"]) if "memory_mb" in held else None,
         memory_needed_mb=int(held.get("memory_needed_mb", 0)),
+        starts_max=int(held["starts_max"]) if "starts_max" in held else None,
         coming=int(held.get("coming", 0)),
     )
 

@@ -80,11 +80,17 @@ def openai(base_url: str, *, model: str, key: str, conversation: str | None = No
     return Question(f"{base_url}/v1/chat/completions", headers, body, _OPENAI_TEXT)
 
 
-async def ask(session: aiohttp.ClientSession, question: Question, prompt: str) -> Answer:
+async def ask(
+    session: aiohttp.ClientSession,
+    question: Question,
+    prompt: str,
+    *,
+    within_s: float = ANSWER_TIMEOUT_S,
+) -> Answer:
     """Ask and read to the end. Raises `Incomplete` for an answer that is no stream of text."""
     answer = Answer()
     began_s = time.perf_counter()
-    async with asyncio.timeout(ANSWER_TIMEOUT_S), _posted(session, question, prompt) as response:
+    async with asyncio.timeout(within_s), _posted(session, question, prompt) as response:
         async for lines in _whole_lines(response.content):
             arrived = now()
             if not answer.first_delta_s and question.text.search(lines):
@@ -148,6 +154,6 @@ async def client_session() -> AsyncIterator[aiohttp.ClientSession]:
     """
     async with aiohttp.ClientSession(
         connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=3),
-        timeout=aiohttp.ClientTimeout(total=ANSWER_TIMEOUT_S),
+        timeout=aiohttp.ClientTimeout(total=None),  # `ask` has its own
     ) as session:
         yield session

@@ -8,7 +8,7 @@ listens on `agent.sock` of the spec's folder while it is open.
         host = MemoryHost(machine)
 
 Fakes named for the trouble they act out: `NeverReadyHost`, `SlowHost`, `VanishingHost`,
-`BrokenHost`, `PickyHost`, `StubbornHost`, `UnheardHost`.
+`EarlyEndHost`, `BrokenHost`, `PickyHost`, `StepwiseHost`, `StubbornHost`, `UnheardHost`.
 """
 
 from __future__ import annotations
@@ -204,6 +204,30 @@ class SlowHost(MemoryHost):
         return await super().start(spec)
 
 
+class StepwiseHost(MemoryHost):
+    """Each start takes until the test releases it. `starting` are those under way, in order."""
+
+    def __init__(self, machine: MemoryMachine, *, host: HostId = HOST) -> None:
+        super().__init__(machine, host=host)
+        self.starting: dict[ConversationKey, asyncio.Event] = {}
+        self.most_at_once = 0
+
+    async def start(self, spec: ContainerSpec) -> Container:
+        released = self.starting[spec.conversation] = asyncio.Event()
+        self.most_at_once = max(self.most_at_once, len(self.starting))
+        try:
+            await released.wait()
+            return await super().start(spec)
+        finally:
+            del self.starting[spec.conversation]
+
+    def release(self) -> ConversationKey:
+        """Let the one go on that began first; whose it is."""
+        c = next(c for c, released in self.starting.items() if not released.is_set())
+        self.starting[c].set()
+        return c
+
+
 class VanishingHost(MemoryHost):
     """Its first `vanishing` containers are killed as soon as they run."""
 
@@ -215,8 +239,33 @@ class VanishingHost(MemoryHost):
         container = await super().start(spec)
         if self._left > 0:
             self._left -= 1
-            await self.machine.kill(spec.conversation)
+            await self.machine.kill(spec.conversation, is_out_of_memory=False)
         return container
+
+
+class EarlyEndHost(MemoryHost):
+    """Its first container ends at once, and whoever watches is told before its start returns."""
+
+    def __init__(self, machine: MemoryMachine) -> None:
+        super().__init__(machine)
+        self.starts = 0
+        self._told = asyncio.Event()
+
+    async def start(self, spec: ContainerSpec) -> Container:
+        self.starts += 1
+        container = await super().start(spec)
+        if self.starts == 1:
+            await self.machine.kill(spec.conversation, is_out_of_memory=False)
+            await self._told.wait()
+        return container
+
+    def exits(self) -> AsyncIterator[ContainerExit]:  # type: ignore[override]
+        return self._telling(self.machine.feed.subscribe())
+
+    async def _telling(self, exits: ExitStream) -> AsyncIterator[ContainerExit]:
+        async for exit in exits:
+            yield exit
+            self._told.set()
 
 
 class BrokenHost(MemoryHost):

@@ -8,7 +8,8 @@
 -- heartbeat, so that no turn goes to and fro between two.
 local turn = read_turn(ARGV[1])
 write_even_when_full()
-local slots = redis.call('HGET', KEYS[2], 'slots')
+local slots, host = unpack(redis.call('HMGET', KEYS[2], 'slots', 'host'))
+if turn and host then redis.call('ZREM', key('host_starts', host), turn.conversation) end
 if slots then redis.call('HSET', KEYS[2], 'used', slots, 'coming', '0') end
 if not turn or not enter_room(turn.conversation, turn.tenant) then return {0} end
 local first = redis.call('ZRANGE', KEY.ring, 0, 0, 'WITHSCORES')

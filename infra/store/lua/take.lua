@@ -2,9 +2,9 @@
 --
 -- KEYS  1 ring  2 workers  3 the asking worker
 -- ARGV  1 worker  2 its host  3 how long a turn waits for its conversation's host (ms)
---       4 memory a container takes at first (MB)
+--       4 memory a container takes at first (MB)  5 whether the asking worker has room itself (1 | 0)
 -- Returns {'taken', conversation, turn}, {'elsewhere', worker, turn}, {'none'} or {'full'}: nothing is
---       for this worker, nor has another one room.
+--       for this worker, nor has another one that was looked at room.
 --
 -- Next is the tenant served longest ago, and of its conversations the one that waits longest. It leaves
 -- the room: whoever it is given to acquires it. If that one dies, the sweep (unclaimed) puts it back.
@@ -14,14 +14,18 @@
 -- this one is without it. load = (used + coming) / slots; the counter `coming` spreads turns that are
 -- asked for between two heartbeats, and their containers count with the memory an idle one takes.
 -- Nobody is given the same turn twice without asking: it may have died, its heartbeat still being good.
+-- A host that starts as many agents as it may has no room for one that is to be started.
 --
--- Costs a few commands for each living worker.
+-- Costs a few commands for each worker that is looked at. Up to LOOK_AT_ALL they are all; of more, two
+-- (the better of two is nearly as good as the best of all), or LOOK_AT_ALL when the asking one has
+-- no room. Which ones follows from the time, so that a run with a given clock can be repeated.
+local LOOK_AT_ALL = 16
 local worker, host = ARGV[1], ARGV[2]
 local ring = KEYS[1]
 
 local function read_worker(id)
   local held = redis.call('HMGET', key('worker', id), 'host', 'state', 'slots', 'used', 'coming',
-    'memory_mb', 'memory_needed_mb')
+    'memory_mb', 'memory_needed_mb', 'starts_max')
   if not held[1] then return nil end
   local slots, coming = math.max(tonumber(held[3]) or 1, 1), tonumber(held[5]) or 0
   local busy = (tonumber(held[4]) or 0) + coming
@@ -30,15 +34,30 @@ local function read_worker(id)
     or memory - coming * tonumber(ARGV[4]) >= (tonumber(held[7]) or 0)
   return {
     id = id, host = held[1], is_ready = held[2] == 'ready', slots = slots, busy = busy,
-    load = busy / slots, fits = fits, has_room = fits and busy < slots,
+    load = busy / slots, has_room = fits and busy < slots, starts_max = tonumber(held[8]),
   }
 end
 
--- The others that could take a turn, of one host or (nil) of any; the least loaded one.
-local function least_loaded(workers, wanted_host)
-  local best = nil
-  for _, other in ipairs(workers) do
-    local may = other.is_ready and other.has_room and (not wanted_host or other.host == wanted_host)
+-- Up to `most` of the living workers of an index.
+local function living(index, most)
+  local now = '(' .. int(now_ms())
+  local count = redis.call('ZCOUNT', index, now, '+inf')
+  if count <= most then return redis.call('ZRANGEBYSCORE', index, now, '+inf') end
+  local found, first = {}, now_us() % count
+  local step = math.max(math.floor(count / most), 1)
+  for i = 0, most - 1 do
+    local rank = (first + i * step) % count
+    found[#found + 1] = redis.call('ZREVRANGE', index, rank, rank)[1]
+  end
+  return found
+end
+
+-- The least loaded of an index's workers that could take the turn.
+local function least_loaded(index, most, turn, may_start)
+  local best, given = nil, redis.call('HGET', turn.key, 'given')
+  for _, id in ipairs(living(index, most)) do
+    local other = id ~= worker and id ~= given and read_worker(id)
+    local may = other and other.is_ready and other.has_room and may_start(other)
     if may and (not best or other.load < best.load
       or (other.load == best.load and other.slots - other.busy > best.slots - best.busy)) then
       best = other
@@ -53,26 +72,40 @@ local function is_clearly_less_loaded(other, than)
 end
 
 -- nil: nobody. Not being registered (yet, or for a moment) is no obstacle for who asks.
-local function choose(turn)
+local function choose(turn, is_there)
+  local under_way = {}
+  local function may_start(one)
+    if not one.starts_max or is_there(one) then return true end
+    under_way[one.host] = under_way[one.host] or starts_under_way(one.host)
+    return under_way[one.host] < one.starts_max
+  end
+
   local me = read_worker(worker)
     or {id = worker, host = host, is_ready = true, load = 0, has_room = true}
-  local others = {}
-  local given = redis.call('HGET', turn.key, 'given')
-  for _, id in ipairs(redis.call('ZRANGEBYSCORE', KEYS[2], '(' .. int(now_ms()), '+inf')) do
-    local other = id ~= worker and id ~= given and read_worker(id)
-    if other then others[#others + 1] = other end
-  end
+  local can_take = me.is_ready and ARGV[5] == '1' and may_start(me)
+  me.has_room = me.has_room and can_take
   local held = redis.call('HMGET', key('conversation', turn.conversation), 'host', 'turns')
   local is_young = now_ms() - turn.created <= tonumber(ARGV[3])
   local home = is_young and (tonumber(held[2]) or 0) > 0 and held[1]
-  local best = home and least_loaded(others, home)
+  local best = home and least_loaded(key('host_workers', home), LOOK_AT_ALL, turn, may_start)
   if best and home ~= host then return best end
-  if home == host and me.is_ready then
+  if home == host and can_take then
     return best and is_clearly_less_loaded(best, me) and best or me
   end
-  best = best or least_loaded(others, nil)
-  if best and (not me.is_ready or is_clearly_less_loaded(best, me)) then return best end
-  return me.is_ready and me or nil
+  local most = me.has_room and redis.call('ZCARD', KEYS[2]) > LOOK_AT_ALL and 2 or LOOK_AT_ALL
+  best = best or least_loaded(KEYS[2], most, turn, may_start)
+  if best and (not can_take or is_clearly_less_loaded(best, me)) then return best end
+  return can_take and me or nil
+end
+
+local function leave_for(chosen, turn, tenant, is_there)
+  leave_room(turn.conversation, tenant)
+  redis.call('ZADD', ring, 'XX', last_place(), tenant)
+  local record = key('worker', chosen.id)
+  if redis.call('EXISTS', record) == 1 then redis.call('HINCRBY', record, 'coming', 1) end
+  if chosen.starts_max and not is_there(chosen) then
+    add_start(chosen.host, turn.conversation, START_GIVEN_MS)
+  end
 end
 
 write_even_when_full()
@@ -83,12 +116,12 @@ while true do
   local conversation = redis.call('ZRANGE', room, 0, 0)[1]
   local turn = conversation and waiting_for_worker(conversation)[1]
   if turn then
-    local chosen = choose(turn)
+    local held = redis.call('HMGET', key('conversation', conversation), 'host', 'container')
+    -- A container that is there already needs no start.
+    local function is_there(one) return held[2] and held[1] == one.host end
+    local chosen = choose(turn, is_there)
     if not chosen then return {'full'} end
-    leave_room(conversation, tenant)
-    redis.call('ZADD', ring, 'XX', last_place(), tenant)
-    local record = key('worker', chosen.id)
-    if redis.call('EXISTS', record) == 1 then redis.call('HINCRBY', record, 'coming', 1) end
+    leave_for(chosen, turn, tenant, is_there)
     if chosen.id == worker then return {'taken', conversation, turn.id} end
     redis.call('HSET', turn.key, 'given', chosen.id)
     return {'elsewhere', chosen.id, turn.id}

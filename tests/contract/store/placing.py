@@ -42,10 +42,19 @@ class Room:
         return (await self.scene.offer(new, waiting_max=1000)).turn
 
     async def take(
-        self, worker: WorkerId = W1, host: HostId = HOST_A, *, home_patience_s: float = PATIENCE_S
+        self,
+        worker: WorkerId = W1,
+        host: HostId = HOST_A,
+        *,
+        home_patience_s: float = PATIENCE_S,
+        has_room: bool = True,
     ) -> Taken | Elsewhere | NoRoom | None:
         return await self.scene.store.room.take(
-            worker, host, home_patience_s=home_patience_s, container_mb=IDLE_MB
+            worker,
+            host,
+            home_patience_s=home_patience_s,
+            container_mb=IDLE_MB,
+            has_room=has_room,
         )
 
     async def taken(self, worker: WorkerId = W1, host: HostId = HOST_A) -> TurnId:
@@ -69,6 +78,7 @@ class Room:
         host: HostId = HOST_A,
         state: WorkerState = WorkerState.READY,
         memory_mb: int | None = None,
+        starts_max: int | None = None,
     ) -> None:
         """A heartbeat; a new container needs 1000 MB."""
         await self.scene.store.workers.beat(
@@ -83,5 +93,6 @@ class Room:
                 started_ms=1,
                 memory_mb=memory_mb,
                 memory_needed_mb=1000,
+                starts_max=starts_max,
             )
         )

@@ -434,6 +434,10 @@ class Places:
         self._worker = worker
         self._placing: set[ConversationKey] = set()
 
+    def _has_closed(self) -> bool:
+        """Asked again after an await."""
+        return self.is_closed
+
     async def take(self, hint: TurnId) -> None:
         """A hint of the shared queue: whatever is next."""
         with suppress(AgClusterError):
@@ -465,7 +469,7 @@ class Places:
         try:
             found = await self._worker.conversations.get(c)
             held = await self._worker.ownership.acquire(c)
-            if self.is_closed:
+            if self._has_closed():
                 state = found.state if found else ConversationState.COLD
                 if waiting := await self._worker.ownership.release(held, state):
                     self._worker.hint(waiting, None)

@@ -137,22 +137,26 @@ async def test_without_memory_an_idle_conversation_still_gives_its_place(stage: 
     await eventually(lambda: stage.containers() == [D])
 
 
-def test_what_starts_between_two_looks_counts_as_idle_agents() -> None:
+def test_what_starts_counts_as_idle_agents_until_a_look_has_seen_it() -> None:
+    """A burst of starts was let in on memory that those before it were going to take."""
     memory = HostMemory(lambda: 1450, needed_mb=1000)
-    for _ in range(2):
-        memory.expect()
+    for n in range(2):
+        memory.expect(conversation(f"c{n}"))
         assert not memory.is_short
-    memory.expect()
-    assert memory.is_short
+    memory.expect(conversation("c2"))
+    memory.look()
+    assert (memory.is_short, memory.left_mb) == (True, 850)
+
+    memory.settle(conversation("c2"))
+    assert (memory.is_short, memory.left_mb) == (True, 850)
 
     memory.look()
-
-    assert not memory.is_short
+    assert (memory.is_short, memory.left_mb) == (False, 1050)
 
 
 def test_a_machine_that_does_not_say_is_not_short() -> None:
     memory = HostMemory(lambda: None, needed_mb=1000)
-    memory.expect()
+    memory.expect(C)
     assert not memory.look()
     assert not memory.is_short
 

@@ -20,7 +20,13 @@ from infra.wire.link import Hello, Welcome, decode_command
 from infra.wire.states import ConversationState, TurnState
 from tests.fakes.link_client import connected
 from tests.fakes.manual_clock import FreezingClock
-from tests.fakes.memory_host import MemoryHost, NeverReadyHost, SlowHost, VanishingHost
+from tests.fakes.memory_host import (
+    EarlyEndHost,
+    MemoryHost,
+    NeverReadyHost,
+    SlowHost,
+    VanishingHost,
+)
 from tests.fakes.scripted_agent import Deltas, Say, ScriptedAgent, Tool, WaitFor
 from tests.fakes.worker_stage import QUICK, RunningWorker, Stage, conversation, eventually
 from worker.hosts import Container, ContainerSpec
@@ -110,10 +116,22 @@ async def test_a_container_that_vanishes_at_its_start_is_started_once_more(stage
     assert record.attempt == 2
 
 
+async def test_a_container_whose_end_is_told_before_its_start_returns_is_started_once_more(
+    stage: Stage,
+) -> None:
+    """Two answers of the engine that may come in either order; the turn ended with `internal`."""
+    host = EarlyEndHost(stage.machine)
+    await stage.worker(host=host)
+    turn = await stage.ask(C, "echo second try")
+    assert (await stage.ended(turn)).state is TurnState.DONE
+    assert host.starts == 2
+
+
 async def test_a_turn_whose_containers_always_vanish_fails_after_two_starts(stage: Stage) -> None:
     await stage.worker(host=VanishingHost(stage.machine, vanishing=99))
     end = await stage.ended(await stage.ask(C, "echo never"))
-    assert end.state is TurnState.FAILED
+    assert end.error is not None
+    assert end.error.code is ErrorCode.CONTAINER_FAILED
     await eventually(lambda: not stage.containers())
     assert len(stage.agents[C]) == 2
 
@@ -122,7 +140,7 @@ async def test_an_agent_that_never_listens_fails_the_turn(stage: Stage) -> None:
     await stage.worker(host=NeverReadyHost(stage.machine), container_start_timeout_s=0.3)
     end = await stage.ended(await stage.ask(C, "echo hi"))
     assert end.error is not None
-    assert end.error.code is ErrorCode.AGENT_FAILED
+    assert end.error.code is ErrorCode.CONTAINER_FAILED
     await eventually(lambda: not stage.machine.kept)
 
 

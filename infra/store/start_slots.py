@@ -1,0 +1,40 @@
+"""The starts under way on each host, counted for all its workers together.
+
+To start an agent takes seconds of CPU, so a host starts only so many at once and the rest waits in
+the waiting room. `take` counts a start when it gives a turn to a host; the worker says when the
+start begins and when it is over.
+"""
+
+from __future__ import annotations
+
+from redis.asyncio import Redis
+
+from infra.store.connection import translate
+from infra.store.keys import Keys
+from infra.store.scripts import Scripts
+from infra.wire.ids import ConversationKey, HostId
+
+
+class StartSlots:
+    def __init__(self, redis: Redis, keys: Keys) -> None:
+        self._redis = redis
+        self._keys = keys
+        self._scripts = Scripts(redis, keys)
+
+    async def begin(self, c: ConversationKey, host: HostId, *, most: int, life_s: float) -> bool:
+        """Whether the conversation's agent may start there now.
+
+        It then counts until `end`, until nobody owns the conversation, at most for `life_s`. Asked
+        again it may go on. Raises `StoreUnavailable`.
+        """
+        answer = await self._scripts.run(
+            "begin_start",
+            [self._keys.host_starts(host)],
+            [c, host, most, round(life_s * 1000)],
+        )
+        return bool(answer[0])
+
+    async def end(self, c: ConversationKey, host: HostId) -> None:
+        """Its agent has started, or will not. Raises `StoreUnavailable`."""
+        with translate():
+            await self._redis.zrem(self._keys.host_starts(host), c)

@@ -1,0 +1,105 @@
+"""Starting agents on this host, only so many at once.
+
+A start costs seconds of CPU: as many at once as there are cores is the fastest for everybody, and a
+hundred at once serve nobody. The waiting room gives a turn to a host only while that has a start to
+spare (`infra.store.start_slots`), so what waits, waits there, its tenants in turn. A container that
+has to be started anew in the middle waits here.
+
+A start lasts from before the container is asked for until its agent says its first word.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+from collections.abc import Callable
+
+from infra.runtime.clock import Clock
+from infra.runtime.logs import fields
+from infra.store.start_slots import StartSlots
+from infra.wire.ids import ConversationKey, HostId
+from worker.host_memory import HostMemory
+from worker.waiting import signalled, until_store_answers
+
+log = logging.getLogger(__name__)
+
+LOOK_AGAIN_S = 0.5
+"""A start of another worker of this host ends without a word to us."""
+
+
+def starts_at_once(configured: int) -> int:
+    """How many agents this host starts at once: as many as it has cores, unless configured."""
+    return configured or len(os.sched_getaffinity(0))
+
+
+class Starts:
+    """One worker's share in the starts of its host."""
+
+    def __init__(
+        self,
+        slots: StartSlots,
+        clock: Clock,
+        memory: HostMemory,
+        *,
+        host: HostId,
+        most: int,
+        life_s: float,
+        on_over: Callable[[], None] = lambda: None,
+    ) -> None:
+        """`life_s`: a start counts no longer than this. `on_over`: another one may begin."""
+        self.most = most
+        self._slots = slots
+        self._clock = clock
+        self._memory = memory
+        self._host = host
+        self._life_s = life_s
+        self._on_over = on_over
+        self._under_way: set[ConversationKey] = set()
+        self._waiting = 0
+        self._turnstile = asyncio.Lock()
+        self._over = asyncio.Event()
+
+    @property
+    def is_full(self) -> bool:
+        """Whether this worker alone has begun as many as its host may, or waits to."""
+        return len(self._under_way) + self._waiting >= self.most
+
+    async def begin(self, c: ConversationKey) -> None:
+        """Wait until the conversation's agent may start; those that wait go in their order."""
+        self._waiting += 1
+        try:
+            if not await self._may_begin(c):
+                log.info("waits for a start", extra=fields(conversation=c))
+                async with self._turnstile:
+                    while not await self._may_begin(c):
+                        self._over.clear()
+                        await signalled(self._over, self._clock, timeout_s=LOOK_AGAIN_S)
+        finally:
+            self._waiting -= 1
+        self._under_way.add(c)
+        self._memory.expect(c)
+
+    async def end(self, c: ConversationKey) -> None:
+        """Its agent has spoken, or will not. Nothing happens where none was starting."""
+        self._memory.settle(c)
+        if c not in self._under_way:
+            return
+        try:
+            await until_store_answers(lambda: self._slots.end(c, self._host), self._clock)
+        finally:
+            self.forget(c)
+
+    def forget(self, c: ConversationKey) -> None:
+        """The same, for a conversation that is ours no longer: it has ceased to count."""
+        self._memory.settle(c)
+        if c in self._under_way:
+            self._under_way.discard(c)
+            self._over.set()
+            self._on_over()
+
+    async def _may_begin(self, c: ConversationKey) -> bool:
+        return await until_store_answers(
+            lambda: self._slots.begin(c, self._host, most=self.most, life_s=self._life_s),
+            self._clock,
+        )
