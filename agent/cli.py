@@ -12,13 +12,7 @@ import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any
 
-from claude_agent_sdk import (
-    ClaudeAgentOptions,
-    ClaudeSDKClient,
-    ClaudeSDKError,
-    Message,
-    ResultMessage,
-)
+from claude_agent_sdk import ClaudeAgentOptions, ClaudeSDKClient, Message, ResultMessage
 from claude_agent_sdk._errors import MessageParseError
 
 from agent.history import Said, message_of
@@ -28,6 +22,7 @@ from agent.processes import kill_marked
 log = logging.getLogger(__name__)
 
 CONNECT_TIMEOUT_S = 60.0
+"""On a busy machine a CLI may take so long to answer; the SDK gives up after it too."""
 CONTROL_TIMEOUT_S = 15.0
 CLOSE_TIMEOUT_S = 20.0
 """The SDK ends a CLI that does not want to by steps, 15 s in all."""
@@ -43,6 +38,14 @@ class CliFailed(Exception):
         self.detail = detail
 
 
+class CliNotStarted(CliFailed):
+    """It has not come up, so nothing has been asked of it. `is_slow`: it had no time left."""
+
+    def __init__(self, detail: str, *, is_slow: bool) -> None:
+        super().__init__(detail)
+        self.is_slow = is_slow
+
+
 class Cli:
     """A CLI process and the client that drives it."""
 
@@ -54,21 +57,35 @@ class Cli:
         self._group = group
         self._listener: Listener | None = None
         self._last_words = ""
+        self._patience: asyncio.Timeout | None = None
         self.fault: str = ""
         self.gone = asyncio.Event()
 
     async def connect(self) -> None:
-        """Start it. Raises `CliFailed`; then nothing of it is left."""
+        """Start it. Raises `CliNotStarted`; then nothing of it is left."""
         try:
-            async with asyncio.timeout(CONNECT_TIMEOUT_S):
+            async with asyncio.timeout(CONNECT_TIMEOUT_S) as self._patience:
                 await self._client.connect()
-        except (ClaudeSDKError, OSError, TimeoutError, RuntimeError) as error:
+        # The SDK raises bare Exception when the first control request has no answer in time.
+        except Exception as error:
             self.kill()
-            raise CliFailed(f"{type(error).__name__}: {error} {self._last_words}") from error
+            detail = f"{type(error).__name__}: {error} {self._last_words}"
+            is_slow = isinstance(error, TimeoutError) or "timeout" in str(error)
+            raise CliNotStarted(detail, is_slow=is_slow) from error
         except BaseException:
             self.kill()
             raise
+        finally:
+            self._patience = None
         self._group.create_task(self._drain())
+
+    def give_up_start(self) -> bool:
+        """Have `connect` fail now; False when it is not under way."""
+        if self._patience is None:
+            return False
+        if not self._patience.expired():
+            self._patience.reschedule(asyncio.get_running_loop().time())
+        return True
 
     async def ask(self, content: list[dict[str, Any]], *, id: str, listener: Listener) -> None:
         """Send a prompt; from now on `listener` is told every message. Raises `CliFailed`."""

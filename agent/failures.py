@@ -23,6 +23,7 @@ _BY_KIND = {
 }
 """Where there is no status. The kinds that say more than a status are in `agent.ends`."""
 _WORDS = {
+    ErrorCode.CONTAINER_FAILED: "The agent could not be started. Please try again.",
     ErrorCode.AGENT_FAILED: "The agent's process ended in the middle of the turn.",
     ErrorCode.OUT_OF_MEMORY: "The agent ran out of memory.",
 }

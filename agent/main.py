@@ -49,7 +49,7 @@ async def serve(given: argparse.Namespace) -> None:
             from agent.options import Surroundings
             from agent.session import ClaudeSession
 
-            around = Surroundings(given.workspace, given.model_socket)
+            around = Surroundings(given.workspace, given.model_socket, cli=given.cli)
             return ClaudeSession(around, group=tasks, forwarder=forwarder, transcripts=transcripts)
 
         server = LinkServer(
@@ -71,6 +71,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--model-socket", type=Path, default=_SOCKETS / MODEL_SOCKET)
     parser.add_argument("--egress-socket", type=Path, default=_SOCKETS / EGRESS_SOCKET)
     parser.add_argument("--workspace", type=Path, default=Path("/workspace"))
+    parser.add_argument("--cli", type=Path, help="another CLI than the SDK's own")
     parser.add_argument("--log-level", default="INFO")
     return parser
 

@@ -29,6 +29,8 @@ class Surroundings:
     model_socket: Path
     config_dir: Path = Path.home() / ".claude"
     """Where the CLI keeps its own files, transcripts among them."""
+    cli: Path | None = None
+    """The CLI's program; None: the one that came with the SDK."""
 
 
 @dataclass(frozen=True)
@@ -81,6 +83,7 @@ def build_options(
         max_turns=settings.max_turns,
         **_thinking(settings),
         cwd=around.workspace,
+        cli_path=around.cli,
         include_partial_messages=True,
         # Slash commands and @file in a user's text stay text.
         verbatim_prompts=True,

@@ -53,8 +53,10 @@ class Outbox:
         """Number the event and offer it to the reader; wait while the box is full.
 
         The event is in the box even when the wait is cancelled. How long it waits is up to the
-        reader's acknowledgements; `lift_bound` ends the wait.
+        reader's acknowledgements; `lift_bound` ends the wait. After the end it is dropped.
         """
+        if self.is_ended:
+            return
         self._append(encode_event(event))
         while self._bytes >= self._max_bytes and not self._is_unbounded:
             self._room.clear()

@@ -12,6 +12,7 @@ import logging
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
+from agent.failures import interrupted
 from agent.transcripts import Transcripts
 from agent.turn import RunningTurn, Session
 from infra.wire.base import PROTOCOL_VERSION
@@ -27,6 +28,7 @@ from infra.wire.link import (
     Command,
     Hello,
     Interrupt,
+    InterruptReason,
     Ping,
     Pong,
     Refused,
@@ -111,12 +113,16 @@ class LinkServer:
         try:
             while True:
                 turn = await self._starts.get()
-                ended = await _run_guarded(session, turn)
-                self._just_ended = turn.start.turn
-                turn.outbox.end(ended.model_copy(update={"heads": turn.answer.heads}))
-                log.info("turn %s ended: %s", turn.start.turn, ended.state)
+                self._end(turn, await _run_guarded(session, turn))
         finally:
             await session.aclose()
+
+    def _end(self, turn: RunningTurn, ended: TurnEnded) -> None:
+        if turn.outbox.is_ended:
+            return
+        self._just_ended = turn.start.turn
+        turn.outbox.end(ended.model_copy(update={"heads": turn.answer.heads}))
+        log.info("turn %s ended: %s", turn.start.turn, ended.state)
 
     # Links: any number may be open, one is the worker's.
 
@@ -202,7 +208,7 @@ class LinkServer:
                     turn.outbox.ack(n)
             case Interrupt(turn=id, reason=reason):
                 if (turn := self._turn_named(id)) and not turn.outbox.is_ended:
-                    turn.interrupt(reason)
+                    self._interrupt(turn, reason)
             case TranscriptStored(seq=seq):
                 # What a former owner says may not have outlived its lease.
                 if link is self._link:
@@ -213,6 +219,16 @@ class LinkServer:
             case Hello():
                 return _refuse(link, "hello was said already")
         return True
+
+    def _interrupt(self, turn: RunningTurn, reason: InterruptReason) -> None:
+        """Have it stopped; one that waits for the session to open ends at once.
+
+        That may take long on a busy machine. The turn is run all the same, later, and says
+        nothing: so what was asked is remembered.
+        """
+        turn.interrupt(reason)
+        if self._session is None:
+            self._end(turn, interrupted(reason))
 
     def _turn_named(self, id: TurnId) -> RunningTurn | None:
         turn = self._open_turn()

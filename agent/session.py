@@ -16,7 +16,7 @@ from pathlib import Path
 
 from claude_agent_sdk import Message, SystemMessage
 
-from agent.cli import Cli, CliFailed, first_of
+from agent.cli import Cli, CliFailed, CliNotStarted, first_of
 from agent.failures import failed, interrupted
 from agent.forwarder import Forwarder
 from agent.history import content_of
@@ -29,11 +29,14 @@ from agent.translate import Translator
 from agent.turn import RunningTurn
 from infra.wire.errors import ErrorCode
 from infra.wire.events import Notice, TextDelta, ToolCall, TurnEnded
-from infra.wire.link import AgentSettings, StartTurn
+from infra.wire.link import AgentSettings, InterruptReason, StartTurn
 from infra.wire.states import TurnState
 
 log = logging.getLogger(__name__)
 
+START_TRIES = 5
+"""A CLI that does not come up is started again: each try may take a minute on a busy machine, and
+the turn's deadline ends them all."""
 INTERRUPT_AGAIN_S = 1.0
 """An interrupt that comes before the CLI has begun the turn is lost on it; so it is repeated."""
 
@@ -87,8 +90,8 @@ class ClaudeSession:
             ended = await self._ask_patiently(turn, hearing)
         except CliFailed as failure:
             await self._drop_failed(turn, failure)
-            code = ErrorCode.OUT_OF_MEMORY if oom_kills() > oom_before else ErrorCode.AGENT_FAILED
-            ended = interrupted(turn.interrupted) if turn.interrupted else failed(code)
+            is_out_of_memory = oom_kills() > oom_before
+            ended = _end_of(failure, turn.interrupted, is_out_of_memory=is_out_of_memory)
             ended = ended.model_copy(update={"usage": hearing.translator.usage})
         finally:
             if self._cli is not None:
@@ -102,23 +105,29 @@ class ClaudeSession:
         return ended
 
     async def _ask_patiently(self, turn: RunningTurn, hearing: _Hearing) -> TurnEnded:
-        """`_ask`, once more where the CLI had died since the last turn. Raises `CliFailed`."""
+        """`_ask`, again where the prompt has not reached the model. Raises `CliFailed`.
+
+        That is where the CLI had died since the last turn, and where a new one does not come up.
+        """
         await self._stand_on_base(turn.start)
-        was_open = self._cli is not None
-        try:
-            return await self._ask(turn, hearing)
-        except CliFailed as failure:
-            await self._drop_failed(turn, failure)
-            if turn.outbox.last_n or turn.interrupted or not was_open:
-                raise
-            # The prompt has not reached the model.
-            return await self._ask(turn, hearing)
+        for tries_left in reversed(range(START_TRIES)):
+            was_open = self._cli is not None
+            try:
+                return await self._ask(turn, hearing)
+            except CliFailed as failure:
+                await self._drop_failed(turn, failure)
+                is_unheard = was_open or isinstance(failure, CliNotStarted)
+                if turn.outbox.last_n or turn.interrupted or not (is_unheard and tries_left):
+                    raise
+        raise AssertionError("the last try returns or raises")
 
     async def _ask(self, turn: RunningTurn, hearing: _Hearing) -> TurnEnded:
         """Hand the prompt to a CLI and hear it out. Raises `CliFailed`."""
+        if stopped := _stopped(turn):
+            return stopped
         cli = await self._ready(turn.start)
-        if turn.interrupted is not None:
-            return interrupted(turn.interrupted)
+        if stopped := _stopped(turn):
+            return stopped
         to_tell = self._memory.to_tell
         await cli.tell(to_tell.frames, model=turn.start.settings.model)
         content = [*to_tell.content, *content_of(turn.start.prompt)]
@@ -150,9 +159,9 @@ class ClaudeSession:
         """A new CLI on our past; on the sent history where that past is refused."""
         try:
             return await self._connect(start.settings)
-        except CliFailed as failure:
+        except CliNotStarted as failure:
             log.warning("the CLI did not start: %s", failure.detail)
-            if self._memory.past.session is None:
+            if self._memory.past.session is None or failure.is_slow:
                 raise
             if not start.history:
                 if self._memory.is_lost:
@@ -241,12 +250,31 @@ class ClaudeSession:
 
     async def _interrupt_again_and_again(self) -> None:
         while True:
-            if self._cli is not None and not self._cli.gone.is_set():
+            cli = self._cli
+            if cli is not None and not cli.give_up_start() and not cli.gone.is_set():
                 try:
-                    await self._cli.interrupt()
+                    await cli.interrupt()
                 except CliFailed as failure:
                     log.info("the interrupt was not taken: %s", failure.detail)
             await asyncio.sleep(INTERRUPT_AGAIN_S)
+
+
+def _stopped(turn: RunningTurn) -> TurnEnded | None:
+    """The end of a turn that somebody has stopped meanwhile."""
+    return None if turn.interrupted is None else interrupted(turn.interrupted)
+
+
+def _end_of(
+    failure: CliFailed, reason: InterruptReason | None, *, is_out_of_memory: bool
+) -> TurnEnded:
+    """How a turn ends whose CLI failed."""
+    if reason is not None:
+        return interrupted(reason)
+    if is_out_of_memory:
+        return failed(ErrorCode.OUT_OF_MEMORY)
+    if isinstance(failure, CliNotStarted):
+        return failed(ErrorCode.CONTAINER_FAILED)
+    return failed(ErrorCode.AGENT_FAILED)
 
 
 class _Hearing:

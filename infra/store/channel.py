@@ -15,6 +15,7 @@ from typing import Any
 
 from redis.asyncio import Redis
 from redis.asyncio.client import PubSub
+from redis.asyncio.connection import AbstractConnection
 
 from infra.store.connection import CONNECT_TIMEOUT_S, FAULTS, dedicated, delays
 from infra.store.sentinels import Primary
@@ -123,8 +124,10 @@ async def _pubsub(client: Redis) -> AsyncGenerator[PubSub, None]:
     finally:
         # Dropping the connection ends the subscription and never waits for a dead peer, as an
         # orderly goodbye would.
-        if pubsub.connection is not None:
-            await pubsub.connection.disconnect(nowait=True)
+        # Its stubs say that it has none, but it has once it has subscribed.
+        connection: AbstractConnection | None = pubsub.connection
+        if connection is not None:
+            await connection.disconnect(nowait=True)
         await pubsub.aclose()  # type: ignore[no-untyped-call]
 
 

@@ -174,7 +174,7 @@ class TurnStore:
                 ATTEMPTS_MAX,
                 _ms(_CLAIMED_LOOK_AFTER_S),
                 _OUT_OF_ATTEMPTS,
-                ErrorCode.AGENT_FAILED.value,
+                ErrorCode.CONTAINER_FAILED.value,
                 CANCELLED,
                 EVENTS_MAX,
                 _ms(self._ended_ttl_s),
@@ -427,7 +427,7 @@ _OUT_OF_ATTEMPTS = encode_event(
     TurnEnded(
         state=TurnState.FAILED,
         error=TurnError(
-            code=ErrorCode.AGENT_FAILED,
+            code=ErrorCode.CONTAINER_FAILED,
             message=f"The agent could not be started in {ATTEMPTS_MAX} attempts.",
         ),
     )

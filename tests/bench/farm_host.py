@@ -50,9 +50,9 @@ class FarmHost:
 
     async def exits(self) -> AsyncIterator[ContainerExit]:
         """Stand-ins do not end by themselves."""
-        await asyncio.Event().wait()
-        raise AssertionError("nobody sets that event")
-        yield
+        never: asyncio.Queue[ContainerExit] = asyncio.Queue()
+        while True:
+            yield await never.get()
 
     async def aclose(self) -> None:
         """The farm belongs to `farm_host`."""

@@ -36,8 +36,8 @@ class LocalAgent:
 
 
 @contextmanager
-def local_agent(model_socket: Path) -> Iterator[LocalAgent]:
-    """An agent that asks the model at that socket."""
+def local_agent(model_socket: Path, *, cli: Path | None = None) -> Iterator[LocalAgent]:
+    """An agent that asks the model at that socket, with another CLI than the SDK's own."""
     folder = Path(tempfile.mkdtemp(prefix="agc-l-", dir="/tmp"))
     agent = LocalAgent(folder / "agent.sock", folder / "w")
     agent.workspace.mkdir()
@@ -48,6 +48,8 @@ def local_agent(model_socket: Path) -> Iterator[LocalAgent]:
         "--workspace", str(agent.workspace),
     ]
     # fmt: on
+    if cli is not None:
+        command += ["--cli", str(cli)]
     # As root the CLI asks for somebody's word that it is in a sandbox.
     env = {**os.environ, "HOME": str(folder), "IS_SANDBOX": "1"}
     process = subprocess.Popen(command, cwd=_REPOSITORY, env=env, stderr=subprocess.DEVNULL)

@@ -288,11 +288,11 @@ async def test_a_poison_turn_gets_two_starts_and_then_fails_in_public(scene: Sce
     assert frames == [Frame(turn, lease.fence, n, encode_event(end))]
     assert end.state is TurnState.FAILED
     assert end.error
-    assert end.error.code is ErrorCode.AGENT_FAILED
+    assert end.error.code is ErrorCode.CONTAINER_FAILED
     record = await scene.store.turns.get(turn)
     assert record
     assert record.sealed_key is None
-    assert record.reason == "agent_failed"
+    assert record.reason == "container_failed"
 
 
 async def test_a_turn_cancelled_while_its_owner_was_gone_is_not_started_again(

@@ -57,6 +57,6 @@ async def test_a_turn_that_kills_its_workers_is_started_twice_and_then_fails(
 
         assert end.state is TurnState.FAILED
         assert end.error is not None
-        assert end.error.code is ErrorCode.AGENT_FAILED
+        assert end.error.code is ErrorCode.CONTAINER_FAILED
         assert (stage.folder / "starts").read_text().split() == [C] * ATTEMPTS_MAX
         assert [n for n, _ in await stage.logged(turn)] == [1], "nothing but its end"

@@ -9,13 +9,17 @@ from pathlib import Path
 
 import pytest
 
-from agent.turn import RunningTurn
+from agent.server import LinkServer
+from agent.transcripts import Transcripts
+from agent.turn import RunningTurn, Session
 from infra.wire.errors import ErrorCode
 from infra.wire.events import Event, TurnEnded, decode_event
 from infra.wire.ids import Fence, TurnId, WorkerId
 from infra.wire.link import (
     Ack,
     Hello,
+    Interrupt,
+    InterruptReason,
     Ping,
     Pong,
     Refused,
@@ -158,6 +162,36 @@ async def test_a_replay_of_frames_that_are_forgotten_is_refused(socket: Path) ->
         await link.send(Replay(turn=TurnId("t"), after=4))
         refused = await link.expect(Refused)
         assert (refused.code, refused.turn) == (ErrorCode.LOG_LOST, TurnId("t"))
+
+
+async def test_a_turn_is_stopped_while_the_session_still_opens(socket: Path) -> None:
+    """The SDK's import takes seconds on a busy machine; the worker ended the container meanwhile.
+
+    What was asked is remembered all the same.
+    """
+    opened = asyncio.Event()
+    session = ScriptedSession(None, Transcripts())
+
+    async def open_slowly(group: asyncio.TaskGroup) -> Session:
+        await opened.wait()
+        return session
+
+    server = LinkServer(
+        open_slowly, transcripts=Transcripts(), agent_version="test", sdk_version="none"
+    )
+    async with asyncio.TaskGroup() as group:
+        group.create_task(server.serve(socket))
+        await server.listening.wait()
+        async with connected(socket) as (link, _):
+            await link.send(start_turn("t1", "echo never"))
+            await link.send(Interrupt(turn=TurnId("t1"), reason=InterruptReason.CANCELLED))
+            ended = end_of(await link.collect(TurnId("t1")))
+            assert ended.state is TurnState.CANCELLED
+
+            opened.set()
+            events = await link.run(start_turn("t2", "history"))
+        server.close()
+    assert text_of(events) == "echo never | history"
 
 
 def is_there(socket: Path) -> bool:

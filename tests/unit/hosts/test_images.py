@@ -36,7 +36,6 @@ class BrokenImages(FakeImages):
         self, context: bytes, *, tag: str, dockerfile: str, base: str, sources: str
     ) -> Iterator[str]:
         raise ContainerFailed("no such base image")
-        yield
 
 
 @pytest.fixture

@@ -30,7 +30,8 @@ def _spec(folder: Path) -> ContainerSpec:
 
 @asynccontextmanager
 async def _breaks(spec: ContainerSpec) -> AsyncIterator[None]:
-    raise OSError("no socket today")
+    if spec.conversation:
+        raise OSError("no socket today")
     yield
 
 
