@@ -43,6 +43,7 @@ from pathlib import Path
 from typing import IO
 
 from infra.runtime.clock import Clock, SystemClock
+from infra.runtime.lifecycle import up_mark
 from infra.wire.errors import ContainerFailed, EngineFailed, LeaseLost, NoIsolation
 from infra.wire.ids import HostId
 from worker.blocking import BlockingCalls
@@ -243,7 +244,7 @@ class BubblewrapHost:
                 stdout=output,
                 stderr=output,
                 pass_fds=passed,
-                env={},
+                env=up_mark(),
                 cwd="/",
                 umask=0o022,
                 start_new_session=True,

@@ -8,16 +8,20 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import os
+import secrets
 import signal
 import sys
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from infra.cli import guard
 from infra.cli.programs import Program, bare_environment
 from infra.cli.terminal import Terminal
+from infra.runtime.lifecycle import UP_MARK
 from infra.wire.errors import AgClusterError
 
 RESTARTS_MAX = 5
@@ -49,18 +53,27 @@ class Fleet:
         self._group = group
         self._terminal = terminal
         self._lock_fd = lock_fd
+        self.has_left = False
         self._launched: list[Launched] = []
         self._guard: _Guard | None = None
+        self._last: Program | None = None
+        self._mark = f"{os.getpid()}-{secrets.token_hex(8)}"
         self._failure: asyncio.Future[ProgramEnded] = asyncio.get_running_loop().create_future()
 
-    async def open(self) -> None:
-        """Post the guard. Before anything else."""
-        self._guard = await _Guard.start(self._lock_fd)
+    async def open(self, last: Program | None = None) -> None:
+        """Post the guard. Before anything else.
+
+        `last` is run at the end when a program was killed: it tidies what that one has left.
+        """
+        self._guard = await _Guard.start(self._lock_fd, self._mark)
+        if last is not None:
+            self._last = self._marked(last)
+            self._guard.last(self._last)
 
     def launch(self, program: Program) -> Launched:
         """Start a program; `wait_ready` says when it can be used."""
         assert self._guard is not None, "open() comes first"
-        launched = Launched(program, self._terminal, self._guard)
+        launched = Launched(self._marked(program), self._terminal, self._guard)
         self._launched.append(launched)
         launched.task = self._group.create_task(self._keep(launched), name=f"keep {program.name}")
         return launched
@@ -88,13 +101,24 @@ class Fleet:
     async def stop(self) -> tuple[str, ...]:
         """Stop every program, last started first; the names of those that had to be killed.
 
-        Always returns within the sum of patiences.
+        Nothing they started outlives them, agents included, or `has_left` tells. Always returns:
+        within the sum of patiences, and a minute when one had to be killed.
         """
         in_order = sorted(self._launched, key=lambda one: -one.program.rank)
         killed = [one.program.name for one in in_order if not await one.stop()]
+        left = await asyncio.to_thread(guard.end_marked, f"{UP_MARK}={self._mark}")
+        if left:
+            self._terminal.step(f"{left} processes do not die")
+        if killed and self._last is not None and not await _runs(self._last):
+            self._terminal.step("what the killed programs left could not all be tidied")
+            left += 1
         if self._guard is not None:
             await self._guard.dismiss()
+        self.has_left = bool(left)
         return tuple(killed)
+
+    def _marked(self, program: Program) -> Program:
+        return replace(program, environ={**program.environ, UP_MARK: self._mark})
 
     async def _keep(self, launched: Launched) -> None:
         delay_s, restarts = _FIRST_DELAY_S, 0
@@ -219,8 +243,7 @@ class Launched:
 
     def _terminate(self) -> None:
         if self._process is not None and self._process.returncode is None:
-            with contextlib.suppress(ProcessLookupError):
-                self._process.send_signal(signal.SIGTERM)
+            guard.ask_to_end(self._process.pid)
 
     async def _is_over(self, within_s: float) -> bool:
         if self.task is None or self.task.done():
@@ -260,12 +283,13 @@ class _Guard:
         self._process = process
 
     @classmethod
-    async def start(cls, lock_fd: int) -> _Guard:
+    async def start(cls, lock_fd: int, mark: str) -> _Guard:
         process = await asyncio.create_subprocess_exec(
             sys.executable,
             "-I",
             "-S",
             str(Path(guard.__file__)),
+            f"{UP_MARK}={mark}",
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.DEVNULL,
             stderr=asyncio.subprocess.DEVNULL,
@@ -274,6 +298,14 @@ class _Guard:
             start_new_session=True,
         )
         return cls(process)
+
+    def last(self, program: Program) -> None:
+        told = {
+            "command": program.command,
+            "environ": dict(program.environ),
+            "timeout_s": program.stop_timeout_s,
+        }
+        self._tell(f"! {json.dumps(told)}")
 
     def born(self, program: Program, pid: int) -> None:
         self._tell(f"+ {program.rank} {pid} {program.stop_timeout_s}")
@@ -298,6 +330,28 @@ class _Guard:
         assert self._process.stdin is not None
         with contextlib.suppress(OSError, RuntimeError):
             self._process.stdin.write(line.encode() + b"\n")
+
+
+async def _runs(program: Program) -> bool:
+    """Run a program to its end, bounded by its patience; whether it ended well."""
+    try:
+        process = await asyncio.create_subprocess_exec(
+            *program.command,
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.DEVNULL,
+            stderr=asyncio.subprocess.DEVNULL,
+            env=dict(program.environ),
+            start_new_session=True,
+        )
+    except OSError:
+        return False
+    try:
+        async with asyncio.timeout(program.stop_timeout_s):
+            return await process.wait() == 0
+    except TimeoutError:
+        process.kill()
+        await process.wait()
+        return False
 
 
 def _how(code: int | None) -> str:

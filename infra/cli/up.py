@@ -44,6 +44,7 @@ _STOP_MARGIN_S = 8.0
 _RETIRE_MARGIN_S = 30.0
 """What a worker may need on top, to interrupt turns and to stop many containers on a busy machine.
 """
+_LEFTOVERS_S = 60.0
 _PROBE_TIMEOUT_S = 5.0
 
 
@@ -106,11 +107,11 @@ async def _run(
             killed = await fleet.stop()
     if failure is not None:
         _tell_failure(failure, terminal)
-    elif not killed:
+    if fleet.has_left:
+        terminal.step("something is left behind; the next `agcluster up` tidies containers")
+    elif failure is None:
         terminal.step("stopped, nothing left behind")
-    if "worker" in killed:
-        terminal.step("the worker was killed; the next `agcluster up` tidies its containers")
-    return 1 if failure or killed else 0
+    return 1 if failure or killed or fleet.has_left else 0
 
 
 async def _start_and_watch(
@@ -124,7 +125,7 @@ async def _start_and_watch(
     """Start everything and wait for a failure; that, or what hindered the start, is the result."""
     try:
         plan = await make_plan(settings, state, terminal)
-        await fleet.open()
+        await fleet.open(_leftovers(plan))
         lock.describe(plan.url)
         await start_all(plan, state, fleet, terminal)
         tell_ready(plan, terminal, seconds=time.monotonic() - begun)
@@ -284,6 +285,17 @@ def _ours(plan: Plan, name: str, *, rank: int) -> Program:
         rank=rank,
         environ=environment(settings, program=name),
         stop_timeout_s=patience_s,
+    )
+
+
+def _leftovers(plan: Plan) -> Program:
+    """What is run when the worker was killed: its agents would outlive it."""
+    return Program(
+        name="leftovers",
+        command=python_command("worker.leftovers"),
+        rank=0,
+        environ=environment(plan.settings, program="leftovers"),
+        stop_timeout_s=_LEFTOVERS_S,
     )
 
 

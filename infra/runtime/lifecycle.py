@@ -1,11 +1,21 @@
-"""Signals: a program runs until it is told to stop."""
+"""Signals: a program runs until it is told to stop. And what tells whose process one is."""
 
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
+
+UP_MARK = "_AGCLUSTER_UP"
+"""In the environment of every process below an `agcluster up`, sandboxes too: what may not outlive
+it. No setting, and a program started any other way has none."""
+
+
+def up_mark() -> dict[str, str]:
+    """Our mark, for the environment of a process that gets nothing else of ours."""
+    return {UP_MARK: os.environ[UP_MARK]} if UP_MARK in os.environ else {}
 
 
 @contextmanager

@@ -11,6 +11,7 @@ from infra.wire.errors import LeaseLost
 from tests.contract.hosts.conftest import Machine
 from tests.fakes import probe
 from worker.hosts import ContainerExit, ContainerId
+from worker.leftovers import stop_leftovers
 
 
 async def _next(exits: AsyncIterator[ContainerExit]) -> ContainerExit:
@@ -61,6 +62,21 @@ async def test_a_successor_can_stop_an_adopted_container(machine: Machine) -> No
     await successor.stop(started.id)
 
     assert await successor.list() == []
+
+
+async def test_what_a_killed_worker_left_is_stopped_and_nothing_of_others(
+    machine: Machine,
+) -> None:
+    """The end of an `agcluster up` whose worker could not stop its agents in time."""
+    first, other = machine.host(), machine.host("host-2")
+    await first.start(machine.spec())
+    kept = await other.start(machine.spec())
+    await first.aclose()
+
+    assert await stop_leftovers(machine.host()) == 0
+
+    assert await machine.host().list() == []
+    assert [one.id for one in await other.list()] == [kept.id]
 
 
 async def test_another_host_of_the_cluster_does_not_list_ours(machine: Machine) -> None:

@@ -61,8 +61,8 @@ class Stage:
 
 
 @asynccontextmanager
-async def staged(folder: Path) -> AsyncIterator[Stage]:
-    """A fleet that is stopped at the end."""
+async def staged(folder: Path, *, last: str | None = None) -> AsyncIterator[Stage]:
+    """A fleet that is stopped at the end. `last`: code that tidies after a program was killed."""
     state = StateDir(folder / "state")
     state.make()
     lock = InstanceLock(state)
@@ -70,9 +70,11 @@ async def staged(folder: Path) -> AsyncIterator[Stage]:
     try:
         async with asyncio.TaskGroup() as group:
             fleet = Fleet(group, Terminal(output), lock_fd=lock.fd)
-            await fleet.open()
+            stage = Stage(fleet, output, folder)
+            here = "import pathlib, sys; here = pathlib.Path(sys.argv[1]); "
+            await fleet.open(stage.program("last", here + last) if last else None)
             try:
-                yield Stage(fleet, output, folder)
+                yield stage
             finally:
                 await fleet.stop()
     finally:

@@ -132,6 +132,48 @@ async def test_a_program_that_will_not_stop_is_killed_and_named(folder: Path) ->
     assert "worker did not stop within 0.2 s" in stage.output.getvalue()
 
 
+async def test_what_a_killed_program_left_behind_ends_with_it(folder: Path) -> None:
+    """A worker without time to spare: killed when its patience was over, before it had stopped its
+    agents, which lead sessions of their own because they may outlive it.
+    """
+    code = (
+        "import os, pathlib, signal, sys, time; signal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
+        "pid = os.fork()\n"
+        "if not pid: os.setsid(); time.sleep(300)\n"
+        "(pathlib.Path(sys.argv[1]) / 'agent').write_text(str(pid)); time.sleep(300)"
+    )
+    async with staged(folder, last="(here / 'tidied').touch()") as stage:
+        starved = replace(stage.program("worker", code), stop_timeout_s=0.2)
+        launched = stage.fleet.launch(starved)
+        await stage.fleet.wait_ready(launched, lambda _: stage.has("agent"), timeout_s=30)
+        agent = int((folder / "agent").read_text() or 0)
+        assert guard.is_alive(agent)
+        assert await stage.fleet.stop() == ("worker",)
+        assert not guard.is_alive(agent)
+        assert not stage.fleet.has_left
+    assert (folder / "tidied").exists()
+
+
+async def test_that_something_is_left_is_said(folder: Path) -> None:
+    code = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); " + SERVE
+    async with staged(folder, last="sys.exit(1)") as stage:
+        stubborn = replace(stage.program("worker", code), stop_timeout_s=0.2)
+        launched = stage.fleet.launch(stubborn)
+        await stage.fleet.wait_ready(launched, lambda _: stage.has("ready"), timeout_s=30)
+        await stage.fleet.stop()
+        assert stage.fleet.has_left
+
+
+async def test_a_stopped_program_is_continued_to_end_in_order(folder: Path) -> None:
+    async with staged(folder) as stage:
+        launched = stage.fleet.launch(stage.program("first", NOTES_ITS_STOP.format(name="first")))
+        await stage.fleet.wait_ready(launched, partial(stage.has, "first"), timeout_s=30)
+        assert launched.pid is not None
+        os.kill(launched.pid, signal.SIGSTOP)
+        assert await stage.fleet.stop() == ()
+    assert (folder / "order").read_text().split() == ["first"]
+
+
 async def test_very_long_lines_and_broken_text_do_no_harm(folder: Path) -> None:
     code = WAIT + "sys.stdout.buffer.write(b'x' * 300000 + b'\\xff\\n'); (here / 'ready').touch()"
     async with staged(folder) as stage:

@@ -74,6 +74,18 @@ def descendants(pid: int) -> set[int]:
     return found - {pid}
 
 
+PROGRAMS = ("worker.main", "worker.gateway.main", "api.main")
+
+
+def runs(pid: int, module: str) -> bool:
+    """Whether the process is this program."""
+    try:
+        words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+    except OSError:
+        return False
+    return module.encode() in words
+
+
 def sockets(folder: Path) -> list[Path]:
     return [path for path in folder.rglob("*") if path.is_socket()]
 
@@ -169,6 +181,27 @@ def test_nothing_outlives_an_up_that_was_killed(start: Start) -> None:
     again = start("--demo", AGCLUSTER_PORT=up.url.rpartition(":")[2])
     again.wait_ready()
     assert again.stop(signal.SIGINT) == 0
+
+
+@pytest.mark.sdk
+@pytest.mark.parametrize("trouble", ["worker killed first", "all stand still"])
+def test_nothing_outlives_a_killed_up_that_could_not_tidy(start: Start, trouble: str) -> None:
+    """Agents lead sessions of their own and outlive their worker on purpose. One without time to
+    stop them, on a machine with a load of a hundred, was killed and left thirty of them.
+    """
+    up = start("--demo")
+    up.wait_ready()
+    assert ask(up, "What can you do?").status_code == 200, up.said()
+    running = descendants(up.process.pid)
+    # The worker first: whatever it could do about its agents, it will not.
+    named = {pid: name for name in PROGRAMS for pid in running if runs(pid, name)}
+    for pid, name in named.items():
+        if trouble == "all stand still":
+            os.kill(pid, signal.SIGSTOP)
+        elif name == "worker.main":
+            os.kill(pid, signal.SIGKILL)
+    up.stop(signal.SIGKILL)
+    wait("all to be gone", lambda: not any(map(guard.is_alive, running)), STOP_TIMEOUT_S)
 
 
 def test_a_second_up_on_the_same_folder_is_refused(start: Start) -> None:

@@ -1,0 +1,60 @@
+"""`python -m worker.leftovers`: stop every agent of this host whose worker was killed.
+
+The last step of an `agcluster up` that had to kill its worker, or was killed itself: nobody will
+come who could go on with them. Knows the container host and nothing else, neither Redis nor
+conversations: the next worker finds their records and sees that the agents are gone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sys
+from contextlib import aclosing
+
+from infra.runtime.logs import configure_logs, fields
+from infra.runtime.settings import Settings, load_settings
+from infra.wire.errors import AgClusterError
+from worker.hosts import ContainerHost
+from worker.isolation import choose_host
+from worker.stopping import stop_at_once
+
+log = logging.getLogger(__name__)
+
+_LOOKS = 5
+"""A call that the worker had under way when it died may still make one."""
+
+
+async def stop_leftovers(host: ContainerHost) -> int:
+    """Stop what is there until nothing is; how many are left nevertheless.
+
+    Raises `ContainerFailed`.
+    """
+    left = [one.id for one in await host.list()]
+    for _ in range(_LOOKS):
+        if not left:
+            break
+        log.info("stopping what a worker left", extra=fields(containers=len(left)))
+        await stop_at_once(host, left)
+        left = [one.id for one in await host.list()]
+    return len(left)
+
+
+async def _run(settings: Settings) -> int:
+    async with aclosing(await choose_host(settings)) as host:
+        return await stop_leftovers(host)
+
+
+def main() -> int:
+    """Exit status 1 when something is left, or nothing could be done."""
+    try:
+        settings = load_settings()
+        configure_logs(settings.log_level, settings.log_format)
+        return 1 if asyncio.run(_run(settings)) else 0
+    except AgClusterError as error:
+        print(f"agcluster: {error}", file=sys.stderr)
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
