@@ -128,12 +128,12 @@ def check_settings(
     try:
         settings = load_settings({}, env_file=found)
     except SettingsRefused as error:
-        typer.echo(f"agcluster: .env is refused: {error}", err=True)
+        say(f"agcluster: .env is refused: {error}", is_error=True)
         raise typer.Exit(USAGE_ERROR) from None
     except OSError as error:
-        typer.echo(f"agcluster: {found} cannot be read: {error.strerror}", err=True)
+        say(f"agcluster: {found} cannot be read: {error.strerror}", is_error=True)
         raise typer.Exit(1) from None
-    typer.echo(f"{len(settings.model_fields_set)} settings, all known")
+    say(f"{len(settings.model_fields_set)} settings, all known")
 
 
 @app.command()

@@ -1,8 +1,8 @@
 """Which headers pass between an agent and the upstream. Pure.
 
 The agent's are not trusted: only those that clients of the Messages API are known to send go on,
-and the caller's key is put in. The upstream's answer loses what concerns the connection or the
-account.
+of its betas only those that are listed, and the caller's key is put in. The upstream's answer loses
+what concerns the connection or the account.
 """
 
 from __future__ import annotations
@@ -41,6 +41,42 @@ _SENT = frozenset(
         "x-client-request-id",
     }
 )
+_BETAS = "anthropic-beta"
+_DATE = re.compile(r"-20\d\d-?\d\d-?\d\d$")
+OPEN_BETAS = frozenset(
+    {
+        "claude-code",
+        "compact",
+        "context-1m",
+        "context-hint",
+        "context-management",
+        "effort",
+        "extended-cache-ttl",
+        "fine-grained-tool-streaming",
+        "interleaved-thinking",
+        "mid-conversation-system",
+        "mid-conversation-system-clear-at",
+        "mid-conversation-tool-changes",
+        "per-turn-control",
+        "prompt-caching",
+        "prompt-caching-evict",
+        "prompt-caching-scope",
+        "redact-thinking",
+        "structured-outputs",
+        "task-budgets",
+        "thinking-binding-controls",
+        "thinking-display-updates",
+        "thinking-resumption",
+        "thinking-token-count",
+        "token-counting",
+        "tool-search-tool",
+        "web-search",
+        "web-search-results-only",
+    }
+)
+"""Betas an agent may ask for, without their dates: how a conversation is put, thought about, cached
+and streamed, all of it metered in tokens. Left out: what runs code, keeps files or state, connects
+elsewhere, answers faster, or has other models step in."""
 _SENT_PREFIXES = ("x-stainless-", "x-claude-code-")
 _SUSPECT = re.compile(r"auth|cookie|key|token|secret|credential")
 _ACCOUNT = frozenset({"set-cookie", "anthropic-organization-id", "cf-ray", "server", "via"})
@@ -55,6 +91,7 @@ def to_upstream(given: Iterable[tuple[str, str]], *, api_key: str) -> CIMultiDic
         for name, value in pairs
         if _is_sent(name.lower()) and name.lower() not in dropped
     )
+    _keep_open_betas(kept)
     kept["accept-encoding"] = "identity"
     kept["x-api-key"] = api_key
     return kept
@@ -88,6 +125,13 @@ def retry_after_s(headers: Mapping[str, str]) -> float | None:
     except ValueError:
         return None
     return seconds if 0 <= seconds < float("inf") else None
+
+
+def _keep_open_betas(kept: CIMultiDict[str]) -> None:
+    """Drop the other betas, as the service does with those it does not know."""
+    asked = [beta.strip() for value in kept.popall(_BETAS, []) for beta in value.split(",")]
+    if betas := [beta for beta in asked if _DATE.sub("", beta) in OPEN_BETAS]:
+        kept[_BETAS] = ",".join(betas)
 
 
 def _is_sent(name: str) -> bool:

@@ -36,6 +36,7 @@ from worker.gateway.model_request import (
     is_counted,
     model_of,
     read_body,
+    refuse_costs,
     refuse_fetches,
     require_model,
 )
@@ -213,6 +214,7 @@ class ModelProxy:
             model = model_of(body)
             require_model(model, turn.models or self._limits.models)
             refuse_fetches(body, is_search_open=self._limits.is_search_open)
+            refuse_costs(body)
             turn.require_budget()
             headers = to_upstream(request.headers.items(), api_key=turn.key.reveal())
             headers["content-length"] = str(len(body))

@@ -4,6 +4,10 @@ A body is read to its end first, since its model has to be known. It is never bu
 objects: a few megabytes of brackets would become hundreds. A name that stands twice in it is
 refused, as two readers may each believe another one. So is what would have the model's service
 fetch for the agent: that is a way out past every egress policy, and no tool of ours needs it.
+
+What is open is listed: fields, kinds of tools, betas (`worker.gateway.headers`). The rest of the
+Messages API costs a caller what no budget of tokens sees (containers that run code, a faster or a
+local service, other models that step in), or reaches what is theirs there (their files).
 """
 
 from __future__ import annotations
@@ -27,7 +31,25 @@ _TARGETS = frozenset(
     path + query for path in (MESSAGES, COUNT_TOKENS) for query in ("", "?beta=true")
 )
 # In a text the quotes would be escaped, so it may hold these words.
-_TYPE = rb'"type"[ \t\r\n]*:[ \t\r\n]*'
+_BLANK = rb"[ \t\r\n]*"
+_TYPE = rb'"type"' + _BLANK + rb":" + _BLANK
+_DATED = re.compile(_TYPE + rb'"([a-z_]+?)_20[0-9]{6}"')
+"""What the service itself carries out has a type with a date: tools, edits of the context."""
+_DATED_OPEN = frozenset(
+    {
+        b"web_search",  # Where agents have that tool; the agent's own client carries out the next.
+        b"bash",
+        b"text_editor",
+        b"memory",
+        b"tool_search_tool_regex",  # Looks through the tools of the request itself.
+        b"tool_search_tool_bm25",
+        b"clear_thinking",  # Edits of the context: what is left of it is metered as any.
+        b"clear_tool_uses",
+        b"compact",
+    }
+)
+_HELD = re.compile(rb'"file_id"' + _BLANK + rb":" + _BLANK + rb'"|' + _TYPE + rb'"mcp_toolset"')
+"""What the caller has at the service already: files, connections."""
 _FETCHED = re.compile(_TYPE + rb'"(?:url"|web_fetch_(?!tool_))')
 _SEARCHED = re.compile(_TYPE + rb'"web_search_(?!tool_)')
 _ESCAPED_LETTER = re.compile(rb"\\u00(?:3[0-9]|4[1-9a-fA-F]|5[0-9aAfF]|6[1-9a-fA-F]|7[0-9aA])")
@@ -42,12 +64,39 @@ _WHOLE_ANSWER_MAX_TOKENS = 21_333
 """The service's own clients refuse to wait for a longer one that is not streamed."""
 
 
-class _Asked(msgspec.Struct):
-    """The fields that decide, of these types wherever they stand. Any other is skipped."""
+Unread = msgspec.Raw
+"""Passed over; nothing of it is built."""
+_UNKNOWN_FIELD = re.compile(r"unknown field `(.*)`", re.DOTALL)
+
+
+class _Asked(msgspec.Struct, forbid_unknown_fields=True):
+    """The fields that are open to agents: what a call says, and how long and how it is answered.
+
+    None of them is built but the model's name.
+    """
 
     model: str
     mcp_servers: None = None
     """The upstream would connect to them: a way out that no egress policy sees."""
+    cache_control: Unread = msgspec.Raw()
+    context_management: Unread = msgspec.Raw()
+    max_tokens: Unread = msgspec.Raw()
+    messages: Unread = msgspec.Raw()
+    metadata: Unread = msgspec.Raw()
+    output_config: Unread = msgspec.Raw()
+    output_format: Unread = msgspec.Raw()
+    stop_sequences: Unread = msgspec.Raw()
+    stream: Unread = msgspec.Raw()
+    system: Unread = msgspec.Raw()
+    temperature: Unread = msgspec.Raw()
+    thinking: Unread = msgspec.Raw()
+    tool_choice: Unread = msgspec.Raw()
+    tools: Unread = msgspec.Raw()
+    top_k: Unread = msgspec.Raw()
+    top_p: Unread = msgspec.Raw()
+
+
+OPEN_FIELDS = frozenset(_Asked.__struct_fields__)
 
 
 class _Name:
@@ -102,12 +151,29 @@ def model_of(body: bytes) -> str:
         # Only now, as the hook is given its values as objects: they are strings, all of them.
         names = _count_names(body)
     except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
-        message = "The body is not a JSON object that names a model and no MCP servers."
-        raise CallRefused(400, "invalid_request_error", message) from error
+        raise CallRefused(400, "invalid_request_error", _what_is_wrong(error)) from error
     if names != 1 or len(model) > MODEL_NAME_MAX_CHARS:
         message = "The body must name one model, once."
         raise CallRefused(400, "invalid_request_error", message)
     return model
+
+
+def _what_is_wrong(error: Exception) -> str:
+    if field := _UNKNOWN_FIELD.search(str(error)):
+        return f"The field {foreign(field[1], max_chars=60)} is not open to agents."
+    return "The body is not a JSON object that names a model and no MCP servers."
+
+
+def refuse_costs(body: bytes) -> None:
+    """Raises `CallRefused` for tools that the service would carry out at a price of their own, and
+    for what the caller keeps there."""
+    for found in _DATED.finditer(body):
+        if found[1] not in _DATED_OPEN:
+            message = f"The type {foreign(found[1], max_chars=60)} is not open to agents."
+            raise CallRefused(403, "permission_error", message)
+    if _HELD.search(body):
+        message = "Files and connections at the model's service are not open to agents."
+        raise CallRefused(403, "permission_error", message)
 
 
 def refuse_fetches(body: bytes, *, is_search_open: bool) -> None:

@@ -199,7 +199,7 @@ async def test_a_name_with_one_bad_address_among_good_ones_is_refused(
     assert echo.seen == []
     [refused] = said_of(caplog, "egress refused")
     assert (refused["host"], refused["turn"]) == ("sly.example", TURN)
-    assert str(ipaddress.ip_address(address)) in refused["address"]
+    assert str(ipaddress.ip_address(address)) in str(refused["address"])
 
 
 async def test_a_refusal_tells_an_agent_nothing_of_our_networks(
@@ -267,7 +267,7 @@ async def test_localhost_is_seen_through(
     async with busy(host) as folder:
         status, _ = await ask(folder, "CONNECT localhost:80 HTTP/1.1")
     assert status == 403
-    assert "loopback" in said_of(caplog, "egress refused")[0]["address"]
+    assert "loopback" in str(said_of(caplog, "egress refused")[0]["address"])
 
 
 async def test_the_clusters_own_public_addresses_are_refused(
@@ -286,7 +286,7 @@ async def test_the_clusters_own_public_addresses_are_refused(
             status, raw = await ask(folder, f"CONNECT {name}:443 HTTP/1.1")
             assert (status, "cluster" in raw) == (403, False)
     refused = said_of(caplog, "egress refused")
-    assert ["of this cluster" in one["address"] for one in refused] == [True] * 3
+    assert ["of this cluster" in str(one["address"]) for one in refused] == [True] * 3
 
 
 async def test_a_redirect_to_another_host_is_a_request_like_any_other(

@@ -43,7 +43,7 @@ async def test_the_callers_key_replaces_everything_the_agent_sends(
         "x-auth-token": "t",
         "x-forwarded-for": "10.0.0.1",
         "anthropic-version": "2023-06-01",
-        "anthropic-beta": "some-beta",
+        "anthropic-beta": "effort-2025-11-24",
     }
     async with (
         agent_at(folder) as agent,
@@ -55,7 +55,7 @@ async def test_the_callers_key_replaces_everything_the_agent_sends(
     assert said == f"x-api-key={KEY} auth=None"
     arrived = model.journal.entries[-1]
     assert arrived.query == "beta=true"
-    assert arrived.headers["anthropic-beta"] == "some-beta"
+    assert arrived.headers["anthropic-beta"] == "effort-2025-11-24"
     assert arrived.headers["host"] in model.url
     assert not {"cookie", "proxy-authorization", "x-auth-token", "x-forwarded-for"} & set(
         arrived.headers

@@ -133,3 +133,24 @@ async def test_it_fails_cleanly_between_turns(host: Host, tmp_path: Path) -> Non
     told, is_error = await ask(folder, tmp_path, "echo hi")
     assert is_error
     assert "403" in told
+
+
+@pytest.mark.parametrize("asked", ["claude-opus-5-5", "claude-sonnet-4-5[1m]"])
+async def test_all_that_the_cli_asks_for_by_itself_is_open(
+    host: Host, model: RunningModel, tmp_path: Path, asked: str
+) -> None:
+    """Fields, kinds of tools and betas are listed; a CLI that asks for more must not get less
+    unnoticed."""
+    need("sdk")
+    folder = await host.open_session()
+    await host.open_turn()
+    straight = {"ANTHROPIC_BASE_URL": model.url, "ANTHROPIC_UNIX_SOCKET": ""}
+    for env in (straight, {}):
+        assert await ask(folder, tmp_path, "echo ok", model=asked, env=env) == ("ok", False)
+    await host.close_turn()
+    first, second = (
+        entry.headers["anthropic-beta"].split(",")
+        for entry in model.journal.entries
+        if entry.path == "/v1/messages"
+    )
+    assert sorted(first) == sorted(second)

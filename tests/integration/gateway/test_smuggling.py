@@ -135,7 +135,10 @@ async def test_a_header_that_asks_for_another_method_or_place_stays_here(
         (b'[{"model":"claude-a"}]', 400),
         (b'{"model":"claude-a"}{"model":"claude-b"}', 400),
         (b'{"model":"claude-a","mcp_servers":[{"url":"https://evil.example"}]}', 400),
-        (b'{"model":"claude-a","x":{"source":{"type":"url","url":"https://evil.example"}}}', 403),
+        (
+            b'{"model":"claude-a","system":{"source":{"type":"url","url":"https://evil.example"}}}',
+            403,
+        ),
         (b'{"model":"claude-a","x":' + b"[" * 50_000 + b"]" * 50_000 + b"}", 400),
         (b"\xff\xfe", 400),
         (b"", 400),

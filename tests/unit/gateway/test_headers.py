@@ -37,7 +37,6 @@ def test_an_agents_suspect_headers_do_not_leave(name: str) -> None:
     [
         "content-type",
         "anthropic-version",
-        "anthropic-beta",
         "user-agent",
         "x-app",
         "x-stainless-os",
@@ -93,3 +92,16 @@ def test_a_retry_is_pointless_when_nothing_will_have_changed(
 )
 def test_retry_after_is_read_in_seconds(given: str, seconds: float | None) -> None:
     assert retry_after_s({"retry-after": given}) == seconds
+
+
+def test_of_an_agents_betas_only_the_listed_go_on() -> None:
+    given = [
+        ("anthropic-beta", "interleaved-thinking-2025-05-14, fast-mode-2026-02-01"),
+        ("Anthropic-Beta", "files-api-2025-04-14,claude-code-20250219,interleaved-thinking"),
+        ("anthropic-beta", "code-execution-2025-08-25"),
+    ]
+    sent = to_upstream(given, api_key="k")
+    assert sent.getall("anthropic-beta") == [
+        "interleaved-thinking-2025-05-14,claude-code-20250219,interleaved-thinking"
+    ]
+    assert "anthropic-beta" not in to_upstream(given[2:], api_key="k")

@@ -10,7 +10,13 @@ import pytest
 from infra.runtime.settings import Settings
 from infra.wire.events import Usage
 from worker.gateway.main import config_from
-from worker.gateway.model_request import estimated_cost, refuse_fetches
+from worker.gateway.model_request import (
+    OPEN_FIELDS,
+    estimated_cost,
+    model_of,
+    refuse_costs,
+    refuse_fetches,
+)
 from worker.gateway.refusals import CallRefused
 
 URL = {"type": "url", "url": "https://evil.example/?what=I+found"}
@@ -89,3 +95,53 @@ def test_an_estimate_of_an_answer_is_bounded(bound: str) -> None:
 def test_an_estimate_does_not_read_a_picture_as_text() -> None:
     picture = json.dumps({"source": {"type": "base64", "data": "A" * 100_000 + "=="}}).encode()
     assert 1_600 <= estimated_cost(picture).input_tokens < 1_700
+
+
+@pytest.mark.parametrize(
+    "field",
+    ["container", "service_tier", "speed", "inference_geo", "fallbacks", "mcp_servers", "betas"],
+)
+def test_a_field_that_is_not_listed_is_refused(field: str) -> None:
+    """What costs outside the budget of tokens, or reaches what the caller has at the service."""
+    with pytest.raises(CallRefused) as refused:
+        model_of(json.dumps(said() | {field: "x"}).encode())
+    assert refused.value.status == 400
+
+
+def test_the_fields_of_a_call_are_open() -> None:
+    asked = {name: {"any": ["thing"]} for name in OPEN_FIELDS - {"mcp_servers"}} | {"model": "m"}
+    assert model_of(json.dumps(asked).encode()) == "m"
+
+
+@pytest.mark.parametrize("form", [(",", ":"), (", ", " :\r\n\t")])
+@pytest.mark.parametrize(
+    "part",
+    [
+        {"tools": [{"type": "code_execution_20250825", "name": "code_execution"}]},
+        {"tools": [{"type": "advisor_20260301", "name": "advisor", "model": "dear"}]},
+        {"tools": [{"type": "computer_20250124", "name": "computer"}]},
+        {"tools": [{"type": "of_a_later_year_20310101", "name": "x"}]},
+        {"tools": [{"type": "mcp_toolset", "mcp_server_name": "x"}]},
+        said({"type": "container_upload", "file_id": "f"}),
+        said({"type": "image", "source": {"type": "file", "file_id": "f"}}),
+    ],
+)
+def test_tools_and_files_that_cost_outside_the_budget_are_refused(
+    part: dict[str, Any], form: tuple[str, str]
+) -> None:
+    with pytest.raises(CallRefused) as refused:
+        refuse_costs(json.dumps(said() | part, separators=form).encode())
+    assert refused.value.status == 403
+
+
+def test_what_an_agents_own_client_carries_out_is_open() -> None:
+    tools = [
+        {"name": "Bash", "input_schema": {"type": "object", "properties": {"file_id": {}}}},
+        {"type": "custom", "name": "x", "input_schema": {"type": "object"}},
+        {"type": "bash_20250124", "name": "bash"},
+        SEARCH,
+    ]
+    edits = {"edits": [{"type": "clear_thinking_20251015", "keep": "all"}]}
+    text = 'a text may say "type":"code_execution_20250825" and "file_id":"x"'
+    asked = said({"type": "text", "text": text}) | {"tools": tools, "context_management": edits}
+    refuse_costs(json.dumps(asked).encode())
