@@ -327,7 +327,10 @@ class Conversation:
         record = await self._record.read()
         recorded = record.container if record else None
         running = next((c for c in found if c.is_running and c.id == recorded), None)
-        self._session.container = running or next(iter(found), None)
+        self._session.container = kept = running or next(iter(found), None)
+        for other in found:
+            if other is not kept:
+                await self._session.remove(other)
         if running is None or self._record.state is ConversationState.STOPPING:
             if found:
                 await self._discard_container()

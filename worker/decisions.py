@@ -241,8 +241,10 @@ def container_fate(
         return Fate.ORPHAN
     is_here = record.host in (None, my_host)
     is_recorded = record.container in (None, container.id)
-    # Host and container are put on record by the start of the next one, under a newer fence.
-    if container.fence < record.fence and not (is_here and is_recorded):
+    # Host and container are put on record by the start of the next one, under a newer fence. A cold
+    # record under a newer fence says that its owner has found none: nobody goes on with this one.
+    is_cold = record.state is ConversationState.COLD and record.container is None
+    if container.fence < record.fence and (is_cold or not (is_here and is_recorded)):
         return Fate.LEFT_BEHIND
     if not is_here:
         return Fate.ORPHAN

@@ -19,7 +19,7 @@ from infra.wire.errors import AgClusterError, LeaseHeld
 from infra.wire.ids import ConversationKey, TurnId, WorkerId
 from infra.wire.states import ConversationState, WorkerState
 from worker.conversation import Conversation
-from worker.decisions import IDLE_AGENT_MB, is_begun
+from worker.decisions import IDLE_AGENT_MB, Fate, container_fate, is_begun
 from worker.host_memory import HostMemory
 from worker.hosts import Container, ContainerExit
 from worker.ownership import HeldLease
@@ -39,12 +39,15 @@ class Placement:
         slots: int,
         memory: HostMemory,
         on_room: Callable[[], None] = lambda: None,
+        on_leftover: Callable[[], None] = lambda: None,
     ) -> None:
-        """`on_room` is called whenever a conversation has left or rests."""
+        """`on_room` is called whenever a conversation has left or rests, `on_leftover` when one has
+        left a container behind that nobody will go on with."""
         self._parts = parts
         self._slots = slots
         self._memory = memory
         self._on_room = on_room
+        self._on_leftover = on_leftover
         self._conversations: dict[ConversationKey, Conversation] = {}
         self._placing: set[ConversationKey] = set()
         self._coming: set[ConversationKey] = set()
@@ -321,11 +324,27 @@ class Placement:
     async def _take_again(self, actor: Conversation) -> None:
         """A lost lease nobody else took, or a turn that came while the actor left."""
         try:
-            if actor.left_behind is not None:
-                await self.restore(actor.left_behind)
+            left = actor.left_behind
+            if left is not None and not await self.restore(left) and await self._is_leftover(left):
+                self._on_leftover()
+                return
             await self.place(actor.key)
         except AgClusterError as error:
             log.info("left to the sweepers: %s", error, extra=fields(conversation=actor.key))
+
+    async def _is_leftover(self, container: Container) -> bool:
+        """Whether the conversation has gone cold, or elsewhere, without this container."""
+        parts = self._parts
+        record = await parts.conversations.get(container.conversation)
+        fate = container_fate(
+            container,
+            record,
+            my_host=parts.host_id,
+            is_mine=False,
+            mine=None,
+            others_alive=frozenset(),
+        )
+        return fate is Fate.LEFT_BEHIND
 
     async def restore(self, container: Container) -> bool:
         """Put a living container on record again if Redis has forgotten it; whether it had.

@@ -90,7 +90,11 @@ class WorkerProcess:
         self._memory = HostMemory(around.available_memory_mb, needed_mb=needed_mb)
         self.parts = self._assembled(around)
         self.placement = Placement(
-            self.parts, slots=slots, memory=self._memory, on_room=self._on_room
+            self.parts,
+            slots=slots,
+            memory=self._memory,
+            on_room=self._on_room,
+            on_leftover=lambda: self.reaper.reconcile_soon(),
         )
         self.side = SideLane(self.parts, on_room=self._on_side_room)
         self.reaper = Reaper(self.parts, self.placement, self.side)

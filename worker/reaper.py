@@ -71,6 +71,10 @@ class Reaper:
                 timeout_s=self._parts.timings.reconcile_every_s,
             )
 
+    def reconcile_soon(self) -> None:
+        """Something was left behind: do not wait for the next round."""
+        self._reconcile_now.set()
+
     # Every few seconds
 
     async def sweep(self) -> None:
@@ -201,7 +205,10 @@ class Reaper:
         )
         if fate is not Fate.KEEP and not _is_on_record(container, record):
             is_left = actor is not None or not await self._placement.restore(container)
-            fate = Fate.ORPHAN if is_left else Fate.ADOPT
+            if not is_left:
+                fate = Fate.ADOPT
+            elif fate is not Fate.LEFT_BEHIND:
+                fate = Fate.ORPHAN
         if fate in (Fate.ORPHAN, Fate.LEFT_BEHIND):
             grace_s = self._parts.timings.orphan_grace_s if fate is Fate.ORPHAN else 0.0
             await self._stop_orphan(container, grace_s=grace_s)

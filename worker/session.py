@@ -87,6 +87,11 @@ class Session:
         await self._close_sockets(and_folder=has_stopped)
         return has_stopped
 
+    async def remove(self, container: Container) -> None:
+        """Stop one beside ours that was left behind. Raises `LeaseLost`."""
+        log.warning("leftover removed", extra={**self._fields(), "id": container.id})
+        await self._has_stopped(container.id, 0.0)
+
     async def _has_stopped(self, id: ContainerId, grace_s: float) -> bool:
         """Stop it; False when it is not known to have ended. Raises `LeaseLost`."""
         parts = self._parts

@@ -203,8 +203,8 @@ def test_a_host_whose_worker_left_in_order_gets_more_of_it() -> None:
 # Containers
 
 
-def container(id: str = "mine") -> Container:
-    return Container(ContainerId(id), C, Fence(1), True, 0)
+def container(id: str = "mine", *, fence: int = 1) -> Container:
+    return Container(ContainerId(id), C, Fence(fence), True, 0)
 
 
 def record(
@@ -213,12 +213,13 @@ def record(
     host: HostId | None = HERE,
     container: str | None = "mine",
     fence: int = 1,
+    state: ConversationState = ConversationState.WARM,
 ) -> ConversationRecord:
     return ConversationRecord(
         conversation=C,
         tenant=TenantId("t"),
         label="",
-        state=ConversationState.WARM,
+        state=state,
         owner=owner,
         host=host,
         fence=Fence(fence),
@@ -264,6 +265,15 @@ def test_a_container_without_owner_is_adopted() -> None:
     assert fate(container(), record(owner=None)) is Fate.ADOPT
     assert fate(container(), record(owner=WorkerId("dead"))) is Fate.ADOPT
     assert fate(container(), record(owner=None, container=None)) is Fate.ADOPT
+
+
+def test_a_container_older_than_a_cold_record_is_left_behind() -> None:
+    """Another host's sweep made it cold while its own worker was away; it stayed for a minute."""
+    cold = ConversationState.COLD
+    newer = record(owner=None, container=None, state=cold, fence=2)
+    assert fate(container(), newer) is Fate.LEFT_BEHIND
+    assert fate(container(fence=2), newer) is Fate.ADOPT
+    assert fate(container(), record(owner=None, fence=2)) is Fate.ADOPT
 
 
 def test_a_container_whose_conversation_moved_or_is_forgotten_is_an_orphan() -> None:

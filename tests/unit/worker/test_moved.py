@@ -5,15 +5,17 @@ from __future__ import annotations
 import asyncio
 import tempfile
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from infra.wire.ids import HostId
 from infra.wire.states import ConversationState, TurnState
+from tests.fakes.manual_clock import FreezingClock
 from tests.fakes.memory_gateway import MemoryGateway
 from tests.fakes.memory_host import MemoryHost
-from tests.fakes.worker_stage import RunningWorker, Stage, conversation, eventually
+from tests.fakes.worker_stage import QUICK, RunningWorker, Stage, conversation, eventually
 
 pytestmark = pytest.mark.slow
 
@@ -114,3 +116,29 @@ async def test_what_is_left_of_a_moved_conversation_goes_and_nothing_of_its_new_
     turn = await stage.ask(C, "history", history=("echo one", "echo two"))
     await stage.ended(turn)
     assert await stage.log_text(turn) == "echo one | echo two | history"
+
+
+async def test_an_idle_container_goes_at_once_when_its_worker_is_back_from_being_away(
+    stage: Stage, here_and_there: tuple[Path, Path]
+) -> None:
+    """Another host's sweep had made the record cold; the container stayed for 60 to 95 s."""
+    here, there = here_and_there
+    clock = FreezingClock()
+    slow = replace(QUICK, reconcile_every_s=60.0, orphan_grace_s=60.0)
+    first = await stage.worker(
+        host=MemoryHost(stage.machine, host=HERE), data_dir=here, clock=clock, timings=slow
+    )
+    await stage.ended(await stage.ask(C, "echo one", idle_timeout_s=0.2))
+    clock.freeze()
+    await stage.store.workers.leave(first.id)
+    await stage.lapse_lease(C)
+    await worker_on(stage, THERE, there)
+    async with asyncio.timeout(20):
+        while (record := await stage.store.conversations.get(C)) is None or record.container:  # noqa: ASYNC110
+            await asyncio.sleep(0.02)
+    assert await containers(stage, HERE) == 1
+
+    clock.thaw()
+
+    await eventually(lambda: not stage.containers())
+    await eventually(lambda: not first.process.placement.used)
