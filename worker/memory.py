@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from infra.store.history import TurnBase
 from infra.store.transcripts import StoredTranscript
+from infra.store.turn_records import Unheard
 from infra.store.turns import Claimed
 from infra.wire.history import Base, Continue, Fresh, Rewind, decide, digest
 from infra.wire.link import AgentSettings, BaseKind, StartTurn
@@ -26,6 +27,8 @@ class Standing:
     has_session: bool = False
     restores: bool = False
     """What the sent history has behind the base is to be said again into the memory."""
+    unheard: tuple[Unheard, ...] = ()
+    """Messages that go with the prompt."""
 
     def start_line(self, request: TurnRequest, settings: AgentSettings) -> bytes:
         """The encoded `StartTurn`.
@@ -34,6 +37,7 @@ class Standing:
         deltas.
         """
         goes_on = self.base.kind is BaseKind.CONTINUE and self.has_session and not self.restores
+        unheard = tuple(block for said in self.unheard for block in said.prompt)
         line = StartTurn(
             turn=request.turn,
             settings=settings,
@@ -41,7 +45,7 @@ class Standing:
             checkpoint=self.base.checkpoint,
             history=() if goes_on else request.history,
             restore_from=request.begins[self.base.keep] if self.restores else None,
-            prompt=request.prompt,
+            prompt=(*unheard, *request.prompt),
         ).encode()
         if self.transcript is None:
             return line
@@ -77,13 +81,15 @@ def stand(
         has_session=has_session,
         can_resume=has_session or encoded is not None,
         can_restore=restores,
-    ).model_copy(update={"tails": claimed.request.tails})
+    )
     is_fresh = base.kind is BaseKind.FRESH
+    is_sent = bool(claimed.request.history)
     return Standing(
         base,
         None if is_fresh else encoded,
         has_session,
-        restores=not is_fresh and bool(base.before),
+        restores=is_sent and not is_fresh and bool(base.before),
+        unheard=() if is_sent else claimed.unheard[: len(base.before)],
     )
 
 
@@ -93,6 +99,31 @@ def is_resending(request: TurnRequest) -> bool:
 
 
 def _base(claimed: Claimed, *, has_session: bool, can_resume: bool, can_restore: bool) -> TurnBase:
+    base = _base_of_sent(
+        claimed, has_session=has_session, can_resume=can_resume, can_restore=can_restore
+    )
+    unheard = tuple(said.digest for said in _unheard(claimed))
+    return base.model_copy(
+        update={
+            "known": len(claimed.accepted) + len(claimed.unheard),
+            "before": (*base.before, *unheard),
+            "tails": claimed.request.tails,
+        }
+    )
+
+
+def _unheard(claimed: Claimed) -> tuple[Unheard, ...]:
+    """What goes with the prompt of a client that will not say it again, unless it does so now."""
+    request, unheard = claimed.request, claimed.unheard
+    sent = _sent(request)
+    if not unheard or not request.is_thin or claimed.is_resending or len(sent) > 1:
+        return ()
+    return unheard[:-1] if unheard[-1].digest == sent[-1] else unheard
+
+
+def _base_of_sent(
+    claimed: Claimed, *, has_session: bool, can_resume: bool, can_restore: bool
+) -> TurnBase:
     request = claimed.request
     *before, prompt = _sent(request)
     fresh = TurnBase(
@@ -124,6 +155,8 @@ def _base(claimed: Claimed, *, has_session: bool, can_resume: bool, can_restore:
 def _decided(claimed: Claimed) -> Base:
     if base := claimed.record.base:
         return Fresh() if base.kind is BaseKind.FRESH else Continue()
+    if _unheard(claimed):
+        return Continue()
     return decide(
         claimed.accepted,
         _sent(claimed.request),

@@ -25,13 +25,15 @@ from infra.wire.link import BaseKind
 class TurnBase(Message):
     """What a turn makes of the agent's memory.
 
-    `keep` accepted prompts stay (all of them to continue); `before` are digests of prompts that
-    come from a sent history behind those, `heads` how their answers begin (in Redis sealed, one by
-    one; '' where nobody knows); `digest` is the prompt's own.
+    `keep` of the `known` accepted prompts stay (to continue: all that the agent has heard);
+    `before` are digests of prompts behind those, from a sent history or not heard until now,
+    `heads` how their answers begin (in Redis sealed, one by one; '' where nobody knows); `digest`
+    is the prompt's own, and `tails` are those under which it may come back.
     """
 
     kind: BaseKind
     keep: int = 0
+    known: int | None = None
     checkpoint: str | None = None
     before: tuple[str, ...] = ()
     heads: tuple[str, ...] = ()
@@ -58,6 +60,13 @@ class KeptPrompt(Message):
     checkpoint: str | None = None
     answer: str | None = None
     tails: tuple[str, ...] = ()
+    unheard: bool = False
+
+
+class UnheardTurn(Message):
+    """An entry of a message that the agent has not heard; its request is kept beside the list."""
+
+    turn: TurnId
 
 
 def decode_kept(raw: bytes | str) -> KeptPrompt:
@@ -81,12 +90,14 @@ def keep_heads(
     ).decode()
 
 
-def read_accepted(contents: Contents, c: ConversationKey, raw: bytes) -> Accepted:
-    """An entry of the list as finish writes it.
+def read_accepted(contents: Contents, c: ConversationKey, raw: bytes) -> Accepted | UnheardTurn:
+    """An entry of the list as scripts write it.
 
     Raises `MalformedMessage`.
     """
     kept, heads = decode_kept(raw), None
+    if kept.unheard:
+        return UnheardTurn(turn=kept.turn)
     if kept.answer:
         try:
             opened = contents.open(kept.answer.encode(), f"answer {c} {kept.digest}")

@@ -42,6 +42,11 @@ class Keys:
         finish; as the conversation."""
         return f"{self.prefix}:conv:{c}:accepted"
 
+    def unheard(self, c: ConversationKey) -> str:
+        """Hash: turn -> request of a message that was stopped before the agent had it, for a client
+        that will not send it again. The scripts that end a turn; until the next one was heard."""
+        return f"{self.prefix}:conv:{c}:unheard"
+
     def conversation_turns(self, c: ConversationKey) -> str:
         """List: its newest turns, the last one last. submit; as the conversation."""
         return f"{self.prefix}:conv:{c}:turns"

@@ -77,6 +77,7 @@ def _key_table(keys: Keys) -> str:
         "conversation": keys.conversation(ConversationKey(_ID)),
         "todo": keys.todo(ConversationKey(_ID)),
         "accepted": keys.accepted(ConversationKey(_ID)),
+        "unheard": keys.unheard(ConversationKey(_ID)),
         "conversation_turns": keys.conversation_turns(ConversationKey(_ID)),
         "transcripts": keys.transcripts(ConversationKey(_ID)),
         "transcript": keys.transcript(ConversationKey(_ID), _ID),

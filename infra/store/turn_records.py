@@ -22,7 +22,7 @@ from infra.wire.ids import (
     WorkerId,
 )
 from infra.wire.states import TurnState
-from infra.wire.turns import Lane, OnDisconnect, TurnRequest
+from infra.wire.turns import ContentBlock, Lane, OnDisconnect, TurnRequest
 
 
 class RepeatOf(StrEnum):
@@ -108,6 +108,14 @@ class TurnRecord:
 
 
 @dataclass(frozen=True)
+class Unheard:
+    """A message that was stopped before its agent had it."""
+
+    digest: str
+    prompt: tuple[ContentBlock, ...]
+
+
+@dataclass(frozen=True)
 class Claimed:
     """`is_adoption`:
 
@@ -122,6 +130,8 @@ class Claimed:
     reach."""
     accepted: tuple[Accepted, ...] = ()
     """The prompts in the agent's memory."""
+    unheard: tuple[Unheard, ...] = ()
+    """What its client said since, and will not say again."""
     sdk_session: str | None = None
     """The SDK session that memory is in."""
     is_resending: bool = False

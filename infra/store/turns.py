@@ -10,7 +10,7 @@ from redis.asyncio import Redis
 from infra.runtime.contents import Contents, PlainContents
 from infra.store.connection import translate
 from infra.store.conversations import ENDED_TTL_S
-from infra.store.history import Memory, TurnBase, keep_heads, read_accepted
+from infra.store.history import Memory, TurnBase, UnheardTurn, keep_heads, read_accepted
 from infra.store.keys import Keys
 from infra.store.leases import LEASE_S, Lease
 from infra.store.limits import SubmitLimits, refusal
@@ -24,6 +24,7 @@ from infra.store.turn_records import (
     RepeatOf,
     Submitted,
     TurnRecord,
+    Unheard,
     open_turn,
     turn_record,
 )
@@ -38,6 +39,7 @@ from infra.wire.errors import (
 )
 from infra.wire.events import TurnEnded, TurnError, encode_event
 from infra.wire.gateway import TurnMeter
+from infra.wire.history import Accepted
 from infra.wire.ids import ConversationKey, HostId, TenantId, TurnId, WorkerId
 from infra.wire.states import TurnState
 from infra.wire.turns import TurnRequest, decode_turn_request
@@ -123,6 +125,7 @@ class TurnStore:
                 limits.tenant_bytes_max,
                 new.reader or "",
                 new.repeats.value,
+                "1" if request.is_thin and not request.history else "",
             ],
         )
         if answer[0] not in (b"created", b"joined", b"repeated"):
@@ -184,19 +187,31 @@ class TurnStore:
             return None
         self._owned(answer, lease)
         _, turn, is_adoption, host, held, request, session, *rest = answer
-        resends, too_large, accepted, profile = rest
+        resends, too_large, entries, profile, waiting = rest
+        kept = [read_accepted(self._contents, c, entry) for entry in entries]
+        said = {TurnId(text(id)): raw for id, raw in zip(waiting[::2], waiting[1::2], strict=True)}
         host_id = optional(host)
         return Claimed(
             record=turn_record(TurnId(text(turn)), fields(held)),
             request=decode_turn_request(self._contents.open(request, _place(TurnId(text(turn))))),
             is_adoption=bool(is_adoption),
             host=None if host_id is None else HostId(host_id),
-            accepted=tuple(read_accepted(self._contents, c, entry) for entry in accepted),
+            accepted=tuple(entry for entry in kept if isinstance(entry, Accepted)),
+            unheard=tuple(
+                self._unheard(entry, said) for entry in kept if isinstance(entry, UnheardTurn)
+            ),
             sdk_session=optional(session),
             is_resending=optional(resends) is not None,
             is_transcript_full=too_large == session,
             profile=optional(profile),
         )
+
+    def _unheard(self, entry: UnheardTurn, said: Mapping[TurnId, bytes]) -> Unheard:
+        if entry.turn not in said:
+            return Unheard(digest="", prompt=())
+        raw = self._contents.open(said[entry.turn], _place(entry.turn))
+        request = decode_turn_request(raw)
+        return Unheard(digest=request.sent[-1] if request.sent else "", prompt=request.prompt)
 
     async def start(
         self,

@@ -18,6 +18,7 @@
 -- to become; that its first event was logged says that the agent's session took the prompt in. That
 -- session lives on if the agent told the end itself, or if entries of it were stored during the turn.
 -- Otherwise nobody knows what the agent remembers, and an entry that equals no prompt says so.
+-- Messages it has not heard stand at the list's end, until a turn ends that was given them too.
 if not is_owner(KEYS[1], ARGV[2], ARGV[3]) then return {'lost'} end
 local turn = read_turn(ARGV[4])
 local unfinished = redis.call('HGET', KEYS[1], 'turn')
@@ -42,28 +43,45 @@ local function accept(digest, answer, checkpoint, tails)
   hold(turn.tenant, ARGV[1], math.max(ACCEPTED_BYTES, #encoded + ENTRY_BYTES))
 end
 
+-- The messages of these entries are in the memory now, or are of no use any more.
+local function hear(entries)
+  local unheard = key('unheard', ARGV[1])
+  for _, entry in ipairs(entries) do
+    local kept = cjson.decode(entry)
+    if kept.unheard then
+      hold(turn.tenant, ARGV[1], -redis.call('HSTRLEN', unheard, kept.turn) - ENTRY_BYTES)
+      redis.call('HDEL', unheard, kept.turn)
+    end
+  end
+end
+
 local function remember()
   local held = redis.call('HMGET', turn.key, 'base', 'sdk_session', 'remembered')
   if not held[1] or ARGV[13] == 'nothing' then return end
   local base, session, list = cjson.decode(held[1]), held[2], key('accepted', ARGV[1])
+  -- Messages that were stopped, in the queue, after it was decided on what the turn is to stand.
+  local later = base.known and redis.call('LRANGE', list, int(base.known), -1) or {}
+  if base.known then hear(redis.call('LRANGE', list, int(base.keep), int(base.known - 1))) end
   if base.keep > 0 then
     redis.call('LTRIM', list, 0, int(base.keep - 1))
-  elseif base.kind ~= 'continue' then
+  elseif base.known or base.kind ~= 'continue' then
     redis.call('DEL', list)
   end
   if not session or not (ARGV[13] == 'told' or held[3] == session) then
     accept('')
-    return
+  else
+    for i, digest in ipairs(base.before) do accept(digest, base.heads and base.heads[i]) end
+    accept(base.digest, ARGV[15], ARGV[14], base.tails)
+    replace_session(ARGV[1], session)
   end
-  for i, digest in ipairs(base.before) do accept(digest, base.heads and base.heads[i]) end
-  accept(base.digest, ARGV[15], ARGV[14], base.tails)
-  replace_session(ARGV[1], session)
+  for _, entry in ipairs(later) do redis.call('RPUSH', list, entry) end
 end
 
 write_even_when_full()
 if through then step_turn(turn, 'running') end
 local reason = ARGV[8]
 if reason == '' and new == 'cancelled' then reason = turn.cancel or '' end
+if new == 'cancelled' and ARGV[13] == 'nothing' and turn.state == 'running' then keep_unheard(turn) end
 end_turn(turn, new, tonumber(ARGV[5]), ARGV[6], reason, ARGV[11], ARGV[12])
 if ARGV[16] ~= '' then book(turn, cjson.decode(ARGV[16])) end
 -- What was metered, on this host or another, counts more than what the agent says.

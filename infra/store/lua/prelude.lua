@@ -58,6 +58,7 @@ local CHAIN_BYTES = 350
 local ENTRY_BYTES = 100
 local EVENT_BYTES = 16
 local HELD_SWEPT_MAX = 500
+local UNHEARD_BYTES_MAX = 4194304
 
 -- Adds to a record; until_ms says (again) when it expires. One that is unknown, or forgotten
 -- meanwhile, is only begun with until_ms, and never falls below nothing.
@@ -164,11 +165,28 @@ local function idempotency_of(turn)
   return redis.call('GET', name) == turn.id and name or nil
 end
 
+-- Keeps a message that was stopped before its agent had it, of a client that will not send it again:
+-- it goes with the next one. Called while the request is there; longer ones are let go.
+local function keep_unheard(turn)
+  local conversation, request = key('conversation', turn.conversation), key('turn_request', turn.id)
+  if redis.call('HGET', turn.key, 'thin') ~= '1' then return end
+  if redis.call('HGET', conversation, 'resends') then return end
+  local size, left = redis.call('STRLEN', request), redis.call('PTTL', conversation)
+  if size == 0 or size > UNHEARD_BYTES_MAX or left <= 0 then return end
+  local unheard, accepted = key('unheard', turn.conversation), key('accepted', turn.conversation)
+  redis.call('HSET', unheard, turn.id, redis.call('GET', request))
+  redis.call('RPUSH', accepted, cjson.encode({digest = '', turn = turn.id, unheard = true}))
+  redis.call('PEXPIRE', unheard, left)
+  redis.call('PEXPIRE', accepted, left)
+  hold(turn.tenant, turn.conversation, size + ENTRY_BYTES + ACCEPTED_BYTES)
+end
+
 -- Ends a turn: its last event, its state, no sealed key, no request, a short remaining life.
 -- Returns the number of the end event.
 local function end_turn(turn, new, n, payload, reason, events_max, ended_ttl_ms)
   redis.call('HDEL', turn.key, 'key_sealed')
   n = log_end(turn, n, payload, events_max)
+  if new == 'cancelled' and turn.state ~= 'running' then keep_unheard(turn) end
   step_turn(turn, new)
   redis.call('HSET', turn.key, 'seq', int(n), 'ended', int(now_ms()))
   if reason ~= '' then redis.call('HSET', turn.key, 'reason', reason) end
@@ -328,7 +346,7 @@ end
 local function belongings(conversation)
   local transcripts = key('transcripts', conversation)
   local names = {key('accepted', conversation), key('conversation_turns', conversation),
-    key('conversation_usage', conversation), transcripts}
+    key('conversation_usage', conversation), key('unheard', conversation), transcripts}
   for _, session in ipairs(redis.call('HKEYS', transcripts)) do
     names[#names + 1] = key('transcript', conversation, session)
     names[#names + 1] = key('transcript_seen', conversation, session)

@@ -15,6 +15,7 @@
 --       27 bytes a tenant may hold here, this request included (0: any number)
 --       28 who will read it, or ''  29 earlier turns of the digest it may repeat: 'any', or
 --       'left' (only one under way that nobody reads any more)
+--       30 1 when its client may be one that sends only what is new
 -- Returns {'created' | 'joined' | 'repeated', turn, living owner or '', turns ahead, owners told} or
 --       {'conversation' | 'cluster' | 'tenant' | 'tenant_queue', turns there are, age of the oldest (ms)}:
 --       the bound that is reached; or {'budget', tokens spent today, ms until the next day}, or
@@ -103,7 +104,8 @@ redis.call('SET', KEYS[4], ARGV[5], 'PX', ARGV[15])
 redis.call('HSET', KEYS[3],
   'conv', conversation, 'tenant', tenant, 'lane', ARGV[18], 'replica', ARGV[6], 'model', ARGV[7],
   'state', 'queued', 'attempt', '0', 'fence', '0', 'seq', '0', 'created', int(now),
-  'on_disconnect', ARGV[10], 'key_sealed', ARGV[8], 'key_expires', ARGV[9], 'idem', ARGV[12])
+  'on_disconnect', ARGV[10], 'key_sealed', ARGV[8], 'key_expires', ARGV[9], 'idem', ARGV[12],
+  'thin', ARGV[30])
 redis.call('PEXPIRE', KEYS[3], ARGV[15])
 read_by(turn)
 if ARGV[12] ~= '' then redis.call('SET', KEYS[8], turn, 'PX', ARGV[13]) end

@@ -66,6 +66,7 @@ class Scene:
         idempotency: str | None = None,
         idle_timeout_s: float = 60.0,
         label: str = "",
+        is_thin: bool = False,
     ) -> NewTurn:
         request = TurnRequest(
             turn=turn or new_turn_id(),
@@ -75,6 +76,7 @@ class Scene:
             prompt=(TextBlock(text="Hello"),),
             deadline_s=600,
             idle_timeout_s=idle_timeout_s,
+            is_thin=is_thin,
         )
         return NewTurn(
             request=request,
@@ -92,8 +94,8 @@ class Scene:
         limits = limits or SubmitLimits(turns_waiting_max=waiting_max)
         return await self.store.turns.submit(new, limits=limits, retention_s=3600)
 
-    async def submit(self, c: ConversationKey = C) -> TurnId:
-        return (await self.offer(self.new_turn(c))).turn
+    async def submit(self, c: ConversationKey = C, *, is_thin: bool = False) -> TurnId:
+        return (await self.offer(self.new_turn(c, is_thin=is_thin))).turn
 
     async def acquire(self, worker: WorkerId = W1, c: ConversationKey = C) -> Lease:
         host = HOST_B if worker == W3 else HOST_A

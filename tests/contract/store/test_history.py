@@ -12,7 +12,8 @@ from infra.wire.history import Accepted
 from infra.wire.ids import TurnId
 from infra.wire.link import BaseKind
 from infra.wire.states import ConversationState, TurnState
-from tests.contract.store.scene import CANCELLED, W1, W2, C, Scene, failed
+from infra.wire.turns import TextBlock
+from tests.contract.store.scene import CANCELLED, TENANT, W1, W2, C, Scene, failed
 from tests.fakes.raw_parts import raw_part
 
 CONTINUE = TurnBase(kind=BaseKind.CONTINUE, digest="c" * 16)
@@ -38,8 +39,10 @@ class Talk:
         self.lease: Lease | None = None
         self.turns: list[TurnId] = []
 
-    async def begin(self, base: TurnBase | None, *, resends: bool = False) -> TurnId:
-        turn = await self.scene.submit()
+    async def begin(
+        self, base: TurnBase | None, *, resends: bool = False, is_thin: bool = False
+    ) -> TurnId:
+        turn = await self.scene.submit(is_thin=is_thin)
         first = self.lease is None
         lease = self.lease = self.lease or await self.scene.acquire()
         await self.scene.claim(lease)
@@ -280,3 +283,66 @@ async def test_a_conversation_that_went_cold_remembers(talk: Talk) -> None:
     assert record is not None
     assert (record.owner, record.sdk_session) == (W2, "session-1")
     assert W1 != W2
+
+
+async def stopped_unheard(talk: Talk, *, base: TurnBase = CONTINUE) -> TurnId:
+    """A turn of a client that sends only what is new, cancelled before its agent had it."""
+    turn = await talk.begin(base, is_thin=True)
+    await talk.end(turn, CANCELLED, Memory.NOTHING)
+    return turn
+
+
+async def test_a_message_stopped_before_its_agent_had_it_waits_for_the_next(talk: Talk) -> None:
+    """Nobody said it again: it was on the page, and the agent never heard of it."""
+    await talk.say(CONTINUE, "at-a")
+    await stopped_unheard(talk)
+
+    claimed = await talk.next()
+
+    assert [a.checkpoint for a in claimed.accepted] == ["at-a"]
+    assert [said.prompt for said in claimed.unheard] == [(TextBlock(text="Hello"),)]
+
+
+async def test_what_was_heard_with_another_message_waits_no_longer(talk: Talk) -> None:
+    await talk.say(CONTINUE, "at-a")
+    await stopped_unheard(talk)
+    with_it = CONTINUE.model_copy(update={"keep": 1, "known": 2, "before": ("8" * 16,)})
+    await talk.say(with_it, "at-b")
+
+    claimed = await talk.next()
+
+    assert [a.digest[0] for a in claimed.accepted] == ["c", "8", "c"]
+    assert claimed.unheard == ()
+    assert not await talk.scene.redis.exists(talk.scene.keys.unheard(C))
+
+
+async def test_what_is_stopped_while_another_turn_runs_is_not_lost_with_its_end(
+    talk: Talk,
+) -> None:
+    first = await talk.begin(CONTINUE.model_copy(update={"known": 0}), is_thin=True)
+    waiting = await talk.scene.submit(is_thin=True)
+    await talk.scene.store.turns.cancel(waiting, tenant=TENANT, reason="test")
+    await talk.hear(first)
+    await talk.end(first, done("at-a"))
+
+    claimed = await talk.next()
+
+    assert [a.checkpoint for a in claimed.accepted] == ["at-a"]
+    assert len(claimed.unheard) == 1
+
+
+async def test_a_client_that_sends_its_history_needs_nothing_kept(talk: Talk) -> None:
+    turn = await talk.begin(CONTINUE, resends=True, is_thin=True)
+    await talk.end(turn, CANCELLED, Memory.NOTHING)
+    waiting = await talk.scene.submit()
+    await talk.scene.store.turns.cancel(waiting, tenant=TENANT, reason="test")
+
+    assert (await talk.next()).unheard == ()
+
+
+async def test_what_waits_goes_with_its_conversation(talk: Talk) -> None:
+    await stopped_unheard(talk)
+    redis, key = talk.scene.redis, talk.scene.keys.unheard(C)
+    assert await redis.pttl(key) > 0
+    await talk.scene.store.conversations.delete(C, tenant=None, is_forced=True, reason="test")
+    assert not await redis.exists(key)

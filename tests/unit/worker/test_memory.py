@@ -8,6 +8,7 @@ import pytest
 
 from infra.store.history import TurnBase
 from infra.store.transcripts import StoredTranscript
+from infra.store.turn_records import Unheard
 from infra.store.turns import Claimed, TurnRecord
 from infra.wire.history import Accepted, digest
 from infra.wire.ids import ConversationKey, Fence, ReplicaId, TenantId, TurnId
@@ -89,7 +90,9 @@ def claimed(
 
 def kind(claim: Claimed, *, has_session: bool = True, has_transcript: bool = False) -> TurnBase:
     given = TRANSCRIPT if has_transcript else None
-    return stand(claim, has_session=has_session, transcript=given, restores=True).base
+    base = stand(claim, has_session=has_session, transcript=given, restores=True).base
+    assert claim.record.base or base.known == len(claim.accepted)
+    return base.model_copy(update={"known": None})
 
 
 def test_the_first_turn_goes_on_from_nothing() -> None:
@@ -198,6 +201,47 @@ def test_an_adopted_turn_stands_on_what_was_decided_before() -> None:
     base = TurnBase(kind=BaseKind.REWIND, keep=1, checkpoint="at-one", digest=of("x"))
     claim = claimed((), "anything", base=base)
     assert kind(claim, has_session=False) == base
+
+
+def waiting(*texts: str) -> tuple[Unheard, ...]:
+    return tuple(Unheard(digest=of(t), prompt=(TextBlock(text=t),)) for t in texts)
+
+
+def test_what_was_stopped_goes_with_the_next_message_of_a_thin_client() -> None:
+    claim = claimed(accepted("one"), "three", is_thin=True, unheard=waiting("two"))
+    standing = stand(claim, has_session=True)
+    assert (standing.base.keep, standing.base.known, standing.base.before) == (1, 2, (of("two"),))
+    start = line(standing, claim)
+    assert [block.text for block in start.prompt] == ["two", "three"]  # type: ignore[union-attr]
+    assert (start.base, start.restore_from) == (BaseKind.CONTINUE, None)
+    # An owner that takes the turn over gives it on the same way.
+    again = claimed(
+        accepted("one"), "three", is_thin=True, unheard=waiting("two"), base=standing.base
+    )
+    assert line(stand(again, has_session=True), again).prompt == start.prompt
+
+
+@pytest.mark.parametrize("known", [(), ("one",)])
+def test_a_message_that_is_tried_again_is_said_once(known: tuple[str, ...]) -> None:
+    claim = claimed(accepted(*known), "two", is_thin=True, unheard=waiting("two"))
+    standing = stand(claim, has_session=bool(known))
+    assert (standing.base.kind, standing.base.before) == (BaseKind.CONTINUE, ())
+    assert line(standing, claim).prompt == claim.request.prompt
+
+
+def test_a_cold_first_turn_that_was_stopped_is_in_the_second() -> None:
+    claim = claimed((), "two", is_thin=True, unheard=waiting("one"))
+    assert needs_transcript(claim) is None
+    start = line(stand(claim, has_session=False), claim)
+    assert [block.text for block in start.prompt] == ["one", "two"]  # type: ignore[union-attr]
+
+
+def test_a_client_that_sends_its_history_says_itself_what_was_stopped() -> None:
+    claim = claimed(accepted("one"), "one", "two", "three", unheard=waiting("two"))
+    standing = stand(claim, has_session=True, restores=True)
+    assert (standing.base.kind, standing.base.before) == (BaseKind.CONTINUE, (of("two"),))
+    start = line(standing, claim)
+    assert (start.prompt, start.restore_from) == (claim.request.prompt, 2)
 
 
 def settings() -> AgentSettings:

@@ -127,6 +127,20 @@ async def test_a_thin_client_goes_on(stage: Stage) -> None:
     assert await said(stage, "history", is_thin=True) == "echo one | history"
 
 
+async def test_what_was_stopped_before_the_agent_had_it_is_remembered(stage: Stage) -> None:
+    """Of a client that sends only what is new it was lost: seven first turns of seven."""
+    await stage.worker()
+    stage.gateway.is_answering_turns.clear()
+    turn = await stage.ask(C, "echo one", is_thin=True)
+    await stage.until_state(turn, TurnState.RUNNING)
+    await stage.cancel(turn)
+    assert (await stage.ended(turn)).state is TurnState.CANCELLED
+    stage.gateway.is_answering_turns.set()
+
+    assert await said(stage, "two", is_thin=True) == "one two"
+    assert await said(stage, "history", is_thin=True) == "echo one two | history"
+
+
 async def test_the_cut_turn_stays_in_the_memory(stage: Stage) -> None:
     await stage.worker()
     turn = await stage.ask(C, "hang")
