@@ -259,10 +259,10 @@ class SideRun:
 
     async def _until_stopped(self, claimed: Claimed, writer: TurnLogWriter) -> TurnEnded:
         """The answer's end, unless the deadline or somebody's wish comes first."""
-        clock, deadline_s = self._parts.clock, claimed.request.deadline_s
+        clock, left_s = self._parts.clock, claimed.left_s
         async with asyncio.TaskGroup() as group:
             speaking = group.create_task(self._speak(claimed, writer))
-            stopping = group.create_task(signalled(self._interrupted, clock, timeout_s=deadline_s))
+            stopping = group.create_task(signalled(self._interrupted, clock, timeout_s=left_s))
             await asyncio.wait({speaking, stopping}, return_when=asyncio.FIRST_COMPLETED)
             is_answered = speaking.done()
             speaking.cancel()

@@ -93,7 +93,7 @@ class TurnRun:
         self._interrupted = asyncio.Event()
         self._ending: asyncio.Future[Ending] = asyncio.get_running_loop().create_future()
         self._head = frame_head(self.turn, held.fence)
-        self._said_bytes = 0
+        self._said_bytes = claimed.record.said_bytes
         self._gap_at = -1
         self._gap_frames = 0
         self.spoke = asyncio.Event()
@@ -350,8 +350,7 @@ class TurnRun:
 
     async def _watch_time(self) -> None:
         clock, grace_s = self._parts.clock, self._parts.settings.disconnect_grace_s
-        deadline_s = self.claimed.request.deadline_s
-        if not await signalled(self._interrupted, clock, timeout_s=deadline_s):
+        if not await signalled(self._interrupted, clock, timeout_s=self.claimed.left_s):
             self.interrupt(InterruptReason.DEADLINE)
         await clock.sleep(grace_s)
         if self._interrupted_for and self.phase is not RunPhase.ENDED:

@@ -97,6 +97,8 @@ class TurnRecord:
     """Reason, when somebody asked for it to stop."""
     ended_ms: int | None = None
     reason: str | None = None
+    said_bytes: int = 0
+    """Of its events, as they are logged."""
     is_delivered: bool = False
     """A client has been given the whole answer."""
     base: TurnBase | None = None
@@ -140,6 +142,14 @@ class Claimed:
     """That session was too large to keep: it cannot be resumed elsewhere."""
     profile: str | None = None
     """The egress profile that the conversation has."""
+    age_s: float = 0.0
+    """How long ago it was begun, by the clock of Redis: its deadline counts from there, and not
+    from the owner that has it now."""
+
+    @property
+    def left_s(self) -> float:
+        """What is left of its time."""
+        return max(self.request.deadline_s - self.age_s, 0.0)
 
 
 @dataclass(frozen=True)
@@ -179,6 +189,7 @@ def turn_record(turn: TurnId, held: Mapping[str, str]) -> TurnRecord:
         cancel=held.get("cancel"),
         ended_ms=int(held["ended"]) if "ended" in held else None,
         reason=held.get("reason"),
+        said_bytes=int(held.get("said", 0)),
         is_delivered="delivered" in held,
         base=decode_base(held["base"]) if "base" in held else None,
         usage=Usage.model_validate_json(held["usage"]) if "usage" in held else None,

@@ -187,7 +187,7 @@ class TurnStore:
             return None
         self._owned(answer, lease)
         _, turn, is_adoption, host, held, request, session, *rest = answer
-        resends, too_large, entries, profile, waiting = rest
+        resends, too_large, entries, profile, waiting, age_ms = rest
         kept = [read_accepted(self._contents, c, entry) for entry in entries]
         said = {TurnId(text(id)): raw for id, raw in zip(waiting[::2], waiting[1::2], strict=True)}
         host_id = optional(host)
@@ -204,6 +204,7 @@ class TurnStore:
             is_resending=optional(resends) is not None,
             is_transcript_full=too_large == session,
             profile=optional(profile),
+            age_s=int(age_ms) / 1000,
         )
 
     def _unheard(self, entry: UnheardTurn, said: Mapping[TurnId, bytes]) -> Unheard:

@@ -7,7 +7,8 @@
 -- Returns {'lost'}, {'none'} or {'claimed', turn, is adoption 0 | 1, container's host or '',
 --       the turn's hash, the request JSON, SDK session or '', resends 1 or '', transcript_full or '',
 --       the accepted prompts, egress profile or '',
---       turn and request JSON, in turn, of the messages that the agent has not heard}.
+--       turn and request JSON, in turn, of the messages that the agent has not heard,
+--       ms since the turn was first claimed}.
 --
 -- The attempt is counted before the start. A turn whose log has begun is only ever adopted: its
 -- tools may have had effects; `adoptions` counts the owners that took it since it last got on, or
@@ -39,7 +40,8 @@ local function claimed(turn, is_adoption)
   return {'claimed', turn.id, is_adoption, held[1] or '', redis.call('HGETALL', turn.key), request,
     held[2] or '', held[3] or '', held[4] or '',
     redis.call('LRANGE', key('accepted', conversation), 0, -1), held[5] or '',
-    redis.call('HGETALL', key('unheard', conversation))}
+    redis.call('HGETALL', key('unheard', conversation)),
+    int(math.max(now_ms() - (tonumber(redis.call('HGET', turn.key, 'claimed')) or now_ms()), 0))}
 end
 
 local function begin(turn)

@@ -229,7 +229,24 @@ async def test_a_claim_whose_answer_was_lost_gives_the_same_attempt_again(scene:
     await scene.submit()
     lease = await scene.acquire()
 
-    assert await scene.claim(lease) == await scene.claim(lease)
+    first, again = await scene.claim(lease), await scene.claim(lease)
+
+    assert replace(again, age_s=first.age_s) == first
+    assert again.age_s >= first.age_s
+
+
+async def test_a_turns_time_counts_from_its_first_claim(scene: Scene) -> None:
+    turn = await scene.submit()
+    lease = await scene.acquire()
+    assert (await scene.claim(lease)).age_s < 5
+    await scene.store.turns.start(lease, turn)
+    await scene.redis.hincrby(scene.keys.turn(turn), "claimed", -100_000)  # type: ignore[misc]
+    await scene.lapse()
+    adopted = await scene.claim(await scene.acquire(W2))
+    assert 100 <= adopted.age_s < 110
+    assert adopted.left_s == adopted.request.deadline_s - adopted.age_s
+    await scene.redis.hincrby(scene.keys.turn(turn), "claimed", -1_000_000)  # type: ignore[misc]
+    assert (await scene.claim(await scene.acquire(W2))).left_s == 0
 
 
 async def test_twenty_claims_at_once_are_one_attempt(scene: Scene) -> None:
