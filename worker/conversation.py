@@ -76,10 +76,12 @@ class Conversation:
         found: ConversationRecord | None,
         *,
         on_rest: Callable[[], None] = lambda: None,
+        giving_way: Callable[[], int | None] = lambda: None,
     ) -> None:
         """`found` is the record as it was before the lease was acquired.
 
         `on_rest` is called when there is nothing to do, and the container could make room.
+        `giving_way` says how many conversations give way already; None while there is room.
         """
         self.key: ConversationKey = held.conversation
         self.idle_since_s = parts.clock.monotonic()
@@ -89,8 +91,11 @@ class Conversation:
         """A turn that waited when the lease was released; nobody else was told of it."""
         self.is_put_off = False
         """It could not serve what waits: the sweeps try again, in their rhythm."""
+        self.gives_way = False
+        """It leaves its place to another tenant's, and its next turn to the waiting room."""
         self._parts = parts
         self._held = held
+        self._giving_way = giving_way
         self._on_rest = on_rest
         self._life = Life(f"actor of {self.key}", ActorPhase.RECOVERING, ACTOR_TRANSITIONS)
         self._record = RecordedState(parts, held, found)
@@ -112,6 +117,7 @@ class Conversation:
         self._cancelled: TurnId | None = None
         self._wishes: set[Wish] = set()
         self._is_container_lost = False
+        self._has_served = False
         self._wake = asyncio.Event()
         self._leave = asyncio.Event()
 
@@ -359,7 +365,7 @@ class Conversation:
 
     async def _claim_if_any(self) -> Claimed | None:
         """The next turn. Not asked for when the last one's end said that none waits."""
-        if Wish.RETIRE in self._wishes or not self.was_poked:
+        if Wish.RETIRE in self._wishes or not self.was_poked or await self._shall_give_way():
             return None
         self.was_poked = False
         turns, lease = self._parts.turns, self._held.lease
@@ -379,8 +385,26 @@ class Conversation:
             self._record.note_rest()
         return claimed
 
+    async def _shall_give_way(self) -> bool:
+        """Whether its next turn is to wait for its tenant's turn like those of others.
+
+        Not the one it was placed for.
+        """
+        giving_way = self._giving_way()
+        if self.gives_way or not self._has_served or giving_way is None:
+            return self.gives_way
+        try:
+            self.gives_way = await self._parts.room.gives_way(
+                self.key, waited_s=self._parts.timings.give_way_after_s, giving_way=giving_way
+            )
+        except StoreUnavailable as error:
+            log.info("not asked who waits: %s", error, extra=fields(conversation=self.key))
+        if self.gives_way:
+            log.info("gives way", extra=fields(conversation=self.key))
+        return self.gives_way
+
     async def _shall_stop(self) -> bool:
-        if self._is_container_lost or self._wishes & {Wish.ROOM, Wish.RETIRE}:
+        if self._is_container_lost or self.gives_way or self._wishes & {Wish.ROOM, Wish.RETIRE}:
             return True
         if Wish.REAP not in self._wishes:
             return False
@@ -401,6 +425,7 @@ class Conversation:
 
     async def _run_turn(self, claimed: Claimed) -> None:
         run = self._run = TurnRun(self._parts, self._held, claimed)
+        self._has_served = True
         self._workspace.note_use()
         log.info(
             "turn claimed",

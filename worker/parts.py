@@ -53,6 +53,9 @@ class Timings:
     """The same for one that left in order: a deploy takes its time."""
     home_patience_s: float = 3.0
     """A turn younger than this is sent to the host that has its conversation's files."""
+    give_way_after_s: float = 1.0
+    """Where there is no room, a warm conversation leaves its place to another tenant's after its
+    turn, once that has waited for this long: where there is room, a turn is placed in less."""
     hand_over_s: float = 5.0
     """Giving one conversation away may take this long; then its lease lapses instead."""
     stop_grace_s: float = 2.0

@@ -291,10 +291,18 @@ class Placement:
 
     def _begin(self, held: HeldLease, found: ConversationRecord | None) -> None:
         assert self._group is not None, "placement is not running"
-        actor = Conversation(self._parts, held, found, on_rest=self._note_rest)
+        actor = Conversation(
+            self._parts, held, found, on_rest=self._note_rest, giving_way=self._giving_way
+        )
         self._conversations[actor.key] = actor
         self._empty.clear()
         self._group.create_task(self._supervise(actor, held))
+
+    def _giving_way(self) -> int | None:
+        """How many conversations give way to others; None: nobody has to, there is room."""
+        if self._free_slots() or self._resting():
+            return None
+        return sum(actor.gives_way for actor in self._conversations.values())
 
     def _note_rest(self) -> None:
         """What rests is room where there is no other."""
@@ -316,7 +324,8 @@ class Placement:
         # What it could not serve is next in the waiting room: that is left to the sweeps' rhythm.
         if departure is not Departure.BROKEN and not actor.is_put_off:
             self._on_room()
-        if departure is Departure.LOST or (departure is Departure.COLD and actor.was_poked):
+        is_wanted = actor.was_poked and not actor.gives_way
+        if departure is Departure.LOST or (departure is Departure.COLD and is_wanted):
             await self._take_again(actor)
         if actor.left_waiting and actor.key not in self._conversations:
             await self._offer(actor.left_waiting)

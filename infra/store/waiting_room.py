@@ -79,6 +79,20 @@ class WaitingRoom:
             case _:
                 return None
 
+    async def gives_way(self, c: ConversationKey, *, waited_s: float, giving_way: int) -> bool:
+        """Whether the conversation is to leave its place to another tenant's.
+
+        Asked by a worker without room before a warm conversation takes its next turn. True when
+        more tenants than give way already (`giving_way`) have waited for `waited_s`. Raises
+        `StoreUnavailable`.
+        """
+        answer = await self._scripts.run(
+            "gives_way",
+            [self._keys.conversation(c), self._keys.todo(c), self._keys.ring()],
+            [round(waited_s * 1000), giving_way],
+        )
+        return bool(answer[0])
+
     async def waiting(self, *, limit: int) -> Sequence[TurnId]:
         """Turns that wait for a worker, the longest waiting first. Raises `StoreUnavailable`."""
         with translate():

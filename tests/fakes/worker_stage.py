@@ -69,6 +69,7 @@ QUICK = Timings(
     orphan_grace_s=0.3,
     host_patience_s=0.5,
     successor_patience_s=0.5,
+    give_way_after_s=0.2,
     hand_over_s=5.0,
     stop_grace_s=0.1,
     inventory_every_s=0.1,

@@ -85,7 +85,8 @@ local function choose(turn, is_there)
   local can_take = me.is_ready and ARGV[5] == '1' and may_start(me)
   me.has_room = me.has_room and can_take
   local held = redis.call('HMGET', key('conversation', turn.conversation), 'host', 'turns')
-  local is_young = now_ms() - turn.created <= tonumber(ARGV[3])
+  local since = tonumber(redis.call('HGET', turn.key, 'home_since')) or turn.created
+  local is_young = now_ms() - since <= tonumber(ARGV[3])
   local home = is_young and (tonumber(held[2]) or 0) > 0 and held[1]
   local best = home and least_loaded(key('host_workers', home), LOOK_AT_ALL, turn, may_start)
   if best and home ~= host then return best end

@@ -331,3 +331,35 @@ async def test_ring_places_grow_even_within_one_millisecond(room: Room) -> None:
     ring = await room.scene.redis.zrange(room.keys.ring(), 0, -1, withscores=True)
 
     assert all(earlier < later for (_, earlier), (_, later) in pairwise(ring))
+
+
+# Giving way
+
+
+async def given_way(room: Room, *, waited_s: float = 0.0, giving_way: int = 0) -> bool:
+    c = conversation_of(A, 0)
+    return await room.scene.store.room.gives_way(c, waited_s=waited_s, giving_way=giving_way)
+
+
+async def test_a_conversation_gives_way_to_so_many_other_tenants_as_wait(room: Room) -> None:
+    await room.wait(A, 0)
+    await room.taken()
+    await room.wait(A, 1)
+    assert not await given_way(room), "nobody else waits"
+
+    await room.wait(B)
+    await room.wait(D)
+
+    assert await given_way(room)
+    assert await given_way(room, giving_way=1)
+    assert not await given_way(room, giving_way=2)
+    assert not await given_way(room, waited_s=60.0), "they may be placed yet"
+
+
+async def test_a_tenant_served_past_the_room_is_served_after_those_that_wait(room: Room) -> None:
+    await room.wait(A, 0)
+    again, other = await room.wait(A, 1), await room.wait(B)
+    await room.taken()
+    await room.scene.store.room.gives_way(conversation_of(A, 0), waited_s=60.0, giving_way=0)
+
+    assert [await room.taken(), await room.taken()] == [other, again]
