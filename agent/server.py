@@ -2,12 +2,13 @@
 
 Knows turns, fences and frames, and nothing of the SDK: a `Session` runs the turns, one after the
 other, in one task, and `Transcripts` keeps what is to be stored. One worker is connected at a time;
-the agent goes on without any.
+the agent goes on without any, but not for good: nobody would be left to stop it.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -48,6 +49,9 @@ HELLO_TIMEOUT_S = 10.0
 WRITE_HIGH_BYTES = 256 * 1024
 """Beyond this in the socket's buffer the worker is behind: frames stay in the outbox, joined."""
 
+FIRST_HELLO_S = 600.0
+"""Until a first worker has said how long it may be alone."""
+
 OpenSession = Callable[[asyncio.TaskGroup], Awaitable[Session]]
 """Makes the session; tasks it needs beside a turn are born in the group."""
 
@@ -62,8 +66,12 @@ class LinkServer:
         transcripts: Transcripts,
         agent_version: str,
         sdk_version: str,
+        alone_s: float = FIRST_HELLO_S,
     ) -> None:
         """`open_session` is awaited once, after listening has begun: it may be slow."""
+        self._alone_s = alone_s
+        self._heard_s = 0.0
+        self._greeted = asyncio.Event()
         self._open_session = open_session
         self._transcripts = transcripts
         self._agent_version = agent_version
@@ -89,6 +97,7 @@ class LinkServer:
 
             server = await asyncio.start_unix_server(accept, path=socket, limit=LINE_MAX_BYTES)
             runner = group.create_task(self._run_turns(group))
+            company = group.create_task(self._watch_company())
             self.listening.set()
             try:
                 await self._closing.wait()
@@ -96,6 +105,19 @@ class LinkServer:
                 server.close()
                 self._hang_up(socket)
                 runner.cancel()
+                company.cancel()
+
+    async def _watch_company(self) -> None:
+        """Leave when no worker has spoken for too long; containers outlive their workers."""
+        loop = asyncio.get_running_loop()
+        self._heard_s = loop.time()
+        while (left_s := self._heard_s + self._alone_s - loop.time()) > 0:
+            self._greeted.clear()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(left_s):
+                    await self._greeted.wait()  # a worker may say another time
+        log.warning("no worker has spoken for %g s: leaving", self._alone_s)
+        self.close()
 
     def close(self) -> None:
         """Leave. `serve` returns when the session has ended."""
@@ -160,6 +182,8 @@ class LinkServer:
         if hello.fence < self._fence:
             return _refuse(link, f"fence {hello.fence} is older than {self._fence}")
         self._fence = hello.fence
+        self._alone_s, self._heard_s = hello.alone_s, asyncio.get_running_loop().time()
+        self._greeted.set()
         link.fence = hello.fence
         if self._link is not None:
             self._link.abort()
@@ -188,6 +212,7 @@ class LinkServer:
 
     def _obey(self, link: _Link, command: Command) -> bool:
         """Carry out a command; False when the link is to be closed."""
+        self._heard_s = asyncio.get_running_loop().time()
         match command:
             case Ping():
                 link.answer(Pong())

@@ -134,7 +134,9 @@ class KeptLink:
 
     async def _connect(self) -> AgentLink:
         path = self._parts.folders.of(self.conversation).sockets / AGENT_SOCKET
-        hello = Hello(worker=self._parts.worker, fence=self._held.fence)
+        hello = Hello(
+            worker=self._parts.worker, fence=self._held.fence, alone_s=self._parts.agent_alone_s
+        )
         link = await connect(
             path,
             hello,
@@ -183,16 +185,21 @@ class KeptLink:
         self._losses_s.append(now_s)
 
     async def watch_silence(self) -> None:
-        """During a turn, a silent agent must answer a ping, else the link counts as broken."""
+        """During a turn, a silent agent must answer a ping, else the link counts as broken.
+
+        An idle one is told now and then that we are there, or it would end by itself.
+        """
         silence_s, clock = self._parts.timings.silence_s, self._parts.clock
         while True:
             await clock.sleep(silence_s / 2)
             link = self._link
             if link is None or not link.is_open or link.is_paused:
                 continue
-            if not self._user.is_agent_working:
-                continue
             silent_s = clock.monotonic() - link.heard_s
+            if not self._user.is_agent_working:
+                if silent_s > self._parts.agent_alone_s / 4:
+                    link.ping()
+                continue
             if silent_s > 2 * silence_s:
                 self._log.warning("agent silent")
                 link.abort()

@@ -104,3 +104,8 @@ class WorkerParts:
     registry: WorkerRegistry
     live: LivePublisher
     held_lines: HeldLines = field(default_factory=HeldLines)
+
+    @property
+    def agent_alone_s(self) -> float:
+        """How long an agent lives on without a word from a worker: an idle one keeps its time."""
+        return max(self.settings.agent_alone_s, self.settings.idle_timeout_s)

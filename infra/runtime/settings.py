@@ -357,6 +357,12 @@ class Settings(BaseModel):
     idle_timeout_s: float = Field(
         1800.0, gt=0, description="A conversation idle for this long loses its container."
     )
+    agent_alone_s: float = Field(
+        3600.0,
+        ge=60,
+        description="An agent that no worker has spoken to for this long ends by itself, but not "
+        "before the idle timeout: a host whose workers are gone for good is left with none.",
+    )
     retention_s: float = Field(
         7 * 86400.0, gt=0, description="A conversation nobody used for this long is forgotten."
     )

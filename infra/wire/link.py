@@ -71,6 +71,8 @@ class Hello(Message):
     version: int = PROTOCOL_VERSION
     worker: WorkerId
     fence: Fence
+    alone_s: float = 3600.0
+    """An agent that hears nothing from a worker for this long ends: nobody is left to stop it."""
 
 
 class BaseKind(StrEnum):

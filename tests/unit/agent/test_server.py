@@ -194,6 +194,34 @@ async def test_a_turn_is_stopped_while_the_session_still_opens(socket: Path) -> 
     assert text_of(events) == "echo never | history"
 
 
+async def test_an_agent_that_no_worker_speaks_to_any_more_leaves(socket: Path) -> None:
+    """`docker compose down` took the workers, and nobody was left to stop their agents."""
+    session = ScriptedSession(None, Transcripts())
+
+    async def opened(group: asyncio.TaskGroup) -> Session:
+        return session
+
+    server = LinkServer(
+        opened, transcripts=Transcripts(), agent_version="test", sdk_version="none", alone_s=30
+    )
+    async with asyncio.timeout(20), asyncio.TaskGroup() as group:
+        serving = group.create_task(server.serve(socket))
+        await server.listening.wait()
+        async with raw_link(socket) as link:
+            # Less than before, as for a shorter setting; it counts from the last word.
+            await link.send(Hello(worker=WorkerId("w"), fence=Fence(1), alone_s=0.3))
+            await link.expect(Welcome)
+            begun = asyncio.get_running_loop().time()
+            for _ in range(4):
+                await asyncio.sleep(0.1)
+                await link.send(Ping())
+                await link.expect(Pong)
+            assert not serving.done()
+            await serving
+    assert asyncio.get_running_loop().time() - begun > 0.6
+    assert not is_there(socket)
+
+
 def is_there(socket: Path) -> bool:
     return socket.exists()
 

@@ -407,3 +407,20 @@ async def test_a_container_that_cannot_be_stopped_does_not_end_the_round(stage: 
 
 async def _no_sweep() -> None:
     """Nothing but the hints of the test."""
+
+
+# Agents without a worker
+
+
+async def test_an_idle_agent_lives_while_its_worker_does_and_not_long_after(stage: Stage) -> None:
+    """Nobody is left to stop the agents of a host that loses its workers for good."""
+    timings = replace(QUICK, silence_s=0.1)
+    worker = await stage.worker(timings=timings, agent_alone_s=1.5, idle_timeout_s=1.5)
+    await stage.ended(await stage.ask(C, "echo hi"))
+    # Longer than it lives without a word: only time can show that it gets some.
+    await asyncio.sleep(2.2)
+    (agent,) = stage.machine.kept.values()
+    assert not agent.task.done()
+
+    await worker.kill()
+    await eventually(agent.task.done)
