@@ -107,7 +107,8 @@ class Delivery:
         if course is Course.START:
             run.standing = await self._stand(run.claimed)
         await self._open(run)
-        await self._held.until_sure()
+        # The machine may have been suspended since the store agreed.
+        await self._parts.ownership.make_sure(self._held)
         # The link may have been replaced meanwhile; one that is down is resynchronised when up.
         if (link := self._link.current) is None:
             raise AgentUnreachable("the link was dropped")

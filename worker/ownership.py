@@ -1,8 +1,8 @@
 """The leases this worker holds: acquired, renewed together, given up (D3).
 
 One loop renews all of them every 5 s. A lease that could not be confirmed for 10 s by this
-machine's monotonic clock fences itself: nothing more is published under it until Redis confirms it
-again, for by 15 s another worker may own the conversation. That test is made at each use and needs
+machine's clock, which counts what it was suspended for, fences itself: nothing more is published
+under it until Redis confirms it again, for by 15 s another worker may own the conversation. That test is made at each use and needs
 no timer, so a process that was frozen finds its leases fenced at the first instruction after it.
 """
 
@@ -24,6 +24,8 @@ log = logging.getLogger(__name__)
 CancelListener = Callable[[ConversationKey, TurnId, str], None]
 
 _RETRY_AFTER_S = 1.0
+_ROUND_LATE = 1.2
+"""So many rounds without a confirmation are no chance any more."""
 
 
 class HeldLease:
@@ -52,7 +54,12 @@ class HeldLease:
         """Whether nobody else can own the conversation yet, as far as this machine can tell."""
         if self.lost.is_set() or self._is_given_up:
             return False
-        return self._clock.monotonic() - self._confirmed_s < self._fence_after_s
+        return self.unconfirmed_s < self._fence_after_s
+
+    @property
+    def unconfirmed_s(self) -> float:
+        """For how long Redis has not said that it is ours."""
+        return self._clock.monotonic() - self._confirmed_s
 
     async def until_sure(self) -> None:
         """Wait until nobody else can own the conversation yet. Raises `LeaseLost`.
@@ -126,6 +133,14 @@ class Ownership:
             log.warning("lease lost", extra=fields(conversation=c, fence=held.fence))
             held.lose()
             self.forget(held)
+
+    async def make_sure(self, held: HeldLease) -> None:
+        """As `HeldLease.until_sure`, before what cannot be taken back: Redis is asked when the last
+        round should have confirmed the lease and has not. Raises `LeaseLost`.
+        """
+        if held.unconfirmed_s > self._renew_every_s * _ROUND_LATE:
+            await self.renew()
+        await held.until_sure()
 
     async def release(self, held: HeldLease, state: ConversationState) -> TurnId | None:
         """Give it up at once, here and in Redis; a turn that waits is returned.

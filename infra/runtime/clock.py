@@ -11,7 +11,8 @@ class Clock(Protocol):
     """What the programs ask of time."""
 
     def monotonic(self) -> float:
-        """Seconds, only for differences."""
+        """Seconds, only for differences. They pass while the machine is suspended, too: a lease
+        ends in Redis meanwhile."""
         ...
 
     def unix_ms(self) -> int:
@@ -23,11 +24,16 @@ class Clock(Protocol):
         ...
 
 
+_SUSPENDED_OR_NOT: int = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
+"""The clock that a suspended machine does not stop. On macOS that is CLOCK_MONOTONIC; what Python
+calls monotonic stands still there, as CLOCK_MONOTONIC does on Linux."""
+
+
 class SystemClock:
     """The machine's clock."""
 
     def monotonic(self) -> float:
-        return time.monotonic()
+        return time.clock_gettime(_SUSPENDED_OR_NOT)
 
     def unix_ms(self) -> int:
         return time.time_ns() // 1_000_000

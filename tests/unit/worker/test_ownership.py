@@ -162,3 +162,36 @@ async def test_who_waits_to_be_sure_hears_of_the_loss(scene: Scene) -> None:
     with pytest.raises(LeaseLost):
         async with asyncio.timeout(5):
             await asyncio.gather(held.until_sure(), scene.ownership.renew())
+
+
+async def test_redis_is_asked_before_what_cannot_be_taken_back_when_a_round_is_late() -> None:
+    scene = Scene()
+    held = await scene.ownership.acquire(C)
+    await scene.clock.advance(5.5)
+    await scene.ownership.make_sure(held)
+    assert scene.leases.rounds == [], "the last confirmation is no older than usual"
+
+    await scene.clock.advance(1.0)
+    await scene.ownership.make_sure(held)
+    assert scene.leases.rounds == [[C]]
+    assert held.unconfirmed_s == 0
+
+    await scene.clock.advance(7.0)
+    scene.leases.lost = {C}
+    with pytest.raises(LeaseLost):
+        await scene.ownership.make_sure(held)
+
+
+async def test_a_late_round_that_redis_does_not_answer_leaves_it_to_the_clock() -> None:
+    scene = Scene()
+    held = await scene.ownership.acquire(C)
+    scene.leases.is_away = True
+    await scene.clock.advance(9.0)
+    await scene.ownership.make_sure(held)
+    await scene.clock.advance(2.0)
+    async with asyncio.TaskGroup() as group:
+        waiting = group.create_task(scene.ownership.make_sure(held))
+        await settle()
+        assert not waiting.done()
+        scene.leases.is_away = False
+        await scene.ownership.renew()
