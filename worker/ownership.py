@@ -2,8 +2,9 @@
 
 One loop renews all of them every 5 s. A lease that could not be confirmed for 10 s by this
 machine's clock, which counts what it was suspended for, fences itself: nothing more is published
-under it until Redis confirms it again, for by 15 s another worker may own the conversation. That test is made at each use and needs
-no timer, so a process that was frozen finds its leases fenced at the first instruction after it.
+under it until Redis confirms it again, for by 15 s another worker may own the conversation. That
+test is made at each use and needs no timer, so a process that was frozen finds its leases fenced at
+the first instruction after it.
 """
 
 from __future__ import annotations
