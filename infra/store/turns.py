@@ -406,6 +406,7 @@ class TurnStore:
 
     async def unclaimed(self, *, older_than_ms: int, limit: int = 50) -> list[OpenTurnRef]:
         """Open turns due for a look: queued ones nobody claimed, begun ones whose lease lapsed.
+        Begun ones whose conversation was lost are ended.
 
         Each is moved ahead in `turns:open`, so that sweepers do not all find the same; one that
         goes on waiting by more each time.
@@ -413,7 +414,16 @@ class TurnStore:
         answer = await self._scripts.run(
             "unclaimed",
             [self._keys.turns_open()],
-            [older_than_ms, limit, _ms(_LOOK_PAUSE_MAX_S), _ms(LEASE_S)],
+            [
+                older_than_ms,
+                limit,
+                _ms(_LOOK_PAUSE_MAX_S),
+                _ms(LEASE_S),
+                _ADRIFT,
+                ErrorCode.LOG_LOST.value,
+                EVENTS_MAX,
+                _ms(self._ended_ttl_s),
+            ],
         )
         return [open_turn(found) for found in answer]
 
@@ -439,6 +449,16 @@ class TurnStore:
 
 CANCELLED = encode_event(TurnEnded(state=TurnState.CANCELLED))
 """How a turn ends that was told to before it had an agent."""
+_ADRIFT = encode_event(
+    TurnEnded(
+        state=TurnState.FAILED,
+        error=TurnError(
+            code=ErrorCode.LOG_LOST,
+            message="What was known of this conversation was lost with Redis' data, so the turn "
+            "was ended. Please send the message again.",
+        ),
+    )
+)
 _OUT_OF_ATTEMPTS = encode_event(
     TurnEnded(
         state=TurnState.FAILED,

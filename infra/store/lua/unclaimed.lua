@@ -2,7 +2,8 @@
 --
 -- KEYS  1 turns_open
 -- ARGV  1 how long ago the last look was (ms)  2 most turns  3 longest pause between looks (ms)
---       4 a lease's length (ms)
+--       4 a lease's length (ms)  5 end event of a turn that is adrift  6 its code
+--       7 most events of a log  8 an ended turn's life (ms)
 -- Returns for each {turn, conversation, state, living owner or '', age (ms), lane,
 --       for how long a begun one has had no owner (ms), whether that one left in order 0 | 1}.
 --
@@ -11,7 +12,8 @@
 -- hints; a begun one whose owner lives until its lease would lapse. A queued one without an owner
 -- (again) enters the waiting room: whoever took it may have died. Since when a begun one has had
 -- no owner is kept with it, for the next look may be another worker's: an owner that left in order is
--- missed from the first look on, one that fell silent did so a lease earlier.
+-- missed from the first look on, one that fell silent did so a lease earlier. A begun one that its
+-- conversation does not know of ends here.
 local pause, limit = tonumber(ARGV[1]), tonumber(ARGV[2])
 local now = now_ms()
 local found = {}
@@ -23,6 +25,9 @@ for _, id in ipairs(due) do
   local turn = read_turn(id)
   if not turn or is_ended(turn.state) then
     redis.call('ZREM', KEYS[1], id)
+  elseif is_adrift(turn) then
+    local n = end_turn(turn, 'failed', turn.seq + 1, ARGV[5], ARGV[6], ARGV[7], ARGV[8])
+    announce(turn, '0', n, ARGV[5])
   else
     local owner = living_owner(turn.conversation)
     local age = math.max(now - turn.created, 0)

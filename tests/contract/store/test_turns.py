@@ -763,3 +763,34 @@ async def test_a_turns_age_is_told_by_the_clock_of_redis_alone(
     assert age_ms is not None
     assert 5000 <= age_ms < 60_000
     assert await scene.store.turns.age_ms(new_turn_id()) is None
+
+
+@pytest.mark.parametrize("has_spoken", [False, True])
+async def test_a_begun_turn_whose_conversation_is_gone_is_ended_by_the_next_look(
+    scene: Scene, has_spoken: bool
+) -> None:
+    """No claim ever found it: it counted against its tenant for a day, and nobody could end it."""
+    lease, turn = await scene.begin()
+    if has_spoken:
+        await scene.store.log.append(lease, turn, text_events(1, 3))
+    await scene.redis.delete(scene.keys.conversation(C))
+
+    async with Listener(scene, scene.keys.replica_channel(REPLICA)) as heard:
+        assert await scene.store.turns.unclaimed(older_than_ms=-60_000) == []
+        [frame] = split_frames(await heard.next())
+
+    n, end = await end_of(scene, turn)
+    assert (n, frame.n) == (4 if has_spoken else 1, n)
+    assert (end.state, end.error and end.error.code) == (TurnState.FAILED, ErrorCode.LOG_LOST)
+    assert await scene.redis.zcard(scene.keys.tenant_running(TENANT)) == 0
+    assert (await scene.store.turns.counts())["open"] == 0
+    record = await scene.store.turns.get(turn)
+    assert record is not None
+    assert record.sealed_key is None
+
+
+async def test_a_begun_turn_whose_conversation_is_gone_can_be_cancelled(scene: Scene) -> None:
+    _, turn = await scene.begin()
+    await scene.redis.delete(scene.keys.conversation(C))
+    assert await scene.store.turns.cancel(turn, tenant=TENANT, reason="x") is TurnState.CANCELLED
+    assert await end_of(scene, turn) == (1, TurnEnded(state=TurnState.CANCELLED))
