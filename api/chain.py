@@ -33,10 +33,23 @@ def head_of(answer: str) -> str:
     return head.text
 
 
+class OpenChain:
+    """The beginning of a conversation, its end still to come. Holds nothing of what was said."""
+
+    def __init__(self, system_prompt: str | None, sent: Sequence[str]) -> None:
+        said = json.dumps([system_prompt or "", *sent])
+        self._said = hashlib.sha256(f"{said[:-1]}, ".encode())
+
+    def closed(self, *rest: str) -> str:
+        """The chain with what else was sent, and the head of the answer."""
+        said = self._said.copy()
+        said.update((", ".join(map(json.dumps, rest)) + "]").encode())
+        return said.hexdigest()[:32]
+
+
 def chain(system_prompt: str | None, sent: Sequence[str], answer_head: str) -> str:
     """32 hex digits for a conversation up to an answer. `sent` holds digests of user messages."""
-    said = json.dumps([system_prompt or "", *sent, answer_head])
-    return hashlib.sha256(said.encode()).hexdigest()[:32]
+    return OpenChain(system_prompt, sent).closed(answer_head)
 
 
 def last_chains(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from api.bodies import LargeBodies
 from api.completions import Completions
 from api.door import Door
 from api.drain import Drain
@@ -28,3 +29,4 @@ class ApiDeps:
     workers: WorkerRegistry
     drain: Drain
     errands: Errands
+    large: LargeBodies

@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from urllib.parse import quote
 
 from starlette.datastructures import Headers, MutableHeaders
-from starlette.requests import ClientDisconnect
+from starlette.requests import ClientDisconnect, Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api.auth import without_key
@@ -33,6 +33,8 @@ BODY_STALL_S = 20.0
 BODY_BYTES_PER_S = 64 * 1024
 ANSWER_HEADERS = "answer_headers"
 """Where in a request's state a route leaves headers for its answer, whichever that will be."""
+BODY = "body"
+"""Where in a request's state its `BoundedBody` stands."""
 _SECURITY_HEADERS = {
     "cache-control": "no-store",
     "content-security-policy": "default-src 'none'; frame-ancestors 'none'",
@@ -41,14 +43,15 @@ _SECURITY_HEADERS = {
 }
 """For answers that do not say otherwise. Nothing here is a page: a browser is to run none of it."""
 _PATH_SIGNS = "/!$&'()*+,:;=@[]"
+_PREFIX = re.compile(r"/*((?:v1/+)*)")
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:@=+/-]{1,128}")
 
 
 class Edge:
     """Wraps the application. Beyond `requests_max` at once only health is answered.
 
-    What all requests together have sent of their bodies is held until they end, their streams
-    included. Beyond `bodies_max_bytes` of that, whichever sends more is refused.
+    What all requests together have sent of their bodies, and what is made of it, is held until
+    their turns are handed over. Beyond `bodies_max_bytes` of that, whichever sends more is refused.
     """
 
     def __init__(
@@ -73,13 +76,16 @@ class Edge:
             return
         headers = Headers(scope=scope)
         more: dict[str, str] = {}
-        scope.setdefault("state", {})[ANSWER_HEADERS] = more
+        state = scope.setdefault("state", {})
+        state[ANSWER_HEADERS] = more
         exchange = _Exchange(request_id(headers), send, more)
-        body = _BoundedBody(receive, self._max_body_bytes, self._body_stall_s, self._held)
+        body = BoundedBody(receive, self._max_body_bytes, self._body_stall_s, self._held)
+        state[BODY] = body
         self._open += 1
         try:
             self._check(scope, headers)
-            await self._app(scope, body, exchange.send)
+            meant = {**scope, "path": meant_path(scope["path"], scope["raw_path"])}
+            await self._app(meant, body, exchange.send)
         except ClientDisconnect:
             pass  # Nobody is left to answer.
         except AgClusterError as error:
@@ -157,9 +163,12 @@ class _HeldBodies:
         self._max_bytes = max_bytes
         self._bytes = 0
 
-    def add(self, count: int) -> None:
-        """Raises `RequestRefused` instead when there is no room for so many."""
-        if self._bytes + count > self._max_bytes:
+    def add(self, count: int, *, is_alone_enough: bool = False) -> None:
+        """Raises `RequestRefused` instead when there is no room for so many.
+
+        `is_alone_enough`: where nothing else is held there is room for any request.
+        """
+        if self._bytes + count > self._max_bytes and (self._bytes or not is_alone_enough):
             raise RequestRefused("", code=ErrorCode.REPLICA_FULL)
         self._bytes += count
 
@@ -167,10 +176,10 @@ class _HeldBodies:
         self._bytes -= count
 
 
-class _BoundedBody:
+class BoundedBody:
     """The request's `receive`, with bounds on size and slowness while there is a body to come.
 
-    `release` when the request is over.
+    What comes of it counts as held, until the route says what it holds, or the request is over.
     """
 
     def __init__(self, receive: Receive, max_bytes: int, stall_s: float, held: _HeldBodies) -> None:
@@ -204,10 +213,39 @@ class _BoundedBody:
             self._is_complete = not message.get("more_body", False)
         return message
 
-    def release(self) -> None:
-        """The body is held no more."""
+    def hold(self, count: int) -> None:
+        """From here on the request holds so many bytes, in whatever form.
+
+        Raises `RequestRefused` when there is no room for them beside what others hold.
+        """
         self._held.remove(self._held_bytes)
         self._held_bytes = 0
+        self._held.add(count, is_alone_enough=True)
+        self._held_bytes = count
+
+    def release(self) -> None:
+        """The body is held no more."""
+        self.hold(0)
+
+
+def meant_path(path: str, raw_path: bytes) -> str:
+    """The path as we have it, of one as base URLs make it: `//v1/…`, `/v1/v1/…`, `…/`.
+
+    Served as it is, not redirected: clients drop their key on the way, or their body.
+    """
+    prefix = _PREFIX.match(path)
+    assert prefix is not None
+    path = ("/v1/" if prefix[1] else "/") + path[prefix.end() :]
+    if raw_path.endswith(b"/"):  # Not one that is part of a name, and escaped.
+        path = path.rstrip("/") or "/"
+    return path
+
+
+def held_body(request: Request) -> BoundedBody:
+    """What a request that came in by the edge holds."""
+    body = request.scope["state"][BODY]
+    assert isinstance(body, BoundedBody)
+    return body
 
 
 def _loggable(scope: Scope) -> str:

@@ -7,7 +7,7 @@ import logging
 from contextlib import ExitStack
 from dataclasses import dataclass
 
-from api.chain import AnswerHead, chain
+from api.chain import AnswerHead, OpenChain
 from api.errands import Errands
 from api.relay import Relay
 from infra.runtime.logs import fields
@@ -61,19 +61,18 @@ class Trail:
     chains: ChainStore
     tenant: TenantId
     conversation: ConversationKey
-    system_prompt: str | None
-    sent: tuple[str, ...]
+    chain: OpenChain
+    """Up to the last message of the user."""
+    lasts: tuple[str, ...]
+    """The digests under which that one may come back: its own, and the most likely other one."""
     retention_s: float
-    tail: str | None = None
-    """The digest under which the last message most likely comes back, if not under its own."""
 
     async def put(self, head: str) -> None:
         """Raises `StoreUnavailable`."""
-        last = self.sent[-1] if self.tail is None else self.tail
-        for digest in dict.fromkeys((self.sent[-1], last)):
+        for last in self.lasts:
             await self.chains.put(
                 self.tenant,
-                chain(self.system_prompt, (*self.sent[:-1], digest), head),
+                self.chain.closed(last, head),
                 self.conversation,
                 retention_s=self.retention_s,
             )

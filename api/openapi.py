@@ -10,10 +10,12 @@ from __future__ import annotations
 from http import HTTPStatus
 from typing import Any
 
+import msgspec
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
-from api.models import ChatRequest, ErrorAnswer
+from api.chat_request import ChatRequest
+from api.models import ErrorAnswer
 from api.naming import PROFILE_HEADER
 
 NUMBERS_HEADER = "X-Event-IDs"
@@ -103,9 +105,11 @@ def document(app: FastAPI) -> dict[str, Any]:
         schema = get_openapi(
             title=app.title, version=app.version, description=app.description, routes=app.routes
         )
-        body = ChatRequest.model_json_schema(ref_template="#/components/schemas/{model}")
+        _, bodies = msgspec.json.schema_components(
+            [ChatRequest], ref_template="#/components/schemas/{name}"
+        )
         components = schema["components"]
-        components["schemas"] |= body.pop("$defs", {}) | {"ChatRequest": body}
+        components["schemas"] |= bodies
         for name in _SCHEMAS_OF_422:
             components["schemas"].pop(name, None)
         components["securitySchemes"] = {

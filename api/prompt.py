@@ -2,28 +2,27 @@
 
 The prompt is everything the user said since the last answer; all before it is history, used only
 where the agent's memory is not what the client sees. What the user said between two answers is one
-turn, however many messages it took, and so is its digest. Tool calls and results of the client's
-own tools become text: this agent runs its own tools. Nothing is ever fetched: a picture or document
-comes inline or is refused, for a URL fetched on a caller's behalf is a door into our network.
+turn, however many messages it took, and so is its digest. Where the last message is an answer, the
+agent is asked to go on with it; where there are only instructions, the last of them is the prompt.
+Tool calls and results of the client's own tools become text: this agent runs its own tools.
 """
 
 from __future__ import annotations
 
-import base64
-import binascii
-import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, Literal
+from typing import Literal
 
-from api.models import ChatMessage
+from api.chat_request import Called, ChatMessage, given, text_of
+from api.parts import blocks_of
 from infra.wire.errors import RequestRefused
 from infra.wire.history import digest, tails
-from infra.wire.turns import ContentBlock, DocumentBlock, HistoryMessage, ImageBlock, TextBlock
+from infra.wire.turns import ContentBlock, HistoryMessage, TextBlock
 
-IMAGE_TYPES = frozenset({"image/png", "image/jpeg", "image/gif", "image/webp"})
-_PDF = "application/pdf"
+GO_ON = "Go on from where your last answer ends. Do not repeat any of it."
+"""What an agent is told where a client sends its answer last ("Continue")."""
+
 _SYSTEM_ROLES = frozenset({"system", "developer"})
 _RESULT_ROLES = frozenset({"tool", "function"})
 
@@ -51,19 +50,21 @@ class Prompt:
 
 def read_messages(messages: Sequence[ChatMessage]) -> Prompt:
     """Raises `RequestRefused` naming the message or part that does not fit."""
+    spoken = [i for i, message in enumerate(messages) if message.role not in _SYSTEM_ROLES]
+    newest = spoken[-1] if spoken else len(messages) - 1
     system: list[str] = []
     said: list[HistoryMessage] = []
     begins: list[int] = []
     is_answered = True
     for i, message in enumerate(messages):
-        where = f"messages[{i}]"
-        if message.role in _SYSTEM_ROLES:
-            system.extend(_system_text(message, where))
+        blocks = tuple(_blocks(message, f"messages[{i}]", is_newest=i == newest))
+        if message.role in _SYSTEM_ROLES and spoken:
+            system.extend(_text(block) for block in blocks)
             continue
-        blocks = tuple(_blocks(message, where))
         if message.role == "assistant":
             # An answer that was stopped before its first word is empty, but ends the user's turn.
-            is_answered = True
+            # At the end it is where a client wants the answer put.
+            is_answered = is_answered or bool(blocks) or i != newest
         elif blocks and is_answered:
             begins.append(len(said))
             is_answered = False
@@ -71,10 +72,21 @@ def read_messages(messages: Sequence[ChatMessage]) -> Prompt:
             role: Literal["user", "assistant"]
             role = "assistant" if message.role == "assistant" else "user"
             said.append(HistoryMessage(role=role, content=blocks))
-    _require_a_prompt(messages)
-    if is_answered:
-        last = len(messages) - 1
-        raise RequestRefused("The last message is empty.", param=f"messages[{last}].content")
+    if not spoken and said:
+        # Only instructions: all but the last one stay what they are.
+        system = [_text(block) for message in said[:-1] for block in message.content]
+        said, begins = said[-1:], [0]
+    elif is_answered:
+        if messages[newest].role != "assistant" or not said:
+            raise RequestRefused("The last message is empty.", param=f"messages[{newest}].content")
+        begins.append(len(said))
+        said.append(HistoryMessage(role="user", content=(TextBlock(text=GO_ON),)))
+    return _prompt(system, said, begins, has_answers=_has_answers(messages))
+
+
+def _prompt(
+    system: list[str], said: list[HistoryMessage], begins: list[int], *, has_answers: bool
+) -> Prompt:
     spans = list(pairwise([*begins, len(said)]))
     turns = [_blocks_of(said[begin:end], "user") for begin, end in spans]
     answers = [_blocks_of(said[begin:end], "assistant") for begin, end in spans[:-1]]
@@ -83,7 +95,7 @@ def read_messages(messages: Sequence[ChatMessage]) -> Prompt:
         history=tuple(said[: begins[-1]]),
         prompt=turns[-1],
         sent=tuple(map(digest, turns)),
-        has_answers=any(message.role == "assistant" for message in messages),
+        has_answers=has_answers,
         answers=tuple(
             "".join(block.text for block in answer if isinstance(block, TextBlock))
             for answer in answers
@@ -93,165 +105,39 @@ def read_messages(messages: Sequence[ChatMessage]) -> Prompt:
     )
 
 
+def _has_answers(messages: Sequence[ChatMessage]) -> bool:
+    return any(message.role == "assistant" for message in messages)
+
+
 def _blocks_of(messages: Iterable[HistoryMessage], role: str) -> Blocks:
     return tuple(block for m in messages if m.role == role for block in m.content)
 
 
-def _require_a_prompt(messages: Sequence[ChatMessage]) -> None:
-    spoken = [i for i, m in enumerate(messages) if m.role not in _SYSTEM_ROLES]
-    if not spoken:
-        raise RequestRefused("There is no message from the user.", param="messages")
-    if messages[spoken[-1]].role == "assistant":
-        raise RequestRefused(
-            "The last message must be from the user: answers cannot be prefilled.",
-            param=f"messages[{spoken[-1]}].role",
-        )
+def _text(block: ContentBlock) -> str:
+    return block.text if isinstance(block, TextBlock) else "[Left out here: a picture or document]"
 
 
-def _system_text(message: ChatMessage, where: str) -> Iterator[str]:
-    for block in _content(message.content, where):
-        if not isinstance(block, TextBlock):
-            raise RequestRefused("A system message holds text only.", param=f"{where}.content")
-        yield block.text
-
-
-def _blocks(message: ChatMessage, where: str) -> Iterator[ContentBlock]:
-    blocks = _content(message.content, where)
+def _blocks(message: ChatMessage, where: str, *, is_newest: bool) -> Iterator[ContentBlock]:
+    blocks = blocks_of(message.content, f"{where}.content", is_newest=is_newest)
     if message.role in _RESULT_ROLES:
         of = message.name or message.tool_call_id or "a tool"
         yield TextBlock(text=f"[Result of {of}]")
     yield from blocks
+    if message.refusal and message.refusal.strip():
+        yield TextBlock(text=message.refusal)
     yield from (TextBlock(text=line) for line in _calls(message))
 
 
 def _calls(message: ChatMessage) -> Iterator[str]:
-    calls = [call.get("function") or call.get("custom") for call in message.tool_calls or ()]
+    calls = [call.function or call.custom for call in message.tool_calls or ()]
     for called in [*calls, message.function_call]:
-        if isinstance(called, dict):
-            arguments = called.get("arguments", called.get("input", ""))
-            told = arguments if isinstance(arguments, str) else json.dumps(arguments)
-            yield f"[Called {called.get('name', 'a tool')} with {told}]"
+        if called is not None:
+            yield f"[Called {text_of(called.name) or 'a tool'} with {_arguments(called)}]"
 
 
-def _content(content: object, where: str) -> list[ContentBlock]:
-    if content is None:
-        return []
-    if isinstance(content, str):
-        return [TextBlock(text=content)] if content.strip() else []
-    if not isinstance(content, list):
-        raise RequestRefused(
-            f"`{where}.content` must be a string or a list of parts.", param=f"{where}.content"
-        )
-    parts = (_part(part, f"{where}.content[{i}]") for i, part in enumerate(content))
-    return [block for block in parts if block is not None]
-
-
-def _part(part: object, where: str) -> ContentBlock | None:
-    if not isinstance(part, dict):
-        raise RequestRefused(f"`{where}` must be an object.", param=where)
-    kind = part.get("type")
-    if kind in ("text", "refusal", "input_text", "output_text"):
-        field = "refusal" if kind == "refusal" else "text"
-        text = _string(part, field, where)
-        return TextBlock(text=text) if text.strip() else None
-    if kind == "image_url":
-        return _image(part, where)
-    if kind == "file":
-        return _file(part, where)
-    if kind == "input_audio":
-        raise RequestRefused("Audio is not supported.", param=f"{where}.type")
-    raise RequestRefused(
-        f"`{where}.type` must be one of text, image_url, file.", param=f"{where}.type"
-    )
-
-
-def _image(part: Mapping[str, Any], where: str) -> ImageBlock:
-    holder = part.get("image_url")
-    # Some clients send the URL itself in place of the object.
-    url = (
-        holder
-        if isinstance(holder, str)
-        else _string(_object(part, "image_url", where), "url", f"{where}.image_url")
-    )
-    param = f"{where}.image_url.url"
-    if not url.startswith("data:"):
-        raise RequestRefused(
-            "Image URLs are not fetched. Send the picture inline, as a data: URL.", param=param
-        )
-    media_type, data = _data_url(url, param)
-    if media_type not in IMAGE_TYPES:
-        raise RequestRefused(
-            f"Pictures must be one of {', '.join(sorted(IMAGE_TYPES))}.", param=param
-        )
-    return ImageBlock(media_type=media_type, data=data)
-
-
-def _file(part: Mapping[str, Any], where: str) -> ContentBlock | None:
-    file = _object(part, "file", where)
-    if "file_data" not in file:
-        raise RequestRefused(
-            "Files are sent inline, in `file_data` as a data: URL; there are no uploads.",
-            param=f"{where}.file.file_data",
-        )
-    param = f"{where}.file.file_data"
-    value = _string(file, "file_data", f"{where}.file")
-    name = file.get("filename")
-    filename = name if isinstance(name, str) else None
-    if value.startswith("data:"):
-        media_type, data = _data_url(value, param)
-    elif value.startswith(("http://", "https://")):
-        raise RequestRefused("File URLs are not fetched. Send the file inline.", param=param)
-    else:
-        # Bare base64 is what OpenAI's own examples of PDF input once showed.
-        media_type, data = _PDF, _checked_base64(value, param)
-    if media_type == _PDF:
-        return DocumentBlock(media_type=media_type, data=data, filename=filename)
-    if media_type in IMAGE_TYPES:
-        return ImageBlock(media_type=media_type, data=data)
-    if media_type.startswith("text/") or media_type == "application/json":
-        return _text_file(data, filename, param)
-    raise RequestRefused(
-        f"Files of type {media_type[:80]} are not supported: send PDF documents, text or pictures.",
-        param=param,
-    )
-
-
-def _text_file(data: str, filename: str | None, param: str) -> TextBlock | None:
-    try:
-        text = base64.b64decode(data).decode()
-    except UnicodeDecodeError:
-        raise RequestRefused("The text file is not UTF-8.", param=param) from None
-    head = f"[File {filename}]\n" if filename else ""
-    return TextBlock(text=head + text) if text.strip() else None
-
-
-def _data_url(url: str, param: str) -> tuple[str, str]:
-    head, comma, data = url.partition(",")
-    media_type, *options = head.removeprefix("data:").split(";")
-    if not comma or "base64" not in options:
-        raise RequestRefused("The data: URL must hold base64 data.", param=param)
-    return media_type.strip().lower() or "text/plain", _checked_base64(data, param)
-
-
-def _checked_base64(data: str, param: str) -> str:
-    """Checked here, so that the caller hears of it and not the agent's model."""
-    try:
-        if not base64.b64decode(data, validate=True):
-            raise RequestRefused("The base64 data is empty.", param=param)
-    except (binascii.Error, ValueError):
-        raise RequestRefused("The base64 data is broken.", param=param) from None
-    return data
-
-
-def _object(holder: Mapping[str, Any], field: str, where: str) -> Mapping[str, Any]:
-    value = holder.get(field)
-    if not isinstance(value, dict):
-        raise RequestRefused(f"`{where}.{field}` must be an object.", param=f"{where}.{field}")
-    return value
-
-
-def _string(holder: Mapping[str, Any], field: str, where: str) -> str:
-    value = holder.get(field)
-    if not isinstance(value, str):
-        raise RequestRefused(f"`{where}.{field}` must be a string.", param=f"{where}.{field}")
-    return value
+def _arguments(called: Called) -> str:
+    raw = given(called.arguments) or given(called.input)
+    if raw is None:
+        return ""
+    told = text_of(raw)
+    return bytes(raw).decode("utf-8", "replace") if told is None else told

@@ -87,7 +87,7 @@ def _came_to_nothing(turn: TurnRecord) -> bool:
     )
 
 
-def read_repeat(headers: Mapping[str, str], body: bytes, *, max_chars: int) -> Repeat:
+def read_repeat(headers: Mapping[str, str], body: bytes | bytearray, *, max_chars: int) -> Repeat:
     """By the request's headers. Raises `RequestRefused` for a key that is too long."""
     body_digest = hashlib.sha256(body).digest()
     tries = headers.get(RETRY_COUNT, "").strip()

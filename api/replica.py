@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 
 import httpx
 
+from api.bodies import LargeBodies
 from api.completions import Completions
 from api.deps import ApiDeps
 from api.door import Door
@@ -79,6 +80,7 @@ def _parts(
     drain = Drain()
     errands = Errands(clock)
     answers = OpenAnswers(per_tenant_max=settings.tenant_streams_max)
+    large = LargeBodies()
     relays = Relays(
         settings,
         replica=replica,
@@ -102,6 +104,7 @@ def _parts(
             answers=answers,
             readers=store.readers,
             errands=errands,
+            large=large,
             clock=clock,
         ),
         completions=completions,
@@ -116,6 +119,7 @@ def _parts(
         workers=store.workers,
         drain=drain,
         errands=errands,
+        large=large,
     )
 
 

@@ -13,7 +13,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from api.models import ChatMessage, ChatRequest
+from api.chat_request import ChatMessage, ChatRequest
 from api.naming import is_given
 from infra.runtime.settings import Settings
 from infra.wire.history import INJECTED
@@ -55,8 +55,7 @@ class SideRules:
 
 def answer_bound(chat: ChatRequest) -> int | None:
     """Tokens the client allows the answer, if it says so sensibly."""
-    wanted = chat.max_completion_tokens or chat.max_tokens
-    return wanted if wanted and wanted > 0 else None
+    return chat.bound
 
 
 def with_format(system_prompt: str | None, response_format: Mapping[str, Any] | None) -> str | None:
@@ -76,9 +75,4 @@ def with_format(system_prompt: str | None, response_format: Mapping[str, Any] | 
 
 
 def _first_text(message: ChatMessage) -> str:
-    content = message.content
-    if isinstance(content, str):
-        return content
-    parts = content if isinstance(content, list) else []
-    texts = (part.get("text") for part in parts if isinstance(part, dict))
-    return next((text for text in texts if isinstance(text, str) and text.strip()), "")
+    return message.first_text

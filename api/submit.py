@@ -9,7 +9,8 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 
 from api.auth import Caller
-from api.chain import last_chains
+from api.bodies import LARGE_BYTES, LargeBodies
+from api.chain import OpenChain, last_chains
 from api.errands import Errands
 from api.hold import HeldTurn, Trail
 from api.naming import label
@@ -57,6 +58,8 @@ class Ask:
     is_thin: bool = False
     """The client may be one that sends only what is new."""
     on_disconnect: OnDisconnect = OnDisconnect.CANCEL
+    size: int = 0
+    """Bytes of its body."""
     repeat: Repeat | None = None
     is_streamed: bool = False
     lane: Lane = Lane.AGENT
@@ -81,6 +84,7 @@ class TurnOpener:
         answers: OpenAnswers,
         readers: TurnReaders,
         errands: Errands,
+        large: LargeBodies,
         clock: Clock,
     ) -> None:
         self._settings = settings
@@ -92,6 +96,7 @@ class TurnOpener:
         self._relays = relays
         self._answers = answers
         self._errands = errands
+        self._large = large
         self._clock = clock
         self._readers = readers
         self._serials = itertools.count(1)
@@ -125,12 +130,11 @@ class TurnOpener:
         self, ask: Ask, new: NewTurn, conversation: ConversationKey, relay: Relay, exit: ExitStack
     ) -> HeldTurn:
         comes_again = ask.repeat is not None and ask.repeat.comes_again
-        assert new.reader is not None
         return HeldTurn(
             relay,
             exit,
             tenant=ask.caller.tenant,
-            reader=new.reader,
+            reader=self._reader_of(new),
             is_repeatable=comes_again,
             # Of a stream its reader has seen something: who hangs up there wants no more of it.
             patience_s=self._settings.retry_grace_s if comes_again and not ask.is_streamed else 0,
@@ -155,7 +159,9 @@ class TurnOpener:
         said = ask.prompt
         if len(said.sent) < 2:
             return None
-        before, earlier = last_chains(said.system_prompt, said.sent, said.answers)
+        before, earlier = await self._large.read(
+            ask.size, lambda: last_chains(said.system_prompt, said.sent, said.answers)
+        )
         return await self._chains.take(
             ask.caller.tenant,
             before,
@@ -170,9 +176,8 @@ class TurnOpener:
             chains=self._chains,
             tenant=ask.caller.tenant,
             conversation=conversation,
-            system_prompt=ask.prompt.system_prompt,
-            sent=ask.prompt.sent,
-            tail=ask.prompt.tails[0] if ask.prompt.tails else None,
+            chain=OpenChain(ask.prompt.system_prompt, ask.prompt.sent[:-1]),
+            lasts=tuple(dict.fromkeys((ask.prompt.sent[-1], *ask.prompt.tails[:1]))),
             retention_s=self._settings.retention_s,
         )
 
@@ -240,13 +245,17 @@ class TurnOpener:
         try:
             yield
         except BaseException:
-            self._errands.leave("hang-up", turn, lambda: self._leave(turn, new))
+            # Not `new` itself: an errand may wait for long, and that is as large as its request.
+            leave, tenant = self._readers.leave, new.request.tenant
+            who = self._reader_of(new)
+            self._errands.leave(
+                "hang-up", turn, lambda: leave(turn, who, tenant=tenant, hung_up=True)
+            )
             raise
 
-    async def _leave(self, turn: TurnId, new: NewTurn) -> None:
+    def _reader_of(self, new: NewTurn) -> ReaderId:
         assert new.reader is not None
-        tenant = new.request.tenant
-        await self._readers.leave(turn, new.reader, tenant=tenant, hung_up=True)
+        return new.reader
 
     @contextmanager
     def _withdrawn_if_unsure(self, new: NewTurn) -> Iterator[None]:
@@ -256,8 +265,11 @@ class TurnOpener:
         except RequestRefused:
             raise
         except BaseException:
-            turn = new.request.turn
-            self._errands.leave("withdraw", turn, lambda: self._readers.withdraw(new))
+            withdraw, turn, tenant = self._readers.withdraw, new.request.turn, new.request.tenant
+            who, digest = self._reader_of(new), new.idempotency
+            self._errands.leave(
+                "withdraw", turn, lambda: withdraw(turn, who, tenant=tenant, idempotency=digest)
+            )
             raise
 
     def _retention_s(self, lane: Lane) -> float:
@@ -304,5 +316,6 @@ class TurnOpener:
             label="" if is_side else label(ask.name),
             idempotency=ask.repeat.digest(ask.name) if ask.repeat else None,
             repeats=ask.repeat.among(ask.name) if ask.repeat else RepeatOf.ANY,
+            is_large=ask.size > LARGE_BYTES,
             reader=ReaderId(f"{self._relays.replica} {next(self._serials)}"),
         )

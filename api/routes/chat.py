@@ -9,12 +9,14 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from api.auth import Caller, without_key
-from api.bodies import json_body
+from api.bodies import held_while_read, json_body
+from api.chat_request import ChatRequest, read_chat_request
 from api.chunks import ChunkFrames
 from api.completion import WholeAnswer
 from api.deps import ApiDeps
+from api.edge import held_body
 from api.hold import OpenTurn
-from api.models import ChatCompletion, ChatRequest, read_chat_request
+from api.models import ChatCompletion
 from api.naming import conversation_name, profile_name, resends_history
 from api.openapi import CHAT_BODY, EVENT_STREAM, KEYED, NUMBERS_HEADER, chat_headers, errors
 from api.prompt import Prompt, read_messages
@@ -42,6 +44,7 @@ def chat_routes(deps: ApiDeps) -> APIRouter:
         is_numbered = _wants_numbers(request.headers)
         chat, ask = await _read(deps, rules, request, caller)
         turn = await deps.turns.open(ask)
+        held_body(request).hold(0)  # What the answer needs of it is a few words.
         try:
             return _answer(deps, chat, ask, turn, is_numbered=is_numbered)
         except BaseException:
@@ -71,10 +74,12 @@ async def _read(
     headers = request.headers
     on_disconnect = _on_disconnect(headers)
     body = await json_body(request)
-    chat = read_chat_request(body)
+    held_body(request).hold(held_while_read(body))
+    chat = await deps.large.read(len(body), lambda: read_chat_request(body))
+    metadata = chat.names
     name = conversation_name(
         headers,
-        chat.metadata,
+        metadata,
         names=settings.conversation_headers,
         max_chars=settings.max_header_chars,
     )
@@ -86,23 +91,24 @@ async def _read(
             code=ErrorCode.MODEL_NOT_FOUND,
             param="model",
         )
-    prompt = read_messages(chat.messages)
+    prompt = await deps.large.read(len(body), lambda: read_messages(chat.messages))
     lane = rules.lane_of(chat, headers)
     if lane is Lane.SIDE:
-        form = with_format(prompt.system_prompt, chat.response_format)
+        form = with_format(prompt.system_prompt, chat.form)
         prompt = replace(prompt, system_prompt=form)
     ask = Ask(
         caller=caller,
         model=model,
         asked_model=chat.model,
         prompt=prompt,
+        size=len(body),
         name=name,
         is_thin=settings.thin_clients and _may_be_thin(headers, name, prompt),
         on_disconnect=on_disconnect,
         is_streamed=bool(chat.stream),
         lane=lane,
         max_tokens=answer_bound(chat),
-        profile=profile_name(headers, chat.metadata, known=settings.egress_profiles),
+        profile=profile_name(headers, metadata, known=settings.egress_profiles),
         repeat=read_repeat(headers, body, max_chars=settings.max_header_chars),
     )
     return chat, ask

@@ -152,8 +152,8 @@ class Settings(BaseModel):
     bodies_max_bytes: int = Field(
         1024 * 1024 * 1024,
         gt=0,
-        description="Bytes of request bodies one API replica holds at once, until their answers "
-        "end; beyond it 503.",
+        description="Bytes of request bodies, and of what is made of them, that one API replica "
+        "holds at once, until their turns are handed over; beyond it 503.",
     )
     trusted_proxies: Names = Field(
         (),

@@ -18,7 +18,6 @@ from infra.store.keys import Keys
 from infra.store.replies import optional, text
 from infra.store.scripts import Scripts
 from infra.store.turn_log import EVENTS_MAX
-from infra.store.turn_records import NewTurn
 from infra.store.turns import CANCELLED
 from infra.wire.control import CancelTurn
 from infra.wire.ids import ConversationKey, ReaderId, TenantId, TurnId
@@ -80,21 +79,23 @@ class TurnReaders:
         )
         return Left(text(answer))
 
-    async def withdraw(self, new: NewTurn) -> None:
-        """The answer to its submit was lost: whichever turn it made or joined, its reader hangs up.
+    async def withdraw(
+        self, turn: TurnId, reader: ReaderId, *, tenant: TenantId, idempotency: str | None
+    ) -> None:
+        """The answer to a submit was lost: whichever turn it made or joined, its reader hangs up.
 
         Raises `StoreUnavailable`.
         """
-        tenant, turns = new.request.tenant, [new.request.turn]
-        if new.idempotency:
-            digest = self._contents.blind(new.idempotency)
+        turns = [turn]
+        if idempotency:
+            digest = self._contents.blind(idempotency)
             with translate():
                 found = optional(await self._redis.get(self._keys.idempotency(tenant, digest)))
             if found is not None and found not in turns:
                 turns.append(TurnId(found))
-        for turn in turns:
-            if new.reader is not None and await self._reads(turn, new.reader):
-                await self.leave(turn, new.reader, tenant=tenant, hung_up=True)
+        for one in turns:
+            if await self._reads(one, reader):
+                await self.leave(one, reader, tenant=tenant, hung_up=True)
 
     async def _reads(self, turn: TurnId, reader: ReaderId) -> bool:
         with translate():

@@ -51,6 +51,8 @@ class NewTurn:
     repeats: RepeatOf = RepeatOf.ANY
     reader: ReaderId | None = None
     """The answer that will be read of it, or of the turn it repeats (`infra.store.readers`)."""
+    is_large: bool = False
+    """It is written out beside the loop."""
     supersedes: TurnId | None = None
     """The turn found under that digest, when it is not to be had again: this one takes its place.
     """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -92,6 +93,11 @@ class TurnStore:
         sent = tuple(map(self._contents.blind, request.sent))
         tails = tuple(map(self._contents.blind, request.tails))
         request = request.model_copy(update={"sent": sent, "tails": tails})
+        written = (
+            await asyncio.to_thread(self._written, request)
+            if new.is_large
+            else self._written(request)
+        )
         answer = await self._scripts.run(
             "submit",
             self._touched_by_submit(request, digest),
@@ -100,7 +106,7 @@ class TurnStore:
                 turn,
                 tenant,
                 new.label,
-                self._contents.seal(request.encode(), _place(turn)),
+                written,
                 new.replica,
                 new.asked_model or request.model,
                 new.sealed_key,
@@ -139,6 +145,9 @@ class TurnStore:
             is_told=int(answer[4]) > 0,
             is_joined=answer[0] == b"joined",
         )
+
+    def _written(self, request: TurnRequest) -> str | bytes:
+        return self._contents.seal(request.encode(), _place(request.turn))
 
     def _touched_by_submit(self, request: TurnRequest, digest: str) -> list[str]:
         c, turn, tenant = request.conversation, request.turn, request.tenant

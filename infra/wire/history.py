@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from infra.wire.answers import agree
 from infra.wire.base import Message
@@ -26,7 +26,7 @@ INJECTED = re.compile(r"<context>|<source[ >]")
 
 _INJECTED_END = re.compile(r"</context>|</source>")
 _LINE = re.compile(r"^(?=.*\S)", re.MULTILINE)
-_BLANKS = re.compile(r"\s+")
+_SLICE_CHARS = 256 * 1024
 
 
 class Accepted(Message):
@@ -76,7 +76,9 @@ def digest(content: Iterable[ContentBlock]) -> str:
     total = hashlib.sha256()
     for block in content:
         if isinstance(block, TextBlock):
-            total.update(b"t" + _BLANKS.sub(" ", block.text.strip()).encode("utf-8", "replace"))
+            total.update(b"t")
+            for piece in _squeezed(block.text):
+                total.update(piece)
         else:
             total.update(block.type[:1].encode() + hashlib.sha256(block.data.encode()).digest())
         total.update(b"\0")
@@ -99,6 +101,21 @@ def tails(content: Sequence[ContentBlock]) -> tuple[str, ...]:
             parts = ([*content[:i], TextBlock(text=rest[at:]), *content[i + 1 :]] for at in begins)
             return tuple(map(digest, parts))
     return ()
+
+
+def _squeezed(text: str) -> Iterator[bytes]:
+    """The words with one blank between. Slice by slice: a long text must not hold its reader up."""
+    has_begun = is_apart = False
+    for start in range(0, len(text), _SLICE_CHARS):
+        piece = text[start : start + _SLICE_CHARS]
+        words = piece.split()
+        if not words:
+            is_apart = True
+            continue
+        if has_begun and (is_apart or piece[0].isspace()):
+            yield b" "
+        yield " ".join(words).encode("utf-8", "replace")
+        has_begun, is_apart = True, piece[-1].isspace()
 
 
 def decide(

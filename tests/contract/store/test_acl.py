@@ -117,7 +117,7 @@ async def _read_and_leave(api: Scene) -> None:
     await api.offer(new)
     again = replace(api.new_turn(OTHER_C, idempotency="d"), reader=second)
     turn = (await api.offer(again)).turn
-    await readers.withdraw(again)
+    await readers.withdraw(again.request.turn, second, tenant=TENANT, idempotency=again.idempotency)
     assert await readers.leave(turn, first, tenant=TENANT, hung_up=False) is Left.STAYS
     await api.store.turns.cancel(turn, tenant=TENANT, reason="over")
 

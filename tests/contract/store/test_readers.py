@@ -44,6 +44,13 @@ async def hang_up(scene: Scene, turn: TurnId, who: ReaderId) -> Left:
     return await scene.store.readers.leave(turn, who, tenant=TENANT, hung_up=True)
 
 
+async def withdraw(scene: Scene, new: NewTurn) -> None:
+    assert new.reader is not None
+    await scene.store.readers.withdraw(
+        new.request.turn, new.reader, tenant=TENANT, idempotency=new.idempotency
+    )
+
+
 async def state_of(scene: Scene, turn: TurnId) -> TurnState:
     record = await scene.store.turns.get(turn)
     assert record is not None
@@ -136,9 +143,9 @@ async def test_submit_whose_answer_was_lost_leaves_no_reader(scene: Scene) -> No
         first = await scene.offer(read_by(scene, reader(1)))
         lost = read_by(scene, reader(2))
         await scene.offer(lost)
-        await scene.store.readers.withdraw(lost)
+        await withdraw(scene, lost)
         assert await state_of(scene, first.turn) is TurnState.QUEUED, "its first client reads on"
-        await scene.store.readers.withdraw(lost)
+        await withdraw(scene, lost)
         assert await hang_up(scene, first.turn, reader(1)) is Left.CANCELLED
 
 

@@ -127,7 +127,7 @@ async def test_other_paths_and_methods_answer_in_openais_form() -> None:
     async with running_api() as api:
         answers = [
             await api.http.get("/nope"),
-            await api.http.get("/v1/models/"),
+            await api.http.get("/v1/models/nope"),
             await api.http.get("/v1/chat/completions"),
             await api.http.delete("/v1/models"),
             await api.http.options("/v1/chat/completions"),

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from api.models import read_chat_request
-from api.prompt import Prompt, read_messages
+from api.chat_request import read_chat_request
+from api.prompt import GO_ON, Prompt, read_messages
 from infra.wire.errors import RequestRefused
 from infra.wire.history import digest
 from infra.wire.turns import DocumentBlock, HistoryMessage, ImageBlock, TextBlock
@@ -194,15 +194,93 @@ def test_bad_content_is_refused_by_name(content: Any, param: str) -> None:
     assert refused(user(content)).param == param
 
 
-def test_answers_cannot_be_prefilled() -> None:
-    error = refused(user("x"), {"role": "assistant", "content": "Once upon"})
-    assert error.param == "messages[1].role"
+def test_answer_sent_last_is_to_go_on() -> None:
+    """The button "Continue" of a chat program."""
+    told = read(user("count"), {"role": "assistant", "content": "one two"})
+    assert told.history == (
+        HistoryMessage(role="user", content=(TextBlock(text="count"),)),
+        HistoryMessage(role="assistant", content=(TextBlock(text="one two"),)),
+    )
+    assert told.prompt == (TextBlock(text=GO_ON),)
+    assert told.sent == (digest([TextBlock(text="count")]), digest(told.prompt))
+    assert told.answers == ("one two",)
 
 
-def test_system_text_alone_is_no_prompt() -> None:
-    assert refused({"role": "system", "content": "x"}).param == "messages"
+@pytest.mark.parametrize("content", ["", None, [], "  "])
+def test_empty_answer_sent_last_is_only_where_it_is_wanted(content: Any) -> None:
+    told = read(user("count"), {"role": "assistant", "content": content})
+    assert (told.prompt, told.history) == ((TextBlock(text="count"),), ())
+
+
+def test_conversation_may_begin_with_an_answer_that_is_to_go_on() -> None:
+    told = read({"role": "assistant", "content": "Once upon"})
+    assert told.prompt == (TextBlock(text=GO_ON),)
+    assert told.history[0].role == "assistant"
+
+
+def test_instructions_alone_are_the_prompt() -> None:
+    alone = read({"role": "system", "content": "Summarise: a b c"})
+    assert (alone.system_prompt, alone.prompt) == (None, (TextBlock(text="Summarise: a b c"),))
+    two = read({"role": "system", "content": "s"}, {"role": "developer", "content": "d"})
+    assert (two.system_prompt, two.prompt) == ("s", (TextBlock(text="d"),))
+    assert two.sent == (digest(two.prompt),)
+    assert refused({"role": "system", "content": ""}).param == "messages[0].content"
 
 
 def test_pictures_have_no_place_in_a_system_message() -> None:
+    """But the chat goes on: the client sends it each time."""
     part = {"type": "image_url", "image_url": {"url": PNG}}
-    assert refused({"role": "system", "content": [part]}, user("x")).param == "messages[0].content"
+    told = read({"role": "system", "content": [part]}, user("x"))
+    assert told.system_prompt == "[Left out here: a picture or document]"
+
+
+UNREADABLE: list[tuple[Any, str | None]] = [
+    ({"type": "input_audio", "input_audio": {"data": "AA", "format": "wav"}}, "a sound recording"),
+    ({"type": "image_url", "image_url": {"url": "https://x/y.png"}}, "a picture"),
+    ({"type": "image_url", "image_url": {"url": "data:image/svg+xml;base64,AAAA"}}, "a picture"),
+    ({"type": "image_url"}, "a picture"),
+    (
+        {
+            "type": "file",
+            "file": {"filename": "a.docx", "file_data": "data:application/msword;base64,AAAA"},
+        },
+        "the file a.docx",
+    ),
+    ({"type": "file", "file": {"file_id": "file-1"}}, "a file"),
+    ({"type": "file", "file": 5}, "a file"),
+    ({"type": "thinking", "thinking": "hm"}, None),
+    ({"type": "reasoning", "text": 5}, None),
+    ({"type": "video_url"}, "something of a kind that could not be read"),
+    ({"type": 7}, "something of a kind that could not be read"),
+    ({"type": "text", "text": 5}, "something of a kind that could not be read"),
+]
+
+
+@pytest.mark.parametrize(("part", "told"), UNREADABLE)
+@pytest.mark.parametrize("role", ["user", "assistant", "tool", "system"])
+def test_what_an_earlier_message_carries_never_ends_a_chat(
+    part: Any, told: str | None, role: str
+) -> None:
+    """Clients resend their history: one refused upload was 400 for ever."""
+    text = {"type": "text", "text": "see"}
+    said = read(user("a"), {"role": role, "content": [text, part]}, user("b"))
+    shown = json.dumps([m.model_dump() for m in said.history], ensure_ascii=False)
+    shown += said.system_prompt or ""
+    shown += "".join(block.text for block in said.prompt if isinstance(block, TextBlock))
+    assert ("[Left out here: " in shown) is (told is not None)
+    assert f"[Left out here: {told}]" in shown or told is None
+    assert "see" in shown
+    assert said.prompt[-1] == TextBlock(text="b")
+
+
+@pytest.mark.parametrize("content", [7, {"type": "text"}, ["x"], [[]]])
+def test_earlier_content_that_is_none_becomes_a_note(content: Any) -> None:
+    said = read(user(content), {"role": "assistant", "content": "no"}, user("b"))
+    assert said.history[0].content == (
+        TextBlock(text="[Left out here: content that could not be read]"),
+    )
+
+
+@pytest.mark.parametrize("part", [part for part, _ in UNREADABLE])
+def test_newest_message_is_refused_saying_what_to_change(part: Any) -> None:
+    assert refused(user("a"), user([part])).param

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 from typing import Any
 
 import pytest
 
 from api.auth import authenticate, without_key
-from api.models import IGNORED_PARAMETERS, ChatRequest, read_chat_request
+from api.chat_request import read_chat_request
+from api.edge import meant_path
 from api.naming import conversation_name, label, resends_history
+from api.prompt import read_messages
 from infra.wire.errors import ErrorCode, RequestRefused
 
 SECRET = b"s" * 32
@@ -155,6 +158,9 @@ def test_same_key_is_the_same_tenant_either_way() -> None:
         ({"stream_options": {"include_usage": "x"}}, "stream_options.include_usage"),
         ({"n": 2}, "n"),
         ({"n": 0}, "n"),
+        ({"metadata": []}, "metadata"),
+        ({"tool_choice": 5}, "tool_choice"),
+        ({"response_format": "json"}, "response_format"),
         ({"temperature": "hot"}, "temperature"),
         ({"max_tokens": "many"}, "max_tokens"),
         ({"stop": 5}, "stop"),
@@ -201,6 +207,92 @@ def test_parameters_without_effect_and_unknown_ones_are_accepted(extra: dict[str
     assert read_chat_request(json.dumps(GOOD | extra).encode()).model == "m"
 
 
-def test_every_typed_parameter_has_an_effect_or_is_listed_as_ignored() -> None:
-    honoured = {"model", "messages", "stream", "stream_options", "n"}
-    assert set(ChatRequest.model_fields) <= honoured | IGNORED_PARAMETERS
+@pytest.mark.parametrize(
+    ("sent", "read"),
+    [
+        (rb"cut \ud83d here", "cut \ufffd here"),
+        (rb"cut \uDE00 here", "cut \ufffd here"),
+        (rb"\ud83d\ud83d\ude00", "\ufffd\U0001f600"),
+        (rb"\ud83d\ude00\ude00", "\U0001f600\ufffd"),
+        (rb"ends \ud83d", "ends \ufffd"),
+        (rb"\\ud83d and \\\ud83d", "\\ud83d and \\\ufffd"),
+        (rb"\n\ud83d\n", "\n\ufffd\n"),
+        (b"cut \xed\xa0\xbd here", "cut \ufffd here"),
+        (rb"whole \ud83d\ude00", "whole \U0001f600"),
+    ],
+)
+def test_half_an_emoji_becomes_the_sign_for_what_is_lost(sent: bytes, read: str) -> None:
+    """A client that cut a text in the middle of one resends it, and got 400 for ever."""
+    for content in (b'"%b"' % sent, b'[{"type":"text","text":"%b"}]' % sent):
+        body = b'{"model":"m","user":"%b","messages":[{"role":"user","content":%b}]}'
+        chat = read_chat_request(body % (sent, content))
+        assert chat.user == read
+        assert chat.messages[0].first_text == read
+
+
+def test_byte_order_mark_is_no_part_of_a_body() -> None:
+    assert read_chat_request(b"\xef\xbb\xbf" + json.dumps(GOOD).encode()).model == "m"
+
+
+NOUGHTS = b",".join([b"{}"] * 1_000_000)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"model":"m","messages":[{"role":"user","content":[%b]}]}' % NOUGHTS[:299_999],
+        b'{"model":"m","messages":[{"role":"assistant","tool_calls":[%b]}]}' % NOUGHTS[:299_999],
+        b'{"model":"m","messages":[{"role":"user"}],"tools":[%b]}' % NOUGHTS,
+        b'{"model":"m","messages":[{"role":"user"}],"unknown":%b1%b}' % (b"[" * 9999, b"]" * 9999),
+        b'{"model":"m","messages":[%b]}' % b",".join([b'{"role":"user"}'] * 5000),
+    ],
+    ids=["parts", "calls", "tools", "depth", "messages"],
+)
+def test_body_that_would_be_millions_of_objects_is_refused_before_it_is_some(body: bytes) -> None:
+    """31 MB of `{}` became a gigabyte, and stayed one while the answer streamed."""
+    tracemalloc.start()
+    try:
+        with pytest.raises(RequestRefused):
+            read_messages(read_chat_request(body).messages)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 8_000_000
+
+
+def test_fields_without_effect_are_not_built() -> None:
+    tools = b'{"model":"m","messages":[{"role":"user","content":"x"}],"tools":[%b]}'
+    body = tools % NOUGHTS[: 3 * 600_000 - 1]
+    tracemalloc.start()
+    try:
+        read_chat_request(body)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 4_000_000
+
+
+@pytest.mark.parametrize(
+    ("path", "meant"),
+    [
+        ("/v1/models", "/v1/models"),
+        ("/models", "/models"),
+        ("//v1/models", "/v1/models"),
+        ("/v1/v1/models", "/v1/models"),
+        ("/v1//models", "/v1/models"),
+        ("/v1/v1//v1/models", "/v1/models"),
+        ("/v1/models/", "/v1/models"),
+        ("///", "/"),
+        ("/", "/"),
+        ("/v1/", "/v1"),
+        ("/v1", "/v1"),
+        ("/v1/models/v1/x", "/v1/models/v1/x"),
+        ("/v1beta/models", "/v1beta/models"),
+    ],
+)
+def test_path_is_served_as_base_urls_make_it(path: str, meant: str) -> None:
+    assert meant_path(path, path.encode()) == meant
+
+
+def test_slash_in_a_name_stays() -> None:
+    assert meant_path("/v1/sessions/a/", b"/v1/sessions/a%2F") == "/v1/sessions/a/"

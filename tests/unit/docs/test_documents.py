@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from api.errors import TABLE
-from api.models import IGNORED_PARAMETERS
+from api.fields import IGNORED_PARAMETERS
 from infra.runtime.settings import PREFIX, Settings
 
 ROOT = Path(__file__).resolve().parents[3]

@@ -1,0 +1,343 @@
+"""The body of a chat request: read into what is used of it, and no further.
+
+Objects cost many times the bytes they were sent as: a body of `{}` alone once became a gigabyte.
+So fields that have no effect stay bytes, or are skipped; what is built is counted (`PARTS_MAX`),
+and so is everything that a reader has to stop at (`SIGNS_MAX`), before the body is read. Types and
+ranges are OpenAI's; every refusal names its field. Content is read where it is understood
+(`api.parts`).
+"""
+
+from __future__ import annotations
+
+import re
+import threading
+from typing import Annotated, Any, Literal, TypeVar
+
+import msgspec
+from msgspec import UNSET, Meta, Raw, Struct, UnsetType
+
+from infra.wire.errors import RequestRefused
+
+T = TypeVar("T")
+
+Body = bytes | bytearray
+
+MESSAGES_MAX = 4096
+"""A history of more would keep a replica's other streams waiting while it is read."""
+PARTS_MAX = 16_384
+"""Messages, parts of their content and tool calls that one request may have together."""
+SIGNS_MAX = 2_000_000
+"""Brackets, commas, colons and escapes of one body. Text of a million tokens has fewer."""
+
+_SIGNS = b"[{,:\\"
+_SLICE_BYTES = 1024 * 1024
+_SMALL_BYTES = 64 * 1024
+_BOM = b"\xef\xbb\xbf"
+
+_Text = str | None
+_Flag = bool | None
+Json = Raw | UnsetType
+"""Left as it came."""
+_AN_OBJECT = Meta(extra_json_schema={"type": ["object", "null"]})
+_A_LIST = Meta(extra_json_schema={"type": ["array", "null"]})
+_A_CHOICE = Meta(extra_json_schema={"type": ["string", "object", "null"]})
+_WORDS = Meta(extra_json_schema={"type": ["string", "array", "null"], "items": {"type": "string"}})
+_WHOLE = Meta(extra_json_schema={"multipleOf": 1})
+_CONTENT = Meta(
+    extra_json_schema={
+        "anyOf": [
+            {"type": "string"},
+            {"type": "array", "items": {"type": "object", "additionalProperties": True}},
+            {"type": "null"},
+        ],
+        "description": "Text, or parts of type `text`, `image_url` (data: URLs) and `file` (data: "
+        "URLs of PDF documents, text or images).",
+    }
+)
+_Tokens = Annotated[float, Meta(ge=1, le=2**53), _WHOLE] | None
+_Penalty = Annotated[float, Meta(ge=-2, le=2)] | None
+
+
+class _Built(threading.local):
+    """Objects made of the body that this thread reads."""
+
+    count = 0
+
+
+_built = _Built()
+
+
+class _Counted(Struct, frozen=True):
+    """One of those that a body could hold millions of."""
+
+    def __post_init__(self) -> None:
+        _built.count += 1
+        if _built.count > PARTS_MAX:
+            raise ValueError(f"more than {PARTS_MAX} messages, parts and calls in one request")
+
+
+class Called(_Counted, frozen=True):
+    """What of a client's own tools an answer called."""
+
+    name: Json = UNSET
+    arguments: Json = UNSET
+    input: Json = UNSET
+
+
+class ToolCall(_Counted, frozen=True):
+    """A call as it stands in an answer."""
+
+    function: Called | None = None
+    custom: Called | None = None
+
+
+class ChatMessage(_Counted, frozen=True):
+    """A message of the conversation."""
+
+    role: Literal["system", "developer", "user", "assistant", "tool", "function"]
+    content: Annotated[Json, _CONTENT] = UNSET
+    refusal: _Text = None
+    name: _Text = None
+    tool_calls: list[ToolCall] | None = None
+    function_call: Called | None = None
+    tool_call_id: _Text = None
+
+    @property
+    def first_text(self) -> str:
+        """The first text of its content that is not blank, if there is any."""
+        try:
+            content = read_content(self.content)
+        except msgspec.MsgspecError:
+            return ""
+        if isinstance(content, str):
+            return content
+        texts = (text_of(part.text) for part in content or ())
+        return next((text for text in texts if text and text.strip()), "")
+
+
+class Part(_Counted, frozen=True):
+    """A part of a message's content."""
+
+    type: Json = UNSET
+    text: Json = UNSET
+    refusal: Json = UNSET
+    image_url: Json = UNSET
+    file: Json = UNSET
+
+
+class StreamOptions(Struct, frozen=True):
+    """Options of a streamed answer."""
+
+    include_usage: _Flag = None
+    include_obfuscation: _Flag = None
+
+
+class _Metadata(Struct, frozen=True):
+    conversation_id: Json = UNSET
+    profile: Json = UNSET
+
+
+class ChatRequest(Struct, frozen=True):
+    """The body of `POST /v1/chat/completions`."""
+
+    model: Annotated[str, Meta(min_length=1, max_length=256, description="One of /v1/models.")]
+    messages: Annotated[list[ChatMessage], Meta(min_length=1, max_length=MESSAGES_MAX)]
+    stream: _Flag = None
+    stream_options: StreamOptions | None = None
+    n: Annotated[float, _WHOLE, Meta(ge=1, le=1, description="Only 1.")] | None = None
+    max_completion_tokens: _Tokens = None
+    max_tokens: _Tokens = None
+    metadata: Annotated[Json, _AN_OBJECT] = UNSET
+    response_format: Annotated[Json, _AN_OBJECT] = UNSET
+    # Without effect; typed so that nonsense is refused.
+    audio: Annotated[Json, _AN_OBJECT] = UNSET
+    frequency_penalty: _Penalty = None
+    function_call: Annotated[Json, _A_CHOICE] = UNSET
+    functions: Annotated[Json, _A_LIST] = UNSET
+    logit_bias: Annotated[Json, _AN_OBJECT] = UNSET
+    logprobs: _Flag = None
+    parallel_tool_calls: _Flag = None
+    presence_penalty: _Penalty = None
+    reasoning_effort: _Text = None
+    seed: Annotated[float, Meta(ge=-(2**63), le=2**63), _WHOLE] | None = None
+    stop: Annotated[Json, _WORDS] = UNSET
+    store: _Flag = None
+    temperature: Annotated[float, Meta(ge=0, le=2)] | None = None
+    tool_choice: Annotated[Json, _A_CHOICE] = UNSET
+    tools: Annotated[Json, _A_LIST] = UNSET
+    top_logprobs: Annotated[float, Meta(ge=0, le=20), _WHOLE] | None = None
+    top_p: Annotated[float, Meta(ge=0, le=1)] | None = None
+    user: _Text = None
+
+    @property
+    def wants_usage(self) -> bool:
+        return bool(self.stream_options and self.stream_options.include_usage)
+
+    @property
+    def bound(self) -> int | None:
+        """Tokens the client allows the answer."""
+        wanted = self.max_completion_tokens or self.max_tokens
+        return int(wanted) if wanted else None
+
+    @property
+    def names(self) -> dict[str, object]:
+        """What of `metadata` has a meaning here. Raises `RequestRefused`."""
+        raw = given(self.metadata)
+        if raw is None:
+            return {}
+        held = _METADATA.decode(raw)
+        found = {"conversation_id": held.conversation_id, "profile": held.profile}
+        return {
+            name: msgspec.json.decode(_small(value, f"metadata.{name}"))
+            for name, field in found.items()
+            if (value := given(field)) is not None
+        }
+
+    @property
+    def form(self) -> dict[str, Any] | None:
+        """The form that is wanted of the answer. Raises `RequestRefused`."""
+        raw = given(self.response_format)
+        if raw is None:
+            return None
+        return msgspec.json.decode(_small(raw, "response_format"), type=dict[str, Any])
+
+
+_REQUEST = msgspec.json.Decoder(ChatRequest)
+_CONTENT_OF = msgspec.json.Decoder(str | list[Part] | None)
+_TEXT_OF = msgspec.json.Decoder(str)
+_METADATA = msgspec.json.Decoder(_Metadata)
+_BIAS = msgspec.json.Decoder(dict[str, Annotated[float, Meta(ge=-100, le=100)]])
+
+_BEGINS = {
+    "audio": b"{", "function_call": b'"{', "functions": b"[", "logit_bias": b"{",
+    "metadata": b"{", "response_format": b"{", "stop": b'"[', "tool_choice": b'"{',
+    "tools": b"[",
+}  # fmt: skip
+"""How a field may begin that is left as it came; `null` always may."""
+_WHOLES = ("n", "max_completion_tokens", "max_tokens", "seed", "top_logprobs")
+
+
+def read_chat_request(body: Body) -> ChatRequest:
+    """Raises `RequestRefused` naming the first field that does not fit."""
+    _require_few_signs(body)
+    if body.startswith(_BOM):
+        body = memoryview(body)[len(_BOM) :].tobytes()
+    _built.count = 0
+    try:
+        request = _decoded(_REQUEST, body)
+        _check(request)
+    except msgspec.ValidationError as error:
+        raise refusal(error) from None
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise RequestRefused(f"The body is not valid JSON: {error}.") from None
+    return request
+
+
+def read_content(content: Json) -> str | list[Part] | None:
+    """A message's content. Raises `msgspec.MsgspecError`."""
+    raw = given(content)
+    return None if raw is None else _decoded(_CONTENT_OF, raw)
+
+
+def text_of(value: Json) -> str | None:
+    """The string that stands there; None when it is something else."""
+    raw = given(value)
+    try:
+        return None if raw is None else _decoded(_TEXT_OF, raw)
+    except msgspec.MsgspecError:
+        return None
+
+
+def given(value: Json) -> Raw | None:
+    """A field that is left as it came; None when it is not there, or null."""
+    return value if isinstance(value, Raw) and bytes(memoryview(value)[:4]) != b"null" else None
+
+
+def refusal(error: msgspec.ValidationError, where: str = "") -> RequestRefused:
+    """A type that does not fit, told in OpenAI's notation: `messages[0].role`.
+
+    `where` is the field that was read.
+    """
+    what, _, path = str(error).partition(" - at `$")
+    param = (where + path.removesuffix("`")).removeprefix(".") or None
+    if missing := _MISSING.fullmatch(what):
+        param = f"{param}.{missing[1]}" if param else missing[1]
+        return RequestRefused(f"`{param}` is required.", param=param)
+    if param is None:
+        return RequestRefused("The body must be a JSON object.")
+    return RequestRefused(f"`{param}`: {what[0].lower()}{what[1:].replace('`', '')}.", param=param)
+
+
+_MISSING = re.compile(r"Object missing required field `(\w+)`")
+
+
+def _decoded(decoder: msgspec.json.Decoder[T], raw: Body | Raw) -> T:
+    """What stands there; half an emoji in it becomes U+FFFD."""
+    try:
+        return decoder.decode(raw)
+    except msgspec.ValidationError:
+        raise
+    except msgspec.DecodeError:
+        mended = without_halves(bytes(raw))
+        if mended == raw:
+            raise
+        return decoder.decode(mended)
+
+
+_HALF = re.compile(
+    rb"(?<!\\)((?:\\\\)*)"
+    rb"(?:(\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2})|\\u[dD][89a-fA-F][0-9a-fA-F]{2})"
+    rb"|\xed[\xa0-\xbf][\x80-\xbf]"
+)
+"""A whole emoji in escapes, or half of one, or half of one as some write it without escapes."""
+
+
+def without_halves(json: bytes) -> bytes:
+    """JSON in which no half of a pair stands: clients cut texts, and once cut they resend them."""
+    return _HALF.sub(_mended, json)
+
+
+def _mended(found: re.Match[bytes]) -> bytes:
+    if found[2]:
+        return found[0]
+    return (found[1] or b"") + rb"\ufffd"
+
+
+def _require_few_signs(body: Body) -> None:
+    """Slice by slice, so that a thread that reads lets others run in between."""
+    if len(body) <= SIGNS_MAX:
+        return
+    signs, view = 0, memoryview(body)
+    for start in range(0, len(body), _SLICE_BYTES):
+        piece = view[start : start + _SLICE_BYTES].tobytes()
+        signs += len(piece) - len(piece.translate(None, _SIGNS))
+        if signs > SIGNS_MAX:
+            raise RequestRefused(f"The body has more than {SIGNS_MAX:,} brackets and separators.")
+
+
+def _check(request: ChatRequest) -> None:
+    """What types do not say."""
+    for name, begins in _BEGINS.items():
+        value = given(getattr(request, name))
+        if value is not None and bytes(memoryview(value)[:1]) not in begins:
+            kinds = " or ".join(_KINDS[sign] for sign in begins)
+            raise RequestRefused(f"`{name}` must be {kinds}.", param=name)
+    for name in _WHOLES:
+        number = getattr(request, name)
+        if number is not None and not number.is_integer():
+            raise RequestRefused(f"`{name}` must be a whole number.", param=name)
+    if (bias := given(request.logit_bias)) is not None:
+        try:
+            _BIAS.decode(_small(bias, "logit_bias"))
+        except msgspec.ValidationError as error:
+            raise refusal(error, "logit_bias") from None
+
+
+def _small(value: Raw, name: str) -> bytes:
+    """A field that is read as a whole. Raises `RequestRefused` for a large one."""
+    if len(memoryview(value)) > _SMALL_BYTES:
+        raise RequestRefused(f"`{name}` is larger than {_SMALL_BYTES // 1024} KiB.", param=name)
+    return bytes(value)
+
+
+_KINDS = {ord("{"): "an object", ord("["): "an array", ord('"'): "a string"}

@@ -1,0 +1,52 @@
+"""What becomes of each field of a chat request: honoured, refused, or accepted without effect.
+
+`tests/unit/api/test_fields.py` holds this against the request types of the installed `openai`
+package, so that a field that OpenAI adds is noticed. A field stands for all that is in it.
+"""
+
+from __future__ import annotations
+
+HONOURED: frozenset[str] = frozenset(
+    {
+        "messages", "messages[].content", "messages[].content[].file",
+        "messages[].content[].file.file_data", "messages[].content[].file.filename",
+        "messages[].content[].image_url", "messages[].content[].image_url.url",
+        "messages[].content[].refusal", "messages[].content[].text", "messages[].content[].type",
+        "messages[].function_call", "messages[].function_call.arguments",
+        "messages[].function_call.name", "messages[].name", "messages[].refusal",
+        "messages[].role", "messages[].tool_call_id", "messages[].tool_calls",
+        "messages[].tool_calls[].custom", "messages[].tool_calls[].custom.input",
+        "messages[].tool_calls[].custom.name", "messages[].tool_calls[].function",
+        "messages[].tool_calls[].function.arguments", "messages[].tool_calls[].function.name",
+        "model", "stream", "stream_options", "stream_options.include_usage",
+    }
+)  # fmt: skip
+
+REFUSED: frozenset[str] = frozenset(
+    {"messages[].content[].file.file_id", "messages[].content[].input_audio", "n"}
+)
+"""400 in the newest message, a note in an earlier one; `n` above 1."""
+
+IGNORED_PARAMETERS: frozenset[str] = frozenset(
+    {
+        "audio", "frequency_penalty", "function_call", "functions", "logit_bias", "logprobs",
+        "max_completion_tokens", "max_tokens", "metadata", "modalities", "moderation",
+        "parallel_tool_calls", "prediction", "presence_penalty", "prompt_cache_key",
+        "prompt_cache_options", "prompt_cache_retention", "reasoning_effort", "response_format",
+        "safety_identifier", "seed", "service_tier", "stop", "store", "temperature", "tool_choice",
+        "tools", "top_logprobs", "top_p", "user", "verbosity", "web_search_options",
+    }
+)  # fmt: skip
+"""An agent decides these for itself, or runs its own tools.
+
+In a side request the bounds on tokens and `response_format` count (`api.side_requests`). Fields
+that are unknown to us are ignored as well.
+"""
+
+IGNORED_INSIDE: frozenset[str] = frozenset(
+    {
+        "messages[].audio", "messages[].content[].image_url.detail",
+        "messages[].content[].prompt_cache_breakpoint", "messages[].tool_calls[].id",
+        "messages[].tool_calls[].type", "stream_options.include_obfuscation",
+    }
+)  # fmt: skip

@@ -1,0 +1,210 @@
+"""The content of OpenAI's messages -> blocks for an agent. Pure.
+
+Nothing is ever fetched: a picture or document comes inline or is refused, for a URL fetched on a
+caller's behalf is a door into our network. Only the newest message is refused, saying what to
+change. What an earlier one carries that cannot be read becomes a note: clients resend their
+history, and one refused upload would end the chat for good.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from collections.abc import Iterator
+from typing import TypeVar
+
+import msgspec
+from msgspec import Struct
+
+from api.chat_request import Json, Part, given, read_content, refusal, text_of
+from infra.wire.errors import RequestRefused
+from infra.wire.turns import ContentBlock, DocumentBlock, ImageBlock, TextBlock
+
+S = TypeVar("S", bound=Struct)
+
+IMAGE_TYPES = frozenset({"image/png", "image/jpeg", "image/gif", "image/webp"})
+
+_PDF = "application/pdf"
+_TEXTS = frozenset({"text", "input_text", "output_text"})
+_THOUGHTS = frozenset({"thinking", "redacted_thinking", "reasoning"})
+"""What some clients send back of an answer's reasoning; no part of what was said."""
+_SLICE_CHARS = 1024 * 1024
+
+
+class _Picture(Struct, frozen=True):
+    url: Json = msgspec.UNSET
+
+
+class _File(Struct, frozen=True):
+    file_data: Json = msgspec.UNSET
+    filename: Json = msgspec.UNSET
+
+
+def blocks_of(content: Json, where: str, *, is_newest: bool) -> list[ContentBlock]:
+    """What a message says. Raises `RequestRefused` for what cannot be read of the newest one."""
+    try:
+        read = read_content(content)
+    except msgspec.ValidationError as error:
+        if is_newest:
+            raise refusal(error, where) from None
+        return [_note("content that could not be read")]
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise RequestRefused(f"The body is not valid JSON: {error}.") from None
+    if read is None:
+        return []
+    if isinstance(read, str):
+        return [TextBlock(text=read)] if read.strip() else []
+    return list(_blocks(read, where, is_newest=is_newest))
+
+
+def _blocks(parts: list[Part], where: str, *, is_newest: bool) -> Iterator[ContentBlock]:
+    for i, part in enumerate(parts):
+        try:
+            block = _block(part, f"{where}[{i}]")
+        except RequestRefused:
+            if is_newest:
+                raise
+            block = _left_out(part)
+        if block is not None:
+            yield block
+
+
+def _block(part: Part, where: str) -> ContentBlock | None:
+    kind = text_of(part.type)
+    if kind in _TEXTS or kind == "refusal":
+        field = "refusal" if kind == "refusal" else "text"
+        text = _string(part.refusal if kind == "refusal" else part.text, f"{where}.{field}")
+        return TextBlock(text=text) if text.strip() else None
+    if kind == "image_url":
+        return _image(part, where)
+    if kind == "file":
+        return _file(part, where)
+    if kind == "input_audio":
+        raise RequestRefused("Audio is not supported: send text.", param=f"{where}.type")
+    raise RequestRefused(
+        f"`{where}.type` must be one of text, image_url, file.", param=f"{where}.type"
+    )
+
+
+def _left_out(part: Part) -> TextBlock | None:
+    kind = text_of(part.type)
+    if kind in _THOUGHTS:
+        return None
+    if kind == "input_audio":
+        return _note("a sound recording")
+    if kind == "image_url":
+        return _note("a picture")
+    if kind == "file":
+        name = _name_of(part)
+        return _note(f"the file {name}" if name else "a file")
+    return _note("something of a kind that could not be read")
+
+
+def _note(what: str) -> TextBlock:
+    return TextBlock(text=f"[Left out here: {what}]")
+
+
+def _name_of(part: Part) -> str | None:
+    try:
+        raw = given(part.file)
+        return None if raw is None else text_of(msgspec.json.decode(raw, type=_File).filename)
+    except msgspec.MsgspecError:
+        return None
+
+
+def _image(part: Part, where: str) -> ImageBlock:
+    # Some clients send the URL itself in place of the object.
+    url = text_of(part.image_url)
+    if url is None:
+        holder = _object(part.image_url, _Picture, f"{where}.image_url")
+        url = _string(holder.url, f"{where}.image_url.url")
+    param = f"{where}.image_url.url"
+    if not url.startswith("data:"):
+        raise RequestRefused(
+            "Image URLs are not fetched. Send the picture inline, as a data: URL.", param=param
+        )
+    media_type, data = _data_url(url, param)
+    if media_type not in IMAGE_TYPES:
+        raise RequestRefused(
+            f"Pictures must be one of {', '.join(sorted(IMAGE_TYPES))}.", param=param
+        )
+    return ImageBlock(media_type=media_type, data=data)
+
+
+def _file(part: Part, where: str) -> ContentBlock | None:
+    file = _object(part.file, _File, f"{where}.file")
+    param = f"{where}.file.file_data"
+    if given(file.file_data) is None:
+        raise RequestRefused(
+            "Files are sent inline, in `file_data` as a data: URL; there are no uploads.",
+            param=param,
+        )
+    value = _string(file.file_data, param)
+    filename = text_of(file.filename)
+    if value.startswith("data:"):
+        media_type, data = _data_url(value, param)
+    elif value.startswith(("http://", "https://")):
+        raise RequestRefused("File URLs are not fetched. Send the file inline.", param=param)
+    else:
+        # Bare base64 is what OpenAI's own examples of PDF input once showed.
+        media_type, data = _PDF, _checked_base64(value, param)
+    if media_type == _PDF:
+        return DocumentBlock(media_type=media_type, data=data, filename=filename)
+    if media_type in IMAGE_TYPES:
+        return ImageBlock(media_type=media_type, data=data)
+    if media_type.startswith("text/") or media_type == "application/json":
+        return _text_file(data, filename, param)
+    raise RequestRefused(
+        f"Files of type {media_type[:80]} are not supported: send PDF documents, text or pictures.",
+        param=param,
+    )
+
+
+def _text_file(data: str, filename: str | None, param: str) -> TextBlock | None:
+    try:
+        text = base64.b64decode(data).decode()
+    except UnicodeDecodeError:
+        raise RequestRefused("The text file is not UTF-8.", param=param) from None
+    head = f"[File {filename}]\n" if filename else ""
+    return TextBlock(text=head + text) if text.strip() else None
+
+
+def _data_url(url: str, param: str) -> tuple[str, str]:
+    head, comma, data = url.partition(",")
+    media_type, *options = head.removeprefix("data:").split(";")
+    if not comma or "base64" not in options:
+        raise RequestRefused("The data: URL must hold base64 data.", param=param)
+    return media_type.strip().lower() or "text/plain", _checked_base64(data, param)
+
+
+def _checked_base64(data: str, param: str) -> str:
+    """Checked here, so that the caller hears of it and not the agent's model.
+
+    Slice by slice: a thread that checks a large one lets others run in between.
+    """
+    if not data:
+        raise RequestRefused("The base64 data is empty.", param=param)
+    is_padded_early = -1 < data.find("=") < len(data) - 2
+    try:
+        if is_padded_early:
+            raise ValueError
+        for start in range(0, len(data), _SLICE_CHARS):
+            binascii.a2b_base64(data[start : start + _SLICE_CHARS], strict_mode=True)
+    except (binascii.Error, ValueError):
+        raise RequestRefused("The base64 data is broken.", param=param) from None
+    return data
+
+
+def _object(value: Json, kind: type[S], where: str) -> S:
+    raw = given(value)
+    try:
+        return msgspec.json.decode(b"null" if raw is None else raw, type=kind)
+    except msgspec.MsgspecError:
+        raise RequestRefused(f"`{where}` must be an object.", param=where) from None
+
+
+def _string(value: Json, where: str) -> str:
+    text = text_of(value)
+    if text is None:
+        raise RequestRefused(f"`{where}` must be a string.", param=where)
+    return text
