@@ -20,6 +20,7 @@ from api.relays import Relays
 from api.sessions import Sessions
 from api.streams import OpenAnswers
 from api.submit import TurnOpener
+from api.temporary import TemporaryNames
 from infra.runtime.clock import Clock
 from infra.runtime.identity import new_replica_id
 from infra.runtime.settings import Settings, SettingsRefused
@@ -91,6 +92,7 @@ def _parts(
         clock=clock,
     )
     completions = Completions(turns=store.turns, turn_log=store.log, relays=relays, answers=answers)
+    names = TemporaryNames(settings, secret=secret, chains=store.chains)
     return ApiDeps(
         settings=settings,
         clock=clock,
@@ -99,6 +101,7 @@ def _parts(
             secret=secret,
             turns=store.turns,
             chains=store.chains,
+            names=names,
             queue=store.queue,
             relays=relays,
             answers=answers,
@@ -110,7 +113,7 @@ def _parts(
         completions=completions,
         sessions=Sessions(
             settings,
-            secret=secret,
+            names=names,
             conversations=store.conversations,
             turns=store.turns,
             completions=completions,

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from api.auth import Caller
 from api.completions import Completions
-from infra.runtime.identity import conversation_key
+from api.temporary import TemporaryNames
 from infra.runtime.settings import Settings
 from infra.store.conversations import ConversationPage, ConversationRecord, ConversationStore
 from infra.store.turns import TurnStore
@@ -28,13 +28,13 @@ class Sessions:
         self,
         settings: Settings,
         *,
-        secret: bytes,
+        names: TemporaryNames,
         conversations: ConversationStore,
         turns: TurnStore,
         completions: Completions,
     ) -> None:
         self._settings = settings
-        self._secret = secret
+        self._names = names
         self._conversations = conversations
         self._turns = turns
         self._completions = completions
@@ -45,7 +45,7 @@ class Sessions:
 
     async def find(self, name: str, caller: Caller) -> ConversationRecord:
         """By the client's own name for it, else by its key. Raises `ConversationNotFound`."""
-        keys = [conversation_key(self._secret, caller.tenant, name)]
+        keys = [await self._names.stands_for(caller.tenant, name)]
         if _KEY.fullmatch(name):
             keys.append(ConversationKey(name))
         for key in keys:

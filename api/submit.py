@@ -19,8 +19,9 @@ from api.relay import Relay
 from api.relays import Relays
 from api.repeats import Repeat
 from api.streams import OpenAnswers
+from api.temporary import TemporaryNames
 from infra.runtime.clock import Clock
-from infra.runtime.identity import conversation_key, new_conversation_name, new_turn_id
+from infra.runtime.identity import new_turn_id
 from infra.runtime.logs import fields
 from infra.runtime.sealing import SealContext, Sealer
 from infra.runtime.settings import Settings
@@ -79,6 +80,7 @@ class TurnOpener:
         secret: bytes,
         turns: TurnStore,
         chains: ChainStore,
+        names: TemporaryNames,
         queue: PlacementQueue,
         relays: Relays,
         answers: OpenAnswers,
@@ -88,10 +90,10 @@ class TurnOpener:
         clock: Clock,
     ) -> None:
         self._settings = settings
-        self._secret = secret
         self._sealer = Sealer(secret)
         self._turns = turns
         self._chains = chains
+        self._names = names
         self._queue = queue
         self._relays = relays
         self._answers = answers
@@ -114,6 +116,8 @@ class TurnOpener:
             attached = held.enter_context(ExitStack())
             mailbox = attached.enter_context(self._relays.attached(turn))
             joined = await self._submit(new, ask)
+            if joined is None:
+                await self._note_name(ask, conversation)
             with self._left_if_it_fails(joined.turn if joined else turn, new):
                 if joined is not None:
                     await self._relays.require_kept(joined, after=0)
@@ -149,11 +153,27 @@ class TurnOpener:
         tenant = ask.caller.tenant
         if ask.lane is Lane.SIDE:
             # Never the one it names: a title must neither wait for a turn nor be remembered.
-            return conversation_key(self._secret, tenant, new_conversation_name())
-        if ask.name is None and (found := await self._found_by_history(ask)) is not None:
-            return found
-        name = ask.name or new_conversation_name()
-        return conversation_key(self._secret, tenant, name)
+            return self._names.another(tenant)
+        if ask.name is None:
+            return await self._found_by_history(ask) or self._names.another(tenant)
+        if self._begins_anew(ask):
+            return self._names.another(tenant)
+        return await self._names.stands_for(tenant, ask.name)
+
+    def _begins_anew(self, ask: Ask) -> bool:
+        """Whether it begins another chat under a name that had one before."""
+        said = ask.prompt
+        return len(said.sent) < 2 and not said.has_answers and self._names.covers(ask.name)
+
+    async def _note_name(self, ask: Ask, conversation: ConversationKey) -> None:
+        """Let a chat that has begun be found under its temporary name."""
+        if ask.lane is Lane.SIDE or ask.name is None or not self._begins_anew(ask):
+            return
+        try:
+            await self._names.let_stand(ask.caller.tenant, ask.name, conversation)
+        except StoreUnavailable:
+            # The turn runs already; the next one begins from the history that is sent with it.
+            log.warning("temporary name not noted", extra=fields(conversation=conversation))
 
     async def _found_by_history(self, ask: Ask) -> ConversationKey | None:
         said = ask.prompt

@@ -175,6 +175,12 @@ class Settings(BaseModel):
         description="A lone new message under a known name goes on where the conversation is, for "
         "clients that do not send its history; false: it begins anew.",
     )
+    temporary_name_patterns: Patterns = Field(
+        ("local:",),
+        description="How the names of chats begin that are used again for another chat (regular "
+        "expressions, a JSON list; Open WebUI's temporary chats). Under such a name each message "
+        "that begins a history begins a conversation with an empty workspace. `[]`: none.",
+    )
     ping_interval_s: float = Field(
         10.0, gt=0, le=15, description="Comment pings in a silent stream come this often."
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from redis.asyncio import Redis
 
 from infra.runtime.contents import Contents, PlainContents
+from infra.store.connection import translate
 from infra.store.keys import Keys
 from infra.store.replies import optional
 from infra.store.scripts import Scripts
@@ -15,6 +16,7 @@ class ChainStore:
     """Chains are digests that their caller makes; a tenant finds only its own."""
 
     def __init__(self, redis: Redis, keys: Keys, *, contents: Contents | None = None) -> None:
+        self._redis = redis
         self._contents = contents or PlainContents()
         self._keys = keys
         self._scripts = Scripts(redis, keys)
@@ -43,6 +45,24 @@ class ChainStore:
             [self._key(tenant, chain)],
             [conversation, round(retention_s * 1000), tenant],
         )
+
+    async def newest(self, name: ConversationKey) -> ConversationKey | None:
+        """What a temporary name stands for; `name` is the key of the name itself.
+
+        Raises `StoreUnavailable`.
+        """
+        with translate():
+            found = optional(await self._redis.get(self._keys.newest(name)))
+        return None if found is None else ConversationKey(found)
+
+    async def put_newest(
+        self, name: ConversationKey, conversation: ConversationKey, *, retention_s: float
+    ) -> None:
+        """Let a temporary name stand for that conversation. Raises `StoreUnavailable`."""
+        with translate():
+            await self._redis.set(
+                self._keys.newest(name), conversation, px=round(retention_s * 1000)
+            )
 
     def _key(self, tenant: TenantId, chain: str) -> str:
         return self._keys.chain(tenant, self._contents.blind(chain))

@@ -113,6 +113,11 @@ class Keys:
         """
         return f"{self.prefix}:chain:{tenant}:{chain}"
 
+    def newest(self, c: ConversationKey) -> str:
+        """String: the conversation that a temporary name stands for; `<c>` is the name's own key.
+        API; the retention."""
+        return f"{self.prefix}:newest:{c}"
+
     def turns_open(self) -> str:
         """Sorted set: turns that have not ended, by when to look at them next (ms). Scripts."""
         return f"{self.prefix}:turns:open"

@@ -154,6 +154,43 @@ async def test_all_known_headers_and_the_metadata_name_a_conversation() -> None:
     assert long.json()["error"]["param"] == "metadata.conversation_id"
 
 
+async def test_another_chat_under_a_temporary_name_is_another_conversation() -> None:
+    """Open WebUI names temporary chats after the browser's connection: the next one in the same
+    window found the files of the one before."""
+    temporary = {"x-openwebui-chat-id": "local:Xk3ab"}
+    async with running_api() as api:
+        await ask(api, user("one"), headers=temporary)
+        await ask(api, user("one"), assistant("one"), user("two"), headers=temporary)
+        shown = await api.http.get("/v1/sessions/local:Xk3ab")
+        await ask(api, user("one"), headers=temporary)  # Another chat, or the first answer anew.
+        await ask(api, user("one"), assistant("one"), user("two"), headers=temporary)
+        await ask(api, user("one"), headers={"x-openwebui-chat-id": "kept"})
+        await ask(api, user("other"), headers={"x-openwebui-chat-id": "kept"})
+    a, a2, b, b2, kept, kept2 = [request.conversation for request in api.worker.requests]
+    assert (a, b, kept) == (a2, b2, kept2)
+    assert len({a, b, kept}) == 3
+    assert shown.json()["turns"] == 2
+
+
+async def test_repeat_of_the_first_message_of_a_temporary_chat_joins_its_turn() -> None:
+    temporary = {"x-openwebui-chat-id": "local:Xk3ab", "idempotency-key": "once"}
+    async with running_api() as api:
+        await ask(api, user("one"), headers=temporary)
+        await ask(api, user("one"), headers=temporary)
+        del temporary["idempotency-key"]
+        await ask(api, user("one"), assistant("one"), user("two"), headers=temporary)
+    assert len(api.worker.requests) == 2
+    assert len({request.conversation for request in api.worker.requests}) == 1
+
+
+async def test_which_names_are_temporary_is_a_setting() -> None:
+    for patterns, conversations in (("[]", 1), ('["tmp-"]', 2)):
+        async with running_api(settings={"temporary_name_patterns": patterns}) as api:
+            for _ in range(2):
+                await ask(api, user("one"), headers={"x-openwebui-chat-id": "tmp-1"})
+        assert len({request.conversation for request in api.worker.requests}) == conversations
+
+
 # --- Clients that name nothing -------------------------------------------------------------------
 
 

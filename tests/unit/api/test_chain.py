@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from api.chain import HEAD_CHARS, AnswerHead, chain, head_of, last_chains
+from api.chain import HEAD_CHARS, AnswerHead, chain, head_of, last_chains, without_moments
 
 
 @pytest.mark.parametrize("parts", [["one two\n"], ["o", "ne", " ", "t", "wo"], [" one\ttwo "]])
@@ -60,3 +60,31 @@ def test_long_history_is_read_twice_at_most() -> None:
     )
     assert sent.taken <= 2 * len(sent)
     assert last_chains(None, ("a", "b"), ("x",)) == (chain(None, ("a",), "x"), None)
+
+
+@pytest.mark.parametrize(
+    ("one", "another"),
+    [
+        (
+            "Current time is 09:59:58. Today's date is 2026-11-30.",
+            "Current time is 10:00:04. Today's date is 2026-12-01.",
+        ),
+        ("It is Monday, November 30, 2026 at 9:59 AM.", "It is Tuesday, May 1, 2027 at 12:00 p.m."),
+        ("now: 2026-11-30T09:59:58.123+01:00", "now: 2026-12-01T10:00:00.001+02:00"),
+        ("Heute: 30.11.2026", "Heute: 1.12.2026"),
+        ("date 11/30/26 (1796051734)", "date 12/1/26 (1796138134)"),
+        ("Today is Sunday", "Today is Wednesday"),
+    ],
+)
+def test_a_clock_in_the_system_prompt_does_not_hide_a_chat(one: str, another: str) -> None:
+    """Home Assistant's carries one: each turn started a container of its own."""
+    prompts = [f"You control a home.\n{line}\nBe brief." for line in (one, another)]
+    assert len({chain(prompt, ("a",), "x") for prompt in prompts}) == 1
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["You may use 5 tools.", "Version 2.1 of the house", "Room 12, second floor", "Be kind."],
+)
+def test_what_is_no_date_counts_in_full(text: str) -> None:
+    assert without_moments(text) == text
