@@ -107,6 +107,8 @@ class Reply:
     wait_s: float = 0.0
     pace_s: float = 0.0
     stamped: bool = False
+    first: int = 0
+    """The number of the first stamped delta."""
     cut: Cut | None = None
     tokens: Tokens | None = None
 

@@ -33,6 +33,9 @@ told, else the answer is "ok".
     message JSON               a message spelled out, or a list of them, one for each attempt: see
                                `infra.scripted_model.spelled`
 
+An answer that was cut in mid-stream is gone on with, by the next step or, if there is none, by the
+rest of the one that was cut.
+
 A step that is none of these is answered "ok" (in a demo: by `demo`). A model called
 `fake-error-CODE` always fails with that code.
 """
@@ -59,6 +62,7 @@ from infra.scripted_model.replies import (
     text,
     words,
 )
+from infra.scripted_model.rest import rest_of
 from infra.scripted_model.spelled import spelled
 
 Answer = Reply | Refusal
@@ -67,6 +71,7 @@ Json = Mapping[str, Any]
 
 _REMINDER = re.compile(r"<system-reminder>.*?</system-reminder>", re.DOTALL)
 _TOLD_CHARS = 2000
+_REST = "Your response above was cut off mid-stream"
 _NUDGES = (
     "Output token limit hit",
     "Your response was cut off because it exceeded the output token limit",
@@ -133,6 +138,17 @@ def _is_of_client(said: str) -> bool:
     return said[0] in "<[" or said.startswith(_NUDGES)
 
 
+def said_since_prompt(messages: Sequence[Json]) -> str:
+    """The model's own text since the newest prompt."""
+    said: list[str] = []
+    for message in reversed(messages):
+        if message.get("role") == "assistant":
+            said[:0] = _texts(message)
+        elif said_by_person(message):
+            break
+    return "".join(said)
+
+
 def told_by_tool(message: Json) -> tuple[str, bool] | None:
     """The first tool result of a message, as text, and whether it is an error."""
     for block in _blocks(message):
@@ -153,6 +169,10 @@ def answer(asked: Asked, *, otherwise: Callable[[Asked, Prompt], Answer] | None 
         return otherwise(asked, prompt)
     if prompt.answered < len(steps):
         return act(steps[prompt.answered], asked) or text("ok")
+    if asked.messages and _asks_for_rest(asked.messages[-1]):
+        cut = act(steps[-1], asked)
+        if isinstance(cut, Reply):
+            return rest_of(cut, said_since_prompt(asked.messages))
     told = told_by_tool(asked.messages[-1]) if asked.messages else None
     if told is None:
         return text("ok")
@@ -371,6 +391,10 @@ def _calling(before: tuple[Block, ...], specs: Iterable[str]) -> Reply | None:
     if len(made) < len(calls):
         return None
     return Reply((*before, *made), stop=Stop.TOOL_USE)
+
+
+def _asks_for_rest(message: Json) -> bool:
+    return any(text.startswith(_REST) for text in map(_without_reminders, _texts(message)))
 
 
 def _without_reminders(said: str) -> str:

@@ -269,7 +269,9 @@ async def _chunks(writer: Writer, reply: Reply) -> AsyncGenerator[bytes, None]:
                 held.clear()
                 due += reply.pace_s
                 await asyncio.sleep(max(0.0, due - time.monotonic()))
-            held += text_delta(0, f"{sent}@{time.time_ns()} ") if reply.stamped else data
+            held += (
+                text_delta(0, f"{reply.first + sent}@{time.time_ns()} ") if reply.stamped else data
+            )
             sent += 1
         else:
             held += data

@@ -4,7 +4,8 @@ Only `POST /v1/messages` and `/v1/messages/count_tokens` go out, only while a tu
 open, only for models the turn may use and within its budget. What the agent sends as authentication
 is dropped. Bytes of an answer leave as they arrive. Where a retry cannot help, the answer says so
 (`x-should-retry: false`). When either side leaves, the other is cut off at once; an answer that
-broke upstream breaks here too, never ending as if it were whole. One that passes the budget is cut
+broke upstream breaks here too, never ending as if it were whole; only the block of text it was in
+is finished, so that the agent goes on from there (`OpenBlock`). One that passes the budget is cut
 between two events and ends with an error; the CLI's next try is refused.
 """
 
@@ -40,6 +41,7 @@ from worker.gateway.model_request import (
     refuse_fetches,
     require_model,
 )
+from worker.gateway.open_block import OpenBlock
 from worker.gateway.refusals import CallRefused, error_event, unreachable
 from worker.gateway.sessions import (
     BudgetSpent,
@@ -262,7 +264,8 @@ class ModelProxy:
         Not one whose last figures are in: nothing is saved by cutting that.
         """
         is_between_events = True
-        while chunk := await read_on(answer, meter):
+        block = OpenBlock()
+        while chunk := await self._read_on(answer, meter, block, response):
             meter.feed(chunk)
             if meter.is_stream and turn.is_spent and not meter.is_final:
                 cut_at = 0 if is_between_events else chunk.find(b"\n\n") + 2
@@ -273,8 +276,25 @@ class ModelProxy:
                     await response.write_eof()
                     return
             is_between_events = chunk.endswith(b"\n\n")
+            if meter.is_stream:
+                chunk = _with_ending(block, chunk)
             await self._write(response, chunk)
         meter.end()
+
+    async def _read_on(
+        self,
+        answer: aiohttp.ClientResponse,
+        meter: CallMeter,
+        block: OpenBlock,
+        response: web.StreamResponse,
+    ) -> bytes:
+        """The next bytes; when they break off, the text that was under way is finished first."""
+        try:
+            return await read_on(answer, meter)
+        except StreamBroken:
+            if ending := block.ending():
+                await self._write(response, ending)
+            raise
 
     async def _write(self, response: web.StreamResponse, chunk: bytes) -> None:
         try:
@@ -282,3 +302,13 @@ class ModelProxy:
                 await response.write(chunk)
         except (OSError, TimeoutError) as error:
             raise _AgentGone(type(error).__name__) from error
+
+
+def _with_ending(block: OpenBlock, chunk: bytes) -> bytes:
+    """The bytes as they are passed on: an error within them comes after a finished block."""
+    at = block.error_in(chunk)
+    if at < 0:
+        block.feed(chunk)
+        return chunk
+    block.feed(chunk[:at])
+    return chunk[:at] + block.ending() + chunk[at:]

@@ -10,13 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from agent.translate import Translator
 from api.errors import TABLE, error_response
 from infra.wire.errors import ErrorCode, TurnFailed
-from infra.wire.events import TextDelta, TurnEnded
 from infra.wire.ids import TurnId
 from infra.wire.states import TurnState
 from tests.fakes.scripted_model import RunningModel
+from tests.integration.gateway.agents_cli import cli_behind, told
 from tests.integration.gateway.conftest import Host
 from tests.parts import need
 from worker.decisions import budget_end, settled_end
@@ -46,33 +45,14 @@ async def test_every_failure_of_the_upstream_has_its_own_word(
     host: Host, model: RunningModel, tmp_path: Path
 ) -> None:
     need("sdk")
-    from claude_agent_sdk import ClaudeAgentOptions, ClaudeSDKClient
-
     folder = await host.open_session()
-    options = ClaudeAgentOptions(
-        model="claude-sonnet-4-5-20250929",
-        tools=["Read"],
-        setting_sources=[],
-        cwd=tmp_path,
-        include_partial_messages=True,
-        env={
-            "ANTHROPIC_API_KEY": "placeholder",
-            "ANTHROPIC_BASE_URL": "http://api.local",
-            "ANTHROPIC_UNIX_SOCKET": str(folder / "model.sock"),
-            "CLAUDE_CONFIG_DIR": str(tmp_path / "claude"),
-            "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1",
-            # As agents have it, but for the time it takes.
-            "CLAUDE_CODE_MAX_RETRIES": "1",
-            "HOME": str(tmp_path),
-        },
-    )
-    async with asyncio.timeout(120), ClaudeSDKClient(options) as cli:
+    async with asyncio.timeout(120), cli_behind(folder, tmp_path) as cli:
         for n, (prompt, wanted) in enumerate(TOLD.items()):
             turn = TurnId(f"chatcmpl-{n:032x}")
             budget = 30_000 if "stream" in prompt else None
             await host.open_turn(turn, budget_tokens=budget)
             asked_before = len(model.journal.entries)
-            end, said = await _turn(cli, prompt)
+            end, said = await told(cli, prompt)
             meter = await host.close_turn(turn)
             overrun = budget_end() if meter.is_over_budget else None
             end = settled_end(end, interrupted=None, meter=meter, overrun=overrun)
@@ -89,20 +69,3 @@ async def test_every_failure_of_the_upstream_has_its_own_word(
             # Whatever cannot be mended is asked once; the budget's next try stays at the gateway.
             if prompt not in ASKED_AGAIN:
                 assert len(model.journal.entries) == asked_before + 1, prompt
-
-
-async def _turn(cli: object, prompt: str) -> tuple[TurnEnded, str]:
-    """One turn of the CLI in the agent's words: its end, and the text that was told."""
-    from claude_agent_sdk import ClaudeSDKClient
-
-    assert isinstance(cli, ClaudeSDKClient)
-    translator = Translator("prompt")
-    said: list[str] = []
-    await cli.query(prompt)
-    async for message in cli.receive_response():
-        for event in translator.read(message):
-            if isinstance(event, TextDelta):
-                said.append(event.text)
-            elif isinstance(event, TurnEnded):
-                return event, "".join(said)
-    raise AssertionError("the turn had no end")

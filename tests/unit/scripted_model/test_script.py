@@ -264,3 +264,18 @@ def test_a_cut_message_is_gone_on_with_at_the_next_step() -> None:
     nudge = "Output token limit hit. Resume directly."
     told = say(user("maxtokens a then echo b"), assistant("a"), user(nudge))
     assert _text(told) == "b"
+
+
+CUT_OFF = "Your response above was cut off mid-stream. Resume directly from where it stops."
+
+
+def test_an_answer_that_broke_off_is_gone_on_with() -> None:
+    told = say(user("count 5"), assistant("1 2 "), user(CUT_OFF))
+    assert _text(told) == "3 4 5 "
+    twice = say(user("count 5"), assistant("1 2 "), user(CUT_OFF), assistant("3 "), user(CUT_OFF))
+    assert _text(twice) == "4 5 "
+    stamped = say(user("stream 5 deltas every 1 ms"), assistant("0@17 1@18 "), user(CUT_OFF))
+    assert isinstance(stamped, Reply)
+    assert (stamped.first, stamped.stamped) == (2, True)
+    assert len(_text(stamped).split()) == 3
+    assert _text(say(user("count 5 then echo six"), assistant("1 "), user(CUT_OFF))) == "six"
