@@ -43,6 +43,7 @@ from infra.wire.events import (
     Usage,
 )
 from infra.wire.link import InterruptReason
+from infra.wire.upstream import usage_figures
 
 _SYNTHETIC = "<synthetic>"
 _KINDS: Mapping[type, str] = {
@@ -56,7 +57,6 @@ _CUT = frozenset({"max_tokens", "model_context_window_exceeded"})
 _WITHHELD = (
     "The model's safeguards stopped the answer; it is asked to go on without what they stopped."
 )
-_USAGE_FIELDS = tuple(Usage.model_fields)
 
 
 class Translator:
@@ -76,13 +76,13 @@ class Translator:
         self._error_kind: str | None = None
         self._was_refused = False
         self._checkpoint: str | None = None
-        self._streamed = dict.fromkeys(_USAGE_FIELDS, 0)
+        self._streamed = Usage()
         self.sdk_session: str | None = None
 
     @property
     def usage(self) -> Usage:
         """Tokens as the stream told them so far: for a turn that never gets its result."""
-        return Usage(**self._streamed)
+        return self._streamed
 
     def read(self, message: Message, interrupt: InterruptReason | None = None) -> Iterator[Event]:
         """The events a message stands for; a `TurnEnded` is the last of the turn.
@@ -256,17 +256,21 @@ class Translator:
         )
 
     def _usage_of(self, message: ResultMessage) -> Usage:
-        """The result's figures; those of the stream for a turn that was cut before its result."""
-        told = {name: _number(message.usage, name) for name in _USAGE_FIELDS}
-        return Usage(**(told if any(told.values()) else self._streamed))
+        """The result's figures; those of the stream for a turn that was cut before its result.
+
+        Neither knows sub-agents, searches and summaries: the gateway does, and its figures count.
+        """
+        told = Usage(**usage_figures(message.usage))
+        return told if told != Usage() else self._streamed
 
     def _count(self, usage: object, *, is_final: bool = False) -> None:
+        """A message's input is told at its start, its output at its end."""
+        told = Usage(**usage_figures(usage))
+        output = {"output_tokens": told.output_tokens, "thinking_tokens": told.thinking_tokens}
         if is_final:
-            self._streamed["output_tokens"] += _number(usage, "output_tokens")
-            return
-        for name in _USAGE_FIELDS:
-            if name != "output_tokens":
-                self._streamed[name] += _number(usage, name)
+            self._streamed += Usage(**output)
+        else:
+            self._streamed += told.model_copy(update=dict.fromkeys(output, 0))
 
 
 class _Message:
@@ -298,8 +302,3 @@ def _retry_words(data: Mapping[str, Any]) -> str:
 def _loop_end(message: ResultMessage) -> str | None:
     """Older results name the limit of calls in their subtype only."""
     return "max_turns" if message.subtype == "error_max_turns" else message.terminal_reason
-
-
-def _number(usage: object, name: str) -> int:
-    value = usage.get(name) if isinstance(usage, Mapping) else None
-    return value if isinstance(value, int) else 0

@@ -20,7 +20,7 @@ from json.encoder import encode_basestring_ascii
 
 from api.chain import AnswerHead
 from api.errors import error_body
-from api.models import CompletionUsage, PromptTokensDetails
+from api.models import CompletionTokensDetails, CompletionUsage, PromptTokensDetails
 from infra.runtime.settings import ToolDisplay
 from infra.wire.answers import describe
 from infra.wire.errors import AgClusterError, ErrorCode, TurnFailed, UnknownMessage
@@ -243,4 +243,5 @@ def usage_of(usage: Usage) -> CompletionUsage:
         completion_tokens=usage.output_tokens,
         total_tokens=usage.prompt_tokens + usage.output_tokens,
         prompt_tokens_details=PromptTokensDetails(cached_tokens=usage.cache_read_input_tokens),
+        completion_tokens_details=CompletionTokensDetails(reasoning_tokens=usage.thinking_tokens),
     )

@@ -15,6 +15,12 @@ class PromptTokensDetails(BaseModel):
     cached_tokens: int = 0
 
 
+class CompletionTokensDetails(BaseModel):
+    """How much of the answer was thinking, where the upstream tells it."""
+
+    reasoning_tokens: int = 0
+
+
 class CompletionUsage(BaseModel):
     """Tokens of a whole turn, over all its model calls."""
 
@@ -22,6 +28,7 @@ class CompletionUsage(BaseModel):
     completion_tokens: int
     total_tokens: int
     prompt_tokens_details: PromptTokensDetails = PromptTokensDetails()
+    completion_tokens_details: CompletionTokensDetails = CompletionTokensDetails()
 
 
 class AnswerMessage(BaseModel):

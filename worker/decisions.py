@@ -108,13 +108,15 @@ def settled_end(
     *,
     interrupted: InterruptReason | None,
     meter: TurnMeter,
+    used: Usage | None = None,
     overrun: TurnEnded | None = None,
 ) -> TurnEnded:
     """The end as it is logged: the agent's word, corrected by what only the worker knows.
 
     A turn we interrupted ends for our reason, unless its answer was complete before; so does one
     whose calls were stopped for its budget (`overrun`). The gateway saw how long the upstream wants
-    us to wait, and the tokens of a turn whose agent is gone.
+    us to wait. `used` is what the books say of the turn: the agent knows of its main thread only,
+    not of sub-agents, searches, summaries and tries that broke.
     """
     ours = interrupted_end(interrupted) if interrupted else overrun
     if ours and end.state is not TurnState.DONE:
@@ -123,8 +125,8 @@ def settled_end(
     if end.error and end.error.retry_after_s is None and waits is not None:
         error = end.error.model_copy(update={"retry_after_s": waits})
         end = end.model_copy(update={"error": error})
-    if end.usage == Usage() and meter.usage != Usage():
-        end = end.model_copy(update={"usage": meter.usage})
+    if used:
+        end = end.model_copy(update={"usage": used})
     return end
 
 

@@ -21,13 +21,13 @@ from infra.wire.upstream import (
     content_block,
     finish_reason_of,
     upstream_error,
+    usage_figures,
 )
 
 Json = dict[str, Any]
 """A JSON object of the Messages API, which has no types of ours."""
 
 _LINE_MAX_BYTES = 1024 * 1024
-_USAGE_FIELDS = tuple(Usage.model_fields)
 
 
 def request_body(
@@ -141,10 +141,7 @@ class AnswerStream:
 
     def _count(self, usage: object) -> None:
         """Later figures replace earlier ones: the API counts up."""
-        if isinstance(usage, dict):
-            self._figures |= {
-                name: usage[name] for name in _USAGE_FIELDS if isinstance(usage.get(name), int)
-            }
+        self._figures |= usage_figures(usage)
 
 
 def _messages(request: TurnRequest) -> Sequence[Json]:

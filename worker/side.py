@@ -24,7 +24,7 @@ from infra.wire.errors import (
     LeaseLost,
     MalformedMessage,
 )
-from infra.wire.events import Event, TurnEnded, TurnError, encode_event
+from infra.wire.events import Event, TurnEnded, TurnError, Usage, encode_event
 from infra.wire.frames import Frame
 from infra.wire.gateway import GatewayFault, SideCall
 from infra.wire.ids import TurnId
@@ -350,6 +350,8 @@ class SideRun:
         """Close the turn, then tell. While Redis is away this goes on trying."""
         turn, lease, turns = record.turn, self._held.lease, self._parts.turns
         meter = await self._parts.gateway.close_turn(record.conversation, turn)
+        if meter.usage != Usage():
+            end = end.model_copy(update={"usage": meter.usage})
         self._n += 1
 
         async def finish(n: int, broken: ErrorCode | None) -> None:

@@ -16,7 +16,7 @@ from infra.runtime.logs import fields
 from infra.store.turns import TurnRecord
 from infra.store.usage import Spent
 from infra.wire.errors import GatewayUnavailable, StoreUnavailable
-from infra.wire.events import TurnEnded
+from infra.wire.events import TurnEnded, Usage
 from infra.wire.gateway import OpenTurn, TurnMeter
 from worker.decisions import budget_end
 from worker.ownership import HeldLease
@@ -29,13 +29,24 @@ log = logging.getLogger(__name__)
 class Spending:
     """The spending of one claimed turn."""
 
-    def __init__(self, parts: WorkerParts, held: HeldLease, record: TurnRecord) -> None:
+    def __init__(
+        self,
+        parts: WorkerParts,
+        held: HeldLease,
+        record: TurnRecord,
+        *,
+        is_taken_over: bool = False,
+    ) -> None:
+        """`is_taken_over`: another worker may have booked for the turn before."""
         self._parts = parts
         self._held = held
         self._record = record
         self._turn_budget = parts.settings.turn_budget_tokens
         self._tenant_budget = parts.settings.tenant_budget_tokens
         self._booked: TurnMeter | None = None
+        self._is_taken_over = is_taken_over
+        self._instances: set[str] = set()
+        """Starts of the gateway whose figures are booked."""
         self.overrun = asyncio.Event()
         """The gateway has stopped calls of the turn for its budget."""
         self.budget_tokens: int | None = None
@@ -80,6 +91,19 @@ class Spending:
         spent = await until_store_answers(lambda: self._book(meter), self._parts.clock)
         return self._end_if_spent(spent) or budget_end()
 
+    async def total(self, meter: TurnMeter) -> Usage | None:
+        """All the turn has used, as the books have it; None: nothing. `meter` is its last one.
+
+        While Redis is away this goes on trying. Raises `LeaseLost`.
+        """
+        if not self._is_taken_over and self._instances <= {meter.instance}:
+            return meter.usage if meter.calls else None
+        # Another start of the gateway, or another worker, has booked a part of it.
+        await until_store_answers(lambda: self._book(meter), self._parts.clock)
+        turn = self._record.turn
+        record = await until_store_answers(lambda: self._parts.turns.get(turn), self._parts.clock)
+        return record.usage if record else None
+
     async def _look(self, request: Callable[[], OpenTurn]) -> None:
         meter = await self._read()
         if meter is None:
@@ -105,6 +129,7 @@ class Spending:
     async def _book(self, meter: TurnMeter) -> Spent:
         spent = await self._parts.usage.book(self._held.lease, self._record.turn, meter)
         self._booked = meter
+        self._instances.add(meter.instance)
         return spent
 
     def _limit(self, meter: TurnMeter, spent: Spent) -> int | None:

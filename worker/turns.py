@@ -98,7 +98,7 @@ class TurnRun:
         self._gap_frames = 0
         self.spoke = asyncio.Event()
         """The agent has said something of the turn, or it is decided how the turn ends."""
-        self.spending = Spending(parts, held, claimed.record)
+        self.spending = Spending(parts, held, claimed.record, is_taken_over=claimed.is_adoption)
         self._log = TurnLogWriter(
             parts.turn_log,
             held.lease,
@@ -367,7 +367,10 @@ class TurnRun:
         meter = await parts.gateway.close_turn(c, self.turn)
         overrun = await self.spending.end_of_overrun(meter)
         interrupted = self._interrupted_for if overrun is None else None
-        end = settled_end(ending.end, interrupted=interrupted, meter=meter, overrun=overrun)
+        used = await self.spending.total(meter)
+        end = settled_end(
+            ending.end, interrupted=interrupted, meter=meter, used=used, overrun=overrun
+        )
         n = self.last_n + 1
 
         async def finish(at: int, broken: ErrorCode | None) -> bool:

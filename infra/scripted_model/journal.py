@@ -19,7 +19,8 @@ ENTRIES_MAX = 10_000
 class Entry:
     """One request.
 
-    `ended` says how its answer went: `done`, `refused`, `cut` (broken off by the script),
+    `billed` is what a message cost, as far as it was sent. `ended` says how its answer went:
+    `done`, `refused`, `cut` (broken off by the script),
     `aborted` (the client hung up first), or None while it is under way.
     """
 
@@ -30,6 +31,7 @@ class Entry:
     query: str
     headers: Mapping[str, str]
     facts: Mapping[str, Any] = field(default_factory=dict)
+    billed: Mapping[str, int] = field(default_factory=dict)
     ended: str | None = None
 
     def as_json(self) -> dict[str, Any]:

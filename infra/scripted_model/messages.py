@@ -117,9 +117,19 @@ class Writer:
             "usage": usage,
         }
 
-    def _usage(self) -> dict[str, int]:
-        if self._reply.tokens is not None:
-            return asdict(self._reply.tokens)
+    def billed(self, deltas: int | None = None) -> dict[str, int]:
+        """What the message costs: as it is told, or when it broke off after so many deltas."""
+        told = asdict(self._reply.tokens) if self._reply.tokens else self._usage()
+        if deltas is not None:
+            told |= {"output_tokens": max(1, deltas)}
+            told.pop("thinking_tokens", None)
+        return told
+
+    def _usage(self) -> dict[str, Any]:
+        if (tokens := self._reply.tokens) is not None:
+            told: dict[str, Any] = asdict(tokens)
+            told["output_tokens_details"] = {"thinking_tokens": told.pop("thinking_tokens")}
+            return told
         return {
             "input_tokens": self._input_tokens,
             "cache_creation_input_tokens": 0,

@@ -92,6 +92,8 @@ class Tokens:
     output_tokens: int
     cache_creation_input_tokens: int = 0
     cache_read_input_tokens: int = 0
+    thinking_tokens: int = 0
+    """The part of the output that was thinking."""
 
 
 @dataclass(frozen=True)

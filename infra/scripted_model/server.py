@@ -112,6 +112,7 @@ class ScriptedModel:
         headers = {"request-id": new_id("req")}
         if body.get("stream"):
             return EventStream(self._stream(writer, reply, entry), headers=headers)
+        entry.billed = writer.billed()
         self._journal.end(entry, "done")
         return JSONResponse(writer.whole(), headers=headers)
 
@@ -223,7 +224,7 @@ class ScriptedModel:
     ) -> AsyncGenerator[bytes, None]:
         how = "aborted"
         try:
-            async with aclosing(_chunks(writer, reply)) as chunks:
+            async with aclosing(_chunks(writer, reply, entry)) as chunks:
                 async for chunk in chunks:
                     yield chunk
             how = "done" if reply.cut is None else "cut"
@@ -252,9 +253,10 @@ class EventStream(StreamingResponse):
             await self._events.aclose()
 
 
-async def _chunks(writer: Writer, reply: Reply) -> AsyncGenerator[bytes, None]:
+async def _chunks(writer: Writer, reply: Reply, entry: Entry) -> AsyncGenerator[bytes, None]:
     """The stream's bytes as they are to leave, broken off where the script says so."""
     held = bytearray()
+    entry.billed = writer.billed(0)
     sent = blocks = 0
     due = time.monotonic()
     for data, is_delta, is_block_end in writer.parts():
@@ -273,12 +275,14 @@ async def _chunks(writer: Writer, reply: Reply) -> AsyncGenerator[bytes, None]:
                 text_delta(0, f"{reply.first + sent}@{time.time_ns()} ") if reply.stamped else data
             )
             sent += 1
+            entry.billed = writer.billed(sent)
         else:
             held += data
         if sent % _BATCH == 1 and is_delta:
             yield bytes(held)
             held.clear()
             await asyncio.sleep(0)
+    entry.billed = writer.billed()
     yield bytes(held)
 
 

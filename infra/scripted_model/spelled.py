@@ -8,7 +8,7 @@
         {"tool": "bash CMD"}       a tool call, in the words of the script
         {"raw": {…}, "deltas": [{…}, …]}        any block and its deltas, as they are
     "stop": REASON             else "tool_use" after a tool call, or "end_turn"
-    "tokens": [IN, OUT, CREATED, READ]      its usage
+    "tokens": [IN, OUT, CREATED, READ, THINKING]      its usage
     "pace_ms": N               time before each delta
     "cut": {"kind": "drop" | "error" | "hang" | "unsaid", "after": DELTAS, "blocks": N, "status": N}
                                where it breaks off; `unsaid` ends well, but without a stop reason

@@ -29,6 +29,8 @@ class Usage(Message):
     output_tokens: int = 0
     cache_creation_input_tokens: int = 0
     cache_read_input_tokens: int = 0
+    thinking_tokens: int = 0
+    """The part of the output that was thinking, where the upstream tells it."""
 
     @property
     def prompt_tokens(self) -> int:

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from infra.wire.errors import ErrorCode
-from infra.wire.events import FinishReason, TurnError
+from infra.wire.events import FinishReason, TurnError, Usage
 from infra.wire.turns import ContentBlock, DocumentBlock, TextBlock
 
 OPENING = "[The conversation begins with the assistant's words.]"
@@ -72,6 +72,7 @@ STOP_REASONS: Mapping[str, FinishReason] = {
 }
 """Every reason the Messages API has for the end of a message, in OpenAI's words."""
 
+_FIGURES = tuple(Usage.model_fields)
 _LONG = re.compile(r"prompt is too long|too long|too large|context (?:window|length)", re.I)
 _PLACES = re.compile(r"https?://\S+|(?<![\w/])/(?:[\w.\-]+/)+[\w.\-]*|\b[\w\-]+\.agcluster\b")
 _DETAIL_MAX_CHARS = 300
@@ -95,6 +96,17 @@ def upstream_error(
     return TurnError(code=code, message=message, retry_after_s=retry_after_s)
 
 
+def usage_figures(usage: object) -> dict[str, int]:
+    """The figures of `Usage` that a message's `usage` tells; what is no count is left out."""
+    if not isinstance(usage, Mapping):
+        return {}
+    told = {name: usage[name] for name in _FIGURES if _is_count(usage.get(name))}
+    details = usage.get("output_tokens_details")
+    if isinstance(details, Mapping) and _is_count(details.get("thinking_tokens")):
+        told["thinking_tokens"] = details["thinking_tokens"]
+    return told
+
+
 def content_block(block: ContentBlock) -> dict[str, Any]:
     """A piece of a message as the Messages API takes it."""
     if isinstance(block, TextBlock):
@@ -108,6 +120,10 @@ def content_block(block: ContentBlock) -> dict[str, Any]:
 def finish_reason_of(stop_reason: str | None) -> FinishReason:
     """OpenAI's word for a `stop_reason`; one that is not in the table has said all it wanted."""
     return STOP_REASONS.get(stop_reason or "", FinishReason.STOP)
+
+
+def _is_count(figure: object) -> bool:
+    return isinstance(figure, int) and not isinstance(figure, bool) and figure >= 0
 
 
 def _without_places(prose: str) -> str:

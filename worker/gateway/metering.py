@@ -21,7 +21,7 @@ from infra.runtime.logs import fields
 from infra.wire.events import Usage
 from infra.wire.gateway import Meters, ModelUsage, TurnMeter, UpstreamError
 from infra.wire.ids import TurnId
-from infra.wire.upstream import STATUS_OF_KIND
+from infra.wire.upstream import STATUS_OF_KIND, usage_figures
 
 log = logging.getLogger(__name__)
 
@@ -172,8 +172,7 @@ class CallMeter:
     def _count(self, holder: Any) -> None:
         """Later figures replace earlier ones: the API counts up."""
         usage = holder.get("usage") if isinstance(holder, dict) else None
-        if isinstance(usage, dict):
-            self._figures |= {name: usage[name] for name in _FIGURES if _is_count(usage.get(name))}
+        self._figures |= usage_figures(usage)
 
     def _fail(self, error: Any) -> None:
         kind = error.get("type") if isinstance(error, dict) else None
@@ -306,7 +305,3 @@ class Ledger:
 
 def _with_call(used: ModelUsage, usage: Usage) -> ModelUsage:
     return ModelUsage(calls=used.calls + 1, usage=used.usage + usage)
-
-
-def _is_count(figure: object) -> bool:
-    return isinstance(figure, int) and not isinstance(figure, bool) and figure >= 0

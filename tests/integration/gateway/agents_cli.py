@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,13 +15,16 @@ if TYPE_CHECKING:
 
 
 @asynccontextmanager
-async def cli_behind(folder: Path, home: Path) -> AsyncIterator[ClaudeSDKClient]:
+async def cli_behind(
+    folder: Path, home: Path, *, tools: Sequence[str] = ("Read",)
+) -> AsyncIterator[ClaudeSDKClient]:
     """A CLI with the session's `model.sock`; retries are few, for the time they take."""
     from claude_agent_sdk import ClaudeAgentOptions, ClaudeSDKClient
 
     options = ClaudeAgentOptions(
         model="claude-sonnet-4-5-20250929",
-        tools=["Read"],
+        tools=list(tools),
+        permission_mode="bypassPermissions",
         setting_sources=[],
         cwd=home,
         include_partial_messages=True,
@@ -32,6 +35,8 @@ async def cli_behind(folder: Path, home: Path) -> AsyncIterator[ClaudeSDKClient]
             "CLAUDE_CONFIG_DIR": str(home / "claude"),
             "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1",
             "CLAUDE_CODE_MAX_RETRIES": "1",
+            "CLAUDE_CODE_DISABLE_BACKGROUND_TASKS": "1",
+            "IS_SANDBOX": "1",
             "HOME": str(home),
         },
     )

@@ -55,7 +55,7 @@ async def test_every_failure_of_the_upstream_has_its_own_word(
             end, said = await told(cli, prompt)
             meter = await host.close_turn(turn)
             overrun = budget_end() if meter.is_over_budget else None
-            end = settled_end(end, interrupted=None, meter=meter, overrun=overrun)
+            end = settled_end(end, interrupted=None, meter=meter, used=meter.usage, overrun=overrun)
             assert end.state is TurnState.FAILED, prompt
             assert end.error is not None
             error = TurnFailed(

@@ -100,7 +100,7 @@ def test_every_chunk_parses_as_openais() -> None:
 
 def test_usage_is_null_until_the_last_chunk_when_asked_for() -> None:
     made = frames(include_usage=True)
-    usage = Usage(input_tokens=1, output_tokens=2, cache_read_input_tokens=4)
+    usage = Usage(input_tokens=1, output_tokens=2, cache_read_input_tokens=4, thinking_tokens=2)
     stream = made.first() + made.last(TurnEnded(state=TurnState.DONE, usage=usage), 2)
     bodies = [json.loads(data) for data in data_of(stream) if data != "[DONE]"]
     assert [b["usage"] for b in bodies[:-1]] == [None, None]
@@ -110,6 +110,7 @@ def test_usage_is_null_until_the_last_chunk_when_asked_for() -> None:
         "completion_tokens": 2,
         "total_tokens": 7,
         "prompt_tokens_details": {"cached_tokens": 4},
+        "completion_tokens_details": {"reasoning_tokens": 2},
     }
     assert stream.endswith(b"data: [DONE]\n\n")
 

@@ -58,8 +58,14 @@ def test_an_answer_that_was_complete_before_the_interrupt_stays_done() -> None:
 
 def test_an_end_with_nothing_to_add_is_passed_on_as_it_is() -> None:
     said = TurnEnded(state=TurnState.DONE, usage=Usage(input_tokens=1))
-    meter = TurnMeter(usage=Usage(input_tokens=99))
-    assert settled_end(said, interrupted=None, meter=meter) is said
+    assert settled_end(said, interrupted=None, meter=NO_METER) is said
+
+
+def test_the_books_know_more_of_a_turns_usage_than_its_agent() -> None:
+    """It told 66 tokens of a turn whose sub-agents had used 6,600 more."""
+    said = TurnEnded(state=TurnState.DONE, usage=Usage(input_tokens=66))
+    used = Usage(input_tokens=6666, output_tokens=4444)
+    assert settled_end(said, interrupted=None, meter=NO_METER, used=used).usage == used
 
 
 def test_the_agents_own_retry_after_is_not_overwritten() -> None:
@@ -68,14 +74,16 @@ def test_the_agents_own_retry_after_is_not_overwritten() -> None:
         error=TurnError(code=ErrorCode.RATE_LIMITED, message="x", retry_after_s=3),
     )
     meter = TurnMeter(last_error=UpstreamError(status=429, retry_after_s=60))
-    end = settled_end(said, interrupted=None, meter=meter)
+    end = settled_end(said, interrupted=None, meter=meter, used=meter.usage)
     assert end.error is not None
     assert end.error.retry_after_s == 3
 
 
 def test_a_done_turn_gets_no_error_from_an_upstream_error_it_survived() -> None:
     meter = TurnMeter(last_error=UpstreamError(status=529, retry_after_s=5))
-    end = settled_end(TurnEnded(state=TurnState.DONE), interrupted=None, meter=meter)
+    end = settled_end(
+        TurnEnded(state=TurnState.DONE), interrupted=None, meter=meter, used=meter.usage
+    )
     assert end.error is None
 
 

@@ -231,3 +231,22 @@ async def test_a_conversations_profile_is_told_to_the_gateway(stage: Stage) -> N
     await stage.redis.hset(stage.keys.conversation(C), "profile", "research")  # type: ignore[misc]
     await hanging(stage)
     assert stage.gateway.turns[C].profile == "research"
+
+
+async def test_answer_record_and_books_tell_the_same_over_a_restart_of_the_gateway(
+    stage: Stage,
+) -> None:
+    """The agent knows its main thread only, and the second start of the gateway only its own."""
+    await stage.worker()
+    turn = await hanging(stage)
+    stage.gateway.meters_of[turn] = meter_of(6000, instance="first")
+    await until_booked(stage, 6000)
+    stage.gateway.meters_of[turn] = meter_of(666, instance="second")
+    await until_booked(stage, 6666)
+    await stage.cancel(turn)
+    end = await stage.ended(turn)
+    record = await stage.store.turns.get(turn)
+    assert record is not None
+    books = (await stage.store.usage.of_conversation(C)).total.usage
+    assert end.usage == record.usage == books
+    assert end.usage.spent_tokens == 6666
