@@ -31,7 +31,6 @@ import logging
 import os
 import resource
 import secrets
-import select
 import signal
 import subprocess
 import sys
@@ -52,18 +51,26 @@ from worker.cgroups import CgroupRoot
 from worker.exit_feed import ExitFeed, ExitStream
 from worker.hosts import Container, ContainerExit, ContainerId, ContainerSpec, Limits
 from worker.sandbox import AGENT_COMMAND, Sandbox
-from worker.sandbox_records import Process, Processes, Record, Records, boot_id
+from worker.sandbox_processes import KILL_S, is_readable, kill, memory_file, pipe, wait_for_end
+from worker.sandbox_records import (
+    Process,
+    Processes,
+    Record,
+    Records,
+    StartUnderWay,
+    boot_id,
+)
 from worker.seccomp import seccomp_filter
 
 KILLED = 137
 
 _THREADS = 4
 _LAST_WORDS_S = 2.0
-_KILL_S = 5.0
 _FORK_POLL_S = 0.002
 _OPEN_FILES_MAX = 8192
 _SHARED_PIDS = 4096
 _OOM_SCORE = 500
+_STATUS_BYTES = 4096
 
 log = logging.getLogger(__name__)
 
@@ -190,7 +197,7 @@ class BubblewrapHost:
         if bwrap is None:
             raise EngineFailed("bubblewrap is not installed")
         self._sandbox.refuse_exposure()
-        with self._records.lock(self._options.call_timeout_s):
+        with self._records.lock(spec.conversation, self._options.call_timeout_s):
             self._remove_leftovers(spec)
             record = Record(
                 id=ContainerId(f"{spec.conversation}-{secrets.token_hex(4)}"),
@@ -218,12 +225,15 @@ class BubblewrapHost:
     def _spawn(self, bwrap: Path, record: Record, spec: ContainerSpec) -> None:
         folder = self._records.make(record)
         with contextlib.ExitStack() as opened:
-            told, telling = _pipe(opened)
-            blocked, release = _pipe(opened)
-            status = opened.enter_context((folder / "status").open("wb"))
+            told, telling = pipe(opened)
+            blocked, release = pipe(opened)
+            status = opened.enter_context((folder / "status").open("wb", buffering=0))
+            # Its room is taken now, so that bwrap can write there when the disk is full.
+            status.write(b"\n" * _STATUS_BYTES)
+            status.seek(0)
             output = opened.enter_context((folder / "log").open("ab"))
             fds = {
-                place: _memory_file(opened, content)
+                place: memory_file(opened, content)
                 for place, content in self._sandbox.files().items()
             }
             arguments = [
@@ -234,10 +244,10 @@ class BubblewrapHost:
             ]
             passed = [telling.fileno(), blocked.fileno(), status.fileno(), *fds.values()]
             if (program := seccomp_filter()) is not None:
-                passed.append(_memory_file(opened, program))
+                passed.append(memory_file(opened, program))
                 arguments += ["--seccomp", str(passed[-1])]
             # By descriptor, for a command line shows in the sandbox's /proc/1.
-            passed.append(_memory_file(opened, b"".join(a.encode() + b"\0" for a in arguments)))
+            passed.append(memory_file(opened, b"".join(a.encode() + b"\0" for a in arguments)))
             self._spawned[record.id] = _Detached(
                 [str(bwrap), "--args", str(passed[-1]), "--", *self._sandbox.program()],
                 stdin=subprocess.DEVNULL,
@@ -251,23 +261,42 @@ class BubblewrapHost:
             )
             telling.close()
             blocked.close()
-            init = self._first_words(record, told)
             try:
-                self._bound(record, init, spec.limits)
-                bwrap_process = Process.of(self._spawned[record.id].pid)
-                self._records.note(record.id, Processes(init, bwrap_process))
-                release.write(b"go")
-            except (ProcessLookupError, BrokenPipeError) as error:
-                # A folder to mount may be missing: it has ended already.
-                raise self._failure(record) from error
+                init = self._let_go(record, spec.limits, told, release)
+            except BaseException:
+                # Before `release` closes: to bwrap an end of file is as good as a word. And it may
+                # be on no record, where a disk is full.
+                self._kill_group(record.id)
+                raise
         self._see_it_run(record, init)
+
+    def _let_go(
+        self, record: Record, limits: Limits, told: IO[bytes], release: IO[bytes]
+    ) -> Process:
+        """Let the program run, once its sandbox is bounded and on record."""
+        init = self._first_words(record, told)
+        try:
+            self._bound(record, init, limits)
+            bwrap_process = Process.of(self._spawned[record.id].pid)
+            self._records.note(record.id, Processes(init, bwrap_process))
+            release.write(b"go")
+        except (ProcessLookupError, BrokenPipeError) as error:
+            # A folder to mount may be missing: it has ended already.
+            raise self._failure(record) from error
+        return init
+
+    def _kill_group(self, id: ContainerId) -> None:
+        """bwrap and its init, which are of one group, if bwrap is a child of ours still."""
+        if (spawned := self._spawned.get(id)) is not None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(spawned.pid, signal.SIGKILL)
 
     def _first_words(self, record: Record, told: IO[bytes]) -> Process:
         """bwrap's init, from the pipe in which bwrap announces it."""
         said = b""
         give_up = time.monotonic() + self._options.call_timeout_s
         while not said.rstrip().endswith(b"}"):
-            in_time = _poll(told.fileno(), max(0.0, give_up - time.monotonic()))
+            in_time = is_readable(told.fileno(), max(0.0, give_up - time.monotonic()))
             part = os.read(told.fileno(), 4096) if in_time else b""
             if not part:
                 raise self._failure(record)
@@ -328,11 +357,14 @@ class BubblewrapHost:
 
     def _is_half_made(self, record: Record) -> bool:
         """Whether it never came to run; such remains of a worker's death are removed here."""
-        with self._records.lock(self._options.call_timeout_s):
-            # Under the lock no start is under way: what is still not noted never will be.
-            if record.boot != boot_id() or self._records.processes(record) is not None:
-                return False
-            self._discard(record)
+        try:
+            with self._records.lock(record.conversation, 0):
+                # Under the lock no start is under way: what is still not noted never will be.
+                if record.boot != boot_id() or self._records.processes(record) is not None:
+                    return False
+                self._discard(record)
+        except StartUnderWay:
+            pass  # It may still come to run.
         return True
 
     def _stop(self, id: ContainerId, grace_s: float) -> None:
@@ -344,7 +376,7 @@ class BubblewrapHost:
             for child in processes.init.children():
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(child, signal.SIGTERM)
-            _wait_for_end(processes.init, grace_s)
+            wait_for_end(processes.init, grace_s)
         self._discard(record)
 
     def _discard(self, record: Record) -> None:
@@ -352,10 +384,10 @@ class BubblewrapHost:
         self._feed.expect_end(record.id)
         processes = self._records.processes(record) or self._records.half_started(record)
         if processes is not None:
-            _kill(processes.init)
+            kill(processes.init)
             if processes.bwrap is not None:
                 # It writes into the record's folder until it has ended.
-                _wait_for_end(processes.bwrap, _LAST_WORDS_S)
+                wait_for_end(processes.bwrap, _LAST_WORDS_S)
         self._reap(record.id)
         if (groups := _cgroup_root()) is not None:
             groups.get(record.id).remove()
@@ -369,8 +401,9 @@ class BubblewrapHost:
         try:
             spawned.wait(_LAST_WORDS_S)
         except subprocess.TimeoutExpired:
-            spawned.kill()
-            spawned.wait(_KILL_S)
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(spawned.pid, signal.SIGKILL)
+            spawned.wait(KILL_S)
 
     def _watch(self, record: Record, *, was_running: bool) -> None:
         """Tell the end of a sandbox, also one that it met just now. In the loop."""
@@ -427,7 +460,7 @@ class _Watched:
     def await_last_words(self) -> None:
         """Until bwrap has written the exit code; it may have been killed, too."""
         if self.bwrap_fd is not None:
-            _poll(self.bwrap_fd, _LAST_WORDS_S)
+            is_readable(self.bwrap_fd, _LAST_WORDS_S)
 
     def close(self) -> None:
         for fd in (self.init_fd, self.bwrap_fd):
@@ -456,45 +489,3 @@ def _is_program(pid: int) -> bool:
     with contextlib.suppress(OSError):
         return Path(f"/proc/{pid}/comm").read_text().strip() != "bwrap"
     return False
-
-
-def _kill(process: Process) -> None:
-    fd = process.open()
-    if fd is None:
-        return
-    try:
-        with contextlib.suppress(ProcessLookupError):
-            signal.pidfd_send_signal(fd, signal.SIGKILL)
-        if not _poll(fd, _KILL_S):
-            raise ContainerFailed(f"process {process.pid} does not die")
-    finally:
-        os.close(fd)
-
-
-def _wait_for_end(process: Process, timeout_s: float) -> None:
-    if (fd := process.open()) is not None:
-        _poll(fd, timeout_s)
-        os.close(fd)
-
-
-def _poll(fd: int, timeout_s: float) -> bool:
-    """Whether the descriptor became readable in time. Unlike select, also beyond 1024 files."""
-    poll = select.poll()
-    poll.register(fd, select.POLLIN)
-    return bool(poll.poll(timeout_s * 1000))
-
-
-def _pipe(opened: contextlib.ExitStack) -> tuple[IO[bytes], IO[bytes]]:
-    reading, writing = os.pipe()
-    return (
-        opened.enter_context(os.fdopen(reading, "rb", buffering=0)),
-        opened.enter_context(os.fdopen(writing, "wb", buffering=0)),
-    )
-
-
-def _memory_file(opened: contextlib.ExitStack, content: bytes) -> int:
-    """A descriptor from which a child can read this."""
-    file = opened.enter_context(os.fdopen(os.memfd_create("agcluster"), "w+b", buffering=0))
-    file.write(content)
-    file.seek(0)
-    return file.fileno()

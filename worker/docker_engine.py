@@ -11,6 +11,7 @@ import math
 import os
 import socket
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from io import BytesIO
 from typing import Any
@@ -25,6 +26,7 @@ from infra.wire.ids import ConversationKey, Fence
 from worker.hosts import Container, ContainerExit, ContainerId
 
 LABEL = "agcluster."
+_REMOVAL_POLL_S = 0.1
 SOURCES_LABEL = LABEL + "sources"
 KILLED = 137
 """128 + SIGKILL: what the kernel's out-of-memory killer leaves, or somebody's `kill -9`."""
@@ -130,8 +132,18 @@ class DockerEngine:
             self.client.api.stop(id, timeout=math.ceil(grace_s))
 
     def remove(self, id: ContainerId) -> None:
-        with _gone_is_fine():
-            self.client.api.remove_container(id, v=True, force=True)
+        """Returns when it is gone. While another call removes it the engine answers 409, which
+        says nothing of how that will end."""
+        give_up_s = time.monotonic() + self._timeout_s / 2
+        while True:
+            try:
+                return self.client.api.remove_container(id, v=True, force=True)
+            except NotFound:
+                return None
+            except APIError as error:
+                if error.status_code != 409 or time.monotonic() > give_up_s:
+                    raise
+            time.sleep(_REMOVAL_POLL_S)
 
     def find(self, name: str) -> Json | None:
         try:
@@ -241,7 +253,7 @@ def _gone_is_fine() -> Iterator[None]:
     except NotFound:
         return
     except APIError as error:
-        # 409 while another call removes the same container.
+        # 409 while another call removes the same container; `remove` waits for that.
         if error.status_code != 409:
             raise
 

@@ -6,29 +6,22 @@ change the times and the contents of its folders; it cannot change this.
 
 Whoever makes, takes over or removes folders holds the record's lock for these few calls and looks
 at the fence first. So an owner that was frozen in the middle of its work, and has a successor by
-now, finds a newer fence and leaves everything as it is. The lock is the kernel's: it ends with the
-process that holds it.
+now, finds a newer fence and leaves everything as it is.
 """
 
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 from infra.wire.errors import LeaseLost
 from infra.wire.ids import ConversationKey, Fence
+from worker.lock_files import lock_file
 
 LOCK_S = 5.0
-_LOCK_POLL_S = 0.01
 _DIGITS = 20
-
-
-class RecordBusy(OSError):
-    """Another process holds the record's lock: it is stopped in the middle of a few calls."""
 
 
 @dataclass(frozen=True)
@@ -71,8 +64,8 @@ class FolderRecords:
 
     @contextlib.contextmanager
     def held(self, c: ConversationKey, *, timeout_s: float = LOCK_S) -> Iterator[HeldRecord]:
-        """The record, made if need be, under its lock. Raises `RecordBusy` and other `OSError`."""
-        fd = self._locked(c, time.monotonic() + timeout_s)
+        """The record, made if need be, under its lock. Raises `LockBusy` and other `OSError`."""
+        fd = lock_file(self._folder, c, timeout_s=timeout_s)
         try:
             yield HeldRecord(self._folder, c, fd)
         finally:
@@ -98,37 +91,6 @@ class FolderRecords:
         """Names of all records."""
         with os.scandir(self._folder) as entries:
             return [entry.name for entry in entries]
-
-    def _locked(self, c: ConversationKey, give_up_s: float) -> int:
-        while True:
-            flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
-            fd = os.open(c, flags, 0o600, dir_fd=self._folder)
-            try:
-                self._lock(fd, c, give_up_s)
-                if self._is_in_place(fd, c):
-                    return fd
-            except BaseException:
-                os.close(fd)
-                raise
-            # Forgotten by another process while we waited for it.
-            os.close(fd)
-
-    def _lock(self, fd: int, c: ConversationKey, give_up_s: float) -> None:
-        while True:
-            try:
-                return fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                # flock has no deadline of its own, hence a poll.
-                if time.monotonic() > give_up_s:
-                    raise RecordBusy(f"the folders of {c} are held by another process") from None
-                time.sleep(_LOCK_POLL_S)
-
-    def _is_in_place(self, fd: int, c: ConversationKey) -> bool:
-        try:
-            found = os.stat(c, dir_fd=self._folder, follow_symlinks=False)
-        except FileNotFoundError:
-            return False
-        return os.path.samestat(found, os.fstat(fd))
 
 
 def _fence_of(fd: int) -> Fence:

@@ -13,7 +13,6 @@ A pid alone proves nothing after an hour, so a process is told by its start time
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
 import re
@@ -27,11 +26,16 @@ from typing import Any
 from infra.wire.errors import ContainerFailed
 from infra.wire.ids import ConversationKey, Fence
 from worker.hosts import ContainerId
+from worker.lock_files import LockBusy, lock_file
 
 LOG_MAX_BYTES = 1024 * 1024
-_LOCK_POLL_S = 0.02
+_LOCK = ".lock-"
 _REMAINS_S = 600.0
 _ID = re.compile(r"[0-9a-f]{24}-[0-9a-f]{8}")
+
+
+class StartUnderWay(ContainerFailed):
+    """Another start of the same conversation holds its lock."""
 
 
 @dataclass(frozen=True)
@@ -197,21 +201,26 @@ class Records:
                 os.truncate(log, 0)
 
     @contextlib.contextmanager
-    def lock(self, timeout_s: float) -> Iterator[None]:
-        """Only one start at a time, over all workers of the data directory."""
+    def lock(self, conversation: ConversationKey, timeout_s: float) -> Iterator[None]:
+        """Only one start of a conversation at a time, over all workers of the data directory.
+
+        Raises `StartUnderWay` when another one takes longer.
+        """
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        give_up = time.monotonic() + timeout_s
-        with (self._folder / ".lock").open("w") as held:
-            while True:
-                try:
-                    fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    break
-                except BlockingIOError:
-                    # flock has no deadline of its own, hence a poll.
-                    if time.monotonic() > give_up:
-                        raise ContainerFailed("another start did not end in time") from None
-                    time.sleep(_LOCK_POLL_S)
-            yield
+        folder = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        name = f"{_LOCK}{conversation}"
+        try:
+            held = lock_file(folder, name, timeout_s=timeout_s)
+            try:
+                yield
+            finally:
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(name, dir_fd=folder)
+                os.close(held)
+        except LockBusy:
+            raise StartUnderWay("another start did not end in time") from None
+        finally:
+            os.close(folder)
 
     def _status(self, id: ContainerId) -> dict[str, Any]:
         merged: dict[str, Any] = {}

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import errno
 import json
 import os
 import signal
@@ -15,7 +17,9 @@ import pytest
 from infra.wire.errors import EngineFailed
 from tests.contract.hosts.conftest import BubblewrapMachine, bubblewrap_machine
 from tests.fakes import probe
-from worker.sandbox_records import Process
+from worker.bubblewrap import BubblewrapHost
+from worker.hosts import ContainerId, ContainerSpec
+from worker.sandbox_records import Process, Processes, StartUnderWay
 
 pytestmark = pytest.mark.bwrap
 
@@ -90,6 +94,59 @@ async def test_what_a_worker_left_half_started_is_ended_and_forgotten(
     assert await bubblewrap.host().list() == []
 
     assert _is_dead(init)
+
+
+async def test_a_sandbox_that_cannot_be_put_on_record_does_not_run(
+    bubblewrap: BubblewrapMachine,
+) -> None:
+    """On a full disk. To bwrap, the end of the pipe it waits at was as good as a word."""
+    host, spec = bubblewrap.host(), bubblewrap.spec()
+    assert isinstance(host, BubblewrapHost)
+
+    def no_room(id: ContainerId, processes: Processes) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    host._records.note = no_room  # type: ignore[method-assign]
+    with pytest.raises(EngineFailed, match="No space left"):
+        await host.start(spec)
+
+    assert _in_sandboxes_of(spec) == []
+    assert await bubblewrap.host().list() == []
+
+
+async def test_what_bwrap_says_has_its_room_before_the_disk_is_full(
+    bubblewrap: BubblewrapMachine,
+) -> None:
+    """By it a sandbox is found whose worker died before it could note anything."""
+    host, spec = bubblewrap.host(), bubblewrap.spec()
+    started = await host.start(spec)
+
+    assert (bubblewrap.data_dir / "b" / started.id / "status").stat().st_size == 4096
+
+
+async def test_a_start_that_hangs_keeps_no_other_conversation_from_starting(
+    bubblewrap: BubblewrapMachine,
+) -> None:
+    """Its worker is stopped in the middle of it, and holds the lock."""
+    host, stuck, other = bubblewrap.host(), bubblewrap.spec(), bubblewrap.spec()
+    assert isinstance(host, BubblewrapHost)
+    with host._records.lock(stuck.conversation, 1):
+        await host.start(other)
+        assert [c.conversation for c in await host.list()] == [other.conversation]
+        with pytest.raises(StartUnderWay), host._records.lock(stuck.conversation, 0):
+            pass
+
+    await host.start(stuck)
+
+
+def _in_sandboxes_of(spec: ContainerSpec) -> list[int]:
+    """Processes that have its workspace mounted."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if f"/w/{spec.conversation} /workspace" in (process / "mountinfo").read_text():
+                found.append(int(process.name))
+    return found
 
 
 async def test_a_kill_of_bwrap_alone_ends_neither_the_sandbox_nor_its_watch(

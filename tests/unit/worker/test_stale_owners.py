@@ -20,8 +20,9 @@ from infra.wire.states import TurnState
 from tests.fakes.manual_clock import FreezingClock
 from tests.fakes.memory_host import MemoryHost, StubbornHost, UnheardHost
 from tests.fakes.worker_stage import QUICK, TENANT, RunningWorker, Stage, conversation, eventually
-from worker.folder_records import FolderRecords, RecordBusy
+from worker.folder_records import FolderRecords
 from worker.folders import Folders, StaleFolder
+from worker.lock_files import LockBusy
 from worker.ownership import HeldLease
 
 C = conversation("one")
@@ -243,7 +244,7 @@ def test_a_record_that_is_held_is_waited_for_a_bounded_time(tmp_path: Path) -> N
     with records.held(C) as record:
         record.take(Fence(1))
         began_s = time.monotonic()
-        with pytest.raises(RecordBusy), records.held(C, timeout_s=0.05):
+        with pytest.raises(LockBusy), records.held(C, timeout_s=0.05):
             pass
         assert time.monotonic() - began_s < 2
         with records.held(ConversationKey("d" * 24)):
