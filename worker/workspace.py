@@ -4,7 +4,8 @@ Measuring means walking a tree, so it is done every few seconds, and at once whe
 under it has lost half of the room that is left: asking that costs one call. What a writer at full
 speed gets beyond its limit is what it writes in such a quarter of a second and until it is dead;
 the kernel bounds each single file at the limit (`Limits.file_mb`). Where a wall is needed, give
-the data directory a file system with quotas.
+the data directory a file system with quotas: a file that was unlinked and is still open is in no
+folder and is not seen here.
 """
 
 from __future__ import annotations
@@ -27,6 +28,8 @@ ENTRY_BYTES = 1024
 """What a file takes at least: empty ones use up the file system too."""
 DEPTH_MAX = 200
 TOO_DEEP_BYTES = 2**50
+SOCKETS_BYTES = 64 * 1024
+"""More than the sockets of a session and their names ever take: they come and go, and are free."""
 MEASURE_MAX_S = 10.0
 """A look that takes longer counts what it has seen: a tree of millions of files."""
 
@@ -37,10 +40,10 @@ class WorkspaceGauge:
     def __init__(self) -> None:
         self._turn = asyncio.Semaphore(1)
 
-    async def measure(self, workspace: Path) -> int:
-        """The bytes it takes on disk."""
+    async def measure(self, workspace: Path, sockets: Path) -> int:
+        """The bytes it takes on disk, with what an agent has put beside its sockets."""
         async with self._turn:
-            return await asyncio.to_thread(size_of, workspace)
+            return await asyncio.to_thread(lambda: size_of(workspace) + _beside(sockets))
 
 
 class WorkspaceWatch:
@@ -151,6 +154,11 @@ def size_of(folder: Path, *, timeout_s: float = MEASURE_MAX_S) -> int:
                         return total + TOO_DEEP_BYTES
                     levels.append(Level.open(entry.name, levels[-1].fd))
     return total
+
+
+def _beside(sockets: Path) -> int:
+    size_bytes = size_of(sockets)
+    return size_bytes if size_bytes > SOCKETS_BYTES else 0
 
 
 def _close(levels: list[Level]) -> None:

@@ -38,7 +38,8 @@ class WorkspaceGuard:
         self._parts = parts
         self._session = session
         self._running = running
-        self._folder = parts.folders.of(c).workspace
+        folders = parts.folders.of(c)
+        self._folder, self._sockets = folders.workspace, folders.sockets
         self._watch = WorkspaceWatch(max_bytes=parts.settings.workspace_max_mb * 1024 * 1024)
         self._was_used = False
 
@@ -88,4 +89,5 @@ class WorkspaceGuard:
             await self._session.drop_workspace()
 
     async def _measure(self) -> int:
-        return await self._parts.gauge.measure(self._folder)
+        # The agent can write to both.
+        return await self._parts.gauge.measure(self._folder, self._sockets)

@@ -218,6 +218,21 @@ async def test_a_turn_that_fills_its_workspace_is_ended_with_a_clear_word(redis:
         assert (await stage.ended(await stage.ask(C, "echo still here"))).state is TurnState.DONE
 
 
+async def test_what_lies_beside_the_sockets_counts_too(redis: Redis) -> None:
+    async with Stage(redis, workspace_max_mb=1) as stage:
+        await stage.worker(timings=replace(QUICK, workspace_every_s=0.05))
+        turn = await stage.ask(C, "hang")
+        await stage.until_said(turn, 1)
+        await stage.clock.sleep(0.2)
+        (stage.folder / "s" / C / "large").write_bytes(b"x" * 2 * MB)
+
+        end = await stage.ended(turn)
+
+        assert end.error is not None
+        assert end.error.code is ErrorCode.WORKSPACE_FULL
+        await eventually(lambda: not (stage.folder / "s" / C / "large").exists())
+
+
 async def test_a_deleted_conversation_leaves_nothing_on_its_host(stage: Stage) -> None:
     await stage.worker()
     await stage.ended(await stage.ask(C, "echo hi"))
