@@ -11,6 +11,7 @@ import asyncio
 import importlib
 import importlib.metadata
 import logging
+import os
 import signal
 import sys
 from collections.abc import Sequence
@@ -25,6 +26,8 @@ from infra.wire.gateway import AGENT_SOCKET, EGRESS_SOCKET, MODEL_SOCKET
 VERSION = "0.1.0"
 
 _SOCKETS = Path("/run/agcluster")
+_CLI_TEMP = Path("/run/cli")
+"""The isolation's place for it (`worker.hosts`)."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -49,7 +52,12 @@ async def serve(given: argparse.Namespace) -> None:
             from agent.options import Surroundings
             from agent.session import ClaudeSession
 
-            around = Surroundings(given.workspace, given.model_socket, cli=given.cli)
+            around = Surroundings(
+                given.workspace,
+                given.model_socket,
+                cli=given.cli,
+                temp_dir=_CLI_TEMP if os.access(_CLI_TEMP, os.W_OK) else None,
+            )
             return ClaudeSession(around, group=tasks, forwarder=forwarder, transcripts=transcripts)
 
         server = LinkServer(

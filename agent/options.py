@@ -31,6 +31,8 @@ class Surroundings:
     """Where the CLI keeps its own files, transcripts among them."""
     cli: Path | None = None
     """The CLI's program; None: the one that came with the SDK."""
+    temp_dir: Path | None = None
+    """Where it keeps what its tools are printing; None: where all temporary files are."""
 
 
 @dataclass(frozen=True)
@@ -140,6 +142,9 @@ def _environment(
         # The SDK looks for transcripts here whatever HOME says, and drops what lies elsewhere.
         "CLAUDE_CONFIG_DIR": str(around.config_dir),
     }
+    if around.temp_dir is not None:
+        # In /tmp, tools that fill it would lose what they print.
+        values["CLAUDE_CODE_TMPDIR"] = str(around.temp_dir)
     for tier, model in settings.model_tiers.items():
         # The CLI's own idea of a tier is its newest model, which the gateway may not let through.
         values[f"ANTHROPIC_DEFAULT_{tier.upper()}_MODEL"] = model

@@ -1,7 +1,9 @@
 """The processes of a CLI, found by the mark in their environment, and what the kernel did to them.
 
 A killed CLI leaves its tools behind as orphans, and a tool may have moved to a session of its own:
-the inherited environment is what still tells whose they are.
+the inherited environment is what still tells whose they are. A tool can also start something with
+an environment of its own. So in an agent's isolation, where nobody lives but its init, this server
+and what the CLI has started, everything else counts as the CLI's.
 """
 
 from __future__ import annotations
@@ -18,24 +20,35 @@ _OOM_COUNTERS = (
 )
 
 _PIDS_FOLDERS = (Path("/sys/fs/cgroup"), Path("/sys/fs/cgroup/pids"))
+_INITS = ("docker-init", "bwrap")
 _CROWDED = 0.9
 _PASSES_MAX = 20
 
 
 def kill_marked(name: str, value: str, *, proc: Path = Path("/proc")) -> int:
-    """Kill every process whose environment has that variable; how many there were.
+    """Kill every process whose environment has that variable, or where we are alone every other
+    one; how many there were.
 
     All are stopped before one is killed: of a fork bomb, each death would make room for a birth.
     Repeats until none is found, so that a process that is just forking does not slip through.
     """
     stopped: set[int] = set()
+    alone = is_alone(proc)
     for _ in range(_PASSES_MAX):
-        if not (found := _marked(f"{name}={value}".encode(), proc) - stopped):
+        found = _others(proc) if alone else _marked(f"{name}={value}".encode(), proc)
+        if not (found := found - stopped):
             break
         _signal(found, signal.SIGSTOP)
         stopped |= found
     _signal(stopped, signal.SIGKILL)
     return len(stopped)
+
+
+def is_alone(proc: Path = Path("/proc")) -> bool:
+    """Whether we are the only child of an isolation's init: of Docker's, or of bwrap."""
+    with contextlib.suppress(OSError):
+        return os.getppid() == 1 and (proc / "1" / "comm").read_text().strip() in _INITS
+    return False
 
 
 def is_crowded() -> bool:
@@ -60,6 +73,17 @@ def _signal(processes: set[int], number: signal.Signals) -> None:
     for pid in processes:
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, number)
+
+
+def _others(proc: Path) -> set[int]:
+    pids = {int(folder.name) for folder in proc.iterdir() if folder.name.isdigit()}
+    return {pid for pid in pids - {1, os.getpid()} if not _is_dead(proc / str(pid))}
+
+
+def _is_dead(process: Path) -> bool:
+    with contextlib.suppress(OSError):
+        return (process / "stat").read_text().rpartition(")")[2].split()[0] in ("Z", "X")
+    return True
 
 
 def _marked(needle: bytes, proc: Path) -> set[int]:

@@ -50,7 +50,14 @@ from worker.docker_engine import (
 from worker.docker_exits import ExitWatch
 from worker.exit_feed import ExitFeed, ExitStream
 from worker.folders import agent_gid, agent_uid
-from worker.hosts import SOCKETS_AT, WORKSPACE_AT, Container, ContainerId, ContainerSpec
+from worker.hosts import (
+    CLI_TEMP_AT,
+    SOCKETS_AT,
+    WORKSPACE_AT,
+    Container,
+    ContainerId,
+    ContainerSpec,
+)
 
 _NAME_ATTEMPTS = 5
 _NAME_WAIT_S = 0.2
@@ -268,6 +275,7 @@ def hardening(spec: ContainerSpec) -> Json:
         "shm_size": "64m",
         "tmpfs": {
             "/tmp": f"{tmpfs},mode=1777",
+            CLI_TEMP_AT: f"{tmpfs},uid={uid},gid={gid},mode=0700",
             "/home/agent": f"{tmpfs},uid={uid},gid={gid},mode=0700",
         },
         "mounts": [

@@ -19,6 +19,8 @@ ContainerId = NewType("ContainerId", str)
 
 SOCKETS_AT, WORKSPACE_AT = "/run/agcluster", "/workspace"
 """Where an agent finds its two folders."""
+CLI_TEMP_AT = "/run/cli"
+"""Temporary files of the CLI itself: apart from /tmp, which its tools may fill."""
 
 
 @dataclass(frozen=True)

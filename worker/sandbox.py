@@ -17,7 +17,7 @@ from pathlib import Path
 import infra
 from infra.wire.errors import NoIsolation
 from worker.folders import AGENT_UID
-from worker.hosts import ContainerSpec
+from worker.hosts import CLI_TEMP_AT, ContainerSpec
 
 HOME = "/home/agent"
 CODE = "/opt/agcluster"
@@ -136,8 +136,9 @@ class Sandbox:
         yield from ("--proc", "/proc", "--dev", "/dev")
         yield from _tmpfs("/dev/shm", str(SHM_MB * 1024 * 1024), "1777")
         yield from _tmpfs("/tmp", size, "1777")
-        # bwrap makes it root's when root runs it; nobody but the agent is inside.
-        yield from _tmpfs(HOME, size, "1777" if self.as_root else "0700")
+        # bwrap makes them root's when root runs it; nobody but the agent is inside.
+        for place in (HOME, CLI_TEMP_AT):
+            yield from _tmpfs(place, size, "1777" if self.as_root else "0700")
 
     def _system(self) -> Iterator[str]:
         yield from ("--ro-bind", "/usr", "/usr")

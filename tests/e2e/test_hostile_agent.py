@@ -156,7 +156,8 @@ for pid in filter(str.isdigit, os.listdir("/proc")):
                 hits.append("memory of " + pid)
         except (OSError, OverflowError, ValueError):
             pass
-for top in ("/home/agent", "/tmp", "/workspace", "/run/agcluster", "/run", "/etc", "/dev/shm"):
+for top in ("/home/agent", "/tmp", "/workspace", "/run/agcluster", "/run/cli", "/run", "/etc",
+            "/dev/shm"):
     here = os.stat(top).st_dev
     for folder, inner, files in os.walk(top):
         # What is mounted below is not the agent's: the programs it runs on.
@@ -276,8 +277,8 @@ for up in range(1, 8):
 print(json.dumps(found))
 """,
     )
-    # The CLI may have one for itself in its home or /tmp.
-    mine = [path for path in found if not path.startswith(("/tmp/", "/home/agent/"))]
+    # The CLI may have one for itself where its files are.
+    mine = [path for path in found if not path.startswith(("/run/cli/", "/home/agent/"))]
     assert set(mine) == {f"/run/agcluster/{n}.sock" for n in ("agent", "model", "egress")}
 
 
@@ -364,6 +365,14 @@ while time.monotonic() < end:
 
     assert during > 0, "the attack did not run"
     assert calls() == during
+
+
+@each_isolation
+def test_what_tools_print_is_not_lost_in_a_full_tmp(deployment: Deployment) -> None:
+    """The CLI keeps a tool's output in a file until it has read it."""
+    fill = "dd if=/dev/zero of=/tmp/fill bs=1M 2>/dev/null; : > /tmp/x && printf 1 > /tmp/x"
+    told = said(ask(deployment, bash(f"{fill}; echo still heard"), name=new_name()))
+    assert "still heard" in told
 
 
 FLOOD = f"""

@@ -104,6 +104,8 @@ async def test_a_sandbox_that_cannot_be_put_on_record_does_not_run(
     assert isinstance(host, BubblewrapHost)
 
     def no_room(id: ContainerId, processes: Processes) -> None:
+        # Nor was there any for what bwrap had to say.
+        os.truncate(bubblewrap.data_dir / "b" / id / "status", 0)
         raise OSError(errno.ENOSPC, "No space left on device")
 
     host._records.note = no_room  # type: ignore[method-assign]

@@ -56,7 +56,7 @@ async def test_only_the_workspace_and_temporary_folders_are_writable(
     code = """
 import os
 for folder in ("/", "/usr", "/etc", "/opt", "/run", "/home", "/var", "/dev", "/proc", "/sys",
-               "/workspace", "/tmp", "/home/agent", "/run/agcluster"):
+               "/workspace", "/tmp", "/home/agent", "/run/agcluster", "/run/cli"):
     try:
         open(os.path.join(folder, "x"), "w").close()
         print(folder)
@@ -65,7 +65,13 @@ for folder in ("/", "/usr", "/etc", "/opt", "/run", "/home", "/var", "/dev", "/p
 """
     writable = set((await _python(inside, code)).split())
 
-    assert writable == {"/workspace", "/tmp", "/home/agent", "/run/agcluster"}
+    assert writable == {
+        "/workspace",
+        "/tmp",
+        "/home/agent",
+        "/run/agcluster",
+        "/run/cli",
+    }
 
 
 async def test_there_is_no_network_but_loopback(inside: ContainerSpec) -> None:
@@ -163,7 +169,7 @@ finally:
     assert await _python(inside, "print('alive')") == "alive"
 
 
-@pytest.mark.parametrize("folder", ["/tmp", "/home/agent"])
+@pytest.mark.parametrize("folder", ["/tmp", "/home/agent", "/run/cli"])
 async def test_temporary_folders_end_at_their_size(inside: ContainerSpec, folder: str) -> None:
     code = f"""
 written = 0
@@ -363,7 +369,7 @@ def _judge_mounts(mounts: dict[str, list[str]]) -> None:
     named = {"/etc/resolv.conf", "/etc/hostname", "/etc/hosts"}
     devices = {place for place in writable if place.startswith("/dev/")}
     assert writable - named - devices == {"/run/agcluster", "/workspace"}
-    for place in ("/tmp", "/home/agent", "/dev/shm"):
+    for place in ("/tmp", "/home/agent", "/run/cli", "/dev/shm"):
         kind, flags, _ = mounts[place]
         assert kind == "tmpfs", place
         assert {"nosuid", "nodev"} <= set(flags.split(",")), place

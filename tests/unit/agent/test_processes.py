@@ -6,8 +6,13 @@ import os
 import subprocess
 import sys
 import uuid
+from pathlib import Path
 
-from agent.processes import is_crowded, kill_marked, oom_kills
+import pytest
+
+from agent.processes import is_alone, is_crowded, kill_marked, oom_kills
+from tests.parts import need
+from worker.bwrap import find_bwrap
 
 SLEEP = [sys.executable, "-c", "import sys, time; print('up', flush=True); time.sleep(60)"]
 
@@ -35,6 +40,41 @@ def test_only_processes_with_the_mark_are_killed() -> None:
         for process in (marked, other, plain):
             process.kill()
             process.communicate(timeout=10)
+
+
+@pytest.mark.bwrap
+def test_in_an_isolation_of_its_own_a_tool_with_an_empty_environment_is_killed_too() -> None:
+    code = """
+import os, sys
+sys.path.insert(0, sys.argv[1])
+from agent.processes import is_alone, kill_marked
+assert is_alone()
+reading, writing = os.pipe()
+os.set_inheritable(writing, True)
+if os.fork() == 0:
+    os.setsid()
+    up = f"import os, time; os.write({writing}, b'!'); time.sleep(60)"
+    os.execve(sys.executable, [sys.executable, "-Sc", up], {})
+os.close(writing)
+assert os.read(reading, 1) == b"!"
+print(kill_marked("AGC_MARK", "none"), os.read(reading, 1))
+"""
+    need("bwrap")
+    bwrap = find_bwrap()
+    assert bwrap is not None
+    own = ("--unshare-pid", "--ro-bind", "/", "/", "--proc", "/proc", "--dev", "/dev", "--")
+    done = subprocess.run(
+        [bwrap, *own, sys.executable, "-Ic", code, str(Path(__file__).parents[3])],
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    assert done.stdout == "1 b''\n", done.stderr
+
+
+def test_nobody_is_alone_on_a_machine() -> None:
+    assert not is_alone()
 
 
 def test_the_kernels_count_of_kills_is_a_number_everywhere() -> None:
