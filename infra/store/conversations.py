@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from redis.asyncio import Redis
 
@@ -27,6 +27,10 @@ ENDED_TTL_S = 3600.0
 _CANCELLED = encode_event(TurnEnded(state=TurnState.CANCELLED))
 _LAST_WORDS_S = 60.0
 _LISTED_AT_ONCE = 50
+FORGOTTEN_AT_ONCE = 1000
+"""Turns: some milliseconds of Redis."""
+LISTED_TURNS_MAX = 200
+"""The newest turns that are shown of a conversation."""
 
 UNKNOWN_TTL_S = 86400.0
 """How long a conversation stays that only its container still knew; its next turn makes it more."""
@@ -91,11 +95,20 @@ class Deleted:
 
 
 class ConversationStore:
-    def __init__(self, redis: Redis, keys: Keys, *, ended_ttl_s: float = ENDED_TTL_S) -> None:
+    def __init__(
+        self,
+        redis: Redis,
+        keys: Keys,
+        *,
+        ended_ttl_s: float = ENDED_TTL_S,
+        forgotten_at_once: int = FORGOTTEN_AT_ONCE,
+    ) -> None:
+        """`forgotten_at_once` is how many turns one script of a delete forgets."""
         self._redis = redis
         self._keys = keys
         self._scripts = Scripts(redis, keys)
         self._ended_ttl_s = ended_ttl_s
+        self._forgotten_at_once = forgotten_at_once
 
     async def get(self, c: ConversationKey) -> ConversationRecord | None:
         """What is on record; None for a conversation nobody knows (any more)."""
@@ -200,7 +213,9 @@ class ConversationStore:
     async def turns(self, c: ConversationKey) -> Sequence[TurnId]:
         """Its newest turns, the last one last; their records may be gone."""
         with translate():
-            found = await self._redis.lrange(self._keys.conversation_turns(c), 0, -1)  # type: ignore[misc]
+            found = await self._redis.lrange(  # type: ignore[misc]
+                self._keys.conversation_turns(c), -LISTED_TURNS_MAX, -1
+            )
         return [TurnId(text(turn)) for turn in found]
 
     async def stop(self, c: ConversationKey, *, tenant: TenantId | None, reason: str) -> Stopping:
@@ -244,7 +259,22 @@ class ConversationStore:
         the running one ends properly. Raises `ConversationNotFound` (also for another tenant's;
         `tenant` None: an operator).
         """
-        answer = await self._scripts.run(
+        answer = await self._delete(c, tenant, reason, is_forced=is_forced)
+        while answer[0] == b"more":
+            answer = await self._delete(c, tenant, reason, is_forced=is_forced)
+        if answer[0] == b"unknown":
+            raise ConversationNotFound(c)
+        if answer[0] == b"busy":
+            raise ConversationBusy(text(answer[1]))
+        _, host, owner, container = answer
+        return Deleted(
+            host=_as(HostId, host), owner=_as(WorkerId, owner), container=optional(container)
+        )
+
+    async def _delete(
+        self, c: ConversationKey, tenant: TenantId | None, reason: str, *, is_forced: bool
+    ) -> Sequence[Any]:
+        answer: Sequence[Any] = await self._scripts.run(
             "delete",
             [
                 self._keys.conversation(c),
@@ -261,16 +291,10 @@ class ConversationStore:
                 EVENTS_MAX,
                 round(_LAST_WORDS_S * 1000),
                 StopSession(conversation=c, is_deleted=True).encode(),
+                self._forgotten_at_once,
             ],
         )
-        if answer[0] == b"unknown":
-            raise ConversationNotFound(c)
-        if answer[0] == b"busy":
-            raise ConversationBusy(text(answer[1]))
-        _, host, owner, container = answer
-        return Deleted(
-            host=_as(HostId, host), owner=_as(WorkerId, owner), container=optional(container)
-        )
+        return answer
 
     async def restore(
         self,

@@ -48,7 +48,8 @@ class Keys:
         return f"{self.prefix}:conv:{c}:unheard"
 
     def conversation_turns(self, c: ConversationKey) -> str:
-        """List: its newest turns, the last one last. submit; as the conversation."""
+        """List: its turns that are on record, and some more, the last one last. submit; as the
+        conversation."""
         return f"{self.prefix}:conv:{c}:turns"
 
     def transcripts(self, c: ConversationKey) -> str:

@@ -10,7 +10,7 @@ from redis.asyncio import Redis
 
 from infra.runtime.contents import Contents, PlainContents
 from infra.store.connection import translate
-from infra.store.conversations import ENDED_TTL_S
+from infra.store.conversations import ENDED_TTL_S, LISTED_TURNS_MAX
 from infra.store.history import Memory, TurnBase, UnheardTurn, keep_heads, read_accepted
 from infra.store.keys import Keys
 from infra.store.leases import LEASE_S, Lease
@@ -59,7 +59,6 @@ for half a dozen hosts in turn to find out that their engines are broken, and st
 """
 
 _OPEN_TTL_S = 86400.0
-_LISTED_TURNS_MAX = 200
 _CLAIMED_LOOK_AFTER_S = LEASE_S - 2.0
 _LOOK_PAUSE_MAX_S = 15.0
 _RETRY_AFTER_S = 5.0
@@ -121,7 +120,7 @@ class TurnStore:
                 _ms(request.idle_timeout_s),
                 request.lane.value,
                 new.supersedes or "",
-                _LISTED_TURNS_MAX,
+                LISTED_TURNS_MAX,
                 TurnWaits(conversation=c, turn=turn).encode(),
                 limits.queue_max,
                 limits.tenant_turns_max,

@@ -4,8 +4,10 @@
 -- ARGV  1 conversation  2 tenant, or '' for an operator  3 also while turns run or wait 0 | 1
 --       4 end event of a cancelled turn  5 reason  6 most events of a log
 --       7 life of a turn that ends now (ms)  8 control message for the owner
--- Returns {'ok', host or '', living owner or '', container or ''}, {'busy', turn} or {'unknown'} (also
---       for another tenant's).
+--       9 most turns that are forgotten at once
+-- Returns {'ok', host or '', living owner or '', container or ''}, {'busy', turn}, {'unknown'} (also
+--       for another tenant's), or {'more'}: so many turns are forgotten that the rest is left to the
+--       next call.
 --
 -- A turn that ends here keeps its log for a moment, so that its client sees the end. Who owned the
 -- conversation finds its lease lost.
@@ -17,15 +19,21 @@ local busy = running and running.id or redis.call('LINDEX', KEYS[2], 0)
 if busy and ARGV[3] ~= '1' then return {'busy', busy} end
 
 write_even_when_full()
-for _, id in ipairs(redis.call('LRANGE', key('conversation_turns', ARGV[1]), 0, -1)) do
+local listed, most = key('conversation_turns', ARGV[1]), tonumber(ARGV[9])
+local is_last = redis.call('LLEN', listed) <= most
+for _, id in ipairs(redis.call('LRANGE', listed, 0, most - 1)) do
   local turn = read_turn(id)
-  if turn and turn.conversation == ARGV[1] and is_ended(turn.state) then
+  redis.call('LPOP', listed)
+  if turn and not is_ended(turn.state) then
+    redis.call('RPUSH', listed, id)
+  elseif turn and turn.conversation == ARGV[1] then
     local idempotency = idempotency_of(turn)
     if idempotency then redis.call('UNLINK', idempotency) end
     redis.call('UNLINK', turn.key, key('turn_request', id), key('turn_events', id))
     hold_no_more(turn.tenant, id)
   end
 end
+if not is_last then return {'more'} end
 cancel_waiting(ARGV[1], ARGV[4], ARGV[5], ARGV[6], ARGV[7])
 if running then
   local n = end_turn(running, 'cancelled', running.seq + 1, ARGV[4], ARGV[5], ARGV[6], ARGV[7])

@@ -372,6 +372,19 @@ local function keep_for(conversation, tenant, retention_ms)
   for _, name in ipairs(belongings(conversation)) do redis.call('PEXPIRE', name, retention_ms) end
 end
 
+-- How many turns are looked at when one comes: more than come, so that the list gets shorter.
+local UNLISTED_MAX = 20
+
+-- The list of a conversation's turns names all that are on record, for a delete finds them by it;
+-- beyond a number it forgets those that are not any more.
+local function list_no_expired(conversation, most)
+  local list = key('conversation_turns', conversation)
+  for _ = 1, math.min(redis.call('LLEN', list) - most, UNLISTED_MAX) do
+    if redis.call('EXISTS', key('turn', redis.call('LINDEX', list, 0))) == 1 then return end
+    redis.call('LPOP', list)
+  end
+end
+
 -- Lists a conversation under its tenant as used now; a side turn's never.
 local function list_conversation(conversation, tenant, lane, now, retention_ms)
   if lane == 'side' then return end

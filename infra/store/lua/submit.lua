@@ -7,7 +7,7 @@
 --       12 idempotency digest or ''  13 its life (ms)  14 retention (ms)  15 an open turn's life (ms)
 --       16 the FIFO's life (ms)  17 idle timeout (ms)
 --       18 lane  19 turn that the request is known not to repeat, or ''
---       20 most turns that are listed of a conversation  21 control message for the owner
+--       20 most turns that are listed of a conversation besides those on record  21 control message for the owner
 --       22 most turns that may wait for a worker  23 most open turns of a tenant
 --       24 most of them that may wait (each 0: any number)
 --       25 tokens a tenant may spend in a day (0: any number)
@@ -120,7 +120,7 @@ if ARGV[4] ~= '' then redis.call('HSET', KEYS[1], 'label', ARGV[4]) end
 if ARGV[26] ~= '' then redis.call('HSET', KEYS[1], 'profile', ARGV[26]) end
 redis.call('HDEL', KEYS[1], 'idle_at')
 redis.call('RPUSH', key('conversation_turns', conversation), turn)
-redis.call('LTRIM', key('conversation_turns', conversation), -tonumber(ARGV[20]), -1)
+list_no_expired(conversation, tonumber(ARGV[20]))
 keep_for(conversation, tenant, ARGV[14])
 sweep_holds(tenant, now)
 hold(tenant, turn, size, now + ARGV[15])
