@@ -16,6 +16,7 @@ from typing import Annotated, Any, Literal, TypeVar
 import msgspec
 from msgspec import UNSET, Meta, Raw, Struct, UnsetType
 
+from infra.runtime.signs import SIGNS_MAX, has_many_signs
 from infra.wire.errors import RequestRefused
 
 T = TypeVar("T")
@@ -26,11 +27,7 @@ MESSAGES_MAX = 4096
 """A history of more would keep a replica's other streams waiting while it is read."""
 PARTS_MAX = 16_384
 """Messages, parts of their content and tool calls that one request may have together."""
-SIGNS_MAX = 2_000_000
-"""Brackets, commas, colons and escapes of one body. Text of a million tokens has fewer."""
 
-_SIGNS = b"[{,:\\"
-_SLICE_BYTES = 1024 * 1024
 _SMALL_BYTES = 64 * 1024
 _BOM = b"\xef\xbb\xbf"
 
@@ -219,7 +216,8 @@ _WHOLES = ("n", "max_completion_tokens", "max_tokens", "seed", "top_logprobs")
 
 def read_chat_request(body: Body) -> ChatRequest:
     """Raises `RequestRefused` naming the first field that does not fit."""
-    _require_few_signs(body)
+    if has_many_signs(body):
+        raise RequestRefused(f"The body has more than {SIGNS_MAX:,} brackets and separators.")
     if body.startswith(_BOM):
         body = memoryview(body)[len(_BOM) :].tobytes()
     _built.count = 0
@@ -301,18 +299,6 @@ def _mended(found: re.Match[bytes]) -> bytes:
     if found[2]:
         return found[0]
     return (found[1] or b"") + rb"\ufffd"
-
-
-def _require_few_signs(body: Body) -> None:
-    """Slice by slice, so that a thread that reads lets others run in between."""
-    if len(body) <= SIGNS_MAX:
-        return
-    signs, view = 0, memoryview(body)
-    for start in range(0, len(body), _SLICE_BYTES):
-        piece = view[start : start + _SLICE_BYTES].tobytes()
-        signs += len(piece) - len(piece.translate(None, _SIGNS))
-        if signs > SIGNS_MAX:
-            raise RequestRefused(f"The body has more than {SIGNS_MAX:,} brackets and separators.")
 
 
 def _check(request: ChatRequest) -> None:

@@ -296,7 +296,14 @@ class Settings(BaseModel):
     model_calls_per_minute: int = Field(
         600,
         ge=0,
-        description="Model calls of one agent in a minute; beyond it they wait, then 429. 0: any.",
+        description="Model calls of one agent in a minute, each megabyte of their bodies counted "
+        "as one more; beyond it they wait, then 429. 0: any.",
+    )
+    model_bodies_max_bytes: int = Field(
+        512 * 1024 * 1024,
+        gt=0,
+        description="Bytes of large model calls, of all agents of a gateway, that it holds until "
+        "they are sent; beyond it 529.",
     )
     turn_budget_tokens: int = Field(
         0,

@@ -99,6 +99,7 @@ def config_from(settings: Settings) -> GatewayConfig:
             models=frozenset(settings.open_models),
             is_search_open=WEB_SEARCH in settings.tools,
             body_max_bytes=max(settings.max_body_bytes, UPSTREAM_BODY_MAX_BYTES),
+            bodies_max_bytes=settings.model_bodies_max_bytes,
             calls_max=settings.model_calls_max,
             calls_per_minute=settings.model_calls_per_minute,
         ),

@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager, nullcontext
+from contextlib import ExitStack, asynccontextmanager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from http import HTTPStatus
@@ -26,20 +26,18 @@ from aiolimiter import AsyncLimiter
 
 from infra.runtime.logs import RatedLog, fields
 from infra.wire.errors import AgClusterError
+from infra.wire.events import Usage
 from infra.wire.gateway import UpstreamError
 from worker.gateway.answers import StreamBroken, begin_answer, break_off, check_answer, read_on
 from worker.gateway.headers import retry_after_s, to_upstream
 from worker.gateway.keys import KeyWiped
 from worker.gateway.metering import CallMeter, Estimate
 from worker.gateway.model_request import (
+    Judged,
     check_target,
-    estimated_cost,
     is_counted,
-    model_of,
+    judge,
     read_body,
-    refuse_costs,
-    refuse_fetches,
-    require_model,
 )
 from worker.gateway.open_block import OpenBlock
 from worker.gateway.refusals import CallRefused, error_event, unreachable
@@ -57,6 +55,8 @@ from worker.gateway.upstream import Upstream
 log = logging.getLogger(__name__)
 
 HELLO = "/api/hello"
+LARGE_BYTES = 128 * 1024
+CHARGED_BYTES = 1024 * 1024
 UPSTREAM_BODY_MAX_BYTES = 32 * 1024 * 1024
 """What the Messages API itself accepts."""
 
@@ -75,6 +75,8 @@ class ModelLimits:
     models: frozenset[str] = frozenset()
     """Models of turns that name none themselves; empty: any."""
     body_max_bytes: int = UPSTREAM_BODY_MAX_BYTES
+    bodies_max_bytes: int = 512 * 1024 * 1024
+    """Of the large ones of all agents together, until each has been sent."""
     is_search_open: bool = True
     """Whether the model's service may search the web for an agent, past its egress policy."""
     calls_max: int = 32
@@ -98,7 +100,21 @@ class ModelBounds:
         self.body_bytes = Places(2 * limits.body_max_bytes)
         per_minute = limits.calls_per_minute
         self.rate = AsyncLimiter(per_minute, _MINUTE_S) if per_minute else None
+        self._debt = 0
         self.log = RatedLog(log, lines_max=REFUSALS_LOGGED_MAX)
+
+    def charge(self, size: int) -> None:
+        """A body costs whether it is let through or not: each megabyte as much as a call."""
+        self._debt += size // CHARGED_BYTES
+
+    async def pace(self, wait_s: float) -> None:
+        """Wait until the next call is due, with what those before it owe. Raises `TimeoutError`."""
+        if self.rate is None:
+            return
+        due = min(1 + self._debt, int(self.rate.max_rate))
+        async with asyncio.timeout(wait_s):
+            await self.rate.acquire(due)
+        self._debt = max(self._debt - due + 1, 0)
 
 
 class _AgentGone(AgClusterError):
@@ -123,6 +139,8 @@ class ModelProxy:
         self._upstream = upstream
         self._limits = limits
         self._traffic = traffic
+        self._bodies = Places(limits.bodies_max_bytes)
+        self._large = asyncio.Semaphore()
 
     def bounds(self) -> ModelBounds:
         """The bounds of one session."""
@@ -187,11 +205,8 @@ class ModelProxy:
     async def _wait_for_rate(self, bounds: ModelBounds) -> None:
         """Slow down an agent that calls too often, and refuse one that goes on. Raises
         `CallRefused`."""
-        if bounds.rate is None:
-            return
         try:
-            async with asyncio.timeout(self._limits.rate_wait_s):
-                await bounds.rate.acquire()
+            await bounds.pace(self._limits.rate_wait_s)
         except TimeoutError as error:
             message = f"More than {self._limits.calls_per_minute} model calls a minute."
             raise CallRefused(
@@ -209,33 +224,64 @@ class ModelProxy:
         """The call with the upstream's answer, which is closed at the end (its connection with it,
         unless read to the end). Given up before that, it is metered by an estimate."""
         body_max = self._limits.body_max_bytes
-        with bounds.body_bytes.take(min(request.content_length or body_max, body_max)):
+        size = min(request.content_length or body_max, body_max)
+        with bounds.body_bytes.take(size), self._room_for(size):
             body = await read_body(
                 request, max_bytes=body_max, silence_s=self._limits.agent_silence_s
             )
-            model = model_of(body)
-            require_model(model, turn.models or self._limits.models)
-            refuse_fetches(body, is_search_open=self._limits.is_search_open)
-            refuse_costs(body)
+            bounds.charge(len(body))
+            judged = await self._judged(turn, body)
             turn.require_budget()
             headers = to_upstream(request.headers.items(), api_key=turn.key.reveal())
             headers["content-length"] = str(len(body))
-            estimate = partial(estimated_cost, body)
+            model, estimate = judged.model, partial(_same, judged.estimate)
             unanswered = turn.counter.unanswered(model, estimate)
             try:
                 with unanswered if is_counted(request) else nullcontext():
                     answer = await self._upstream.send(request.raw_path, headers, BytesIO(body))
             except (aiohttp.ClientError, OSError, TimeoutError) as error:
                 turn.counter.fail(UpstreamError(status=502, kind="unreachable"), model)
-                is_final = turn.failed_tries.add(body)
+                is_final = turn.failed_tries.add(judged.digest)
                 raise unreachable(turn.id, error, is_final=is_final) from error
+            del body  # The answer may take minutes.
         try:
             check_answer(answer)
             is_error = answer.status >= HTTPStatus.BAD_REQUEST
-            is_final = is_error and turn.failed_tries.add(body)
+            is_final = is_error and turn.failed_tries.add(judged.digest)
             yield _Sent(model, answer, estimate, is_final)
         finally:
             answer.close()
+
+    async def _judged(self, turn: Turn, body: bytes) -> Judged:
+        """What is kept of the call. Large bodies are read beside the loop, one after the other, so
+        that one agent's do not hold up the others' streams."""
+        work = partial(
+            judge,
+            body,
+            models=turn.models or self._limits.models,
+            is_search_open=self._limits.is_search_open,
+        )
+        if len(body) <= LARGE_BYTES:
+            return work()
+        async with self._large:
+            return await asyncio.to_thread(work)
+
+    @contextmanager
+    def _room_for(self, size: int) -> Iterator[None]:
+        """Room for a large body beside those of all other agents. Raises `CallRefused`."""
+        if size <= LARGE_BYTES:
+            yield
+            return
+        held = ExitStack()
+        try:
+            held.enter_context(self._bodies.take(size))
+        except PlacesTaken as error:
+            message = "The gateway holds as many requests as it takes."
+            raise CallRefused(
+                529, "overloaded_error", message, is_retry_pointless=False, retry_after_s=1
+            ) from error
+        with held:
+            yield
 
     @contextmanager
     def _metered(self, turn: Turn, sent: _Sent, request: web.BaseRequest) -> Iterator[CallMeter]:
@@ -312,3 +358,7 @@ def _with_ending(block: OpenBlock, chunk: bytes) -> bytes:
         return chunk
     block.feed(chunk[:at])
     return chunk[:at] + block.ending() + chunk[at:]
+
+
+def _same(usage: Usage) -> Usage:
+    return usage

@@ -13,12 +13,16 @@ local service, other models that step in), or reaches what is theirs there (thei
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import re
+from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import msgspec
 from aiohttp import web
 
+from infra.runtime.signs import SIGNS_MAX, has_many_signs
 from infra.wire.events import Usage
 from infra.wire.foreign import foreign
 from worker.gateway.refusals import CallRefused, too_large
@@ -27,6 +31,7 @@ MESSAGES = "/v1/messages"
 COUNT_TOKENS = "/v1/messages/count_tokens"
 
 MODEL_NAME_MAX_CHARS = 128
+PIECE_BYTES = 256 * 1024
 _TARGETS = frozenset(
     path + query for path in (MESSAGES, COUNT_TOKENS) for query in ("", "?beta=true")
 )
@@ -48,7 +53,10 @@ _DATED_OPEN = frozenset(
         b"compact",
     }
 )
-_HELD = re.compile(rb'"file_id"' + _BLANK + rb":" + _BLANK + rb'"|' + _TYPE + rb'"mcp_toolset"')
+# With one beginning: two of them would be looked for at each byte.
+_HELD = re.compile(
+    rb'"(?:file_id"' + _BLANK + b":" + _BLANK + rb'"|' + _TYPE[1:] + rb'"mcp_toolset")'
+)
 """What the caller has at the service already: files, connections."""
 _FETCHED = re.compile(_TYPE + rb'"(?:url"|web_fetch_(?!tool_))')
 _SEARCHED = re.compile(_TYPE + rb'"web_search_(?!tool_)')
@@ -144,15 +152,51 @@ async def read_body(request: web.BaseRequest, *, max_bytes: int, silence_s: floa
         raise CallRefused(408, "timeout_error", message, is_retry_pointless=False) from error
 
 
+@dataclass(frozen=True)
+class Judged:
+    """What is kept of a call that is let through, when its body has been sent."""
+
+    model: str
+    estimate: Usage
+    """What it costs if it is left before its answer has told."""
+    digest: bytes
+    """Stands for the call when it is repeated."""
+
+
+def judge(body: bytes, *, models: frozenset[str], is_search_open: bool) -> Judged:
+    """Whether the call may be made. Raises `CallRefused`.
+
+    Piece by piece where it can be: a thread that reads a large body lets others run in between.
+    """
+    if has_many_signs(body):
+        message = f"The body has more than {SIGNS_MAX:,} brackets and separators."
+        raise CallRefused(400, "invalid_request_error", message)
+    model = model_of(body)
+    require_model(model, models)
+    refuse_fetches(body, is_search_open=is_search_open)
+    refuse_costs(body)
+    digest = hashlib.blake2b(body, digest_size=16).digest()
+    return Judged(model, estimated_cost(body), digest)
+
+
+def _pieces(body: bytes) -> Iterator[bytes]:
+    """The body, cut behind commas: nothing that is looked for has one in it."""
+    start = 0
+    while start < len(body):
+        comma = body.find(b",", start + PIECE_BYTES)
+        end = len(body) if comma < 0 else comma + 1
+        yield body[start:end]
+        start = end
+
+
 def model_of(body: bytes) -> str:
     """The model that a body asks for. Raises `CallRefused`."""
     try:
         model = msgspec.json.decode(body, type=_Asked).model
-        # Only now, as the hook is given its values as objects: they are strings, all of them.
-        names = _count_names(body)
     except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
         raise CallRefused(400, "invalid_request_error", _what_is_wrong(error)) from error
-    if names != 1 or len(model) > MODEL_NAME_MAX_CHARS:
+    # Only now, as the hook is given its values as objects: they are strings, all of them.
+    if not _is_named_once(body) or len(model) > MODEL_NAME_MAX_CHARS:
         message = "The body must name one model, once."
         raise CallRefused(400, "invalid_request_error", message)
     return model
@@ -167,24 +211,26 @@ def _what_is_wrong(error: Exception) -> str:
 def refuse_costs(body: bytes) -> None:
     """Raises `CallRefused` for tools that the service would carry out at a price of their own, and
     for what the caller keeps there."""
-    for found in _DATED.finditer(body):
-        if found[1] not in _DATED_OPEN:
-            message = f"The type {foreign(found[1], max_chars=60)} is not open to agents."
+    for piece in _pieces(body):
+        for found in _DATED.finditer(piece):
+            if found[1] not in _DATED_OPEN:
+                message = f"The type {foreign(found[1], max_chars=60)} is not open to agents."
+                raise CallRefused(403, "permission_error", message)
+        if _HELD.search(piece):
+            message = "Files and connections at the model's service are not open to agents."
             raise CallRefused(403, "permission_error", message)
-    if _HELD.search(body):
-        message = "Files and connections at the model's service are not open to agents."
-        raise CallRefused(403, "permission_error", message)
 
 
 def refuse_fetches(body: bytes, *, is_search_open: bool) -> None:
     """Raises `CallRefused` for URLs and tools that the model's service itself would follow."""
-    if _FETCHED.search(body) or (not is_search_open and _SEARCHED.search(body)):
-        message = "The model's service fetches nothing for this agent."
-        raise CallRefused(403, "permission_error", message)
-    # No client writes letters so, and what they spell would not have been found.
-    if _ESCAPED_LETTER.search(body.replace(rb"\\", b"")):
-        message = "The body has plain letters in escaped form."
-        raise CallRefused(400, "invalid_request_error", message)
+    for piece in _pieces(body):
+        if _FETCHED.search(piece) or (not is_search_open and _SEARCHED.search(piece)):
+            message = "The model's service fetches nothing for this agent."
+            raise CallRefused(403, "permission_error", message)
+        # No client writes letters so, and what they spell would not have been found.
+        if rb"\u00" in piece and _ESCAPED_LETTER.search(piece.replace(rb"\\", b"")):
+            message = "The body has plain letters in escaped form."
+            raise CallRefused(400, "invalid_request_error", message)
 
 
 class _Bounds(msgspec.Struct):
@@ -200,7 +246,7 @@ def estimated_cost(body: bytes) -> Usage:
     The input by its size. A streamed answer ends with its reader; one that is not is likely written
     to its end, so its bound counts.
     """
-    coded = [len(found[1]) for found in _BASE64.finditer(body)]
+    coded = [len(found[1]) for piece in _pieces(body) for found in _BASE64.finditer(piece)]
     input_tokens = (len(body) - sum(coded)) // _TOKEN_BYTES
     input_tokens += sum(max(_PICTURE_TOKENS, size // _DOCUMENT_TOKEN_BYTES) for size in coded)
     try:
@@ -213,16 +259,21 @@ def estimated_cost(body: bytes) -> Usage:
     return Usage(input_tokens=input_tokens, output_tokens=output_tokens)
 
 
-def _count_names(body: bytes) -> int:
+def _is_named_once(body: bytes) -> bool:
     names = 0
 
     def count(kind: type, value: Any) -> _Name:
         nonlocal names
         names += 1
+        if names > 1:
+            raise ValueError("once is enough")  # Not a million times.
         return _Name()
 
-    msgspec.json.decode(body, type=_Named, dec_hook=count)
-    return names
+    try:
+        msgspec.json.decode(body, type=_Named, dec_hook=count)
+    except msgspec.ValidationError:
+        return False
+    return names == 1
 
 
 def require_model(model: str, allowed: frozenset[str]) -> None:

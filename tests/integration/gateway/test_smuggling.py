@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import json
 from pathlib import Path
 
@@ -262,3 +263,45 @@ async def test_a_body_that_does_not_come_is_given_up(
         async with asyncio.timeout(PATIENCE_S):
             assert b" 408 " in await reader.readline()
         writer.close()
+
+
+async def test_what_is_refused_costs_an_agent_its_rate_by_the_megabyte(
+    make_host: HostMaker, model: RunningModel
+) -> None:
+    """28 MB a call, refused and free: the gateway had time for nobody else."""
+    limits = ModelLimits(calls_per_minute=20, rate_wait_s=0.05)
+    host = make_host(upstream_url=model.url, model_limits=limits)
+    async with host.gateway():
+        folder = await host.open_session()
+        await host.open_turn()
+        refused = b'{"model":"m","unknown":"' + b"x" * 15 * 1024 * 1024 + b'"}'
+        async with agent_at(folder) as agent:
+            statuses = []
+            for _ in range(3):
+                async with agent.post("/v1/messages", data=io.BytesIO(refused)) as answer:
+                    statuses.append(answer.status)
+    assert statuses == [400, 400, 429]
+
+
+async def test_large_bodies_of_all_agents_have_one_bound(
+    make_host: HostMaker, model: RunningModel
+) -> None:
+    limits = ModelLimits(body_max_bytes=400_000, bodies_max_bytes=500_000)
+    host = make_host(upstream_url=model.url, model_limits=limits)
+    async with host.gateway():
+        folder = await host.open_session()
+        await host.open_turn()
+        # One that sends the beginning of a large body, and no more.
+        _, slow = await asyncio.open_unix_connection(folder / MODEL_SOCKET)
+        slow.write(request("/v1/messages", "Content-Length: 400000", body=b"{"))
+        large = asking("echo x", stream=False) | {"system": "x" * 200_000}
+        async with agent_at(folder) as agent, asyncio.timeout(PATIENCE_S):
+            status = 200
+            while status == 200:  # Until the gateway has read the other's head.
+                async with agent.post("/v1/messages", json=large) as answer:
+                    status = answer.status
+            async with agent.post("/v1/messages", json=asking("echo x", stream=False)) as small:
+                assert small.status == 200
+        slow.close()
+    assert status == 529
+    assert answer.headers["x-should-retry"] == "true"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from typing import Any
 
 import pytest
@@ -12,7 +13,9 @@ from infra.wire.events import Usage
 from worker.gateway.main import config_from
 from worker.gateway.model_request import (
     OPEN_FIELDS,
+    PIECE_BYTES,
     estimated_cost,
+    judge,
     model_of,
     refuse_costs,
     refuse_fetches,
@@ -145,3 +148,50 @@ def test_what_an_agents_own_client_carries_out_is_open() -> None:
     text = 'a text may say "type":"code_execution_20250825" and "file_id":"x"'
     asked = said({"type": "text", "text": text}) | {"tools": tools, "context_management": edits}
     refuse_costs(json.dumps(asked).encode())
+
+
+ANY: frozenset[str] = frozenset()
+FILLER = b'"a",' * (PIECE_BYTES // 2)
+"""Several pieces of a body that is read piece by piece."""
+
+
+def test_a_model_named_a_million_times_is_refused_at_the_second() -> None:
+    """28 MB of it took the gateway a second of its loop each, for nothing."""
+    named = b'{"max_tokens":1' + b',"model":"m"' * 40_000 + b"}"
+    with pytest.raises(CallRefused):
+        judge(named * 30, models=ANY, is_search_open=True)
+    began = time.process_time()
+    with pytest.raises(CallRefused, match="one model, once"):
+        judge(named, models=ANY, is_search_open=True)
+    assert time.process_time() - began < 0.5
+
+
+def test_a_body_of_nothing_but_signs_is_not_read() -> None:
+    body = b'{"model":"m","messages":[' + b"[]," * 1_200_000 + b"[]]}"
+    with pytest.raises(CallRefused, match="brackets"):
+        judge(body, models=ANY, is_search_open=True)
+
+
+@pytest.mark.parametrize("before", range(0, 64, 7))
+def test_what_is_looked_for_is_found_wherever_a_body_is_cut(before: int) -> None:
+    url = json.dumps(URL).encode()
+    body = b'{"model":"m","messages":[' + FILLER + b" " * before + url + b"," + FILLER + b'""]}'
+    with pytest.raises(CallRefused, match="fetches nothing"):
+        judge(body, models=ANY, is_search_open=True)
+    harmless = body.replace(url, b'"x"')
+    assert judge(harmless, models=ANY, is_search_open=True).model == "m"
+    code = body.replace(url, b'{"type":"code_execution_20250825"}')
+    with pytest.raises(CallRefused, match="code_execution"):
+        judge(code, models=ANY, is_search_open=True)
+    escaped = body.replace(url, rb'"\u0075rl"')
+    with pytest.raises(CallRefused, match="escaped"):
+        judge(escaped, models=ANY, is_search_open=True)
+
+
+def test_estimate_of_a_large_body_counts_its_pictures_as_pictures() -> None:
+    picture = b'{"type":"image","source":{"type":"base64","data":"%b"}}' % (b"A" * PIECE_BYTES)
+    body = b'{"model":"m","stream":true,"messages":[' + b",".join([picture] * 4) + b"]}"
+    judged = judge(body, models=ANY, is_search_open=True)
+    assert judged.estimate == estimated_cost(body)
+    assert judged.estimate.input_tokens < 4 * PIECE_BYTES // 50
+    assert judged.digest != judge(body + b" ", models=ANY, is_search_open=True).digest
