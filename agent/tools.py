@@ -12,6 +12,10 @@ import unicodedata
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from infra.wire.answers import SUB_AGENTS
+from infra.wire.errors import ErrorCode
+from infra.wire.upstream import code_of, upstream_error
+
 CALL_MAX_CHARS = 200
 RESULT_MAX_CHARS = 160
 
@@ -25,6 +29,10 @@ _REMARK = re.compile(r"\((?:Bash completed with no output|Results are truncated)
 _NOTHING = re.compile(r"no (?:files|matches) found", re.IGNORECASE)
 _FOUND = re.compile(r"found (\d+) files?", re.IGNORECASE)
 _EXIT_CODE = re.compile(r"exit code (\d+)", re.IGNORECASE)
+_TOO_LARGE = re.compile(r"Output too large \(([\d.]+) ?([KMG]?B)\)")
+_ADVICE = re.compile(r"\s*Note: your current working directory is .*")
+_API_ERROR = re.compile(r"due to an API error|^API Error", re.IGNORECASE)
+_HTTP_STATUS = re.compile(r"\bHTTP (\d{3})\b")
 _PROSE = frozenset(
     ("Write", "Edit", "NotebookEdit", "TodoWrite", "WebFetch", "WebSearch", "Agent", "Task")
 )
@@ -40,12 +48,20 @@ def summarise_call(name: str, given: Input, *, workspace: str = "/workspace") ->
 def summarise_result(name: str, content: object, *, is_error: bool) -> str:
     """`ok, 12 lines`, `3 files`, or the line that says what went wrong."""
     text, images = _read(content)
+    if not is_error and (large := _TOO_LARGE.search(text)):
+        return f"ok, {large[1]} {large[2]} of output"
     text = _TAGS.sub("", _REMINDER.sub("", text)).strip()
     if is_error:
-        return _cut(_first_error(text), RESULT_MAX_CHARS)
+        return _cut(_clean(_first_error(name, text)), RESULT_MAX_CHARS)
     if images:
         return _count(images, "image")
     return _outcome(name, [line for line in text.splitlines() if not _REMARK.match(line)])
+
+
+def summarise_server_result(content: object) -> tuple[str, bool]:
+    """The same for a tool that the model's service runs itself, and whether it is an error."""
+    line, is_error = _server_outcome(content)
+    return _cut(_clean(line), RESULT_MAX_CHARS), is_error
 
 
 def clean_line(text: str, *, max_chars: int) -> str:
@@ -60,8 +76,8 @@ def _gist(name: str, given: Input, workspace: str) -> str:
         case "Read" | "Edit" | "NotebookEdit" | "NotebookRead":
             return _path(given, workspace)
         case "Write":
-            lines = _text(given, "content").count("\n") + 1
-            return f"{_path(given, workspace)}, {_count(lines, 'line')}"
+            lines = _count(len(_text(given, "content").splitlines()), "line")
+            return ", ".join(filter(None, (_path(given, workspace), lines)))
         case "Grep" | "Glob":
             where = _relative(_text(given, "path"), workspace)
             return _text(given, "pattern") + (f" in {where}" if where else "")
@@ -99,7 +115,8 @@ def _command(command: str) -> str:
 
 
 def _path(given: Input, workspace: str) -> str:
-    return _relative(_text(given, "file_path") or _text(given, "notebook_path"), workspace)
+    told = (_text(given, key) for key in ("file_path", "notebook_path", "path"))
+    return _relative(next(filter(None, told), ""), workspace)
 
 
 def _relative(path: str, workspace: str) -> str:
@@ -128,14 +145,41 @@ def _read(content: object) -> tuple[str, int]:
     return text, sum(b.get("type") == "image" for b in blocks)
 
 
-def _first_error(text: str) -> str:
+def _first_error(name: str, text: str) -> str:
     """The line that says what went wrong; an exit code stands before it."""
+    if name in SUB_AGENTS and (told := _sub_agent_error(text)):
+        return told
     lines = [cleaned for line in text.splitlines() if (cleaned := _clean(line))]
     if not lines:
         return "failed"
     if (code := _EXIT_CODE.fullmatch(lines[0])) and len(lines) > 1:
         return f"exit code {code[1]}: {lines[1]}"
-    return lines[0]
+    return _ADVICE.sub("", _issue(lines))
+
+
+def _issue(lines: Sequence[str]) -> str:
+    """What a heading announces: the CLI's own, or a tool's."""
+    if not lines[0].endswith(":"):
+        return lines[0]
+    named = (line for line in lines[1:] if line.lower().startswith("error:"))
+    told = (line for line in lines[1:] if not line.endswith(":"))
+    return next(named, next(told, lines[0]))
+
+
+def _sub_agent_error(text: str) -> str:
+    """Ours for an error of the model's service: the CLI's names hosts, models and remedies."""
+    if not _API_ERROR.search(text):
+        return ""
+    status = _HTTP_STATUS.search(text)
+    code = code_of(int(status[1]), text) if status else ErrorCode.UPSTREAM_ERROR
+    return upstream_error(code).message
+
+
+def _server_outcome(content: object) -> tuple[str, bool]:
+    """What came of a tool of the model's service, and whether that is an error."""
+    if isinstance(content, Mapping) and (error := _text(content, "error_code")):
+        return error.replace("_", " "), True
+    return (_count(len(content), "result") if isinstance(content, list) else "ok"), False
 
 
 def _clean(text: str) -> str:

@@ -20,6 +20,7 @@ from claude_agent_sdk import (
     AssistantMessage,
     Message,
     ResultMessage,
+    ServerToolUseBlock,
     StreamEvent,
     SystemMessage,
     TextBlock,
@@ -30,7 +31,7 @@ from claude_agent_sdk import (
 )
 
 from agent.ends import CliEnd, ending
-from agent.tools import summarise_call, summarise_result
+from agent.tools import summarise_call, summarise_result, summarise_server_result
 from agent.voice import Voice
 from infra.wire.events import (
     Event,
@@ -50,6 +51,7 @@ _KINDS: Mapping[type, str] = {
     TextBlock: "text",
     ThinkingBlock: "thinking",
     ToolUseBlock: "tool_use",
+    ServerToolUseBlock: "server_tool_use",
 }
 _CUT = frozenset({"max_tokens", "model_context_window_exceeded"})
 """After these the CLI has the model go on where it was cut."""
@@ -114,6 +116,8 @@ class Translator:
                 self._count(rest.get("usage"))
             case {"type": "content_block_start", "content_block": {"type": str() as kind, **rest}}:
                 yield from self._begin_block(kind, opening=rest.get("text"))
+                if kind.endswith("_tool_result"):
+                    yield self._server_result(str(rest.get("tool_use_id")), rest.get("content"))
             case {"delta": {"type": "text_delta", "text": str() as text}}:
                 yield from self._text.say(text)
             case {"delta": {"type": "thinking_delta", "thinking": str() as thinking}}:
@@ -169,7 +173,7 @@ class Translator:
             self._checkpoint = message.uuid or self._checkpoint
             yield from self._finish_blocks(message)
         for block in message.content:
-            if isinstance(block, ToolUseBlock):
+            if isinstance(block, ToolUseBlock | ServerToolUseBlock):
                 self._tools[block.id] = block.name
                 yield ToolCall(
                     id=block.id,
@@ -211,6 +215,12 @@ class Translator:
             is_error=is_error,
             parent=parent,
         )
+
+    def _server_result(self, id: str, content: object) -> ToolResult:
+        """Told by the stream only: the SDK leaves these blocks out of its messages."""
+        summary, is_error = summarise_server_result(content)
+        name = self._tools.get(id, "tool")
+        return ToolResult(id=id, name=name, summary=summary, is_error=is_error)
 
     def _read_system(self, message: SystemMessage) -> Iterator[Event]:
         data = message.data

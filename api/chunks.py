@@ -22,7 +22,7 @@ from api.chain import AnswerHead
 from api.errors import error_body
 from api.models import CompletionTokensDetails, CompletionUsage, PromptTokensDetails
 from infra.runtime.settings import ToolDisplay
-from infra.wire.answers import describe
+from infra.wire.answers import SubAgents, describe
 from infra.wire.errors import AgClusterError, ErrorCode, TurnFailed, UnknownMessage
 from infra.wire.events import (
     TurnEnded,
@@ -73,6 +73,7 @@ class Transcript:
         self._last: dict[bool, bytes] = {}
         """The newest literal of each channel, by `is_reasoning`."""
         self._kind: dict[bool, _Kind] = {}
+        self._sub_agents = SubAgents()
         self.unknown = 0
         """Events of a type this version does not know, skipped."""
 
@@ -125,7 +126,7 @@ class Transcript:
 
     def _line(self, payload: bytes) -> str | None:
         try:
-            return describe(decode_event(payload))
+            return describe(self._sub_agents.signed(decode_event(payload)))
         except UnknownMessage:
             self.unknown += 1
             return None

@@ -97,7 +97,7 @@ class Spending:
         While Redis is away this goes on trying. Raises `LeaseLost`.
         """
         if not self._is_taken_over and self._instances <= {meter.instance}:
-            return meter.usage if meter.calls else None
+            return meter.usage if meter.usage != Usage() else None
         # Another start of the gateway, or another worker, has booked a part of it.
         await until_store_answers(lambda: self._book(meter), self._parts.clock)
         turn = self._record.turn

@@ -38,6 +38,9 @@ _ADDED = re.compile(
 
 _CUT_MARKS = ".…"
 
+SUB_AGENTS = frozenset(("Agent", "Task"))
+"""The tools that are sub-agents."""
+
 
 class Head:
     """Gathers the head of a text that comes in pieces, without blanks."""
@@ -71,6 +74,7 @@ class ToldHeads:
     def __init__(self) -> None:
         self._text = Head()
         self._all = Head()
+        self._sub_agents = SubAgents()
 
     def add(self, event: Event) -> None:
         """The next event."""
@@ -82,7 +86,7 @@ class ToldHeads:
                 self._all.add(text)
             case ThinkingDelta(text=text):
                 self._all.add(text)
-            case _ if line := describe(event):
+            case _ if line := describe(self._sub_agents.signed(event)):
                 self._all.add(line)
 
     @property
@@ -114,6 +118,34 @@ def _agree(told: str, shown: str) -> bool:
         return True
     cut = shown.rstrip(_CUT_MARKS)
     return bool(cut) and told.startswith(cut)
+
+
+class SubAgents:
+    """The sub-agents at work: where several are at once, each line says whose it is."""
+
+    def __init__(self) -> None:
+        self._tasks: dict[str, str] = {}
+        self._working: set[str] = set()
+        self._crowded: set[str] = set()
+
+    def signed(self, event: Event) -> Event:
+        """The event with its sub-agent's task in it, where others work beside that."""
+        if isinstance(event, ToolCall) and event.name in SUB_AGENTS:
+            self._tasks[event.id] = event.summary or event.name
+            self._working.add(event.id)
+            if len(self._working) > 1:
+                self._crowded |= self._working
+        if not isinstance(event, ToolCall | ToolResult):
+            return event
+        if isinstance(event, ToolResult):
+            self._working.discard(event.id)
+            if event.id in self._crowded:
+                summary = f"{self._tasks[event.id]}: {event.summary}"
+                return event.model_copy(update={"summary": summary})
+        if event.parent in self._crowded:
+            name = f"{self._tasks[event.parent]} › {event.name}"
+            return event.model_copy(update={"name": name})
+        return event
 
 
 def describe(event: Event) -> str | None:

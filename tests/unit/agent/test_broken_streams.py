@@ -21,7 +21,7 @@ from claude_agent_sdk import (
 )
 
 from agent.voice import RULE
-from infra.wire.events import ThinkingDelta
+from infra.wire.events import ThinkingDelta, ToolCall, ToolResult
 from tests.fakes.link_client import text_of
 from tests.unit.agent.recordings import stream_event, translate
 
@@ -220,6 +220,18 @@ def test_thinking_that_was_finished_may_come_again() -> None:
     events = translate(messages)
     assert "".join(e.text for e in events if isinstance(e, ThinkingDelta)) == "so it is"
     assert text_of(events) == "yes"
+
+
+def test_a_tool_of_the_models_service_has_its_lines() -> None:
+    found = {"type": "web_search_tool_result", "tool_use_id": "search", "content": [{}, {}]}
+    messages = [
+        *message("m1", SERVER_TOOL)[:-1],
+        _event("content_block_start", content_block=found),
+        AssistantMessage(content=[], model="claude", message_id="m1"),
+    ]
+    call, result = (e for e in translate(messages) if isinstance(e, ToolCall | ToolResult))
+    assert (call.id, call.name, call.summary) == ("search", "web_search", "x")
+    assert (result.id, result.name, result.summary) == ("search", "web_search", "2 results")
 
 
 def test_only_deltas_of_text_are_text() -> None:

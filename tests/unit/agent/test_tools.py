@@ -14,6 +14,7 @@ from agent.tools import (
     clean_line,
     summarise_call,
     summarise_result,
+    summarise_server_result,
 )
 
 
@@ -26,6 +27,10 @@ from agent.tools import (
         ("Read", {"file_path": "/workspace/src/a.py"}, "src/a.py"),
         ("Read", {"file_path": "/etc/hosts"}, "/etc/hosts"),
         ("Write", {"file_path": "/workspace/a", "content": "x\ny"}, "a, 2 lines"),
+        ("Write", {"file_path": "/workspace/a", "content": "x\n"}, "a, 1 line"),
+        ("Write", {"path": "/workspace/a", "content": ""}, "a, 0 lines"),
+        ("Write", {"content": "x"}, "1 line"),
+        ("web_search", {"query": "weather"}, "weather"),
         ("Edit", {"file_path": "/workspace/a", "old_string": "x"}, "a"),
         ("NotebookEdit", {"notebook_path": "/workspace/n.ipynb"}, "n.ipynb"),
         ("Grep", {"pattern": "x.*y", "path": "/workspace/src"}, "x.*y in src"),
@@ -75,6 +80,11 @@ def test_a_call_is_told_by_what_matters(name: str, given_input: dict[str, Any], 
         ("Agent", [{"type": "text", "text": "a\nb"}], "ok"),
         ("mcp__x__y", [{"type": "text", "text": "a\nb"}], "ok, 2 lines"),
         ("tool", "", "ok"),
+        (
+            "Bash",
+            "<persisted-output>\nOutput too large (4.8MB). Full output saved to: /x\n\nPreview:\nx",
+            "ok, 4.8 MB of output",
+        ),
     ],
 )
 def test_a_result_is_told_by_what_a_person_would_ask(name: str, content: object, line: str) -> None:
@@ -88,10 +98,50 @@ def test_a_result_is_told_by_what_a_person_would_ask(name: str, content: object,
         ("Exit code 1", "Exit code 1"),
         ("<tool_use_error>File has not been read</tool_use_error>", "File has not been read"),
         ("", "failed"),
+        (
+            "<tool_use_error>InputValidationError: Bash failed due to the following issue:\n"
+            "The required parameter `command` is missing</tool_use_error>",
+            "The required parameter `command` is missing",
+        ),
+        ("Search failed:\nrg: regex parse error:\n  (?:()\nerror: unclosed", "error: unclosed"),
+        (
+            "File does not exist. Note: your current working directory is /workspace.",
+            "File does not exist.",
+        ),
     ],
 )
 def test_an_error_is_told_by_its_first_words(content: object, line: str) -> None:
     assert summarise_result("Bash", content, is_error=True) == line
+
+
+@pytest.mark.parametrize(
+    ("told", "line"),
+    [
+        (
+            "Agent terminated early due to an API error: API Error: 529 Overloaded. Try again. If "
+            "it persists, check your inference gateway (model.agcluster). (error type server_error"
+            ", HTTP 529, request id req_1, model sent to the API: claude-x)",
+            "The model's service is overloaded. Try again later.",
+        ),
+        (
+            "Agent terminated early due to an API error: There's an issue with the selected model "
+            "(claude-x). (error type model_not_found, HTTP 404, request id req_1)",
+            "The model does not exist, or the API key has no access to it.",
+        ),
+        ("Agent terminated early due to an API error: no", "The model's service failed."),
+        ("Agent type 'x' not found.", "Agent type 'x' not found."),
+    ],
+)
+def test_a_sub_agent_that_fails_is_told_in_our_words(told: str, line: str) -> None:
+    """The CLI's name its own remedies, the model's id and our gateway's host."""
+    assert summarise_result("Agent", told, is_error=True) == line
+
+
+def test_tools_of_the_models_service_have_an_outcome() -> None:
+    assert summarise_server_result([{"type": "web_search_result"}]) == ("1 result", False)
+    failed = {"type": "web_search_tool_result_error", "error_code": "max_uses_exceeded"}
+    assert summarise_server_result(failed) == ("max uses exceeded", True)
+    assert summarise_server_result({"type": "code_execution_result"}) == ("ok", False)
 
 
 def test_escape_sequences_and_invisible_characters_are_left_out() -> None:

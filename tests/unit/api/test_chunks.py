@@ -299,3 +299,27 @@ def test_error_in_a_stream_is_one_event_that_says_how_to_come_back() -> None:
         body = json.loads(block.data)
         assert (body["id"], body["starting_after"]) == ("chatcmpl-1", 9)
         assert set(body["error"]) == {"message", "type", "param", "code"}
+
+
+def test_lines_of_sub_agents_that_work_at_once_say_whose_they_are() -> None:
+    def call(id: str, summary: str, parent: str | None = None) -> ToolCall:
+        return ToolCall(id=id, name="Bash" if parent else "Agent", summary=summary, parent=parent)
+
+    def result(id: str, parent: str | None = None) -> ToolResult:
+        return ToolResult(id=id, name="Bash" if parent else "Agent", summary="ok", parent=parent)
+
+    alone = [call("a", "first"), call("a1", "ls", "a"), result("a1", "a"), result("a")]
+    both = [call("b", "left"), call("c", "right"), call("b1", "ls", "b"), result("b")]
+    _, reasoning = shown([*alone, *both, result("c1", "c"), result("c")], ToolDisplay.REASONING)
+    assert reasoning.splitlines() == [
+        "Agent: first",
+        "  Bash: ls",
+        "  Bash → ok",
+        "Agent → ok",
+        "Agent: left",
+        "Agent: right",
+        "  left › Bash: ls",
+        "Agent → left: ok",
+        "  right › Bash → ok",
+        "Agent → right: ok",
+    ]
