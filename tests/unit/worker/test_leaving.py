@@ -419,8 +419,8 @@ async def test_an_idle_agent_lives_while_its_worker_does_and_not_long_after(stag
     await stage.ended(await stage.ask(C, "echo hi"))
     # Longer than it lives without a word: only time can show that it gets some.
     await asyncio.sleep(2.2)
-    (agent,) = stage.machine.kept.values()
-    assert not agent.task.done()
+    (agent,) = stage.agents[C]
+    assert not agent.died.is_set()
 
     await worker.kill()
-    await eventually(agent.task.done)
+    await eventually(agent.died.is_set)
