@@ -23,7 +23,7 @@ QUICK := not slow and not redis and not docker and not bwrap and not sdk and not
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check static fmt docs image control-image env compose rollout compose-down bench bench-burst soak clean lock sbom audit licenses test-runsc
+.PHONY: help run test check static fmt docs image control-image env compose rollout compose-down bench bench-burst soak fuzz clean lock sbom audit licenses test-runsc
 
 help: ## say what there is
 	@echo "AgCluster:"
@@ -107,6 +107,9 @@ bench-burst: $(VENV)/.dev ## a hundred new conversations at once (ARGS="--size 1
 
 soak: $(VENV)/.dev ## random faults in a cluster for half an hour (ARGS="--minutes 5 --agents light")
 	$(BIN)/python -m tests.chaos.soak $(ARGS)
+
+fuzz: $(VENV)/.dev ## odd bytes over every socket that somebody hostile can reach (EXAMPLES=20000, ARGS="-k model_socket")
+	FUZZ_EXAMPLES=$(or $(EXAMPLES),20000) $(BIN)/pytest -n0 --timeout 0 tests/fuzz $(ARGS)
 
 clean: ## remove the environment and everything that was made
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .import_linter_cache .pytest_cache

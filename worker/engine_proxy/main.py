@@ -22,6 +22,7 @@ from infra.wire.errors import AgClusterError
 from worker.docker_engine import engine_address
 from worker.engine_proxy.rules import Rules
 from worker.engine_proxy.server import EngineProxy
+from worker.gateway.http_log import http_log
 from worker.gateway.sockets import listen_at
 
 log = logging.getLogger(__name__)
@@ -39,7 +40,11 @@ async def serve(
     bound = listen_at(listen, mode=SOCKET_MODE)
     # Cancelled when the worker hangs up: a stream of events nobody reads ends at once.
     runner = web.AppRunner(
-        proxy.app, access_log=None, shutdown_timeout=_CLOSE_S, handler_cancellation=True
+        proxy.app,
+        access_log=None,
+        logger=http_log,
+        shutdown_timeout=_CLOSE_S,
+        handler_cancellation=True,
     )
     try:
         await proxy.setup()

@@ -19,6 +19,7 @@ from infra.wire.gateway import (
     decode_side_call,
 )
 from infra.wire.ids import ConversationKey, Fence, TurnId
+from worker.gateway.http_log import http_log
 from worker.gateway.sessions import NoSession, SessionTable, StaleFence
 from worker.gateway.side_calls import SideCalls
 from worker.gateway.sockets import BoundSocket, SocketRefused, is_answered, listen_at
@@ -74,7 +75,11 @@ class ControlServer:
         # Cancelled when the worker hangs up: a side call's upstream is cut off at once. The other
         # commands may be cut anywhere and said again.
         self._runner = web.AppRunner(
-            app, access_log=None, shutdown_timeout=_CLOSE_S, handler_cancellation=True
+            app,
+            access_log=None,
+            logger=http_log,
+            shutdown_timeout=_CLOSE_S,
+            handler_cancellation=True,
         )
 
     async def start(self) -> None:

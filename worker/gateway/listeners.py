@@ -7,11 +7,11 @@ import logging
 from pathlib import Path
 
 from aiohttp import web
-from aiohttp.http_exceptions import HttpProcessingError
 
 from infra.runtime.logs import fields
 from infra.wire.gateway import EGRESS_SOCKET, MODEL_SOCKET
 from worker.gateway.egress import HEAD_MAX_BYTES, EgressProxy
+from worker.gateway.http_log import http_log
 from worker.gateway.model_proxy import ModelProxy
 from worker.gateway.sessions import Session
 from worker.gateway.sockets import BoundSocket, check_folder, listen_at
@@ -22,18 +22,6 @@ SOCKET_MODE = 0o666
 """Anyone who can enter the folder may connect: it is the agent's alone."""
 
 _CLOSE_S = 2.0
-
-
-def _is_own_fault(record: logging.LogRecord) -> bool:
-    """Whether it is about us: an agent that sends no HTTP is answered 400, not written down.
-
-    aiohttp would log a traceback each time, and an agent could fill the host's disk with them.
-    """
-    return not (record.exc_info and isinstance(record.exc_info[1], HttpProcessingError))
-
-
-_http_log = logging.getLogger(f"{__name__}.http")
-_http_log.addFilter(_is_own_fault)
 
 
 class SessionListeners:
@@ -73,7 +61,7 @@ class SessionListeners:
                 handler_cancellation=True,
                 auto_decompress=False,
                 access_log=None,
-                logger=_http_log,
+                logger=http_log,
             )
             self._servers.append(await loop.create_unix_server(self._web, sock=model.socket))
             self._servers.append(

@@ -22,6 +22,7 @@ from worker.docker_engine import SOURCES_LABEL
 from worker.engine_proxy.rules import Rules
 from worker.engine_proxy.server import EngineProxy
 from worker.folders import Folders
+from worker.gateway.http_log import http_log
 from worker.hosts import SOCKETS_AT, WORKSPACE_AT, ContainerSpec, Limits
 
 CONVERSATION = ConversationKey("c" * 24)
@@ -143,7 +144,11 @@ async def line(folder: Path) -> AsyncIterator[Line]:
     async with AsyncExitStack() as opened:
         for served, place in ((app, "engine"), (proxy.app, "proxy")):
             runner = web.AppRunner(
-                served, access_log=None, shutdown_timeout=1, handler_cancellation=True
+                served,
+                access_log=None,
+                logger=http_log,
+                shutdown_timeout=1,
+                handler_cancellation=True,
             )
             await runner.setup()
             opened.push_async_callback(runner.cleanup)
