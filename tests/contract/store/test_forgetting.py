@@ -6,6 +6,7 @@ import asyncio
 
 import pytest
 
+from infra.store.conversations import ConversationStore
 from infra.store.history import TurnBase
 from infra.wire.control import StopSession
 from infra.wire.errors import ConversationBusy, ConversationNotFound, LeaseLost
@@ -253,18 +254,21 @@ async def test_everything_of_a_conversation_lives_as_long_as_its_record(scene: S
         assert 3_590_000 < await scene.redis.pttl(key) <= 3_600_000, key
 
 
-@pytest.mark.parametrize("count", [230, 1100])
-async def test_a_delete_forgets_every_turn_that_is_on_record(real_scene: Scene, count: int) -> None:
+@pytest.mark.parametrize("at_once", [1000, 30])
+async def test_a_delete_forgets_every_turn_that_is_on_record(
+    real_scene: Scene, at_once: int
+) -> None:
     """Of a long chat all but the newest 200 turns stayed readable for an hour."""
     scene, last = real_scene, None
-    for _ in range(count):
+    for _ in range(230):
         last = await scene.submit()
         await scene.store.turns.cancel(last, tenant=TENANT, reason="x")
     assert last is not None
     assert list(await scene.store.conversations.turns(C))[-1] == last
     assert len(await scene.store.conversations.turns(C)) == 200
 
-    await scene.store.conversations.delete(C, tenant=TENANT, reason=REASON)
+    store = ConversationStore(scene.redis, scene.keys, forgotten_at_once=at_once)
+    await store.delete(C, tenant=TENANT, reason=REASON)
 
     assert await names(scene) == []
 
@@ -278,14 +282,14 @@ async def test_the_list_of_turns_forgets_those_that_are_not_on_record(scene: Sce
 
 
 async def test_a_forced_delete_ends_the_running_turn_also_behind_many_others(
-    real_scene: Scene,
+    scene: Scene,
 ) -> None:
-    scene = real_scene
     _, running = await scene.begin()
-    for _ in range(1100):
+    for _ in range(12):
         turn = await scene.submit()
         await scene.store.turns.cancel(turn, tenant=TENANT, reason="x")
-    await scene.store.conversations.delete(C, tenant=TENANT, reason=REASON, is_forced=True)
+    store = ConversationStore(scene.redis, scene.keys, forgotten_at_once=5)
+    await store.delete(C, tenant=TENANT, reason=REASON, is_forced=True)
     record = await scene.store.turns.get(running)
     assert record is not None
     assert record.state is TurnState.CANCELLED
