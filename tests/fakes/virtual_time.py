@@ -95,5 +95,9 @@ class DriftingClock:
     def unix_ms(self) -> int:
         return int((1_700_000_000 + self.monotonic()) * 1000)
 
+    def stand_still(self, seconds: float) -> None:
+        """As if these seconds had not been: what no clock of a suspended machine counts."""
+        self._offset_s -= seconds * self._rate
+
     async def sleep(self, seconds: float) -> None:
         await pause(max(0.0, seconds) / self._rate)

@@ -273,7 +273,8 @@ class Actor:
             if self._link is not None:
                 self._take(run, self._link)
             if self._is_leaving:
-                await self._append(run)
+                with suppress(StoreUnavailable):
+                    await self._append(run)
                 await self._release(self._state)
                 raise LeaseLost(self.key, self.held.fence)
             if self._box is None or self._box.process.is_dead:
@@ -392,7 +393,12 @@ class Actor:
 
     async def _release(self, state: ConversationState) -> None:
         with suppress(StoreUnavailable):
-            self.left_waiting = await self._worker.ownership.release(self.held, state)
+            try:
+                self.left_waiting = await self._worker.ownership.release(self.held, state)
+            except IllegalTransition:
+                record = await self._insist(lambda: self._worker.conversations.get(self.key))
+                state = record.state if record else ConversationState.COLD
+                self.left_waiting = await self._worker.ownership.release(self.held, state)
 
     async def _move(self, target: ConversationState) -> None:
         try:

@@ -30,14 +30,23 @@ class Moment(StrEnum):
     UNHEARD = "before its answer is heard"
 
 
+class Spring(StrEnum):
+    """What a trap does."""
+
+    FREEZE = "freezes the worker"
+    KILL = "kills it"
+    SUSPEND = "suspends its machine"
+    LOSE = "loses the answer"
+
+
 @dataclass(frozen=True)
 class Trap:
-    """The next such script freezes its worker for so long, or for ever."""
+    """What befalls a worker in the middle of the next such script."""
 
     script: str
     moment: Moment
     for_s: float
-    is_deadly: bool
+    spring: Spring
 
 
 class Line:
@@ -66,6 +75,8 @@ class Line:
         self._on_script = on_script
         self._on_error = on_error
         self.trap: Trap | None = None
+        self.suspend: Callable[[float], None] = lambda for_s: None
+        """Suspends the machine."""
         self.cut_until_s = 0.0
         """Every connection is refused."""
         self.hole_until_s = 0.0
@@ -123,10 +134,15 @@ class Line:
         if trap is None or (trap.script, trap.moment) != (script, moment):
             return
         self.trap = None
-        if trap.is_deadly:
-            self.process.is_dead = True
-        else:
-            self.process.frozen_until_s = self._kernel.now_s + trap.for_s
+        match trap.spring:
+            case Spring.KILL:
+                self.process.is_dead = True
+            case Spring.FREEZE:
+                self.process.frozen_until_s = self._kernel.now_s + trap.for_s
+            case Spring.SUSPEND:
+                self.suspend(trap.for_s)
+            case Spring.LOSE:
+                raise RedisTimeoutError("nothing came back")
         await pause(0)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
 from tests.unit.cluster_model.line import Moment
@@ -12,6 +12,7 @@ from tests.unit.cluster_model.world import HOSTS, TROUBLE_S, Ask, Fault, Schedul
 _COMMON = (
     *[Trouble.FREEZE_AT] * 8,
     *[Trouble.LOSSY] * 2,
+    *[Trouble.LOSE_AT] * 2,
     Trouble.KILL_AT,
     Trouble.FREEZE,
     *Trouble,
@@ -19,13 +20,30 @@ _COMMON = (
 _SCRIPTS = (
     *["append"] * 3,
     "acquire",
+    "alive",
+    "beat",
     "claim",
+    "due",
     "finish",
+    "put_back",
+    "reap",
     "release",
     "renew",
     "requeue",
     "start",
+    "take",
+    "unclaimed",
     "update",
+)
+"""All that workers of the model run."""
+_WILD = (
+    *[Trouble.FREEZE_AT] * 6,
+    *[Trouble.LOSSY] * 4,
+    *[Trouble.LOSE_AT] * 3,
+    *[Trouble.SUSPEND_AT] * 3,
+    *[Trouble.KILL_AT] * 3,
+    *[Trouble.LEAVE] * 2,
+    *Trouble,
 )
 _WHOLE_ONE_IN = 5
 """Schedules that are followed until nothing is left; that takes twice as long."""
@@ -38,9 +56,22 @@ def drawn(seed: int) -> Schedule:
     return Schedule(
         seed=seed,
         asks=tuple(_ask(chance, conversations) for _ in range(chance.randint(2, 6))),
-        faults=tuple(_fault(chance) for _ in range(chance.randint(2, 8))),
+        faults=tuple(_fault(chance, _COMMON) for _ in range(chance.randint(2, 8))),
         bad_starts=chance.choice((0.0, 0.0, 0.0, 0.3, 1.0)),
         is_to_the_end=seed % _WHOLE_ONE_IN == 0,
+    )
+
+
+def wild(seed: int) -> Schedule:
+    """More turns and more faults, always followed to the end."""
+    chance = random.Random(f"wild {seed}")
+    conversations = chance.choice((1, 2, 3))
+    return Schedule(
+        seed=seed,
+        asks=tuple(_ask(chance, conversations) for _ in range(chance.randint(3, 12))),
+        faults=tuple(_fault(chance, _WILD) for _ in range(chance.randint(5, 16))),
+        bad_starts=chance.choice((0.0, 0.0, 0.2, 0.6)),
+        is_to_the_end=True,
     )
 
 
@@ -54,12 +85,12 @@ def _ask(chance: random.Random, conversations: int) -> Ask:
     )
 
 
-def _fault(chance: random.Random) -> Fault:
+def _fault(chance: random.Random, troubles: Sequence[Trouble]) -> Fault:
     # Shorter than the self-fencing, around the lease, and longer than everything.
     spell = chance.choice(((0.5, 5), (9, 17), (16, 30)))
     return Fault(
         at_s=_moment(chance, before_s=5),
-        trouble=chance.choice(_COMMON),
+        trouble=chance.choice(troubles),
         who=chance.randrange(len(HOSTS)),
         for_s=round(chance.uniform(*spell), 1),
         script=chance.choice(_SCRIPTS),

@@ -60,6 +60,7 @@ class Rules:
     fence_after_s: float = SELF_FENCE_AFTER_S
     adopts_only_the_recorded: bool = True
     starts_only_when_sure: bool = True
+    counts_suspended: bool = True
 
 
 @dataclass(frozen=True)

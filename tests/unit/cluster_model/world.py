@@ -11,6 +11,7 @@ from __future__ import annotations
 import random
 from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import cast
@@ -20,13 +21,14 @@ from redis.asyncio import Redis
 from infra.store.keys import Keys
 from infra.store.limits import SubmitLimits
 from infra.store.turns import NewTurn, TurnStore
+from infra.wire.errors import TurnNotFound
 from infra.wire.events import is_end
 from infra.wire.ids import ConversationKey, HostId, ReplicaId, TenantId, TurnId, WorkerId
 from infra.wire.states import TURN_TRANSITIONS, TurnState
 from infra.wire.turns import TextBlock, TurnRequest
 from tests.fakes.virtual_redis import VirtualRedis
 from tests.fakes.virtual_time import Kernel, Process, pause
-from tests.unit.cluster_model.line import Line, Moment, Trap
+from tests.unit.cluster_model.line import Line, Moment, Spring, Trap
 from tests.unit.cluster_model.machines import AgentTurn, Box, Machine, Task
 from tests.unit.cluster_model.workers import ModelWorker, Rules
 from worker.ownership import HeldLease
@@ -37,6 +39,8 @@ CONVERSATIONS = tuple(ConversationKey(f"{i:024x}") for i in range(3))
 TENANT = TenantId("t" * 20)
 KEYS = Keys("agc")
 RULES = Rules()
+TURN_BYTES = 6000
+"""Of a turn with nothing in it, as the scripts count it."""
 TROUBLE_S = 45.0
 """For so long there are faults and new turns."""
 SETTLE_S = 60.0
@@ -51,9 +55,12 @@ class Trouble(StrEnum):
     FREEZE = "freeze"
     FREEZE_AT = "freeze in the middle of a script"
     KILL_AT = "kill in the middle of a script"
+    SUSPEND_AT = "suspend the machine in the middle of a script"
+    LOSE_AT = "lose a script's answer"
     KILL = "kill"
     LEAVE = "leave"
     HOST_DIES = "host dies"
+    SUSPEND = "suspend the machine"
     CUT = "cut off from redis"
     HOLE = "redis a black hole"
     LOSSY = "answers of redis lost"
@@ -92,6 +99,12 @@ class Schedule:
     """Also whether nothing is left long after."""
 
 
+_SPRINGS = {
+    Trouble.FREEZE_AT: Spring.FREEZE,
+    Trouble.KILL_AT: Spring.KILL,
+    Trouble.SUSPEND_AT: Spring.SUSPEND,
+    Trouble.LOSE_AT: Spring.LOSE,
+}
 _OWNERS = {
     **dict.fromkeys(("append", "start"), 0),
     **dict.fromkeys(("claim", "finish", "requeue", "update", "release"), 1),
@@ -109,6 +122,7 @@ class Seen:
 
     task: Task
     asked_s: float
+    conversation: ConversationKey
     ended_s: float | None = None
     states: list[str] = field(default_factory=list)
     numbers: list[int] = field(default_factory=list)
@@ -176,12 +190,17 @@ class World:
         while self._kernel.now_s < until_s:
             if until_ended and all(seen.ended_s is not None for seen in self.turns.values()):
                 return
-            self._kernel.run(min(until_s, self._kernel.now_s + 1.0))
+            try:
+                self._kernel.run(min(until_s, self._kernel.now_s + 1.0))
+            except Exception as error:  # noqa: BLE001 - whatever a process lets out would end it
+                self._break(f"a process let out {error!r}")
             assert not self.violations, self.violations[0]
 
     def _heal(self) -> None:
         for slot, worker in enumerate(self._workers):
             worker.process.frozen_until_s = min(worker.process.frozen_until_s, self._kernel.now_s)
+            for box in worker.machine.boxes.values():
+                box.process.frozen_until_s = 0.0
             worker.line.trap = None
             worker.line.cut_until_s = worker.line.hole_until_s = worker.line.lossy_until_s = 0.0
             if worker.process.is_dead:
@@ -205,6 +224,7 @@ class World:
             bad_starts=self.schedule.bad_starts,
             rules=self._rules,
         )
+        worker.line.suspend = lambda for_s: self._suspend(HOSTS[slot], for_s)
         worker.start()
         return worker
 
@@ -222,10 +242,11 @@ class World:
     async def _ask(self, ask: Ask) -> None:
         await pause(ask.at_s)
         turn = TurnId(f"turn-{len(self.turns)}")
-        self.turns[turn] = Seen(Task(ask.events, ask.every_s), self._kernel.now_s)
+        c = CONVERSATIONS[ask.conversation]
+        self.turns[turn] = Seen(Task(ask.events, ask.every_s), self._kernel.now_s, c)
         request = TurnRequest(
             turn=turn,
-            conversation=CONVERSATIONS[ask.conversation],
+            conversation=c,
             tenant=TENANT,
             model="model",
             prompt=(TextBlock(text="go"),),
@@ -265,11 +286,13 @@ class World:
         match fault.trouble:
             case Trouble.FREEZE:
                 worker.process.frozen_until_s = until_s
-            case Trouble.FREEZE_AT | Trouble.KILL_AT:
-                is_deadly = fault.trouble is Trouble.KILL_AT
-                worker.line.trap = Trap(fault.script, fault.moment, fault.for_s, is_deadly)
-                if is_deadly:
+            case Trouble.FREEZE_AT | Trouble.KILL_AT | Trouble.SUSPEND_AT | Trouble.LOSE_AT:
+                spring = _SPRINGS[fault.trouble]
+                worker.line.trap = Trap(fault.script, fault.moment, fault.for_s, spring)
+                if spring is Spring.KILL:
                     await self._replace_when_dead(slot, fault.for_s)
+            case Trouble.SUSPEND:
+                self._suspend(HOSTS[slot], fault.for_s)
             case Trouble.KILL | Trouble.LEAVE | Trouble.HOST_DIES:
                 await self._take_away(fault.trouble, slot, fault.for_s)
             case Trouble.CUT:
@@ -303,9 +326,25 @@ class World:
             await self._replace_when_dead(gone, for_s)
 
     async def _replace_when_dead(self, slot: int, for_s: float) -> None:
+        """One that takes its time to leave is waited for."""
+        gone = self._workers[slot]
         await pause(for_s)
-        if self._workers[slot].process.is_dead:
+        while not gone.process.is_dead:
+            await pause(0.5)
+        if self._workers[slot] is gone:
             self._workers[slot] = self._bear(slot)
+
+    def _suspend(self, host: HostId, for_s: float) -> None:
+        """Nothing of the machine runs, its containers neither. What its clock makes of that is a
+        rule of the workers."""
+        until_s = self._kernel.now_s + for_s
+        for slot, worker in enumerate(self._workers):
+            if HOSTS[slot] == host:
+                worker.process.frozen_until_s = max(worker.process.frozen_until_s, until_s)
+                if not self._rules.counts_suspended:
+                    worker.clock.stand_still(for_s)
+        for box in self._machines[host].boxes.values():
+            box.process.frozen_until_s = max(box.process.frozen_until_s, until_s)
 
     def _boxes(self, who: int) -> list[Box]:
         c = CONVERSATIONS[who % len(CONVERSATIONS)]
@@ -315,7 +354,8 @@ class World:
         if self.turns:
             turn = list(self.turns)[who % len(self.turns)]
             line = cast(Redis, self._line(Process("api")))
-            await TurnStore(line, KEYS).cancel(turn, tenant=TENANT, reason="client_gone")
+            with suppress(TurnNotFound):  # It is on its way still.
+                await TurnStore(line, KEYS).cancel(turn, tenant=TENANT, reason="client_gone")
 
     # What must hold
 
@@ -379,6 +419,10 @@ class World:
             self._break(f"{turn}: event {n} behind {len(seen.numbers)}")
         if seen.ends:
             self._break(f"{turn}: event {n} after the end")
+        elif not is_end(payload):
+            state = self._redis.execute("HGET", KEYS.conversation(seen.conversation), "state")
+            if state != b"busy":
+                self._break(f"{turn}: event {n} of a conversation that is {state}")
         seen.numbers.append(n)
         seen.ends += is_end(payload)
         if b"run " in payload or b"run-" in payload:
@@ -399,6 +443,24 @@ class World:
             assert seen.ends == 1, f"{turn} has {seen.ends} end events"
             if seen.states[-1] == TurnState.DONE:
                 assert len(seen.numbers) == seen.task.events + 1, f"{turn} is not whole"
+            left = self._redis.execute("EXISTS", KEYS.turn_request(turn))
+            assert not left, f"the request of {turn} is kept"
+        self._check_bytes()
+
+    def _check_bytes(self) -> None:
+        """What the tenant holds is the sum of what is there: its turns and conversations."""
+        found = self._redis.execute("HGETALL", KEYS.tenant_held(TENANT))
+        held = dict(zip(map(bytes.decode, found[::2]), map(int, found[1::2]), strict=True))
+        total = held.pop("total", 0)
+        assert total == sum(held.values()), f"{total} bytes held of {held}"
+        assert min(held.values(), default=0) >= 0, f"less than nothing is held: {held}"
+        assert held.keys() <= {*self.turns, *CONVERSATIONS}, f"unknown bytes: {held}"
+        for turn, seen in self.turns.items():
+            said = self._redis.execute("HGET", KEYS.turn(turn), "said")
+            assert held[turn] >= TURN_BYTES + int(said or 0), (
+                f"{turn} said {said} and holds {held[turn]}"
+            )
+            assert seen.conversation in held
 
     def _check_leftovers(self) -> None:
         boxes = [id for machine in self._machines.values() for id in machine.boxes]
