@@ -132,10 +132,6 @@ class Cli:
         """Ask the turn to stop. Raises `CliFailed`."""
         await self._control(self._client.interrupt())
 
-    async def set_model(self, model: str) -> None:
-        """From the next prompt on. Raises `CliFailed`."""
-        await self._control(self._client.set_model(model))
-
     def kill(self) -> None:
         """End it and whatever its tools have started, at once."""
         if count := kill_marked(MARK, self._mark):

@@ -46,9 +46,11 @@ class Past:
 def launch_key(settings: AgentSettings) -> tuple[object, ...]:
     """What a CLI is told at its start and cannot change later.
 
-    The model is not in it: `set_model` changes that in a running one.
+    The model is in it: a running CLI takes another one, but notes that in the conversation as if
+    the user had typed a command.
     """
     return (
+        settings.model,
         settings.system_prompt,
         settings.tools,
         settings.max_turns,

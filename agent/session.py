@@ -60,7 +60,6 @@ class ClaudeSession:
         self._scratch = tempfile.TemporaryDirectory(prefix="agcluster-")
         self._cli: Cli | None = None
         self._launched: tuple[object, ...] = ()
-        self._model = ""
 
     @property
     def sdk_session(self) -> str | None:
@@ -149,10 +148,7 @@ class ClaudeSession:
             await self._drop_cli()
         if self._cli is None:
             self._cli = await self._open(start)
-            self._launched, self._model = launch_key(settings), settings.model
-        elif self._model != settings.model:
-            await self._cli.set_model(settings.model)
-            self._model = settings.model
+            self._launched = launch_key(settings)
         return self._cli
 
     async def _open(self, start: StartTurn) -> Cli:

@@ -10,7 +10,6 @@ import functools
 import os
 import shutil
 import subprocess
-import sys
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
@@ -106,8 +105,12 @@ def _bwrap() -> str | None:
 
 
 def _sdk() -> str | None:
-    # On a machine that is busy with other tests the import alone takes half a minute.
-    return _run(sys.executable, "-c", "import claude_agent_sdk", timeout_s=60)
+    # Not imported: on a machine that is busy with other tests that takes a minute.
+    found = find_spec("claude_agent_sdk")
+    if found is None or found.origin is None:
+        return "no claude-agent-sdk"
+    cli = Path(found.origin).parent / "_bundled" / "claude"
+    return None if cli.exists() else f"no {cli}"
 
 
 def _compose() -> str | None:

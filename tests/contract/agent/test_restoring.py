@@ -19,7 +19,7 @@ from infra.wire.states import TurnState
 from infra.wire.turns import HistoryMessage, ImageBlock, TextBlock
 from tests.contract.agent.test_memory import ask, rewind, said, started, stop_in, told
 from tests.fakes.contained_agent import scripted_model
-from tests.fakes.link_client import LinkClient, connected, end_of
+from tests.fakes.link_client import LinkClient, connected, end_of, text_of
 from tests.fakes.local_agent import local_agent
 from tests.fakes.transcript_shelf import TranscriptShelf
 from tests.parts import need
@@ -169,3 +169,18 @@ async def test_a_turn_that_fails_in_its_answer_is_remembered(link: LinkClient, m
     assert (failed.state, failed.is_remembered) == (TurnState.FAILED, True)
     await ask(link, "echo two")
     assert "result found" in str(await told(model))
+
+
+async def test_another_model_leaves_no_words_in_the_conversation(
+    link: LinkClient, model: Path
+) -> None:
+    """The CLI wrote its `/model` command there, as the user's words."""
+    first = await ask(link, "tool bash echo found then echo one")
+    before = (await told(model))[:3]
+    second = await ask(link, "model", model="claude-haiku-4-5-20251001")
+    assert text_of(second) == "claude-haiku-4-5-20251001"
+    assert await told(model) == [*before, "assistant: one", "user: model"]
+    assert started(second) == started(first)
+    third = await ask(link, "model")
+    assert text_of(third) == "claude-sonnet-4-5-20250929"
+    assert (await told(model))[-1] == "user: model"

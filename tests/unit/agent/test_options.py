@@ -70,9 +70,9 @@ def test_thinking_is_left_to_the_model_unless_it_is_set() -> None:
     assert options(some).thinking == {"type": "enabled", "budget_tokens": 2048}
 
 
-def test_another_model_does_not_need_another_cli() -> None:
-    assert launch_key(SETTINGS) == launch_key(SETTINGS.model_copy(update={"model": "other"}))
-    for change in ({"tools": ()}, {"system_prompt": "x"}, {"max_turns": 1}):
+def test_what_needs_another_cli() -> None:
+    """Another model among it: told to a running one, it is written into the conversation."""
+    for change in ({"model": "other"}, {"tools": ()}, {"system_prompt": "x"}, {"max_turns": 1}):
         assert launch_key(SETTINGS) != launch_key(SETTINGS.model_copy(update=change))
 
 
