@@ -118,6 +118,7 @@ class Conversation:
         self._wishes: set[Wish] = set()
         self._is_container_lost = False
         self._has_served = False
+        self._idle_timeout_s: float | None = None
         self._wake = asyncio.Event()
         self._leave = asyncio.Event()
 
@@ -139,6 +140,14 @@ class Conversation:
     def is_resting(self) -> bool:
         """Warm with nothing to do: its container may be taken for another conversation."""
         return self._life.state is ActorPhase.RESTING and Wish.ROOM not in self._wishes
+
+    def is_due(self, now_s: float) -> bool:
+        """Whether it has rested for as long as it may, as far as this worker knows."""
+        return (
+            self._idle_timeout_s is not None
+            and self.is_resting
+            and now_s - self.idle_since_s >= self._idle_timeout_s
+        )
 
     @property
     def is_agent_working(self) -> bool:
@@ -426,6 +435,7 @@ class Conversation:
     async def _run_turn(self, claimed: Claimed) -> None:
         run = self._run = TurnRun(self._parts, self._held, claimed)
         self._has_served = True
+        self._idle_timeout_s = claimed.request.idle_timeout_s
         self._workspace.note_use()
         log.info(
             "turn claimed",

@@ -239,9 +239,8 @@ class Placement:
         found = await parts.conversations.get(c)
         if found is None or found.host in (None, parts.host_id) or not found.turns:
             return False
-        for worker in await parts.registry.alive():
-            is_ready = worker.state is WorkerState.READY and worker.has_free_slot
-            if worker.host == found.host and is_ready:
+        for worker in await parts.registry.of_host(found.host):
+            if worker.state is WorkerState.READY and worker.has_free_slot:
                 log.info("sent home", extra=fields(turn=turn, host=found.host))
                 await parts.queue.enqueue(turn, worker.worker)
                 return True

@@ -23,7 +23,7 @@ from infra.store.open import Store
 from infra.store.queue import SideClaims
 from infra.store.workers import BEAT_EVERY_S, Resubscribed, WorkerRecord
 from infra.wire.control import CancelTurn, Drain, StopSession, TurnWaits
-from infra.wire.errors import AgClusterError, StoreUnavailable
+from infra.wire.errors import AgClusterError, ContainerFailed, StoreUnavailable
 from infra.wire.ids import ConversationKey, TurnId, WorkerId
 from infra.wire.states import WORKER_TRANSITIONS, WorkerState
 from worker.conversation import Conversation
@@ -33,7 +33,7 @@ from worker.engine import Engine
 from worker.folders import Folders
 from worker.gateways import Gateway, GatewayRegistrar
 from worker.host_memory import HostMemory, available_memory_mb
-from worker.hosts import ContainerHost, ContainerId
+from worker.hosts import Container, ContainerHost
 from worker.ownership import Ownership
 from worker.parts import Timings, WorkerParts
 from worker.phases import Life
@@ -109,6 +109,7 @@ class WorkerProcess:
         self._has_changed = asyncio.Event()
         self._started_ms = around.clock.unix_ms()
         self._told_to_drain = asyncio.Event()
+        self._has_left = False
         self._is_retiring = settings.retire_on_exit
 
     def _assembled(self, around: Surroundings) -> WorkerParts:
@@ -175,10 +176,9 @@ class WorkerProcess:
     async def _hold_data_folder(self) -> HeldFolder:
         registry, settings = self.parts.registry, self.parts.settings
         epoch = await until_store_answers(registry.epoch, self.parts.clock)
-        alive = await until_store_answers(registry.alive, self.parts.clock)
+        siblings = await until_store_answers(lambda: siblings_of(self.parts), self.parts.clock)
         owner = DataOwner(settings.cluster, settings.redis_prefix, self.parts.host_id, epoch)
-        has_siblings = bool(siblings_of(self.parts, alive))
-        return await asyncio.to_thread(hold, settings.data_dir, owner, has_siblings=has_siblings)
+        return await asyncio.to_thread(hold, settings.data_dir, owner, has_siblings=bool(siblings))
 
     async def _run(self, stop: asyncio.Event) -> None:
         log.info(
@@ -240,9 +240,11 @@ class WorkerProcess:
         )
 
     async def _beat(self) -> None:
+        if self._has_left:
+            return
         if self._memory.look():
             self._on_room()
-        await self.parts.registry.beat(
+        self.reaper.workers = await self.parts.registry.beat(
             WorkerRecord(
                 worker=self.worker,
                 host=self.parts.host_id,
@@ -339,7 +341,23 @@ class WorkerProcess:
                 )
             )
             group.create_task(self._retire() if self._is_retiring else self._hand_over())
-        await self._tell("say goodbye", self.parts.registry.leave(self.worker))
+        await self._tell("say goodbye", self._say_goodbye())
+
+    async def _say_goodbye(self) -> None:
+        """Be gone for the others; the last worker of a host that retires leaves nothing there.
+
+        What a worker that comes meanwhile starts is not among it. Raises `StoreUnavailable` and
+        `ContainerFailed`.
+        """
+        found: Sequence[Container] = ()
+        if self._is_retiring:
+            try:
+                found = await self.parts.host.list()
+            except ContainerFailed as error:
+                log.error("containers not listed: %s", error)
+        self._has_left = True
+        if not await self.parts.registry.leave(self.worker) and self._is_retiring:
+            await self.reaper.stop_all(found)
 
     async def _hand_over(self) -> None:
         """Leave containers and turns to another worker of this host.
@@ -378,17 +396,7 @@ class WorkerProcess:
             log.error("conversation did not end", extra=fields(conversation=actor.key))
             actor.hand_over()
         await self._all_left(self.parts.timings.hand_over_s)
-        await self._tell("stop what is left", self._stop_what_is_left(ours))
-
-    async def _stop_what_is_left(self, ours: Sequence[ContainerId]) -> None:
-        """Everything on this host, unless other workers may be using it."""
-        try:
-            is_alone = not siblings_of(self.parts, await self.parts.registry.alive())
-        except StoreUnavailable:
-            is_alone = False
-        if is_alone:
-            return await self.reaper.stop_all()
-        await stop_at_once(self.parts.host, ours)
+        await self._tell("stop what is left", stop_at_once(self.parts.host, ours))
 
     async def _all_left(self, timeout_s: float) -> None:
         if not await self.placement.wait_empty(timeout_s=timeout_s):
@@ -397,7 +405,7 @@ class WorkerProcess:
     async def _sibling(self) -> WorkerId | None:
         """Another worker of this host that takes work."""
         try:
-            found = siblings_of(self.parts, await self.parts.registry.alive())
+            found = await siblings_of(self.parts)
         except StoreUnavailable:
             return None
         return next((w.worker for w in found if w.state is WorkerState.READY), None)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Sequence
+from functools import partial
 
 from infra.runtime.logs import fields
 from infra.store.conversations import ConversationRecord
@@ -33,6 +34,10 @@ log = logging.getLogger(__name__)
 _QUEUE_TIMEOUT = "No worker could take this turn in time. Please try again."
 
 
+WORKERS_UNSTRETCHED, STRETCH_MAX = 200, 5.0
+"""In a larger cluster each worker sweeps less often: in proportion, at most so much."""
+
+
 class Reaper:
     """One worker's sweeps."""
 
@@ -43,17 +48,35 @@ class Reaper:
         self._orphans_s: dict[ContainerId, float] = {}
         self._siblings: frozenset[WorkerId] = frozenset()
         self._reconcile_now = asyncio.Event()
+        self.workers = 1
+        """How many there are in the cluster, as of the last heartbeat."""
 
     async def run_sweeps(self) -> None:
-        """Sweep turns and idle conversations until cancelled."""
+        """Sweep turns and idle conversations until cancelled.
+
+        What all workers sweep for each other need not be swept more often the more there are.
+        """
         timings = self._parts.timings
-        await periodically(
-            self.sweep,
-            self._parts.clock,
-            name="sweep",
+        rhythm = partial(
+            periodically,
+            clock=self._parts.clock,
             at_least_s=timings.sweep_at_least_s,
             at_most_s=timings.sweep_at_most_s,
         )
+        async with asyncio.TaskGroup() as group:
+            group.create_task(rhythm(self.reap_own, name="own deadlines"))
+            group.create_task(rhythm(self.sweep, name="sweep", stretch=self._stretch))
+
+    def _stretch(self) -> float:
+        return min(max(self.workers / WORKERS_UNSTRETCHED, 1.0), STRETCH_MAX)
+
+    async def reap_own(self) -> None:
+        """Tell those of ours that have rested for long enough, as far as we know; costs nothing."""
+        now_s = self._parts.clock.monotonic()
+        for actor in self._placement.conversations.values():
+            if actor.is_due(now_s):
+                actor.reap()
+        self._stop_the_forgotten()
 
     async def run_reconciler(self) -> None:
         """Reconcile at once, then every 30 s and whenever a sibling has left, until cancelled."""
@@ -79,39 +102,40 @@ class Reaper:
 
     async def sweep(self) -> None:
         """One round: unclaimed turns, idle conversations, siblings."""
-        alive = await self._parts.registry.alive()
-        self._notice_siblings(alive)
-        await self._sweep_turns(alive)
-        await self._sweep_idle(frozenset(worker.host for worker in alive))
+        await self._notice_siblings()
+        await self._sweep_turns()
+        await self._sweep_idle()
         await self._sweep_wipes()
 
-    def _notice_siblings(self, alive: Sequence[WorkerRecord]) -> None:
+    async def _notice_siblings(self) -> None:
         """A worker of this host that left or drains leaves containers to adopt."""
-        siblings = frozenset(w.worker for w in siblings_of(self._parts, alive) if w.is_staying)
+        siblings = frozenset(w.worker for w in await siblings_of(self._parts) if w.is_staying)
         if self._siblings - siblings:
             self._reconcile_now.set()
         self._siblings = siblings
 
-    async def _sweep_turns(self, alive: Sequence[WorkerRecord]) -> None:
+    async def _sweep_turns(self) -> None:
         after_ms = int(self._parts.timings.unclaimed_after_s * 1000)
         refs = await self._parts.turns.unclaimed(older_than_ms=after_ms)
         for ref in refs:
-            await self._sweep_turn(ref, alive)
+            await self._sweep_turn(ref)
 
-    async def _sweep_turn(self, ref: OpenTurnRef, alive: Sequence[WorkerRecord]) -> None:
+    async def _sweep_turn(self, ref: OpenTurnRef) -> None:
         parts = self._parts
-        turn_host = None
+        turn_host, staying = None, list[WorkerRecord]()
         is_side = ref.lane is Lane.SIDE
         # A side turn has no container: any worker of any host can take it.
         if ref.state is not TurnState.QUEUED and not is_side:
             record = await parts.conversations.get(ref.conversation)
             turn_host = record.host if record else None
+        if turn_host not in (None, parts.host_id):
+            staying = [w for w in await parts.registry.of_host(turn_host) if w.is_staying]
         verdict = sweep(
             ref,
             me=parts.worker,
             my_host=parts.host_id,
             turn_host=turn_host,
-            hosts_alive=frozenset(w.host for w in alive if w.is_staying),
+            hosts_alive=frozenset(w.host for w in staying),
             host_patience_s=parts.timings.host_patience_s,
             successor_patience_s=parts.timings.successor_patience_s,
             queue_timeout_s=parts.settings.queue_timeout_s,
@@ -130,20 +154,19 @@ class Reaper:
             case Sweep.HINT:
                 await parts.queue.enqueue(ref.turn, ref.owner)
             case Sweep.TELL_HOST:
-                told = next(w for w in alive if w.host == turn_host and w.is_staying)
-                await parts.queue.enqueue(ref.turn, told.worker)
+                await parts.queue.enqueue(ref.turn, staying[0].worker)
             case Sweep.WAIT:
                 pass  # Somebody better placed has it, or may come.
 
-    async def _sweep_idle(self, hosts_alive: frozenset[HostId]) -> None:
-        for c, owner, host in await self._parts.conversations.due():
-            if actor := self._placement.conversations.get(c):
-                actor.reap()
-            elif owner is None and (host in (None, self._parts.host_id) or host not in hosts_alive):
+    async def _sweep_idle(self) -> None:
+        due = self._parts.conversations.due(self._parts.worker, self._parts.host_id)
+        for c, owner, _ in await due:
+            if owned := self._placement.conversations.get(c):
+                owned.reap()
+            elif owner is None:
                 # The actor finds the container, or that there is none here, and the next round
                 # reaps it. Of a host that is gone only the record goes cold.
                 await self._placement.place(c, may_exceed=True)
-        self._stop_the_forgotten()
 
     async def _sweep_wipes(self) -> None:
         """Deleted conversations that still have a container or files here."""
@@ -170,14 +193,11 @@ class Reaper:
         owned = {c: actor.container for c, actor in self._placement.conversations.items()}
         containers = await self._parts.host.list()
         self._notice_vanished(owned, containers)
-        others = frozenset(
-            w.worker for w in await self._parts.registry.alive() if w.worker != self._parts.worker
-        )
         for container in containers:
-            await self._settle(container, others)
+            await self._settle(container)
         listed = {container.id for container in containers}
         self._orphans_s = {id: s for id, s in self._orphans_s.items() if id in listed}
-        await self._tidy_folders({container.conversation for container in containers}, others)
+        await self._tidy_folders({container.conversation for container in containers})
 
     def _notice_vanished(
         self, owned: dict[ConversationKey, ContainerId | None], containers: Sequence[Container]
@@ -190,7 +210,13 @@ class Reaper:
             if id is not None and id not in running and actor and actor.container == id:
                 actor.container_exited(ContainerExit(id, c, None, False))
 
-    async def _settle(self, container: Container, others: frozenset[WorkerId]) -> None:
+    async def _other_owner(self, record: ConversationRecord | None) -> frozenset[WorkerId]:
+        """The conversation's owner, if that is another worker that lives."""
+        if record is None or record.owner in (None, self._parts.worker):
+            return frozenset()
+        return await self._parts.registry.living({record.owner})
+
+    async def _settle(self, container: Container) -> None:
         actor = self._placement.conversations.get(container.conversation)
         record = None
         if actor is None:
@@ -201,7 +227,7 @@ class Reaper:
             my_host=self._parts.host_id,
             is_mine=actor is not None,
             mine=actor.container if actor else None,
-            others_alive=others,
+            others_alive=await self._other_owner(record),
         )
         if fate is not Fate.KEEP and not _is_on_record(container, record):
             is_left = actor is not None or not await self._placement.restore(container)
@@ -233,14 +259,13 @@ class Reaper:
             # One that resists must not keep the others from being looked at.
             log.error("orphan not stopped: %s", error, extra=fields(id=container.id))
 
-    async def _tidy_folders(
-        self, in_use: set[ConversationKey], others: frozenset[WorkerId]
-    ) -> None:
+    async def _tidy_folders(self, in_use: set[ConversationKey]) -> None:
         """Sockets of conversations that have no container, workspaces of forgotten ones."""
         folders, timings = self._parts.folders, self._parts.timings
         stale = await asyncio.to_thread(folders.stale_sockets, older_than_s=timings.orphan_grace_s)
         for one in self._unused(stale, in_use):
             record = await self._parts.conversations.get(one.conversation)
+            others = await self._other_owner(record)
             if _has_no_session(record, self._parts.host_id, others):
                 await self._drop_sockets(one)
         await asyncio.to_thread(folders.drop_trash)
@@ -277,13 +302,13 @@ class Reaper:
             told = fields(conversation=one.conversation)
             log.warning("folder not removed: %s", error, extra=told)
 
-    async def stop_all(self) -> None:
-        """Stop every container of our cluster on this host, drop the sockets of those that ended.
+    async def stop_all(self, found: Sequence[Container]) -> None:
+        """Stop what was found on this host, drop the sockets of containers that ended.
 
         For the last worker of the host, when it retires.
         """
         host, folders = self._parts.host, self._parts.folders
-        await stop_at_once(host, [container.id for container in await host.list()])
+        await stop_at_once(host, [container.id for container in found])
         left = {container.conversation for container in await host.list()}
         stale = await asyncio.to_thread(folders.stale_sockets, older_than_s=0)
         for one in self._unused(stale, left):
@@ -306,6 +331,6 @@ def _has_no_session(
     return record.state is ConversationState.COLD and record.owner not in others
 
 
-def siblings_of(parts: WorkerParts, alive: Sequence[WorkerRecord]) -> list[WorkerRecord]:
-    """The other workers of this host, in whatever state."""
-    return [w for w in alive if w.host == parts.host_id and w.worker != parts.worker]
+async def siblings_of(parts: WorkerParts) -> list[WorkerRecord]:
+    """The other workers of this host, in whatever state. Raises `StoreUnavailable`."""
+    return [w for w in await parts.registry.of_host(parts.host_id) if w.worker != parts.worker]

@@ -54,8 +54,12 @@ async def periodically(
     name: str,
     at_least_s: float,
     at_most_s: float,
+    stretch: Callable[[], float] = lambda: 1.0,
 ) -> None:
-    """Run `step` at random distances until cancelled. A failed round is logged and survived."""
+    """Run `step` at random distances until cancelled. A failed round is logged and survived.
+
+    `stretch`: by what the distances are multiplied now.
+    """
     while True:
         try:
             await step()
@@ -63,4 +67,4 @@ async def periodically(
             log.warning("%s: %s", name, error)
         except Exception:
             log.exception("%s failed", name)
-        await clock.sleep(random.uniform(at_least_s, at_most_s))
+        await clock.sleep(random.uniform(at_least_s, at_most_s) * stretch())

@@ -147,10 +147,17 @@ class ConversationStore:
             raise IllegalTransition(f"conversation {c}", text(answer[1]), state.value)
 
     async def due(
-        self, *, limit: int = 50
+        self, worker: WorkerId | None = None, host: HostId | None = None, *, limit: int = 50
     ) -> Sequence[tuple[ConversationKey, WorkerId | None, HostId | None]]:
-        """Conversations whose idle deadline has passed, with their living owner and host."""
-        answer = await self._scripts.run("due", [self._keys.idle()], [limit])
+        """Conversations whose idle deadline has passed, with their living owner and host.
+
+        Of a worker: only those that are its to see to, as it owns them, or nobody does and their
+        container was on its `host`, or on one where no worker lives. One call looks at a part only
+        when very many are due.
+        """
+        answer = await self._scripts.run(
+            "due", [self._keys.idle()], [limit, worker or "", host or ""]
+        )
         return [
             (ConversationKey(text(c)), _as(WorkerId, owner), _as(HostId, host))
             for c, owner, host in answer

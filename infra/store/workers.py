@@ -6,7 +6,7 @@ heartbeats, slots, who lives. And what they are told (`infra.wire.control`).
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Collection, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Literal
@@ -72,8 +72,8 @@ class WorkerRegistry:
         self._keys = keys
         self._scripts = Scripts(redis, keys)
 
-    async def beat(self, record: WorkerRecord) -> None:
-        """Say that the worker lives; good for 15 s."""
+    async def beat(self, record: WorkerRecord) -> int:
+        """Say that the worker lives; good for 15 s. Returns how many do."""
         hash_fields: dict[str, str | int] = {
             "host": record.host,
             "pid": record.pid,
@@ -88,7 +88,7 @@ class WorkerRegistry:
             hash_fields["memory_mb"] = record.memory_mb
         if record.starts_max is not None:
             hash_fields["starts_max"] = record.starts_max
-        await self._scripts.run(
+        answer = await self._scripts.run(
             "beat",
             [
                 self._keys.workers(),
@@ -102,6 +102,7 @@ class WorkerRegistry:
                 *(part for pair in hash_fields.items() for part in pair),
             ],
         )
+        return int(answer[0])
 
     async def epoch(self) -> int:
         """Since when this Redis has what it has (its TIME, us); from now on if it is empty."""
@@ -111,11 +112,16 @@ class WorkerRegistry:
             await self._redis.set(key, seconds * 1_000_000 + micros, nx=True)
             return int(await self._redis.get(key) or 0)
 
-    async def leave(self, worker: WorkerId) -> None:
-        """Say goodbye: the worker is not alive any more from now on."""
-        await self._scripts.run(
+    async def leave(self, worker: WorkerId) -> int:
+        """Say goodbye: the worker is not alive any more from now on.
+
+        Returns how many workers of its host are left: of several that leave at once, exactly one is
+        told that it is the last. Raises `StoreUnavailable`.
+        """
+        answer = await self._scripts.run(
             "worker_leaves", [self._keys.workers(), self._keys.worker(worker)], [worker]
         )
+        return int(answer[0])
 
     async def drain(self, worker: WorkerId, *, retire: bool = False) -> bool:
         """Tell a worker to leave, as SIGTERM does; False when it does not listen.
@@ -128,8 +134,28 @@ class WorkerRegistry:
         return int(heard) > 0
 
     async def alive(self) -> Sequence[WorkerRecord]:
-        """Workers whose last heartbeat is still good, drained ones included."""
-        answer = await self._scripts.run("alive", [self._keys.workers()], [])
+        """Workers whose last heartbeat is still good, drained ones included.
+
+        Reads them all: for people. A worker asks for a host's, or whether some live.
+        """
+        return await self._living(self._keys.workers())
+
+    async def of_host(self, host: HostId) -> Sequence[WorkerRecord]:
+        """Those of one host."""
+        return await self._living(self._keys.host_workers(host))
+
+    async def living(self, workers: Collection[WorkerId]) -> frozenset[WorkerId]:
+        """Those of them whose last heartbeat is still good. Raises `StoreUnavailable`."""
+        asked = sorted(workers)
+        with translate():
+            async with self._redis.pipeline(transaction=False) as pipe:
+                for worker in asked:
+                    pipe.exists(self._keys.worker(worker))
+                answers = await pipe.execute()
+        return frozenset(w for w, lives in zip(asked, answers, strict=True) if lives)
+
+    async def _living(self, index: str) -> Sequence[WorkerRecord]:
+        answer = await self._scripts.run("alive", [index], [])
         return [_record(WorkerId(text(worker)), fields(held)) for worker, held in answer]
 
     async def take_inventory(self, host: HostId, containers: Mapping[str, ConversationKey]) -> None:

@@ -2,8 +2,8 @@
 --
 -- KEYS  1 workers  2 worker  3 epoch  4 host_workers
 -- ARGV  1 worker  2 how long that is good for (ms), then field, value, ... of its hash
--- Returns {'ok'}. What was coming to it is in its own figures by now. The first beat in an empty Redis
--- sets the epoch.
+-- Returns {how many workers live}. What was coming to it is in its own figures by now. The first beat
+-- in an empty Redis sets the epoch.
 write_even_when_full()
 local now = now_ms()
 local fields = {}
@@ -16,4 +16,4 @@ for _, index in ipairs({KEYS[1], KEYS[4]}) do
 end
 redis.call('PEXPIRE', KEYS[4], WAITING_LIFE_MS)
 redis.call('SETNX', KEYS[3], int(now_us()))
-return {'ok'}
+return {redis.call('ZCARD', KEYS[1])}

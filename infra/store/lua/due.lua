@@ -1,14 +1,47 @@
--- due: conversations whose idle deadline has passed.
+-- due: conversations whose idle deadline has passed, and that are the asking worker's to see to.
 --
 -- KEYS  1 idle
--- ARGV  1 most conversations
+-- ARGV  1 most conversations  2 worker, or '' for all there are  3 its host
 -- Returns for each {conversation, living owner or '', host or ''}. Forgotten ones are dropped.
+--
+-- A worker's are those it owns, and those nobody owns whose container was on its host, or on one where
+-- no worker lives. LOOK_AT of them are looked at; where there are more, from a place that follows
+-- from the time: so what its own worker does not see to hides nothing from the others.
+local LOOK_AT = 200
+local now = int(now_ms())
+local most, me, my_host = tonumber(ARGV[1]), ARGV[2], ARGV[3]
+
+local lives = {}
+local function is_alive(host)
+  if lives[host] == nil then
+    lives[host] = redis.call('ZCOUNT', key('host_workers', host), '(' .. now, '+inf') > 0
+  end
+  return lives[host]
+end
+
+local function is_mine(owner, host)
+  if me == '' or owner == me then return true end
+  return owner == '' and (host == '' or host == my_host or not is_alive(host))
+end
+
+local function looked_at()
+  local count = redis.call('ZCOUNT', KEYS[1], '-inf', now)
+  local first = count > LOOK_AT and now_us() % count or 0
+  local ids = redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', now, 'LIMIT', int(first), LOOK_AT)
+  local rest = math.min(first, LOOK_AT - #ids)
+  for _, id in ipairs(redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', now, 'LIMIT', 0, int(rest))) do
+    ids[#ids + 1] = id
+  end
+  return ids
+end
+
 local found = {}
-for _, id in ipairs(redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', int(now_ms()),
-  'LIMIT', 0, tonumber(ARGV[1]))) do
-  local conversation_key = key('conversation', id)
-  if redis.call('HGET', conversation_key, 'state') then
-    found[#found + 1] = {id, living_owner(id), redis.call('HGET', conversation_key, 'host') or ''}
+for _, id in ipairs(looked_at()) do
+  if #found >= most then break end
+  local held = redis.call('HMGET', key('conversation', id), 'state', 'host')
+  if held[1] then
+    local owner, host = living_owner(id), held[2] or ''
+    if is_mine(owner, host) then found[#found + 1] = {id, owner, host} end
   else
     redis.call('ZREM', KEYS[1], id)
   end

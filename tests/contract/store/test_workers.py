@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import aclosing
+from dataclasses import replace
 
 import pytest
 
@@ -13,7 +14,18 @@ from infra.wire.control import CancelTurn, Drain
 from infra.wire.ids import WorkerId
 from infra.wire.states import WorkerState
 from tests.contract.store.running import until
-from tests.contract.store.scene import HOST_A, OTHER_TENANT, TENANT, W1, W2, C, Scene, scene_at
+from tests.contract.store.scene import (
+    HOST_A,
+    HOST_B,
+    OTHER_TENANT,
+    TENANT,
+    W1,
+    W2,
+    W3,
+    C,
+    Scene,
+    scene_at,
+)
 from tests.fakes.redis_proxy import redis_proxy
 from tests.fakes.redis_server import real_redis
 
@@ -59,12 +71,25 @@ async def test_a_worker_lives_as_long_as_it_beats(scene: Scene) -> None:
     assert (await scene.store.turns.counts())["workers"] == 1
 
 
+async def test_the_workers_of_a_host_are_found_without_the_others(scene: Scene) -> None:
+    workers = scene.store.workers
+    await workers.beat(a_worker(W1))
+    await workers.beat(replace(a_worker(W3), host=HOST_B))
+
+    assert await workers.of_host(HOST_A) == [a_worker(W1)]
+    assert await workers.living({W1, W2}) == {W1}
+
+    await scene.redis.zadd(scene.keys.host_workers(HOST_A), {W1: 1})
+    assert await workers.of_host(HOST_A) == []
+
+
 async def test_a_worker_that_leaves_is_gone_at_once(scene: Scene) -> None:
     await scene.store.workers.beat(a_worker(W1))
 
     await scene.store.workers.leave(W1)
 
     assert await scene.store.workers.alive() == []
+    assert await scene.store.workers.of_host(HOST_A) == []
     assert not await scene.redis.exists(scene.keys.worker(W1))
 
 

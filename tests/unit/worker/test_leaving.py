@@ -255,6 +255,26 @@ async def test_a_retiring_worker_leaves_nothing(stage: Stage) -> None:
     assert not await stage.redis.exists(stage.keys.lease(C), stage.keys.lease(D))
 
 
+async def test_of_siblings_that_retire_at_once_the_last_one_leaves_nothing(stage: Stage) -> None:
+    """Each saw the other one and left what was neither's."""
+    timings = replace(QUICK, reconcile_every_s=60.0, orphan_grace_s=60.0)
+    siblings = [
+        await stage.worker(retire_on_exit=True, drain_timeout_s=0.3, timings=timings)
+        for _ in range(3)
+    ]
+    for c in (C, D):
+        await stage.ended(await stage.ask(c, "echo warm"))
+    await leave_container(stage, "stray")
+
+    async with asyncio.TaskGroup() as group:
+        for worker in siblings:
+            group.create_task(worker.stop())
+
+    assert stage.machine.kept == {}
+    assert list((stage.folder / "s").glob("[!.]*")) == []
+    assert await stage.store.workers.alive() == []
+
+
 async def test_a_retiring_worker_ends_a_turn_that_is_being_started(stage: Stage) -> None:
     host = SlowHost(stage.machine)
     worker = await stage.worker(host=host, retire_on_exit=True, drain_timeout_s=0.1)
