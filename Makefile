@@ -23,7 +23,7 @@ QUICK := not slow and not redis and not docker and not bwrap and not sdk and not
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check static fmt docs image control-image env compose rollout compose-down bench bench-burst model soak fuzz clean lock sbom audit licenses test-runsc
+.PHONY: help run test check static fmt docs image control-image env compose rollout compose-down bench bench-burst bench-fleet model soak fuzz clean lock sbom audit licenses test-runsc
 
 help: ## say what there is
 	@echo "AgCluster:"
@@ -105,13 +105,11 @@ bench: $(VENV)/.dev ## our overhead, side by side with the direct stream and Lit
 bench-burst: $(VENV)/.dev ## a hundred new conversations at once (ARGS="--size 12 --isolation bubblewrap")
 	$(BIN)/python -m tests.bench.burst $(ARGS)
 
-<<<<<<< HEAD
 model: $(VENV)/.dev ## the cluster model under thousands of schedules, for a night (ARGS="--seeds 20000")
 	$(BIN)/python -m tests.unit.cluster_model $(ARGS)
-=======
+
 bench-fleet: $(VENV)/.dev ## what a thousand workers cost Redis while nobody asks (ARGS="--workers 10")
 	$(BIN)/python -m tests.bench.fleet_cost $(ARGS)
->>>>>>> bd9ff40 (Let no worker read the whole cluster, and each stop its own)
 
 soak: $(VENV)/.dev ## random faults in a cluster for half an hour (ARGS="--minutes 5 --agents light")
 	$(BIN)/python -m tests.chaos.soak $(ARGS)
