@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from api.bodies import LargeBodies
+from api.catalog import ModelCatalog
 from api.completions import Completions
 from api.door import Door
 from api.drain import Drain
@@ -30,3 +31,4 @@ class ApiDeps:
     drain: Drain
     errands: Errands
     large: LargeBodies
+    catalog: ModelCatalog

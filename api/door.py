@@ -63,6 +63,21 @@ class Door:
         await self._admit(request, caller)
         return caller
 
+    async def greet(self, request: Request) -> Caller | None:
+        """Who calls where no key is needed; None without one.
+
+        A key that is sent has to be good all the same: chat programs try theirs this way. Raises
+        `RequestRefused` (401, 429).
+        """
+        try:
+            caller = await self._identify(request)
+        except RequestRefused as refusal:
+            if refusal.code is ErrorCode.MISSING_KEY:
+                return None
+            raise
+        await self._require_good(request, caller)
+        return caller
+
     async def _identify(self, request: Request) -> Caller:
         """Whose key it is, by its form. Raises `RequestRefused` (401, 429)."""
         try:
@@ -74,6 +89,11 @@ class Door:
 
     async def _admit(self, request: Request, caller: Caller) -> None:
         """Let the caller in. Raises `RequestRefused` (401, 429)."""
+        await self._require_good(request, caller)
+        if self._requests_max:
+            await self._count_request(request, caller)
+
+    async def _require_good(self, request: Request, caller: Caller) -> None:
         try:
             await self._key_check.require_good(
                 caller, before_asking=lambda: self._require_few_bad_keys(request)
@@ -82,8 +102,6 @@ class Door:
             if refusal.code is ErrorCode.INVALID_KEY:
                 await self._count_bad_key(request)
             raise
-        if self._requests_max:
-            await self._count_request(request, caller)
 
     async def _count_request(self, request: Request, caller: Caller) -> None:
         try:

@@ -31,6 +31,7 @@ EVENT_STREAM = {
 }
 KEYED: dict[str, Any] = {"security": [{"bearer": []}, {"x-api-key": []}]}
 OPEN: dict[str, Any] = {"security": []}
+OPEN_OR_KEYED: dict[str, Any] = {"security": [{}, {"bearer": []}, {"x-api-key": []}]}
 CHAT_BODY: dict[str, Any] = {
     "requestBody": {
         "required": True,

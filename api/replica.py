@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager
 import httpx
 
 from api.bodies import LargeBodies
+from api.catalog import ModelCatalog
 from api.completions import Completions
 from api.deps import ApiDeps
 from api.door import Door
@@ -123,6 +124,7 @@ def _parts(
         drain=drain,
         errands=errands,
         large=large,
+        catalog=ModelCatalog(settings, upstream, clock),
     )
 
 

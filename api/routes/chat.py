@@ -83,7 +83,7 @@ async def _read(
         names=settings.conversation_headers,
         max_chars=settings.max_header_chars,
     )
-    model = settings.resolve_model(chat.model)
+    model = await deps.catalog.resolve(chat.model, caller)
     if model is None:
         shown = without_key(chat.model, headers)
         raise RequestRefused(

@@ -269,7 +269,13 @@ class Settings(BaseModel):
             "claude-haiku-4-5-20251001",
             "claude-opus-4-1-20250805",
         ),
-        description="Model ids offered at /v1/models; any other is 404.",
+        description="Model ids offered at /v1/models. With `upstream_models` off, or where this is "
+        "set and that is not, any other is 404.",
+    )
+    upstream_models: bool = Field(
+        True,
+        description="Whether the models that the upstream lists for a caller's key are offered "
+        "too.",
     )
     model_aliases: Aliases = Field(
         {
@@ -586,6 +592,12 @@ class Settings(BaseModel):
                 )
             kept = {a: m for a, m in self.model_aliases.items() if m in self.models}
             object.__setattr__(self, "model_aliases", kept)
+        return self
+
+    @model_validator(mode="after")
+    def _set_models_are_all(self) -> Settings:
+        if "models" in self.model_fields_set and "upstream_models" not in self.model_fields_set:
+            object.__setattr__(self, "upstream_models", False)
         return self
 
     @model_validator(mode="after")

@@ -31,6 +31,7 @@ SETTINGS = Settings.model_validate(
         "secret": "test-secret-test-secret-test-secret-",
         "port": 0,
         "key_check": False,
+        "upstream_models": False,
         "drain_timeout_s": 0,
         "drain_notice_s": 0.2,
         "commit_after_s": 20,

@@ -23,13 +23,14 @@ class ScriptedUpstream:
         self.gate = asyncio.Event()
         self.gate.set()
         self.url = ""
+        self.models: list[dict[str, Any]] = []
 
     async def _models(self, request: web.Request) -> web.Response:
         assert request.headers["anthropic-version"]
         self.keys.append(request.headers["x-api-key"])
         await self.gate.wait()
         headers = {"location": "http://127.0.0.1:1/"} if self.status == 307 else {}
-        return web.json_response({"data": []}, status=self.status, headers=headers)
+        return web.json_response({"data": self.models}, status=self.status, headers=headers)
 
     @asynccontextmanager
     async def served(self) -> AsyncIterator[ScriptedUpstream]:
@@ -138,3 +139,70 @@ async def test_a_refused_key_is_told_before_a_byte_of_the_body_is_waited_for() -
         async with asyncio.timeout(5):
             assert (await reader.readline()).split()[1] == b"401"
         writer.close()
+
+
+NEW = {"id": "claude-next-6-20270101", "created_at": "2027-01-01T00:00:00Z", "type": "model"}
+
+
+async def test_list_is_the_upstreams_own_beside_ours() -> None:
+    """A new model needs no release of ours."""
+    async with checked_api(upstream_models=True) as (api, upstream):
+        odd: list[Any] = [
+            {"id": "no id\n"},
+            {"id": 5},
+            "x",
+            {"id": "claude-undated", "created_at": "x"},
+        ]
+        upstream.models = [NEW, *odd]
+        listed = (await api.http.get("/v1/models")).json()["data"]
+        keyless = {"authorization": ""}
+        ours = (await api.http.get("/v1/models", headers=keyless)).json()["data"]
+        await api.http.get("/v1/models")
+        asked = [
+            await api.chat("hi", model=name)
+            for name in ("claude-next-6-20270101", "claude-next-6", "anthropic/claude-next-6")
+        ]
+        unknown = await api.chat("hi", model="claude-none")
+    assert {m["id"]: m["created"] for m in listed if m not in ours} == {
+        "claude-next-6-20270101": 1798761600,
+        "claude-undated": 1735689600,
+    }
+    assert [m for m in listed if m in ours] == ours
+    assert [answer.status_code for answer in asked] == [200, 200, 200]
+    assert {request.model for request in api.worker.requests} == {"claude-next-6-20270101"}
+    assert unknown.status_code == 404
+    assert len(upstream.keys) == 2, "one check of the key, one list"
+
+
+@pytest.mark.parametrize("path", ["/v1/models", "/models", "/v1/models/claude-sonnet-4.5"])
+async def test_key_that_the_upstream_refuses_gets_no_list(path: str) -> None:
+    """Open WebUI's "verify" said yes to it."""
+    async with checked_api() as (api, upstream):
+        upstream.status = 401
+        refused = await api.http.get(path)
+        malformed = await api.http.get(path, headers={"authorization": "Bearer x"})
+        keyless = await api.http.get(path, headers={"authorization": ""})
+    assert [a.status_code for a in (refused, malformed, keyless)] == [401, 401, 200]
+    assert refused.json()["error"]["code"] == "invalid_api_key"
+
+
+@pytest.mark.parametrize("status", [500, 404, 200])
+async def test_upstream_without_a_list_leaves_ours(status: int) -> None:
+    async with checked_api(upstream_models=True) as (api, upstream):
+        upstream.status = status
+        listed = (await api.http.get("/v1/models")).json()["data"]
+    assert "claude-sonnet-4.5" in [model["id"] for model in listed]
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["claude-sonnet-4-5", "claude-sonnet-4-5-20250929", "anthropic/claude-sonnet-4.5",
+     "anthropic/claude-sonnet-4-5-20250929", "claude-sonnet-4-5-latest"],
+)  # fmt: skip
+async def test_model_is_found_in_the_forms_that_clients_write(name: str) -> None:
+    async with running_api() as api:
+        answer = await api.chat("hi", model=name)
+        shown = await api.http.get(f"/v1/models/{name}")
+    assert answer.json()["model"] == name
+    assert api.worker.requests[0].model == "claude-sonnet-4-5-20250929"
+    assert (shown.status_code, shown.json()["id"]) == (200, name)

@@ -1,0 +1,151 @@
+"""Which models there are: those of the settings, and the upstream's own by the caller's key.
+
+A new model then needs no release of ours. The upstream's list is asked for by a caller's key and
+remembered for minutes; while it cannot be had, or where the operator has set a list, ours stands
+alone. Names are found in the forms that clients write: without a date, with `-latest`, with dots,
+behind `anthropic/`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import calendar
+import logging
+import re
+import time
+from collections import OrderedDict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import httpx
+
+from api.auth import Caller
+from api.key_check import ANTHROPIC_VERSION, TIMEOUT_S
+from infra.runtime.clock import Clock
+from infra.runtime.logs import fields
+from infra.runtime.settings import Settings
+from infra.wire.ids import TenantId
+
+log = logging.getLogger(__name__)
+
+LIST_TTL_S = 300.0
+AWAY_TTL_S = 5.0
+REMEMBERED_MAX = 1000
+LISTED_MAX = 1000
+
+_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:@-]{0,127}")
+_DATE = re.compile(r"-(20\d{2})(\d{2})(\d{2})$")
+_DOT = re.compile(r"(?<=\d)\.(?=\d)")
+_UNDATED = 1_735_689_600
+"""2025-01-01, for models of which nobody says when they were made."""
+
+
+@dataclass(frozen=True)
+class _Listed:
+    models: Mapping[str, int]
+    """Ids, and when each was made."""
+    until_s: float
+
+
+class ModelCatalog:
+    """The models of one deployment."""
+
+    def __init__(self, settings: Settings, upstream: httpx.AsyncClient, clock: Clock) -> None:
+        self._settings = settings
+        self._upstream = upstream
+        self._clock = clock
+        self._url = f"{settings.anthropic_base_url}/v1/models"
+        self._remembered: OrderedDict[TenantId, _Listed] = OrderedDict()
+        named = (*settings.models, *settings.model_aliases, *settings.utility_models)
+        self._own = {name: created_of(settings.resolve_model(name) or name) for name in named}
+
+    async def offered(self, caller: Caller | None) -> dict[str, int]:
+        """Names, and when each model was made: ours first. Without a caller ours alone."""
+        return self._own | {
+            id: made for id, made in (await self._listed(caller)).items() if id not in self._own
+        }
+
+    async def resolve(self, name: str, caller: Caller | None) -> str | None:
+        """The id of the model that is meant; None when there is none."""
+        own = self._settings.resolve_model(name)
+        if own is not None:
+            return own
+        if (found := find(name, self._settings.models)) is not None:
+            return found
+        plain = name.removeprefix(_VENDOR)
+        if (own := self._settings.resolve_model(plain)) is not None:
+            return own
+        return find(name, await self._listed(caller))
+
+    async def _listed(self, caller: Caller | None) -> Mapping[str, int]:
+        if caller is None or not self._settings.upstream_models:
+            return {}
+        known = self._remembered.get(caller.tenant)
+        now_s = self._clock.monotonic()
+        if known is not None and now_s < known.until_s:
+            return known.models
+        models = await self._ask(caller)
+        # While it is away the last list is better than none.
+        held = models if models is not None else (known.models if known else {})
+        ttl_s = AWAY_TTL_S if models is None else LIST_TTL_S
+        self._remembered[caller.tenant] = _Listed(held, now_s + ttl_s)
+        self._remembered.move_to_end(caller.tenant)
+        while len(self._remembered) > REMEMBERED_MAX:
+            self._remembered.popitem(last=False)
+        return held
+
+    async def _ask(self, caller: Caller) -> Mapping[str, int] | None:
+        headers = {"x-api-key": caller.api_key, "anthropic-version": ANTHROPIC_VERSION}
+        try:
+            async with asyncio.timeout(TIMEOUT_S):
+                answer = await self._upstream.get(
+                    self._url, params={"limit": LISTED_MAX}, headers=headers
+                )
+                answer.raise_for_status()
+            return dict(_models_of(answer.json()))
+        except (httpx.HTTPError, httpx.InvalidURL, TimeoutError, ValueError) as error:
+            told = fields(tenant=caller.tenant, error=type(error).__name__)
+            log.warning("the upstream's models are not known", extra=told)
+            return None
+
+
+_VENDOR = "anthropic/"
+
+
+def find(name: str, ids: Iterable[str]) -> str | None:
+    """The id that a name means: its own, or the newest of those that differ by a date."""
+    asked = _DOT.sub("-", name.removeprefix(_VENDOR)).removesuffix("-latest")
+    stems = (asked, asked.removesuffix("-0"))
+    found = [id for id in ids if id == asked or _DATE.sub("", id) in stems]
+    return max(found, key=lambda id: (id == asked, id), default=None)
+
+
+def created_of(model: str) -> int:
+    """When a model was made, as its id says."""
+    dated = _DATE.search(model)
+    if dated is None:
+        return _UNDATED
+    try:
+        return calendar.timegm(time.strptime("".join(dated.groups()), "%Y%m%d"))
+    except ValueError:
+        return _UNDATED
+
+
+def _models_of(answer: Any) -> Iterable[tuple[str, int]]:
+    """What the upstream lists, as far as it is what it should be. Raises `ValueError`."""
+    if not isinstance(answer, dict) or not isinstance(answer.get("data"), list):
+        raise ValueError("not a list of models")
+    for model in answer["data"][:LISTED_MAX]:
+        id = model.get("id") if isinstance(model, dict) else None
+        if isinstance(id, str) and _ID.fullmatch(id):
+            yield id, _made(model.get("created_at"), id)
+
+
+def _made(told: object, id: str) -> int:
+    try:
+        made = datetime.fromisoformat(told) if isinstance(told, str) else None
+    except ValueError:
+        made = None
+    return max(int(made.timestamp()), 0) if made is not None else created_of(id)
