@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
@@ -13,6 +14,7 @@ from api.departure import HungUp, while_connected
 from api.errors import error_response
 from api.hold import OpenTurn
 from api.models import AnswerMessage, ChatCompletion, Choice
+from infra.runtime.clock import Clock
 from infra.runtime.logs import fields
 from infra.runtime.settings import ToolDisplay
 from infra.wire.characters import whole
@@ -26,7 +28,9 @@ class WholeAnswer(Response):
     """The answer to `stream: false`. Owns the turn's hold and lets go of it, whatever happens.
 
     Raises nothing of ours: a failed turn is answered with its status. The wait is bounded by the
-    relay.
+    relay. With `blanks_every_s` blanks go out meanwhile, which JSON allows before its value, so
+    that no balancer takes the connection for dead; a turn that fails later has its error behind a
+    200.
     """
 
     def __init__(
@@ -37,8 +41,13 @@ class WholeAnswer(Response):
         created: int,
         display: ToolDisplay,
         headers: dict[str, str],
+        clock: Clock,
+        blanks_every_s: float = 0.0,
     ) -> None:
         super().__init__(headers=headers)
+        self._clock = clock
+        self._blanks_every_s = blanks_every_s or math.inf
+        self._has_begun = False
         self._turn = turn
         self._model = model
         self._created = created
@@ -57,15 +66,18 @@ class WholeAnswer(Response):
             self._turn.leave(hung_up=has_hung_up)
 
     async def _run(self, scope: Scope, receive: Receive, send: Send) -> None:
-        answer = await self._answer()
+        answer = await self._answer(send)
         await self._turn.answered()
-        await answer(scope, receive, send)
+        if self._has_begun:
+            await send({"type": "http.response.body", "body": answer.body, "more_body": False})
+        else:
+            await answer(scope, receive, send)
         if self._turn.relay.is_ended:  # Else we failed, not the turn: it is to be had yet.
             self._turn.delivered()
 
-    async def _answer(self) -> Response:
+    async def _answer(self, send: Send) -> Response:
         try:
-            completion = await self._gather()
+            completion = await self._gather(send)
         except AgClusterError as error:
             refusal = error_response(error, had_effects=self._had_effects)
             refusal.headers.update(self._extra)
@@ -74,15 +86,20 @@ class WholeAnswer(Response):
             completion.model_dump_json(), headers=self._extra, media_type="application/json"
         )
 
-    async def _gather(self) -> ChatCompletion:
+    async def _gather(self, send: Send) -> ChatCompletion:
         transcript = Transcript(self._display, head=self._turn.head)
         said: dict[bool, list[str]] = {False: [], True: []}
         payload = b""
-        async for events in self._turn.relay:
+        blank_at_s = self._clock.monotonic() + self._blanks_every_s
+        while not self._turn.relay.is_ended:
+            events = await self._turn.relay.next(until_s=blank_at_s)
             for payload in events:
                 if (shown := transcript.piece(payload)) is not None:
                     said[shown[0]].append(json.loads(shown[1]))
                 self._had_effects |= is_sight(payload) and not is_end(payload)
+            if self._clock.monotonic() >= blank_at_s and not self._turn.relay.is_ended:
+                await self._send_blank(send)
+                blank_at_s = self._clock.monotonic() + self._blanks_every_s
         end = read_end(payload)
         message = AnswerMessage(
             content=whole("".join(said[False])),
@@ -95,3 +112,11 @@ class WholeAnswer(Response):
             choices=[Choice(message=message, finish_reason=end.finish_reason.value)],
             usage=usage_of(end.usage),
         )
+
+    async def _send_blank(self, send: Send) -> None:
+        if not self._has_begun:
+            self._has_begun = True
+            head = Response(headers=self._extra, media_type="application/json")
+            del head.headers["content-length"]
+            await send({"type": "http.response.start", "status": 200, "headers": head.raw_headers})
+        await send({"type": "http.response.body", "body": b" ", "more_body": True})

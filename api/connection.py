@@ -3,8 +3,9 @@
 uvicorn waits for ever for a request's head, and for a client that opens a connection and says
 nothing; it takes a head, a chunk's extensions or trailers of any size; it reads on for ever where
 a request was answered before its body had come; and it adds a body's trailers to the headers. What
-the parser itself refuses it answers in plain text. Here every such wait has a deadline, everything
-unparsed has a bound, trailers are dropped, and each refusal has the form of all our errors.
+the parser itself refuses it answers in plain text, and HTTP/1.0 in chunks, which that does not
+know. Here every such wait has a deadline, everything unparsed has a bound, trailers are dropped,
+and each refusal has the form of all our errors.
 
 (The body of a request that is being served is bounded by `api.edge`.)
 """
@@ -16,13 +17,35 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import (
+    STATUS_LINE,
+    HttpToolsProtocol,
+    RequestResponseCycle,
+)
 
 from api.errors import error_response
 from infra.wire.errors import ErrorCode, RequestRefused
 
 HEAD_MAX_BYTES = 64 * 1024
 """Bytes that may come without making a whole head, or a piece of a body."""
+
+
+class _PlainCycle(RequestResponseCycle):
+    """An answer over HTTP/1.0, which knows no chunks: a body of unknown length ends with its
+    connection."""
+
+    _is_endless = False
+
+    async def send(self, message: Any) -> None:
+        if message["type"] == "http.response.start":
+            names = {name.lower() for name, _ in message.get("headers", ())}
+            self._is_endless = b"content-length" not in names
+            if self._is_endless:
+                self.chunked_encoding = False
+        elif self._is_endless:
+            # Each piece is as long as it was said to be.
+            self.expected_content_length = len(message.get("body", b""))
+        await super().send(message)
 
 
 @dataclass(frozen=True)
@@ -87,6 +110,10 @@ class BoundedConnection(HttpToolsProtocol):
         self._unparsed_bytes = 0
         self._expect_nothing()
         super().on_headers_complete()
+
+        if self.scope["http_version"] == "1.0" and self.cycle is not None:
+            # There is no other seam; nothing of it has run yet.
+            self.cycle.__class__ = _PlainCycle
 
     def on_body(self, body: bytes) -> None:
         self._unparsed_bytes = 0

@@ -59,6 +59,8 @@ class ChatStream(EventSourceResponse):
         queue_display: QueueDisplay = QueueDisplay.OFF,
     ) -> None:
         super().__init__(_nothing(), headers=HEADERS | headers, ping=ping_interval_s)
+        # The server's to say: the library's stood beside it.
+        del self.headers["connection"]
         self._turn = turn
         self._frames = frames
         self._clock = clock

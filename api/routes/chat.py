@@ -133,6 +133,8 @@ def _answer(
             created=created,
             display=settings.tool_display,
             headers=headers,
+            clock=deps.clock,
+            blanks_every_s=settings.blanks_every_s,
         )
     frames = ChunkFrames(
         turn.id,

@@ -90,6 +90,7 @@ async def _whole(deps: ApiDeps, record: TurnRecord) -> WholeAnswer:
         created=record.created_ms // 1000,
         display=deps.settings.tool_display,
         headers={},
+        clock=deps.clock,
     )
 
 

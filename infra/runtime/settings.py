@@ -162,8 +162,8 @@ class Settings(BaseModel):
     )
     cors_origins: Names = Field(
         (),
-        description="Origins (https://chat.example.org) whose pages may call the API from a "
-        "browser.",
+        description="Origins (https://chat.example.org, app://obsidian.md) whose pages may call "
+        "the API from a browser, an app or an extension.",
     )
     conversation_headers: Names = Field(
         ("X-Conversation-ID", "X-OpenWebUI-Chat-Id", "ChatUI-Conversation-ID", "x-thread-id"),
@@ -196,6 +196,13 @@ class Settings(BaseModel):
         le=60,
         description="A turn whose answer is not streamed goes on for this long without its client, "
         "if that is one that tries again by itself: its next try then gets the same turn.",
+    )
+    blanks_every_s: float = Field(
+        0.0,
+        ge=0,
+        description="An answer that is not streamed sends a blank before its JSON this often, so "
+        "that balancers do not cut a long one; a turn that fails after the first has its error "
+        "behind a 200. 0: never.",
     )
     queue_display: QueueDisplay = Field(
         QueueDisplay.COMMENT,
@@ -547,7 +554,8 @@ class Settings(BaseModel):
     @classmethod
     def _origins(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         for origin in value:
-            if not re.fullmatch(r"https?://[A-Za-z0-9.\-\[\]:]+", origin):
+            # Desktop apps and extensions have schemes of their own.
+            if not re.fullmatch(r"[a-z][a-z0-9+.\-]*://[A-Za-z0-9._\-\[\]:]+", origin):
                 raise ValueError(f"{origin!r} is no origin: scheme, host and port, nothing else")
         return value
 

@@ -115,3 +115,36 @@ def test_settings_survive_the_way_to_a_child_process() -> None:
 def test_a_conversation_outlives_its_longest_turn() -> None:
     with pytest.raises(SettingsRefused, match="AGCLUSTER_RETENTION_S must be at least"):
         load_settings({"AGCLUSTER_RETENTION_S": "600"}, env_file=None)
+
+
+@pytest.mark.parametrize(
+    ("origin", "is_good"),
+    [
+        ("https://chat.example.org", True),
+        ("http://localhost:3000", True),
+        ("app://obsidian.md", True),
+        ("tauri://localhost", True),
+        ("chrome-extension://aeblfdkhhhdcdjpifhhbdiojplfjncoa", True),
+        ("moz-extension://0c0f9d5b-5e9c-4d6b-9f70-7b8f2a2b1c11", True),
+        ("*", False),
+        ("null", False),
+        ("app://", False),
+        ("https://chat.example.org/", False),
+        ("javascript:alert(1)", False),
+    ],
+)
+def test_origins_may_be_of_apps_and_extensions(origin: str, is_good: bool) -> None:
+    environ = {"AGCLUSTER_CORS_ORIGINS": origin}
+    if is_good:
+        assert load_settings(environ, env_file=None).cors_origins == (origin,)
+    else:
+        with pytest.raises(SettingsRefused, match="is no origin"):
+            load_settings(environ, env_file=None)
+
+
+def test_models_that_are_set_are_all_there_are() -> None:
+    one = {"AGCLUSTER_MODELS": "claude-x"}
+    assert load_settings({}, env_file=None).upstream_models
+    assert not load_settings(one, env_file=None).upstream_models
+    both = one | {"AGCLUSTER_UPSTREAM_MODELS": "true"}
+    assert load_settings(both, env_file=None).upstream_models

@@ -14,7 +14,7 @@ from infra.wire.events import Notice, TextDelta, ThinkingDelta, ToolCall, ToolRe
 from infra.wire.ids import TurnId, WorkerId
 from infra.wire.states import TurnState
 from infra.wire.turns import HistoryMessage, TextBlock
-from tests.fakes.echo_worker import DONE, Gate, Script, failure, words
+from tests.fakes.echo_worker import DONE, Gate, Pause, Script, failure, words
 from tests.fakes.running_api import KEY, MODEL, InlineQueue, RunningApi, body, running_api, until
 from tests.fakes.sse import data_of
 
@@ -353,3 +353,26 @@ async def test_turns_of_a_conversation_run_one_after_the_other() -> None:
         states = [api.worker.ended.get_nowait()[1] for _ in range(2)]
     assert states == [TurnState.DONE, TurnState.DONE]
     assert DONE.state is TurnState.DONE
+
+
+async def test_long_answer_that_is_not_streamed_sends_blanks_where_that_is_wanted() -> None:
+    """Balancers cut a connection on which nothing is said for a minute."""
+    script: Script = {"go": [Pause(0.3), *words("at last")]}
+    async with running_api(script, settings={"blanks_every_s": 0.05}) as api:
+        async with api.openai() as client:
+            read = await client.chat.completions.create(
+                model="claude-sonnet-4.5", messages=[{"role": "user", "content": "go"}]
+            )
+        raw = await api.chat("go")
+    assert read.choices[0].message.content == "at last"
+    assert raw.headers["content-type"] == "application/json"
+    assert raw.text.startswith("  ")
+    assert raw.json()["choices"][0]["message"]["content"] == "at last"
+
+
+async def test_turn_that_fails_behind_blanks_has_its_error_there() -> None:
+    script: Script = {"go": [Pause(0.3), failure(ErrorCode.OVERLOADED)]}
+    async with running_api(script, settings={"blanks_every_s": 0.05}) as api:
+        late = await api.chat("go")
+    assert late.status_code == 200
+    assert late.json()["error"]["code"] == "upstream_overloaded"

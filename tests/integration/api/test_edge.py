@@ -16,8 +16,9 @@ import pytest
 from api.connection import HEAD_MAX_BYTES, BoundedConnection, ConnectionBounds
 from api.edge import HEADERS_MAX
 from infra.wire.events import TextDelta
-from tests.fakes.echo_worker import Gate, Script
+from tests.fakes.echo_worker import Gate, Script, words
 from tests.fakes.running_api import KEY, RunningApi, body, running_api, until
+from tests.fakes.sse import parts_of
 
 HELD: Script = {"hold": [TextDelta(text="so far"), Gate("rest")]}
 PAGE = "https://chat.example.org"
@@ -265,6 +266,50 @@ async def test_key_survives_a_slash_at_the_end() -> None:
     async with running_api() as api:
         answer = await api.http.post("//v1/chat/completions/", json=body("hi"))
         assert answer.json()["choices"][0]["message"]["content"] == "hi"
+
+
+async def old_client(api: RunningApi, content: bytes) -> tuple[list[bytes], bytes]:
+    """The head's lines and the body of an answer over HTTP/1.0, read until its connection ends."""
+    head = POST.replace(b"HTTP/1.1", b"HTTP/1.0") + b"content-length: %d\r\n\r\n" % len(content)
+    port = int(api.url.rpartition(":")[2])
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    async with asyncio.timeout(20):
+        writer.write(head + content)
+        raw = await reader.read()
+    writer.close()
+    lines, _, said = raw.partition(b"\r\n\r\n")
+    return lines.lower().split(b"\r\n"), said
+
+
+async def test_http_1_0_gets_plain_bodies_that_end_with_the_connection() -> None:
+    """It got chunks, which it does not know, and two `Connection` headers."""
+    settings = {"ping_interval_s": 0.05, "commit_after_s": 0}
+    async with running_api({"go": words("one two")}, settings=settings) as api:
+        streamed = await old_client(api, json.dumps(body("go", stream=True)).encode())
+        whole = await old_client(api, json.dumps(body("go")).encode())
+        refused = await old_client(api, b"{")
+    for lines, _ in (streamed, whole, refused):
+        assert not [line for line in lines if line.startswith(b"transfer-encoding")]
+        assert [line for line in lines if line.startswith(b"connection")] == [b"connection: close"]
+    assert parts_of(streamed[1])[-1] == "[DONE]"
+    assert json.loads(whole[1])["choices"][0]["message"]["content"] == "one two"
+    assert json.loads(refused[1])["error"]["code"] == "invalid_request"
+
+
+async def test_stream_has_no_connection_header_but_the_servers() -> None:
+    async with running_api() as api:
+        answer = await api.chat("hi", stream=True)
+        assert "connection" not in answer.headers
+
+
+@pytest.mark.parametrize("origin", ["app://obsidian.md", "chrome-extension://abcdefghijklmnop"])
+async def test_app_of_an_allowed_origin_may_call(origin: str) -> None:
+    async with running_api(settings={"cors_origins": [origin]}) as api:
+        asked = {"origin": origin, "access-control-request-method": "POST"}
+        answer = await api.http.options("/v1/chat/completions", headers=asked)
+        other = await api.http.get("/v1/models", headers={"origin": "app://other"})
+    assert answer.headers["access-control-allow-origin"] == origin
+    assert "access-control-allow-origin" not in other.headers
 
 
 async def test_beyond_twice_its_bound_connections_are_refused() -> None:
