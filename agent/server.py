@@ -212,6 +212,9 @@ class LinkServer:
 
     def _obey(self, link: _Link, command: Command) -> bool:
         """Carry out a command; False when the link is to be closed."""
+        if link is not self._link:
+            # A newer owner has greeted; this was said before, and stayed in the buffer.
+            return False
         self._heard_s = asyncio.get_running_loop().time()
         match command:
             case Ping():
@@ -235,9 +238,7 @@ class LinkServer:
                 if (turn := self._turn_named(id)) and not turn.outbox.is_ended:
                     self._interrupt(turn, reason)
             case TranscriptStored(seq=seq):
-                # What a former owner says may not have outlived its lease.
-                if link is self._link:
-                    self._transcripts.stored(seq)
+                self._transcripts.stored(seq)
             case Close():
                 self.close()
                 return False

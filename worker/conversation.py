@@ -30,6 +30,7 @@ from infra.wire.errors import (
     LeaseLost,
     MalformedMessage,
     StoreUnavailable,
+    UnknownMessage,
 )
 from infra.wire.events import TurnEnded
 from infra.wire.ids import ConversationKey, TurnId
@@ -380,7 +381,7 @@ class Conversation:
         turns, lease = self._parts.turns, self._held.lease
         try:
             claimed = await until_store_answers(lambda: turns.claim(lease), self._parts.clock)
-        except (ContentNotOpened, MalformedMessage) as error:
+        except (ContentNotOpened, MalformedMessage, UnknownMessage) as error:
             log.error("turn not read: %s", error, extra=fields(conversation=self.key))
             if await self._record.end_turn(declared_end(ErrorCode.INTERNAL)):
                 self.was_poked = True

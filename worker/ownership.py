@@ -113,6 +113,7 @@ class Ownership:
         self._renew_every_s = renew_every_s
         self._fence_after_s = fence_after_s
         self._held: dict[ConversationKey, HeldLease] = {}
+        self._newest = Fence(0)
 
     def __len__(self) -> int:
         return len(self._held)
@@ -120,7 +121,8 @@ class Ownership:
     async def acquire(self, c: ConversationKey) -> HeldLease:
         """Raises `LeaseHeld` and `StoreUnavailable`."""
         asked_s = self._clock.monotonic()
-        lease = await self._leases.acquire(c, self._worker, self._host)
+        lease = await self._leases.acquire(c, self._worker, self._host, above=self._newest)
+        self._newest = max(self._newest, lease.fence)
         held = HeldLease(lease, self._clock, confirmed_s=asked_s, fence_after_s=self._fence_after_s)
         if former := self._held.get(c):
             former.lose()

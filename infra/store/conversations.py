@@ -11,7 +11,7 @@ from redis.asyncio import Redis
 from infra.store.connection import translate
 from infra.store.keys import Keys
 from infra.store.leases import Lease
-from infra.store.replies import fields, optional, text
+from infra.store.replies import fields, optional, text, word
 from infra.store.scripts import Scripts
 from infra.store.turn_log import EVENTS_MAX
 from infra.wire.control import StopSession
@@ -378,7 +378,7 @@ def _record(c: ConversationKey, held: dict[str, str]) -> ConversationRecord:
         conversation=c,
         tenant=TenantId(held.get("tenant", "")),
         label=held.get("label", ""),
-        state=ConversationState(held["state"]),
+        state=word(ConversationState, held["state"]),
         owner=_as(WorkerId, held.get("owner")),
         host=_as(HostId, held.get("host")),
         fence=Fence(int(held.get("fence", 0))),
@@ -389,7 +389,7 @@ def _record(c: ConversationKey, held: dict[str, str]) -> ConversationRecord:
         created_ms=int(held.get("created", 0)),
         last_active_ms=int(held.get("last_active", 0)),
         idle_at_ms=int(held["idle_at"]) if "idle_at" in held else None,
-        lane=Lane(held.get("lane", Lane.AGENT)),
+        lane=word(Lane, held.get("lane", Lane.AGENT)),
         is_resending=held.get("resends") == "1",
         transcript_full=held.get("transcript_full"),
     )

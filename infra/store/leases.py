@@ -25,6 +25,9 @@ _UNKNOWN_CONVERSATION_TTL_S = 86400
 """How long a conversation stays that only its container still knew (Redis had been emptied)."""
 
 
+_NONE = Fence(0)
+
+
 @dataclass(frozen=True)
 class Lease:
     """The exclusive right to run a conversation, until its 15 s are over or renewed."""
@@ -47,16 +50,20 @@ class LeaseStore:
         self._keys = keys
         self._scripts = Scripts(redis, keys)
 
-    async def acquire(self, c: ConversationKey, worker: WorkerId, host: HostId) -> Lease:
+    async def acquire(
+        self, c: ConversationKey, worker: WorkerId, host: HostId, *, above: Fence = _NONE
+    ) -> Lease:
         """The lease; the worker's own living lease is given again with its fence.
 
-        fence = max(old + 1, Redis TIME in µs). Raises `LeaseHeld` (with the owner) when another
+        fence = max(old + 1, Redis TIME in µs, `above` + 1). `above` is the newest fence the worker
+        has been given: the clock of another Redis machine, after a failover, may be behind it.
+        Raises `LeaseHeld` (with the owner) when another
         living worker has it.
         """
         answer = await self._scripts.run(
             "acquire",
             [self._keys.conversation(c), self._keys.lease(c)],
-            [worker, host, _ms(LEASE_S), _ms(_UNKNOWN_CONVERSATION_TTL_S), c],
+            [worker, host, _ms(LEASE_S), _ms(_UNKNOWN_CONVERSATION_TTL_S), c, str(above)],
         )
         if answer[0] == b"held":
             raise LeaseHeld(c, text(answer[1]))

@@ -3,12 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any
+from enum import StrEnum
+from typing import Any, TypeVar
+
+from infra.wire.errors import UnknownMessage
 
 
 def text(reply: Any) -> str:
     """A bulk or status reply. Bytes by default; a client may have decoded them already."""
     return reply.decode() if isinstance(reply, bytes) else str(reply)
+
+
+_Word = TypeVar("_Word", bound=StrEnum)
+
+
+def word(kind: type[_Word], reply: Any) -> _Word:
+    """One of our words. Raises `UnknownMessage` for one of a later version, whose record is left to
+    those who know it.
+    """
+    said = text(reply)
+    try:
+        return kind(said)
+    except ValueError:
+        raise UnknownMessage(said) from None
 
 
 def optional(reply: Any) -> str | None:

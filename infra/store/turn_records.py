@@ -8,7 +8,7 @@ from enum import StrEnum
 from typing import Any
 
 from infra.store.history import TurnBase, decode_base
-from infra.store.replies import optional, text
+from infra.store.replies import optional, text, word
 from infra.wire.events import Usage
 from infra.wire.history import Accepted
 from infra.wire.ids import (
@@ -172,13 +172,13 @@ class OpenTurnRef:
 
 
 def turn_record(turn: TurnId, held: Mapping[str, str]) -> TurnRecord:
-    """A turn's hash as it was read."""
+    """A turn's hash as it was read. Raises `UnknownMessage` for words of a later version."""
     return TurnRecord(
         turn=turn,
         conversation=ConversationKey(held["conv"]),
         tenant=TenantId(held["tenant"]),
         replica=ReplicaId(held["replica"]),
-        state=TurnState(held["state"]),
+        state=word(TurnState, held["state"]),
         model=held["model"],
         attempt=int(held["attempt"]),
         fence=Fence(int(held["fence"])),
@@ -186,8 +186,8 @@ def turn_record(turn: TurnId, held: Mapping[str, str]) -> TurnRecord:
         created_ms=int(held["created"]),
         sealed_key=held.get("key_sealed"),
         key_expires_ms=int(held["key_expires"]),
-        on_disconnect=OnDisconnect(held["on_disconnect"]),
-        lane=Lane(held.get("lane", Lane.AGENT)),
+        on_disconnect=word(OnDisconnect, held["on_disconnect"]),
+        lane=word(Lane, held.get("lane", Lane.AGENT)),
         cancel=held.get("cancel"),
         ended_ms=int(held["ended"]) if "ended" in held else None,
         reason=held.get("reason"),
@@ -200,16 +200,16 @@ def turn_record(turn: TurnId, held: Mapping[str, str]) -> TurnRecord:
 
 
 def open_turn(found: Sequence[Any]) -> OpenTurnRef:
-    """One answer of the `unclaimed` script."""
+    """One answer of the `unclaimed` script. Raises `UnknownMessage`."""
     turn, conversation, state, owner, age, lane, unowned, is_left = found
     living = optional(owner)
     return OpenTurnRef(
         turn=TurnId(text(turn)),
         conversation=ConversationKey(text(conversation)),
-        state=TurnState(text(state)),
+        state=word(TurnState, state),
         owner=None if living is None else WorkerId(living),
         age_ms=int(age),
-        lane=Lane(text(lane)),
+        lane=word(Lane, lane),
         unowned_ms=int(unowned),
         is_left=bool(int(is_left)),
     )

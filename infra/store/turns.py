@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from redis.asyncio import Redis
 
 from infra.runtime.contents import Contents, PlainContents
+from infra.runtime.logs import fields as about
 from infra.store.connection import translate
 from infra.store.conversations import ENDED_TTL_S, LISTED_TURNS_MAX
 from infra.store.history import Memory, TurnBase, UnheardTurn, keep_heads, read_accepted
@@ -37,6 +39,7 @@ from infra.wire.errors import (
     LeaseLost,
     TurnLogTorn,
     TurnNotFound,
+    UnknownMessage,
 )
 from infra.wire.events import TurnEnded, TurnError, encode_event
 from infra.wire.gateway import TurnMeter
@@ -44,6 +47,8 @@ from infra.wire.history import Accepted
 from infra.wire.ids import ConversationKey, HostId, TenantId, TurnId, WorkerId
 from infra.wire.states import TurnState
 from infra.wire.turns import TurnRequest, decode_turn_request
+
+log = logging.getLogger(__name__)
 
 __all__ = ["Claimed", "NewTurn", "OpenTurnRef", "RepeatOf", "Submitted", "TurnRecord", "TurnStore"]
 """With what it gives and takes (`turn_records`)."""
@@ -433,7 +438,14 @@ class TurnStore:
                 _ms(self._ended_ttl_s),
             ],
         )
-        return [open_turn(found) for found in answer]
+        refs = []
+        for found in answer:
+            try:
+                refs.append(open_turn(found))
+            except UnknownMessage as error:
+                # Of a later version, for its workers: the others are looked at all the same.
+                log.info("turn left to others: %s", error, extra=about(turn=text(found[0])))
+        return refs
 
     async def counts(self) -> Mapping[str, int]:
         """Numbers for health and metrics: open, idle, workers."""

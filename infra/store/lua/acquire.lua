@@ -2,11 +2,11 @@
 --
 -- KEYS  1 conversation  2 lease
 -- ARGV  1 worker  2 its host  3 the lease's life (ms)  4 life of a conversation nobody knew (ms)
---       5 conversation
+--       5 conversation  6 newest fence that the worker has been given
 -- Returns {'ok', fence} or {'held', owner}.
 --
--- fence = max(old + 1, TIME in us): asynchronous replication may step a counter back at a failover,
--- the clock it cannot. `host` names where the conversation's container is, so it stays with a
+-- fence = max(old + 1, TIME in us, that one + 1): asynchronous replication may step a counter back at
+-- a failover, and the new primary's clock may be behind the old one's. `host` names where the conversation's container is, so it stays with a
 -- container that is on record and follows the owner otherwise. What is owned waits for no worker.
 local worker, host = ARGV[1], ARGV[2]
 local holder = redis.call('GET', KEYS[2])
@@ -19,7 +19,7 @@ if holder and held[1] == worker then
   return {'ok', held[2]}
 end
 local now = now_us()
-local fence = int(math.max((tonumber(held[2]) or 0) + 1, now))
+local fence = int(math.max((tonumber(held[2]) or 0) + 1, now, (tonumber(ARGV[6]) or 0) + 1))
 redis.call('SET', KEYS[2], worker, 'PX', ARGV[3])
 redis.call('HSET', KEYS[1], 'owner', worker, 'owner_host', host, 'fence', fence)
 if not held[4] then redis.call('HSET', KEYS[1], 'host', host) end

@@ -228,12 +228,12 @@ end
 
 -- The waiting room: conversations with turns that wait for a worker. Not those with a living owner,
 -- who is told of each turn; nor those with an unfinished turn, which goes first and is for a worker of
--- its host; nor side turns, which need no container.
+-- its host; nor side turns, which need no container, or those of a lane that only later versions know.
 
 local function waiting_for_worker(conversation)
   local held = redis.call('HMGET', key('conversation', conversation), 'turn', 'lane')
   local found = {}
-  if held[2] == 'side' or living_owner(conversation) ~= '' then return found end
+  if (held[2] or 'agent') ~= 'agent' or living_owner(conversation) ~= '' then return found end
   local unfinished = held[1] and read_turn(held[1])
   if unfinished and not is_ended(unfinished.state) then return found end
   for _, id in ipairs(redis.call('LRANGE', key('todo', conversation), 0, -1)) do

@@ -60,6 +60,17 @@ async def test_the_fence_grows_even_when_the_clock_of_redis_steps_back(scene: Sc
     assert (await scene.acquire(W1)).fence == far_ahead + 1
 
 
+async def test_a_worker_is_never_given_an_older_fence_than_it_had(scene: Scene) -> None:
+    """A failover lost the last lease, and the clock of the new primary is behind the old one's: the
+    agent, which knows the newer fence, would refuse its own owner for as long."""
+    ahead = await scene.acquire(W1)
+    had = Fence(ahead.fence + 3_600_000_000)
+    await scene.redis.delete(scene.keys.conversation(C), scene.keys.lease(C))
+    again = await scene.store.leases.acquire(C, W1, HOST_A, above=had)
+    assert again.fence == had + 1
+    assert (await scene.acquire(W1, OTHER_C)).fence < had
+
+
 async def test_the_fence_comes_from_the_clock_so_a_lost_counter_cannot_step_it_back(
     scene: Scene,
 ) -> None:

@@ -249,3 +249,21 @@ async def test_a_transcript_outlives_the_worker_it_was_sent_to(socket: Path) -> 
             await link.send(Ping())
             await link.expect(Pong)
         assert [entry["text"] for entry in shelf.entries()] == ["echo two"]
+
+
+async def test_what_an_older_owner_said_before_a_newer_greeted_is_not_obeyed(socket: Path) -> None:
+    """It is in the agent's buffer when the newer hello is read."""
+    async with (
+        ScriptedAgent(socket, [Hang()]) as agent,
+        connected(socket, fence=1) as (older, _),
+        raw_link(socket) as newer,
+    ):
+        await older.send(Ping())  # By its answer the new connection is there, too.
+        await older.expect(Pong)
+        # Neither waits: one pass of the agent's loop receives both.
+        await newer.send(Hello(worker=WorkerId("w-2"), fence=Fence(2)))
+        await older.send(start_turn("t", "x"))
+        await newer.expect(Welcome)
+        await newer.send(Ping())
+        await newer.expect(Pong)
+        assert agent.session.started == []

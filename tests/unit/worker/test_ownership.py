@@ -28,10 +28,12 @@ class LeasesOfPaper:
         self.rounds: list[list[ConversationKey]] = []
         self.released: list[ConversationKey] = []
 
-    async def acquire(self, c: ConversationKey, worker: WorkerId, host: HostId) -> Lease:
+    async def acquire(
+        self, c: ConversationKey, worker: WorkerId, host: HostId, *, above: Fence
+    ) -> Lease:
         if c in self.lost:
             raise LeaseHeld(c, "other")
-        return Lease(c, worker, Fence(7))
+        return Lease(c, worker, Fence(max(7, above + 1)))
 
     async def renew(self, leases: list[Lease]) -> Renewal:
         self.rounds.append([lease.conversation for lease in leases])
@@ -195,3 +197,11 @@ async def test_a_late_round_that_redis_does_not_answer_leaves_it_to_the_clock() 
         assert not waiting.done()
         scene.leases.is_away = False
         await scene.ownership.renew()
+
+
+async def test_each_lease_has_a_newer_fence_than_the_last_whatever_redis_knows() -> None:
+    scene = Scene()
+    first = await scene.ownership.acquire(C)
+    second = await scene.ownership.acquire(D)
+    assert second.fence > first.fence
+    assert (await scene.ownership.acquire(C)).fence > second.fence
