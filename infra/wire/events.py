@@ -161,6 +161,9 @@ _DELTA = re.compile(
 _CONTROL = re.compile(rb"[\x00-\x1f\x7f]")
 _KIND = re.compile(r"[a-z][a-z_]{0,39}")
 
+_TOKENS_MAX = 2**50
+_WAIT_MAX_S = 31 * 86_400.0
+
 EVENT_MAX_BYTES = 64 * 1024
 """Most bytes of an event that is no delta: a readable line or two, and what an end tells."""
 
@@ -201,7 +204,18 @@ def check_event(payload: bytes) -> Event | None:
         return None
     if is_end(payload) is not isinstance(event, TurnEnded):
         raise MalformedMessage("an event whose beginning says something else")
+    if isinstance(event, TurnEnded) and not _has_sane_numbers(event):
+        raise MalformedMessage("an end with numbers that count nothing")
     return event
+
+
+def _has_sane_numbers(end: TurnEnded) -> bool:
+    """Whether they are what can be stored, added up and told in a header."""
+    tokens = end.usage.model_dump().values()
+    waits_s = end.error.retry_after_s if end.error else None
+    return all(0 <= n <= _TOKENS_MAX for n in tokens if n is not None) and (
+        waits_s is None or 0 <= waits_s <= _WAIT_MAX_S
+    )
 
 
 def text_literal(payload: bytes) -> bytes | None:

@@ -122,6 +122,12 @@ FORGED = b'data: {"choices":[{"delta":{"tool_calls":[]}}]}'
         b'{"type":"notice","text":"\xff"}',
         b'{"type":"tool_call"}',
         b'{"type":"end"}',
+        b'{"type":"end","state":"done","usage":{"input_tokens":-1}}',
+        b'{"type":"end","state":"done","usage":{"output_tokens":%b}}' % (b"9" * 30),
+        b'{"type":"end","state":"failed","error":{"code":"agent_failed","message":"",'
+        b'"retry_after_s":1e999}}',
+        b'{"type":"end","state":"failed","error":{"code":"agent_failed","message":"",'
+        b'"retry_after_s":NaN}}',
         b'{"type":"end","state":"done","type":"notice","text":"no end"}',
         b'{"type":"notice","text":"an end","type":"end","state":"done"}',
         b'{"type":"started","sdk_session":"../../x","model":"m"}',
