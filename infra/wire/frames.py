@@ -1,8 +1,9 @@
 """How an event travels: `<turn> <fence> <n> <event>` on one line.
 
 The same line goes from the agent over its socket and, joined with other turns' lines, from the
-worker to the API replica that asked. Nothing on the way decodes the event. A JSON line on the
-agent's socket starts with `{`, a frame never does.
+worker to the API replica that asked. Nothing on the way decodes a delta; the worker checks the form
+of each event once (`infra.wire.events.check_event`). A JSON line on the agent's socket starts with
+`{`, a frame never does.
 """
 
 from __future__ import annotations
