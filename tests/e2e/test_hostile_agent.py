@@ -495,7 +495,8 @@ print(json.dumps(sorted(map(str, os.listdir(target))) if os.path.exists(target) 
             timeout=60,
         )
         with client:
-            assert client.delete(f"/v1/sessions/{name}").status_code in (200, 202, 204)
+            answer = client.delete(f"/v1/sessions/{name}")
+            assert answer.status_code in (200, 202, 204), answer.text
         assert deployment.data_dir is not None
         workspaces = deployment.data_dir / "w"
         wait_until(
