@@ -88,8 +88,8 @@ class Folders:
         return self.of(c)
 
     def touch(self, c: ConversationKey) -> None:
-        """Note that they are in use; missing ones are no error."""
-        with self._records() as records:
+        """Note that they are in use. Missing ones are no error, nor is a full disk."""
+        with contextlib.suppress(OSError), self._records() as records:
             records.touch(c)
 
     def stale_sockets(self, *, older_than_s: float) -> list[StaleFolder]:
