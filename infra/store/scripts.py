@@ -9,6 +9,7 @@ where all keys must be in KEYS, is not promised.)
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -25,6 +26,9 @@ from infra.wire.ids import ConversationKey, HostId, ReplicaId, TenantId, TurnId,
 from infra.wire.states import CONVERSATION_TRANSITIONS, TURN_TRANSITIONS
 
 _ID = "%s"
+_DEFINITION = re.compile(r"^local (?:function )?(\w+)", re.MULTILINE)
+"""In the tables and the prelude, where each begins in the first column."""
+_COMMENT = re.compile(r"^\s*--.*$", re.MULTILINE)
 
 
 @dataclass(frozen=True)
@@ -59,17 +63,32 @@ class Scripts:
 
 @cache
 def load(name: str, keys: Keys) -> Script:
-    """A script of `lua/` with its tables and the prelude in front."""
+    """A script of `lua/`, with what it needs of its tables and the prelude in front."""
     folder = files("infra.store") / "lua"
-    parts = (
-        _key_table(keys),
-        _steps("TURN_NEXT", TURN_TRANSITIONS),
-        _steps("CONVERSATION_NEXT", CONVERSATION_TRANSITIONS),
-        (folder / "prelude.lua").read_text(),
-        (folder / f"{name}.lua").read_text(),
+    shared = "\n".join(
+        (
+            _key_table(keys),
+            _steps("TURN_NEXT", TURN_TRANSITIONS),
+            _steps("CONVERSATION_NEXT", CONVERSATION_TRANSITIONS),
+            (folder / "prelude.lua").read_text(),
+        )
     )
-    source = "\n".join(parts)
+    source = _with_what_it_needs((folder / f"{name}.lua").read_text(), shared)
     return Script(source, hashlib.sha1(source.encode(), usedforsecurity=False).hexdigest())
+
+
+def _with_what_it_needs(body: str, shared: str) -> str:
+    """The body, with those definitions in front that it uses, or that such a one uses.
+
+    Redis makes each of them anew in every call: all of them took as long as several commands.
+    """
+    starts = [*_DEFINITION.finditer(shared)]
+    ends = [*(match.start() for match in starts[1:]), len(shared)]
+    for match, end in reversed([*zip(starts, ends, strict=True)]):
+        # A definition uses only what stands before it.
+        if re.search(rf"\b{match[1]}\b", _COMMENT.sub("", body)):
+            body = shared[match.start() : end] + body
+    return body
 
 
 def _key_table(keys: Keys) -> str:

@@ -61,6 +61,23 @@ def test_the_tables_in_a_script_are_those_of_the_wire() -> None:
         assert steps == {old.value: {n.value for n in news} for old, news in table.items()}
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_a_script_has_what_it_uses_of_the_prelude_and_no_more(name: str) -> None:
+    """All of it took as long as several commands, in every call."""
+    definition = r"^local (?:function )?(\w+)"
+    prelude = (FOLDER / "prelude.lua").read_text()
+    shared = {*re.findall(definition, prelude, re.M), "KEY", "TURN_NEXT", "CONVERSATION_NEXT"}
+    source = scripts.load(name, Keys()).source
+    code = "\n".join(line for line in source.splitlines() if not line.lstrip().startswith("--"))
+    defined = [n for n in re.findall(definition, code, re.M) if n in shared]
+
+    assert len(defined) == len(set(defined))
+    for one in shared & set(re.findall(r"\w+", code)):
+        assert one in defined or re.search(rf"local .*\b{one}\b|['.]{one}\b", code), one
+        uses = [m.start() for m in re.finditer(rf"\b{one}\b", code)]
+        assert one not in defined or len(uses) > 1, f"{one} is not used"
+
+
 def test_another_prefix_is_another_script() -> None:
     one, two = (scripts.load("finish", Keys(prefix)) for prefix in ("one", "two"))
 
