@@ -90,6 +90,7 @@ EXPECTED = {
     "List them with `agcluster`": "{QUEUED}",
     "How many hints are about": "1",
     "Which API replicas listen": "",
+    "What a tenant holds in Redis": "total",
     "What the upstream said of a tenant's key": "ok",
     "Ask again": "1",
     "Nothing may be evicted": "maxmemory_policy:noeviction",
