@@ -72,7 +72,7 @@ EXPECTED = {
     "What became of one": "running",
     "Its last words": "Hello",
     "A tenant's turns that have not ended": "{TURN}",
-    "Look at one with `agcluster`": "'Hello'",
+    "Look at one with `agcluster`": '"Hello"',
     "Cancel one with `agcluster`": "{TURN} is running",
     "Cancel one by hand": "0",
     "What a tenant has used": "claude-test:input_tokens",
