@@ -4,8 +4,11 @@ The engine resolves the path of a mount again when it starts a container, and fo
 worker that was taken over could put a link there after the proxy's look. So the folders are held
 open from the look on, and compared by device and inode with what the started container has.
 
-For that the proxy has to see the host's processes (`pid: host` in `compose.yaml`), with the uid
-that agents have or as root. What it cannot see it takes for wrong.
+Runtimes with a kernel of their own (gVisor) show nobody what they have mounted. With those it is
+looked again whether the folders are in their place, which finds less: not one that came and went.
+
+For the comparison the proxy has to see the host's processes (`pid: host` in `compose.yaml`), with
+the uid that agents have or as root. What it cannot see it takes for wrong.
 """
 
 from __future__ import annotations
@@ -22,6 +25,9 @@ from worker.hosts import SOCKETS_AT, WORKSPACE_AT, SessionFolders
 
 Look = Callable[[int, str], os.stat_result]
 """What lies at a path for a process, by its pid. Raises `OSError`."""
+
+SHARING_RUNTIMES = frozenset({"runc", "crun", "youki"})
+"""Whose containers' mounts are those of a process of this kernel."""
 
 _FOLDER = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
@@ -56,6 +62,15 @@ def _opened(path: Path, above: int | None, opened: ExitStack) -> int:
         raise EngineCallRefused(f"{path}: {error.strerror}") from error
     opened.callback(os.close, fd)
     return fd
+
+
+def first_exchanged(held: Mapping[str, int], folders: SessionFolders) -> str | None:
+    """Which of them has another folder in its place by now. Raises `EngineCallRefused`."""
+    with held_folders(folders) as again:
+        for place, fd in held.items():
+            if not os.path.sameopenfile(fd, again[place]):
+                return f"{place} is not the folder that was looked at"
+    return None
 
 
 def look_inside(pid: int, place: str) -> os.stat_result:

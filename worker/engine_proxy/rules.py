@@ -21,7 +21,7 @@ from infra.runtime.settings import Settings
 from infra.wire.ids import ConversationKey, Fence, HostId
 from worker.containers import DockerOptions, container_name, create_body, host_labels
 from worker.docker_engine import LABEL
-from worker.engine_proxy.mounts import EngineCallRefused, held_folders
+from worker.engine_proxy.mounts import EngineCallRefused, first_exchanged, held_folders
 from worker.folders import Folders
 from worker.hosts import ContainerSpec, Limits
 
@@ -103,6 +103,11 @@ class Rules:
     def held_folders(self, conversation: str) -> AbstractContextManager[Mapping[str, int]]:
         """What is to be mounted, held open. Raises `EngineCallRefused` when it must not be."""
         return held_folders(Folders(self.data_dir).of(ConversationKey(conversation)))
+
+    def first_exchanged(self, conversation: str, held: Mapping[str, int]) -> str | None:
+        """Which of the held folders has another in its place by now."""
+        folders = Folders(self.data_dir).of(ConversationKey(conversation))
+        return first_exchanged(held, folders)
 
     def own_conversation(self, inspected: Json) -> str:
         """The conversation of a container that is ours. Raises `EngineCallRefused`."""

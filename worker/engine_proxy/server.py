@@ -18,7 +18,13 @@ import aiohttp
 from aiohttp import web
 
 from infra.runtime.logs import RatedLog, fields
-from worker.engine_proxy.mounts import EngineCallRefused, Look, first_wrong_mount, look_inside
+from worker.engine_proxy.mounts import (
+    SHARING_RUNTIMES,
+    EngineCallRefused,
+    Look,
+    first_wrong_mount,
+    look_inside,
+)
 from worker.engine_proxy.rules import (
     Json,
     Rules,
@@ -182,7 +188,11 @@ class EngineProxy:
             with self._rules.held_folders(conversation) as held:
                 try:
                     answer = await self._pass(_path(call, f"/containers/{id}/start"), "POST")
-                    if wrong := await self._wrong_mount(call, id, held):
+                    if self._rules.options.runtime in SHARING_RUNTIMES:
+                        wrong = await self._wrong_mount(call, id, held)
+                    else:
+                        wrong = self._rules.first_exchanged(conversation, held)
+                    if wrong is not None:
                         raise EngineCallRefused(wrong)
                 except BaseException:
                     await self._ask(

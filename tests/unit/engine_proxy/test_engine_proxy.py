@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,7 +19,7 @@ from tests.unit.engine_proxy.conftest import CONVERSATION, Line
 from worker.containers import container_name, host_labels
 from worker.docker_engine import ImageStore
 from worker.engine_proxy.rules import Rules, first_difference
-from worker.folders import Folders
+from worker.folders import Folders, agent_uid
 from worker.hosts import SOCKETS_AT, WORKSPACE_AT
 
 Change = Callable[[dict[str, Any]], Any]
@@ -243,6 +245,17 @@ async def test_what_the_proxy_cannot_look_into_is_gone_again(line: Line) -> None
 
     assert (status, "cannot be seen" in said) == (403, True)
     assert line.made[-1][0] == "DELETE"
+
+
+def test_with_a_kernel_of_its_own_it_is_looked_again_what_lies_in_the_place(line: Line) -> None:
+    """gVisor shows nobody what it has mounted."""
+    workspace = Folders(line.rules.data_dir).of(CONVERSATION).workspace
+    with line.rules.held_folders(CONVERSATION) as held:
+        assert line.rules.first_exchanged(CONVERSATION, held) is None
+        workspace.rename(workspace.with_name("moved"))
+        shutil.copytree(workspace.with_name("moved"), workspace)
+        os.chown(workspace, agent_uid(), -1)
+        assert "/workspace is not" in str(line.rules.first_exchanged(CONVERSATION, held))
 
 
 async def test_who_hangs_up_does_not_get_out_of_the_comparison(line: Line) -> None:
