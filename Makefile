@@ -23,7 +23,7 @@ QUICK := not slow and not redis and not docker and not bwrap and not sdk and not
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check static fmt docs image control-image env compose rollout compose-down bench bench-burst bench-fleet model soak fuzz clean lock sbom audit licenses test-runsc
+.PHONY: help run test check static fmt docs image control-image env compose rollout ops redis-cli compose-down bench bench-burst bench-fleet model soak fuzz clean lock sbom audit licenses test-runsc
 
 help: ## say what there is
 	@echo "AgCluster:"
@@ -95,6 +95,12 @@ compose: ## the production-like deployment, in the foreground
 
 rollout: ## bring a changed .env or new images to what `make compose` started, one service after the other
 	@sh infra/images/rollout.sh
+
+ops: ## a shell beside the composed deployment, with agcluster and redis-cli (docs/operations.md)
+	@docker compose run --rm ops
+
+redis-cli: ## its Redis as the user who only looks (ARGS="HGETALL agc:conv:...")
+	@docker compose exec redis sh /etc/agcluster/start-redis.sh cli $(ARGS)
 
 compose-down: ## end it for good, agents included (ARGS=-v: forget what Redis knows, too)
 	@sh infra/images/compose-down.sh $(ARGS)

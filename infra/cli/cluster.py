@@ -20,9 +20,10 @@ from infra.cli.redis_server import socket_url
 from infra.cli.state_dir import StateDir
 from infra.cli.terminal import say
 from infra.runtime.settings import PREFIX, Settings, SettingsRefused, load_settings
+from infra.store.connection import is_refused
 from infra.store.conversations import ConversationRecord
 from infra.store.open import Store, open_store
-from infra.wire.errors import AgClusterError, ConversationNotFound
+from infra.wire.errors import AgClusterError, ConversationNotFound, StoreUnavailable
 from infra.wire.foreign import escaped
 from infra.wire.ids import ConversationKey
 
@@ -71,6 +72,11 @@ def told(error: AgClusterError) -> str:
     """The error in words for an operator."""
     if isinstance(error, ConversationNotFound):
         return f"there is no conversation {error}"
+    if isinstance(error, StoreUnavailable) and is_refused(error):
+        return (
+            "the Redis user of AGCLUSTER_REDIS_URL may not do this: give it the URL of the API's "
+            f"user ({error})"
+        )
     return str(error)
 
 

@@ -1,6 +1,6 @@
 """`agcluster doctor`: what this machine has, what is missing, and how to get it.
 
-Changes nothing.
+Changes nothing. In the container of one program it is about that one (`infra.cli.program_doctor`).
 """
 
 from __future__ import annotations
@@ -13,15 +13,16 @@ import sys
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from contextlib import aclosing
-from dataclasses import asdict, dataclass
-from enum import StrEnum
+from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from typing import NamedTuple
 
 import httpx
 
+from infra.cli.findings import Examination, Finding, Verdict
 from infra.cli.isolation import Isolations, probe_isolations
 from infra.cli.ports import port_fault
+from infra.cli.program_doctor import examine_program, running_program
 from infra.cli.redis_server import HOW_TO_GET, find_redis_server, redis_fault, socket_url
 from infra.cli.state_dir import StateDir
 from infra.cli.terminal import Terminal
@@ -35,38 +36,6 @@ _UPSTREAM_TIMEOUT_S = 5.0
 _RUN_TIMEOUT_S = 10.0
 
 
-class Verdict(StrEnum):
-    """What a finding means for `agcluster up`."""
-
-    OK = "ok"
-    NOTE = "note"
-    """`up` runs, but something is less than it could be."""
-    MISSING = "missing"
-    """`up` cannot run."""
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One thing looked at; `remedy` says what to do when it is not well."""
-
-    name: str
-    verdict: Verdict
-    text: str
-    remedy: str | None = None
-
-
-@dataclass(frozen=True)
-class Examination:
-    """All findings."""
-
-    findings: tuple[Finding, ...]
-
-    @property
-    def is_fit(self) -> bool:
-        """Whether `agcluster up` could run."""
-        return all(one.verdict is not Verdict.MISSING for one in self.findings)
-
-
 class _Context(NamedTuple):
     settings: Settings
     state: StateDir
@@ -74,13 +43,19 @@ class _Context(NamedTuple):
 
 
 async def examine(settings: Settings | None, refused: str | None) -> Examination:
-    """Look at everything `up` depends on. Without settings only what needs none is looked at."""
-    findings = [_python(), _system()]
+    """Look at everything `up` depends on, or the program of this container. Without settings only
+    what needs none is looked at.
+    """
+    findings, program = [_python(), _system()], running_program()
     if settings is None:
         findings.append(
             Finding("settings", Verdict.MISSING, refused or "refused", "see .env.example")
         )
-        return Examination(tuple(findings))
+        return Examination(tuple(findings), program)
+    if program is not None:
+        findings.append(_given(settings))
+        findings += await examine_program(program, settings)
+        return Examination(tuple(findings), program)
     isolations: Isolations | AgClusterError
     try:
         isolations = await probe_isolations(settings)
@@ -105,7 +80,11 @@ async def examine(settings: Settings | None, refused: str | None) -> Examination
 def report(examined: Examination, terminal: Terminal, *, as_json: bool) -> None:
     """Tell the findings to a person or, as JSON, to a program."""
     if as_json:
-        document = {"fit": examined.is_fit, "findings": [asdict(f) for f in examined.findings]}
+        document = {
+            "fit": examined.is_fit,
+            "program": examined.program or "up",
+            "findings": [asdict(f) for f in examined.findings],
+        }
         terminal.plain([json.dumps(document, indent=2)])
         return
     marks = {Verdict.OK: "ok     ", Verdict.NOTE: "note   ", Verdict.MISSING: "MISSING"}
@@ -115,10 +94,14 @@ def report(examined: Examination, terminal: Terminal, *, as_json: bool) -> None:
         terminal.plain(f"{'':22}{line}" for line in more)
         if one.remedy:
             terminal.plain(f"{'':22}-> {line}" for line in one.remedy.splitlines())
-    end = (
-        "`agcluster up` can run here." if examined.is_fit else "`agcluster up` cannot run here yet."
-    )
-    terminal.plain(["", end])
+    terminal.plain(["", _conclusion(examined)])
+
+
+def _conclusion(examined: Examination) -> str:
+    if examined.program is not None:
+        return f"This {examined.program} {'works' if examined.is_fit else 'does not work yet'}."
+    able = "can run here" if examined.is_fit else "cannot run here yet"
+    return f"`agcluster up` {able}."
 
 
 def _python() -> Finding:
@@ -135,11 +118,13 @@ def _system() -> Finding:
     return Finding("system", Verdict.MISSING, text, "use Linux, macOS, or WSL on Windows")
 
 
+def _given(settings: Settings) -> Finding:
+    names = sorted(settings.model_fields_set)
+    return Finding("settings", Verdict.OK, ", ".join(names) if names else "all at their defaults")
+
+
 async def _settings(context: _Context) -> list[Finding]:
-    names = sorted(context.settings.model_fields_set)
-    found = [
-        Finding("settings", Verdict.OK, ", ".join(names) if names else "all at their defaults")
-    ]
+    found = [_given(context.settings)]
     if context.settings.secret is not None:
         found.append(Finding("secret", Verdict.OK, "given by AGCLUSTER_SECRET"))
     elif context.state.secret_file.exists():

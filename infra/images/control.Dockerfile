@@ -11,6 +11,11 @@ RUN useradd --create-home --uid 1000 --shell /usr/sbin/nologin agcluster \
  && install -d -o agcluster -g agcluster -m 0700 /run/engine
 RUN python3 -m venv /opt/venv
 
+# redis-cli, for the service `ops`: people look at the cluster with it (docs/operations.md).
+RUN apt-get update \
+ && apt-get install -y --no-install-recommends redis-tools \
+ && rm -rf /var/lib/apt/lists/*
+
 # Exactly what was pinned (`make lock`), byte for byte; what builds our wheel apart from what runs.
 # The dependencies first, by themselves: a change of our code does not install them again.
 COPY infra/images/control.requirements.txt infra/images/build.requirements.txt /src/

@@ -1,6 +1,7 @@
 #!/bin/sh
 # start-redis.sh         redis-server with redis.conf, and users.acl with passwords filled in
 # start-redis.sh ping    whether it answers
+# start-redis.sh cli ... redis-cli as the user `ops`, who only looks
 #
 # Redis cannot read a password from its environment. Each `>${NAME}` of users.acl becomes the hash of
 # $NAME, so no password is on disk; a user whose variable is empty is left out.
@@ -15,6 +16,16 @@ if [ "${1:-}" = ping ]; then
   export REDISCLI_AUTH="$REDIS_API_PASSWORD"
   [ "$(redis-cli --user api --no-auth-warning ping)" = PONG ]
   exit
+fi
+
+if [ "${1:-}" = cli ]; then
+  if [ -z "${REDIS_OPS_PASSWORD:-}" ]; then
+    echo "REDIS_OPS_PASSWORD is not set, so there is no user ops: see .env.example" >&2
+    exit 1
+  fi
+  shift
+  export REDISCLI_AUTH="$REDIS_OPS_PASSWORD"
+  exec redis-cli --user ops --no-auth-warning "$@"
 fi
 
 umask 077

@@ -20,7 +20,7 @@ from redis.asyncio.connection import AbstractConnection, Connection, parse_url
 from redis.asyncio.retry import Retry
 from redis.backoff import ExponentialBackoff
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import ReadOnlyError, RedisError
+from redis.exceptions import NoPermissionError, ReadOnlyError, RedisError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from infra.store.sentinels import (
@@ -146,6 +146,11 @@ def translate() -> Iterator[None]:
         yield
     except FAULTS as error:
         raise StoreUnavailable(_explain(error)) from error
+
+
+def is_refused(error: StoreUnavailable) -> bool:
+    """Whether Redis answered, but its user may not do that."""
+    return isinstance(error.__cause__, NoPermissionError)
 
 
 def delays(*, first_s: float = 0.05, most_s: float = 2.0) -> Iterator[float]:

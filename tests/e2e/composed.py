@@ -36,6 +36,7 @@ def composed() -> Iterator[Deployment]:
             "AGCLUSTER_SECRET": secrets.token_hex(32),
             "REDIS_API_PASSWORD": secrets.token_hex(16),
             "REDIS_WORKER_PASSWORD": secrets.token_hex(16),
+            "REDIS_OPS_PASSWORD": secrets.token_hex(16),
             "DOCKER_GID": str(os.stat("/var/run/docker.sock").st_gid),
             "COMPOSE_DATA_DIR": str(data_dir),
             "AGCLUSTER_PORT": str(port),

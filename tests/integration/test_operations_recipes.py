@@ -16,7 +16,6 @@ import sys
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -46,10 +45,10 @@ from infra.wire.turns import TextBlock, TurnRequest
 from tests.fakes.guarded_redis import filled_users
 from tests.fakes.raw_parts import raw_part
 from tests.parts import need, redis_server
+from tests.recipes import Recipe, recipes
 
 pytestmark = pytest.mark.redis
 
-DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "operations.md"
 SECRET = b"a secret of at least thirty-two characters"
 HOST = HostId("host-a")
 WORKER = WorkerId("host-a-0011aabb")
@@ -98,24 +97,8 @@ EXPECTED = {
 }
 
 
-@dataclass(frozen=True)
-class Recipe:
-    """A heading of the document and the commands under it."""
-
-    title: str
-    commands: str
-
-
-def recipes() -> list[Recipe]:
-    """All `###` sections that hold a shell block with redis-cli or agcluster in it."""
-    sections = re.split(r"^### ", DOCUMENT.read_text(), flags=re.MULTILINE)[1:]
-    found = []
-    for section in sections:
-        if blocks := re.findall(r"```sh\n(.*?)```", section.split("\n## ")[0], flags=re.DOTALL):
-            commands = "".join(blocks)
-            if commands.startswith(("redis-cli", "agcluster")):
-                found.append(Recipe(section.partition("\n")[0].strip(), commands))
-    return found
+OPEN_TO_OPS = {"List and show them with `agcluster`", "Look at usage with `agcluster`"}
+"""What `agcluster` does for the user who only looks."""
 
 
 @pytest.fixture(scope="module")
@@ -292,6 +275,21 @@ async def test_recipe_tells_what_it_says(recipe: Recipe, past: dict[str, str]) -
     assert done.returncode == 0, done.stderr
     assert not re.search("ERR|NOPERM", done.stdout)
     assert EXPECTED[recipe.title].format(**past) in done.stdout
+
+
+@pytest.mark.parametrize(
+    "recipe",
+    [recipe for recipe in recipes() if recipe.commands.startswith("agcluster")],
+    ids=lambda recipe: recipe.title,
+)
+async def test_the_user_ops_is_refused_in_words(recipe: Recipe, past: dict[str, str]) -> None:
+    """It got a line of Redis' own about a script, or none at all."""
+    as_ops = past | {"API_REDIS_URL": past["REDIS_URL"]}
+    done = await asyncio.to_thread(_run, recipe.commands, as_ops)
+    told = "the Redis user of AGCLUSTER_REDIS_URL may not do this"
+    assert (done.returncode == 0) == (recipe.title in OPEN_TO_OPS), done.stdout + done.stderr
+    assert (told in done.stderr) == (recipe.title not in OPEN_TO_OPS), done.stderr
+    assert "Traceback" not in done.stderr
 
 
 async def test_an_idle_conversation_that_is_stopped_by_hand_is_due(past: dict[str, str]) -> None:

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from infra.cli.doctor import Finding, Verdict, examine
+from infra.cli.doctor import examine
+from infra.cli.findings import Finding, Verdict
 from infra.runtime.settings import load_settings
 from infra.store.connection import connect
 from infra.store.keys import Keys
