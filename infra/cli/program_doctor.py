@@ -7,7 +7,8 @@ answers, and whether what it depends on does. Changes nothing.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Awaitable, Callable
+import os
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import aclosing
 from pathlib import Path
 
@@ -32,11 +33,19 @@ _TIMEOUT_S = 5.0
 Look = Callable[[Settings], Awaitable[Finding]]
 
 
-def running_program(proc: Path = Path("/proc")) -> str | None:
+PROGRAM = "_AGCLUSTER_PROGRAM"
+"""In the environment of a container whose process 1 tells nothing: it sees the host's processes."""
+
+
+def running_program(
+    proc: Path = Path("/proc"), environ: Mapping[str, str] = os.environ
+) -> str | None:
     """The program that this container is for; None where it is for something else, or is none.
 
-    It is process 1, or what an init there was told to start.
+    It is process 1, or what an init there was told to start, unless the environment says.
     """
+    if (told := environ.get(PROGRAM)) in MODULES.values():
+        return told
     try:
         words = (proc / "1" / "cmdline").read_text(errors="replace").split("\0")
     except OSError:

@@ -21,6 +21,7 @@ from typing import Any
 import httpx
 import openai
 import pytest
+from openai.types.chat import ChatCompletionChunk
 
 from tests.e2e.conftest import COMPOSED
 from tests.e2e.deployments import GOOD_KEY, MODEL, ROOT, Deployment, answers, wait_until
@@ -181,6 +182,9 @@ def test_a_restart_of_redis_in_mid_stream_loses_nothing(deployment: Deployment, 
     """
     quiet = f"quiet-{uuid.uuid4()}"
     asked(deployment, quiet, "echo before")
+    keys = set(redis(deployment, "--scan", "--pattern", "agc:*").split())
+    lasting = {key for key in keys if key.startswith(("agc:conv:", "agc:turn:", "agc:tenant:"))}
+    assert len(lasting) > 5
     chunks = deployment.client().chat.completions.create(
         model=MODEL,
         stream=True,
@@ -189,9 +193,6 @@ def test_a_restart_of_redis_in_mid_stream_loses_nothing(deployment: Deployment, 
     )
     texts = (c.choices[0].delta.content or "" for c in chunks if c.choices)
     seen = next(text for text in texts if text)
-    keys = set(redis(deployment, "--scan", "--pattern", "agc:*").split())
-    lasting = {key for key in keys if key.startswith(("agc:conv:", "agc:turn:", "agc:tenant:"))}
-    assert len(lasting) > 5
 
     if end == "kill":
         compose(deployment, "kill", "redis")
@@ -222,15 +223,18 @@ def test_recipes_run_beside_the_deployment_as_they_are_written(deployment: Deplo
     idle, busy = f"idle-{uuid.uuid4()}", f"busy-{uuid.uuid4()}"
     asked(deployment, idle, "echo hello")
     with ThreadPoolExecutor(2) as beside, closing(deployment.client()) as client:
-        options: dict[str, Any] = {
-            "model": MODEL,
-            "stream": True,
-            "messages": [{"role": "user", "content": "stream 600 deltas every 100 ms"}],
-            "extra_headers": {"X-Conversation-ID": busy},
-        }
-        chunks = client.chat.completions.create(**options)
+
+        def begun(text: str) -> openai.Stream[ChatCompletionChunk]:
+            return client.chat.completions.create(
+                model=MODEL,
+                stream=True,
+                messages=[{"role": "user", "content": text}],
+                extra_headers={"X-Conversation-ID": busy},
+            )
+
+        chunks = begun("stream 600 deltas every 100 ms")
         turn = next(chunk.id for chunk in chunks if chunk.choices[0].delta.content)
-        waiting = beside.submit(lambda: next(iter(client.chat.completions.create(**options))).id)
+        waiting = beside.submit(lambda: next(iter(begun("echo later"))))
         try:
             known = _known(deployment, {"IDLE": idle, "C": busy, "TURN": turn})
             said = _said_by_recipes(deployment, known)
@@ -254,9 +258,11 @@ def _known(deployment: Deployment, named: dict[str, str]) -> dict[str, str]:
     keys = {one["label"]: one["conversation"] for one in sessions}
     (worker,) = _listed(deployment, "workers", "list")
     waits = f"agc:conv:{keys[named['C']]}:todo"
-    wait_until(
-        "a turn that waits", lambda: "chatcmpl" in redis(deployment, "LRANGE", waits, "0", "-1"), 30
-    )
+
+    def first_waiting() -> str:
+        return redis(deployment, "LRANGE", waits, "0", "0").strip()
+
+    wait_until("a turn that waits", lambda: bool(first_waiting()), 30)
     return {
         "IDLE": keys[named["IDLE"]],
         "C": keys[named["C"]],

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from infra.cli.program_doctor import running_program
+from infra.cli.program_doctor import PROGRAM, running_program
 
 
 @pytest.mark.parametrize(
@@ -26,8 +26,14 @@ def test_the_program_of_a_container_is_known(
 ) -> None:
     (tmp_path / "1").mkdir()
     (tmp_path / "1" / "cmdline").write_bytes(command.replace(" ", "\0").encode() + b"\0")
-    assert running_program(tmp_path) == program
+    assert running_program(tmp_path, {}) == program
+
+
+def test_a_container_that_sees_the_hosts_processes_says_what_it_is_for(tmp_path: Path) -> None:
+    (tmp_path / "1").mkdir()
+    (tmp_path / "1" / "cmdline").write_bytes(b"/sbin/init\0splash\0")
+    assert running_program(tmp_path, {PROGRAM: "engine-proxy"}) == "engine-proxy"
 
 
 def test_where_nobody_can_tell_it_is_none(tmp_path: Path) -> None:
-    assert running_program(tmp_path) is None
+    assert running_program(tmp_path, {}) is None
