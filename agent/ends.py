@@ -64,7 +64,7 @@ LOOP_ENDS: Mapping[str, ErrorCode | FinishReason | None] = {
 }
 """Why the CLI's loop stopped with an error -> how the turn ends; None: the error decides."""
 
-_PAUSES = frozenset({"pause_turn", "compaction"})
+PAUSES = frozenset({"pause_turn", "compaction"})
 _FAILED_MIDWAY = "The agent failed in the middle of the turn."
 
 
@@ -94,7 +94,7 @@ def ending(told: CliEnd, interrupt: InterruptReason | None = None) -> TurnEnded:
         return interrupted(interrupt)
     if told.was_refused:
         return _done(FinishReason.CONTENT_FILTER)
-    if told.stop_reason in _PAUSES:
+    if told.stop_reason in PAUSES:
         # An error to the CLI where the service's own tool was the last to speak.
         return _done(finish_reason_of(told.stop_reason))
     for end in (ERROR_KINDS.get(told.kind or ""), LOOP_ENDS.get(told.loop_end or "")):

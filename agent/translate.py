@@ -30,7 +30,7 @@ from claude_agent_sdk import (
     UserMessage,
 )
 
-from agent.ends import CliEnd, ending
+from agent.ends import PAUSES, CliEnd, ending
 from agent.tools import summarise_call, summarise_result, summarise_server_result
 from agent.voice import Voice
 from infra.wire.events import (
@@ -56,6 +56,7 @@ _KINDS: Mapping[type, str] = {
 _CUT = frozenset({"max_tokens", "model_context_window_exceeded"})
 """After these the CLI has the model go on where it was cut."""
 
+_PAUSED = "The model's service paused in the middle of the answer. Ask for the rest to go on."
 _WITHHELD = (
     "The model's safeguards stopped the answer; it is asked to go on without what they stopped."
 )
@@ -77,6 +78,7 @@ class Translator:
         self._tools: dict[str, str] = {}
         self._error_kind: str | None = None
         self._was_refused = False
+        self._has_compacted = False
         self._checkpoint: str | None = None
         self._streamed = Usage()
         self.sdk_session: str | None = None
@@ -232,7 +234,8 @@ class Translator:
                     yield TurnStarted(sdk_session=session, model=model)
             case "api_retry", _:
                 yield Notice(text=_retry_words(data))
-            case "status", {"status": "compacting"}:
+            case "status", {"status": "compacting"} if not self._has_compacted:
+                self._has_compacted = True
                 yield Notice(text="The conversation is long; it is being summarised.")
             case "informational", {"content": str() as content} if "safeguards" in content:
                 yield Notice(text=_WITHHELD)
@@ -248,6 +251,8 @@ class Translator:
         self.sdk_session = message.session_id or self.sdk_session
         if message.subtype == "error_max_turns":
             yield Notice(text="The turn reached its limit of model calls and stops here.")
+        if message.stop_reason in PAUSES and interrupt is None:
+            yield Notice(text=_PAUSED)
         ended = ending(self._end_told(message), interrupt)
         yield ended.model_copy(
             update={"usage": self._usage_of(message), "checkpoint": self._checkpoint}

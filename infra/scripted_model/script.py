@@ -30,6 +30,7 @@ told, else the answer is "ok".
     hang [times K] [after N]   nothing more comes, for an hour
     maxtokens TEXT | refuse    other stop reasons
     stopreason REASON [TEXT]   any stop reason; without TEXT a message without a block
+    fits N TEXT                TEXT; a request of more than N messages is refused as too long
     message JSON               a message spelled out, or a list of them, one for each attempt: see
                                `infra.scripted_model.spelled`
 
@@ -313,6 +314,12 @@ def _stopreason(m: re.Match[str], asked: Asked) -> Answer:
     return Reply((Text(words(m[2])),) if m[2] else (), stop=m[1])
 
 
+def _fits(m: re.Match[str], asked: Asked) -> Answer:
+    if len(asked.messages) > int(m[1]):
+        return Refusal(400, {"x-should-retry": "false"})
+    return text(m[2])
+
+
 def _message(m: re.Match[str], asked: Asked) -> Answer | None:
     return spelled(m[1], attempt=asked.attempt)
 
@@ -354,6 +361,7 @@ def _verbs() -> dict[str, tuple[re.Pattern[str], _Verb]]:
         "maxtokens": (r"maxtokens (.*)", _maxtokens),
         "refuse": (r"refuse", _refuse),
         "stopreason": (r"stopreason (\w+)(?: (.*))?", _stopreason),
+        "fits": (r"fits (\d+) (.*)", _fits),
         "message": (r"message ([\[{].*)", _message),
     }
     return {

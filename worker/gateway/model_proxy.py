@@ -65,6 +65,7 @@ REFUSALS_LOGGED_MAX = 120
 """Lines a minute about what a session was refused."""
 _BUDGET_KIND = "billing_error"
 _BUDGET_WORDS = "The token budget of this turn is used up."
+_BROKEN_EVENT = error_event("api_error", "The model's service broke off its answer.")
 _BUDGET_EVENT = error_event(_BUDGET_KIND, _BUDGET_WORDS)
 
 
@@ -334,13 +335,20 @@ class ModelProxy:
         block: OpenBlock,
         response: web.StreamResponse,
     ) -> bytes:
-        """The next bytes; when they break off, the text that was under way is finished first."""
+        """The next bytes; empty at the end.
+
+        When they break off in a text, that is finished, and an error event says the rest: a
+        connection that breaks may take along what was written last. Raises `StreamBroken`.
+        """
         try:
             return await read_on(answer, meter)
-        except StreamBroken:
-            if ending := block.ending():
-                await self._write(response, ending)
-            raise
+        except StreamBroken as error:
+            if not (ending := block.ending()):
+                raise
+            log.warning("upstream broke a stream", extra=fields(reason=error, is_finished=True))
+            await self._write(response, ending + _BROKEN_EVENT)
+            await response.write_eof()
+            return b""
 
     async def _write(self, response: web.StreamResponse, chunk: bytes) -> None:
         try:

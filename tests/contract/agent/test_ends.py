@@ -143,6 +143,21 @@ async def test_an_error_of_the_service_is_a_code_and_our_words(
     assert text_of(events) == ""
 
 
+async def test_a_pause_after_a_tool_of_the_service_is_no_failure_of_the_agent(
+    local: LocalAgent,
+) -> None:
+    """The CLI calls it an error, and the container would have been given up for it."""
+    search = {"type": "server_tool_use", "id": "srvtoolu_9", "name": "web_search", "input": {}}
+    found = {"type": "web_search_tool_result", "tool_use_id": "srvtoolu_9", "content": []}
+    said = {"say": ["I search.", {"raw": search}, {"raw": found}], "stop": "pause_turn"}
+    events = await ask(local, "message " + json.dumps(said))
+    ended = end_of(events)
+    assert (ended.state, ended.finish_reason, ended.error) == (TurnState.DONE, LENGTH, None)
+    assert text_of(events) == "I search."
+    assert any("paused" in e.text for e in events if isinstance(e, Notice))
+    assert text_of(await ask(local, "echo rest")) == "rest"
+
+
 async def test_the_limit_of_model_calls_is_length(local: LocalAgent) -> None:
     events = await ask(local, "tool bash true then echo x", tools=("Bash",), max_turns=1)
     assert end_of(events).finish_reason is LENGTH

@@ -270,17 +270,16 @@ async def test_tokens_are_read_from_the_wire(host: Host, stream: bool) -> None:
     ("script", "status", "kind"),
     [("drop after 3", 502, "stream_broken"), ("error 529 after 3", 529, "overloaded_error")],
 )
-async def test_a_broken_stream_breaks_here_too_and_still_counts(
+async def test_a_broken_stream_ends_with_an_error_and_still_counts(
     host: Host, script: str, status: int, kind: str
 ) -> None:
     folder = await host.open_session()
     await host.open_turn()
     async with agent_at(folder) as agent, agent.post("/v1/messages", json=asking(script)) as answer:
-        if kind == "stream_broken":
-            with pytest.raises(aiohttp.ClientPayloadError):
-                await answer.content.read()
-        else:
-            assert b"event: error" in await answer.content.read()
+        told = await answer.content.read()
+    # The text it was in is finished, and the answer never ends as if it were whole.
+    assert told.index(b"event: content_block_stop") < told.index(b"event: error")
+    assert b"message_stop" not in told
     meter = await host.close_turn()
     assert meter.calls == 1
     assert meter.usage.input_tokens > 0
@@ -315,8 +314,7 @@ async def test_a_silent_upstream_is_given_up(make_host: HostMaker, model: Runnin
             async with agent.post("/v1/messages", json=asking("hang")) as answer:
                 assert answer.status == 502
             async with agent.post("/v1/messages", json=asking("hang after 2")) as answer:
-                with pytest.raises(aiohttp.ClientPayloadError):
-                    await answer.content.read()
+                assert b"event: error" in await answer.content.read()
 
 
 @pytest.mark.parametrize("is_chunked", [True, False])

@@ -308,8 +308,8 @@ def test_lines_of_sub_agents_that_work_at_once_say_whose_they_are() -> None:
     def result(id: str, parent: str | None = None) -> ToolResult:
         return ToolResult(id=id, name="Bash" if parent else "Agent", summary="ok", parent=parent)
 
-    alone = [call("a", "first"), call("a1", "ls", "a"), result("a1", "a"), result("a")]
-    both = [call("b", "left"), call("c", "right"), call("b1", "ls", "b"), result("b")]
+    alone: list[Event] = [call("a", "first"), call("a1", "ls", "a"), result("a1", "a"), result("a")]
+    both: list[Event] = [call("b", "left"), call("c", "right"), call("b1", "ls", "b"), result("b")]
     _, reasoning = shown([*alone, *both, result("c1", "c"), result("c")], ToolDisplay.REASONING)
     assert reasoning.splitlines() == [
         "Agent: first",

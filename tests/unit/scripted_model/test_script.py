@@ -279,3 +279,10 @@ def test_an_answer_that_broke_off_is_gone_on_with() -> None:
     assert (stamped.first, stamped.stamped) == (2, True)
     assert len(_text(stamped).split()) == 3
     assert _text(say(user("count 5 then echo six"), assistant("1 "), user(CUT_OFF))) == "six"
+
+
+def test_a_request_may_be_too_long() -> None:
+    assert said("fits 1 ok then") == "ok then"
+    longer = say(user("a"), assistant("b"), user("fits 2 ok"))
+    assert isinstance(longer, Refusal)
+    assert longer.status == 400
