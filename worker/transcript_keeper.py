@@ -10,12 +10,12 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from infra.runtime.clock import Clock
 from infra.runtime.logs import RatedLog, fields
 from infra.store.leases import Lease
-from infra.store.transcripts import RawPart, TranscriptStore
+from infra.store.transcripts import RawPart
 from infra.wire.errors import MalformedMessage
 from infra.wire.link import TRANSCRIPT_LINE_MAX_BYTES
 from worker.lines import CutLine, HeldLines
@@ -31,6 +31,14 @@ LARGE_BYTES = 256 * 1024
 """What is longer is read in a thread, and few at once are on their way to the store."""
 
 
+class EntryStore(Protocol):
+    """Where entries go. See `infra.store.transcripts.TranscriptStore`."""
+
+    async def append(self, lease: Lease, sdk_session: str, part: RawPart) -> bool: ...
+
+    async def give_up(self, lease: Lease, sdk_session: str) -> None: ...
+
+
 class _Pending(NamedTuple):
     head: AppendHead
     line: bytes
@@ -41,7 +49,7 @@ class TranscriptKeeper:
 
     def __init__(
         self,
-        store: TranscriptStore,
+        store: EntryStore,
         lease: Lease,
         clock: Clock,
         held: HeldLines,
@@ -66,8 +74,9 @@ class TranscriptKeeper:
     def take(self, line: bytes) -> None:
         """Take a message's line; returns at once. Raises `MalformedMessage`."""
         head = read_head(line)
-        if any(head == pending.head for pending in self._pending):
-            return  # Said again over a new link.
+        # Said again over a new link. The number alone says little: each agent process counts anew.
+        if any(line == pending.line for pending in self._pending):
+            return
         is_full = len(self._pending) >= PENDING_MAX
         if is_full or self._pending_bytes + len(line) > PENDING_MAX_BYTES:
             self._log.warning("transcript entries left with the agent", seq=head.seq)
