@@ -123,6 +123,9 @@ class Placement:
                 await self._place_what_waits()
             except AgClusterError as error:
                 log.warning("left to the sweepers: %s", error)
+            except Exception:
+                # One turn that cannot be placed must not end the worker; the sweeps find it again.
+                log.exception("placing failed")
 
     async def _place_what_waits(self) -> None:
         """Place one turn after the other, while there is room here or elsewhere."""
