@@ -25,7 +25,7 @@ from api.replica import running_replica, upstream_client
 from infra.runtime.clock import SystemClock
 from infra.runtime.lifecycle import stop_signals
 from infra.runtime.logs import configure_logs, fields
-from infra.runtime.memory import forbid_dumps
+from infra.runtime.memory import forbid_dumps, give_back_large_pieces
 from infra.runtime.settings import Settings, SettingsRefused, load_settings
 from infra.store.fitness import until_fit
 from infra.store.open import open_store
@@ -162,6 +162,7 @@ def main() -> None:
         settings = load_settings()
         configure_logs(settings.log_level, settings.log_format)
         forbid_dumps()
+        give_back_large_pieces()
         lift_open_files()
         with asyncio.Runner(loop_factory=loop_factory()) as runner:
             runner.run(serve(settings))

@@ -1,6 +1,7 @@
-"""Keep a process's memory to itself: it holds keys.
+"""What a process does with its memory: keeps it to itself, and gives large pieces back.
 
-Called by the programs that see keys in the clear, the API and the gateway, before they hold one.
+Called by the programs that see keys in the clear and hold large requests, the API and the gateway,
+before they hold one.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ import sys
 log = logging.getLogger(__name__)
 
 _PR_SET_DUMPABLE = 4
+_M_MMAP_THRESHOLD = -3
+_LARGE_BYTES = 1024 * 1024
 
 
 def forbid_dumps() -> None:
@@ -26,3 +29,13 @@ def forbid_dumps() -> None:
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0) != 0:
         log.warning("memory is not protected from dumps: errno %d", ctypes.get_errno())
+
+
+def give_back_large_pieces() -> None:
+    """What a large request took goes back to the system as soon as it is let go.
+
+    glibc takes the size of what was freed for one to keep at hand, up to 32 MiB, in each thread.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(_M_MMAP_THRESHOLD, _LARGE_BYTES)

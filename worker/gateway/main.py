@@ -21,7 +21,7 @@ from yarl import URL
 from infra.runtime.clock import Clock, SystemClock
 from infra.runtime.lifecycle import stop_signals
 from infra.runtime.logs import configure_logs, fields
-from infra.runtime.memory import forbid_dumps
+from infra.runtime.memory import forbid_dumps, give_back_large_pieces
 from infra.runtime.sealing import Sealer
 from infra.runtime.settings import Settings, SettingsRefused, load_settings
 from infra.wire.errors import AgClusterError
@@ -236,6 +236,7 @@ def main() -> int:
         return 2
     configure_logs(settings.log_level, settings.log_format)
     forbid_dumps()
+    give_back_large_pieces()
     try:
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:
             runner.run(_run(config))
