@@ -119,6 +119,7 @@ bench-fleet: $(VENV)/.dev ## what a thousand workers cost Redis while nobody ask
 
 soak: $(VENV)/.dev ## random faults in a cluster for half an hour (ARGS="--minutes 5 --agents light")
 	$(BIN)/python -m tests.chaos.soak $(ARGS)
+	$(BIN)/python -m tests.walks --minutes 10
 
 fuzz: $(VENV)/.dev ## odd bytes over every socket that somebody hostile can reach (EXAMPLES=20000, ARGS="-k model_socket")
 	FUZZ_EXAMPLES=$(or $(EXAMPLES),20000) $(BIN)/pytest -n0 --timeout 0 tests/fuzz $(ARGS)

@@ -23,6 +23,8 @@ from openai.types.chat import ChatCompletion, ChatCompletionChunk
 from tests.e2e.deployments import GOOD_KEY, MODEL, Deployment, embedded, wait_until
 from tests.e2e.upstream import asked_for, last_asked
 from tests.parts import need
+from tests.walks.__main__ import walk
+from tests.walks.walker import MODELS
 
 pytestmark = [pytest.mark.docker, pytest.mark.timeout(240)]
 
@@ -64,6 +66,7 @@ def hasty() -> Iterator[Deployment]:
         "AGCLUSTER_IDLE_TIMEOUT_S": str(IDLE_TIMEOUT_S),
         "AGCLUSTER_PING_INTERVAL_S": "1",
         "AGCLUSTER_COMMIT_AFTER_S": "1",
+        "AGCLUSTER_MODELS": ",".join(MODELS),
     }
     with embedded("docker", **soon) as running:
         yield running
@@ -501,6 +504,14 @@ def test_idle_conversation_costs_nothing_and_goes_on_as_if_it_had_stayed(
     assert "tool_result" in remembered, "the transcript was lost; only the sent history came back"
     assert "kept-4711" in chat.say("tool read /workspace/note.txt")
     assert len(hasty.containers()) == 1
+
+
+@pytest.mark.timeout(400)
+@pytest.mark.parametrize("seed", [3])
+def test_memory_is_what_the_page_shows(hasty: Deployment, seed: int) -> None:
+    """Sent, stopped, redone, edited, picked again, in two tabs, after the container is gone: every
+    model call has the page's messages and answers and no others. `make soak` walks on."""
+    asyncio.run(walk(hasty, seed, steps=8))
 
 
 # --- 9. Sessions ---------------------------------------------------------------------------------

@@ -1,0 +1,1 @@
+"""Seeded random walks over a chat page, with the page as the oracle of the agent's memory."""
