@@ -6,6 +6,7 @@ import argparse
 import asyncio
 import sys
 import time
+from collections.abc import Sequence
 
 import httpx
 
@@ -17,11 +18,13 @@ STEPS = 12
 KINDS: tuple[Kind, ...] = ("thin", "resends")
 
 
-async def walk(deployment: Deployment, seed: int, *, steps: int = STEPS) -> None:
+async def walk(
+    deployment: Deployment, seed: int, *, steps: int = STEPS, kinds: Sequence[Kind] = KINDS
+) -> None:
     """One page of each kind. Raises `WrongMemory`."""
     place = Place(deployment.base_url, deployment.model_url, GOOD_KEY)
     async with httpx.AsyncClient(base_url=place.base_url, timeout=180) as http:
-        for kind in KINDS:
+        for kind in kinds:
             await Walker(place, http, seed=seed, kind=kind).walk(steps)
 
 

@@ -37,7 +37,17 @@ class Place:
 class Walker:
     """One page in one conversation. The same seed takes the same steps."""
 
-    def __init__(self, place: Place, http: httpx.AsyncClient, *, seed: int, kind: Kind) -> None:
+    def __init__(
+        self,
+        place: Place,
+        http: httpx.AsyncClient,
+        *,
+        seed: int,
+        kind: Kind,
+        pause: float = 1.0,
+    ) -> None:
+        """`pause` scales the moments before a stop."""
+        self._pause = pause
         self.steps: list[str] = []
         self._place = place
         self._http = http
@@ -187,7 +197,7 @@ class Walker:
                 # The turn is accepted: from here on it is on the page.
                 while len((await self._session()).get("turn_ids", ())) == turns:  # noqa: ASYNC110
                     await asyncio.sleep(0.05)
-                await asyncio.sleep(stop_in_s)
+                await asyncio.sleep(stop_in_s * self._pause)
                 reading.cancel()
             await asyncio.wait({reading})
         return "".join(words), reading.cancelled() or not reading.result()
