@@ -176,7 +176,7 @@ def test_a_restart_of_redis_in_mid_stream_loses_nothing(deployment: Deployment, 
     seen += "".join(texts)
     assert [int(word.split("@")[0]) for word in seen.split()] == list(range(60))
     assert lasting <= set(redis(deployment, "--scan", "--pattern", "agc:*").split())
-    assert asked(deployment, quiet, "history") == "echo before | history"
+    assert '"echo before"' in asked(deployment, quiet, "history")
 
 
 @pytest.mark.parametrize("service", ["api", "worker", "gateway", "engine-proxy"])
