@@ -7,23 +7,51 @@ That it ends in order, with no agent left, is looked at when the deployment is t
 
 from __future__ import annotations
 
+import json
+import re
 import subprocess
 import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from threading import Event
+from typing import Any
 
 import httpx
+import openai
 import pytest
+from openai.types.chat import ChatCompletionChunk
 
 from tests.e2e.conftest import COMPOSED
-from tests.e2e.deployments import GOOD_KEY, MODEL, ROOT, Deployment
+from tests.e2e.deployments import GOOD_KEY, MODEL, ROOT, Deployment, answers, wait_until
+from tests.recipes import recipes
 
 pytestmark = [pytest.mark.timeout(300), COMPOSED]
 
 STREAM = "stream 150 deltas every 100 ms"
+
+IN_COMPOSE = {
+    "Which conversations are known": "agc:conv:{C}",
+    "What is known about one": "{HOST}",
+    "Who owns it, and for how long still": "{WORKER}",
+    "Which turns wait in it": "{WAITING}",
+    "Which will be stopped next for being idle": "{IDLE}",
+    "Which turns have not ended": "{TURN}",
+    "What became of one": "running",
+    "Its last words": "@",
+    "Which workers live": "{WORKER}",
+    "What one is doing": "ready",
+    "List and show them with `agcluster`": "{IDLE}",
+    "Look at one with `agcluster`": "{TURN}",
+    "List workers with `agcluster`": "{WORKER}",
+    "Which API replicas listen": "agc:api:",
+    "Nothing may be evicted": "maxmemory_policy:noeviction",
+    "Cancel one by hand": "1",
+    "Delete one with `agcluster`": "deleted {IDLE}",
+    "Drain one with `agcluster`": "drains",
+}
+"""Words of recipes about what is there in this deployment. All others only have to work."""
 
 
 def compose(
@@ -188,3 +216,83 @@ def test_doctor_in_a_container_looks_at_its_program(deployment: Deployment, serv
     assert "`up" not in done.stdout
     assert "agcluster up" not in done.stdout
     assert "MISSING" not in done.stdout
+
+
+def test_recipes_run_beside_the_deployment_as_they_are_written(deployment: Deployment) -> None:
+    """One shell of the service `ops`, every recipe of docs/operations.md after the other."""
+    idle, busy = f"idle-{uuid.uuid4()}", f"busy-{uuid.uuid4()}"
+    asked(deployment, idle, "echo hello")
+    with ThreadPoolExecutor(2) as beside, closing(deployment.client()) as client:
+
+        def begun(text: str) -> openai.Stream[ChatCompletionChunk]:
+            return client.chat.completions.create(
+                model=MODEL,
+                stream=True,
+                messages=[{"role": "user", "content": text}],
+                extra_headers={"X-Conversation-ID": busy},
+            )
+
+        chunks = begun("stream 600 deltas every 100 ms")
+        turn = next(chunk.id for chunk in chunks if chunk.choices[0].delta.content)
+        waiting = beside.submit(lambda: next(iter(begun("echo later"))))
+        try:
+            known = _known(deployment, {"IDLE": idle, "C": busy, "TURN": turn})
+            said = _said_by_recipes(deployment, known)
+        finally:
+            chunks.close()
+            client.close()
+            with suppress(openai.OpenAIError, StopIteration, httpx.HTTPError):
+                waiting.result()
+    failed = {title: told for title, (code, told) in said.items() if code}
+    assert not failed
+    assert not [title for title, (_, told) in said.items() if re.search("ERR |NOPERM", told)]
+    for title, word in IN_COMPOSE.items():
+        assert word.format(**known) in said[title][1], title
+    # The worker that was drained is started again by the engine.
+    wait_until("another worker", lambda: answers(f"{deployment.base_url}/health/ready"), 60)
+
+
+def _known(deployment: Deployment, named: dict[str, str]) -> dict[str, str]:
+    """The ids that the recipes want, found as an operator would: with `agcluster`."""
+    sessions = _listed(deployment, "sessions", "list")
+    keys = {one["label"]: one["conversation"] for one in sessions}
+    (worker,) = _listed(deployment, "workers", "list")
+    waits = f"agc:conv:{keys[named['C']]}:todo"
+
+    def first_waiting() -> str:
+        return redis(deployment, "LRANGE", waits, "0", "0").strip()
+
+    wait_until("a turn that waits", lambda: bool(first_waiting()), 30)
+    return {
+        "IDLE": keys[named["IDLE"]],
+        "C": keys[named["C"]],
+        "TURN": named["TURN"],
+        "WAITING": first_waiting(),
+        "TENANT": next(one["tenant"] for one in sessions),
+        "WORKER": worker["worker"],
+        "HOST": worker["host"],
+    }
+
+
+def _listed(deployment: Deployment, *command: str) -> list[dict[str, Any]]:
+    done = compose(deployment, "exec", "-T", "api", "agcluster", *command, "--json")
+    found: list[dict[str, Any]] = json.loads(done.stdout)
+    return found
+
+
+def _said_by_recipes(deployment: Deployment, known: dict[str, str]) -> dict[str, tuple[int, str]]:
+    """The exit code and the output of each recipe. Those that change something come last."""
+    last = ("Stop ", "Cancel ", "Delete ", "Ask again", "Drain ")
+    ordered = sorted(
+        recipes(),
+        # A worker that was drained is not there to be named again; a message to it does no harm.
+        key=lambda recipe: (recipe.title.startswith(last), recipe.title == "Drain one"),
+    )
+    script = [f"export {name}='{value}'" for name, value in known.items()]
+    for number, recipe in enumerate(ordered):
+        script += [f"echo '<<{number}'", f"(set -e\n{recipe.commands}) 2>&1", 'echo ">>$?"']
+    told = "\n".join(script)
+    done = compose(deployment, "run", "--rm", "-T", "ops", told=told)
+    found = re.findall(r"^<<(\d+)\n(.*?)^>>(\d+)$", done.stdout, flags=re.MULTILINE | re.DOTALL)
+    assert len(found) == len(ordered), done.stdout + done.stderr
+    return {ordered[int(n)].title: (int(code), said) for n, said, code in found}
