@@ -8,10 +8,10 @@ from __future__ import annotations
 import re
 from contextlib import ExitStack
 
+from api.access.open_answers import OpenAnswers
 from api.auth import Caller
 from api.hold import OpenTurn
 from api.relays import Relays
-from api.streams import OpenAnswers
 from infra.store.turn_log import TurnLog
 from infra.store.turns import TurnRecord, TurnStore
 from infra.wire.errors import TurnNotFound

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from api.access.catalog import ModelCatalog
+from api.access.door import Door
 from api.bodies import LargeBodies
-from api.catalog import ModelCatalog
 from api.completions import Completions
-from api.door import Door
 from api.drain import Drain
 from api.errands import Errands
 from api.sessions import Sessions

@@ -9,17 +9,17 @@ from contextlib import asynccontextmanager
 
 import httpx
 
+from api.access.catalog import ModelCatalog
+from api.access.door import Door
+from api.access.key_check import TIMEOUT_S, KeyCheck
+from api.access.open_answers import OpenAnswers
 from api.bodies import LargeBodies
-from api.catalog import ModelCatalog
 from api.completions import Completions
 from api.deps import ApiDeps
-from api.door import Door
 from api.drain import Drain
 from api.errands import Errands
-from api.key_check import TIMEOUT_S, KeyCheck
 from api.relays import Relays
 from api.sessions import Sessions
-from api.streams import OpenAnswers
 from api.submit import TurnOpener
 from api.temporary import TemporaryNames
 from infra.runtime.clock import Clock

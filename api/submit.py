@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 
+from api.access.open_answers import OpenAnswers
 from api.auth import Caller
 from api.bodies import LARGE_BYTES, LargeBodies
 from api.chain import OpenChain, last_chains
@@ -18,7 +19,6 @@ from api.prompt import Prompt
 from api.relay import Relay
 from api.relays import Relays
 from api.repeats import Repeat
-from api.streams import OpenAnswers
 from api.temporary import TemporaryNames
 from infra.runtime.clock import Clock
 from infra.runtime.identity import new_turn_id

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from fastapi import APIRouter, Request
 
+from api.access.catalog import created_of
 from api.auth import without_key
-from api.catalog import created_of
 from api.deps import ApiDeps
 from api.models import Model, ModelList
 from api.openapi import OPEN_OR_KEYED, errors

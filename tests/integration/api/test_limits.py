@@ -140,7 +140,7 @@ async def test_limits_let_everybody_in_while_redis_is_away(
             bad = [await api.chat("hi", headers={"authorization": "Bearer no"}) for _ in range(2)]
     assert [a.status_code for a in answers] == [200] * 3
     assert [a.status_code for a in bad] == [401] * 2
-    told = [r for r in caplog.records if r.name == "api.door"]
+    told = [r for r in caplog.records if r.name == "api.access.door"]
     assert len(told) == 1
 
 

@@ -21,8 +21,8 @@ from typing import Any
 
 import httpx
 
+from api.access.key_check import ANTHROPIC_VERSION, TIMEOUT_S
 from api.auth import Caller
-from api.key_check import ANTHROPIC_VERSION, TIMEOUT_S
 from infra.runtime.clock import Clock
 from infra.runtime.logs import fields
 from infra.runtime.settings import Settings

@@ -1,6 +1,6 @@
 """Who comes in, and how often: every route that needs a key asks here.
 
-A key is checked for its form, then with the upstream (`api.key_check`, mostly from memory), then
+A key is checked for its form, then with the upstream (`api.access.key_check`, mostly from memory), then
 its tenant's requests of the last minute are counted. Bad keys are counted by the address they come
 from. Beyond the limit a key is let in only if it is known to be good, so that one user's mistakes
 (or an attacker's) do not lock out the others behind the same balancer or chat server, while nobody
@@ -17,9 +17,9 @@ import math
 
 from starlette.requests import Request
 
+from api.access.key_check import KeyCheck
 from api.auth import Caller, authenticate
 from api.edge import ANSWER_HEADERS
-from api.key_check import KeyCheck
 from infra.runtime.clock import Clock
 from infra.runtime.identity import address_id
 from infra.runtime.logs import fields
