@@ -14,8 +14,8 @@ import msgspec
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
-from api.chat_request import ChatRequest
-from api.models import ErrorAnswer
+from api.chat.request import ChatRequest
+from api.chat.shapes import ErrorAnswer
 from api.naming import PROFILE_HEADER
 
 NUMBERS_HEADER = "X-Event-IDs"

@@ -12,10 +12,10 @@ from api.access.open_answers import OpenAnswers
 from api.auth import Caller
 from api.bodies import LARGE_BYTES, LargeBodies
 from api.chain import OpenChain, last_chains
+from api.chat.prompt import Prompt
 from api.errands import Errands
 from api.hold import HeldTurn, Trail
 from api.naming import label
-from api.prompt import Prompt
 from api.relay import Relay
 from api.relays import Relays
 from api.repeats import Repeat

@@ -3,29 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
-from api.auth import Caller, without_key
-from api.bodies import held_while_read, json_body
-from api.chat_request import ChatRequest, read_chat_request
-from api.chunks import ChunkFrames
-from api.completion import WholeAnswer
+from api.chat.chunks import ChunkFrames
+from api.chat.read import _read
+from api.chat.request import ChatRequest
+from api.chat.shapes import ChatCompletion
+from api.chat.side_requests import SideRules
+from api.chat.stream import ChatStream
+from api.chat.whole import WholeAnswer
 from api.deps import ApiDeps
 from api.edge import held_body
 from api.hold import OpenTurn
-from api.models import ChatCompletion
-from api.naming import conversation_name, profile_name, resends_history
 from api.openapi import CHAT_BODY, EVENT_STREAM, KEYED, NUMBERS_HEADER, chat_headers, errors
-from api.prompt import Prompt, read_messages
-from api.repeats import read_repeat
-from api.side_requests import SideRules, answer_bound, with_format
-from api.sse import ChatStream
 from api.submit import Ask
 from infra.wire.errors import ErrorCode, RequestRefused
-from infra.wire.turns import Lane, OnDisconnect
 
 
 def chat_routes(deps: ApiDeps) -> APIRouter:
@@ -65,59 +59,6 @@ def chat_routes(deps: ApiDeps) -> APIRouter:
             include_in_schema=in_schema,
         )
     return router
-
-
-async def _read(
-    deps: ApiDeps, rules: SideRules, request: Request, caller: Caller
-) -> tuple[ChatRequest, Ask]:
-    settings = deps.settings
-    headers = request.headers
-    on_disconnect = _on_disconnect(headers)
-    body = await json_body(request)
-    held_body(request).hold(held_while_read(body))
-    chat = await deps.large.read(len(body), lambda: read_chat_request(body))
-    metadata = chat.names
-    name = conversation_name(
-        headers,
-        metadata,
-        names=settings.conversation_headers,
-        max_chars=settings.max_header_chars,
-    )
-    model = await deps.catalog.resolve(chat.model, caller)
-    if model is None:
-        shown = without_key(chat.model, headers)
-        raise RequestRefused(
-            f"The model `{shown}` does not exist. GET /v1/models lists those that do.",
-            code=ErrorCode.MODEL_NOT_FOUND,
-            param="model",
-        )
-    prompt = await deps.large.read(len(body), lambda: read_messages(chat.messages))
-    lane = rules.lane_of(chat, headers)
-    if lane is Lane.SIDE:
-        form = with_format(prompt.system_prompt, chat.form)
-        prompt = replace(prompt, system_prompt=form)
-    ask = Ask(
-        caller=caller,
-        model=model,
-        asked_model=chat.model,
-        prompt=prompt,
-        size=len(body),
-        name=name,
-        is_thin=settings.thin_clients and _may_be_thin(headers, name, prompt),
-        on_disconnect=on_disconnect,
-        is_streamed=bool(chat.stream),
-        lane=lane,
-        max_tokens=answer_bound(chat),
-        profile=profile_name(headers, metadata, known=settings.egress_profiles),
-        repeat=read_repeat(headers, body, max_chars=settings.max_header_chars),
-    )
-    return chat, ask
-
-
-def _may_be_thin(headers: Mapping[str, str], name: str | None, prompt: Prompt) -> bool:
-    """A lone message under a name, from no client that is known to send its history."""
-    is_lone = len(prompt.sent) == 1 and not prompt.has_answers
-    return name is not None and is_lone and not resends_history(headers)
 
 
 def _answer(
@@ -164,13 +105,3 @@ def _wants_numbers(headers: Mapping[str, str]) -> bool:
             f"The header {NUMBERS_HEADER} must be `true` or `false`.", param=NUMBERS_HEADER
         )
     return value == "true"
-
-
-def _on_disconnect(headers: Mapping[str, str]) -> OnDisconnect:
-    value = headers.get("x-on-disconnect", "").strip().lower()
-    try:
-        return OnDisconnect(value) if value else OnDisconnect.CANCEL
-    except ValueError:
-        raise RequestRefused(
-            "The header X-On-Disconnect must be `cancel` or `continue`.", param="X-On-Disconnect"
-        ) from None

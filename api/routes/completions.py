@@ -8,12 +8,12 @@ from typing import Annotated
 from fastapi import APIRouter, Query, Request
 from starlette.responses import Response
 
-from api.chunks import ChunkFrames
-from api.completion import WholeAnswer
+from api.chat.chunks import ChunkFrames
+from api.chat.shapes import Cancellation, ChatCompletion
+from api.chat.stream import ChatStream
+from api.chat.whole import WholeAnswer
 from api.deps import ApiDeps
-from api.models import Cancellation, ChatCompletion
 from api.openapi import EVENT_STREAM, KEYED, LAST_EVENT, errors
-from api.sse import ChatStream
 from infra.store.turns import TurnRecord
 from infra.wire.errors import ErrorCode, RequestRefused
 

@@ -6,8 +6,8 @@ from importlib.metadata import version
 
 from fastapi import APIRouter, Response
 
+from api.chat.shapes import Health
 from api.deps import ApiDeps
-from api.models import Health
 from api.openapi import OPEN, Responses, errors
 from infra.wire.errors import StoreUnavailable
 

@@ -6,8 +6,8 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request
 
+from api.chat.shapes import Session, SessionDeleted, SessionList, SessionShown
 from api.deps import ApiDeps
-from api.models import Session, SessionDeleted, SessionList, SessionShown
 from api.openapi import KEYED, errors
 from infra.store.conversations import ConversationRecord
 from infra.wire.errors import RequestRefused

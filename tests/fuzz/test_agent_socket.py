@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 
-from api.chunks import ChunkFrames
+from api.chat.chunks import ChunkFrames
 from infra.runtime.clock import SystemClock
 from infra.runtime.settings import ToolDisplay
 from infra.wire.errors import MalformedMessage, UnknownMessage

@@ -9,7 +9,7 @@ import pytest
 from openai.types.chat import ChatCompletionChunk
 
 from api.chain import AnswerHead
-from api.chunks import ChunkFrames, Transcript, is_sight, read_end
+from api.chat.chunks import ChunkFrames, Transcript, is_sight, read_end
 from infra.runtime.settings import ToolDisplay
 from infra.wire.errors import AgClusterError, ErrorCode, TurnFailed
 from infra.wire.events import (

@@ -1,4 +1,4 @@
-"""Every field that OpenAI's own package can send has its place in `api.fields`, and keeps to it."""
+"""Every field that OpenAI's own package can send has its place in `api.chat.fields`, and keeps to it."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import pytest
 import typing_extensions
 from openai.types.chat import completion_create_params as params
 
-from api.chat_request import ChatRequest, read_chat_request
-from api.fields import HONOURED, IGNORED_INSIDE, IGNORED_PARAMETERS, REFUSED
+from api.chat.fields import HONOURED, IGNORED_INSIDE, IGNORED_PARAMETERS, REFUSED
+from api.chat.request import ChatRequest, read_chat_request
 from infra.wire.errors import RequestRefused
 
 GOOD: dict[str, Any] = {"model": "m", "messages": [{"role": "user", "content": "x"}]}

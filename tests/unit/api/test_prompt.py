@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from api.chat_request import read_chat_request
-from api.prompt import GO_ON, Prompt, read_messages
+from api.chat.prompt import GO_ON, Prompt, read_messages
+from api.chat.request import read_chat_request
 from infra.wire.errors import RequestRefused
 from infra.wire.history import digest
 from infra.wire.turns import DocumentBlock, HistoryMessage, ImageBlock, TextBlock

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 from api.auth import authenticate, without_key
-from api.chat_request import read_chat_request
+from api.chat.prompt import read_messages
+from api.chat.request import read_chat_request
 from api.edge import meant_path
 from api.naming import conversation_name, label, resends_history
-from api.prompt import read_messages
 from infra.wire.errors import ErrorCode, RequestRefused
 
 SECRET = b"s" * 32

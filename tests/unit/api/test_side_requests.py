@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from api.chat_request import read_chat_request
-from api.side_requests import SideRules, answer_bound, with_format
+from api.chat.request import read_chat_request
+from api.chat.side_requests import SideRules, answer_bound, with_format
 from infra.runtime.settings import Settings, SettingsRefused, load_settings
 from infra.wire.turns import Lane
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from api.chat.fields import IGNORED_PARAMETERS
 from api.errors import TABLE
-from api.fields import IGNORED_PARAMETERS
 from infra.runtime.settings import PREFIX, Settings
 
 ROOT = Path(__file__).resolve().parents[3]

@@ -1,4 +1,4 @@
-"""OpenAI's shapes of what is answered. (Those of requests are in `api.chat_request`.)"""
+"""OpenAI's shapes of what is answered. (Those of requests are in `api.chat.request`.)"""
 
 from __future__ import annotations
 

@@ -19,8 +19,8 @@ from enum import Enum
 from json.encoder import encode_basestring_ascii
 
 from api.chain import AnswerHead
+from api.chat.shapes import CompletionTokensDetails, CompletionUsage, PromptTokensDetails
 from api.errors import error_body
-from api.models import CompletionTokensDetails, CompletionUsage, PromptTokensDetails
 from infra.runtime.settings import ToolDisplay
 from infra.wire.answers import SubAgents, describe
 from infra.wire.errors import AgClusterError, ErrorCode, TurnFailed, UnknownMessage

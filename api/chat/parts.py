@@ -16,7 +16,7 @@ from typing import TypeVar
 import msgspec
 from msgspec import Struct
 
-from api.chat_request import Json, Part, given, read_content, refusal, text_of
+from api.chat.request import Json, Part, given, read_content, refusal, text_of
 from infra.wire.errors import RequestRefused
 from infra.wire.turns import ContentBlock, DocumentBlock, ImageBlock, TextBlock
 

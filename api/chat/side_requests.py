@@ -13,7 +13,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from api.chat_request import ChatMessage, ChatRequest
+from api.chat.request import ChatMessage, ChatRequest
 from api.naming import is_given
 from infra.runtime.settings import Settings
 from infra.wire.history import INJECTED

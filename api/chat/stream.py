@@ -22,7 +22,7 @@ from contextlib import asynccontextmanager
 from sse_starlette.sse import EventSourceResponse
 from starlette.types import Receive, Scope, Send
 
-from api.chunks import ChunkFrames, is_sight, read_end
+from api.chat.chunks import ChunkFrames, is_sight, read_end
 from api.departure import HungUp, while_connected
 from api.hold import OpenTurn
 from infra.runtime.clock import Clock

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Literal
 
-from api.chat_request import Called, ChatMessage, given, text_of
-from api.parts import blocks_of
+from api.chat.parts import blocks_of
+from api.chat.request import Called, ChatMessage, given, text_of
 from infra.wire.errors import RequestRefused
 from infra.wire.history import digest, tails
 from infra.wire.turns import ContentBlock, HistoryMessage, TextBlock
