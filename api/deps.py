@@ -8,9 +8,9 @@ from api.access.catalog import ModelCatalog
 from api.access.door import Door
 from api.bodies import LargeBodies
 from api.completions import Completions
+from api.conversations.sessions import Sessions
 from api.drain import Drain
 from api.errands import Errands
-from api.sessions import Sessions
 from api.submit import TurnOpener
 from infra.runtime.clock import Clock
 from infra.runtime.settings import Settings

@@ -15,11 +15,11 @@ from api.access.key_check import TIMEOUT_S, KeyCheck
 from api.access.open_answers import OpenAnswers
 from api.bodies import LargeBodies
 from api.completions import Completions
+from api.conversations.sessions import Sessions
 from api.deps import ApiDeps
 from api.drain import Drain
 from api.errands import Errands
 from api.relays import Relays
-from api.sessions import Sessions
 from api.submit import TurnOpener
 from api.temporary import TemporaryNames
 from infra.runtime.clock import Clock

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request
 
-from api.chat.shapes import Session, SessionDeleted, SessionList, SessionShown
+from api.conversations.shapes import Session, SessionDeleted, SessionList, SessionShown
 from api.deps import ApiDeps
 from api.openapi import KEYED, errors
 from infra.store.conversations import ConversationRecord
