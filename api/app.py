@@ -7,11 +7,11 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
-from api.auth import without_key
-from api.cross_origin import CrossOrigin
 from api.deps import ApiDeps
-from api.edge import Edge
 from api.errors import error_response, routing_error
+from api.http.auth import without_key
+from api.http.cross_origin import CrossOrigin
+from api.http.edge import Edge
 from api.openapi import document
 from api.routes.chat import chat_routes
 from api.routes.completions import completion_routes

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 
 from api.access.catalog import ModelCatalog
 from api.access.door import Door
-from api.bodies import LargeBodies
 from api.completions import Completions
 from api.conversations.sessions import Sessions
-from api.drain import Drain
 from api.errands import Errands
+from api.http.bodies import LargeBodies
+from api.http.drain import Drain
 from api.submit import TurnOpener
 from infra.runtime.clock import Clock
 from infra.runtime.settings import Settings

@@ -19,8 +19,8 @@ from contextlib import aclosing, closing, contextmanager
 import uvicorn
 
 from api.app import create_app
-from api.connection import ConnectionBounds, bounded
 from api.deps import ApiDeps
+from api.http.connection import ConnectionBounds, bounded
 from api.replica import running_replica, upstream_client
 from infra.runtime.clock import SystemClock
 from infra.runtime.lifecycle import stop_signals

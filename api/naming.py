@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Container, Iterable, Mapping, Sequence
 
-from api.auth import without_key
+from api.http.auth import without_key
 from infra.wire.errors import RequestRefused
 
 METADATA_FIELD = "metadata.conversation_id"

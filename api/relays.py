@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from api.drain import Drain
+from api.http.drain import Drain
 from api.relay import Mailbox, Relay
 from infra.runtime.clock import Clock
 from infra.runtime.settings import Settings

@@ -13,12 +13,12 @@ from api.access.catalog import ModelCatalog
 from api.access.door import Door
 from api.access.key_check import TIMEOUT_S, KeyCheck
 from api.access.open_answers import OpenAnswers
-from api.bodies import LargeBodies
 from api.completions import Completions
 from api.conversations.sessions import Sessions
 from api.deps import ApiDeps
-from api.drain import Drain
 from api.errands import Errands
+from api.http.bodies import LargeBodies
+from api.http.drain import Drain
 from api.relays import Relays
 from api.submit import TurnOpener
 from api.temporary import TemporaryNames

@@ -9,12 +9,12 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 
 from api.access.open_answers import OpenAnswers
-from api.auth import Caller
-from api.bodies import LARGE_BYTES, LargeBodies
 from api.chain import OpenChain, last_chains
 from api.chat.prompt import Prompt
 from api.errands import Errands
 from api.hold import HeldTurn, Trail
+from api.http.auth import Caller
+from api.http.bodies import LARGE_BYTES, LargeBodies
 from api.naming import label
 from api.relay import Relay
 from api.relays import Relays

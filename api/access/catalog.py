@@ -22,7 +22,7 @@ from typing import Any
 import httpx
 
 from api.access.key_check import ANTHROPIC_VERSION, TIMEOUT_S
-from api.auth import Caller
+from api.http.auth import Caller
 from infra.runtime.clock import Clock
 from infra.runtime.logs import fields
 from infra.runtime.settings import Settings

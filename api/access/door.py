@@ -18,8 +18,8 @@ import math
 from starlette.requests import Request
 
 from api.access.key_check import KeyCheck
-from api.auth import Caller, authenticate
-from api.edge import ANSWER_HEADERS
+from api.http.auth import Caller, authenticate
+from api.http.edge import ANSWER_HEADERS
 from infra.runtime.clock import Clock
 from infra.runtime.identity import address_id
 from infra.runtime.logs import fields

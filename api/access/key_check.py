@@ -17,7 +17,7 @@ from http import HTTPStatus
 
 import httpx
 
-from api.auth import Caller
+from api.http.auth import Caller
 from infra.runtime.clock import Clock
 from infra.runtime.logs import fields
 from infra.store.key_verdicts import KeyVerdicts

@@ -8,7 +8,7 @@ Departures from `EventSourceResponse`, on purpose:
 - Bytes are sent as they are, joined per loop pass.
 - The 200 waits for the first event that settles the outcome (or `commit_after_s`), so that an early
   failure keeps its honest status; then pings begin.
-- Shutdown is told to the relay by `api.drain`, which ends the stream with a clean error. The
+- Shutdown is told to the relay by `api.http.drain`, which ends the stream with a clean error. The
   library would cut every stream within half a second of SIGTERM, without an end mark.
 """
 
@@ -23,8 +23,8 @@ from sse_starlette.sse import EventSourceResponse
 from starlette.types import Receive, Scope, Send
 
 from api.chat.chunks import ChunkFrames, is_sight, read_end
-from api.departure import HungUp, while_connected
 from api.hold import OpenTurn
+from api.http.departure import HungUp, while_connected
 from infra.runtime.clock import Clock
 from infra.runtime.logs import fields
 from infra.runtime.settings import QueueDisplay

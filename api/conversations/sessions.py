@@ -6,8 +6,8 @@ import asyncio
 import re
 from collections.abc import Sequence
 
-from api.auth import Caller
 from api.completions import Completions
+from api.http.auth import Caller
 from api.temporary import TemporaryNames
 from infra.runtime.settings import Settings
 from infra.store.conversations import ConversationPage, ConversationRecord, ConversationStore

@@ -13,8 +13,8 @@ from typing import Any
 import httpx
 import pytest
 
-from api.connection import HEAD_MAX_BYTES, BoundedConnection, ConnectionBounds
-from api.edge import HEADERS_MAX
+from api.http.connection import HEAD_MAX_BYTES, BoundedConnection, ConnectionBounds
+from api.http.edge import HEADERS_MAX
 from infra.wire.events import TextDelta
 from tests.fakes.echo_worker import Gate, Script, words
 from tests.fakes.running_api import KEY, RunningApi, body, running_api, until
@@ -478,17 +478,17 @@ async def test_pages_of_named_origins_may_call_without_credentials() -> None:
 
 
 async def test_path_cannot_write_lines_into_the_log(caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(logging.INFO, logger="api.edge")
+    caplog.set_level(logging.INFO, logger="api.http.edge")
     async with running_api() as api:
         await api.http.get("/x%0Aanswered%20status=200%1b[31m")
-    (told,) = [record for record in caplog.records if record.name == "api.edge"]
+    (told,) = [record for record in caplog.records if record.name == "api.http.edge"]
     path = told.__dict__["agc_fields"]["path"]
     assert path == "/x%0Aanswered%20status=200%1b[31m"
 
 
 async def test_follower_that_owes_a_body_just_leaves() -> None:
     """Its stream watches for its leaving, and so reads what it sends."""
-    from api.departure import HungUp, while_connected
+    from api.http.departure import HungUp, while_connected
     from infra.wire.errors import ErrorCode, RequestRefused
 
     async def receive() -> Any:

@@ -9,7 +9,7 @@ from typing import Any
 import httpx
 import pytest
 
-from api.edge import HEADERS_MAX_BYTES
+from api.http.edge import HEADERS_MAX_BYTES
 from tests.fakes.running_api import KEY, MODEL, RunningApi, body, running_api
 
 ERROR_FIELDS = {"message", "type", "param", "code"}
@@ -161,7 +161,7 @@ async def test_crash_is_a_500_without_a_traceback(caplog: pytest.LogCaptureFixtu
 
 async def test_slow_body_is_408() -> None:
     from api.app import create_app
-    from api.edge import Edge
+    from api.http.edge import Edge
 
     async with running_api() as api:
         app = Edge(

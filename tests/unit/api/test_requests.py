@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from api.auth import authenticate, without_key
 from api.chat.prompt import read_messages
 from api.chat.request import read_chat_request
-from api.edge import meant_path
+from api.http.auth import authenticate, without_key
+from api.http.edge import meant_path
 from api.naming import conversation_name, label, resends_history
 from infra.wire.errors import ErrorCode, RequestRefused
 

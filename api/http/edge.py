@@ -1,5 +1,5 @@
 """The outermost layer: request ids, bounds on what a client may send, headers every answer has, and
-the last net for errors. (What is no request yet is bounded by `api.connection`.)
+the last net for errors. (What is no request yet is bounded by `api.http.connection`.)
 
 Plain ASGI, because it wraps every stream and Starlette's middleware class would copy each chunk
 through a queue.
@@ -19,8 +19,8 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import ClientDisconnect, Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from api.auth import without_key
 from api.errors import error_response
+from api.http.auth import without_key
 from infra.runtime.logs import fields
 from infra.wire.errors import AgClusterError, ErrorCode, RequestRefused
 

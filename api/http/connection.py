@@ -7,7 +7,7 @@ the parser itself refuses it answers in plain text, and HTTP/1.0 in chunks, whic
 know. Here every such wait has a deadline, everything unparsed has a bound, trailers are dropped,
 and each refusal has the form of all our errors.
 
-(The body of a request that is being served is bounded by `api.edge`.)
+(The body of a request that is being served is bounded by `api.http.edge`.)
 """
 
 from __future__ import annotations
