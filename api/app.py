@@ -12,11 +12,11 @@ from api.errors import error_response, routing_error
 from api.http.auth import without_key
 from api.http.cross_origin import CrossOrigin
 from api.http.edge import Edge
-from api.openapi import document
 from api.routes.chat import chat_routes
 from api.routes.completions import completion_routes
 from api.routes.health import VERSION, health_routes
 from api.routes.models import model_routes
+from api.routes.openapi import document
 from api.routes.sessions import session_routes
 from infra.wire.errors import AgClusterError, RequestRefused
 

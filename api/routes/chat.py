@@ -17,7 +17,7 @@ from api.chat.whole import WholeAnswer
 from api.deps import ApiDeps
 from api.hold import OpenTurn
 from api.http.edge import held_body
-from api.openapi import CHAT_BODY, EVENT_STREAM, KEYED, NUMBERS_HEADER, chat_headers, errors
+from api.routes.openapi import CHAT_BODY, EVENT_STREAM, KEYED, NUMBERS_HEADER, chat_headers, errors
 from api.submit import Ask
 from infra.wire.errors import ErrorCode, RequestRefused
 

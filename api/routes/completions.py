@@ -13,7 +13,7 @@ from api.chat.shapes import Cancellation, ChatCompletion
 from api.chat.stream import ChatStream
 from api.chat.whole import WholeAnswer
 from api.deps import ApiDeps
-from api.openapi import EVENT_STREAM, KEYED, LAST_EVENT, errors
+from api.routes.openapi import EVENT_STREAM, KEYED, LAST_EVENT, errors
 from infra.store.turns import TurnRecord
 from infra.wire.errors import ErrorCode, RequestRefused
 

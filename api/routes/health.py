@@ -6,9 +6,9 @@ from importlib.metadata import version
 
 from fastapi import APIRouter, Response
 
-from api.chat.shapes import Health
 from api.deps import ApiDeps
-from api.openapi import OPEN, Responses, errors
+from api.routes.openapi import OPEN, Responses, errors
+from api.routes.shapes import Health
 from infra.wire.errors import StoreUnavailable
 
 VERSION = version("agcluster")

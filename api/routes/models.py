@@ -5,10 +5,10 @@ from __future__ import annotations
 from fastapi import APIRouter, Request
 
 from api.access.catalog import created_of
-from api.chat.shapes import Model, ModelList
 from api.deps import ApiDeps
 from api.http.auth import without_key
-from api.openapi import OPEN_OR_KEYED, errors
+from api.routes.openapi import OPEN_OR_KEYED, errors
+from api.routes.shapes import Model, ModelList
 from infra.wire.errors import ErrorCode, RequestRefused
 
 

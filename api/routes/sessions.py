@@ -8,7 +8,7 @@ from fastapi import APIRouter, Query, Request
 
 from api.conversations.shapes import Session, SessionDeleted, SessionList, SessionShown
 from api.deps import ApiDeps
-from api.openapi import KEYED, errors
+from api.routes.openapi import KEYED, errors
 from infra.store.conversations import ConversationRecord
 from infra.wire.errors import RequestRefused
 

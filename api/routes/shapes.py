@@ -1,0 +1,48 @@
+"""The JSON of models, health and errors, for callers and for the OpenAPI document."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel
+
+
+class Model(BaseModel):
+    """A model that may be asked for."""
+
+    id: str
+    object: Literal["model"] = "model"
+    created: int
+    owned_by: str = "anthropic"
+
+
+class ModelList(BaseModel):
+    """All models and aliases."""
+
+    object: Literal["list"] = "list"
+    data: list[Model]
+
+
+class ErrorObject(BaseModel):
+    """What went wrong."""
+
+    message: str
+    type: str
+    param: str | None
+    code: str | None
+
+
+class ErrorAnswer(BaseModel):
+    """The form of every error."""
+
+    error: ErrorObject
+
+
+class Health(BaseModel):
+    """How this deployment is."""
+
+    status: Literal["healthy", "degraded", "unhealthy", "draining"]
+    version: str
+    agent_image: str
+    workers: int
+    redis: Literal["ok", "unavailable"]
