@@ -6,12 +6,12 @@ from dataclasses import dataclass
 
 from api.access.catalog import ModelCatalog
 from api.access.door import Door
-from api.completions import Completions
 from api.conversations.sessions import Sessions
-from api.errands import Errands
 from api.http.bodies import LargeBodies
 from api.http.drain import Drain
-from api.submit import TurnOpener
+from api.turns.deferred import Errands
+from api.turns.lookup import Completions
+from api.turns.opener import TurnOpener
 from infra.runtime.clock import Clock
 from infra.runtime.settings import Settings
 from infra.store.workers import WorkerRegistry

@@ -13,15 +13,15 @@ from api.access.catalog import ModelCatalog
 from api.access.door import Door
 from api.access.key_check import TIMEOUT_S, KeyCheck
 from api.access.open_answers import OpenAnswers
-from api.completions import Completions
 from api.conversations.sessions import Sessions
 from api.deps import ApiDeps
-from api.errands import Errands
 from api.http.bodies import LargeBodies
 from api.http.drain import Drain
-from api.relays import Relays
-from api.submit import TurnOpener
-from api.temporary import TemporaryNames
+from api.turns.deferred import Errands
+from api.turns.lookup import Completions
+from api.turns.opener import TurnOpener
+from api.turns.relays import Relays
+from api.turns.temporary import TemporaryNames
 from infra.runtime.clock import Clock
 from infra.runtime.identity import new_replica_id
 from infra.runtime.settings import Settings, SettingsRefused

@@ -10,12 +10,12 @@ Tool calls and results of the client's own tools become text: this agent runs it
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from itertools import pairwise
 from typing import Literal
 
 from api.chat.parts import blocks_of
 from api.chat.request import Called, ChatMessage, given, text_of
+from api.turns.ask import Blocks, Prompt
 from infra.wire.errors import RequestRefused
 from infra.wire.history import digest, tails
 from infra.wire.turns import ContentBlock, HistoryMessage, TextBlock
@@ -25,27 +25,6 @@ GO_ON = "Go on from where your last answer ends. Do not repeat any of it."
 
 _SYSTEM_ROLES = frozenset({"system", "developer"})
 _RESULT_ROLES = frozenset({"tool", "function"})
-
-Blocks = tuple[ContentBlock, ...]
-
-
-@dataclass(frozen=True)
-class Prompt:
-    """What of a turn comes from the messages."""
-
-    system_prompt: str | None
-    history: tuple[HistoryMessage, ...]
-    prompt: Blocks
-    sent: tuple[str, ...]
-    """Digests of what the user said, one for each of their turns, the prompt last."""
-    has_answers: bool
-    """The client sent answers along, if only empty ones."""
-    answers: tuple[str, ...]
-    """Text of the answer after each of the user's turns but the last."""
-    begins: tuple[int, ...] = ()
-    """Where in the history each of those turns begins."""
-    tails: tuple[str, ...] = ()
-    """Digests under which the prompt may come back."""
 
 
 def read_messages(messages: Sequence[ChatMessage]) -> Prompt:

@@ -7,16 +7,16 @@ from dataclasses import replace
 
 from fastapi import Request
 
-from api.chat.prompt import Prompt, read_messages
+from api.chat.prompt import read_messages
 from api.chat.request import ChatRequest, read_chat_request
 from api.chat.side_requests import SideRules, answer_bound, with_format
 from api.deps import ApiDeps
 from api.http.auth import Caller, without_key
 from api.http.bodies import held_while_read, json_body
 from api.http.edge import held_body
-from api.naming import conversation_name, profile_name, resends_history
-from api.repeats import read_repeat
-from api.submit import Ask
+from api.turns.ask import Ask, Prompt
+from api.turns.naming import conversation_name, profile_name, resends_history
+from api.turns.repeats import read_repeat
 from infra.wire.errors import ErrorCode, RequestRefused
 from infra.wire.turns import Lane, OnDisconnect
 

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from api.chat.request import ChatMessage, ChatRequest
-from api.naming import is_given
+from api.turns.naming import is_given
 from infra.runtime.settings import Settings
 from infra.wire.history import INJECTED
 from infra.wire.turns import Lane

@@ -22,9 +22,10 @@ from contextlib import asynccontextmanager
 from sse_starlette.sse import EventSourceResponse
 from starlette.types import Receive, Scope, Send
 
-from api.chat.chunks import ChunkFrames, is_sight, read_end
-from api.hold import OpenTurn
+from api.chat.chunks import ChunkFrames
 from api.http.departure import HungUp, while_connected
+from api.turns.channels import is_sight, read_end
+from api.turns.held import OpenTurn
 from infra.runtime.clock import Clock
 from infra.runtime.logs import fields
 from infra.runtime.settings import QueueDisplay

@@ -9,11 +9,12 @@ import math
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from api.chat.chunks import Transcript, is_sight, read_end, usage_of
+from api.chat.chunks import usage_of
 from api.chat.shapes import AnswerMessage, ChatCompletion, Choice
 from api.errors import error_response
-from api.hold import OpenTurn
 from api.http.departure import HungUp, while_connected
+from api.turns.channels import Transcript, is_sight, read_end
+from api.turns.held import OpenTurn
 from infra.runtime.clock import Clock
 from infra.runtime.logs import fields
 from infra.runtime.settings import ToolDisplay

@@ -6,9 +6,9 @@ import asyncio
 import re
 from collections.abc import Sequence
 
-from api.completions import Completions
 from api.http.auth import Caller
-from api.temporary import TemporaryNames
+from api.turns.lookup import Completions
+from api.turns.temporary import TemporaryNames
 from infra.runtime.settings import Settings
 from infra.store.conversations import ConversationPage, ConversationRecord, ConversationStore
 from infra.store.turns import TurnStore

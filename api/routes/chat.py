@@ -15,10 +15,10 @@ from api.chat.side_requests import SideRules
 from api.chat.stream import ChatStream
 from api.chat.whole import WholeAnswer
 from api.deps import ApiDeps
-from api.hold import OpenTurn
 from api.http.edge import held_body
 from api.routes.openapi import CHAT_BODY, EVENT_STREAM, KEYED, NUMBERS_HEADER, chat_headers, errors
-from api.submit import Ask
+from api.turns.ask import Ask
+from api.turns.held import OpenTurn
 from infra.wire.errors import ErrorCode, RequestRefused
 
 

@@ -15,8 +15,8 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
 from api.chat.request import ChatRequest
-from api.naming import PROFILE_HEADER
 from api.routes.shapes import ErrorAnswer
+from api.turns.naming import PROFILE_HEADER
 
 NUMBERS_HEADER = "X-Event-IDs"
 """Whether a stream's blocks carry the number of their event, as its `id`."""

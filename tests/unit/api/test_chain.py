@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from api.chain import HEAD_CHARS, AnswerHead, chain, head_of, last_chains, without_moments
+from api.turns.chain import HEAD_CHARS, AnswerHead, chain, head_of, last_chains, without_moments
 
 
 @pytest.mark.parametrize("parts", [["one two\n"], ["o", "ne", " ", "t", "wo"], [" one\ttwo "]])

@@ -8,8 +8,9 @@ from collections.abc import Sequence
 import pytest
 from openai.types.chat import ChatCompletionChunk
 
-from api.chain import AnswerHead
-from api.chat.chunks import ChunkFrames, Transcript, is_sight, read_end
+from api.chat.chunks import ChunkFrames
+from api.turns.chain import AnswerHead
+from api.turns.channels import Transcript, is_sight, read_end
 from infra.runtime.settings import ToolDisplay
 from infra.wire.errors import AgClusterError, ErrorCode, TurnFailed
 from infra.wire.events import (

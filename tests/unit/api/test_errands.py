@@ -8,8 +8,8 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from api.errands import GIVE_UP_S, WAITING_MAX, Errands
 from api.http.drain import Drain
+from api.turns.deferred import GIVE_UP_S, WAITING_MAX, Errands
 from infra.wire.errors import StoreUnavailable, TurnNotFound
 from infra.wire.ids import TurnId
 from tests.fakes.manual_clock import ManualClock, settle

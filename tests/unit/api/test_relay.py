@@ -8,7 +8,7 @@ import math
 
 import pytest
 
-from api.relay import (
+from api.turns.relay import (
     GIVE_UP_S,
     OVERDUE_S,
     PAGE_BYTES,

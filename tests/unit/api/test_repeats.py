@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from api.repeats import Repeat, RepeatKind, read_repeat
+from api.turns.repeats import Repeat, RepeatKind, read_repeat
 from infra.store.turns import RepeatOf, TurnRecord
 from infra.wire.errors import ErrorCode, RequestRefused
 from infra.wire.ids import ConversationKey, Fence, ReplicaId, TenantId, TurnId

@@ -12,7 +12,7 @@ from api.chat.prompt import read_messages
 from api.chat.request import read_chat_request
 from api.http.auth import authenticate, without_key
 from api.http.edge import meant_path
-from api.naming import conversation_name, label, resends_history
+from api.turns.naming import conversation_name, label, resends_history
 from infra.wire.errors import ErrorCode, RequestRefused
 
 SECRET = b"s" * 32

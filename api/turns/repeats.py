@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum, auto
 
-from api.naming import is_given
+from api.turns.naming import is_given
 from infra.store.turns import RepeatOf, TurnRecord
 from infra.wire.errors import ErrorCode, RequestRefused, is_retryable
 from infra.wire.states import TurnState

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from api.http.drain import Drain
-from api.relay import Mailbox, Relay
+from api.turns.relay import Mailbox, Relay
 from infra.runtime.clock import Clock
 from infra.runtime.settings import Settings
 from infra.store.live import LiveSubscriber

@@ -12,7 +12,7 @@ import logging
 import math
 from typing import Protocol
 
-from api.merge import Merge
+from api.turns.merge import Merge
 from infra.runtime.clock import Clock
 from infra.runtime.logs import fields
 from infra.store.turn_log import LogPage

@@ -9,9 +9,9 @@ import re
 from contextlib import ExitStack
 
 from api.access.open_answers import OpenAnswers
-from api.hold import OpenTurn
 from api.http.auth import Caller
-from api.relays import Relays
+from api.turns.held import OpenTurn
+from api.turns.relays import Relays
 from infra.store.turn_log import TurnLog
 from infra.store.turns import TurnRecord, TurnStore
 from infra.wire.errors import TurnNotFound

@@ -6,20 +6,18 @@ import itertools
 import logging
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from api.access.open_answers import OpenAnswers
-from api.chain import OpenChain, last_chains
-from api.chat.prompt import Prompt
-from api.errands import Errands
-from api.hold import HeldTurn, Trail
-from api.http.auth import Caller
 from api.http.bodies import LARGE_BYTES, LargeBodies
-from api.naming import label
-from api.relay import Relay
-from api.relays import Relays
-from api.repeats import Repeat
-from api.temporary import TemporaryNames
+from api.turns.ask import Ask
+from api.turns.chain import OpenChain, last_chains
+from api.turns.deferred import Errands
+from api.turns.held import HeldTurn, Trail
+from api.turns.naming import label
+from api.turns.relay import Relay
+from api.turns.relays import Relays
+from api.turns.temporary import TemporaryNames
 from infra.runtime.clock import Clock
 from infra.runtime.identity import new_turn_id
 from infra.runtime.logs import fields
@@ -33,7 +31,7 @@ from infra.store.turns import NewTurn, RepeatOf, Submitted, TurnRecord, TurnStor
 from infra.wire.answers import shown_head
 from infra.wire.errors import RequestRefused, StoreUnavailable
 from infra.wire.ids import ConversationKey, ReaderId, TurnId
-from infra.wire.turns import Lane, OnDisconnect, TurnRequest
+from infra.wire.turns import Lane, TurnRequest
 
 log = logging.getLogger(__name__)
 
@@ -43,31 +41,6 @@ SIDE_RETENTION_S = 600.0
 KEY_SLACK_S = 2 * 3600.0
 """A sealed key outlives the longest wait and the longest turn by this: for restarts between, and
 for a gateway whose machine has another idea of the time."""
-
-
-@dataclass(frozen=True)
-class Ask:
-    """A request that was found good."""
-
-    caller: Caller
-    model: str
-    """The real id, aliases resolved."""
-    prompt: Prompt
-    asked_model: str | None = None
-    """What the client called it."""
-    name: str | None = None
-    is_thin: bool = False
-    """The client may be one that sends only what is new."""
-    on_disconnect: OnDisconnect = OnDisconnect.CANCEL
-    size: int = 0
-    """Bytes of its body."""
-    repeat: Repeat | None = None
-    is_streamed: bool = False
-    lane: Lane = Lane.AGENT
-    max_tokens: int | None = None
-    """Bound of a side request's answer."""
-    profile: str | None = None
-    """The egress profile it asks for."""
 
 
 class TurnOpener:

@@ -7,9 +7,9 @@ import logging
 from contextlib import ExitStack
 from dataclasses import dataclass
 
-from api.chain import AnswerHead, OpenChain
-from api.errands import Errands
-from api.relay import Relay
+from api.turns.chain import AnswerHead, OpenChain
+from api.turns.deferred import Errands
+from api.turns.relay import Relay
 from infra.runtime.logs import fields
 from infra.store.chains import ChainStore
 from infra.store.readers import TurnReaders

@@ -1,0 +1,124 @@
+"""Sorts a turn's events into the two channels an answer has: reasoning and text.
+
+Dialects render what comes out of here. Nothing here knows one.
+"""
+
+from __future__ import annotations
+
+import json
+from enum import Enum
+from json.encoder import encode_basestring_ascii
+
+from api.turns.chain import AnswerHead
+from infra.runtime.settings import ToolDisplay
+from infra.wire.answers import SubAgents, describe
+from infra.wire.errors import ErrorCode, TurnFailed, UnknownMessage
+from infra.wire.events import (
+    TurnEnded,
+    decode_event,
+    is_end,
+    text_literal,
+    thinking_literal,
+)
+from infra.wire.states import TurnState
+
+_QUIET = (b'{"type":"started"', b'{"type":"notice"')
+
+
+def is_sight(payload: bytes) -> bool:
+    """Whether the event settles a stream's status: the answer has begun, or ended."""
+    return not payload.startswith(_QUIET)
+
+
+class _Kind(Enum):
+    TEXT = 1
+    THINKING = 2
+    TOOL = 3
+
+
+class Transcript:
+    """Sorts a turn's events into the two channels an OpenAI answer has, with the breaks between.
+
+    `pieces` gives `(is_reasoning, literal)` pairs of JSON string literals; a text delta's literal
+    passes untouched. Lines are broken where one channel changes between thinking, tool lines and
+    text. (The paragraphs of the text itself are the agent's: it knows where a message ends.)
+    """
+
+    def __init__(self, display: ToolDisplay, *, head: AnswerHead | None = None) -> None:
+        """`head` is told the answer's text as it is shown."""
+        self._display = display
+        self._head = head
+        self._last: dict[bool, bytes] = {}
+        """The newest literal of each channel, by `is_reasoning`."""
+        self._kind: dict[bool, _Kind] = {}
+        self._sub_agents = SubAgents()
+        self.unknown = 0
+        """Events of a type this version does not know, skipped."""
+
+    def piece(self, payload: bytes) -> tuple[bool, bytes] | None:
+        """What one event shows, if anything. End events show nothing here."""
+        literal = text_literal(payload)
+        if literal is not None:
+            return self._shown(False, _Kind.TEXT, literal)
+        literal = thinking_literal(payload)
+        if literal is not None:
+            if self._display is ToolDisplay.OFF:
+                return None
+            return self._shown(self._is_reasoning, _Kind.THINKING, literal)
+        line = None if is_end(payload) else self._line(payload)
+        if line is None or self._display is ToolDisplay.OFF:
+            return None
+        return self._shown(
+            self._is_reasoning, _Kind.TOOL, encode_basestring_ascii(line + "\n").encode()
+        )
+
+    def note(self, line: str) -> bytes:
+        """The literal of a line of our own among the reasoning."""
+        return self._shown(True, _Kind.TOOL, encode_basestring_ascii(line + "\n").encode())[1]
+
+    @property
+    def _is_reasoning(self) -> bool:
+        return self._display is ToolDisplay.REASONING
+
+    def _shown(self, is_reasoning: bool, kind: _Kind, literal: bytes) -> tuple[bool, bytes]:
+        if self._kind.get(is_reasoning) is not kind:
+            if not literal.startswith(b'"\\n'):
+                literal = self._break(is_reasoning, kind) + literal[1:]
+            self._kind[is_reasoning] = kind
+        if literal != b'""':
+            self._last[is_reasoning] = literal
+        if self._head is not None and not is_reasoning and not self._head.is_full:
+            self._head.add(json.loads(literal))
+        return is_reasoning, literal
+
+    def _break(self, is_reasoning: bool, kind: _Kind) -> bytes:
+        """The opening quote and the line breaks that part this piece from what stands before."""
+        last = self._last.get(is_reasoning, b'""')
+        if last == b'""':
+            return b'"'
+        if not last.endswith(b'\\n"'):
+            return b'"\\n' if is_reasoning else b'"\\n\\n'
+        # After tool lines the answer's own text begins a new paragraph.
+        after_lines = self._kind.get(is_reasoning) is _Kind.TOOL and kind is not _Kind.TOOL
+        return b'"\\n' if after_lines and not is_reasoning else b'"'
+
+    def _line(self, payload: bytes) -> str | None:
+        try:
+            return describe(self._sub_agents.signed(decode_event(payload)))
+        except UnknownMessage:
+            self.unknown += 1
+            return None
+
+
+def read_end(payload: bytes) -> TurnEnded:
+    """The end event of a good turn. Raises `TurnFailed` for any other end."""
+    end = decode_event(payload)
+    assert isinstance(end, TurnEnded), "only an end event ends a turn"
+    if end.state is TurnState.DONE and end.error is None:
+        return end
+    if end.error is not None:
+        raise TurnFailed(
+            end.error.message, code=end.error.code, retry_after_s=end.error.retry_after_s
+        )
+    cancelled = end.state is TurnState.CANCELLED
+    raise TurnFailed("", code=ErrorCode.TURN_CANCELLED if cancelled else ErrorCode.AGENT_FAILED)
