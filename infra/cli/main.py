@@ -16,9 +16,9 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from infra.cli import sessions, turns, usage, workers
 from infra.cli.doctor import examine, report
 from infra.cli.isolation import image_command
+from infra.cli.ops import sessions, turns, usage, workers
 from infra.cli.programs import MODULES, python_command
 from infra.cli.terminal import Terminal, say
 from infra.cli.up import run_up

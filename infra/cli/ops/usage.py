@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from infra.cli.cluster import Json, print_json, print_table, with_store
+from infra.cli.ops.cluster import Json, print_json, print_table, with_store
 from infra.runtime.settings import Settings
 from infra.store.open import Store
 from infra.store.usage import UsageSums

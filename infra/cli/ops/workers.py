@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from infra.cli.cluster import Json, at, print_json, print_table, until, with_store
+from infra.cli.ops.cluster import Json, at, print_json, print_table, until, with_store
 from infra.cli.terminal import say
 from infra.runtime.settings import Settings
 from infra.store.open import Store

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from infra.cli.cluster import (
+from infra.cli.ops.cluster import (
     Json,
     at,
     find_conversation,
@@ -18,8 +18,8 @@ from infra.cli.cluster import (
     until,
     with_store,
 )
+from infra.cli.ops.usage import facts, print_usage
 from infra.cli.terminal import say
-from infra.cli.usage import facts, print_usage
 from infra.runtime.settings import Settings
 from infra.store.conversations import ConversationRecord
 from infra.store.open import Store
