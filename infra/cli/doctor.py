@@ -20,12 +20,12 @@ from typing import NamedTuple
 import httpx
 
 from infra.cli.findings import Examination, Finding, Verdict
-from infra.cli.isolation import Isolations, probe_isolations
-from infra.cli.ports import port_fault
 from infra.cli.program_doctor import examine_program, running_program
-from infra.cli.redis_server import HOW_TO_GET, find_redis_server, redis_fault, socket_url
-from infra.cli.state_dir import StateDir
 from infra.cli.terminal import Terminal
+from infra.cli.up.isolation import Isolations, probe_isolations
+from infra.cli.up.ports import port_fault
+from infra.cli.up.redis_server import HOW_TO_GET, find_redis_server, redis_fault, socket_url
+from infra.cli.up.state_dir import StateDir
 from infra.runtime.settings import Isolation, Settings
 from infra.store.open import open_store
 from infra.wire.errors import AgClusterError

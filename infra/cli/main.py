@@ -1,6 +1,6 @@
 """The `agcluster` command: everything on one machine, or one program of a deployment.
 
-Programs are started as processes (`infra.cli.programs`), never imported.
+Programs are started as processes (`infra.cli.up.programs`), never imported.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from typing import Annotated, NoReturn
 import typer
 
 from infra.cli.doctor import examine, report
-from infra.cli.isolation import image_command
 from infra.cli.ops import sessions, turns, usage, workers
-from infra.cli.programs import MODULES, python_command
 from infra.cli.terminal import Terminal, say
-from infra.cli.up import run_up
+from infra.cli.up.command import run_up
+from infra.cli.up.isolation import image_command
+from infra.cli.up.programs import MODULES, python_command
 from infra.runtime.settings import PREFIX, Settings, SettingsRefused, load_settings
 from infra.wire.errors import AgClusterError
 

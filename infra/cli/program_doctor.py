@@ -15,8 +15,8 @@ from pathlib import Path
 import httpx
 
 from infra.cli.findings import Finding, Verdict
-from infra.cli.isolation import probe_isolations
-from infra.cli.redis_server import redis_fault
+from infra.cli.up.isolation import probe_isolations
+from infra.cli.up.redis_server import redis_fault
 from infra.runtime.settings import Settings
 from infra.store.open import open_store
 from infra.wire.errors import AgClusterError

@@ -31,7 +31,7 @@ from urllib.parse import urlsplit
 
 import httpx
 
-from infra.cli.programs import MODULES, bare_environment, environment, python_command
+from infra.cli.up.programs import MODULES, bare_environment, environment, python_command
 from infra.runtime.identity import conversation_key, tenant_id
 from infra.runtime.settings import Isolation, Settings
 from infra.store.conversations import ConversationRecord

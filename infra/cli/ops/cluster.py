@@ -16,9 +16,9 @@ from typing import Annotated, Any
 
 import typer
 
-from infra.cli.redis_server import socket_url
-from infra.cli.state_dir import StateDir
 from infra.cli.terminal import say
+from infra.cli.up.redis_server import socket_url
+from infra.cli.up.state_dir import StateDir
 from infra.runtime.settings import PREFIX, Settings, SettingsRefused, load_settings
 from infra.store.connection import is_refused
 from infra.store.conversations import ConversationRecord

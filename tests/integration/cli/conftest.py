@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from infra.cli.fleet import Fleet
-from infra.cli.programs import Program
-from infra.cli.state_dir import InstanceLock, StateDir
 from infra.cli.terminal import Terminal
+from infra.cli.up.fleet import Fleet
+from infra.cli.up.programs import Program
+from infra.cli.up.state_dir import InstanceLock, StateDir
 
 
 class Heard(io.StringIO):

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from infra.cli import guard
-from infra.cli.fleet import RESTARTS_MAX, ProgramEnded
+from infra.cli.up import guard
+from infra.cli.up.fleet import RESTARTS_MAX, ProgramEnded
 from tests.integration.cli.conftest import Stage, staged
 
 WAIT = "import pathlib, sys, time; here = pathlib.Path(sys.argv[1]); "

@@ -18,7 +18,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from infra.cli import guard
+from infra.cli.up import guard
 from tests.parts import need
 
 START_TIMEOUT_S = 90.0

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from infra.cli.redis_server import redis_fault
+from infra.cli.up.redis_server import redis_fault
 from infra.runtime.settings import Settings, SettingsRefused, as_environment
 from infra.store.fitness import check, until_fit
 from infra.store.keys import Keys

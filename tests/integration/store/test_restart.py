@@ -14,7 +14,7 @@ import shutil
 import pytest
 from redis.asyncio import Redis
 
-from infra.cli.redis_server import CONFIG, redis_fault
+from infra.cli.up.redis_server import CONFIG, redis_fault
 from infra.runtime.settings import Settings
 from infra.store.connection import connect
 from infra.store.fitness import check

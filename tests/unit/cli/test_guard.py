@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from infra.cli import guard
+from infra.cli.up import guard
 from infra.runtime.lifecycle import UP_MARK
 
 OBEDIENT = "import time; print('up', flush=True); time.sleep(300)"

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 from pydantic import SecretStr
 
-from infra.cli.programs import MODULES, environment, python_command
-from infra.cli.redis_server import redis_command, socket_url
-from infra.cli.state_dir import StateDir
-from infra.cli.up import DRAIN_TIMEOUT_S, Plan, complete
+from infra.cli.up.command import DRAIN_TIMEOUT_S, Plan, complete
+from infra.cli.up.programs import MODULES, environment, python_command
+from infra.cli.up.redis_server import redis_command, socket_url
+from infra.cli.up.state_dir import StateDir
 from infra.runtime.settings import Settings, load_settings
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from infra.cli.state_dir import DATA_DIR_MAX_BYTES, InstanceLock, StateDir, StateDirRefused
+from infra.cli.up.state_dir import DATA_DIR_MAX_BYTES, InstanceLock, StateDir, StateDirRefused
 
 
 @pytest.fixture

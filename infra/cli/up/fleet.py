@@ -1,7 +1,7 @@
 """A group of programs as child processes: started in order, watched, restarted, stopped in order.
 
 Every child leads its own process group and session, so Ctrl-C reaches `up` alone, which then stops
-them one after another. A guard (`infra.cli.guard`) does the same if `up` is killed.
+them one after another. A guard (`infra.cli.up.guard`) does the same if `up` is killed.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from infra.cli import guard
-from infra.cli.programs import Program, bare_environment
 from infra.cli.terminal import Terminal
+from infra.cli.up import guard
+from infra.cli.up.programs import Program, bare_environment
 from infra.runtime.lifecycle import UP_MARK
 from infra.wire.errors import AgClusterError
 

@@ -19,19 +19,19 @@ from importlib.metadata import version
 import httpx
 from pydantic import SecretStr
 
-from infra.cli.fleet import Fleet, ProgramEnded
-from infra.cli.isolation import choose_isolation, make_image
-from infra.cli.ports import free_port, port_fault, tcp_answers
-from infra.cli.programs import MODULES, Program, bare_environment, environment, python_command
-from infra.cli.redis_server import (
+from infra.cli.terminal import Terminal
+from infra.cli.up.fleet import Fleet, ProgramEnded
+from infra.cli.up.isolation import choose_isolation, make_image
+from infra.cli.up.ports import free_port, port_fault, tcp_answers
+from infra.cli.up.programs import MODULES, Program, bare_environment, environment, python_command
+from infra.cli.up.redis_server import (
     HOW_TO_GET,
     find_redis_server,
     redis_command,
     redis_fault,
     socket_url,
 )
-from infra.cli.state_dir import InstanceLock, StateDir
-from infra.cli.terminal import Terminal
+from infra.cli.up.state_dir import InstanceLock, StateDir
 from infra.runtime.lifecycle import stop_signals
 from infra.runtime.settings import Isolation, Settings
 from infra.store.open import open_store

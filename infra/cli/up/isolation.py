@@ -11,8 +11,8 @@ from collections.abc import AsyncIterator
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from infra.cli.programs import environment, python_command
 from infra.cli.terminal import Terminal
+from infra.cli.up.programs import environment, python_command
 from infra.runtime.settings import Isolation, Settings
 from infra.wire.errors import AgClusterError, NoIsolation
 
