@@ -54,8 +54,8 @@ fmt: $(VENV)/.dev ## format the code and mend what the linter can mend
 	$(BIN)/ruff check --fix .
 
 docs: $(VENV)/.dev ## renew what is generated: .env.example, docs/settings.md, ARCHITECTURE.md
-	$(BIN)/python -m infra.cli.reference --write
-	$(BIN)/python -m infra.cli.diagrams --write
+	$(BIN)/python -m infra.reference.settings --write
+	$(BIN)/python -m infra.reference.diagrams --write
 	$(BIN)/python -m worker.diagrams --write
 
 image: $(VENV)/.embedded ## build the agents' image (BASE_IMAGE=...)
@@ -83,7 +83,7 @@ audit: $(SUPPLY)/.made ## look for known holes in what the images install (needs
 
 licenses: $(VENV)/.dev $(SUPPLY)/.made ## renew docs/licenses.md
 	@$(SUPPLY)/bin/pip-licenses --python $(BIN)/python --from mixed --format json \
-	  | $(BIN)/python -m infra.cli.licenses > build-licenses.md.new \
+	  | $(BIN)/python -m infra.reference.licenses > build-licenses.md.new \
 	  && mv build-licenses.md.new docs/licenses.md || { rm -f build-licenses.md.new; exit 1; }
 
 env: ## make a .env with fresh secrets for `docker compose up`

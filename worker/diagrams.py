@@ -1,6 +1,6 @@
 """The generated part of ARCHITECTURE.md that shows a worker's own state machines.
 
-`python -m worker.diagrams [--write|--check]` from the repository's root, as `infra.cli.diagrams`
+`python -m worker.diagrams [--write|--check]` from the repository's root, as `infra.reference.diagrams`
 for what other programs see. A test fails when the document and the tables differ.
 """
 
@@ -10,8 +10,8 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from infra.cli.diagrams import DOCUMENT, mermaid
-from infra.cli.generated import apply, replace_part
+from infra.reference.diagrams import DOCUMENT, mermaid
+from infra.reference.generated import apply, replace_part
 from worker.breaker import BREAKER_TRANSITIONS, BreakerState
 from worker.phases import ACTOR_TRANSITIONS, RUN_TRANSITIONS, ActorPhase, RunPhase
 

@@ -1,7 +1,7 @@
 """The lives of turns, conversations and workers: one enum and one transition table each.
 
 Written by the store's scripts, read by everybody. The diagrams in ARCHITECTURE.md are generated
-from these tables (`python -m infra.cli.diagrams`).
+from these tables (`python -m infra.reference.diagrams`).
 """
 
 from __future__ import annotations

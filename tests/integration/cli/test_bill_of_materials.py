@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from packaging.utils import canonicalize_name
 
-from infra.cli.licenses import IMAGES, SHIPPED, pinned
+from infra.reference.licenses import IMAGES, SHIPPED, pinned
 
 
 @pytest.mark.parametrize("image", SHIPPED)

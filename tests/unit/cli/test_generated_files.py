@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from infra.cli import diagrams, reference
-from infra.cli.generated import apply, replace_part
-from infra.cli.readers import PROGRAMS, read_by, readers_of
+from infra.reference import diagrams
+from infra.reference import settings as reference
+from infra.reference.generated import apply, replace_part
+from infra.reference.readers import PROGRAMS, read_by, readers_of
 from infra.runtime.settings import Settings, load_settings
 from infra.store.keys import Keys
 from infra.wire.states import TURN_TRANSITIONS, TurnState

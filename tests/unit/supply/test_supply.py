@@ -10,7 +10,7 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from infra.cli.licenses import IMAGES, SHIPPED, is_allowed, licences_of, pinned
+from infra.reference.licenses import IMAGES, SHIPPED, is_allowed, licences_of, pinned
 
 ROOT = Path(__file__).resolve().parents[3]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())

@@ -1,7 +1,7 @@
 """What the settings' table says, as files: `.env.example`, `docs/settings.md`, and the names that
 `compose.yaml` passes on.
 
-`python -m infra.cli.reference [env|settings|compose] [--write|--check]` from the repository's root.
+`python -m infra.reference.settings [env|settings|compose] [--write|--check]` from the repository's root.
 A test fails when a file and `infra/runtime/settings.py` differ.
 """
 
@@ -21,8 +21,8 @@ from typing import Any
 from pydantic import SecretStr
 from pydantic.fields import FieldInfo
 
-from infra.cli.generated import apply, replace_part
-from infra.cli.readers import PROGRAMS, read_by, readers_of
+from infra.reference.generated import apply, replace_part
+from infra.reference.readers import PROGRAMS, read_by, readers_of
 from infra.runtime.settings import PREFIX, Settings
 
 _SECTION = re.compile(r"^    # (?P<title>[A-Z].*)$")
@@ -155,7 +155,7 @@ FILES: dict[str, tuple[Path, Callable[[], str]]] = {
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Print one file, or write or check it or all."""
-    parser = argparse.ArgumentParser(prog="python -m infra.cli.reference", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m infra.reference.settings", description=__doc__)
     parser.add_argument("what", nargs="?", choices=FILES, help="default: all")
     mode = parser.add_mutually_exclusive_group()
     mode.add_argument("--write", action="store_true", help="write the files")

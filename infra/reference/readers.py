@@ -3,7 +3,7 @@
 A setting counts as read by a program when a module the program imports, directly or through others,
 looks it up on something called `settings`, or on a name that such a thing was assigned to. That
 errs on the side of too many: a program may be given a setting that only a neighbour in a module
-reads. Used by `infra.cli.reference`.
+reads. Used by `infra.reference.settings`.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The generated parts of ARCHITECTURE.md: state diagrams from the transition tables, and the keys.
 
-`python -m infra.cli.diagrams [--write|--check]` from the repository's root. A test fails when the
+`python -m infra.reference.diagrams [--write|--check]` from the repository's root. A test fails when the
 document and the code differ.
 """
 
@@ -15,7 +15,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import TypeVar, get_type_hints
 
-from infra.cli.generated import apply, replace_part
+from infra.reference.generated import apply, replace_part
 from infra.store.keys import Keys
 from infra.wire.ids import (
     ConversationKey,
@@ -87,7 +87,7 @@ def renewed(document: str) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Print the parts, or write or check the document."""
-    parser = argparse.ArgumentParser(prog="python -m infra.cli.diagrams", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m infra.reference.diagrams", description=__doc__)
     mode = parser.add_mutually_exclusive_group()
     mode.add_argument("--write", action="store_true", help="renew the document")
     mode.add_argument("--check", action="store_true", help="fail if the document differs")
