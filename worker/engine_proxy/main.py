@@ -18,12 +18,12 @@ from aiohttp import web
 from infra.runtime.lifecycle import stop_signals
 from infra.runtime.logs import configure_logs, fields
 from infra.runtime.settings import SettingsRefused, load_settings
+from infra.runtime.sockets import listen_at
 from infra.wire.errors import AgClusterError
 from worker.docker_engine import engine_address
 from worker.engine_proxy.rules import Rules
 from worker.engine_proxy.server import EngineProxy
 from worker.gateway.http_log import http_log
-from worker.gateway.sockets import listen_at
 
 log = logging.getLogger(__name__)
 

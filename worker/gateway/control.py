@@ -9,6 +9,7 @@ from pathlib import Path
 from aiohttp import web
 
 from infra.runtime.logs import fields
+from infra.runtime.sockets import BoundSocket, SocketRefused, is_answered, listen_at
 from infra.wire.base import Message
 from infra.wire.errors import AgClusterError, KeyNotOpened, MalformedMessage
 from infra.wire.gateway import (
@@ -22,7 +23,6 @@ from infra.wire.ids import ConversationKey, Fence, TurnId
 from worker.gateway.http_log import http_log
 from worker.gateway.sessions import NoSession, SessionTable, StaleFence
 from worker.gateway.side_calls import SideCalls
-from worker.gateway.sockets import BoundSocket, SocketRefused, is_answered, listen_at
 
 log = logging.getLogger(__name__)
 

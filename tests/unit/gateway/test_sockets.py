@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from infra.runtime.sockets import SocketRefused, check_folder, listen_at
 from worker.gateway.control import GatewayRunsAlready, claim_control_socket
-from worker.gateway.sockets import SocketRefused, check_folder, listen_at
 
 
 @pytest.fixture
