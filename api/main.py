@@ -27,8 +27,8 @@ from infra.runtime.lifecycle import stop_signals
 from infra.runtime.logs import configure_logs, fields
 from infra.runtime.memory import forbid_dumps, give_back_large_pieces
 from infra.runtime.settings import Settings, SettingsRefused, load_settings
-from infra.store.fitness import until_fit
 from infra.store.open import open_store
+from infra.store.server.fitness import until_fit
 from infra.wire.errors import StoreUnavailable
 
 log = logging.getLogger(__name__)

@@ -16,8 +16,8 @@ from infra.runtime.identity import new_worker_id
 from infra.runtime.lifecycle import stop_signals
 from infra.runtime.logs import configure_logs, fields
 from infra.runtime.settings import Settings, load_settings
-from infra.store.fitness import until_fit
 from infra.store.open import open_store
+from infra.store.server.fitness import until_fit
 from infra.wire.errors import AgClusterError
 from worker.gateway_client import GatewayClient
 from worker.isolation import choose_host

@@ -5,10 +5,10 @@ from __future__ import annotations
 from redis.asyncio import Redis
 
 from infra.runtime.contents import Contents, PlainContents
-from infra.store.connection import translate
 from infra.store.keys import Keys
-from infra.store.replies import optional
-from infra.store.scripts import Scripts
+from infra.store.server.connection import translate
+from infra.store.server.replies import optional
+from infra.store.server.scripts import Scripts
 from infra.wire.ids import ConversationKey, TenantId
 
 

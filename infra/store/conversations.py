@@ -8,11 +8,11 @@ from typing import Any, TypeVar
 
 from redis.asyncio import Redis
 
-from infra.store.connection import translate
 from infra.store.keys import Keys
 from infra.store.leases import Lease
-from infra.store.replies import fields, optional, text, word
-from infra.store.scripts import Scripts
+from infra.store.server.connection import translate
+from infra.store.server.replies import fields, optional, text, word
+from infra.store.server.scripts import Scripts
 from infra.store.turn_log import EVENTS_MAX
 from infra.wire.control import StopSession
 from infra.wire.errors import ConversationBusy, ConversationNotFound, IllegalTransition, LeaseLost

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from redis.asyncio import Redis
 
-from infra.store.connection import translate
 from infra.store.keys import Keys
-from infra.store.replies import text
+from infra.store.server.connection import translate
+from infra.store.server.replies import text
 from infra.wire.ids import TenantId
 
 _ACCEPTED, _REFUSED = "ok", "refused"

@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from redis.asyncio import Redis
 
 from infra.store.keys import Keys
-from infra.store.replies import optional, text
-from infra.store.scripts import Scripts
+from infra.store.server.replies import optional, text
+from infra.store.server.scripts import Scripts
 from infra.wire.errors import IllegalTransition, LeaseHeld
 from infra.wire.ids import ConversationKey, Fence, HostId, TurnId, WorkerId
 from infra.wire.states import ConversationState

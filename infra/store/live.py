@@ -17,9 +17,9 @@ from redis.asyncio import Redis
 
 from infra.runtime.contents import Contents
 from infra.runtime.logs import RatedLog
-from infra.store.channel import ANSWER_WITHIN_S, PING_AFTER_S, follow_primary, listen
-from infra.store.connection import FAULTS, delays
 from infra.store.keys import Keys
+from infra.store.server.channel import ANSWER_WITHIN_S, PING_AFTER_S, follow_primary, listen
+from infra.store.server.connection import FAULTS, delays
 from infra.store.turn_log import event_place
 from infra.wire.errors import AgClusterError, ContentNotOpened, MalformedMessage
 from infra.wire.frames import Frame, decode_frame, join_frames

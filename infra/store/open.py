@@ -11,9 +11,7 @@ from redis.asyncio import Redis
 from infra.runtime.contents import Contents, contents_of
 from infra.runtime.settings import Settings, SettingsRefused
 from infra.store.chains import ChainStore
-from infra.store.connection import CONNECT_TIMEOUT_S, FAULTS, connect, translate
 from infra.store.conversations import ENDED_TTL_S, ConversationStore
-from infra.store.fitness import check
 from infra.store.key_verdicts import KeyVerdicts
 from infra.store.keys import Keys
 from infra.store.leases import LeaseStore
@@ -21,8 +19,10 @@ from infra.store.live import LivePublisher, LiveSubscriber
 from infra.store.queue import PlacementQueue, PlacementWorker, SideClaims
 from infra.store.rates import Rates
 from infra.store.readers import TurnReaders
+from infra.store.server.connection import CONNECT_TIMEOUT_S, FAULTS, connect, translate
+from infra.store.server.fitness import check
+from infra.store.server.tls import TlsFiles
 from infra.store.start_slots import StartSlots
-from infra.store.tls import TlsFiles
 from infra.store.transcripts import MAX_BYTES, TranscriptStore
 from infra.store.turn_log import TurnLog
 from infra.store.turns import TurnStore
@@ -89,7 +89,7 @@ class Store:
             await self.redis.ping()
 
     async def check(self) -> None:
-        """Whether this Redis can be trusted with leases (`infra.store.fitness`).
+        """Whether this Redis can be trusted with leases (`infra.store.server.fitness`).
 
         Raises `StoreUnavailable` when it does not answer, `StoreUnfit` when it must not be used.
         """

@@ -36,9 +36,9 @@ from arq.worker import Worker, func
 from redis.asyncio import Redis
 from redis.asyncio.client import Pipeline
 
-from infra.store.connection import FAULTS, dedicated, delays
 from infra.store.keys import Keys
-from infra.store.scripts import Scripts
+from infra.store.server.connection import FAULTS, dedicated, delays
+from infra.store.server.scripts import Scripts
 from infra.wire.errors import AgClusterError
 from infra.wire.ids import TurnId, WorkerId
 

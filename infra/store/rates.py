@@ -15,8 +15,8 @@ from limits.aio.storage import RedisStorage
 from limits.aio.strategies import SlidingWindowCounterRateLimiter
 from redis.asyncio import Redis
 
-from infra.store.connection import translate
 from infra.store.keys import Keys
+from infra.store.server.connection import translate
 
 TIMEOUT_S = 0.5
 """A request waits no longer than this for its count: who cannot be counted is let through."""

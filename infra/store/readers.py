@@ -12,11 +12,11 @@ from enum import StrEnum
 from redis.asyncio import Redis
 
 from infra.runtime.contents import Contents, PlainContents
-from infra.store.connection import translate
 from infra.store.conversations import ENDED_TTL_S
 from infra.store.keys import Keys
-from infra.store.replies import optional, text
-from infra.store.scripts import Scripts
+from infra.store.server.connection import translate
+from infra.store.server.replies import optional, text
+from infra.store.server.scripts import Scripts
 from infra.store.turn_log import EVENTS_MAX
 from infra.store.turns import CANCELLED
 from infra.wire.control import CancelTurn

@@ -17,10 +17,10 @@ from redis.asyncio import Redis
 
 from infra.runtime.contents import Contents, PlainContents
 from infra.runtime.logs import fields as about
-from infra.store.connection import translate
 from infra.store.keys import Keys
 from infra.store.leases import Lease
-from infra.store.scripts import Scripts
+from infra.store.server.connection import translate
+from infra.store.server.scripts import Scripts
 from infra.wire.errors import ContentNotOpened, LeaseLost, MalformedMessage
 from infra.wire.ids import ConversationKey
 

@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from redis.asyncio import Redis
 
 from infra.runtime.contents import Contents, PlainContents
-from infra.store.connection import translate
 from infra.store.keys import Keys
 from infra.store.leases import Lease
-from infra.store.replies import text
-from infra.store.scripts import Scripts
+from infra.store.server.connection import translate
+from infra.store.server.replies import text
+from infra.store.server.scripts import Scripts
 from infra.wire.errors import LeaseLost, TenantHoldsTooMuch, TurnLogTorn
 from infra.wire.events import is_end
 from infra.wire.ids import TurnId

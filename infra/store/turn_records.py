@@ -8,7 +8,7 @@ from enum import StrEnum
 from typing import Any
 
 from infra.store.history import TurnBase, decode_base
-from infra.store.replies import optional, text, word
+from infra.store.server.replies import optional, text, word
 from infra.wire.events import Usage
 from infra.wire.history import Accepted
 from infra.wire.ids import (

@@ -11,14 +11,14 @@ from redis.asyncio import Redis
 
 from infra.runtime.contents import Contents, PlainContents
 from infra.runtime.logs import fields as about
-from infra.store.connection import translate
 from infra.store.conversations import ENDED_TTL_S, LISTED_TURNS_MAX
 from infra.store.history import Memory, TurnBase, UnheardTurn, keep_heads, read_accepted
 from infra.store.keys import Keys
 from infra.store.leases import LEASE_S, Lease
 from infra.store.limits import SubmitLimits, refusal
-from infra.store.replies import fields, optional, text
-from infra.store.scripts import Scripts
+from infra.store.server.connection import translate
+from infra.store.server.replies import fields, optional, text
+from infra.store.server.scripts import Scripts
 from infra.store.turn_log import EVENTS_MAX, event_place
 from infra.store.turn_records import (
     Claimed,

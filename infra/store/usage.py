@@ -13,11 +13,11 @@ from dataclasses import dataclass
 
 from redis.asyncio import Redis
 
-from infra.store.connection import translate
 from infra.store.keys import Keys
 from infra.store.leases import Lease
-from infra.store.replies import fields, text
-from infra.store.scripts import Scripts
+from infra.store.server.connection import translate
+from infra.store.server.replies import fields, text
+from infra.store.server.scripts import Scripts
 from infra.wire.errors import LeaseLost
 from infra.wire.events import Usage
 from infra.wire.gateway import ModelUsage, TurnMeter

@@ -13,10 +13,10 @@ from dataclasses import dataclass
 
 from redis.asyncio import Redis
 
-from infra.store.connection import translate
 from infra.store.keys import Keys
-from infra.store.replies import text
-from infra.store.scripts import Scripts
+from infra.store.server.connection import translate
+from infra.store.server.replies import text
+from infra.store.server.scripts import Scripts
 from infra.wire.ids import ConversationKey, HostId, TurnId, WorkerId
 
 

@@ -13,11 +13,11 @@ from typing import Literal
 
 from redis.asyncio import Redis
 
-from infra.store.channel import listen
-from infra.store.connection import translate
 from infra.store.keys import Keys
-from infra.store.replies import fields, text
-from infra.store.scripts import Scripts
+from infra.store.server.channel import listen
+from infra.store.server.connection import translate
+from infra.store.server.replies import fields, text
+from infra.store.server.scripts import Scripts
 from infra.wire.control import Control, Drain, decode_control
 from infra.wire.errors import MalformedMessage, UnknownMessage
 from infra.wire.ids import ConversationKey, HostId, WorkerId

@@ -18,7 +18,7 @@ import aiohttp
 import uvloop
 from redis.asyncio import Redis
 
-from infra.store.connection import connect
+from infra.store.server.connection import connect
 from tests.bench import border_cost, redis_cost, report, runs, streams, targets
 from tests.bench.report import Report
 from tests.bench.stand_in import StandIn, stand_in

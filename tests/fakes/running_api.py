@@ -17,9 +17,9 @@ from api.main import listen, serve_until
 from api.replica import running_replica, upstream_client
 from infra.runtime.clock import SystemClock
 from infra.runtime.settings import Settings
-from infra.store.connection import connect
 from infra.store.keys import Keys
 from infra.store.open import Store, store_on
+from infra.store.server.connection import connect
 from infra.wire.ids import TurnId, WorkerId
 from tests.fakes.echo_worker import EchoWorker, Step
 from tests.fakes.redis_server import real_redis

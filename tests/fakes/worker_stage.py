@@ -30,10 +30,10 @@ from infra.runtime.clock import Clock, SystemClock
 from infra.runtime.identity import new_turn_id
 from infra.runtime.sealing import SealContext
 from infra.runtime.settings import Settings
-from infra.store.connection import FAULTS
 from infra.store.keys import Keys
 from infra.store.limits import SubmitLimits
 from infra.store.open import Store, store_on
+from infra.store.server.connection import FAULTS
 from infra.store.turns import NewTurn
 from infra.store.waiting_room import Taken
 from infra.wire.answers import shown_head

@@ -22,7 +22,6 @@ import pytest
 from redis.asyncio import Redis
 
 from infra.runtime.identity import conversation_key, new_replica_id, new_turn_id, tenant_id
-from infra.store.connection import connect
 from infra.store.conversations import ConversationStore
 from infra.store.history import TurnBase
 from infra.store.key_verdicts import KeyVerdicts
@@ -30,6 +29,7 @@ from infra.store.keys import Keys
 from infra.store.leases import Lease, LeaseStore
 from infra.store.limits import SubmitLimits
 from infra.store.queue import PlacementQueue
+from infra.store.server.connection import connect
 from infra.store.transcripts import TranscriptStore
 from infra.store.turn_log import TurnLog
 from infra.store.turns import NewTurn, TurnStore

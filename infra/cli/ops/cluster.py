@@ -20,9 +20,9 @@ from infra.cli.terminal import say
 from infra.cli.up.redis_server import socket_url
 from infra.cli.up.state_dir import StateDir
 from infra.runtime.settings import PREFIX, Settings, SettingsRefused, load_settings
-from infra.store.connection import is_refused
 from infra.store.conversations import ConversationRecord
 from infra.store.open import Store, open_store
+from infra.store.server.connection import is_refused
 from infra.wire.errors import AgClusterError, ConversationNotFound, StoreUnavailable
 from infra.wire.foreign import escaped
 from infra.wire.ids import ConversationKey

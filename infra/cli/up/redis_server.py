@@ -10,8 +10,8 @@ from pathlib import Path
 from urllib.parse import quote
 
 from infra.runtime.settings import Settings, SettingsRefused
-from infra.store.fitness import until_fit
 from infra.store.open import open_store
+from infra.store.server.fitness import until_fit
 from infra.wire.errors import StoreUnavailable
 
 CONFIG = Path(__file__).resolve().parents[1] / "images" / "redis.conf"

@@ -1,5 +1,5 @@
 -- Put in front of every script, after the generated tables KEY, TURN_NEXT and CONVERSATION_NEXT
--- (infra/store/scripts.py): what the scripts share. Returns nothing by itself.
+-- (infra/store/server/scripts.py): what the scripts share. Returns nothing by itself.
 --
 -- KEY            patterns of the keys a script finds only while it runs ("%s" is an id)
 -- TURN_NEXT      TURN_NEXT[old][new] is true for a legal step of a turn (infra/wire/states.py)

@@ -19,9 +19,9 @@ from pydantic import TypeAdapter
 
 from agent.session_store import LinkedSessionStore
 from agent.transcripts import Transcripts
-from infra.store.connection import connect
 from infra.store.keys import Keys
 from infra.store.leases import Lease
+from infra.store.server.connection import connect
 from infra.wire.ids import ConversationKey
 from infra.wire.link import Transcript, TranscriptAppend
 from tests.contract.store.scene import Scene

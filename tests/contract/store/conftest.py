@@ -8,8 +8,8 @@ from collections.abc import AsyncIterator, Iterator
 import pytest
 from redis.asyncio import Redis
 
-from infra.store.connection import connect
 from infra.store.keys import Keys
+from infra.store.server.connection import connect
 from tests.contract.store.scene import Scene
 from tests.fakes.fake_redis import fake_redis
 from tests.fakes.redis_server import RealRedis

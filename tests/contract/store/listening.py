@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncGenerator
 from typing import Self
 
-from infra.store.channel import listen
+from infra.store.server.channel import listen
 from tests.contract.store.scene import Scene
 
 

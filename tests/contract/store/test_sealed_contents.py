@@ -11,9 +11,9 @@ import pytest
 from redis.asyncio import Redis
 
 from infra.runtime.contents import SealedContents
-from infra.store.channel import listen
 from infra.store.keys import Keys
 from infra.store.open import Store, store_on
+from infra.store.server.channel import listen
 from infra.wire.errors import ContentNotOpened
 from infra.wire.events import TextDelta, TurnEnded, encode_event
 from infra.wire.frames import Frame

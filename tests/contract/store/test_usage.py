@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from infra.store.limits import SubmitLimits
-from infra.store.scripts import load
+from infra.store.server.scripts import load
 from infra.store.usage import UsageSums
 from infra.wire.errors import ErrorCode, LeaseLost, RequestRefused
 from infra.wire.events import Usage

@@ -9,9 +9,9 @@ from contextlib import aclosing, asynccontextmanager
 
 import pytest
 
-from infra.store.connection import connect
 from infra.store.keys import Keys
 from infra.store.rates import TIMEOUT_S, Rates
+from infra.store.server.connection import connect
 from infra.wire.errors import StoreUnavailable
 from infra.wire.events import TextDelta
 from tests.fakes.echo_worker import Gate, Script

@@ -16,9 +16,9 @@ import httpx
 import pytest
 
 from infra.runtime.settings import as_environment
-from infra.store.connection import connect
 from infra.store.keys import Keys
 from infra.store.open import Store, store_on
+from infra.store.server.connection import connect
 from infra.wire.events import TextDelta
 from tests.fakes.echo_worker import EchoWorker, Gate, Pause, Script
 from tests.fakes.redis_server import RealRedis, real_redis

@@ -8,8 +8,8 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
-from infra.store.connection import connect
 from infra.store.open import store_on
+from infra.store.server.connection import connect
 from tests.fakes.running_api import RunningApi, body, running_api
 from tests.fakes.worker_stage import Stage
 

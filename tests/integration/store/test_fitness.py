@@ -15,9 +15,9 @@ import pytest
 
 from infra.cli.up.redis_server import redis_fault
 from infra.runtime.settings import Settings, SettingsRefused, as_environment
-from infra.store.fitness import check, until_fit
 from infra.store.keys import Keys
 from infra.store.open import open_store
+from infra.store.server.fitness import check, until_fit
 from infra.wire.errors import StoreUnavailable, StoreUnfit
 from tests.fakes.redis_server import RealRedis, real_redis
 

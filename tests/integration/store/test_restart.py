@@ -16,9 +16,9 @@ from redis.asyncio import Redis
 
 from infra.cli.up.redis_server import CONFIG, redis_fault
 from infra.runtime.settings import Settings
-from infra.store.connection import connect
-from infra.store.fitness import check
 from infra.store.keys import Keys
+from infra.store.server.connection import connect
+from infra.store.server.fitness import check
 from infra.wire.errors import StoreUnfit
 from tests.fakes.guarded_redis import GuardedRedis, filled_users, guarded_redis
 from tests.integration.store.cluster import Told, cluster_on, listen

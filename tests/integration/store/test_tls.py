@@ -7,8 +7,8 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from infra.store.connection import connect, dedicated, translate
-from infra.store.tls import TlsFiles
+from infra.store.server.connection import connect, dedicated, translate
+from infra.store.server.tls import TlsFiles
 from infra.wire.errors import StoreUnavailable
 from tests.fakes.certificates import Certificates, KeyPair, certificates
 from tests.fakes.redis_sentinel import sentinels

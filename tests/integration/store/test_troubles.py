@@ -12,9 +12,9 @@ import pytest
 from redis.asyncio import Redis
 
 from infra.runtime.identity import new_turn_id
-from infra.store.connection import ESTABLISH_TIMEOUT_S, connect
 from infra.store.keys import Keys
 from infra.store.open import store_on
+from infra.store.server.connection import ESTABLISH_TIMEOUT_S, connect
 from infra.wire.errors import StoreUnavailable
 from infra.wire.ids import TurnId
 from infra.wire.states import TurnState

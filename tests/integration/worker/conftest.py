@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 import pytest
 from redis.asyncio import Redis
 
-from infra.store.connection import connect
+from infra.store.server.connection import connect
 from tests.fakes.redis_server import RealRedis, real_redis
 
 

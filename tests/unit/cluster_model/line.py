@@ -16,7 +16,7 @@ from redis.exceptions import NoScriptError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from infra.store.keys import Keys
-from infra.store.scripts import load
+from infra.store.server.scripts import load
 from tests.fakes.virtual_redis import VirtualRedis
 from tests.fakes.virtual_time import Kernel, Process, pause
 

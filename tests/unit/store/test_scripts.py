@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from infra.store import scripts
 from infra.store.keys import Keys
+from infra.store.server import scripts
 from infra.wire.states import CONVERSATION_TRANSITIONS, TURN_TRANSITIONS
 
 FOLDER = Path(scripts.__file__).parent / "lua"

@@ -3,7 +3,7 @@
 A connection asks before it is made, makes sure that it has come to a primary, and is broken off
 when that has become a replica or another one is known: an old primary that was only frozen would
 go on to take writes, which are lost when it is told. Pools of one client share what is known;
-`infra.store.channel.follow_primary` hears of a failover in the moment of it.
+`infra.store.server.channel.follow_primary` hears of a failover in the moment of it.
 """
 
 from __future__ import annotations

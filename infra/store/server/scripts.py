@@ -20,8 +20,8 @@ from typing import Any
 from redis.asyncio import Redis
 from redis.exceptions import NoScriptError
 
-from infra.store.connection import translate
 from infra.store.keys import Keys
+from infra.store.server.connection import translate
 from infra.wire.ids import ConversationKey, HostId, ReplicaId, TenantId, TurnId, WorkerId
 from infra.wire.states import CONVERSATION_TRANSITIONS, TURN_TRANSITIONS
 

@@ -23,15 +23,15 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import NoPermissionError, ReadOnlyError, RedisError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from infra.store.sentinels import (
+from infra.store.server.sentinels import (
     ASK_TIMEOUT_S,
     Primary,
     PrimaryConnection,
     SentinelPlace,
     parse_sentinel_url,
 )
-from infra.store.sentinels import SCHEMES as SENTINEL_SCHEMES
-from infra.store.tls import TlsConnection, TlsFiles, take_tls, tls_fault
+from infra.store.server.sentinels import SCHEMES as SENTINEL_SCHEMES
+from infra.store.server.tls import TlsConnection, TlsFiles, take_tls, tls_fault
 from infra.wire.errors import StoreUnavailable
 
 CONNECT_TIMEOUT_S = 2.0
@@ -58,7 +58,7 @@ def connect(url: str, *, timeout_s: float, name: str, tls: TlsFiles = NO_FILES) 
     """A client with a pool of its own. Connects on first use; `aclose()` it.
 
     `redis://`, `rediss://`, `unix://`, or `redis+sentinel://` and `rediss+sentinel://`
-    (`infra.store.sentinels`). `decode_responses` is off: values are bytes. Raises `ValueError` for
+    (`infra.store.server.sentinels`). `decode_responses` is off: values are bytes. Raises `ValueError` for
     a URL that is none, or files that are no certificates.
 
     One retry covers a pooled connection that died unnoticed and a primary that became a replica;

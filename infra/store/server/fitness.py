@@ -17,9 +17,9 @@ from typing import Protocol
 from redis.asyncio import Redis
 from redis.exceptions import AuthenticationError, NoPermissionError, ResponseError
 
-from infra.store.connection import translate
 from infra.store.keys import Keys
-from infra.store.replies import text
+from infra.store.server.connection import translate
+from infra.store.server.replies import text
 from infra.wire.errors import StoreUnavailable, StoreUnfit
 
 VERSION_MIN = (6, 2)
