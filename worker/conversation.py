@@ -40,18 +40,11 @@ from worker.decisions import Course, course_with_agent, declared_end, exit_end
 from worker.delivery import Delivery
 from worker.hosts import Container, ContainerExit, ContainerId
 from worker.kept_link import KeptLink
+from worker.life import Life
 from worker.link import AgentLink
 from worker.ownership import HeldLease
 from worker.parts import WorkerParts
-from worker.phases import (
-    ACTOR_TRANSITIONS,
-    OF_THE_IDLE,
-    ActorPhase,
-    Departure,
-    Life,
-    RunPhase,
-    Wish,
-)
+from worker.phases import ACTOR_TRANSITIONS, OF_THE_IDLE, ActorPhase, Departure, RunPhase, Wish
 from worker.recorded_state import RecordedState
 from worker.session import Session
 from worker.strays import StrayTurn

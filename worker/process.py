@@ -34,9 +34,9 @@ from worker.folders import Folders
 from worker.gateways import Gateway, GatewayRegistrar
 from worker.host_memory import HostMemory, available_memory_mb
 from worker.hosts import Container, ContainerHost
+from worker.life import Life
 from worker.ownership import Ownership
 from worker.parts import Timings, WorkerParts
-from worker.phases import Life
 from worker.placement import Placement
 from worker.reaper import Reaper, siblings_of
 from worker.side import SideLane

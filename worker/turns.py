@@ -32,11 +32,12 @@ from infra.wire.link import (
 )
 from infra.wire.states import TurnState
 from worker.decisions import declared_end, interrupted_end, is_out_of_memory, settled_end
+from worker.life import Life
 from worker.link import AgentLink
 from worker.memory import Standing
 from worker.ownership import HeldLease
 from worker.parts import WorkerParts
-from worker.phases import RUN_TRANSITIONS, Life, RunPhase
+from worker.phases import RUN_TRANSITIONS, RunPhase
 from worker.spending import Spending
 from worker.turn_log_writer import TurnLogWriter
 from worker.waiting import signalled, until_store_answers
