@@ -5,19 +5,17 @@ No I/O, no clock. The modules around gather the facts, ask here, and carry the a
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from enum import StrEnum
 
 from infra.store.conversations import ConversationRecord
 from infra.store.turns import OpenTurnRef
-from infra.wire.errors import DAY_IS_SPENT, ErrorCode, IllegalTransition
+from infra.wire.errors import DAY_IS_SPENT, ErrorCode
 from infra.wire.events import TurnEnded, TurnError, Usage
 from infra.wire.gateway import TurnMeter
-from infra.wire.ids import HostId, TurnId, WorkerId
+from infra.wire.ids import HostId, WorkerId
 from infra.wire.link import InterruptReason
 from infra.wire.states import (
-    CONVERSATION_TRANSITIONS,
     TURN_TRANSITIONS,
     ConversationState,
     TurnState,
@@ -131,37 +129,6 @@ def settled_end(
 
 
 # How a claimed turn goes on
-
-
-class Course(StrEnum):
-    """What to do with a turn this worker has claimed."""
-
-    START = "start"
-    """Give it to the agent."""
-    REPLAY = "replay"
-    """The agent already has it: read on after the last logged event."""
-    END = "end"
-    """It had begun and cannot go on: end it visibly."""
-
-
-def course_before_container(*, state: TurnState, seq: int) -> Course:
-    """For a turn whose conversation has no container here.
-
-    One that was claimed but not started may start again (the claim counted the attempt); one that
-    ran has lost its agent, and its tools may have had effects.
-    """
-    return Course.START if state is TurnState.CLAIMED and seq == 0 else Course.END
-
-
-def course_with_agent(*, turn: TurnId, agent_turn: TurnId | None, last_n: int) -> Course:
-    """For a turn whose agent answers; `agent_turn` is the one it says it has.
-
-    The agent keeps a turn until its end is acknowledged: when it does not know this one and nothing
-    of it was seen, it never got it, and starting it is safe.
-    """
-    if agent_turn == turn:
-        return Course.REPLAY
-    return Course.START if last_n == 0 else Course.END
 
 
 # What becomes of open turns that nobody works on
@@ -279,24 +246,6 @@ def memory_needed_mb(*, container_mb: int, reserve_mb: int, machine_mb: int) -> 
 
 
 # Steps between states
-
-
-def steps(old: ConversationState, new: ConversationState) -> Sequence[ConversationState]:
-    """The shortest legal way from one state to another, without pretending a host was lost."""
-    if old is new:
-        return ()
-    ways: deque[tuple[ConversationState, tuple[ConversationState, ...]]] = deque([(old, ())])
-    seen = {old}
-    while ways:
-        at, way = ways.popleft()
-        for state in sorted(CONVERSATION_TRANSITIONS[at]):
-            if state in seen or (state is ConversationState.LOST and new is not state):
-                continue
-            if state is new:
-                return (*way, state)
-            seen.add(state)
-            ways.append((state, (*way, state)))
-    raise IllegalTransition("conversation", old, new)
 
 
 def is_begun(state: TurnState) -> bool:

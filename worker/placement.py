@@ -18,13 +18,13 @@ from infra.store.waiting_room import Elsewhere, NoRoom, Taken
 from infra.wire.errors import AgClusterError, LeaseHeld
 from infra.wire.ids import ConversationKey, TurnId, WorkerId
 from infra.wire.states import ConversationState, WorkerState
-from worker.conversation import Conversation
+from worker.conversations.actor import Conversation
+from worker.conversations.phases import Departure
 from worker.decisions import IDLE_AGENT_MB, Fate, container_fate, is_begun
 from worker.host_memory import HostMemory
 from worker.hosts import Container, ContainerExit
 from worker.ownership import HeldLease
 from worker.parts import WorkerParts
-from worker.phases import Departure
 
 log = logging.getLogger(__name__)
 

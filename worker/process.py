@@ -26,7 +26,7 @@ from infra.wire.control import CancelTurn, Drain, StopSession, TurnWaits
 from infra.wire.errors import AgClusterError, ContainerFailed, StoreUnavailable
 from infra.wire.ids import ConversationKey, TurnId, WorkerId
 from infra.wire.states import WORKER_TRANSITIONS, WorkerState
-from worker.conversation import Conversation
+from worker.conversations.actor import Conversation
 from worker.data_owner import DataOwner, HeldFolder, hold
 from worker.decisions import memory_needed_mb, slots_for
 from worker.engine import Engine

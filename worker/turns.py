@@ -4,7 +4,7 @@ A `TurnRun` is fed by the link, line by line and without decoding deltas; it pub
 it comes, logs it soon after and acknowledges to the agent what is logged. Whatever happens first
 decides how the turn ends: the agent's own end, a declared one (container lost, deadline, cancel),
 or nothing at all, when the conversation is no longer ours. It does not start agents or reconnect to
-them: `worker.conversation` does.
+them: `worker.conversations.actor` does.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ from infra.wire.link import (
     Replay,
 )
 from infra.wire.states import TurnState
+from worker.conversations.phases import RUN_TRANSITIONS, RunPhase
 from worker.decisions import declared_end, interrupted_end, is_out_of_memory, settled_end
 from worker.life import Life
 from worker.link import AgentLink
 from worker.memory import Standing
 from worker.ownership import HeldLease
 from worker.parts import WorkerParts
-from worker.phases import RUN_TRANSITIONS, RunPhase
 from worker.spending import Spending
 from worker.turn_log_writer import TurnLogWriter
 from worker.waiting import signalled, until_store_answers

@@ -12,20 +12,17 @@ from infra.wire.gateway import TurnMeter, UpstreamError
 from infra.wire.ids import ConversationKey, Fence, HostId, TenantId, TurnId, WorkerId
 from infra.wire.link import InterruptReason
 from infra.wire.states import CONVERSATION_TRANSITIONS, ConversationState, TurnState
+from worker.conversations.course import Course, course_before_container, course_with_agent, steps
 from worker.decisions import (
-    Course,
     Fate,
     Sweep,
     container_fate,
-    course_before_container,
-    course_with_agent,
     declared_end,
     exit_end,
     interrupted_end,
     memory_needed_mb,
     settled_end,
     slots_for,
-    steps,
     sweep,
 )
 from worker.hosts import Container, ContainerExit, ContainerId

@@ -12,9 +12,9 @@ from infra.wire.gateway import TurnMeter, UpstreamError
 from infra.wire.link import Answer, InterruptReason
 from infra.wire.states import ConversationState, TurnState
 from tests.fakes.worker_stage import Stage, conversation, eventually
+from worker.conversations.phases import RunPhase
 from worker.link import AgentLink
 from worker.memory import stand
-from worker.phases import RunPhase
 from worker.turns import TurnRun
 
 pytestmark = pytest.mark.slow

@@ -12,9 +12,9 @@ from collections.abc import Callable
 from infra.runtime.logs import fields
 from infra.wire.errors import ErrorCode
 from infra.wire.ids import ConversationKey
+from worker.conversations.session import Session
 from worker.decisions import declared_end
 from worker.parts import WorkerParts
-from worker.session import Session
 from worker.turns import TurnRun
 from worker.workspace import WorkspacePace, WorkspaceWatch
 

@@ -14,7 +14,7 @@ from infra.store.history import Memory
 from infra.wire.errors import IllegalTransition
 from infra.wire.events import TurnEnded
 from infra.wire.states import ConversationState
-from worker.decisions import steps
+from worker.conversations.course import steps
 from worker.hosts import ContainerId
 from worker.ownership import HeldLease
 from worker.parts import WorkerParts

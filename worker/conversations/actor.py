@@ -5,9 +5,9 @@ none waits, keeps the container between them, and ends when the container is gon
 is lost, or the conversation is handed over. Cancelled, it just stops, as a killed process would:
 the agent keeps its events, and whoever acquires the lease next goes on.
 
-Its phases are `worker.phases.ActorPhase`. What it has on this host is a `worker.session.Session`,
-its agent is reached over a `worker.kept_link.KeptLink`, and turns get there by a
-`worker.delivery.Delivery`.
+Its phases are `worker.conversations.phases.ActorPhase`. What it has on this host is a `worker.conversations.session.Session`,
+its agent is reached over a `worker.conversations.kept_link.KeptLink`, and turns get there by a
+`worker.conversations.delivery.Delivery`.
 """
 
 from __future__ import annotations
@@ -36,22 +36,30 @@ from infra.wire.events import TurnEnded
 from infra.wire.ids import ConversationKey, TurnId
 from infra.wire.link import Answer, InterruptReason, Refused, TranscriptStored
 from infra.wire.states import ConversationState
-from worker.decisions import Course, course_with_agent, declared_end, exit_end
-from worker.delivery import Delivery
+from worker.conversations.course import Course, course_with_agent
+from worker.conversations.delivery import Delivery
+from worker.conversations.kept_link import KeptLink
+from worker.conversations.phases import (
+    ACTOR_TRANSITIONS,
+    OF_THE_IDLE,
+    ActorPhase,
+    Departure,
+    RunPhase,
+    Wish,
+)
+from worker.conversations.recorded_state import RecordedState
+from worker.conversations.session import Session
+from worker.conversations.strays import StrayTurn
+from worker.conversations.transcript_keeper import TranscriptKeeper
+from worker.conversations.workspace_guard import WorkspaceGuard
+from worker.decisions import declared_end, exit_end
 from worker.hosts import Container, ContainerExit, ContainerId
-from worker.kept_link import KeptLink
 from worker.life import Life
 from worker.link import AgentLink
 from worker.ownership import HeldLease
 from worker.parts import WorkerParts
-from worker.phases import ACTOR_TRANSITIONS, OF_THE_IDLE, ActorPhase, Departure, RunPhase, Wish
-from worker.recorded_state import RecordedState
-from worker.session import Session
-from worker.strays import StrayTurn
-from worker.transcript_keeper import TranscriptKeeper
 from worker.turns import Ending, TurnRun
 from worker.waiting import until_store_answers
-from worker.workspace_guard import WorkspaceGuard
 
 log = logging.getLogger(__name__)
 

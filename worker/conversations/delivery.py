@@ -2,7 +2,7 @@
 
 One of three courses (`worker.decisions.Course`): start it, read on where an owner before us
 stopped, or end it because it had begun and its agent is gone. What fails on the way ends the turn,
-or gives it back where nothing can have happened yet. Called by `worker.conversation`.
+or gives it back where nothing can have happened yet. Called by `worker.conversations.actor`.
 """
 
 from __future__ import annotations
@@ -22,21 +22,15 @@ from infra.wire.errors import (
 )
 from infra.wire.gateway import GatewayFault
 from infra.wire.states import ConversationState, TurnState
-from worker.decisions import (
-    NO_GATEWAY,
-    UNREADABLE_KEY,
-    Course,
-    course_before_container,
-    course_with_agent,
-    declared_end,
-)
+from worker.conversations.course import Course, course_before_container, course_with_agent
+from worker.conversations.kept_link import KeptLink
+from worker.conversations.recorded_state import RecordedState
+from worker.conversations.session import Session
+from worker.decisions import NO_GATEWAY, UNREADABLE_KEY, declared_end
 from worker.gateway_client import CommandRefused
-from worker.kept_link import KeptLink
 from worker.memory import Standing, is_resending, needs_transcript, stand
 from worker.ownership import HeldLease
 from worker.parts import WorkerParts
-from worker.recorded_state import RecordedState
-from worker.session import Session
 from worker.turns import TurnRun
 from worker.waiting import until_store_answers
 

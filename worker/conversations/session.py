@@ -1,7 +1,7 @@
 """What is kept for a conversation on this host: its container, its folders, its sockets.
 
 Starts, finds and clears them; says nothing to the agent and nothing to the record. Owned by the
-conversation's actor (`worker.conversation`), which alone calls it.
+conversation's actor (`worker.conversations.actor`), which alone calls it.
 
 Everything done to the host is done while nobody else can own the conversation (`until_sure`), and
 under the lease's fence, for a process can be frozen between any two lines. Folders are removed only

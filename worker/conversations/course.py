@@ -1,0 +1,67 @@
+"""What a conversation does next with its container, as pure functions of what is known.
+
+No I/O, no clock: the actor gathers the facts, asks here, and carries the answer out.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from enum import StrEnum
+
+from infra.wire.errors import IllegalTransition
+from infra.wire.ids import TurnId
+from infra.wire.states import (
+    CONVERSATION_TRANSITIONS,
+    ConversationState,
+    TurnState,
+)
+
+
+class Course(StrEnum):
+    """What to do with a turn this worker has claimed."""
+
+    START = "start"
+    """Give it to the agent."""
+    REPLAY = "replay"
+    """The agent already has it: read on after the last logged event."""
+    END = "end"
+    """It had begun and cannot go on: end it visibly."""
+
+
+def course_before_container(*, state: TurnState, seq: int) -> Course:
+    """For a turn whose conversation has no container here.
+
+    One that was claimed but not started may start again (the claim counted the attempt); one that
+    ran has lost its agent, and its tools may have had effects.
+    """
+    return Course.START if state is TurnState.CLAIMED and seq == 0 else Course.END
+
+
+def course_with_agent(*, turn: TurnId, agent_turn: TurnId | None, last_n: int) -> Course:
+    """For a turn whose agent answers; `agent_turn` is the one it says it has.
+
+    The agent keeps a turn until its end is acknowledged: when it does not know this one and nothing
+    of it was seen, it never got it, and starting it is safe.
+    """
+    if agent_turn == turn:
+        return Course.REPLAY
+    return Course.START if last_n == 0 else Course.END
+
+
+def steps(old: ConversationState, new: ConversationState) -> Sequence[ConversationState]:
+    """The shortest legal way from one state to another, without pretending a host was lost."""
+    if old is new:
+        return ()
+    ways: deque[tuple[ConversationState, tuple[ConversationState, ...]]] = deque([(old, ())])
+    seen = {old}
+    while ways:
+        at, way = ways.popleft()
+        for state in sorted(CONVERSATION_TRANSITIONS[at]):
+            if state in seen or (state is ConversationState.LOST and new is not state):
+                continue
+            if state is new:
+                return (*way, state)
+            seen.add(state)
+            ways.append((state, (*way, state)))
+    raise IllegalTransition("conversation", old, new)
