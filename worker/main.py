@@ -19,7 +19,7 @@ from infra.runtime.settings import Settings, load_settings
 from infra.store.open import open_store
 from infra.store.server.fitness import until_fit
 from infra.wire.errors import AgClusterError
-from worker.gateway_client import GatewayClient
+from worker.gateway_client.client import GatewayClient
 from worker.isolation import choose_host
 from worker.process import Surroundings, WorkerProcess
 

@@ -18,7 +18,7 @@ from infra.store.workers import WorkerRegistry
 from infra.wire.ids import HostId, WorkerId
 from worker.engine import Engine
 from worker.folders import Folders
-from worker.gateways import GatewayRegistrar
+from worker.gateway_client.registrar import GatewayRegistrar
 from worker.hosts import ContainerHost
 from worker.lines import HeldLines
 from worker.ownership import Ownership

@@ -31,7 +31,7 @@ from worker.data_owner import DataOwner, HeldFolder, hold
 from worker.decisions import memory_needed_mb, slots_for
 from worker.engine import Engine
 from worker.folders import Folders
-from worker.gateways import Gateway, GatewayRegistrar
+from worker.gateway_client.registrar import Gateway, GatewayRegistrar
 from worker.host_memory import HostMemory, available_memory_mb
 from worker.hosts import Container, ContainerHost
 from worker.life import Life

@@ -32,7 +32,7 @@ from infra.wire.link import InterruptReason
 from infra.wire.states import ConversationState, TurnState
 from infra.wire.upstream import upstream_error
 from worker.decisions import NO_GATEWAY, UNREADABLE_KEY, declared_end, interrupted_end
-from worker.gateway_client import CommandRefused
+from worker.gateway_client.client import CommandRefused
 from worker.messages_api import AnswerStream, refusal, request_body
 from worker.ownership import HeldLease
 from worker.parts import WorkerParts

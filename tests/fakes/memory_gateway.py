@@ -21,7 +21,7 @@ from infra.wire.gateway import (
     TurnMeter,
 )
 from infra.wire.ids import ConversationKey, Fence, TurnId
-from worker.gateway_client import CommandRefused, UpstreamAnswer
+from worker.gateway_client.client import CommandRefused, UpstreamAnswer
 
 _instances = itertools.count(1)
 
@@ -62,7 +62,7 @@ def echo(call: SideCall) -> UpstreamAnswer:
 
 
 class MemoryGateway:
-    """Implements `worker.gateways.Gateway`. `meters_of` holds what turns have used."""
+    """Implements `worker.gateway_client.registrar.Gateway`. `meters_of` holds what turns have used."""
 
     def __init__(self) -> None:
         self.sessions: dict[ConversationKey, OpenSession] = {}

@@ -46,7 +46,7 @@ from infra.wire.turns import HistoryMessage, Lane, TextBlock, TurnRequest
 from tests.fakes.memory_gateway import MemoryGateway
 from tests.fakes.memory_host import HOST, MemoryHost, MemoryMachine
 from tests.fakes.scripted_agent import Script, ScriptedAgent
-from worker.gateways import Gateway
+from worker.gateway_client.registrar import Gateway
 from worker.hosts import ContainerSpec
 from worker.parts import Timings
 from worker.process import Surroundings, WorkerProcess

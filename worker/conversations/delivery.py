@@ -27,7 +27,7 @@ from worker.conversations.kept_link import KeptLink
 from worker.conversations.recorded_state import RecordedState
 from worker.conversations.session import Session
 from worker.decisions import NO_GATEWAY, UNREADABLE_KEY, declared_end
-from worker.gateway_client import CommandRefused
+from worker.gateway_client.client import CommandRefused
 from worker.memory import Standing, is_resending, needs_transcript, stand
 from worker.ownership import HeldLease
 from worker.parts import WorkerParts

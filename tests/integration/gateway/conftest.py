@@ -22,7 +22,7 @@ from infra.wire.ids import ConversationKey, Fence, TenantId, TurnId
 from tests.fakes.scripted_model import RunningModel, running_model
 from worker.gateway.egress import EgressRules
 from worker.gateway.main import GatewayConfig, Surroundings, serve
-from worker.gateway_client import GatewayClient
+from worker.gateway_client.client import GatewayClient
 
 SECRET = b"a secret of the cluster, 32 bytes and more"
 KEY = "sk-ant-canary-0123456789abcdef"

@@ -25,7 +25,7 @@ from tests.integration.gateway.conftest import (
     agent_at,
     asking,
 )
-from worker.gateway_client import CommandRefused, GatewayClient
+from worker.gateway_client.client import CommandRefused, GatewayClient
 
 
 async def test_a_sessions_sockets_appear_and_go_with_it(host: Host) -> None:

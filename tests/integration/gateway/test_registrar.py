@@ -14,7 +14,7 @@ from tests.integration.gateway.conftest import (
     agent_at,
     asking,
 )
-from worker.gateways import Gateway, GatewayRegistrar
+from worker.gateway_client.registrar import Gateway, GatewayRegistrar
 
 
 def registrar_of(host: Host) -> GatewayRegistrar:

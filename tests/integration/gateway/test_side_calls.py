@@ -24,7 +24,7 @@ from tests.integration.gateway.conftest import (
     asking,
 )
 from worker.gateway.model_proxy import ModelLimits
-from worker.gateway_client import CommandRefused, UpstreamAnswer
+from worker.gateway_client.client import CommandRefused, UpstreamAnswer
 
 pytestmark = pytest.mark.timeout(60)
 

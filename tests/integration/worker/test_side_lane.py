@@ -24,7 +24,7 @@ from tests.fakes.scripted_model import RunningModel, running_model
 from tests.fakes.worker_stage import Stage, conversation, eventually
 from worker.gateway.egress import EgressRules
 from worker.gateway.main import GatewayConfig, serve
-from worker.gateway_client import GatewayClient
+from worker.gateway_client.client import GatewayClient
 
 pytestmark = [pytest.mark.redis, pytest.mark.timeout(120)]
 

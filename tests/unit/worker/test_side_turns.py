@@ -14,7 +14,7 @@ from infra.wire.gateway import GatewayFault, GatewayRefused, SideCall
 from infra.wire.states import TurnState
 from tests.fakes.memory_gateway import SSE_END, SSE_START, sse_text, stream_of
 from tests.fakes.worker_stage import Stage, conversation, eventually
-from worker.gateway_client import CommandRefused, UpstreamAnswer
+from worker.gateway_client.client import CommandRefused, UpstreamAnswer
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(60)]
 

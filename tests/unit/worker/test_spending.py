@@ -15,7 +15,7 @@ from infra.wire.ids import TurnId
 from infra.wire.states import TurnState
 from tests.fakes.memory_gateway import SSE_START, stream_of
 from tests.fakes.worker_stage import TENANT, Stage, conversation, eventually
-from worker.gateway_client import UpstreamAnswer
+from worker.gateway_client.client import UpstreamAnswer
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(60)]
 

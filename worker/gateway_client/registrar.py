@@ -1,6 +1,6 @@
 """The worker's view of its host's gateway: the seam, and what has to be open at it.
 
-`Gateway` is the control socket as calls (`worker.gateway_client`, `tests.fakes.memory_gateway`).
+`Gateway` is the control socket as calls (`worker.gateway_client.client`, `tests.fakes.memory_gateway`).
 `GatewayRegistrar` remembers what this worker opened and opens it again when the gateway restarts: a
 new gateway knows no session, and the agents' model calls would fail until it does.
 """
@@ -27,7 +27,7 @@ from infra.wire.gateway import (
     TurnMeter,
 )
 from infra.wire.ids import ConversationKey, Fence, TurnId
-from worker.gateway_client import CommandRefused, UpstreamAnswer
+from worker.gateway_client.client import CommandRefused, UpstreamAnswer
 
 log = logging.getLogger(__name__)
 
