@@ -27,7 +27,7 @@ VERSION = "0.1.0"
 
 _SOCKETS = Path("/run/agcluster")
 _CLI_TEMP = Path("/run/cli")
-"""The isolation's place for it (`worker.hosts`)."""
+"""The isolation's place for it (`worker.hosts.host`)."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

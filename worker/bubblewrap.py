@@ -45,11 +45,11 @@ from infra.runtime.clock import Clock, SystemClock
 from infra.runtime.lifecycle import up_mark
 from infra.wire.errors import ContainerFailed, EngineFailed, LeaseLost, NoIsolation
 from infra.wire.ids import HostId
-from worker.blocking import BlockingCalls
 from worker.bwrap import find_bwrap, try_namespaces
 from worker.cgroups import CgroupRoot
-from worker.exit_feed import ExitFeed, ExitStream
-from worker.hosts import Container, ContainerExit, ContainerId, ContainerSpec, Limits
+from worker.hosts.blocking import BlockingCalls
+from worker.hosts.exit_feed import ExitFeed, ExitStream
+from worker.hosts.host import Container, ContainerExit, ContainerId, ContainerSpec, Limits
 from worker.sandbox import AGENT_COMMAND, Sandbox
 from worker.sandbox_processes import KILL_S, is_readable, kill, memory_file, pipe, wait_for_end
 from worker.sandbox_records import (

@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from worker.hosts import Limits
+from worker.hosts.host import Limits
 
 MOUNT = Path("/sys/fs/cgroup")
 _FOLDER = "agcluster"

@@ -35,7 +35,6 @@ from docker.types import ContainerConfig, HostConfig, LogConfig, Mount, Ulimit
 from infra.runtime.clock import Clock, SystemClock
 from infra.wire.errors import ContainerFailed, EngineFailed, LeaseLost, NoIsolation
 from infra.wire.ids import ConversationKey, HostId
-from worker.blocking import BlockingCalls
 from worker.docker_engine import (
     CALLS_MAX,
     LABEL,
@@ -48,9 +47,10 @@ from worker.docker_engine import (
     translated,
 )
 from worker.docker_exits import ExitWatch
-from worker.exit_feed import ExitFeed, ExitStream
-from worker.folders import agent_gid, agent_uid
-from worker.hosts import (
+from worker.hosts.blocking import BlockingCalls
+from worker.hosts.exit_feed import ExitFeed, ExitStream
+from worker.hosts.folders.folders import agent_gid, agent_uid
+from worker.hosts.host import (
     CLI_TEMP_AT,
     SOCKETS_AT,
     WORKSPACE_AT,

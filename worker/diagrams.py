@@ -12,8 +12,8 @@ from collections.abc import Sequence
 
 from infra.reference.diagrams import DOCUMENT, mermaid
 from infra.reference.generated import apply, replace_part
-from worker.breaker import BREAKER_TRANSITIONS, BreakerState
 from worker.conversations.phases import ACTOR_TRANSITIONS, RUN_TRANSITIONS, ActorPhase, RunPhase
+from worker.hosts.breaker import BREAKER_TRANSITIONS, BreakerState
 
 _BEGIN, _END = "<!-- generated:worker-states -->\n", "<!-- /generated -->\n"
 

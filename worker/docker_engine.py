@@ -23,7 +23,7 @@ from requests.exceptions import RequestException
 from infra.runtime.logs import fields
 from infra.wire.errors import ContainerFailed, EngineFailed, NoIsolation
 from infra.wire.ids import ConversationKey, Fence
-from worker.hosts import Container, ContainerExit, ContainerId
+from worker.hosts.host import Container, ContainerExit, ContainerId
 
 LABEL = "agcluster."
 _REMOVAL_POLL_S = 0.1

@@ -16,7 +16,7 @@ from infra.runtime.logs import fields
 from infra.wire.errors import AgClusterError
 from infra.wire.ids import ConversationKey
 from worker.docker_engine import KILLED, LABEL, DockerEngine, Json
-from worker.hosts import Container, ContainerExit, ContainerId
+from worker.hosts.host import Container, ContainerExit, ContainerId
 
 _REWATCH_S = 1.0
 

@@ -20,7 +20,7 @@ from infra.store.open import open_store
 from infra.store.server.fitness import until_fit
 from infra.wire.errors import AgClusterError
 from worker.gateway_client.client import GatewayClient
-from worker.isolation import choose_host
+from worker.hosts.isolation import choose_host
 from worker.process import Surroundings, WorkerProcess
 
 log = logging.getLogger(__name__)

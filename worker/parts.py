@@ -16,14 +16,14 @@ from infra.store.usage import UsageStore
 from infra.store.waiting_room import WaitingRoom
 from infra.store.workers import WorkerRegistry
 from infra.wire.ids import HostId, WorkerId
-from worker.engine import Engine
-from worker.folders import Folders
 from worker.gateway_client.registrar import GatewayRegistrar
-from worker.hosts import ContainerHost
+from worker.hosts.folders.folders import Folders
+from worker.hosts.folders.workspace import WorkspaceGauge
+from worker.hosts.host import ContainerHost
+from worker.hosts.start_slots import Starts
+from worker.hosts.starts import Engine
 from worker.lines import HeldLines
 from worker.ownership import Ownership
-from worker.starts import Starts
-from worker.workspace import WorkspaceGauge
 
 
 @dataclass(frozen=True)

@@ -20,9 +20,9 @@ from infra.wire.ids import ConversationKey, TurnId, WorkerId
 from infra.wire.states import ConversationState, WorkerState
 from worker.conversations.actor import Conversation
 from worker.conversations.phases import Departure
-from worker.decisions import IDLE_AGENT_MB, Fate, container_fate, is_begun
-from worker.host_memory import HostMemory
-from worker.hosts import Container, ContainerExit
+from worker.decisions import Fate, container_fate, is_begun
+from worker.hosts.capacity import IDLE_AGENT_MB, HostMemory
+from worker.hosts.host import Container, ContainerExit
 from worker.ownership import HeldLease
 from worker.parts import WorkerParts
 

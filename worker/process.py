@@ -27,23 +27,22 @@ from infra.wire.errors import AgClusterError, ContainerFailed, StoreUnavailable
 from infra.wire.ids import ConversationKey, TurnId, WorkerId
 from infra.wire.states import WORKER_TRANSITIONS, WorkerState
 from worker.conversations.actor import Conversation
-from worker.data_owner import DataOwner, HeldFolder, hold
-from worker.decisions import memory_needed_mb, slots_for
-from worker.engine import Engine
-from worker.folders import Folders
 from worker.gateway_client.registrar import Gateway, GatewayRegistrar
-from worker.host_memory import HostMemory, available_memory_mb
-from worker.hosts import Container, ContainerHost
+from worker.hosts.capacity import HostMemory, available_memory_mb, memory_needed_mb, slots_for
+from worker.hosts.folders.folders import Folders
+from worker.hosts.folders.owner import DataOwner, HeldFolder, hold
+from worker.hosts.folders.workspace import WorkspaceGauge
+from worker.hosts.host import Container, ContainerHost
+from worker.hosts.start_slots import Starts, starts_at_once
+from worker.hosts.starts import Engine
+from worker.hosts.stopping import stop_at_once
 from worker.life import Life
 from worker.ownership import Ownership
 from worker.parts import Timings, WorkerParts
 from worker.placement import Placement
 from worker.reaper import Reaper, siblings_of
 from worker.side import SideLane
-from worker.starts import Starts, starts_at_once
-from worker.stopping import stop_at_once
 from worker.waiting import periodically, until_store_answers
-from worker.workspace import WorkspaceGauge
 
 log = logging.getLogger(__name__)
 

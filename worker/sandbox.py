@@ -16,8 +16,8 @@ from pathlib import Path
 
 import infra
 from infra.wire.errors import NoIsolation
-from worker.folders import AGENT_UID
-from worker.hosts import CLI_TEMP_AT, ContainerSpec
+from worker.hosts.folders.folders import AGENT_UID
+from worker.hosts.host import CLI_TEMP_AT, ContainerSpec
 
 HOME = "/home/agent"
 CODE = "/opt/agcluster"

@@ -25,8 +25,8 @@ from typing import Any
 
 from infra.wire.errors import ContainerFailed
 from infra.wire.ids import ConversationKey, Fence
-from worker.hosts import ContainerId
-from worker.lock_files import LockBusy, lock_file
+from worker.hosts.folders.locks import LockBusy, lock_file
+from worker.hosts.host import ContainerId
 
 LOG_MAX_BYTES = 1024 * 1024
 _LOCK = ".lock-"

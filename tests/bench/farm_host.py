@@ -9,13 +9,13 @@ from contextlib import asynccontextmanager
 
 from infra.wire.gateway import AGENT_SOCKET
 from infra.wire.ids import HostId
-from worker.hosts import Container, ContainerExit, ContainerId, ContainerSpec
+from worker.hosts.host import Container, ContainerExit, ContainerId, ContainerSpec
 
 ANSWER_TIMEOUT_S = 20.0
 
 
 class FarmHost:
-    """Implements `worker.hosts.ContainerHost`."""
+    """Implements `worker.hosts.host.ContainerHost`."""
 
     name = "stand-in"
 

@@ -34,7 +34,7 @@ from tests.bench import report
 from tests.bench.report import Report
 from tests.bench.table import render
 from tests.fakes.redis_server import real_redis
-from worker.decisions import IDLE_AGENT_MB
+from worker.hosts.capacity import IDLE_AGENT_MB
 from worker.parts import Timings
 from worker.reaper import STRETCH_MAX, WORKERS_UNSTRETCHED
 

@@ -46,8 +46,8 @@ from tests.fakes.redis_sentinel import SentinelCluster, sentinels
 from tests.fakes.redis_server import RealRedis, real_redis
 from tests.parts import AGENT_IMAGE
 from worker.docker_engine import engine_address
-from worker.hosts import Container, ContainerHost
-from worker.isolation import host_of
+from worker.hosts.host import Container, ContainerHost
+from worker.hosts.isolation import host_of
 from worker.sandbox_records import Records
 
 SECRET = "a secret for the chaos tests, long enough"

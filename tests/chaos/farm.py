@@ -22,7 +22,7 @@ from infra.wire.ids import ConversationKey, Fence, HostId
 from tests.chaos.light_agent import light_agent
 from tests.fakes.memory_host import MemoryHost, MemoryMachine
 from tests.fakes.scripted_agent import ScriptedAgent
-from worker.hosts import ContainerId, ContainerSpec, Limits, SessionFolders
+from worker.hosts.host import ContainerId, ContainerSpec, Limits, SessionFolders
 
 LEASE_LOST = "lease_lost"
 FAILED = "container_failed"

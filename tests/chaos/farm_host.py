@@ -11,7 +11,7 @@ from typing import Any
 from infra.wire.errors import ContainerFailed, LeaseLost, NoIsolation
 from infra.wire.ids import HostId
 from tests.chaos.farm import LEASE_LOST, order_of
-from worker.hosts import Container, ContainerExit, ContainerId, ContainerSpec
+from worker.hosts.host import Container, ContainerExit, ContainerId, ContainerSpec
 
 ANSWER_TIMEOUT_S = 20.0
 _AGAIN_S = 0.2
@@ -19,7 +19,7 @@ _LINE_MAX = 2**20
 
 
 class FarmHost:
-    """Implements `worker.hosts.ContainerHost`. Each call has a connection of its own."""
+    """Implements `worker.hosts.host.ContainerHost`. Each call has a connection of its own."""
 
     name = "light"
 

@@ -28,7 +28,7 @@ from tests.fakes.scripted_agent import (
     prompt_text,
     script_of,
 )
-from worker.hosts import ContainerSpec
+from worker.hosts.host import ContainerSpec
 
 _STREAM = re.compile(r"stream (\d+) deltas every ([\d.]+) ms(?: plain)?")
 _MARK = re.compile(r"tool bash (?:sleep ([\d.]+); )?echo (\w+) >> /workspace/(\w+)")

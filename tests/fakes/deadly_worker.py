@@ -21,7 +21,7 @@ from infra.store.open import open_store
 from tests.fakes.memory_gateway import MemoryGateway
 from tests.fakes.memory_host import MemoryHost, MemoryMachine
 from tests.fakes.worker_stage import QUICK
-from worker.hosts import Container, ContainerSpec
+from worker.hosts.host import Container, ContainerSpec
 from worker.process import Surroundings, WorkerProcess
 
 

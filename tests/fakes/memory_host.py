@@ -25,8 +25,8 @@ from typing import Any
 from infra.runtime.clock import Clock, SystemClock
 from infra.wire.errors import ContainerFailed, EngineFailed, LeaseLost, NoIsolation
 from infra.wire.ids import ConversationKey, HostId
-from worker.exit_feed import ExitFeed, ExitStream
-from worker.hosts import Container, ContainerExit, ContainerId, ContainerSpec
+from worker.hosts.exit_feed import ExitFeed, ExitStream
+from worker.hosts.host import Container, ContainerExit, ContainerId, ContainerSpec
 
 AgentFactory = Callable[[ContainerSpec], AbstractAsyncContextManager[Any]]
 

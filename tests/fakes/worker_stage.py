@@ -47,7 +47,7 @@ from tests.fakes.memory_gateway import MemoryGateway
 from tests.fakes.memory_host import HOST, MemoryHost, MemoryMachine
 from tests.fakes.scripted_agent import Script, ScriptedAgent
 from worker.gateway_client.registrar import Gateway
-from worker.hosts import ContainerSpec
+from worker.hosts.host import ContainerSpec
 from worker.parts import Timings
 from worker.process import Surroundings, WorkerProcess
 

@@ -53,7 +53,7 @@ from worker.conversations.strays import StrayTurn
 from worker.conversations.transcript_keeper import TranscriptKeeper
 from worker.conversations.workspace_guard import WorkspaceGuard
 from worker.decisions import declared_end, exit_end
-from worker.hosts import Container, ContainerExit, ContainerId
+from worker.hosts.host import Container, ContainerExit, ContainerId
 from worker.life import Life
 from worker.link import AgentLink
 from worker.ownership import HeldLease

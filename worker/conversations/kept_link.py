@@ -17,7 +17,7 @@ from infra.wire.errors import AgentUnreachable, MalformedMessage, UnknownMessage
 from infra.wire.gateway import AGENT_SOCKET
 from infra.wire.ids import ConversationKey
 from infra.wire.link import Answer, Command, Hello
-from worker.hosts import ContainerId
+from worker.hosts.host import ContainerId
 from worker.link import AgentLink, connect
 from worker.ownership import HeldLease
 from worker.parts import WorkerParts

@@ -15,7 +15,7 @@ from infra.wire.errors import IllegalTransition
 from infra.wire.events import TurnEnded
 from infra.wire.states import ConversationState
 from worker.conversations.course import steps
-from worker.hosts import ContainerId
+from worker.hosts.host import ContainerId
 from worker.ownership import HeldLease
 from worker.parts import WorkerParts
 from worker.waiting import until_store_answers

@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 from infra.runtime.logs import fields
 from infra.wire.errors import ContainerFailed, ErrorCode
 from infra.wire.ids import ConversationKey, Fence
-from worker.hosts import Container, ContainerExit, ContainerId
+from worker.hosts.host import Container, ContainerExit, ContainerId
 from worker.ownership import HeldLease
 from worker.parts import WorkerParts
 from worker.waiting import FIRST_PAUSE_S, LONGEST_PAUSE_S, until_store_answers

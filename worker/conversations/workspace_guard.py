@@ -1,7 +1,7 @@
 """The limit of one conversation's workspace, kept while its turns run.
 
 Ends a turn that outgrows it and has the container killed without grace (`is_flooding`), for each
-second of grace would be filled as well. What counts how is `worker.workspace`.
+second of grace would be filled as well. What counts how is `worker.hosts.folders.workspace`.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from infra.wire.errors import ErrorCode
 from infra.wire.ids import ConversationKey
 from worker.conversations.session import Session
 from worker.decisions import declared_end
+from worker.hosts.folders.workspace import WorkspacePace, WorkspaceWatch
 from worker.parts import WorkerParts
 from worker.turns import TurnRun
-from worker.workspace import WorkspacePace, WorkspaceWatch
 
 log = logging.getLogger(__name__)
 

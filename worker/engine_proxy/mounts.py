@@ -20,8 +20,8 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from infra.wire.errors import AgClusterError
-from worker.folders import agent_uid
-from worker.hosts import SOCKETS_AT, WORKSPACE_AT, SessionFolders
+from worker.hosts.folders.folders import agent_uid
+from worker.hosts.host import SOCKETS_AT, WORKSPACE_AT, SessionFolders
 
 Look = Callable[[int, str], os.stat_result]
 """What lies at a path for a process, by its pid. Raises `OSError`."""

@@ -22,8 +22,8 @@ from infra.wire.ids import ConversationKey, Fence, HostId
 from worker.containers import DockerOptions, container_name, create_body, host_labels
 from worker.docker_engine import LABEL
 from worker.engine_proxy.mounts import EngineCallRefused, first_exchanged, held_folders
-from worker.folders import Folders
-from worker.hosts import ContainerSpec, Limits
+from worker.hosts.folders.folders import Folders
+from worker.hosts.host import ContainerSpec, Limits
 
 Json = Any
 """Decoded JSON of somebody else: of any shape, looked at with care."""

@@ -292,7 +292,7 @@ def _leftovers(plan: Plan) -> Program:
     """What is run when the worker was killed: its agents would outlive it."""
     return Program(
         name="leftovers",
-        command=python_command("worker.leftovers"),
+        command=python_command("worker.hosts.leftovers"),
         rank=0,
         environ=environment(plan.settings, program="leftovers"),
         stop_timeout_s=_LEFTOVERS_S,

@@ -1,4 +1,4 @@
-"""What agents run in on this machine, as `worker.isolation` finds out, and the agents' image.
+"""What agents run in on this machine, as `worker.hosts.isolation` finds out, and the agents' image.
 
 The worker's modules are asked as processes: what they import (Docker's SDK) stays with them.
 """
@@ -40,7 +40,7 @@ class Finding(BaseModel):
 
 
 class Isolations(BaseModel):
-    """What `worker.isolation` prints. `advice` is there when nothing was chosen."""
+    """What `worker.hosts.isolation` prints. `advice` is there when nothing was chosen."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
@@ -60,7 +60,7 @@ async def probe_isolations(settings: Settings) -> Isolations:
         async with (
             asyncio.timeout(PROBE_TIMEOUT_S),
             _running(
-                python_command("worker.isolation"), settings, stderr=asyncio.subprocess.PIPE
+                python_command("worker.hosts.isolation"), settings, stderr=asyncio.subprocess.PIPE
             ) as process,
         ):
             out, err = await process.communicate()

@@ -25,8 +25,8 @@ from worker.bubblewrap import BubblewrapHost, BubblewrapOptions
 from worker.cgroups import CgroupRoot
 from worker.containers import DockerHost, DockerOptions
 from worker.docker_engine import engine_address
-from worker.folders import Folders
-from worker.hosts import ContainerHost, ContainerId, ContainerSpec, Limits
+from worker.hosts.folders.folders import Folders
+from worker.hosts.host import ContainerHost, ContainerId, ContainerSpec, Limits
 
 BASE_IMAGE = os.environ.get("AGCLUSTER_BASE_IMAGE", "python:3.11-slim-bookworm")
 RUNTIME = os.environ.get("AGCLUSTER_CONTAINER_RUNTIME", "runc")

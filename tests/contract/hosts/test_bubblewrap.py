@@ -18,7 +18,7 @@ from infra.wire.errors import EngineFailed
 from tests.contract.hosts.conftest import BubblewrapMachine, bubblewrap_machine
 from tests.fakes import probe
 from worker.bubblewrap import BubblewrapHost
-from worker.hosts import ContainerId, ContainerSpec
+from worker.hosts.host import ContainerId, ContainerSpec
 from worker.sandbox_records import Process, Processes, StartUnderWay
 
 pytestmark = pytest.mark.bwrap
@@ -29,8 +29,8 @@ from pathlib import Path
 from infra.wire.ids import ConversationKey, Fence, HostId
 from tests.fakes import probe
 from worker.bubblewrap import BubblewrapHost, BubblewrapOptions
-from worker.folders import Folders
-from worker.hosts import ContainerSpec, Limits
+from worker.hosts.folders.folders import Folders
+from worker.hosts.host import ContainerSpec, Limits
 
 async def main(data_dir, cluster, conversation):
     options = BubblewrapOptions(cluster, Path(data_dir), command=probe.BUBBLEWRAP_COMMAND)

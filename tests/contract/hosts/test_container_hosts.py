@@ -10,8 +10,8 @@ import pytest
 from infra.wire.errors import LeaseLost
 from tests.contract.hosts.conftest import Machine
 from tests.fakes import probe
-from worker.hosts import ContainerExit, ContainerId
-from worker.leftovers import stop_leftovers
+from worker.hosts.host import ContainerExit, ContainerId
+from worker.hosts.leftovers import stop_leftovers
 
 
 async def _next(exits: AsyncIterator[ContainerExit]) -> ContainerExit:

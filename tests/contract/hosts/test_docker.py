@@ -17,10 +17,10 @@ from infra.wire.errors import ContainerFailed, EngineFailed, NoIsolation
 from infra.wire.ids import ConversationKey, Fence, HostId, WorkerId
 from tests.contract.hosts.conftest import LIMITS, DockerMachine, docker_machine, output_of
 from tests.fakes import probe
-from worker.breaker import FAILURES_MAX
 from worker.containers import DockerHost, DockerOptions
-from worker.engine import Engine
-from worker.folders import Folders
+from worker.hosts.breaker import FAILURES_MAX
+from worker.hosts.folders.folders import Folders
+from worker.hosts.starts import Engine
 
 pytestmark = pytest.mark.docker
 ENGINE = "/var/run/docker.sock"

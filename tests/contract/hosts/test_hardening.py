@@ -11,7 +11,7 @@ import pytest
 
 from tests.contract.hosts.conftest import LIMITS, Machine
 from tests.fakes import probe
-from worker.hosts import ContainerSpec
+from worker.hosts.host import ContainerSpec
 
 PROJECT = Path(__file__).resolve().parents[3]
 

@@ -13,8 +13,8 @@ from tests.fakes import probe
 from tests.parts import AGENT_IMAGE, need
 from worker.bubblewrap import BubblewrapHost, BubblewrapOptions
 from worker.containers import DockerHost, DockerOptions
-from worker.folders import Folders
-from worker.hosts import ContainerHost, ContainerSpec, Limits
+from worker.hosts.folders.folders import Folders
+from worker.hosts.host import ContainerHost, ContainerSpec, Limits
 
 
 @pytest.mark.sdk

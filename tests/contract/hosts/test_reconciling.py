@@ -23,7 +23,7 @@ from tests.contract.hosts.conftest import BASE_IMAGE, Machine, docker_machine, o
 from tests.fakes import probe
 from tests.fakes.fake_redis import fake_redis
 from tests.fakes.worker_stage import QUICK, RunningWorker, Stage
-from worker.hosts import Container, ContainerHost, ContainerSpec
+from worker.hosts.host import Container, ContainerHost, ContainerSpec
 
 NEVER_FORGOTTEN = 4 * 10**15
 """A fence from the future: Redis has not lost the record of such a container, it had none."""

@@ -10,7 +10,7 @@ from pathlib import Path
 from tests.contract.hosts.conftest import Machine
 from tests.fakes import probe
 from tests.fakes.exchanger import exchange_for_ever
-from worker.folders import Folders
+from worker.hosts.folders.folders import Folders
 
 INSIDE = """
 import ctypes, os, threading

@@ -30,7 +30,7 @@ from infra.wire.states import ConversationState, TurnState
 from tests.unit.cluster_model.machines import Box, Link
 from worker.conversations.course import Course, course_before_container, course_with_agent, steps
 from worker.decisions import declared_end
-from worker.hosts import ContainerId
+from worker.hosts.host import ContainerId
 from worker.ownership import HeldLease
 from worker.waiting import until_store_answers
 

@@ -17,7 +17,7 @@ from infra.wire.events import (
 from infra.wire.ids import ConversationKey, Fence, HostId, TurnId
 from infra.wire.states import TurnState
 from tests.fakes.virtual_time import Kernel, Process, pause
-from worker.hosts import Container, ContainerId
+from worker.hosts.host import Container, ContainerId
 
 TOOL_EVENT = 3
 """The event with which a tool has run."""

@@ -21,9 +21,9 @@ from worker.containers import DockerOptions, container_name, create_body
 from worker.docker_engine import SOURCES_LABEL
 from worker.engine_proxy.rules import Rules
 from worker.engine_proxy.server import EngineProxy
-from worker.folders import Folders
 from worker.gateway.http_log import http_log
-from worker.hosts import SOCKETS_AT, WORKSPACE_AT, ContainerSpec, Limits
+from worker.hosts.folders.folders import Folders
+from worker.hosts.host import SOCKETS_AT, WORKSPACE_AT, ContainerSpec, Limits
 
 CONVERSATION = ConversationKey("c" * 24)
 CREATED_MS = 1_700_000_000_000

@@ -19,8 +19,8 @@ from tests.unit.engine_proxy.conftest import CONVERSATION, Line
 from worker.containers import container_name, host_labels
 from worker.docker_engine import ImageStore
 from worker.engine_proxy.rules import Rules, first_difference
-from worker.folders import Folders, agent_uid
-from worker.hosts import SOCKETS_AT, WORKSPACE_AT
+from worker.hosts.folders.folders import Folders, agent_uid
+from worker.hosts.host import SOCKETS_AT, WORKSPACE_AT
 
 Change = Callable[[dict[str, Any]], Any]
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from worker.blocking import BlockingCalls
+from worker.hosts.blocking import BlockingCalls
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from worker.cgroups import Cgroup, CgroupRoot
-from worker.hosts import Limits
+from worker.hosts.host import Limits
 
 LIMITS = Limits(cpus=0.5, memory_mb=256, pids=64, tmp_mb=16)
 V2_FILES = ("memory.max", "memory.swap.max", "pids.max", "cpu.max")

@@ -13,7 +13,7 @@ from aiohttp import web
 from docker.errors import APIError
 
 from worker.docker_engine import DockerEngine
-from worker.hosts import ContainerId
+from worker.hosts.host import ContainerId
 
 ID = ContainerId("a" * 64)
 

@@ -7,9 +7,9 @@ import asyncio
 import pytest
 
 from infra.wire.ids import ConversationKey
-from worker import exit_feed
-from worker.exit_feed import ExitFeed
-from worker.hosts import ContainerExit, ContainerId
+from worker.hosts import exit_feed
+from worker.hosts.exit_feed import ExitFeed
+from worker.hosts.host import ContainerExit, ContainerId
 
 
 def _killed(id: str) -> ContainerExit:

@@ -11,8 +11,8 @@ from infra.runtime.settings import Isolation, Settings
 from infra.wire.errors import NoIsolation
 from tests.fakes.memory_host import MemoryHost, MemoryMachine, RefusingHost
 from worker.docker_engine import refuse_unfit_engine
-from worker.hosts import ContainerHost
-from worker.isolation import choose_host, probe
+from worker.hosts.host import ContainerHost
+from worker.hosts.isolation import choose_host, probe
 
 
 class Bench:

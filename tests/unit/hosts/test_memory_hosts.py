@@ -18,7 +18,7 @@ from tests.fakes.memory_host import (
     SlowHost,
     VanishingHost,
 )
-from worker.hosts import ContainerSpec, Limits, SessionFolders
+from worker.hosts.host import ContainerSpec, Limits, SessionFolders
 
 
 def _spec(folder: Path) -> ContainerSpec:

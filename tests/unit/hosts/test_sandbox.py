@@ -9,7 +9,7 @@ import pytest
 
 from infra.wire.errors import NoIsolation
 from infra.wire.ids import ConversationKey, Fence
-from worker.hosts import ContainerSpec, Limits, SessionFolders
+from worker.hosts.host import ContainerSpec, Limits, SessionFolders
 from worker.sandbox import Sandbox
 
 SPEC = ContainerSpec(

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from infra.wire.ids import ConversationKey, Fence
-from worker.hosts import ContainerId
+from worker.hosts.host import ContainerId
 from worker.sandbox_records import (
     LOG_MAX_BYTES,
     Process,

@@ -15,9 +15,9 @@ import pytest
 
 from infra.wire.ids import ConversationKey, Fence
 from tests.fakes.exchanger import Exchanger, acting, exchange_for_ever
-from worker.folders import AGENT_UID, Folders
-from worker.trees import HELD_MAX, remove_tree
-from worker.workspace import size_of
+from worker.hosts.folders.folders import AGENT_UID, Folders
+from worker.hosts.folders.trees import HELD_MAX, remove_tree
+from worker.hosts.folders.workspace import size_of
 
 C = ConversationKey("c" * 24)
 FENCE = Fence(1)

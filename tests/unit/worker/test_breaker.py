@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from infra.wire.errors import IllegalTransition
-from worker.breaker import (
+from worker.hosts.breaker import (
     BREAKER_TRANSITIONS,
     FAILURES_MAX,
     Breaker,

@@ -11,7 +11,7 @@ import pytest
 
 from infra.wire.ids import WorkerId
 from tests.fakes.worker_stage import Stage
-from worker.data_owner import DataFolderTaken, DataOwner, hold
+from worker.hosts.folders.owner import DataFolderTaken, DataOwner, hold
 from worker.process import WorkerProcess
 
 OURS = DataOwner("default", "agc", "host-1", 1_700_000_000_000_000)

@@ -20,12 +20,11 @@ from worker.decisions import (
     declared_end,
     exit_end,
     interrupted_end,
-    memory_needed_mb,
     settled_end,
-    slots_for,
     sweep,
 )
-from worker.hosts import Container, ContainerExit, ContainerId
+from worker.hosts.capacity import memory_needed_mb, slots_for
+from worker.hosts.host import Container, ContainerExit, ContainerId
 
 C = ConversationKey("c" * 24)
 T, OTHER_T = TurnId("chatcmpl-1"), TurnId("chatcmpl-2")

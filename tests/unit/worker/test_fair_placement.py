@@ -11,8 +11,8 @@ import pytest
 from infra.wire.ids import ConversationKey, HostId, TenantId, TurnId
 from infra.wire.states import TurnState
 from tests.fakes.worker_stage import QUICK, Stage, conversation, eventually
-from worker import host_memory
-from worker.host_memory import HostMemory, available_memory_mb
+from worker.hosts import capacity as host_memory
+from worker.hosts.capacity import HostMemory, available_memory_mb
 
 pytestmark = pytest.mark.slow
 

@@ -29,7 +29,7 @@ from tests.fakes.memory_host import (
 )
 from tests.fakes.scripted_agent import Deltas, Say, ScriptedAgent, Tool, WaitFor
 from tests.fakes.worker_stage import QUICK, RunningWorker, Stage, conversation, eventually
-from worker.hosts import Container, ContainerSpec
+from worker.hosts.host import Container, ContainerSpec
 
 pytestmark = pytest.mark.slow
 

@@ -16,8 +16,8 @@ from infra.wire.ids import ConversationKey, Fence, HostId
 from infra.wire.states import ConversationState, TurnState
 from tests.fakes.memory_host import MemoryHost, SlowHost
 from tests.fakes.worker_stage import QUICK, Stage, conversation, eventually
-from worker.folders import Folders
-from worker.hosts import ContainerId, ContainerSpec, Limits
+from worker.hosts.folders.folders import Folders
+from worker.hosts.host import ContainerId, ContainerSpec, Limits
 from worker.ownership import HeldLease
 
 pytestmark = pytest.mark.slow

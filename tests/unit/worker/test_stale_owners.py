@@ -20,9 +20,9 @@ from infra.wire.states import TurnState
 from tests.fakes.manual_clock import FreezingClock
 from tests.fakes.memory_host import MemoryHost, StubbornHost, UnheardHost
 from tests.fakes.worker_stage import QUICK, TENANT, RunningWorker, Stage, conversation, eventually
-from worker.folder_records import FolderRecords
-from worker.folders import Folders, StaleFolder
-from worker.lock_files import LockBusy
+from worker.hosts.folders.folders import Folders, StaleFolder
+from worker.hosts.folders.locks import LockBusy
+from worker.hosts.folders.records import FolderRecords
 from worker.ownership import HeldLease
 
 C = conversation("one")

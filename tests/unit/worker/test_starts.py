@@ -14,8 +14,8 @@ from infra.wire.states import TurnState
 from tests.fakes.memory_host import MemoryHost, StepwiseHost
 from tests.fakes.scripted_agent import ScriptedAgent, SilentAgent
 from tests.fakes.worker_stage import QUICK, Stage, conversation, eventually
-from worker.hosts import ContainerSpec
-from worker.starts import starts_at_once
+from worker.hosts.host import ContainerSpec
+from worker.hosts.start_slots import starts_at_once
 
 pytestmark = pytest.mark.slow
 

@@ -11,8 +11,8 @@ from infra.wire.errors import ContainerFailed
 from infra.wire.states import TurnState
 from tests.fakes.memory_host import HOST, MemoryHost, MemoryMachine
 from tests.fakes.worker_stage import WAIT_S, Stage, conversation
-from worker.hosts import ContainerId
-from worker.stopping import stop_at_once
+from worker.hosts.host import ContainerId
+from worker.hosts.stopping import stop_at_once
 
 MANY = 50
 

@@ -17,8 +17,8 @@ from infra.wire.ids import ConversationKey, Fence, HostId
 from infra.wire.states import ConversationState, TurnState
 from tests.fakes.manual_clock import ManualClock
 from tests.fakes.worker_stage import QUICK, TENANT, Stage, conversation, eventually
-from worker.folders import Folders
-from worker.workspace import WorkspacePace, WorkspaceWatch, size_of
+from worker.hosts.folders.folders import Folders
+from worker.hosts.folders.workspace import WorkspacePace, WorkspaceWatch, size_of
 
 pytestmark = pytest.mark.slow
 

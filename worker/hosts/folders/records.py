@@ -18,7 +18,7 @@ from dataclasses import dataclass
 
 from infra.wire.errors import LeaseLost
 from infra.wire.ids import ConversationKey, Fence
-from worker.lock_files import lock_file
+from worker.hosts.folders.locks import lock_file
 
 LOCK_S = 5.0
 _DIGITS = 20

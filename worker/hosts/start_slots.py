@@ -19,7 +19,7 @@ from infra.runtime.clock import Clock
 from infra.runtime.logs import fields
 from infra.store.start_slots import StartSlots
 from infra.wire.ids import ConversationKey, HostId
-from worker.host_memory import HostMemory
+from worker.hosts.capacity import HostMemory
 from worker.waiting import signalled, until_store_answers
 
 log = logging.getLogger(__name__)

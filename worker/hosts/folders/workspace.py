@@ -19,7 +19,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from infra.runtime.clock import Clock
-from worker.trees import Level
+from worker.hosts.folders.trees import Level
 
 ABUSE_FACTOR = 2
 ABUSE_BYTES = 2 * 1024**3

@@ -13,7 +13,7 @@ from collections import OrderedDict
 from dataclasses import replace
 
 from infra.runtime.logs import fields
-from worker.hosts import ContainerExit, ContainerId
+from worker.hosts.host import ContainerExit, ContainerId
 
 PENDING_MAX = 10_000
 """Exits a watcher may leave unread; beyond it the oldest is dropped, and `list()` tells the rest.

@@ -1,4 +1,4 @@
-"""`python -m worker.leftovers`: stop every agent of this host whose worker was killed.
+"""`python -m worker.hosts.leftovers`: stop every agent of this host whose worker was killed.
 
 The last step of an `agcluster up` that had to kill its worker, or was killed itself: nobody will
 come who could go on with them. Knows the container host and nothing else, neither Redis nor
@@ -15,9 +15,9 @@ from contextlib import aclosing
 from infra.runtime.logs import configure_logs, fields
 from infra.runtime.settings import Settings, load_settings
 from infra.wire.errors import AgClusterError
-from worker.hosts import ContainerHost
-from worker.isolation import choose_host
-from worker.stopping import stop_at_once
+from worker.hosts.host import ContainerHost
+from worker.hosts.isolation import choose_host
+from worker.hosts.stopping import stop_at_once
 
 log = logging.getLogger(__name__)
 

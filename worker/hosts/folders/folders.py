@@ -3,12 +3,12 @@
     s/<c>/          sockets, mounted into the agent's container
     w/<c>/          workspace, mounted likewise
     s/.trash, w/.trash   what is being removed: in no agent's reach, for it mounts its own folder
-    f/<c>           who has the folders (`worker.folder_records`)
-    owner           which cluster's data this is (`worker.data_owner`)
+    f/<c>           who has the folders (`worker.hosts.folders.records`)
+    owner           which cluster's data this is (`worker.hosts.folders.owner`)
 
 An agent may do what it likes in its two folders, and nowhere else. So nothing here believes what
 lies in them, and what is removed is first moved away as a whole, then taken apart by descriptors
-(`worker.trees`). Every change is made under the owner's fence: a newer owner's folders stay.
+(`worker.hosts.folders.trees`). Every change is made under the owner's fence: a newer owner's folders stay.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from infra.wire.ids import ConversationKey, Fence
-from worker.folder_records import FolderRecords
-from worker.hosts import SessionFolders
-from worker.trees import open_folder, remove_tree
+from worker.hosts.folders.records import FolderRecords
+from worker.hosts.folders.trees import open_folder, remove_tree
+from worker.hosts.host import SessionFolders
 
 AGENT_UID = 1000
 _SOCKETS, _WORKSPACES, _RECORDS = "s", "w", "f"

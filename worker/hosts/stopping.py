@@ -12,7 +12,7 @@ from collections.abc import Iterable
 
 from infra.runtime.logs import fields
 from infra.wire.errors import ContainerFailed
-from worker.hosts import ContainerHost, ContainerId
+from worker.hosts.host import ContainerHost, ContainerId
 
 log = logging.getLogger(__name__)
 

@@ -12,7 +12,6 @@ from pathlib import Path
 
 from infra.runtime.logs import fields
 from infra.wire.ids import ConversationKey
-from worker.decisions import IDLE_AGENT_MB
 
 _MEMINFO = Path("/proc/meminfo")
 
@@ -88,3 +87,35 @@ class HostMemory:
         elif was_short and not self._was_short:
             log.info("memory suffices again", extra=fields(available_mb=self._available_mb))
         return was_short and not self._was_short
+
+
+MEMORY_SHARE = 0.75
+
+
+IDLE_AGENT_MB = 200
+
+
+OVERCOMMIT = 4
+
+
+def slots_for(*, configured: int, machine_mb: int, container_mb: int) -> int:
+    """How many containers a worker owns at most.
+
+    By memory, unless configured: three quarters of the machine at the 200 MB an idle agent takes,
+    but never so many that their limits promise more than four times the machine. Several workers on
+    one machine should be configured: each would take the whole of it.
+    """
+    if configured:
+        return configured
+    typical = int(machine_mb * MEMORY_SHARE / IDLE_AGENT_MB)
+    promised = int(machine_mb * OVERCOMMIT / container_mb)
+    return max(1, min(typical, promised))
+
+
+def memory_needed_mb(*, container_mb: int, reserve_mb: int, machine_mb: int) -> int:
+    """How much of a host's memory has to be available before a worker starts anything new.
+
+    What one agent may use, and a reserve; at most half of the machine, or a small one would never
+    start any.
+    """
+    return min(container_mb + reserve_mb, machine_mb // 2)

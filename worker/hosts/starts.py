@@ -1,6 +1,6 @@
 """Starting containers on this host, as long as that works.
 
-Every start goes through here and feeds the host's circuit breaker (`worker.breaker`). While that is
+Every start goes through here and feeds the host's circuit breaker (`worker.hosts.breaker`). While that is
 open, starts are refused at once with `EngineFailed`, so that their turns go back to the queue, and
 the worker calls itself failing (`on_change`), so that it gets no new ones. The engine is tried with
 a container of our own, never with somebody's turn.
@@ -18,9 +18,9 @@ from infra.runtime.logs import fields
 from infra.runtime.settings import Settings
 from infra.wire.errors import AgClusterError, EngineFailed
 from infra.wire.ids import ConversationKey, Fence, WorkerId
-from worker.breaker import Breaker, BreakerState, cool_down_s
-from worker.folders import Folders
-from worker.hosts import Container, ContainerHost, ContainerSpec, Limits, SessionFolders
+from worker.hosts.breaker import Breaker, BreakerState, cool_down_s
+from worker.hosts.folders.folders import Folders
+from worker.hosts.host import Container, ContainerHost, ContainerSpec, Limits, SessionFolders
 
 log = logging.getLogger(__name__)
 

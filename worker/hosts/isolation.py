@@ -1,7 +1,7 @@
 """Chooses what agents run in on this machine, and tells what is there.
 
 `choose_host` is called by a worker when it starts: Docker if an engine answers, else bubblewrap,
-else `NoIsolation` with what to install; a tool never runs unisolated. `python -m worker.isolation`
+else `NoIsolation` with what to install; a tool never runs unisolated. `python -m worker.hosts.isolation`
 prints the same findings as JSON for `agcluster doctor`.
 """
 
@@ -23,7 +23,7 @@ from infra.wire.errors import ContainerFailed, NoIsolation
 from worker.bubblewrap import BubblewrapHost, BubblewrapOptions
 from worker.containers import DockerHost, DockerOptions
 from worker.docker_engine import ImageStore, engine_address
-from worker.hosts import ContainerHost
+from worker.hosts.host import ContainerHost
 
 _CANDIDATES = {
     Isolation.AUTO: (Isolation.DOCKER, Isolation.BUBBLEWRAP),
