@@ -46,9 +46,9 @@ from tests.fakes.redis_sentinel import SentinelCluster, sentinels
 from tests.fakes.redis_server import RealRedis, real_redis
 from tests.parts import AGENT_IMAGE
 from worker.docker_engine import engine_address
+from worker.hosts.bubblewrap.records import Records
 from worker.hosts.host import Container, ContainerHost
 from worker.hosts.isolation import host_of
-from worker.sandbox_records import Records
 
 SECRET = "a secret for the chaos tests, long enough"
 CONTENT_SECRET = "another one that seals what is said to agents"

@@ -20,9 +20,9 @@ from infra.runtime.clock import Clock
 from infra.runtime.logs import configure_logs, fields
 from infra.runtime.settings import Isolation, Settings, SettingsRefused, load_settings
 from infra.wire.errors import ContainerFailed, NoIsolation
-from worker.bubblewrap import BubblewrapHost, BubblewrapOptions
 from worker.containers import DockerHost, DockerOptions
 from worker.docker_engine import ImageStore, engine_address
+from worker.hosts.bubblewrap.host import BubblewrapHost, BubblewrapOptions
 from worker.hosts.host import ContainerHost
 
 _CANDIDATES = {

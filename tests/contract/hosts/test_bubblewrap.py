@@ -17,9 +17,9 @@ import pytest
 from infra.wire.errors import EngineFailed
 from tests.contract.hosts.conftest import BubblewrapMachine, bubblewrap_machine
 from tests.fakes import probe
-from worker.bubblewrap import BubblewrapHost
+from worker.hosts.bubblewrap.host import BubblewrapHost
+from worker.hosts.bubblewrap.records import Process, Processes, StartUnderWay
 from worker.hosts.host import ContainerId, ContainerSpec
-from worker.sandbox_records import Process, Processes, StartUnderWay
 
 pytestmark = pytest.mark.bwrap
 
@@ -28,7 +28,7 @@ import asyncio, sys
 from pathlib import Path
 from infra.wire.ids import ConversationKey, Fence, HostId
 from tests.fakes import probe
-from worker.bubblewrap import BubblewrapHost, BubblewrapOptions
+from worker.hosts.bubblewrap.host import BubblewrapHost, BubblewrapOptions
 from worker.hosts.folders.folders import Folders
 from worker.hosts.host import ContainerSpec, Limits
 

@@ -12,7 +12,7 @@ import pytest
 
 from agent.processes import is_alone, is_crowded, kill_marked, oom_kills
 from tests.parts import need
-from worker.bwrap import find_bwrap
+from worker.hosts.bubblewrap.program import find_bwrap
 
 SLEEP = [sys.executable, "-c", "import sys, time; print('up', flush=True); time.sleep(60)"]
 

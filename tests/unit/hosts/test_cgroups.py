@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from worker.cgroups import Cgroup, CgroupRoot
+from worker.hosts.bubblewrap.cgroups import Cgroup, CgroupRoot
 from worker.hosts.host import Limits
 
 LIMITS = Limits(cpus=0.5, memory_mb=256, pids=64, tmp_mb=16)

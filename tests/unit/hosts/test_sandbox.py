@@ -9,8 +9,8 @@ import pytest
 
 from infra.wire.errors import NoIsolation
 from infra.wire.ids import ConversationKey, Fence
+from worker.hosts.bubblewrap.sandbox import Sandbox
 from worker.hosts.host import ContainerSpec, Limits, SessionFolders
-from worker.sandbox import Sandbox
 
 SPEC = ContainerSpec(
     ConversationKey("c" * 24),

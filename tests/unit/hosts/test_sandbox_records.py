@@ -9,8 +9,7 @@ from pathlib import Path
 import pytest
 
 from infra.wire.ids import ConversationKey, Fence
-from worker.hosts.host import ContainerId
-from worker.sandbox_records import (
+from worker.hosts.bubblewrap.records import (
     LOG_MAX_BYTES,
     Process,
     Processes,
@@ -18,6 +17,7 @@ from worker.sandbox_records import (
     Records,
     boot_id,
 )
+from worker.hosts.host import ContainerId
 
 
 @pytest.fixture

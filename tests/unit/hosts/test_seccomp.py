@@ -7,7 +7,7 @@ import struct
 
 import pytest
 
-from worker.seccomp import seccomp_filter
+from worker.hosts.bubblewrap.seccomp import seccomp_filter
 
 ALLOW = 0x7FFF0000
 X86_64 = 0xC000003E

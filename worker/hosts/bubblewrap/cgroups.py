@@ -1,7 +1,7 @@
 """Control groups for agents in bubblewrap, where this machine lets us make them.
 
 That is the case for a worker that runs as root and sees the real hierarchy, of version 1 or 2.
-Elsewhere `CgroupRoot.find` gives None and `worker.bubblewrap` falls back to what an ordinary user
+Elsewhere `CgroupRoot.find` gives None and `worker.hosts.bubblewrap.host` falls back to what an ordinary user
 has.
 """
 

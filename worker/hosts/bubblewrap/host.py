@@ -9,7 +9,7 @@ What bubblewrap alone cannot promise, and what takes its place:
   machine like any program of the same user, with a high `oom_score_adj`.
 - The number of processes is a control group's, else RLIMIT_NPROC: per sandbox when an ordinary user
   runs it (its user namespace counts apart), over all sandboxes together when root does.
-- Its seccomp filter (`worker.seccomp`) forbids what reaches out; Docker's allows by name. It exists
+- Its seccomp filter (`worker.hosts.bubblewrap.seccomp`) forbids what reaches out; Docker's allows by name. It exists
   for x86-64 and ARM64.
 - The sandbox shares the host's kernel and /usr as Docker shares only the kernel.
 - The agent's uid: root's sandboxes run as uid 1000, outside too; an ordinary user's have that
@@ -45,14 +45,18 @@ from infra.runtime.clock import Clock, SystemClock
 from infra.runtime.lifecycle import up_mark
 from infra.wire.errors import ContainerFailed, EngineFailed, LeaseLost, NoIsolation
 from infra.wire.ids import HostId
-from worker.bwrap import find_bwrap, try_namespaces
-from worker.cgroups import CgroupRoot
 from worker.hosts.blocking import BlockingCalls
-from worker.hosts.exit_feed import ExitFeed, ExitStream
-from worker.hosts.host import Container, ContainerExit, ContainerId, ContainerSpec, Limits
-from worker.sandbox import AGENT_COMMAND, Sandbox
-from worker.sandbox_processes import KILL_S, is_readable, kill, memory_file, pipe, wait_for_end
-from worker.sandbox_records import (
+from worker.hosts.bubblewrap.cgroups import CgroupRoot
+from worker.hosts.bubblewrap.processes import (
+    KILL_S,
+    is_readable,
+    kill,
+    memory_file,
+    pipe,
+    wait_for_end,
+)
+from worker.hosts.bubblewrap.program import find_bwrap, try_namespaces
+from worker.hosts.bubblewrap.records import (
     Process,
     Processes,
     Record,
@@ -60,7 +64,10 @@ from worker.sandbox_records import (
     StartUnderWay,
     boot_id,
 )
-from worker.seccomp import seccomp_filter
+from worker.hosts.bubblewrap.sandbox import AGENT_COMMAND, Sandbox
+from worker.hosts.bubblewrap.seccomp import seccomp_filter
+from worker.hosts.exit_feed import ExitFeed, ExitStream
+from worker.hosts.host import Container, ContainerExit, ContainerId, ContainerSpec, Limits
 
 KILLED = 137
 

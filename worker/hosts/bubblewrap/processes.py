@@ -1,4 +1,4 @@
-"""What `worker.bubblewrap` does with processes and descriptors: kill, wait, hand over. Blocking."""
+"""What `worker.hosts.bubblewrap.host` does with processes and descriptors: kill, wait, hand over. Blocking."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import signal
 from typing import IO
 
 from infra.wire.errors import ContainerFailed
-from worker.sandbox_records import Process
+from worker.hosts.bubblewrap.records import Process
 
 KILL_S = 5.0
 
