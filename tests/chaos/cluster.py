@@ -45,8 +45,8 @@ from tests.fakes.redis_proxy import RedisProxy, redis_proxy
 from tests.fakes.redis_sentinel import SentinelCluster, sentinels
 from tests.fakes.redis_server import RealRedis, real_redis
 from tests.parts import AGENT_IMAGE
-from worker.docker_engine import engine_address
 from worker.hosts.bubblewrap.records import Records
+from worker.hosts.docker.engine import engine_address
 from worker.hosts.host import Container, ContainerHost
 from worker.hosts.isolation import host_of
 

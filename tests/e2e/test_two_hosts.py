@@ -18,7 +18,7 @@ import pytest
 from tests.chaos.cluster import Agents, Cluster, Host, Shape, cluster, until
 from tests.e2e.deployments import MODEL
 from tests.parts import need, second_engine
-from worker.docker_engine import engine_address
+from worker.hosts.docker.engine import engine_address
 from worker.hosts.host import Container
 
 pytestmark = [pytest.mark.docker, pytest.mark.timeout(300)]

@@ -12,7 +12,7 @@ import pytest
 
 from tests.fuzz.mutations import exchanged, fuzz, request
 from tests.unit.engine_proxy.conftest import CONVERSATION, Line
-from worker.containers import container_name
+from worker.hosts.docker.host import container_name
 
 pytestmark = pytest.mark.timeout(0 if "FUZZ_EXAMPLES" in os.environ else 120)
 

@@ -20,10 +20,10 @@ from infra.runtime.logs import configure_logs, fields
 from infra.runtime.settings import SettingsRefused, load_settings
 from infra.runtime.sockets import listen_at
 from infra.wire.errors import AgClusterError
-from worker.docker_engine import engine_address
 from worker.engine_proxy.rules import Rules
 from worker.engine_proxy.server import EngineProxy
 from worker.gateway.http_log import http_log
+from worker.hosts.docker.engine import engine_address
 
 log = logging.getLogger(__name__)
 

@@ -19,9 +19,9 @@ from urllib.parse import parse_qsl
 
 from infra.runtime.settings import Settings
 from infra.wire.ids import ConversationKey, Fence, HostId
-from worker.containers import DockerOptions, container_name, create_body, host_labels
-from worker.docker_engine import LABEL
 from worker.engine_proxy.mounts import EngineCallRefused, first_exchanged, held_folders
+from worker.hosts.docker.engine import LABEL
+from worker.hosts.docker.host import DockerOptions, container_name, create_body, host_labels
 from worker.hosts.folders.folders import Folders
 from worker.hosts.host import ContainerSpec, Limits
 

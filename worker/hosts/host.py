@@ -2,7 +2,7 @@
 
 A host starts one container per conversation with an agent server in it that listens on `agent.sock`
 of the session's folder, and can list, watch and stop what it started, also after a restart of the
-worker. Implementations: `worker.containers` (Docker), `worker.hosts.bubblewrap.host`,
+worker. Implementations: `worker.hosts.docker.host` (Docker), `worker.hosts.bubblewrap.host`,
 `tests.fakes.memory_host`; all pass `tests/contract/hosts/`.
 """
 

@@ -20,9 +20,9 @@ from infra.runtime.clock import Clock
 from infra.runtime.logs import configure_logs, fields
 from infra.runtime.settings import Isolation, Settings, SettingsRefused, load_settings
 from infra.wire.errors import ContainerFailed, NoIsolation
-from worker.containers import DockerHost, DockerOptions
-from worker.docker_engine import ImageStore, engine_address
 from worker.hosts.bubblewrap.host import BubblewrapHost, BubblewrapOptions
+from worker.hosts.docker.engine import ImageStore, engine_address
+from worker.hosts.docker.host import DockerHost, DockerOptions
 from worker.hosts.host import ContainerHost
 
 _CANDIDATES = {
@@ -132,7 +132,9 @@ def _image(settings: Settings) -> Finding:
     try:
         if store.sources(settings.agent_image) is None:
             return Finding(
-                settings.agent_image, False, "missing: build it with `python -m worker.images`"
+                settings.agent_image,
+                False,
+                "missing: build it with `python -m worker.hosts.docker.images`",
             )
         return Finding(settings.agent_image, True, "is there")
     except ContainerFailed as error:

@@ -108,7 +108,7 @@ async def make_image(settings: Settings, terminal: Terminal) -> None:
 
 def image_command(*, if_missing: bool) -> tuple[str, ...]:
     """The command that builds the agents' image."""
-    return python_command("worker.images", *(["--if-missing"] if if_missing else []))
+    return python_command("worker.hosts.docker.images", *(["--if-missing"] if if_missing else []))
 
 
 @contextlib.asynccontextmanager

@@ -21,10 +21,10 @@ from infra.wire.ids import ConversationKey, Fence, HostId
 from tests.fakes import probe
 from tests.fakes.memory_host import MemoryHost, MemoryMachine
 from tests.parts import need
-from worker.containers import DockerHost, DockerOptions
-from worker.docker_engine import engine_address
 from worker.hosts.bubblewrap.cgroups import CgroupRoot
 from worker.hosts.bubblewrap.host import BubblewrapHost, BubblewrapOptions
+from worker.hosts.docker.engine import engine_address
+from worker.hosts.docker.host import DockerHost, DockerOptions
 from worker.hosts.folders.folders import Folders
 from worker.hosts.host import ContainerHost, ContainerId, ContainerSpec, Limits
 

@@ -17,8 +17,8 @@ from infra.wire.errors import ContainerFailed, EngineFailed, NoIsolation
 from infra.wire.ids import ConversationKey, Fence, HostId, WorkerId
 from tests.contract.hosts.conftest import LIMITS, DockerMachine, docker_machine, output_of
 from tests.fakes import probe
-from worker.containers import DockerHost, DockerOptions
 from worker.hosts.breaker import FAILURES_MAX
+from worker.hosts.docker.host import DockerHost, DockerOptions
 from worker.hosts.folders.folders import Folders
 from worker.hosts.starts import Engine
 

@@ -23,10 +23,10 @@ from tests.contract.hosts.conftest import (
     output_of,
 )
 from tests.fakes import probe
-from worker.containers import DockerHost, DockerOptions
-from worker.docker_engine import engine_address
 from worker.engine_proxy.main import serve
 from worker.engine_proxy.rules import Rules
+from worker.hosts.docker.engine import engine_address
+from worker.hosts.docker.host import DockerHost, DockerOptions
 
 pytestmark = pytest.mark.docker
 

@@ -11,8 +11,8 @@ from infra.wire.ids import ConversationKey, Fence, HostId, WorkerId
 from infra.wire.link import Hello, Welcome, decode_answer
 from tests.fakes import probe
 from tests.parts import AGENT_IMAGE, need
-from worker.containers import DockerHost, DockerOptions
 from worker.hosts.bubblewrap.host import BubblewrapHost, BubblewrapOptions
+from worker.hosts.docker.host import DockerHost, DockerOptions
 from worker.hosts.folders.folders import Folders
 from worker.hosts.host import ContainerHost, ContainerSpec, Limits
 

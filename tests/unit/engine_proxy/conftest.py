@@ -17,11 +17,11 @@ import pytest
 from aiohttp import web
 
 from infra.wire.ids import ConversationKey, Fence, HostId
-from worker.containers import DockerOptions, container_name, create_body
-from worker.docker_engine import SOURCES_LABEL
 from worker.engine_proxy.rules import Rules
 from worker.engine_proxy.server import EngineProxy
 from worker.gateway.http_log import http_log
+from worker.hosts.docker.engine import SOURCES_LABEL
+from worker.hosts.docker.host import DockerOptions, container_name, create_body
 from worker.hosts.folders.folders import Folders
 from worker.hosts.host import SOCKETS_AT, WORKSPACE_AT, ContainerSpec, Limits
 

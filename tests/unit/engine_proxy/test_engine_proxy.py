@@ -16,9 +16,9 @@ import pytest
 from infra.runtime.settings import load_settings
 from infra.wire.errors import ContainerFailed
 from tests.unit.engine_proxy.conftest import CONVERSATION, Line
-from worker.containers import container_name, host_labels
-from worker.docker_engine import ImageStore
 from worker.engine_proxy.rules import Rules, first_difference
+from worker.hosts.docker.engine import ImageStore
+from worker.hosts.docker.host import container_name, host_labels
 from worker.hosts.folders.folders import Folders, agent_uid
 from worker.hosts.host import SOCKETS_AT, WORKSPACE_AT
 

@@ -12,7 +12,7 @@ import pytest
 from aiohttp import web
 from docker.errors import APIError
 
-from worker.docker_engine import DockerEngine
+from worker.hosts.docker.engine import DockerEngine
 from worker.hosts.host import ContainerId
 
 ID = ContainerId("a" * 64)

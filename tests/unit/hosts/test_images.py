@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from infra.wire.errors import ContainerFailed
-from worker.images import DOCKERFILE, LOCK, BuildContext, build, digest, project_root
+from worker.hosts.docker.images import DOCKERFILE, LOCK, BuildContext, build, digest, project_root
 
 
 class FakeImages:

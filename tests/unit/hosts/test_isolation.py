@@ -10,7 +10,7 @@ import pytest
 from infra.runtime.settings import Isolation, Settings
 from infra.wire.errors import NoIsolation
 from tests.fakes.memory_host import MemoryHost, MemoryMachine, RefusingHost
-from worker.docker_engine import refuse_unfit_engine
+from worker.hosts.docker.engine import refuse_unfit_engine
 from worker.hosts.host import ContainerHost
 from worker.hosts.isolation import choose_host, probe
 

@@ -1,4 +1,4 @@
-"""Builds the agent's image: `python -m worker.images [--if-missing] [--tag T] [--base-image B]`.
+"""Builds the agent's image: `python -m worker.hosts.docker.images [--if-missing] [--tag T] [--base-image B]`.
 
 `agcluster up` runs it before the worker where Docker is the isolation. The build context is made in
 memory from what the image needs (`agent/`, `infra/wire/`, the Dockerfile), so it works from a clone
@@ -21,7 +21,7 @@ from typing import Protocol
 import infra
 from infra.runtime.settings import SettingsRefused, load_settings
 from infra.wire.errors import ContainerFailed
-from worker.docker_engine import ImageStore
+from worker.hosts.docker.engine import ImageStore
 
 DOCKERFILE = "infra/images/agent.Dockerfile"
 _FOLDERS = ("agent", "infra/wire")
@@ -103,7 +103,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except SettingsRefused as error:
         print(error, file=sys.stderr)
         return 2
-    parser = argparse.ArgumentParser(prog="python -m worker.images", description=build.__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m worker.hosts.docker.images", description=build.__doc__
+    )
     parser.add_argument("--tag", default=settings.agent_image)
     parser.add_argument("--base-image", default=settings.base_image)
     parser.add_argument("--if-missing", action="store_true", help="only when it is not there")

@@ -1,4 +1,4 @@
-"""Hears of containers that end: follows the Docker engine's events, for `worker.containers`."""
+"""Hears of containers that end: follows the Docker engine's events, for `worker.hosts.docker.host`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from requests.exceptions import RequestException
 from infra.runtime.logs import fields
 from infra.wire.errors import AgClusterError
 from infra.wire.ids import ConversationKey
-from worker.docker_engine import KILLED, LABEL, DockerEngine, Json
+from worker.hosts.docker.engine import KILLED, LABEL, DockerEngine, Json
 from worker.hosts.host import Container, ContainerExit, ContainerId
 
 _REWATCH_S = 1.0

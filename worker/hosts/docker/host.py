@@ -1,7 +1,7 @@
 """Agents in Docker: the container host of a deployment.
 
-What is asked of the engine is in `worker.docker_engine`, ends are heard of in
-`worker.docker_exits`; nothing else knows Docker.
+What is asked of the engine is in `worker.hosts.docker.engine`, ends are heard of in
+`worker.hosts.docker.exits`; nothing else knows Docker.
 
 Each conversation's container has no network and no capability, a read-only root and bounds on
 everything; its only ways out are the Unix sockets in the session's folder. The engine is asked in
@@ -35,7 +35,8 @@ from docker.types import ContainerConfig, HostConfig, LogConfig, Mount, Ulimit
 from infra.runtime.clock import Clock, SystemClock
 from infra.wire.errors import ContainerFailed, EngineFailed, LeaseLost, NoIsolation
 from infra.wire.ids import ConversationKey, HostId
-from worker.docker_engine import (
+from worker.hosts.blocking import BlockingCalls
+from worker.hosts.docker.engine import (
     CALLS_MAX,
     LABEL,
     LOCAL,
@@ -46,8 +47,7 @@ from worker.docker_engine import (
     refuse_unfit_engine,
     translated,
 )
-from worker.docker_exits import ExitWatch
-from worker.hosts.blocking import BlockingCalls
+from worker.hosts.docker.exits import ExitWatch
 from worker.hosts.exit_feed import ExitFeed, ExitStream
 from worker.hosts.folders.folders import agent_gid, agent_uid
 from worker.hosts.host import (
