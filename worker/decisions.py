@@ -6,21 +6,15 @@ No I/O, no clock. The modules around gather the facts, ask here, and carry the a
 from __future__ import annotations
 
 from collections.abc import Mapping
-from enum import StrEnum
 
-from infra.store.conversations import ConversationRecord
-from infra.store.turns import OpenTurnRef
 from infra.wire.errors import DAY_IS_SPENT, ErrorCode
 from infra.wire.events import TurnEnded, TurnError, Usage
 from infra.wire.gateway import TurnMeter
-from infra.wire.ids import HostId, WorkerId
 from infra.wire.link import InterruptReason
 from infra.wire.states import (
-    TURN_TRANSITIONS,
-    ConversationState,
     TurnState,
 )
-from worker.hosts.host import Container, ContainerExit, ContainerId
+from worker.hosts.host import ContainerExit
 
 _WORDS: Mapping[ErrorCode, str] = {
     ErrorCode.OUT_OF_MEMORY: "The agent was killed, most likely because it ran out of memory. "
@@ -130,97 +124,7 @@ def settled_end(
 # What becomes of open turns that nobody works on
 
 
-class Sweep(StrEnum):
-    """What to do about an open turn nobody has claimed."""
-
-    EXPIRE = "expire"
-    """It waited too long."""
-    PLACE = "place"
-    """Take it here: we own the conversation, or its host is ours."""
-    HINT = "hint"
-    """Offer it to the cluster (or its owner) again."""
-    TELL_HOST = "tell_host"
-    """Only a worker of the conversation's host can go on with it: tell one."""
-    WAIT = "wait"
-    """The host's worker may be restarting."""
-    END_HERE = "end_here"
-    """Its host is gone: take it here to end it."""
-
-
-def sweep(
-    ref: OpenTurnRef,
-    *,
-    me: WorkerId,
-    my_host: HostId,
-    turn_host: HostId | None,
-    hosts_alive: frozenset[HostId],
-    host_patience_s: float,
-    successor_patience_s: float,
-    queue_timeout_s: float,
-) -> Sweep:
-    """Decide about one open turn. `turn_host` is where its conversation's container is."""
-    if ref.state is TurnState.QUEUED:
-        if ref.age_ms > queue_timeout_s * 1000:
-            return Sweep.EXPIRE
-        return Sweep.PLACE if ref.owner == me else Sweep.HINT
-    if ref.owner is not None and ref.owner != me:
-        return Sweep.WAIT
-    if ref.owner == me or turn_host in (None, my_host):
-        return Sweep.PLACE
-    if turn_host in hosts_alive:
-        return Sweep.TELL_HOST
-    patience_s = successor_patience_s if ref.is_left else host_patience_s
-    return Sweep.END_HERE if ref.unowned_ms >= patience_s * 1000 else Sweep.WAIT
-
-
 # What becomes of containers
 
 
-class Fate(StrEnum):
-    """What to do with a container found on this host."""
-
-    KEEP = "keep"
-    ADOPT = "adopt"
-    ORPHAN = "orphan"
-    """Stop it when it is still one after the grace."""
-    LEFT_BEHIND = "left_behind"
-    """Its conversation has another one since, here or elsewhere: stop it now."""
-
-
-def container_fate(
-    container: Container,
-    record: ConversationRecord | None,
-    *,
-    my_host: HostId,
-    is_mine: bool,
-    mine: ContainerId | None,
-    others_alive: frozenset[WorkerId],
-) -> Fate:
-    """Decide about one container of our cluster on this host.
-
-    `is_mine`: this worker owns the conversation, with container `mine` (None: it is starting one).
-    """
-    if is_mine:
-        return Fate.KEEP if mine in (None, container.id) else Fate.ORPHAN
-    if record is None:
-        return Fate.ORPHAN
-    is_here = record.host in (None, my_host)
-    is_recorded = record.container in (None, container.id)
-    # Host and container are put on record by the start of the next one, under a newer fence. A cold
-    # record under a newer fence says that its owner has found none: nobody goes on with this one.
-    is_cold = record.state is ConversationState.COLD and record.container is None
-    if container.fence < record.fence and (is_cold or not (is_here and is_recorded)):
-        return Fate.LEFT_BEHIND
-    if not is_here:
-        return Fate.ORPHAN
-    if record.owner in others_alive:
-        return Fate.KEEP if is_recorded else Fate.ORPHAN
-    return Fate.ADOPT if is_recorded else Fate.ORPHAN
-
-
 # Steps between states
-
-
-def is_begun(state: TurnState) -> bool:
-    """Whether a turn has left the queue and not ended."""
-    return state is not TurnState.QUEUED and bool(TURN_TRANSITIONS[state])

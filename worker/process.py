@@ -39,8 +39,8 @@ from worker.hosts.stopping import stop_at_once
 from worker.life import Life
 from worker.ownership import Ownership
 from worker.parts import Timings, WorkerParts
-from worker.placement import Placement
-from worker.reaper import Reaper, siblings_of
+from worker.placement.placement import Placement
+from worker.placement.reaper import Reaper, siblings_of
 from worker.side import SideLane
 from worker.waiting import periodically, until_store_answers
 

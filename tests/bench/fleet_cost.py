@@ -36,7 +36,7 @@ from tests.bench.table import render
 from tests.fakes.redis_server import real_redis
 from worker.hosts.capacity import IDLE_AGENT_MB
 from worker.parts import Timings
-from worker.reaper import STRETCH_MAX, WORKERS_UNSTRETCHED
+from worker.placement.reaper import STRETCH_MAX, WORKERS_UNSTRETCHED
 
 CALLS = 300
 AT_ONCE = 64

@@ -1,6 +1,6 @@
 """The model's conversations: real leases, scripts and decisions; containers of the model.
 
-It goes the way `worker.placement`, `worker.conversations.actor` and `worker.turns` go, without what does
+It goes the way `worker.placement.placement`, `worker.conversations.actor` and `worker.turns` go, without what does
 not matter to lease, fence and log: memory, gateway, workspaces.
 """
 
@@ -427,7 +427,7 @@ class Actor:
 
 
 class Places:
-    """As `worker.placement.Placement`: which conversations are ours."""
+    """As `worker.placement.placement.Placement`: which conversations are ours."""
 
     def __init__(self, worker: ModelWorker) -> None:
         self.conversations: dict[ConversationKey, Actor] = {}

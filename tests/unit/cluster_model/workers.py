@@ -26,13 +26,13 @@ from tests.fakes.virtual_time import DriftingClock, Kernel
 from tests.unit.cluster_model.actors import Places
 from tests.unit.cluster_model.line import Line
 from tests.unit.cluster_model.machines import Machine, Task
-from worker.decisions import Fate, container_fate
 from worker.hosts.capacity import IDLE_AGENT_MB
 from worker.hosts.host import ContainerId
 from worker.ownership import HeldLease, Ownership
 from worker.parts import Timings, WorkerParts
-from worker.placement import Placement
-from worker.reaper import Reaper
+from worker.placement.placement import Placement
+from worker.placement.reaper import Reaper
+from worker.placement.sweeping import Fate, container_fate
 from worker.side import SideLane
 from worker.waiting import periodically
 

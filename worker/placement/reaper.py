@@ -20,12 +20,12 @@ from infra.wire.errors import AgClusterError, ContainerFailed, LeaseLost
 from infra.wire.ids import ConversationKey, Fence, HostId, WorkerId
 from infra.wire.states import ConversationState, TurnState
 from infra.wire.turns import Lane
-from worker.decisions import Fate, Sweep, container_fate, sweep
 from worker.hosts.folders.folders import StaleFolder
 from worker.hosts.host import Container, ContainerExit, ContainerId
 from worker.hosts.stopping import stop_at_once
 from worker.parts import WorkerParts
-from worker.placement import Placement
+from worker.placement.placement import Placement
+from worker.placement.sweeping import Fate, Sweep, container_fate, sweep
 from worker.side import SideLane
 from worker.waiting import periodically, signalled
 

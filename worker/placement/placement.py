@@ -20,11 +20,11 @@ from infra.wire.ids import ConversationKey, TurnId, WorkerId
 from infra.wire.states import ConversationState, WorkerState
 from worker.conversations.actor import Conversation
 from worker.conversations.phases import Departure
-from worker.decisions import Fate, container_fate, is_begun
 from worker.hosts.capacity import IDLE_AGENT_MB, HostMemory
 from worker.hosts.host import Container, ContainerExit
 from worker.ownership import HeldLease
 from worker.parts import WorkerParts
+from worker.placement.sweeping import Fate, container_fate, is_begun
 
 log = logging.getLogger(__name__)
 
