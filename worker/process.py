@@ -41,7 +41,7 @@ from worker.ownership import Ownership
 from worker.parts import Timings, WorkerParts
 from worker.placement.placement import Placement
 from worker.placement.reaper import Reaper, siblings_of
-from worker.side import SideLane
+from worker.side.lane import SideLane
 from worker.waiting import periodically, until_store_answers
 
 log = logging.getLogger(__name__)

@@ -26,7 +26,7 @@ from worker.hosts.stopping import stop_at_once
 from worker.parts import WorkerParts
 from worker.placement.placement import Placement
 from worker.placement.sweeping import Fate, Sweep, container_fate, sweep
-from worker.side import SideLane
+from worker.side.lane import SideLane
 from worker.waiting import periodically, signalled
 
 log = logging.getLogger(__name__)

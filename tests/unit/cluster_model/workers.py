@@ -33,7 +33,7 @@ from worker.parts import Timings, WorkerParts
 from worker.placement.placement import Placement
 from worker.placement.reaper import Reaper
 from worker.placement.sweeping import Fate, container_fate
-from worker.side import SideLane
+from worker.side.lane import SideLane
 from worker.waiting import periodically
 
 Publish = Callable[[WorkerId, HeldLease, TurnId, int, bytes], None]

@@ -21,7 +21,7 @@ from infra.wire.turns import (
 )
 from infra.wire.upstream import OPENING
 from tests.fakes.memory_gateway import SSE_END, SSE_START, sse, sse_text
-from worker.messages_api import AnswerStream, refusal, request_body
+from worker.side.messages_api import AnswerStream, refusal, request_body
 
 
 def request_of(*prompt: Any, **more: Any) -> TurnRequest:

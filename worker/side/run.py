@@ -1,26 +1,18 @@
-"""The side lane: turns that are one model call, with no container, no slot and no memory (D8).
-
-A hint names a turn; taking it is milliseconds: acquire the lease of its conversation, which it has
-to itself, and run it in a task of its own. The call goes through the host's gateway, its answer is
-published and logged as an agent's would be, so that relays cannot tell the difference. A turn whose
-worker died before its first word runs again elsewhere; one that had said something ends visibly.
-"""
+"""The run of one side turn: one streamed model call that becomes events in the turn log."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 
 from infra.runtime.logs import fields
 from infra.store.turns import Claimed, TurnRecord
 from infra.wire.errors import (
-    AgClusterError,
     ContentNotOpened,
     ErrorCode,
     GatewayUnavailable,
-    LeaseHeld,
     LeaseLost,
     MalformedMessage,
 )
@@ -33,23 +25,23 @@ from infra.wire.states import ConversationState, TurnState
 from infra.wire.upstream import upstream_error
 from worker.decisions import NO_GATEWAY, UNREADABLE_KEY, declared_end, interrupted_end
 from worker.gateway_client.client import CommandRefused
-from worker.messages_api import AnswerStream, refusal, request_body
 from worker.ownership import HeldLease
 from worker.parts import WorkerParts
+from worker.side.messages_api import AnswerStream, refusal, request_body
 from worker.spending import Spending
 from worker.turn_log_writer import TurnLogWriter
 from worker.waiting import FIRST_PAUSE_S, LONGEST_PAUSE_S, signalled, until_store_answers
 
 log = logging.getLogger(__name__)
 
-PLACES = 32
-"""Side turns a worker runs at once; they wait for the model nearly all their time."""
 
 _GATEWAY_PATIENCE_S = 5.0
 """A gateway that restarts is waited for, as long as nothing has been said."""
 
+
 _BODY_END_S = 0.2
 """A body that does not end behind its last event is not waited for any longer."""
+
 
 _LOST = TurnEnded(
     state=TurnState.INTERRUPTED,
@@ -58,126 +50,6 @@ _LOST = TurnEnded(
         message="The server that answered was lost. Please send the request again.",
     ),
 )
-
-
-class SideLane:
-    """All side turns of this worker. `run` first; the turns live in its task group."""
-
-    def __init__(
-        self,
-        parts: WorkerParts,
-        *,
-        places: int = PLACES,
-        on_room: Callable[[], None] = lambda: None,
-    ) -> None:
-        """`on_room` is called whenever a turn has left."""
-        self._parts = parts
-        self._places = places
-        self._on_room = on_room
-        self._runs: dict[TurnId, SideRun | None] = {}
-        """None: being claimed."""
-        self._group: asyncio.TaskGroup | None = None
-        self._running = asyncio.Event()
-        self._empty = asyncio.Event()
-        self._empty.set()
-        self._is_closed = False
-
-    @property
-    def used(self) -> int:
-        return len(self._runs)
-
-    def has_room(self) -> bool:
-        """Whether another turn may come."""
-        return not self._is_closed and self.used < self._places
-
-    async def run(self) -> None:
-        """Hold the turns until cancelled; they then stop where they are."""
-        async with asyncio.TaskGroup() as group:
-            self._group = group
-            self._running.set()
-            try:
-                await asyncio.Event().wait()
-            finally:
-                self._is_closed = True
-
-    async def wait_running(self) -> None:
-        """Until `run` holds the group."""
-        await self._running.wait()
-
-    async def claim(self, turn: TurnId) -> None:
-        """The arq job: own the turn's conversation and begin. Raises `StoreUnavailable`.
-
-        Without room the hint is handed on. A turn that is somebody else's is left alone.
-        """
-        if turn in self._runs:
-            return
-        if not self.has_room():
-            await self._parts.queue.enqueue_side(turn)
-            return
-        self._runs[turn] = None
-        self._empty.clear()
-        run: SideRun | None = None
-        try:
-            run = await self._own(turn)
-        finally:
-            if run is None:
-                self._leave(turn)
-        if run is not None:
-            assert self._group is not None, "the side lane is not running"
-            self._runs[turn] = run
-            self._group.create_task(self._supervise(turn, run))
-
-    async def _own(self, turn: TurnId) -> SideRun | None:
-        record = await self._parts.turns.get(turn)
-        if record is None or record.state.is_terminal:
-            return None
-        try:
-            held = await self._parts.ownership.acquire(record.conversation)
-        except LeaseHeld:
-            return None
-        return SideRun(self._parts, held, turn)
-
-    def cancel(self, turn: TurnId) -> None:
-        """Somebody wants the turn stopped."""
-        if run := self._runs.get(turn):
-            run.interrupt(InterruptReason.CANCELLED)
-
-    async def drain(self, *, timeout_s: float, grace_s: float) -> None:
-        """Take no turn any more; let those that run end, stop the rest."""
-        self._is_closed = True
-        if await self._wait_empty(timeout_s):
-            return
-        for run in self._runs.values():
-            if run is not None:
-                run.interrupt(InterruptReason.SHUTDOWN)
-        if not await self._wait_empty(grace_s):
-            log.warning("side turns are left", extra=fields(used=self.used))
-
-    async def _wait_empty(self, timeout_s: float) -> bool:
-        try:
-            async with asyncio.timeout(timeout_s):
-                await self._empty.wait()
-        except TimeoutError:
-            return False
-        return True
-
-    async def _supervise(self, turn: TurnId, run: SideRun) -> None:
-        try:
-            await run.run()
-        except AgClusterError as error:
-            log.warning("side turn left to the sweepers: %s", error, extra=fields(turn=turn))
-        except Exception:
-            # One turn must not take the others with it; its lease lapses and it is ended elsewhere.
-            log.exception("side turn failed inside the worker", extra=fields(turn=turn))
-        finally:
-            run.forget()
-            self._leave(turn)
-
-    def _leave(self, turn: TurnId) -> None:
-        self._runs.pop(turn, None)
-        if not self._runs:
-            self._empty.set()
-        self._on_room()
 
 
 class SideRun:
