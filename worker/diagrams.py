@@ -12,8 +12,9 @@ from collections.abc import Sequence
 
 from infra.reference.diagrams import DOCUMENT, mermaid
 from infra.reference.generated import apply, replace_part
-from worker.conversations.phases import ACTOR_TRANSITIONS, RUN_TRANSITIONS, ActorPhase, RunPhase
+from worker.conversations.phases import ACTOR_TRANSITIONS, ActorPhase
 from worker.hosts.breaker import BREAKER_TRANSITIONS, BreakerState
+from worker.turns.phases import RUN_TRANSITIONS, RunPhase
 
 _BEGIN, _END = "<!-- generated:worker-states -->\n", "<!-- /generated -->\n"
 

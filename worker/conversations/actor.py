@@ -39,26 +39,20 @@ from infra.wire.states import ConversationState
 from worker.conversations.course import Course, course_with_agent
 from worker.conversations.delivery import Delivery
 from worker.conversations.kept_link import KeptLink
-from worker.conversations.phases import (
-    ACTOR_TRANSITIONS,
-    OF_THE_IDLE,
-    ActorPhase,
-    Departure,
-    RunPhase,
-    Wish,
-)
+from worker.conversations.phases import ACTOR_TRANSITIONS, OF_THE_IDLE, ActorPhase, Departure, Wish
 from worker.conversations.recorded_state import RecordedState
 from worker.conversations.session import Session
 from worker.conversations.strays import StrayTurn
 from worker.conversations.transcript_keeper import TranscriptKeeper
 from worker.conversations.workspace_guard import WorkspaceGuard
-from worker.decisions import declared_end, exit_end
 from worker.hosts.host import Container, ContainerExit, ContainerId
 from worker.life import Life
-from worker.link import AgentLink
 from worker.ownership import HeldLease
 from worker.parts import WorkerParts
-from worker.turns import Ending, TurnRun
+from worker.turns.agent_link import AgentLink
+from worker.turns.endings import declared_end, exit_end
+from worker.turns.phases import RunPhase
+from worker.turns.run import Ending, TurnRun
 from worker.waiting import until_store_answers
 
 log = logging.getLogger(__name__)

@@ -1,6 +1,6 @@
 """Getting a claimed turn to its agent: a container if there is none, a memory, an open gateway.
 
-One of three courses (`worker.decisions.Course`): start it, read on where an owner before us
+One of three courses (`worker.turns.endings.Course`): start it, read on where an owner before us
 stopped, or end it because it had begun and its agent is gone. What fails on the way ends the turn,
 or gives it back where nothing can have happened yet. Called by `worker.conversations.actor`.
 """
@@ -26,12 +26,12 @@ from worker.conversations.course import Course, course_before_container, course_
 from worker.conversations.kept_link import KeptLink
 from worker.conversations.recorded_state import RecordedState
 from worker.conversations.session import Session
-from worker.decisions import NO_GATEWAY, UNREADABLE_KEY, declared_end
 from worker.gateway_client.client import CommandRefused
-from worker.memory import Standing, is_resending, needs_transcript, stand
 from worker.ownership import HeldLease
 from worker.parts import WorkerParts
-from worker.turns import TurnRun
+from worker.turns.endings import NO_GATEWAY, UNREADABLE_KEY, declared_end
+from worker.turns.memory import Standing, is_resending, needs_transcript, stand
+from worker.turns.run import TurnRun
 from worker.waiting import until_store_answers
 
 log = logging.getLogger(__name__)

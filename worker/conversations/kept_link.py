@@ -18,9 +18,9 @@ from infra.wire.gateway import AGENT_SOCKET
 from infra.wire.ids import ConversationKey
 from infra.wire.link import Answer, Command, Hello
 from worker.hosts.host import ContainerId
-from worker.link import AgentLink, connect
 from worker.ownership import HeldLease
 from worker.parts import WorkerParts
+from worker.turns.agent_link import AgentLink, connect
 
 log = logging.getLogger(__name__)
 

@@ -66,22 +66,3 @@ class Wish(Enum):
 
 OF_THE_IDLE = frozenset({Wish.ROOM, Wish.REAP})
 """Wishes that a turn makes void."""
-
-
-class RunPhase(StrEnum):
-    """Where the run of a claimed turn is."""
-
-    PREPARING = "preparing"
-    """The agent has not got it from this worker yet."""
-    OPEN = "open"
-    """The agent may have it, and may be working."""
-    ENDED = "ended"
-    """How it ends is decided."""
-
-
-RUN_TRANSITIONS: Mapping[RunPhase, frozenset[RunPhase]] = {
-    RunPhase.PREPARING: frozenset({RunPhase.OPEN, RunPhase.ENDED}),
-    # Open again after each reconnect.
-    RunPhase.OPEN: frozenset({RunPhase.OPEN, RunPhase.ENDED}),
-    RunPhase.ENDED: frozenset(),
-}

@@ -14,7 +14,7 @@ from infra.wire.events import is_end
 from infra.wire.frames import decode_frame
 from infra.wire.ids import TurnId
 from infra.wire.link import Ack, Interrupt, InterruptReason, Refused, Replay
-from worker.link import AgentLink
+from worker.turns.agent_link import AgentLink
 
 
 class StrayTurn:

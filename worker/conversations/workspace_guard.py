@@ -13,10 +13,10 @@ from infra.runtime.logs import fields
 from infra.wire.errors import ErrorCode
 from infra.wire.ids import ConversationKey
 from worker.conversations.session import Session
-from worker.decisions import declared_end
 from worker.hosts.folders.workspace import WorkspacePace, WorkspaceWatch
 from worker.parts import WorkerParts
-from worker.turns import TurnRun
+from worker.turns.endings import declared_end
+from worker.turns.run import TurnRun
 
 log = logging.getLogger(__name__)
 

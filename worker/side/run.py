@@ -23,13 +23,13 @@ from infra.wire.ids import TurnId
 from infra.wire.link import InterruptReason
 from infra.wire.states import ConversationState, TurnState
 from infra.wire.upstream import upstream_error
-from worker.decisions import NO_GATEWAY, UNREADABLE_KEY, declared_end, interrupted_end
 from worker.gateway_client.client import CommandRefused
 from worker.ownership import HeldLease
 from worker.parts import WorkerParts
 from worker.side.messages_api import AnswerStream, refusal, request_body
-from worker.spending import Spending
-from worker.turn_log_writer import TurnLogWriter
+from worker.turns.endings import NO_GATEWAY, UNREADABLE_KEY, declared_end, interrupted_end
+from worker.turns.log_writer import TurnLogWriter
+from worker.turns.spending import Spending
 from worker.waiting import FIRST_PAUSE_S, LONGEST_PAUSE_S, signalled, until_store_answers
 
 log = logging.getLogger(__name__)

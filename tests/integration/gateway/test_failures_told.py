@@ -18,7 +18,7 @@ from tests.fakes.scripted_model import RunningModel
 from tests.integration.gateway.agents_cli import cli_behind, told
 from tests.integration.gateway.conftest import Host
 from tests.parts import need
-from worker.decisions import budget_end, settled_end
+from worker.turns.endings import budget_end, settled_end
 
 pytestmark = [pytest.mark.sdk, pytest.mark.timeout(180)]
 

@@ -1,6 +1,6 @@
 """The model's conversations: real leases, scripts and decisions; containers of the model.
 
-It goes the way `worker.placement.placement`, `worker.conversations.actor` and `worker.turns` go, without what does
+It goes the way `worker.placement.placement`, `worker.conversations.actor` and `worker.turns.run` go, without what does
 not matter to lease, fence and log: memory, gateway, workspaces.
 """
 
@@ -29,9 +29,9 @@ from infra.wire.ids import ConversationKey, TurnId, WorkerId
 from infra.wire.states import ConversationState, TurnState
 from tests.unit.cluster_model.machines import Box, Link
 from worker.conversations.course import Course, course_before_container, course_with_agent, steps
-from worker.decisions import declared_end
 from worker.hosts.host import ContainerId
 from worker.ownership import HeldLease
+from worker.turns.endings import declared_end
 from worker.waiting import until_store_answers
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from infra.wire.errors import ErrorCode
 from infra.wire.ids import TurnId
 from infra.wire.states import TurnState
 from tests.fakes.worker_stage import RunningWorker, Stage, conversation
-from worker.turns import SAID_MAX_BYTES
+from worker.turns.run import SAID_MAX_BYTES
 
 C = conversation("one")
 

@@ -22,7 +22,7 @@ from infra.wire.link import TRANSCRIPT_HEAD, Answer, Hello, Pong, Welcome
 from tests.fakes.link_client import start_turn
 from tests.fakes.manual_clock import settle
 from tests.fakes.scripted_agent import ScriptedAgent, SilentAgent
-from worker.link import CHATTER_MAX_LINES, AgentLink, connect
+from worker.turns.agent_link import CHATTER_MAX_LINES, AgentLink, connect
 
 HELLO = Hello(worker=WorkerId("host-1-a"), fence=Fence(7))
 WELCOME = Welcome(agent_version="1", sdk_version="1").encode() + b"\n"

@@ -15,7 +15,7 @@ from infra.wire.ids import ConversationKey, Fence, ReplicaId, TenantId, TurnId
 from infra.wire.link import AgentSettings, BaseKind, StartTurn, decode_command
 from infra.wire.states import TurnState
 from infra.wire.turns import HistoryMessage, Lane, OnDisconnect, TextBlock, TurnRequest
-from worker.memory import Standing, needs_transcript, stand
+from worker.turns.memory import Standing, needs_transcript, stand
 
 C = ConversationKey("c" * 24)
 TENANT = TenantId("t" * 20)

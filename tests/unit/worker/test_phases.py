@@ -8,8 +8,9 @@ import pytest
 
 from infra.wire.errors import IllegalTransition
 from worker import diagrams
-from worker.conversations.phases import ACTOR_TRANSITIONS, RUN_TRANSITIONS, ActorPhase, RunPhase
+from worker.conversations.phases import ACTOR_TRANSITIONS, ActorPhase
 from worker.life import STORY_MAX, Life
+from worker.turns.phases import RUN_TRANSITIONS, RunPhase
 
 ROOT = Path(__file__).resolve().parents[3]
 

@@ -12,10 +12,10 @@ from infra.wire.gateway import TurnMeter, UpstreamError
 from infra.wire.link import Answer, InterruptReason
 from infra.wire.states import ConversationState, TurnState
 from tests.fakes.worker_stage import Stage, conversation, eventually
-from worker.conversations.phases import RunPhase
-from worker.link import AgentLink
-from worker.memory import stand
-from worker.turns import TurnRun
+from worker.turns.agent_link import AgentLink
+from worker.turns.memory import stand
+from worker.turns.phases import RunPhase
+from worker.turns.run import TurnRun
 
 pytestmark = pytest.mark.slow
 

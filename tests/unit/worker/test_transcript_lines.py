@@ -10,7 +10,7 @@ import pytest
 from infra.store.transcripts import RawEntry
 from infra.wire.errors import MalformedMessage
 from infra.wire.link import TranscriptAppend, TranscriptPart
-from worker.transcript_lines import ENTRIES_MAX, read_head, read_part
+from worker.turns.transcript_lines import ENTRIES_MAX, read_head, read_part
 
 MB = 1024 * 1024
 

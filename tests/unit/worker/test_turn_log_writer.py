@@ -18,7 +18,7 @@ from infra.wire.errors import (
 from infra.wire.events import Notice, TextDelta, encode_event
 from infra.wire.ids import ConversationKey, Fence, TurnId, WorkerId
 from tests.fakes.manual_clock import ManualClock, settle
-from worker.turn_log_writer import BATCH_MAX_EVENTS, KEPT_MAX_EVENTS, TurnLogWriter
+from worker.turns.log_writer import BATCH_MAX_EVENTS, KEPT_MAX_EVENTS, TurnLogWriter
 
 LEASE = Lease(ConversationKey("c" * 24), WorkerId("host-1-a"), Fence(7))
 TURN = TurnId("chatcmpl-1")

@@ -2,7 +2,7 @@
 
 The gateway meters; this reads the meter every few seconds, books what is new under the turn's
 fence, and tells the gateway where the budgets end, as other turns of the tenant may have used them
-up meanwhile. Called by `worker.turns` and `worker.side.lane`. Without budgets, nothing is asked before a
+up meanwhile. Called by `worker.turns.run` and `worker.side.lane`. Without budgets, nothing is asked before a
 turn.
 """
 
@@ -18,9 +18,9 @@ from infra.store.usage import Spent
 from infra.wire.errors import GatewayUnavailable, StoreUnavailable
 from infra.wire.events import TurnEnded, Usage
 from infra.wire.gateway import OpenTurn, TurnMeter
-from worker.decisions import budget_end
 from worker.ownership import HeldLease
 from worker.parts import WorkerParts
+from worker.turns.endings import budget_end
 from worker.waiting import until_store_answers
 
 log = logging.getLogger(__name__)

@@ -31,15 +31,15 @@ from infra.wire.link import (
     Replay,
 )
 from infra.wire.states import TurnState
-from worker.conversations.phases import RUN_TRANSITIONS, RunPhase
-from worker.decisions import declared_end, interrupted_end, is_out_of_memory, settled_end
 from worker.life import Life
-from worker.link import AgentLink
-from worker.memory import Standing
 from worker.ownership import HeldLease
 from worker.parts import WorkerParts
-from worker.spending import Spending
-from worker.turn_log_writer import TurnLogWriter
+from worker.turns.agent_link import AgentLink
+from worker.turns.endings import declared_end, interrupted_end, is_out_of_memory, settled_end
+from worker.turns.log_writer import TurnLogWriter
+from worker.turns.memory import Standing
+from worker.turns.phases import RUN_TRANSITIONS, RunPhase
+from worker.turns.spending import Spending
 from worker.waiting import signalled, until_store_answers
 
 log = logging.getLogger(__name__)

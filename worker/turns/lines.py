@@ -2,7 +2,7 @@
 
 How long a line may be depends on what it is, which its first bytes tell: a few KB for an answer, 2
 MB for a frame, what a store keeps for transcript entries. All that a worker holds of long lines is
-bounded too, over all its agents. Parses nothing; used by `worker.link`.
+bounded too, over all its agents. Parses nothing; used by `worker.turns.agent_link`.
 """
 
 from __future__ import annotations
