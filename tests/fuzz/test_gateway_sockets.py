@@ -24,10 +24,10 @@ from tests.integration.gateway.conftest import (
     HostMaker,
     asking,
 )
-from worker.gateway.addresses import IPAddress
-from worker.gateway.egress import EgressRules
+from worker.gateway.egress.addresses import IPAddress
+from worker.gateway.egress.proxy import EgressRules
 from worker.gateway.main import Surroundings
-from worker.gateway.model_proxy import ModelLimits
+from worker.gateway.model.proxy import ModelLimits
 
 pytestmark = pytest.mark.timeout(0 if "FUZZ_EXAMPLES" in os.environ else 120)
 

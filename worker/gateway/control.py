@@ -21,8 +21,8 @@ from infra.wire.gateway import (
 )
 from infra.wire.ids import ConversationKey, Fence, TurnId
 from worker.gateway.http_log import http_log
+from worker.gateway.model.side_calls import SideCalls
 from worker.gateway.sessions import NoSession, SessionTable, StaleFence
-from worker.gateway.side_calls import SideCalls
 
 log = logging.getLogger(__name__)
 

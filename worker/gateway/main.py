@@ -25,14 +25,20 @@ from infra.runtime.memory import forbid_dumps, give_back_large_pieces
 from infra.runtime.sealing import Sealer
 from infra.runtime.settings import Settings, SettingsRefused, load_settings
 from infra.wire.errors import AgClusterError
-from worker.gateway.addresses import IPAddress, IPNetwork, but_not, why_refused_here
 from worker.gateway.control import ControlServer, claim_control_socket
-from worker.gateway.egress import EgressLimits, EgressProxy, EgressRules, Resolver, SystemResolver
+from worker.gateway.egress.addresses import IPAddress, IPNetwork, but_not, why_refused_here
+from worker.gateway.egress.proxy import (
+    EgressLimits,
+    EgressProxy,
+    EgressRules,
+    Resolver,
+    SystemResolver,
+)
 from worker.gateway.listeners import SessionListeners
-from worker.gateway.model_proxy import UPSTREAM_BODY_MAX_BYTES, ModelLimits, ModelProxy
+from worker.gateway.model.proxy import UPSTREAM_BODY_MAX_BYTES, ModelLimits, ModelProxy
+from worker.gateway.model.side_calls import SideCalls
+from worker.gateway.model.upstream import Upstream, UpstreamTimeouts
 from worker.gateway.sessions import Listeners, Session, SessionTable, Traffic
-from worker.gateway.side_calls import SideCalls
-from worker.gateway.upstream import Upstream, UpstreamTimeouts
 
 log = logging.getLogger(__name__)
 

@@ -25,7 +25,7 @@ from infra.wire.errors import AgClusterError, IllegalTransition
 from infra.wire.gateway import GatewayStatus, OpenSession, OpenTurn, TurnMeter
 from infra.wire.ids import ConversationKey, Fence, TurnId
 from worker.gateway.keys import TurnKey, open_key
-from worker.gateway.metering import Ledger, TurnCounter
+from worker.gateway.model.metering import Ledger, TurnCounter
 from worker.gateway.tries import FailedTries
 
 log = logging.getLogger(__name__)

@@ -20,7 +20,7 @@ from infra.runtime.settings import EgressPolicy
 from infra.wire.gateway import MODEL_SOCKET, OpenSession, OpenTurn, TurnMeter
 from infra.wire.ids import ConversationKey, Fence, TenantId, TurnId
 from tests.fakes.scripted_model import RunningModel, running_model
-from worker.gateway.egress import EgressRules
+from worker.gateway.egress.proxy import EgressRules
 from worker.gateway.main import GatewayConfig, Surroundings, serve
 from worker.gateway_client.client import GatewayClient
 

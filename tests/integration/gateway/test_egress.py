@@ -16,8 +16,8 @@ from infra.wire.gateway import EGRESS_SOCKET
 from infra.wire.ids import TurnId
 from tests.fakes.scripted_model import RunningModel
 from tests.integration.gateway.conftest import CONVERSATION, PATIENCE_S, TURN, Host, HostMaker
-from worker.gateway.addresses import IPAddress, why_refused
-from worker.gateway.egress import EgressLimits, EgressRules
+from worker.gateway.egress.addresses import IPAddress, why_refused
+from worker.gateway.egress.proxy import EgressLimits, EgressRules
 from worker.gateway.main import Surroundings
 
 PUBLIC = ipaddress.ip_address("93.184.216.34")

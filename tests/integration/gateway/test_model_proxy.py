@@ -26,8 +26,8 @@ from tests.integration.gateway.conftest import (
     asking,
 )
 from worker.gateway.main import Surroundings
-from worker.gateway.model_proxy import ModelLimits
-from worker.gateway.upstream import UpstreamTimeouts
+from worker.gateway.model.proxy import ModelLimits
+from worker.gateway.model.upstream import UpstreamTimeouts
 
 
 async def test_the_callers_key_replaces_everything_the_agent_sends(

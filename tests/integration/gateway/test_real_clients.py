@@ -32,7 +32,7 @@ from tests.integration.gateway.conftest import HostMaker
 from tests.integration.gateway.test_egress import LOOPBACK, NameBook, around
 from tests.integration.gateway.test_web_fetch import SITE, make_certificate
 from tests.parts import give_up, need, node_program
-from worker.gateway.egress import EgressRules
+from worker.gateway.egress.proxy import EgressRules
 from worker.hosts.bubblewrap.program import find_bwrap
 
 pytestmark = [pytest.mark.bwrap, pytest.mark.timeout(180)]

@@ -23,7 +23,7 @@ from tests.integration.gateway.conftest import (
     HostMaker,
     asking,
 )
-from worker.gateway.model_proxy import ModelLimits
+from worker.gateway.model.proxy import ModelLimits
 from worker.gateway_client.client import CommandRefused, UpstreamAnswer
 
 pytestmark = pytest.mark.timeout(60)

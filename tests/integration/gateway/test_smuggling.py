@@ -12,7 +12,7 @@ import pytest
 from infra.wire.gateway import MODEL_SOCKET
 from tests.fakes.scripted_model import RunningModel
 from tests.integration.gateway.conftest import KEY, PATIENCE_S, Host, HostMaker, agent_at, asking
-from worker.gateway.model_proxy import ModelLimits
+from worker.gateway.model.proxy import ModelLimits
 
 BODY = json.dumps(asking("echo hi")).encode()
 

@@ -29,7 +29,7 @@ from tests.fakes.link_client import connected, start_turn, text_of
 from tests.integration.gateway.conftest import HostMaker
 from tests.integration.gateway.test_egress import LOOPBACK, NameBook, around
 from tests.parts import need
-from worker.gateway.egress import EgressRules
+from worker.gateway.egress.proxy import EgressRules
 
 pytestmark = [pytest.mark.docker, pytest.mark.timeout(240)]
 

@@ -22,7 +22,7 @@ from infra.wire.ids import TurnId
 from infra.wire.states import TurnState
 from tests.fakes.scripted_model import RunningModel, running_model
 from tests.fakes.worker_stage import Stage, conversation, eventually
-from worker.gateway.egress import EgressRules
+from worker.gateway.egress.proxy import EgressRules
 from worker.gateway.main import GatewayConfig, serve
 from worker.gateway_client.client import GatewayClient
 

@@ -6,7 +6,7 @@ import ipaddress
 
 import pytest
 
-from worker.gateway.addresses import is_own, why_refused, why_refused_here
+from worker.gateway.egress.addresses import is_own, why_refused, why_refused_here
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from worker.gateway.egress_request import BadProxyRequest, ProxyRequest, parse_request
+from worker.gateway.egress.request import BadProxyRequest, ProxyRequest, parse_request
 
 
 @pytest.mark.parametrize(

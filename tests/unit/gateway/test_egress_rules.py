@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from infra.runtime.settings import EgressPolicy
-from worker.gateway.egress import EgressRefused, EgressRules
-from worker.gateway.egress_request import ProxyRequest
+from worker.gateway.egress.proxy import EgressRefused, EgressRules
+from worker.gateway.egress.request import ProxyRequest
 
 ALLOWLIST = EgressRules(EgressPolicy.ALLOWLIST, ("pypi.org", ".Example.org", "1.1.1.1"))
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from worker.gateway.headers import is_retry_pointless, retry_after_s, to_agent, to_upstream
+from worker.gateway.model.headers import is_retry_pointless, retry_after_s, to_agent, to_upstream
 
 
 @pytest.mark.parametrize(

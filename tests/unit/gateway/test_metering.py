@@ -13,7 +13,7 @@ from infra.scripted_model.replies import Tokens, text
 from infra.wire.events import Usage
 from infra.wire.gateway import ModelUsage, TurnMeter
 from infra.wire.ids import TurnId
-from worker.gateway.metering import CallMeter, Ledger, TurnCounter
+from worker.gateway.model.metering import CallMeter, Ledger, TurnCounter
 
 TOKENS = Tokens(100, 7, 20, 3)
 USAGE = Usage(

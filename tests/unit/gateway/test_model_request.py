@@ -11,7 +11,8 @@ import pytest
 from infra.runtime.settings import Settings
 from infra.wire.events import Usage
 from worker.gateway.main import config_from
-from worker.gateway.model_request import (
+from worker.gateway.model.refusals import CallRefused
+from worker.gateway.model.request import (
     OPEN_FIELDS,
     PIECE_BYTES,
     estimated_cost,
@@ -20,7 +21,6 @@ from worker.gateway.model_request import (
     refuse_costs,
     refuse_fetches,
 )
-from worker.gateway.refusals import CallRefused
 
 URL = {"type": "url", "url": "https://evil.example/?what=I+found"}
 SEARCH = {"type": "web_search_20250305", "name": "web_search"}

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from worker.gateway.open_block import OpenBlock
+from worker.gateway.model.open_block import OpenBlock
 
 STOP = b'event: content_block_stop\ndata: {"type":"content_block_stop","index":1}\n\n'
 

@@ -5,7 +5,7 @@ objects: a few megabytes of brackets would become hundreds. A name that stands t
 refused, as two readers may each believe another one. So is what would have the model's service
 fetch for the agent: that is a way out past every egress policy, and no tool of ours needs it.
 
-What is open is listed: fields, kinds of tools, betas (`worker.gateway.headers`). The rest of the
+What is open is listed: fields, kinds of tools, betas (`worker.gateway.model.headers`). The rest of the
 Messages API costs a caller what no budget of tokens sees (containers that run code, a faster or a
 local service, other models that step in), or reaches what is theirs there (their files).
 """
@@ -25,7 +25,7 @@ from aiohttp import web
 from infra.runtime.signs import SIGNS_MAX, has_many_signs
 from infra.wire.events import Usage
 from infra.wire.foreign import foreign
-from worker.gateway.refusals import CallRefused, too_large
+from worker.gateway.model.refusals import CallRefused, too_large
 
 MESSAGES = "/v1/messages"
 COUNT_TOKENS = "/v1/messages/count_tokens"

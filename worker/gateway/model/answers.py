@@ -6,9 +6,9 @@ import aiohttp
 from aiohttp import web
 
 from infra.wire.errors import AgClusterError
-from worker.gateway.headers import to_agent
-from worker.gateway.metering import CallMeter
-from worker.gateway.refusals import CallRefused
+from worker.gateway.model.headers import to_agent
+from worker.gateway.model.metering import CallMeter
+from worker.gateway.model.refusals import CallRefused
 
 
 class StreamBroken(AgClusterError):

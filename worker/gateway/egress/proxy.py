@@ -25,8 +25,8 @@ from aiolimiter import AsyncLimiter
 from infra.runtime.logs import RatedLog, fields
 from infra.runtime.settings import EgressPolicy, EgressProfile
 from infra.wire.errors import AgClusterError
-from worker.gateway.addresses import IPAddress, why_refused_here
-from worker.gateway.egress_request import BadProxyRequest, ProxyRequest, parse_request
+from worker.gateway.egress.addresses import IPAddress, why_refused_here
+from worker.gateway.egress.request import BadProxyRequest, ProxyRequest, parse_request
 from worker.gateway.sessions import Places, PlacesTaken, Session, Turn, TurnOver
 
 log = logging.getLogger(__name__)

@@ -22,14 +22,20 @@ from infra.runtime.clock import Clock
 from infra.runtime.logs import fields
 from infra.runtime.sealing import Sealer
 from infra.wire.gateway import SideCall, UpstreamError
-from worker.gateway.answers import StreamBroken, begin_answer, break_off, check_answer, read_on
-from worker.gateway.headers import retry_after_s, to_upstream
 from worker.gateway.keys import TurnKey, open_key
-from worker.gateway.metering import CallMeter, Estimate, Ledger, TurnCounter
-from worker.gateway.model_request import MESSAGES, estimated_cost
-from worker.gateway.refusals import CallRefused, too_large, unreachable
+from worker.gateway.model.answers import (
+    StreamBroken,
+    begin_answer,
+    break_off,
+    check_answer,
+    read_on,
+)
+from worker.gateway.model.headers import retry_after_s, to_upstream
+from worker.gateway.model.metering import CallMeter, Estimate, Ledger, TurnCounter
+from worker.gateway.model.refusals import CallRefused, too_large, unreachable
+from worker.gateway.model.request import MESSAGES, estimated_cost
+from worker.gateway.model.upstream import Upstream
 from worker.gateway.sessions import Places, PlacesTaken, Traffic
-from worker.gateway.upstream import Upstream
 
 log = logging.getLogger(__name__)
 

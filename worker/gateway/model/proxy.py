@@ -28,19 +28,26 @@ from infra.runtime.logs import RatedLog, fields
 from infra.wire.errors import AgClusterError
 from infra.wire.events import Usage
 from infra.wire.gateway import UpstreamError
-from worker.gateway.answers import StreamBroken, begin_answer, break_off, check_answer, read_on
-from worker.gateway.headers import retry_after_s, to_upstream
 from worker.gateway.keys import KeyWiped
-from worker.gateway.metering import CallMeter, Estimate
-from worker.gateway.model_request import (
+from worker.gateway.model.answers import (
+    StreamBroken,
+    begin_answer,
+    break_off,
+    check_answer,
+    read_on,
+)
+from worker.gateway.model.headers import retry_after_s, to_upstream
+from worker.gateway.model.metering import CallMeter, Estimate
+from worker.gateway.model.open_block import OpenBlock
+from worker.gateway.model.refusals import CallRefused, error_event, unreachable
+from worker.gateway.model.request import (
     Judged,
     check_target,
     is_counted,
     judge,
     read_body,
 )
-from worker.gateway.open_block import OpenBlock
-from worker.gateway.refusals import CallRefused, error_event, unreachable
+from worker.gateway.model.upstream import Upstream
 from worker.gateway.sessions import (
     BudgetSpent,
     Places,
@@ -50,7 +57,6 @@ from worker.gateway.sessions import (
     Turn,
     TurnOver,
 )
-from worker.gateway.upstream import Upstream
 
 log = logging.getLogger(__name__)
 
