@@ -1,6 +1,6 @@
 """What becomes of each field of a chat request: honoured, refused, or accepted without effect.
 
-`tests/unit/api/test_fields.py` holds this against the request types of the installed `openai`
+`tests/unit/api/chat/test_fields.py` holds this against the request types of the installed `openai`
 package, so that a field that OpenAI adds is noticed. A field stands for all that is in it.
 """
 
