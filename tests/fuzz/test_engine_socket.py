@@ -11,7 +11,7 @@ import re
 import pytest
 
 from tests.fuzz.mutations import exchanged, fuzz, request
-from tests.unit.engine_proxy.conftest import CONVERSATION, Line
+from tests.unit.worker.engine_proxy.conftest import CONVERSATION, Line
 from worker.hosts.docker.host import container_name
 
 pytestmark = pytest.mark.timeout(0 if "FUZZ_EXAMPLES" in os.environ else 120)

@@ -15,7 +15,7 @@ import pytest
 
 from infra.runtime.settings import load_settings
 from infra.wire.errors import ContainerFailed
-from tests.unit.engine_proxy.conftest import CONVERSATION, Line
+from tests.unit.worker.engine_proxy.conftest import CONVERSATION, Line
 from worker.engine_proxy.rules import Rules, first_difference
 from worker.hosts.docker.engine import ImageStore
 from worker.hosts.docker.host import container_name, host_labels

@@ -11,7 +11,7 @@ import pytest
 
 from infra.runtime.sealing import Sealer
 from infra.wire.ids import Fence
-from tests.unit.gateway.test_sessions import C, Desk
+from tests.unit.worker.gateway.test_sessions import C, Desk
 from worker.gateway.keys import KeyWiped, TurnKey
 from worker.gateway.sessions import Turn
 
