@@ -1,7 +1,8 @@
 """The generated part of ARCHITECTURE.md that shows a worker's own state machines.
 
-`python -m worker.diagrams [--write|--check]` from the repository's root, as `infra.reference.diagrams`
-for what other programs see. A test fails when the document and the tables differ.
+`python -m worker.diagrams [--write|--check]` from the repository's root, as
+`infra.reference.diagrams` for what other programs see. A test fails when the document and the
+tables differ.
 """
 
 from __future__ import annotations

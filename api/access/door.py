@@ -1,10 +1,10 @@
 """Who comes in, and how often: every route that needs a key asks here.
 
-A key is checked for its form, then with the upstream (`api.access.key_check`, mostly from memory), then
-its tenant's requests of the last minute are counted. Bad keys are counted by the address they come
-from. Beyond the limit a key is let in only if it is known to be good, so that one user's mistakes
-(or an attacker's) do not lock out the others behind the same balancer or chat server, while nobody
-can go on trying keys, here or at the upstream.
+A key is checked for its form, then with the upstream (`api.access.key_check`, mostly from memory),
+then its tenant's requests of the last minute are counted. Bad keys are counted by the address they
+come from. Beyond the limit a key is let in only if it is known to be good, so that one user's
+mistakes (or an attacker's) do not lock out the others behind the same balancer or chat server,
+while nobody can go on trying keys, here or at the upstream.
 
 Without Redis nothing is counted, and everybody with a good key comes in.
 """

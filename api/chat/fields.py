@@ -39,8 +39,8 @@ IGNORED_PARAMETERS: frozenset[str] = frozenset(
 )  # fmt: skip
 """An agent decides these for itself, or runs its own tools.
 
-In a side request the bounds on tokens and `response_format` count (`api.chat.side_requests`). Fields
-that are unknown to us are ignored as well.
+In a side request the bounds on tokens and `response_format` count (`api.chat.side_requests`).
+Fields that are unknown to us are ignored as well.
 """
 
 IGNORED_INSIDE: frozenset[str] = frozenset(

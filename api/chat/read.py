@@ -7,65 +7,77 @@ from dataclasses import replace
 
 from fastapi import Request
 
+from api.access.catalog import ModelCatalog
 from api.chat.prompt import read_messages
 from api.chat.request import ChatRequest, read_chat_request
 from api.chat.side_requests import SideRules, answer_bound, with_format
-from api.deps import ApiDeps
 from api.http.auth import Caller, without_key
-from api.http.bodies import held_while_read, json_body
+from api.http.bodies import LargeBodies, held_while_read, json_body
 from api.http.edge import held_body
 from api.turns.ask import Ask, Prompt
 from api.turns.naming import conversation_name, profile_name, resends_history
 from api.turns.repeats import read_repeat
+from infra.runtime.settings import Settings
 from infra.wire.errors import ErrorCode, RequestRefused
 from infra.wire.turns import Lane, OnDisconnect
 
 
-async def _read(
-    deps: ApiDeps, rules: SideRules, request: Request, caller: Caller
-) -> tuple[ChatRequest, Ask]:
-    settings = deps.settings
-    headers = request.headers
-    on_disconnect = _on_disconnect(headers)
-    body = await json_body(request)
-    held_body(request).hold(held_while_read(body))
-    chat = await deps.large.read(len(body), lambda: read_chat_request(body))
-    metadata = chat.names
-    name = conversation_name(
-        headers,
-        metadata,
-        names=settings.conversation_headers,
-        max_chars=settings.max_header_chars,
-    )
-    model = await deps.catalog.resolve(chat.model, caller)
-    if model is None:
-        shown = without_key(chat.model, headers)
-        raise RequestRefused(
-            f"The model `{shown}` does not exist. GET /v1/models lists those that do.",
-            code=ErrorCode.MODEL_NOT_FOUND,
-            param="model",
+class ChatReader:
+    """Reads chat requests; raises `RequestRefused` for what is wrong with one."""
+
+    def __init__(
+        self, settings: Settings, *, rules: SideRules, catalog: ModelCatalog, large: LargeBodies
+    ) -> None:
+        """`large` reads long bodies beside the loop."""
+        self._settings = settings
+        self._rules = rules
+        self._catalog = catalog
+        self._large = large
+
+    async def read(self, request: Request, caller: Caller) -> tuple[ChatRequest, Ask]:
+        """The body and headers of a request, as what is asked of which conversation."""
+        settings = self._settings
+        headers = request.headers
+        on_disconnect = _on_disconnect(headers)
+        body = await json_body(request)
+        held_body(request).hold(held_while_read(body))
+        chat = await self._large.read(len(body), lambda: read_chat_request(body))
+        metadata = chat.names
+        name = conversation_name(
+            headers,
+            metadata,
+            names=settings.conversation_headers,
+            max_chars=settings.max_header_chars,
         )
-    prompt = await deps.large.read(len(body), lambda: read_messages(chat.messages))
-    lane = rules.lane_of(chat, headers)
-    if lane is Lane.SIDE:
-        form = with_format(prompt.system_prompt, chat.form)
-        prompt = replace(prompt, system_prompt=form)
-    ask = Ask(
-        caller=caller,
-        model=model,
-        asked_model=chat.model,
-        prompt=prompt,
-        size=len(body),
-        name=name,
-        is_thin=settings.thin_clients and _may_be_thin(headers, name, prompt),
-        on_disconnect=on_disconnect,
-        is_streamed=bool(chat.stream),
-        lane=lane,
-        max_tokens=answer_bound(chat),
-        profile=profile_name(headers, metadata, known=settings.egress_profiles),
-        repeat=read_repeat(headers, body, max_chars=settings.max_header_chars),
-    )
-    return chat, ask
+        model = await self._catalog.resolve(chat.model, caller)
+        if model is None:
+            shown = without_key(chat.model, headers)
+            raise RequestRefused(
+                f"The model `{shown}` does not exist. GET /v1/models lists those that do.",
+                code=ErrorCode.MODEL_NOT_FOUND,
+                param="model",
+            )
+        prompt = await self._large.read(len(body), lambda: read_messages(chat.messages))
+        lane = self._rules.lane_of(chat, headers)
+        if lane is Lane.SIDE:
+            form = with_format(prompt.system_prompt, chat.form)
+            prompt = replace(prompt, system_prompt=form)
+        ask = Ask(
+            caller=caller,
+            model=model,
+            asked_model=chat.model,
+            prompt=prompt,
+            size=len(body),
+            name=name,
+            is_thin=settings.thin_clients and _may_be_thin(headers, name, prompt),
+            on_disconnect=on_disconnect,
+            is_streamed=bool(chat.stream),
+            lane=lane,
+            max_tokens=answer_bound(chat),
+            profile=profile_name(headers, metadata, known=settings.egress_profiles),
+            repeat=read_repeat(headers, body, max_chars=settings.max_header_chars),
+        )
+        return chat, ask
 
 
 def _may_be_thin(headers: Mapping[str, str], name: str | None, prompt: Prompt) -> bool:

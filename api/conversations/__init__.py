@@ -1,0 +1,1 @@
+"""What callers see of their conversations, and how they stop and delete them."""

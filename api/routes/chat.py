@@ -8,7 +8,7 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from api.chat.chunks import ChunkFrames
-from api.chat.read import _read
+from api.chat.read import ChatReader
 from api.chat.request import ChatRequest
 from api.chat.shapes import ChatCompletion
 from api.chat.side_requests import SideRules
@@ -26,6 +26,7 @@ def chat_routes(deps: ApiDeps) -> APIRouter:
     """Both paths: clients are configured with and without `/v1`."""
     router = APIRouter(tags=["chat"])
     rules = SideRules(deps.settings)
+    reader = ChatReader(deps.settings, rules=rules, catalog=deps.catalog, large=deps.large)
 
     async def create_chat_completion(request: Request) -> Response:
         """Ask an agent. `X-Conversation-ID` names the conversation the turn belongs to;
@@ -36,7 +37,7 @@ def chat_routes(deps: ApiDeps) -> APIRouter:
         if deps.drain.is_closed:
             raise RequestRefused("", code=ErrorCode.SHUTTING_DOWN)
         is_numbered = _wants_numbers(request.headers)
-        chat, ask = await _read(deps, rules, request, caller)
+        chat, ask = await reader.read(request, caller)
         turn = await deps.turns.open(ask)
         held_body(request).hold(0)  # What the answer needs of it is a few words.
         try:

@@ -1,0 +1,1 @@
+"""Turns, free of any dialect: opened, followed, repeated, given up."""

@@ -1,0 +1,1 @@
+"""Writes the generated documents: settings, diagrams, keys, licences."""

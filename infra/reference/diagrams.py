@@ -1,7 +1,7 @@
 """The generated parts of ARCHITECTURE.md: state diagrams from the transition tables, and the keys.
 
-`python -m infra.reference.diagrams [--write|--check]` from the repository's root. A test fails when the
-document and the code differ.
+`python -m infra.reference.diagrams [--write|--check]` from the repository's root. A test fails when
+the document and the code differ.
 """
 
 from __future__ import annotations

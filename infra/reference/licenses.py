@@ -1,7 +1,7 @@
 """The licences of what the images install, as docs/licenses.md: `make licenses`.
 
-`pip-licenses --format json | python -m infra.reference.licenses > docs/licenses.md`. Reads the pinned
-requirements to know what is shipped, and knows which licences may be.
+`pip-licenses --format json | python -m infra.reference.licenses > docs/licenses.md`. Reads the
+pinned requirements to know what is shipped, and knows which licences may be.
 """
 
 from __future__ import annotations

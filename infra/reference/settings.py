@@ -1,8 +1,8 @@
 """What the settings' table says, as files: `.env.example`, `docs/settings.md`, and the names that
 `compose.yaml` passes on.
 
-`python -m infra.reference.settings [env|settings|compose] [--write|--check]` from the repository's root.
-A test fails when a file and `infra/runtime/settings.py` differ.
+`python -m infra.reference.settings [env|settings|compose] [--write|--check]` from the repository's
+root. A test fails when a file and `infra/runtime/settings.py` differ.
 """
 
 from __future__ import annotations

@@ -62,7 +62,7 @@ def echo(call: SideCall) -> UpstreamAnswer:
 
 
 class MemoryGateway:
-    """Implements `worker.gateway_client.registrar.Gateway`. `meters_of` holds what turns have used."""
+    """A `Gateway` of `worker.gateway_client.registrar`; `meters_of` holds what turns used."""
 
     def __init__(self) -> None:
         self.sessions: dict[ConversationKey, OpenSession] = {}

@@ -5,8 +5,9 @@ none waits, keeps the container between them, and ends when the container is gon
 is lost, or the conversation is handed over. Cancelled, it just stops, as a killed process would:
 the agent keeps its events, and whoever acquires the lease next goes on.
 
-Its phases are `worker.conversations.phases.ActorPhase`. What it has on this host is a `worker.conversations.session.Session`,
-its agent is reached over a `worker.conversations.kept_link.KeptLink`, and turns get there by a
+Its phases are `worker.conversations.phases.ActorPhase`. What it has on this host is a
+`worker.conversations.session.Session`, its agent is reached over a
+`worker.conversations.kept_link.KeptLink`, and turns get there by a
 `worker.conversations.delivery.Delivery`.
 """
 

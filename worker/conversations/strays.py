@@ -1,8 +1,8 @@
 """A turn that an agent still works on and that nobody wants any more: Redis has forgotten it.
 
 Its client was told that the log is lost, so it is interrupted, and its last frames are read and
-acknowledged to make the agent free for the next turn. Used by `worker.conversations.actor` when it adopts
-a container.
+acknowledged to make the agent free for the next turn. Used by `worker.conversations.actor` when it
+adopts a container.
 """
 
 from __future__ import annotations

@@ -1,4 +1,6 @@
-"""The worker's side of its host's gateway: `worker.gateway_client.registrar.Gateway` over the control socket."""
+"""The worker's side of its host's gateway: `worker.gateway_client.registrar.Gateway` over the
+control socket.
+"""
 
 from __future__ import annotations
 

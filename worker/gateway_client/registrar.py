@@ -1,8 +1,9 @@
 """The worker's view of its host's gateway: the seam, and what has to be open at it.
 
-`Gateway` is the control socket as calls (`worker.gateway_client.client`, `tests.fakes.memory_gateway`).
-`GatewayRegistrar` remembers what this worker opened and opens it again when the gateway restarts: a
-new gateway knows no session, and the agents' model calls would fail until it does.
+`Gateway` is the control socket as calls (`worker.gateway_client.client`,
+`tests.fakes.memory_gateway`). `GatewayRegistrar` remembers what this worker opened and opens it
+again when the gateway restarts: a new gateway knows no session, and the agents' model calls would
+fail until it does.
 """
 
 from __future__ import annotations

@@ -1,0 +1,1 @@
+"""Hosts run agents in isolation: the seam, what all hosts share, and a folder for each kind."""

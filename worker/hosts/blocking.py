@@ -1,7 +1,8 @@
 """Blocking calls of the container hosts, in a few threads of their own.
 
 A Docker call made in the loop blocks every turn of the worker for up to 400 ms, and the loop's
-default pool is shared with name look-ups. Called by `worker.hosts.docker.host` and `worker.hosts.bubblewrap.host`.
+default pool is shared with name look-ups. Called by `worker.hosts.docker.host` and
+`worker.hosts.bubblewrap.host`.
 """
 
 from __future__ import annotations

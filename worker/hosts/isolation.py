@@ -1,8 +1,8 @@
 """Chooses what agents run in on this machine, and tells what is there.
 
 `choose_host` is called by a worker when it starts: Docker if an engine answers, else bubblewrap,
-else `NoIsolation` with what to install; a tool never runs unisolated. `python -m worker.hosts.isolation`
-prints the same findings as JSON for `agcluster doctor`.
+else `NoIsolation` with what to install; a tool never runs unisolated. `python -m
+worker.hosts.isolation` prints the same findings as JSON for `agcluster doctor`.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """Starting containers on this host, as long as that works.
 
-Every start goes through here and feeds the host's circuit breaker (`worker.hosts.breaker`). While that is
-open, starts are refused at once with `EngineFailed`, so that their turns go back to the queue, and
-the worker calls itself failing (`on_change`), so that it gets no new ones. The engine is tried with
-a container of our own, never with somebody's turn.
+Every start goes through here and feeds the host's circuit breaker (`worker.hosts.breaker`). While
+that is open, starts are refused at once with `EngineFailed`, so that their turns go back to the
+queue, and the worker calls itself failing (`on_change`), so that it gets no new ones. The engine is
+tried with a container of our own, never with somebody's turn.
 """
 
 from __future__ import annotations

@@ -1,0 +1,1 @@
+"""Which turns this worker takes, and what it sweeps up."""

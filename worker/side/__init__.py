@@ -1,0 +1,1 @@
+"""The side lane: one model call without an agent."""

@@ -1,0 +1,1 @@
+"""One turn on its agent, from `StartTurn` to the end in the log."""

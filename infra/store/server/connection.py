@@ -58,8 +58,8 @@ def connect(url: str, *, timeout_s: float, name: str, tls: TlsFiles = NO_FILES) 
     """A client with a pool of its own. Connects on first use; `aclose()` it.
 
     `redis://`, `rediss://`, `unix://`, or `redis+sentinel://` and `rediss+sentinel://`
-    (`infra.store.server.sentinels`). `decode_responses` is off: values are bytes. Raises `ValueError` for
-    a URL that is none, or files that are no certificates.
+    (`infra.store.server.sentinels`). `decode_responses` is off: values are bytes. Raises
+    `ValueError` for a URL that is none, or files that are no certificates.
 
     One retry covers a pooled connection that died unnoticed and a primary that became a replica;
     every write of ours may be repeated. A timeout is not retried: its caller has waited enough.

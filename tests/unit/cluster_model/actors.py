@@ -1,7 +1,7 @@
 """The model's conversations: real leases, scripts and decisions; containers of the model.
 
-It goes the way `worker.placement.placement`, `worker.conversations.actor` and `worker.turns.run` go, without what does
-not matter to lease, fence and log: memory, gateway, workspaces.
+It goes the way `worker.placement.placement`, `worker.conversations.actor` and `worker.turns.run`
+go, without what does not matter to lease, fence and log: memory, gateway, workspaces.
 """
 
 from __future__ import annotations

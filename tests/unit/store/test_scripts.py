@@ -11,7 +11,7 @@ from infra.store.keys import Keys
 from infra.store.server import scripts
 from infra.wire.states import CONVERSATION_TRANSITIONS, TURN_TRANSITIONS
 
-FOLDER = Path(scripts.__file__).parent / "lua"
+FOLDER = Path(scripts.__file__).parents[1] / "lua"
 NAMES = sorted(path.stem for path in FOLDER.glob("*.lua") if path.stem != "prelude")
 
 

@@ -1,0 +1,1 @@
+"""The way to the model's service: `model.sock`, and the side calls of workers."""

@@ -5,9 +5,9 @@ objects: a few megabytes of brackets would become hundreds. A name that stands t
 refused, as two readers may each believe another one. So is what would have the model's service
 fetch for the agent: that is a way out past every egress policy, and no tool of ours needs it.
 
-What is open is listed: fields, kinds of tools, betas (`worker.gateway.model.headers`). The rest of the
-Messages API costs a caller what no budget of tokens sees (containers that run code, a faster or a
-local service, other models that step in), or reaches what is theirs there (their files).
+What is open is listed: fields, kinds of tools, betas (`worker.gateway.model.headers`). The rest of
+the Messages API costs a caller what no budget of tokens sees (containers that run code, a faster or
+a local service, other models that step in), or reaches what is theirs there (their files).
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Control groups for agents in bubblewrap, where this machine lets us make them.
 
 That is the case for a worker that runs as root and sees the real hierarchy, of version 1 or 2.
-Elsewhere `CgroupRoot.find` gives None and `worker.hosts.bubblewrap.host` falls back to what an ordinary user
-has.
+Elsewhere `CgroupRoot.find` gives None and `worker.hosts.bubblewrap.host` falls back to what an
+ordinary user has.
 """
 
 from __future__ import annotations

@@ -9,8 +9,8 @@ What bubblewrap alone cannot promise, and what takes its place:
   machine like any program of the same user, with a high `oom_score_adj`.
 - The number of processes is a control group's, else RLIMIT_NPROC: per sandbox when an ordinary user
   runs it (its user namespace counts apart), over all sandboxes together when root does.
-- Its seccomp filter (`worker.hosts.bubblewrap.seccomp`) forbids what reaches out; Docker's allows by name. It exists
-  for x86-64 and ARM64.
+- Its seccomp filter (`worker.hosts.bubblewrap.seccomp`) forbids what reaches out; Docker's allows
+by name. It exists for x86-64 and ARM64.
 - The sandbox shares the host's kernel and /usr as Docker shares only the kernel.
 - The agent's uid: root's sandboxes run as uid 1000, outside too; an ordinary user's have that
   user's rights outside, so what keeps them in is the mount namespace alone.

@@ -1,4 +1,6 @@
-"""What `worker.hosts.bubblewrap.host` does with processes and descriptors: kill, wait, hand over. Blocking."""
+"""What `worker.hosts.bubblewrap.host` does with processes and descriptors: kill, wait, hand over.
+Blocking.
+"""
 
 from __future__ import annotations
 

@@ -1,0 +1,1 @@
+"""Agents in Docker containers. Nothing else in the project knows Docker."""

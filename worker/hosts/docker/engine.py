@@ -1,4 +1,5 @@
-"""The Docker engine's answers as our types: what `worker.hosts.docker.host` asks of it, call by call.
+"""The Docker engine's answers as our types: what `worker.hosts.docker.host` asks of it, call by
+call.
 
 Blocking; the callers have threads for it.
 """
@@ -116,7 +117,8 @@ class DockerEngine:
             made = api.create_container_from_config(body, name)
         except ImageNotFound as error:
             raise EngineFailed(
-                f"image {body['Image']} is missing: build it with `python -m worker.hosts.docker.images`"
+                f"image {body['Image']} is missing: build it with "
+                "`python -m worker.hosts.docker.images`"
             ) from error
         except APIError as error:
             if error.status_code == 409:

@@ -1,4 +1,4 @@
-"""Hears of containers that end: follows the Docker engine's events, for `worker.hosts.docker.host`."""
+"""Hears of containers that end: follows the Docker engine's events, for the container host."""
 
 from __future__ import annotations
 

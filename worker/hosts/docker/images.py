@@ -1,4 +1,5 @@
-"""Builds the agent's image: `python -m worker.hosts.docker.images [--if-missing] [--tag T] [--base-image B]`.
+"""Builds the agent's image: `python -m worker.hosts.docker.images [--if-missing] [--tag T]
+[--base-image B]`.
 
 `agcluster up` runs it before the worker where Docker is the isolation. The build context is made in
 memory from what the image needs (`agent/`, `infra/wire/`, the Dockerfile), so it works from a clone

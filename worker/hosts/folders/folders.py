@@ -8,7 +8,8 @@
 
 An agent may do what it likes in its two folders, and nowhere else. So nothing here believes what
 lies in them, and what is removed is first moved away as a whole, then taken apart by descriptors
-(`worker.hosts.folders.trees`). Every change is made under the owner's fence: a newer owner's folders stay.
+(`worker.hosts.folders.trees`). Every change is made under the owner's fence: a newer owner's
+folders stay.
 """
 
 from __future__ import annotations

@@ -8,7 +8,8 @@ still in the folder that we opened, and that one is the agent's.
 A worker that is root gives up root's rights over files while it removes: it then has those of the
 tree's owner, so that no fault here could reach a file which the agent could not reach itself.
 
-Used by `worker.hosts.folders.folders` (removal) and `worker.hosts.folders.workspace` (size). Knows nothing of conversations.
+Used by `worker.hosts.folders.folders` (removal) and `worker.hosts.folders.workspace` (size). Knows
+nothing of conversations.
 """
 
 from __future__ import annotations

@@ -1,4 +1,6 @@
-"""Every field that OpenAI's own package can send has its place in `api.chat.fields`, and keeps to it."""
+"""Every field that OpenAI's own package can send has its place in `api.chat.fields`, and keeps to
+it.
+"""
 
 from __future__ import annotations
 

@@ -71,13 +71,13 @@ def test_a_program_with_keys_leaves_no_core_and_cannot_be_looked_into() -> None:
         text=True,
         timeout=60,
         check=True,
-        cwd=Path(__file__).parents[3],
+        cwd=Path(__file__).parents[4],
     ).stdout
     assert told.split() == ["0", "0", "0"]
 
 
 @pytest.mark.parametrize("module", ["api.main", "worker.gateway.main"])
 def test_the_programs_that_see_keys_forbid_it_first(module: str) -> None:
-    source = (Path(__file__).parents[3] / Path(*module.split("."))).with_suffix(".py").read_text()
+    source = (Path(__file__).parents[4] / Path(*module.split("."))).with_suffix(".py").read_text()
     main = source[source.index("def main(") :]
     assert 0 < main.index("forbid_dumps()") < main.index("asyncio.Runner(")
