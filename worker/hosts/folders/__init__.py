@@ -1,1 +1,1 @@
-"""Where a host keeps a conversation's files: made, measured and removed, whatever their agent does."""
+"""Where a host keeps a conversation's files: made, measured, removed."""
