@@ -22,8 +22,8 @@ from worker.hosts.folders.workspace import WorkspaceGauge
 from worker.hosts.host import ContainerHost
 from worker.hosts.start_slots import Starts
 from worker.hosts.starts import Engine
+from worker.lines import HeldLines
 from worker.ownership import Ownership
-from worker.turns.lines import HeldLines
 
 
 @dataclass(frozen=True)

@@ -27,8 +27,8 @@ from infra.wire.ids import Fence, TurnId
 from infra.wire.link import Answer, Pong, Refused, TranscriptAppend, TranscriptPart, Welcome
 from infra.wire.states import TurnState
 from tests.fuzz.mutations import fuzz
+from worker.lines import HeldLines
 from worker.turns.agent_link import AgentLink
-from worker.turns.lines import HeldLines
 from worker.turns.transcript_lines import read_head, read_part
 
 TURN = TurnId("chatcmpl-" + "1" * 32)

@@ -18,7 +18,7 @@ from infra.store.leases import Lease
 from infra.store.transcripts import RawPart
 from infra.wire.errors import MalformedMessage
 from infra.wire.link import TRANSCRIPT_LINE_MAX_BYTES
-from worker.turns.lines import CutLine, HeldLines
+from worker.lines import CutLine, HeldLines
 from worker.turns.transcript_lines import AppendHead, read_head, read_part
 from worker.waiting import until_store_answers
 

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from aiohttp import web
 
+from infra.runtime.http_log import http_log
 from infra.runtime.lifecycle import stop_signals
 from infra.runtime.logs import configure_logs, fields
 from infra.runtime.settings import SettingsRefused, load_settings
@@ -22,7 +23,6 @@ from infra.runtime.sockets import listen_at
 from infra.wire.errors import AgClusterError
 from worker.engine_proxy.rules import Rules
 from worker.engine_proxy.server import EngineProxy
-from worker.gateway.http_log import http_log
 from worker.hosts.docker.engine import engine_address
 
 log = logging.getLogger(__name__)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from aiohttp import web
 
+from infra.runtime.http_log import http_log
 from infra.runtime.logs import fields
 from infra.runtime.sockets import BoundSocket, SocketRefused, is_answered, listen_at
 from infra.wire.base import Message
@@ -20,7 +21,6 @@ from infra.wire.gateway import (
     decode_side_call,
 )
 from infra.wire.ids import ConversationKey, Fence, TurnId
-from worker.gateway.http_log import http_log
 from worker.gateway.model.side_calls import SideCalls
 from worker.gateway.sessions import NoSession, SessionTable, StaleFence
 

@@ -8,11 +8,11 @@ from pathlib import Path
 
 from aiohttp import web
 
+from infra.runtime.http_log import http_log
 from infra.runtime.logs import fields
 from infra.runtime.sockets import BoundSocket, check_folder, listen_at
 from infra.wire.gateway import EGRESS_SOCKET, MODEL_SOCKET
 from worker.gateway.egress.proxy import HEAD_MAX_BYTES, EgressProxy
-from worker.gateway.http_log import http_log
 from worker.gateway.model.proxy import ModelProxy
 from worker.gateway.sessions import Session
 

@@ -2,7 +2,7 @@
 
 `connect` opens the agent's socket without trusting what lies there: the agent may write in that
 folder, so the name is opened without following links and must be a socket. Incoming bytes are cut
-into lines as they arrive (`worker.turns.lines`) and handed to the listener in the same loop pass;
+into lines as they arrive (`worker.lines`) and handed to the listener in the same loop pass;
 nothing waits, and nothing is decoded but answers of a few KB. Reconnecting is the conversation's
 business.
 """
@@ -35,7 +35,7 @@ from infra.wire.link import (
     Welcome,
     decode_answer,
 )
-from worker.turns.lines import HeldLines, LineCutter, check_length
+from worker.lines import HeldLines, LineCutter, check_length
 
 CHATTER_WINDOW_S = 10.0
 CHATTER_MAX_LINES = 2_000

@@ -14,7 +14,7 @@ from infra.wire.ids import ConversationKey, Fence, WorkerId
 from infra.wire.link import TRANSCRIPT_HEAD, TranscriptAppend, TranscriptPart
 from tests.fakes.manual_clock import ManualClock
 from worker.conversations.transcript_keeper import PENDING_MAX, PENDING_MAX_BYTES, TranscriptKeeper
-from worker.turns.lines import CutLine, HeldLines
+from worker.lines import CutLine, HeldLines
 
 LEASE = Lease(ConversationKey("c" * 24), WorkerId("host-1-a"), Fence(7))
 

@@ -16,10 +16,10 @@ import aiohttp
 import pytest
 from aiohttp import web
 
+from infra.runtime.http_log import http_log
 from infra.wire.ids import ConversationKey, Fence, HostId
 from worker.engine_proxy.rules import Rules
 from worker.engine_proxy.server import EngineProxy
-from worker.gateway.http_log import http_log
 from worker.hosts.docker.engine import SOURCES_LABEL
 from worker.hosts.docker.host import DockerOptions, container_name, create_body
 from worker.hosts.folders.folders import Folders

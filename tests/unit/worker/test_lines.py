@@ -17,7 +17,7 @@ from infra.wire.link import (
     TRANSCRIPT_HEAD,
     TRANSCRIPT_LINE_MAX_BYTES,
 )
-from worker.turns.lines import CutLine, HeldLines, LineCutter
+from worker.lines import CutLine, HeldLines, LineCutter
 
 MB = 1024 * 1024
 
