@@ -175,7 +175,10 @@ class WorkerProcess:
     async def _hold_data_folder(self) -> HeldFolder:
         registry, settings = self.parts.registry, self.parts.settings
         epoch = await until_store_answers(registry.epoch, self.parts.clock)
-        siblings = await until_store_answers(lambda: siblings_of(self.parts), self.parts.clock)
+        # This one has not told of itself yet.
+        siblings = await until_store_answers(
+            lambda: registry.of_host(self.parts.host_id), self.parts.clock
+        )
         owner = DataOwner(settings.cluster, settings.redis_prefix, self.parts.host_id, epoch)
         return await asyncio.to_thread(hold, settings.data_dir, owner, has_siblings=bool(siblings))
 

@@ -40,12 +40,17 @@ class Machine(Protocol):
         """Another host object for the same containers; closed after the test."""
         ...
 
-    def spec(self, conversation: ConversationKey | None = None, fence: int = 1) -> ContainerSpec:
-        """A container to be, with its folders made."""
+    def spec(
+        self,
+        conversation: ConversationKey | None = None,
+        fence: int = 1,
+        data_dir: Path | None = None,
+    ) -> ContainerSpec:
+        """A container to be, with its folders made; `data_dir`: elsewhere than the machine's."""
         ...
 
     def another_cluster(self) -> Machine:
-        """The same machine and data folder, with another cluster's containers."""
+        """The same machine, with another cluster's containers."""
         ...
 
     async def kill(self, spec: ContainerSpec, id: ContainerId) -> None:
@@ -62,10 +67,15 @@ class _Machine:
         self._opened = opened
         self.conversations: list[str] = ["-"]
 
-    def spec(self, conversation: ConversationKey | None = None, fence: int = 1) -> ContainerSpec:
+    def spec(
+        self,
+        conversation: ConversationKey | None = None,
+        fence: int = 1,
+        data_dir: Path | None = None,
+    ) -> ContainerSpec:
         conversation = conversation or ConversationKey(secrets.token_hex(12))
         self.conversations.append(conversation)
-        folders = Folders(self.data_dir).make(conversation, Fence(fence))
+        folders = Folders(data_dir or self.data_dir).make(conversation, Fence(fence))
         return ContainerSpec(conversation, Fence(fence), folders, LIMITS, egress=False)
 
     def _kept(self, host: ContainerHost) -> ContainerHost:

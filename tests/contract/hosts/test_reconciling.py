@@ -6,11 +6,8 @@ What is nobody's goes, what is somebody else's stays, whatever it is.
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import os
 import secrets
 import shutil
-import time
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
@@ -61,19 +58,10 @@ async def running(host: ContainerHost) -> set[str]:
     return {container.id for container in await host.list() if container.is_running}
 
 
-def age(*folders: Path) -> None:
-    """Made long ago."""
-    then = time.time() - 3600
-    for folder in folders:
-        with contextlib.suppress(FileNotFoundError):
-            os.utime(folder, (then, then))
-
-
 async def until_gone(worker: RunningWorker, folder: Path) -> None:
     """A container that was stopped may be listed for another moment."""
     async with asyncio.timeout(30):
         while folder.exists():  # noqa: ASYNC240 - a local folder
-            age(folder)
             await look(worker)
 
 
@@ -160,9 +148,12 @@ async def test_a_warm_conversation_without_its_container_is_cold_when_it_is_due(
 async def test_another_host_and_another_cluster_are_not_touched(
     machine: Machine, data_dir: Path, stage: Stage
 ) -> None:
-    """They may even share the data folder."""
+    """They share the engine, and each has a data folder of its own."""
     other = machine.another_cluster()
-    specs = [machine.spec(fence=NEVER_FORGOTTEN) for _ in range(3)]
+    specs = [
+        machine.spec(fence=NEVER_FORGOTTEN, data_dir=data_dir / part)
+        for part in (".", "host-2", "other")
+    ]
     near, far, foreign = specs
     for host, spec in zip(
         (machine.host(), machine.host("host-2"), other.host()), specs, strict=True
@@ -171,7 +162,6 @@ async def test_another_host_and_another_cluster_are_not_touched(
 
     worker = await worker_on(stage, machine, data_dir)
     await look(worker, after_s=QUICK.orphan_grace_s + 0.1)
-    age(far.folders.sockets, foreign.folders.sockets)
     await until_gone(worker, near.folders.sockets)
 
     assert not await running(machine.host())
@@ -185,17 +175,18 @@ async def test_another_host_and_another_cluster_are_not_touched(
 async def test_what_is_no_conversations_is_not_touched(
     machine: Machine, data_dir: Path, stage: Stage
 ) -> None:
-    """Nor is what somebody else keeps in our folders."""
-    foreign = [data_dir / part for part in ("s/notes", "w/notes", "w/.trash", "b/notes", "notes")]
-    for folder in foreign:
+    """Nor is what somebody else keeps in our folders, but for the trash."""
+    foreign = [data_dir / part for part in ("s/notes", "w/notes", "f/notes", "b/notes", "notes")]
+    trash = data_dir / "w/.trash/notes"
+    for folder in (*foreign, trash):
         folder.mkdir(parents=True)
         (folder / "file").write_text("mine")
-    age(*foreign)
 
     worker = await worker_on(stage, machine, data_dir)
     await look(worker)
 
     assert all((folder / "file").exists() for folder in foreign)
+    assert not trash.exists()
     for folder in foreign:
         shutil.rmtree(folder)
 

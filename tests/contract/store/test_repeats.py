@@ -24,7 +24,7 @@ from infra.wire.gateway import TurnMeter
 from infra.wire.ids import TurnId
 from infra.wire.link import BaseKind
 from infra.wire.states import ConversationState
-from tests.contract.store.scene import DONE, TENANT, W1, W2, C, Scene, text_events
+from tests.contract.store.scene import DONE, HOST_A, TENANT, W1, W2, C, Scene, text_events
 from tests.contract.store.test_usage import metered, used
 
 Prepare = Callable[[Scene], Awaitable[tuple[Lease, TurnId]]]
@@ -45,6 +45,16 @@ async def _claimed(scene: Scene) -> tuple[Lease, TurnId]:
     lease, turn = await _waiting(scene)
     await scene.claim(lease)
     return lease, turn
+
+
+async def _starting(scene: Scene) -> tuple[Lease, TurnId]:
+    lease, turn = await _waiting(scene)
+    assert await _begin_start(scene)
+    return lease, turn
+
+
+async def _begin_start(scene: Scene) -> bool:
+    return await scene.store.starts.begin(C, HOST_A, most=1, life_s=60.0)
 
 
 async def _wanted_stopped(scene: Scene) -> tuple[Lease, TurnId]:
@@ -79,6 +89,8 @@ REPEATED: dict[str, tuple[Prepare, Repeat]] = {
         lambda s: _taken_over(s, starts=False),
         lambda s, lease, _: s.store.turns.claim(lease),
     ),
+    "begin, of a start that counts on its host": (_waiting, lambda s, *_: _begin_start(s)),
+    "end, of such a start": (_starting, lambda s, *_: s.store.starts.end(C, HOST_A)),
     "start": (
         _claimed,
         lambda s, lease, turn: s.store.turns.start(lease, turn, base=BASE, is_resending=True),
@@ -118,7 +130,7 @@ REPEATED: dict[str, tuple[Prepare, Repeat]] = {
         lambda s, lease, _: s.store.conversations.wiped(C, lease.worker),  # type: ignore[arg-type]
     ),
 }
-READS = {"get", "load", "epoch", "alive", "is_wipe_due"}
+READS = {"get", "load", "epoch", "of_host", "is_wipe_due"}
 
 
 @pytest.mark.parametrize("name", REPEATED)
