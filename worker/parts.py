@@ -65,6 +65,9 @@ class Timings:
     """A container that is to stop waits this long for the store to take its last entries."""
     inventory_every_s: float = 20.0
     """Between two lists of the host's containers for people to read; a list is good for 60 s."""
+    keep_starts_every_s: float = 5.0
+    """How often it says which agents are still starting: one of which nothing is heard for six
+    times as long takes no start from the others."""
     engine_cool_down_s: float = 1.0
     """A host whose engine fails tries it again after this long: short, for it may have been the
     conversation's doing. Then after twice as long..."""

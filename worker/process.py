@@ -48,8 +48,6 @@ log = logging.getLogger(__name__)
 
 VERSION = "0.1.0"
 SIBLING_LOOK_EVERY_S = 1.0
-START_MARGIN_S = 90.0
-"""What an agent that answers may take beyond its container's start until its first word."""
 STOP_MARGIN_S = 10.0
 """What stopping a container may take beyond the grace its agent gets."""
 
@@ -146,7 +144,7 @@ class WorkerProcess:
                 self._memory,
                 host=around.host.host,
                 most=starts_at_once(settings.start_slots),
-                life_s=settings.container_start_timeout_s + START_MARGIN_S,
+                keep_every_s=around.timings.keep_starts_every_s,
                 on_over=self._on_room,
             ),
             folders=folders,
@@ -200,6 +198,7 @@ class WorkerProcess:
                     "side turns": self.side.run(),
                     "live frames": self.parts.live.run(),
                     "leases": self.parts.ownership.run(),
+                    "starts": self.parts.starts.run(),
                     "gateway": self.parts.gateway.run(),
                     "heartbeat": self._beat_for_ever(),
                     "changes": self._tell_changes(),

@@ -167,7 +167,8 @@ class Keys:
 
     def host_starts(self, host: HostId) -> str:
         """Sorted set: conversations whose agent starts there, by when that counts no longer (ms).
-        take and begin_start add, the worker removes when the agent has spoken; minutes."""
+        take, begin_start and keep_starts add, the worker removes when the agent has spoken;
+        half a minute after its last word on them."""
         return f"{self.prefix}:host:{host}:starts"
 
     def epoch(self) -> str:

@@ -7,6 +7,8 @@ start begins and when it is over.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from redis.asyncio import Redis
 
 from infra.store.keys import Keys
@@ -24,8 +26,8 @@ class StartSlots:
     async def begin(self, c: ConversationKey, host: HostId, *, most: int, life_s: float) -> bool:
         """Whether the conversation's agent may start there now.
 
-        It then counts until `end`, until nobody owns the conversation, at most for `life_s`. Asked
-        again it may go on. Raises `StoreUnavailable`.
+        It then counts until `end`, until nobody owns the conversation, or for `life_s` unless it is
+        kept (`keep`). Asked again it may go on. Raises `StoreUnavailable`.
         """
         answer = await self._scripts.run(
             "begin_start",
@@ -33,6 +35,14 @@ class StartSlots:
             [c, host, most, round(life_s * 1000)],
         )
         return bool(answer[0])
+
+    async def keep(self, cs: Sequence[ConversationKey], host: HostId, *, life_s: float) -> None:
+        """They are starting still, and count for so long from now. One that had ceased to count,
+        for Redis was away or empty, counts again. Raises `StoreUnavailable`.
+        """
+        await self._scripts.run(
+            "keep_starts", [self._keys.host_starts(host)], [host, round(life_s * 1000), *cs]
+        )
 
     async def end(self, c: ConversationKey, host: HostId) -> None:
         """Its agent has started, or will not. Raises `StoreUnavailable`."""

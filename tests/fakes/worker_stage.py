@@ -73,6 +73,7 @@ QUICK = Timings(
     hand_over_s=5.0,
     stop_grace_s=0.1,
     inventory_every_s=0.1,
+    keep_starts_every_s=0.1,
     engine_cool_down_s=0.1,
     engine_cool_down_max_s=0.2,
 )

@@ -5,7 +5,9 @@ hundred at once serve nobody. The waiting room gives a turn to a host only while
 spare (`infra.store.start_slots`), so what waits, waits there, its tenants in turn. A container that
 has to be started anew in the middle waits here.
 
-A start lasts from before the container is asked for until its agent says its first word.
+A start lasts from before the container is asked for until its agent says its first word. That may
+take minutes, for an agent tries more than once to start its CLI: so it counts for as long as its
+worker goes on saying so, and not for a time set in advance, which a starved host would outlast.
 """
 
 from __future__ import annotations
@@ -13,11 +15,12 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from infra.runtime.clock import Clock
 from infra.runtime.logs import fields
 from infra.store.start_slots import StartSlots
+from infra.wire.errors import StoreUnavailable
 from infra.wire.ids import ConversationKey, HostId
 from worker.hosts.capacity import HostMemory
 from worker.waiting import signalled, until_store_answers
@@ -26,6 +29,8 @@ log = logging.getLogger(__name__)
 
 LOOK_AGAIN_S = 0.5
 """A start of another worker of this host ends without a word to us."""
+_ROUNDS_MISSED = 6
+"""A start counts for so many rounds of `Starts.run` that its worker has missed."""
 
 
 def starts_at_once(configured: int) -> int:
@@ -44,26 +49,38 @@ class Starts:
         *,
         host: HostId,
         most: int,
-        life_s: float,
+        keep_every_s: float,
         on_over: Callable[[], None] = lambda: None,
     ) -> None:
-        """`life_s`: a start counts no longer than this. `on_over`: another one may begin."""
+        """`keep_every_s`: how often it is said that a start goes on. `on_over`: another one may
+        begin.
+        """
         self.most = most
         self._slots = slots
         self._clock = clock
         self._memory = memory
         self._host = host
-        self._life_s = life_s
+        self._keep_every_s = keep_every_s
+        self._life_s = keep_every_s * _ROUNDS_MISSED
         self._on_over = on_over
         self._under_way: set[ConversationKey] = set()
         self._waiting = 0
         self._turnstile = asyncio.Lock()
+        self._telling = asyncio.Lock()
+        """One that has ended must not be kept by a word that was under way."""
         self._over = asyncio.Event()
 
     @property
     def is_full(self) -> bool:
         """Whether this worker alone has begun as many as its host may, or waits to."""
         return len(self._under_way) + self._waiting >= self.most
+
+    async def run(self) -> None:
+        """Have the starts under way count on, until cancelled."""
+        while True:
+            await self._clock.sleep(self._keep_every_s)
+            async with self._telling:
+                await self._keep(sorted(self._under_way))
 
     async def begin(self, c: ConversationKey) -> None:
         """Wait until the conversation's agent may start; those that wait go in their order."""
@@ -86,7 +103,8 @@ class Starts:
         if c not in self._under_way:
             return
         try:
-            await until_store_answers(lambda: self._slots.end(c, self._host), self._clock)
+            async with self._telling:
+                await until_store_answers(lambda: self._slots.end(c, self._host), self._clock)
         finally:
             self.forget(c)
 
@@ -97,6 +115,14 @@ class Starts:
             self._under_way.discard(c)
             self._over.set()
             self._on_over()
+
+    async def _keep(self, under_way: Sequence[ConversationKey]) -> None:
+        if not under_way:
+            return
+        try:
+            await self._slots.keep(under_way, self._host, life_s=self._life_s)
+        except StoreUnavailable as error:
+            log.info("starts not kept: %s", error, extra=fields(starts=len(under_way)))
 
     async def _may_begin(self, c: ConversationKey) -> bool:
         return await until_store_answers(

@@ -45,6 +45,34 @@ async def test_a_start_counts_no_longer_than_its_owner_lives(scene: Scene) -> No
     assert await begun(scene, OTHER_C)
 
 
+async def test_a_start_that_is_kept_counts_on_and_one_that_is_not_ceases_to(scene: Scene) -> None:
+    """An agent may try for minutes to start its CLI; the time set for it was over before that."""
+    for c in (C, OTHER_C):
+        await scene.store.leases.acquire(c, W1, HOST_A)
+        assert await begun(scene, c, most=2)
+    starts = scene.keys.host_starts(HOST_A)
+    # Their time is over.
+    await scene.redis.zadd(starts, {C: 1, OTHER_C: 1})
+
+    await scene.store.starts.keep([C], HOST_A, life_s=60.0)
+
+    assert not await begun(scene, THIRD, most=1)
+    assert await begun(scene, THIRD, most=2)
+    assert sorted(await scene.redis.zrange(starts, 0, -1)) == [C.encode(), THIRD.encode()]
+
+
+async def test_a_start_that_is_kept_counts_no_longer_than_its_owner_lives_either(
+    scene: Scene,
+) -> None:
+    await scene.store.leases.acquire(C, W1, HOST_A)
+    await begun(scene, C)
+    await scene.redis.delete(scene.keys.lease(C))
+
+    await scene.store.starts.keep([C], HOST_A, life_s=60.0)
+
+    assert await begun(scene, OTHER_C)
+
+
 async def test_a_turn_given_to_a_host_counts_as_a_start_at_once(room: Room) -> None:
     await room.beat(W1, starts_max=2)
     turns = [await room.wait(tenant, n) for n in range(2) for tenant in (A, B)]

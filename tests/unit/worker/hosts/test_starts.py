@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -11,7 +12,7 @@ from redis.asyncio import Redis
 
 from infra.wire.ids import ConversationKey, HostId, TenantId
 from infra.wire.states import TurnState
-from tests.fakes.memory_host import MemoryHost, StepwiseHost
+from tests.fakes.memory_host import HOST, MemoryHost, StepwiseHost
 from tests.fakes.scripted_agent import ScriptedAgent, SilentAgent
 from tests.fakes.worker_stage import QUICK, Stage, conversation, eventually
 from worker.hosts.host import ContainerSpec
@@ -85,6 +86,39 @@ async def test_a_start_lasts_until_the_agent_speaks(redis: Redis) -> None:
         await stage.cancel(silent)
 
         assert (await stage.ended(turn)).state is TurnState.DONE
+
+
+async def test_a_start_counts_for_as_long_as_it_lasts(redis: Redis) -> None:
+    """On a starved host a CLI may be started five times, a minute each. The start's time was over
+    before that, and more starts were let in just where there was no time for them.
+    """
+
+    @asynccontextmanager
+    async def agent(spec: ContainerSpec) -> AsyncIterator[object]:
+        async with SilentAgent(spec.folders.sockets / "agent.sock") as served:
+            yield served
+
+    async with Stage(redis, agent=agent, start_slots=1) as stage:
+        for _ in range(2):
+            await stage.worker(timings=UNHURRIED)
+        slow = conversation("slow")
+        turn = await stage.ask(slow, "echo hi")
+        await eventually(lambda: stage.containers() == [slow])
+        starts = stage.keys.host_starts(HOST)
+        # Whatever time it had is over.
+        await redis.zadd(starts, {slow: 1})
+
+        async with asyncio.timeout(10):
+            while (await redis.zscore(starts, slow) or 0) <= 1:  # noqa: ASYNC110 - Redis tells nobody
+                await asyncio.sleep(0.01)
+        waiting = await stage.ask(conversation("next"), "echo hi")
+        assert await stage.store.turns.position(waiting) == 0
+
+        await stage.cancel(turn)
+        await stage.ended(turn)
+        async with asyncio.timeout(10):
+            while await redis.zscore(starts, slow) is not None:  # noqa: ASYNC110 - as above
+                await asyncio.sleep(0.01)
 
 
 async def test_workers_of_one_host_share_its_starts_and_another_host_has_its_own(
