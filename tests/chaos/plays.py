@@ -136,8 +136,9 @@ async def impatient_overload(act: Act) -> None:
 
 async def crowded_conversation(act: Act) -> None:
     """Turns of one conversation run one after the other; too many are refused with 429."""
-    crowd = Crowd(numbers=(10, 10), every_ms=(10, 10), tools=False)
     for i in range(12):
+        # Each asks something of its own: the same words would join the turn that runs.
+        crowd = Crowd(numbers=(10 + i, 10 + i), every_ms=(10, 10), tools=False)
         telling = act.telling(i, crowd)
         telling.conversation = act.scenario.name
         act.ask(telling, Promise(frozenset({Outcome.COMPLETE, Outcome.REFUSED})))
