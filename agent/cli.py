@@ -1,7 +1,7 @@
 """One connected CLI: opened, used and closed by one task, drained for as long as it lives.
 
 The SDK keeps at most 100 messages; when nobody takes them every control request hangs, an interrupt
-too. So a task reads from the first moment to the last and hands each message to whoever listens.
+too. So a task reads from the first moment to the last and hands each message to those who listen.
 """
 
 from __future__ import annotations

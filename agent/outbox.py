@@ -1,8 +1,8 @@
 """What a turn has said: numbered frames, kept until they are acknowledged.
 
-The agent outlives its worker, so nothing is forgotten before it is in the turn log. Whoever is
-connected reads from a cursor; a frame that somebody may have read never changes again. Bounded: new
-text is joined to a delta nobody has read yet, and at `max_bytes` whoever speaks has to wait.
+The agent outlives its worker, so nothing is forgotten before it is in the turn log. The connected
+worker reads from a cursor; a frame that it may have read never changes again. Bounded: new text is
+joined to a delta nobody has read yet, and at `max_bytes` the speaker has to wait.
 """
 
 from __future__ import annotations

@@ -57,7 +57,7 @@ OpenSession = Callable[[asyncio.TaskGroup], Awaitable[Session]]
 
 
 class LinkServer:
-    """Listens, keeps the fence, runs turns one at a time, and replays them to whoever owns us."""
+    """Listens, keeps the fence, runs turns one at a time, and replays them to our owner."""
 
     def __init__(
         self,
@@ -354,7 +354,7 @@ class _Link:
                 transport.write(frame.encode() + b"\n")
 
     async def pump(self) -> None:
-        """Send what a full socket left over, whenever it has room again; for ever."""
+        """Send what a full socket left over, whenever it has room again; never returns."""
         while True:
             await self._behind.wait()
             self._behind.clear()

@@ -1,6 +1,6 @@
 """Tool activity in one readable line: what was called for, and what came of it. Pure.
 
-The tool's name is not in the line: whoever shows it puts `Bash: ` or `Bash → ` before.
+The tool's name is not in the line: what shows it puts `Bash: ` or `Bash → ` before.
 The lines are shown to people in a chat, so they are short, on one line, and hold no control
 characters, whatever the model or a program's output contains.
 """

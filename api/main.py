@@ -129,7 +129,7 @@ def listen(settings: Settings) -> socket.socket:
     """The listening socket. Raises `OSError`.
 
     The kernel drops a connection whose peer takes nothing for the send timeout: closing one with
-    unsent bytes would otherwise wait for that peer for ever.
+    unsent bytes would otherwise never stop waiting for that peer.
     """
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
     listener = socket.create_server((settings.host, settings.port), family=family, backlog=BACKLOG)

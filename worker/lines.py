@@ -39,7 +39,7 @@ class LineHolder(Protocol):
     """Who holds a long line that is under way."""
 
     def drop_line(self) -> None:
-        """Let go of it, and of whoever sends it; they may send it again."""
+        """Let go of it, and of the peer that sends it, which may send it again."""
         ...
 
 

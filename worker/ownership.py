@@ -1,4 +1,4 @@
-"""The leases this worker holds: acquired, renewed together, given up (D3).
+"""The leases this worker holds: acquired, renewed together, given up.
 
 One loop renews all of them every 5 s. A lease that could not be confirmed for 10 s by this
 machine's clock, which counts what it was suspended for, fences itself: nothing more is published

@@ -35,7 +35,7 @@ async def signalled(event: asyncio.Event, clock: Clock, *, timeout_s: float) -> 
 async def until_store_answers(call: Callable[[], Awaitable[_Answer]], clock: Clock) -> _Answer:
     """Repeat an idempotent call while Redis is away; every other error passes.
 
-    It may take for ever: the caller is ended by its lost lease, or cancelled.
+    It may never end: the caller is ended by its lost lease, or cancelled.
     """
     pause_s = FIRST_PAUSE_S
     while True:

@@ -5,7 +5,7 @@ JSON string literal put between the halves: no decoding, no JSON library (0.12 Â
 
 A stream is what OpenAI's is: blocks that begin with `data:`, and comments in blocks of their own.
 Who asks for numbers gets that of its event with each chunk, as the SSE `id` in the block of its
-data (an id without data breaks clients): whoever lost the stream comes back with the last one seen.
+data (an id without data breaks clients): a client that lost the stream comes back with the last.
 
 What the agent does on the way (thinking, tools) is never `tool_calls`: clients would try to run
 those and loop. It goes to `reasoning_content`, into the answer's text, or nowhere, by setting.

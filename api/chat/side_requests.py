@@ -1,4 +1,4 @@
-"""Which requests are beside the conversation: titles, tags, follow-ups (D8). Pure.
+"""Which requests are beside the conversation: titles, tags, follow-ups. Pure.
 
 Chat programs send them under the conversation's own id, some before its first turn, and nothing in
 OpenAI's protocol tells them apart. Three signs do: a utility model, a task header, or how a request

@@ -122,7 +122,7 @@ class ChatStream(EventSourceResponse):
                 body += self._frames.last(end, self._turn.relay.cursor)
             await self._turn.answered()
             await self._push(send, body, more=False)
-        if self._turn.relay.is_ended:  # Else we failed, not the turn: it is to be had yet.
+        if self._turn.relay.is_ended:  # Else we failed, not the turn: it can still be read.
             self._turn.delivered()
 
     async def _until_settled(self) -> list[bytes]:

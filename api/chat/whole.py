@@ -73,7 +73,7 @@ class WholeAnswer(Response):
             await send({"type": "http.response.body", "body": answer.body, "more_body": False})
         else:
             await answer(scope, receive, send)
-        if self._turn.relay.is_ended:  # Else we failed, not the turn: it is to be had yet.
+        if self._turn.relay.is_ended:  # Else we failed, not the turn: it can still be read.
             self._turn.delivered()
 
     async def _answer(self, send: Send) -> Response:

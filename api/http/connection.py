@@ -1,7 +1,7 @@
 """One client connection: uvicorn's HTTP protocol, with the bounds that it lacks.
 
-uvicorn waits for ever for a request's head, and for a client that opens a connection and says
-nothing; it takes a head, a chunk's extensions or trailers of any size; it reads on for ever where
+uvicorn waits without end for a request's head, and for a client that opens a connection and says
+nothing; it takes a head, a chunk's extensions or trailers of any size; it never stops reading where
 a request was answered before its body had come; and it adds a body's trailers to the headers. What
 the parser itself refuses it answers in plain text, and HTTP/1.0 in chunks, which that does not
 know. Here every such wait has a deadline, everything unparsed has a bound, trailers are dropped,

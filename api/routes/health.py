@@ -1,4 +1,4 @@
-"""Health: of the deployment for people, of this process for whoever restarts or routes to it."""
+"""Health: of the deployment for people, of this process for what restarts it or routes to it."""
 
 from __future__ import annotations
 

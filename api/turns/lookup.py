@@ -1,6 +1,6 @@
 """Turns that were asked for earlier: found by their id, read again from any replica, cancelled.
 
-Whoever reads here has no say in the turn: leaving ends nothing. Another tenant's turn is not found.
+A reader here has no say in the turn: leaving ends nothing. Another tenant's turn is not found.
 """
 
 from __future__ import annotations

@@ -62,7 +62,7 @@ class Merge:
     def end_behind(self, payload: bytes) -> list[bytes]:
         """The turn's end, logged under a number that live frames have used already.
 
-        They ran ahead of the log, and whoever ended the turn by force (a delete, an adopter that
+        They ran ahead of the log, and what ended the turn by force (a delete, an adopter that
         found the agent gone) did not know of them: behind them it ends all the same.
         """
         self.is_ended = True

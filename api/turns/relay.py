@@ -1,4 +1,4 @@
-"""The API side of a turn: follows its events from the first to the last, each exactly once (D1).
+"""The API side of a turn: follows its events from the first to the last, each exactly once.
 
 Live frames are the fast path, the turn log the truth. `Watch` decides when to read the log: when
 it joins a turn, when frames were lost, when an earlier event is missing, after a second of silence

@@ -56,7 +56,7 @@ class Relays:
         if oldest is not None and oldest > after + 1:
             raise RequestRefused(
                 f"The first {oldest - 1} events of this completion are not kept any more. What "
-                f"follows is to be had with stream=true&starting_after={oldest - 1}.",
+                f"follows can be read with stream=true&starting_after={oldest - 1}.",
                 code=ErrorCode.LOG_TRIMMED,
                 param="starting_after",
             )

@@ -55,7 +55,7 @@ _BATCH = 32
 
 
 class BrokenOff(Exception):
-    """Breaks a connection on purpose. Whoever runs the server keeps it out of its log."""
+    """Breaks a connection on purpose. The server's runner keeps it out of its log."""
 
 
 @dataclass(frozen=True)

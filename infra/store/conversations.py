@@ -1,4 +1,4 @@
-"""Conversations: their record, the idle deadlines (D9), and how they are stopped and forgotten."""
+"""Conversations: their record, the idle deadlines, and how they are stopped and forgotten."""
 
 from __future__ import annotations
 

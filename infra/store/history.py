@@ -1,7 +1,7 @@
 """On what memory a turn was started: written with its start, carried out by its finish.
 
 The decision itself is pure (`infra.wire.history.decide`). It is put on record in the turn's hash
-before the agent may hear of the turn, so whoever adopts the turn gives it to the agent again on the
+before the agent may hear of the turn, so its adopter gives it to the agent again on the
 same base. The conversation's list of accepted prompts changes only when the turn ends.
 """
 

@@ -110,7 +110,7 @@ class Keys:
 
     def chain(self, tenant: TenantId, chain: str) -> str:
         """Set: the conversation whose client named none, by a digest of what was said, or `*` where
-        it is not to be taken. take_chain, put_chain; the retention.
+        nobody may take it. take_chain, put_chain; the retention.
         """
         return f"{self.prefix}:chain:{tenant}:{chain}"
 
@@ -173,7 +173,7 @@ class Keys:
 
     def epoch(self) -> str:
         """String: since when Redis has what it has (Redis TIME, us). A worker that starts, or
-        the first beat after it was empty; for ever."""
+        the first beat after it was empty; it stays."""
         return f"{self.prefix}:epoch"
 
     def host_wipes(self, host: HostId) -> str:

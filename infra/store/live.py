@@ -1,5 +1,4 @@
-"""The fast path: frames over pub/sub, one channel and one subscriber connection per API process
-(D1).
+"""The fast path: frames over pub/sub, one channel and one subscriber connection per API process.
 
 Lossy by nature; the turn log makes up for it. Publishing never waits: what is ready goes out joined
 at the end of the loop pass, one flush under way at a time.
@@ -83,7 +82,7 @@ class LivePublisher:
         pauses = delays()
         while True:
             await self._is_ready.wait()
-            # Whoever else is ready in this pass of the loop speaks first: one flush for all.
+            # Let what else is ready in this pass of the loop speak first: one flush for all.
             await asyncio.sleep(0)
             flushed = self._take()
             try:

@@ -1,4 +1,4 @@
-"""Placement: arq with a doorbell (D2). A job is `claim(turn_id)`, takes milliseconds and runs no
+"""Placement: arq with a doorbell. A job is `claim(turn_id)`, takes milliseconds and runs no
 turn.
 
 The enqueue is one script that writes the job record, the queue entry and the bell; a worker waits
@@ -66,7 +66,7 @@ class PlacementQueue:
         self._scripts = Scripts(redis, keys)
 
     async def enqueue(self, turn: TurnId, owner: WorkerId | None) -> None:
-        """Hint that a turn waits: to its conversation's owner, else to whoever has room.
+        """Hint that a turn waits: to its conversation's owner, else to a worker with room.
 
         Raises `StoreUnavailable`; the sweeper makes up for a lost hint.
         """
@@ -74,12 +74,12 @@ class PlacementQueue:
             await self._enqueue(self._keys.worker_queue(owner), turn)
             return
         # One job for each turn however often it is hinted: while nobody has room they would pile
-        # up. One that is hinted again while its job is under way needs no other: whoever took the
-        # job goes on until nothing waits.
+        # up. One that is hinted again while its job is under way needs no other: its
+        # taker goes on until nothing waits.
         await self._enqueue(self._keys.place_queue(), turn, job_id=turn)
 
     async def enqueue_side(self, turn: TurnId) -> None:
-        """Hint that a side turn waits: to whoever is first. Raises `StoreUnavailable`."""
+        """Hint that a side turn waits: to the first that takes it. Raises `StoreUnavailable`."""
         await self._enqueue(self._keys.side_queue(), turn)
 
     async def _enqueue(self, queue: str, turn: TurnId, *, job_id: str | None = None) -> None:
@@ -156,7 +156,7 @@ class PlacementWorker:
         has_room: Callable[[], bool],
         scan_every_s: float,
     ) -> None:
-        """One queue, for ever: each fault costs this queue's connections, never the loop."""
+        """One queue, without end: each fault costs this queue's connections, never the loop."""
         pauses = delays()
         while True:
             jobs = dedicated(self._redis, timeout_s=_read_timeout_s(self._redis), purpose="arq")

@@ -1,6 +1,6 @@
 """The turn log:
 
-the numbered events of a turn as a Redis stream, the truth of what was said (D1).
+the numbered events of a turn as a Redis stream, the truth of what was said.
 """
 
 from __future__ import annotations

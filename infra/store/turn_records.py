@@ -54,7 +54,7 @@ class NewTurn:
     is_large: bool = False
     """It is written out beside the loop."""
     supersedes: TurnId | None = None
-    """The turn found under that digest, when it is not to be had again: this one takes its place.
+    """The turn found under that digest, when it cannot be read any more: this one takes its place.
     """
 
 

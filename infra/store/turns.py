@@ -56,7 +56,7 @@ __all__ = ["Claimed", "NewTurn", "OpenTurnRef", "RepeatOf", "Submitted", "TurnRe
 ATTEMPTS_MAX = 2
 ADOPTIONS_MAX = 3
 """Owners in a row that a running turn may lose without another event of it being logged. The third
-death is no coincidence any more: the turn brings down whoever reads it.
+death is no coincidence any more: the turn brings down its owners.
 """
 REFUSALS_MAX = 20
 """How often hosts may fail to start anything for a turn before that counts as its attempts: enough

@@ -59,7 +59,7 @@ class WaitingRoom:
         """What a worker that has room is to do with a hint. None: nothing waits.
 
         A turn younger than `home_patience_s` goes to the host of its conversation's files while a
-        worker there has room; else to whoever asks, unless another worker is clearly less loaded.
+        worker there has room; else to the one that asks, unless another is clearly less loaded.
         `container_mb` is what a container takes of a host's memory at first. What is taken has left
         the room; if its taker dies, a sweep (`TurnStore.unclaimed`) puts it back. `has_room` False:
         only what another worker can take is given. Raises `StoreUnavailable`.

@@ -170,7 +170,7 @@ class WorkerRegistry:
                 await pipe.execute()
 
     async def control(self, worker: WorkerId) -> AsyncGenerator[Control | Resubscribed, None]:
-        """What the worker is told, for ever; resubscribes after a fault, and says so.
+        """What the worker is told, without end; resubscribes after a fault, and says so.
 
         Unknown messages are skipped. What was said while the connection was down is gone: of a
         cancel the flag stays, and the next renewal brings it; a turn that waits has to be looked

@@ -258,7 +258,7 @@ class MalformedMessage(AgClusterError):
 
 
 DAY_IS_SPENT = "Today's token budget of this API key is used up. A new day begins at 0:00 UTC."
-"""Said by whoever notices first: the API before a turn, a worker in its middle."""
+"""Said by the first to notice: the API before a turn, a worker in its middle."""
 
 _RETRYABLE: frozenset[ErrorCode] = frozenset(
     {

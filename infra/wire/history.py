@@ -1,4 +1,4 @@
-"""Which past the next turn stands on, decided from what the client sent (D7). Pure.
+"""Which past the next turn stands on, decided from what the client sent. Pure.
 
 OpenAI clients resend everything, and what they send is the truth; the agent's memory is a cache of
 it. User messages are compared whole, by digests. Answers come back trimmed or cut, so of them only

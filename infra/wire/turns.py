@@ -28,7 +28,7 @@ class Lane(StrEnum):
     AGENT = "agent"
     """A conversation's agent, in its container, one turn at a time."""
     SIDE = "side"
-    """One model call without tools, container or memory: titles, tags, follow-ups (D8)."""
+    """One model call without tools, container or memory: titles, tags, follow-ups."""
 
 
 class TextBlock(Message):

@@ -1,6 +1,6 @@
 """The Messages API and the contract: its failures and ends in our words, our blocks in its. Pure.
 
-For whoever hears the upstream itself: the agent (through its CLI), the gateway that counts, the
+For those who hear the upstream itself: the agent (through its CLI), the gateway that counts, the
 side lane. The words for users are ours, by the code; only a request the upstream found faulty is
 told in the upstream's words, without what they say of hosts and paths.
 """

@@ -3,7 +3,7 @@
 An actor: `run` is its task, everything else says what is wished and wakes it. It claims turns until
 none waits, keeps the container between them, and ends when the container is gone (cold), the lease
 is lost, or the conversation is handed over. Cancelled, it just stops, as a killed process would:
-the agent keeps its events, and whoever acquires the lease next goes on.
+the agent keeps its events, and the next owner of the lease goes on.
 
 Its phases are `worker.conversations.phases.ActorPhase`. What it has on this host is a
 `worker.conversations.session.Session`, its agent is reached over a
@@ -179,7 +179,7 @@ class Conversation:
         self.make_room()
 
     def disown(self) -> None:
-        """The conversation is deleted: leave it at once. Whoever takes it next cleans up."""
+        """The conversation is deleted: leave it at once. Its next owner cleans up."""
         self._held.lose()
 
     def hand_over(self) -> None:
@@ -480,7 +480,7 @@ class Conversation:
         """Back to the queue with a turn of which nothing has happened; False when it may not."""
         if not await run.requeue(is_counted=is_counted):
             return False
-        # This host's engine has failed: whoever has room is offered it when the lease is released.
+        # This host's engine has failed: another worker is offered it when the lease is released.
         self.was_poked = is_counted
         self._record.note_rest()
         return True

@@ -1,4 +1,4 @@
-"""The exits of containers, handed to whoever watches them.
+"""The exits of containers, handed to those who watch them.
 
 Every container host has one feed. A host reports from any thread; a watcher reads in its loop.
 """

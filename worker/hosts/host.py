@@ -113,7 +113,7 @@ class ContainerHost(Protocol):
         ...
 
     def exits(self) -> AsyncIterator[ContainerExit]:
-        """Containers that end, as it happens, for ever; resumes after an engine fault.
+        """Containers that end, as it happens, without end; resumes after an engine fault.
 
         Watched from the call on. Each end is told once, also one asked for by `stop`, which is
         never told as out of memory; a kill nobody asked for is, for the two look alike.

@@ -1,6 +1,6 @@
 """Stopping many containers at once, when a worker leaves for good.
 
-One after the other, a hundred of them would outlast whoever waits for the worker to end: a host
+One after the other, a hundred of them would take longer than a worker has to end: a host
 works on several at a time, and one that resists keeps none of the others.
 """
 

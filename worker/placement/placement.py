@@ -1,4 +1,4 @@
-"""Which conversations this worker owns: hints in, actors out (D2).
+"""Which conversations this worker owns: hints in, actors out.
 
 A hint for this worker (its own queue, a sweep, a sibling) names a turn; following it is
 milliseconds: find its conversation, poke the actor if it is ours, else acquire the lease and start
@@ -115,7 +115,7 @@ class Placement:
             self.look()
 
     async def _keep_looking(self) -> None:
-        """Whoever has room asks, so a hint that nobody could follow needs no repetition."""
+        """Workers with room ask, so a hint that nobody could follow needs no repetition."""
         while True:
             await self._look.wait()
             self._look.clear()
@@ -380,7 +380,7 @@ class Placement:
         return is_restored
 
     async def _offer(self, turn: TurnId) -> None:
-        """A turn that only we were told of, to whoever has room."""
+        """A turn that only we were told of, to a worker with room."""
         try:
             await self._parts.queue.enqueue(turn, None)
         except AgClusterError as error:

@@ -1,4 +1,4 @@
-"""The side lane: turns that are one model call, with no container, no slot and no memory (D8).
+"""The side lane: turns that are one model call, with no container, no slot and no memory.
 
 A hint names a turn; taking it is milliseconds: acquire the lease of its conversation, which it has
 to itself, and run it in a task of its own. The call goes through the host's gateway, its answer is

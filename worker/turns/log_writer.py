@@ -1,7 +1,7 @@
 """One turn's events on their way into the turn log.
 
 The first event, tool events and everything else that is no delta are logged at once, deltas at
-least every 250 ms (D1). What is logged is acknowledged to the agent, nothing else: while Redis is
+least every 250 ms. What is logged is acknowledged to the agent, nothing else: while Redis is
 away the agent keeps the events, and this writer holds a bounded copy and tries again. It also holds
 the newest of what is logged: replication is asynchronous, so a failover may lose the end of a log,
 and then that is logged again.

@@ -110,7 +110,7 @@ class InstanceLock:
         return self._fd
 
     def describe(self, url: str) -> None:
-        """Leave word for whoever finds the lock held."""
+        """Leave word for those who find the lock held."""
         os.ftruncate(self._fd, 0)
         os.pwrite(self._fd, json.dumps({"pid": os.getpid(), "url": url}).encode(), 0)
 

@@ -5,8 +5,8 @@
 --       6 most rings that are kept
 -- Returns 1.
 --
--- arq starts a job when the worker's clock has reached its score, and writes the clock of whoever
--- enqueued it there. Two machines differ by more than the millisecond a hint takes, so the score
+-- arq starts a job when the worker's clock has reached its score, and writes the clock of the
+-- machine that enqueued it there. Two machines differ by more than the millisecond a hint takes, so the score
 -- is a place in the queue instead: no clock is behind it.
 local last = redis.call('ZREVRANGE', KEYS[1], 0, 0, 'WITHSCORES')
 redis.call('SET', KEYS[2], ARGV[2], 'PX', ARGV[3])

@@ -7,7 +7,7 @@
 --       for this worker, nor has another one that was looked at room.
 --
 -- Next is the tenant served longest ago, and of its conversations the one that waits longest. It leaves
--- the room: whoever it is given to acquires it. If that one dies, the sweep (unclaimed) puts it back.
+-- the room: the worker it is given to acquires it. If that one dies, the sweep (unclaimed) puts it back.
 --
 -- Who gets it: while it is young, the host that has its files, if a worker there has room. Else the
 -- asking worker, unless another is clearly less loaded: even with the turn it would be less so than

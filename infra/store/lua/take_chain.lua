@@ -8,7 +8,7 @@
 -- forgotten or deleted are not taken either. Who is taken goes on from here: it is no longer found
 -- at the chain before, only here (a redone last turn) and where it goes next. So a chat that was
 -- copied at an earlier turn gets a container of its own. The chain before keeps '*', not nothing:
--- whoever says the same later would else be found there by an edit in this chat.
+-- a chat that says the same later would else be found there by an edit in this chat.
 local members = redis.call('SMEMBERS', KEYS[1])
 local found = members[1]
 if #members ~= 1 or found == '*' then return '' end

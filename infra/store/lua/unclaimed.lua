@@ -10,7 +10,7 @@
 -- The score is when a turn was last looked at. Each found turn moves ahead, so that sweepers do not
 -- all find the same; a waiting one by half its age, so that a full cluster is not flooded with
 -- hints; a begun one whose owner lives until its lease would lapse. A queued one without an owner
--- (again) enters the waiting room: whoever took it may have died. Since when a begun one has had
+-- (again) enters the waiting room: its taker may have died. Since when a begun one has had
 -- no owner is kept with it, for the next look may be another worker's: an owner that left in order is
 -- missed from the first look on, one that fell silent did so a lease earlier. A begun one that its
 -- conversation does not know of ends here.

@@ -38,7 +38,7 @@ async def listen(
     ping_after_s: float = PING_AFTER_S,
     answer_within_s: float = ANSWER_WITHIN_S,
 ) -> AsyncGenerator[bytes | None, None]:
-    """Messages of a channel, for ever. Close it (`aclosing`).
+    """Messages of a channel, without end. Close it (`aclosing`).
 
     None stands for each time the subscription begins: what was said before may have been missed.
     """

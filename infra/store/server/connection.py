@@ -154,7 +154,7 @@ def is_refused(error: StoreUnavailable) -> bool:
 
 
 def delays(*, first_s: float = 0.05, most_s: float = 2.0) -> Iterator[float]:
-    """Pauses between attempts, for ever: doubling up to a bound, with jitter."""
+    """Pauses between attempts, without end: doubling up to a bound, with jitter."""
     delay = first_s
     while True:
         yield delay * random.uniform(0.5, 1.0)

@@ -192,7 +192,7 @@ class PrimaryConnection(Connection):
         primary.take_in(self)
 
     def break_off(self) -> None:
-        """At once, whoever waits for an answer, unless it is connected to the primary."""
+        """At once, whatever answer is waited for, unless it is connected to the primary."""
         if self._writer is not None and (self.host, self.port) != self._primary.known:
             self._writer.transport.abort()
 

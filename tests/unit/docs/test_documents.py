@@ -14,6 +14,12 @@ from infra.runtime.settings import PREFIX, Settings
 
 ROOT = Path(__file__).resolve().parents[3]
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
+CURRENT = [d for d in DOCUMENTS if "adr" not in d.parts and d.name != "CHANGELOG.md"]
+"""Those that say how it is, not how it was or might have been."""
+_FILE = re.compile(r"`([\w.*/-]+\.(?:py|lua|sh|acl|cfg|yaml|toml|txt))`")
+_FOLDER = re.compile(r"`((?:api|worker|agent|infra|tests|docs)/[\w./-]*)`")
+_MODULE = re.compile(r"`(?:python -m )?((?:api|worker|agent|infra|tests)(?:\.\w+)+)")
+_THEIRS = {"librechat.yaml"}
 _LINK = re.compile(r"\]\((?!https?://|#)([^)#\s]+)(?:#[^)]*)?\)")
 _SETTING = re.compile(rf"\b{PREFIX}([A-Z_]+)\b")
 
@@ -32,6 +38,38 @@ def test_every_link_leads_somewhere(document: Path) -> None:
 def test_every_setting_named_exists(document: Path) -> None:
     named = {name.lower() for name in _SETTING.findall(document.read_text())}
     assert named <= set(Settings.model_fields)
+
+
+@pytest.mark.parametrize("document", CURRENT, ids=lambda d: str(d.relative_to(ROOT)))
+def test_every_path_named_exists(document: Path) -> None:
+    """A file by its path in the repository; by its name alone where that is enough to find it."""
+    text = document.read_text()
+    files = {name for name in _FILE.findall(text) if name not in _THEIRS}
+    paths = {name for name in files if "/" in name} | set(_FOLDER.findall(text))
+    assert sorted(path for path in paths if not list(ROOT.glob(path))) == []
+    assert sorted(files - paths - _file_names()) == []
+
+
+@pytest.mark.parametrize("document", CURRENT, ids=lambda d: str(d.relative_to(ROOT)))
+def test_every_module_named_exists(document: Path) -> None:
+    named = set(_MODULE.findall(document.read_text()))
+    assert sorted(name for name in named if not name.endswith(".sock") and not _is_ours(name)) == []
+
+
+def _is_ours(dotted: str) -> bool:
+    """A package, a module, or a name in one of them."""
+    path, (*above, last) = ROOT / dotted.replace(".", "/"), dotted.split(".")
+    if path.is_dir() or path.with_suffix(".py").exists():
+        return True
+    module = ROOT.joinpath(*above).with_suffix(".py")
+    return module.exists() and re.search(rf"\b{last}\b", module.read_text()) is not None
+
+
+@functools.cache
+def _file_names() -> frozenset[str]:
+    kept = ("api", "worker", "agent", "infra", "tests")
+    found = [file for folder in kept for file in (ROOT / folder).rglob("*.*")]
+    return frozenset(file.name for file in [*found, *ROOT.glob("*.*")])
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda d: str(d.relative_to(ROOT)))

@@ -4,7 +4,7 @@ A name is resolved once, every address it has is judged, and the connection goes
 was judged: a second lookup could answer differently. Private, loopback, link-local and metadata
 addresses are refused whatever the policy. Only while a turn is open; what is under way is cut off
 when it ends. Every decision is logged with conversation, turn and host, and when a connection is
-over, the bytes that passed. Names are what a policy can see: whoever serves an allowed name may
+over, the bytes that passed. Names are what a policy can see: the server of an allowed name may
 pass on what it is sent.
 """
 
@@ -41,7 +41,7 @@ _CLOSED = EgressProfile(policy=EgressPolicy.NONE)
 
 
 class EgressRefused(AgClusterError):
-    """A connection that is not made; the message is for whoever runs the tool."""
+    """A connection that is not made; the message is for the tool's user."""
 
     def __init__(self, status: int, message: str, *, detail: str | None = None) -> None:
         """`detail` is for the log alone: what an agent is not to learn."""

@@ -1,4 +1,4 @@
-"""The upstream's answer on its way back to whoever asked: an agent, or a worker's side call."""
+"""The upstream's answer on its way back to an agent, or to a worker's side call."""
 
 from __future__ import annotations
 

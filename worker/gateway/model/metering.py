@@ -2,7 +2,7 @@
 
 Only the events that carry figures are decoded (two in a message), so a delta costs a split and a
 comparison. An answer that breaks off before its last figures counts what it had said of its input,
-and for its output an estimate by the text that passed: else whoever hangs up in time would pay
+and for its output an estimate by the text that passed: else to hang up in time would cost
 nothing. One that was left before any figure counts an estimate by its request, as it was sent and
 is paid for. Everything else is as the upstream told it.
 """
@@ -105,7 +105,7 @@ class CallMeter:
             self._body.clear()
 
     def leave(self) -> None:
-        """Whoever asked is gone, or is cut off: without a figure up to now, there will be none."""
+        """The caller is gone, or is cut off: without a figure up to now, there will be none."""
         if self._figures or self.error:
             return
         self._figures = self._estimate().model_dump(include=set(_FIGURES))
@@ -264,7 +264,7 @@ class TurnCounter:
 class Ledger:
     """The counters of all turns of this gateway: of those under way, and of the last ones before.
 
-    They do not go with their sessions, keys or workers: whoever closes a turn reads all of it.
+    They do not go with their sessions, keys or workers: a worker that closes a turn reads all.
     """
 
     def __init__(self, instance: str, *, closed_max: int = CLOSED_MAX) -> None:

@@ -1,4 +1,4 @@
-"""Model calls of the side lane: no agent, no session, one request of a worker (D8).
+"""Model calls of the side lane: no agent, no session, one request of a worker.
 
 The worker brings the body and the sealed key; the upstream's status and bytes go back as they come.
 The key lives for the length of the call. When the worker hangs up the handler is cancelled, and the

@@ -32,7 +32,7 @@ _ARGUMENTS_AT = 16
 _NAMESPACE_FLAGS = 0x7E020000
 """CLONE_NEW{NS,CGROUP,UTS,IPC,USER,PID,NET}."""
 _TERMINAL_INPUT = 0x5412
-"""TIOCSTI: types into the terminal of whoever started us."""
+"""TIOCSTI: types into the terminal we were started from."""
 _TERMINAL_PASTE = 0x541C
 """TIOCLINUX: the same by way of the console's selection."""
 _SOCKET_FAMILIES = (1, 2, 10, 16)

@@ -8,7 +8,7 @@ everything; its only ways out are the Unix sockets in the session's folder. The 
 threads (a call takes up to 400 ms), never in the loop.
 
 Deliberate choices, so that nobody "repairs" them:
-- `create` and `start`, never `run`: that one pulls a missing image, which takes for ever offline.
+- `create` and `start`, never `run`: that one pulls a missing image, which never ends offline.
 - /tmp and the home folder are not `noexec`. Agents install and run packages there; /workspace is
   executable anyway and an interpreter runs a file from anywhere, so the flag would only break pip
   and npm.

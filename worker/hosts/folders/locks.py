@@ -20,7 +20,7 @@ class LockBusy(OSError):
 def lock_file(folder: int, name: str, *, timeout_s: float) -> int:
     """The open and locked file `name` in the open folder, made if need be; closing it unlocks.
 
-    Whoever holds it may unlink it. Blocking. Raises `LockBusy` when it takes longer, and `OSError`.
+    The holder may unlink it. Blocking. Raises `LockBusy` when it takes longer, and `OSError`.
     """
     give_up_s = time.monotonic() + timeout_s
     while True:

@@ -4,9 +4,9 @@ One small file per conversation in `<data_dir>/f/`, where no agent's mount reach
 owner that had the folders last, and (as the file's own time) when they were last used. An agent can
 change the times and the contents of its folders; it cannot change this.
 
-Whoever makes, takes over or removes folders holds the record's lock for these few calls and looks
-at the fence first. So an owner that was frozen in the middle of its work, and has a successor by
-now, finds a newer fence and leaves everything as it is.
+A worker that makes, takes over or removes folders holds the record's lock for these few calls and
+looks at the fence first. So an owner that was frozen in the middle of its work, and has a successor
+by now, finds a newer fence and leaves everything as it is.
 """
 
 from __future__ import annotations

@@ -27,7 +27,7 @@ from dataclasses import dataclass
 HELD_MAX = 64
 """Folders held open at once. One that lies deeper is moved up to the top before it is emptied."""
 REMOVE_MAX_S = 600.0
-"""An agent that still lives could add files for ever."""
+"""An agent that still lives could add files without end."""
 _FOLDER = os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _LOOK, _CHANGE = 0o500, 0o700
 _MOVED = f".{secrets.token_hex(8)}-"
