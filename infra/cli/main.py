@@ -125,6 +125,9 @@ def check_settings(
     As each program does; under Compose the programs are not shown the names they do not know.
     """
     found = file / ".env" if file.is_dir() else file
+    if file.is_dir() and not found.exists():
+        say("nothing is checked: there is no .env, and COMPOSE_ENV_FILES names no other file")
+        return
     try:
         settings = load_settings({}, env_file=found)
     except SettingsRefused as error:

@@ -26,10 +26,12 @@ if [ -n "$workers" ]; then
 fi
 docker compose stop
 for container in $(docker compose ps -aq); do
-  ended=$(docker inspect -f '{{.Name}} {{.State.ExitCode}}' "$container" | cut -c 2-)
-  case ${ended##* } in
-    0 | 143) ;; # 143: ended by the signal itself
-    *) say "${ended% *} did not end in order: exit code ${ended##* }" ;;
+  ended=$(docker inspect \
+    -f '{{index .Config.Labels "com.docker.compose.service"}} {{.Name}} {{.State.ExitCode}}' "$container")
+  case $ended in
+    *" 0") ;;
+    "model "*" 143") ;; # it has nothing to tidy up, and leaves the signal to the system
+    *) say "$(echo "$ended" | sed 's|.* /||; s| | did not end in order: exit code |')" ;;
   esac
 done
 docker compose down "$@"
