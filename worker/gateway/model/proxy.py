@@ -2,11 +2,11 @@
 
 Only `POST /v1/messages` and `/v1/messages/count_tokens` go out, only while a turn of the session is
 open, only for models the turn may use and within its budget. What the agent sends as authentication
-is dropped. Bytes of an answer leave as they arrive. Where a retry cannot help, the answer says so
-(`x-should-retry: false`). When either side leaves, the other is cut off at once; an answer that
-broke upstream breaks here too, never ending as if it were whole; only the block of text it was in
-is finished, so that the agent goes on from there (`OpenBlock`). One that passes the budget is cut
-between two events and ends with an error; the CLI's next try is refused.
+is dropped. An answer leaves as it arrives, a stream in whole events. Where a retry cannot help, the
+answer says so (`x-should-retry: false`). When either side leaves, the other is cut off at once; an
+answer that broke upstream breaks here too, never ending as if it were whole; only the block of text
+it was in is finished, so that the agent goes on from there (`OpenBlock`). One that passes the
+budget is cut between two events and ends with an error; the CLI's next try is refused.
 """
 
 from __future__ import annotations
@@ -316,23 +316,25 @@ class ModelProxy:
 
         Not one whose last figures are in: nothing is saved by cutting that.
         """
-        is_between_events = True
         block = OpenBlock()
         while chunk := await self._read_on(answer, meter, block, response):
             meter.feed(chunk)
-            if meter.is_stream and turn.is_spent and not meter.is_final:
-                cut_at = 0 if is_between_events else chunk.find(b"\n\n") + 2
-                if is_between_events or cut_at > 1:
-                    turn.counter.is_over_budget = True
-                    log.info("stream cut at the budget", extra=fields(turn=turn.id))
-                    await self._write(response, chunk[:cut_at] + _BUDGET_EVENT)
-                    await response.write_eof()
-                    return
-            is_between_events = chunk.endswith(b"\n\n")
+            is_over = meter.is_stream and turn.is_spent and not meter.is_final
+            if is_over and block.is_between_events:
+                await self._cut(turn, response)
+                return
             if meter.is_stream:
-                chunk = _with_ending(block, chunk)
+                chunk = block.feed(chunk)
             await self._write(response, chunk)
+        await self._write(response, block.rest())
         meter.end()
+
+    async def _cut(self, turn: Turn, response: web.StreamResponse) -> None:
+        """End a stream at the budget."""
+        turn.counter.is_over_budget = True
+        log.info("stream cut at the budget", extra=fields(turn=turn.id))
+        await self._write(response, _BUDGET_EVENT)
+        await response.write_eof()
 
     async def _read_on(
         self,
@@ -357,21 +359,13 @@ class ModelProxy:
             return b""
 
     async def _write(self, response: web.StreamResponse, chunk: bytes) -> None:
+        if not chunk:
+            return
         try:
             async with asyncio.timeout(self._limits.agent_silence_s):
                 await response.write(chunk)
         except (OSError, TimeoutError) as error:
             raise _AgentGone(type(error).__name__) from error
-
-
-def _with_ending(block: OpenBlock, chunk: bytes) -> bytes:
-    """The bytes as they are passed on: an error within them comes after a finished block."""
-    at = block.error_in(chunk)
-    if at < 0:
-        block.feed(chunk)
-        return chunk
-    block.feed(chunk[:at])
-    return chunk[:at] + block.ending() + chunk[at:]
 
 
 def _same(usage: Usage) -> Usage:
