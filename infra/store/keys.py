@@ -70,8 +70,8 @@ class Keys:
 
     def conversation_usage(self, c: ConversationKey) -> str:
         """Hash: calls, input_tokens, output_tokens, cache_creation_input_tokens,
-        cache_read_input_tokens, spent_tokens (what counts against a budget), and each again as
-        `<model>:<name>`. meter, finish; as the conversation."""
+        cache_read_input_tokens, thinking_tokens, spent_tokens (what counts against a budget), and
+        each again as `<model>:<name>`. meter, finish; as the conversation."""
         return f"{self.prefix}:conv:{c}:usage"
 
     def lease(self, c: ConversationKey) -> str:
@@ -81,11 +81,11 @@ class Keys:
     def turn(self, turn: TurnId) -> str:
         """Hash: conv, tenant, lane, replica, model, state, attempt, fence, seq, said (bytes of its
         events), created, claimed, started, ended (ms), reason, usage, metered (what the gateways
-        told, by instance and model: calls, input, output, cache creation, cache read), idem,
-        on_disconnect, cancel, delivered, key_sealed, key_expires, base (`infra.store.history`),
-        sdk_session, remembered, given (the worker that take handed it to), unowned (since when a
-        begun one has no owner).
-        Scripts write it; for an hour after the end."""
+        told, by instance and model: calls, input, output, cache creation, cache read, thinking),
+        idem, on_disconnect, cancel, delivered, key_sealed, key_expires, base
+        (`infra.store.history`), sdk_session, remembered, given (the worker that take handed it to),
+        unowned (since when a begun one has no owner). Scripts write it;
+        for an hour after the end."""
         return f"{self.prefix}:turn:{turn}"
 
     def turn_request(self, turn: TurnId) -> str:

@@ -117,6 +117,7 @@ _FIGURES = (
     "output_tokens",
     "cache_creation_input_tokens",
     "cache_read_input_tokens",
+    "thinking_tokens",
 )
 """In the order of the scripts."""
 

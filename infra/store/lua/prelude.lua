@@ -437,7 +437,7 @@ end
 local USAGE_DAY_LIFE_MS = 62 * 86400000
 local USAGE_LIFE_MS = 400 * 86400000
 local USAGE_FIGURES = {'calls', 'input_tokens', 'output_tokens', 'cache_creation_input_tokens',
-  'cache_read_input_tokens'}
+  'cache_read_input_tokens', 'thinking_tokens'}
 -- The part of them that counts against a budget.
 local IS_SPENT = {input_tokens = true, output_tokens = true, cache_creation_input_tokens = true}
 
@@ -467,7 +467,8 @@ end
 
 -- Adds to the sums what a report has more than was booked of this turn before: a report holds all
 -- that one start of a gateway metered of it, so one that comes twice, late or from another worker
--- changes nothing. `report`: {instance, {model = {figures}}}. Returns the turn's spent tokens.
+-- changes nothing. `report`: {instance, {model = {figures}}}; one from before a figure was counted
+-- ends before it. Returns the turn's spent tokens.
 local function book(turn, report)
   local lane = redis.call('HGET', turn.key, 'lane')
   local conversation = key('conversation', turn.conversation)
@@ -479,9 +480,10 @@ local function book(turn, report)
   local before = booked[report[1]] or {}
   local is_more = false
   for model, told in pairs(report[2]) do
-    local had = before[model] or {0, 0, 0, 0, 0}
+    local had = before[model] or {}
     for i, name in ipairs(USAGE_FIGURES) do
-      local more = told[i] - had[i]
+      had[i] = had[i] or 0
+      local more = (told[i] or 0) - had[i]
       if more > 0 then
         is_more, had[i] = true, told[i]
         for _, sum in ipairs(sums) do
@@ -494,12 +496,13 @@ local function book(turn, report)
     before[model] = had
   end
   booked[report[1]] = before
-  local total, spent = {0, 0, 0, 0, 0}, 0
+  local total, spent = {}, 0
   for _, models in pairs(booked) do
     for _, figures in pairs(models) do
       for i, name in ipairs(USAGE_FIGURES) do
-        total[i] = total[i] + figures[i]
-        if IS_SPENT[name] then spent = spent + figures[i] end
+        local figure = figures[i] or 0
+        total[i] = (total[i] or 0) + figure
+        if IS_SPENT[name] then spent = spent + figure end
       end
     end
   end

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -25,6 +26,7 @@ def used(calls: int, tokens: int) -> ModelUsage:
         output_tokens=2 * tokens,
         cache_creation_input_tokens=3 * tokens,
         cache_read_input_tokens=100 * tokens,
+        thinking_tokens=tokens,
     )
     return ModelUsage(calls=calls, usage=usage)
 
@@ -85,6 +87,17 @@ async def test_a_gateway_that_restarted_counts_from_nothing_and_adds_to_it(scene
         assert found.total == used(4, 12)
     [told] = await scene.redis.hmget(scene.keys.turn(turn), ["usage"])  # type: ignore[misc]
     assert Usage.model_validate_json(told) == used(0, 12).usage
+
+
+async def test_a_report_from_before_thinking_was_counted_is_booked(scene: Scene) -> None:
+    """While a deployment is renewed, older workers go on telling five figures."""
+    lease, turn = await scene.begin()
+    older = json.dumps({"g1": {LARGE: [1, 5, 10, 15, 500]}})
+    await scene.store.usage.book(lease, turn, metered(large=used(1, 5)))
+    await scene.redis.hset(scene.keys.turn(turn), "metered", older)  # type: ignore[misc]
+    await scene.store.usage.book(lease, turn, metered(large=used(2, 8)))
+    [told] = await scene.redis.hmget(scene.keys.turn(turn), ["usage"])  # type: ignore[misc]
+    assert Usage.model_validate_json(told) == used(0, 8).usage
 
 
 async def test_an_owner_that_lost_its_lease_books_nothing(scene: Scene) -> None:
