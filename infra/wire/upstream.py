@@ -73,14 +73,18 @@ STOP_REASONS: Mapping[str, FinishReason] = {
 """Every reason the Messages API has for the end of a message, in OpenAI's words."""
 
 _FIGURES = tuple(Usage.model_fields)
-_LONG = re.compile(r"prompt is too long|too long|too large|context (?:window|length)", re.I)
+_LONG = re.compile(r"prompt is too long|context (?:window|length)", re.I)
+_LARGE = re.compile(r"too long|too large", re.I)
+_MEDIA = re.compile(r"image|picture|document|pdf", re.I)
+"""One of these that is too large leaves room for a conversation without it."""
+
 _PLACES = re.compile(r"https?://\S+|(?<![\w/])/(?:[\w.\-]+/)+[\w.\-]*|\b[\w\-]+\.agcluster\b")
 _DETAIL_MAX_CHARS = 300
 
 
 def code_of(status: int, prose: str = "") -> ErrorCode:
     """The code of an HTTP status; `prose` tells a request that is too long from a faulty one."""
-    if status in (400, 413) and _LONG.search(prose):
+    if status in (400, 413) and _is_too_long(prose):
         return ErrorCode.CONTEXT_TOO_LONG
     default = ErrorCode.UPSTREAM_ERROR if status >= 500 else ErrorCode.INVALID_REQUEST
     return _BY_STATUS.get(status, default)
@@ -120,6 +124,11 @@ def content_block(block: ContentBlock) -> dict[str, Any]:
 def finish_reason_of(stop_reason: str | None) -> FinishReason:
     """OpenAI's word for a `stop_reason`; one that is not in the table has said all it wanted."""
     return STOP_REASONS.get(stop_reason or "", FinishReason.STOP)
+
+
+def _is_too_long(prose: str) -> bool:
+    is_large = _LARGE.search(prose) is not None and _MEDIA.search(prose) is None
+    return is_large or _LONG.search(prose) is not None
 
 
 def _is_count(figure: object) -> bool:
