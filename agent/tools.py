@@ -29,7 +29,7 @@ _REMARK = re.compile(r"\((?:Bash completed with no output|Results are truncated)
 _NOTHING = re.compile(r"no (?:files|matches) found", re.IGNORECASE)
 _FOUND = re.compile(r"found (\d+) files?", re.IGNORECASE)
 _EXIT_CODE = re.compile(r"exit code (\d+)", re.IGNORECASE)
-_TOO_LARGE = re.compile(r"Output too large \(([\d.]+) ?([KMG]?B)\)")
+_TOO_LARGE = re.compile(r"\s*<persisted-output>\s*Output too large \(([\d.]+) ?([KMG]?B)\)")
 _ADVICE = re.compile(r"\s*Note: your current working directory is .*")
 _API_ERROR = re.compile(r"due to an API error|^API Error", re.IGNORECASE)
 _HTTP_STATUS = re.compile(r"\bHTTP (\d{3})\b")
@@ -37,6 +37,7 @@ _PROSE = frozenset(
     ("Write", "Edit", "NotebookEdit", "TodoWrite", "WebFetch", "WebSearch", "Agent", "Task")
 )
 """Tools whose result is words for the model; how many lines they take tells a person nothing."""
+_SUB_AGENT_FAILED = "The sub-agent could not do its task."
 _INVISIBLE = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
 
 
@@ -48,7 +49,7 @@ def summarise_call(name: str, given: Input, *, workspace: str = "/workspace") ->
 def summarise_result(name: str, content: object, *, is_error: bool) -> str:
     """`ok, 12 lines`, `3 files`, or the line that says what went wrong."""
     text, images = _read(content)
-    if not is_error and (large := _TOO_LARGE.search(text)):
+    if not is_error and (large := _TOO_LARGE.match(text)):
         return f"ok, {large[1]} {large[2]} of output"
     text = _TAGS.sub("", _REMINDER.sub("", text)).strip()
     if is_error:
@@ -147,8 +148,8 @@ def _read(content: object) -> tuple[str, int]:
 
 def _first_error(name: str, text: str) -> str:
     """The line that says what went wrong; an exit code stands before it."""
-    if name in SUB_AGENTS and (told := _sub_agent_error(text)):
-        return told
+    if name in SUB_AGENTS:
+        return _sub_agent_error(text)
     lines = [cleaned for line in text.splitlines() if (cleaned := _clean(line))]
     if not lines:
         return "failed"
@@ -167,9 +168,9 @@ def _issue(lines: Sequence[str]) -> str:
 
 
 def _sub_agent_error(text: str) -> str:
-    """Ours for an error of the model's service: the CLI's names hosts, models and remedies."""
+    """Our words: the CLI's name hosts, models, remedies, and what else there is to call."""
     if not _API_ERROR.search(text):
-        return ""
+        return _SUB_AGENT_FAILED
     status = _HTTP_STATUS.search(text)
     code = code_of(int(status[1]), text) if status else ErrorCode.UPSTREAM_ERROR
     return upstream_error(code).message

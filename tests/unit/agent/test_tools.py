@@ -85,6 +85,8 @@ def test_a_call_is_told_by_what_matters(name: str, given_input: dict[str, Any], 
             "<persisted-output>\nOutput too large (4.8MB). Full output saved to: /x\n\nPreview:\nx",
             "ok, 4.8 MB of output",
         ),
+        ("Bash", "a note: Output too large (4.8MB)", "ok, 1 line"),
+        ("Read", "1\t<persisted-output>\n2\tOutput too large (4.8MB)", "2 lines"),
     ],
 )
 def test_a_result_is_told_by_what_a_person_would_ask(name: str, content: object, line: str) -> None:
@@ -129,7 +131,16 @@ def test_an_error_is_told_by_its_first_words(content: object, line: str) -> None
             "The model does not exist, or the API key has no access to it.",
         ),
         ("Agent terminated early due to an API error: no", "The model's service failed."),
-        ("Agent type 'x' not found.", "Agent type 'x' not found."),
+        (
+            "Agent type 'x' not found. Available agents: claude-code-guide, Explore",
+            "The sub-agent could not do its task.",
+        ),
+        (
+            "<tool_use_error>InputValidationError: Agent failed due to the following issue:\n"
+            "The required parameter `prompt` is missing</tool_use_error>",
+            "The sub-agent could not do its task.",
+        ),
+        ("", "The sub-agent could not do its task."),
     ],
 )
 def test_a_sub_agent_that_fails_is_told_in_our_words(told: str, line: str) -> None:
