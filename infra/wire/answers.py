@@ -121,20 +121,21 @@ def _agree(told: str, shown: str) -> bool:
 
 
 class SubAgents:
-    """The sub-agents at work: where several are at once, each line says whose it is."""
+    """The sub-agents at work: where several are at once, each line says whose it is.
+
+    One within another is not beside it.
+    """
 
     def __init__(self) -> None:
         self._tasks: dict[str, str] = {}
+        self._parents: dict[str, str | None] = {}
         self._working: set[str] = set()
         self._crowded: set[str] = set()
 
     def signed(self, event: Event) -> Event:
         """The event with its sub-agent's task in it, where others work beside that."""
         if isinstance(event, ToolCall) and event.name in SUB_AGENTS:
-            self._tasks[event.id] = event.summary or event.name
-            self._working.add(event.id)
-            if len(self._working) > 1:
-                self._crowded |= self._working
+            self._begin(event)
         if not isinstance(event, ToolCall | ToolResult):
             return event
         if isinstance(event, ToolResult):
@@ -146,6 +147,22 @@ class SubAgents:
             name = f"{self._tasks[event.parent]} › {event.name}"
             return event.model_copy(update={"name": name})
         return event
+
+    def _begin(self, call: ToolCall) -> None:
+        self._tasks[call.id] = call.summary or call.name
+        self._parents[call.id] = call.parent
+        if beside := self._working - self._around(call):
+            self._crowded |= beside | {call.id}
+        self._working.add(call.id)
+
+    def _around(self, call: ToolCall) -> set[str]:
+        """The sub-agents that it works for."""
+        around: set[str] = set()
+        parent = call.parent
+        while parent is not None and parent not in around:
+            around.add(parent)
+            parent = self._parents.get(parent)
+        return around
 
 
 def describe(event: Event) -> str | None:

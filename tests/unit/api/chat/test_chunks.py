@@ -324,3 +324,21 @@ def test_lines_of_sub_agents_that_work_at_once_say_whose_they_are() -> None:
         "  right › Bash → ok",
         "Agent → right: ok",
     ]
+
+
+def test_a_sub_agent_within_another_is_not_beside_it() -> None:
+    events: list[Event] = [
+        ToolCall(id="a", name="Agent", summary="outer"),
+        ToolCall(id="b", name="Agent", summary="inner", parent="a"),
+        ToolCall(id="b1", name="Bash", summary="ls", parent="b"),
+        ToolResult(id="b", name="Agent", summary="ok", parent="a"),
+        ToolResult(id="a", name="Agent", summary="ok"),
+    ]
+    _, reasoning = shown(events, ToolDisplay.REASONING)
+    assert reasoning.splitlines() == [
+        "Agent: outer",
+        "  Agent: inner",
+        "  Bash: ls",
+        "  Agent → ok",
+        "Agent → ok",
+    ]
