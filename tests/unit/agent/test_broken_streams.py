@@ -80,135 +80,135 @@ def _finished(id: str, kind: str, said: str) -> Message:
     return AssistantMessage(content=[content[kind]], model="claude", message_id=id)
 
 
-@pytest.mark.parametrize(
-    ("messages", "told"),
-    [
-        pytest.param(
-            [
-                *message("m1", text("one ", "two ")),
-                NUDGE,
-                *message("m2", text("three"), stop="end_turn"),
-            ],
-            "one two three",
-            id="a finished block is final",
-        ),
-        pytest.param(
-            [
-                *message("m1", text("one "), text("two ", "th", finished=False)),
-                NUDGE,
-                *message("m2", text("two ", "three"), stop="end_turn"),
-            ],
-            "one two three",
-            id="what was begun beyond it is repeated",
-        ),
-        pytest.param(
-            [
-                *message("m1", text("one "), text("two ", finished=False)),
-                NUDGE,
-                *message("m2", text("other"), stop="end_turn"),
-            ],
-            "one two " + RULE + "other",
-            id="what was begun beyond it is replaced, and nothing before",
-        ),
-        pytest.param(
-            message("m1", text("one ", "two ", finished=False))
-            + message("m2", text("one "))
-            + [NUDGE]
-            + message("m3", text("two ", "three"), stop="end_turn"),
-            "one two three",
-            id="a try that finished a part of what was shown",
-        ),
-        pytest.param(
-            [
-                *message("m1", text("Checking."), CALL),
-                RESULT,
-                *message("m2", text("Checking."), CALL, stop="tool_use"),
-                RESULT,
-                *message("m3", text("Done."), stop="end_turn"),
-            ],
-            "Checking.\n\nChecking.\n\nDone.",
-            id="a finished call ends the message",
-        ),
-        pytest.param(
-            [
-                *message("m1", text("Checking."), CALL, text("mo", finished=False)),
-                RESULT,
-                *message("m2", text("Done."), stop="end_turn"),
-            ],
-            "Checking.\n\nmo\n\nDone.",
-            id="what was begun after a call is neither repeated nor replaced",
-        ),
-        pytest.param(
-            message("m1", text("one ", "two ", finished=False))
-            + whole("m2", text("one two three"), CALL)
-            + [RESULT, *message("m3", text("Done."), stop="end_turn")],
-            "one two three\n\nDone.",
-            id="the last try is not streamed",
-        ),
-        pytest.param(
-            [
-                *message("m1", text("I write."), CALL, stop="max_tokens"),
-                RESULT,
-                *message("m2", text("All done."), stop="end_turn"),
-            ],
-            "I write.\n\nAll done.",
-            id="cut after a call",
-        ),
-        pytest.param(
-            message("m1", text("a wo"), stop="model_context_window_exceeded")
-            + message("m2", text("rd"), stop="end_turn"),
-            "a word",
-            id="cut at the context window",
-        ),
-        pytest.param(
-            message("m1", text("a wo"), stop="max_tokens")
-            + message("m2")
-            + message("m3", text("rd"), stop="end_turn"),
-            "a word",
-            id="cut, and the rest broke before its first word",
-        ),
-        pytest.param(
-            message("m1", text("One."), thinking("hm"), stop="max_tokens")
-            + message("m2", text("Two."), stop="end_turn"),
-            "One.\n\nTwo.",
-            id="cut in a thought",
-        ),
-        pytest.param(
-            message("m1", text("The sky"), text(" is blue."), stop="end_turn"),
-            "The sky is blue.",
-            id="adjacent blocks are one text",
-        ),
-        pytest.param(
-            message("m1", text("One."), SERVER_TOOL, text("Two."), stop="end_turn"),
-            "One.\n\nTwo.",
-            id="a server tool between",
-        ),
-        pytest.param(
-            message("m1", text("One."), thinking(""), text("Two."), stop="end_turn"),
-            "One.\n\nTwo.",
-            id="a thought between, though an empty one",
-        ),
-        pytest.param(
-            whole("m1", text("One."), SERVER_TOOL, text("Two.")), "One.\n\nTwo.", id="not streamed"
-        ),
-        pytest.param(
-            message("m1", text("ok ", "\ud83d", "\ude00", " end"), stop="end_turn"),
-            "ok \U0001f600 end",
-            id="a character in two halves",
-        ),
-        pytest.param(
-            message("m1", text("ok ", "\ud83d", " end"), stop="end_turn"),
-            "ok \ufffd end",
-            id="half a character",
-        ),
-        pytest.param(
-            message("m1", text("ok ", "\ud83d", finished=False))
-            + message("m2", text("ok ", "\ud83d\ude00"), stop="end_turn"),
-            "ok \U0001f600",
-            id="a break between two halves",
-        ),
-    ],
-)
+CASES = [
+    pytest.param(
+        [
+            *message("m1", text("one ", "two ")),
+            NUDGE,
+            *message("m2", text("three"), stop="end_turn"),
+        ],
+        "one two three",
+        id="a finished block is final",
+    ),
+    pytest.param(
+        [
+            *message("m1", text("one "), text("two ", "th", finished=False)),
+            NUDGE,
+            *message("m2", text("two ", "three"), stop="end_turn"),
+        ],
+        "one two three",
+        id="what was begun beyond it is repeated",
+    ),
+    pytest.param(
+        [
+            *message("m1", text("one "), text("two ", finished=False)),
+            NUDGE,
+            *message("m2", text("other"), stop="end_turn"),
+        ],
+        "one two " + RULE + "other",
+        id="what was begun beyond it is replaced, and nothing before",
+    ),
+    pytest.param(
+        message("m1", text("one ", "two ", finished=False))
+        + message("m2", text("one "))
+        + [NUDGE]
+        + message("m3", text("two ", "three"), stop="end_turn"),
+        "one two three",
+        id="a try that finished a part of what was shown",
+    ),
+    pytest.param(
+        [
+            *message("m1", text("Checking."), CALL),
+            RESULT,
+            *message("m2", text("Checking."), CALL, stop="tool_use"),
+            RESULT,
+            *message("m3", text("Done."), stop="end_turn"),
+        ],
+        "Checking.\n\nChecking.\n\nDone.",
+        id="a finished call ends the message",
+    ),
+    pytest.param(
+        [
+            *message("m1", text("Checking."), CALL, text("mo", finished=False)),
+            RESULT,
+            *message("m2", text("Done."), stop="end_turn"),
+        ],
+        "Checking.\n\nmo\n\nDone.",
+        id="what was begun after a call is neither repeated nor replaced",
+    ),
+    pytest.param(
+        message("m1", text("one ", "two ", finished=False))
+        + whole("m2", text("one two three"), CALL)
+        + [RESULT, *message("m3", text("Done."), stop="end_turn")],
+        "one two three\n\nDone.",
+        id="the last try is not streamed",
+    ),
+    pytest.param(
+        [
+            *message("m1", text("I write."), CALL, stop="max_tokens"),
+            RESULT,
+            *message("m2", text("All done."), stop="end_turn"),
+        ],
+        "I write.\n\nAll done.",
+        id="cut after a call",
+    ),
+    pytest.param(
+        message("m1", text("a wo"), stop="model_context_window_exceeded")
+        + message("m2", text("rd"), stop="end_turn"),
+        "a word",
+        id="cut at the context window",
+    ),
+    pytest.param(
+        message("m1", text("a wo"), stop="max_tokens")
+        + message("m2")
+        + message("m3", text("rd"), stop="end_turn"),
+        "a word",
+        id="cut, and the rest broke before its first word",
+    ),
+    pytest.param(
+        message("m1", text("One."), thinking("hm"), stop="max_tokens")
+        + message("m2", text("Two."), stop="end_turn"),
+        "One.\n\nTwo.",
+        id="cut in a thought",
+    ),
+    pytest.param(
+        message("m1", text("The sky"), text(" is blue."), stop="end_turn"),
+        "The sky is blue.",
+        id="adjacent blocks are one text",
+    ),
+    pytest.param(
+        message("m1", text("One."), SERVER_TOOL, text("Two."), stop="end_turn"),
+        "One.\n\nTwo.",
+        id="a server tool between",
+    ),
+    pytest.param(
+        message("m1", text("One."), thinking(""), text("Two."), stop="end_turn"),
+        "One.\n\nTwo.",
+        id="a thought between, though an empty one",
+    ),
+    pytest.param(
+        whole("m1", text("One."), SERVER_TOOL, text("Two.")), "One.\n\nTwo.", id="not streamed"
+    ),
+    pytest.param(
+        message("m1", text("ok ", "\ud83d", "\ude00", " end"), stop="end_turn"),
+        "ok \U0001f600 end",
+        id="a character in two halves",
+    ),
+    pytest.param(
+        message("m1", text("ok ", "\ud83d", " end"), stop="end_turn"),
+        "ok \ufffd end",
+        id="half a character",
+    ),
+    pytest.param(
+        message("m1", text("ok ", "\ud83d", finished=False))
+        + message("m2", text("ok ", "\ud83d\ude00"), stop="end_turn"),
+        "ok \U0001f600",
+        id="a break between two halves",
+    ),
+]
+
+
+@pytest.mark.parametrize(("messages", "told"), CASES)
 def test_each_word_is_told_once(messages: list[Message], told: str) -> None:
     assert text_of(translate(messages)) == told
 
