@@ -27,8 +27,9 @@ class TurnBase(Message):
 
     `keep` of the `known` accepted prompts stay (to continue: all that the agent has heard);
     `before` are digests of prompts behind those, from a sent history or not heard until now,
-    `heads` how their answers begin (in Redis sealed, one by one; '' where nobody knows); `digest`
-    is the prompt's own, and `tails` are those under which it may come back.
+    `heads` how their answers begin ('' where nobody knows; on record they stand apart, for they are
+    what an agent said); `digest` is the prompt's own, and `tails` are those under which it may come
+    back.
     """
 
     kind: BaseKind

@@ -39,7 +39,7 @@ class Keys:
 
     def accepted(self, c: ConversationKey) -> str:
         """List: the prompts in the agent's memory, oldest first (`infra.wire.history.Accepted`).
-        finish; as the conversation."""
+        With the beginnings of their answers, so not for operators. finish; as the conversation."""
         return f"{self.prefix}:conv:{c}:accepted"
 
     def unheard(self, c: ConversationKey) -> str:
@@ -98,6 +98,11 @@ class Keys:
         turn.
         """
         return f"{self.prefix}:turn:{turn}:events"
+
+    def turn_heads(self, turn: TurnId) -> str:
+        """String: how the answers of the history that came with the turn begin, as JSON, for
+        finish. start; until the turn ends."""
+        return f"{self.prefix}:turn:{turn}:heads"
 
     def turn_readers(self, turn: TurnId) -> str:
         """Set: the answers that clients have open of the turn, each `<replica> <serial>`. submit

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -241,13 +242,13 @@ class TurnStore:
         what an adopter starts the turn on. `is_resending`: the client has sent history. Raises
         `LeaseLost`, `IllegalTransition`.
         """
-        c = lease.conversation
+        c, heads = lease.conversation, list[str]()
         if base is not None:
-            kept = (
+            heads = [
                 keep_heads(self._contents, c, [head], of=digest)
                 for digest, head in zip(base.before, base.heads, strict=False)
-            )
-            base = base.model_copy(update={"heads": tuple(kept)})
+            ]
+            base = base.model_copy(update={"heads": ()})
         answer = await self._scripts.run(
             "start",
             [self._keys.conversation(c)],
@@ -257,6 +258,7 @@ class TurnStore:
                 turn,
                 base.encode() if base else "",
                 "1" if is_resending else "",
+                json.dumps(heads) if heads else "",
             ],
         )
         self._owned(answer, lease, turn, TurnState.RUNNING)

@@ -29,7 +29,8 @@ for _, id in ipairs(redis.call('LRANGE', listed, 0, most - 1)) do
   elseif turn and turn.conversation == ARGV[1] then
     local idempotency = idempotency_of(turn)
     if idempotency then redis.call('UNLINK', idempotency) end
-    redis.call('UNLINK', turn.key, key('turn_request', id), key('turn_events', id))
+    redis.call('UNLINK', turn.key, key('turn_request', id), key('turn_heads', id),
+      key('turn_events', id))
     hold_no_more(turn.tenant, id)
   end
 end

@@ -55,6 +55,9 @@ local function hear(entries)
   end
 end
 
+-- They go with the turn's end.
+local heads = cjson.decode(redis.call('GET', key('turn_heads', turn.id)) or '[]')
+
 local function remember()
   local held = redis.call('HMGET', turn.key, 'base', 'sdk_session', 'remembered')
   if not held[1] or ARGV[13] == 'nothing' then return end
@@ -70,7 +73,7 @@ local function remember()
   if not session or not (ARGV[13] == 'told' or held[3] == session) then
     accept('')
   else
-    for i, digest in ipairs(base.before) do accept(digest, base.heads and base.heads[i]) end
+    for i, digest in ipairs(base.before) do accept(digest, heads[i]) end
     accept(base.digest, ARGV[15], ARGV[14], base.tails)
     replace_session(ARGV[1], session)
   end

@@ -181,7 +181,7 @@ local function keep_unheard(turn)
   hold(turn.tenant, turn.conversation, size + ENTRY_BYTES + ACCEPTED_BYTES)
 end
 
--- Ends a turn: its last event, its state, no sealed key, no request, a short remaining life.
+-- Ends a turn: its last event, its state, no sealed key, no request, no heads, a short remaining life.
 -- Returns the number of the end event.
 local function end_turn(turn, new, n, payload, reason, events_max, ended_ttl_ms)
   redis.call('HDEL', turn.key, 'key_sealed')
@@ -190,9 +190,10 @@ local function end_turn(turn, new, n, payload, reason, events_max, ended_ttl_ms)
   step_turn(turn, new)
   redis.call('HSET', turn.key, 'seq', int(n), 'ended', int(now_ms()))
   if reason ~= '' then redis.call('HSET', turn.key, 'reason', reason) end
-  local request = key('turn_request', turn.id)
-  hold(turn.tenant, turn.id, #payload - redis.call('STRLEN', request), now_ms() + ended_ttl_ms)
-  redis.call('UNLINK', request)
+  local request, heads = key('turn_request', turn.id), key('turn_heads', turn.id)
+  local let_go = redis.call('STRLEN', request) + redis.call('STRLEN', heads)
+  hold(turn.tenant, turn.id, #payload - let_go, now_ms() + ended_ttl_ms)
+  redis.call('UNLINK', request, heads)
   for _, kind in ipairs({'turn', 'turn_events'}) do
     redis.call('PEXPIRE', key(kind, turn.id), ended_ttl_ms)
   end

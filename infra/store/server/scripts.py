@@ -110,6 +110,7 @@ def _key_table(keys: Keys) -> str:
         "turn": keys.turn(TurnId(_ID)),
         "turn_request": keys.turn_request(TurnId(_ID)),
         "turn_events": keys.turn_events(TurnId(_ID)),
+        "turn_heads": keys.turn_heads(TurnId(_ID)),
         "turn_readers": keys.turn_readers(TurnId(_ID)),
         "idempotency": keys.idempotency(TenantId(_ID), _ID),
         "tenant_running": keys.tenant_running(TenantId(_ID)),

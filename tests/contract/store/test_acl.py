@@ -31,6 +31,7 @@ from tests.contract.store.scene import (
     text_events,
 )
 from tests.contract.store.test_workers import a_worker
+from tests.contract.store.whole_turn import MARKER, SESSION, all_of_redis, begun_turn, end_turn
 from tests.fakes.guarded_redis import GuardedRedis, guarded_redis
 from tests.fakes.raw_parts import raw_part
 
@@ -195,21 +196,32 @@ async def test_an_operator_looks_and_touches_nothing(guarded: GuardedRedis) -> N
 
 async def test_an_operator_does_not_read_what_users_and_agents_say(guarded: GuardedRedis) -> None:
     async with as_user(guarded, "worker") as worker, as_user(guarded, "ops") as ops:
-        lease, turn = await worker.begin()
-        await worker.store.log.append(lease, turn, text_events(1, 1))
-        part = raw_part(entries=({"uuid": "u-1"},))
-        assert await worker.store.transcripts.append(lease, "session-1", part)
+        lease, turn = await begun_turn(worker)
+        begun = await _saying(ops, worker)
+        await end_turn(worker, lease, turn)
+        ended = await _saying(ops, worker)
 
-        keys = ops.keys
-        for command in (
-            f"GET {keys.turn_request(turn)}",
-            f"DUMP {keys.turn_request(turn)}",
-            f"XRANGE {keys.turn_events(turn)} - +",
-            f"XREAD STREAMS {keys.turn_events(turn)} 0",
-            f"LRANGE {keys.transcript(C, 'session-1')} 0 -1",
-        ):
-            assert await _is_refused(ops, command), command
-        assert await ops.redis.hgetall(keys.transcripts(C))  # type: ignore[misc]
+    keys = Keys()
+    assert begun == {
+        *(keys.turn_request(turn), keys.turn_heads(turn), keys.turn_events(turn)),
+        keys.transcript(C, SESSION),
+    }
+    assert ended == {
+        *(keys.turn_events(turn), keys.transcript(C, SESSION)),
+        *(keys.accepted(C), keys.unheard(C)),
+    }
+
+
+async def _saying(ops: Scene, worker: Scene) -> set[str]:
+    """The keys that hold what was said, none of them an operator's to read."""
+    told = await all_of_redis(ops.redis, ops.keys)
+    assert {ops.keys.conversation(C), ops.keys.transcripts(C)} < set(told)
+    assert not [pair for pair in told.items() if MARKER in f"{pair}"]
+    held = await all_of_redis(worker.redis, worker.keys)
+    said = {key for key, value in held.items() if MARKER.encode() in value}
+    for key in said:
+        assert await _is_refused(ops, f"DUMP {key}"), key
+    return said
 
 
 @pytest.mark.parametrize("user", ["", "?password=x", "?username=default&password=x"])

@@ -65,6 +65,23 @@ async def test_a_request_is_kept_until_its_turn_ends(scene: Scene) -> None:
     assert TURN_BYTES < await held(scene) < 2 * TURN_BYTES
 
 
+async def test_the_answers_a_turn_was_sent_with_count_until_it_ends(scene: Scene) -> None:
+    turn = (await scene.offer(scene.new_turn())).turn
+    lease = await scene.acquire()
+    await scene.claim(lease)
+    before = await held(scene)
+    sent = TurnBase(
+        kind=BaseKind.FRESH, before=("1" * 16,) * 50, heads=("x" * 200,) * 50, digest="0" * 16
+    )
+    for _ in range(2):
+        await scene.store.turns.start(lease, turn, base=sent)
+    assert before + 10_000 < await held(scene) < before + 12_000
+
+    await scene.store.turns.finish(lease, turn, 1, DONE, idle_timeout_s=60)
+    assert await held(scene) < before + 1_000
+    assert not await scene.redis.exists(scene.keys.turn_heads(turn))
+
+
 @pytest.mark.parametrize("way", ["cancel", "expire", "stop", "forced delete"])
 async def test_whatever_ends_a_turn_its_request_goes(scene: Scene, way: str) -> None:
     turn = (await scene.offer(saying(scene, "x" * 100_000))).turn

@@ -159,7 +159,7 @@ MOVED_AND_CAME_BACK = Schedule(
             id="a reap that is asked again is won again",
         ),
         pytest.param(
-            without("redis.call('UNLINK', request)"),
+            without("redis.call('UNLINK', request, heads)"),
             None,
             id="a request goes with the end of its turn",
         ),
