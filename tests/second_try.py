@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-TRIES_MAX = 12
+TRIES_MAX = 20
 """More failures than these are no chance: nothing is tried again."""
 
 TIMEOUT_S = 900.0
