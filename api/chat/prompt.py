@@ -14,7 +14,7 @@ from itertools import pairwise
 from typing import Literal
 
 from api.chat.parts import blocks_of
-from api.chat.request import Called, ChatMessage, given, text_of
+from api.chat.request import Called, ChatMessage, built_of, counted, given, text_of
 from api.turns.ask import Blocks, Prompt
 from infra.wire.errors import RequestRefused
 from infra.wire.history import digest, tails
@@ -29,6 +29,11 @@ _RESULT_ROLES = frozenset({"tool", "function"})
 
 def read_messages(messages: Sequence[ChatMessage]) -> Prompt:
     """Raises `RequestRefused` naming the message or part that does not fit."""
+    with counted(built_of(messages)):
+        return _read(messages)
+
+
+def _read(messages: Sequence[ChatMessage]) -> Prompt:
     spoken = [i for i, message in enumerate(messages) if message.role not in _SYSTEM_ROLES]
     newest = spoken[-1] if spoken else len(messages) - 1
     system: list[str] = []

@@ -10,7 +10,9 @@ ranges are OpenAI's; every refusal names its field. Content is read where it is 
 from __future__ import annotations
 
 import re
-import threading
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
@@ -55,22 +57,43 @@ _Tokens = Annotated[float, Meta(ge=1, le=2**53), _WHOLE] | None
 _Penalty = Annotated[float, Meta(ge=-2, le=2)] | None
 
 
-class _Built(threading.local):
-    """Objects made of the body that this thread reads."""
+class _Built:
+    """How many objects were made of one request's body."""
 
-    count = 0
+    def __init__(self, count: int) -> None:
+        self.count = count
 
 
-_built = _Built()
+_built: ContextVar[_Built] = ContextVar("built")
+
+
+@contextmanager
+def counted(count: int = 0) -> Iterator[None]:
+    """What is built in here is of one request, of which so many are built already.
+
+    Each reading begins its own count: a request is read in several steps, in whichever threads
+    have time, with other requests in between.
+    """
+    token = _built.set(_Built(count))
+    try:
+        yield
+    finally:
+        _built.reset(token)
 
 
 class _Counted(Struct, frozen=True):
     """One of those that a body could hold millions of."""
 
     def __post_init__(self) -> None:
-        _built.count += 1
-        if _built.count > PARTS_MAX:
-            raise ValueError(f"more than {PARTS_MAX} messages, parts and calls in one request")
+        built = _built.get()
+        built.count += 1
+        if built.count > PARTS_MAX:
+            # No `ValueError`: that would be a field that does not fit, which is left out of a
+            # history without a word.
+            raise RequestRefused(
+                f"`messages` has more than {PARTS_MAX:,} messages, parts and calls together.",
+                param="messages",
+            )
 
 
 class Called(_Counted, frozen=True):
@@ -103,7 +126,8 @@ class ChatMessage(_Counted, frozen=True):
     def first_text(self) -> str:
         """The first text of its content that is not blank, if there is any."""
         try:
-            content = read_content(self.content)
+            with counted():
+                content = read_content(self.content)
         except msgspec.MsgspecError:
             return ""
         if isinstance(content, str):
@@ -220,9 +244,9 @@ def read_chat_request(body: Body) -> ChatRequest:
         raise RequestRefused(f"The body has more than {SIGNS_MAX:,} brackets and separators.")
     if body.startswith(_BOM):
         body = memoryview(body)[len(_BOM) :].tobytes()
-    _built.count = 0
     try:
-        request = _decoded(_REQUEST, body)
+        with counted():
+            request = _decoded(_REQUEST, body)
         _check(request)
     except msgspec.ValidationError as error:
         raise refusal(error) from None
@@ -231,8 +255,22 @@ def read_chat_request(body: Body) -> ChatRequest:
     return request
 
 
+def built_of(messages: Iterable[ChatMessage]) -> int:
+    """How many objects the messages are, their contents not read."""
+    return sum(1 + _calls_built(message) for message in messages)
+
+
+def _calls_built(message: ChatMessage) -> int:
+    calls = message.tool_calls or ()
+    called = [one for call in calls for one in (call.function, call.custom)]
+    return len(calls) + sum(one is not None for one in [*called, message.function_call])
+
+
 def read_content(content: Json) -> str | list[Part] | None:
-    """A message's content. Raises `msgspec.MsgspecError`."""
+    """A message's content, within `counted`.
+
+    Raises `msgspec.MsgspecError`, and `RequestRefused` when its request has too many parts.
+    """
     raw = given(content)
     return None if raw is None else _decoded(_CONTENT_OF, raw)
 

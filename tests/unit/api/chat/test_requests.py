@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import tracemalloc
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -258,6 +259,55 @@ def test_body_that_would_be_millions_of_objects_is_refused_before_it_is_some(bod
     finally:
         tracemalloc.stop()
     assert peak < 8_000_000
+
+
+def a_history(*counts: int) -> bytes:
+    """A body whose messages have so many parts each."""
+    part = b'{"type":"text","text":"x"}'
+    turns = [b'{"role":"user","content":[%b]}' % b",".join([part] * count) for count in counts]
+    return b'{"model":"m","messages":[%b]}' % b",".join(turns)
+
+
+def test_a_request_of_many_parts_is_read_whole_whoever_else_asked_before() -> None:
+    """Parts were counted by thread, and only another request's first step began anew: the third
+    of such requests lost its history, or was refused."""
+    one, other = ThreadPoolExecutor(1), ThreadPoolExecutor(1)
+    with one, other:
+        for _ in range(4):
+            chat = one.submit(read_chat_request, a_history(6000, 1)).result()
+            prompt = other.submit(read_messages, chat.messages).result()
+            assert len(prompt.prompt) == 6001
+            assert "Left out" not in str(prompt)
+
+
+def test_two_requests_read_in_turns_are_counted_each_for_itself() -> None:
+    chats = [read_chat_request(a_history(15_000)) for _ in range(2)]
+    firsts = [chat.messages[0].first_text for chat in chats]
+    prompts = [read_messages(chat.messages) for chat in chats]
+    assert firsts == ["x", "x"]
+    assert [len(prompt.prompt) for prompt in prompts] == [15_000, 15_000]
+
+
+def test_too_many_parts_are_refused_wherever_they_stand() -> None:
+    """Beyond the bound, what a history said was left out, and the newest message refused."""
+    for counts in ((16_384, 1), (1, 16_384), (8_191, 8_192)):
+        chat = read_chat_request(a_history(*counts))
+        with pytest.raises(RequestRefused, match="16,384") as refused:
+            read_messages(chat.messages)
+        assert refused.value.param == "messages"
+    most = read_messages(read_chat_request(a_history(8_191, 8_191)).messages)
+    assert len(most.prompt) == 16_382
+
+
+def test_calls_and_parts_are_counted_together() -> None:
+    call = b'{"function":{"name":"f"}}'
+    calls = b'{"role":"assistant","tool_calls":[%b]}' % b",".join([call] * 8_000)
+    asked = b'{"model":"m","messages":[%b,{"role":"user","content":[%b]}]}'
+    text = b'{"type":"text","text":"x"}'
+    fits = read_chat_request(asked % (calls, b",".join([text] * 382)))
+    assert len(read_messages(fits.messages).prompt) == 382
+    with pytest.raises(RequestRefused, match="together"):
+        read_messages(read_chat_request(asked % (calls, b",".join([text] * 383))).messages)
 
 
 def test_fields_without_effect_are_not_built() -> None:
