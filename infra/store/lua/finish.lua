@@ -64,7 +64,9 @@ local function remember()
   local base, session, list = cjson.decode(held[1]), held[2], key('accepted', ARGV[1])
   -- Messages that were stopped, in the queue, after it was decided on what the turn is to stand.
   local later = base.known and redis.call('LRANGE', list, int(base.known), -1) or {}
-  if base.known then hear(redis.call('LRANGE', list, int(base.keep), int(base.known - 1))) end
+  if base.known and base.known > base.keep then
+    hear(redis.call('LRANGE', list, int(base.keep), int(base.known - 1)))
+  end
   if base.keep > 0 then
     redis.call('LTRIM', list, 0, int(base.keep - 1))
   elseif base.known or base.kind ~= 'continue' then
