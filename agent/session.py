@@ -55,7 +55,7 @@ class ClaudeSession:
         self._around = around
         self._group = group
         self._forwarder = forwarder
-        self._store = LinkedSessionStore(transcripts)  # type: ignore[abstract] # the rest is optional
+        self._transcripts = transcripts
         self._memory = Memory(transcripts, around.workspace)
         self._scratch = tempfile.TemporaryDirectory(prefix="agcluster-")
         self._cli: Cli | None = None
@@ -168,11 +168,15 @@ class ClaudeSession:
 
     async def _connect(self, settings: AgentSettings) -> Cli:
         mark = uuid.uuid4().hex
+        past = self._memory.opening()
+        store = LinkedSessionStore(  # type: ignore[abstract] # the rest is optional
+            self._transcripts, ends_at=past.at
+        )
         options = build_options(
             settings,
             self._around,
-            store=self._store,
-            past=self._memory.opening(),
+            store=store,
+            past=past,
             mark=mark,
             proxy=await self._forwarder.proxy_url(),
             prompt_file=self._write_system_prompt(settings),

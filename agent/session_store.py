@@ -17,8 +17,13 @@ from agent.transcripts import Entry, PartKey, Transcripts
 class LinkedSessionStore(SessionStore):
     """Appends go to the worker, loads come from the copy kept here."""
 
-    def __init__(self, transcripts: Transcripts) -> None:
+    def __init__(self, transcripts: Transcripts, *, ends_at: str | None = None) -> None:
+        """`ends_at`: what came after that entry is not loaded.
+
+        The CLI forks from it by itself, but not from before a summary of its own.
+        """
         self._transcripts = transcripts
+        self._ends_at = ends_at
 
     async def append(self, key: SessionKey, entries: list[SessionStoreEntry]) -> None:
         """Raises `TranscriptNotStored`; the SDK tells it as `mirror_error`, the turn goes on."""
@@ -26,7 +31,11 @@ class LinkedSessionStore(SessionStore):
         await self._transcripts.append(_part(key), cast(list[Entry], entries))
 
     async def load(self, key: SessionKey) -> list[SessionStoreEntry] | None:
-        return cast(list[SessionStoreEntry] | None, self._transcripts.entries(_part(key)))
+        entries = self._transcripts.entries(_part(key)) or []
+        ids = [entry.get("uuid") for entry in entries]
+        if self._ends_at is not None and self._ends_at in ids:
+            entries = entries[: ids.index(self._ends_at) + 1]
+        return cast(list[SessionStoreEntry], entries) or None
 
     async def delete(self, key: SessionKey) -> None:
         part = _part(key)

@@ -135,16 +135,19 @@ async def test_a_sent_history_that_ends_with_the_user_gets_no_answer_either(
     assert await told(model) == ["user: e | echo f"]
 
 
-async def test_a_turn_that_failed_before_an_answer_leaves_no_memory(model: Path) -> None:
+@pytest.mark.parametrize("status", [400, 401])
+async def test_a_turn_that_failed_before_an_answer_leaves_no_memory(
+    model: Path, status: int
+) -> None:
     """A message that the model refused stood in the transcript, and every later turn of a client
     that sends only what is new was refused with it."""
     shelf = TranscriptShelf()
     async with agent_of(model, shelf=shelf) as link:
-        refused = end_of(await ask(link, "error 401 no-retry"))
+        refused = end_of(await ask(link, f"error {status} no-retry"))
         assert (refused.state, refused.is_remembered) == (TurnState.FAILED, False)
         first = await ask(link, "echo one")
         assert await told(model) == ["user: echo one"]
-        refused = end_of(await ask(link, "error 401 no-retry"))
+        refused = end_of(await ask(link, f"error {status} no-retry"))
         assert (refused.checkpoint, refused.is_remembered) == (None, False)
         given = shelf.transcript()
         await ask(link, "echo two")

@@ -52,6 +52,17 @@ async def test_what_the_agent_keeps_conforms() -> None:
     await run_session_store_conformance(lambda: linked(AnsweringTranscripts()), skip_optional=LISTS)
 
 
+async def test_a_fork_is_given_nothing_that_came_after_its_entry() -> None:
+    """Of a session that was summarised later the CLI makes no fork from before the summary."""
+    transcripts, key = AnsweringTranscripts(), SessionKey(project_key="p", session_id="s")
+    entries: list[SessionStoreEntry] = [{"type": "user", "uuid": id} for id in "abc"]  # type: ignore[misc]
+    await linked(transcripts).append(key, entries)
+    fork = LinkedSessionStore(transcripts, ends_at="b")  # type: ignore[abstract]
+    assert await fork.load(key) == entries[:2]
+    other = LinkedSessionStore(transcripts, ends_at="z")  # type: ignore[abstract]
+    assert await other.load(key) == entries
+
+
 class AfterTheContainer(SessionStore):
     """Appends as an agent does; loads as its successor does, which has only what is stored.
 
