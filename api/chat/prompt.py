@@ -17,11 +17,8 @@ from api.chat.parts import blocks_of
 from api.chat.request import Called, ChatMessage, built_of, counted, given, text_of
 from api.turns.ask import Blocks, Prompt
 from infra.wire.errors import RequestRefused
-from infra.wire.history import digest, tails
+from infra.wire.history import GO_ON, digest, tails
 from infra.wire.turns import ContentBlock, HistoryMessage, TextBlock
-
-GO_ON = "Go on from where your last answer ends. Do not repeat any of it."
-"""What an agent is told where a client sends its answer last ("Continue")."""
 
 _SYSTEM_ROLES = frozenset({"system", "developer"})
 _RESULT_ROLES = frozenset({"tool", "function"})

@@ -7,7 +7,7 @@ import logging
 from contextlib import ExitStack
 from dataclasses import dataclass
 
-from api.turns.chain import AnswerHead, OpenChain
+from api.turns.chain import AnswerHead, OpenChain, head_of
 from api.turns.deferred import Errands
 from api.turns.relay import Relay
 from infra.runtime.logs import fields
@@ -66,9 +66,12 @@ class Trail:
     lasts: tuple[str, ...]
     """The digests under which that one may come back: its own, and the most likely other one."""
     retention_s: float
+    begun: str = ""
+    """The head of the answer that is gone on with: the client shows both as one."""
 
     async def put(self, head: str) -> None:
         """Raises `StoreUnavailable`."""
+        head = head_of(self.begun + head)
         for last in self.lasts:
             await self.chains.put(
                 self.tenant,

@@ -11,7 +11,7 @@ from dataclasses import replace
 from api.access.open_answers import OpenAnswers
 from api.http.bodies import LARGE_BYTES, LargeBodies
 from api.turns.ask import Ask
-from api.turns.chain import OpenChain, last_chains
+from api.turns.chain import OpenChain, head_of, last_chains
 from api.turns.deferred import Errands
 from api.turns.held import HeldTurn, Trail
 from api.turns.naming import label
@@ -30,6 +30,7 @@ from infra.store.readers import TurnReaders
 from infra.store.turns import NewTurn, RepeatOf, Submitted, TurnRecord, TurnStore
 from infra.wire.answers import shown_head
 from infra.wire.errors import RequestRefused, StoreUnavailable
+from infra.wire.history import GO_ON_DIGEST
 from infra.wire.ids import ConversationKey, ReaderId, TurnId
 from infra.wire.turns import Lane, TurnRequest
 
@@ -165,13 +166,17 @@ class TurnOpener:
     def _trail(self, ask: Ask, conversation: ConversationKey) -> Trail | None:
         if ask.name or ask.lane is Lane.SIDE:
             return None
+        said = ask.prompt
+        goes_on = len(said.sent) > 1 and said.sent[-1] == GO_ON_DIGEST
+        *before, last = said.sent[:-1] if goes_on else said.sent
         return Trail(
             chains=self._chains,
             tenant=ask.caller.tenant,
             conversation=conversation,
-            chain=OpenChain(ask.prompt.system_prompt, ask.prompt.sent[:-1]),
-            lasts=tuple(dict.fromkeys((ask.prompt.sent[-1], *ask.prompt.tails[:1]))),
+            chain=OpenChain(said.system_prompt, before),
+            lasts=tuple(dict.fromkeys((last, *said.tails[:1]))),
             retention_s=self._settings.retention_s,
+            begun=head_of(said.answers[-1]) if goes_on else "",
         )
 
     async def _submit(self, new: NewTurn, ask: Ask) -> TurnRecord | None:

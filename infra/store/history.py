@@ -26,6 +26,7 @@ class TurnBase(Message):
     """What a turn makes of the agent's memory.
 
     `keep` of the `known` accepted prompts stay (to continue: all that the agent has heard);
+    `shown` is how many turns of the sent history they are (None: as many);
     `before` are digests of prompts behind those, from a sent history or not heard until now,
     `heads` how their answers begin ('' where nobody knows; on record they stand apart, for they are
     what an agent said); `digest` is the prompt's own, and `tails` are those under which it may come
@@ -34,12 +35,18 @@ class TurnBase(Message):
 
     kind: BaseKind
     keep: int = 0
+    shown: int | None = None
     known: int | None = None
     checkpoint: str | None = None
     before: tuple[str, ...] = ()
     heads: tuple[str, ...] = ()
     digest: str
     tails: tuple[str, ...] = ()
+
+    @property
+    def restored_from(self) -> int:
+        """The first sent turn that the memory lacks, where it lacks any."""
+        return self.keep if self.shown is None else self.shown
 
 
 class Memory(StrEnum):

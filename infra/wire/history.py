@@ -5,6 +5,9 @@ it. User messages are compared whole, by digests. Answers come back trimmed or c
 the head is compared, and only a clear difference counts (`infra.wire.answers`). The conversation
 remembers both for each prompt that it has accepted, and `decide` says how the agent's memory
 becomes what the client sees.
+
+A client that has an answer gone on with shows both parts as one. To the agent the second part has a
+prompt of its own (`GO_ON`), so one shown answer may stand for several accepted prompts.
 """
 
 from __future__ import annotations
@@ -12,11 +15,16 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import product
+from typing import NamedTuple
 
-from infra.wire.answers import agree
+from infra.wire.answers import HEAD_CHARS, agree
 from infra.wire.base import Message
 from infra.wire.ids import TurnId
 from infra.wire.turns import ContentBlock, TextBlock
+
+GO_ON = "Go on from where your last answer ends. Do not repeat any of it."
+"""What an agent is told where a client sends its answer last ("Continue")."""
 
 TAILS_MAX = 16
 """So many lines behind an injected text are taken for the beginning of what the user wrote."""
@@ -50,18 +58,21 @@ class Accepted(Message):
 
 class Continue(Message):
     """The agent's memory is what the client sees, or the beginning of it: add what it lacks and
-    the prompt. `restores`: it lacks something."""
+    the prompt. `restores`: it lacks something. `shown`: see `Rewind`."""
 
     restores: bool = False
+    shown: int | None = None
 
 
 class Rewind(Message):
     """Go back to the end of an earlier turn, then add what is said differently since, and the
-    prompt. `keep` prompts stay. `restores`: there is something between them and the prompt."""
+    prompt. `keep` prompts stay. `restores`: there is something between them and the prompt, and
+    if they are not as many sent turns, `shown` says how many."""
 
     keep: int
     checkpoint: str
     restores: bool = False
+    shown: int | None = None
 
 
 class Fresh(Message):
@@ -136,14 +147,24 @@ def decide(
     before = sent[:-1]
     if is_thin and not resends and _is_next(accepted, sent):
         return Continue()
-    keep = _common(accepted, before, answers)
+    common = _common(accepted, before, answers)
+    keep, shown = common[-1] if common else _Common(0, 0)
     if keep == len(accepted) and (keep or not before):
-        return Continue(restores=keep < len(before))
+        return Continue(restores=shown < len(before), shown=_other(shown, keep, before))
     # What cannot be gone back to is restored from what was sent, as what follows it is.
-    for kept in range(keep, 0, -1):
-        if checkpoint := accepted[kept - 1].checkpoint:
-            return Rewind(keep=kept, checkpoint=checkpoint, restores=kept < len(before))
+    for keep, shown in reversed(common):
+        if checkpoint := accepted[keep - 1].checkpoint:
+            return Rewind(
+                keep=keep,
+                checkpoint=checkpoint,
+                restores=shown < len(before),
+                shown=_other(shown, keep, before),
+            )
     return Fresh()
+
+
+def _other(shown: int, keep: int, before: Sequence[str]) -> int | None:
+    return shown if keep != shown < len(before) else None
 
 
 def _is_next(accepted: Sequence[Accepted], sent: Sequence[str]) -> bool:
@@ -158,10 +179,57 @@ def _is_next(accepted: Sequence[Accepted], sent: Sequence[str]) -> bool:
     return len(accepted) > 1 or not accepted or accepted[0].digest not in ("", sent[0])
 
 
-def _common(accepted: Sequence[Accepted], before: Sequence[str], answers: Sequence[str]) -> int:
-    """How many turns, prompt and answer, both sides know alike from the beginning."""
-    shown = [*answers, *[None] * len(before)]
-    for i, (known, sent, answer) in enumerate(zip(accepted, before, shown, strict=False)):
-        if not known.is_sent_as(sent) or not agree(known.heads, answer):
+class _Common(NamedTuple):
+    """So many accepted prompts are what so many sent turns show."""
+
+    keep: int
+    shown: int
+
+
+def _common(
+    accepted: Sequence[Accepted], before: Sequence[str], answers: Sequence[str]
+) -> list[_Common]:
+    """How far both sides know the same from the beginning, after each turn of it."""
+    common: list[_Common] = []
+    keep = 0
+    for i, sent in enumerate(before):
+        if keep == len(accepted) or not accepted[keep].is_sent_as(sent):
+            break
+        answer = answers[i] if i < len(answers) else None
+        is_said = GO_ON_DIGEST in before[i : i + 2]
+        parts = 0 if is_said else _parts_behind(accepted, keep)
+        if not (stands_for := _shows(accepted[keep : keep + 1 + parts], answer)):
+            break
+        keep += stands_for
+        common.append(_Common(keep, i + 1))
+    return common
+
+
+def _parts_behind(accepted: Sequence[Accepted], at: int) -> int:
+    """How often the answer of that prompt was gone on with."""
+    behind = accepted[at + 1 :]
+    return next((i for i, known in enumerate(behind) if known.digest != GO_ON_DIGEST), len(behind))
+
+
+def _shows(parts: Sequence[Accepted], answer: str | None) -> int:
+    """How many of an answer's parts the shown one has: 0 where it is another answer.
+
+    Only heads are compared: behind a long first part the others are taken to be shown.
+    """
+    heads = parts[0].heads
+    if not agree(heads, answer):
+        return 0
+    for i, part in enumerate(parts[1:], 1):
+        if answer is None or heads is None or part.heads is None:
+            return len(parts)
+        if len(answer) < HEAD_CHARS and any(head.startswith(answer) for head in heads):
             return i
-    return min(len(accepted), len(before))
+        pairs = product(heads, part.heads)
+        heads = tuple(dict.fromkeys((one + other)[:HEAD_CHARS] for one, other in pairs))
+        if not agree(heads, answer):
+            return 0
+    return len(parts)
+
+
+GO_ON_DIGEST = digest([TextBlock(text=GO_ON)])
+"""What it is known by."""

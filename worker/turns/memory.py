@@ -44,7 +44,7 @@ class Standing:
             base=self.base.kind,
             checkpoint=self.base.checkpoint,
             history=() if goes_on else request.history,
-            restore_from=request.begins[self.base.keep] if self.restores else None,
+            restore_from=request.begins[self.base.restored_from] if self.restores else None,
             prompt=(*unheard, *request.prompt),
         ).encode()
         if self.transcript is None:
@@ -142,12 +142,14 @@ def _base_of_sent(
     # will not do.
     is_rewind = isinstance(decided, Rewind)
     keep = decided.keep if isinstance(decided, Rewind) else known
+    shown = keep if decided.shown is None else decided.shown
     return TurnBase(
         kind=BaseKind.REWIND if is_rewind else BaseKind.CONTINUE,
         keep=keep,
         checkpoint=claimed.accepted[keep - 1].checkpoint,
-        before=tuple(before[keep:]) if decided.restores else (),
-        heads=request.answers[keep:] if decided.restores else (),
+        shown=decided.shown,
+        before=tuple(before[shown:]) if decided.restores else (),
+        heads=request.answers[shown:] if decided.restores else (),
         digest=prompt,
     )
 

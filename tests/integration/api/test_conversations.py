@@ -210,6 +210,20 @@ async def test_client_that_names_nothing_keeps_its_conversation() -> None:
     assert not any(request.is_thin for request in api.worker.requests)
 
 
+async def test_answer_that_was_gone_on_with_leads_to_its_conversation() -> None:
+    """The button "Continue": its client shows both parts as one answer, here of a few letters."""
+    async with running_api() as api:
+        await ask(api, user("one"))
+        page = [user("one"), assistant("one")]
+        for _ in range(2):
+            more = (await ask(api, *page)).json()["choices"][0]["message"]["content"]
+            page[-1] = assistant(page[-1]["content"] + more)
+        await ask(api, *page, user("two"))
+        assert len({turn.conversation for turn in api.worker.requests}) == 1
+        go_on = Continue()
+        assert bases(api.worker.requests)[1:] == [go_on, go_on, go_on]
+
+
 async def test_file_attached_to_a_message_does_not_hide_its_conversation() -> None:
     """The text found in it stands before the newest message only, and is not resent later."""
     found = "### Task:\nUse the context.\n<context>\n<source>x</source>\n</context>\n"

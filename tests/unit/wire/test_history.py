@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from infra.wire.answers import HEAD_CHARS
 from infra.wire.history import (
+    GO_ON,
     TAILS_MAX,
     Accepted,
     Base,
@@ -141,3 +143,70 @@ def test_only_what_was_found_is_left_out() -> None:
     picture = ImageBlock(media_type="image/png", data="AAAA")
     assert tails((*text_of(FOUND + "x"), picture)) == (digest((*text_of("x"), picture)),)
     assert len(tails(text_of(FOUND + "x\n" * 100))) == TAILS_MAX
+
+
+def gone_on(*parts: str | None, without: int | None = None) -> list[Accepted]:
+    """A prompt whose answer came in these parts, and one more with the answer B."""
+    asked = ["a", *[digest([TextBlock(text=GO_ON)])] * (len(parts) - 1), "b"]
+    return [
+        Accepted(
+            digest=said,
+            turn=TurnId(f"t-{i}"),
+            checkpoint=None if i == without else f"end-{i}",
+            heads=None if head is None else (head,),
+        )
+        for i, (said, head) in enumerate(zip(asked, [*parts, "B"], strict=True))
+    ]
+
+
+LONG = "x" * HEAD_CHARS
+
+
+@pytest.mark.parametrize(
+    ("known", "shown", "base"),
+    [
+        # Both parts are on the page, as one answer.
+        (gone_on("one", "two")[:2], ["onetwo"], Continue()),
+        (gone_on("one", "two", "three")[:3], ["onetwothree"], Continue()),
+        (gone_on("one", "two"), ["onetwo", "B"], Continue()),
+        (gone_on(LONG, "two")[:2], [LONG], Continue()),
+        (gone_on("one", None)[:2], ["onetwo"], Continue()),
+        (gone_on("one", "two")[:2], [], Continue()),  # From an API that does not send them yet.
+        # The last part is not, or another one is.
+        (gone_on("one", "two")[:2], ["one"], Rewind(keep=1, checkpoint="end-0")),
+        (gone_on("one", "two", "three")[:3], ["onetwo"], Rewind(keep=2, checkpoint="end-1")),
+        (gone_on("one", "two")[:2], ["one and more"], Fresh()),
+        # What follows is told apart by the turns that are shown, not by the agent's.
+        (
+            gone_on("one", "two"),
+            ["onetwo", "other"],
+            Rewind(keep=2, checkpoint="end-1", restores=True, shown=1),
+        ),
+        (gone_on("one", "two", without=1), ["onetwo", "other"], Fresh()),
+    ],
+)
+def test_an_answer_that_was_gone_on_with_is_one_answer(
+    known: list[Accepted], shown: list[str], base: Base
+) -> None:
+    """The turn after a "Continue" went back to before it: the agent forgot what it had added."""
+    sent = ["a", "b"][: max(1, len(shown))]
+    decided = decide(known, [*sent, "next"], is_thin=False, resends=True, answers=shown)
+    assert decided == base
+
+
+def test_to_go_on_once_more_goes_on_from_both_parts() -> None:
+    go_on = digest([TextBlock(text=GO_ON)])
+    known = gone_on("one", "two")[:2]
+    for shown, base in (
+        (["onetwo"], Continue()),
+        (["one"], Rewind(keep=1, checkpoint="end-0")),  # The last part is redone.
+    ):
+        decided = decide(known, ["a", go_on], is_thin=False, resends=True, answers=shown)
+        assert decided == base
+
+
+def test_a_person_may_say_the_very_words_of_a_continue() -> None:
+    go_on = digest([TextBlock(text=GO_ON)])
+    known = gone_on(LONG, "two")[:2]
+    decided = decide(known, ("a", go_on, "n"), is_thin=False, resends=True, answers=[LONG, "two"])
+    assert decided == Continue()

@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from api.chat.prompt import GO_ON, read_messages
+from api.chat.prompt import read_messages
 from api.chat.request import read_chat_request
 from api.turns.ask import Prompt
 from infra.wire.errors import RequestRefused
-from infra.wire.history import digest
+from infra.wire.history import GO_ON, digest
 from infra.wire.turns import DocumentBlock, HistoryMessage, ImageBlock, TextBlock
 
 PIXEL = base64.b64encode(b"pixel").decode()

@@ -10,7 +10,7 @@ from infra.store.history import TurnBase
 from infra.store.transcripts import StoredTranscript
 from infra.store.turn_records import Unheard
 from infra.store.turns import Claimed, TurnRecord
-from infra.wire.history import Accepted, digest
+from infra.wire.history import GO_ON, Accepted, digest
 from infra.wire.ids import ConversationKey, Fence, ReplicaId, TenantId, TurnId
 from infra.wire.link import AgentSettings, BaseKind, StartTurn, decode_command
 from infra.wire.states import TurnState
@@ -278,3 +278,24 @@ def test_an_agent_that_remembers_is_given_neither() -> None:
 def test_history_is_sent_along_wherever_the_agent_may_need_it(sent: tuple[str, ...]) -> None:
     claim = claimed(accepted("one", "two"), *sent)
     assert line(stand(claim, has_session=True), claim).history == claim.request.history
+
+
+def test_what_follows_an_answer_in_two_parts_is_restored_from_its_place_on_the_page() -> None:
+    """The agent knows two prompts where the page shows one turn."""
+    parts = accepted("one", GO_ON)
+    claim = claimed(parts, "one", "lost", "three")
+    base = kind(claim)
+    assert base == TurnBase(
+        kind=BaseKind.CONTINUE,
+        keep=2,
+        shown=1,
+        checkpoint=f"at-{GO_ON}",
+        before=(of("lost"),),
+        heads=("lost!",),
+        digest=of("three"),
+    )
+    standing = stand(claim, has_session=True, restores=True)
+    start = decode_command(standing.start_line(claim.request, AgentSettings(model="m", tools=())))
+    assert isinstance(start, StartTurn)
+    assert start.restore_from == 2
+    assert kind(claimed(parts, "one", "two")).kind is BaseKind.CONTINUE
