@@ -55,7 +55,7 @@ async def test_what_the_agent_keeps_conforms() -> None:
 async def test_a_fork_is_given_nothing_that_came_after_its_entry() -> None:
     """Of a session that was summarised later the CLI makes no fork from before the summary."""
     transcripts, key = AnsweringTranscripts(), SessionKey(project_key="p", session_id="s")
-    entries: list[SessionStoreEntry] = [{"type": "user", "uuid": id} for id in "abc"]  # type: ignore[misc]
+    entries: list[SessionStoreEntry] = [{"type": "user", "uuid": id} for id in "abc"]
     await linked(transcripts).append(key, entries)
     fork = LinkedSessionStore(transcripts, ends_at="b")  # type: ignore[abstract]
     assert await fork.load(key) == entries[:2]
