@@ -8,7 +8,8 @@ listens on `agent.sock` of the spec's folder while it is open.
         host = MemoryHost(machine)
 
 Fakes named for the trouble they act out: `NeverReadyHost`, `SlowHost`, `VanishingHost`,
-`EarlyEndHost`, `BrokenHost`, `PickyHost`, `StepwiseHost`, `StubbornHost`, `UnheardHost`.
+`EarlyEndHost`, `BrokenHost`, `PickyHost`, `StepwiseHost`, `StubbornHost`, `UnheardHost`,
+`UnlistedHost`.
 """
 
 from __future__ import annotations
@@ -333,6 +334,21 @@ class UnheardHost(MemoryHost):
         await super().stop(id, grace_s=grace_s)
         self.asked.set()
         await self.heard.wait()
+
+
+class UnlistedHost(MemoryHost):
+    """Its engine does not say what it has until `is_listed`; `asked` is set when it was asked."""
+
+    def __init__(self, machine: MemoryMachine) -> None:
+        super().__init__(machine)
+        self.is_listed = False
+        self.asked = asyncio.Event()
+
+    async def list(self) -> Sequence[Container]:
+        if not self.is_listed:
+            self.asked.set()
+            raise ContainerFailed("no engine answers")
+        return await super().list()
 
 
 class RefusingHost(MemoryHost):

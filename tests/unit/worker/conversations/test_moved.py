@@ -10,16 +10,18 @@ from pathlib import Path
 
 import pytest
 
-from infra.wire.ids import HostId
+from infra.wire.ids import Fence, HostId
 from infra.wire.states import ConversationState, TurnState
 from tests.fakes.manual_clock import FreezingClock
 from tests.fakes.memory_gateway import MemoryGateway
-from tests.fakes.memory_host import MemoryHost
+from tests.fakes.memory_host import HOST, MemoryHost, UnlistedHost
 from tests.fakes.worker_stage import QUICK, RunningWorker, Stage, conversation, eventually
+from worker.hosts.host import ContainerSpec, Limits, SessionFolders
 
 pytestmark = pytest.mark.slow
 
 C = conversation("one")
+LIMITS = Limits(cpus=1, memory_mb=256, pids=64, tmp_mb=16)
 HERE, THERE = HostId("host-a"), HostId("host-b")
 
 
@@ -38,6 +40,14 @@ async def lose(stage: Stage, worker: RunningWorker) -> None:
 
 async def containers(stage: Stage, host: HostId) -> int:
     return len(await MemoryHost(stage.machine, host=host).list())
+
+
+async def leave_another(stage: Stage, n: int) -> None:
+    """One more container of the conversation, of an owner long ago."""
+    sockets = stage.folder / f"left-{n}"
+    sockets.mkdir()
+    spec = ContainerSpec(C, Fence(1), SessionFolders(sockets, sockets), LIMITS, egress=False)
+    await stage.machine.run(spec, cluster="test", host=HOST, created_ms=0)
 
 
 async def after_a_turn_here(stage: Stage, here: Path, there: Path) -> RunningWorker:
@@ -116,6 +126,34 @@ async def test_what_is_left_of_a_moved_conversation_goes_and_nothing_of_its_new_
     turn = await stage.ask(C, "history", history=("echo one", "echo two"))
     await stage.ended(turn)
     assert await stage.log_text(turn) == "echo one | echo two | history"
+
+
+@pytest.mark.parametrize("is_kept", [True, False])
+async def test_all_that_is_left_of_a_conversation_goes_but_the_container_on_record(
+    stage: Stage, is_kept: bool
+) -> None:
+    """Only the first one did, and the others waited for a reconciler."""
+    never = replace(QUICK, reconcile_every_s=600.0, orphan_grace_s=600.0)
+    first = await stage.worker(timings=never)
+    await stage.ended(await stage.ask(C, "echo one"))
+    [recorded] = stage.machine.kept
+    await lose(stage, first)
+    for n in range(3):
+        await leave_another(stage, n)
+    if not is_kept:
+        await stage.machine.remove(recorded)
+    # The reconciler's round finds nothing: what goes, the new owner has cleared.
+    host = UnlistedHost(stage.machine)
+    second = await stage.worker(host=host, timings=never)
+    await host.asked.wait()
+    host.is_listed = True
+
+    await second.process.placement.place(C, may_exceed=True)
+
+    await eventually(lambda: list(stage.machine.kept) == [recorded] * is_kept)
+    turn = await stage.ask(C, "history", history=("echo one",))
+    assert (await stage.ended(turn)).state is TurnState.DONE
+    assert await stage.log_text(turn) == "echo one | history"
 
 
 async def test_an_idle_container_goes_at_once_when_its_worker_is_back_from_being_away(
