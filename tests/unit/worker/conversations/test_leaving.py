@@ -86,9 +86,13 @@ async def test_a_turn_waits_until_there_is_room(stage: Stage) -> None:
 
 
 async def test_a_turn_that_waited_too_long_expires(stage: Stage) -> None:
-    await stage.worker(slots=1, queue_timeout_s=0.5)
+    await stage.worker(slots=1)
     busy = await stage.ask(C, "hang")
     await stage.until_said(busy, 1)
+    # Only from now on, or a slow machine ends the busy turn too before it has been started. This
+    # one has no room either, and looks at what waits.
+    impatient = await stage.worker(queue_timeout_s=0.1)
+    impatient.process.placement.close()
 
     end = await stage.ended(await stage.ask(D, "echo never"))
 
