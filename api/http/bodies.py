@@ -11,6 +11,7 @@ from typing import TypeVar
 
 from starlette.requests import Request
 
+from infra.runtime.threads import in_thread
 from infra.wire.errors import RequestRefused
 
 T = TypeVar("T")
@@ -52,7 +53,7 @@ class LargeBodies:
         if size <= LARGE_BYTES:
             return work()
         async with self._turn:
-            return await asyncio.to_thread(work)
+            return await in_thread(work)
 
 
 def _check(headers: Mapping[str, str]) -> None:

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import logging
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from redis.asyncio import Redis
 
 from infra.runtime.contents import Contents, PlainContents
 from infra.runtime.logs import fields as about
+from infra.runtime.threads import in_thread
 from infra.store.conversations import ENDED_TTL_S, LISTED_TURNS_MAX
 from infra.store.history import Memory, TurnBase, UnheardTurn, keep_heads, read_accepted
 from infra.store.keys import Keys
@@ -99,7 +100,7 @@ class TurnStore:
         tails = tuple(map(self._contents.blind, request.tails))
         request = request.model_copy(update={"sent": sent, "tails": tails})
         written = (
-            await asyncio.to_thread(self._written, request)
+            await in_thread(partial(self._written, request))
             if new.is_large
             else self._written(request)
         )

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from infra.wire.gateway import MODEL_SOCKET
+from tests.fakes.held_threads import held_threads
 from tests.fakes.scripted_model import RunningModel
 from tests.integration.gateway.conftest import KEY, PATIENCE_S, Host, HostMaker, agent_at, asking
 from worker.gateway.model.proxy import ModelLimits
@@ -305,3 +306,37 @@ async def test_large_bodies_of_all_agents_have_one_bound(
         slow.close()
     assert status == 529
     assert answer.headers["x-should-retry"] == "true"
+
+
+@pytest.mark.parametrize(
+    ("limits", "status"),
+    [
+        (ModelLimits(body_max_bytes=400_000, bodies_max_bytes=500_000), 529),
+        (ModelLimits(calls_max=1), 429),
+    ],
+    ids=["bodies", "calls"],
+)
+async def test_an_agent_that_hangs_up_keeps_its_places_until_its_body_is_read(
+    make_host: HostMaker, model: RunningModel, limits: ModelLimits, status: int
+) -> None:
+    """A thread cannot be interrupted: agents that hung up at once had any number at work."""
+    host = make_host(upstream_url=model.url, model_limits=limits)
+    large = asking("echo x", stream=False) | {"system": "x" * 300_000}
+    async with host.gateway(), asyncio.timeout(PATIENCE_S):
+        folder = await host.open_session()
+        await host.open_turn()
+        with held_threads() as threads:
+            _, gone = await asyncio.open_unix_connection(folder / MODEL_SOCKET)
+            gone.write(request("/v1/messages", body=json.dumps(large).encode()))
+            await threads.asked.wait()
+            gone.close()
+            await gone.wait_closed()
+            async with agent_at(folder) as agent:
+                for _ in range(20):  # Long enough for the gateway to see that the other is gone.
+                    async with agent.post("/v1/messages", json=large) as refused:
+                        assert refused.status == status
+                threads.let_go()
+                while refused.status == status:  # Until the thread has ended.
+                    async with agent.post("/v1/messages", json=large) as refused:
+                        pass
+    assert refused.status == 200

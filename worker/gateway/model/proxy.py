@@ -25,6 +25,7 @@ from aiohttp import web
 from aiolimiter import AsyncLimiter
 
 from infra.runtime.logs import RatedLog, fields
+from infra.runtime.threads import in_thread
 from infra.wire.errors import AgClusterError
 from infra.wire.events import Usage
 from infra.wire.gateway import UpstreamError
@@ -261,7 +262,8 @@ class ModelProxy:
 
     async def _judged(self, turn: Turn, body: bytes) -> Judged:
         """What is kept of the call. Large bodies are read beside the loop, one after the other, so
-        that one agent's do not hold up the others' streams."""
+        that one agent's do not hold up the others' streams. An agent that hangs up meanwhile keeps
+        its places until its body has been read: else it could have any number read at once."""
         work = partial(
             judge,
             body,
@@ -271,7 +273,7 @@ class ModelProxy:
         if len(body) <= LARGE_BYTES:
             return work()
         async with self._large:
-            return await asyncio.to_thread(work)
+            return await in_thread(work)
 
     @contextmanager
     def _room_for(self, size: int) -> Iterator[None]:
