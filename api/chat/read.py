@@ -41,7 +41,8 @@ class ChatReader:
         on_disconnect = _on_disconnect(headers)
         body = await json_body(request)
         held_body(request).hold(held_while_read(body))
-        chat = await self._large.read(len(body), lambda: read_chat_request(body))
+        size, tenant = len(body), caller.tenant
+        chat = await self._large.read(size, lambda: read_chat_request(body), tenant=tenant)
         metadata = chat.names
         name = conversation_name(
             headers,
@@ -57,7 +58,7 @@ class ChatReader:
                 code=ErrorCode.MODEL_NOT_FOUND,
                 param="model",
             )
-        prompt = await self._large.read(len(body), lambda: read_messages(chat.messages))
+        prompt = await self._large.read(size, lambda: read_messages(chat.messages), tenant=tenant)
         lane = self._rules.lane_of(chat, headers)
         if lane is Lane.SIDE:
             form = with_format(prompt.system_prompt, chat.form)
@@ -67,7 +68,7 @@ class ChatReader:
             model=model,
             asked_model=chat.model,
             prompt=prompt,
-            size=len(body),
+            size=size,
             name=name,
             is_thin=settings.thin_clients and _may_be_thin(headers, name, prompt),
             on_disconnect=on_disconnect,

@@ -6,13 +6,16 @@ Refused with 400, not 415: LangChain repeats a 415 for minutes.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections import OrderedDict, deque
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
 from typing import TypeVar
 
 from starlette.requests import Request
 
 from infra.runtime.threads import in_thread
 from infra.wire.errors import RequestRefused
+from infra.wire.ids import TenantId
 
 T = TypeVar("T")
 
@@ -43,17 +46,63 @@ def held_while_read(body: bytearray) -> int:
 
 
 class LargeBodies:
-    """Reads large bodies beside the loop, one after the other, so that streams go on meanwhile."""
+    """Reads large bodies beside the loop, one after the other, so that streams go on meanwhile.
+
+    Tenants are served in turn: one with many large requests delays another by one of them.
+    """
 
     def __init__(self) -> None:
-        self._turn = asyncio.Semaphore()
+        self._lane = _Lane()
 
-    async def read(self, size: int, work: Callable[[], T]) -> T:
+    async def read(self, size: int, work: Callable[[], T], *, tenant: TenantId) -> T:
         """The result of `work`, which reads so many bytes."""
         if size <= LARGE_BYTES:
             return work()
-        async with self._turn:
+        async with self._lane.place(tenant):
             return await in_thread(work)
+
+
+class _Lane:
+    """One place, for one tenant after the other."""
+
+    def __init__(self) -> None:
+        self._is_taken = False
+        self._waiting: OrderedDict[TenantId, deque[asyncio.Future[None]]] = OrderedDict()
+
+    @asynccontextmanager
+    async def place(self, tenant: TenantId) -> AsyncIterator[None]:
+        await self._enter(tenant)
+        try:
+            yield
+        finally:
+            self._hand_on()
+
+    async def _enter(self, tenant: TenantId) -> None:
+        if not self._is_taken:
+            self._is_taken = True
+            return
+        place = asyncio.get_running_loop().create_future()
+        self._waiting.setdefault(tenant, deque()).append(place)
+        try:
+            await place
+        except asyncio.CancelledError:
+            if not place.cancelled():  # Handed over in the moment of the cancel.
+                self._hand_on()
+            raise
+
+    def _hand_on(self) -> None:
+        """To the first of the tenant that has waited longest; its next one waits behind others."""
+        while self._waiting:
+            tenant, places = self._waiting.popitem(last=False)
+            while places:
+                place = places.popleft()
+                if place.done():  # Cancelled: nobody waits there.
+                    continue
+                if places:
+                    self._waiting[tenant] = places
+                place.set_result(None)
+                return
+        self._is_taken = False
 
 
 def _check(headers: Mapping[str, str]) -> None:

@@ -154,7 +154,9 @@ class TurnOpener:
         if len(said.sent) < 2:
             return None
         before, earlier = await self._large.read(
-            ask.size, lambda: last_chains(said.system_prompt, said.sent, said.answers)
+            ask.size,
+            lambda: last_chains(said.system_prompt, said.sent, said.answers),
+            tenant=ask.caller.tenant,
         )
         return await self._chains.take(
             ask.caller.tenant,
