@@ -24,9 +24,11 @@ from infra.wire.link import (
 
 LONG_LINE_BYTES = 256 * 1024
 """What is under way of a line is counted from here on."""
-HELD_MAX_BYTES = 128 * 1024 * 1024
-"""What a worker holds of long lines, over all its agents: under way, and waiting to be stored."""
+GROWING_MAX_BYTES = 64 * 1024 * 1024
+"""What a worker holds of long lines that are under way, over all its agents."""
 LARGE_AT_ONCE = 2
+WAITING_MAX_BYTES = LARGE_AT_ONCE * TRANSCRIPT_LINE_MAX_BYTES
+"""And of lines that wait to be stored: as many of the longest as are stored at once."""
 HEAD_BYTES = 512
 """What is kept of a line that is read past: enough to know what it was."""
 
@@ -44,14 +46,22 @@ class LineHolder(Protocol):
 
 
 class HeldLines:
-    """The long lines of all agents of a worker, within one bound.
+    """The long lines of all agents of a worker, within two bounds.
 
     An honest line is under way for milliseconds. So when all are too much, the one that has been
     under way the longest is dropped: an agent that leaves its line unfinished blocks nobody.
+
+    What waits has a bound of its own, and is refused beyond it. It waits for a store that may be
+    slow or away, so it must not take the room of the lines that are under way.
     """
 
-    def __init__(self, max_bytes: int = HELD_MAX_BYTES) -> None:
-        self._max_bytes = max_bytes
+    def __init__(
+        self,
+        growing_max_bytes: int = GROWING_MAX_BYTES,
+        waiting_max_bytes: int = WAITING_MAX_BYTES,
+    ) -> None:
+        self._growing_max_bytes = growing_max_bytes
+        self._waiting_max_bytes = waiting_max_bytes
         self._growing: dict[LineHolder, int] = {}
         self._waiting_bytes = 0
         self.large = asyncio.Semaphore(LARGE_AT_ONCE)
@@ -64,7 +74,7 @@ class HeldLines:
     def grow(self, holder: LineHolder, size_bytes: int) -> None:
         """Its line has grown to that size. It, or an older one, may be dropped at once."""
         self._growing[holder] = size_bytes
-        while self._growing and self.held_bytes > self._max_bytes:
+        while sum(self._growing.values()) > self._growing_max_bytes:
             oldest = next(iter(self._growing))
             del self._growing[oldest]
             oldest.drop_line()
@@ -73,9 +83,15 @@ class HeldLines:
         """Its line is whole, or gone."""
         self._growing.pop(holder, None)
 
-    def wait(self, size_bytes: int) -> None:
-        """A whole line waits for what becomes of it; `done` when it waits no more."""
+    def wait(self, size_bytes: int) -> bool:
+        """Whether a whole line may wait for what becomes of it.
+
+        If so, `done` when it waits no more.
+        """
+        if self._waiting_bytes + size_bytes > self._waiting_max_bytes:
+            return False
         self._waiting_bytes += size_bytes
+        return True
 
     def done(self, size_bytes: int) -> None:
         self._waiting_bytes -= size_bytes

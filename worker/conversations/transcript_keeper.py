@@ -29,6 +29,9 @@ PENDING_MAX_BYTES = TRANSCRIPT_LINE_MAX_BYTES
 """An agent sends one message and waits. One that floods is not answered, and hurts itself."""
 LARGE_BYTES = 256 * 1024
 """What is longer is read in a thread, and few at once are on their way to the store."""
+OWN_BYTES = 2 * 1024 * 1024
+"""What each agent may have waiting whatever others have: an honest message is closed at 1 MB.
+Only a single entry that is longer needs room that all share."""
 
 
 class EntryStore(Protocol):
@@ -42,6 +45,8 @@ class EntryStore(Protocol):
 class _Pending(NamedTuple):
     head: AppendHead
     line: bytes
+    shared_bytes: int
+    """Its part of the room that all agents share."""
 
 
 class TranscriptKeeper:
@@ -81,9 +86,13 @@ class TranscriptKeeper:
         if is_full or self._pending_bytes + len(line) > PENDING_MAX_BYTES:
             self._log.warning("transcript entries left with the agent", seq=head.seq)
             return
-        self._pending.append(_Pending(head, line))
+        shared_bytes = 0 if not self._pending and len(line) <= OWN_BYTES else len(line)
+        if shared_bytes and not self._held.wait(shared_bytes):
+            # The agent says it again over its next link.
+            self._log.warning("transcript entries left with the agent: no room", seq=head.seq)
+            return
+        self._pending.append(_Pending(head, line, shared_bytes))
         self._pending_bytes += len(line)
-        self._held.wait(len(line))
         self._empty.clear()
         self._arrived.set()
 
@@ -100,10 +109,10 @@ class TranscriptKeeper:
             await self._arrived.wait()
             self._arrived.clear()
             while self._pending:
-                head, line = self._pending[0]
-                await self._keep(head, line)
+                first = self._pending[0]
+                await self._keep(first.head, first.line)
                 self._forget_first()
-                self._on_stored(head.seq)
+                self._on_stored(first.head.seq)
             self._empty.set()
 
     async def settled(self, *, timeout_s: float) -> bool:
@@ -116,9 +125,10 @@ class TranscriptKeeper:
         return True
 
     def _forget_first(self) -> None:
-        size = len(self._pending.popleft().line)
-        self._pending_bytes -= size
-        self._held.done(size)
+        first = self._pending.popleft()
+        self._pending_bytes -= len(first.line)
+        if first.shared_bytes:
+            self._held.done(first.shared_bytes)
 
     async def _keep(self, head: AppendHead, line: bytes) -> None:
         try:

@@ -17,7 +17,7 @@ from infra.wire.link import (
     TRANSCRIPT_HEAD,
     TRANSCRIPT_LINE_MAX_BYTES,
 )
-from worker.lines import CutLine, HeldLines, LineCutter
+from worker.lines import LARGE_AT_ONCE, CutLine, HeldLines, LineCutter
 
 MB = 1024 * 1024
 
@@ -105,7 +105,7 @@ def test_a_line_in_tiny_pieces_takes_no_more_than_its_bytes() -> None:
 
 def test_of_too_many_long_lines_the_oldest_is_dropped() -> None:
     """An honest one is under way for milliseconds; one that is never finished blocks nobody."""
-    held = HeldLines(max_bytes=3 * MB)
+    held = HeldLines(growing_max_bytes=3 * MB)
     stuck, honest, late = (Holder(held) for _ in range(3))
     stuck.feed(TRANSCRIPT_HEAD + b"x" * 2 * MB)
     honest.feed(TRANSCRIPT_HEAD + b"x" * (MB // 2))
@@ -117,11 +117,17 @@ def test_of_too_many_long_lines_the_oldest_is_dropped() -> None:
     assert held.held_bytes == 0
 
 
-def test_what_waits_to_be_stored_counts_too() -> None:
-    held = HeldLines(max_bytes=3 * MB)
-    held.wait(2 * MB)
-    holder = Holder(held)
-    holder.feed(TRANSCRIPT_HEAD + b"x" * 2 * MB)
-    assert holder.is_dropped
-    held.done(2 * MB)
+def test_what_waits_to_be_stored_takes_no_room_of_lines_that_are_under_way() -> None:
+    """Four of the longest once filled the one bound of both: then each long line was dropped, and
+    with it the link of an honest agent."""
+    held = HeldLines()
+    waits = [held.wait(TRANSCRIPT_LINE_MAX_BYTES) for _ in range(4)]
+    assert waits == [True] * LARGE_AT_ONCE + [False] * (4 - LARGE_AT_ONCE)
+    honest = Holder(held)
+    honest.feed(TRANSCRIPT_HEAD + b"x" * MB)
+    assert not honest.is_dropped
+    assert len(honest.feed(b"}\n")) == 1
+    for _ in range(LARGE_AT_ONCE):
+        held.done(TRANSCRIPT_LINE_MAX_BYTES)
     assert held.held_bytes == 0
+    assert held.wait(TRANSCRIPT_LINE_MAX_BYTES)

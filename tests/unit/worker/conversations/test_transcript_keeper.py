@@ -13,7 +13,12 @@ from infra.wire.errors import MalformedMessage
 from infra.wire.ids import ConversationKey, Fence, WorkerId
 from infra.wire.link import TRANSCRIPT_HEAD, TranscriptAppend, TranscriptPart
 from tests.fakes.manual_clock import ManualClock
-from worker.conversations.transcript_keeper import PENDING_MAX, PENDING_MAX_BYTES, TranscriptKeeper
+from worker.conversations.transcript_keeper import (
+    OWN_BYTES,
+    PENDING_MAX,
+    PENDING_MAX_BYTES,
+    TranscriptKeeper,
+)
 from worker.lines import CutLine, HeldLines
 
 LEASE = Lease(ConversationKey("c" * 24), WorkerId("host-1-a"), Fence(7))
@@ -41,9 +46,11 @@ def line(seq: int, *uuids: str) -> bytes:
     return TranscriptAppend(seq=seq, sdk_session="s-1", part=part).encode()
 
 
-async def stored(taken: list[bytes]) -> tuple[SlowShelf, list[int], HeldLines]:
+async def stored(
+    taken: list[bytes], held: HeldLines | None = None
+) -> tuple[SlowShelf, list[int], HeldLines]:
     """What becomes of lines that all came before the store took the first."""
-    shelf, held, answered = SlowShelf(), HeldLines(), list[int]()
+    shelf, held, answered = SlowShelf(), held or HeldLines(), list[int]()
     keeper = TranscriptKeeper(
         shelf,
         LEASE,
@@ -51,6 +58,7 @@ async def stored(taken: list[bytes]) -> tuple[SlowShelf, list[int], HeldLines]:
         held,
         on_stored=answered.append,
     )
+    others = held.held_bytes
     for one in taken:
         keeper.take(one)
     async with asyncio.TaskGroup() as group:
@@ -58,7 +66,7 @@ async def stored(taken: list[bytes]) -> tuple[SlowShelf, list[int], HeldLines]:
         shelf.is_open.set()
         assert await keeper.settled(timeout_s=10)
         running.cancel()
-    assert held.held_bytes == 0
+    assert held.held_bytes == others
     return shelf, answered, held
 
 
@@ -78,6 +86,17 @@ async def test_an_agent_that_floods_is_left_with_what_it_has() -> None:
     assert len(shelf.kept) == len(answered) == PENDING_MAX
     large = [line(n, "x" * (PENDING_MAX_BYTES // 2)) for n in range(3)]
     assert len((await stored(large))[1]) == 1
+
+
+async def test_what_others_have_waiting_leaves_each_agent_its_own_message() -> None:
+    held = HeldLines(waiting_max_bytes=2 * OWN_BYTES)
+    assert held.wait(2 * OWN_BYTES)
+    mine = [line(1, "x" * (OWN_BYTES // 2)), line(2, "b")]
+    assert (await stored(mine, held))[1] == [1]
+    longer = [line(1, "x" * OWN_BYTES)]
+    assert (await stored(longer, held))[1] == [], "left with the agent, which has it still"
+    held.done(2 * OWN_BYTES)
+    assert (await stored(longer, held))[1] == [1]
 
 
 async def test_a_message_too_long_to_keep_gives_its_session_up_and_is_answered() -> None:
