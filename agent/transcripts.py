@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import math
 from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -35,6 +36,11 @@ BATCH_MAX_BYTES = 1024 * 1024
 
 BATCH_MAX_ENTRIES = 1000
 """And when it has so many: a worker reads four times as many of one message."""
+
+DEPTH_MAX = 100
+"""Values nested deeper can be written by us, but not read by who gives the transcript back."""
+
+LEFT_OUT = "[Left out here: nested too deeply]"
 
 Entry = dict[str, Any]
 """A line of a transcript: the CLI's own format."""
@@ -201,12 +207,12 @@ class Transcripts:
             id = _id_of(entry)
             if id is not None and id in part.ids:
                 continue
-            size = len(json.dumps(entry, separators=(",", ":")))
-            part.entries.append(entry)
+            kept, size = _writable(entry)
+            part.entries.append(kept)
             part.size_bytes += size
             if id is not None:
                 part.ids.add(id)
-            fresh.append(_Unsent(key, entry, size))
+            fresh.append(_Unsent(key, kept, size))
         return fresh
 
     def _bound(self, key: PartKey) -> None:
@@ -244,3 +250,39 @@ class Transcripts:
 def _id_of(entry: Entry) -> str | None:
     id = entry.get("uuid")
     return id if isinstance(id, str) else None
+
+
+def _writable(entry: Entry) -> tuple[Entry, int]:
+    """The entry as it can be written and read again, and its size.
+
+    One that cannot would break each link it is sent over, and the agent with them.
+    """
+    try:
+        written = _written(entry)
+        # No deeper than there are brackets.
+        if written.count("{") + written.count("[") <= DEPTH_MAX:
+            return entry, len(written)
+    except (RecursionError, TypeError, ValueError):
+        pass
+    kept: Entry = _shallow(entry, DEPTH_MAX)
+    return kept, len(_written(kept))
+
+
+def _written(entry: Entry) -> str:
+    return json.dumps(entry, separators=(",", ":"), allow_nan=False)
+
+
+def _shallow(value: Any, depth: int) -> Any:
+    """The value with nothing in it that is no JSON, or too deep."""
+    match value:
+        case dict() if depth:
+            return {str(key): _shallow(within, depth - 1) for key, within in value.items()}
+        case list() | tuple() if depth:
+            return [_shallow(within, depth - 1) for within in value]
+        case dict() | list() | tuple():
+            return LEFT_OUT
+        case float() if not math.isfinite(value):
+            return None
+        case None | bool() | int() | float() | str():
+            return value
+    return str(value)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from agent.server import LinkServer
-from agent.transcripts import Transcripts
+from agent.transcripts import PartKey, Transcripts
 from agent.turn import RunningTurn, Session
 from infra.wire.errors import ErrorCode
 from infra.wire.events import Event, TurnEnded, decode_event
@@ -249,6 +249,23 @@ async def test_a_transcript_outlives_the_worker_it_was_sent_to(socket: Path) -> 
             await link.send(Ping())
             await link.expect(Pong)
         assert [entry["text"] for entry in shelf.entries()] == ["echo two"]
+
+
+async def test_an_entry_that_cannot_be_written_does_not_end_the_agent(socket: Path) -> None:
+    """It was sent over each new link, and each greeting broke of it."""
+    odd: list[object] = []
+    for _ in range(20_000):
+        odd = [odd]
+    async with ScriptedAgent(socket) as agent:
+        agent.transcripts.add(PartKey("", "s"), [{"uuid": "a", "input": odd}])
+        for fence in (1, 2):
+            async with raw_link(socket) as link:
+                await link.send(Hello(worker=WorkerId("w"), fence=Fence(fence)))
+                await link.expect(Welcome)
+                append = await link.expect(TranscriptAppend)
+                assert [entry["uuid"] for entry in append.part.entries] == ["a"]
+                await link.send(Ping())
+                await link.expect(Pong)
 
 
 async def test_what_an_older_owner_said_before_a_newer_greeted_is_not_obeyed(socket: Path) -> None:

@@ -3,12 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from typing import Any
 
 import pytest
 
-from agent.transcripts import BATCH_MAX_BYTES, Entry, PartKey, TranscriptNotStored, Transcripts
-from infra.wire.link import Transcript, TranscriptAppend, TranscriptPart
+from agent.transcripts import (
+    BATCH_MAX_BYTES,
+    DEPTH_MAX,
+    Entry,
+    PartKey,
+    TranscriptNotStored,
+    Transcripts,
+)
+from infra.store.transcripts import StoredTranscript
+from infra.wire.link import StartTurn, Transcript, TranscriptAppend, TranscriptPart, decode_command
+from tests.fakes.link_client import start_turn
+from worker.turns.transcript_lines import read_part
 
 MAIN = PartKey("p", "s")
 SUB = PartKey("p", "s", "subagents/agent-1")
@@ -186,3 +197,38 @@ async def test_a_message_is_closed_when_it_is_large() -> None:
     transcripts.attach(worker.send)
     await transcripts.append(MAIN, [entry("last")])
     assert [len(m.part.entries) for m in worker.got] == [2, 2, 2]
+
+
+def nested(depth: int) -> Any:
+    value: Any = "deepest"
+    for _ in range(depth):
+        value = {"in": [value]}
+    return value
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [nested(50), nested(120), nested(20_000), "\ud83d", math.nan, math.inf, {3}, b"x", 10**400],
+    ids=["deep", "deeper", "deepest", "half", "nan", "inf", "set", "bytes", "long"],
+)
+async def test_an_odd_entry_is_written_and_can_be_read_again(odd: Any) -> None:
+    """One that could not be written was sent over each new link, and the agent ended of it."""
+    transcripts = Transcripts()
+    worker = Worker(transcripts)
+    transcripts.attach(worker.send)
+    await transcripts.append(MAIN, [entry("a"), entry("b", input=odd), entry("c")])
+    entries = [raw for message in worker.got for raw in read_part(message.encode()).entries]
+    assert [raw.uuid for raw in entries] == ["a", "b", "c"]
+    stored = StoredTranscript("s", {"": [raw.json for raw in entries]}).encode()
+    line = start_turn("t", "x").encode()[:-1] + b',"transcript":' + stored + b"}"
+    again = decode_command(line)
+    assert isinstance(again, StartTurn)
+    assert again.transcript is not None
+    assert len(again.transcript.parts[0].entries) == 3
+
+
+async def test_an_ordinary_entry_is_kept_as_it_is() -> None:
+    transcripts = Transcripts()
+    many = entry("a", input=[{} for _ in range(DEPTH_MAX)], deep=nested(DEPTH_MAX // 2 - 1))
+    transcripts.add(MAIN, [many])
+    assert transcripts.entries(MAIN) == [many]
