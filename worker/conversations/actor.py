@@ -106,7 +106,7 @@ class Conversation:
             held.lease,
             parts.clock,
             parts.held_lines,
-            on_stored=lambda seq: self._link.send(TranscriptStored(seq=seq)),
+            on_stored=self._tell_stored,
         )
         self._workspace = WorkspaceGuard(parts, self.key, self._session, running=lambda: self._run)
         self._run: TurnRun | None = None
@@ -231,7 +231,12 @@ class Conversation:
 
     def on_transcript(self, line: bytes) -> None:
         """See `LinkListener`."""
-        self._transcripts.take(line)
+        self._transcripts.take(line, self.container)
+
+    def _tell_stored(self, seq: int, container: ContainerId | None) -> None:
+        """Answer the agent that said it; the next one counts anew, and has said something else."""
+        if container == self.container:
+            self._link.send(TranscriptStored(seq=seq))
 
     def on_relinked(self, link: AgentLink) -> None:
         """Go on with the running turn over a new link."""

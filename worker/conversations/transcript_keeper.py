@@ -18,6 +18,7 @@ from infra.store.leases import Lease
 from infra.store.transcripts import RawPart
 from infra.wire.errors import MalformedMessage
 from infra.wire.link import TRANSCRIPT_LINE_MAX_BYTES
+from worker.hosts.host import ContainerId
 from worker.lines import CutLine, HeldLines
 from worker.turns.transcript_lines import AppendHead, read_head, read_part
 from worker.waiting import until_store_answers
@@ -45,6 +46,7 @@ class EntryStore(Protocol):
 class _Pending(NamedTuple):
     head: AppendHead
     line: bytes
+    container: ContainerId | None
     shared_bytes: int
     """Its part of the room that all agents share."""
 
@@ -59,9 +61,9 @@ class TranscriptKeeper:
         clock: Clock,
         held: HeldLines,
         *,
-        on_stored: Callable[[int], None],
+        on_stored: Callable[[int, ContainerId | None], None],
     ) -> None:
-        """`on_stored` is called with the message's `seq`."""
+        """`on_stored` is called with the message's `seq`, and whose it is."""
         self._store = store
         self._lease = lease
         self._clock = clock
@@ -76,11 +78,11 @@ class TranscriptKeeper:
         self._empty = asyncio.Event()
         self._empty.set()
 
-    def take(self, line: bytes) -> None:
+    def take(self, line: bytes, container: ContainerId | None = None) -> None:
         """Take a message's line; returns at once. Raises `MalformedMessage`."""
         head = read_head(line)
         # Said again over a new link. The number alone says little: each agent process counts anew.
-        if any(line == pending.line for pending in self._pending):
+        if any((line, container) == (one.line, one.container) for one in self._pending):
             return
         is_full = len(self._pending) >= PENDING_MAX
         if is_full or self._pending_bytes + len(line) > PENDING_MAX_BYTES:
@@ -91,7 +93,7 @@ class TranscriptKeeper:
             # The agent says it again over its next link.
             self._log.warning("transcript entries left with the agent: no room", seq=head.seq)
             return
-        self._pending.append(_Pending(head, line, shared_bytes))
+        self._pending.append(_Pending(head, line, container, shared_bytes))
         self._pending_bytes += len(line)
         self._empty.clear()
         self._arrived.set()
@@ -112,7 +114,7 @@ class TranscriptKeeper:
                 first = self._pending[0]
                 await self._keep(first.head, first.line)
                 self._forget_first()
-                self._on_stored(first.head.seq)
+                self._on_stored(first.head.seq, first.container)
             self._empty.set()
 
     async def settled(self, *, timeout_s: float) -> bool:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import zip_longest
+from typing import Any
 
 import pytest
 
@@ -19,6 +22,7 @@ from worker.conversations.transcript_keeper import (
     PENDING_MAX_BYTES,
     TranscriptKeeper,
 )
+from worker.hosts.host import ContainerId
 from worker.lines import CutLine, HeldLines
 
 LEASE = Lease(ConversationKey("c" * 24), WorkerId("host-1-a"), Fence(7))
@@ -47,20 +51,22 @@ def line(seq: int, *uuids: str) -> bytes:
 
 
 async def stored(
-    taken: list[bytes], held: HeldLines | None = None
-) -> tuple[SlowShelf, list[int], HeldLines]:
+    taken: list[bytes],
+    held: HeldLines | None = None,
+    containers: Sequence[ContainerId] = (),
+) -> tuple[SlowShelf, list[Any], HeldLines]:
     """What becomes of lines that all came before the store took the first."""
-    shelf, held, answered = SlowShelf(), held or HeldLines(), list[int]()
+    shelf, held, answered = SlowShelf(), held or HeldLines(), list[Any]()
     keeper = TranscriptKeeper(
         shelf,
         LEASE,
         ManualClock(),
         held,
-        on_stored=answered.append,
+        on_stored=lambda seq, of: answered.append(seq if of is None else (seq, of)),
     )
     others = held.held_bytes
-    for one in taken:
-        keeper.take(one)
+    for one, container in zip_longest(taken, containers):
+        keeper.take(one, container)
     async with asyncio.TaskGroup() as group:
         running = group.create_task(keeper.run())
         shelf.is_open.set()
@@ -76,8 +82,11 @@ async def test_what_is_said_again_over_a_new_link_waits_once() -> None:
 
 
 async def test_another_process_may_count_from_one_again() -> None:
-    shelf, _, _ = await stored([line(1, "a"), line(1, "b")])
+    """An answer to the one before told it that its own entries were stored."""
+    old, new = ContainerId("old"), ContainerId("new")
+    shelf, answered, _ = await stored([line(1, "a"), line(1, "b")], containers=(old, new))
     assert shelf.kept == ["a", "b"]
+    assert answered == [(1, old), (1, new)]
 
 
 async def test_an_agent_that_floods_is_left_with_what_it_has() -> None:
