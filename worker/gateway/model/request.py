@@ -38,21 +38,29 @@ _TARGETS = frozenset(
 # In a text the quotes would be escaped, so it may hold these words.
 _BLANK = rb"[ \t\r\n]*"
 _TYPE = rb'"type"' + _BLANK + rb":" + _BLANK
-_DATED = re.compile(_TYPE + rb'"([a-z_]+?)_20[0-9]{6}"')
+_DATED = re.compile(_TYPE + rb'"([A-Za-z0-9_.-]*?)[_-]?20[0-9]{6}"')
 """What the service itself carries out has a type with a date: tools, edits of the context."""
+_SEARCHES_OF_TOOLS = frozenset({"tool_search_tool_regex", "tool_search_tool_bm25"})
+"""They look through the tools of the request itself. The service knows them without a date, too."""
+_DATED_TOOLS = _SEARCHES_OF_TOOLS | {
+    "web_search",  # Where agents have that tool; the agent's own client carries out the next.
+    "bash",
+    "text_editor",
+    "memory",
+}
 _DATED_OPEN = frozenset(
-    {
-        b"web_search",  # Where agents have that tool; the agent's own client carries out the next.
-        b"bash",
-        b"text_editor",
-        b"memory",
-        b"tool_search_tool_regex",  # Looks through the tools of the request itself.
-        b"tool_search_tool_bm25",
-        b"clear_thinking",  # Edits of the context: what is left of it is metered as any.
-        b"clear_tool_uses",
-        b"compact",
+    name.encode()
+    for name in _DATED_TOOLS
+    | {
+        "clear_thinking",  # Edits of the context: what is left of it is metered as any.
+        "clear_tool_uses",
+        "compact",
     }
 )
+_OPEN_TOOL = re.compile(
+    rf"custom|{'|'.join(_SEARCHES_OF_TOOLS)}|(?:{'|'.join(_DATED_TOOLS)})_20[0-9]{{6}}"
+)
+"""A tool's type, where it has one: without it, it is the agent's own."""
 # With one beginning: two of them would be looked for at each byte.
 _HELD = re.compile(
     rb'"(?:file_id"' + _BLANK + b":" + _BLANK + rb'"|' + _TYPE[1:] + rb'"mcp_toolset")'
@@ -105,6 +113,29 @@ class _Asked(msgspec.Struct, forbid_unknown_fields=True):
 
 
 OPEN_FIELDS = frozenset(_Asked.__struct_fields__)
+
+
+class _Tool(msgspec.Struct, gc=False):
+    type: str | None = None
+
+
+class _Tools(msgspec.Struct):
+    tools: list[_Tool] | None = None
+
+
+class _Type:
+    """A tool's type, told to the decoder's hook each time it stands there."""
+
+
+_OPEN_TYPE = _Type()
+
+
+class _TypedTool(msgspec.Struct, gc=False):
+    type: _Type | None = None
+
+
+class _TypedTools(msgspec.Struct):
+    tools: list[_TypedTool] | None = None
 
 
 class _Name:
@@ -174,6 +205,7 @@ def judge(body: bytes, *, models: frozenset[str], is_search_open: bool) -> Judge
     model = model_of(body)
     require_model(model, models)
     refuse_fetches(body, is_search_open=is_search_open)
+    refuse_tools(body)
     refuse_costs(body)
     digest = hashlib.blake2b(body, digest_size=16).digest()
     return Judged(model, estimated_cost(body), digest)
@@ -206,6 +238,24 @@ def _what_is_wrong(error: Exception) -> str:
     if field := _UNKNOWN_FIELD.search(str(error)):
         return f"The field {foreign(field[1], max_chars=60)} is not open to agents."
     return "The body is not a JSON object that names a model and no MCP servers."
+
+
+def refuse_tools(body: bytes) -> None:
+    """Raises `CallRefused` for a tool of a type that is not listed, whatever it is called."""
+    try:
+        msgspec.json.decode(body, type=_Tools)
+        # Only now, as the hook is given its values as objects: they are strings, all of them.
+        msgspec.json.decode(body, type=_TypedTools, dec_hook=_open_type)
+    except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
+        message = "The tools are not a list of tools."
+        raise CallRefused(400, "invalid_request_error", message) from error
+
+
+def _open_type(kind: type, value: Any) -> _Type:
+    if not _OPEN_TOOL.fullmatch(value):
+        message = f"The tool type {foreign(value, max_chars=60)} is not open to agents."
+        raise CallRefused(403, "permission_error", message)
+    return _OPEN_TYPE
 
 
 def refuse_costs(body: bytes) -> None:

@@ -20,9 +20,11 @@ from worker.gateway.model.request import (
     model_of,
     refuse_costs,
     refuse_fetches,
+    refuse_tools,
 )
 
 URL = {"type": "url", "url": "https://evil.example/?what=I+found"}
+ANY: frozenset[str] = frozenset()
 SEARCH = {"type": "web_search_20250305", "name": "web_search"}
 
 
@@ -124,6 +126,9 @@ def test_the_fields_of_a_call_are_open() -> None:
         {"tools": [{"type": "advisor_20260301", "name": "advisor", "model": "dear"}]},
         {"tools": [{"type": "computer_20250124", "name": "computer"}]},
         {"tools": [{"type": "of_a_later_year_20310101", "name": "x"}]},
+        {"tools": [{"type": "code_exec2_20260825", "name": "x"}]},
+        {"tools": [{"type": "web_fetch2_20260101", "name": "x"}]},
+        said({"type": "Code-Execution-20260825"}),
         {"tools": [{"type": "mcp_toolset", "mcp_server_name": "x"}]},
         said({"type": "container_upload", "file_id": "f"}),
         said({"type": "image", "source": {"type": "file", "file_id": "f"}}),
@@ -137,20 +142,52 @@ def test_tools_and_files_that_cost_outside_the_budget_are_refused(
     assert refused.value.status == 403
 
 
+@pytest.mark.parametrize(
+    "tool",
+    [
+        '{"type":"mcp2_toolset"}',
+        '{"type":"web_search"}',
+        '{"type":"code_execution"}',
+        '{"type":"clear_thinking_20251015"}',
+        '{"type":"bash_20250124x"}',
+        '{"type":""}',
+        '{"type":"mcp2_toolset","type":"custom"}',
+        '{"type":"custom","type":"mcp2_toolset"}',
+    ],
+)
+def test_a_tool_of_a_type_that_is_not_listed_is_refused(tool: str) -> None:
+    """A list of what is closed had holes: types with digits, types without a date."""
+    body = f'{{"model":"m","tools":[{{"name":"Bash"}},{tool}]}}'
+    for form in (body, body.replace("}]}", '}],"tools":[]}')):
+        with pytest.raises(CallRefused, match="not open") as refused:
+            judge(form.encode(), models=ANY, is_search_open=True)
+        assert refused.value.status == 403
+
+
+@pytest.mark.parametrize("tools", ['{"type":"x"}', "[7]", '[{"type":{"type":"custom"}}]'])
+def test_tools_are_a_list_of_tools(tools: str) -> None:
+    with pytest.raises(CallRefused) as refused:
+        refuse_tools(f'{{"model":"m","tools":{tools}}}'.encode())
+    assert refused.value.status == 400
+
+
 def test_what_an_agents_own_client_carries_out_is_open() -> None:
     tools = [
         {"name": "Bash", "input_schema": {"type": "object", "properties": {"file_id": {}}}},
         {"type": "custom", "name": "x", "input_schema": {"type": "object"}},
+        {"type": None, "name": "y", "input_schema": {"type": "object"}},
         {"type": "bash_20250124", "name": "bash"},
+        {"type": "tool_search_tool_bm25_20251119", "name": "tool_search_tool_bm25"},
+        {"type": "tool_search_tool_bm25", "name": "tool_search_tool_bm25"},
+        {"type": "tool_search_tool_regex_20251119", "name": "tool_search_tool_regex"},
         SEARCH,
     ]
     edits = {"edits": [{"type": "clear_thinking_20251015", "keep": "all"}]}
     text = 'a text may say "type":"code_execution_20250825" and "file_id":"x"'
     asked = said({"type": "text", "text": text}) | {"tools": tools, "context_management": edits}
-    refuse_costs(json.dumps(asked).encode())
+    judge(json.dumps(asked).encode(), models=ANY, is_search_open=True)
 
 
-ANY: frozenset[str] = frozenset()
 FILLER = b'"a",' * (PIECE_BYTES // 2)
 """Several pieces of a body that is read piece by piece."""
 
