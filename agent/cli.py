@@ -21,8 +21,6 @@ from agent.processes import kill_marked
 
 log = logging.getLogger(__name__)
 
-CONNECT_TIMEOUT_S = 60.0
-"""On a busy machine a CLI may take so long to answer; the SDK gives up after it too."""
 CONTROL_TIMEOUT_S = 15.0
 CLOSE_TIMEOUT_S = 20.0
 """The SDK ends a CLI that does not want to by steps, 15 s in all."""
@@ -49,12 +47,20 @@ class CliNotStarted(CliFailed):
 class Cli:
     """A CLI process and the client that drives it."""
 
-    def __init__(self, options: ClaudeAgentOptions, *, mark: str, group: asyncio.TaskGroup) -> None:
+    def __init__(
+        self,
+        options: ClaudeAgentOptions,
+        *,
+        mark: str,
+        group: asyncio.TaskGroup,
+        connect_timeout_s: float,
+    ) -> None:
         """`group` outlives the CLI; the draining task is born in it."""
         options.stderr = self._keep_stderr
         self._client = ClaudeSDKClient(options)
         self._mark = mark
         self._group = group
+        self._connect_timeout_s = connect_timeout_s
         self._listener: Listener | None = None
         self._last_words = ""
         self._patience: asyncio.Timeout | None = None
@@ -64,7 +70,7 @@ class Cli:
     async def connect(self) -> None:
         """Start it. Raises `CliNotStarted`; then nothing of it is left."""
         try:
-            async with asyncio.timeout(CONNECT_TIMEOUT_S) as self._patience:
+            async with asyncio.timeout(self._connect_timeout_s) as self._patience:
                 await self._client.connect()
         # The SDK raises bare Exception when the first control request has no answer in time.
         except Exception as error:

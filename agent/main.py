@@ -49,13 +49,14 @@ async def serve(given: argparse.Namespace) -> None:
         async def open_session(tasks: asyncio.TaskGroup) -> Session:
             # In a thread: the loop goes on answering while the SDK is imported.
             await asyncio.to_thread(importlib.import_module, "agent.session")
-            from agent.options import Surroundings
+            from agent.options import CONNECT_TIMEOUT_S, Surroundings
             from agent.session import ClaudeSession
 
             around = Surroundings(
                 given.workspace,
                 given.model_socket,
                 cli=given.cli,
+                connect_timeout_s=given.connect_timeout_s or CONNECT_TIMEOUT_S,
                 temp_dir=_CLI_TEMP if os.access(_CLI_TEMP, os.W_OK) else None,
             )
             return ClaudeSession(around, group=tasks, forwarder=forwarder, transcripts=transcripts)
@@ -80,6 +81,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--egress-socket", type=Path, default=_SOCKETS / EGRESS_SOCKET)
     parser.add_argument("--workspace", type=Path, default=Path("/workspace"))
     parser.add_argument("--cli", type=Path, help="another CLI than the SDK's own")
+    parser.add_argument("--connect-timeout-s", type=float, help="for one start of the CLI")
     parser.add_argument("--log-level", default="INFO")
     return parser
 

@@ -14,6 +14,9 @@ from infra.wire.link import AgentSettings
 MODEL_URL = "http://model.agcluster"
 """Where the CLI believes the model is. Nothing resolves it: the traffic goes to the socket."""
 
+CONNECT_TIMEOUT_S = 60.0
+"""On a busy machine a CLI may take so long to answer; the SDK gives up after it too."""
+
 MARK = "AGCLUSTER_CLI"
 """Environment variable that marks a CLI and everything it starts, so that both can be killed."""
 
@@ -33,6 +36,8 @@ class Surroundings:
     """The CLI's program; None: the one that came with the SDK."""
     temp_dir: Path | None = None
     """Where it keeps what its tools are printing; None: where all temporary files are."""
+    connect_timeout_s: float = CONNECT_TIMEOUT_S
+    """One that has not come up by then is started again."""
 
 
 @dataclass(frozen=True)

@@ -89,8 +89,11 @@ class ClaudeSession:
             ended = await self._ask_patiently(turn, hearing)
         except CliFailed as failure:
             await self._drop_failed(turn, failure)
-            is_out_of_memory = oom_kills() > oom_before
-            ended = _end_of(failure, turn.interrupted, is_out_of_memory=is_out_of_memory)
+            ended = _end_of(
+                turn.interrupted,
+                has_begun=turn.outbox.last_n > 0,
+                is_out_of_memory=oom_kills() > oom_before,
+            )
             ended = ended.model_copy(update={"usage": hearing.translator.usage})
         finally:
             if self._cli is not None:
@@ -181,7 +184,12 @@ class ClaudeSession:
             proxy=await self._forwarder.proxy_url(),
             prompt_file=self._write_system_prompt(settings),
         )
-        cli = self._cli = Cli(options, mark=mark, group=self._group)
+        cli = self._cli = Cli(
+            options,
+            mark=mark,
+            group=self._group,
+            connect_timeout_s=self._around.connect_timeout_s,
+        )
         try:
             await cli.connect()
         except CliFailed:
@@ -265,16 +273,17 @@ def _stopped(turn: RunningTurn) -> TurnEnded | None:
 
 
 def _end_of(
-    failure: CliFailed, reason: InterruptReason | None, *, is_out_of_memory: bool
+    reason: InterruptReason | None, *, has_begun: bool, is_out_of_memory: bool
 ) -> TurnEnded:
-    """How a turn ends whose CLI failed."""
+    """How a turn ends whose CLI failed. `has_begun`: something has been heard of it."""
     if reason is not None:
         return interrupted(reason)
     if is_out_of_memory:
         return failed(ErrorCode.OUT_OF_MEMORY)
-    if isinstance(failure, CliNotStarted):
-        return failed(ErrorCode.CONTAINER_FAILED)
-    return failed(ErrorCode.AGENT_FAILED)
+    if has_begun:
+        return failed(ErrorCode.AGENT_FAILED)
+    # Nothing has run: the same words as where it did not come up, so that it may be asked again.
+    return failed(ErrorCode.CONTAINER_FAILED)
 
 
 class _Hearing:

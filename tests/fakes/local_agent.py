@@ -36,7 +36,9 @@ class LocalAgent:
 
 
 @contextmanager
-def local_agent(model_socket: Path, *, cli: Path | None = None) -> Iterator[LocalAgent]:
+def local_agent(
+    model_socket: Path, *, cli: Path | None = None, connect_timeout_s: float | None = None
+) -> Iterator[LocalAgent]:
     """An agent that asks the model at that socket, with another CLI than the SDK's own."""
     folder = Path(tempfile.mkdtemp(prefix="agc-l-", dir="/tmp"))
     agent = LocalAgent(folder / "agent.sock", folder / "w")
@@ -50,6 +52,8 @@ def local_agent(model_socket: Path, *, cli: Path | None = None) -> Iterator[Loca
     # fmt: on
     if cli is not None:
         command += ["--cli", str(cli)]
+    if connect_timeout_s is not None:
+        command += ["--connect-timeout-s", str(connect_timeout_s)]
     # As root the CLI asks for somebody's word that it is in a sandbox.
     env = {**os.environ, "HOME": str(folder), "IS_SANDBOX": "1"}
     process = subprocess.Popen(command, cwd=_REPOSITORY, env=env, stderr=subprocess.DEVNULL)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -23,7 +24,19 @@ from tests.parts import need
 pytestmark = [pytest.mark.sdk, pytest.mark.timeout(120)]
 
 CLI = Path(claude_agent_sdk.__file__).parent / "_bundled" / "claude"
+DIES_WHEN_ASKED = """
+import json, sys
+for line in sys.stdin:
+    asked = json.loads(line)
+    if asked["type"] == "user":
+        sys.exit(1)
+    answer = {"subtype": "success", "request_id": asked["request_id"], "response": {}}
+    print(json.dumps({"type": "control_response", "response": answer}), flush=True)
+"""
+"""A CLI that comes up and ends with the first message."""
 FAILS, HANGS = "exit 1", "exec sleep 600"
+CONNECT_S = 10.0
+"""Enough for a CLI that is well, on a busy machine too; where not, there are tries left."""
 PROMPTLY_S = 3.0
 """A worker waits for five before it ends the container."""
 
@@ -64,20 +77,49 @@ exec {CLI} "$@"
 
 
 @asynccontextmanager
-async def agent_with(cli: TroubledCli, model: Path) -> AsyncIterator[LinkClient]:
-    with local_agent(model, cli=cli.path) as agent:
+async def agent_with(
+    cli: TroubledCli, model: Path, *, connect_timeout_s: float | None = None
+) -> AsyncIterator[LinkClient]:
+    with local_agent(model, cli=cli.path, connect_timeout_s=connect_timeout_s) as agent:
         async with connected(agent.socket) as (link, _):
             yield link
 
 
 async def test_a_cli_that_does_not_come_up_is_started_again(tmp_path: Path, model: Path) -> None:
-    """A slow first start failed its turn with `process ended in the middle of the turn`."""
     cli = TroubledCli(tmp_path, trouble=FAILS, starts=2)
     async with agent_with(cli, model) as link:
         events = await link.run(start_turn("t1", "echo here after all"))
 
     assert (end_of(events).state, text_of(events)) == (TurnState.DONE, "here after all")
     assert cli.starts == 3
+
+
+async def test_a_cli_that_takes_too_long_to_come_up_is_started_again(
+    tmp_path: Path, model: Path
+) -> None:
+    """A slow first start failed its turn with `process ended in the middle of the turn`."""
+    cli = TroubledCli(tmp_path, trouble=HANGS, starts=1)
+    async with agent_with(cli, model, connect_timeout_s=CONNECT_S) as link:
+        events = await link.run(start_turn("t1", "echo here after all"))
+
+    assert (end_of(events).state, text_of(events)) == (TurnState.DONE, "here after all")
+    assert cli.starts > 1
+
+
+async def test_a_cli_that_ends_before_it_has_said_anything_has_not_started_the_turn(
+    tmp_path: Path, model: Path
+) -> None:
+    """It had come up, so its turn was told to have ended in the middle, and not to be repeated."""
+    program = tmp_path / "dies.py"
+    program.write_text(DIES_WHEN_ASKED)
+    cli = TroubledCli(tmp_path, trouble=f"exec {sys.executable} {program}", starts=1)
+    async with agent_with(cli, model) as link:
+        ended = end_of(await link.run(start_turn("t1", "echo never")))
+        events = await link.run(start_turn("t2", "echo on"))
+
+    assert ended.error is not None
+    assert ended.error.code is ErrorCode.CONTAINER_FAILED
+    assert (end_of(events).state, text_of(events)) == (TurnState.DONE, "on")
 
 
 async def test_a_cli_that_never_comes_up_ends_the_turn_as_not_started(
