@@ -79,11 +79,15 @@ PROGRAMS = ("worker.main", "worker.gateway.main", "api.main")
 
 def runs(pid: int, module: str) -> bool:
     """Whether the process is this program."""
+    return module.encode() in command_of(pid).split(b"\0")
+
+
+def command_of(pid: int) -> bytes:
+    """Its command line; nothing of one that is gone."""
     try:
-        words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
     except OSError:
-        return False
-    return module.encode() in words
+        return b""
 
 
 def sockets(folder: Path) -> list[Path]:
@@ -184,10 +188,12 @@ def test_nothing_outlives_an_up_that_was_killed(start: Start) -> None:
 
 
 @pytest.mark.sdk
-@pytest.mark.parametrize("trouble", ["worker killed first", "all stand still"])
+@pytest.mark.parametrize("trouble", ["worker killed first", "all stand still", "told to end"])
 def test_nothing_outlives_a_killed_up_that_could_not_tidy(start: Start, trouble: str) -> None:
     """Agents lead sessions of their own and outlive their worker on purpose. One without time to
     stop them, on a machine with a load of a hundred, was killed and left thirty of them.
+
+    Told to end, `up` says itself that nothing is left, and keeps its word.
     """
     up = start("--demo")
     up.wait_ready()
@@ -196,11 +202,20 @@ def test_nothing_outlives_a_killed_up_that_could_not_tidy(start: Start, trouble:
     # The worker first: whatever it could do about its agents, it will not.
     named = {pid: name for name in PROGRAMS for pid in running if runs(pid, name)}
     for pid, name in named.items():
-        if trouble == "all stand still":
+        if trouble != "worker killed first":
             os.kill(pid, signal.SIGSTOP)
         elif name == "worker.main":
             os.kill(pid, signal.SIGKILL)
-    up.stop(signal.SIGKILL)
+    is_told = trouble == "told to end"
+    agents = [pid for pid in running if b"agent.main" in command_of(pid)]
+    assert agents, up.said()
+    for pid in agents if is_told else []:
+        os.kill(pid, signal.SIGSTOP)
+    code = up.stop(signal.SIGTERM if is_told else signal.SIGKILL)
+    if is_told:
+        assert code == 0, up.said()
+        assert "nothing left behind" in up.said()
+        assert [pid for pid in running if guard.is_alive(pid)] == []
     wait("all to be gone", lambda: not any(map(guard.is_alive, running)), STOP_TIMEOUT_S)
 
 
