@@ -51,6 +51,9 @@ class Timings:
     of last. Then its turns are ended: within 30 s of a host's loss."""
     successor_patience_s: float = 60.0
     """The same for one that left in order: a deploy takes its time."""
+    name_patience_s: float = 20.0
+    """Workers of another machine under this host's name may be of the past for so long: a heartbeat
+    is good for 15 s."""
     home_patience_s: float = 3.0
     """A turn younger than this is sent to the host that has its conversation's files."""
     give_way_after_s: float = 1.0

@@ -30,6 +30,7 @@ from worker.conversations.actor import Conversation
 from worker.gateway_client.registrar import Gateway, GatewayRegistrar
 from worker.hosts.capacity import HostMemory, available_memory_mb, memory_needed_mb, slots_for
 from worker.hosts.folders.folders import Folders
+from worker.hosts.folders.machine import machine_of, refusal, strangers
 from worker.hosts.folders.owner import DataOwner, HeldFolder, hold
 from worker.hosts.folders.workspace import WorkspaceGauge
 from worker.hosts.host import Container, ContainerHost
@@ -74,6 +75,7 @@ class WorkerProcess:
     def __init__(self, worker: WorkerId, around: Surroundings) -> None:
         self.worker = worker
         self._around = around
+        self._machine: str | None = None
         settings, store = around.settings, around.store
         machine_mb, container_mb = machine_memory_mb(), settings.container_memory_mb
         slots = slots_for(
@@ -165,20 +167,35 @@ class WorkerProcess:
     async def run(self, stop: asyncio.Event) -> None:
         """Work until `stop` is set, then leave. A loop that dies ends the worker with its error.
 
-        Raises `DataFolderTaken` when another cluster keeps its files in this one's data folder.
+        Raises `DataFolderTaken` when another cluster keeps its files in this one's data folder,
+        and `HostNameTaken` when another machine has this one's name.
         """
         with closing(await self._hold_data_folder()):
+            self._machine = await asyncio.to_thread(machine_of, self.parts.settings.data_dir)
+            await self._refuse_anothers_name(self._machine)
             await self._run(stop)
 
     async def _hold_data_folder(self) -> HeldFolder:
         registry, settings = self.parts.registry, self.parts.settings
         epoch = await until_store_answers(registry.epoch, self.parts.clock)
-        # This one has not told of itself yet.
-        siblings = await until_store_answers(
-            lambda: registry.of_host(self.parts.host_id), self.parts.clock
-        )
+        siblings = await self._siblings_to_be()
         owner = DataOwner(settings.cluster, settings.redis_prefix, self.parts.host_id, epoch)
         return await asyncio.to_thread(hold, settings.data_dir, owner, has_siblings=bool(siblings))
+
+    async def _siblings_to_be(self) -> Sequence[WorkerRecord]:
+        """The workers of this host; this one has not told of itself yet."""
+        registry, host = self.parts.registry, self.parts.host_id
+        return await until_store_answers(lambda: registry.of_host(host), self.parts.clock)
+
+    async def _refuse_anothers_name(self, machine: str) -> None:
+        clock = self.parts.clock
+        give_up_s = clock.monotonic() + self.parts.timings.name_patience_s
+        # Those of a machine that has lost its data folder are on record until their last heartbeat
+        # is good no more.
+        while others := strangers(machine, await self._siblings_to_be()):
+            if clock.monotonic() > give_up_s:
+                raise refusal(others[0])
+            await clock.sleep(SIBLING_LOOK_EVERY_S)
 
     async def _run(self, stop: asyncio.Event) -> None:
         log.info(
@@ -258,6 +275,7 @@ class WorkerProcess:
                 memory_mb=self._memory.left_mb,
                 memory_needed_mb=self._memory.needed_mb,
                 starts_max=self.parts.starts.most,
+                machine=self._machine,
             )
         )
         self.placement.look_if_left()

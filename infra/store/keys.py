@@ -156,8 +156,9 @@ class Keys:
 
     def worker(self, worker: WorkerId) -> str:
         """Hash: host, pid, version, slots, used, state, started, beat, memory_mb (available on its
-        host), memory_needed_mb, starts_max (agents its host starts at once), coming (turns given
-        to it since its last heartbeat). Its worker and take; 15 s."""
+        host), memory_needed_mb, starts_max (agents its host starts at once), machine (a random id
+        of its host's), coming (turns given to it since its last heartbeat). Its worker and take;
+        15 s."""
         return f"{self.prefix}:worker:{worker}"
 
     def host_workers(self, host: HostId) -> str:

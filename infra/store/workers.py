@@ -46,6 +46,8 @@ class WorkerRecord:
     """It starts nothing new with less than that."""
     starts_max: int | None = None
     """Agents its host starts at once; None: any number."""
+    machine: str | None = None
+    """Which machine its host is, whatever that is called; None: it does not say."""
     coming: int = 0
     """Turns that were given to it since its last heartbeat."""
 
@@ -88,6 +90,8 @@ class WorkerRegistry:
             hash_fields["memory_mb"] = record.memory_mb
         if record.starts_max is not None:
             hash_fields["starts_max"] = record.starts_max
+        if record.machine is not None:
+            hash_fields["machine"] = record.machine
         answer = await self._scripts.run(
             "beat",
             [
@@ -206,6 +210,7 @@ def _record(worker: WorkerId, held: dict[str, str]) -> WorkerRecord:
         memory_mb=int(held["memory_mb"]) if "memory_mb" in held else None,
         memory_needed_mb=int(held.get("memory_needed_mb", 0)),
         starts_max=int(held["starts_max"]) if "starts_max" in held else None,
+        machine=held.get("machine"),
         coming=int(held.get("coming", 0)),
     )
 

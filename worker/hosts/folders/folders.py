@@ -5,6 +5,7 @@
     s/.trash, w/.trash   what is being removed: in no agent's reach, for it mounts its own folder
     f/<c>           who has the folders (`worker.hosts.folders.records`)
     owner           which cluster's data this is (`worker.hosts.folders.owner`)
+    machine         which machine this is (`worker.hosts.folders.machine`)
 
 An agent may do what it likes in its two folders, and nowhere else. So nothing here believes what
 lies in them, and what is removed is first moved away as a whole, then taken apart by descriptors
