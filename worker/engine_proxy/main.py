@@ -49,11 +49,16 @@ async def serve(
     try:
         await proxy.setup()
         await runner.setup()
-        await web.SockSite(runner, bound.socket).start()
-        log.info("engine proxy up", extra=fields(socket=listen, cluster=rules.options.cluster))
-        if is_ready is not None:
-            is_ready.set()
-        await stop.wait()
+        async with asyncio.TaskGroup() as group:
+            verifying = group.create_task(proxy.run())
+            await web.SockSite(runner, bound.socket).start()
+            log.info("engine proxy up", extra=fields(socket=listen, cluster=rules.options.cluster))
+            if is_ready is not None:
+                is_ready.set()
+            await stop.wait()
+            bound.unlink()
+            await runner.cleanup()
+            verifying.cancel()
     finally:
         bound.unlink()
         await runner.cleanup()

@@ -121,6 +121,12 @@ class Rules:
         asked = _query(query, {"limit", "all", "size", "trunc_cmd", "filters"})
         return {"all": "1", "filters": self._filters(asked, {})}
 
+    @property
+    def running(self) -> dict[str, str]:
+        """The query of a list of our containers that run."""
+        labels = [f"{name}={value}" for name, value in self._labels.items()]
+        return {"filters": json.dumps({"label": labels})}
+
     def event_query(self, query: str) -> dict[str, str]:
         """The query of our containers' starts and ends."""
         return {"filters": self._filters(_query(query, {"filters"}), _EVENTS)}

@@ -11,20 +11,15 @@ import asyncio
 import json
 import logging
 import re
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 import aiohttp
 from aiohttp import web
 
 from infra.runtime.logs import RatedLog, fields
-from worker.engine_proxy.mounts import (
-    SHARING_RUNTIMES,
-    EngineCallRefused,
-    Look,
-    first_wrong_mount,
-    look_inside,
-)
+from worker.engine_proxy.line import EngineLine
+from worker.engine_proxy.mounts import EngineCallRefused, Look, look_inside
 from worker.engine_proxy.rules import (
     Json,
     Rules,
@@ -32,15 +27,16 @@ from worker.engine_proxy.rules import (
     target_of,
     told_of_engine,
 )
+from worker.engine_proxy.starts import ComparedStarts
 
 log = logging.getLogger(__name__)
 
 BODY_MAX_BYTES = 64 * 1024
-ANSWER_MAX_BYTES = 16 * 1024 * 1024
-_BASE = "http://engine"
-_CLOSE_S = 2.0
+CALLS_MAX = 64
+"""At once; more wait. Starts and their comparison are not among them."""
+STREAMS_MAX = 16
+"""Streams of events at once; a worker has one."""
 _SHOWN_CHARS = 200
-_LOOKS, _LOOK_PAUSE_S = 20, 0.05
 REFUSALS_LOGGED_MAX = 120
 """Lines a minute about calls that were refused."""
 
@@ -60,7 +56,7 @@ _Handler = Callable[[_Call], Awaitable[web.StreamResponse]]
 
 
 class EngineProxy:
-    """`setup` to `aclose`; `app` is to be served by somebody."""
+    """`setup` to `aclose`; between them `run` is to run, and `app` to be served by somebody."""
 
     def __init__(
         self,
@@ -72,11 +68,16 @@ class EngineProxy:
     ) -> None:
         """`look` sees what a process has mounted."""
         self._rules = rules
-        self._look = look
-        self._socket = socket
-        self._call_timeout_s = call_timeout_s
         self._log = RatedLog(log, lines_max=REFUSALS_LOGGED_MAX)
-        self._session: aiohttp.ClientSession | None = None
+        # What a worker leaves open on one of them keeps nothing waiting on the others.
+        self._line = EngineLine(socket, connections=CALLS_MAX, call_timeout_s=call_timeout_s)
+        self._events_line = EngineLine(
+            socket, connections=STREAMS_MAX, call_timeout_s=call_timeout_s
+        )
+        self._streams = 0
+        self._starts = ComparedStarts(
+            rules, socket=socket, call_timeout_s=call_timeout_s, look=look
+        )
         self._calls: tuple[tuple[str, re.Pattern[str], _Handler], ...] = (
             ("GET", re.compile("/info"), self._info),
             ("GET", re.compile("/events"), self._events),
@@ -91,17 +92,24 @@ class EngineProxy:
         self.app = web.Application(client_max_size=BODY_MAX_BYTES)
         self.app.router.add_route("*", "/{any:.*}", self._answer)
 
+    @property
+    def has_looked(self) -> asyncio.Event:
+        """All that ran when this began were compared."""
+        return self._starts.has_looked
+
     async def setup(self) -> None:
         """Get ready to call the engine."""
-        self._session = aiohttp.ClientSession(
-            connector=aiohttp.UnixConnector(path=self._socket, limit=64),
-            headers={"Accept-Encoding": "identity"},
-        )
+        for part in (self._line, self._events_line, self._starts):
+            await part.setup()
+
+    async def run(self) -> None:
+        """See to it that no container runs on unverified, until cancelled."""
+        await self._starts.run()
 
     async def aclose(self) -> None:
         """Let go of the engine."""
-        if self._session is not None:
-            await self._session.close()
+        for part in (self._starts, self._events_line, self._line):
+            await part.aclose()
 
     async def _answer(self, request: web.Request) -> web.StreamResponse:
         """One request; the only place that turns a refusal into a status."""
@@ -141,7 +149,7 @@ class EngineProxy:
         return await self._pass(target.path)
 
     async def _info(self, call: _Call) -> web.StreamResponse:
-        status, answer = await self._ask("GET", _path(call, "/info"))
+        status, answer = await self._line.ask("GET", _path(call, "/info"))
         shown = told_of_engine(json.loads(answer)) if status == 200 else json.loads(answer)
         return web.json_response(shown, status=status)
 
@@ -164,68 +172,7 @@ class EngineProxy:
         found = await self._own(call)
         if isinstance(found, web.Response):
             return found
-        conversation, id = found[0], str(found[1]["Id"])
-        async with asyncio.TaskGroup() as group:
-            starting = group.create_task(self._compared_start(call, conversation, id))
-            try:
-                outcome = await asyncio.shield(starting)
-            except asyncio.CancelledError:
-                # A worker that hangs up must not get out of the comparison: the engine goes on.
-                await asyncio.wait({starting})
-                raise
-        if isinstance(outcome, Exception):
-            raise outcome
-        return outcome
-
-    async def _compared_start(
-        self, call: _Call, conversation: str, id: str
-    ) -> web.Response | Exception:
-        """Start it; what has other folders than were looked at, or may have, goes again.
-
-        Mounted only now: what was a folder when it was created may be a link by this time.
-        """
-        try:
-            with self._rules.held_folders(conversation) as held:
-                try:
-                    answer = await self._pass(_path(call, f"/containers/{id}/start"), "POST")
-                    if self._rules.options.runtime in SHARING_RUNTIMES:
-                        wrong = await self._wrong_mount(call, id, held)
-                    else:
-                        wrong = self._rules.first_exchanged(conversation, held)
-                    if wrong is not None:
-                        raise EngineCallRefused(wrong)
-                except BaseException:
-                    await self._ask(
-                        "DELETE", _path(call, f"/containers/{id}"), query={"v": "1", "force": "1"}
-                    )
-                    raise
-                return answer
-        except (EngineCallRefused, aiohttp.ClientError, OSError, TimeoutError) as error:
-            return error
-
-    async def _wrong_mount(self, call: _Call, id: str, held: Mapping[str, int]) -> str | None:
-        while pid := await self._pid_of(call, id):
-            try:
-                return await asyncio.to_thread(first_wrong_mount, held, pid, self._look)
-            except (ProcessLookupError, FileNotFoundError) as error:
-                if not await self._has_ended(call, id, pid):
-                    return f"process {pid} cannot be seen ({error.strerror}): pid: host is missing"
-        return None
-
-    async def _has_ended(self, call: _Call, id: str, pid: int) -> bool:
-        """Whether that process of it is gone, as the engine knows."""
-        for _ in range(_LOOKS):
-            if await self._pid_of(call, id) != pid:
-                return True
-            # The engine hears of an end a moment after it, and answers no question about when.
-            await asyncio.sleep(_LOOK_PAUSE_S)
-        return False
-
-    async def _pid_of(self, call: _Call, id: str) -> int:
-        """The process that runs in it; 0 when none does."""
-        status, answer = await self._ask("GET", _path(call, f"/containers/{id}/json"))
-        state = (json.loads(answer).get("State") or {}) if status == 200 else {}
-        return int(state.get("Pid") or 0) if state.get("Running") else 0
+        return _passed(await self._starts.start(call.version, found[0], str(found[1]["Id"])))
 
     async def _stop(self, call: _Call) -> web.StreamResponse:
         query = self._rules.stop_query(call.query)
@@ -249,11 +196,16 @@ class EngineProxy:
 
     async def _events(self, call: _Call) -> web.StreamResponse:
         query = self._rules.event_query(call.query)
-        # As long as both sides live: silence is what most of it is.
-        endless = aiohttp.ClientTimeout(total=None, sock_connect=self._call_timeout_s)
-        async with self._engine.get(
-            _BASE + _path(call, "/events"), params=query, timeout=endless
-        ) as answer:
+        if self._streams >= STREAMS_MAX:
+            raise EngineCallRefused("too many streams of events")
+        self._streams += 1
+        try:
+            return await self._streamed(call, query)
+        finally:
+            self._streams -= 1
+
+    async def _streamed(self, call: _Call, query: dict[str, str]) -> web.StreamResponse:
+        async with self._events_line.stream(_path(call, "/events"), query) as answer:
             told = web.StreamResponse(status=answer.status, headers=_type_of(answer))
             await told.prepare(call.request)
             async for part in answer.content.iter_any():
@@ -262,9 +214,9 @@ class EngineProxy:
 
     async def _own(self, call: _Call) -> web.Response | tuple[str, Json]:
         """Conversation and description of the container, or the answer that there is none."""
-        status, answer = await self._ask("GET", _path(call, f"/containers/{call.name}/json"))
+        status, answer = await self._line.ask("GET", _path(call, f"/containers/{call.name}/json"))
         if status != 200:
-            return web.Response(body=answer, status=status, content_type="application/json")
+            return _passed((status, answer))
         found = json.loads(answer)
         return self._rules.own_conversation(found), found
 
@@ -277,37 +229,15 @@ class EngineProxy:
         body: Json = None,
         more_s: float = 0.0,
     ) -> web.Response:
-        status, answer = await self._ask(method, path, query=query, body=body, more_s=more_s)
-        return web.Response(body=answer, status=status, content_type="application/json")
-
-    async def _ask(
-        self,
-        method: str,
-        path: str,
-        *,
-        query: dict[str, str] | None = None,
-        body: Json = None,
-        more_s: float = 0.0,
-    ) -> tuple[int, bytes]:
-        async with (
-            asyncio.timeout(self._call_timeout_s + more_s),
-            self._engine.request(method, _BASE + path, params=query, json=body) as answer,
-        ):
-            told = bytearray()
-            async for part in answer.content.iter_any():
-                told += part
-                if len(told) > ANSWER_MAX_BYTES:
-                    raise EngineCallRefused("the engine's answer is too long")
-            return answer.status, bytes(told)
-
-    @property
-    def _engine(self) -> aiohttp.ClientSession:
-        assert self._session is not None, "not set up"
-        return self._session
+        return _passed(await self._line.ask(method, path, query=query, body=body, more_s=more_s))
 
 
 def _path(call: _Call, below: str) -> str:
     return f"/v{call.version}{below}"
+
+
+def _passed(answer: tuple[int, bytes]) -> web.Response:
+    return web.Response(body=answer[1], status=answer[0], content_type="application/json")
 
 
 def _type_of(answer: aiohttp.ClientResponse) -> dict[str, str]:

@@ -38,23 +38,54 @@ class NotingEngine:
     start_asked: asyncio.Event = field(default_factory=asyncio.Event)
     may_start: asyncio.Event = field(default_factory=asyncio.Event)
     """Set from the beginning."""
+    may_end_events: asyncio.Event = field(default_factory=asyncio.Event)
+    """Likewise: a stream of events ends by itself."""
+    may_ping: asyncio.Event = field(default_factory=asyncio.Event)
+    """Likewise."""
+    failing: dict[str, tuple[int, int]] = field(default_factory=dict)
+    """Of `inspect` and `DELETE`: from which call on how many are answered with 500."""
+    pings: int = 0
+    streams: int = 0
+    """Of events, open now."""
 
     def __post_init__(self) -> None:
         self.may_start.set()
+        self.may_end_events.set()
+        self.may_ping.set()
+
+    def _fails(self, call: str) -> bool:
+        first, many = self.failing.get(call, (1, 0))
+        if first > 1:
+            self.failing[call] = (first - 1, many)
+            return False
+        self.failing[call] = (1, many - 1)
+        return many > 0
 
     async def answer(self, request: web.Request) -> web.StreamResponse:
         self.calls.append((request.method, request.raw_path, await request.read()))
         parts = request.path.split("/")
         if parts[-1] == "events":
             return await self._events(request)
+        if parts[-2:] == ["containers", "json"]:
+            return web.json_response([{"Id": id} for id in self.containers])
         if parts[-2:-1] and parts[-1] == "json" and parts[-3] == "containers":
+            if self._fails("inspect"):
+                return web.json_response({"message": "trouble"}, status=500)
             found = self.containers.get(parts[-2])
             return web.json_response(found or {"message": "No such container"}, status=_has(found))
+        if parts[-1] == "_ping":
+            self.pings += 1
+            await self.may_ping.wait()
         if parts[-1] == "start":
             self.start_asked.set()
             await self.may_start.wait()
         if request.method == "DELETE":
-            self.containers.pop(parts[-1], None)
+            if self._fails("DELETE"):
+                return web.json_response({"message": "trouble"}, status=500)
+            self.containers = {
+                n: c for n, c in self.containers.items() if parts[-1] not in (n, c["Id"])
+            }
+            return web.Response(status=204)
         if parts[-1] == "version":
             return web.json_response({"ApiVersion": "1.41", "MinAPIVersion": "1.24"})
         if parts[-2:] == ["agents:1", "json"]:
@@ -66,6 +97,11 @@ class NotingEngine:
         await told.prepare(request)
         for i in range(2):
             await told.write(json.dumps({"n": i}).encode() + b"\n")
+        self.streams += 1
+        try:
+            await self.may_end_events.wait()
+        finally:
+            self.streams -= 1
         return told
 
 
@@ -83,6 +119,14 @@ class Line:
     socket: Path
     mounted: dict[str, Path]
     """What a container that was started has, by its place inside."""
+    proxy: EngineProxy
+    folder: Path
+
+    def successor(self) -> EngineProxy:
+        """The proxy that comes after this one was killed; it sees the same."""
+        return EngineProxy(
+            self.rules, socket=f"{self.folder}/engine", look=lambda _, at: os.stat(self.mounted[at])
+        )
 
     @property
     def made(self) -> list[tuple[str, str, bytes]]:
@@ -155,6 +199,11 @@ async def line(folder: Path) -> AsyncIterator[Line]:
             await web.UnixSite(runner, os.fspath(folder / place)).start()
         await proxy.setup()
         opened.push_async_callback(proxy.aclose)
-        connector = aiohttp.UnixConnector(path=os.fspath(folder / "proxy"))
+        connector = aiohttp.UnixConnector(path=os.fspath(folder / "proxy"), limit=0)
         session = await opened.enter_async_context(aiohttp.ClientSession(connector=connector))
-        yield Line(rules, engine, session, folder / "proxy", mounted)
+        async with asyncio.TaskGroup() as group:
+            verifying = group.create_task(proxy.run())
+            await proxy.has_looked.wait()
+            engine.calls.clear()
+            yield Line(rules, engine, session, folder / "proxy", mounted, proxy, folder)
+            verifying.cancel()

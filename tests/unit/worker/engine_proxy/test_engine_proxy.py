@@ -235,7 +235,7 @@ async def test_a_container_that_has_another_folder_mounted_is_gone_again(
 
     assert status == 403
     assert f"{place} is not the folder that was looked at" in said
-    assert line.made[-1][:2] == ("DELETE", f"/v1.41/containers/{'a' * 64}?v=1&force=1")
+    assert line.made[-1][:2] == ("DELETE", f"/containers/{'a' * 64}?v=1&force=1")
 
 
 async def test_what_the_proxy_cannot_look_into_is_gone_again(line: Line) -> None:
@@ -294,7 +294,8 @@ async def test_containers_of_others_are_out_of_reach(line: Line, method: str, pa
     line.engine.containers["redis"] = {"Id": "4" * 64, "Config": {"Labels": None}}
 
     for name, expected in (("ours", 200), ("cluster2", 403), ("host2", 403), ("redis", 403)):
-        assert (await line.ask(method, "/v1.41" + path.format(name)))[0] == expected, name
+        status, _ = await line.ask(method, "/v1.41" + path.format(name))
+        assert (200 if status == 204 else status) == expected, name
     assert (await line.ask(method, "/v1.41" + path.format("nobody")))[0] == 404
     assert all("1" * 64 in path for _, path, _ in line.made)
 

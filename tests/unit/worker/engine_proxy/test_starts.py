@@ -1,0 +1,162 @@
+"""No container runs on unverified: not with a busy worker, nor with an engine in trouble."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.unit.worker.engine_proxy.conftest import Line
+from tests.unit.worker.engine_proxy.test_engine_proxy import described
+from worker.engine_proxy.main import serve
+from worker.engine_proxy.server import CALLS_MAX, STREAMS_MAX
+from worker.engine_proxy.starts import STARTS_MAX
+from worker.hosts.docker.host import host_labels
+from worker.hosts.host import WORKSPACE_AT
+
+ID = "a" * 64
+
+
+async def _until(is_so: Callable[[], bool]) -> None:
+    async with asyncio.timeout(10):
+        while not is_so():  # noqa: ASYNC110 - the fake engine tells nobody
+            await asyncio.sleep(0.01)
+
+
+def _runs(line: Line, id: str = ID) -> None:
+    line.engine.containers[id] = described(line, id) | {"State": {"Running": True, "Pid": 4711}}
+
+
+async def _start(line: Line, id: str = ID) -> tuple[int, str]:
+    return await line.ask("POST", f"/v1.41/containers/{id}/start")
+
+
+def _removals(line: Line) -> int:
+    return sum(method == "DELETE" for method, _, _ in line.engine.calls)
+
+
+def _events(line: Line) -> str:
+    labels = [
+        f"{name}={value}" for name, value in host_labels("cluster-1", line.rules.host).items()
+    ]
+    asked = {"type": ["container"], "event": ["start", "die"], "label": labels}
+    return f"/v1.41/events?filters={json.dumps(asked)}".replace(" ", "+")
+
+
+async def test_streams_of_events_are_bounded(line: Line) -> None:
+    """They end with the worker only."""
+    line.engine.may_end_events.clear()
+    async with asyncio.TaskGroup() as group:
+        for _ in range(STREAMS_MAX):
+            group.create_task(line.ask("GET", _events(line)))
+        await _until(lambda: line.engine.streams == STREAMS_MAX)
+
+        status, said = await line.ask("GET", _events(line))
+
+        assert (status, "too many streams" in said) == (403, True)
+        assert (await line.ask("GET", "/v1.41/info"))[0] == 200
+        line.engine.may_end_events.set()
+    assert (await line.ask("GET", _events(line)))[0] == 200
+
+
+async def test_no_other_call_takes_the_connection_of_a_comparison_or_of_a_removal(
+    line: Line,
+) -> None:
+    """One pool for all let a worker fill it while a start was under way: the look and the removal
+    then waited until they gave up."""
+    line.mounted[WORKSPACE_AT] = Path("/")
+    line.engine.may_start.clear()
+    line.engine.may_ping.clear()
+    _runs(line)
+    async with asyncio.TaskGroup() as group:
+        starting = group.create_task(_start(line))
+        await line.engine.start_asked.wait()
+        for _ in range(2 * CALLS_MAX):
+            group.create_task(line.ask("GET", "/_ping"))
+        await _until(lambda: line.engine.pings == CALLS_MAX)
+        line.engine.may_start.set()
+
+        async with asyncio.timeout(5):
+            status, _ = await starting
+
+        assert status == 403
+        assert line.engine.containers == {}
+        line.engine.may_ping.set()
+
+
+async def test_an_engine_that_tells_nothing_of_a_container_has_it_removed(line: Line) -> None:
+    """Anything but "there is none" counted as "does not run"."""
+    _runs(line)
+    line.engine.failing["inspect"] = (2, 1)
+
+    status, said = await _start(line)
+
+    assert (status, "does not tell" in said) == (403, True)
+    assert line.engine.containers == {}
+
+
+async def test_a_removal_that_fails_is_tried_until_the_container_is_gone(line: Line) -> None:
+    line.mounted[WORKSPACE_AT] = Path("/")
+    line.engine.failing["DELETE"] = (1, 2)
+    _runs(line)
+
+    status, _ = await _start(line)
+
+    assert status == 403
+    assert line.engine.containers == {}
+    assert _removals(line) == 3
+
+
+async def test_containers_that_resist_their_removal_keep_others_from_starting(line: Line) -> None:
+    line.mounted[WORKSPACE_AT] = Path("/")
+    line.engine.failing["DELETE"] = (1, 10**6)
+    ids = [f"{i:064x}" for i in range(STARTS_MAX)]
+    for id in (*ids, ID):
+        _runs(line, id)
+    async with asyncio.TaskGroup() as group:
+        starts = [group.create_task(_start(line, id)) for id in ids]
+        await _until(lambda: _removals(line) >= STARTS_MAX)
+
+        assert "being started or removed" in (await _start(line, ids[0]))[1]
+        assert "too many starts" in (await _start(line))[1]
+
+        line.engine.failing.clear()
+        assert {(await start)[0] for start in starts} == {403}
+    assert set(line.engine.containers) == {ID}
+
+
+@pytest.mark.parametrize("answers", [200, 500])
+async def test_a_proxy_that_begins_looks_at_what_one_before_it_may_have_started(
+    line: Line, answers: int
+) -> None:
+    right, wrong = "1" * 64, "2" * 64
+    _runs(line, right)
+    _runs(line, wrong)
+    line.engine.containers[wrong]["Config"]["Labels"]["agcluster.conv"] = "d" * 24
+    if answers != 200:
+        line.engine.failing |= {"inspect": (1, 1), "DELETE": (1, 1)}
+    proxy = line.successor()
+    await proxy.setup()
+    async with asyncio.TaskGroup() as group:
+        verifying = group.create_task(proxy.run())
+        await _until(lambda: wrong not in line.engine.containers)
+        await proxy.has_looked.wait()
+        verifying.cancel()
+    await proxy.aclose()
+
+    assert set(line.engine.containers) == {right}
+
+
+async def test_the_program_looks_at_what_runs_as_soon_as_it_serves(line: Line) -> None:
+    _runs(line)
+    line.engine.containers[ID]["Config"]["Labels"]["agcluster.conv"] = "d" * 24
+    stop, listen = asyncio.Event(), line.folder / "again"
+    async with asyncio.TaskGroup() as group:
+        group.create_task(serve(line.rules, listen, stop))
+        await _until(lambda: not line.engine.containers)
+        stop.set()
+
+    assert not listen.exists()
