@@ -15,7 +15,7 @@ from tests.walks.walker import MODELS, Kind, Place, Walker
 
 SETTINGS = {"AGCLUSTER_IDLE_TIMEOUT_S": "3", "AGCLUSTER_MODELS": ",".join(MODELS)}
 STEPS = 12
-KINDS: tuple[Kind, ...] = ("thin", "resends")
+KINDS: tuple[Kind, ...] = ("thin", "resends", "nameless", "cuts")
 
 
 async def walk(

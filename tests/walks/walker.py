@@ -1,4 +1,9 @@
-"""A random walk over one chat page: steps a person takes, and a look at the memory after each."""
+"""A random walk over one chat page: steps a person takes, and a look at the memory after each.
+
+Four kinds of clients. `thin` sends what is new only. The others send the whole page again:
+`resends` under a name, `nameless` without one, `cuts` with no more than the first half of each
+answer. A client with ids of messages differs from `resends` in nothing that the service reads.
+"""
 
 from __future__ import annotations
 
@@ -6,19 +11,21 @@ import asyncio
 import json
 import random
 import uuid
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, NoReturn
 
 import httpx
 
-from tests.walks.page import Exchange, Page, difference, told_by
+from tests.walks.page import Exchange, Page, Told, difference, told_by
 
-Kind = Literal["resends", "thin"]
+Kind = Literal["resends", "thin", "nameless", "cuts"]
 MODELS = ("claude-sonnet-4-5-20250929", "claude-haiku-4-5-20251001")
 COLD_S = 90.0
 ANSWER_S = 180.0
+RETRY = {"x-stainless-retry-count": "1"}
+NONE: Mapping[str, str] = {}
 
 
 class WrongMemory(AssertionError):
@@ -68,11 +75,18 @@ class Walker:
 
     def _possible(self) -> list[Callable[[], Any]]:
         steps = [self._send] * 3 + [self._stop] * 3
-        steps += [self._other_model, self._other_system, self._side, self._go_cold, self._refused]
-        if self._kind == "resends" and self._page.shown:
+        steps += [self._other_model, self._other_system, self._side, self._refused, self._retry]
+        if self._has_name:
+            steps.append(self._go_cold)
+        if self._kind != "thin" and self._page.shown:
             steps += [self._regenerate, self._edit, self._edit_answer, self._two_tabs] * 2
             steps += [self._pick] * 2 * bool(self._page.versions)
         return steps
+
+    @property
+    def _has_name(self) -> bool:
+        """Without one nobody can look at its session."""
+        return self._kind != "nameless"
 
     # Steps
 
@@ -85,9 +99,29 @@ class Walker:
         deltas = 60 + self._count
         await self._ask(
             f"stream {deltas} deltas every 30 ms plain",
-            stop_after=self._random.choice((0, 0, 1, 1, 5, 20)),
+            stop_after=self._random.choice((0, 0, 1, 1, 5, 20) if self._has_name else (1, 5, 20)),
             stop_in_s=self._random.choice((0.0, 0.05, 0.3, 1.0)),
         )
+
+    async def _retry(self) -> None:
+        """A client's library asks again while the turn runs: one message, one answer."""
+        self._count += 1
+        said = f"stream {100 + self._count} deltas every 30 ms plain"
+        self._note(f"{said}; ask again")
+        turns = await self._turns()
+        words: tuple[list[str], list[str]] = [], []
+        has_begun = asyncio.Event()
+        async with asyncio.timeout(ANSWER_S), asyncio.TaskGroup() as group:
+            first = self._read(self._page, said, words[0], None, has_begun=has_begun)
+            group.create_task(first)
+            await has_begun.wait()
+            group.create_task(self._read(self._page, said, words[1], None, headers=RETRY))
+        one, other = map("".join, words)
+        if one != other or await self._turns() - turns > 1:
+            self._fail(f"asked twice, answered {one!r} and {other!r}", [])
+        self._page.shown.append(self._exchange(said, one))
+        await self._look()
+        await self._send()
 
     async def _regenerate(self) -> None:
         said = self._page.shown[-1].said
@@ -119,7 +153,7 @@ class Walker:
 
         async def tab(page: Page, said: str) -> None:
             answer = await self._answer(page, said, stop_after=None, stop_in_s=0)
-            page.shown.append(Exchange(said, answer[0], has_tool="tool" in said))
+            page.shown.append(self._exchange(said, answer[0]))
             order.append(page)
 
         async with asyncio.TaskGroup() as group:
@@ -181,7 +215,7 @@ class Walker:
         answer, is_stopped = await self._answer(
             page, said, stop_after=stop_after, stop_in_s=stop_in_s
         )
-        page.shown.append(Exchange(said, answer, is_stopped, has_tool="tool" in said))
+        page.shown.append(self._exchange(said, answer, is_stopped=is_stopped))
         if not is_stopped:
             await self._look()
 
@@ -189,36 +223,55 @@ class Walker:
         self, page: Page, said: str, *, stop_after: int | None, stop_in_s: float
     ) -> tuple[str, bool]:
         """What the page gets to see, and whether the turn was stopped then."""
-        turns = len((await self._session()).get("turn_ids", ()))
+        turns = await self._turns()
         words: list[str] = []
         async with asyncio.timeout(ANSWER_S), asyncio.TaskGroup() as group:
             reading = group.create_task(self._read(page, said, words, stop_after))
             if stop_after == 0:
                 # The turn is accepted: from here on it is on the page.
-                while len((await self._session()).get("turn_ids", ())) == turns:  # noqa: ASYNC110
+                while await self._turns() == turns:  # noqa: ASYNC110
                     await asyncio.sleep(0.05)
                 await asyncio.sleep(stop_in_s * self._pause)
                 reading.cancel()
             await asyncio.wait({reading})
         return "".join(words), reading.cancelled() or not reading.result()
 
-    async def _read(self, page: Page, said: str, words: list[str], stop_after: int | None) -> bool:
+    def _exchange(self, said: str, answer: str, *, is_stopped: bool = False) -> Exchange:
+        """As this client keeps it."""
+        if self._kind == "cuts":
+            answer, is_stopped = answer[: len(answer) // 2 + 1], True
+        return Exchange(said, answer, is_stopped, has_tool="tool" in said)
+
+    async def _read(
+        self,
+        page: Page,
+        said: str,
+        words: list[str],
+        stop_after: int | None,
+        *,
+        headers: Mapping[str, str] = NONE,
+        has_begun: asyncio.Event | None = None,
+    ) -> bool:
         """Whether the answer was read to its end."""
         deltas = 0
-        async with aclosing(self._deltas(page, said)) as reading:
+        async with aclosing(self._deltas(page, said, headers)) as reading:
             async for delta in reading:
                 words.append(delta)
                 deltas += 1
+                if has_begun:
+                    has_begun.set()
                 if deltas == stop_after:
                     return False
         return True
 
-    async def _deltas(self, page: Page, said: str) -> AsyncGenerator[str, None]:
+    async def _deltas(
+        self, page: Page, said: str, headers: Mapping[str, str]
+    ) -> AsyncGenerator[str, None]:
         request = self._http.stream(
             "POST",
             "/v1/chat/completions",
             json=self._body(page, said),
-            headers=self._headers(),
+            headers={**self._headers(), **headers},
         )
         async with request as answer:
             assert answer.status_code == 200, (await answer.aread(), self.steps)
@@ -238,10 +291,15 @@ class Walker:
         return {"model": self._model, "stream": True, "messages": messages}
 
     def _headers(self) -> dict[str, str]:
-        headers = {"authorization": f"Bearer {self._place.key}", "x-conversation-id": self._name}
-        if self._kind == "resends":
+        headers = {"authorization": f"Bearer {self._place.key}"}
+        if self._has_name:
+            headers["x-conversation-id"] = self._name
+        if self._kind in ("resends", "cuts"):
             headers["x-parent-message-id"] = "p"
         return headers
+
+    async def _turns(self) -> int:
+        return len((await self._session()).get("turn_ids", ())) if self._has_name else 0
 
     async def _session(self) -> Mapping[str, Any]:
         answer = await self._http.get(f"/v1/sessions/{self._name}", headers=self._headers())
@@ -260,8 +318,11 @@ class Walker:
         if wrong is None and self._kind == "thin" and results < tools:
             wrong = f"{results} results of tools are there, not {tools}"
         if wrong is not None:
-            steps = "\n  ".join(self.steps)
-            raise WrongMemory(f"{wrong}\n{self._name}, after\n  {steps}\ntold: {told}")
+            self._fail(wrong, told)
+
+    def _fail(self, wrong: str, told: Sequence[Told]) -> NoReturn:
+        steps = "\n  ".join(self.steps)
+        raise WrongMemory(f"{wrong}\n{self._name}, after\n  {steps}\ntold: {told}")
 
     def _note(self, step: str) -> None:
         self.steps.append(step)
