@@ -514,6 +514,15 @@ def test_memory_is_what_the_page_shows(hasty: Deployment, seed: int) -> None:
     asyncio.run(walk(hasty, seed, steps=8, kinds=("thin", "resends")))
 
 
+def test_another_temporary_chat_finds_none_of_the_files(here: Deployment) -> None:
+    """Open WebUI names temporary chats after the browser's connection, one after the other."""
+    name = {"X-OpenWebUI-Chat-Id": f"local:{uuid.uuid4().hex[:8]}"}
+    ask(here, [user("tool bash echo kept > note.txt")], name)
+    said = text_of(ask(here, [user("tool bash echo files: $(ls)")], name))
+    assert "files:" in said
+    assert "note.txt" not in said
+
+
 # --- 9. Sessions ---------------------------------------------------------------------------------
 
 
