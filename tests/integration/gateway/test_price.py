@@ -10,6 +10,7 @@ import pytest
 
 from infra.wire.events import Usage
 from infra.wire.ids import TurnId
+from infra.wire.states import TurnState
 from tests.fakes.scripted_model import RunningModel
 from tests.integration.gateway.agents_cli import cli_behind, told
 from tests.integration.gateway.conftest import Host
@@ -59,6 +60,23 @@ async def test_the_meter_says_what_the_model_has_sent(
             meter = await host.close_turn(turn)
             assert meter.usage == _billed(model), name
             assert meter.calls >= CALLS[name], name
+
+
+async def test_a_summary_of_the_conversation_is_in_the_price(
+    host: Host, model: RunningModel, tmp_path: Path
+) -> None:
+    """The refusal that starts it, the call that summarises, and the answer."""
+    need("sdk")
+    folder = await host.open_session()
+    await host.open_turn()
+    async with asyncio.timeout(120), cli_behind(folder, tmp_path) as cli:
+        for n in range(3):
+            await told(cli, f"echo {n}")
+        end, text = await told(cli, "fits 4 short again")
+        meter = await host.close_turn()
+    assert (end.state, text) == (TurnState.DONE, "short again"), end
+    assert meter.usage == _billed(model)
+    assert meter.calls >= 3 + 3
 
 
 async def test_a_cancelled_turn_costs_what_had_come(
