@@ -40,7 +40,23 @@ local function accept(digest, answer, checkpoint, tails)
   if tails and #tails > 0 then entry.tails = tails end
   local encoded = cjson.encode(entry)
   redis.call('RPUSH', key('accepted', ARGV[1]), encoded)
-  hold(turn.tenant, ARGV[1], math.max(ACCEPTED_BYTES, #encoded + ENTRY_BYTES))
+  hold(turn.tenant, ARGV[1], accepted_bytes(encoded))
+end
+
+-- Leaves the first `keep` entries of the list, and those from `known` on to be put there again.
+local function forget(list, keep, known)
+  local bytes = 0
+  if not known or known > keep then
+    for _, entry in ipairs(redis.call('LRANGE', list, int(keep), int((known or 0) - 1))) do
+      bytes = bytes + accepted_bytes(entry)
+    end
+  end
+  hold(turn.tenant, ARGV[1], -bytes)
+  if keep > 0 then
+    redis.call('LTRIM', list, 0, int(keep - 1))
+  else
+    redis.call('DEL', list)
+  end
 end
 
 -- The messages of these entries are in the memory now, or are of no use any more.
@@ -67,10 +83,8 @@ local function remember()
   if base.known and base.known > base.keep then
     hear(redis.call('LRANGE', list, int(base.keep), int(base.known - 1)))
   end
-  if base.keep > 0 then
-    redis.call('LTRIM', list, 0, int(base.keep - 1))
-  elseif base.known or base.kind ~= 'continue' then
-    redis.call('DEL', list)
+  if base.keep > 0 or base.known or base.kind ~= 'continue' then
+    forget(list, base.keep, base.known)
   end
   if not session or not (ARGV[13] == 'told' or held[3] == session) then
     accept('')
@@ -98,6 +112,9 @@ redis.call('HDEL', KEYS[1], 'turn')
 redis.call('HINCRBY', KEYS[1], 'turns', 1)
 redis.call('HSET', KEYS[1], 'last_active', int(now_ms()), 'idle_timeout', ARGV[10])
 remember()
+-- It may name thousands of prompts, and nobody starts the turn again.
+hold(turn.tenant, turn.id, -redis.call('HSTRLEN', turn.key, 'base'))
+redis.call('HDEL', turn.key, 'base')
 local held = redis.call('HMGET', KEYS[1], 'state', 'retention', 'lane')
 if held[2] then
   keep_for(ARGV[1], turn.tenant, held[2])

@@ -90,6 +90,11 @@ local function hold_no_more(tenant, record)
   if redis.call('HLEN', held) == 1 then redis.call('DEL', held) end
 end
 
+-- What an entry of a list of accepted prompts counts, when it comes and when it goes.
+local function accepted_bytes(encoded)
+  return math.max(ACCEPTED_BYTES, #encoded + ENTRY_BYTES)
+end
+
 -- The records that have expired, some hundreds at once.
 local function expired_holds(tenant, now)
   return redis.call('ZRANGEBYSCORE', key('tenant_held_until', tenant), '-inf', int(now),
@@ -175,10 +180,11 @@ local function keep_unheard(turn)
   if size == 0 or size > UNHEARD_BYTES_MAX or left <= 0 then return end
   local unheard, accepted = key('unheard', turn.conversation), key('accepted', turn.conversation)
   redis.call('HSET', unheard, turn.id, redis.call('GET', request))
-  redis.call('RPUSH', accepted, cjson.encode({digest = '', turn = turn.id, unheard = true}))
+  local entry = cjson.encode({digest = '', turn = turn.id, unheard = true})
+  redis.call('RPUSH', accepted, entry)
   redis.call('PEXPIRE', unheard, left)
   redis.call('PEXPIRE', accepted, left)
-  hold(turn.tenant, turn.conversation, size + ENTRY_BYTES + ACCEPTED_BYTES)
+  hold(turn.tenant, turn.conversation, size + ENTRY_BYTES + accepted_bytes(entry))
 end
 
 -- Ends a turn: its last event, its state, no sealed key, no request, no heads, a short remaining life.

@@ -15,7 +15,10 @@ if not TURN_NEXT[turn.state].running then return {'illegal', turn.state} end
 write_even_when_full()
 step_turn(turn, 'running')
 redis.call('HSET', turn.key, 'started', int(now_ms()))
-if ARGV[4] ~= '' then redis.call('HSET', turn.key, 'base', ARGV[4]) end
+if ARGV[4] ~= '' then
+  redis.call('HSET', turn.key, 'base', ARGV[4])
+  hold(turn.tenant, turn.id, #ARGV[4])
+end
 if ARGV[6] ~= '' then
   local heads = key('turn_heads', turn.id)
   redis.call('SET', heads, ARGV[6])

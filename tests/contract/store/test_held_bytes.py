@@ -16,6 +16,7 @@ from infra.store.leases import Lease
 from infra.store.limits import SubmitLimits
 from infra.store.turns import NewTurn
 from infra.wire.errors import ErrorCode, RequestRefused, TenantHoldsTooMuch
+from infra.wire.events import TurnStarted, encode_event
 from infra.wire.ids import ConversationKey, TurnId
 from infra.wire.link import BaseKind
 from infra.wire.turns import HistoryMessage, TextBlock
@@ -80,6 +81,83 @@ async def test_the_answers_a_turn_was_sent_with_count_until_it_ends(scene: Scene
     await scene.store.turns.finish(lease, turn, 1, DONE, idle_timeout_s=60)
     assert await held(scene) < before + 1_000
     assert not await scene.redis.exists(scene.keys.turn_heads(turn))
+
+
+async def held_of(scene: Scene, record: str) -> int:
+    return int(await scene.redis.hget(scene.keys.tenant_held(TENANT), record) or 0)  # type: ignore[misc]
+
+
+async def remember(scene: Scene, base: TurnBase) -> tuple[TurnId, int]:
+    """A turn that the agent took in and told the end of; what it counted while it ran."""
+    turn = (await scene.offer(scene.new_turn())).turn
+    lease = await scene.acquire()
+    await scene.claim(lease)
+    await scene.store.turns.start(lease, turn, base=base)
+    counted = await held_of(scene, turn)
+    started = encode_event(TurnStarted(sdk_session="s-1", model="m"))
+    await scene.store.log.append(lease, turn, [(1, started)])
+    await scene.store.turns.finish(lease, turn, 2, DONE, idle_timeout_s=60)
+    return turn, counted
+
+
+@pytest.mark.parametrize("keep", [0, 2])
+async def test_prompts_that_leave_the_memory_count_no_more(scene: Scene, keep: int) -> None:
+    """A client that edits its chat has it told anew: each time all its prompts were counted again,
+    until its tenant was refused for bytes that nobody held."""
+    sent = TurnBase(
+        kind=BaseKind.FRESH, before=("1" * 16,) * 20, heads=("x" * 500,) * 20, digest="0" * 16
+    )
+    await remember(scene, sent)
+    once = await held_of(scene, C)
+    assert once > 20 * 350
+    edited = sent.model_copy(update={"keep": keep, "before": sent.before[keep:]})
+    if keep:
+        edited = edited.model_copy(update={"kind": BaseKind.REWIND, "heads": sent.heads[keep:]})
+    for known in (None, 21, 21):
+        await remember(scene, edited.model_copy(update={"known": known}))
+        assert await held_of(scene, C) == once
+    assert await scene.redis.llen(scene.keys.accepted(C)) == 21  # type: ignore[misc]
+
+    await remember(scene, TurnBase(kind=BaseKind.FRESH, digest="0" * 16))
+    assert await held_of(scene, C) < once - 20 * 350
+
+
+async def test_what_a_turn_stands_on_counts_until_it_ends(scene: Scene) -> None:
+    _, small = await remember(scene, TurnBase(kind=BaseKind.FRESH, digest="0" * 16))
+    large = TurnBase(kind=BaseKind.FRESH, before=("1" * 16,) * 4_000, digest="0" * 16)
+    turn, counted = await remember(scene, large)
+    assert small + 4_000 * 16 < counted < small + 4_000 * 24
+    assert await held_of(scene, turn) < 2 * TURN_BYTES
+    assert not await scene.redis.hexists(scene.keys.turn(turn), "base")  # type: ignore[misc]
+
+
+async def test_a_message_stopped_while_the_first_turn_runs_counts_on(scene: Scene) -> None:
+    """The list was empty when it was decided on what the turn is to stand."""
+    turn = (await scene.offer(scene.new_turn())).turn
+    lease = await scene.acquire()
+    await scene.claim(lease)
+    base = TurnBase(kind=BaseKind.FRESH, known=0, digest="0" * 16)
+    await scene.store.turns.start(lease, turn, base=base)
+    stopped = await scene.submit(is_thin=True)
+    await scene.store.turns.cancel(stopped, tenant=TENANT, reason="stop")
+    before = await held_of(scene, C)
+    started = encode_event(TurnStarted(sdk_session="s-1", model="m"))
+    await scene.store.log.append(lease, turn, [(1, started)])
+    await scene.store.turns.finish(lease, turn, 2, DONE, idle_timeout_s=60)
+    assert await scene.redis.llen(scene.keys.accepted(C)) == 2  # type: ignore[misc]
+    assert await held_of(scene, C) == before + 300
+
+
+async def test_a_message_that_waited_unheard_counts_until_it_is_heard(scene: Scene) -> None:
+    first = TurnBase(kind=BaseKind.FRESH, digest="0" * 16)
+    await remember(scene, first)
+    once = await held_of(scene, C)
+    stopped = await scene.submit(is_thin=True)
+    await scene.store.turns.cancel(stopped, tenant=TENANT, reason="stop")
+    assert await held_of(scene, C) > once + 300
+    heard = TurnBase(kind=BaseKind.CONTINUE, keep=1, known=2, before=("1" * 16,), digest="2" * 16)
+    await remember(scene, heard)
+    assert await held_of(scene, C) == once + 2 * 300
 
 
 @pytest.mark.parametrize("way", ["cancel", "expire", "stop", "forced delete"])
