@@ -13,7 +13,12 @@ from infra.runtime.logs import fields
 from infra.wire.errors import ErrorCode
 from infra.wire.ids import ConversationKey
 from worker.conversations.session import Session
-from worker.hosts.folders.workspace import WorkspacePace, WorkspaceWatch
+from worker.hosts.folders.workspace import (
+    LAST_LOOK_MAX_S,
+    MEASURE_MAX_S,
+    WorkspacePace,
+    WorkspaceWatch,
+)
 from worker.parts import WorkerParts
 from worker.turns.endings import declared_end
 from worker.turns.run import TurnRun
@@ -83,11 +88,11 @@ class WorkspaceGuard:
         Nothing is removed from under one that did not.
         """
         self.is_flooding = False
-        size_bytes = await self._measure()
+        size_bytes = await self._measure(LAST_LOOK_MAX_S)
         self._watch.settle(size_bytes)
         if has_stopped and self._watch.is_abuse(size_bytes):
             await self._session.drop_workspace()
 
-    async def _measure(self) -> int:
+    async def _measure(self, patience_s: float = MEASURE_MAX_S) -> int:
         # The agent can write to both.
-        return await self._parts.gauge.measure(self._folder, self._sockets)
+        return await self._parts.gauge.measure(self._folder, self._sockets, patience_s=patience_s)

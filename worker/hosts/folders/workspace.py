@@ -30,20 +30,50 @@ DEPTH_MAX = 200
 TOO_DEEP_BYTES = 2**50
 SOCKETS_BYTES = 64 * 1024
 """More than the sockets of a session and their names ever take: they come and go, and are free."""
-MEASURE_MAX_S = 10.0
-"""A look that takes longer counts what it has seen: a tree of millions of files."""
+QUICK_MAX_S, MEASURE_MAX_S, LAST_LOOK_MAX_S = 2.0, 10.0, 60.0
+"""A look that takes longer gives up: a tree of millions of files. The last one is taken when the
+writer is dead."""
+TOO_LONG_BYTES = 2**55
+"""What is added then: behind its many files it may hide any number of large ones."""
+QUICK_PLACES, SLOW_PLACES = 2, 1
 
 
 class WorkspaceGauge:
-    """Measures workspaces, one at a time: walking a large tree takes a thread and the disk."""
+    """Measures workspaces, a few at a time: walking a large tree takes a thread and the disk.
 
-    def __init__(self) -> None:
-        self._turn = asyncio.Semaphore(1)
+    Those that take long wait for each other, in a lane of their own, and for nobody's neighbours.
+    """
 
-    async def measure(self, workspace: Path, sockets: Path) -> int:
+    def __init__(
+        self,
+        measure: Callable[[Path, Path, float], int] | None = None,
+        *,
+        quick_s: float = QUICK_MAX_S,
+    ) -> None:
+        self._measure = measure or _measured
+        self._quick_s = quick_s
+        self._quick = asyncio.Semaphore(QUICK_PLACES)
+        self._slow = asyncio.Semaphore(SLOW_PLACES)
+        self._were_slow = set[Path]()
+
+    async def measure(
+        self, workspace: Path, sockets: Path, *, patience_s: float = MEASURE_MAX_S
+    ) -> int:
         """The bytes it takes on disk, with what an agent has put beside its sockets."""
-        async with self._turn:
-            return await asyncio.to_thread(lambda: size_of(workspace) + _beside(sockets))
+        if workspace not in self._were_slow:
+            async with self._quick:
+                size_bytes = await asyncio.to_thread(
+                    self._measure, workspace, sockets, self._quick_s
+                )
+            if size_bytes < TOO_LONG_BYTES:
+                return size_bytes
+            self._were_slow.add(workspace)
+        async with self._slow:
+            began_s = time.monotonic()
+            size_bytes = await asyncio.to_thread(self._measure, workspace, sockets, patience_s)
+            if time.monotonic() - began_s < self._quick_s:
+                self._were_slow.discard(workspace)
+            return size_bytes
 
 
 class WorkspaceWatch:
@@ -57,6 +87,9 @@ class WorkspaceWatch:
     def judge(self, size_bytes: int, *, is_running: bool) -> bool:
         """Whether the running turn has to end: it passed the limit, or grew what was beyond it."""
         was_known, self._is_known = self._is_known, True
+        if size_bytes >= TOO_LONG_BYTES:
+            # Nobody knows whether it grew. There is time to clean up until the next look.
+            return was_known and is_running
         if size_bytes <= self._max_bytes:
             self._floor_bytes = None
             return False
@@ -70,16 +103,17 @@ class WorkspaceWatch:
 
     def settle(self, size_bytes: int) -> None:
         """Nobody can write any more: what its writer added until it was dead counts as found."""
-        if self._floor_bytes is not None:
+        if self._floor_bytes is not None and size_bytes < TOO_LONG_BYTES:
             self._floor_bytes = size_bytes
 
     def is_abuse(self, size_bytes: int) -> bool:
         """Whether no honest writer came that far before it was ended.
 
         Reserving (`fallocate`) takes a disk in an instant, and what was taken stays with the
-        conversation: its files are then given up for the host's sake.
+        conversation: its files are then given up for the host's sake. Only what was seen counts: a
+        slow disk makes nobody an abuser.
         """
-        return size_bytes > ABUSE_FACTOR * self._max_bytes + ABUSE_BYTES
+        return size_bytes % TOO_LONG_BYTES > ABUSE_FACTOR * self._max_bytes + ABUSE_BYTES
 
     def room_after(self, size_bytes: int) -> float:
         """How much may be written before it is worth another look."""
@@ -130,7 +164,8 @@ def size_of(folder: Path, *, timeout_s: float = MEASURE_MAX_S) -> int:
 
     An agent works on the tree meanwhile and may wish to hide something: every folder is opened from
     the one above it, so nothing can be swapped for a link, no path gets too long, and a folder that
-    was closed to us is opened. What lies deeper than any honest file counts as too much.
+    was closed to us is opened. What lies deeper than any honest file counts as too
+    much, and so does a tree that takes too long.
     """
     give_up_s = time.monotonic() + timeout_s
     total = 0
@@ -153,12 +188,12 @@ def size_of(folder: Path, *, timeout_s: float = MEASURE_MAX_S) -> int:
                     if len(levels) >= DEPTH_MAX:
                         return total + TOO_DEEP_BYTES
                     levels.append(Level.open(entry.name, levels[-1].fd))
-    return total
+    return total + TOO_LONG_BYTES if levels else total
 
 
-def _beside(sockets: Path) -> int:
-    size_bytes = size_of(sockets)
-    return size_bytes if size_bytes > SOCKETS_BYTES else 0
+def _measured(workspace: Path, sockets: Path, timeout_s: float) -> int:
+    beside = size_of(sockets, timeout_s=timeout_s)
+    return size_of(workspace, timeout_s=timeout_s) + (beside if beside > SOCKETS_BYTES else 0)
 
 
 def _close(levels: list[Level]) -> None:
