@@ -73,15 +73,11 @@ Json = Mapping[str, Any]
 _REMINDER = re.compile(r"<system-reminder>.*?</system-reminder>", re.DOTALL)
 _TOLD_CHARS = 2000
 _REST = "Your response above was cut off mid-stream"
-_RETRACTED = "The previous response failed to produce a valid tool call"
-"""Stands in the place of an answer that the CLI has taken back."""
-
 _NUDGES = (
     "Output token limit hit",
     "Your response was cut off because it exceeded the output token limit",
     "Your response above was ",
     "Your tool call was malformed",
-    _RETRACTED,
 )
 """How the CLI asks for the rest of an answer."""
 
@@ -120,7 +116,7 @@ def find_prompt(messages: Sequence[Json]) -> Prompt:
     """The prompt to act out; an empty one when there is none."""
     answered = 0
     for message in reversed(messages):
-        if message.get("role") == "assistant" or _is_retraction(message):
+        if message.get("role") == "assistant":
             answered += 1
         elif said := said_by_person(message):
             return Prompt(said, answered)
@@ -137,10 +133,6 @@ def said_by_person(message: Json) -> str:
         return ""
     own = [t for t in map(_without_reminders, _texts(message)) if t and not _is_of_client(t)]
     return own[-1] if own else ""
-
-
-def _is_retraction(message: Json) -> bool:
-    return any(_without_reminders(said).startswith(_RETRACTED) for said in _texts(message))
 
 
 def _is_of_client(said: str) -> bool:
