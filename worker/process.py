@@ -28,6 +28,7 @@ from infra.wire.ids import ConversationKey, TurnId, WorkerId
 from infra.wire.states import WORKER_TRANSITIONS, WorkerState
 from worker.conversations.actor import Conversation
 from worker.gateway_client.registrar import Gateway, GatewayRegistrar
+from worker.hosts.blocking import BlockingCalls
 from worker.hosts.capacity import HostMemory, available_memory_mb, memory_needed_mb, slots_for
 from worker.hosts.folders.folders import Folders
 from worker.hosts.folders.machine import machine_of, refusal, strangers
@@ -46,6 +47,9 @@ from worker.side.lane import SideLane
 from worker.waiting import periodically, until_store_answers
 
 log = logging.getLogger(__name__)
+
+REMOVAL_THREADS = 2
+"""An agent's tree may take minutes to remove; starts wait for none of these threads."""
 
 VERSION = "0.1.0"
 SIBLING_LOOK_EVERY_S = 1.0
@@ -87,6 +91,7 @@ class WorkerProcess:
             machine_mb=machine_mb,
         )
         self._memory = HostMemory(around.available_memory_mb, needed_mb=needed_mb)
+        self._removals = BlockingCalls("removals", threads=REMOVAL_THREADS)
         self.parts = self._assembled(around)
         self.placement = Placement(
             self.parts,
@@ -113,7 +118,7 @@ class WorkerProcess:
 
     def _assembled(self, around: Surroundings) -> WorkerParts:
         settings, store, clock = around.settings, around.store, around.clock
-        folders = Folders(settings.data_dir)
+        folders = Folders(settings.data_dir, later=self._removals.later)
         ownership = Ownership(
             store.leases,
             clock,
@@ -170,7 +175,7 @@ class WorkerProcess:
         Raises `DataFolderTaken` when another cluster keeps its files in this one's data folder,
         and `HostNameTaken` when another machine has this one's name.
         """
-        with closing(await self._hold_data_folder()):
+        with closing(await self._hold_data_folder()), closing(self._removals):
             self._machine = await asyncio.to_thread(machine_of, self.parts.settings.data_dir)
             await self._refuse_anothers_name(self._machine)
             await self._run(stop)
@@ -225,6 +230,7 @@ class WorkerProcess:
                     "inventory": self._keep_inventory(),
                     "sweeps": self.reaper.run_sweeps(),
                     "reconciler": self.reaper.run_reconciler(),
+                    "trash": self.reaper.run_trash(),
                 }.items()
             ]
             await self.placement.wait_running()

@@ -94,6 +94,17 @@ class Reaper:
                 timeout_s=self._parts.timings.reconcile_every_s,
             )
 
+    async def run_trash(self) -> None:
+        """Remove what could not be removed before, until cancelled. Slow trash delays nothing."""
+        every_s = self._parts.timings.reconcile_every_s
+        await periodically(
+            partial(asyncio.to_thread, self._parts.folders.drop_trash),
+            self._parts.clock,
+            name="trash",
+            at_least_s=every_s,
+            at_most_s=every_s,
+        )
+
     def reconcile_soon(self) -> None:
         """Something was left behind: do not wait for the next round."""
         self._reconcile_now.set()
@@ -268,7 +279,6 @@ class Reaper:
             others = await self._other_owner(record)
             if _has_no_session(record, self._parts.host_id, others):
                 await self._drop_sockets(one)
-        await asyncio.to_thread(folders.drop_trash)
         old = await asyncio.to_thread(
             folders.stale_workspaces, older_than_s=self._parts.settings.retention_s
         )

@@ -186,6 +186,7 @@ async def test_what_is_no_conversations_is_not_touched(
     await look(worker)
 
     assert all((folder / "file").exists() for folder in foreign)
+    await asyncio.to_thread(worker.process.parts.folders.drop_trash)
     assert not trash.exists()
     for folder in foreign:
         shutil.rmtree(folder)

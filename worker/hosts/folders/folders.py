@@ -21,8 +21,9 @@ import re
 import secrets
 import stat
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from infra.wire.ids import ConversationKey, Fence
@@ -66,8 +67,12 @@ class Folders:
     folders, and `OSError`.
     """
 
-    def __init__(self, data_dir: Path) -> None:
+    def __init__(
+        self, data_dir: Path, *, later: Callable[[Callable[[], None]], None] | None = None
+    ) -> None:
+        """`later` has a removal done elsewhere, for it may be slow; without it a drop waits."""
         self._data_dir = data_dir
+        self._later = later or (lambda removal: removal())
 
     def of(self, c: ConversationKey) -> SessionFolders:
         """The paths, made or not."""
@@ -132,9 +137,13 @@ class Folders:
             with self._records() as records, records.held(c) as record:
                 record.refuse_if_newer(fence)
                 is_moved = _move(c, above, moved, trash)
-            if is_moved:
-                remove_tree(moved, trash)
-            return is_moved is not False
+        if is_moved:
+            self._later(partial(self._remove, kind, moved))
+        return is_moved is not False
+
+    def _remove(self, kind: str, moved: str) -> None:
+        with self._opened(kind) as above, _trash(above) as trash:
+            remove_tree(moved, trash)
 
     def _forget_the_gone(self) -> None:
         """Records whose folders are gone. Left where a lock is held: somebody begins anew."""

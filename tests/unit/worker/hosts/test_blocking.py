@@ -5,10 +5,13 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
+from infra.wire.ids import ConversationKey, Fence
 from worker.hosts.blocking import BlockingCalls
+from worker.hosts.folders.folders import Folders
 
 
 @pytest.fixture
@@ -108,3 +111,31 @@ async def test_a_failing_undo_does_not_replace_the_cancel(
 
     assert task.cancelled()
     assert "could not be undone" in caplog.text
+
+
+async def test_removals_that_hang_keep_no_folders_from_being_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They took the threads that starts need, for minutes each."""
+    may_end = threading.Event()
+
+    def hangs(name: str, above: int) -> bool:
+        return may_end.wait(20)
+
+    monkeypatch.setattr("worker.hosts.folders.folders.remove_tree", hangs)
+    removals = BlockingCalls("removals", threads=2)
+    folders = Folders(tmp_path, later=removals.later)
+    gone = [ConversationKey(f"{i:024x}") for i in range(50)]
+    try:
+        async with asyncio.timeout(10):
+            for c in gone:
+                await asyncio.to_thread(folders.make, c, Fence(1))
+            async with asyncio.TaskGroup() as group:
+                for c in gone:
+                    group.create_task(asyncio.to_thread(folders.drop_workspace, c, Fence(1)))
+            made = await asyncio.to_thread(folders.make, ConversationKey("c" * 24), Fence(1))
+        assert made.workspace.is_dir()
+        assert not any(folders.of(c).workspace.exists() for c in gone)
+    finally:
+        may_end.set()
+        removals.close()
