@@ -29,6 +29,8 @@ HELD_MAX = 64
 REMOVE_MAX_S = 600.0
 """An agent that still lives could add files without end."""
 _FOLDER = os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_NO_ID = -1
+"""Not an id: changes nothing."""
 _LOOK, _CHANGE = 0o500, 0o700
 _MOVED = f".{secrets.token_hex(8)}-"
 """Not to be guessed: no file of the agent's has such a name."""
@@ -123,6 +125,8 @@ def remove_tree(name: str, above: int, *, timeout_s: float = REMOVE_MAX_S) -> bo
     try:
         with _rights_of_the_owner(top):
             _empty(top, give_up_s=time.monotonic() + timeout_s)
+    except PermissionError:
+        return False
     finally:
         os.close(top)
     with contextlib.suppress(OSError):
@@ -190,6 +194,9 @@ def _rights_of_the_owner(folder: int) -> Iterator[None]:
     libc.setfsgid(owner.st_gid)
     libc.setfsuid(owner.st_uid)
     try:
+        # It tells what was before, and no failure: asked once more, it tells what is now.
+        if libc.setfsuid(_NO_ID) & 0xFFFFFFFF != owner.st_uid:
+            raise PermissionError("the rights of the tree's owner cannot be taken on")
         yield
     finally:
         libc.setfsuid(0)

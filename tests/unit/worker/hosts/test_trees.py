@@ -191,3 +191,27 @@ def _as(uid: int | None, act: Callable[[], object]) -> ForkProcess:
     process = multiprocessing.get_context("fork").Process(target=run)
     process.start()
     return process
+
+
+@pytest.mark.skipif(not IS_ROOT, reason="only root has rights to give up")
+def test_nothing_is_removed_with_the_rights_of_root(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The kernel tells no failure of a change of these ids."""
+
+    class Refusing:
+        def setfsuid(self, _: int) -> int:
+            return 0
+
+        setfsgid = setfsuid
+
+    (tmp_path / "top" / "file").parent.mkdir()
+    (tmp_path / "top" / "file").write_text("x")
+    os.chown(tmp_path / "top", AGENT_UID, AGENT_UID)
+    monkeypatch.setattr("ctypes.CDLL", lambda _: Refusing())
+    above = os.open(tmp_path, os.O_RDONLY)
+
+    assert not remove_tree("top", above)
+    os.close(above)
+
+    assert (tmp_path / "top" / "file").exists()
