@@ -261,6 +261,9 @@ class VirtualRedis:
     def _do_hexists(self, key: bytes, field: bytes) -> int:
         return int(field in (self._find(_text(key)) or {}))
 
+    def _do_hstrlen(self, key: bytes, field: bytes) -> int:
+        return len((self._find(_text(key)) or {}).get(field, b""))
+
     def _do_hset(self, key: bytes, *pairs: bytes) -> int:
         found = self._make(_text(key), dict)
         before = len(found)

@@ -13,6 +13,7 @@ starts at once than that line has connections.
 from __future__ import annotations
 
 import asyncio
+import functools
 import json
 import logging
 from collections.abc import Awaitable, Callable, Mapping
@@ -193,7 +194,9 @@ class ComparedStarts:
         running = await _until_done(self._running, "running containers are to be looked at")
         for id in running:
             if id not in self._unverified:
-                await _until_done(lambda id=id: self._look_again(id), f"{id} is to be looked at")
+                await _until_done(
+                    functools.partial(self._look_again, id), f"{id} is to be looked at"
+                )
         self.has_looked.set()
 
     async def _running(self) -> list[str]:
