@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import re
 from collections.abc import Iterator
 from typing import TypeVar
 
@@ -25,6 +26,7 @@ S = TypeVar("S", bound=Struct)
 IMAGE_TYPES = frozenset({"image/png", "image/jpeg", "image/gif", "image/webp"})
 
 _PDF = "application/pdf"
+_MEDIA_TYPE = re.compile(r"[a-z]{1,20}/[a-z0-9.+-]{1,80}")
 _TEXTS = frozenset({"text", "input_text", "output_text"})
 _THOUGHTS = frozenset({"thinking", "redacted_thinking", "reasoning"})
 """What some clients send back of an answer's reasoning; no part of what was said."""
@@ -154,8 +156,10 @@ def _file(part: Part, where: str) -> ContentBlock | None:
         return ImageBlock(media_type=media_type, data=data)
     if media_type.startswith("text/") or media_type == "application/json":
         return _text_file(data, filename, param)
+    # Anything else in its place may be a key, and is not told again.
+    shown = f"type {media_type}" if _MEDIA_TYPE.fullmatch(media_type) else "that type"
     raise RequestRefused(
-        f"Files of type {media_type[:80]} are not supported: send PDF documents, text or pictures.",
+        f"Files of {shown} are not supported: send PDF documents, text or pictures.",
         param=param,
     )
 

@@ -13,7 +13,7 @@ import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
 import msgspec
 from msgspec import UNSET, Meta, Raw, Struct, UnsetType
@@ -32,6 +32,8 @@ PARTS_MAX = 16_384
 
 _SMALL_BYTES = 64 * 1024
 _BOM = b"\xef\xbb\xbf"
+
+Role = Literal["system", "developer", "user", "assistant", "tool", "function"]
 
 _Text = str | None
 _Flag = bool | None
@@ -114,7 +116,7 @@ class ToolCall(_Counted, frozen=True):
 class ChatMessage(_Counted, frozen=True):
     """A message of the conversation."""
 
-    role: Literal["system", "developer", "user", "assistant", "tool", "function"]
+    role: Role
     content: Annotated[Json, _CONTENT] = UNSET
     refusal: _Text = None
     name: _Text = None
@@ -301,6 +303,9 @@ def refusal(error: msgspec.ValidationError, where: str = "") -> RequestRefused:
         return RequestRefused(f"`{param}` is required.", param=param)
     if param is None:
         return RequestRefused("The body must be a JSON object.")
+    if what.startswith("Invalid enum value"):
+        # What was sent there is not told again: people put keys into odd places.
+        return RequestRefused(f"`{param}` must be one of {', '.join(get_args(Role))}.", param=param)
     return RequestRefused(f"`{param}`: {what[0].lower()}{what[1:].replace('`', '')}.", param=param)
 
 

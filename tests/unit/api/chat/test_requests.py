@@ -346,3 +346,35 @@ def test_path_is_served_as_base_urls_make_it(path: str, meant: str) -> None:
 
 def test_slash_in_a_name_stays() -> None:
     assert meant_path("/v1/sessions/a/", b"/v1/sessions/a%2F") == "/v1/sessions/a/"
+
+
+KEY = "sk-ant-in-the-wrong-place"
+
+
+def _file_of(media_type: str) -> dict[str, Any]:
+    return {"type": "file", "file": {"file_data": f"data:{media_type};base64,aGk="}}
+
+
+@pytest.mark.parametrize(
+    "field",
+    [
+        {"messages": KEY},
+        {"messages": [{"role": KEY, "content": "hi"}]},
+        {"messages": [{"role": "user", "content": [{"type": KEY}]}]},
+        {"messages": [{"role": "user", "content": [_file_of(KEY)]}]},
+        {"messages": [{"role": "user", "content": [_file_of(f"{KEY}/x")]}]},
+        {"temperature": KEY},
+        {"stream": KEY},
+        {"stream_options": {"include_usage": KEY}},
+        {"logit_bias": {KEY: KEY}},
+        {"n": KEY},
+        {"stop": {KEY: KEY}},
+    ],
+)
+def test_what_stands_in_the_wrong_place_is_not_told_again(field: dict[str, Any]) -> None:
+    """A client may have put its key there."""
+    body = {"model": "m", "messages": [{"role": "user", "content": "hi"}], **field}
+    with pytest.raises(RequestRefused) as refused:
+        read_messages(read_chat_request(json.dumps(body).encode()).messages)
+    assert KEY not in str(refused.value)
+    assert KEY not in str(refused.value.param)
