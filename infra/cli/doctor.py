@@ -85,7 +85,7 @@ def report(examined: Examination, terminal: Terminal, *, as_json: bool) -> None:
             "program": examined.program or "up",
             "findings": [asdict(f) for f in examined.findings],
         }
-        terminal.plain([json.dumps(document, indent=2)])
+        terminal.plain(json.dumps(document, indent=2).splitlines())
         return
     marks = {Verdict.OK: "ok     ", Verdict.NOTE: "note   ", Verdict.MISSING: "MISSING"}
     for one in examined.findings:
