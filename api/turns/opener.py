@@ -114,7 +114,7 @@ class TurnOpener:
             tenant=ask.caller.tenant,
             reader=self._reader_of(new),
             is_repeatable=comes_again,
-            # Of a stream its reader has seen something: who hangs up there wants no more of it.
+            # The reader of a stream has seen part of it: hanging up means stop.
             patience_s=self._settings.retry_grace_s if comes_again and not ask.is_streamed else 0,
             trail=self._trail(ask, conversation),
             turns=self._turns,
