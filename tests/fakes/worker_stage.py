@@ -366,6 +366,12 @@ class Stage:
         """Until so many events of the turn have come live."""
         await eventually(lambda: len(self.frames[turn]) >= events)
 
+    async def until_logged(self, turn: TurnId, events: int) -> None:
+        """Until so many events of the turn are in its log."""
+        async with asyncio.timeout(WAIT_S):
+            while len(await self.logged(turn)) < events:  # noqa: ASYNC110 - Redis tells nobody
+                await asyncio.sleep(0.01)
+
     async def logged(self, turn: TurnId) -> list[tuple[int, Event]]:
         page = await self.store.log.read(turn, after=0, limit=100_000)
         return [(n, decode_event(payload)) for n, payload in page.events]

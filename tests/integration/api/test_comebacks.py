@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import httpx
 import pytest
@@ -233,17 +233,18 @@ async def test_follower_that_leaves_stops_nothing() -> None:
 
 async def test_follower_does_not_keep_a_turn_alive_that_its_owner_left() -> None:
     async with running_api(HELD) as api, asyncio.TaskGroup() as group:
-        request = api.http.build_request(
-            "POST", "/v1/chat/completions", json=body("hold", stream=True)
-        )
-        owner = await api.http.send(request, stream=True)
-        async for line in owner.aiter_lines():
-            if "so far" in line:
-                break
-        turn = api.worker.requests[0].turn
-        follower = group.create_task(api.http.get(path(turn), params={"stream": "true"}))
-        await until(lambda: api.deps.drain.open_count == 2)
-        await owner.aclose()
+        chat = body("hold", stream=True)
+        async with (
+            api.http.stream("POST", "/v1/chat/completions", json=chat) as owner,
+            # Held: when the lines go, so does their connection.
+            aclosing(cast("AsyncGenerator[str]", owner.aiter_lines())) as lines,
+        ):
+            async for line in lines:
+                if "so far" in line:
+                    break
+            turn = api.worker.requests[0].turn
+            follower = group.create_task(api.http.get(path(turn), params={"stream": "true"}))
+            await until(lambda: api.deps.drain.open_count == 2)
         async with asyncio.timeout(10):
             assert (await api.worker.ended.get())[1] is TurnState.CANCELLED
             assert "turn_cancelled" in (await follower).text

@@ -317,7 +317,7 @@ async def test_a_worker_killed_before_the_start_costs_the_turn_nothing(stage: St
 async def test_a_running_turn_whose_owners_keep_dying_is_ended_in_public(stage: Stage) -> None:
     turn = await stage.ask(C, "hang")
     worker = await stage.worker()
-    await stage.until_said(turn, 1)
+    await stage.until_logged(turn, 1)  # else its first new owner is seen to get on
     for _ in range(ADOPTIONS_MAX):
         await worker.kill()
         await stage.lapse_lease(C)
