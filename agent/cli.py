@@ -17,13 +17,16 @@ from claude_agent_sdk._errors import MessageParseError
 
 from agent.history import Said, message_of
 from agent.options import MARK
-from agent.processes import kill_marked
+from agent.processes import children, kill_marked
 
 log = logging.getLogger(__name__)
 
 CONTROL_TIMEOUT_S = 15.0
+CLOSE_GRACE_S = 2.0
+"""A CLI that has not ended by itself so long after it was told to is killed. What it had to say is
+with us by then: after the word nothing more of it is read."""
 CLOSE_TIMEOUT_S = 20.0
-"""The SDK ends a CLI that does not want to by steps, 15 s in all."""
+"""A last bound. Left to itself the SDK ends a CLI that hangs by steps, 15 s in all."""
 
 Listener = Callable[[Message], Awaitable[None]]
 
@@ -64,31 +67,43 @@ class Cli:
         self._listener: Listener | None = None
         self._last_words = ""
         self._patience: asyncio.Timeout | None = None
+        self._is_given_up = False
+        self._own: frozenset[int] = frozenset()
         self.fault: str = ""
         self.gone = asyncio.Event()
 
     async def connect(self) -> None:
         """Start it. Raises `CliNotStarted`; then nothing of it is left."""
+        others = children()
+        last = asyncio.get_running_loop().call_later(self._connect_timeout_s, self.give_up_start)
         try:
-            async with asyncio.timeout(self._connect_timeout_s) as self._patience:
+            async with asyncio.timeout(None) as self._patience:
                 await self._client.connect()
         # The SDK raises bare Exception when the first control request has no answer in time.
         except Exception as error:
             self.kill()
             detail = f"{type(error).__name__}: {error} {self._last_words}"
-            is_slow = isinstance(error, TimeoutError) or "timeout" in str(error)
+            is_slow = self._is_given_up or "timeout" in str(error)
             raise CliNotStarted(detail, is_slow=is_slow) from error
         except BaseException:
             self.kill()
             raise
         finally:
+            last.cancel()
             self._patience = None
+        # No tool has run yet: what is ours now is the CLI.
+        self._own = children() - others
         self._group.create_task(self._drain())
 
     def give_up_start(self) -> bool:
-        """Have `connect` fail now; False when it is not under way."""
+        """Have `connect` fail now; False when it is not under way.
+
+        Killed first: the SDK waits for seconds for one that does not end by itself.
+        """
         if self._patience is None:
             return False
+        self._is_given_up = True
+        self.kill()
         if not self._patience.expired():
             self._patience.reschedule(asyncio.get_running_loop().time())
         return True
@@ -143,15 +158,24 @@ class Cli:
         if count := kill_marked(MARK, self._mark):
             log.info("killed %d processes of the CLI", count)
 
+    def kill_leftovers(self) -> None:
+        """End what its tools have left running, and not the CLI itself, at once."""
+        if count := kill_marked(MARK, self._mark, spared=self._own):
+            log.info("killed %d processes that a turn had left", count)
+
     async def close(self) -> None:
-        """End it in its own time, or by force; bounded, and never an error."""
+        """End it in its own time, or soon by force, and what its tools have started; bounded, and
+        never an error."""
         self.ignore()
+        force = asyncio.get_running_loop().call_later(CLOSE_GRACE_S, self.kill)
         try:
             async with asyncio.timeout(CLOSE_TIMEOUT_S):
                 await self._client.disconnect()
         except Exception:  # a CLI that cannot even be closed is killed; the caller needs no more
             log.warning("the CLI did not close properly", exc_info=True)
-            self.kill()
+        finally:
+            force.cancel()
+            self.kill()  # It is gone; what its tools have left is not.
 
     async def _control(self, request: Awaitable[None]) -> None:
         try:

@@ -4,6 +4,9 @@ A killed CLI leaves its tools behind as orphans, and a tool may have moved to a 
 the inherited environment is what still tells whose they are. A tool can also start something with
 an environment of its own. So in an agent's isolation, where nobody lives but its init, this server
 and what the CLI has started, everything else counts as the CLI's.
+
+When a turn has ended the CLI lives on, and it alone: nothing that a tool has started may work
+between turns (docs/adr/0038).
 """
 
 from __future__ import annotations
@@ -12,6 +15,7 @@ import contextlib
 import os
 import re
 import signal
+from collections.abc import Set
 from pathlib import Path
 
 _OOM_COUNTERS = (
@@ -25,9 +29,11 @@ _CROWDED = 0.9
 _PASSES_MAX = 20
 
 
-def kill_marked(name: str, value: str, *, proc: Path = Path("/proc")) -> int:
+def kill_marked(
+    name: str, value: str, *, spared: Set[int] = frozenset(), proc: Path = Path("/proc")
+) -> int:
     """Kill every process whose environment has that variable, or where we are alone every other
-    one; how many there were.
+    one, but for those of the ids in `spared`; how many there were.
 
     All are stopped before one is killed: of a fork bomb, each death would make room for a birth.
     Repeats until none is found, so that a process that is just forking does not slip through.
@@ -36,12 +42,21 @@ def kill_marked(name: str, value: str, *, proc: Path = Path("/proc")) -> int:
     alone = is_alone(proc)
     for _ in range(_PASSES_MAX):
         found = _others(proc) if alone else _marked(f"{name}={value}".encode(), proc)
-        if not (found := found - stopped):
+        if not (found := found - stopped - spared):
             break
         _signal(found, signal.SIGSTOP)
         stopped |= found
     _signal(stopped, signal.SIGKILL)
     return len(stopped)
+
+
+def children(proc: Path = Path("/proc")) -> frozenset[int]:
+    """The ids of the processes that this one has started and that live.
+
+    A process whose parent dies becomes a child of the init, not of ours.
+    """
+    ours = str(os.getpid())
+    return frozenset(pid for pid in _others(proc) if _stat(proc / str(pid))[1:2] == [ours])
 
 
 def is_alone(proc: Path = Path("/proc")) -> bool:
@@ -81,9 +96,14 @@ def _others(proc: Path) -> set[int]:
 
 
 def _is_dead(process: Path) -> bool:
+    return _stat(process)[:1] in ([], ["Z"], ["X"])
+
+
+def _stat(process: Path) -> list[str]:
+    """Its state, its parent and so on; nothing when it is gone."""
     with contextlib.suppress(OSError):
-        return (process / "stat").read_text().rpartition(")")[2].split()[0] in ("Z", "X")
-    return True
+        return (process / "stat").read_text(errors="replace").rpartition(")")[2].split()
+    return []
 
 
 def _marked(needle: bytes, proc: Path) -> set[int]:

@@ -99,12 +99,20 @@ class ClaudeSession:
             if self._cli is not None:
                 self._cli.ignore()
         ended = await self._remember(hearing, ended, before)
-        if self._cli is not None and is_crowded():
+        await self._tidy(turn)
+        return ended
+
+    async def _tidy(self, turn: RunningTurn) -> None:
+        """Leave nothing running between turns but a CLI that is well."""
+        if self._cli is None:
+            return
+        if is_crowded():
             # A fork bomb: it would take every tool of the next turns with it.
             log.warning("turn %s left no room for processes: the CLI is ended", turn.start.turn)
             self._cli.kill()
             await self._drop_cli()
-        return ended
+        else:
+            self._cli.kill_leftovers()
 
     async def _ask_patiently(self, turn: RunningTurn, hearing: _Hearing) -> TurnEnded:
         """`_ask`, again where the prompt has not reached the model. Raises `CliFailed`.

@@ -337,22 +337,25 @@ print(json.dumps([allowed, passed]))
 
 
 @each_isolation
-def test_what_outlives_the_turn_gets_no_model_call(deployment: Deployment) -> None:
+def test_what_a_turn_leaves_is_ended_and_the_model_is_out_of_reach_between_turns(
+    deployment: Deployment,
+) -> None:
+    """A caller with an empty environment and a session of its own; then one that nothing ended."""
     name, mark = new_name(), f"late-{uuid.uuid4().hex}"
-    caller = (
-        INSIDE
-        + f"""
-body = json.dumps({{"model": {MODEL!r}, "max_tokens": 9,
-                    "messages": [{{"role": "user", "content": "echo {mark}"}}]}})
+    body = json.dumps(
+        {"model": MODEL, "max_tokens": 9, "messages": [{"role": "user", "content": f"echo {mark}"}]}
+    )
+    call = (
+        "POST /v1/messages HTTP/1.1\r\nHost: x\r\nConnection: close\r\n"
+        f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n{body}"
+    )
+    caller = f"""{INSIDE}
 end = time.monotonic() + 60
 while time.monotonic() < end:
-    over(FOLDER + "model.sock", (
-        f"POST /v1/messages HTTP/1.1\\r\\nHost: x\\r\\nConnection: close\\r\\n"
-        f"Content-Type: application/json\\r\\nContent-Length: {{len(body)}}\\r\\n\\r\\n{{body}}"
-    ).encode(), 1.0)
+    open("beat", "w").write(str(time.monotonic()))
+    over(FOLDER + "model.sock", {call!r}.encode(), 1.0)
     time.sleep(0.05)
 """
-    )
     command = f"cat > late.py <<'EOS'\n{caller}\nEOS\n(env -i setsid python3 late.py &) ; sleep 1"
     ask(deployment, bash(command), name=name)
 
@@ -361,10 +364,27 @@ while time.monotonic() < end:
 
     time.sleep(0.5)  # One that was under way may still arrive.
     during = calls()
-    time.sleep(1.5)
-
     assert during > 0, "the attack did not run"
+    assert deployment.data_dir is not None
+    sockets = list(deployment.data_dir.rglob("model.sock"))
+    assert sockets
+    for path in sockets:
+        knock(path, call.encode())
     assert calls() == during
+
+    beats = "print(json.dumps([open('beat').read(), time.sleep(1), open('beat').read()]))"
+    first, _, second = run(deployment, beats, name=name)
+    assert first == second, "it works on in the next turn"
+
+
+def knock(path: Path, raw: bytes) -> None:
+    """Say that to the socket, as what lives on in the container would."""
+    with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX) as line:
+        line.settimeout(2)
+        line.connect(str(path))
+        line.sendall(raw)
+        while line.recv(65536):
+            pass
 
 
 @each_isolation

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import itertools
+import json
 import re
 import struct
 import zlib
@@ -54,6 +55,9 @@ TOOLS = (
     "NotebookEdit",
 )
 
+
+HANGING_CLOSE_S = 9.0
+"""Less than the SDK takes."""
 
 _numbers = itertools.count(1)
 
@@ -471,3 +475,43 @@ async def test_the_worker_is_welcomed_before_the_sdk_is_loaded(model: Path) -> N
         async with connected(agent.socket) as (_, welcome):
             assert loop.time() - listening < 0.5
             assert welcome.sdk_version
+
+
+async def test_nothing_that_a_tool_has_started_outlives_a_turn_that_ended_well(
+    real_agent: ContainedAgent,
+) -> None:
+    """With an empty environment and a session of its own it went on until the container's end."""
+    started = """
+(env -i setsid sleep 6001 &)
+(setsid sleep 6002 &)
+nohup sleep 6003 > /dev/null 2>&1 &
+until [ $(pgrep -xc sleep) = 3 ]; do :; done; pgrep -xc sleep
+"""
+    async with connected(real_agent.socket) as (link, _):
+        first = await ask(link, f"tool Bash {json.dumps({'command': started})}")
+        between = await processes(real_agent)
+        second = await ask(link, "echo still here")
+        after = await processes(real_agent)
+
+    assert text_of(first).split() == ["tool", "said:", "3"], "the attack did not run"
+    assert not any("sleep" in line for line in between)
+    # The CLI is the same one, so that the next turn has no start to wait for.
+    assert sum("claude" in line for line in between) == 1
+    assert (text_of(second), after) == ("still here", between)
+
+
+async def test_a_cli_that_stands_still_is_closed_promptly(real_agent: ContainedAgent) -> None:
+    """The SDK gave it ten seconds before it killed it, while the next turn waited."""
+    async with connected(real_agent.socket) as (link, _):
+        await ask(link, "echo one")
+        await real_agent.run("pkill", "-STOP", "claude")
+        async with asyncio.timeout(HANGING_CLOSE_S):
+            told = await ask(link, "echo two", system_prompt="Other settings need another CLI.")
+
+    assert text_of(told) == "two"
+
+
+async def processes(agent: ContainedAgent) -> list[str]:
+    """What runs in the container, with its ids, but for the question itself."""
+    told = await agent.run("ps", "-eo", "pid,args", "--no-headers")
+    return [line for line in told.splitlines() if "ps -eo" not in line]

@@ -37,7 +37,7 @@ for line in sys.stdin:
 FAILS, HANGS = "exit 1", "exec sleep 600"
 CONNECT_S = 10.0
 """Enough for a CLI that is well, on a busy machine too; where not, there are tries left."""
-PROMPTLY_S = 25.0
+PROMPTLY_S = 5.0
 """A worker waits for five before it ends the container."""
 
 
