@@ -147,6 +147,11 @@ class Conversation:
         )
 
     @property
+    def is_being_stopped(self) -> bool:
+        """Its container goes, or it has been told to ask whether it may."""
+        return self._life.state is ActorPhase.STOPPING or bool(self._wishes & OF_THE_IDLE)
+
+    @property
     def is_agent_working(self) -> bool:
         """See `LinkUser`."""
         return self._run is not None and self._run.phase is RunPhase.OPEN

@@ -24,6 +24,7 @@ from worker.hosts.folders.folders import StaleFolder
 from worker.hosts.host import Container, ContainerExit, ContainerId
 from worker.hosts.stopping import stop_at_once
 from worker.parts import WorkerParts
+from worker.placement.idle_stops import IdleStops
 from worker.placement.placement import Placement
 from worker.placement.sweeping import Fate, Sweep, container_fate, sweep
 from worker.side.lane import SideLane
@@ -31,6 +32,10 @@ from worker.waiting import periodically, signalled
 
 log = logging.getLogger(__name__)
 
+DUE_AT_ONCE = 50
+"""Idle conversations that one look of a sweep brings."""
+DUE_AT_MOST = 200
+"""More the script does not look at."""
 _QUEUE_TIMEOUT = "No worker could take this turn in time. Please try again."
 
 
@@ -48,6 +53,11 @@ class Reaper:
         self._orphans_s: dict[ContainerId, float] = {}
         self._siblings: frozenset[WorkerId] = frozenset()
         self._reconcile_now = asyncio.Event()
+        self.idle = IdleStops(
+            placement.conversations,
+            parts.clock,
+            longest_s=2 * parts.settings.idle_timeout_s,
+        )
         self.workers = 1
         """How many there are in the cluster, as of the last heartbeat."""
 
@@ -64,19 +74,11 @@ class Reaper:
             at_most_s=timings.sweep_at_most_s,
         )
         async with asyncio.TaskGroup() as group:
-            group.create_task(rhythm(self.reap_own, name="own deadlines"))
+            group.create_task(self.idle.run())
             group.create_task(rhythm(self.sweep, name="sweep", stretch=self._stretch))
 
     def _stretch(self) -> float:
         return min(max(self.workers / WORKERS_UNSTRETCHED, 1.0), STRETCH_MAX)
-
-    async def reap_own(self) -> None:
-        """Tell those of ours that have rested for long enough, as far as we know; costs nothing."""
-        now_s = self._parts.clock.monotonic()
-        for actor in self._placement.conversations.values():
-            if actor.is_due(now_s):
-                actor.reap()
-        self._stop_the_forgotten()
 
     async def run_reconciler(self) -> None:
         """Reconcile at once, then every 30 s and whenever a sibling has left, until cancelled."""
@@ -170,14 +172,27 @@ class Reaper:
                 pass  # Somebody better placed has it, or may come.
 
     async def _sweep_idle(self) -> None:
-        due = self._parts.conversations.due(self._parts.worker, self._parts.host_id)
-        for c, owner, _ in await due:
-            if owned := self._placement.conversations.get(c):
-                owned.reap()
+        """What the store says is due and ours to see to; a full page is followed by the next."""
+        while await self._sweep_idle_page():
+            pass
+
+    async def _sweep_idle_page(self) -> bool:
+        """Whether there may be more: the page was full, and brought news."""
+        # Beside those that we know of already and that wait for their stop.
+        limit = min(DUE_AT_ONCE + self.idle.known, DUE_AT_MOST)
+        due = await self._parts.conversations.due(
+            self._parts.worker, self._parts.host_id, limit=limit
+        )
+        news = False
+        for c, owner, _ in due:
+            if c in self._placement.conversations:
+                news |= self.idle.due(c)
             elif owner is None:
                 # The actor finds the container, or that there is none here, and the next round
                 # reaps it. Of a host that is gone only the record goes cold.
                 await self._placement.place(c, may_exceed=True)
+                news |= c in self._placement.conversations
+        return news and len(due) == limit
 
     async def _sweep_wipes(self) -> None:
         """Deleted conversations that still have a container or files here."""
@@ -187,15 +202,6 @@ class Reaper:
                 await self._placement.place(c, may_exceed=True)
             elif await self._parts.conversations.get(c) is None:
                 actor.disown()
-
-    def _stop_the_forgotten(self) -> None:
-        """The net under the deadlines: a container that rests far too long goes."""
-        limit_s = 2 * self._parts.settings.idle_timeout_s
-        now_s = self._parts.clock.monotonic()
-        for actor in self._placement.conversations.values():
-            if actor.is_resting and now_s - actor.idle_since_s > limit_s:
-                log.warning("idle deadline missed", extra=fields(conversation=actor.key))
-                actor.make_room()
 
     # Every half minute
 

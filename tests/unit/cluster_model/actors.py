@@ -85,6 +85,15 @@ class Actor:
         self._cancelled: TurnId | None = None
         self._is_reap_asked = False
         self._is_leaving = False
+        self._is_discarding = False
+        self.turn: TurnId | None = None
+
+    @property
+    def is_being_stopped(self) -> bool:
+        return self._is_discarding or self._is_reap_asked
+
+    def is_due(self, now_s: float) -> bool:
+        return self.is_resting and now_s - self.idle_since_s >= IDLE_S
 
     @property
     def container(self) -> ContainerId | None:
@@ -123,7 +132,9 @@ class Actor:
                 return await self._release(self._state)
             if claimed := await self._claim():
                 self._is_reap_asked = False
+                self.turn = claimed.record.turn
                 await self._run(Run(claimed, claimed.record.seq, []))
+                self.turn = None
             elif self._box is None:
                 return await self._release(ConversationState.COLD)
             elif self._box.process.is_dead or await self._shall_stop():
@@ -377,12 +388,13 @@ class Actor:
 
     async def _discard(self) -> None:
         box, self._box, self._link = self._box, None, None
-        self._is_reap_asked = False
+        self._is_reap_asked, self._is_discarding = False, True
         await self._move(ConversationState.STOPPING)
         if box is not None:
             await self._worker.clock.sleep(self._chance.uniform(0.01, 0.5))
             self._worker.machine.remove(box.id)
         await self._move(ConversationState.COLD)
+        self._is_discarding = False
 
     # The record
 

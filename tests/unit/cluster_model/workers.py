@@ -166,6 +166,7 @@ class ModelWorker:
         self.spawn(self._repeat(self._beat, "heartbeat", BEAT_EVERY_S, BEAT_EVERY_S))
         at_least_s, at_most_s = TIMINGS.sweep_at_least_s, TIMINGS.sweep_at_most_s
         self.spawn(self._repeat(self._reaper.sweep, "sweep", at_least_s, at_most_s))
+        self.spawn(self._reaper.idle.run())
         every_s = TIMINGS.reconcile_every_s
         self.spawn(self._repeat(self._reconcile, "reconcile", every_s, every_s))
 
