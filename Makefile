@@ -53,10 +53,11 @@ fmt: $(VENV)/.dev ## format the code and mend what the linter can mend
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-docs: $(VENV)/.dev ## renew what is generated: .env.example, docs/settings.md, ARCHITECTURE.md
+docs: $(VENV)/.dev ## renew what is generated: .env.example, docs/settings.md, docs/failures.md, ARCHITECTURE.md
 	$(BIN)/python -m infra.reference.settings --write
 	$(BIN)/python -m infra.reference.diagrams --write
 	$(BIN)/python -m worker.diagrams --write
+	$(BIN)/python -m tests.failures --write
 
 image: $(VENV)/.embedded ## build the agents' image (BASE_IMAGE=...)
 	AGCLUSTER_BASE_IMAGE=$(BASE_IMAGE) $(BIN)/agcluster build-image

@@ -1,0 +1,1 @@
+"""What all programs share: the contract, the store, the plumbing, the command line."""

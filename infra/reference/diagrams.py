@@ -1,4 +1,4 @@
-"""The generated parts of ARCHITECTURE.md: state diagrams from the transition tables, and the keys.
+"""The generated parts of ARCHITECTURE.md: the folders, the state diagrams, and the keys.
 
 `python -m infra.reference.diagrams [--write|--check]` from the repository's root. A test fails when
 the document and the code differ.
@@ -10,11 +10,13 @@ import argparse
 import inspect
 import re
 import sys
+import textwrap
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import TypeVar, get_type_hints
 
+from infra.reference.folders import folders
 from infra.reference.generated import apply, replace_part
 from infra.store.keys import Keys
 from infra.wire.ids import (
@@ -45,6 +47,8 @@ PLACEHOLDERS: Mapping[object, str] = {
     ReplicaId: "<replica>",
 }
 
+_WIDTH = 140
+
 State = TypeVar("State", bound=StrEnum)
 
 
@@ -69,17 +73,17 @@ def mermaid(table: Mapping[State, frozenset[State]], *, start: State) -> str:
 
 
 def keys() -> str:
-    """Every key as a table row: its name with placeholders, and its docstring."""
-    lines = ["| key | holds |", "| --- | --- |"]
-    for name, text in _keys():
-        escaped = text.replace("|", "\\|")
-        lines.append(f"| `{name}` | {escaped} |")
-    return "\n".join(lines) + "\n"
+    """Every key as a list item: its name with placeholders, and its docstring."""
+    items = [f"- `{name}`: {text}" for name, text in _keys()]
+    wrap = textwrap.TextWrapper(
+        _WIDTH, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False
+    )
+    return "\n".join(map(wrap.fill, items)) + "\n"
 
 
 def renewed(document: str) -> str:
-    """The document with both parts as the code has them now."""
-    for name, text in (("states", states()), ("keys", keys())):
+    """The document with these parts as the code has them now."""
+    for name, text in (("folders", folders(Path())), ("states", states()), ("keys", keys())):
         begin, end = f"<!-- generated:{name} -->\n", "<!-- /generated -->\n"
         document = replace_part(document, text, begin=begin, end=end)
     return document
@@ -93,7 +97,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     mode.add_argument("--check", action="store_true", help="fail if the document differs")
     given = parser.parse_args(arguments)
     if not given.write and not given.check:
-        print(states(), keys(), sep="\n")
+        print(folders(Path()), states(), keys(), sep="\n")
         return 0
     return apply({DOCUMENT: renewed(DOCUMENT.read_text())}, is_check=given.check)
 

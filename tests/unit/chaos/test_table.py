@@ -1,20 +1,15 @@
-"""The table of chaos scenarios and the failure table of ARCHITECTURE.md name the same."""
+"""The table of chaos scenarios and the table of failures name the same."""
 
 from __future__ import annotations
 
-import re
 from collections import Counter
-from pathlib import Path
 
 from tests.chaos.scenarios import TRACKS
-
-ARCHITECTURE = Path(__file__).resolve().parents[3] / "ARCHITECTURE.md"
+from tests.failures import groups
 
 
 def test_every_scenario_has_a_row_and_every_row_a_scenario() -> None:
-    listed = re.findall(r"chaos: ((?:`\w+`(?:, )?)+)", ARCHITECTURE.read_text())
-    named = {name for names in listed for name in re.findall(r"`(\w+)`", names)}
-    named = {name for name in named if not name.startswith("test_")}
+    named = {name for group in groups() for one in group.failure for name in one.chaos}
     assert named == {one.name for track in TRACKS for step in track.steps for one in step}
 
 

@@ -11,6 +11,7 @@ import pytest
 from api.chat.fields import IGNORED_PARAMETERS
 from api.errors import TABLE
 from infra.runtime.settings import PREFIX, Settings
+from tests.failures import groups, renewed
 
 ROOT = Path(__file__).resolve().parents[3]
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
@@ -82,6 +83,19 @@ def test_every_test_named_exists(document: Path) -> None:
 def _tests() -> frozenset[str]:
     files = (ROOT / "tests").rglob("test_*.py")
     return frozenset(n for f in files for n in re.findall(r"def (test_\w+)\(", f.read_text()))
+
+
+def test_failures_are_as_their_table_says() -> None:
+    """Each has a test or a scenario, and both documents are as `make docs` writes them."""
+    listed = [one for group in groups() for one in group.failure]
+    assert len(listed) > 60
+    assert [one.what for one in listed if not one.tests and not one.chaos] == []
+    assert {path: (ROOT / path).read_text() for path in renewed()} == renewed()
+
+
+def test_every_line_of_the_architecture_can_be_read() -> None:
+    lines = (ROOT / "ARCHITECTURE.md").read_text().splitlines()
+    assert [line for line in lines if len(line) > 200] == []
 
 
 def test_every_threat_has_a_control_that_is_there_and_a_test() -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
 
 from infra.reference import diagrams
 from infra.reference import settings as reference
+from infra.reference.folders import folders
 from infra.reference.generated import apply, replace_part
 from infra.reference.readers import PROGRAMS, read_by, readers_of
 from infra.runtime.settings import Settings, load_settings
@@ -85,7 +87,7 @@ def test_every_transition_is_drawn() -> None:
 
 def test_every_key_is_listed() -> None:
     public = [name for name, value in vars(Keys).items() if callable(value) and name[0] != "_"]
-    assert len(diagrams.keys().splitlines()) == 2 + len(public)
+    assert len(re.findall("^- `", diagrams.keys(), re.MULTILINE)) == len(public)
 
 
 def test_a_difference_fails_the_check_and_changes_nothing(
@@ -101,3 +103,15 @@ def test_a_difference_fails_the_check_and_changes_nothing(
 def test_a_document_without_the_marks_is_an_error() -> None:
     with pytest.raises(ValueError, match="no part"):
         replace_part("text", "new", begin="<a>\n", end="<b>\n")
+
+
+def test_a_package_that_says_nothing_is_not_drawn(tmp_path: Path) -> None:
+    """Every folder has its sentence in the picture, so every package has a docstring."""
+    package = tmp_path / "api" / "chat"
+    package.mkdir(parents=True)
+    (tmp_path / "api" / "__init__.py").write_text('"""The edge. And more."""\n')
+    (package / "__init__.py").write_text("")
+    with pytest.raises(ValueError, match="no docstring"):
+        folders(tmp_path)
+    (package / "__init__.py").write_text('"""A dialect."""\n')
+    assert folders(tmp_path) == "```\napi/     The edge.\n  chat/  A dialect.\n```\n"

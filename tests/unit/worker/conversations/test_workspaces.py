@@ -61,7 +61,9 @@ def test_what_is_hidden_too_deep_for_a_path_counts_as_too_much_and_can_be_remove
         assert size_of(workspace) > 2**49
     finally:
         assert folders.drop_workspace(C, FENCE)
+        folders.drop_trash()  # pytest could not remove it either
     assert list((tmp_path / "w").glob("[!.]*")) == []
+    assert list((tmp_path / "w" / ".trash").iterdir()) == []
 
 
 def test_a_folder_that_was_closed_to_us_is_measured_and_stays_closed(tmp_path: Path) -> None:
