@@ -39,11 +39,13 @@ def test_a_size_is_what_the_disk_holds_links_not_followed(tmp_path: Path) -> Non
 
 
 def _dig(folder: Path, levels: int) -> None:
-    """Deeper than any path can name."""
+    """Deeper than any path can name, and its owner's, as an agent's own would be."""
     there = os.open(folder, os.O_RDONLY)
+    owner = os.fstat(there)
     for _ in range(levels):
         os.mkdir("d" * 50, dir_fd=there)
         below = os.open("d" * 50, os.O_RDONLY, dir_fd=there)
+        os.fchown(below, owner.st_uid, owner.st_gid)
         os.close(there)
         there = below
     with os.fdopen(os.open("file", os.O_CREAT | os.O_WRONLY, dir_fd=there), "wb") as file:
@@ -61,8 +63,9 @@ def test_what_is_hidden_too_deep_for_a_path_counts_as_too_much_and_can_be_remove
         assert size_of(workspace) > 2**49
     finally:
         assert folders.drop_workspace(C, FENCE)
-        folders.drop_trash()  # pytest could not remove it either
+        folders.drop_trash()
     assert list((tmp_path / "w").glob("[!.]*")) == []
+    # pytest could not remove what is left: its own clean-up recurses.
     assert list((tmp_path / "w" / ".trash").iterdir()) == []
 
 
