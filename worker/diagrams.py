@@ -15,16 +15,16 @@ from infra.reference.diagrams import DOCUMENT, mermaid
 from infra.reference.generated import apply, replace_part
 from worker.conversations.phases import ACTOR_TRANSITIONS, ActorPhase
 from worker.hosts.breaker import BREAKER_TRANSITIONS, BreakerState
-from worker.turns.phases import RUN_TRANSITIONS, RunPhase
+from worker.turns.phases import RUN_BEGINS, RUN_TRANSITIONS
 
 _BEGIN, _END = "<!-- generated:worker-states -->\n", "<!-- /generated -->\n"
 
 
 def states() -> str:
     """The diagrams, as mermaid."""
-    actor = mermaid(ACTOR_TRANSITIONS, start=ActorPhase.RECOVERING)
-    run = mermaid(RUN_TRANSITIONS, start=RunPhase.PREPARING)
-    breaker = mermaid(BREAKER_TRANSITIONS, start=BreakerState.CLOSED)
+    actor = mermaid(ACTOR_TRANSITIONS, ActorPhase.RECOVERING)
+    run = mermaid(RUN_TRANSITIONS, *RUN_BEGINS)
+    breaker = mermaid(BREAKER_TRANSITIONS, BreakerState.CLOSED)
     return (
         f"**A conversation's actor**\n{actor}\n**The run of a turn**\n{run}\n"
         f"**The breaker of an engine**\n{breaker}"

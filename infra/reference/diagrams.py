@@ -54,16 +54,16 @@ State = TypeVar("State", bound=StrEnum)
 
 def states() -> str:
     """The state diagrams, as mermaid."""
-    turn = mermaid(TURN_TRANSITIONS, start=TurnState.QUEUED)
-    conversation = mermaid(CONVERSATION_TRANSITIONS, start=ConversationState.COLD)
-    worker = mermaid(WORKER_TRANSITIONS, start=WorkerState.READY)
+    turn = mermaid(TURN_TRANSITIONS, TurnState.QUEUED)
+    conversation = mermaid(CONVERSATION_TRANSITIONS, ConversationState.COLD)
+    worker = mermaid(WORKER_TRANSITIONS, WorkerState.READY)
     return f"**Turn**\n{turn}\n**Conversation**\n{conversation}\n**Worker**\n{worker}"
 
 
-def mermaid(table: Mapping[State, frozenset[State]], *, start: State) -> str:
+def mermaid(table: Mapping[State, frozenset[State]], *starts: State) -> str:
     """One table as a mermaid state diagram, in the order of its enum."""
     order = list(table)
-    lines = ["```mermaid", "stateDiagram-v2", f"    [*] --> {start}"]
+    lines = ["```mermaid", "stateDiagram-v2", *(f"    [*] --> {start}" for start in starts)]
     for old in order:
         following = sorted(table[old], key=order.index)
         lines += [f"    {old} --> {new}" for new in following]

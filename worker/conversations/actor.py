@@ -37,7 +37,6 @@ from infra.wire.events import TurnEnded
 from infra.wire.ids import ConversationKey, TurnId
 from infra.wire.link import Answer, InterruptReason, Refused, TranscriptStored
 from infra.wire.states import ConversationState
-from worker.conversations.course import Course, course_with_agent
 from worker.conversations.delivery import Delivery
 from worker.conversations.kept_link import KeptLink
 from worker.conversations.phases import ACTOR_TRANSITIONS, OF_THE_IDLE, ActorPhase, Departure, Wish
@@ -53,7 +52,8 @@ from worker.parts import WorkerParts
 from worker.turns.agent_link import AgentLink
 from worker.turns.endings import declared_end, exit_end
 from worker.turns.phases import RunPhase
-from worker.turns.run import Ending, TurnRun
+from worker.turns.run import TurnRun
+from worker.turns.steps import Ending
 from worker.waiting import until_store_answers
 
 log = logging.getLogger(__name__)
@@ -245,16 +245,8 @@ class Conversation:
 
     def on_relinked(self, link: AgentLink) -> None:
         """Go on with the running turn over a new link."""
-        run = self._run
-        if run is None or run.phase is not RunPhase.OPEN:
-            return
-        course = course_with_agent(turn=run.turn, agent_turn=link.welcome.turn, last_n=run.last_n)
-        if course is Course.REPLAY:
-            run.replay(link)
-        elif course is Course.START and run.standing:
-            run.start(link)
-        else:
-            run.declare(declared_end(ErrorCode.AGENT_FAILED), usable=False)
+        if self._run:
+            self._run.on_relinked(link)
 
     async def on_agent_gone(self, container: ContainerId, error: AgentUnreachable) -> None:
         """Give up that of the container whose link was lost: the next turn may have a new one."""

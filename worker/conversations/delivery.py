@@ -1,6 +1,6 @@
 """Getting a claimed turn to its agent: a container if there is none, a memory, an open gateway.
 
-One of three courses (`worker.turns.endings.Course`): start it, read on where an owner before us
+One of three courses (`worker.turns.course.Course`): start it, read on where an owner before us
 stopped, or end it because it had begun and its agent is gone. What fails on the way ends the turn,
 or gives it back where nothing can have happened yet. Called by `worker.conversations.actor`.
 """
@@ -22,15 +22,15 @@ from infra.wire.errors import (
 )
 from infra.wire.gateway import GatewayFault
 from infra.wire.states import ConversationState, TurnState
-from worker.conversations.course import Course, course_before_container, course_with_agent
 from worker.conversations.kept_link import KeptLink
 from worker.conversations.recorded_state import RecordedState
 from worker.conversations.session import Session
 from worker.gateway_client.client import CommandRefused
 from worker.ownership import HeldLease
 from worker.parts import WorkerParts
+from worker.turns.course import Course, course_before_container, course_with_agent
 from worker.turns.endings import NO_GATEWAY, UNREADABLE_KEY, declared_end
-from worker.turns.memory import Standing, is_resending, needs_transcript, stand
+from worker.turns.memory import Standing, needs_transcript, stand
 from worker.turns.run import TurnRun
 from worker.waiting import until_store_answers
 
@@ -98,9 +98,8 @@ class Delivery:
             end = declared_end(ErrorCode.CONTAINER_LOST, state=TurnState.INTERRUPTED)
             run.declare(end, usable=False)
             return
-        if course is Course.START:
-            run.standing = await self._stand(run.claimed)
-        await self._open(run)
+        standing = await self._stand(run.claimed) if course is Course.START else None
+        await self._open(run, standing)
         # The machine may have been suspended since the store agreed.
         await self._parts.ownership.make_sure(self._held)
         # The link may have been replaced meanwhile; one that is down is resynchronised when up.
@@ -146,26 +145,17 @@ class Delivery:
             restores=(link := self._link.current) is not None and link.welcome.restores,
         )
 
-    async def _open(self, run: TurnRun) -> None:
+    async def _open(self, run: TurnRun, standing: Standing | None) -> None:
         """All that must be true before the agent may work, at once: it is the user's wait."""
         container = self._session.container.id if self._session.container else None
         try:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._parts.gateway.open_turn(run.open_request()))
                 group.create_task(self._record.move(ConversationState.BUSY, container=container))
-                if run.standing and run.claimed.record.state is not TurnState.RUNNING:
-                    group.create_task(self._note_start(run, run.standing))
+                if standing is not None:
+                    group.create_task(run.put_on(standing))
         except BaseExceptionGroup as group:
             raise _first(group) from None
-
-    async def _note_start(self, run: TurnRun, standing: Standing) -> None:
-        """claimed -> running, before the agent hears of it: from then on tools may have run."""
-        turns, lease = self._parts.turns, self._held.lease
-        resends = is_resending(run.claimed.request)
-        await until_store_answers(
-            lambda: turns.start(lease, run.turn, base=standing.base, is_resending=resends),
-            self._parts.clock,
-        )
 
 
 def _first(group: BaseExceptionGroup) -> BaseException:

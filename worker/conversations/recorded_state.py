@@ -7,14 +7,15 @@ that went wrong the record itself is asked.
 from __future__ import annotations
 
 import logging
+from collections import deque
+from collections.abc import Sequence
 
 from infra.runtime.logs import fields
 from infra.store.conversations import ConversationRecord
 from infra.store.history import Memory
 from infra.wire.errors import IllegalTransition
 from infra.wire.events import TurnEnded
-from infra.wire.states import ConversationState
-from worker.conversations.course import steps
+from infra.wire.states import CONVERSATION_TRANSITIONS, ConversationState
 from worker.hosts.host import ContainerId
 from worker.ownership import HeldLease
 from worker.parts import WorkerParts
@@ -102,3 +103,21 @@ class RecordedState:
         await until_store_answers(
             lambda: conversations.update(lease, state, container=container), self._parts.clock
         )
+
+
+def steps(old: ConversationState, new: ConversationState) -> Sequence[ConversationState]:
+    """The shortest legal way from one state to another, without pretending a host was lost."""
+    if old is new:
+        return ()
+    ways: deque[tuple[ConversationState, tuple[ConversationState, ...]]] = deque([(old, ())])
+    seen = {old}
+    while ways:
+        at, way = ways.popleft()
+        for state in sorted(CONVERSATION_TRANSITIONS[at]):
+            if state in seen or (state is ConversationState.LOST and new is not state):
+                continue
+            if state is new:
+                return (*way, state)
+            seen.add(state)
+            ways.append((state, (*way, state)))
+    raise IllegalTransition("conversation", old, new)

@@ -16,8 +16,7 @@ from infra.wire.errors import (
     LeaseLost,
     MalformedMessage,
 )
-from infra.wire.events import Event, TurnEnded, TurnError, Usage, encode_event
-from infra.wire.frames import Frame
+from infra.wire.events import TurnEnded, TurnError, Usage, encode_event
 from infra.wire.gateway import GatewayFault, SideCall
 from infra.wire.ids import TurnId
 from infra.wire.link import InterruptReason
@@ -28,9 +27,10 @@ from worker.ownership import HeldLease
 from worker.parts import WorkerParts
 from worker.side.messages_api import AnswerStream, refusal, request_body
 from worker.turns.endings import NO_GATEWAY, UNREADABLE_KEY, declared_end, interrupted_end
-from worker.turns.log_writer import TurnLogWriter
+from worker.turns.interruption import Interruption
+from worker.turns.output import TurnOutput
 from worker.turns.spending import Spending
-from worker.waiting import FIRST_PAUSE_S, LONGEST_PAUSE_S, signalled, until_store_answers
+from worker.waiting import FIRST_PAUSE_S, LONGEST_PAUSE_S
 
 log = logging.getLogger(__name__)
 
@@ -59,15 +59,12 @@ class SideRun:
         self._parts = parts
         self._held = held
         self._turn = turn
-        self._interrupted = asyncio.Event()
-        self._interrupted_for: InterruptReason | None = None
+        self._stop = Interruption()
         self._answer = AnswerStream()
-        self._n = 0
 
     def interrupt(self, reason: InterruptReason) -> None:
         """Have it stopped. The first reason counts."""
-        self._interrupted_for = self._interrupted_for or reason
-        self._interrupted.set()
+        self._stop.ask(reason)
 
     def forget(self) -> None:
         """Renew the lease no more."""
@@ -98,8 +95,8 @@ class SideRun:
         except (ContentNotOpened, MalformedMessage) as error:
             log.error("turn not read: %s", error, extra=fields(turn=self._turn))
             if record := await turns.get(self._turn):
-                self._n = record.seq
-                await self._finish(record, declared_end(ErrorCode.INTERNAL))
+                output = TurnOutput(self._parts, self._held, record)
+                await self._finish(record, declared_end(ErrorCode.INTERNAL), output)
             return None
 
     async def _until_lost(self) -> None:
@@ -107,44 +104,37 @@ class SideRun:
         raise LeaseLost(self._held.conversation, self._held.fence)
 
     async def _run(self, claimed: Claimed) -> None:
-        record, parts = claimed.record, self._parts
-        self._n = record.seq
+        record = claimed.record
         log.info("side turn claimed", extra=fields(turn=record.turn, attempt=record.attempt))
-        writer = TurnLogWriter(
-            parts.turn_log,
-            self._held.lease,
-            record.turn,
-            parts.clock,
-            on_logged=lambda n: None,
-            every_s=parts.timings.log_every_s,
-        )
+        output = TurnOutput(self._parts, self._held, record)
         async with asyncio.TaskGroup() as group:
-            logging_events = group.create_task(writer.run())
+            logging_events = group.create_task(output.run())
             if record.cancel is not None:
                 self.interrupt(InterruptReason.CANCELLED)
             if record.state is TurnState.CLAIMED and record.seq == 0:
-                end = await self._until_stopped(claimed, writer)
+                end = await self._until_stopped(claimed, output)
             else:
                 end = _LOST
-            await self._finish(record, end, writer)
+            await self._finish(record, end, output)
             logging_events.cancel()
 
-    async def _until_stopped(self, claimed: Claimed, writer: TurnLogWriter) -> TurnEnded:
+    async def _until_stopped(self, claimed: Claimed, output: TurnOutput) -> TurnEnded:
         """The answer's end, unless the deadline or somebody's wish comes first."""
-        clock, left_s = self._parts.clock, claimed.left_s
         async with asyncio.TaskGroup() as group:
-            speaking = group.create_task(self._speak(claimed, writer))
-            stopping = group.create_task(signalled(self._interrupted, clock, timeout_s=left_s))
+            speaking = group.create_task(self._speak(claimed, output))
+            stopping = group.create_task(
+                self._stop.asked(self._parts.clock, within_s=claimed.left_s)
+            )
             await asyncio.wait({speaking, stopping}, return_when=asyncio.FIRST_COMPLETED)
             is_answered = speaking.done()
             speaking.cancel()
             stopping.cancel()
         if is_answered:
             return speaking.result()
-        end = interrupted_end(self._interrupted_for or InterruptReason.DEADLINE)
+        end = interrupted_end(self._stop.reason or InterruptReason.DEADLINE)
         return end.model_copy(update={"usage": self._answer.usage})
 
-    async def _speak(self, claimed: Claimed, writer: TurnLogWriter) -> TurnEnded:
+    async def _speak(self, claimed: Claimed, output: TurnOutput) -> TurnEnded:
         spending = Spending(self._parts, self._held, claimed.record)
         if end := await spending.begin():
             return end
@@ -153,14 +143,14 @@ class SideRun:
         pause_s = FIRST_PAUSE_S
         while True:
             try:
-                return await self._listen(claimed, call, writer)
+                return await self._listen(call, output)
             except CommandRefused as error:
                 log.error("gateway refused: %s", error, extra=fields(turn=call.turn))
                 is_key = error.fault is GatewayFault.KEY_NOT_OPENED
                 return UNREADABLE_KEY if is_key else NO_GATEWAY
             except GatewayUnavailable as error:
                 log.warning("no answer: %s", error, extra=fields(turn=call.turn))
-                if self._n:
+                if output.n:
                     broken = upstream_error(ErrorCode.UPSTREAM_ERROR)
                     usage = self._answer.usage
                     return TurnEnded(state=TurnState.FAILED, usage=usage, error=broken)
@@ -187,7 +177,7 @@ class SideRun:
             ),
         )
 
-    async def _listen(self, claimed: Claimed, call: SideCall, writer: TurnLogWriter) -> TurnEnded:
+    async def _listen(self, call: SideCall, output: TurnOutput) -> TurnEnded:
         """One call, its answer published and logged as it comes."""
         self._answer = AnswerStream()
         async with self._parts.gateway.complete(call) as upstream:
@@ -197,50 +187,19 @@ class SideRun:
                 return TurnEnded(state=TurnState.FAILED, error=error)
             async for chunk in upstream.chunks:
                 for event in self._answer.feed(chunk):
-                    self._say(claimed, event, writer)
-                if writer.is_full:
-                    await writer.flush()
+                    output.say(encode_event(event))
+                if output.is_full:
+                    await output.flush()
                 if self._answer.is_over:
                     await _read_out(upstream.chunks)
         return self._answer.ended()
 
-    def _say(self, claimed: Claimed, event: Event, writer: TurnLogWriter) -> None:
-        self._n += 1
-        payload = encode_event(event)
-        self._publish(claimed.record, payload)
-        writer.add(self._n, payload)
-
-    def _publish(self, record: TurnRecord, payload: bytes) -> None:
-        # Past the self-fencing time another worker may be publishing; the log heals the gap.
-        if self._held.may_publish():
-            frame = Frame(record.turn, self._held.fence, self._n, payload)
-            self._parts.live.publish(record.replica, frame.encode())
-
-    async def _finish(
-        self, record: TurnRecord, end: TurnEnded, writer: TurnLogWriter | None = None
-    ) -> None:
+    async def _finish(self, record: TurnRecord, end: TurnEnded, output: TurnOutput) -> None:
         """Close the turn, then tell. While Redis is away this goes on trying."""
-        turn, lease, turns = record.turn, self._held.lease, self._parts.turns
-        meter = await self._parts.gateway.close_turn(record.conversation, turn)
+        meter = await self._parts.gateway.close_turn(record.conversation, record.turn)
         if meter.usage != Usage():
             end = end.model_copy(update={"usage": meter.usage})
-        self._n += 1
-
-        async def finish(n: int, broken: ErrorCode | None) -> None:
-            nonlocal end
-            if broken:
-                end = declared_end(broken).model_copy(update={"usage": end.usage})
-            await until_store_answers(
-                lambda: turns.finish(lease, turn, n, end, idle_timeout_s=0.0, meter=meter),
-                self._parts.clock,
-            )
-
-        await (writer.finish(finish, self._n) if writer else finish(self._n, None))
-        self._publish(record, encode_event(end))
-        log.info(
-            "side turn ended",
-            extra=fields(turn=turn, state=end.state, code=end.error and end.error.code, n=self._n),
-        )
+        await output.close(end, meter=meter, idle_timeout_s=0.0)
 
 
 async def _read_out(chunks: AsyncIterator[bytes]) -> None:

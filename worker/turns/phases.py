@@ -10,16 +10,21 @@ class RunPhase(StrEnum):
     """Where the run of a claimed turn is."""
 
     PREPARING = "preparing"
-    """The agent has not got it from this worker yet."""
+    """No agent has it."""
+    ADOPTED = "adopted"
+    """An agent has it from an owner before, and is not reached yet."""
     OPEN = "open"
-    """The agent may have it, and may be working."""
+    """The agent may have it from us, and may be working."""
     ENDED = "ended"
     """How it ends is decided."""
 
 
 RUN_TRANSITIONS: Mapping[RunPhase, frozenset[RunPhase]] = {
     RunPhase.PREPARING: frozenset({RunPhase.OPEN, RunPhase.ENDED}),
+    RunPhase.ADOPTED: frozenset({RunPhase.OPEN, RunPhase.ENDED}),
     # Open again after each reconnect.
     RunPhase.OPEN: frozenset({RunPhase.OPEN, RunPhase.ENDED}),
     RunPhase.ENDED: frozenset(),
 }
+RUN_BEGINS = (RunPhase.PREPARING, RunPhase.ADOPTED)
+"""The phases a run may begin in."""

@@ -3,21 +3,21 @@
 A `TurnRun` is fed by the link, line by line and without decoding deltas; it publishes each frame as
 it comes, logs it soon after and acknowledges to the agent what is logged. Whatever happens first
 decides how the turn ends: the agent's own end, a declared one (container lost, deadline, cancel),
-or nothing at all, when the conversation is no longer ours. It does not start agents or reconnect to
-them: `worker.conversations.actor` does.
+or nothing at all, when the conversation is no longer ours. What follows from what is decided in
+`worker.turns.steps`. It does not start agents or reconnect to them: `worker.conversations.actor`
+does.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from dataclasses import dataclass
+from dataclasses import replace
 
 from infra.runtime.logs import fields
-from infra.store.history import Memory
-from infra.store.turns import ATTEMPTS_MAX, Claimed
+from infra.store.turns import Claimed
 from infra.wire.errors import ErrorCode, MalformedMessage
-from infra.wire.events import TurnEnded, TurnStarted, check_event, encode_event
+from infra.wire.events import TurnEnded, TurnStarted, check_event
 from infra.wire.foreign import foreign
 from infra.wire.frames import Frame, decode_frame, frame_head
 from infra.wire.gateway import OpenTurn
@@ -35,41 +35,38 @@ from worker.life import Life
 from worker.ownership import HeldLease
 from worker.parts import WorkerParts
 from worker.turns.agent_link import AgentLink
-from worker.turns.endings import declared_end, interrupted_end, is_out_of_memory, settled_end
-from worker.turns.log_writer import TurnLogWriter
-from worker.turns.memory import Standing
+from worker.turns.course import Course, course_with_agent
+from worker.turns.endings import declared_end, interrupted_end, settled_end
+from worker.turns.interruption import Interruption
+from worker.turns.memory import Standing, is_resending
+from worker.turns.output import TurnOutput
 from worker.turns.phases import RUN_TRANSITIONS, RunPhase
 from worker.turns.spending import Spending
-from worker.waiting import signalled, until_store_answers
+from worker.turns.steps import (
+    Ending,
+    Gap,
+    Heard,
+    Stop,
+    agents_ending,
+    back_to_queue,
+    declared_ending,
+    failed_start,
+    first_phase,
+    hear,
+    memory_after,
+    refused_ending,
+    stop_in,
+)
+from worker.waiting import until_store_answers
 
 log = logging.getLogger(__name__)
 
 AGENT_SHARE_OF_GRACE = 0.6
 """Of the grace, the part the agent itself may use before it kills its CLI; the rest is ours."""
 
-GAP_FRAMES_MAX = 10_000
-"""Frames behind a missing number that are dropped before the agent is given up."""
 SAID_MAX_BYTES = 32 * 1024 * 1024
 """What one turn may say. The longest honest one takes 20 MB; Redis keeps it all until an hour after
 its end, and who writes the agent's server anew would fill it for everybody."""
-
-
-_UNSOUND = frozenset({ErrorCode.AGENT_FAILED, ErrorCode.CONTAINER_FAILED})
-
-
-@dataclass(frozen=True)
-class Ending:
-    """How a run ended. `end` None: it is to go back to the queue.
-
-    `is_agents` says that the agent itself ended it. `is_container_usable` is whether
-    the next turn may run in the same container. `is_counted` False: it goes back because its host
-    could not even try, so that it was no start of the turn.
-    """
-
-    end: TurnEnded | None
-    is_agents: bool = False
-    is_container_usable: bool = True
-    is_counted: bool = True
 
 
 class TurnRun:
@@ -78,41 +75,37 @@ class TurnRun:
     def __init__(self, parts: WorkerParts, held: HeldLease, claimed: Claimed) -> None:
         self.claimed = claimed
         self.turn: TurnId = claimed.record.turn
-        self.last_n = claimed.record.seq
-        """Newest number received; after an adoption, the newest one logged."""
         self.sdk_session: str | None = None
-        self.standing: Standing | None = None
-        """On what memory it starts; set by the conversation before `start`."""
-        self.link: AgentLink | None = None
-        """Set by the conversation; another one after each reconnect."""
-        self._life = Life(f"run of {self.turn}", RunPhase.PREPARING, RUN_TRANSITIONS)
-        self._parts = parts
-        self._held = held
-        self._is_under_way = claimed.is_adoption and claimed.record.state is TurnState.RUNNING
-        self._is_given = self._is_under_way
-        self._interrupted_for: InterruptReason | None = None
-        self._interrupted = asyncio.Event()
-        self._ending: asyncio.Future[Ending] = asyncio.get_running_loop().create_future()
-        self._head = frame_head(self.turn, held.fence)
-        self._said_bytes = claimed.record.said_bytes
-        self._gap_at = -1
-        self._gap_frames = 0
         self.spoke = asyncio.Event()
         """The agent has said something of the turn, or it is decided how the turn ends."""
         self.spending = Spending(parts, held, claimed.record, is_taken_over=claimed.is_adoption)
-        self._log = TurnLogWriter(
-            parts.turn_log,
-            held.lease,
-            self.turn,
-            parts.clock,
+        first = first_phase(state=claimed.record.state, is_adoption=claimed.is_adoption)
+        self._life = Life(f"run of {self.turn}", first, RUN_TRANSITIONS)
+        self._parts = parts
+        self._held = held
+        self._standing: Standing | None = None
+        self._link: AgentLink | None = None
+        self._stop = Interruption()
+        self._ending: asyncio.Future[Ending] = asyncio.get_running_loop().create_future()
+        self._head = frame_head(self.turn, held.fence)
+        self._said_bytes = claimed.record.said_bytes
+        self._gap = Gap()
+        self._output = TurnOutput(
+            parts,
+            held,
+            claimed.record,
             on_logged=self._acknowledge,
             on_broken=self._break_log,
-            every_s=parts.timings.log_every_s,
         )
 
     @property
     def phase(self) -> RunPhase:
         return self._life.state
+
+    @property
+    def last_n(self) -> int:
+        """Newest number received; after an adoption, the newest one logged."""
+        return self._output.n
 
     # Towards the agent
 
@@ -131,18 +124,33 @@ class TurnRun:
             profile=self.claimed.request.profile or self.claimed.profile,
         )
 
+    async def put_on(self, standing: Standing) -> None:
+        """Put it on this memory, before its agent hears of it: from then on tools may have run.
+
+        While Redis is away this goes on trying. Raises `LeaseLost`.
+        """
+        self._standing = standing
+        if self.claimed.record.state is TurnState.RUNNING:
+            return
+        turns, lease, request = self._parts.turns, self._held.lease, self.claimed.request
+        await until_store_answers(
+            lambda: turns.start(
+                lease, self.turn, base=standing.base, is_resending=is_resending(request)
+            ),
+            self._parts.clock,
+        )
+
     def start(self, link: AgentLink) -> None:
         """Give the turn to the agent; again after a reconnect, when it says it never got it.
 
         One that has ended meanwhile is not given to it any more.
         """
-        assert self.standing is not None, "a turn starts on a memory"
+        assert self._standing is not None, "a turn starts on a memory"
         if not self._opened(link):
             return
-        self._is_given = True
         settings, request = self._parts.settings, self.claimed.request
         link.send_line(
-            self.standing.start_line(
+            self._standing.start_line(
                 request,
                 AgentSettings(
                     model=request.model,
@@ -154,22 +162,33 @@ class TurnRun:
                 ),
             )
         )
-        self._repeat_interrupt()
+        self._tell_to_stop()
 
     def replay(self, link: AgentLink) -> None:
         """Read on after the last event seen; the agent has the turn already."""
         if not self._opened(link):
             return
-        self._is_given = True
         link.send(Replay(turn=self.turn, after=self.last_n))
-        self._repeat_interrupt()
+        self._tell_to_stop()
+
+    def on_relinked(self, link: AgentLink) -> None:
+        """Go on with the same agent over a new link."""
+        if self.phase is not RunPhase.OPEN:
+            return
+        course = course_with_agent(turn=self.turn, agent_turn=link.welcome.turn, last_n=self.last_n)
+        if course is Course.REPLAY:
+            self.replay(link)
+        elif course is Course.START and self._standing:
+            self.start(link)
+        else:
+            self.declare(declared_end(ErrorCode.AGENT_FAILED), usable=False)
 
     def _opened(self, link: AgentLink) -> bool:
         """Whether it goes on over this link; False once its end is decided."""
         if self.phase is RunPhase.ENDED:
             return False
         self._life.to(RunPhase.OPEN)
-        self.link = link
+        self._link = link
         return True
 
     def interrupt(self, reason: InterruptReason) -> None:
@@ -178,19 +197,18 @@ class TurnRun:
         A turn no agent has got yet ends at once; the agent of an adopted one is told as soon as it
         is reached.
         """
-        if self._interrupted_for or self.phase is RunPhase.ENDED:
+        stop = stop_in(self.phase)
+        if stop is Stop.NOTHING or not self._stop.ask(reason):
             return
         log.info("turn interrupted", extra=fields(turn=self.turn, reason=reason))
-        self._interrupted_for = reason
-        self._interrupted.set()
-        if self.phase is RunPhase.PREPARING and not self._is_under_way:
+        if stop is Stop.END:
             self.declare(interrupted_end(reason))
         else:
-            self._repeat_interrupt()
+            self._tell_to_stop()
 
-    def _repeat_interrupt(self) -> None:
-        if self._interrupted_for and self.link:
-            self.link.send(Interrupt(turn=self.turn, reason=self._interrupted_for))
+    def _tell_to_stop(self) -> None:
+        if self._stop.reason and self._link:
+            self._link.send(Interrupt(turn=self.turn, reason=self._stop.reason))
 
     # From the agent
 
@@ -205,14 +223,26 @@ class TurnRun:
         if line.startswith(due):
             self._take_event(self.last_n + 1, line, line[len(due) :])
             return
-        frame = decode_frame(line)
-        if frame.turn != self.turn or frame.n <= self.last_n:
-            return  # An earlier turn's last words, or seen before.
-        if frame.n != self.last_n + 1:
-            self._ask_again(frame.n)
-        else:
-            said = frame._replace(fence=self._held.fence)
-            self._take_event(said.n, said.encode(), said.payload)
+        self._take_other(decode_frame(line))
+
+    def _take_other(self, frame: Frame) -> None:
+        """One that is not due, or is not spelled as others read it."""
+        heard, self._gap = hear(
+            frame.n, last_n=self.last_n, is_ours=frame.turn == self.turn, gap=self._gap
+        )
+        match heard:
+            case Heard.TAKE:
+                said = frame._replace(fence=self._held.fence)
+                self._take_event(said.n, said.encode(), said.payload)
+            case Heard.ASK:
+                if self._link:
+                    self._link.send(Replay(turn=self.turn, after=self.last_n))
+            case Heard.GIVE_UP:
+                missing = fields(turn=self.turn, after=self.last_n, n=frame.n)
+                log.error("events missing", extra=missing)
+                self.declare(declared_end(ErrorCode.AGENT_FAILED), usable=False)
+            case Heard.SKIP | Heard.WAIT:
+                pass
 
     def _is_too_much(self, size_bytes: int) -> bool:
         """Whether the agent has said more than a turn may, seen before or not; then it ends."""
@@ -239,51 +269,28 @@ class TurnRun:
             return
         if n == 1 and isinstance(event, TurnStarted):
             self.sdk_session = event.sdk_session
-        self.last_n = n
-        self._publish(line)
-        self._log.add(n, payload)
-        if self._log.is_full and self.link:
-            self.link.pause()
+        self._output.say(payload, line=line)
+        if self._output.is_full and self._link:
+            self._link.pause()
 
     def on_refused(self, refused: Refused) -> None:
         """The agent will not run the turn."""
         if refused.turn in (None, self.turn) and self.phase is not RunPhase.ENDED:
             said = foreign(refused.message)
             log.warning("agent refused: %s", said, extra=fields(turn=self.turn))
-            code = ErrorCode.AGENT_FAILED if self.last_n else ErrorCode.CONTAINER_FAILED
-            if refused.code is ErrorCode.LOG_LOST:
-                code = ErrorCode.LOG_LOST
-            self.declare(declared_end(code), usable=False)
-
-    def _publish(self, line: bytes) -> None:
-        # Past the self-fencing time another worker may be publishing; the log heals the gap.
-        if self._held.may_publish():
-            self._parts.live.publish(self.claimed.record.replica, line)
+            self._decide(refused_ending(refused.code, last_n=self.last_n))
 
     def _take_end(self, end: TurnEnded) -> None:
         if not end.state.is_terminal:
             raise MalformedMessage("an end event that ends nothing")
-        # What broke the agent may still be in the container: processes, a full disk.
-        is_sound = end.error is None or end.error.code not in _UNSOUND
-        self._decide(Ending(end, is_agents=True, is_container_usable=is_sound))
-
-    def _ask_again(self, n: int) -> None:
-        """A number is missing: ask for it once; what was under way meanwhile is dropped."""
-        if self._gap_at != self.last_n:
-            self._gap_at, self._gap_frames = self.last_n, 0
-            if self.link:
-                self.link.send(Replay(turn=self.turn, after=self.last_n))
-        self._gap_frames += 1
-        if self._gap_frames > GAP_FRAMES_MAX:
-            log.error("events missing", extra=fields(turn=self.turn, after=self.last_n, n=n))
-            self.declare(declared_end(ErrorCode.AGENT_FAILED), usable=False)
+        self._decide(agents_ending(end))
 
     def _acknowledge(self, n: int) -> None:
-        if self.link is None:
+        if self._link is None:
             return
-        self.link.send(Ack(turn=self.turn, n=n))
-        if not self._log.is_full:
-            self.link.resume()
+        self._link.send(Ack(turn=self.turn, n=n))
+        if not self._output.is_full:
+            self._link.resume()
 
     def _break_log(self, code: ErrorCode) -> None:
         """Who reads on from the log would miss something: better an end than a silent gap."""
@@ -293,36 +300,29 @@ class TurnRun:
 
     def declare(self, end: TurnEnded, *, usable: bool = True) -> None:
         """End the turn for the agent, which cannot or shall not any more. The first end counts."""
-        self._decide(Ending(end, is_container_usable=usable))
+        self._decide(declared_ending(end, usable=usable))
 
     def fail_start(self, end: TurnEnded) -> None:
         """Its container or agent failed: start it afresh where nothing can have happened, else end.
 
-        At most two starts, and only while the agent has not got it and nothing was logged. What
-        never began ends as that, whatever ended its container.
+        See `worker.turns.steps.failed_start`.
         """
-        record = self.claimed.record
-        is_claimed = self.phase is RunPhase.PREPARING and record.state is TurnState.CLAIMED
-        is_untouched = is_claimed and record.seq == 0
-        if is_untouched and record.attempt < ATTEMPTS_MAX:
-            self.give_back()
-        elif is_untouched and not is_out_of_memory(end):
-            self.declare(declared_end(ErrorCode.CONTAINER_FAILED), usable=False)
-        else:
-            self.declare(end, usable=False)
+        self._decide(failed_start(end, phase=self.phase, record=self.claimed.record))
 
     def give_back(self, *, is_counted: bool = True) -> None:
         """Nothing happened yet: back to the queue, for a fresh start.
 
         The store agrees only as long as attempts are left and nothing was logged.
         """
-        self._decide(Ending(None, is_container_usable=False, is_counted=is_counted))
+        self._decide(back_to_queue(is_counted=is_counted))
 
     def _decide(self, ending: Ending) -> None:
-        if not self._ending.done():
-            self._life.to(RunPhase.ENDED)
-            self.spoke.set()
-            self._ending.set_result(ending)
+        if self.phase is RunPhase.ENDED:
+            return
+        memory = memory_after(ending, ended_in=self.phase)
+        self._life.to(RunPhase.ENDED)
+        self.spoke.set()
+        self._ending.set_result(replace(ending, memory=memory))
 
     async def ended(self) -> Ending:
         """How the run ended, as soon as it has."""
@@ -330,7 +330,7 @@ class TurnRun:
 
     async def log_events(self) -> None:
         """Keep logging until cancelled. Raises `LeaseLost`."""
-        await self._log.run()
+        await self._output.run()
 
     async def watch(self) -> None:
         """Enforce the deadline and the grace of an interrupt, and book what the turn uses, until
@@ -351,12 +351,12 @@ class TurnRun:
 
     async def _watch_time(self) -> None:
         clock, grace_s = self._parts.clock, self._parts.settings.disconnect_grace_s
-        if not await signalled(self._interrupted, clock, timeout_s=self.claimed.left_s):
+        if not await self._stop.asked(clock, within_s=self.claimed.left_s):
             self.interrupt(InterruptReason.DEADLINE)
         await clock.sleep(grace_s)
-        if self._interrupted_for and self.phase is not RunPhase.ENDED:
+        if self._stop.reason and self.phase is not RunPhase.ENDED:
             log.warning("interrupted agent did not end", extra=fields(turn=self.turn))
-            self.declare(interrupted_end(self._interrupted_for), usable=False)
+            self.declare(interrupted_end(self._stop.reason), usable=False)
 
     async def conclude(self, ending: Ending) -> bool:
         """Log, close and tell the end, in this order; whether another turn waits.
@@ -367,39 +367,22 @@ class TurnRun:
         assert ending.end is not None
         meter = await parts.gateway.close_turn(c, self.turn)
         overrun = await self.spending.end_of_overrun(meter)
-        interrupted = self._interrupted_for if overrun is None else None
-        used = await self.spending.total(meter)
         end = settled_end(
-            ending.end, interrupted=interrupted, meter=meter, used=used, overrun=overrun
+            ending.end,
+            interrupted=self._stop.reason if overrun is None else None,
+            meter=meter,
+            used=await self.spending.total(meter),
+            overrun=overrun,
         )
-        n = self.last_n + 1
-
-        async def finish(at: int, broken: ErrorCode | None) -> bool:
-            nonlocal end
-            if broken:
-                end = declared_end(broken).model_copy(update={"usage": end.usage})
-            return await until_store_answers(
-                lambda: parts.turns.finish(
-                    self._held.lease,
-                    self.turn,
-                    at,
-                    end,
-                    idle_timeout_s=self.claimed.request.idle_timeout_s,
-                    memory=self._memory_after(ending),
-                    digest=self._digest(),
-                    meter=meter,
-                ),
-                parts.clock,
-            )
-
-        waits = await self._log.finish(finish, n)
-        self._publish(Frame(self.turn, self._held.fence, n, encode_event(end)).encode())
-        if self.link:
-            self.link.send(Ack(turn=self.turn, n=n))
-        log.info(
-            "turn ended",
-            extra=fields(turn=self.turn, state=end.state, code=end.error and end.error.code, n=n),
+        waits = await self._output.close(
+            end,
+            meter=meter,
+            idle_timeout_s=self.claimed.request.idle_timeout_s,
+            memory=ending.memory,
+            digest=self._digest(),
         )
+        if self._link:
+            self._link.send(Ack(turn=self.turn, n=self.last_n + 1))
         return waits
 
     async def requeue(self, *, is_counted: bool) -> bool:
@@ -417,15 +400,9 @@ class TurnRun:
         return True
 
     def _digest(self) -> str | None:
-        base = self.standing.base if self.standing else self.claimed.record.base
+        base = self._standing.base if self._standing else self.claimed.record.base
         return base.digest if base else None
-
-    def _memory_after(self, ending: Ending) -> Memory:
-        if ending.is_agents:
-            assert ending.end is not None
-            return Memory.TOLD if ending.end.is_remembered else Memory.NOTHING
-        return Memory.UNKNOWN if self._is_given else Memory.NOTHING
 
     async def append_rest(self) -> None:
         """Before handing over: log what waits. Raises `LeaseLost` and `StoreUnavailable`."""
-        await self._log.append_rest()
+        await self._output.append_rest()

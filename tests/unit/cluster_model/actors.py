@@ -28,9 +28,10 @@ from infra.wire.events import TurnEnded, decode_event, encode_event, is_end
 from infra.wire.ids import ConversationKey, TurnId, WorkerId
 from infra.wire.states import ConversationState, TurnState
 from tests.unit.cluster_model.machines import Box, Link
-from worker.conversations.course import Course, course_before_container, course_with_agent, steps
+from worker.conversations.recorded_state import steps
 from worker.hosts.host import ContainerId
 from worker.ownership import HeldLease
+from worker.turns.course import Course, course_before_container, course_with_agent
 from worker.turns.endings import declared_end
 from worker.waiting import until_store_answers
 

@@ -80,7 +80,7 @@ def test_a_program_gets_what_is_checked_together_or_nothing_of_it(program: str) 
 
 
 def test_every_transition_is_drawn() -> None:
-    drawn = diagrams.mermaid(TURN_TRANSITIONS, start=TurnState.QUEUED)
+    drawn = diagrams.mermaid(TURN_TRANSITIONS, TurnState.QUEUED)
     assert drawn.count("-->") == 1 + sum(max(len(new), 1) for new in TURN_TRANSITIONS.values())
     assert "    running --> done\n" in drawn
 

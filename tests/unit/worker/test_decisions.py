@@ -12,10 +12,11 @@ from infra.wire.gateway import TurnMeter, UpstreamError
 from infra.wire.ids import ConversationKey, Fence, HostId, TenantId, TurnId, WorkerId
 from infra.wire.link import InterruptReason
 from infra.wire.states import CONVERSATION_TRANSITIONS, ConversationState, TurnState
-from worker.conversations.course import Course, course_before_container, course_with_agent, steps
+from worker.conversations.recorded_state import steps
 from worker.hosts.capacity import memory_needed_mb, slots_for
 from worker.hosts.host import Container, ContainerExit, ContainerId
 from worker.placement.sweeping import Fate, Sweep, container_fate, sweep
+from worker.turns.course import Course, course_before_container, course_with_agent
 from worker.turns.endings import declared_end, exit_end, interrupted_end, settled_end
 
 C = ConversationKey("c" * 24)

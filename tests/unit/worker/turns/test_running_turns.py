@@ -44,6 +44,20 @@ class NobodyListens:
         raise AssertionError
 
 
+class Pipe(asyncio.Transport):
+    """What a link writes, line by line."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lines: list[bytes] = []
+
+    def is_closing(self) -> bool:
+        return False
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        self.lines.append(bytes(data))
+
+
 async def test_a_turn_is_logged_and_published_exactly_once(stage: Stage) -> None:
     await stage.worker()
     turn = await stage.ask(C, "echo a small answer")
@@ -231,13 +245,15 @@ async def test_a_turn_whose_end_is_decided_is_not_given_to_the_agent_any_more(
     claimed = await parts.turns.claim(held.lease)
     assert claimed is not None
     run = TurnRun(parts, held, claimed)
-    run.standing = stand(claimed, has_session=False, transcript=None)
+    await run.put_on(stand(claimed, has_session=False, transcript=None))
     run.interrupt(InterruptReason.CANCELLED)
 
-    run.start(AgentLink(NobodyListens(), parts.clock))
+    link = AgentLink(NobodyListens(), parts.clock)
+    link.connection_made(said := Pipe())
+    run.start(link)
 
     assert (await run.ended()).end == TurnEnded(state=TurnState.CANCELLED)
-    assert (run.phase, run.link) == (RunPhase.ENDED, None)
+    assert (run.phase, said.lines) == (RunPhase.ENDED, [])
 
 
 async def test_what_a_failover_took_of_a_log_is_back_before_the_end(stage: Stage) -> None:

@@ -1,21 +1,11 @@
-"""What a conversation does next with its container, as pure functions of what is known.
-
-No I/O, no clock: the actor gathers the facts, asks here, and carries the answer out.
-"""
+"""How a turn goes on that this worker has claimed: started, read on, or ended. Pure."""
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Sequence
 from enum import StrEnum
 
-from infra.wire.errors import IllegalTransition
 from infra.wire.ids import TurnId
-from infra.wire.states import (
-    CONVERSATION_TRANSITIONS,
-    ConversationState,
-    TurnState,
-)
+from infra.wire.states import TurnState
 
 
 class Course(StrEnum):
@@ -47,21 +37,3 @@ def course_with_agent(*, turn: TurnId, agent_turn: TurnId | None, last_n: int) -
     if agent_turn == turn:
         return Course.REPLAY
     return Course.START if last_n == 0 else Course.END
-
-
-def steps(old: ConversationState, new: ConversationState) -> Sequence[ConversationState]:
-    """The shortest legal way from one state to another, without pretending a host was lost."""
-    if old is new:
-        return ()
-    ways: deque[tuple[ConversationState, tuple[ConversationState, ...]]] = deque([(old, ())])
-    seen = {old}
-    while ways:
-        at, way = ways.popleft()
-        for state in sorted(CONVERSATION_TRANSITIONS[at]):
-            if state in seen or (state is ConversationState.LOST and new is not state):
-                continue
-            if state is new:
-                return (*way, state)
-            seen.add(state)
-            ways.append((state, (*way, state)))
-    raise IllegalTransition("conversation", old, new)

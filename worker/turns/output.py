@@ -1,0 +1,127 @@
+"""What a worker says of a turn: each event live at once and in the log soon after, then the end.
+
+Shared by the runs of both lanes. The end is in the store before anybody is told of it.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+
+from infra.runtime.logs import fields
+from infra.store.history import Memory
+from infra.store.turn_records import TurnRecord
+from infra.wire.errors import ErrorCode
+from infra.wire.events import TurnEnded, encode_event
+from infra.wire.frames import Frame
+from infra.wire.gateway import TurnMeter
+from infra.wire.turns import Lane
+from worker.ownership import HeldLease
+from worker.parts import WorkerParts
+from worker.turns.endings import declared_end
+from worker.turns.log_writer import TurnLogWriter
+from worker.waiting import until_store_answers
+
+log = logging.getLogger(__name__)
+
+
+class TurnOutput:
+    """The events of one claimed turn, numbered on from those in its log."""
+
+    def __init__(
+        self,
+        parts: WorkerParts,
+        held: HeldLease,
+        record: TurnRecord,
+        *,
+        on_logged: Callable[[int], None] = lambda n: None,
+        on_broken: Callable[[ErrorCode], None] = lambda code: None,
+    ) -> None:
+        """`on_logged` and `on_broken` are `TurnLogWriter`'s."""
+        self.n = record.seq
+        """The newest number taken."""
+        self._parts = parts
+        self._held = held
+        self._record = record
+        self._log = TurnLogWriter(
+            parts.turn_log,
+            held.lease,
+            record.turn,
+            parts.clock,
+            on_logged=on_logged,
+            on_broken=on_broken,
+            every_s=parts.timings.log_every_s,
+        )
+
+    @property
+    def is_full(self) -> bool:
+        """More waits for the log than is to be held."""
+        return self._log.is_full
+
+    def say(self, payload: bytes, *, line: bytes | None = None) -> None:
+        """The next event; returns at once. `line` is its whole frame, if that is built already."""
+        self.n += 1
+        self._publish(line or self._frame(self.n, payload))
+        self._log.add(self.n, payload)
+
+    async def run(self) -> None:
+        """Keep logging until cancelled. Raises `LeaseLost`."""
+        await self._log.run()
+
+    async def flush(self) -> None:
+        """Until all that was said is logged; `run` does the work."""
+        await self._log.flush()
+
+    async def append_rest(self) -> None:
+        """Before handing over: log what waits. Raises `LeaseLost` and `StoreUnavailable`."""
+        await self._log.append_rest()
+
+    async def close(
+        self,
+        end: TurnEnded,
+        *,
+        meter: TurnMeter,
+        idle_timeout_s: float,
+        memory: Memory = Memory.TOLD,
+        digest: str | None = None,
+    ) -> bool:
+        """Log the end, close the turn, then tell; whether another turn waits.
+
+        The arguments are those of `TurnStore.finish`. While Redis is away this goes on trying.
+        Raises `LeaseLost`.
+        """
+        n, turn = self.n + 1, self._record.turn
+
+        async def finish(at: int, broken: ErrorCode | None) -> bool:
+            nonlocal end
+            if broken:
+                end = declared_end(broken).model_copy(update={"usage": end.usage})
+            return await until_store_answers(
+                lambda: self._parts.turns.finish(
+                    self._held.lease,
+                    turn,
+                    at,
+                    end,
+                    idle_timeout_s=idle_timeout_s,
+                    memory=memory,
+                    digest=digest,
+                    meter=meter,
+                ),
+                self._parts.clock,
+            )
+
+        waits = await self._log.finish(finish, n)
+        self._publish(self._frame(n, encode_event(end)))
+        log.info(
+            "side turn ended" if self._record.lane is Lane.SIDE else "turn ended",
+            extra=fields(turn=turn, state=end.state, code=end.error and end.error.code, n=n),
+        )
+        return waits
+
+    def _frame(self, n: int, payload: bytes) -> bytes:
+        return Frame(self._record.turn, self._held.fence, n, payload).encode()
+
+    def _publish(self, line: bytes) -> None:
+        # Past the self-fencing time another worker may be publishing; the log heals the gap.
+        if self._held.may_publish():
+            self._parts.live.publish(self._record.replica, line)

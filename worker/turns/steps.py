@@ -1,0 +1,163 @@
+"""What the run of a turn does next, as pure functions of what is known.
+
+No I/O, no clock: `worker.turns.run` gathers the facts, asks here, and carries the answer out.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum, auto
+
+from infra.store.history import Memory
+from infra.store.turn_records import TurnRecord
+from infra.store.turns import ATTEMPTS_MAX
+from infra.wire.errors import ErrorCode
+from infra.wire.events import TurnEnded
+from infra.wire.states import TurnState
+from worker.turns.endings import declared_end, is_out_of_memory
+from worker.turns.phases import RunPhase
+
+GAP_FRAMES_MAX = 10_000
+"""Frames behind a missing number that are dropped before the agent is given up."""
+
+_UNSOUND = frozenset({ErrorCode.AGENT_FAILED, ErrorCode.CONTAINER_FAILED})
+
+
+def first_phase(*, state: TurnState, is_adoption: bool) -> RunPhase:
+    """Where the run of a claimed turn begins. `state` is the turn's, on record."""
+    is_under_way = is_adoption and state is TurnState.RUNNING
+    return RunPhase.ADOPTED if is_under_way else RunPhase.PREPARING
+
+
+# Interrupts
+
+
+class Stop(Enum):
+    """What an interrupt means for a run."""
+
+    NOTHING = auto()
+    """Its end is decided."""
+    END = auto()
+    """No agent has it: it ends at once."""
+    TELL = auto()
+    """Its agent is told, now or as soon as it is reached, and ends it."""
+
+
+def stop_in(phase: RunPhase) -> Stop:
+    """What to do with a turn that somebody wants stopped."""
+    match phase:
+        case RunPhase.PREPARING:
+            return Stop.END
+        case RunPhase.ADOPTED | RunPhase.OPEN:
+            return Stop.TELL
+        case RunPhase.ENDED:
+            return Stop.NOTHING
+
+
+# Frames
+
+
+class Heard(Enum):
+    """What to do with a frame the agent has sent."""
+
+    TAKE = auto()
+    """It is the event that is due."""
+    SKIP = auto()
+    """An earlier turn's last words, or seen before."""
+    ASK = auto()
+    """Events before it are missing: have them said again. This one comes again with them."""
+    WAIT = auto()
+    """The same, and they were asked for."""
+    GIVE_UP = auto()
+    """The same, and they have not come for too long."""
+
+
+@dataclass(frozen=True)
+class Gap:
+    """Events that are missing behind number `after`, and the frames dropped since."""
+
+    after: int = -1
+    frames: int = 0
+
+
+def hear(n: int, *, last_n: int, is_ours: bool, gap: Gap) -> tuple[Heard, Gap]:
+    """What to do with frame `n`, and the gap as it is then.
+
+    `is_ours`: it is of the turn that runs. `last_n` is the newest number received.
+    """
+    if not is_ours or n <= last_n:
+        return Heard.SKIP, gap
+    if n == last_n + 1:
+        return Heard.TAKE, gap
+    if gap.after != last_n:
+        return Heard.ASK, Gap(last_n, 1)
+    wider = Gap(last_n, gap.frames + 1)
+    return Heard.GIVE_UP if wider.frames > GAP_FRAMES_MAX else Heard.WAIT, wider
+
+
+# Ends
+
+
+@dataclass(frozen=True)
+class Ending:
+    """How a run ended. `end` None: it is to go back to the queue.
+
+    `is_agents` says that the agent itself ended it. `is_container_usable` is whether
+    the next turn may run in the same container. `is_counted` False: it goes back because its host
+    could not even try, so that it was no start of the turn. `memory` is what the agent remembers of
+    the turn; the run knows when it takes the ending.
+    """
+
+    end: TurnEnded | None
+    is_agents: bool = False
+    is_container_usable: bool = True
+    is_counted: bool = True
+    memory: Memory = Memory.NOTHING
+
+
+def agents_ending(end: TurnEnded) -> Ending:
+    """The agent has ended the turn. What broke it may still be in the container: processes, a full
+    disk."""
+    is_sound = end.error is None or end.error.code not in _UNSOUND
+    return Ending(end, is_agents=True, is_container_usable=is_sound)
+
+
+def declared_ending(end: TurnEnded, *, usable: bool = True) -> Ending:
+    """The turn ends for its agent, which cannot or shall not do so any more."""
+    return Ending(end, is_container_usable=usable)
+
+
+def back_to_queue(*, is_counted: bool = True) -> Ending:
+    """Nothing happened yet: a fresh start is due."""
+    return Ending(None, is_container_usable=False, is_counted=is_counted)
+
+
+def failed_start(end: TurnEnded, *, phase: RunPhase, record: TurnRecord) -> Ending:
+    """The turn's container or agent has failed: a fresh start where nothing can have happened, else
+    this end.
+
+    At most two starts, and only while no agent has got it and nothing was logged. What never began
+    ends as that, whatever ended its container.
+    """
+    is_claimed = phase is RunPhase.PREPARING and record.state is TurnState.CLAIMED
+    is_untouched = is_claimed and record.seq == 0
+    if is_untouched and record.attempt < ATTEMPTS_MAX:
+        return back_to_queue()
+    if is_untouched and not is_out_of_memory(end):
+        return declared_ending(declared_end(ErrorCode.CONTAINER_FAILED), usable=False)
+    return declared_ending(end, usable=False)
+
+
+def refused_ending(code: ErrorCode, *, last_n: int) -> Ending:
+    """The agent will not run the turn, or not go on with it."""
+    if code is not ErrorCode.LOG_LOST:
+        code = ErrorCode.AGENT_FAILED if last_n else ErrorCode.CONTAINER_FAILED
+    return declared_ending(declared_end(code), usable=False)
+
+
+def memory_after(ending: Ending, *, ended_in: RunPhase) -> Memory:
+    """What the agent remembers of the turn. `ended_in` is the phase its end was decided in."""
+    if ending.is_agents and ending.end is not None:
+        return Memory.TOLD if ending.end.is_remembered else Memory.NOTHING
+    is_given = ended_in in (RunPhase.ADOPTED, RunPhase.OPEN)
+    return Memory.UNKNOWN if is_given else Memory.NOTHING
