@@ -73,11 +73,13 @@ end
 
 -- They go with the turn's end.
 local heads = cjson.decode(redis.call('GET', key('turn_heads', turn.id)) or '[]')
+local stood_on = redis.call('HGET', turn.key, 'base')
 
 local function remember()
-  local held = redis.call('HMGET', turn.key, 'base', 'sdk_session', 'remembered')
-  if not held[1] or ARGV[13] == 'nothing' then return end
-  local base, session, list = cjson.decode(held[1]), held[2], key('accepted', ARGV[1])
+  if not stood_on or ARGV[13] == 'nothing' then return end
+  local base, list = cjson.decode(stood_on), key('accepted', ARGV[1])
+  local held = redis.call('HMGET', turn.key, 'sdk_session', 'remembered')
+  local session, remembered = held[1], held[2]
   -- Messages that were stopped, in the queue, after it was decided on what the turn is to stand.
   local later = base.known and redis.call('LRANGE', list, int(base.known), -1) or {}
   if base.known and base.known > base.keep then
@@ -86,7 +88,7 @@ local function remember()
   if base.keep > 0 or base.known or base.kind ~= 'continue' then
     forget(list, base.keep, base.known)
   end
-  if not session or not (ARGV[13] == 'told' or held[3] == session) then
+  if not session or not (ARGV[13] == 'told' or remembered == session) then
     accept('')
   else
     for i, digest in ipairs(base.before) do accept(digest, heads[i]) end
@@ -112,9 +114,6 @@ redis.call('HDEL', KEYS[1], 'turn')
 redis.call('HINCRBY', KEYS[1], 'turns', 1)
 redis.call('HSET', KEYS[1], 'last_active', int(now_ms()), 'idle_timeout', ARGV[10])
 remember()
--- It may name thousands of prompts, and nobody starts the turn again.
-hold(turn.tenant, turn.id, -redis.call('HSTRLEN', turn.key, 'base'))
-redis.call('HDEL', turn.key, 'base')
 local held = redis.call('HMGET', KEYS[1], 'state', 'retention', 'lane')
 if held[2] then
   keep_for(ARGV[1], turn.tenant, held[2])

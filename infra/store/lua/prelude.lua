@@ -187,10 +187,11 @@ local function keep_unheard(turn)
   hold(turn.tenant, turn.conversation, size + ENTRY_BYTES + accepted_bytes(entry))
 end
 
--- Ends a turn: its last event, its state, no sealed key, no request, no heads, a short remaining life.
+-- Ends a turn: its last event, its state, a short remaining life. What only a turn needs that goes on
+-- is no longer kept and no longer counts: sealed key, request, heads, and the base, which may name
+-- thousands of prompts.
 -- Returns the number of the end event.
 local function end_turn(turn, new, n, payload, reason, events_max, ended_ttl_ms)
-  redis.call('HDEL', turn.key, 'key_sealed')
   n = log_end(turn, n, payload, events_max)
   if new == 'cancelled' and turn.state ~= 'running' then keep_unheard(turn) end
   step_turn(turn, new)
@@ -198,8 +199,10 @@ local function end_turn(turn, new, n, payload, reason, events_max, ended_ttl_ms)
   if reason ~= '' then redis.call('HSET', turn.key, 'reason', reason) end
   local request, heads = key('turn_request', turn.id), key('turn_heads', turn.id)
   local let_go = redis.call('STRLEN', request) + redis.call('STRLEN', heads)
+    + redis.call('HSTRLEN', turn.key, 'base')
   hold(turn.tenant, turn.id, #payload - let_go, now_ms() + ended_ttl_ms)
   redis.call('UNLINK', request, heads)
+  redis.call('HDEL', turn.key, 'key_sealed', 'base')
   for _, kind in ipairs({'turn', 'turn_events'}) do
     redis.call('PEXPIRE', key(kind, turn.id), ended_ttl_ms)
   end

@@ -131,6 +131,32 @@ async def test_what_a_turn_stands_on_counts_until_it_ends(scene: Scene) -> None:
     assert not await scene.redis.hexists(scene.keys.turn(turn), "base")  # type: ignore[misc]
 
 
+@pytest.mark.parametrize("way", ["adrift", "no request", "forced delete"])
+async def test_what_a_turn_stands_on_goes_also_when_nobody_finishes_it(
+    scene: Scene, way: str
+) -> None:
+    """It counted against its tenant until the record expired."""
+    turn = (await scene.offer(scene.new_turn())).turn
+    lease = await scene.acquire()
+    await scene.claim(lease)
+    before = await held(scene)
+    base = TurnBase(kind=BaseKind.FRESH, before=("1" * 16,) * 4_000, digest="0" * 16)
+    await scene.store.turns.start(lease, turn, base=base)
+    assert await held(scene) > before + 4_000 * 16
+    match way:
+        case "adrift":
+            await scene.redis.delete(scene.keys.conversation(C))
+            await scene.store.turns.cancel(turn, tenant=TENANT, reason="the client hung up")
+        case "no request":
+            await scene.redis.delete(scene.keys.turn_request(turn))
+            assert await scene.store.turns.claim(lease) is None
+        case _:
+            await scene.store.conversations.delete(C, tenant=TENANT, reason="gone", is_forced=True)
+    assert (await scene.turn_state(turn)).is_terminal
+    assert await held(scene) < before + 1_000
+    assert not await scene.redis.hexists(scene.keys.turn(turn), "base")  # type: ignore[misc]
+
+
 async def test_a_message_stopped_while_the_first_turn_runs_counts_on(scene: Scene) -> None:
     """The list was empty when it was decided on what the turn is to stand."""
     turn = (await scene.offer(scene.new_turn())).turn
