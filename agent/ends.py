@@ -13,14 +13,14 @@ from dataclasses import dataclass
 
 from agent.failures import error_of, failed, interrupted
 from infra.wire.errors import ErrorCode
-from infra.wire.events import FinishReason, TurnEnded
+from infra.wire.events import EndReason, TurnEnded
 from infra.wire.link import InterruptReason
 from infra.wire.states import TurnState
-from infra.wire.upstream import finish_reason_of, upstream_error
+from infra.wire.upstream import end_reason_of, upstream_error
 
-ERROR_KINDS: Mapping[str, ErrorCode | FinishReason | None] = {
+ERROR_KINDS: Mapping[str, ErrorCode | EndReason | None] = {
     # What was said stands: only its end is missing.
-    "max_output_tokens": FinishReason.LENGTH,
+    "max_output_tokens": EndReason.LENGTH,
     "billing_error": ErrorCode.INSUFFICIENT_QUOTA,
     "model_not_found": ErrorCode.MODEL_NOT_FOUND,
     "account_on_hold": ErrorCode.PERMISSION_DENIED,
@@ -37,12 +37,12 @@ ERROR_KINDS: Mapping[str, ErrorCode | FinishReason | None] = {
 }
 """The kind of an API error -> how the turn ends; None: its status decides."""
 
-LOOP_ENDS: Mapping[str, ErrorCode | FinishReason | None] = {
+LOOP_ENDS: Mapping[str, ErrorCode | EndReason | None] = {
     "completed": None,
     "api_error": None,
     # Faulty, or too large: the prose tells.
     "image_error": None,
-    "max_turns": FinishReason.LENGTH,
+    "max_turns": EndReason.LENGTH,
     "prompt_too_long": ErrorCode.CONTEXT_TOO_LONG,
     # No room is left, and summarising the conversation made none.
     "blocking_limit": ErrorCode.CONTEXT_TOO_LONG,
@@ -89,16 +89,16 @@ def ending(told: CliEnd, interrupt: InterruptReason | None = None) -> TurnEnded:
     if not told.is_error:
         return _done(_finish(told))
     if told.loop_end == "max_turns":
-        return _done(FinishReason.LENGTH)
+        return _done(EndReason.LENGTH)
     if interrupt is not None:
         return interrupted(interrupt)
     if told.was_refused:
-        return _done(FinishReason.CONTENT_FILTER)
+        return _done(EndReason.REFUSED)
     if told.stop_reason in PAUSES:
         # An error to the CLI where the service's own tool was the last to speak.
-        return _done(finish_reason_of(told.stop_reason))
+        return _done(end_reason_of(told.stop_reason))
     for end in (ERROR_KINDS.get(told.kind or ""), LOOP_ENDS.get(told.loop_end or "")):
-        if isinstance(end, FinishReason):
+        if isinstance(end, EndReason):
             return _done(end)
         if end is not None:
             return _failed(end, told.prose)
@@ -108,15 +108,15 @@ def ending(told: CliEnd, interrupt: InterruptReason | None = None) -> TurnEnded:
     return TurnEnded(state=TurnState.FAILED, error=error)
 
 
-def _finish(told: CliEnd) -> FinishReason:
+def _finish(told: CliEnd) -> EndReason:
     """Something was withheld, though the model may have gone on after it."""
     if told.was_refused:
-        return FinishReason.CONTENT_FILTER
-    return finish_reason_of(told.stop_reason)
+        return EndReason.REFUSED
+    return end_reason_of(told.stop_reason)
 
 
-def _done(finish: FinishReason) -> TurnEnded:
-    return TurnEnded(state=TurnState.DONE, finish_reason=finish)
+def _done(finish: EndReason) -> TurnEnded:
+    return TurnEnded(state=TurnState.DONE, end_reason=finish)
 
 
 def _failed(code: ErrorCode, prose: str) -> TurnEnded:

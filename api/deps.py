@@ -10,7 +10,7 @@ from api.conversations.sessions import Sessions
 from api.http.bodies import LargeBodies
 from api.http.drain import Drain
 from api.turns.deferred import Errands
-from api.turns.lookup import Completions
+from api.turns.lookup import TurnLookup
 from api.turns.opener import TurnOpener
 from infra.runtime.clock import Clock
 from infra.runtime.settings import Settings
@@ -24,7 +24,7 @@ class ApiDeps:
     settings: Settings
     clock: Clock
     turns: TurnOpener
-    completions: Completions
+    lookup: TurnLookup
     sessions: Sessions
     door: Door
     workers: WorkerRegistry

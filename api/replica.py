@@ -18,7 +18,7 @@ from api.deps import ApiDeps
 from api.http.bodies import LargeBodies
 from api.http.drain import Drain
 from api.turns.deferred import Errands
-from api.turns.lookup import Completions
+from api.turns.lookup import TurnLookup
 from api.turns.opener import TurnOpener
 from api.turns.relays import Relays
 from api.turns.temporary import TemporaryNames
@@ -92,7 +92,7 @@ def _parts(
         drain=drain,
         clock=clock,
     )
-    completions = Completions(turns=store.turns, turn_log=store.log, relays=relays, answers=answers)
+    lookup = TurnLookup(turns=store.turns, turn_log=store.log, relays=relays, answers=answers)
     names = TemporaryNames(settings, secret=secret, chains=store.chains)
     return ApiDeps(
         settings=settings,
@@ -111,13 +111,13 @@ def _parts(
             large=large,
             clock=clock,
         ),
-        completions=completions,
+        lookup=lookup,
         sessions=Sessions(
             settings,
             names=names,
             conversations=store.conversations,
             turns=store.turns,
-            completions=completions,
+            lookup=lookup,
         ),
         door=_door(settings, store=store, upstream=upstream, clock=clock, secret=secret),
         workers=store.workers,

@@ -16,16 +16,13 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 
-from api.chat.shapes import CompletionTokensDetails, CompletionUsage, PromptTokensDetails
+from api.chat.vocabulary import FINISH_REASONS, completion_id, usage_of
 from api.errors import error_body
 from api.turns.chain import AnswerHead
 from api.turns.channels import Transcript
 from infra.runtime.settings import ToolDisplay
 from infra.wire.errors import AgClusterError
-from infra.wire.events import (
-    TurnEnded,
-    Usage,
-)
+from infra.wire.events import TurnEnded
 from infra.wire.ids import TurnId
 
 DONE = b"data: [DONE]\n\n"
@@ -56,7 +53,7 @@ class ChunkFrames:
         # takes a blank line alone for an event, and its lack of data for broken JSON.
         self._comment_end = b"\n" if is_numbered else b"\n\n"
         self.ping = b": ping" + self._comment_end
-        ids = f'"id":"{turn}","object":"chat.completion.chunk","created":{created}'
+        ids = f'"id":"{completion_id(turn)}","object":"chat.completion.chunk","created":{created}'
         self._base = f'data: {{{ids},"model":{json.dumps(model)},"system_fingerprint":null'.encode()
         self._include_usage = include_usage
         self._close = b',"usage":null}\n\n' if include_usage else b"}\n\n"
@@ -109,7 +106,7 @@ class ChunkFrames:
         `n` is the number of the end event.
         """
         mark = self._mark(n)
-        out = mark + self._finish + end.finish_reason.value.encode() + b'"}]' + self._close
+        out = mark + self._finish + FINISH_REASONS[end.end_reason].encode() + b'"}]' + self._close
         if self._include_usage:
             usage = usage_of(end.usage).model_dump_json().encode()
             out += mark + self._base + b',"choices":[],"usage":' + usage + b"}\n\n"
@@ -120,20 +117,9 @@ class ChunkFrames:
 
         The completion's id and the number of the last event seen stand with it, for coming back.
         """
-        body = {"error": error_body(error), "id": turn, "starting_after": n}
+        body = {"error": error_body(error), "id": completion_id(turn), "starting_after": n}
         return self._mark(n) + b"data: %b\n\n" % json.dumps(body, separators=(",", ":")).encode()
 
     def _mark(self, n: int) -> bytes:
         """Where in the turn a block's data stands: its first line, if that is wanted."""
         return b"id: %d\n" % n if self._is_numbered else b""
-
-
-def usage_of(usage: Usage) -> CompletionUsage:
-    """OpenAI's words for the tokens of a turn."""
-    return CompletionUsage(
-        prompt_tokens=usage.prompt_tokens,
-        completion_tokens=usage.output_tokens,
-        total_tokens=usage.prompt_tokens + usage.output_tokens,
-        prompt_tokens_details=PromptTokensDetails(cached_tokens=usage.cache_read_input_tokens),
-        completion_tokens_details=CompletionTokensDetails(reasoning_tokens=usage.thinking_tokens),
-    )

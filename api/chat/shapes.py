@@ -8,6 +8,8 @@ from pydantic import BaseModel
 
 from infra.wire.states import TurnState
 
+FinishReason = Literal["stop", "length", "content_filter"]
+
 
 class PromptTokensDetails(BaseModel):
     """How much of the prompt came from the cache."""
@@ -46,7 +48,7 @@ class Choice(BaseModel):
     index: int = 0
     message: AnswerMessage
     logprobs: None = None
-    finish_reason: Literal["stop", "length", "content_filter"]
+    finish_reason: FinishReason
 
 
 class ChatCompletion(BaseModel):

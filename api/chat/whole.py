@@ -9,8 +9,8 @@ import math
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from api.chat.chunks import usage_of
 from api.chat.shapes import AnswerMessage, ChatCompletion, Choice
+from api.chat.vocabulary import FINISH_REASONS, completion_id, usage_of
 from api.errors import error_response
 from api.http.departure import HungUp, while_connected
 from api.turns.channels import Transcript, is_sight, read_end
@@ -107,10 +107,10 @@ class WholeAnswer(Response):
             reasoning_content=whole("".join(said[True])) or None,
         )
         return ChatCompletion(
-            id=self._turn.id,
+            id=completion_id(self._turn.id),
             created=self._created,
             model=self._model,
-            choices=[Choice(message=message, finish_reason=end.finish_reason.value)],
+            choices=[Choice(message=message, finish_reason=FINISH_REASONS[end.end_reason])],
             usage=usage_of(end.usage),
         )
 

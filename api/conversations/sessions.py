@@ -7,7 +7,7 @@ import re
 from collections.abc import Sequence
 
 from api.http.auth import Caller
-from api.turns.lookup import Completions
+from api.turns.lookup import TurnLookup
 from api.turns.temporary import TemporaryNames
 from infra.runtime.settings import Settings
 from infra.store.conversations import ConversationPage, ConversationRecord, ConversationStore
@@ -31,13 +31,13 @@ class Sessions:
         names: TemporaryNames,
         conversations: ConversationStore,
         turns: TurnStore,
-        completions: Completions,
+        lookup: TurnLookup,
     ) -> None:
         self._settings = settings
         self._names = names
         self._conversations = conversations
         self._turns = turns
-        self._completions = completions
+        self._lookup = lookup
 
     async def page(self, caller: Caller, *, after: str | None, limit: int) -> ConversationPage:
         """The caller's, the last used first. Raises `ValueError` for a cursor that is none."""
@@ -76,7 +76,7 @@ class Sessions:
         record = await self._turns.get(turn)
         if record is None:
             return
-        open_turn = self._completions.open(record, after=record.seq)
+        open_turn = self._lookup.open(record, after=record.seq)
         try:
             async with asyncio.timeout(self._settings.disconnect_grace_s + DELETE_SLACK_S):
                 async for _ in open_turn.relay:

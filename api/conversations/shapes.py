@@ -16,7 +16,7 @@ class Session(BaseModel):
     conversation: str = Field(description="Its key.")
     label: str = Field(description="The client's own name for it, cleaned and cut.")
     state: ConversationState
-    turn: str | None = Field(description="The completion that has not ended, if any.")
+    turn: str | None = Field(description="The turn that has not ended, if any.")
     turns: int = Field(description="How many have.")
     created: int
     last_active: int
@@ -26,7 +26,7 @@ class Session(BaseModel):
 class SessionShown(Session):
     """A conversation with its turns."""
 
-    turn_ids: list[str] = Field(description="Its newest completions, the last one last.")
+    turn_ids: list[str] = Field(description="Its newest turns, the last one last.")
 
 
 class SessionList(BaseModel):

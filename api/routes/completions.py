@@ -11,6 +11,8 @@ from starlette.responses import Response
 from api.chat.chunks import ChunkFrames
 from api.chat.shapes import Cancellation, ChatCompletion
 from api.chat.stream import ChatStream
+from api.chat.vocabulary import completion_id as id_of
+from api.chat.vocabulary import turn_of
 from api.chat.whole import WholeAnswer
 from api.deps import ApiDeps
 from api.routes.openapi import EVENT_STREAM, KEYED, LAST_EVENT, errors
@@ -41,7 +43,7 @@ def completion_routes(deps: ApiDeps) -> APIRouter:
         caller = await deps.door.enter(request)
         if deps.drain.is_closed:
             raise RequestRefused("", code=ErrorCode.SHUTTING_DOWN)
-        record = await deps.completions.find(completion_id, caller)
+        record = await deps.lookup.find(turn_of(completion_id), caller)
         if not stream:
             return await _whole(deps, record)
         after = _cursor(request.headers, starting_after)
@@ -51,8 +53,9 @@ def completion_routes(deps: ApiDeps) -> APIRouter:
         """Stop it. One that runs ends within seconds, for all who read it; one that has ended
         stays as it is."""
         caller = await deps.door.enter(request)
-        state = await deps.completions.cancel(completion_id, caller)
-        return Cancellation(id=completion_id, state=state)
+        turn = turn_of(completion_id)
+        state = await deps.lookup.cancel(turn, caller)
+        return Cancellation(id=id_of(turn), state=state)
 
     for prefix, in_schema in (("/v1", True), ("", False)):
         path = f"{prefix}/chat/completions/{{completion_id}}"
@@ -85,7 +88,7 @@ async def _whole(deps: ApiDeps, record: TurnRecord) -> WholeAnswer:
             code=ErrorCode.TURN_RUNNING,
         )
     return WholeAnswer(
-        await deps.completions.follow(record),
+        await deps.lookup.follow(record),
         model=record.model,
         created=record.created_ms // 1000,
         display=deps.settings.tool_display,
@@ -98,7 +101,7 @@ async def _stream(
     deps: ApiDeps, record: TurnRecord, *, after: int, include_usage: bool
 ) -> ChatStream:
     settings = deps.settings
-    turn = await deps.completions.follow(record, after=after)
+    turn = await deps.lookup.follow(record, after=after)
     try:
         frames = ChunkFrames(
             turn.id,
@@ -108,7 +111,7 @@ async def _stream(
             display=settings.tool_display,
             is_numbered=True,
         )
-        frames.skip(await deps.completions.seen(record, upto=turn.relay.cursor))
+        frames.skip(await deps.lookup.seen(record, upto=turn.relay.cursor))
         return ChatStream(
             turn,
             frames,

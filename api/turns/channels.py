@@ -37,7 +37,7 @@ class _Kind(Enum):
 
 
 class Transcript:
-    """Sorts a turn's events into the two channels an OpenAI answer has, with the breaks between.
+    """Sorts a turn's events into the two channels an answer has, with the breaks between.
 
     `pieces` gives `(is_reasoning, literal)` pairs of JSON string literals; a text delta's literal
     passes untouched. Lines are broken where one channel changes between thinking, tool lines and

@@ -5,7 +5,6 @@ A reader here has no say in the turn: leaving ends nothing. Another tenant's tur
 
 from __future__ import annotations
 
-import re
 from contextlib import ExitStack
 
 from api.access.open_answers import OpenAnswers
@@ -21,10 +20,8 @@ from infra.wire.states import TurnState
 LOOK_BACK_EVENTS = 2000
 """What was seen before the cursor decides the line breaks after it; so far back it is looked at."""
 
-_ID = re.compile(r"chatcmpl-[0-9a-f]{32}")
 
-
-class Completions:
+class TurnLookup:
     """The turns on record, as callers may see them."""
 
     def __init__(
@@ -35,11 +32,11 @@ class Completions:
         self._relays = relays
         self._answers = answers
 
-    async def find(self, id: str, caller: Caller) -> TurnRecord:
+    async def find(self, turn: TurnId, caller: Caller) -> TurnRecord:
         """Raises `TurnNotFound` and `StoreUnavailable`."""
-        record = await self._turns.get(TurnId(id)) if _ID.fullmatch(id) else None
+        record = await self._turns.get(turn)
         if record is None or not caller.owns(record.tenant):
-            raise TurnNotFound(id)
+            raise TurnNotFound(turn)
         return record
 
     async def follow(self, record: TurnRecord, *, after: int = 0) -> OpenTurn:
@@ -79,9 +76,9 @@ class Completions:
         page = await self._log.read(record.turn, after=after, limit=upto - after)
         return [payload for n, payload in page.events if n <= upto]
 
-    async def cancel(self, id: str, caller: Caller) -> TurnState:
+    async def cancel(self, turn: TurnId, caller: Caller) -> TurnState:
         """Ask for its end; the state it is in now. Raises `TurnNotFound` and `StoreUnavailable`."""
-        record = await self.find(id, caller)
+        record = await self.find(turn, caller)
         return await self._turns.cancel(
             record.turn, tenant=caller.tenant, reason="cancelled by its caller"
         )

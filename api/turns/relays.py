@@ -55,7 +55,7 @@ class Relays:
         oldest = await self._turn_log.oldest(record.turn)
         if oldest is not None and oldest > after + 1:
             raise RequestRefused(
-                f"The first {oldest - 1} events of this completion are not kept any more. What "
+                f"The first {oldest - 1} events of this answer are not kept any more. What "
                 f"follows can be read with stream=true&starting_after={oldest - 1}.",
                 code=ErrorCode.LOG_TRIMMED,
                 param="starting_after",
@@ -90,7 +90,7 @@ class Relays:
 
 def _shutting_down(turn: TurnId) -> TurnFailed:
     return TurnFailed(
-        f"This server is shutting down. The completion {turn} may go on: ask for it by its id, or "
+        f"This server is shutting down. The turn {turn} may go on: ask for it by its id, or "
         "send the request again.",
         code=ErrorCode.SHUTTING_DOWN,
     )

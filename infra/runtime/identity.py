@@ -6,7 +6,15 @@ import hashlib
 import hmac
 import secrets
 
-from infra.wire.ids import ConversationKey, HostId, ReplicaId, TenantId, TurnId, WorkerId
+from infra.wire.ids import (
+    TURN_PREFIX,
+    ConversationKey,
+    HostId,
+    ReplicaId,
+    TenantId,
+    TurnId,
+    WorkerId,
+)
 
 
 def tenant_id(secret: bytes, api_key: str) -> TenantId:
@@ -28,7 +36,7 @@ def address_id(secret: bytes, address: str) -> str:
 
 
 def new_turn_id() -> TurnId:
-    return TurnId(f"chatcmpl-{secrets.token_hex(16)}")
+    return TurnId(TURN_PREFIX + secrets.token_hex(16))
 
 
 def new_conversation_name() -> str:

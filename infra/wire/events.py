@@ -23,9 +23,10 @@ from infra.wire.states import TurnState
 
 
 class Usage(Message):
-    """Tokens of one turn, over all its model calls, in Anthropic's words."""
+    """Tokens of one turn, over all its model calls. Each token is in one of the first four."""
 
     input_tokens: int = 0
+    """What went in beside a cache: neither read from it nor written to it."""
     output_tokens: int = 0
     cache_creation_input_tokens: int = 0
     cache_read_input_tokens: int = 0
@@ -33,8 +34,8 @@ class Usage(Message):
     """The part of the output that was thinking, where the upstream tells it."""
 
     @property
-    def prompt_tokens(self) -> int:
-        """All that went in, read from a cache or not: OpenAI's `prompt_tokens`."""
+    def total_input_tokens(self) -> int:
+        """All that went in, read from a cache or not."""
         return self.input_tokens + self.cache_creation_input_tokens + self.cache_read_input_tokens
 
     @property
@@ -48,12 +49,15 @@ class Usage(Message):
         )
 
 
-class FinishReason(StrEnum):
-    """OpenAI's word for why an answer ended."""
+class EndReason(StrEnum):
+    """Why the answer of a turn that is done ended where it does."""
 
-    STOP = "stop"
+    DONE = "done"
+    """The model had said what it wanted to."""
     LENGTH = "length"
-    CONTENT_FILTER = "content_filter"
+    """A bound was reached: of tokens, of the model's context, of steps."""
+    REFUSED = "refused"
+    """The model, or its service, declined to answer."""
 
 
 class TurnError(Message):
@@ -131,12 +135,12 @@ class TurnEnded(Message):
     `state` is terminal. `error` is set exactly when the state is failed, interrupted or expired.
     `checkpoint` is the SDK transcript entry the turn ended at, for branching. `heads` says how the
     answer begins (`infra.wire.answers`); None where nobody knows. `is_remembered` False: the
-    turn left the agent's memory as it was.
+    turn left the agent's memory as it was. `end_reason` means something where the state is done.
     """
 
     type: Literal["end"] = "end"
     state: TurnState
-    finish_reason: FinishReason = FinishReason.STOP
+    end_reason: EndReason = EndReason.DONE
     usage: Usage = Usage()
     error: TurnError | None = None
     checkpoint: str | None = None

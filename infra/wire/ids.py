@@ -6,12 +6,15 @@ keys, each process makes its own worker, replica or host id at start.
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, NewType
 
 from pydantic import StringConstraints
 
+TURN_PREFIX = "turn_"
+
 TurnId = NewType("TurnId", str)
-"""`chatcmpl-` and 32 hex digits: a turn's id is the id of its OpenAI completion."""
+"""`turn_` and 32 hex digits. A dialect shows the same digits behind a word of its own."""
 
 TenantId = NewType("TenantId", str)
 """20 hex digits: HMAC of the caller's key. Who pays."""
@@ -36,6 +39,15 @@ ReaderId = NewType("ReaderId", str)
 
 Fence = NewType("Fence", int)
 """A lease's generation. Only grows for a conversation; a write with an older one is refused."""
+
+_DIALECTS_ID = re.compile(r"[a-z]+[-_]([0-9a-f]{32})")
+
+
+def turn_meant(shown: str) -> TurnId:
+    """The turn behind an id as any dialect shows it; what has no such form stays as it is."""
+    found = _DIALECTS_ID.fullmatch(shown)
+    return TurnId(TURN_PREFIX + found[1] if found else shown)
+
 
 SaidTurn = Annotated[TurnId, StringConstraints(pattern=r"^[A-Za-z0-9_-]{1,100}$")]
 """A turn that an agent names: it goes into paths, keys and log lines, so its form is checked."""

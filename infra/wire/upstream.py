@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from infra.wire.errors import ErrorCode
-from infra.wire.events import FinishReason, TurnError, Usage
+from infra.wire.events import EndReason, TurnError, Usage
 from infra.wire.turns import ContentBlock, DocumentBlock, TextBlock
 
 OPENING = "[The conversation begins with the assistant's words.]"
@@ -58,19 +58,19 @@ _WORDS: Mapping[ErrorCode, str] = {
     ErrorCode.UPSTREAM_ERROR: "The model's service failed.",
     ErrorCode.INVALID_REQUEST: "The model's service refused the request.",
 }
-STOP_REASONS: Mapping[str, FinishReason] = {
-    "end_turn": FinishReason.STOP,
-    "stop_sequence": FinishReason.STOP,
-    "tool_use": FinishReason.STOP,
-    "max_tokens": FinishReason.LENGTH,
-    "model_context_window_exceeded": FinishReason.LENGTH,
-    "refusal": FinishReason.CONTENT_FILTER,
+STOP_REASONS: Mapping[str, EndReason] = {
+    "end_turn": EndReason.DONE,
+    "stop_sequence": EndReason.DONE,
+    "tool_use": EndReason.DONE,
+    "max_tokens": EndReason.LENGTH,
+    "model_context_window_exceeded": EndReason.LENGTH,
+    "refusal": EndReason.REFUSED,
     # The service has paused its own tools, or has shortened the conversation: the answer is not
     # whole, and asked to go on the model would have.
-    "pause_turn": FinishReason.LENGTH,
-    "compaction": FinishReason.LENGTH,
+    "pause_turn": EndReason.LENGTH,
+    "compaction": EndReason.LENGTH,
 }
-"""Every reason the Messages API has for the end of a message, in OpenAI's words."""
+"""Every reason the Messages API has for the end of a message, in our words."""
 
 _FIGURES = tuple(Usage.model_fields)
 _LONG = re.compile(r"prompt is too long|context (?:window|length)", re.I)
@@ -121,9 +121,9 @@ def content_block(block: ContentBlock) -> dict[str, Any]:
     return {"type": block.type, "source": source}
 
 
-def finish_reason_of(stop_reason: str | None) -> FinishReason:
-    """OpenAI's word for a `stop_reason`; one that is not in the table has said all it wanted."""
-    return STOP_REASONS.get(stop_reason or "", FinishReason.STOP)
+def end_reason_of(stop_reason: str | None) -> EndReason:
+    """Our word for a `stop_reason`; one that is not in the table has said all it wanted."""
+    return STOP_REASONS.get(stop_reason or "", EndReason.DONE)
 
 
 def _is_too_long(prose: str) -> bool:

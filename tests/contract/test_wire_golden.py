@@ -21,7 +21,7 @@ from infra.wire import control, events, gateway, link, turns
 from infra.wire.base import Message
 from infra.wire.errors import ErrorCode, MalformedMessage, UnknownMessage
 from infra.wire.events import (
-    FinishReason,
+    EndReason,
     Notice,
     TextDelta,
     ThinkingDelta,
@@ -41,7 +41,7 @@ from infra.wire.turns import DocumentBlock, HistoryMessage, ImageBlock, TextBloc
 GOLDEN = Path(__file__).parent / "golden"
 WRITE = os.environ.get("AGCLUSTER_WRITE_GOLDEN") == "1"
 
-TURN = TurnId("chatcmpl-0123456789abcdef0123456789abcdef")
+TURN = TurnId("turn_0123456789abcdef0123456789abcdef")
 CONVERSATION = ConversationKey("0123456789abcdef01234567")
 TENANT = TenantId("0123456789abcdef0123")
 WORKER = WorkerId("host-01234567")
@@ -87,7 +87,7 @@ EVENTS: dict[str, Message] = {
     "notice": Notice(text="trying again"),
     "end": TurnEnded(
         state=TurnState.DONE,
-        finish_reason=FinishReason.LENGTH,
+        end_reason=EndReason.LENGTH,
         usage=USAGE,
         heads=("Itis", "Bash:lsItis"),
     ),

@@ -23,6 +23,7 @@ import openai
 import pytest
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
+from api.chat.vocabulary import turn_of
 from tests.e2e.conftest import COMPOSED
 from tests.e2e.deployments import GOOD_KEY, MODEL, ROOT, Deployment, answers, wait_until
 from tests.recipes import recipes
@@ -229,7 +230,7 @@ def test_a_restart_of_redis_in_mid_stream_loses_nothing(deployment: Deployment, 
     it: streams ended, and conversations were gone.
     """
     quiet = f"quiet-{uuid.uuid4()}"
-    turn = answered(deployment, quiet, "echo before").id
+    turn = turn_of(answered(deployment, quiet, "echo before").id)
     chunks = deployment.client().chat.completions.create(
         model=MODEL,
         stream=True,
@@ -281,7 +282,7 @@ def test_recipes_run_beside_the_deployment_as_they_are_written(deployment: Deplo
             )
 
         chunks = begun("stream 600 deltas every 100 ms")
-        turn = next(chunk.id for chunk in chunks if chunk.choices[0].delta.content)
+        turn = next(turn_of(chunk.id) for chunk in chunks if chunk.choices[0].delta.content)
         waiting = beside.submit(lambda: next(iter(begun("echo later"))))
         try:
             known = _known(deployment, {"IDLE": idle, "C": busy, "TURN": turn})

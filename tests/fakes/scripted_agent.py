@@ -30,7 +30,7 @@ from agent.transcripts import Entry, PartKey, Transcripts
 from agent.turn import RunningTurn
 from infra.wire.errors import ErrorCode
 from infra.wire.events import (
-    FinishReason,
+    EndReason,
     Notice,
     TextDelta,
     ThinkingDelta,
@@ -307,7 +307,7 @@ class ScriptedSession:
                 return ended
         return TurnEnded(
             state=TurnState.DONE,
-            finish_reason=FinishReason.STOP,
+            end_reason=EndReason.DONE,
             usage=Usage(input_tokens=10, output_tokens=turn.outbox.last_n),
         )
 

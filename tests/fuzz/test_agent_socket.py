@@ -31,7 +31,7 @@ from worker.lines import HeldLines
 from worker.turns.agent_link import AgentLink
 from worker.turns.transcript_lines import read_head, read_part
 
-TURN = TurnId("chatcmpl-" + "1" * 32)
+TURN = TurnId("turn_" + "1" * 32)
 EVENTS = [
     encode_event(event)
     for event in (

@@ -322,7 +322,7 @@ async def test_no_recipe_ever_shows_a_sealed_key_of_an_ended_turn(past: dict[str
         'for key in $(redis-cli -u "$REDIS_URL" --scan --pattern "agc:turn:$ID"); do '
         'redis-cli -u "$REDIS_URL" HMGET "$key" state key_sealed | tr "\\n" " "; echo; done'
     )
-    past["ID"] = "chatcmpl-" + "?" * 32
+    past["ID"] = "turn_" + "?" * 32
     shown = (await asyncio.to_thread(_run, show_all, past)).stdout.splitlines()
     assert sorted(line.split() for line in shown) == [
         ["done"],

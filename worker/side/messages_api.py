@@ -19,7 +19,7 @@ from infra.wire.upstream import (
     STATUS_OF_KIND,
     code_of,
     content_block,
-    finish_reason_of,
+    end_reason_of,
     upstream_error,
     usage_figures,
 )
@@ -101,8 +101,8 @@ class AnswerStream:
             error = upstream_error(ErrorCode.UPSTREAM_ERROR)
         if error is not None:
             return TurnEnded(state=TurnState.FAILED, usage=self.usage, error=error)
-        finish = finish_reason_of(self._stop_reason)
-        return TurnEnded(state=TurnState.DONE, usage=self.usage, finish_reason=finish)
+        finish = end_reason_of(self._stop_reason)
+        return TurnEnded(state=TurnState.DONE, usage=self.usage, end_reason=finish)
 
     def _read(self, data: bytes) -> Iterator[Event]:
         try:

@@ -1,4 +1,4 @@
-"""`agcluster turns`: turns for operators. A turn's id is the id of its completion."""
+"""`agcluster turns`: turns for operators, by their own id or the one that a client was told."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from infra.store.turns import TurnRecord
 from infra.wire.errors import MalformedMessage, TurnNotFound, UnknownMessage
 from infra.wire.events import Event, TurnEnded, decode_event
 from infra.wire.foreign import foreign
-from infra.wire.ids import TurnId
+from infra.wire.ids import TurnId, turn_meant
 
 PAGE_EVENTS = 500
 LOOK_EVERY_S = 0.25
@@ -26,7 +26,9 @@ LOOK_EVERY_S = 0.25
 
 app = typer.Typer(help="Look at turns, follow them, cancel them.", no_args_is_help=True)
 
-Id = Annotated[str, typer.Argument(help="`chatcmpl-…`")]
+Id = Annotated[
+    str, typer.Argument(help="`turn_…`, or the id that a client was told (`chatcmpl-…`).")
+]
 
 
 @app.command("show")
@@ -77,8 +79,8 @@ def tail_turn(
     """Print a turn's events, and those still to come. This shows what users and agents say."""
 
     async def work(store: Store, _: Settings) -> None:
-        await _find(store, turn)
-        await _tail(store, TurnId(turn), after=after, follow=follow, as_json=as_json)
+        record = await _find(store, turn)
+        await _tail(store, record.turn, after=after, follow=follow, as_json=as_json)
 
     with_store(work)
 
@@ -92,7 +94,7 @@ def cancel_turn(turn: Id) -> None:
         state = await store.turns.cancel(
             record.turn, tenant=record.tenant, reason="stopped by the operator"
         )
-        say(f"{turn} {'was' if state.is_terminal else 'is'} {state.value}")
+        say(f"{record.turn} {'was' if state.is_terminal else 'is'} {state.value}")
 
     with_store(work)
 
@@ -107,7 +109,7 @@ async def _waiting(store: Store, limit: int) -> list[tuple[int, TurnRecord]]:
 
 
 async def _find(store: Store, turn: str) -> TurnRecord:
-    record = await store.turns.get(TurnId(turn))
+    record = await store.turns.get(turn_meant(turn))
     if record is None:
         raise TurnNotFound(f"there is no turn {turn} (any more)")
     return record

@@ -14,7 +14,7 @@ import pytest
 
 from agent.ends import ERROR_KINDS, LOOP_ENDS
 from infra.wire.errors import ErrorCode
-from infra.wire.events import FinishReason, Notice
+from infra.wire.events import EndReason, Notice
 from infra.wire.states import TurnState
 from infra.wire.upstream import STOP_REASONS
 from tests.fakes.link_client import end_of, text_of
@@ -31,7 +31,7 @@ def refused(status: int, kind: str, message: str, **more: object) -> str:
     return "message " + json.dumps({"status": status, "error": error, "headers": headers})
 
 
-LENGTH, FILTER, STOP = FinishReason.LENGTH, FinishReason.CONTENT_FILTER, FinishReason.STOP
+LENGTH, FILTER, STOP = EndReason.LENGTH, EndReason.REFUSED, EndReason.DONE
 
 
 @pytest.mark.parametrize(
@@ -48,14 +48,14 @@ LENGTH, FILTER, STOP = FinishReason.LENGTH, FinishReason.CONTENT_FILTER, FinishR
     ],
 )
 async def test_a_stop_reason_is_an_end_with_what_was_said(
-    local: LocalAgent, reason: str, finish: FinishReason, answer: str
+    local: LocalAgent, reason: str, finish: EndReason, answer: str
 ) -> None:
     """The CLI asks three times for the rest of a cut answer, and once more after a refusal."""
     step = f"stopreason {reason} some words"
     events = await ask(local, " then ".join([step, *[step.replace("some", " some")] * 5]))
     ended = end_of(events)
     assert (ended.state, ended.error) == (TurnState.DONE, None)
-    assert ended.finish_reason is finish
+    assert ended.end_reason is finish
     assert re.sub(r" +", " ", text_of(events)) == answer
     assert not re.search(r"API Error|[Cc]lassifier|Sonnet|token maximum", text_of(events))
 
@@ -63,7 +63,7 @@ async def test_a_stop_reason_is_an_end_with_what_was_said(
 async def test_a_tool_call_that_never_came_is_asked_for_again(local: LocalAgent) -> None:
     events = await ask(local, "stopreason tool_use hm")
     assert end_of(events).state is TurnState.DONE
-    assert end_of(events).finish_reason is STOP
+    assert end_of(events).end_reason is STOP
 
 
 @pytest.mark.parametrize("reason", ["refusal", "max_tokens", "model_context_window_exceeded"])
@@ -72,7 +72,7 @@ async def test_an_end_without_a_word_is_one_all_the_same(local: LocalAgent, reas
     events = await ask(local, " then ".join([step] * 6))
     ended = end_of(events)
     assert (text_of(events), ended.state) == ("", TurnState.DONE)
-    assert ended.finish_reason is (FILTER if reason == "refusal" else LENGTH)
+    assert ended.end_reason is (FILTER if reason == "refusal" else LENGTH)
 
 
 async def test_a_refusal_that_the_model_talks_about_says_that_something_was_withheld(
@@ -80,7 +80,7 @@ async def test_a_refusal_that_the_model_talks_about_says_that_something_was_with
 ) -> None:
     events = await ask(local, "stopreason refusal I will then echo no, I will not")
     assert text_of(events) == "I will\n\nno, I will not"
-    assert end_of(events).finish_reason is FILTER
+    assert end_of(events).end_reason is FILTER
     assert [e.text for e in events if isinstance(e, Notice)] == [
         "The model's safeguards stopped the answer; it is asked to go on without what they stopped."
     ]
@@ -146,7 +146,7 @@ async def test_a_pause_after_a_tool_of_the_service_is_no_failure_of_the_agent(
     said = {"say": ["I search.", {"raw": search}, {"raw": found}], "stop": "pause_turn"}
     events = await ask(local, "message " + json.dumps(said))
     ended = end_of(events)
-    assert (ended.state, ended.finish_reason, ended.error) == (TurnState.DONE, LENGTH, None)
+    assert (ended.state, ended.end_reason, ended.error) == (TurnState.DONE, LENGTH, None)
     assert text_of(events) == "I search."
     assert any("paused" in e.text for e in events if isinstance(e, Notice))
     assert text_of(await ask(local, "echo rest")) == "rest"
@@ -154,7 +154,7 @@ async def test_a_pause_after_a_tool_of_the_service_is_no_failure_of_the_agent(
 
 async def test_the_limit_of_model_calls_is_length(local: LocalAgent) -> None:
     events = await ask(local, "tool bash true then echo x", tools=("Bash",), max_turns=1)
-    assert end_of(events).finish_reason is LENGTH
+    assert end_of(events).end_reason is LENGTH
 
 
 def test_the_tables_hold_what_the_bundled_cli_knows() -> None:

@@ -69,7 +69,7 @@ async def test_a_turn_begins_with_started_as_number_one_and_has_one_end(agent: A
     assert text_of(events) == "hello world"
     assert end_of(events).state is TurnState.DONE
     assert end_of(events).error is None
-    assert end_of(events).usage.prompt_tokens > 0
+    assert end_of(events).usage.total_input_tokens > 0
 
 
 async def test_text_comes_in_pieces_and_not_at_the_end(agent: Agent) -> None:

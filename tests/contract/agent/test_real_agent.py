@@ -22,8 +22,8 @@ import pytest
 
 from infra.wire.errors import ErrorCode
 from infra.wire.events import (
+    EndReason,
     Event,
-    FinishReason,
     Notice,
     TextDelta,
     ThinkingDelta,
@@ -335,7 +335,7 @@ async def test_the_limit_of_model_calls_ends_the_turn_as_length(
         script = "tool bash echo a then tool bash echo b then echo c"
         events = await ask(link, script, max_turns=1)
         assert end_of(events).state is TurnState.DONE
-        assert end_of(events).finish_reason is FinishReason.LENGTH
+        assert end_of(events).end_reason is EndReason.LENGTH
         assert any(isinstance(event, Notice) for event in events)
         assert text_of(await ask(link, "echo next", max_turns=1)) == "next"
 

@@ -114,7 +114,7 @@ async def test_turns_whose_records_have_expired_do_not_count(scene: Scene) -> No
         scene.keys.tenant_waiting(A),
         scene.keys.turns_waiting(),
     ):
-        await scene.redis.zadd(name, {"chatcmpl-long-gone": 1})
+        await scene.redis.zadd(name, {"turn_long-gone": 1})
 
     submitted = await offer(scene, limits)
 

@@ -181,7 +181,7 @@ async def test_delivered_answer_is_on_record(scene: Scene) -> None:
     assert record is not None
     assert record.is_delivered
 
-    gone = TurnId("chatcmpl-gone")
+    gone = TurnId("turn_gone")
     await scene.store.turns.mark_delivered(gone)
     assert not await scene.redis.exists(scene.keys.turn(gone))
 

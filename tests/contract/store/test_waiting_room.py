@@ -238,7 +238,7 @@ async def test_a_position_counts_turns_of_the_own_conversation_too(room: Room) -
     assert await scene.store.turns.position(running) is None
     assert await scene.store.turns.position(second) == 1
     assert await scene.store.turns.position(third) == 2
-    assert await scene.store.turns.position(TurnId("chatcmpl-unknown")) is None
+    assert await scene.store.turns.position(TurnId("turn_unknown")) is None
 
 
 async def test_tenants_beyond_those_looked_at_are_estimated(

@@ -14,6 +14,7 @@ import pytest
 import requests
 from openai.types.chat import ChatCompletionChunk
 
+from api.chat.vocabulary import completion_id
 from infra.store.keys import Keys
 from infra.store.limits import SubmitLimits
 from infra.store.open import Store, store_on
@@ -262,7 +263,7 @@ async def test_cancel_ends_the_turn_for_all_who_read_it(is_far: bool) -> None:
         again = await here.http.post(path(turn, "/cancel"))
         fetched = await far.http.get(path(turn))
     assert answer.status_code == 200
-    assert answer.json()["id"] == turn
+    assert answer.json()["id"] == completion_id(turn)
     assert answer.json()["state"] in ("running", "claimed")
     assert again.json()["state"] == "cancelled"
     assert fetched.status_code == 409

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from api.chat.vocabulary import turn_of
 from infra.wire.events import TextDelta
 from infra.wire.ids import ConversationKey, HostId, WorkerId
 from infra.wire.states import TurnState
@@ -20,7 +21,7 @@ HELD: Script = {"hold": [TextDelta(text="so far"), Gate("never")]}
 async def said(api: RunningApi, name: str | None, text: str = "hi", **headers: str) -> str:
     names = {"x-conversation-id": name} if name else {}
     answer = await api.chat(text, headers=names | headers)
-    return str(answer.json()["id"])
+    return turn_of(answer.json()["id"])
 
 
 async def test_conversations_are_listed_last_used_first_page_by_page() -> None:

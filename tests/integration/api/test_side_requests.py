@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 
+from api.chat.vocabulary import turn_of
 from infra.wire.turns import Lane
 from tests.fakes.echo_worker import Gate
 from tests.fakes.running_api import running_api, until
@@ -71,6 +72,6 @@ async def test_a_key_is_still_good_at_a_gateway_whose_clock_is_an_hour_ahead() -
     """It was sealed for minutes beyond the turn, by the clock of the replica."""
     async with running_api(settings={"side_deadline_s": 7, "queue_timeout_s": 7}) as api:
         asked = (await api.chat("Sum up", model="claude-utility", headers=NAMED)).json()["id"]
-        record = await api.store.turns.get(asked)
+        record = await api.store.turns.get(turn_of(asked))
     assert record is not None
     assert record.key_expires_ms > (time.time() + 3600 + 2 * 7) * 1000

@@ -14,6 +14,7 @@ from typing import Any
 import httpx
 import pytest
 
+from api.chat.vocabulary import completion_id
 from infra.wire.events import TextDelta
 from infra.wire.states import TurnState
 from tests.fakes.echo_worker import Gate, Pause, Script, Step
@@ -51,7 +52,7 @@ async def held_turn(api: RunningApi, group: asyncio.TaskGroup) -> tuple[str, str
     await until(lambda: api.worker.requests)
     request = api.worker.requests[0]
     await until(lambda: api.deps.drain.open_count == 1)
-    return request.turn, request.conversation
+    return completion_id(request.turn), request.conversation
 
 
 def essence(answer: httpx.Response) -> tuple[Any, ...]:

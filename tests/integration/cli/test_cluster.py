@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from api.chat.vocabulary import completion_id
 from infra.store.keys import Keys
 from infra.store.workers import WorkerRecord
 from infra.wire.control import CancelTurn, Drain
@@ -233,11 +234,13 @@ async def test_tail_follows_a_turn_until_it_ends(scene: Scene, agcluster: Comman
 
 async def test_waiting_turn_is_cancelled_at_once(scene: Scene, agcluster: Command) -> None:
     turn = await scene.submit()
-    assert "was cancelled" in await agcluster.told("turns", "cancel", turn)
+    as_its_client_knows_it = completion_id(turn)
+    told = await agcluster.told("turns", "cancel", as_its_client_knows_it)
+    assert told.split() == [turn, "was", "cancelled"]
     assert await scene.turn_state(turn) is TurnState.CANCELLED
-    unknown = await agcluster("turns", "cancel", "chatcmpl-gone")
+    unknown = await agcluster("turns", "cancel", "turn_gone")
     assert unknown.returncode == 1
-    assert "no turn chatcmpl-gone" in unknown.stderr
+    assert "no turn turn_gone" in unknown.stderr
 
 
 async def test_command_finds_the_redis_of_agcluster_up(tmp_path: Path) -> None:

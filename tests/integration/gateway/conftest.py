@@ -28,7 +28,7 @@ SECRET = b"a secret of the cluster, 32 bytes and more"
 KEY = "sk-ant-canary-0123456789abcdef"
 CONVERSATION = ConversationKey("c" * 24)
 TENANT = TenantId("t" * 20)
-TURN = TurnId("chatcmpl-" + "1" * 32)
+TURN = TurnId("turn_" + "1" * 32)
 PATIENCE_S = 20.0
 
 

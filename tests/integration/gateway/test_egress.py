@@ -321,7 +321,7 @@ async def test_a_turn_goes_out_by_its_profile(make_host: HostMaker, echo: Echo) 
     async with host.gateway():
         folder = await host.open_session()
         for n, (profile, wanted) in enumerate(open_to.items()):
-            turn = TurnId(f"chatcmpl-{n:032x}")
+            turn = TurnId(f"turn_{n:032x}")
             await host.open_turn(turn, profile=profile)
             for name, status in zip(("files.pypi.example", "site.example"), wanted, strict=True):
                 assert await tunnel_status(folder, f"{name}:{echo.port}") == status

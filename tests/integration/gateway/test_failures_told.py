@@ -48,7 +48,7 @@ async def test_every_failure_of_the_upstream_has_its_own_word(
     folder = await host.open_session()
     async with asyncio.timeout(120), cli_behind(folder, tmp_path) as cli:
         for n, (prompt, wanted) in enumerate(TOLD.items()):
-            turn = TurnId(f"chatcmpl-{n:032x}")
+            turn = TurnId(f"turn_{n:032x}")
             budget = 30_000 if "stream" in prompt else None
             await host.open_turn(turn, budget_tokens=budget)
             asked_before = len(model.journal.entries)

@@ -386,7 +386,7 @@ async def test_turns_follow_each_other_with_their_own_keys(host: Host) -> None:
     folder = await host.open_session()
     async with agent_at(folder) as agent:
         for n in (1, 2):
-            turn = TurnId(f"chatcmpl-{n:032x}")
+            turn = TurnId(f"turn_{n:032x}")
             await host.open_turn(turn, key=f"sk-ant-key-{n}")
             assert await _text(agent, "key") == f"x-api-key=sk-ant-key-{n} auth=None"
             await host.close_turn(turn)

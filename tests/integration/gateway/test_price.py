@@ -53,7 +53,7 @@ async def test_the_meter_says_what_the_model_has_sent(
     tools = ("Agent", "WebSearch", "Bash")
     async with asyncio.timeout(150), cli_behind(folder, tmp_path, tools=tools) as cli:
         for n, (name, prompt) in enumerate(TURNS.items()):
-            turn = TurnId(f"chatcmpl-{n:032x}")
+            turn = TurnId(f"turn_{n:032x}")
             model.journal.clear()
             await host.open_turn(turn)
             await told(cli, prompt)

@@ -7,7 +7,7 @@ import json
 
 import pytest
 
-from infra.wire.ids import TurnId
+from api.chat.vocabulary import turn_of
 from tests.fakes.guarded_redis import GuardedRedis, guarded_redis
 from tests.fakes.running_api import RunningApi, body
 from tests.fakes.worker_stage import Stage, eventually
@@ -57,7 +57,7 @@ async def _a_turn_is_cancelled(api: RunningApi) -> None:
         lines = answer.aiter_lines()
         while not (line := await anext(lines)).startswith("data: "):
             pass
-        turn = TurnId(json.loads(line[6:])["id"])
+        turn = turn_of(json.loads(line[6:])["id"])
         record = await api.store.turns.get(turn)
         assert record is not None
         await api.store.turns.cancel(turn, tenant=record.tenant, reason="no more")

@@ -8,13 +8,13 @@ import pytest
 
 from agent.ends import ERROR_KINDS, LOOP_ENDS, PAUSES, CliEnd, ending
 from infra.wire.errors import ErrorCode
-from infra.wire.events import FinishReason, TurnEnded
+from infra.wire.events import EndReason, TurnEnded
 from infra.wire.link import InterruptReason
 from infra.wire.states import TurnState
 
-Told = ErrorCode | FinishReason
+Told = ErrorCode | EndReason
 
-LENGTH, FILTER = FinishReason.LENGTH, FinishReason.CONTENT_FILTER
+LENGTH, FILTER = EndReason.LENGTH, EndReason.REFUSED
 REFUSED = CliEnd(is_error=True, is_api_error=True, status=400, prose="bad block")
 
 KINDS: dict[str, Told] = {
@@ -77,7 +77,7 @@ def told(ended: TurnEnded) -> Told:
     """The error's code, or the reason of an end that is none."""
     if ended.error is None:
         assert ended.state is TurnState.DONE
-        return ended.finish_reason
+        return ended.end_reason
     assert ended.state is TurnState.FAILED
     return ended.error.code
 
@@ -101,7 +101,7 @@ def test_a_loop_end_is_told(loop_end: str) -> None:
     assert told(ending(end)) == LOOPS[loop_end]
     of_the_cli = ErrorCode.AGENT_FAILED if loop_end in BY_ERROR else LOOPS[loop_end]
     assert told(ending(replace(end, is_api_error=False))) == of_the_cli
-    assert told(ending(replace(end, is_error=False))) == FinishReason.STOP
+    assert told(ending(replace(end, is_error=False))) == EndReason.DONE
 
 
 @pytest.mark.parametrize("loop_end", LOOPS)

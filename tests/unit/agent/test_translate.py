@@ -16,8 +16,8 @@ from agent.translate import Translator
 from agent.voice import RULE
 from infra.wire.errors import ErrorCode
 from infra.wire.events import (
+    EndReason,
     Event,
-    FinishReason,
     Notice,
     TextDelta,
     ThinkingDelta,
@@ -46,7 +46,7 @@ def test_a_plain_turn_is_started_told_piece_by_piece_and_ended() -> None:
     assert [e.text for e in events if isinstance(e, TextDelta)] == ["1 ", "2 ", "3 ", "4 ", "5 "]
     ended = end_of(events)
     assert ended.state is TurnState.DONE
-    assert ended.finish_reason is FinishReason.STOP
+    assert ended.end_reason is EndReason.DONE
     assert ended.usage.input_tokens > 0
     assert ended.usage.output_tokens == 5
     assert ended.checkpoint
@@ -257,7 +257,7 @@ def test_a_turn_that_was_done_before_the_interrupt_is_done() -> None:
 def test_the_limit_of_model_calls_is_length_and_told() -> None:
     events = translate(recorded("max_turns"))
     assert end_of(events).state is TurnState.DONE
-    assert end_of(events).finish_reason is FinishReason.LENGTH
+    assert end_of(events).end_reason is EndReason.LENGTH
     assert any("limit" in e.text for e in events if isinstance(e, Notice))
 
 

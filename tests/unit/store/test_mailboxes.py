@@ -15,7 +15,7 @@ from infra.wire.frames import Frame
 from infra.wire.ids import Fence, ReplicaId, TurnId
 from tests.fakes.fake_redis import fake_redis
 
-TURN = TurnId("chatcmpl-1")
+TURN = TurnId("turn_1")
 REPLICA = ReplicaId("api-1")
 
 

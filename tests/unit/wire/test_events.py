@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from infra.wire.errors import MalformedMessage
 from infra.wire.events import (
     EVENT_MAX_BYTES,
+    EndReason,
     Notice,
     TextDelta,
     ThinkingDelta,
@@ -69,9 +70,9 @@ def test_text_that_looks_like_an_event_is_text(event: Notice | TextDelta) -> Non
     assert decode_event(encode_event(event)) == event
 
 
-def test_prompt_tokens_count_what_came_from_a_cache() -> None:
+def test_total_input_counts_what_came_from_a_cache() -> None:
     usage = Usage(input_tokens=1, cache_creation_input_tokens=2, cache_read_input_tokens=3)
-    assert usage.prompt_tokens == 6
+    assert usage.total_input_tokens == 6
 
 
 @given(ANY_TEXT)
@@ -142,3 +143,10 @@ def test_what_is_no_event_in_its_spelling_is_refused(payload: bytes) -> None:
     tool calls, and `[DONE]`, which its client would have taken for ours."""
     with pytest.raises(MalformedMessage):
         check_event(payload)
+
+
+def test_an_end_that_was_logged_in_openais_words_can_still_be_read() -> None:
+    """A log outlives the program that wrote it by an hour."""
+    end = decode_event(b'{"type":"end","state":"done","finish_reason":"content_filter"}')
+    assert isinstance(end, TurnEnded)
+    assert (end.state, end.end_reason) == (TurnState.DONE, EndReason.DONE)

@@ -24,14 +24,13 @@ SPOKEN: st.SearchStrategy[Event] = st.one_of(
 @given(st.lists(st.tuples(NUMBERS, NUMBERS, SPOKEN), max_size=8))
 def test_frames_survive_joining_and_splitting(spoken: list[tuple[int, int, Event]]) -> None:
     frames = [
-        Frame(TurnId("chatcmpl-0"), Fence(fence), n, encode_event(event))
-        for fence, n, event in spoken
+        Frame(TurnId("turn_0"), Fence(fence), n, encode_event(event)) for fence, n, event in spoken
     ]
     assert list(split_frames(join_frames(frame.encode() for frame in frames))) == frames
 
 
 def test_a_frame_and_a_message_are_told_apart_by_their_first_byte() -> None:
-    assert is_frame(Frame(TurnId("chatcmpl-0"), Fence(1), 1, b"{}").encode())
+    assert is_frame(Frame(TurnId("turn_0"), Fence(1), 1, b"{}").encode())
     assert not is_frame(Ping().encode())
 
 

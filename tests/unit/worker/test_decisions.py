@@ -20,7 +20,7 @@ from worker.turns.course import Course, course_before_container, course_with_age
 from worker.turns.endings import declared_end, exit_end, interrupted_end, settled_end
 
 C = ConversationKey("c" * 24)
-T, OTHER_T = TurnId("chatcmpl-1"), TurnId("chatcmpl-2")
+T, OTHER_T = TurnId("turn_1"), TurnId("turn_2")
 ME, SIBLING = WorkerId("host-1-a"), WorkerId("host-1-b")
 HERE, THERE = HostId("host-1"), HostId("host-2")
 NO_METER = TurnMeter()

@@ -55,10 +55,10 @@ def test_lines_are_the_same_however_the_bytes_arrive(said: list[bytes], cuts: li
     [
         (b'{"type":"welcome"', GREETING_MAX_BYTES, False),
         (TRANSCRIPT_HEAD, GREETING_MAX_BYTES, False),
-        (b"chatcmpl-1 1 1 ", GREETING_MAX_BYTES, False),
+        (b"turn_1 1 1 ", GREETING_MAX_BYTES, False),
         (b'{"type":"refused"', ANSWER_MAX_BYTES, True),
         (b'{ "type":"transcript_append"', ANSWER_MAX_BYTES, True),
-        (b"chatcmpl-1 1 1 ", FRAME_MAX_BYTES, True),
+        (b"turn_1 1 1 ", FRAME_MAX_BYTES, True),
     ],
 )
 def test_a_line_may_be_as_long_as_its_kind(begins: bytes, longest: int, is_greeted: bool) -> None:

@@ -133,9 +133,9 @@ async def test_a_released_lease_is_not_a_lost_one(scene: Scene) -> None:
 
 async def test_cancelled_turns_are_told_with_the_renewal(scene: Scene) -> None:
     await scene.ownership.acquire(C)
-    scene.leases.cancelled[C] = (TurnId("chatcmpl-1"), "client_gone")
+    scene.leases.cancelled[C] = (TurnId("turn_1"), "client_gone")
     await scene.clock.advance(5.1)
-    assert scene.told == [(C, "chatcmpl-1", "client_gone")]
+    assert scene.told == [(C, "turn_1", "client_gone")]
 
 
 async def test_while_redis_is_away_it_is_asked_every_second(scene: Scene) -> None:

@@ -157,6 +157,6 @@ def _told(call: SideCall, status: int, meter: CallMeter) -> dict[str, object]:
         turn=call.turn,
         tenant=call.tenant,
         status=status,
-        input_tokens=used.prompt_tokens,
+        input_tokens=used.total_input_tokens,
         output_tokens=used.output_tokens,
     )

@@ -18,7 +18,7 @@ from api.chat.stream import ChatStream
 from api.chat.whole import WholeAnswer
 from api.turns.held import OpenTurn
 from infra.runtime.settings import ToolDisplay
-from infra.wire.events import Event, FinishReason, TurnEnded, Usage, encode_event
+from infra.wire.events import EndReason, Event, TurnEnded, Usage, encode_event
 from infra.wire.states import TurnState
 from tests.fakes.sse import data_of
 from tests.unit.agent.recordings import translate
@@ -28,7 +28,7 @@ from tests.unit.api.turns.test_relay import TURN, Bench
 MODEL, CREATED = "claude", 1700000000
 END = TurnEnded(
     state=TurnState.DONE,
-    finish_reason=FinishReason.LENGTH,
+    end_reason=EndReason.LENGTH,
     usage=Usage(input_tokens=7, output_tokens=5, cache_read_input_tokens=3, thinking_tokens=2),
 )
 

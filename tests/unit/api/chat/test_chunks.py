@@ -9,13 +9,14 @@ import pytest
 from openai.types.chat import ChatCompletionChunk
 
 from api.chat.chunks import ChunkFrames
+from api.chat.vocabulary import FINISH_REASONS
 from api.turns.chain import AnswerHead
 from api.turns.channels import Transcript, is_sight, read_end
 from infra.runtime.settings import ToolDisplay
 from infra.wire.errors import AgClusterError, ErrorCode, TurnFailed
 from infra.wire.events import (
+    EndReason,
     Event,
-    FinishReason,
     Notice,
     TextDelta,
     ThinkingDelta,
@@ -43,7 +44,7 @@ def frames(
     is_numbered: bool = False,
 ) -> ChunkFrames:
     return ChunkFrames(
-        TurnId("chatcmpl-1"),
+        TurnId("turn_1"),
         created=1700000000,
         model="claude",
         include_usage=include_usage,
@@ -123,10 +124,10 @@ def test_no_usage_unless_asked_for() -> None:
     assert b'"choices":[]' not in stream
 
 
-@pytest.mark.parametrize("reason", list(FinishReason))
-def test_finish_reason_is_the_events(reason: FinishReason) -> None:
-    last = chunks(frames().last(TurnEnded(state=TurnState.DONE, finish_reason=reason), 2))
-    assert last[-1].choices[0].finish_reason == reason.value
+@pytest.mark.parametrize("reason", list(EndReason))
+def test_finish_reason_is_openais_word_for_the_events(reason: EndReason) -> None:
+    last = chunks(frames().last(TurnEnded(state=TurnState.DONE, end_reason=reason), 2))
+    assert last[-1].choices[0].finish_reason == FINISH_REASONS[reason]
 
 
 def test_model_name_cannot_break_out_of_its_string() -> None:
@@ -295,7 +296,7 @@ def test_stream_is_blocks_of_data_alone_unless_numbers_are_asked_for() -> None:
 def test_error_in_a_stream_is_one_event_that_says_how_to_come_back() -> None:
     for is_numbered in (False, True):
         made = frames(is_numbered=is_numbered)
-        (block,) = blocks_of(made.failure(AgClusterError(), TurnId("chatcmpl-1"), 9))
+        (block,) = blocks_of(made.failure(AgClusterError(), TurnId("turn_1"), 9))
         assert block.id == (9 if is_numbered else None)
         body = json.loads(block.data)
         assert (body["id"], body["starting_after"]) == ("chatcmpl-1", 9)

@@ -14,7 +14,7 @@ from infra.wire.errors import StoreUnavailable, TurnNotFound
 from infra.wire.ids import TurnId
 from tests.fakes.manual_clock import ManualClock, settle
 
-TURN = TurnId("chatcmpl-1")
+TURN = TurnId("turn_1")
 
 
 class FlakyStore:

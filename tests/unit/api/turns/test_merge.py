@@ -15,7 +15,7 @@ from infra.wire.frames import Frame
 from infra.wire.ids import Fence, TurnId
 from infra.wire.states import TurnState
 
-TURN = TurnId("chatcmpl-1")
+TURN = TurnId("turn_1")
 END = encode_event(TurnEnded(state=TurnState.DONE))
 
 

@@ -25,7 +25,7 @@ from infra.wire.ids import Fence, TurnId
 from infra.wire.states import TurnState
 from tests.fakes.manual_clock import ManualClock
 
-TURN = TurnId("chatcmpl-1")
+TURN = TurnId("turn_1")
 END = encode_event(TurnEnded(state=TurnState.DONE))
 
 

@@ -20,7 +20,7 @@ MESSAGE = Repeat(RepeatKind.MESSAGE, BODY, "x-message-id:m", comes_again=True)
 RETRY = Repeat(RepeatKind.RETRY, BODY, comes_again=True)
 SAME_BODY = Repeat(RepeatKind.BODY, BODY)
 RUNNING = TurnRecord(
-    turn=TurnId("chatcmpl-1"),
+    turn=TurnId("turn_1"),
     conversation=ConversationKey("c"),
     tenant=TenantId("t"),
     replica=ReplicaId("r"),

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from infra.wire.errors import ErrorCode
-from infra.wire.events import Event, FinishReason, TextDelta, ThinkingDelta, Usage
+from infra.wire.events import EndReason, Event, TextDelta, ThinkingDelta, Usage
 from infra.wire.ids import ConversationKey, TenantId, TurnId
 from infra.wire.states import TurnState
 from infra.wire.turns import (
@@ -129,18 +129,18 @@ def test_thinking_is_told_apart() -> None:
 @pytest.mark.parametrize(
     ("stop_reason", "finish"),
     [
-        ("end_turn", FinishReason.STOP),
-        ("stop_sequence", FinishReason.STOP),
-        ("max_tokens", FinishReason.LENGTH),
-        ("refusal", FinishReason.CONTENT_FILTER),
+        ("end_turn", EndReason.DONE),
+        ("stop_sequence", EndReason.DONE),
+        ("max_tokens", EndReason.LENGTH),
+        ("refusal", EndReason.REFUSED),
     ],
 )
-def test_a_stop_reason_becomes_a_finish_reason(stop_reason: str, finish: FinishReason) -> None:
+def test_a_stop_reason_becomes_an_end_reason(stop_reason: str, finish: EndReason) -> None:
     _, stream = read(
         sse({"type": "message_delta", "delta": {"stop_reason": stop_reason}}),
         sse({"type": "message_stop"}),
     )
-    assert stream.ended().finish_reason is finish
+    assert stream.ended().end_reason is finish
 
 
 def test_a_stream_without_its_end_is_a_failure() -> None:

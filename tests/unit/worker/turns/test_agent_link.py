@@ -97,12 +97,12 @@ async def test_a_turn_comes_over_the_link_frame_by_frame(folder: Path) -> None:
     listener = Listener()
     async with ScriptedAgent(folder / "agent.sock") as running:
         link = await link_to(running.socket, listener)
-        link.send(start_turn("chatcmpl-1", "echo hello there"))
+        link.send(start_turn("turn_1", "echo hello there"))
         async with asyncio.timeout(10):
             while len(listener.frames) < 4:
                 listener.heard.clear()
                 await listener.heard.wait()
-        assert listener.frames[1].startswith(b"chatcmpl-1 7 2 ")
+        assert listener.frames[1].startswith(b"turn_1 7 2 ")
         link.ping()
         async with asyncio.timeout(10):
             while Pong() not in listener.answers:
@@ -249,7 +249,7 @@ async def test_a_paused_link_holds_the_agents_frames_back(folder: Path) -> None:
     async with ScriptedAgent(folder / "agent.sock") as running:
         link = await link_to(running.socket, listener)
         link.pause()
-        link.send(start_turn("chatcmpl-1", "echo hello"))
+        link.send(start_turn("turn_1", "echo hello"))
         await asyncio.sleep(0.05)
         assert listener.frames == []
         link.resume()

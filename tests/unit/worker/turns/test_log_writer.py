@@ -21,7 +21,7 @@ from tests.fakes.manual_clock import ManualClock, settle
 from worker.turns.log_writer import BATCH_MAX_EVENTS, KEPT_MAX_EVENTS, TurnLogWriter
 
 LEASE = Lease(ConversationKey("c" * 24), WorkerId("host-1-a"), Fence(7))
-TURN = TurnId("chatcmpl-1")
+TURN = TurnId("turn_1")
 DELTA = encode_event(TextDelta(text="word"))
 NOTICE = encode_event(Notice(text="something"))
 

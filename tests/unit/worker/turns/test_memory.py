@@ -19,7 +19,7 @@ from worker.turns.memory import Standing, needs_transcript, stand
 
 C = ConversationKey("c" * 24)
 TENANT = TenantId("t" * 20)
-TURN = TurnId("chatcmpl-1")
+TURN = TurnId("turn_1")
 TRANSCRIPT = StoredTranscript("session-1", {"": [b'{"uuid":"a"}'], "sub": [b'{"uuid":"x"}']})
 
 
