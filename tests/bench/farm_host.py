@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 from infra.wire.gateway import AGENT_SOCKET
 from infra.wire.ids import HostId
@@ -47,6 +48,10 @@ class FarmHost:
 
     async def list(self) -> Sequence[Container]:
         return [container for container, _ in self._containers.values()]
+
+    async def unlinked_bytes(self, id: ContainerId, workspace: Path) -> int:
+        """See `ContainerHost`: its agents write no files."""
+        return 0
 
     async def exits(self) -> AsyncIterator[ContainerExit]:
         """Stand-ins do not end by themselves."""

@@ -6,6 +6,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 from infra.wire.errors import ContainerFailed, LeaseLost, NoIsolation
@@ -53,6 +54,10 @@ class FarmHost:
     async def kill(self, conversation: str) -> None:
         """End a conversation's container by force."""
         _good(await self._ask({"do": "kill", "conversation": conversation}))
+
+    async def unlinked_bytes(self, id: ContainerId, workspace: Path) -> int:
+        """See `ContainerHost`: its agents write no files."""
+        return 0
 
     async def exits(self) -> AsyncIterator[ContainerExit]:
         """See `ContainerHost`."""

@@ -20,6 +20,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, replace
 from itertools import count
+from pathlib import Path
 from types import TracebackType
 from typing import Any
 
@@ -59,6 +60,8 @@ class MemoryMachine:
         self.agent = agent
         self.feed = ExitFeed()
         self.kept: dict[ContainerId, _Kept] = {}
+        self.unlinked_bytes = 0
+        """What each container holds open that is in no folder."""
         self._numbers = count(1)
         self._group = asyncio.TaskGroup()
 
@@ -174,6 +177,10 @@ class MemoryHost:
         kept = self.machine.kept.values()
         ours = (self._cluster, self.host)
         return [k.container for k in kept if (k.cluster, k.host) == ours]
+
+    async def unlinked_bytes(self, id: ContainerId, workspace: Path) -> int:
+        """See `ContainerHost`: what a test says."""
+        return self.machine.unlinked_bytes
 
     def exits(self) -> ExitStream:
         """See `ContainerHost`."""

@@ -10,7 +10,7 @@ import logging
 from collections.abc import Callable
 
 from infra.runtime.logs import fields
-from infra.wire.errors import ErrorCode
+from infra.wire.errors import ContainerFailed, ErrorCode
 from infra.wire.ids import ConversationKey
 from worker.conversations.session import Session
 from worker.hosts.folders.workspace import (
@@ -95,4 +95,17 @@ class WorkspaceGuard:
 
     async def _measure(self, patience_s: float = MEASURE_MAX_S) -> int:
         # The agent can write to both.
-        return await self._parts.gauge.measure(self._folder, self._sockets, patience_s=patience_s)
+        size_bytes = await self._parts.gauge.measure(
+            self._folder, self._sockets, patience_s=patience_s
+        )
+        return size_bytes + await self._unlinked()
+
+    async def _unlinked(self) -> int:
+        """What is in no folder any more, and held open."""
+        if (container := self._session.container) is None:
+            return 0
+        try:
+            return await self._parts.host.unlinked_bytes(container.id, self._folder)
+        except ContainerFailed as error:
+            log.info("open files not seen: %s", error)
+            return 0

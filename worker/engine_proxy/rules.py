@@ -109,6 +109,10 @@ class Rules:
         folders = Folders(self.data_dir).of(ConversationKey(conversation))
         return first_exchanged(held, folders)
 
+    def workspace(self, conversation: str) -> Path:
+        """Where its files are."""
+        return Folders(self.data_dir).of(ConversationKey(conversation)).workspace
+
     def own_conversation(self, inspected: Json) -> str:
         """The conversation of a container that is ours. Raises `EngineCallRefused`."""
         labels = (inspected.get("Config") or {}).get("Labels") or {}

@@ -28,12 +28,16 @@ from worker.engine_proxy.rules import (
     told_of_engine,
 )
 from worker.engine_proxy.starts import ComparedStarts
+from worker.hosts.docker.engine import UNLINKED, UNLINKED_BYTES
+from worker.hosts.unlinked import unlinked_bytes
 
 log = logging.getLogger(__name__)
 
 BODY_MAX_BYTES = 64 * 1024
 CALLS_MAX = 64
 """At once; more wait. Starts and their comparison are not among them."""
+LOOKS_MAX = 2
+"""At open files at once; each takes a thread, for two seconds at most."""
 STREAMS_MAX = 16
 """Streams of events at once; a worker has one."""
 _SHOWN_CHARS = 200
@@ -84,11 +88,14 @@ class EngineProxy:
             ("GET", re.compile("/containers/json"), self._list),
             ("POST", re.compile("/containers/create"), self._create),
             ("GET", re.compile("/containers/([^/:]+)/json"), self._inspect),
+            ("GET", re.compile(f"/containers/([^/:]+){UNLINKED}"), self._unlinked),
             ("POST", re.compile("/containers/([^/:]+)/start"), self._start),
             ("POST", re.compile("/containers/([^/:]+)/stop"), self._stop),
             ("DELETE", re.compile("/containers/([^/:]+)"), self._remove),
             ("GET", re.compile("/images/(.+)/json"), self._image),
         )
+        self._plain = (self._info, self._inspect, self._unlinked, self._start, self._image)
+        self._looks = asyncio.Semaphore(LOOKS_MAX)
         self.app = web.Application(client_max_size=BODY_MAX_BYTES)
         self.app.router.add_route("*", "/{any:.*}", self._answer)
 
@@ -135,7 +142,7 @@ class EngineProxy:
                 continue
             if body and handler != self._create:
                 raise EngineCallRefused("a body where none belongs")
-            if query and handler in (self._info, self._inspect, self._start, self._image):
+            if query and handler in self._plain:
                 raise EngineCallRefused("a query where none belongs")
             name = found[1] if pattern.groups else ""
             return await handler(_Call(request, target.version, query, name, body))
@@ -167,6 +174,17 @@ class EngineProxy:
     async def _inspect(self, call: _Call) -> web.StreamResponse:
         found = await self._own(call)
         return found if isinstance(found, web.Response) else web.json_response(found[1])
+
+    async def _unlinked(self, call: _Call) -> web.StreamResponse:
+        """What the engine cannot tell, and a worker in a container not see."""
+        found = await self._own(call)
+        if isinstance(found, web.Response):
+            return found
+        pid = int((found[1].get("State") or {}).get("Pid") or 0)
+        workspace = self._rules.workspace(found[0])
+        async with self._looks:
+            seen = await asyncio.to_thread(unlinked_bytes, pid, workspace) if pid else 0
+        return web.json_response({UNLINKED_BYTES: seen})
 
     async def _start(self, call: _Call) -> web.StreamResponse:
         found = await self._own(call)

@@ -112,6 +112,12 @@ class ContainerHost(Protocol):
         """Every container of our cluster on this host, running or not."""
         ...
 
+    async def unlinked_bytes(self, id: ContainerId, workspace: Path) -> int:
+        """What its processes hold open on that folder's file system and is in no folder any more,
+        in bytes on disk; `worker.hosts.unlinked` says what is seen. 0 where nothing can be seen.
+        """
+        ...
+
     def exits(self) -> AsyncIterator[ContainerExit]:
         """Containers that end, as it happens, without end; resumes after an engine fault.
 

@@ -60,6 +60,29 @@ async def _served(rules: Rules) -> AsyncIterator[str]:
         stop.set()
 
 
+async def test_a_worker_behind_the_proxy_is_told_what_is_unlinked_and_held_open(
+    machine: DockerMachine, proxy: str
+) -> None:
+    """In compose the worker sees no process of its agents; the proxy does."""
+    host, spec = machine.host(engine=proxy), machine.spec()
+    made = await host.start(spec)
+    hide = """
+import os
+held = os.open("/workspace/x", os.O_RDWR | os.O_CREAT)
+os.unlink("/workspace/x")
+os.posix_fallocate(held, 0, 9 << 20)
+"""
+    await probe.listening(spec.folders.sockets)
+    assert await host.unlinked_bytes(made.id, spec.folders.workspace) == 0
+    assert (await probe.python(spec.folders.sockets, hide)).code == 0
+
+    # The folder is the proxy's to find: a worker that was taken over cannot name another.
+    assert await host.unlinked_bytes(made.id, Path("/nowhere")) == 9 << 20
+    strangers = await machine.another_cluster().host().start(machine.spec())
+    with pytest.raises(ContainerFailed, match="not one of this cluster"):
+        await host.unlinked_bytes(strangers.id, spec.folders.workspace)
+
+
 async def test_a_worker_behind_the_proxy_can_do_all_it_has_to(
     machine: DockerMachine, proxy: str
 ) -> None:

@@ -482,3 +482,51 @@ async def test_the_workspace_outlives_its_container(real_machine: Machine) -> No
 
     assert (await _shell(spec, "cat note")).out.strip() == "kept"
     assert (spec.folders.workspace / "note").stat().st_uid == os.stat(spec.folders.workspace).st_uid
+
+
+HIDES = """
+import os, subprocess, sys
+MB = 1024 * 1024
+def hidden(path, size):
+    fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+    os.unlink(path)
+    os.set_inheritable(fd, True)
+    for _ in range(size):
+        os.write(fd, os.urandom(MB))
+    return fd
+mine = hidden("/workspace/mine", 3)
+reserved = hidden("/workspace/reserved", 0)
+os.posix_fallocate(reserved, 0, 7 * MB)
+hidden("/tmp/memory", 5)
+# Held by two, and by one that was orphaned in a session of its own with an empty environment.
+again = os.dup(mine)
+theirs = hidden("/workspace/theirs", 11)
+holder = "import time; print('up', flush=True); time.sleep(60)"
+if os.fork() == 0:
+    os.setsid()
+    held = subprocess.Popen([sys.executable, "-Sc", holder], env={}, pass_fds=[theirs, mine],
+                            stdout=subprocess.PIPE)
+    held.stdout.readline()
+    os._exit(0)
+os.wait()
+os.close(theirs)
+print("held")
+"""
+
+
+async def test_files_that_are_unlinked_and_held_open_are_seen_from_outside(
+    real_machine: Machine,
+) -> None:
+    host, spec = real_machine.host(), real_machine.spec()
+    made = await host.start(spec)
+    workspace = spec.folders.workspace
+    assert await _python(spec, "print('up')") == "up"
+    assert await host.unlinked_bytes(made.id, workspace) == 0
+
+    assert await _python(spec, HIDES) == "held"
+
+    seen = await host.unlinked_bytes(made.id, workspace)
+    assert 21 << 20 <= seen < 22 << 20
+    assert list(workspace.iterdir()) == []
+    await host.stop(made.id)
+    assert await host.unlinked_bytes(made.id, workspace) == 0

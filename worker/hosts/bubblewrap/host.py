@@ -68,6 +68,7 @@ from worker.hosts.bubblewrap.sandbox import AGENT_COMMAND, Sandbox
 from worker.hosts.bubblewrap.seccomp import seccomp_filter
 from worker.hosts.exit_feed import ExitFeed, ExitStream
 from worker.hosts.host import Container, ContainerExit, ContainerId, ContainerSpec, Limits
+from worker.hosts.unlinked import unlinked_bytes
 
 KILLED = 137
 
@@ -157,6 +158,16 @@ class BubblewrapHost:
             if is_running:
                 self._watch(record, was_running=True)
         return [_container(record, is_running=is_running) for record, is_running in found]
+
+    async def unlinked_bytes(self, id: ContainerId, workspace: Path) -> int:
+        """See `ContainerHost`."""
+        try:
+            return await self._calls.run(
+                lambda: self._unlinked_bytes(id, workspace),
+                timeout_s=self._options.call_timeout_s,
+            )
+        except TimeoutError as error:
+            raise ContainerFailed(f"the files of sandbox {id} could not be seen") from error
 
     def exits(self) -> ExitStream:
         """See `ContainerHost`. Those stopped on purpose come too, never as out of memory.
@@ -385,6 +396,13 @@ class BubblewrapHost:
                     os.kill(child, signal.SIGTERM)
             wait_for_end(processes.init, grace_s)
         self._discard(record)
+
+    def _unlinked_bytes(self, id: ContainerId, workspace: Path) -> int:
+        record = self._records.get(id)
+        processes = self._records.processes(record) if record is not None else None
+        if processes is None or not processes.init.is_alive():
+            return 0
+        return unlinked_bytes(processes.init.pid, workspace)
 
     def _discard(self, record: Record) -> None:
         """Kill whatever is left of a sandbox and forget it."""

@@ -31,6 +31,8 @@ _REMOVAL_POLL_S = 0.1
 SOURCES_LABEL = LABEL + "sources"
 KILLED = 137
 """128 + SIGKILL: what the kernel's out-of-memory killer leaves, or somebody's `kill -9`."""
+UNLINKED, UNLINKED_BYTES = "/agcluster-unlinked", "bytes"
+"""A call of our engine proxy's own, below a container, and what it answers."""
 CALLS_MAX = 8
 """Calls at once."""
 LOCAL = "unix://"
@@ -166,6 +168,18 @@ class DockerEngine:
         state = found["State"]
         code = int(state["ExitCode"])
         return ContainerExit(id, conversation, code, bool(state.get("OOMKilled")) or code == KILLED)
+
+    def pid_of(self, id: ContainerId) -> int:
+        """Its first process, as the engine's machine counts; 0 when none runs."""
+        state = (self.find(id) or {}).get("State") or {}
+        return int(state.get("Pid") or 0) if state.get("Running") else 0
+
+    def told_unlinked_bytes(self, id: ContainerId) -> int | None:
+        """What our engine proxy sees of its open files; None when it is the engine that answers,
+        which knows no such call."""
+        api = self.client.api
+        answer = api.get(f"{api.base_url}/v{api.api_version}/containers/{id}{UNLINKED}")
+        return int(answer.json()[UNLINKED_BYTES]) if answer.status_code == 200 else None
 
     def events(self, labels: dict[str, str]) -> Any:
         """The engine's stream of our containers' starts and ends."""

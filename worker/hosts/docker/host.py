@@ -28,6 +28,7 @@ import sys
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TypeVar
 
 from docker.types import ContainerConfig, HostConfig, LogConfig, Mount, Ulimit
@@ -58,6 +59,7 @@ from worker.hosts.host import (
     ContainerId,
     ContainerSpec,
 )
+from worker.hosts.unlinked import unlinked_bytes
 
 _NAME_ATTEMPTS = 5
 _NAME_WAIT_S = 0.2
@@ -130,6 +132,14 @@ class DockerHost:
         )
         self._watch.expect(c for c in found if c.is_running)
         return found
+
+    async def unlinked_bytes(self, id: ContainerId, workspace: Path) -> int:
+        """See `ContainerHost`. Behind an engine proxy that one looks: it sees the processes."""
+        return await self._run(
+            lambda: self._unlinked_bytes(id, workspace),
+            f"look at the open files of container {id[:12]}",
+            self._options.call_timeout_s,
+        )
 
     def exits(self) -> ExitStream:
         """See `ContainerHost`. Those stopped on purpose come too, never as out of memory."""
@@ -217,6 +227,13 @@ class DockerHost:
         if grace_s > 0:
             self._engine.stop(id, grace_s)
         self._engine.remove(id)
+
+    def _unlinked_bytes(self, id: ContainerId, workspace: Path) -> int:
+        told = self._engine.told_unlinked_bytes(id)
+        if told is not None:
+            return told
+        pid = self._engine.pid_of(id)
+        return unlinked_bytes(pid, workspace) if pid else 0
 
     def _labels(self) -> dict[str, str]:
         return host_labels(self._options.cluster, self.host)

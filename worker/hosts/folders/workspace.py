@@ -3,9 +3,9 @@
 Measuring means walking a tree, so it is done every few seconds, and at once when the file system
 under it has lost half of the room that is left: asking that costs one call. What a writer at full
 speed gets beyond its limit is what it writes in such a quarter of a second and until it is dead;
-the kernel bounds each single file at the limit (`Limits.file_mb`). Where a wall is needed, give
-the data directory a file system with quotas: a file that was unlinked and is still open is in no
-folder and is not seen here.
+the kernel bounds each single file at the limit (`Limits.file_mb`). A file that was unlinked and is
+still open is in no folder: `worker.hosts.unlinked` sees it. Where a wall is needed, give the data
+directory a file system with quotas.
 """
 
 from __future__ import annotations

@@ -238,6 +238,22 @@ async def test_what_lies_beside_the_sockets_counts_too(redis: Redis) -> None:
         await eventually(lambda: not (stage.folder / "s" / C / "large").exists())
 
 
+async def test_what_is_unlinked_and_held_open_counts_too(redis: Redis) -> None:
+    """859 MB were written against a limit of 256: they were in no folder."""
+    async with Stage(redis, workspace_max_mb=1) as stage:
+        await stage.worker(timings=replace(QUICK, workspace_every_s=0.05))
+        turn = await stage.ask(C, "hang")
+        await stage.until_said(turn, 1)
+        await stage.clock.sleep(0.2)
+        stage.machine.unlinked_bytes = 2 * MB
+
+        end = await stage.ended(turn)
+
+        assert end.error is not None
+        assert end.error.code is ErrorCode.WORKSPACE_FULL
+        await eventually(lambda: not stage.containers())
+
+
 async def test_a_deleted_conversation_leaves_nothing_on_its_host(stage: Stage) -> None:
     await stage.worker()
     await stage.ended(await stage.ask(C, "echo hi"))
