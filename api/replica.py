@@ -84,7 +84,8 @@ def _parts(
     answers = OpenAnswers(per_tenant_max=settings.tenant_streams_max)
     large = LargeBodies()
     relays = Relays(
-        settings,
+        limits=settings,
+        agents=settings,
         replica=replica,
         turns=store.turns,
         turn_log=store.log,
@@ -93,7 +94,9 @@ def _parts(
         clock=clock,
     )
     lookup = TurnLookup(turns=store.turns, turn_log=store.log, relays=relays, answers=answers)
-    names = TemporaryNames(settings, secret=secret, chains=store.chains)
+    names = TemporaryNames(
+        settings, secret=secret, chains=store.chains, retention_s=settings.retention_s
+    )
     return ApiDeps(
         settings=settings,
         clock=clock,

@@ -141,6 +141,7 @@ class WorkerProcess:
                 settings,
                 clock,
                 worker=self.worker,
+                has_egress=settings.has_egress,
                 cool_down_s=around.timings.engine_cool_down_s,
                 cool_down_max_s=around.timings.engine_cool_down_max_s,
                 on_change=self._on_engine,

@@ -25,7 +25,7 @@ from api.access.key_check import ANTHROPIC_VERSION, TIMEOUT_S
 from api.http.auth import Caller
 from infra.runtime.clock import Clock
 from infra.runtime.logs import fields
-from infra.runtime.settings import Settings
+from infra.runtime.settings import ModelSettings
 from infra.wire.ids import TenantId
 
 log = logging.getLogger(__name__)
@@ -52,7 +52,7 @@ class _Listed:
 class ModelCatalog:
     """The models of one deployment."""
 
-    def __init__(self, settings: Settings, upstream: httpx.AsyncClient, clock: Clock) -> None:
+    def __init__(self, settings: ModelSettings, upstream: httpx.AsyncClient, clock: Clock) -> None:
         self._settings = settings
         self._upstream = upstream
         self._clock = clock

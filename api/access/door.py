@@ -23,7 +23,7 @@ from api.http.edge import ANSWER_HEADERS
 from infra.runtime.clock import Clock
 from infra.runtime.identity import address_id
 from infra.runtime.logs import fields
-from infra.runtime.settings import Settings
+from infra.runtime.settings import LimitSettings
 from infra.store.rates import Rate, Rates
 from infra.wire.errors import ErrorCode, RequestRefused, StoreUnavailable
 
@@ -42,7 +42,7 @@ class Door:
 
     def __init__(
         self,
-        settings: Settings,
+        settings: LimitSettings,
         *,
         secret: bytes,
         key_check: KeyCheck,

@@ -17,7 +17,7 @@ from api.http.edge import held_body
 from api.turns.ask import Ask, Prompt
 from api.turns.naming import conversation_name, profile_name, resends_history
 from api.turns.repeats import read_repeat
-from infra.runtime.settings import Settings
+from infra.runtime.settings import ConversationSettings
 from infra.wire.errors import ErrorCode, RequestRefused
 from infra.wire.turns import Lane, OnDisconnect
 
@@ -26,10 +26,18 @@ class ChatReader:
     """Reads chat requests; raises `RequestRefused` for what is wrong with one."""
 
     def __init__(
-        self, settings: Settings, *, rules: SideRules, catalog: ModelCatalog, large: LargeBodies
+        self,
+        settings: ConversationSettings,
+        *,
+        egress_profiles: frozenset[str],
+        rules: SideRules,
+        catalog: ModelCatalog,
+        large: LargeBodies,
     ) -> None:
-        """`large` reads long bodies beside the loop."""
+        """`egress_profiles` are those a request may name; `large` reads long bodies beside the
+        loop."""
         self._settings = settings
+        self._egress_profiles = egress_profiles
         self._rules = rules
         self._catalog = catalog
         self._large = large
@@ -75,7 +83,7 @@ class ChatReader:
             is_streamed=bool(chat.stream),
             lane=lane,
             max_tokens=answer_bound(chat),
-            profile=profile_name(headers, metadata, known=settings.egress_profiles),
+            profile=profile_name(headers, metadata, known=self._egress_profiles),
             repeat=read_repeat(headers, body, max_chars=settings.max_header_chars),
         )
         return chat, ask

@@ -15,7 +15,7 @@ from typing import Any
 
 from api.chat.request import ChatMessage, ChatRequest
 from api.turns.naming import is_given
-from infra.runtime.settings import Settings
+from infra.runtime.settings import ModelSettings, SideSettings
 from infra.wire.history import INJECTED
 from infra.wire.turns import Lane
 
@@ -29,8 +29,8 @@ _SYSTEM_ROLES = frozenset({"system", "developer"})
 class SideRules:
     """The signs, as a deployment is set up."""
 
-    def __init__(self, settings: Settings) -> None:
-        self._utility_models = frozenset(settings.utility_models)
+    def __init__(self, settings: SideSettings, *, models: ModelSettings) -> None:
+        self._utility_models = frozenset(models.utility_models)
         self._beginnings = [re.compile(pattern) for pattern in settings.side_request_patterns]
 
     def lane_of(self, chat: ChatRequest, headers: Mapping[str, str]) -> Lane:

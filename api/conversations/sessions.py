@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from api.http.auth import Caller
 from api.turns.lookup import TurnLookup
 from api.turns.temporary import TemporaryNames
-from infra.runtime.settings import Settings
+from infra.runtime.settings import AgentDefaults
 from infra.store.conversations import ConversationPage, ConversationRecord, ConversationStore
 from infra.store.turns import TurnStore
 from infra.wire.errors import ConversationNotFound, TurnFailed
@@ -26,7 +26,7 @@ class Sessions:
 
     def __init__(
         self,
-        settings: Settings,
+        settings: AgentDefaults,
         *,
         names: TemporaryNames,
         conversations: ConversationStore,

@@ -25,8 +25,14 @@ from infra.wire.errors import ErrorCode, RequestRefused
 def chat_routes(deps: ApiDeps) -> APIRouter:
     """Both paths: clients are configured with and without `/v1`."""
     router = APIRouter(tags=["chat"])
-    rules = SideRules(deps.settings)
-    reader = ChatReader(deps.settings, rules=rules, catalog=deps.catalog, large=deps.large)
+    rules = SideRules(deps.settings, models=deps.settings)
+    reader = ChatReader(
+        deps.settings,
+        egress_profiles=frozenset(deps.settings.egress_profiles),
+        rules=rules,
+        catalog=deps.catalog,
+        large=deps.large,
+    )
 
     async def create_chat_completion(request: Request) -> Response:
         """Ask an agent. `X-Conversation-ID` names the conversation the turn belongs to;

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from api.http.drain import Drain
 from api.turns.relay import Mailbox, Relay
 from infra.runtime.clock import Clock
-from infra.runtime.settings import Settings
+from infra.runtime.settings import AgentDefaults, LimitSettings
 from infra.store.live import LiveSubscriber
 from infra.store.turn_log import TurnLog
 from infra.store.turns import TurnRecord, TurnStore
@@ -21,8 +21,9 @@ class Relays:
 
     def __init__(
         self,
-        settings: Settings,
         *,
+        limits: LimitSettings,
+        agents: AgentDefaults,
         replica: ReplicaId,
         turns: TurnStore,
         turn_log: TurnLog,
@@ -31,7 +32,8 @@ class Relays:
         clock: Clock,
     ) -> None:
         self.replica = replica
-        self._settings = settings
+        self._queue_timeout_s = limits.queue_timeout_s
+        self._deadline_s = agents.turn_deadline_s
         self._turns = turns
         self._turn_log = turn_log
         self._live = live
@@ -78,8 +80,8 @@ class Relays:
             turn_log=self._turn_log,
             turns=self._turns,
             clock=self._clock,
-            queue_timeout_s=self._settings.queue_timeout_s,
-            deadline_s=self._settings.turn_deadline_s,
+            queue_timeout_s=self._queue_timeout_s,
+            deadline_s=self._deadline_s,
             after=after,
             is_fresh=is_fresh,
             is_far=is_far,

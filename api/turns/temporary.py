@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 
 from infra.runtime.identity import conversation_key, new_conversation_name
-from infra.runtime.settings import Settings
+from infra.runtime.settings import ConversationSettings
 from infra.store.chains import ChainStore
 from infra.wire.ids import ConversationKey, TenantId
 
@@ -18,9 +18,16 @@ from infra.wire.ids import ConversationKey, TenantId
 class TemporaryNames:
     """Which conversation a name stands for."""
 
-    def __init__(self, settings: Settings, *, secret: bytes, chains: ChainStore) -> None:
+    def __init__(
+        self,
+        settings: ConversationSettings,
+        *,
+        secret: bytes,
+        chains: ChainStore,
+        retention_s: float,
+    ) -> None:
         self._patterns = [re.compile(pattern) for pattern in settings.temporary_name_patterns]
-        self._retention_s = settings.retention_s
+        self._retention_s = retention_s
         self._secret = secret
         self._chains = chains
 

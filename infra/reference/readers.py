@@ -1,9 +1,9 @@
 """Which program reads which setting, found in the programs' own source.
 
 A setting counts as read by a program when a module the program imports, directly or through others,
-looks it up on something called `settings`, or on a name that such a thing was assigned to. That
-errs on the side of too many: a program may be given a setting that only a neighbour in a module
-reads. Used by `infra.reference.settings`.
+looks it up on something called `settings`, on a parameter whose type is a section, or on a name
+that such a thing was assigned to. That errs on the side of too many: a program may be given a
+setting that only a neighbour in a module reads. Used by `infra.reference.settings`.
 """
 
 from __future__ import annotations
@@ -18,8 +18,7 @@ from typing import Any
 
 import grimp
 
-from infra.runtime import settings as settings_module
-from infra.runtime.settings import Settings
+from infra.runtime.settings import SECTIONS, Settings
 
 PROGRAMS = {
     "api": "api.main",
@@ -30,6 +29,8 @@ PROGRAMS = {
 """The services of `compose.yaml` that read settings, and where each begins."""
 
 _NAMES = frozenset({"settings", "_settings"})
+_SECTIONS = frozenset(section.__name__ for section in SECTIONS)
+_OURS = "infra.runtime.settings"
 
 
 @functools.cache
@@ -56,7 +57,7 @@ def _imports() -> grimp.ImportGraph:
 def _named_in(modules: Iterable[str]) -> frozenset[str]:
     found = set[str]()
     for module in modules:
-        if module != settings_module.__name__:
+        if not module.startswith(_OURS):
             found |= _attributes_in(module)
     stands_for = _stands_for()
     return frozenset(field for name in found for field in stands_for.get(name, ()))
@@ -68,7 +69,10 @@ def _attributes_in(module: str) -> frozenset[str]:
     assert spec is not None, module
     assert spec.origin is not None, module
     nodes = list(ast.walk(ast.parse(Path(spec.origin).read_text())))
-    names = _NAMES.union(*(_other_names(n) for n in nodes if isinstance(n, ast.Assign)))
+    names = _NAMES.union(
+        (n.arg for n in nodes if isinstance(n, ast.arg) and _last_name(n.annotation) in _SECTIONS),
+        *(_other_names(n) for n in nodes if isinstance(n, ast.Assign)),
+    )
     return frozenset(
         node.attr
         for node in nodes
@@ -85,7 +89,7 @@ def _other_names(node: ast.Assign) -> frozenset[str]:
     return frozenset(name for name in found if name)
 
 
-def _last_name(node: ast.expr) -> str | None:
+def _last_name(node: ast.expr | None) -> str | None:
     """`settings` of `settings` and of `self.parts.settings`."""
     if isinstance(node, ast.Name):
         return node.id
@@ -133,6 +137,14 @@ def _fields_of_self(function: ast.AST) -> frozenset[str]:
 
 @functools.cache
 def _functions() -> dict[str, ast.AST]:
-    """The functions of the class by their names."""
-    tree: Any = ast.parse(inspect.getsource(Settings))
-    return {node.name: node for node in tree.body[0].body if isinstance(node, ast.FunctionDef)}
+    """The functions of all sections by their names."""
+    sections: tuple[type, ...] = (*SECTIONS, Settings)
+    bodies = [_body_of(section) for section in sections]
+    return {
+        node.name: node for body in bodies for node in body if isinstance(node, ast.FunctionDef)
+    }
+
+
+def _body_of(section: type) -> list[ast.stmt]:
+    tree: Any = ast.parse(inspect.getsource(section))
+    return list(tree.body[0].body)

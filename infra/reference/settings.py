@@ -2,15 +2,13 @@
 `compose.yaml` passes on.
 
 `python -m infra.reference.settings [env|settings|compose] [--write|--check]` from the repository's
-root. A test fails when a file and `infra/runtime/settings.py` differ.
+root. A test fails when a file and `infra/runtime/settings/` differ.
 """
 
 from __future__ import annotations
 
 import argparse
-import inspect
 import json
-import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -23,15 +21,12 @@ from pydantic.fields import FieldInfo
 
 from infra.reference.generated import apply, replace_part
 from infra.reference.readers import PROGRAMS, read_by, readers_of
-from infra.runtime.settings import PREFIX, Settings
-
-_SECTION = re.compile(r"^    # (?P<title>[A-Z].*)$")
-_FIELD = re.compile(r"^    (?P<name>[a-z_]+): ")
+from infra.runtime.settings import PREFIX, SECTIONS
 
 ENV_HEAD = """\
 # Every setting of AgCluster with its default. Copy to .env and uncomment what you change, or set
 # the same names in the environment, which wins. Lists are `a, b`, pairs `a=b, c=d`, or JSON. An
-# unknown AGCLUSTER_ name is refused. Generated from infra/runtime/settings.py: `make docs`.
+# unknown AGCLUSTER_ name is refused. Generated from infra/runtime/settings/: `make docs`.
 """
 
 COMPOSE_PART = """
@@ -62,7 +57,7 @@ SETTINGS_HEAD = """\
 Environment variables, or lines of a `.env` in the folder the program is started in; the environment
 wins. An unknown `AGCLUSTER_` name is refused. Durations end in `_S` (seconds), sizes in `_MB` or
 `_BYTES`. Lists are `a, b`, pairs `a=b, c=d`; both may be JSON. Generated from
-`infra/runtime/settings.py`: `make docs`.
+`infra/runtime/settings/`: `make docs`.
 
 *Read by* says which programs look at a setting: under Compose, a change restarts those services and
 no other ([operations.md](operations.md#a-changed-setting)).
@@ -91,16 +86,10 @@ class Entry:
 
 
 def sections() -> Iterator[tuple[str, list[Entry]]]:
-    """The settings in their order, under the headings of the class's own source."""
-    title, entries = "General", list[Entry]()
-    for line in inspect.getsource(Settings).splitlines():
-        if found := _SECTION.match(line):
-            if entries:
-                yield title, entries
-            title, entries = found["title"], []
-        elif (found := _FIELD.match(line)) and found["name"] in Settings.model_fields:
-            entries.append(_entry(found["name"], Settings.model_fields[found["name"]]))
-    yield title, entries
+    """The settings in their order, under the headings of their sections."""
+    for section in SECTIONS:
+        names = [name for name in section.__annotations__ if name in section.model_fields]
+        yield section.title, [_entry(name, section.model_fields[name]) for name in names]
 
 
 def env_example() -> str:
@@ -134,10 +123,9 @@ def compose() -> str:
     passed = ""
     for program in PROGRAMS:
         passed += f"  {program}: &{program}-settings\n"
-        names = [
-            PREFIX + name.upper() for name in Settings.model_fields if name in read_by(program)
-        ]
-        passed += "".join(f"    {name}:\n" for name in names if name not in SET_BY_COMPOSE)
+        names = [entry.name for _, entries in sections() for entry in entries]
+        read = {PREFIX + name.upper() for name in read_by(program)} - set(SET_BY_COMPOSE)
+        passed += "".join(f"    {name}:\n" for name in names if name in read)
     return replace_part(
         COMPOSE_FILE.read_text(),
         passed,

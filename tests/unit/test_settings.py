@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from infra.runtime.settings import (
+    SECTIONS,
     EgressPolicy,
     Isolation,
     Settings,
@@ -148,3 +149,11 @@ def test_models_that_are_set_are_all_there_are() -> None:
     assert not load_settings(one, env_file=None).upstream_models
     both = one | {"AGCLUSTER_UPSTREAM_MODELS": "true"}
     assert load_settings(both, env_file=None).upstream_models
+
+
+def test_settings_are_their_sections_each_once() -> None:
+    """A section that is not among the bases, or a field in two of them, would be lost silently."""
+    fields = [name for section in SECTIONS for name in section.model_fields]
+    assert set(SECTIONS) == set(Settings.__bases__)
+    assert sorted(fields) == sorted(Settings.model_fields)
+    assert all(section.title for section in SECTIONS)

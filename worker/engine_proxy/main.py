@@ -79,7 +79,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     listen: Path = parser.parse_args(arguments).listen
     try:
         settings = load_settings()
-        rules = Rules.of(settings, engine=engine_address())
+        rules = Rules.of(settings, cluster=settings, engine=engine_address())
         if not rules.options.engine.startswith(_LOCAL):
             raise SettingsRefused("DOCKER_HOST must be the Unix socket of this machine's engine")
     except SettingsRefused as error:

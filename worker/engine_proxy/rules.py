@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl
 
-from infra.runtime.settings import Settings
+from infra.runtime.settings import ClusterSettings, IsolationSettings
 from infra.wire.ids import ConversationKey, Fence, HostId
 from worker.engine_proxy.mounts import EngineCallRefused, first_exchanged, held_folders
 from worker.hosts.docker.engine import LABEL
@@ -56,16 +56,16 @@ class Rules:
     data_dir: Path
 
     @classmethod
-    def of(cls, settings: Settings, *, engine: str) -> Rules:
+    def of(cls, settings: IsolationSettings, *, cluster: ClusterSettings, engine: str) -> Rules:
         """The rules for the worker that has these settings."""
         return cls(
             DockerOptions(
                 image=settings.agent_image,
-                cluster=settings.cluster,
+                cluster=cluster.cluster,
                 runtime=settings.container_runtime,
                 engine=engine,
             ),
-            settings.host_name,
+            cluster.host_name,
             Limits(
                 cpus=settings.container_cpus,
                 memory_mb=settings.container_memory_mb,
@@ -73,7 +73,7 @@ class Rules:
                 tmp_mb=settings.container_tmp_mb,
                 file_mb=settings.workspace_max_mb,
             ),
-            settings.data_dir,
+            cluster.data_dir,
         )
 
     def create(self, name: str, given: bytes, *, version: str) -> Json:

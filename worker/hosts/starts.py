@@ -15,7 +15,7 @@ from collections.abc import Callable
 
 from infra.runtime.clock import Clock
 from infra.runtime.logs import fields
-from infra.runtime.settings import Settings
+from infra.runtime.settings import IsolationSettings
 from infra.wire.errors import AgClusterError, EngineFailed
 from infra.wire.ids import ConversationKey, Fence, WorkerId
 from worker.hosts.breaker import Breaker, BreakerState, cool_down_s
@@ -36,18 +36,21 @@ class Engine:
         self,
         host: ContainerHost,
         folders: Folders,
-        settings: Settings,
+        settings: IsolationSettings,
         clock: Clock,
         *,
         worker: WorkerId,
+        has_egress: bool,
         cool_down_s: float,
         cool_down_max_s: float,
         on_change: Callable[[], None] = lambda: None,
     ) -> None:
-        """`on_change` is called when it stops or begins to be trusted."""
+        """`has_egress`: whether agents may get a way out. `on_change` is called when it stops or
+        begins to be trusted."""
         self._host = host
         self._folders = folders
         self._settings = settings
+        self._has_egress = has_egress
         self._clock = clock
         self._probe_key = ConversationKey(hashlib.sha256(worker.encode()).hexdigest()[:24])
         self._cool_down_s = cool_down_s
@@ -119,7 +122,7 @@ class Engine:
                 tmp_mb=settings.container_tmp_mb,
                 file_mb=settings.workspace_max_mb,
             ),
-            egress=settings.has_egress,
+            egress=self._has_egress,
         )
         try:
             async with asyncio.timeout(settings.container_start_timeout_s):

@@ -180,6 +180,7 @@ async def test_an_engine_that_is_away_is_given_up_and_trusted_again_by_itself(
         Folders(data_dir),
         load_settings({"AGCLUSTER_CONTAINER_MEMORY_MB": "256"}, env_file=None),
         SystemClock(),
+        has_egress=False,
         worker=WorkerId("host-1-0011aabb"),
         cool_down_s=0.2,
         cool_down_max_s=0.4,

@@ -56,7 +56,8 @@ def lane_of(
 ) -> Lane:
     raw = {"model": MODEL, "stream": False, "messages": list(messages), **body}
     chat = read_chat_request(json.dumps(raw).encode())
-    return SideRules(settings or load_settings({}, env_file=None)).lane_of(chat, headers or {})
+    settings = settings or load_settings({}, env_file=None)
+    return SideRules(settings, models=settings).lane_of(chat, headers or {})
 
 
 SIDE = {

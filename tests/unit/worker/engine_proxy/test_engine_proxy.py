@@ -476,7 +476,7 @@ async def test_an_engine_that_is_away_is_told_as_such(line: Line) -> None:
 def test_the_proxys_rules_come_from_the_workers_settings() -> None:
     settings = load_settings({"AGCLUSTER_CONTAINER_PIDS": "99"}, env_file=None)
 
-    rules = Rules.of(settings, engine="unix:///x")
+    rules = Rules.of(settings, cluster=settings, engine="unix:///x")
 
     assert rules.limits.pids == 99
     assert rules.options.image == settings.agent_image

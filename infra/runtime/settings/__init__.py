@@ -1,0 +1,53 @@
+"""Every setting, by section: from the environment and `.env`, read once in a program's `main`."""
+
+from infra.runtime.settings.agents import AgentDefaults, IsolationSettings
+from infra.runtime.settings.chats import AnswerSettings, ConversationSettings, SideSettings
+from infra.runtime.settings.cluster import ClusterSettings, LogSettings, RedisSettings
+from infra.runtime.settings.edge import EdgeSettings
+from infra.runtime.settings.egress import EgressSettings
+from infra.runtime.settings.limits import LimitSettings, ModelCallSettings
+from infra.runtime.settings.models import ModelSettings
+from infra.runtime.settings.types import (
+    EgressPolicy,
+    EgressProfile,
+    Isolation,
+    QueueDisplay,
+    Section,
+    ToolDisplay,
+)
+from infra.runtime.settings.whole import (
+    PREFIX,
+    SECTIONS,
+    Settings,
+    SettingsRefused,
+    as_environment,
+    load_settings,
+)
+
+__all__ = [
+    "PREFIX",
+    "SECTIONS",
+    "AgentDefaults",
+    "AnswerSettings",
+    "ClusterSettings",
+    "ConversationSettings",
+    "EdgeSettings",
+    "EgressPolicy",
+    "EgressProfile",
+    "EgressSettings",
+    "Isolation",
+    "IsolationSettings",
+    "LimitSettings",
+    "LogSettings",
+    "ModelCallSettings",
+    "ModelSettings",
+    "QueueDisplay",
+    "RedisSettings",
+    "Section",
+    "Settings",
+    "SettingsRefused",
+    "SideSettings",
+    "ToolDisplay",
+    "as_environment",
+    "load_settings",
+]

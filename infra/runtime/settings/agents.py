@@ -1,0 +1,107 @@
+"""What an agent is given, and what it runs in."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from pydantic import Field
+
+from infra.runtime.settings.types import Isolation, Names, Section
+
+
+class AgentDefaults(Section):
+    """What an agent begins with, and how long things may take."""
+
+    title: ClassVar = "Agents"
+
+    system_prompt: str | None = Field(
+        None, description="Default system prompt, used when a request has none."
+    )
+    tools: Names = Field(
+        (
+            "Bash",
+            "Read",
+            "Write",
+            "Edit",
+            "Grep",
+            "Glob",
+            "Task",
+            "TodoWrite",
+            "WebFetch",
+            "WebSearch",
+            "NotebookEdit",
+        ),
+        description="Tools an agent has.",
+    )
+    max_turns: int = Field(200, gt=0, description="Model calls one turn may make.")
+    turn_deadline_s: float = Field(3600.0, gt=0, description="Longest a turn may run.")
+    idle_timeout_s: float = Field(
+        1800.0, gt=0, description="A conversation idle for this long loses its container."
+    )
+    agent_alone_s: float = Field(
+        3600.0,
+        ge=60,
+        description="An agent that no worker has spoken to for this long ends by itself, but not "
+        "before the idle timeout: a host whose workers are gone for good is left with none.",
+    )
+    retention_s: float = Field(
+        7 * 86400.0, gt=0, description="A conversation nobody used for this long is forgotten."
+    )
+    turn_ttl_s: float = Field(
+        3600.0, gt=0, description="A turn that has ended can be come back to for this long."
+    )
+    transcript_max_bytes: int = Field(
+        32 * 1024 * 1024,
+        gt=0,
+        le=48 * 1024 * 1024,  # it has to fit into one line of the link, beside the prompt
+        description="Largest transcript that is kept of a conversation. One that grows beyond it "
+        "goes on from the history its client sends, once its container is gone.",
+    )
+    disconnect_grace_s: float = Field(
+        5.0, gt=0, le=10, description="An interrupted agent may take this long before it is killed."
+    )
+
+
+class IsolationSettings(Section):
+    """What agents run in, how much of it they get, and how many a host carries."""
+
+    title: ClassVar = "Isolation"
+
+    isolation: Isolation = Field(Isolation.AUTO, description="What agents run in.")
+    agent_image: str = Field("agcluster-agent:0.1.0", description="Image of the agents.")
+    base_image: str = Field(
+        "python:3.11-slim-bookworm", description="What the agent image is built from."
+    )
+    container_runtime: str = Field("runc", description="Docker runtime of agents: runc, runsc.")
+    container_cpus: float = Field(1.0, gt=0, description="CPUs of one agent.")
+    container_memory_mb: int = Field(
+        1024, ge=256, description="Memory of one agent; swap is not added."
+    )
+    container_pids: int = Field(256, ge=32, description="Processes and threads of one agent.")
+    container_tmp_mb: int = Field(
+        256, ge=16, description="Size of an agent's /tmp and of its home."
+    )
+    workspace_max_mb: int = Field(
+        4096,
+        gt=0,
+        description="Size of a conversation's workspace beyond which a turn that lets it grow is "
+        "ended.",
+    )
+    container_start_timeout_s: float = Field(
+        60.0, gt=0, description="A container that does not answer within this failed."
+    )
+    slots: int = Field(
+        0, ge=0, description="Containers a worker owns at most; 0: by the machine's memory."
+    )
+    start_slots: int = Field(
+        0,
+        ge=0,
+        description="Agents one host starts at once; what more is asked for waits in the queue. "
+        "0: as many as the host has cores, which serves a burst fastest.",
+    )
+    host_memory_reserve_mb: int = Field(
+        256,
+        ge=0,
+        description="A worker starts nothing new while its host has less memory available than one "
+        "agent may use and this much. Never more than half of the machine is asked for.",
+    )

@@ -1,0 +1,67 @@
+"""What the API takes in, and from whom."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from typing import ClassVar
+
+from pydantic import Field, field_validator
+
+from infra.runtime.settings.types import Names, Section
+
+
+class EdgeSettings(Section):
+    """Where the API listens, and how much it takes in at once."""
+
+    title: ClassVar = "The API"
+
+    host: str = Field("127.0.0.1", description="Address the API listens on.")
+    port: int = Field(8000, ge=0, le=65535, description="Port the API listens on.")
+    max_body_bytes: int = Field(
+        32 * 1024 * 1024, gt=0, description="Largest request body; beyond it 413."
+    )
+    requests_max: int = Field(
+        4096,
+        gt=0,
+        description="Requests one API replica answers at once, streams included; beyond it 503.",
+    )
+    bodies_max_bytes: int = Field(
+        1024 * 1024 * 1024,
+        gt=0,
+        description="Bytes of request bodies, and of what is made of them, that one API replica "
+        "holds at once, until their turns are handed over; beyond it 503.",
+    )
+    trusted_proxies: Names = Field(
+        (),
+        description="Addresses and networks of the balancers in front: their X-Forwarded-For says "
+        "who calls. Nobody else's does.",
+    )
+    cors_origins: Names = Field(
+        (),
+        description="Origins (https://chat.example.org, app://obsidian.md) whose pages may call "
+        "the API from a browser, an app or an extension.",
+    )
+    key_check: bool = Field(
+        True, description="Ask the upstream (GET /v1/models) whether a key is good before a turn."
+    )
+    key_check_ttl_s: float = Field(300.0, gt=0, description="How long a good key is remembered.")
+    send_timeout_s: float = Field(
+        60.0, gt=0, description="A client that reads nothing for this long is dropped."
+    )
+
+    @field_validator("trusted_proxies")
+    @classmethod
+    def _networks(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for address in value:
+            ipaddress.ip_network(address)
+        return value
+
+    @field_validator("cors_origins")
+    @classmethod
+    def _origins(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for origin in value:
+            # Desktop apps and extensions have schemes of their own.
+            if not re.fullmatch(r"[a-z][a-z0-9+.\-]*://[A-Za-z0-9._\-\[\]:]+", origin):
+                raise ValueError(f"{origin!r} is no origin: scheme, host and port, nothing else")
+        return value

@@ -1,0 +1,126 @@
+"""Which models there are, under which names, and who answers for them."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Self
+
+from pydantic import Field, field_validator, model_validator
+
+from infra.runtime.settings.types import Aliases, Names, Section
+
+
+class ModelSettings(Section):
+    """The models that callers and agents may name."""
+
+    title: ClassVar = "Models"
+
+    models: Names = Field(
+        (
+            "claude-opus-4-5-20251101",
+            "claude-sonnet-4-5-20250929",
+            "claude-haiku-4-5-20251001",
+            "claude-opus-4-1-20250805",
+        ),
+        description="Model ids offered at /v1/models. With `upstream_models` off, or where this is "
+        "set and that is not, any other is 404.",
+    )
+    upstream_models: bool = Field(
+        True,
+        description="Whether the models that the upstream lists for a caller's key are offered "
+        "too.",
+    )
+    model_aliases: Aliases = Field(
+        {
+            "claude-opus-4.5": "claude-opus-4-5-20251101",
+            "claude-sonnet-4.5": "claude-sonnet-4-5-20250929",
+            "claude-haiku-4.5": "claude-haiku-4-5-20251001",
+            "claude-opus-4.1": "claude-opus-4-1-20250805",
+        },
+        description="Other names for models, offered beside them.",
+    )
+    utility_models: Aliases = Field(
+        {"claude-utility": "claude-haiku-4-5-20251001"},
+        description="Model names for titles, tags and the like, offered beside the models: a "
+        "request for one is a single call of the model it stands for, with no agent. The default "
+        "follows `models` when those lack its target.",
+    )
+    agent_models: Names = Field(
+        (),
+        description="Models that agents may call, for sub-agents and small tasks too, beside the "
+        "one that was asked for. Empty: `models` and those that utility models stand for.",
+    )
+    anthropic_base_url: str = Field(
+        "https://api.anthropic.com", description="The upstream: any server of the Messages API."
+    )
+
+    @field_validator("anthropic_base_url")
+    @classmethod
+    def _http(cls, value: str) -> str:
+        if not value.startswith(("http://", "https://")):
+            raise ValueError("must start with http:// or https://")
+        return value.rstrip("/")
+
+    @model_validator(mode="after")
+    def _aliases_lead_somewhere(self) -> Self:
+        if lost := [a for a, m in self.model_aliases.items() if m not in self.models]:
+            if "model_aliases" in self.model_fields_set:
+                raise ValueError(
+                    f"AGCLUSTER_MODEL_ALIASES name models that are not in AGCLUSTER_MODELS: {lost}"
+                )
+            kept = {a: m for a, m in self.model_aliases.items() if m in self.models}
+            object.__setattr__(self, "model_aliases", kept)
+        return self
+
+    @model_validator(mode="after")
+    def _set_models_are_all(self) -> Self:
+        if "models" in self.model_fields_set and "upstream_models" not in self.model_fields_set:
+            object.__setattr__(self, "upstream_models", False)
+        return self
+
+    @model_validator(mode="after")
+    def _utility_follows_models(self) -> Self:
+        if "utility_models" not in self.model_fields_set and self.models:
+            small = next((m for m in self.models if "haiku" in m), self.models[0])
+            made = {
+                name: model if model in self.models else small
+                for name, model in self.utility_models.items()
+            }
+            object.__setattr__(self, "utility_models", made)
+        return self
+
+    def models_of_turn(self, model: str) -> tuple[str, ...]:
+        """Models that the agent of a turn may call: the turn's own, and those open to all."""
+        return tuple(dict.fromkeys((model, *self.open_models)))
+
+    @property
+    def open_models(self) -> tuple[str, ...]:
+        """Models that any agent may call."""
+        small = [self.model_aliases.get(name, name) for name in self.utility_models.values()]
+        return self.agent_models or tuple(dict.fromkeys((*self.models, *small)))
+
+    @property
+    def model_tiers(self) -> dict[str, str]:
+        """The open models that agents get when they ask for a tier; a tier without one: the first
+        open model, or for the smallest the one of the utility models."""
+        if not self.open_models:
+            return {}
+        first = self.open_models[0]
+        small = next((m for m in self.utility_models.values() if m in self.open_models), first)
+        return {
+            tier: next((m for m in self.open_models if tier in m), instead)
+            for tier, instead in (
+                ("haiku", small),
+                ("sonnet", first),
+                ("opus", first),
+                ("fable", first),
+            )
+        }
+
+    def resolve_model(self, name: str) -> str | None:
+        """The real id of a model, alias or utility model; None when it is not offered.
+
+        A utility model may stand for one that agents are not offered.
+        """
+        if target := self.utility_models.get(name):
+            return self.model_aliases.get(target, target)
+        return self.model_aliases.get(name, name if name in self.models else None)

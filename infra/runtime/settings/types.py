@@ -1,0 +1,113 @@
+"""The types of settings, and how each is written in the environment."""
+
+from __future__ import annotations
+
+import json
+import re
+from enum import StrEnum
+from ipaddress import IPv4Network, IPv6Network
+from typing import Annotated, Any, ClassVar
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+
+
+class Section(BaseModel):
+    """Settings of one subject. Durations end in `_s`, sizes in `_mb` or `_bytes`.
+
+    A part of a program takes the sections it reads, not `Settings`: its signature says what it
+    depends on.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    title: ClassVar[str] = ""
+    """The heading in `.env.example` and docs/settings.md."""
+
+
+class ToolDisplay(StrEnum):
+    """Where the agent's tool activity and thinking are shown."""
+
+    OFF = "off"
+    REASONING = "reasoning"
+    TEXT = "text"
+
+
+class QueueDisplay(StrEnum):
+    """Where a waiting stream shows its place in the queue."""
+
+    OFF = "off"
+    COMMENT = "comment"
+    REASONING = "reasoning"
+
+
+class Isolation(StrEnum):
+    """What agents run in."""
+
+    AUTO = "auto"
+    DOCKER = "docker"
+    BUBBLEWRAP = "bubblewrap"
+
+
+class EgressPolicy(StrEnum):
+    """Which hosts an agent's tools may reach."""
+
+    NONE = "none"
+    ALLOWLIST = "allowlist"
+    PUBLIC = "public"
+
+
+class EgressProfile(BaseModel):
+    """A policy of its own for the conversations that ask for it by name."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    policy: EgressPolicy
+    allow: tuple[str, ...] = ()
+
+
+def _split(value: Any) -> Any:
+    """`a, b` or a JSON list."""
+    if not isinstance(value, str):
+        return value
+    if value.lstrip().startswith("["):
+        return json.loads(value)
+    return [part.strip() for part in value.split(",") if part.strip()]
+
+
+def _pairs(value: Any) -> Any:
+    """`a=b, c=d` or a JSON object."""
+    if not isinstance(value, str):
+        return value
+    if value.lstrip().startswith("{"):
+        return json.loads(value)
+    return dict(part.split("=", 1) for part in _split(value))
+
+
+def _object(value: Any) -> Any:
+    return json.loads(value) if isinstance(value, str) else value
+
+
+def _named(profiles: dict[str, EgressProfile]) -> dict[str, EgressProfile]:
+    for name in profiles:
+        if not re.fullmatch(r"[A-Za-z0-9_.-]{1,64}", name):
+            raise ValueError(f"a profile's name is made of letters, digits and _.- ({name!r})")
+    return profiles
+
+
+def _compiled(patterns: tuple[str, ...]) -> tuple[str, ...]:
+    for pattern in patterns:
+        try:
+            re.compile(pattern)
+        except re.error as error:
+            raise ValueError(f"{pattern!r} is no regular expression: {error}") from None
+    return patterns
+
+
+Names = Annotated[tuple[str, ...], BeforeValidator(_split)]
+Patterns = Annotated[Names, AfterValidator(_compiled)]
+Ports = Annotated[tuple[Annotated[int, Field(ge=1, le=65535)], ...], BeforeValidator(_split)]
+Networks = Annotated[tuple[IPv4Network | IPv6Network, ...], BeforeValidator(_split)]
+EgressProfiles = Annotated[
+    dict[str, EgressProfile], BeforeValidator(_object), AfterValidator(_named)
+]
+Aliases = Annotated[dict[str, str], BeforeValidator(_pairs)]

@@ -1,0 +1,124 @@
+"""All sections as one frozen model, read once in a program's `main`.
+
+One model for all programs, so that one `.env` serves a whole deployment. An unknown name with our
+prefix is refused: a typo in a deploy must not pass silently.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from dotenv import dotenv_values
+from pydantic import BaseModel, SecretStr, ValidationError, model_validator
+
+from infra.runtime.settings.agents import AgentDefaults, IsolationSettings
+from infra.runtime.settings.chats import AnswerSettings, ConversationSettings, SideSettings
+from infra.runtime.settings.cluster import ClusterSettings, LogSettings, RedisSettings
+from infra.runtime.settings.edge import EdgeSettings
+from infra.runtime.settings.egress import EgressSettings
+from infra.runtime.settings.limits import LimitSettings, ModelCallSettings
+from infra.runtime.settings.models import ModelSettings
+from infra.runtime.settings.types import Section
+from infra.wire.errors import AgClusterError
+
+PREFIX = "AGCLUSTER_"
+
+SECTIONS: tuple[type[Section], ...] = (
+    EdgeSettings,
+    ConversationSettings,
+    AnswerSettings,
+    LimitSettings,
+    ModelSettings,
+    ModelCallSettings,
+    SideSettings,
+    AgentDefaults,
+    IsolationSettings,
+    EgressSettings,
+    RedisSettings,
+    ClusterSettings,
+    LogSettings,
+)
+"""In the order of the documents."""
+
+
+class SettingsRefused(AgClusterError):
+    """The environment holds a setting that is unknown or does not fit; the message names each."""
+
+
+class Settings(
+    EdgeSettings,
+    ConversationSettings,
+    AnswerSettings,
+    LimitSettings,
+    ModelSettings,
+    ModelCallSettings,
+    SideSettings,
+    AgentDefaults,
+    IsolationSettings,
+    EgressSettings,
+    RedisSettings,
+    ClusterSettings,
+    LogSettings,
+):
+    """All settings of a deployment."""
+
+    @model_validator(mode="after")
+    def _conversations_outlive_their_turns(self) -> Settings:
+        needed_s = self.queue_timeout_s + self.turn_deadline_s + 60
+        if self.retention_s < needed_s:
+            raise ValueError(
+                "AGCLUSTER_RETENTION_S must be at least AGCLUSTER_QUEUE_TIMEOUT_S + "
+                f"AGCLUSTER_TURN_DEADLINE_S + 60 ({needed_s:g})"
+            )
+        return self
+
+
+def load_settings(
+    environ: Mapping[str, str] | None = None, *, env_file: Path | None = Path(".env")
+) -> Settings:
+    """Settings from `environ` (default: the process's) over those of `env_file`, if there is one.
+
+    Raises `SettingsRefused`.
+    """
+    environ = os.environ if environ is None else environ
+    from_file = dotenv_values(env_file) if env_file and env_file.is_file() else {}
+    merged = {k: v for k, v in from_file.items() if v is not None} | dict(environ)
+    values = {
+        name.removeprefix(PREFIX).lower(): value
+        for name, value in merged.items()
+        if name.startswith(PREFIX) and value != ""
+    }
+    try:
+        return Settings.model_validate(values)
+    except ValidationError as error:
+        raise SettingsRefused(_explain(error)) from None
+
+
+def as_environment(settings: Settings) -> dict[str, str]:
+    """The settings as environment variables, for a child process. Holds the secret in the clear."""
+    out: dict[str, str] = {}
+    for name in settings.model_fields_set:
+        value = getattr(settings, name)
+        if value is None:
+            continue
+        if isinstance(value, SecretStr):
+            value = value.get_secret_value()
+        text = json.dumps(value, default=_plain) if isinstance(value, tuple | dict) else str(value)
+        out[PREFIX + name.upper()] = text
+    return out
+
+
+def _plain(value: object) -> object:
+    return value.model_dump(mode="json") if isinstance(value, BaseModel) else str(value)
+
+
+def _explain(error: ValidationError) -> str:
+    lines = []
+    for fault in error.errors(include_url=False, include_input=False):
+        name = PREFIX + ".".join(str(part) for part in fault["loc"]).upper()
+        what = "is not a setting" if fault["type"] == "extra_forbidden" else fault["msg"]
+        lines.append(f"{name}: {what}" if fault["loc"] else what)
+    return "; ".join(lines)
