@@ -47,6 +47,7 @@ class ChatReader:
         settings = self._settings
         headers = request.headers
         on_disconnect = _on_disconnect(headers)
+        held_body(request).belong(caller.tenant)
         body = await json_body(request)
         held_body(request).hold(held_while_read(body))
         size, tenant = len(body), caller.tenant

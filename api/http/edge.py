@@ -21,8 +21,10 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api.errors import error_response
 from api.http.auth import without_key
+from api.http.held_bodies import Held, HeldBodies
 from infra.runtime.logs import fields
 from infra.wire.errors import AgClusterError, ErrorCode, RequestRefused
+from infra.wire.ids import TenantId
 
 log = logging.getLogger(__name__)
 
@@ -51,7 +53,8 @@ class Edge:
     """Wraps the application. Beyond `requests_max` at once only health is answered.
 
     What all requests together have sent of their bodies, and what is made of it, is held until
-    their turns are handed over. Beyond `bodies_max_bytes` of that, whichever sends more is refused.
+    their turns are handed over. Beyond `bodies_max_bytes` of that, whichever sends more is refused,
+    and before that a key that holds more than is left for all others.
     """
 
     def __init__(
@@ -67,7 +70,7 @@ class Edge:
         self._max_body_bytes = max_body_bytes
         self._requests_max = requests_max
         self._body_stall_s = body_stall_s
-        self._held = _HeldBodies(bodies_max_bytes)
+        self._held = HeldBodies(bodies_max_bytes)
         self._open = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -79,7 +82,7 @@ class Edge:
         state = scope.setdefault("state", {})
         state[ANSWER_HEADERS] = more
         exchange = _Exchange(request_id(headers), send, more)
-        body = BoundedBody(receive, self._max_body_bytes, self._body_stall_s, self._held)
+        body = BoundedBody(receive, self._max_body_bytes, self._body_stall_s, self._held.request())
         state[BODY] = body
         self._open += 1
         try:
@@ -156,39 +159,18 @@ class _Exchange:
         )
 
 
-class _HeldBodies:
-    """How many bytes of bodies the whole process holds."""
-
-    def __init__(self, max_bytes: int) -> None:
-        self._max_bytes = max_bytes
-        self._bytes = 0
-
-    def add(self, count: int, *, is_alone_enough: bool = False) -> None:
-        """Raises `RequestRefused` instead when there is no room for so many.
-
-        `is_alone_enough`: where nothing else is held there is room for any request.
-        """
-        if self._bytes + count > self._max_bytes and (self._bytes or not is_alone_enough):
-            raise RequestRefused("", code=ErrorCode.REPLICA_FULL)
-        self._bytes += count
-
-    def remove(self, count: int) -> None:
-        self._bytes -= count
-
-
 class BoundedBody:
     """The request's `receive`, with bounds on size and slowness while there is a body to come.
 
     What comes of it counts as held, until the route says what it holds, or the request is over.
     """
 
-    def __init__(self, receive: Receive, max_bytes: int, stall_s: float, held: _HeldBodies) -> None:
+    def __init__(self, receive: Receive, max_bytes: int, stall_s: float, held: Held) -> None:
         self._receive = receive
         self._max_bytes = max_bytes
         self._stall_s = stall_s
         self._held = held
         self._received = 0
-        self._held_bytes = 0
         self._began = time.monotonic()
         self._is_complete = False
 
@@ -209,19 +191,20 @@ class BoundedBody:
             if self._received > self._max_bytes:
                 raise _too_large(self._max_bytes)
             self._held.add(size)
-            self._held_bytes += size
             self._is_complete = not message.get("more_body", False)
         return message
+
+    def belong(self, tenant: TenantId) -> None:
+        """Whose request it is: one key gets its share of the room. Said before the body is read."""
+        self._held.belong(tenant)
 
     def hold(self, count: int) -> None:
         """From here on the request holds so many bytes, in whatever form.
 
-        Raises `RequestRefused` when there is no room for them beside what others hold.
+        Raises `RequestRefused` when there is no room for them beside what others hold, or beside
+        what other requests of the same key do.
         """
-        self._held.remove(self._held_bytes)
-        self._held_bytes = 0
-        self._held.add(count, is_alone_enough=True)
-        self._held_bytes = count
+        self._held.become(count)
 
     def release(self) -> None:
         """The body is held no more."""

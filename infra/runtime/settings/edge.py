@@ -30,7 +30,8 @@ class EdgeSettings(Section):
         1024 * 1024 * 1024,
         gt=0,
         description="Bytes of request bodies, and of what is made of them, that one API replica "
-        "holds at once, until their turns are handed over; beyond it 503.",
+        "holds at once, until their turns are handed over; beyond it 503. Those of one key hold no "
+        "more than stays free (429).",
     )
     trusted_proxies: Names = Field(
         (),

@@ -92,10 +92,17 @@ def _hurried_bounds(connections_max: int) -> ConnectionBounds:
 
 
 GET = b"GET /health/live HTTP/1.1\r\nhost: x\r\n"
-POST = (
-    b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n"
-    b"authorization: Bearer " + KEY.encode() + b"\r\n"
-)
+
+
+def post(key: str) -> bytes:
+    """The head of a request with that key, but for what says its length."""
+    return (
+        b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n"
+        b"authorization: Bearer " + key.encode() + b"\r\n"
+    )
+
+
+POST = post(KEY)
 
 
 @pytest.mark.usefixtures("hurried")
@@ -224,8 +231,9 @@ async def test_large_bodies_that_come_slowly_fill_no_more_than_their_bound() -> 
         async with AsyncExitStack() as opened, asyncio.TaskGroup() as group:
             slow = [await opened.enter_async_context(wire(api)) for _ in range(5)]
             answers = {group.create_task(client.answer()) for client in slow}
-            for client in slow:
-                await client.say(POST, b"content-length: 99999\r\n\r\n", b"x" * 60_000)
+            for number, client in enumerate(slow):
+                head = post(f"{KEY}-{number}")
+                await client.say(head, b"content-length: 99999\r\n\r\n", b"x" * 60_000)
             [refused], waiting = await asyncio.wait(answers, return_when=asyncio.FIRST_COMPLETED)
             bodiless = await api.http.get("/v1/models")
             for answer in waiting:
@@ -241,6 +249,40 @@ async def test_large_bodies_that_come_slowly_fill_no_more_than_their_bound() -> 
     assert headers["retry-after"] == "1"
     assert bodiless.status_code == 200
     assert [answer.status_code for answer in (again, *later)] == [200] * 4
+
+
+async def test_one_keys_large_bodies_leave_room_for_another_keys() -> None:
+    """Eight bodies of 31 MB by one key, sent slowly, and everybody else was told 503."""
+    settings = {"max_body_bytes": 100_000, "bodies_max_bytes": 600_000}
+    async with (
+        running_api(settings=settings) as api,
+        AsyncExitStack() as opened,
+        asyncio.TaskGroup() as group,
+    ):
+        greedy = [await opened.enter_async_context(wire(api)) for _ in range(9)]
+        answers = {group.create_task(client.answer()) for client in greedy}
+        for client in greedy:
+            await client.say(POST, b"content-length: 99999\r\n\r\n", b"x" * 70_000)
+        refused: set[asyncio.Task[tuple[int, dict[str, str], bytes]]] = set()
+        while len(refused) < 5:
+            done, answers = await asyncio.wait(
+                answers, return_when=asyncio.FIRST_COMPLETED, timeout=20
+            )
+            assert done
+            refused |= done
+
+        neighbour = {"authorization": f"Bearer {KEY}-neighbour"}
+        told = [await api.chat("x" * 60_000, headers=neighbour) for _ in range(3)]
+        for answer in answers:
+            answer.cancel()
+    assert [answer.status_code for answer in told] == [200] * 3
+    for answer in refused:
+        status, headers, content = answer.result()
+        error = json.loads(content)["error"]
+        assert (status, error["code"]) == (429, "tenant_limit_exceeded")
+        assert "of this key" in error["message"]
+        assert headers["retry-after"] == "5"
+    assert len(answers) == 4, "of its own it may have half"
 
 
 async def test_what_a_stream_was_asked_with_is_held_no_more() -> None:
