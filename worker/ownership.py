@@ -24,6 +24,7 @@ log = logging.getLogger(__name__)
 
 CancelListener = Callable[[ConversationKey, TurnId, str], None]
 
+_NO_FENCE = Fence(0)
 _RETRY_AFTER_S = 1.0
 _ROUND_LATE = 1.2
 """So many rounds without a confirmation are no chance any more."""
@@ -113,15 +114,19 @@ class Ownership:
         self._renew_every_s = renew_every_s
         self._fence_after_s = fence_after_s
         self._held: dict[ConversationKey, HeldLease] = {}
-        self._newest = Fence(0)
+        self._newest = _NO_FENCE
 
     def __len__(self) -> int:
         return len(self._held)
 
-    async def acquire(self, c: ConversationKey) -> HeldLease:
-        """Raises `LeaseHeld` and `StoreUnavailable`."""
+    async def acquire(self, c: ConversationKey, *, above: Fence = _NO_FENCE) -> HeldLease:
+        """`above` is a fence that an owner has had, as far as this host remembers.
+
+        Raises `LeaseHeld` and `StoreUnavailable`.
+        """
         asked_s = self._clock.monotonic()
-        lease = await self._leases.acquire(c, self._worker, self._host, above=self._newest)
+        above = max(above, self._newest)
+        lease = await self._leases.acquire(c, self._worker, self._host, above=above)
         self._newest = max(self._newest, lease.fence)
         held = HeldLease(lease, self._clock, confirmed_s=asked_s, fence_after_s=self._fence_after_s)
         if former := self._held.get(c):

@@ -193,7 +193,9 @@ class Placement:
         self._memory.expect(c)
         try:
             found = await self._parts.conversations.get(c)
-            held = await self._parts.ownership.acquire(c)
+            # After a failover Redis may know less than the host, which obeys no older fence.
+            above = self._parts.folders.last_fence(c)
+            held = await self._parts.ownership.acquire(c, above=above)
             if self._has_closed():
                 await self._give_up(held)
                 return

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -12,6 +13,7 @@ from infra.wire.ids import HostId, WorkerId
 from infra.wire.states import TurnState, WorkerState
 from tests.fakes.memory_host import MemoryHost
 from tests.fakes.worker_stage import QUICK, Stage, conversation, eventually
+from worker.ownership import HeldLease
 
 pytestmark = pytest.mark.slow
 
@@ -43,12 +45,12 @@ async def test_a_turn_that_is_being_placed_as_a_worker_leaves_is_served_elsewher
     ownership = leaving.process.parts.ownership
     acquire, asked, go_on = ownership.acquire, asyncio.Event(), asyncio.Event()
 
-    async def slow_acquire(c: object) -> object:
+    async def slow_acquire(*args: Any, **options: Any) -> HeldLease:
         asked.set()
         await go_on.wait()
-        return await acquire(c)  # type: ignore[arg-type]
+        return await acquire(*args, **options)
 
-    ownership.acquire = slow_acquire  # type: ignore[method-assign, assignment]
+    ownership.acquire = slow_acquire  # type: ignore[method-assign]
     turn = await stage.ask(C, "echo served")
     await asked.wait()
     other = await stage.worker(host=MemoryHost(stage.machine, host=THERE))

@@ -94,6 +94,13 @@ class Folders:
             record.take(fence)
         return self.of(c)
 
+    def last_fence(self, c: ConversationKey) -> Fence:
+        """Of the last owner on this host; 0 where none is remembered, or it cannot be read."""
+        with contextlib.suppress(OSError), self._records() as records:
+            if (record := records.of(c)) is not None:
+                return record.fence
+        return Fence(0)
+
     def touch(self, c: ConversationKey) -> None:
         """Note that they are in use. Missing ones are no error, nor is a full disk."""
         with contextlib.suppress(OSError), self._records() as records:

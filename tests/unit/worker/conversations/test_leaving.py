@@ -6,6 +6,7 @@ import asyncio
 import os
 import time
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from fakeredis import FakeAsyncRedis, FakeServer
@@ -374,9 +375,9 @@ async def test_claims_that_run_at_once_do_not_take_more_than_the_slots(stage: St
     worker = await stage.worker(slots=2)
     placement, acquire = worker.process.placement, worker.process.parts.ownership.acquire
 
-    async def slow_acquire(c: ConversationKey) -> HeldLease:
+    async def slow_acquire(*args: Any, **options: Any) -> HeldLease:
         await asyncio.sleep(0.05)
-        return await acquire(c)
+        return await acquire(*args, **options)
 
     worker.process.parts.ownership.acquire = slow_acquire  # type: ignore[method-assign]
     turns = [
