@@ -15,9 +15,10 @@ from pathlib import Path
 
 from aiohttp import web
 
+from infra.runtime.bounded_server import take_connections
 from infra.runtime.http_log import http_log
 from infra.runtime.lifecycle import stop_signals
-from infra.runtime.logs import configure_logs, fields
+from infra.runtime.logs import RatedLog, configure_logs, fields
 from infra.runtime.settings import SettingsRefused, load_settings
 from infra.runtime.sockets import listen_at
 from infra.wire.errors import AgClusterError
@@ -28,6 +29,8 @@ from worker.hosts.docker.engine import engine_address
 log = logging.getLogger(__name__)
 
 SOCKET_MODE = 0o600
+CONNECTIONS_MAX = 256
+"""At once. A worker has ten for its calls and one for events, `agcluster doctor` a few more."""
 _LOCAL = "unix://"
 _CLOSE_S = 2.0
 
@@ -38,6 +41,7 @@ async def serve(
     """Run until `stop` is set; the socket is gone afterwards. Raises `SocketRefused`."""
     proxy = EngineProxy(rules, socket=rules.options.engine.removeprefix(_LOCAL))
     bound = listen_at(listen, mode=SOCKET_MODE)
+    turned_away = RatedLog(log, lines_max=1)
     # Cancelled when the worker hangs up: a stream of events nobody reads ends at once.
     runner = web.AppRunner(
         proxy.app,
@@ -51,12 +55,21 @@ async def serve(
         await runner.setup()
         async with asyncio.TaskGroup() as group:
             verifying = group.create_task(proxy.run())
-            await web.SockSite(runner, bound.socket).start()
+            assert runner.server is not None, "set up just now"
+            taking = group.create_task(
+                take_connections(
+                    bound.socket,
+                    runner.server,
+                    most=CONNECTIONS_MAX,
+                    turned_away=lambda: turned_away.warning("connection closed: too many"),
+                )
+            )
             log.info("engine proxy up", extra=fields(socket=listen, cluster=rules.options.cluster))
             if is_ready is not None:
                 is_ready.set()
             await stop.wait()
             bound.unlink()
+            taking.cancel()
             await runner.cleanup()
             verifying.cancel()
     finally:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from aiohttp import web
 
+from infra.runtime.bounded_server import take_connections
 from infra.runtime.http_log import http_log
 from infra.runtime.logs import fields
 from infra.runtime.sockets import BoundSocket, check_folder, listen_at
@@ -21,6 +22,9 @@ log = logging.getLogger(__name__)
 SOCKET_MODE = 0o666
 """Anyone who can enter the folder may connect: it is the agent's alone."""
 
+MODEL_CONNECTIONS_MAX = 128
+"""At once, of one agent. Its client has some ten; a container may hold a million descriptors, and
+the gateway has some thousands for all agents together."""
 _CLOSE_S = 2.0
 
 
@@ -44,6 +48,7 @@ class SessionListeners:
         self._bound: list[BoundSocket] = []
         self._servers: list[asyncio.Server] = []
         self._web: web.Server | None = None
+        self._taking: asyncio.Task[None] | None = None
         self._connections: set[asyncio.Task[None]] = set()
 
     async def start(self, *, inside: Path) -> None:
@@ -54,7 +59,6 @@ class SessionListeners:
             for name in (MODEL_SOCKET, EGRESS_SOCKET):
                 self._bound.append(listen_at(folder / name, mode=SOCKET_MODE))
             model, egress = self._bound
-            loop = asyncio.get_running_loop()
             # The handler is cancelled when the agent hangs up: the upstream call ends at once.
             self._web = web.Server(
                 self._answer,
@@ -63,7 +67,17 @@ class SessionListeners:
                 access_log=None,
                 logger=http_log,
             )
-            self._servers.append(await loop.create_unix_server(self._web, sock=model.socket))
+            self._taking = self._group.create_task(
+                take_connections(
+                    model.socket,
+                    self._web,
+                    most=MODEL_CONNECTIONS_MAX,
+                    turned_away=lambda: self._model_bounds.log.info(
+                        "model connection closed: too many",
+                        conversation=self._session.conversation,
+                    ),
+                )
+            )
             self._servers.append(
                 await asyncio.start_unix_server(
                     self._accept, sock=egress.socket, limit=HEAD_MAX_BYTES
@@ -80,6 +94,8 @@ class SessionListeners:
     def stop(self) -> None:
         for server in self._servers:
             server.close()
+        if self._taking is not None:
+            self._taking.cancel()
         for bound in self._bound:
             bound.close()
         for connection in self._connections:

@@ -15,6 +15,7 @@ import pytest
 from infra.wire.errors import GatewayUnavailable
 from infra.wire.gateway import EGRESS_SOCKET, MODEL_SOCKET, GatewayFault, OpenSession
 from infra.wire.ids import ConversationKey, Fence
+from tests.fakes.held_connections import held_connections
 from tests.fakes.scripted_model import RunningModel
 from tests.integration.gateway.conftest import (
     CONVERSATION,
@@ -25,6 +26,8 @@ from tests.integration.gateway.conftest import (
     agent_at,
     asking,
 )
+from worker.gateway.listeners import MODEL_CONNECTIONS_MAX
+from worker.gateway.model.proxy import HELLO
 from worker.gateway_client.client import CommandRefused, GatewayClient
 
 
@@ -56,6 +59,27 @@ async def test_sockets_that_were_removed_are_made_again(host: Host) -> None:
     await host.open_turn()
     (folder / MODEL_SOCKET).unlink()
     await host.open_session()
+    async with (
+        agent_at(folder) as agent,
+        agent.post("/v1/messages", json=asking("echo hi")) as answer,
+    ):
+        assert answer.status == 200
+
+
+async def test_an_agents_connections_are_bounded_and_those_of_its_neighbours_its_own(
+    host: Host,
+) -> None:
+    """A container may hold a million descriptors; the gateway's are everybody's."""
+    folder = await host.open_session()
+    neighbour = await host.open_session(ConversationKey("d" * 24))
+    async with held_connections(folder / MODEL_SOCKET, MODEL_CONNECTIONS_MAX + 50) as held:
+        await held.until_closed(50)
+        async with agent_at(neighbour) as agent, agent.head(HELLO) as answer:
+            assert answer.status == 200
+        assert held.closed == 50
+
+    # They went, so there is room.
+    await host.open_turn()
     async with (
         agent_at(folder) as agent,
         agent.post("/v1/messages", json=asking("echo hi")) as answer,

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from tests.fakes.held_connections import held_connections
 from tests.unit.worker.engine_proxy.conftest import Line
 from tests.unit.worker.engine_proxy.test_engine_proxy import described
-from worker.engine_proxy.main import serve
+from worker.engine_proxy.main import CONNECTIONS_MAX, serve
 from worker.engine_proxy.server import CALLS_MAX, STREAMS_MAX
 from worker.engine_proxy.starts import STARTS_MAX
 from worker.hosts.docker.host import host_labels
@@ -60,6 +62,37 @@ async def test_streams_of_events_are_bounded(line: Line) -> None:
         assert (await line.ask("GET", "/v1.41/info"))[0] == 200
         line.engine.may_end_events.set()
     assert (await line.ask("GET", _events(line)))[0] == 200
+
+
+async def test_connections_of_a_worker_are_bounded(line: Line) -> None:
+    """Each costs the proxy a descriptor, and one that has none left compares nothing."""
+    stop, listen, is_ready = asyncio.Event(), line.folder / "bounded", asyncio.Event()
+    async with asyncio.TaskGroup() as group:
+        group.create_task(serve(line.rules, listen, stop, is_ready=is_ready))
+        await is_ready.wait()
+        async with held_connections(listen, CONNECTIONS_MAX + 20) as held:
+            await held.until_closed(20)
+            assert await _pinged(listen) == b""
+            assert held.closed == 20
+
+        # They went, so there is room.
+        async with asyncio.timeout(10):
+            while not (told := await _pinged(listen)):
+                pass
+        assert told.startswith(b"HTTP/1.1 200")
+        stop.set()
+
+
+async def _pinged(listen: Path) -> bytes:
+    """The answer to a call; nothing where the connection is closed."""
+    reader, writer = await asyncio.open_unix_connection(listen)
+    with contextlib.suppress(ConnectionError):
+        writer.write(b"GET /_ping HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")
+        told = await reader.read()
+        writer.close()
+        await writer.wait_closed()
+        return told
+    return b""
 
 
 async def test_no_other_call_takes_the_connection_of_a_comparison_or_of_a_removal(
