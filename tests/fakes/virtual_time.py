@@ -84,16 +84,20 @@ class Kernel:
 class DriftingClock:
     """A process's own clock: begins anywhere, and runs a little fast or slow."""
 
-    def __init__(self, kernel: Kernel, *, offset_s: float = 0.0, rate: float = 1.0) -> None:
+    def __init__(
+        self, kernel: Kernel, *, offset_s: float = 0.0, rate: float = 1.0, wall_ahead_s: float = 0.0
+    ) -> None:
+        """`wall_ahead_s`: by how much its machine's wall clock is wrong."""
         self._kernel = kernel
         self._offset_s = offset_s
         self._rate = rate
+        self._wall_ahead_s = wall_ahead_s
 
     def monotonic(self) -> float:
         return self._offset_s + self._kernel.now_s * self._rate
 
     def unix_ms(self) -> int:
-        return int((1_700_000_000 + self.monotonic()) * 1000)
+        return int((1_700_000_000 + self._wall_ahead_s + self._kernel.now_s) * 1000)
 
     def stand_still(self, seconds: float) -> None:
         """As if these seconds had not been: what no clock of a suspended machine counts."""

@@ -17,7 +17,7 @@ _COMMON = (
     Trouble.FREEZE,
     *Trouble,
 )
-_SCRIPTS = (
+SCRIPTS = (
     *["append"] * 3,
     "acquire",
     "alive",
@@ -45,6 +45,7 @@ _WILD = (
     *[Trouble.LEAVE] * 2,
     *Trouble,
 )
+_WALLS_AHEAD_S = (0.0, 0.5, -0.5, 3600.0, -3600.0)
 _WHOLE_ONE_IN = 5
 """Schedules that are followed until nothing is left; that takes twice as long."""
 
@@ -59,6 +60,7 @@ def drawn(seed: int) -> Schedule:
         faults=tuple(_fault(chance, _COMMON) for _ in range(chance.randint(2, 8))),
         bad_starts=chance.choice((0.0, 0.0, 0.0, 0.3, 1.0)),
         is_to_the_end=seed % _WHOLE_ONE_IN == 0,
+        walls_ahead_s=_walls(chance),
     )
 
 
@@ -72,7 +74,13 @@ def wild(seed: int) -> Schedule:
         faults=tuple(_fault(chance, _WILD) for _ in range(chance.randint(5, 16))),
         bad_starts=chance.choice((0.0, 0.0, 0.2, 0.6)),
         is_to_the_end=True,
+        walls_ahead_s=_walls(chance),
     )
+
+
+def _walls(chance: random.Random) -> tuple[float, float, float]:
+    first, second, third = chance.choices(_WALLS_AHEAD_S, k=3)
+    return first, second, third
 
 
 def _ask(chance: random.Random, conversations: int) -> Ask:
@@ -93,7 +101,7 @@ def _fault(chance: random.Random, troubles: Sequence[Trouble]) -> Fault:
         trouble=chance.choice(troubles),
         who=chance.randrange(len(HOSTS)),
         for_s=round(chance.uniform(*spell), 1),
-        script=chance.choice(_SCRIPTS),
+        script=chance.choice(SCRIPTS),
         moment=chance.choice(tuple(Moment)),
     )
 

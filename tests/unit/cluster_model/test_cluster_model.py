@@ -13,7 +13,7 @@ from dataclasses import replace
 import pytest
 
 from tests.unit.cluster_model.line import Moment
-from tests.unit.cluster_model.schedules import drawn, shortest, told, wild
+from tests.unit.cluster_model.schedules import SCRIPTS, drawn, shortest, told, wild
 from tests.unit.cluster_model.workers import Rules
 from tests.unit.cluster_model.world import Ask, Fault, Schedule, Trouble, World
 
@@ -62,10 +62,37 @@ def test_a_schedule_always_ends_the_same_way() -> None:
     first, second = World(drawn(7)), World(drawn(7))
     first.live()
     second.live()
-    assert {t: s.states for t, s in first.turns.items()} == {
-        t: s.states for t, s in second.turns.items()
-    }
-    assert [s.ended_s for s in first.turns.values()] == [s.ended_s for s in second.turns.values()]
+    assert _course(first) == _course(second)
+
+
+def _course(world: World) -> dict[str, tuple[list[str], float | None]]:
+    return {turn: (seen.states, seen.ended_s) for turn, seen in world.turns.items()}
+
+
+def test_there_are_traps_in_every_script_that_workers_run() -> None:
+    ran: set[str] = set()
+    for seed in range(10):
+        world = World(wild(seed))
+        world.live()
+        ran |= world.scripts
+    assert ran > {"submit", "append", "reap", "requeue"}
+    assert ran - {"submit", "cancel"} <= set(SCRIPTS)
+
+
+@pytest.mark.parametrize("walls", [(0.5, -0.5, 0.0), (3600.0, 0.0, -3600.0)])
+def test_what_the_wall_clocks_say_changes_nothing(walls: tuple[float, float, float]) -> None:
+    """No turn waits longer and none ends otherwise, whatever the machines take the time for."""
+    for seed in range(10):
+        right = World(replace(drawn(seed), walls_ahead_s=(0.0, 0.0, 0.0)))
+        wrong = World(replace(drawn(seed), walls_ahead_s=walls))
+        right.live()
+        wrong.live()
+        assert _course(right) == _course(wrong)
+
+
+def test_a_turn_goes_on_when_its_worker_is_killed() -> None:
+    for seed in range(10):
+        _must_hold(replace(KILLED_IN_A_TURN, seed=seed))
 
 
 # Each rule is needed: without it the invariants break.
@@ -94,6 +121,12 @@ REAPED_WITHOUT_AN_ANSWER = Schedule(
     0,
     (replace(LONG, events=3, every_s=0.1), replace(LONG, at_s=30.0, events=3)),
     tuple(Fault(0.1, Trouble.LOSE_AT, who, 1, "reap", Moment.UNHEARD) for who in ALL),
+)
+KILLED_IN_A_TURN = Schedule(
+    0,
+    (LONG,),
+    tuple(Fault(0.1, Trouble.KILL_AT, who, 2, "append", Moment.UNHEARD) for who in (0, 2)),
+    costs_no_turn=True,
 )
 CUT_OFF_WITH_ITS_AGENT = Schedule(
     0, (replace(LONG, every_s=3.0),), (Fault(3.0, Trouble.CUT, 2, 40),)
@@ -135,7 +168,7 @@ MOVED_AND_CAME_BACK = Schedule(
         ),
         pytest.param(
             without("turn.state == 'running' then", "turn.state == 'nonsense' then"),
-            None,
+            KILLED_IN_A_TURN,
             id="a turn that runs is adopted",
         ),
         pytest.param(

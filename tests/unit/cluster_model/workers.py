@@ -95,6 +95,7 @@ class ModelWorker:
         hint: Hint,
         task_of: Callable[[TurnId], Task],
         bad_starts: float,
+        wall_ahead_s: float,
         rules: Rules,
     ) -> None:
         self.id = worker
@@ -108,7 +109,10 @@ class ModelWorker:
         self.bad_starts = bad_starts
         self.rules = rules
         self.clock = DriftingClock(
-            kernel, offset_s=chance.uniform(0, 1e6), rate=chance.uniform(0.95, 1.05)
+            kernel,
+            offset_s=chance.uniform(0, 1e6),
+            rate=chance.uniform(0.95, 1.05),
+            wall_ahead_s=wall_ahead_s,
         )
         redis = cast(Redis, line)
         self.turns = TurnStore(redis, keys)
@@ -209,7 +213,7 @@ class ModelWorker:
                 slots=99,
                 used=len(self.places.conversations),
                 state=self._state,
-                started_ms=0,
+                started_ms=self.clock.unix_ms(),
             )
         )
 
