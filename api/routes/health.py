@@ -13,18 +13,27 @@ from infra.wire.errors import StoreUnavailable
 
 VERSION = version("agcluster")
 
+WORKERS_AWAY_S = 30.0
+"""A replica stays ready for so long after it last saw a ready worker. While one is replaced turns
+wait for the next, and all else is served; not ready, all replicas would be taken away at once.
+"""
+
 
 def health_routes(deps: ApiDeps) -> APIRouter:
     """`/health`, `/health/live`, `/health/ready`, and a pointer at `/`."""
     router = APIRouter(tags=["health"])
     away: Responses = {**errors(is_keyed=False), 503: {"model": Health}}
+    seen_s: float | None = None
 
     async def look() -> Health:
+        nonlocal seen_s
         redis, workers = True, 0
         try:
             workers = len([w for w in await deps.workers.alive() if w.state == "ready"])
         except StoreUnavailable:
             redis = False
+        if workers:
+            seen_s = deps.clock.monotonic()
         if not redis:
             status = "unhealthy"
         elif deps.drain.is_draining:
@@ -41,6 +50,10 @@ def health_routes(deps: ApiDeps) -> APIRouter:
             }
         )
 
+    def is_between() -> bool:
+        """One worker was there a moment ago; the next may come."""
+        return seen_s is not None and deps.clock.monotonic() < seen_s + WORKERS_AWAY_S
+
     @router.get("/health", responses=away, openapi_extra=OPEN)
     async def health(response: Response) -> Health:
         """How the deployment is: `degraded` without workers, 503 without Redis."""
@@ -55,9 +68,11 @@ def health_routes(deps: ApiDeps) -> APIRouter:
 
     @router.get("/health/ready", responses=away, openapi_extra=OPEN)
     async def ready(response: Response) -> Health:
-        """Whether to send traffic here: Redis answers, a worker lives, no shutdown has begun."""
+        """Whether to send traffic here: Redis answers, a worker lives or did half a minute ago, no
+        shutdown has begun."""
         found = await look()
-        response.status_code = 200 if found.status == "healthy" else 503
+        is_ready = found.status == "healthy" or (found.status == "degraded" and is_between())
+        response.status_code = 200 if is_ready else 503
         return found
 
     @router.get("/", include_in_schema=False)

@@ -26,17 +26,29 @@ in_use() {
     'exec 3<>/dev/tcp/127.0.0.1/8001 && printf "GET / HTTP/1.0\r\n\r\n" >&3 && tail -n 1 <&3'
 }
 
-until_in_use() {
-  tries=0
-  while [ "$(in_use)" -lt "$1" ]; do
+# Whether a worker of this host that began after then (ms) takes work.
+has_worker_since() {
+  docker compose exec -T api sh -c 'agcluster workers list --json | python -c "$0" "$@"' '
+import json, sys
+host, since = sys.argv[1], int(sys.argv[2])
+found = [w for w in json.load(sys.stdin) if w["host"] == host and w["started_ms"] >= since]
+sys.exit(not any(w["state"] == "ready" for w in found))' "$host" "$1"
+}
+
+until_true() { # WHAT COMMAND...
+  what=$1 tries=0
+  shift
+  until "$@"; do
     tries=$((tries + 1))
     if [ "$tries" -gt 120 ]; then
-      say "the balancer does not find the new replica ready; the old one stays"
+      say "$what; the old one stays"
       exit 1
     fi
     sleep 0.5
   done
 }
+
+are_in_use() { [ "$(in_use)" -ge "$1" ]; }
 
 leave() {
   docker stop "$1" >/dev/null # within the grace that compose.yaml gives it
@@ -50,8 +62,12 @@ replace() {
   for old in $(outdated "$1"); do
     more=$(($(docker compose ps -q "$1" | wc -l) + 1))
     say "$1: a new one for $(docker inspect -f '{{.Name}}' "$old" | cut -c 2-)"
+    since=$(date +%s)000
     docker compose up -d --no-build --no-recreate --wait --scale "$1=$more" "$1"
-    if [ "$1" = api ]; then until_in_use "$more"; fi
+    case $1 in
+      api) until_true "the balancer does not find the new replica ready" are_in_use "$more" ;;
+      worker) until_true "the new worker does not take work" has_worker_since "$since" ;;
+    esac
     leave "$old"
   done
 }
@@ -60,6 +76,7 @@ if [ -z "$(docker compose ps -q api worker)" ]; then
   say "nothing runs here: docker compose up -d"
   exit 1
 fi
+host=$(docker compose config worker | sed -n 's/^ *AGCLUSTER_HOST_ID: //p' | tr -d '"' | head -n 1)
 docker compose run --rm --no-deps -T settings # says what it refuses
 # In place, for of these there is one each. One by one and with what they depend on: Compose 2.26
 # recreates all that depend on a recreated service of the same `up`, and --no-deps is a change to it.

@@ -25,7 +25,7 @@ from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
 from api.chat.vocabulary import turn_of
 from tests.e2e.conftest import COMPOSED
-from tests.e2e.deployments import GOOD_KEY, MODEL, ROOT, Deployment, answers, wait_until
+from tests.e2e.deployments import GOOD_KEY, MODEL, ROOT, Deployment, wait_until
 from tests.recipes import recipes
 
 pytestmark = [pytest.mark.timeout(300), COMPOSED]
@@ -148,43 +148,98 @@ def setting(deployment: Deployment, line: str) -> Iterator[None]:
         file.write_text(before)
 
 
+@contextmanager
+def asked_all_the_time(deployment: Deployment) -> Iterator[list[str]]:
+    """What the address answers to a small request, over and over, as long as the block runs."""
+    answered: list[str] = []
+    over, headers = Event(), {"Authorization": f"Bearer {GOOD_KEY}"}
+
+    def ask() -> None:
+        with httpx.Client(base_url=deployment.base_url, timeout=30, headers=headers) as client:
+            while not over.wait(0.1):
+                try:
+                    answer = client.get("/v1/models")
+                    answered.append(f"{answer.status_code} {answer.text * answer.is_error}".strip())
+                except httpx.HTTPError as error:
+                    answered.append(repr(error))
+
+    with ThreadPoolExecutor(1) as beside:
+        asking = beside.submit(ask)
+        try:
+            yield answered
+        finally:
+            over.set()
+            asking.result()
+
+
+def begun_stream(deployment: Deployment, text: str) -> tuple[str, Iterator[str]]:
+    """The first words of an answer, and what comes after them."""
+    chunks = deployment.client().chat.completions.create(
+        model=MODEL, stream=True, messages=[{"role": "user", "content": text}]
+    )
+    texts = (c.choices[0].delta.content or "" for c in chunks if c.choices)
+    return next(text for text in texts if text), texts
+
+
 def test_a_rollout_restarts_what_reads_the_setting_and_the_address_keeps_answering(
     deployment: Deployment,
 ) -> None:
     """Once each change of a setting killed the gateway in the middle of model calls, replaced all
     replicas at once, and cut what was streamed through the balancer.
     """
-    before, over = containers(deployment), Event()
-
-    def asked_all_the_time() -> list[int]:
-        statuses = []
-        headers = {"Authorization": f"Bearer {GOOD_KEY}"}
-        with httpx.Client(base_url=deployment.base_url, timeout=30, headers=headers) as client:
-            while not over.wait(0.1):
-                statuses.append(client.get("/v1/models").status_code)
-        return statuses
-
-    def streamed() -> str:
-        chunks = deployment.client().chat.completions.create(
-            model=MODEL, stream=True, messages=[{"role": "user", "content": STREAM}]
-        )
-        return "".join(c.choices[0].delta.content or "" for c in chunks if c.choices)
-
-    with ThreadPoolExecutor(2) as beside, setting(deployment, "AGCLUSTER_PING_INTERVAL_S=9"):
-        stream, asking = beside.submit(streamed), beside.submit(asked_all_the_time)
-        try:
-            done = make(deployment, "rollout")
-        finally:
-            over.set()
-        answers, text = asking.result(), stream.result()
-        assert done.returncode == 0, done.stderr
-    assert set(answers) == {200}
+    before = containers(deployment)
+    with (
+        ThreadPoolExecutor(1) as beside,
+        setting(deployment, "AGCLUSTER_PING_INTERVAL_S=9"),
+        asked_all_the_time(deployment) as answered,
+    ):
+        seen, rest = begun_stream(deployment, STREAM)
+        stream = beside.submit("".join, rest)
+        done = make(deployment, "rollout")
+        text = seen + stream.result()
+    assert done.returncode == 0, done.stderr
+    assert set(answered) == {"200"}
     assert [int(word.split("@")[0]) for word in text.split()] == list(range(150))
     after = containers(deployment)
     assert not before.pop("api") & after["api"]
     assert len(after.pop("api")) == 2
     assert before == after
     assert "exit code" not in done.stderr
+
+
+def test_a_rollout_of_everything_is_not_seen_by_a_running_turn(deployment: Deployment) -> None:
+    """Gateway, worker and replicas are replaced while a turn has a model call open. The turn's
+    second call goes through the new gateway.
+    """
+    said = [f"first-{number} " for number in range(200)]
+    first = {"say": [said, {"tool": "bash true"}], "pace_ms": 100}
+    before, agents = containers(deployment), set(deployment.containers())
+    with (
+        ThreadPoolExecutor(1) as beside,
+        setting(
+            deployment,
+            "AGCLUSTER_PING_INTERVAL_S=8\nAGCLUSTER_MAX_TURNS=90\nAGCLUSTER_MODEL_CALLS_MAX=7",
+        ),
+        asked_all_the_time(deployment) as answered,
+    ):
+        seen, rest = begun_stream(deployment, f"message {json.dumps(first)} then {STREAM}")
+        agent = set(deployment.containers()) - agents
+        stream = beside.submit("".join, rest)
+        done = make(deployment, "rollout")
+        text = seen + stream.result()
+    assert done.returncode == 0, done.stderr
+    assert "exit code" not in done.stderr
+    assert set(answered) == {"200"}
+    words = text.split()
+    assert words[:200] == [word.strip() for word in said]
+    second = [int(number) for number in re.findall(r"(\d+)@\d+", text)]
+    assert second == list(range(150))
+    after = containers(deployment)
+    for replaced in ("api", "worker", "gateway"):
+        assert not before.pop(replaced) & after.pop(replaced), replaced
+    assert before == after
+    assert len(agent) == 1
+    assert agent <= set(deployment.containers())
 
 
 def test_a_name_that_is_no_setting_stops_a_rollout_before_it_begins(
@@ -298,7 +353,7 @@ def test_recipes_run_beside_the_deployment_as_they_are_written(deployment: Deplo
     for title, word in IN_COMPOSE.items():
         assert word.format(**known) in said[title][1], title
     # The worker that was drained is started again by the engine.
-    wait_until("another worker", lambda: answers(f"{deployment.base_url}/health/ready"), 60)
+    wait_until("another worker", lambda: bool(_listed(deployment, "workers", "list")), 60)
 
 
 def _known(deployment: Deployment, named: dict[str, str]) -> dict[str, str]:

@@ -239,6 +239,21 @@ async def test_not_ready_without_workers() -> None:
     assert ready.status_code == 503
 
 
+async def test_ready_while_a_worker_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once no replica was ready in that moment, and the balancer refused everything."""
+    async with running_api(has_worker=False) as api:
+        async with api.worker.running():
+            before = await api.http.get("/health/ready")
+        for one in await api.store.workers.alive():
+            await api.store.workers.leave(one.worker)
+        between = await api.http.get("/health/ready")
+        health = await api.http.get("/health")
+        monkeypatch.setattr("api.routes.health.WORKERS_AWAY_S", 0.0)
+        after = await api.http.get("/health/ready")
+    assert health.json()["status"] == "degraded"
+    assert [answer.status_code for answer in (before, between, after)] == [200, 200, 503]
+
+
 async def test_openapi_document_resolves() -> None:
     async with running_api() as api:
         document = (await api.http.get("/openapi.json")).json()
