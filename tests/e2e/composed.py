@@ -70,17 +70,45 @@ def composed() -> Iterator[Deployment]:
         try:
             _run(deployment, "docker", "compose", "up", "-d", "--wait", "--no-build")
             wait_until(
-                "the load balancer", lambda: answers(f"{deployment.base_url}/health/ready"), 30
+                "the load balancer", lambda: answers(f"{deployment.base_url}/health/ready"), 120
             )
             yield deployment
+            _leave_busy(deployment)
         finally:
             with contextlib.suppress(RuntimeError):
                 _run(deployment, "docker", "compose", "logs", "--no-color")
             said = _run(deployment, "make", "-s", "compose-down", "ARGS=-v")
         assert deployment.containers() == []
+        assert _left_of(cluster) == []
         assert "compose-down: no agent" in said
         assert "exit code" not in said, said
         assert "no worker has stopped" not in said, said
+
+
+def _leave_busy(deployment: Deployment) -> None:
+    """An agent is in the middle of a turn when the deployment is taken down."""
+    chunks = deployment.client().chat.completions.create(
+        model=MODEL,
+        stream=True,
+        messages=[{"role": "user", "content": "stream 100 deltas every 100 ms"}],
+        extra_headers={"X-On-Disconnect": "continue"},
+    )
+    with chunks:
+        next(chunk for chunk in chunks if chunk.choices and chunk.choices[0].delta.content)
+    assert deployment.containers()
+
+
+def _left_of(project: str) -> list[str]:
+    """What the engine has of a project of Compose."""
+    wanted = ("--filter", f"label=com.docker.compose.project={project}")
+    kinds = (("ps", "-aq"), ("network", "ls", "-q"), ("volume", "ls", "-q"))
+    listed = (
+        subprocess.run(
+            ["docker", *kind, *wanted], capture_output=True, text=True, check=True, timeout=30
+        )
+        for kind in kinds
+    )
+    return [one for kind in listed for one in kind.stdout.split()]
 
 
 def _run(deployment: Deployment, *command: str) -> str:
