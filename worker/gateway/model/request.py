@@ -5,7 +5,8 @@ objects: a few megabytes of brackets would become hundreds. A name that stands t
 refused, as two readers may each believe another one. So is what would have the model's service
 fetch for the agent: that is a way out past every egress policy, and no tool of ours needs it.
 
-What is open is listed: fields, kinds of tools, betas (`worker.gateway.model.headers`). The rest of
+What is open is listed: fields, kinds of tools and blocks (`worker.gateway.model.blocks`), betas
+(`worker.gateway.model.headers`). The rest of
 the Messages API costs a caller what no budget of tokens sees (containers that run code, a faster or
 a local service, other models that step in), or reaches what is theirs there (their files).
 """
@@ -25,6 +26,7 @@ from aiohttp import web
 from infra.runtime.signs import SIGNS_MAX, has_many_signs
 from infra.wire.events import Usage
 from infra.wire.foreign import foreign
+from worker.gateway.model.blocks import DATED_TOOLS, refuse_blocks, refuse_tools
 from worker.gateway.model.refusals import CallRefused, too_large
 
 MESSAGES = "/v1/messages"
@@ -40,27 +42,15 @@ _BLANK = rb"[ \t\r\n]*"
 _TYPE = rb'"type"' + _BLANK + rb":" + _BLANK
 _DATED = re.compile(_TYPE + rb'"([A-Za-z0-9_.-]*?)[_-]?20[0-9]{6}"')
 """What the service itself carries out has a type with a date: tools, edits of the context."""
-_SEARCHES_OF_TOOLS = frozenset({"tool_search_tool_regex", "tool_search_tool_bm25"})
-"""They look through the tools of the request itself. The service knows them without a date, too."""
-_DATED_TOOLS = _SEARCHES_OF_TOOLS | {
-    "web_search",  # Where agents have that tool; the agent's own client carries out the next.
-    "bash",
-    "text_editor",
-    "memory",
-}
 _DATED_OPEN = frozenset(
     name.encode()
-    for name in _DATED_TOOLS
+    for name in DATED_TOOLS
     | {
         "clear_thinking",  # Edits of the context: what is left of it is metered as any.
         "clear_tool_uses",
         "compact",
     }
 )
-_OPEN_TOOL = re.compile(
-    rf"custom|{'|'.join(_SEARCHES_OF_TOOLS)}|(?:{'|'.join(_DATED_TOOLS)})_20[0-9]{{6}}"
-)
-"""A tool's type, where it has one: without it, it is the agent's own."""
 # With one beginning: two of them would be looked for at each byte.
 _HELD = re.compile(
     rb'"(?:file_id"' + _BLANK + b":" + _BLANK + rb'"|' + _TYPE[1:] + rb'"mcp_toolset")'
@@ -113,29 +103,6 @@ class _Asked(msgspec.Struct, forbid_unknown_fields=True):
 
 
 OPEN_FIELDS = frozenset(_Asked.__struct_fields__)
-
-
-class _Tool(msgspec.Struct, gc=False):
-    type: str | None = None
-
-
-class _Tools(msgspec.Struct):
-    tools: list[_Tool] | None = None
-
-
-class _Type:
-    """A tool's type, told to the decoder's hook each time it stands there."""
-
-
-_OPEN_TYPE = _Type()
-
-
-class _TypedTool(msgspec.Struct, gc=False):
-    type: _Type | None = None
-
-
-class _TypedTools(msgspec.Struct):
-    tools: list[_TypedTool] | None = None
 
 
 class _Name:
@@ -206,6 +173,7 @@ def judge(body: bytes, *, models: frozenset[str], is_search_open: bool) -> Judge
     require_model(model, models)
     refuse_fetches(body, is_search_open=is_search_open)
     refuse_tools(body)
+    refuse_blocks(body)
     refuse_costs(body)
     digest = hashlib.blake2b(body, digest_size=16).digest()
     return Judged(model, estimated_cost(body), digest)
@@ -238,24 +206,6 @@ def _what_is_wrong(error: Exception) -> str:
     if field := _UNKNOWN_FIELD.search(str(error)):
         return f"The field {foreign(field[1], max_chars=60)} is not open to agents."
     return "The body is not a JSON object that names a model and no MCP servers."
-
-
-def refuse_tools(body: bytes) -> None:
-    """Raises `CallRefused` for a tool of a type that is not listed, whatever it is called."""
-    try:
-        msgspec.json.decode(body, type=_Tools)
-        # Only now, as the hook is given its values as objects: they are strings, all of them.
-        msgspec.json.decode(body, type=_TypedTools, dec_hook=_open_type)
-    except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
-        message = "The tools are not a list of tools."
-        raise CallRefused(400, "invalid_request_error", message) from error
-
-
-def _open_type(kind: type, value: Any) -> _Type:
-    if not _OPEN_TOOL.fullmatch(value):
-        message = f"The tool type {foreign(value, max_chars=60)} is not open to agents."
-        raise CallRefused(403, "permission_error", message)
-    return _OPEN_TYPE
 
 
 def refuse_costs(body: bytes) -> None:

@@ -11,6 +11,7 @@ import pytest
 from infra.runtime.settings import Settings
 from infra.wire.events import Usage
 from worker.gateway.main import config_from
+from worker.gateway.model.blocks import OPEN_BLOCKS, refuse_blocks, refuse_tools
 from worker.gateway.model.refusals import CallRefused
 from worker.gateway.model.request import (
     OPEN_FIELDS,
@@ -20,7 +21,6 @@ from worker.gateway.model.request import (
     model_of,
     refuse_costs,
     refuse_fetches,
-    refuse_tools,
 )
 
 URL = {"type": "url", "url": "https://evil.example/?what=I+found"}
@@ -162,6 +162,63 @@ def test_a_tool_of_a_type_that_is_not_listed_is_refused(tool: str) -> None:
         with pytest.raises(CallRefused, match="not open") as refused:
             judge(form.encode(), models=ANY, is_search_open=True)
         assert refused.value.status == 403
+
+
+@pytest.mark.parametrize(
+    "block",
+    [
+        # A tool may be defined in a message, too: the beta for it is one that the CLI asks for.
+        {"type": "tool_addition", "tool": {"type": "code_execution", "name": "x"}},
+        {"type": "tool_addition", "tool": {"type": "advisor", "name": "x", "model": "dear"}},
+        {"type": "tool_addition", "tools": [{"type": "web_fetch", "name": "x"}]},
+        {"type": "mid_conv_system", "content": [{"type": "mcp_tool_listing"}]},
+        {"type": "code_execution"},
+        {"type": "container_upload"},
+        {"type": "mcp_tool_use"},
+        {"type": "of_next_year"},
+        {"type": "image", "source": {"type": "of_next_year"}},
+        {"type": "tool_result", "content": {"type": "bash_code_execution_result"}},
+        {"type": "document", "source": {"type": "content", "content": [{"type": "x"}]}},
+    ],
+    ids=json.dumps,
+)
+def test_a_block_of_a_type_that_is_not_listed_is_refused(block: dict[str, Any]) -> None:
+    """What is not among the tools was judged by its date only."""
+    deep: dict[str, Any] = {"type": "tool_result", "content": [{"type": "text"}, block]}
+    bodies = [said(block), said({"type": "text"}, deep), {"model": "m", "system": [block]}]
+    for body in map(json.dumps, bodies):
+        # Named twice: whichever a reader believes.
+        for form in (body, body[:-1] + ',"messages":[],"system":"x"}'):
+            with pytest.raises(CallRefused, match="not open") as refused:
+                judge(form.encode(), models=ANY, is_search_open=True)
+            assert refused.value.status == 403
+
+
+def test_tools_stand_in_no_other_place_of_a_message() -> None:
+    message = {"role": "system", "tools": [{"type": "code_execution"}]}
+    with pytest.raises(CallRefused, match="not open"):
+        refuse_blocks(json.dumps({"model": "m", "messages": [message]}).encode())
+
+
+def test_what_a_conversation_consists_of_is_open() -> None:
+    """Whatever words a tool was called with."""
+    called = {"type": "tool_use", "name": "x", "input": {"type": "advisor", "tool": {"type": "y"}}}
+    added = {"type": "tool_addition", "tool": {"name": "x", "input_schema": {"type": "object"}}}
+    named = {"type": "tool_addition", "tool": {"type": "tool_reference", "name": "x"}}
+    found = {"type": "search_result", "source": "https://a.example", "content": [{"type": "text"}]}
+    blocks = [{"type": name} for name in sorted(OPEN_BLOCKS)]
+    asked = said(called, added, named, found, *blocks)
+    asked["messages"] += [{"role": "user", "content": "plain"}, {"role": "assistant"}]
+    refuse_blocks(json.dumps(asked | {"system": "words"}).encode())
+
+
+@pytest.mark.parametrize("messages", ["7", "[7]", '[{"content":7}]', '[{"content":[[]]}]'])
+def test_messages_are_lists_of_blocks(messages: str) -> None:
+    deep = '[{"content":' + '[{"content":' * 3000 + "1" + "}]" * 3000 + "}]"
+    for wrong in (messages, deep):
+        with pytest.raises(CallRefused) as refused:
+            refuse_blocks(f'{{"model":"m","messages":{wrong}}}'.encode())
+        assert refused.value.status == 400
 
 
 @pytest.mark.parametrize("tools", ['{"type":"x"}', "[7]", '[{"type":{"type":"custom"}}]'])
