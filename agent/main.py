@@ -1,6 +1,6 @@
 """The agent server's process: `python -m agent.main --socket … --model-socket …`.
 
-Listens first and imports the Agent SDK after (that takes 0.7 s), so that a worker is welcomed at
+Listens first and imports the Agent SDK after, so that a worker is welcomed at
 once. What it is to do arrives over the link; nothing but paths comes from outside otherwise.
 """
 
@@ -21,6 +21,7 @@ from agent.forwarder import Forwarder
 from agent.server import LinkServer
 from agent.transcripts import Transcripts
 from agent.turn import Session
+from agent.without_mcp import leave_out_mcp
 from infra.wire.gateway import AGENT_SOCKET, EGRESS_SOCKET, MODEL_SOCKET
 
 VERSION = "0.1.0"
@@ -47,6 +48,7 @@ async def serve(given: argparse.Namespace) -> None:
         transcripts = Transcripts()
 
         async def open_session(tasks: asyncio.TaskGroup) -> Session:
+            leave_out_mcp()
             # In a thread: the loop goes on answering while the SDK is imported.
             await asyncio.to_thread(importlib.import_module, "agent.session")
             from agent.options import CONNECT_TIMEOUT_S, Surroundings

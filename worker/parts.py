@@ -33,9 +33,9 @@ class Timings:
     log_every_s: float = 0.25
     meter_every_s: float = 2.0
     """Between two looks at what a running turn has used: so much of it a gateway can lose."""
-    connect_pause_s: float = 0.02
+    connect_pause_s: float = 0.01
     """Between two looks for the socket of a starting agent: it listens after less than 1 s."""
-    connect_pause_max_s: float = 0.2
+    connect_pause_max_s: float = 0.03
     greeting_s: float = 5.0
     relink_s: float = 10.0
     """An agent whose link broke and cannot be reached for this long is given up."""

@@ -64,7 +64,7 @@ from worker.hosts.bubblewrap.records import (
     StartUnderWay,
     boot_id,
 )
-from worker.hosts.bubblewrap.sandbox import AGENT_COMMAND, Sandbox
+from worker.hosts.bubblewrap.sandbox import AGENT_COMMAND, Sandbox, compile_agent
 from worker.hosts.bubblewrap.seccomp import seccomp_filter
 from worker.hosts.exit_feed import ExitFeed, ExitStream
 from worker.hosts.host import Container, ContainerExit, ContainerId, ContainerSpec, Limits
@@ -205,6 +205,8 @@ class BubblewrapHost:
                 "the Agent SDK is not installed in this Python, which agents in bubblewrap use: "
                 "pip install 'agcluster[embedded]'"
             )
+        if self._options.command == AGENT_COMMAND:
+            compile_agent()
         self._sandbox.refuse_exposure()
         try_namespaces(bwrap, as_root=self._sandbox.as_root)
         if _cgroup_root() is None:

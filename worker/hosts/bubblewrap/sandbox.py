@@ -8,6 +8,7 @@ project, of anybody's home, of /var, /run or /etc is there.
 
 from __future__ import annotations
 
+import compileall
 import os
 import sys
 from collections.abc import Iterator, Sequence
@@ -32,6 +33,7 @@ AGENT_COMMAND = (
     "runpy.run_module('agent.main', run_name='__main__', alter_sys=True)",
 )
 
+_AGENT_CODE = ("agent", "infra/__init__.py", "infra/wire")
 _SYSTEM_FOLDERS = ("/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32")
 _ETC = (
     "/etc/alternatives",
@@ -56,6 +58,20 @@ _MADE_FILES = {
     "/etc/hosts": "127.0.0.1 localhost agent\n::1 localhost\n",
     "/etc/nsswitch.conf": "passwd: files\ngroup: files\nhosts: files\n",
 }
+
+
+def compile_agent() -> None:
+    """Compile the agent's code once, where we may: in a sandbox it cannot be kept.
+
+    Else each start compiles it again, which takes it a fifth of a second of CPU.
+    """
+    for part in _AGENT_CODE:
+        if (folder := _project() / part).is_dir():
+            compileall.compile_dir(folder, quiet=2)
+
+
+def _project() -> Path:
+    return Path(infra.__file__).resolve().parents[1]
 
 
 @dataclass(frozen=True)
@@ -154,10 +170,9 @@ class Sandbox:
             for parent in reversed(home.parents[:-1]):
                 yield from ("--perms", "0755", "--dir", str(parent))
             yield from ("--ro-bind", str(home), str(home))
-        project = Path(infra.__file__).resolve().parents[1]
-        for part in ("agent", "infra/__init__.py", "infra/wire"):
-            if (project / part).exists():
-                yield from ("--ro-bind", str(project / part), f"{CODE}/{part}")
+        for part in _AGENT_CODE:
+            if (_project() / part).exists():
+                yield from ("--ro-bind", str(_project() / part), f"{CODE}/{part}")
 
     def _python(self) -> list[Path]:
         """Where this Python and its packages lie: a virtual environment and what it is made of."""

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import sys
+from importlib.util import cache_from_source
 from pathlib import Path
 
 import pytest
 
+import infra
 from infra.wire.errors import NoIsolation
 from infra.wire.ids import ConversationKey, Fence
-from worker.hosts.bubblewrap.sandbox import Sandbox
+from worker.hosts.bubblewrap.sandbox import Sandbox, compile_agent
 from worker.hosts.host import ContainerSpec, Limits, SessionFolders
 
 SPEC = ContainerSpec(
@@ -75,3 +77,12 @@ def test_data_inside_the_shown_python_is_refused() -> None:
 
 def test_data_elsewhere_is_fine() -> None:
     Sandbox(private=Path("/var/lib/agcluster")).refuse_exposure()
+
+
+def test_the_agents_code_is_compiled_where_it_lies() -> None:
+    """A sandbox mounts it read-only: what is not there is compiled again at each start."""
+    code = Path(infra.__file__).parents[1] / "agent" / "main.py"
+    compiled = Path(cache_from_source(str(code)))
+    compiled.unlink(missing_ok=True)
+    compile_agent()
+    assert compiled.exists()
