@@ -68,6 +68,44 @@ def test_compose_without_secrets_says_how_to_make_them(tmp_path: Path) -> None:
     assert "make env" in done.stderr
 
 
+def checked(env_file: Path, folder: Path) -> subprocess.CompletedProcess[str]:
+    """The service `settings`, in a deployment whose folder is that one."""
+    return run(
+        *(
+            "docker",
+            "compose",
+            "-f",
+            str(ROOT / "compose.yaml"),
+            "--project-directory",
+            str(folder),
+        ),
+        *("--env-file", str(env_file), "-p", f"check-{os.getpid()}"),
+        *("run", "--rm", "--no-deps", "-T", "settings"),
+        environ={"AGCLUSTER_SECRET": "s", "REDIS_API_PASSWORD": "a", "REDIS_WORKER_PASSWORD": "w"},
+    )
+
+
+@pytest.mark.compose
+def test_the_file_that_compose_uses_is_checked(tmp_path: Path) -> None:
+    """Beside a `.env`, what `--env-file` names was used and not looked at."""
+    need("compose")
+    folder = tmp_path / "deployed"
+    folder.mkdir()
+    (folder / ".env").write_text("AGCLUSTER_SLOTS=3\n")
+    for place in (folder, tmp_path):
+        (place / "prod.env").write_text("AGCLUSTER_PROT=8001\n")
+    usual, here = (checked(folder / name, folder) for name in (".env", "prod.env"))
+    elsewhere = checked(tmp_path / "prod.env", folder)
+    assert usual.returncode == 0, usual.stderr
+    assert "1 settings, all known" in usual.stdout
+    assert here.returncode != 0
+    assert "prod.env is refused: AGCLUSTER_PROT: is not a setting" in here.stdout + here.stderr
+    assert elsewhere.returncode != 0
+    assert (
+        f"COMPOSE_ENV_FILES={tmp_path / 'prod.env'} docker" in elsewhere.stdout + elsewhere.stderr
+    )
+
+
 def config_hashes(**settings: str) -> dict[str, str]:
     """What Compose tells by whether a service has to be made anew."""
     given = {"AGCLUSTER_SECRET": "s" * 64, "REDIS_API_PASSWORD": "a", "REDIS_WORKER_PASSWORD": "w"}
