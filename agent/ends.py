@@ -2,21 +2,25 @@
 
 What the CLI tells of an end is a stop reason of the model, the kind of an error, and why its loop
 stopped. `STOP_REASONS` (`infra.wire.upstream`), `ERROR_KINDS` and `LOOP_ENDS` say what each is for
-a client; a test compares them with the lists in the bundled CLI. The words for people are in
-`agent.failures`.
+a client; a test compares them with the lists in the bundled CLI.
+
+The CLI tells an API error as a result "success" with `is_error` and a status, and its prose names
+hosts and advises about a program the user does not have. So the words are ours, by the code; only a
+request the upstream found faulty is told in the upstream's words, cleaned.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from agent.failures import error_of, failed, interrupted
+from infra.wire.endings import declared_end, interrupted_end
 from infra.wire.errors import ErrorCode
-from infra.wire.events import EndReason, TurnEnded
+from infra.wire.events import EndReason, TurnEnded, TurnError
 from infra.wire.link import InterruptReason
 from infra.wire.states import TurnState
-from infra.wire.upstream import end_reason_of, upstream_error
+from infra.wire.upstream import code_of, end_reason_of, upstream_error
 
 ERROR_KINDS: Mapping[str, ErrorCode | EndReason | None] = {
     # What was said stands: only its end is missing.
@@ -65,7 +69,19 @@ LOOP_ENDS: Mapping[str, ErrorCode | EndReason | None] = {
 """Why the CLI's loop stopped with an error -> how the turn ends; None: the error decides."""
 
 PAUSES = frozenset({"pause_turn", "compaction"})
-_FAILED_MIDWAY = "The agent failed in the middle of the turn."
+
+_BY_KIND = {
+    "authentication_failed": ErrorCode.INVALID_KEY,
+    "rate_limit": ErrorCode.RATE_LIMITED,
+    "overloaded": ErrorCode.OVERLOADED,
+    "invalid_request": ErrorCode.INVALID_REQUEST,
+}
+"""Where there is no status. The kinds that say more than a status are in `ERROR_KINDS`."""
+
+_PREFIX = re.compile(r"^API Error:\s*(?:\d{3}\s+)?", re.I)
+"""What the CLI puts before the words of the service."""
+
+_LOST = re.compile(r"connect|socket|network|timed? ?out|econn|fetch failed", re.I)
 
 
 @dataclass(frozen=True)
@@ -91,7 +107,7 @@ def ending(told: CliEnd, interrupt: InterruptReason | None = None) -> TurnEnded:
     if told.loop_end == "max_turns":
         return _done(EndReason.LENGTH)
     if interrupt is not None:
-        return interrupted(interrupt)
+        return interrupted_end(interrupt)
     if told.was_refused:
         return _done(EndReason.REFUSED)
     if told.stop_reason in PAUSES:
@@ -103,9 +119,17 @@ def ending(told: CliEnd, interrupt: InterruptReason | None = None) -> TurnEnded:
         if end is not None:
             return _failed(end, told.prose)
     if not told.is_api_error:
-        return failed(ErrorCode.AGENT_FAILED, _FAILED_MIDWAY)
+        return declared_end(ErrorCode.AGENT_FAILED)
     error = error_of(status=told.status, kind=told.kind, prose=told.prose)
     return TurnEnded(state=TurnState.FAILED, error=error)
+
+
+def error_of(*, status: int | None, kind: str | None, prose: str) -> TurnError:
+    """An API error of the CLI as ours.
+
+    `status` and `kind` are what the SDK says of it, `prose` its text for people.
+    """
+    return upstream_error(_code_of(status, kind, prose), _PREFIX.sub("", prose))
 
 
 def _finish(told: CliEnd) -> EndReason:
@@ -121,5 +145,13 @@ def _done(finish: EndReason) -> TurnEnded:
 
 def _failed(code: ErrorCode, prose: str) -> TurnEnded:
     if code is ErrorCode.AGENT_FAILED:
-        return failed(code, _FAILED_MIDWAY)
+        return declared_end(code)
     return TurnEnded(state=TurnState.FAILED, error=upstream_error(code, prose))
+
+
+def _code_of(status: int | None, kind: str | None, prose: str) -> ErrorCode:
+    if status is not None:
+        return code_of(status, prose)
+    if _LOST.search(prose):
+        return ErrorCode.UPSTREAM_UNREACHABLE
+    return _BY_KIND.get(kind or "", ErrorCode.UPSTREAM_ERROR)

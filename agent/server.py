@@ -13,12 +13,12 @@ import logging
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
-from agent.failures import interrupted
 from agent.transcripts import Transcripts
 from agent.turn import RunningTurn, Session
 from infra.wire.base import PROTOCOL_VERSION
+from infra.wire.endings import declared_end, interrupted_end
 from infra.wire.errors import ErrorCode, MalformedMessage, UnknownMessage
-from infra.wire.events import TurnEnded, TurnError
+from infra.wire.events import TurnEnded
 from infra.wire.frames import Frame
 from infra.wire.ids import Fence, TurnId
 from infra.wire.link import (
@@ -39,7 +39,6 @@ from infra.wire.link import (
     Welcome,
     decode_command,
 )
-from infra.wire.states import TurnState
 
 log = logging.getLogger(__name__)
 
@@ -254,7 +253,7 @@ class LinkServer:
         """
         turn.interrupt(reason)
         if self._session is None:
-            self._end(turn, interrupted(reason))
+            self._end(turn, interrupted_end(reason))
 
     def _turn_named(self, id: TurnId) -> RunningTurn | None:
         turn = self._open_turn()
@@ -279,8 +278,7 @@ async def _run_guarded(session: Session, turn: RunningTurn) -> TurnEnded:
         return await session.run(turn)
     except Exception:  # a fault of ours must cost the turn, not the conversation
         log.exception("turn %s broke", turn.start.turn)
-        error = TurnError(code=ErrorCode.AGENT_FAILED, message="The agent failed unexpectedly.")
-        return TurnEnded(state=TurnState.FAILED, error=error)
+        return declared_end(ErrorCode.AGENT_FAILED)
 
 
 def _refuse(

@@ -17,7 +17,6 @@ from pathlib import Path
 from claude_agent_sdk import Message, SystemMessage
 
 from agent.cli import Cli, CliFailed, CliNotStarted, first_of
-from agent.failures import failed, interrupted
 from agent.forwarder import Forwarder
 from agent.history import content_of
 from agent.memory import Mark, Memory
@@ -27,6 +26,7 @@ from agent.session_store import LinkedSessionStore
 from agent.transcripts import Transcripts
 from agent.translate import Translator
 from agent.turn import RunningTurn
+from infra.wire.endings import declared_end, interrupted_end
 from infra.wire.errors import ErrorCode
 from infra.wire.events import Notice, TextDelta, ToolCall, TurnEnded
 from infra.wire.link import AgentSettings, InterruptReason, StartTurn
@@ -277,7 +277,7 @@ class ClaudeSession:
 
 def _stopped(turn: RunningTurn) -> TurnEnded | None:
     """The end of a turn that somebody has stopped meanwhile."""
-    return None if turn.interrupted is None else interrupted(turn.interrupted)
+    return None if turn.interrupted is None else interrupted_end(turn.interrupted)
 
 
 def _end_of(
@@ -285,13 +285,13 @@ def _end_of(
 ) -> TurnEnded:
     """How a turn ends whose CLI failed. `has_begun`: something has been heard of it."""
     if reason is not None:
-        return interrupted(reason)
+        return interrupted_end(reason)
     if is_out_of_memory:
-        return failed(ErrorCode.OUT_OF_MEMORY)
+        return declared_end(ErrorCode.OUT_OF_MEMORY)
     if has_begun:
-        return failed(ErrorCode.AGENT_FAILED)
+        return declared_end(ErrorCode.AGENT_FAILED)
     # Nothing has run: the same words as where it did not come up, so that it may be asked again.
-    return failed(ErrorCode.CONTAINER_FAILED)
+    return declared_end(ErrorCode.CONTAINER_FAILED)
 
 
 class _Hearing:

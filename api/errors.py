@@ -3,7 +3,7 @@
 Nothing else chooses a status. Clients decide by these words whether to try again, so they are
 picked for what real clients do (LangChain retries 422 for 100 s, so bad bodies are 400; nobody
 retries 413; `insufficient_quota` stops LangChain at once). Answers never hold internals: an error
-that was not written for the user is shown in the table's words.
+that was not written for the user is shown in its code's words (`infra.wire.words`).
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from typing import Any
 from starlette.responses import Response
 
 from infra.wire.errors import AgClusterError, ErrorCode, RequestRefused, TurnFailed
+from infra.wire.words import SENTENCES
 
 RETRY_AFTER_MAX_S = 60.0
 """openai-python gives up on longer waits, and so do people."""
@@ -28,7 +29,6 @@ class Shown:
 
     status: int
     type: str
-    message: str
     retry_after_s: float | None = None
     should_retry: bool | None = None
 
@@ -39,62 +39,52 @@ _LIMIT = "rate_limit_error"
 _API = "api_error"
 
 TABLE: Mapping[ErrorCode, Shown] = {
-    ErrorCode.INVALID_REQUEST: Shown(400, _INVALID, "The request is not valid."),
-    ErrorCode.BODY_TOO_LARGE: Shown(413, _INVALID, "The request body is too large."),
-    ErrorCode.HEADERS_TOO_LARGE: Shown(431, _INVALID, "The request headers are too large."),
-    ErrorCode.REQUEST_TIMEOUT: Shown(408, _INVALID, "The request body arrived too slowly."),
-    ErrorCode.MISSING_KEY: Shown(401, _AUTH, "No API key was sent."),
-    ErrorCode.INVALID_KEY: Shown(401, _AUTH, "The API key is not valid.", None, False),
-    ErrorCode.PERMISSION_DENIED: Shown(403, "permission_error", "The API key may not do this."),
-    ErrorCode.MODEL_NOT_FOUND: Shown(404, _INVALID, "The model does not exist."),
-    ErrorCode.CONTEXT_TOO_LONG: Shown(400, _INVALID, "The conversation is too long for the model."),
-    ErrorCode.RATE_LIMITED: Shown(429, _LIMIT, "Too many requests.", 5),
-    ErrorCode.INSUFFICIENT_QUOTA: Shown(
-        429, "insufficient_quota", "The API key has no quota left.", None, False
-    ),
+    ErrorCode.INVALID_REQUEST: Shown(400, _INVALID),
+    ErrorCode.BODY_TOO_LARGE: Shown(413, _INVALID),
+    ErrorCode.HEADERS_TOO_LARGE: Shown(431, _INVALID),
+    ErrorCode.REQUEST_TIMEOUT: Shown(408, _INVALID),
+    ErrorCode.MISSING_KEY: Shown(401, _AUTH),
+    ErrorCode.INVALID_KEY: Shown(401, _AUTH, should_retry=False),
+    ErrorCode.PERMISSION_DENIED: Shown(403, "permission_error"),
+    ErrorCode.MODEL_NOT_FOUND: Shown(404, _INVALID),
+    ErrorCode.CONTEXT_TOO_LONG: Shown(400, _INVALID),
+    ErrorCode.RATE_LIMITED: Shown(429, _LIMIT, retry_after_s=5),
+    ErrorCode.INSUFFICIENT_QUOTA: Shown(429, "insufficient_quota", should_retry=False),
     # 402, as LangChain would repeat a 429 of any other code for minutes.
-    ErrorCode.BUDGET_EXCEEDED: Shown(
-        402, "insufficient_quota", "The token budget is used up.", None, False
-    ),
-    ErrorCode.OVERLOADED: Shown(503, _API, "The model is overloaded.", 5),
-    ErrorCode.UPSTREAM_ERROR: Shown(502, _API, "The model's API failed."),
-    ErrorCode.UPSTREAM_UNREACHABLE: Shown(502, _API, "The model's API could not be reached."),
-    ErrorCode.TURN_NOT_FOUND: Shown(404, _INVALID, "There is no such completion."),
-    ErrorCode.TURN_RUNNING: Shown(409, _INVALID, "The completion is not finished yet.", 2),
-    ErrorCode.CONVERSATION_NOT_FOUND: Shown(404, _INVALID, "There is no such conversation."),
-    ErrorCode.CONVERSATION_BUSY: Shown(
-        409, _INVALID, "A turn of this conversation has not ended. Cancel it first.", None, False
-    ),
-    ErrorCode.QUEUE_FULL: Shown(429, _LIMIT, "Too many requests wait in this conversation.", 5),
-    ErrorCode.TENANT_LIMIT: Shown(429, _LIMIT, "Too much of yours is under way at once.", 5),
-    ErrorCode.CLUSTER_FULL: Shown(503, _API, "Too many requests wait for a place.", 10),
-    ErrorCode.REPLICA_FULL: Shown(503, _API, "This server has as many requests as it takes.", 1),
-    ErrorCode.QUEUE_TIMEOUT: Shown(503, _API, "No capacity came free in time.", 10),
-    ErrorCode.TURN_TIMED_OUT: Shown(504, _API, "The agent ran into its deadline.", None, False),
-    ErrorCode.TURN_CANCELLED: Shown(409, _INVALID, "The completion was cancelled.", None, False),
-    ErrorCode.CONTAINER_FAILED: Shown(500, _API, "The agent could not be started."),
-    ErrorCode.CONTAINER_LOST: Shown(500, _API, "The agent was lost during the turn."),
-    ErrorCode.OUT_OF_MEMORY: Shown(500, _API, "The agent ran out of memory.", None, False),
-    ErrorCode.AGENT_FAILED: Shown(500, _API, "The agent failed."),
-    ErrorCode.WORKSPACE_FULL: Shown(
-        413, _INVALID, "The files of this conversation take more room than they may.", None, False
-    ),
-    ErrorCode.LOG_LOST: Shown(500, _API, "The record of this completion was lost.", None, False),
+    ErrorCode.BUDGET_EXCEEDED: Shown(402, "insufficient_quota", should_retry=False),
+    ErrorCode.OVERLOADED: Shown(503, _API, retry_after_s=5),
+    ErrorCode.UPSTREAM_ERROR: Shown(502, _API),
+    ErrorCode.UPSTREAM_UNREACHABLE: Shown(502, _API),
+    ErrorCode.TURN_NOT_FOUND: Shown(404, _INVALID),
+    ErrorCode.TURN_RUNNING: Shown(409, _INVALID, retry_after_s=2),
+    ErrorCode.CONVERSATION_NOT_FOUND: Shown(404, _INVALID),
+    ErrorCode.CONVERSATION_BUSY: Shown(409, _INVALID, should_retry=False),
+    ErrorCode.QUEUE_FULL: Shown(429, _LIMIT, retry_after_s=5),
+    ErrorCode.TENANT_LIMIT: Shown(429, _LIMIT, retry_after_s=5),
+    ErrorCode.CLUSTER_FULL: Shown(503, _API, retry_after_s=10),
+    ErrorCode.REPLICA_FULL: Shown(503, _API, retry_after_s=1),
+    ErrorCode.QUEUE_TIMEOUT: Shown(503, _API, retry_after_s=10),
+    ErrorCode.TURN_TIMED_OUT: Shown(504, _API, should_retry=False),
+    ErrorCode.TURN_CANCELLED: Shown(409, _INVALID, should_retry=False),
+    ErrorCode.CONTAINER_FAILED: Shown(500, _API),
+    ErrorCode.CONTAINER_LOST: Shown(500, _API),
+    ErrorCode.OUT_OF_MEMORY: Shown(500, _API, should_retry=False),
+    ErrorCode.AGENT_FAILED: Shown(500, _API),
+    ErrorCode.WORKSPACE_FULL: Shown(413, _INVALID, should_retry=False),
+    ErrorCode.LOG_LOST: Shown(500, _API, should_retry=False),
     # 409 is what no client repeats that heeds x-should-retry or is LangChain.
-    ErrorCode.LOG_TRIMMED: Shown(
-        409, _INVALID, "The beginning of this completion is not kept any more.", None, False
-    ),
-    ErrorCode.STORE_UNAVAILABLE: Shown(503, _API, "The service is briefly unavailable.", 2),
-    ErrorCode.SHUTTING_DOWN: Shown(503, _API, "This server is shutting down.", 1),
-    ErrorCode.INTERNAL: Shown(500, _API, "The server failed to answer. It has been logged."),
+    ErrorCode.LOG_TRIMMED: Shown(409, _INVALID, should_retry=False),
+    ErrorCode.STORE_UNAVAILABLE: Shown(503, _API, retry_after_s=2),
+    ErrorCode.SHUTTING_DOWN: Shown(503, _API, retry_after_s=1),
+    ErrorCode.INTERNAL: Shown(500, _API),
 }
 
 
 def message_of(error: AgClusterError) -> str:
-    """What the user is told: our own words to them, else the table's."""
+    """What the user is told: what was written for them, else the code's sentence."""
     if isinstance(error, RequestRefused | TurnFailed):
-        return error.message or TABLE[error.code].message
-    return TABLE[error.code].message
+        return error.message or SENTENCES[error.code]
+    return SENTENCES[error.code]
 
 
 def error_body(error: AgClusterError) -> dict[str, Any]:

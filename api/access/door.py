@@ -26,6 +26,7 @@ from infra.runtime.logs import fields
 from infra.runtime.settings import LimitSettings
 from infra.store.rates import Rate, Rates
 from infra.wire.errors import ErrorCode, RequestRefused, StoreUnavailable
+from infra.wire.words import Case, refused
 
 log = logging.getLogger(__name__)
 
@@ -115,7 +116,9 @@ class Door:
             "x-ratelimit-reset-requests": f"{rate.reset_s:.1f}s",
         }
         if rate.is_exceeded:
-            raise _too_many(f"This key may make {rate.limit} requests a minute.", rate)
+            raise refused(
+                Case.KEY_TOO_OFTEN, retry_after_s=math.ceil(rate.reset_s), limit=rate.limit
+            )
 
     async def _count_bad_key(self, request: Request) -> None:
         """Raises `RequestRefused` when there were too many already."""
@@ -168,10 +171,4 @@ def network_of(host: str) -> str:
 
 def _too_many_bad_keys(who: str, rate: Rate) -> RequestRefused:
     log.warning("an address tries too many bad keys", extra=fields(address=who))
-    return _too_many("Too many bad API keys came from this address.", rate)
-
-
-def _too_many(message: str, rate: Rate) -> RequestRefused:
-    return RequestRefused(
-        message, code=ErrorCode.RATE_LIMITED, retry_after_s=math.ceil(rate.reset_s)
-    )
+    return refused(Case.BAD_KEYS, retry_after_s=math.ceil(rate.reset_s))

@@ -74,9 +74,7 @@ class KeyCheck:
         `before_asking` is called, and may refuse, when nobody knows the key yet.
         """
         if self._enabled and await self._verdict(caller, before_asking) is False:
-            raise RequestRefused(
-                "The API key was refused by the model's API.", code=ErrorCode.INVALID_KEY
-            )
+            raise RequestRefused("", code=ErrorCode.INVALID_KEY)
 
     async def _verdict(self, caller: Caller, before_asking: BeforeAsking) -> bool | None:
         if (known := self._recall(caller.tenant)) is not None:

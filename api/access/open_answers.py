@@ -6,8 +6,8 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from infra.wire.errors import ErrorCode, RequestRefused
 from infra.wire.ids import TenantId
+from infra.wire.words import Case, refused
 
 
 class OpenAnswers:
@@ -21,9 +21,7 @@ class OpenAnswers:
     def counted(self, tenant: TenantId) -> Iterator[None]:
         """One more, until the block ends. Raises `RequestRefused` for one too many."""
         if self._max and self._open[tenant] >= self._max:
-            raise RequestRefused(
-                f"{self._max} answers to this key are open already.", code=ErrorCode.TENANT_LIMIT
-            )
+            raise refused(Case.KEY_STREAMS, answers=self._max)
         self._open[tenant] += 1
         try:
             yield

@@ -15,6 +15,7 @@ from infra.runtime.identity import tenant_id
 from infra.runtime.logs import redact
 from infra.wire.errors import ErrorCode, RequestRefused
 from infra.wire.ids import TenantId
+from infra.wire.words import Case, refused
 
 _SHAPE = re.compile(r"[\x21-\x7e]{8,512}")
 
@@ -38,13 +39,9 @@ def authenticate(headers: Mapping[str, str], *, secret: bytes) -> Caller:
     """
     key = _bearer(headers.get("authorization", "")) or headers.get("x-api-key", "").strip()
     if not key:
-        raise RequestRefused(
-            "No API key was sent. Send your Anthropic key as `Authorization: Bearer <key>` or "
-            "`x-api-key: <key>`.",
-            code=ErrorCode.MISSING_KEY,
-        )
+        raise RequestRefused("", code=ErrorCode.MISSING_KEY)
     if not _SHAPE.fullmatch(key):
-        raise RequestRefused("The API key is malformed.", code=ErrorCode.INVALID_KEY)
+        raise refused(Case.KEY_MALFORMED)
     return Caller(tenant_id(secret, key), key)
 
 

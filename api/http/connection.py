@@ -25,6 +25,7 @@ from uvicorn.protocols.http.httptools_impl import (
 
 from api.errors import error_response
 from infra.wire.errors import ErrorCode, RequestRefused
+from infra.wire.words import Case, refused
 
 HEAD_MAX_BYTES = 64 * 1024
 """Bytes that may come without making a whole head, or a piece of a body."""
@@ -124,7 +125,7 @@ class BoundedConnection(HttpToolsProtocol):
         super().on_message_complete()
 
     def send_400_response(self, msg: str) -> None:
-        self._refuse(RequestRefused("The request is not valid HTTP."))
+        self._refuse(refused(Case.NOT_HTTP))
 
     @property
     def _is_idle(self) -> bool:
@@ -133,11 +134,7 @@ class BoundedConnection(HttpToolsProtocol):
 
     def _head_is_late(self) -> None:
         if self._is_in_head:
-            self._refuse(
-                RequestRefused(
-                    "The request headers arrived too slowly.", code=ErrorCode.REQUEST_TIMEOUT
-                )
-            )
+            self._refuse(RequestRefused("", code=ErrorCode.REQUEST_TIMEOUT))
         else:
             self.transport.close()  # It said nothing, or never finished what was answered.
 

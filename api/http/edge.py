@@ -182,9 +182,7 @@ class BoundedBody:
             async with asyncio.timeout(self._began + allowed_s - time.monotonic()):
                 message = await self._receive()
         except TimeoutError:
-            raise RequestRefused(
-                "The request body arrived too slowly.", code=ErrorCode.REQUEST_TIMEOUT
-            ) from None
+            raise RequestRefused("", code=ErrorCode.REQUEST_TIMEOUT) from None
         if message["type"] == "http.request":
             size = len(message.get("body", b""))
             self._received += size

@@ -83,10 +83,7 @@ def completion_routes(deps: ApiDeps) -> APIRouter:
 
 async def _whole(deps: ApiDeps, record: TurnRecord) -> WholeAnswer:
     if not record.state.is_terminal:
-        raise RequestRefused(
-            f"The completion is {record.state.value}. Ask again, or read it with stream=true.",
-            code=ErrorCode.TURN_RUNNING,
-        )
+        raise RequestRefused("", code=ErrorCode.TURN_RUNNING)
     return WholeAnswer(
         await deps.lookup.follow(record),
         model=record.model,

@@ -77,7 +77,7 @@ class LogReader(Protocol):
 class WaitingTurns(Protocol):
     """What is asked about turns that nobody has started (`infra.store.turns.TurnStore`)."""
 
-    async def expire(self, turn: TurnId, *, reason: str) -> bool: ...
+    async def expire(self, turn: TurnId) -> bool: ...
 
     async def position(self, turn: TurnId) -> int | None: ...
 
@@ -315,7 +315,7 @@ class Relay:
         if now - self._started <= self._queue_timeout_s:
             return
         try:
-            await self._turns.expire(self.turn, reason="no worker took the turn in time")
+            await self._turns.expire(self.turn)
         except StoreUnavailable:
             return
         self._watch.due = now

@@ -12,8 +12,9 @@ from infra.runtime.settings import AgentDefaults, LimitSettings
 from infra.store.live import LiveSubscriber
 from infra.store.turn_log import TurnLog
 from infra.store.turns import TurnRecord, TurnStore
-from infra.wire.errors import ErrorCode, RequestRefused, TurnFailed
+from infra.wire.errors import TurnFailed
 from infra.wire.ids import ReplicaId, TurnId
+from infra.wire.words import Case, refused
 
 
 class Relays:
@@ -56,12 +57,7 @@ class Relays:
             return
         oldest = await self._turn_log.oldest(record.turn)
         if oldest is not None and oldest > after + 1:
-            raise RequestRefused(
-                f"The first {oldest - 1} events of this answer are not kept any more. What "
-                f"follows can be read with stream=true&starting_after={oldest - 1}.",
-                code=ErrorCode.LOG_TRIMMED,
-                param="starting_after",
-            )
+            raise refused(Case.EVENTS_TRIMMED, param="starting_after", events=oldest - 1)
 
     @contextmanager
     def relay(
@@ -91,8 +87,5 @@ class Relays:
 
 
 def _shutting_down(turn: TurnId) -> TurnFailed:
-    return TurnFailed(
-        f"This server is shutting down. The turn {turn} may go on: ask for it by its id, or "
-        "send the request again.",
-        code=ErrorCode.SHUTTING_DOWN,
-    )
+    case = Case.READER_CUT
+    return TurnFailed(case.sentence.format(turn=turn), code=case.code)

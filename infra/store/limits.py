@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
-from infra.wire.errors import DAY_IS_SPENT, ErrorCode, RequestRefused
+from infra.wire.errors import RequestRefused
+from infra.wire.words import Case, refused
 
 RETRY_AFTER_LEAST_S = 5.0
 RETRY_AFTER_MOST_S = 30.0
@@ -37,14 +39,12 @@ def refusal(bound: str, *, turns: int, oldest_ms: int) -> RequestRefused:
     Of a budget, `oldest_ms` is what is left of the day; of bytes, `turns` is how many.
     """
     if bound == "budget":
-        return RequestRefused(
-            DAY_IS_SPENT, code=ErrorCode.BUDGET_EXCEEDED, retry_after_s=oldest_ms / 1000
-        )
-    code, message = _WORDS[bound]
-    return RequestRefused(
-        message.format(turns=turns, mb=turns // 1_000_000),
-        code=code,
+        return refused(Case.DAY_SPENT, retry_after_s=oldest_ms / 1000)
+    return refused(
+        _CASES[bound],
         retry_after_s=retry_after_s(oldest_ms),
+        turns=turns,
+        mb=turns // 1_000_000,
     )
 
 
@@ -57,27 +57,10 @@ def retry_after_s(oldest_ms: int) -> float:
     return min(max(oldest_ms / 1000 * _SHARE_TO_EMPTY, RETRY_AFTER_LEAST_S), RETRY_AFTER_MOST_S)
 
 
-_WORDS = {
-    "conversation": (
-        ErrorCode.QUEUE_FULL,
-        "{turns} turns of this conversation are waiting already",
-    ),
-    "cluster": (
-        ErrorCode.CLUSTER_FULL,
-        "The service is at capacity: {turns} requests are waiting already. Please try again later.",
-    ),
-    "tenant": (
-        ErrorCode.TENANT_LIMIT,
-        "{turns} requests of this API key are open already. Please wait for one to end.",
-    ),
-    "tenant_queue": (
-        ErrorCode.TENANT_LIMIT,
-        "{turns} requests of this API key are waiting already. Please wait for one to start.",
-    ),
-    "tenant_bytes": (
-        ErrorCode.TENANT_LIMIT,
-        "The conversations and requests of this API key take {mb} MB already, and this one is too "
-        "much. Please delete conversations, or try again when answers and old conversations are "
-        "forgotten.",
-    ),
+_CASES: Mapping[str, Case] = {
+    "conversation": Case.CONVERSATION_WAITS,
+    "cluster": Case.CLUSTER_WAITS,
+    "tenant": Case.KEY_OPEN,
+    "tenant_queue": Case.KEY_WAITS,
+    "tenant_bytes": Case.KEY_HOLDS,
 }

@@ -35,6 +35,7 @@ from infra.store.turn_records import (
 )
 from infra.store.usage import report
 from infra.wire.control import CancelTurn, TurnWaits
+from infra.wire.endings import declared_end
 from infra.wire.errors import (
     ErrorCode,
     IllegalTransition,
@@ -43,12 +44,13 @@ from infra.wire.errors import (
     TurnNotFound,
     UnknownMessage,
 )
-from infra.wire.events import TurnEnded, TurnError, encode_event
+from infra.wire.events import TurnEnded, encode_event
 from infra.wire.gateway import TurnMeter
 from infra.wire.history import Accepted
 from infra.wire.ids import ConversationKey, HostId, TenantId, TurnId, WorkerId
 from infra.wire.states import TurnState
 from infra.wire.turns import TurnRequest, decode_turn_request
+from infra.wire.words import Case
 
 log = logging.getLogger(__name__)
 
@@ -369,13 +371,13 @@ class TurnStore:
         """
         await self._scripts.run("mark_delivered", [self._keys.turn(turn)], [])
 
-    async def expire(self, turn: TurnId, *, reason: str) -> bool:
-        """queued -> expired with an end event (code queue_timeout) that says `reason`.
+    async def expire(self, turn: TurnId) -> bool:
+        """queued -> expired with an end event (code queue_timeout).
 
         False when it is not queued any more.
         """
-        error = TurnError(
-            code=ErrorCode.QUEUE_TIMEOUT, message=reason, retry_after_s=_RETRY_AFTER_S
+        end = declared_end(
+            ErrorCode.QUEUE_TIMEOUT, state=TurnState.EXPIRED, retry_after_s=_RETRY_AFTER_S
         )
         answer = await self._scripts.run(
             "expire",
@@ -383,7 +385,7 @@ class TurnStore:
             [
                 turn,
                 ErrorCode.QUEUE_TIMEOUT.value,
-                encode_event(TurnEnded(state=TurnState.EXPIRED, error=error)),
+                encode_event(end),
                 EVENTS_MAX,
                 _ms(self._ended_ttl_s),
             ],
@@ -472,25 +474,8 @@ class TurnStore:
 
 CANCELLED = encode_event(TurnEnded(state=TurnState.CANCELLED))
 """How a turn ends that was told to before it had an agent."""
-_ADRIFT = encode_event(
-    TurnEnded(
-        state=TurnState.FAILED,
-        error=TurnError(
-            code=ErrorCode.LOG_LOST,
-            message="What was known of this conversation was lost with Redis' data, so the turn "
-            "was ended. Please send the message again.",
-        ),
-    )
-)
-_OUT_OF_ATTEMPTS = encode_event(
-    TurnEnded(
-        state=TurnState.FAILED,
-        error=TurnError(
-            code=ErrorCode.CONTAINER_FAILED,
-            message=f"The agent could not be started in {ATTEMPTS_MAX} attempts.",
-        ),
-    )
-)
+_ADRIFT = encode_event(declared_end(Case.CONVERSATION_LOST))
+_OUT_OF_ATTEMPTS = encode_event(declared_end(Case.STARTS_SPENT))
 
 
 def _place(turn: TurnId) -> str:

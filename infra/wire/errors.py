@@ -82,7 +82,8 @@ class AgClusterError(Exception):
 
 
 class RequestRefused(AgClusterError):
-    """A request that cannot be served as it stands; the message says what to change.
+    """A request that cannot be served as it stands; the message says what to change. Where it is
+    empty, the code's own sentence is told (`infra.wire.words`).
 
     `param` names the offending field in OpenAI's notation (`messages[2].content`),
     `retry_after_s` is set when waiting helps.
@@ -104,7 +105,7 @@ class RequestRefused(AgClusterError):
 
 
 class TurnFailed(AgClusterError):
-    """A turn that ended without its answer."""
+    """A turn that ended without its answer. An empty message: the code's own sentence is told."""
 
     def __init__(
         self, message: str, *, code: ErrorCode, retry_after_s: float | None = None
@@ -256,9 +257,6 @@ class UnknownMessage(AgClusterError):
 class MalformedMessage(AgClusterError):
     """Bytes that are not a message of this link."""
 
-
-DAY_IS_SPENT = "Today's token budget of this API key is used up. A new day begins at 0:00 UTC."
-"""Said by the first to notice: the API before a turn, a worker in its middle."""
 
 _RETRYABLE: frozenset[ErrorCode] = frozenset(
     {

@@ -14,6 +14,7 @@ from typing import Any
 from infra.wire.errors import ErrorCode
 from infra.wire.events import EndReason, TurnError, Usage
 from infra.wire.turns import ContentBlock, DocumentBlock, TextBlock
+from infra.wire.words import SENTENCES, Case
 
 OPENING = "[The conversation begins with the assistant's words.]"
 """Goes before a history that starts with the assistant: the Messages API begins with the user."""
@@ -45,18 +46,6 @@ _BY_STATUS: Mapping[int, ErrorCode] = {
     503: ErrorCode.OVERLOADED,
     504: ErrorCode.UPSTREAM_UNREACHABLE,
     529: ErrorCode.OVERLOADED,
-}
-_WORDS: Mapping[ErrorCode, str] = {
-    ErrorCode.INVALID_KEY: "The model's service refused the API key.",
-    ErrorCode.INSUFFICIENT_QUOTA: "The account behind the API key has no credit left.",
-    ErrorCode.PERMISSION_DENIED: "The API key may not use what this turn asked for.",
-    ErrorCode.MODEL_NOT_FOUND: "The model does not exist, or the API key has no access to it.",
-    ErrorCode.CONTEXT_TOO_LONG: "The conversation is too long for the model.",
-    ErrorCode.RATE_LIMITED: "The API key's rate limit is reached. Try again later.",
-    ErrorCode.OVERLOADED: "The model's service is overloaded. Try again later.",
-    ErrorCode.UPSTREAM_UNREACHABLE: "The model's service could not be reached.",
-    ErrorCode.UPSTREAM_ERROR: "The model's service failed.",
-    ErrorCode.INVALID_REQUEST: "The model's service refused the request.",
 }
 STOP_REASONS: Mapping[str, EndReason] = {
     "end_turn": EndReason.DONE,
@@ -93,10 +82,10 @@ def code_of(status: int, prose: str = "") -> ErrorCode:
 def upstream_error(
     code: ErrorCode, prose: str = "", *, retry_after_s: float | None = None
 ) -> TurnError:
-    """That error in words for the user. `code` must be one that an upstream can cause."""
-    message = _WORDS[code]
-    if code is ErrorCode.INVALID_REQUEST and (detail := _without_places(prose)):
-        message = f"{message} {detail}"
+    """That error in words for the user."""
+    message = SENTENCES[code]
+    if code is ErrorCode.INVALID_REQUEST:
+        message = f"{Case.UPSTREAM_REFUSED.sentence} {_without_places(prose)}".rstrip()
     return TurnError(code=code, message=message, retry_after_s=retry_after_s)
 
 

@@ -21,6 +21,7 @@ from dataclasses import replace
 from infra.runtime.logs import fields
 from infra.store.conversations import ConversationRecord
 from infra.store.turns import Claimed
+from infra.wire.endings import declared_end
 from infra.wire.errors import (
     AgentUnreachable,
     ContainerFailed,
@@ -50,7 +51,7 @@ from worker.life import Life
 from worker.ownership import HeldLease
 from worker.parts import WorkerParts
 from worker.turns.agent_link import AgentLink
-from worker.turns.endings import declared_end, exit_end
+from worker.turns.endings import exit_end
 from worker.turns.phases import RunPhase
 from worker.turns.run import TurnRun
 from worker.turns.steps import Ending

@@ -12,6 +12,7 @@ import logging
 
 from infra.runtime.logs import fields
 from infra.store.turns import ADOPTIONS_MAX, Claimed
+from infra.wire.endings import declared_end
 from infra.wire.errors import (
     AgentUnreachable,
     ContainerFailed,
@@ -22,6 +23,7 @@ from infra.wire.errors import (
 )
 from infra.wire.gateway import GatewayFault
 from infra.wire.states import ConversationState, TurnState
+from infra.wire.words import Case
 from worker.conversations.kept_link import KeptLink
 from worker.conversations.recorded_state import RecordedState
 from worker.conversations.session import Session
@@ -29,7 +31,6 @@ from worker.gateway_client.client import CommandRefused
 from worker.ownership import HeldLease
 from worker.parts import WorkerParts
 from worker.turns.course import Course, course_before_container, course_with_agent
-from worker.turns.endings import NO_GATEWAY, UNREADABLE_KEY, declared_end
 from worker.turns.memory import Standing, needs_transcript, stand
 from worker.turns.run import TurnRun
 from worker.waiting import until_store_answers
@@ -74,10 +75,11 @@ class Delivery:
         except CommandRefused as error:
             log.error("gateway refused: %s", error, extra=fields(turn=run.turn, fault=error.fault))
             is_key = error.fault is GatewayFault.KEY_NOT_OPENED
-            run.declare(UNREADABLE_KEY if is_key else declared_end(ErrorCode.CONTAINER_FAILED))
+            why = Case.KEY_UNREADABLE if is_key else ErrorCode.CONTAINER_FAILED
+            run.declare(declared_end(why))
         except GatewayUnavailable as error:
             log.error("no gateway: %s", error, extra=fields(turn=run.turn))
-            run.declare(NO_GATEWAY)
+            run.declare(declared_end(Case.GATEWAY_SILENT))
         except LeaseLost:
             raise
         except Exception:

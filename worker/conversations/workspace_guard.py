@@ -10,6 +10,7 @@ import logging
 from collections.abc import Callable
 
 from infra.runtime.logs import fields
+from infra.wire.endings import declared_end
 from infra.wire.errors import ContainerFailed, ErrorCode
 from infra.wire.ids import ConversationKey
 from worker.conversations.session import Session
@@ -20,7 +21,6 @@ from worker.hosts.folders.workspace import (
     WorkspaceWatch,
 )
 from worker.parts import WorkerParts
-from worker.turns.endings import declared_end
 from worker.turns.run import TurnRun
 
 log = logging.getLogger(__name__)

@@ -36,7 +36,6 @@ DUE_AT_ONCE = 50
 """Idle conversations that one look of a sweep brings."""
 DUE_AT_MOST = 200
 """More the script does not look at."""
-_QUEUE_TIMEOUT = "No worker could take this turn in time. Please try again."
 
 
 WORKERS_UNSTRETCHED, STRETCH_MAX = 200, 5.0
@@ -156,7 +155,7 @@ class Reaper:
         log.debug("unclaimed turn", extra=fields(turn=ref.turn, verdict=verdict))
         match verdict:
             case Sweep.EXPIRE:
-                if await parts.turns.expire(ref.turn, reason=_QUEUE_TIMEOUT):
+                if await parts.turns.expire(ref.turn):
                     log.info("turn expired in the queue", extra=fields(turn=ref.turn))
             case Sweep.PLACE if is_side:
                 await self._side.claim(ref.turn)

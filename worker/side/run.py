@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator
 
 from infra.runtime.logs import fields
 from infra.store.turns import Claimed, TurnRecord
+from infra.wire.endings import declared_end, interrupted_end
 from infra.wire.errors import (
     ContentNotOpened,
     ErrorCode,
@@ -16,17 +17,17 @@ from infra.wire.errors import (
     LeaseLost,
     MalformedMessage,
 )
-from infra.wire.events import TurnEnded, TurnError, Usage, encode_event
+from infra.wire.events import TurnEnded, Usage, encode_event
 from infra.wire.gateway import GatewayFault, SideCall
 from infra.wire.ids import TurnId
 from infra.wire.link import InterruptReason
 from infra.wire.states import ConversationState, TurnState
 from infra.wire.upstream import upstream_error
+from infra.wire.words import Case
 from worker.gateway_client.client import CommandRefused
 from worker.ownership import HeldLease
 from worker.parts import WorkerParts
 from worker.side.messages_api import AnswerStream, refusal, request_body
-from worker.turns.endings import NO_GATEWAY, UNREADABLE_KEY, declared_end, interrupted_end
 from worker.turns.interruption import Interruption
 from worker.turns.output import TurnOutput
 from worker.turns.spending import Spending
@@ -43,13 +44,7 @@ _BODY_END_S = 0.2
 """A body that does not end behind its last event is not waited for any longer."""
 
 
-_LOST = TurnEnded(
-    state=TurnState.INTERRUPTED,
-    error=TurnError(
-        code=ErrorCode.SHUTTING_DOWN,
-        message="The server that answered was lost. Please send the request again.",
-    ),
-)
+_LOST = declared_end(Case.ANSWERER_LOST, state=TurnState.INTERRUPTED)
 
 
 class SideRun:
@@ -147,7 +142,7 @@ class SideRun:
             except CommandRefused as error:
                 log.error("gateway refused: %s", error, extra=fields(turn=call.turn))
                 is_key = error.fault is GatewayFault.KEY_NOT_OPENED
-                return UNREADABLE_KEY if is_key else NO_GATEWAY
+                return declared_end(Case.KEY_UNREADABLE if is_key else Case.GATEWAY_SILENT)
             except GatewayUnavailable as error:
                 log.warning("no answer: %s", error, extra=fields(turn=call.turn))
                 if output.n:
@@ -155,7 +150,7 @@ class SideRun:
                     usage = self._answer.usage
                     return TurnEnded(state=TurnState.FAILED, usage=usage, error=broken)
                 if self._parts.clock.monotonic() + pause_s > give_up_s:
-                    return NO_GATEWAY
+                    return declared_end(Case.GATEWAY_SILENT)
             except Exception:
                 log.exception("side turn failed inside the worker", extra=fields(turn=call.turn))
                 return declared_end(ErrorCode.INTERNAL)

@@ -1,73 +1,17 @@
-"""What a worker decides, as pure functions: how turns end, who takes over, what is swept.
-
-No I/O, no clock. The modules around gather the facts, ask here, and carry the answer out.
-"""
+"""How turns end that a worker has a say in. Pure."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
-from infra.wire.errors import DAY_IS_SPENT, ErrorCode
-from infra.wire.events import TurnEnded, TurnError, Usage
+from infra.wire.endings import declared_end, interrupted_end
+from infra.wire.errors import ErrorCode
+from infra.wire.events import TurnEnded, Usage
 from infra.wire.gateway import TurnMeter
 from infra.wire.link import InterruptReason
 from infra.wire.states import (
     TurnState,
 )
+from infra.wire.words import Case
 from worker.hosts.host import ContainerExit
-
-_WORDS: Mapping[ErrorCode, str] = {
-    ErrorCode.OUT_OF_MEMORY: "The agent was killed, most likely because it ran out of memory. "
-    "The next message starts a new one with the conversation so far.",
-    ErrorCode.CONTAINER_LOST: "The agent's container ended while it was working. "
-    "The next message starts a new one with the conversation so far.",
-    ErrorCode.CONTAINER_FAILED: "The agent could not be started. Please try again.",
-    ErrorCode.AGENT_FAILED: "The agent stopped responding and was ended. "
-    "The next message starts a new one with the conversation so far.",
-    ErrorCode.TURN_TIMED_OUT: "The turn took longer than it may and was stopped.",
-    ErrorCode.WORKSPACE_FULL: "The files of this conversation take more room than they may, so the "
-    "turn was ended. The next one may remove some; it is ended when it adds to them.",
-    ErrorCode.BUDGET_EXCEEDED: "This turn has used all the tokens it may and was stopped.",
-    ErrorCode.LOG_LOST: "Part of this answer was lost with Redis' data, so the turn was ended. "
-    "Please send the message again.",
-    ErrorCode.TENANT_LIMIT: "The conversations and answers of this API key take all the room "
-    "they may, so this turn was ended. Please delete conversations, or wait until old ones are "
-    "forgotten.",
-    ErrorCode.SHUTTING_DOWN: "The server is shutting down and stopped this turn. "
-    "Please send it again.",
-    ErrorCode.INTERNAL: "Something went wrong inside the server; the turn was ended.",
-}
-
-
-# How a turn ends
-
-
-def declared_end(
-    code: ErrorCode, *, state: TurnState = TurnState.FAILED, message: str | None = None
-) -> TurnEnded:
-    """The end a worker declares when the agent no longer can."""
-    return TurnEnded(state=state, error=TurnError(code=code, message=message or _WORDS[code]))
-
-
-UNREADABLE_KEY = declared_end(
-    ErrorCode.INVALID_KEY,
-    message="The API key of this turn can no longer be read. Please send the message again.",
-)
-NO_GATEWAY = declared_end(
-    ErrorCode.CONTAINER_FAILED,
-    message="The model gateway of this host does not answer. Please try again.",
-)
-
-
-def interrupted_end(reason: InterruptReason) -> TurnEnded:
-    """How a turn ends that we stopped."""
-    match reason:
-        case InterruptReason.CANCELLED:
-            return TurnEnded(state=TurnState.CANCELLED)
-        case InterruptReason.DEADLINE:
-            return declared_end(ErrorCode.TURN_TIMED_OUT)
-        case InterruptReason.SHUTDOWN:
-            return declared_end(ErrorCode.SHUTTING_DOWN, state=TurnState.INTERRUPTED)
 
 
 def exit_end(exit: ContainerExit) -> TurnEnded:
@@ -85,10 +29,7 @@ def budget_end(*, day_ends_in_s: float | None = None) -> TurnEnded:
     """The end of a turn without budget: its own, or its tenant's for the rest of the day."""
     if day_ends_in_s is None:
         return declared_end(ErrorCode.BUDGET_EXCEEDED)
-    error = TurnError(
-        code=ErrorCode.BUDGET_EXCEEDED, message=DAY_IS_SPENT, retry_after_s=day_ends_in_s
-    )
-    return TurnEnded(state=TurnState.FAILED, error=error)
+    return declared_end(Case.DAY_SPENT, retry_after_s=day_ends_in_s)
 
 
 def settled_end(
@@ -116,15 +57,3 @@ def settled_end(
     if used:
         end = end.model_copy(update={"usage": used})
     return end
-
-
-# How a claimed turn goes on
-
-
-# What becomes of open turns that nobody works on
-
-
-# What becomes of containers
-
-
-# Steps between states

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from infra.runtime.logs import fields
 from infra.store.history import Memory
 from infra.store.turn_records import TurnRecord
+from infra.wire.endings import declared_end
 from infra.wire.errors import ErrorCode
 from infra.wire.events import TurnEnded, encode_event
 from infra.wire.frames import Frame
@@ -18,7 +19,6 @@ from infra.wire.gateway import TurnMeter
 from infra.wire.turns import Lane
 from worker.ownership import HeldLease
 from worker.parts import WorkerParts
-from worker.turns.endings import declared_end
 from worker.turns.log_writer import TurnLogWriter
 from worker.waiting import until_store_answers
 

@@ -16,6 +16,7 @@ from dataclasses import replace
 
 from infra.runtime.logs import fields
 from infra.store.turns import Claimed
+from infra.wire.endings import declared_end, interrupted_end
 from infra.wire.errors import ErrorCode, MalformedMessage
 from infra.wire.events import TurnEnded, TurnStarted, check_event
 from infra.wire.foreign import foreign
@@ -36,7 +37,7 @@ from worker.ownership import HeldLease
 from worker.parts import WorkerParts
 from worker.turns.agent_link import AgentLink
 from worker.turns.course import Course, course_with_agent
-from worker.turns.endings import declared_end, interrupted_end, settled_end
+from worker.turns.endings import settled_end
 from worker.turns.interruption import Interruption
 from worker.turns.memory import Standing, is_resending
 from worker.turns.output import TurnOutput

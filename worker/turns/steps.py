@@ -11,10 +11,11 @@ from enum import Enum, auto
 from infra.store.history import Memory
 from infra.store.turn_records import TurnRecord
 from infra.store.turns import ATTEMPTS_MAX
+from infra.wire.endings import declared_end
 from infra.wire.errors import ErrorCode
 from infra.wire.events import TurnEnded
 from infra.wire.states import TurnState
-from worker.turns.endings import declared_end, is_out_of_memory
+from worker.turns.endings import is_out_of_memory
 from worker.turns.phases import RunPhase
 
 GAP_FRAMES_MAX = 10_000

@@ -94,7 +94,7 @@ async def _live_a_little(api: Scene, worker: Scene) -> None:
         await worker.store.turns.finish(lease, turn, 2, DONE, idle_timeout_s=0)
         expired = await api.submit()
         await worker.store.turns.unclaimed(older_than_ms=0)
-        await api.store.turns.expire(expired, reason="Too late.")
+        await api.store.turns.expire(expired)
         await worker.redis.zadd(worker.keys.idle(), {C: 1})
         assert await worker.store.conversations.due()
         assert await worker.store.conversations.reap(C, W1)

@@ -60,7 +60,7 @@ TURN_OPERATIONS: dict[str, Operation] = {
     "requeue": lambda s, lease, turn: s.store.turns.requeue(lease, turn),
     "append": lambda s, lease, turn: s.store.log.append(lease, turn, text_events(1, 1)),
     "cancel": lambda s, _, turn: s.store.turns.cancel(turn, tenant=TENANT, reason="stop"),
-    "expire": lambda s, _, turn: s.store.turns.expire(turn, reason="late"),
+    "expire": lambda s, _, turn: s.store.turns.expire(turn),
     "renew": lambda s, lease, _: s.store.leases.renew([lease]),
     "release": lambda s, lease, _: s.store.leases.release(lease, ConversationState.COLD),
     "sweep": lambda s, _, __: s.store.turns.unclaimed(older_than_ms=0),

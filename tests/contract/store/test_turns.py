@@ -16,6 +16,7 @@ from infra.wire.frames import Frame, split_frames
 from infra.wire.ids import TurnId
 from infra.wire.states import ConversationState, TurnState
 from infra.wire.turns import OnDisconnect
+from infra.wire.words import SENTENCES
 from tests.contract.store.listening import Listener
 from tests.contract.store.scene import (
     CANCELLED,
@@ -153,7 +154,7 @@ async def test_a_repeat_finds_its_turn_running_and_ended(scene: Scene) -> None:
 
 async def test_a_repeat_of_a_turn_nobody_began_is_a_new_turn(scene: Scene) -> None:
     first = await scene.offer(scene.new_turn(idempotency="digest"))
-    await scene.store.turns.expire(first.turn, reason="No worker had room.")
+    await scene.store.turns.expire(first.turn)
 
     again = await scene.offer(scene.new_turn(idempotency="digest"))
 
@@ -512,7 +513,7 @@ async def test_a_claimed_turn_cannot_expire(scene: Scene) -> None:
         await scene.store.turns.finish(
             lease, turn, 1, TurnEnded(state=TurnState.EXPIRED), idle_timeout_s=60
         )
-    assert not await scene.store.turns.expire(turn, reason="Too late.")
+    assert not await scene.store.turns.expire(turn)
 
 
 # Cancel and expire
@@ -526,7 +527,7 @@ async def test_a_waiting_turn_ends_at_once_and_its_relay_is_told(scene: Scene, w
             state = await scene.store.turns.cancel(turn, tenant=TENANT, reason="client gone")
             assert state is TurnState.CANCELLED
         else:
-            assert await scene.store.turns.expire(turn, reason="No worker had room.")
+            assert await scene.store.turns.expire(turn)
         frames = list(split_frames(await listener.next()))
 
     n, end = await end_of(scene, turn)
@@ -535,7 +536,7 @@ async def test_a_waiting_turn_ends_at_once_and_its_relay_is_told(scene: Scene, w
     if way == "expire":
         assert end.error
         assert end.error.code is ErrorCode.QUEUE_TIMEOUT
-        assert end.error.message == "No worker had room."
+        assert end.error.message == SENTENCES[ErrorCode.QUEUE_TIMEOUT]
     record = await scene.store.turns.get(turn)
     assert record
     assert record.sealed_key is None

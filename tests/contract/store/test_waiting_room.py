@@ -114,7 +114,7 @@ async def test_what_ends_or_owns_the_only_turn_takes_its_conversation_out(
         case "cancel":
             await store.turns.cancel(turn, tenant=TENANT, reason="gone")
         case "expire":
-            await store.turns.expire(turn, reason="Too late.")
+            await store.turns.expire(turn)
         case "stop":
             await store.conversations.stop(C, tenant=TENANT, reason="stop")
         case "delete":

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, TypeVar
 from infra.store.conversations import ConversationRecord
 from infra.store.turns import ATTEMPTS_MAX, Claimed
 from infra.store.waiting_room import Elsewhere, Taken
+from infra.wire.endings import declared_end
 from infra.wire.errors import (
     AgClusterError,
     AgentUnreachable,
@@ -32,7 +33,6 @@ from worker.conversations.recorded_state import steps
 from worker.hosts.host import ContainerId
 from worker.ownership import HeldLease
 from worker.turns.course import Course, course_before_container, course_with_agent
-from worker.turns.endings import declared_end
 from worker.waiting import until_store_answers
 
 if TYPE_CHECKING:

@@ -11,6 +11,7 @@ import pytest
 from api.chat.fields import IGNORED_PARAMETERS
 from api.errors import TABLE
 from infra.runtime.settings import PREFIX, Settings
+from infra.wire.words import SENTENCES
 from tests.failures import groups, renewed
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -119,7 +120,7 @@ def test_every_decision_is_listed() -> None:
 def test_clients_document_holds_every_status() -> None:
     text = (ROOT / "docs" / "clients.md").read_text()
     rows = re.findall(r"^\| (\d{3}) \| `(\w+)` \| (.*) \|$", text, flags=re.MULTILINE)
-    shown = {(code.value, str(entry.status), entry.message) for code, entry in TABLE.items()}
+    shown = {(code.value, str(entry.status), SENTENCES[code]) for code, entry in TABLE.items()}
     assert {(code, status, message) for status, code, message in rows} == shown
 
 

@@ -6,6 +6,7 @@ import pytest
 
 from infra.store.conversations import ConversationRecord
 from infra.store.turns import OpenTurnRef
+from infra.wire.endings import declared_end, interrupted_end
 from infra.wire.errors import ErrorCode
 from infra.wire.events import TurnEnded, TurnError, Usage
 from infra.wire.gateway import TurnMeter, UpstreamError
@@ -17,7 +18,7 @@ from worker.hosts.capacity import memory_needed_mb, slots_for
 from worker.hosts.host import Container, ContainerExit, ContainerId
 from worker.placement.sweeping import Fate, Sweep, container_fate, sweep
 from worker.turns.course import Course, course_before_container, course_with_agent
-from worker.turns.endings import declared_end, exit_end, interrupted_end, settled_end
+from worker.turns.endings import exit_end, settled_end
 
 C = ConversationKey("c" * 24)
 T, OTHER_T = TurnId("turn_1"), TurnId("turn_2")

@@ -26,9 +26,10 @@ from aiolimiter import AsyncLimiter
 
 from infra.runtime.logs import RatedLog, fields
 from infra.runtime.threads import in_thread
-from infra.wire.errors import AgClusterError
+from infra.wire.errors import AgClusterError, ErrorCode
 from infra.wire.events import Usage
 from infra.wire.gateway import UpstreamError
+from infra.wire.words import SENTENCES
 from worker.gateway.keys import KeyWiped
 from worker.gateway.model.answers import (
     StreamBroken,
@@ -71,7 +72,7 @@ _MINUTE_S = 60.0
 REFUSALS_LOGGED_MAX = 120
 """Lines a minute about what a session was refused."""
 _BUDGET_KIND = "billing_error"
-_BUDGET_WORDS = "The token budget of this turn is used up."
+_BUDGET_WORDS = SENTENCES[ErrorCode.BUDGET_EXCEEDED]
 _BROKEN_EVENT = error_event("api_error", "The model's service broke off its answer.")
 _BUDGET_EVENT = error_event(_BUDGET_KIND, _BUDGET_WORDS)
 

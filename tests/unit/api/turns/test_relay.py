@@ -73,7 +73,7 @@ class ScriptedLog:
         self.state: TurnState | None = TurnState.RUNNING
         self.is_away = False
         self.reads: list[float] = []
-        self.expired: list[str] = []
+        self.expired: list[TurnId] = []
         self.place: int | None = None
         self.asked: list[float] = []
 
@@ -91,8 +91,8 @@ class ScriptedLog:
         self.asked.append(self._clock.monotonic())
         return self.place
 
-    async def expire(self, turn: TurnId, *, reason: str) -> bool:
-        self.expired.append(reason)
+    async def expire(self, turn: TurnId) -> bool:
+        self.expired.append(turn)
         self.events[len(self.events) + 1] = END
         self.state = TurnState.EXPIRED
         return True

@@ -12,12 +12,12 @@ from infra.runtime.identity import new_turn_id
 from infra.store.history import Memory
 from infra.store.turn_records import TurnRecord
 from infra.store.turns import ATTEMPTS_MAX
+from infra.wire.endings import declared_end
 from infra.wire.errors import ErrorCode
 from infra.wire.events import TurnEnded, TurnError
 from infra.wire.ids import ConversationKey, Fence, ReplicaId, TenantId
 from infra.wire.states import TurnState
 from infra.wire.turns import Lane, OnDisconnect
-from worker.turns.endings import declared_end
 from worker.turns.phases import RUN_BEGINS, RUN_TRANSITIONS, RunPhase
 from worker.turns.steps import (
     GAP_FRAMES_MAX,

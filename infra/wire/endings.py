@@ -1,0 +1,32 @@
+"""Ends of turns that are declared: the agent, its worker or the store says why there is no more."""
+
+from __future__ import annotations
+
+from infra.wire.errors import ErrorCode
+from infra.wire.events import TurnEnded, TurnError
+from infra.wire.link import InterruptReason
+from infra.wire.states import TurnState
+from infra.wire.words import SENTENCES, Case
+
+
+def declared_end(
+    why: ErrorCode | Case,
+    *,
+    state: TurnState = TurnState.FAILED,
+    retry_after_s: float | None = None,
+) -> TurnEnded:
+    """The end of a turn that failed for that reason, in the reason's words."""
+    code, words = (why.code, why.sentence) if isinstance(why, Case) else (why, SENTENCES[why])
+    error = TurnError(code=code, message=words, retry_after_s=retry_after_s)
+    return TurnEnded(state=state, error=error)
+
+
+def interrupted_end(reason: InterruptReason) -> TurnEnded:
+    """The end of a turn that we stopped."""
+    match reason:
+        case InterruptReason.CANCELLED:
+            return TurnEnded(state=TurnState.CANCELLED)
+        case InterruptReason.DEADLINE:
+            return declared_end(ErrorCode.TURN_TIMED_OUT)
+        case InterruptReason.SHUTDOWN:
+            return declared_end(ErrorCode.SHUTTING_DOWN, state=TurnState.INTERRUPTED)
