@@ -51,10 +51,6 @@ class BudgetSpent(AgClusterError):
     """The turn has used all the tokens it may."""
 
 
-class PlacesTaken(AgClusterError):
-    """The session has as much under way as it may."""
-
-
 class TurnState(StrEnum):
     """Whether a turn's calls go through."""
 
@@ -68,25 +64,6 @@ _TRANSITIONS: Mapping[TurnState, frozenset[TurnState]] = {
     TurnState.EXPIRED: frozenset({TurnState.CLOSED}),
     TurnState.CLOSED: frozenset(),
 }
-
-
-class Places:
-    """A bound on how much may be under way at once."""
-
-    def __init__(self, places_max: int) -> None:
-        self._places_max = places_max
-        self._taken = 0
-
-    @contextmanager
-    def take(self, count: int = 1) -> Iterator[None]:
-        """Raises `PlacesTaken` at once when there are not so many left."""
-        if self._taken + count > self._places_max:
-            raise PlacesTaken(f"at most {self._places_max} at once")
-        self._taken += count
-        try:
-            yield
-        finally:
-            self._taken -= count
 
 
 class Traffic:

@@ -25,9 +25,10 @@ from aiolimiter import AsyncLimiter
 from infra.runtime.logs import RatedLog, fields
 from infra.runtime.settings import EgressPolicy, EgressProfile
 from infra.wire.errors import AgClusterError
+from worker.gateway.bounds import Places, PlacesTaken, Rate, TooFast
 from worker.gateway.egress.addresses import IPAddress, why_refused_here
 from worker.gateway.egress.request import BadProxyRequest, ProxyRequest, parse_request
-from worker.gateway.sessions import Places, PlacesTaken, Session, Turn, TurnOver
+from worker.gateway.sessions import Session, Turn, TurnOver
 
 log = logging.getLogger(__name__)
 
@@ -36,7 +37,6 @@ REFUSALS_LOGGED_MAX = 120
 """Lines a minute about what a session was refused. What it was granted has a rate of its own."""
 _CHUNK_BYTES = 64 * 1024
 _LOOKUP_THREADS = 32
-_MINUTE_S = 60.0
 _CLOSED = EgressProfile(policy=EgressPolicy.NONE)
 
 
@@ -136,8 +136,10 @@ class EgressBounds:
     def __init__(self, limits: EgressLimits) -> None:
         self.all = Places(2 * limits.connections_max)
         self.carrying = Places(limits.connections_max)
-        per_minute, per_s = limits.connections_per_minute, limits.bytes_per_s
-        self.rate = AsyncLimiter(per_minute, _MINUTE_S) if per_minute else None
+        self.rate = Rate(
+            limits.connections_per_minute, what="connections", wait_s=limits.rate_wait_s
+        )
+        per_s = limits.bytes_per_s
         self.bandwidth = AsyncLimiter(per_s, 1.0) if per_s else None
         self.log = RatedLog(log, lines_max=REFUSALS_LOGGED_MAX)
         self.chunk_bytes = min(_CHUNK_BYTES, per_s) if per_s else _CHUNK_BYTES
@@ -194,7 +196,7 @@ class EgressProxy:
                 turn = _running_turn(session)
                 told["turn"] = turn.id
                 async with turn.while_open():
-                    await self._wait_for_rate(bounds)
+                    await _until_due(bounds.rate)
                     server = await self._open(self._rules.of(turn.profile), request)
                     await self._carry(_Carried(turn, bounds, told), request, agent, server)
         except EgressRefused as refused:
@@ -202,18 +204,6 @@ class EgressProxy:
                 "egress refused", **told, reason=refused.message, address=refused.detail
             )
             await self._say(agent, refused)
-
-    async def _wait_for_rate(self, bounds: EgressBounds) -> None:
-        """Slow down tools that connect too often, and refuse those that go on. Raises
-        `EgressRefused`."""
-        if bounds.rate is None:
-            return
-        try:
-            async with asyncio.timeout(self._limits.rate_wait_s):
-                await bounds.rate.acquire()
-        except TimeoutError as error:
-            message = f"more than {self._limits.connections_per_minute} connections a minute"
-            raise EgressRefused(429, message) from error
 
     async def _read_request(self, reader: asyncio.StreamReader) -> ProxyRequest:
         try:
@@ -371,6 +361,13 @@ def _taken(places: Places) -> Iterator[None]:
             yield
     except PlacesTaken as error:
         raise EgressRefused(429, f"too many connections: {error}") from error
+
+
+async def _until_due(rate: Rate) -> None:
+    try:
+        await rate.wait()
+    except TooFast as error:
+        raise EgressRefused(429, str(error)) from error
 
 
 def _running_turn(session: Session) -> Turn:

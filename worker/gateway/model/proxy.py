@@ -22,7 +22,6 @@ from io import BytesIO
 
 import aiohttp
 from aiohttp import web
-from aiolimiter import AsyncLimiter
 
 from infra.runtime.logs import RatedLog, fields
 from infra.runtime.threads import in_thread
@@ -30,6 +29,7 @@ from infra.wire.errors import AgClusterError, ErrorCode
 from infra.wire.events import Usage
 from infra.wire.gateway import UpstreamError
 from infra.wire.words import SENTENCES
+from worker.gateway.bounds import Places, PlacesTaken, Rate, TooFast
 from worker.gateway.keys import KeyWiped
 from worker.gateway.model.answers import (
     StreamBroken,
@@ -52,8 +52,6 @@ from worker.gateway.model.request import (
 from worker.gateway.model.upstream import Upstream
 from worker.gateway.sessions import (
     BudgetSpent,
-    Places,
-    PlacesTaken,
     Session,
     Traffic,
     Turn,
@@ -68,7 +66,6 @@ CHARGED_BYTES = 1024 * 1024
 UPSTREAM_BODY_MAX_BYTES = 32 * 1024 * 1024
 """What the Messages API itself accepts."""
 
-_MINUTE_S = 60.0
 REFUSALS_LOGGED_MAX = 120
 """Lines a minute about what a session was refused."""
 _BUDGET_KIND = "billing_error"
@@ -107,23 +104,12 @@ class ModelBounds:
         self.calls = Places(limits.calls_max)
         # Bodies are held whole. Two of the largest, or any number of usual ones.
         self.body_bytes = Places(2 * limits.body_max_bytes)
-        per_minute = limits.calls_per_minute
-        self.rate = AsyncLimiter(per_minute, _MINUTE_S) if per_minute else None
-        self._debt = 0
+        self.rate = Rate(limits.calls_per_minute, what="model calls", wait_s=limits.rate_wait_s)
         self.log = RatedLog(log, lines_max=REFUSALS_LOGGED_MAX)
 
     def charge(self, size: int) -> None:
         """A body costs whether it is let through or not: each megabyte as much as a call."""
-        self._debt += size // CHARGED_BYTES
-
-    async def pace(self, wait_s: float) -> None:
-        """Wait until the next call is due, with what those before it owe. Raises `TimeoutError`."""
-        if self.rate is None:
-            return
-        due = min(1 + self._debt, int(self.rate.max_rate))
-        async with asyncio.timeout(wait_s):
-            await self.rate.acquire(due)
-        self._debt = max(self._debt - due + 1, 0)
+        self.rate.charge(size // CHARGED_BYTES)
 
 
 class _AgentGone(AgClusterError):
@@ -184,7 +170,7 @@ class ModelProxy:
             turn = session.running_turn()
             with bounds.calls.take(), self._traffic.call():
                 async with turn.while_open():
-                    await self._wait_for_rate(bounds)
+                    await bounds.rate.wait()
                     async with self._sent(turn, bounds, request) as sent:
                         answer = sent.answer
                         response = begin_answer(answer, is_retry_pointless=sent.is_final)
@@ -196,9 +182,14 @@ class ModelProxy:
                 message = f"No model call is possible now: {error}."
                 raise CallRefused(403, "permission_error", message) from error
             break_off(request)
-        except PlacesTaken as error:
-            message = f"Too many model calls of this agent: {error}."
-            raise CallRefused(429, "rate_limit_error", message, is_retry_pointless=False) from error
+        except (PlacesTaken, TooFast) as error:
+            raise CallRefused(
+                429,
+                "rate_limit_error",
+                f"Too many model calls of this agent: {error}.",
+                is_retry_pointless=False,
+                retry_after_s=self._limits.rate_wait_s if isinstance(error, TooFast) else None,
+            ) from error
         except BudgetSpent as error:
             raise CallRefused(402, _BUDGET_KIND, _BUDGET_WORDS) from error
         except StreamBroken as error:
@@ -210,21 +201,6 @@ class ModelProxy:
             break_off(request)
         assert response is not None
         return response
-
-    async def _wait_for_rate(self, bounds: ModelBounds) -> None:
-        """Slow down an agent that calls too often, and refuse one that goes on. Raises
-        `CallRefused`."""
-        try:
-            await bounds.pace(self._limits.rate_wait_s)
-        except TimeoutError as error:
-            message = f"More than {self._limits.calls_per_minute} model calls a minute."
-            raise CallRefused(
-                429,
-                "rate_limit_error",
-                message,
-                is_retry_pointless=False,
-                retry_after_s=self._limits.rate_wait_s,
-            ) from error
 
     @asynccontextmanager
     async def _sent(

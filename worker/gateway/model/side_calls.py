@@ -22,6 +22,7 @@ from infra.runtime.clock import Clock
 from infra.runtime.logs import fields
 from infra.runtime.sealing import Sealer
 from infra.wire.gateway import SideCall, UpstreamError
+from worker.gateway.bounds import Places, PlacesTaken
 from worker.gateway.keys import TurnKey, open_key
 from worker.gateway.model.answers import (
     StreamBroken,
@@ -35,7 +36,7 @@ from worker.gateway.model.metering import CallMeter, Estimate, Ledger, TurnCount
 from worker.gateway.model.refusals import CallRefused, too_large, unreachable
 from worker.gateway.model.request import MESSAGES, estimated_cost
 from worker.gateway.model.upstream import Upstream
-from worker.gateway.sessions import Places, PlacesTaken, Traffic
+from worker.gateway.sessions import Traffic
 
 log = logging.getLogger(__name__)
 

@@ -16,8 +16,6 @@ from tests.fakes.manual_clock import ManualClock
 from worker.gateway.keys import KeyWiped
 from worker.gateway.sessions import (
     NoSession,
-    Places,
-    PlacesTaken,
     Session,
     SessionTable,
     StaleFence,
@@ -247,11 +245,3 @@ async def test_a_call_waits_for_the_first_turn_only(desk: Desk) -> None:
     desk.table.close_turn(C, TurnId("a"), None)
     async with asyncio.timeout(1):
         await session.wait_first_turn(5.0)
-
-
-def test_places_are_bounded_and_given_back() -> None:
-    places = Places(1)
-    with places.take(), pytest.raises(PlacesTaken), places.take():
-        raise AssertionError
-    with places.take():
-        return
