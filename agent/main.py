@@ -23,8 +23,7 @@ from agent.transcripts import Transcripts
 from agent.turn import Session
 from agent.without_mcp import leave_out_mcp
 from infra.wire.gateway import AGENT_SOCKET, EGRESS_SOCKET, MODEL_SOCKET
-
-VERSION = "0.1.0"
+from infra.wire.version import VERSION
 
 _SOCKETS = Path("/run/agcluster")
 _CLI_TEMP = Path("/run/cli")

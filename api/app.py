@@ -14,11 +14,12 @@ from api.http.cross_origin import CrossOrigin
 from api.http.edge import Edge
 from api.routes.chat import chat_routes
 from api.routes.completions import completion_routes
-from api.routes.health import VERSION, health_routes
+from api.routes.health import health_routes
 from api.routes.models import model_routes
 from api.routes.openapi import document
 from api.routes.sessions import session_routes
 from infra.wire.errors import AgClusterError, RequestRefused
+from infra.wire.version import VERSION
 
 
 def create_app(deps: ApiDeps) -> FastAPI:

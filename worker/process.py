@@ -26,6 +26,7 @@ from infra.wire.control import CancelTurn, Drain, StopSession, TurnWaits
 from infra.wire.errors import AgClusterError, ContainerFailed, StoreUnavailable
 from infra.wire.ids import ConversationKey, TurnId, WorkerId
 from infra.wire.states import WORKER_TRANSITIONS, WorkerState
+from infra.wire.version import VERSION
 from worker.conversations.actor import Conversation
 from worker.gateway_client.registrar import Gateway, GatewayRegistrar
 from worker.hosts.blocking import BlockingCalls
@@ -51,7 +52,6 @@ log = logging.getLogger(__name__)
 REMOVAL_THREADS = 2
 """An agent's tree may take minutes to remove; starts wait for none of these threads."""
 
-VERSION = "0.1.0"
 SIBLING_LOOK_EVERY_S = 1.0
 STOP_MARGIN_S = 10.0
 """What stopping a container may take beyond the grace its agent gets."""

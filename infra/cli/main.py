@@ -25,6 +25,7 @@ from infra.cli.up.isolation import image_command
 from infra.cli.up.programs import MODULES, python_command
 from infra.runtime.settings import PREFIX, Settings, SettingsRefused, load_settings
 from infra.wire.errors import AgClusterError
+from infra.wire.version import VERSION
 
 USAGE_ERROR = 2
 
@@ -186,7 +187,7 @@ def doctor(as_json: Json = False) -> None:
 def show_version(as_json: Json = False) -> None:
     """Print the versions of AgCluster, the Agent SDK and Python."""
     versions = {
-        "agcluster": _version_of("agcluster"),
+        "agcluster": VERSION,
         "claude-agent-sdk": _version_of("claude-agent-sdk"),
         "python": platform.python_version(),
     }

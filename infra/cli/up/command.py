@@ -14,7 +14,6 @@ import time
 from contextlib import aclosing
 from dataclasses import dataclass
 from functools import partial
-from importlib.metadata import version
 
 import httpx
 from pydantic import SecretStr
@@ -36,6 +35,7 @@ from infra.runtime.lifecycle import stop_signals
 from infra.runtime.settings import Isolation, Settings
 from infra.store.open import open_store
 from infra.wire.errors import AgClusterError, StoreUnavailable
+from infra.wire.version import VERSION
 
 READY_TIMEOUT_S = 60.0
 DRAIN_TIMEOUT_S = 2.0
@@ -216,7 +216,7 @@ def tell_ready(plan: Plan, terminal: Terminal, *, seconds: float) -> None:
     model = next(iter([*settings.model_aliases, *settings.models]), "any")
     model = "claude-sonnet-4.5" if "claude-sonnet-4.5" in settings.model_aliases else model
     terminal.box(
-        f"AgCluster {version('agcluster')} is ready ({seconds:.1f} s)",
+        f"AgCluster {VERSION} is ready ({seconds:.1f} s)",
         [
             ("base URL", f"{plan.url}/v1"),
             ("API key", "any, such as sk-ant-demo" if settings.demo else "your Anthropic key"),

@@ -7,6 +7,7 @@ from typing import ClassVar
 from pydantic import Field
 
 from infra.runtime.settings.types import Isolation, Names, Section
+from infra.wire.version import VERSION
 
 
 class AgentDefaults(Section):
@@ -68,7 +69,7 @@ class IsolationSettings(Section):
     title: ClassVar = "Isolation"
 
     isolation: Isolation = Field(Isolation.AUTO, description="What agents run in.")
-    agent_image: str = Field("agcluster-agent:0.1.0", description="Image of the agents.")
+    agent_image: str = Field(f"agcluster-agent:{VERSION}", description="Image of the agents.")
     base_image: str = Field(
         "python:3.11-slim-bookworm", description="What the agent image is built from."
     )

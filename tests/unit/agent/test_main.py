@@ -9,8 +9,6 @@ from pathlib import Path
 
 import pytest
 
-from agent.main import VERSION
-
 REPOSITORY = Path(__file__).parents[3]
 FORBIDDEN = (
     "api",
@@ -51,11 +49,6 @@ def test_the_server_is_ready_before_the_sdk_is_loaded() -> None:
         check=False,
     )
     assert done.returncode == 0, done.stderr
-
-
-def test_the_agents_version_is_the_projects() -> None:
-    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
-    assert project["version"] == VERSION
 
 
 def test_the_image_installs_the_sdk_the_project_pins() -> None:
