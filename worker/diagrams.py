@@ -7,12 +7,11 @@ tables differ.
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
 
 from infra.reference.diagrams import DOCUMENT, mermaid
-from infra.reference.generated import apply, replace_part
+from infra.reference.generated import replace_part, run
 from worker.conversations.phases import ACTOR_TRANSITIONS, ActorPhase
 from worker.hosts.breaker import BREAKER_TRANSITIONS, BreakerState
 from worker.turns.phases import RUN_BEGINS, RUN_TRANSITIONS
@@ -33,16 +32,14 @@ def states() -> str:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Print the diagrams, or write or check the document."""
-    parser = argparse.ArgumentParser(prog="python -m worker.diagrams", description=__doc__)
-    mode = parser.add_mutually_exclusive_group()
-    mode.add_argument("--write", action="store_true", help="renew the document")
-    mode.add_argument("--check", action="store_true", help="fail if the document differs")
-    given = parser.parse_args(arguments)
-    if not given.write and not given.check:
-        print(states())
-        return 0
-    renewed = replace_part(DOCUMENT.read_text(), states(), begin=_BEGIN, end=_END)
-    return apply({DOCUMENT: renewed}, is_check=given.check)
+    return run(
+        DOCUMENT,
+        lambda text: replace_part(text, states(), begin=_BEGIN, end=_END),
+        printed=states,
+        program="worker.diagrams",
+        about=__doc__,
+        arguments=arguments,
+    )
 
 
 if __name__ == "__main__":

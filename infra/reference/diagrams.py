@@ -6,7 +6,6 @@ the document and the code differ.
 
 from __future__ import annotations
 
-import argparse
 import inspect
 import re
 import sys
@@ -17,7 +16,7 @@ from pathlib import Path
 from typing import TypeVar, get_type_hints
 
 from infra.reference.folders import folders
-from infra.reference.generated import apply, replace_part
+from infra.reference.generated import replace_part, run
 from infra.store.keys import Keys
 from infra.wire.ids import (
     ConversationKey,
@@ -91,15 +90,14 @@ def renewed(document: str) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Print the parts, or write or check the document."""
-    parser = argparse.ArgumentParser(prog="python -m infra.reference.diagrams", description=__doc__)
-    mode = parser.add_mutually_exclusive_group()
-    mode.add_argument("--write", action="store_true", help="renew the document")
-    mode.add_argument("--check", action="store_true", help="fail if the document differs")
-    given = parser.parse_args(arguments)
-    if not given.write and not given.check:
-        print(folders(Path()), states(), keys(), sep="\n")
-        return 0
-    return apply({DOCUMENT: renewed(DOCUMENT.read_text())}, is_check=given.check)
+    return run(
+        DOCUMENT,
+        renewed,
+        printed=lambda: "\n".join((folders(Path()), states(), keys())),
+        program="infra.reference.diagrams",
+        about=__doc__,
+        arguments=arguments,
+    )
 
 
 def _keys() -> Iterator[tuple[str, str]]:

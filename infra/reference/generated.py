@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import argparse
 import difflib
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 
@@ -41,3 +42,24 @@ def replace_part(document: str, text: str, *, begin: str, end: str) -> str:
     if not found or not closed:
         raise ValueError(f"no part between {begin.strip()} and {end}")
     return f"{before}{begin}{text}{end}{after}"
+
+
+def run(
+    document: Path,
+    renewed: Callable[[str], str],
+    *,
+    printed: Callable[[], str],
+    program: str,
+    about: str | None,
+    arguments: Sequence[str] | None = None,
+) -> int:
+    """The command of a module that writes parts of a document: print them, write or check it."""
+    parser = argparse.ArgumentParser(prog=f"python -m {program}", description=about)
+    mode = parser.add_mutually_exclusive_group()
+    mode.add_argument("--write", action="store_true", help="renew the document")
+    mode.add_argument("--check", action="store_true", help="fail if the document differs")
+    given = parser.parse_args(arguments)
+    if not given.write and not given.check:
+        print(printed())
+        return 0
+    return apply({document: renewed(document.read_text())}, is_check=given.check)
