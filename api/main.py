@@ -11,7 +11,6 @@ import logging
 import math
 import resource
 import socket
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import aclosing, closing, contextmanager
@@ -23,6 +22,7 @@ from api.deps import ApiDeps
 from api.http.connection import ConnectionBounds, bounded
 from api.replica import running_replica, upstream_client
 from infra.runtime.clock import SystemClock
+from infra.runtime.console import complain
 from infra.runtime.lifecycle import stop_signals
 from infra.runtime.logs import configure_logs, fields
 from infra.runtime.memory import forbid_dumps, give_back_large_pieces
@@ -167,7 +167,7 @@ def main() -> None:
         with asyncio.Runner(loop_factory=loop_factory()) as runner:
             runner.run(serve(settings))
     except (SettingsRefused, StoreUnavailable, OSError) as error:
-        print(f"agcluster api: {error}", file=sys.stderr)
+        complain(f"agcluster api: {error}")
         raise SystemExit(2) from None
 
 

@@ -12,6 +12,7 @@ import sys
 from contextlib import aclosing
 
 from infra.runtime.clock import SystemClock
+from infra.runtime.console import complain
 from infra.runtime.identity import new_worker_id
 from infra.runtime.lifecycle import stop_signals
 from infra.runtime.logs import configure_logs, fields
@@ -52,7 +53,7 @@ def main() -> int:
         configure_logs(settings.log_level, settings.log_format)
         run(settings)
     except AgClusterError as error:
-        print(f"agcluster worker: {error}", file=sys.stderr)
+        complain(f"agcluster worker: {error}")
         return 1
     return 0
 

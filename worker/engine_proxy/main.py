@@ -16,6 +16,7 @@ from pathlib import Path
 from aiohttp import web
 
 from infra.runtime.bounded_server import take_connections
+from infra.runtime.console import complain
 from infra.runtime.http_log import http_log
 from infra.runtime.lifecycle import stop_signals
 from infra.runtime.logs import RatedLog, configure_logs, fields
@@ -96,13 +97,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if not rules.options.engine.startswith(_LOCAL):
             raise SettingsRefused("DOCKER_HOST must be the Unix socket of this machine's engine")
     except SettingsRefused as error:
-        print(f"agcluster engine-proxy: {error}", file=sys.stderr)
+        complain(f"agcluster engine-proxy: {error}")
         return 2
     configure_logs(settings.log_level, settings.log_format)
     try:
         asyncio.run(_run(rules, listen))
     except AgClusterError as error:
-        print(f"agcluster engine-proxy: {error}", file=sys.stderr)
+        complain(f"agcluster engine-proxy: {error}")
         return 1
     return 0
 

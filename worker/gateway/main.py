@@ -19,6 +19,7 @@ from urllib.parse import urlsplit
 from yarl import URL
 
 from infra.runtime.clock import Clock, SystemClock
+from infra.runtime.console import complain
 from infra.runtime.lifecycle import stop_signals
 from infra.runtime.logs import configure_logs, fields
 from infra.runtime.memory import forbid_dumps, give_back_large_pieces
@@ -238,7 +239,7 @@ def main() -> int:
         settings = load_settings()
         config = config_from(settings)
     except SettingsRefused as error:
-        print(f"agcluster gateway: {error}", file=sys.stderr)
+        complain(f"agcluster gateway: {error}")
         return 2
     configure_logs(settings.log_level, settings.log_format)
     forbid_dumps()
@@ -247,7 +248,7 @@ def main() -> int:
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:
             runner.run(_run(config))
     except AgClusterError as error:
-        print(f"agcluster gateway: {error}", file=sys.stderr)
+        complain(f"agcluster gateway: {error}")
         return 1
     return 0
 

@@ -17,6 +17,7 @@ from dataclasses import asdict, dataclass
 from typing import TypeVar
 
 from infra.runtime.clock import Clock
+from infra.runtime.console import complain, tell
 from infra.runtime.logs import configure_logs, fields
 from infra.runtime.settings import Isolation, Settings, SettingsRefused, load_settings
 from infra.wire.errors import ContainerFailed, NoIsolation
@@ -162,11 +163,11 @@ def main() -> int:
     try:
         settings = load_settings()
     except SettingsRefused as error:
-        print(error, file=sys.stderr)
+        complain(str(error))
         return 2
     configure_logs("WARNING", settings.log_format)
     found = asyncio.run(probe(settings))
-    print(json.dumps(asdict(found), indent=2))
+    tell(json.dumps(asdict(found), indent=2))
     return 0 if found.chosen else 1
 
 

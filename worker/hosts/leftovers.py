@@ -12,6 +12,7 @@ import logging
 import sys
 from contextlib import aclosing
 
+from infra.runtime.console import complain
 from infra.runtime.logs import configure_logs, fields
 from infra.runtime.settings import Settings, load_settings
 from infra.wire.errors import AgClusterError
@@ -52,7 +53,7 @@ def main() -> int:
         configure_logs(settings.log_level, settings.log_format)
         return 1 if asyncio.run(_run(settings)) else 0
     except AgClusterError as error:
-        print(f"agcluster: {error}", file=sys.stderr)
+        complain(f"agcluster: {error}")
         return 1
 
 

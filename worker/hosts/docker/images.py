@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Protocol
 
 import infra
+from infra.runtime.console import complain, tell
 from infra.runtime.settings import SettingsRefused, load_settings
 from infra.wire.errors import ContainerFailed
 from worker.hosts.docker.engine import ImageStore
@@ -102,7 +103,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         settings = load_settings()
     except SettingsRefused as error:
-        print(error, file=sys.stderr)
+        complain(str(error))
         return 2
     parser = argparse.ArgumentParser(
         prog="python -m worker.hosts.docker.images", description=build.__doc__
@@ -116,9 +117,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for line in build(
             store, tag=chosen.tag, base=chosen.base_image, if_missing=chosen.if_missing
         ):
-            print(line, flush=True)
+            tell(line)
     except ContainerFailed as error:
-        print(error, file=sys.stderr)
+        complain(str(error))
         return 1
     finally:
         store.close()

@@ -18,6 +18,7 @@ import contextlib
 import ctypes
 import itertools
 import os
+import platform
 import secrets
 import stat
 import time
@@ -32,6 +33,8 @@ _FOLDER = os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _NO_ID = -1
 """Not an id: changes nothing."""
 _LOOK, _CHANGE = 0o500, 0o700
+_SETGROUPS = {"x86_64": 116, "aarch64": 159}
+"""The kernel's number of that call, by machine."""
 _MOVED = f".{secrets.token_hex(8)}-"
 """Not to be guessed: no file of the agent's has such a name."""
 
@@ -191,13 +194,37 @@ def _rights_of_the_owner(folder: int) -> Iterator[None]:
         yield
         return
     libc = ctypes.CDLL(None)
-    libc.setfsgid(owner.st_gid)
-    libc.setfsuid(owner.st_uid)
+    with _without_groups(libc):
+        libc.setfsgid(owner.st_gid)
+        libc.setfsuid(owner.st_uid)
+        try:
+            # It tells what was before, and no failure: asked once more, it tells what is now.
+            if libc.setfsuid(_NO_ID) & 0xFFFFFFFF != owner.st_uid:
+                raise PermissionError("the rights of the tree's owner cannot be taken on")
+            yield
+        finally:
+            libc.setfsuid(0)
+            libc.setfsgid(0)
+
+
+@contextlib.contextmanager
+def _without_groups(libc: ctypes.CDLL) -> Iterator[None]:
+    """The thread is in no group but its own meanwhile: what a group of root's may change, the
+    owner of the tree may not."""
+    if not (groups := os.getgroups()):
+        yield
+        return
+    _set_groups(libc, [])
     try:
-        # It tells what was before, and no failure: asked once more, it tells what is now.
-        if libc.setfsuid(_NO_ID) & 0xFFFFFFFF != owner.st_uid:
-            raise PermissionError("the rights of the tree's owner cannot be taken on")
         yield
     finally:
-        libc.setfsuid(0)
-        libc.setfsgid(0)
+        _set_groups(libc, groups)
+
+
+def _set_groups(libc: ctypes.CDLL, groups: list[int]) -> None:
+    """Of this thread. Raises `PermissionError`."""
+    # The library's own call would change them for every thread of the process.
+    number = _SETGROUPS.get(platform.machine())
+    listed = (ctypes.c_uint32 * len(groups))(*groups)
+    if number is None or libc.syscall(number, ctypes.c_size_t(len(groups)), listed) != 0:
+        raise PermissionError("groups of root's cannot be put away")

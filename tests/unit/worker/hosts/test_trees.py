@@ -149,6 +149,29 @@ def test_root_removes_with_the_agents_rights_only(place: Path) -> None:
     assert os.stat(place / "data" / "w" / ".trash").st_mode & 0o777 == 0o700
 
 
+@pytest.mark.skipif(not IS_ROOT, reason="only root has rights to put away")
+def test_root_removes_without_the_groups_that_it_is_in(place: Path) -> None:
+    """What a group of root's may change, the agent may not."""
+    folders, group = Folders(place / "data"), 4242
+    workspace = folders.make(C, FENCE).workspace
+    theirs = workspace / "theirs"
+    theirs.mkdir()
+    (theirs / "file").write_text("the group's")
+    os.chown(theirs, 0, group)
+    theirs.chmod(0o770)
+
+    def remove() -> None:
+        os.setgroups([group])
+        assert folders.drop_workspace(C, FENCE)
+        assert os.getgroups() == [group]
+
+    removing = _as(None, remove)
+    removing.join(30)
+    assert removing.exitcode == 0
+    [trash] = (place / "data" / "w" / ".trash").iterdir()
+    assert (trash / "theirs" / "file").read_text() == "the group's"
+
+
 @pytest.mark.parametrize("is_root", [True, False] if IS_ROOT else [False])
 def test_an_agent_that_exchanges_as_fast_as_it_can_gets_nothing_of_the_hosts_removed(
     place: Path, victim: Victim, is_root: bool
