@@ -68,21 +68,27 @@ def test_compose_without_secrets_says_how_to_make_them(tmp_path: Path) -> None:
     assert "make env" in done.stderr
 
 
-def checked(env_file: Path, folder: Path) -> subprocess.CompletedProcess[str]:
+class Checked:
     """The service `settings`, in a deployment whose folder is that one."""
-    return run(
-        *(
-            "docker",
-            "compose",
-            "-f",
-            str(ROOT / "compose.yaml"),
-            "--project-directory",
-            str(folder),
-        ),
-        *("--env-file", str(env_file), "-p", f"check-{os.getpid()}"),
-        *("run", "--rm", "--no-deps", "-T", "settings"),
-        environ={"AGCLUSTER_SECRET": "s", "REDIS_API_PASSWORD": "a", "REDIS_WORKER_PASSWORD": "w"},
-    )
+
+    def __init__(self, folder: Path) -> None:
+        self._compose = (
+            *("docker", "compose", "-f", str(ROOT / "compose.yaml"), "-p", f"check-{os.getpid()}"),
+            *("--project-directory", str(folder)),
+        )
+        self._secrets = dict.fromkeys(
+            ("AGCLUSTER_SECRET", "REDIS_API_PASSWORD", "REDIS_WORKER_PASSWORD"), "any"
+        )
+
+    def says(self, env_file: Path) -> tuple[int, str]:
+        """Whether it refuses `--env-file`, and its words."""
+        settings = ("run", "--rm", "--no-deps", "-T", "settings")
+        command = (*self._compose, "--env-file", str(env_file), *settings)
+        done = run(*command, environ=self._secrets)
+        return done.returncode, done.stdout + done.stderr
+
+    def forget(self) -> None:
+        run(*self._compose, "down", environ=self._secrets)
 
 
 @pytest.mark.compose
@@ -94,16 +100,20 @@ def test_the_file_that_compose_uses_is_checked(tmp_path: Path) -> None:
     (folder / ".env").write_text("AGCLUSTER_SLOTS=3\n")
     for place in (folder, tmp_path):
         (place / "prod.env").write_text("AGCLUSTER_PROT=8001\n")
-    usual, here = (checked(folder / name, folder) for name in (".env", "prod.env"))
-    elsewhere = checked(tmp_path / "prod.env", folder)
-    assert usual.returncode == 0, usual.stderr
-    assert "1 settings, all known" in usual.stdout
-    assert here.returncode != 0
-    assert "prod.env is refused: AGCLUSTER_PROT: is not a setting" in here.stdout + here.stderr
-    assert elsewhere.returncode != 0
-    assert (
-        f"COMPOSE_ENV_FILES={tmp_path / 'prod.env'} docker" in elsewhere.stdout + elsewhere.stderr
-    )
+    checked = Checked(folder)
+    try:
+        usual, beside, elsewhere = (
+            checked.says(file)
+            for file in (folder / ".env", folder / "prod.env", tmp_path / "prod.env")
+        )
+    finally:
+        checked.forget()
+    assert usual[0] == 0, usual
+    assert "1 settings, all known" in usual[1]
+    assert beside[0] != 0
+    assert "prod.env is refused: AGCLUSTER_PROT: is not a setting" in beside[1]
+    assert elsewhere[0] != 0
+    assert f"COMPOSE_ENV_FILES={tmp_path / 'prod.env'} docker compose up" in elsewhere[1]
 
 
 def config_hashes(**settings: str) -> dict[str, str]:
