@@ -75,6 +75,11 @@ class HeldLease:
             self._news.clear()
             await self._news.wait()
 
+    async def until_lost(self) -> None:
+        """Wait for its loss, and raise `LeaseLost` then: a task beside what is done under it."""
+        await self.lost.wait()
+        raise LeaseLost(self.conversation, self.fence)
+
     def confirm(self, asked_s: float) -> None:
         """Redis confirmed it to a question asked then."""
         self._confirmed_s = asked_s

@@ -128,7 +128,6 @@ class Delivery:
     async def _start_container(self) -> None:
         await self._parts.starts.begin(self._held.conversation)
         await self._record.move(ConversationState.STARTING, container=None)
-        self._link.has_session = False
         await self._session.start()
         await self._link.reach(timeout_s=self._parts.settings.container_start_timeout_s)
 

@@ -1,7 +1,7 @@
 """A conversation's link to its agent, kept up: connected, connected again, watched for silence.
 
-It decides nothing about turns: its user is told when the link is another one, and when the agent
-could not be reached any more.
+It decides nothing about turns: the one that hears the agent is told when the link is another one,
+its user when the agent could not be reached any more.
 """
 
 from __future__ import annotations
@@ -9,14 +9,15 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Protocol
 
 from infra.runtime.logs import RatedLog, fields
 from infra.wire.errors import AgentUnreachable, MalformedMessage, UnknownMessage
 from infra.wire.gateway import AGENT_SOCKET
 from infra.wire.ids import ConversationKey
-from infra.wire.link import Answer, Command, Hello
+from infra.wire.link import Answer, Command, Hello, Refused
 from worker.hosts.host import ContainerId
 from worker.ownership import HeldLease
 from worker.parts import WorkerParts
@@ -38,25 +39,8 @@ class LinkUser(Protocol):
         """Where the agent is; None: nowhere, and no link is wanted."""
         ...
 
-    @property
-    def is_agent_working(self) -> bool:
-        """Whether a turn is with the agent, so that its silence would mean something."""
-        ...
-
-    def on_frame(self, line: bytes) -> None:
-        """See `LinkListener`."""
-        ...
-
-    def on_answer(self, answer: Answer) -> None:
-        """See `LinkListener`."""
-        ...
-
     def on_transcript(self, line: bytes) -> None:
         """See `LinkListener`."""
-        ...
-
-    def on_relinked(self, link: AgentLink) -> None:
-        """The link broke and another one is up, to the same container."""
         ...
 
     async def on_agent_gone(self, container: ContainerId, error: AgentUnreachable) -> None:
@@ -64,21 +48,41 @@ class LinkUser(Protocol):
         ...
 
 
+class Hearer(Protocol):
+    """Whom the agent's words are for: the turn it works on."""
+
+    @property
+    def is_agent_working(self) -> bool:
+        """Whether the agent works on it, so that its silence would mean something."""
+        ...
+
+    def on_frame(self, line: bytes) -> None:
+        """See `LinkListener`."""
+        ...
+
+    def on_refused(self, refused: Refused) -> None:
+        """The agent does not do what it was told."""
+        ...
+
+    def on_relinked(self, link: AgentLink) -> None:
+        """The link broke and another one is up, to the same container."""
+        ...
+
+
 class KeptLink:
     """The link of one conversation. `tend` and `watch_silence` are its tasks."""
 
     def __init__(self, parts: WorkerParts, held: HeldLease, user: LinkUser) -> None:
-        self.has_session = False
-        """Whether the agent has an SDK session with the conversation's memory."""
+        self._has_session = False
         self._parts = parts
         self._held = held
         self._user = user
         self._link: AgentLink | None = None
         self._connecting = asyncio.Lock()
         self._lost = asyncio.Event()
+        self._hearer: Hearer | None = None
         # As attributes, so that a frame on its way passes no call of ours.
-        self.on_frame: Callable[[bytes], None] = user.on_frame
-        self.on_answer: Callable[[Answer], None] = user.on_answer
+        self.on_frame: Callable[[bytes], None] = _unheard
         self.on_transcript: Callable[[bytes], None] = user.on_transcript
         self._losses_s: deque[float] = deque(maxlen=LOSSES_MAX)
         self._log = RatedLog(
@@ -93,6 +97,29 @@ class KeptLink:
     def current(self) -> AgentLink | None:
         """The newest link; it may be broken, and `tend` at work on the next one."""
         return self._link
+
+    @property
+    def has_session(self) -> bool:
+        """Whether the agent has an SDK session with the conversation's memory."""
+        return self._has_session
+
+    def note_turn(self, *, is_remembered: bool, has_begun: bool) -> None:
+        """A turn has ended. `has_begun`: it had a session; `is_remembered`: that was kept."""
+        self._has_session = is_remembered and (self._has_session or has_begun)
+
+    @contextmanager
+    def heard_by(self, hearer: Hearer) -> Iterator[None]:
+        """Have somebody hear what the agent says. What nobody hears it says again."""
+        self._hearer, self.on_frame = hearer, hearer.on_frame
+        try:
+            yield
+        finally:
+            self._hearer, self.on_frame = None, _unheard
+
+    def on_answer(self, answer: Answer) -> None:
+        """See `LinkListener`."""
+        if isinstance(answer, Refused) and self._hearer is not None:
+            self._hearer.on_refused(answer)
 
     def on_link_lost(self) -> None:
         """See `LinkListener`."""
@@ -146,7 +173,7 @@ class KeptLink:
             held=self._parts.held_lines,
         )
         self._link = link
-        self.has_session = link.welcome.sdk_session is not None
+        self._has_session = link.welcome.sdk_session is not None
         return link
 
     def drop(self) -> None:
@@ -154,6 +181,7 @@ class KeptLink:
         if self._link is not None:
             self._link.close()
             self._link = None
+        self._has_session = False
         self._lost.clear()
 
     async def tend(self) -> None:
@@ -173,8 +201,8 @@ class KeptLink:
                 await self._user.on_agent_gone(container, error)
             else:
                 # Another container was linked by the turn that started it.
-                if self._user.container == container:
-                    self._user.on_relinked(link)
+                if self._user.container == container and self._hearer is not None:
+                    self._hearer.on_relinked(link)
 
     def _bear_loss(self) -> None:
         """Raises `AgentUnreachable` when the link breaks too often to be worth another try."""
@@ -196,7 +224,7 @@ class KeptLink:
             if link is None or not link.is_open or link.is_paused:
                 continue
             silent_s = clock.monotonic() - link.heard_s
-            if not self._user.is_agent_working:
+            if self._hearer is None or not self._hearer.is_agent_working:
                 if silent_s > self._parts.agent_alone_s / 4:
                     link.ping()
                 continue
@@ -205,3 +233,7 @@ class KeptLink:
                 link.abort()
             elif silent_s > silence_s:
                 link.ping()
+
+
+def _unheard(line: bytes) -> None:
+    """The agent says something of a turn, and none runs."""

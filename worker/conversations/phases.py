@@ -28,8 +28,15 @@ class ActorPhase(StrEnum):
 
 ACTOR_TRANSITIONS: Mapping[ActorPhase, frozenset[ActorPhase]] = {
     ActorPhase.RECOVERING: frozenset({ActorPhase.LOOKING, ActorPhase.GONE}),
+    # Again after each answer of the store.
     ActorPhase.LOOKING: frozenset(
-        {ActorPhase.RUNNING, ActorPhase.RESTING, ActorPhase.STOPPING, ActorPhase.GONE}
+        {
+            ActorPhase.LOOKING,
+            ActorPhase.RUNNING,
+            ActorPhase.RESTING,
+            ActorPhase.STOPPING,
+            ActorPhase.GONE,
+        }
     ),
     ActorPhase.RUNNING: frozenset({ActorPhase.LOOKING, ActorPhase.STOPPING, ActorPhase.GONE}),
     ActorPhase.RESTING: frozenset({ActorPhase.LOOKING, ActorPhase.GONE}),
@@ -54,6 +61,8 @@ class Departure(Enum):
 class Wish(Enum):
     """What others want of an actor, seen to between two turns."""
 
+    TURN = auto()
+    """That it looks for a turn: one may be waiting."""
     ROOM = auto()
     """The container's place, if no turn wants it."""
     REAP = auto()
@@ -62,6 +71,8 @@ class Wish(Enum):
     """The container's end, whatever waits."""
     DRAIN = auto()
     """Container and conversation left to another worker."""
+    LEAVE = auto()
+    """The same at once, in the middle of whatever it does."""
 
 
 OF_THE_IDLE = frozenset({Wish.ROOM, Wish.REAP})

@@ -29,7 +29,8 @@ class Session:
     """One conversation's."""
 
     def __init__(self, parts: WorkerParts, held: HeldLease) -> None:
-        self.container: Container | None = None
+        self._container: Container | None = None
+        self._lost: ContainerId | None = None
         self._parts = parts
         self._held = held
         self._early_exit: ContainerExit | None = None
@@ -37,6 +38,24 @@ class Session:
     @property
     def conversation(self) -> ConversationKey:
         return self._held.conversation
+
+    @property
+    def container(self) -> Container | None:
+        """The one that is ours, until it is let go of; it may be lost."""
+        return self._container
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether there is a container that nothing can be done in any more."""
+        return self._container is not None and self._container.id == self._lost
+
+    def adopt(self, container: Container | None) -> None:
+        """Go on with what was found here."""
+        self._container = container
+
+    def lose(self) -> None:
+        """The container has ended, or its agent is given up."""
+        self._lost = self._container.id if self._container else None
 
     async def start(self) -> None:
         """Sockets and a container.
@@ -50,14 +69,14 @@ class Session:
         self._early_exit = None
         began_s = parts.clock.monotonic()
         await self._held.until_sure()
-        self.container = await parts.engine.start(c, self._held.fence, folders)
-        if (early := self._early()) and early.id == self.container.id:
+        self._container = started = await parts.engine.start(c, self._held.fence, folders)
+        if (early := self._early()) and early.id == started.id:
             code = ErrorCode.OUT_OF_MEMORY if early.is_out_of_memory else ErrorCode.CONTAINER_FAILED
             raise ContainerFailed("the container ended at once", code=code)
         took_ms = int((parts.clock.monotonic() - began_s) * 1000)
         log.info(
             "container started",
-            extra=fields(conversation=c, id=self.container.id, took_ms=took_ms),
+            extra=fields(conversation=c, id=started.id, took_ms=took_ms),
         )
 
     def _early(self) -> ContainerExit | None:
@@ -66,14 +85,14 @@ class Session:
 
     def has_ended(self, exit: ContainerExit) -> bool:
         """Whether it is our container that has ended. One that is still starting is remembered."""
-        if self.container is None:
+        if self._container is None:
             self._early_exit = exit
             return False
-        return self.container.id == exit.id
+        return self._container.id == exit.id
 
     def let_go(self) -> Container | None:
         """The container is nobody's from now on: it is to be stopped."""
-        container, self.container = self.container, None
+        container, self._container = self._container, None
         return container
 
     async def clear(self, container: Container | None, *, at_once: bool = False) -> bool:

@@ -1,8 +1,7 @@
 """A turn that an agent still works on and that nobody wants any more: Redis has forgotten it.
 
 Its client was told that the log is lost, so it is interrupted, and its last frames are read and
-acknowledged to make the agent free for the next turn. Used by `worker.conversations.actor` when it
-adopts a container.
+acknowledged to make the agent free for the next turn. Used by `worker.conversations.recovery`.
 """
 
 from __future__ import annotations
@@ -38,6 +37,11 @@ class StrayTurn:
         except TimeoutError as error:
             raise AgentUnreachable("it does not end a turn that nobody wants") from error
 
+    @property
+    def is_agent_working(self) -> bool:
+        """See `Hearer`: it has its own deadline."""
+        return False
+
     def on_frame(self, line: bytes) -> None:
         """Read and forgotten. Raises `MalformedMessage`."""
         frame = decode_frame(line)
@@ -50,3 +54,6 @@ class StrayTurn:
         """It is not the agent's any more."""
         if refused.turn == self.turn:
             self._ended.set()
+
+    def on_relinked(self, link: AgentLink) -> None:
+        """See `Hearer`: whoever waits here gives it up."""

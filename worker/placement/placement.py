@@ -19,6 +19,7 @@ from infra.wire.errors import AgClusterError, LeaseHeld
 from infra.wire.ids import ConversationKey, TurnId, WorkerId
 from infra.wire.states import ConversationState, WorkerState
 from worker.conversations.actor import Conversation
+from worker.conversations.next_step import Left
 from worker.conversations.phases import Departure
 from worker.hosts.capacity import IDLE_AGENT_MB, HostMemory
 from worker.hosts.host import Container, ContainerExit
@@ -314,9 +315,9 @@ class Placement:
             self._on_room()
 
     async def _supervise(self, actor: Conversation, held: HeldLease) -> None:
-        departure = Departure.BROKEN
+        left = Left(Departure.BROKEN)
         try:
-            departure = await actor.run()
+            left = await actor.run()
         except Exception:
             log.exception("conversation failed", extra=fields(conversation=actor.key))
             await self._abandon(held)
@@ -324,26 +325,23 @@ class Placement:
             del self._conversations[actor.key]
             if not self._conversations:
                 self._empty.set()
-        log.info("conversation left", extra=fields(conversation=actor.key, why=departure.name))
-        # What it could not serve is next in the waiting room: that is left to the sweeps' rhythm.
-        if departure is not Departure.BROKEN and not actor.is_put_off:
+        log.info("conversation left", extra=fields(conversation=actor.key, why=left.how.name))
+        if left.makes_room:
             self._on_room()
-        is_wanted = actor.was_poked and not actor.gives_way
-        if departure is Departure.LOST or (departure is Departure.COLD and is_wanted):
-            await self._take_again(actor)
-        if actor.left_waiting and actor.key not in self._conversations:
-            await self._offer(actor.left_waiting)
+        if left.is_to_be_taken_again:
+            await self._take_again(actor.key, left.container)
+        if left.waiting and actor.key not in self._conversations:
+            await self._offer(left.waiting)
 
-    async def _take_again(self, actor: Conversation) -> None:
+    async def _take_again(self, c: ConversationKey, left: Container | None) -> None:
         """A lost lease nobody else took, or a turn that came while the actor left."""
         try:
-            left = actor.left_behind
             if left is not None and not await self.restore(left) and await self._is_leftover(left):
                 self._on_leftover()
                 return
-            await self.place(actor.key)
+            await self.place(c)
         except AgClusterError as error:
-            log.info("left to the sweepers: %s", error, extra=fields(conversation=actor.key))
+            log.info("left to the sweepers: %s", error, extra=fields(conversation=c))
 
     async def _is_leftover(self, container: Container) -> bool:
         """Whether the conversation has gone cold, or elsewhere, without this container."""

@@ -72,7 +72,7 @@ class SideRun:
         if claimed is not None:
             try:
                 async with asyncio.TaskGroup() as group:
-                    losing = group.create_task(self._until_lost())
+                    losing = group.create_task(self._held.until_lost())
                     await self._run(claimed)
                     losing.cancel()
             except BaseExceptionGroup as failed:
@@ -93,10 +93,6 @@ class SideRun:
                 output = TurnOutput(self._parts, self._held, record)
                 await self._finish(record, declared_end(ErrorCode.INTERNAL), output)
             return None
-
-    async def _until_lost(self) -> None:
-        await self._held.lost.wait()
-        raise LeaseLost(self._held.conversation, self._held.fence)
 
     async def _run(self, claimed: Claimed) -> None:
         record = claimed.record

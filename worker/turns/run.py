@@ -108,6 +108,11 @@ class TurnRun:
         """Newest number received; after an adoption, the newest one logged."""
         return self._output.n
 
+    @property
+    def is_agent_working(self) -> bool:
+        """Whether its agent may be at work on it."""
+        return self.phase is RunPhase.OPEN
+
     # Towards the agent
 
     def open_request(self) -> OpenTurn:

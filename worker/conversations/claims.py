@@ -1,0 +1,90 @@
+"""Asks the store for a conversation's next turn, and whether that one is to wait for others'."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+
+from infra.runtime.logs import fields
+from infra.store.turns import Claimed
+from infra.wire.endings import declared_end
+from infra.wire.errors import (
+    ContentNotOpened,
+    ErrorCode,
+    MalformedMessage,
+    StoreUnavailable,
+    UnknownMessage,
+)
+from infra.wire.states import ConversationState
+from worker.conversations.recorded_state import RecordedState
+from worker.ownership import HeldLease
+from worker.parts import WorkerParts
+from worker.waiting import until_store_answers
+
+log = logging.getLogger(__name__)
+
+
+class TurnNotRead(Exception):
+    """The next turn was of another secret, or another version: nobody here could run it.
+
+    It has been ended, and another one may wait.
+    """
+
+
+class Claims:
+    """One conversation's."""
+
+    def __init__(
+        self,
+        parts: WorkerParts,
+        held: HeldLease,
+        record: RecordedState,
+        *,
+        giving_way: Callable[[], int | None],
+    ) -> None:
+        """`giving_way` says how many conversations give way already; None while there is room."""
+        self._parts = parts
+        self._held = held
+        self._record = record
+        self._giving_way = giving_way
+        self._has_claimed = False
+
+    async def gives_way(self) -> bool:
+        """Whether the next turn is to wait for its tenant's turn like those of others.
+
+        Not the one the conversation was placed for.
+        """
+        giving_way, c = self._giving_way(), self._held.conversation
+        if not self._has_claimed or giving_way is None:
+            return False
+        try:
+            gives_way = await self._parts.room.gives_way(
+                c, waited_s=self._parts.timings.give_way_after_s, giving_way=giving_way
+            )
+        except StoreUnavailable as error:
+            log.info("not asked who waits: %s", error, extra=fields(conversation=c))
+            return False
+        if gives_way:
+            log.info("gives way", extra=fields(conversation=c))
+        return gives_way
+
+    async def next(self) -> Claimed | None:
+        """The next turn, claimed; None: none waits.
+
+        While Redis is away this goes on trying. Raises `TurnNotRead` and `LeaseLost`.
+        """
+        turns, lease = self._parts.turns, self._held.lease
+        try:
+            claimed = await until_store_answers(lambda: turns.claim(lease), self._parts.clock)
+        except (ContentNotOpened, MalformedMessage, UnknownMessage) as error:
+            log.error("turn not read: %s", error, extra=fields(conversation=lease.conversation))
+            if await self._record.end_turn(declared_end(ErrorCode.INTERNAL)):
+                raise TurnNotRead from error
+            return None
+        # As the script leaves the record: a claim makes a warm conversation busy.
+        if claimed is None:
+            self._record.note_rest()
+        elif not claimed.is_adoption:
+            self._record.note(ConversationState.WARM, ConversationState.BUSY)
+        self._has_claimed |= claimed is not None
+        return claimed

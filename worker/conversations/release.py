@@ -1,0 +1,58 @@
+"""How an actor that goes gives its lease back. Each way returns a turn that waits.
+
+Nobody but the caller is told of that turn: it is to be offered to another worker.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+from infra.runtime.logs import fields
+from infra.wire.errors import IllegalTransition, LeaseLost, StoreUnavailable
+from infra.wire.ids import TurnId
+from infra.wire.states import ConversationState
+from worker.conversations.recorded_state import RecordedState
+from worker.ownership import HeldLease
+from worker.parts import WorkerParts
+from worker.turns.run import TurnRun
+
+log = logging.getLogger(__name__)
+
+
+async def go_cold(parts: WorkerParts, held: HeldLease) -> TurnId | None:
+    """There is neither a turn nor a container. A lease that cannot be released lapses."""
+    try:
+        return await parts.ownership.release(held, ConversationState.COLD)
+    except StoreUnavailable as error:
+        log.warning("lease left to lapse: %s", error, extra=fields(conversation=held.conversation))
+        return None
+
+
+async def hand_over(
+    parts: WorkerParts, held: HeldLease, record: RecordedState, run: TurnRun | None
+) -> TurnId | None:
+    """Log what waits of the running turn, and leave everything else as it is. Bounded."""
+    c, waiting = held.conversation, None
+    try:
+        async with asyncio.timeout(parts.timings.hand_over_s):
+            if run is not None:
+                await run.append_rest()
+            waiting = await _released(parts, held, record)
+    except (StoreUnavailable, LeaseLost, TimeoutError) as error:
+        log.warning("not handed over: %r", error, extra=fields(conversation=c))
+        parts.ownership.forget(held)
+    parts.gateway.forget(c)
+    log.info("handed over", extra=fields(conversation=c, turn=run and run.turn))
+    return waiting
+
+
+async def _released(parts: WorkerParts, held: HeldLease, record: RecordedState) -> TurnId | None:
+    """The conversation stays as it is on record. That may be elsewhere than we think: an answer
+    was lost, or a script moved it."""
+    try:
+        return await parts.ownership.release(held, record.state)
+    except IllegalTransition:
+        found = await record.read()
+        state = found.state if found else ConversationState.COLD
+        return await parts.ownership.release(held, state)
