@@ -23,11 +23,10 @@ from infra.store.open import Store
 from infra.store.queue import SideClaims
 from infra.store.workers import BEAT_EVERY_S, Resubscribed, WorkerRecord
 from infra.wire.control import CancelTurn, Drain, StopSession, TurnWaits
-from infra.wire.errors import AgClusterError, ContainerFailed, StoreUnavailable
+from infra.wire.errors import AgClusterError, ContainerFailed
 from infra.wire.ids import ConversationKey, TurnId, WorkerId
 from infra.wire.states import WORKER_TRANSITIONS, WorkerState
 from infra.wire.version import VERSION
-from worker.conversations.actor import Conversation
 from worker.gateway_client.registrar import Gateway, GatewayRegistrar
 from worker.hosts.blocking import BlockingCalls
 from worker.hosts.capacity import HostMemory, available_memory_mb, memory_needed_mb, slots_for
@@ -38,12 +37,12 @@ from worker.hosts.folders.workspace import WorkspaceGauge
 from worker.hosts.host import Container, ContainerHost
 from worker.hosts.start_slots import Starts, starts_at_once
 from worker.hosts.starts import Engine
-from worker.hosts.stopping import stop_at_once
+from worker.lanes import WorkerLane
 from worker.life import Life
 from worker.ownership import Ownership
 from worker.parts import Timings, WorkerParts
 from worker.placement.placement import Placement
-from worker.placement.reaper import Reaper, siblings_of
+from worker.placement.reaper import Reaper
 from worker.side.lane import SideLane
 from worker.waiting import periodically, until_store_answers
 
@@ -53,8 +52,6 @@ REMOVAL_THREADS = 2
 """An agent's tree may take minutes to remove; starts wait for none of these threads."""
 
 SIBLING_LOOK_EVERY_S = 1.0
-STOP_MARGIN_S = 10.0
-"""What stopping a container may take beyond the grace its agent gets."""
 
 
 @dataclass(frozen=True)
@@ -101,6 +98,7 @@ class WorkerProcess:
             on_leftover=lambda: self.reaper.reconcile_soon(),
         )
         self.side = SideLane(self.parts, on_room=self._on_side_room)
+        self._lanes: Sequence[WorkerLane] = (self.placement, self.side)
         self.reaper = Reaper(self.parts, self.placement, self.side)
         self._queues = store.placement(
             worker,
@@ -234,12 +232,13 @@ class WorkerProcess:
                     "trash": self.reaper.run_trash(),
                 }.items()
             ]
-            await self.placement.wait_running()
-            await self.side.wait_running()
+            for lane in self._lanes:
+                await lane.wait_running()
             queues = group.create_task(_endless(self._queues.run(), "queues"))
             await self._until_told(stop)
             log.info("worker leaves", extra=fields(worker=self.worker, used=self.placement.used))
-            self.placement.close()
+            for lane in self._lanes:
+                lane.close()
             queues.cancel()
             await self._leave()
             for loop in loops:
@@ -343,8 +342,8 @@ class WorkerProcess:
         self._cancel(c, turn)
 
     def _cancel(self, c: ConversationKey, turn: TurnId) -> None:
-        self.placement.cancel(c, turn)
-        self.side.cancel(turn)
+        for lane in self._lanes:
+            lane.cancel(c, turn)
 
     def _on_room(self) -> None:
         self._queues.wake()
@@ -358,15 +357,9 @@ class WorkerProcess:
     async def _leave(self) -> None:
         self._life.to(WorkerState.DRAINING)
         await self._tell("say that we drain", self._beat())
-        settings = self.parts.settings
         async with asyncio.TaskGroup() as group:
-            # Nobody can take a side turn over; it is over in seconds.
-            group.create_task(
-                self.side.drain(
-                    timeout_s=settings.drain_timeout_s, grace_s=self.parts.timings.hand_over_s
-                )
-            )
-            group.create_task(self._retire() if self._is_retiring else self._hand_over())
+            for lane in self._lanes:
+                group.create_task(lane.drain(is_retiring=self._is_retiring))
         await self._tell("say goodbye", self._say_goodbye())
 
     async def _say_goodbye(self) -> None:
@@ -384,60 +377,6 @@ class WorkerProcess:
         self._has_left = True
         if not await self.parts.registry.leave(self.worker) and self._is_retiring:
             await self.reaper.stop_all(found)
-
-    async def _hand_over(self) -> None:
-        """Leave containers and turns to another worker of this host.
-
-        With one there, at once. Without, running turns get the drain time to end; what still runs
-        then is left to the worker that comes next, and the agents keep its events.
-        """
-        clock = self.parts.clock
-        give_up_s = clock.monotonic() + self.parts.settings.drain_timeout_s
-        for actor in self._actors():
-            actor.drain()
-        while self.placement.used and not (sibling := await self._sibling()):
-            left_s = give_up_s - clock.monotonic()
-            if left_s <= 0:
-                break
-            await self.placement.wait_empty(timeout_s=min(SIBLING_LOOK_EVERY_S, left_s))
-        turns = [actor.turn for actor in self._actors() if actor.turn]
-        for actor in self._actors():
-            actor.hand_over()
-        await self._all_left(self.parts.timings.hand_over_s)
-        if turns and (sibling := await self._sibling()):
-            for turn in turns:
-                await self._tell("ring", self.parts.queue.enqueue(turn, sibling))
-
-    async def _retire(self) -> None:
-        """Let turns end, interrupt the rest, stop every container."""
-        settings = self.parts.settings
-        ours = [actor.container for actor in self._actors() if actor.container]
-        for actor in self._actors():
-            actor.retire()
-        if not await self.placement.wait_empty(timeout_s=settings.drain_timeout_s):
-            for actor in self._actors():
-                actor.interrupt()
-            await self._all_left(settings.disconnect_grace_s + STOP_MARGIN_S)
-        for actor in self._actors():
-            log.error("conversation did not end", extra=fields(conversation=actor.key))
-            actor.hand_over()
-        await self._all_left(self.parts.timings.hand_over_s)
-        await self._tell("stop what is left", stop_at_once(self.parts.host, ours))
-
-    async def _all_left(self, timeout_s: float) -> None:
-        if not await self.placement.wait_empty(timeout_s=timeout_s):
-            log.warning("conversations are left", extra=fields(used=self.placement.used))
-
-    async def _sibling(self) -> WorkerId | None:
-        """Another worker of this host that takes work."""
-        try:
-            found = await siblings_of(self.parts)
-        except StoreUnavailable:
-            return None
-        return next((w.worker for w in found if w.state is WorkerState.READY), None)
-
-    def _actors(self) -> list[Conversation]:
-        return list(self.placement.conversations.values())
 
     async def _tell(self, what: str, call: Coroutine[Any, Any, None]) -> None:
         """A courtesy on the way out: nothing depends on it."""

@@ -23,8 +23,10 @@ from worker.conversations.next_step import Left
 from worker.conversations.phases import Departure
 from worker.hosts.capacity import IDLE_AGENT_MB, HostMemory
 from worker.hosts.host import Container, ContainerExit
+from worker.lanes import Members
 from worker.ownership import HeldLease
 from worker.parts import WorkerParts
+from worker.placement.leaving import Leaving
 from worker.placement.sweeping import Fate, container_fate, is_begun
 
 log = logging.getLogger(__name__)
@@ -49,7 +51,7 @@ class Placement:
         self._memory = memory
         self._on_room = on_room
         self._on_leftover = on_leftover
-        self._conversations: dict[ConversationKey, Conversation] = {}
+        self._members: Members[ConversationKey, Conversation] = Members()
         self._placing: set[ConversationKey] = set()
         self._coming: set[ConversationKey] = set()
         """Those being placed that have their slot already: eight claims run at once."""
@@ -59,11 +61,6 @@ class Placement:
         """The waiting room's last word was that something waits and nobody has room."""
         self._is_asking = False
         """A slot is kept while the waiting room is asked what is next."""
-        self._group: asyncio.TaskGroup | None = None
-        self._running = asyncio.Event()
-        self._empty = asyncio.Event()
-        self._empty.set()
-        self._is_closed = False
 
     @property
     def slots(self) -> int:
@@ -71,7 +68,7 @@ class Placement:
 
     @property
     def used(self) -> int:
-        return len(self._conversations)
+        return len(self._members)
 
     @property
     def coming(self) -> int:
@@ -81,23 +78,17 @@ class Placement:
     @property
     def conversations(self) -> Mapping[ConversationKey, Conversation]:
         """The actors, by conversation."""
-        return self._conversations
+        return self._members.by_key
 
     async def run(self) -> None:
         """Hold the actors until cancelled; they then stop where they are."""
-        async with asyncio.TaskGroup() as group:
-            self._group = group
-            self._running.set()
-            try:
-                await self._keep_looking()
-            finally:
-                self.close()
+        await self._members.hold(self._keep_looking())
 
     # Hints
 
     def has_room(self) -> bool:
         """Whether a new conversation could start, if need be in the place of an idle one."""
-        if self._is_closed or self._parts.starts.is_full:
+        if self._members.has_closed() or self._parts.starts.is_full:
             return False
         return bool(self._free_slots() or self._resting())
 
@@ -166,7 +157,7 @@ class Placement:
         if record is None or record.state.is_terminal:
             return
         c = record.conversation
-        if c not in self._conversations and await self._send_home(c, turn):
+        if c not in self.conversations and await self._send_home(c, turn):
             return
         # A begun one goes on in the container it has, and only a worker of this host can see to it.
         await self.place(c, turn, may_exceed=is_begun(record.state))
@@ -179,13 +170,13 @@ class Placement:
         `may_exceed`: it has its container already, so it is taken beyond the slots too. Where there
         is no room, the turn waits for another worker.
         """
-        if actor := self._conversations.get(c):
+        if actor := self.conversations.get(c):
             actor.poke()
             return
         # An actor under way will find the turn: it claims after its lease is acquired.
         if c in self._placing:
             return
-        if self._is_closed or not (may_exceed or self._make_room()):
+        if self._members.has_closed() or not (may_exceed or self._make_room()):
             if turn is not None:
                 await self._put_back(turn)
             return
@@ -197,7 +188,7 @@ class Placement:
             # After a failover Redis may know less than the host, which obeys no older fence.
             above = self._parts.folders.last_fence(c)
             held = await self._parts.ownership.acquire(c, above=above)
-            if self._has_closed():
+            if self._members.has_closed():
                 await self._give_up(held)
                 return
             self._begin(held, found)
@@ -207,7 +198,7 @@ class Placement:
         finally:
             self._placing.discard(c)
             self._coming.discard(c)
-            if c not in self._conversations:
+            if c not in self.conversations:
                 self._memory.settle(c)
                 self._on_room()
 
@@ -225,12 +216,12 @@ class Placement:
 
     def turn_waits(self, c: ConversationKey) -> None:
         """A turn has come; if the conversation is not ours any more, the sweepers offer it."""
-        if actor := self._conversations.get(c):
+        if actor := self.conversations.get(c):
             actor.poke()
 
     def poke_all(self) -> None:
         """Turns may have come that nobody told us of."""
-        for actor in self._conversations.values():
+        for actor in self.conversations.values():
             actor.poke()
 
     async def _send_home(self, c: ConversationKey, turn: TurnId) -> bool:
@@ -254,18 +245,18 @@ class Placement:
 
     def cancel(self, c: ConversationKey, turn: TurnId) -> None:
         """Somebody wants the turn stopped."""
-        if actor := self._conversations.get(c):
+        if actor := self.conversations.get(c):
             actor.cancel(turn)
 
     def stop(self, c: ConversationKey, *, is_deleted: bool = False) -> None:
         """An operator or user wants it stopped; or it is deleted, and not ours any more."""
-        if actor := self._conversations.get(c):
+        if actor := self.conversations.get(c):
             log.info("told to stop", extra=fields(conversation=c, deleted=is_deleted or None))
             actor.disown() if is_deleted else actor.stop()
 
     def container_exited(self, exit: ContainerExit) -> None:
         """A container of this host ended."""
-        if actor := self._conversations.get(exit.conversation):
+        if actor := self.conversations.get(exit.conversation):
             actor.container_exited(exit)
 
     def _free_slots(self) -> int:
@@ -275,7 +266,7 @@ class Placement:
         return max(0, self._slots - self.used - len(self._coming))
 
     def _resting(self) -> list[Conversation]:
-        return [actor for actor in self._conversations.values() if actor.is_resting]
+        return [actor for actor in self.conversations.values() if actor.is_resting]
 
     def _make_room(self) -> bool:
         """Room for one more; the longest idle conversation gives its place if there is none.
@@ -295,19 +286,17 @@ class Placement:
     # Actors
 
     def _begin(self, held: HeldLease, found: ConversationRecord | None) -> None:
-        assert self._group is not None, "placement is not running"
         actor = Conversation(
             self._parts, held, found, on_rest=self._note_rest, giving_way=self._giving_way
         )
-        self._conversations[actor.key] = actor
-        self._empty.clear()
-        self._group.create_task(self._supervise(actor, held))
+        self._members.put(actor.key, actor)
+        self._members.start(self._supervise(actor, held))
 
     def _giving_way(self) -> int | None:
         """How many conversations give way to others; None: nobody has to, there is room."""
         if self._free_slots() or self._resting():
             return None
-        return sum(actor.gives_way for actor in self._conversations.values())
+        return sum(actor.gives_way for actor in self.conversations.values())
 
     def _note_rest(self) -> None:
         """What rests is room where there is no other."""
@@ -322,15 +311,13 @@ class Placement:
             log.exception("conversation failed", extra=fields(conversation=actor.key))
             await self._abandon(held)
         finally:
-            del self._conversations[actor.key]
-            if not self._conversations:
-                self._empty.set()
+            self._members.remove(actor.key)
         log.info("conversation left", extra=fields(conversation=actor.key, why=left.how.name))
         if left.makes_room:
             self._on_room()
         if left.is_to_be_taken_again:
             await self._take_again(actor.key, left.container)
-        if left.waiting and actor.key not in self._conversations:
+        if left.waiting and actor.key not in self.conversations:
             await self._offer(left.waiting)
 
     async def _take_again(self, c: ConversationKey, left: Container | None) -> None:
@@ -396,21 +383,14 @@ class Placement:
 
     def close(self) -> None:
         """Take no conversation any more."""
-        self._is_closed = True
+        self._members.close()
 
-    def _has_closed(self) -> bool:
-        """Asked again after an await; of an attribute mypy thinks that it cannot have changed."""
-        return self._is_closed
-
-    async def wait_empty(self, *, timeout_s: float) -> bool:
-        """Until every conversation has left; False when that takes longer."""
-        try:
-            async with asyncio.timeout(timeout_s):
-                await self._empty.wait()
-        except TimeoutError:
-            return False
-        return True
+    async def drain(self, *, is_retiring: bool) -> None:
+        """See `WorkerLane`: hand all conversations over, or end them."""
+        self.close()
+        leaving = Leaving(self._parts, self._members)
+        await (leaving.retire() if is_retiring else leaving.hand_over())
 
     async def wait_running(self) -> None:
-        """Until `run` holds the group."""
-        await self._running.wait()
+        """Until actors may begin."""
+        await self._members.wait_running()

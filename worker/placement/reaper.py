@@ -23,11 +23,12 @@ from infra.wire.turns import Lane
 from worker.hosts.folders.folders import StaleFolder
 from worker.hosts.host import Container, ContainerExit, ContainerId
 from worker.hosts.stopping import stop_at_once
+from worker.lanes import WorkerLane
 from worker.parts import WorkerParts
 from worker.placement.idle_stops import IdleStops
+from worker.placement.leaving import siblings_of
 from worker.placement.placement import Placement
 from worker.placement.sweeping import Fate, Sweep, container_fate, sweep
-from worker.side.lane import SideLane
 from worker.waiting import periodically, signalled
 
 log = logging.getLogger(__name__)
@@ -45,7 +46,7 @@ WORKERS_UNSTRETCHED, STRETCH_MAX = 200, 5.0
 class Reaper:
     """One worker's sweeps."""
 
-    def __init__(self, parts: WorkerParts, placement: Placement, side: SideLane) -> None:
+    def __init__(self, parts: WorkerParts, placement: Placement, side: WorkerLane) -> None:
         self._parts = parts
         self._placement = placement
         self._side = side
@@ -344,8 +345,3 @@ def _has_no_session(
     if record is None or record.host not in (None, my_host):
         return True
     return record.state is ConversationState.COLD and record.owner not in others
-
-
-async def siblings_of(parts: WorkerParts) -> list[WorkerRecord]:
-    """The other workers of this host, in whatever state. Raises `StoreUnavailable`."""
-    return [w for w in await parts.registry.of_host(parts.host_id) if w.worker != parts.worker]

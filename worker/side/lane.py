@@ -17,8 +17,9 @@ from infra.wire.errors import (
     AgClusterError,
     LeaseHeld,
 )
-from infra.wire.ids import TurnId
+from infra.wire.ids import ConversationKey, TurnId
 from infra.wire.link import InterruptReason
+from worker.lanes import Members
 from worker.parts import WorkerParts
 from worker.side.run import SideRun
 
@@ -42,48 +43,36 @@ class SideLane:
         self._parts = parts
         self._places = places
         self._on_room = on_room
-        self._runs: dict[TurnId, SideRun | None] = {}
+        self._members: Members[TurnId, SideRun | None] = Members()
         """None: being claimed."""
-        self._group: asyncio.TaskGroup | None = None
-        self._running = asyncio.Event()
-        self._empty = asyncio.Event()
-        self._empty.set()
-        self._is_closed = False
 
     @property
     def used(self) -> int:
-        return len(self._runs)
+        return len(self._members)
 
     def has_room(self) -> bool:
         """Whether another turn may come."""
-        return not self._is_closed and self.used < self._places
+        return not self._members.has_closed() and self.used < self._places
 
     async def run(self) -> None:
         """Hold the turns until cancelled; they then stop where they are."""
-        async with asyncio.TaskGroup() as group:
-            self._group = group
-            self._running.set()
-            try:
-                await asyncio.Event().wait()
-            finally:
-                self._is_closed = True
+        await self._members.hold(_for_ever())
 
     async def wait_running(self) -> None:
         """Until `run` holds the group."""
-        await self._running.wait()
+        await self._members.wait_running()
 
     async def claim(self, turn: TurnId) -> None:
         """The arq job: own the turn's conversation and begin. Raises `StoreUnavailable`.
 
         Without room the hint is handed on. A turn that is somebody else's is left alone.
         """
-        if turn in self._runs:
+        if turn in self._members.by_key:
             return
         if not self.has_room():
             await self._parts.queue.enqueue_side(turn)
             return
-        self._runs[turn] = None
-        self._empty.clear()
+        self._members.put(turn, None)
         run: SideRun | None = None
         try:
             run = await self._own(turn)
@@ -91,9 +80,8 @@ class SideLane:
             if run is None:
                 self._leave(turn)
         if run is not None:
-            assert self._group is not None, "the side lane is not running"
-            self._runs[turn] = run
-            self._group.create_task(self._supervise(turn, run))
+            self._members.put(turn, run)
+            self._members.start(self._supervise(turn, run))
 
     async def _own(self, turn: TurnId) -> SideRun | None:
         record = await self._parts.turns.get(turn)
@@ -105,29 +93,29 @@ class SideLane:
             return None
         return SideRun(self._parts, held, turn)
 
-    def cancel(self, turn: TurnId) -> None:
+    def cancel(self, c: ConversationKey, turn: TurnId) -> None:
         """Somebody wants the turn stopped."""
-        if run := self._runs.get(turn):
+        if run := self._members.by_key.get(turn):
             run.interrupt(InterruptReason.CANCELLED)
 
-    async def drain(self, *, timeout_s: float, grace_s: float) -> None:
-        """Take no turn any more; let those that run end, stop the rest."""
-        self._is_closed = True
-        if await self._wait_empty(timeout_s):
+    def close(self) -> None:
+        """Take no turn any more."""
+        self._members.close()
+
+    async def drain(self, *, is_retiring: bool) -> None:
+        """See `WorkerLane`: let those that run end, stop the rest.
+
+        Nobody can take a side turn over; it is over in seconds.
+        """
+        self.close()
+        parts = self._parts
+        if await self._members.wait_empty(timeout_s=parts.settings.drain_timeout_s):
             return
-        for run in self._runs.values():
+        for run in self._members.by_key.values():
             if run is not None:
                 run.interrupt(InterruptReason.SHUTDOWN)
-        if not await self._wait_empty(grace_s):
+        if not await self._members.wait_empty(timeout_s=parts.timings.hand_over_s):
             log.warning("side turns are left", extra=fields(used=self.used))
-
-    async def _wait_empty(self, timeout_s: float) -> bool:
-        try:
-            async with asyncio.timeout(timeout_s):
-                await self._empty.wait()
-        except TimeoutError:
-            return False
-        return True
 
     async def _supervise(self, turn: TurnId, run: SideRun) -> None:
         try:
@@ -142,7 +130,9 @@ class SideLane:
             self._leave(turn)
 
     def _leave(self, turn: TurnId) -> None:
-        self._runs.pop(turn, None)
-        if not self._runs:
-            self._empty.set()
+        self._members.remove(turn)
         self._on_room()
+
+
+async def _for_ever() -> None:
+    await asyncio.Event().wait()
