@@ -118,9 +118,10 @@ model: $(VENV)/.dev ## the cluster model under thousands of schedules, for a nig
 bench-fleet: $(VENV)/.dev ## what a thousand workers cost Redis while nobody asks (ARGS="--workers 10")
 	$(BIN)/python -m tests.bench.fleet_cost $(ARGS)
 
-soak: $(VENV)/.dev ## random faults in a cluster for half an hour (ARGS="--minutes 5 --agents light")
+soak: $(VENV)/.dev ## random faults in a cluster for half an hour, then walks and odd bytes (ARGS="--minutes 5 --agents light", FUZZ_MINUTES=5)
 	$(BIN)/python -m tests.chaos.soak $(ARGS)
 	$(BIN)/python -m tests.walks --minutes 10
+	FUZZ_MINUTES=$(or $(FUZZ_MINUTES),10) $(BIN)/pytest -q -n0 --timeout 0 tests/fuzz
 
 fuzz: $(VENV)/.dev ## odd bytes over every socket that somebody hostile can reach (EXAMPLES=20000, ARGS="-k model_socket")
 	FUZZ_EXAMPLES=$(or $(EXAMPLES),20000) $(BIN)/pytest -n0 --timeout 0 tests/fuzz $(ARGS)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import select
 import socket
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -12,6 +13,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "60"))
+MINUTES = float(os.environ.get("FUZZ_MINUTES", "0"))
+"""For all tests of this ring together, in place of a number of examples."""
+IS_LONG = bool(MINUTES) or "FUZZ_EXAMPLES" in os.environ
+ROUND_EXAMPLES = 200
+share_s = 0.0
+"""What of the minutes is one test's; set when it is known how many there are."""
 PATIENCE_S = 15.0
 SILENCE_S = 0.2
 """A request that is not answered by then is no whole one; the caller hangs up."""
@@ -79,14 +86,19 @@ def mutated(draw: st.DrawFn, seeds: Sequence[bytes]) -> bytes:
 
 
 def fuzz(seeds: Sequence[bytes], attempt: Callable[[bytes], None]) -> None:
-    """Try so many changed seeds. The first that fails is made small and shown."""
-    is_long = "FUZZ_EXAMPLES" in os.environ
+    """Try so many changed seeds, or for so long. The first that fails is made small and shown."""
+    give_up_s = time.monotonic() + share_s
+    _try(seeds, attempt, examples=ROUND_EXAMPLES if MINUTES else EXAMPLES)
+    while time.monotonic() < give_up_s:
+        _try(seeds, attempt, examples=ROUND_EXAMPLES)
 
+
+def _try(seeds: Sequence[bytes], attempt: Callable[[bytes], None], *, examples: int) -> None:
     @settings(
-        max_examples=EXAMPLES,
+        max_examples=examples,
         deadline=None,
         database=None,
-        derandomize=not is_long,
+        derandomize=not IS_LONG,
         suppress_health_check=list(HealthCheck),
     )
     @given(mutated(seeds))

@@ -5,16 +5,15 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-import os
 import re
 
 import pytest
 
-from tests.fuzz.mutations import exchanged, fuzz, request
+from tests.fuzz.mutations import IS_LONG, exchanged, fuzz, request
 from tests.unit.worker.engine_proxy.conftest import CONVERSATION, Line
 from worker.hosts.docker.host import container_name
 
-pytestmark = pytest.mark.timeout(0 if "FUZZ_EXAMPLES" in os.environ else 120)
+pytestmark = pytest.mark.timeout(0 if IS_LONG else 120)
 
 OPEN = re.compile(
     r"(GET|POST|DELETE) (/v[0-9.]+)?/(info|events|containers/(json|create)"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,7 +14,7 @@ from infra.runtime.settings import EgressPolicy
 from infra.wire.gateway import EGRESS_SOCKET, MODEL_SOCKET, OpenSession
 from infra.wire.ids import Fence
 from tests.fakes.scripted_model import RunningModel
-from tests.fuzz.mutations import exchanged, fuzz, request
+from tests.fuzz.mutations import IS_LONG, exchanged, fuzz, request
 from tests.integration.gateway.conftest import (
     CONVERSATION,
     KEY,
@@ -29,7 +28,7 @@ from worker.gateway.egress.proxy import EgressRules
 from worker.gateway.main import Surroundings
 from worker.gateway.model.proxy import ModelLimits
 
-pytestmark = pytest.mark.timeout(0 if "FUZZ_EXAMPLES" in os.environ else 120)
+pytestmark = pytest.mark.timeout(0 if IS_LONG else 120)
 
 ASKED = json.dumps(asking("echo hi", stream=False)).encode()
 CALLS = [
