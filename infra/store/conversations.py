@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -147,16 +147,22 @@ class ConversationStore:
             raise IllegalTransition(f"conversation {c}", text(answer[1]), state.value)
 
     async def due(
-        self, worker: WorkerId | None = None, host: HostId | None = None, *, limit: int = 50
+        self,
+        worker: WorkerId | None = None,
+        host: HostId | None = None,
+        *,
+        owned: Iterable[ConversationKey] = (),
+        limit: int = 50,
     ) -> Sequence[tuple[ConversationKey, WorkerId | None, HostId | None]]:
         """Conversations whose idle deadline has passed, with their living owner and host.
 
         Of a worker: only those that are its to see to, as it owns them, or nobody does and their
-        container was on its `host`, or on one where no worker lives. One call looks at a part only
-        when very many are due.
+        container was on its `host`, or on one where no worker lives. All of `owned` are looked at,
+        which the worker knows to be its own, and come first. One call looks at a part of the others
+        only when very many are due, and brings `limit` of them.
         """
         answer = await self._scripts.run(
-            "due", [self._keys.idle()], [limit, worker or "", host or ""]
+            "due", [self._keys.idle()], [limit, worker or "", host or "", *owned]
         )
         return [
             (ConversationKey(text(c)), _as(WorkerId, owner), _as(HostId, host))

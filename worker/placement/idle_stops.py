@@ -46,16 +46,9 @@ class IdleStops:
         self._longest_s = longest_s
         self._told_due: set[ConversationKey] = set()
 
-    @property
-    def known(self) -> int:
-        """How many the store has said are due, and still are."""
-        return len(self._told_due)
-
-    def due(self, c: ConversationKey) -> bool:
-        """The store says that this one is due; whether that is news."""
-        is_new = c not in self._told_due
+    def due(self, c: ConversationKey) -> None:
+        """The store says that this one is due."""
         self._told_due.add(c)
-        return is_new
 
     async def run(self) -> None:
         """Watch until cancelled."""

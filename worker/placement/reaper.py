@@ -34,9 +34,7 @@ from worker.waiting import periodically, signalled
 log = logging.getLogger(__name__)
 
 DUE_AT_ONCE = 50
-"""Idle conversations that one look of a sweep brings."""
-DUE_AT_MOST = 200
-"""More the script does not look at."""
+"""Idle conversations of nobody's that one look of a sweep brings."""
 
 
 WORKERS_UNSTRETCHED, STRETCH_MAX = 200, 5.0
@@ -177,22 +175,21 @@ class Reaper:
             pass
 
     async def _sweep_idle_page(self) -> bool:
-        """Whether there may be more: the page was full, and brought news."""
-        # Beside those that we know of already and that wait for their stop.
-        limit = min(DUE_AT_ONCE + self.idle.known, DUE_AT_MOST)
-        due = await self._parts.conversations.due(
-            self._parts.worker, self._parts.host_id, limit=limit
+        """Whether there may be more: the page was full, and some of it is ours now."""
+        parts, ours = self._parts, self._placement.conversations
+        due = await parts.conversations.due(
+            parts.worker, parts.host_id, owned=tuple(ours), limit=DUE_AT_ONCE
         )
-        news = False
+        found = taken = 0
         for c, owner, _ in due:
-            if c in self._placement.conversations:
-                news |= self.idle.due(c)
-            elif owner is None:
-                # The actor finds the container, or that there is none here, and the next round
-                # reaps it. Of a host that is gone only the record goes cold.
+            if c not in ours and owner is None:
+                # The actor finds the container, or that there is none here. Of a host that is gone
+                # only the record goes cold.
                 await self._placement.place(c, may_exceed=True)
-                news |= c in self._placement.conversations
-        return news and len(due) == limit
+                found, taken = found + 1, taken + (c in ours)
+            if c in ours:
+                self.idle.due(c)
+        return found >= DUE_AT_ONCE and taken > 0
 
     async def _sweep_wipes(self) -> None:
         """Deleted conversations that still have a container or files here."""

@@ -1,12 +1,13 @@
 -- due: conversations whose idle deadline has passed, and that are the asking worker's to see to.
 --
 -- KEYS  1 idle
--- ARGV  1 most conversations  2 worker, or '' for all there are  3 its host
+-- ARGV  1 most conversations beside its own  2 worker, or '' for all there are  3 its host
+--       4... the worker's own, as far as it knows
 -- Returns for each {conversation, living owner or '', host or ''}. Forgotten ones are dropped.
 --
 -- A worker's are those it owns, and those nobody owns whose container was on its host, or on one where
--- no worker lives. LOOK_AT of them are looked at; where there are more, from a place that follows
--- from the time: so what its own worker does not see to hides nothing from the others.
+-- no worker lives. Those it names are all looked at. Of the others LOOK_AT are; where there are more,
+-- from a place that follows from the time: so what its own worker does not see to hides nothing.
 local LOOK_AT = 200
 local now = int(now_ms())
 local most, me, my_host = tonumber(ARGV[1]), ARGV[2], ARGV[3]
@@ -36,8 +37,8 @@ local function looked_at()
 end
 
 local found = {}
-for _, id in ipairs(looked_at()) do
-  if #found >= most then break end
+
+local function look(id)
   local held = redis.call('HMGET', key('conversation', id), 'state', 'host')
   if held[1] then
     local owner, host = living_owner(id), held[2] or ''
@@ -45,5 +46,18 @@ for _, id in ipairs(looked_at()) do
   else
     redis.call('ZREM', KEYS[1], id)
   end
+end
+
+local is_own = {}
+for i = 4, #ARGV do
+  local id = ARGV[i]
+  is_own[id] = true
+  local deadline = tonumber(redis.call('ZSCORE', KEYS[1], id))
+  if deadline and deadline <= tonumber(now) then look(id) end
+end
+most = most + #found
+for _, id in ipairs(looked_at()) do
+  if #found >= most then break end
+  if not is_own[id] then look(id) end
 end
 return found

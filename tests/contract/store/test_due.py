@@ -50,3 +50,27 @@ async def test_what_another_host_does_not_stop_hides_nothing(scene: Scene) -> No
         while not (found := await scene.store.conversations.due(W1, HOST_A)):
             pass
     assert [c for c, _, _ in found] == [C]
+
+
+async def test_of_thousands_that_are_due_a_worker_is_told_of_all_its_own(scene: Scene) -> None:
+    """It was told of those among two hundred: all workers together stopped sixty a second."""
+    own = [ConversationKey(f"{n:024x}") for n in range(300)]
+    others = [ConversationKey(f"{n:024x}") for n in range(300, 3000)]
+    await Room(scene).beat(W3, host=HOST_B)
+    async with scene.redis.pipeline(transaction=True) as pipe:
+        pipe.zadd(scene.keys.idle(), dict.fromkeys(own + others, 1))
+        for c in own:
+            pipe.hset(scene.keys.conversation(c), mapping={"state": "warm", "host": HOST_A})
+            pipe.set(scene.keys.lease(c), W1)
+        for c in others:
+            pipe.hset(scene.keys.conversation(c), mapping={"state": "warm", "host": HOST_B})
+        await pipe.execute()
+
+    found = await scene.store.conversations.due(W1, HOST_A, owned=own)
+    assert [c for c, _, _ in found] == own
+    # Of what is not its own any more, or not due, it is told nothing.
+    await scene.redis.set(scene.keys.lease(own[0]), W3)
+    await scene.redis.zadd(scene.keys.idle(), {own[1]: 4e12})
+    await scene.redis.delete(scene.keys.conversation(own[2]))
+    found = await scene.store.conversations.due(W1, HOST_A, owned=own)
+    assert [c for c, _, _ in found] == own[3:]

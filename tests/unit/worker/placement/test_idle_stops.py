@@ -67,6 +67,8 @@ async def test_a_full_page_of_what_cannot_stop_now_hides_nothing(stage: Stage) -
     host = GatedHost(stage.machine)
     worker = await stage.worker(host=host, timings=ONE_SWEEP, slots=2 * DUE_AT_ONCE)
     cs = [await warm(stage, f"c{n}", idle_timeout_s=600) for n in range(DUE_AT_ONCE + 5)]
+    actors = worker.process.placement.conversations.values()
+    await eventually(lambda: all(actor.is_resting for actor in actors))
     await stage.redis.zadd(stage.keys.idle(), dict.fromkeys(cs, 1))
 
     async with asyncio.timeout(20):
