@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from api.access.admission import Admission
 from api.access.catalog import ModelCatalog
-from api.access.door import Door
 from api.conversations.sessions import Sessions
 from api.http.bodies import LargeBodies
 from api.http.drain import Drain
@@ -26,7 +26,7 @@ class ApiDeps:
     turns: TurnOpener
     lookup: TurnLookup
     sessions: Sessions
-    door: Door
+    admission: Admission
     workers: WorkerRegistry
     drain: Drain
     errands: Errands

@@ -9,8 +9,8 @@ from contextlib import asynccontextmanager
 
 import httpx
 
+from api.access.admission import Admission
 from api.access.catalog import ModelCatalog
-from api.access.door import Door
 from api.access.key_check import TIMEOUT_S, KeyCheck
 from api.access.open_answers import OpenAnswers
 from api.conversations.sessions import Sessions
@@ -122,7 +122,7 @@ def _parts(
             turns=store.turns,
             lookup=lookup,
         ),
-        door=_door(settings, store=store, upstream=upstream, clock=clock, secret=secret),
+        admission=_admission(settings, store=store, upstream=upstream, clock=clock, secret=secret),
         workers=store.workers,
         drain=drain,
         errands=errands,
@@ -131,9 +131,9 @@ def _parts(
     )
 
 
-def _door(
+def _admission(
     settings: Settings, *, store: Store, upstream: httpx.AsyncClient, clock: Clock, secret: bytes
-) -> Door:
+) -> Admission:
     key_check = KeyCheck(
         upstream,
         store.key_verdicts,
@@ -142,7 +142,7 @@ def _door(
         accepted_ttl_s=settings.key_check_ttl_s,
         enabled=settings.key_check,
     )
-    return Door(settings, secret=secret, key_check=key_check, rates=store.rates, clock=clock)
+    return Admission(settings, secret=secret, key_check=key_check, rates=store.rates, clock=clock)
 
 
 async def _settle(errands: Errands) -> None:

@@ -1,7 +1,7 @@
 """The content of OpenAI's messages -> blocks for an agent. Pure.
 
 Nothing is ever fetched: a picture or document comes inline or is refused, for a URL fetched on a
-caller's behalf is a door into our network. Only the newest message is refused, saying what to
+caller's behalf is a way into our network. Only the newest message is refused, saying what to
 change. What an earlier one carries that cannot be read becomes a note: clients resend their
 history, and one refused upload would end the chat for good.
 """

@@ -39,7 +39,7 @@ def chat_routes(deps: ApiDeps) -> APIRouter:
         `X-On-Disconnect: continue` lets it go on when the client hangs up; `X-Event-IDs: true`
         numbers a stream's events, for coming back to one that broke; a repeat with the same
         `Idempotency-Key` or `X-Message-ID` is answered by the turn it repeats."""
-        caller = await deps.door.enter(request)
+        caller = await deps.admission.admit(request)
         if deps.drain.is_closed:
             raise RequestRefused("", code=ErrorCode.SHUTTING_DOWN)
         is_numbered = _wants_numbers(request.headers)

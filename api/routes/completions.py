@@ -40,7 +40,7 @@ def completion_routes(deps: ApiDeps) -> APIRouter:
         finished (else 409 `turn_running`). A stream begins after `Last-Event-ID` or
         `starting_after`, or at the beginning, and follows the turn until it ends; leaving it does
         not stop the turn."""
-        caller = await deps.door.enter(request)
+        caller = await deps.admission.admit(request)
         if deps.drain.is_closed:
             raise RequestRefused("", code=ErrorCode.SHUTTING_DOWN)
         record = await deps.lookup.find(turn_of(completion_id), caller)
@@ -52,7 +52,7 @@ def completion_routes(deps: ApiDeps) -> APIRouter:
     async def cancel_chat_completion(request: Request, completion_id: str) -> Cancellation:
         """Stop it. One that runs ends within seconds, for all who read it; one that has ended
         stays as it is."""
-        caller = await deps.door.enter(request)
+        caller = await deps.admission.admit(request)
         turn = turn_of(completion_id)
         state = await deps.lookup.cancel(turn, caller)
         return Cancellation(id=id_of(turn), state=state)

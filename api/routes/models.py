@@ -19,12 +19,12 @@ def model_routes(deps: ApiDeps) -> APIRouter:
     async def list_models(request: Request) -> ModelList:
         """All models, aliases and utility models. With a key also those that the upstream lists
         for it; one that the upstream refuses is 401."""
-        offered = await deps.catalog.offered(await deps.door.greet(request))
+        offered = await deps.catalog.offered(await deps.admission.greet(request))
         return ModelList(data=[Model(id=id, created=made) for id, made in offered.items()])
 
     async def get_model(request: Request, model_id: str) -> Model:
         """One model or alias, in any form in which it may be asked for."""
-        caller = await deps.door.greet(request)
+        caller = await deps.admission.greet(request)
         offered = await deps.catalog.offered(caller)
         if model_id in offered:
             return Model(id=model_id, created=offered[model_id])

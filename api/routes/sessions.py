@@ -28,7 +28,7 @@ def session_routes(deps: ApiDeps) -> APIRouter:
         ] = None,
     ) -> SessionList:
         """The caller's conversations, the last used first."""
-        caller = await deps.door.enter(request)
+        caller = await deps.admission.admit(request)
         try:
             page = await sessions.page(caller, after=after, limit=limit)
         except ValueError:
@@ -40,7 +40,7 @@ def session_routes(deps: ApiDeps) -> APIRouter:
 
     async def get_session(request: Request, name: str) -> SessionShown:
         """One conversation, with the ids of its newest turns."""
-        caller = await deps.door.enter(request)
+        caller = await deps.admission.admit(request)
         record = await sessions.find(name, caller)
         turn_ids = list(await sessions.turns(record))
         return SessionShown.model_validate({**_shown(record), "turn_ids": turn_ids})
@@ -48,7 +48,7 @@ def session_routes(deps: ApiDeps) -> APIRouter:
     async def delete_session(request: Request, name: str) -> SessionDeleted:
         """Forget it everywhere: its memory, its turns, its container and its files. What runs in
         it is cancelled."""
-        caller = await deps.door.enter(request)
+        caller = await deps.admission.admit(request)
         return SessionDeleted(conversation=await sessions.delete(name, caller))
 
     for prefix, in_schema in (("/v1", True), ("", False)):

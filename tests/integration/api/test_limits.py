@@ -140,7 +140,7 @@ async def test_limits_let_everybody_in_while_redis_is_away(
             bad = [await api.chat("hi", headers={"authorization": "Bearer no"}) for _ in range(2)]
     assert [a.status_code for a in answers] == [200] * 3
     assert [a.status_code for a in bad] == [401] * 2
-    told = [r for r in caplog.records if r.name == "api.access.door"]
+    told = [r for r in caplog.records if r.name == "api.access.admission"]
     assert len(told) == 1
 
 
@@ -153,8 +153,8 @@ async def test_silent_redis_holds_nobody_up_for_long() -> None:
 
 
 def count_with(api: RunningApi, rates: Rates) -> None:
-    # The one part of the door that a test must be able to lose.
-    api.deps.door._rates = rates
+    # The one part of the admission that a test must be able to lose.
+    api.deps.admission._rates = rates
 
 
 @asynccontextmanager

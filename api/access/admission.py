@@ -38,7 +38,7 @@ _NETWORK_BITS = 64
 """Of an IPv6 address: what one customer has, who may use any address of it."""
 
 
-class Door:
+class Admission:
     """Asked before a request's body is read: who has no good key shall not make us keep one."""
 
     def __init__(
@@ -58,10 +58,10 @@ class Door:
         self._clock = clock
         self._said_s = -math.inf
 
-    async def enter(self, request: Request) -> Caller:
+    async def admit(self, request: Request) -> Caller:
         """Who calls. Raises `RequestRefused` (401, 429)."""
         caller = await self._identify(request)
-        await self._admit(request, caller)
+        await self._let_in(request, caller)
         return caller
 
     async def greet(self, request: Request) -> Caller | None:
@@ -88,7 +88,7 @@ class Door:
                 await self._count_bad_key(request)
             raise
 
-    async def _admit(self, request: Request, caller: Caller) -> None:
+    async def _let_in(self, request: Request, caller: Caller) -> None:
         """Let the caller in. Raises `RequestRefused` (401, 429)."""
         await self._require_good(request, caller)
         if self._requests_max:
