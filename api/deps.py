@@ -9,7 +9,7 @@ from api.access.catalog import ModelCatalog
 from api.conversations.sessions import Sessions
 from api.http.bodies import LargeBodies
 from api.http.drain import Drain
-from api.turns.deferred import Errands
+from api.turns.deferred import DeferredCalls
 from api.turns.lookup import TurnLookup
 from api.turns.opener import TurnOpener
 from infra.runtime.clock import Clock
@@ -29,6 +29,6 @@ class ApiDeps:
     admission: Admission
     workers: WorkerRegistry
     drain: Drain
-    errands: Errands
+    deferred: DeferredCalls
     large: LargeBodies
     catalog: ModelCatalog

@@ -10,14 +10,14 @@ from contextlib import asynccontextmanager
 import httpx
 
 from api.access.admission import Admission
+from api.access.answer_quota import AnswerQuota
 from api.access.catalog import ModelCatalog
 from api.access.key_check import TIMEOUT_S, KeyCheck
-from api.access.open_answers import OpenAnswers
 from api.conversations.sessions import Sessions
 from api.deps import ApiDeps
 from api.http.bodies import LargeBodies
 from api.http.drain import Drain
-from api.turns.deferred import Errands
+from api.turns.deferred import DeferredCalls
 from api.turns.lookup import TurnLookup
 from api.turns.opener import TurnOpener
 from api.turns.relays import Relays
@@ -31,8 +31,8 @@ from infra.wire.ids import ReplicaId
 
 log = logging.getLogger(__name__)
 
-ERRANDS_S = 2.0
-"""At the end, errands not yet carried out get this long."""
+DEFERRED_S = 2.0
+"""At the end, deferred calls that have not been made get this long."""
 
 
 @asynccontextmanager
@@ -58,12 +58,12 @@ async def running_replica(
         replica=replica,
         live=live,
     )
-    errands = deps.errands
+    deferred = deps.deferred
     async with asyncio.TaskGroup() as group:
-        loops = [group.create_task(live.run()), group.create_task(errands.run())]
+        loops = [group.create_task(live.run()), group.create_task(deferred.run())]
         try:
             yield deps
-            await _settle(errands)
+            await _settle(deferred)
         finally:
             for loop in loops:
                 loop.cancel()
@@ -80,8 +80,8 @@ def _parts(
     live: LiveSubscriber,
 ) -> ApiDeps:
     drain = Drain()
-    errands = Errands(clock)
-    answers = OpenAnswers(per_tenant_max=settings.tenant_streams_max)
+    deferred = DeferredCalls(clock)
+    answers = AnswerQuota(per_tenant_max=settings.tenant_streams_max)
     large = LargeBodies()
     relays = Relays(
         limits=settings,
@@ -110,7 +110,7 @@ def _parts(
             relays=relays,
             answers=answers,
             readers=store.readers,
-            errands=errands,
+            deferred=deferred,
             large=large,
             clock=clock,
         ),
@@ -125,7 +125,7 @@ def _parts(
         admission=_admission(settings, store=store, upstream=upstream, clock=clock, secret=secret),
         workers=store.workers,
         drain=drain,
-        errands=errands,
+        deferred=deferred,
         large=large,
         catalog=ModelCatalog(settings, upstream, clock),
     )
@@ -145,13 +145,13 @@ def _admission(
     return Admission(settings, secret=secret, key_check=key_check, rates=store.rates, clock=clock)
 
 
-async def _settle(errands: Errands) -> None:
-    errands.hurry()
+async def _settle(deferred: DeferredCalls) -> None:
+    deferred.hurry()
     try:
-        async with asyncio.timeout(ERRANDS_S):
-            await errands.settled()
+        async with asyncio.timeout(DEFERRED_S):
+            await deferred.settled()
     except TimeoutError:
-        log.warning("some errands were not carried out before the end")
+        log.warning("some deferred calls were not made before the end")
 
 
 def upstream_client() -> httpx.AsyncClient:

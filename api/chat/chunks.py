@@ -19,7 +19,7 @@ from collections.abc import Iterable
 from api.chat.vocabulary import FINISH_REASONS, completion_id, usage_of
 from api.errors import error_body
 from api.turns.chain import AnswerHead
-from api.turns.channels import Transcript
+from api.turns.channels import Channels
 from infra.runtime.settings import ToolDisplay
 from infra.wire.errors import AgClusterError
 from infra.wire.events import TurnEnded
@@ -63,7 +63,7 @@ class ChunkFrames:
         self._tail = b'},"logprobs":null,"finish_reason":null}]' + self._close
         self._role = opening + b'"role":"assistant","content":""' + self._tail
         self._finish = opening + b'},"logprobs":null,"finish_reason":"'
-        self._transcript = Transcript(display, head=head)
+        self._channels = Channels(display, head=head)
 
     def first(self, n: int = 0) -> bytes:
         """The chunk that opens every answer; `n` is the last event the client has seen before."""
@@ -72,7 +72,7 @@ class ChunkFrames:
     def skip(self, events: Iterable[bytes]) -> None:
         """What the client has seen before: it counts for what goes between it and the rest."""
         for payload in events:
-            self._transcript.piece(payload)
+            self._channels.piece(payload)
 
     def render(self, events: Iterable[bytes], first: int) -> bytes:
         """The chunks of what some events show, joined; `first` is the number of the first.
@@ -81,7 +81,7 @@ class ChunkFrames:
         """
         out: list[bytes] = []
         content, reasoning, tail = self._content, self._reasoning, self._tail
-        piece, is_numbered = self._transcript.piece, self._is_numbered
+        piece, is_numbered = self._channels.piece, self._is_numbered
         for n, payload in enumerate(events, first):
             if (shown := piece(payload)) is not None:
                 if is_numbered:
@@ -97,7 +97,7 @@ class ChunkFrames:
 
     def queue_note(self, ahead: int, n: int) -> bytes:
         """A chunk that tells the place in the queue; `n` is the last event the client has seen."""
-        literal = self._transcript.note(f"Waiting: {_place(ahead)}.")
+        literal = self._channels.note(f"Waiting: {_place(ahead)}.")
         return self._mark(n) + self._reasoning + literal + self._tail
 
     def last(self, end: TurnEnded, n: int) -> bytes:

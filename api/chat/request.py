@@ -106,7 +106,7 @@ class Called(_Counted, frozen=True):
     input: Json = UNSET
 
 
-class ToolCall(_Counted, frozen=True):
+class ChatToolCall(_Counted, frozen=True):
     """A call as it stands in an answer."""
 
     function: Called | None = None
@@ -120,7 +120,7 @@ class ChatMessage(_Counted, frozen=True):
     content: Annotated[Json, _CONTENT] = UNSET
     refusal: _Text = None
     name: _Text = None
-    tool_calls: list[ToolCall] | None = None
+    tool_calls: list[ChatToolCall] | None = None
     function_call: Called | None = None
     tool_call_id: _Text = None
 

@@ -23,9 +23,9 @@ from sse_starlette.sse import EventSourceResponse
 from starlette.types import Receive, Scope, Send
 
 from api.chat.chunks import ChunkFrames
-from api.http.departure import HungUp, while_connected
+from api.http.disconnect import HungUp, while_connected
 from api.turns.channels import is_sight, read_end
-from api.turns.held import OpenTurn
+from api.turns.open_answer import OpenAnswer
 from infra.runtime.clock import Clock
 from infra.runtime.logs import fields
 from infra.runtime.settings import QueueDisplay
@@ -42,14 +42,14 @@ class SlowConsumer(HungUp):
 
 
 class ChatStream(EventSourceResponse):
-    """The answer to `stream: true`. Owns the turn's hold and lets go of it, whatever happens.
+    """The answer to `stream: true`. Owns the open answer and leaves it, whatever happens.
 
     Raises the turn's failure as long as the 200 has not gone out.
     """
 
     def __init__(
         self,
-        turn: OpenTurn,
+        turn: OpenAnswer,
         frames: ChunkFrames,
         *,
         clock: Clock,

@@ -12,9 +12,9 @@ from starlette.types import Receive, Scope, Send
 from api.chat.shapes import AnswerMessage, ChatCompletion, Choice
 from api.chat.vocabulary import FINISH_REASONS, completion_id, usage_of
 from api.errors import error_response
-from api.http.departure import HungUp, while_connected
-from api.turns.channels import Transcript, is_sight, read_end
-from api.turns.held import OpenTurn
+from api.http.disconnect import HungUp, while_connected
+from api.turns.channels import Channels, is_sight, read_end
+from api.turns.open_answer import OpenAnswer
 from infra.runtime.clock import Clock
 from infra.runtime.logs import fields
 from infra.runtime.settings import ToolDisplay
@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 
 
 class WholeAnswer(Response):
-    """The answer to `stream: false`. Owns the turn's hold and lets go of it, whatever happens.
+    """The answer to `stream: false`. Owns the open answer and leaves it, whatever happens.
 
     Raises nothing of ours: a failed turn is answered with its status. The wait is bounded by the
     relay. With `blanks_every_s` blanks go out meanwhile, which JSON allows before its value, so
@@ -36,7 +36,7 @@ class WholeAnswer(Response):
 
     def __init__(
         self,
-        turn: OpenTurn,
+        turn: OpenAnswer,
         *,
         model: str,
         created: int,
@@ -88,14 +88,14 @@ class WholeAnswer(Response):
         )
 
     async def _gather(self, send: Send) -> ChatCompletion:
-        transcript = Transcript(self._display, head=self._turn.head)
+        channels = Channels(self._display, head=self._turn.head)
         said: dict[bool, list[str]] = {False: [], True: []}
         payload = b""
         blank_at_s = self._clock.monotonic() + self._blanks_every_s
         while not self._turn.relay.is_ended:
             events = await self._turn.relay.next(until_s=blank_at_s)
             for payload in events:
-                if (shown := transcript.piece(payload)) is not None:
+                if (shown := channels.piece(payload)) is not None:
                     said[shown[0]].append(json.loads(shown[1]))
                 self._had_effects |= is_sight(payload) and not is_end(payload)
             if self._clock.monotonic() >= blank_at_s and not self._turn.relay.is_ended:

@@ -18,7 +18,7 @@ from api.deps import ApiDeps
 from api.http.edge import held_body
 from api.routes.openapi import CHAT_BODY, EVENT_STREAM, KEYED, NUMBERS_HEADER, chat_headers, errors
 from api.turns.ask import Ask
-from api.turns.held import OpenTurn
+from api.turns.open_answer import OpenAnswer
 from infra.wire.errors import ErrorCode, RequestRefused
 
 
@@ -69,7 +69,7 @@ def chat_routes(deps: ApiDeps) -> APIRouter:
 
 
 def _answer(
-    deps: ApiDeps, chat: ChatRequest, ask: Ask, turn: OpenTurn, *, is_numbered: bool
+    deps: ApiDeps, chat: ChatRequest, ask: Ask, turn: OpenAnswer, *, is_numbered: bool
 ) -> Response:
     settings = deps.settings
     headers = {"x-conversation-id": ask.name} if ask.name else {}

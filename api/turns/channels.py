@@ -36,7 +36,7 @@ class _Kind(Enum):
     TOOL = 3
 
 
-class Transcript:
+class Channels:
     """Sorts a turn's events into the two channels an answer has, with the breaks between.
 
     `pieces` gives `(is_reasoning, literal)` pairs of JSON string literals; a text delta's literal

@@ -1,7 +1,7 @@
-"""What is left to be told to the store when a request is over: surely, but beside the request.
+"""Calls to the store that a request leaves behind: made for sure, but beside the request.
 
-A request that is being torn down cannot be trusted to finish a call to Redis, so it only leaves a
-note here; one loop of the process carries the notes out and tries again while Redis is away.
+A request that is being torn down cannot be trusted to finish a call to Redis, so it only adds it
+here; one loop of the process makes these calls and tries again while Redis is away.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ RETRY_S = 0.5
 
 
 @dataclass(frozen=True, eq=False)
-class _Errand:
+class _DeferredCall:
     what: str
     turn: TurnId
     run: Callable[[], Awaitable[object]]
@@ -32,15 +32,15 @@ class _Errand:
     """From when on it is tried."""
 
 
-class Errands:
-    """Carries out what requests leave behind. `run()` does the work."""
+class DeferredCalls:
+    """Makes the calls that requests leave behind. `run()` does the work."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
-        self._waiting: asyncio.Queue[_Errand] = asyncio.Queue(WAITING_MAX)
-        self._later: dict[_Errand, asyncio.TimerHandle] = {}
+        self._waiting: asyncio.Queue[_DeferredCall] = asyncio.Queue(WAITING_MAX)
+        self._later: dict[_DeferredCall, asyncio.TimerHandle] = {}
 
-    def leave(
+    def add(
         self,
         what: str,
         turn: TurnId,
@@ -51,29 +51,29 @@ class Errands:
         """Have `run` called, again and again while it raises `StoreUnavailable`. Returns at once.
 
         Not before `after_s` have passed, or the end comes. A turn that is gone by then needs no
-        errand.
+        call.
         """
-        errand = _Errand(what, turn, run, self._clock.monotonic() + after_s)
+        call = _DeferredCall(what, turn, run, self._clock.monotonic() + after_s)
         if not after_s or len(self._later) >= WAITING_MAX:
-            self._put(errand)
+            self._put(call)
             return
-        timer = asyncio.get_running_loop().call_later(after_s, self._ripen, errand)
-        self._later[errand] = timer
+        timer = asyncio.get_running_loop().call_later(after_s, self._ripen, call)
+        self._later[call] = timer
 
     def hurry(self) -> None:
         """The end comes: what was to wait is carried out now."""
-        for errand, timer in list(self._later.items()):
+        for call, timer in list(self._later.items()):
             timer.cancel()
-            self._ripen(errand)
+            self._ripen(call)
 
-    def _ripen(self, errand: _Errand) -> None:
-        del self._later[errand]
-        self._put(errand)
+    def _ripen(self, call: _DeferredCall) -> None:
+        del self._later[call]
+        self._put(call)
 
-    def _put(self, errand: _Errand) -> None:
-        what, turn = errand.what, errand.turn
+    def _put(self, call: _DeferredCall) -> None:
+        what, turn = call.what, call.turn
         try:
-            self._waiting.put_nowait(errand)
+            self._waiting.put_nowait(call)
         except asyncio.QueueFull:
             # Redis has been away for long and thousands left: their turns end by their deadline.
             log.warning("not carried out: too many wait", extra=fields(what=what, turn=turn))
@@ -88,15 +88,15 @@ class Errands:
         """Until all that was left so far, and is not to wait, is carried out."""
         await self._waiting.join()
 
-    async def _carry_out(self, errand: _Errand) -> None:
-        told = fields(what=errand.what, turn=errand.turn)
+    async def _carry_out(self, call: _DeferredCall) -> None:
+        told = fields(what=call.what, turn=call.turn)
         while True:
             try:
-                await errand.run()
+                await call.run()
             except TurnNotFound:
                 return
             except StoreUnavailable:
-                if self._clock.monotonic() - errand.since_s > GIVE_UP_S:
+                if self._clock.monotonic() - call.since_s > GIVE_UP_S:
                     log.warning("not carried out: the store is away", extra=told)
                     return
                 await self._clock.sleep(RETRY_S)

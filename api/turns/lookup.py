@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 
-from api.access.open_answers import OpenAnswers
+from api.access.answer_quota import AnswerQuota
 from api.http.auth import Caller
-from api.turns.held import OpenTurn
+from api.turns.open_answer import OpenAnswer
 from api.turns.relays import Relays
 from infra.store.turn_log import TurnLog
 from infra.store.turns import TurnRecord, TurnStore
@@ -25,7 +25,7 @@ class TurnLookup:
     """The turns on record, as callers may see them."""
 
     def __init__(
-        self, *, turns: TurnStore, turn_log: TurnLog, relays: Relays, answers: OpenAnswers
+        self, *, turns: TurnStore, turn_log: TurnLog, relays: Relays, answers: AnswerQuota
     ) -> None:
         self._turns = turns
         self._log = turn_log
@@ -39,7 +39,7 @@ class TurnLookup:
             raise TurnNotFound(turn)
         return record
 
-    async def follow(self, record: TurnRecord, *, after: int = 0) -> OpenTurn:
+    async def follow(self, record: TurnRecord, *, after: int = 0) -> OpenAnswer:
         """Open it for a client.
 
         Raises `RequestRefused` when these events are not kept any more or the client's tenant has
@@ -50,7 +50,7 @@ class TurnLookup:
             held.enter_context(self._answers.counted(record.tenant))
             return self._open(record, after, held)
 
-    def open(self, record: TurnRecord, *, after: int = 0) -> OpenTurn:
+    def open(self, record: TurnRecord, *, after: int = 0) -> OpenAnswer:
         """Its events after number `after`, then what is still to come.
 
         The end of a turn that has ended is always given, so that a stream always has its close.
@@ -58,7 +58,7 @@ class TurnLookup:
         with ExitStack() as held:
             return self._open(record, after, held)
 
-    def _open(self, record: TurnRecord, after: int, held: ExitStack) -> OpenTurn:
+    def _open(self, record: TurnRecord, after: int, held: ExitStack) -> OpenAnswer:
         if record.state.is_terminal:
             after = min(after, record.seq - 1)
         mailbox = held.enter_context(self._relays.attached(record.turn))
@@ -66,7 +66,7 @@ class TurnLookup:
         relay = held.enter_context(
             self._relays.relay(record.turn, mailbox, after=max(after, 0), is_far=is_far)
         )
-        return OpenTurn(relay, held.pop_all())
+        return OpenAnswer(relay, held.pop_all())
 
     async def seen(self, record: TurnRecord, *, upto: int) -> list[bytes]:
         """The newest events up to number `upto`. Raises `StoreUnavailable`."""

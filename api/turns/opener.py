@@ -8,13 +8,13 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 
-from api.access.open_answers import OpenAnswers
+from api.access.answer_quota import AnswerQuota
 from api.http.bodies import LARGE_BYTES, LargeBodies
 from api.turns.ask import Ask
 from api.turns.chain import OpenChain, head_of, last_chains
-from api.turns.deferred import Errands
-from api.turns.held import HeldTurn, Trail
+from api.turns.deferred import DeferredCalls
 from api.turns.naming import label
+from api.turns.open_answer import OwnAnswer, Trail
 from api.turns.relay import Relay
 from api.turns.relays import Relays
 from api.turns.temporary import TemporaryNames
@@ -57,9 +57,9 @@ class TurnOpener:
         names: TemporaryNames,
         queue: PlacementQueue,
         relays: Relays,
-        answers: OpenAnswers,
+        answers: AnswerQuota,
         readers: TurnReaders,
-        errands: Errands,
+        deferred: DeferredCalls,
         large: LargeBodies,
         clock: Clock,
     ) -> None:
@@ -71,13 +71,13 @@ class TurnOpener:
         self._queue = queue
         self._relays = relays
         self._answers = answers
-        self._errands = errands
+        self._deferred = deferred
         self._large = large
         self._clock = clock
         self._readers = readers
         self._serials = itertools.count(1)
 
-    async def open(self, ask: Ask) -> HeldTurn:
+    async def open(self, ask: Ask) -> OwnAnswer:
         """Submit the turn, or join the one it repeats, and follow it.
 
         Raises `RequestRefused` (a bound is reached) and `StoreUnavailable`.
@@ -106,9 +106,9 @@ class TurnOpener:
 
     def _held(
         self, ask: Ask, new: NewTurn, conversation: ConversationKey, relay: Relay, exit: ExitStack
-    ) -> HeldTurn:
+    ) -> OwnAnswer:
         comes_again = ask.repeat is not None and ask.repeat.comes_again
-        return HeldTurn(
+        return OwnAnswer(
             relay,
             exit,
             tenant=ask.caller.tenant,
@@ -119,7 +119,7 @@ class TurnOpener:
             trail=self._trail(ask, conversation),
             turns=self._turns,
             readers=self._readers,
-            errands=self._errands,
+            deferred=self._deferred,
         )
 
     async def _conversation(self, ask: Ask) -> ConversationKey:
@@ -245,10 +245,10 @@ class TurnOpener:
         try:
             yield
         except BaseException:
-            # Not `new` itself: an errand may wait for long, and that is as large as its request.
+            # Not `new` itself: a deferred call may wait for long, and that is as large as its request.
             leave, tenant = self._readers.leave, new.request.tenant
             who = self._reader_of(new)
-            self._errands.leave(
+            self._deferred.add(
                 "hang-up", turn, lambda: leave(turn, who, tenant=tenant, hung_up=True)
             )
             raise
@@ -267,7 +267,7 @@ class TurnOpener:
         except BaseException:
             withdraw, turn, tenant = self._readers.withdraw, new.request.turn, new.request.tenant
             who, digest = self._reader_of(new), new.idempotency
-            self._errands.leave(
+            self._deferred.add(
                 "withdraw", turn, lambda: withdraw(turn, who, tenant=tenant, idempotency=digest)
             )
             raise

@@ -226,7 +226,7 @@ async def test_follower_that_leaves_stops_nothing() -> None:
                 if "so far" in line:
                     break
         await until(lambda: api.deps.drain.open_count == 0)
-        await api.deps.errands.settled()
+        await api.deps.deferred.settled()
         api.worker.gates["rest"].set()
         async with asyncio.timeout(10):
             assert (await api.worker.ended.get())[1] is TurnState.DONE
@@ -421,7 +421,7 @@ async def test_repeat_at_another_replica_outlives_a_hang_up(is_far: bool) -> Non
         left = far if is_far else here
         leaver.cancel()
         await until(lambda: left.deps.drain.open_count == 0)
-        await left.deps.errands.settled()
+        await left.deps.deferred.settled()
         here.worker.gates["rest"].set()
         async with asyncio.timeout(20):
             assert "and on" in (await stayer).text
@@ -475,7 +475,7 @@ async def test_repeat_that_fails_does_not_stay_among_its_turns_readers(
         refused = await far.chat("go", stream=True, headers=again)
 
         assert refused.status_code == status
-        await far.deps.errands.settled()
+        await far.deps.deferred.settled()
         record = await store.turns.get(turn)
         assert record is not None
         assert record.cancel is None, "its first client reads on"
@@ -500,7 +500,7 @@ async def test_turn_ends_with_the_last_hang_up_at_any_replica() -> None:
         ):
             leaver.cancel()
             await until(lambda left=left: left.deps.drain.open_count == 0)  # type: ignore[misc]
-            await left.deps.errands.settled()
+            await left.deps.deferred.settled()
         async with asyncio.timeout(10):
             assert (await here.worker.ended.get())[1] is TurnState.CANCELLED
         assert await here.store.redis.keys("*:readers") == []
@@ -512,7 +512,7 @@ async def test_request_whose_submit_was_lost_takes_along_the_turn_it_made() -> N
         store = store_on(redis, Keys("test"))
         async with running_api(store=losing_after(store), has_worker=False) as api:
             assert (await api.chat("go")).status_code == 503
-            await api.deps.errands.settled()
+            await api.deps.deferred.settled()
         (turn,) = [k for k in await redis.keys("test:turn:*") if k.count(b":") == 2]
         record = await store.turns.get(TurnId(turn.decode().removeprefix("test:turn:")))
         assert record is not None
@@ -545,7 +545,7 @@ async def test_repeat_keeps_the_turn_whose_first_client_hangs_up_meanwhile() -> 
             await late.has_joined.wait()
         first.cancel()
         await until(lambda: here.deps.drain.open_count == 0)
-        await here.deps.errands.settled()
+        await here.deps.deferred.settled()
         late.go_on.set()
         here.worker.gates["rest"].set()
         async with asyncio.timeout(20):
@@ -603,7 +603,7 @@ async def test_langchains_retry_gets_the_turn_that_was_cut_off(
         await until(lambda: len(api.worker.requests) == 2)
         beside.cancel()
         await until(lambda: api.deps.drain.open_count == 1)
-        await api.deps.errands.settled()
+        await api.deps.deferred.settled()
         retry = group.create_task(api.chat("hold", headers=headers))
         await until(lambda: "repeat joins its turn" in caplog.messages)
         api.worker.gates["rest"].set()
@@ -624,7 +624,7 @@ async def test_replica_that_died_keeps_no_turn_alive() -> None:
             first, second = await repeated_at_two_replicas(here, far, group)
             second.cancel()
             # It dies before it can say that its client has left.
-            far.deps.errands.leave = lambda *_: None  # type: ignore[method-assign]
+            far.deps.deferred.add = lambda *_: None  # type: ignore[method-assign]
         first.cancel()
         async with asyncio.timeout(10):
             assert (await here.worker.ended.get())[1] is TurnState.CANCELLED

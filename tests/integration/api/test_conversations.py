@@ -37,7 +37,7 @@ async def ask(
         json={"model": MODEL, "messages": list(messages), **more},
         headers=headers,
     )
-    await api.deps.errands.settled()
+    await api.deps.deferred.settled()
     return answer
 
 
@@ -45,7 +45,7 @@ async def send(api: RunningApi, request: Recorded) -> httpx.Response:
     answer = await api.http.request(
         request.method, request.path, json=request.body, headers=dict(request.headers)
     )
-    await api.deps.errands.settled()
+    await api.deps.deferred.settled()
     return answer
 
 
@@ -260,7 +260,7 @@ async def test_client_that_stopped_an_answer_keeps_its_conversation(stream: bool
                 sending.cancel()
         async with asyncio.timeout(10):
             assert (await api.worker.ended.get())[1] is TurnState.CANCELLED
-        await api.deps.errands.settled()
+        await api.deps.deferred.settled()
         await ask(api, user("go"), assistant("so far" if stream else ""), user("on"))
     first, second = api.worker.requests
     assert (first.conversation == second.conversation) is stream

@@ -530,7 +530,7 @@ async def test_path_cannot_write_lines_into_the_log(caplog: pytest.LogCaptureFix
 
 async def test_follower_that_owes_a_body_just_leaves() -> None:
     """Its stream watches for its leaving, and so reads what it sends."""
-    from api.http.departure import HungUp, while_connected
+    from api.http.disconnect import HungUp, while_connected
     from infra.wire.errors import ErrorCode, RequestRefused
 
     async def receive() -> Any:

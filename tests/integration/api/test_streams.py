@@ -80,7 +80,7 @@ async def test_hang_up_while_queued_cancels_the_turn() -> None:
         (turn,) = [k for k in await api.store.redis.keys("test:turn:*") if k.count(b":") == 2]
         await answer.aclose()
         await until(lambda: api.deps.drain.open_count == 0)
-        await api.deps.errands.settled()
+        await api.deps.deferred.settled()
         record = await api.store.turns.get(TurnId(turn.decode().removeprefix("test:turn:")))
         assert record is not None
         assert record.state is TurnState.CANCELLED
@@ -91,7 +91,7 @@ async def test_turn_goes_on_without_its_client_when_asked_to() -> None:
         answer = await open_until(api, "hold", b"so far", **{"x-on-disconnect": "continue"})
         await answer.aclose()
         await until(lambda: api.deps.drain.open_count == 0)
-        await api.deps.errands.settled()
+        await api.deps.deferred.settled()
         api.worker.gates["rest"].set()
         async with asyncio.timeout(10):
             assert (await api.worker.ended.get())[1] is TurnState.DONE
@@ -104,7 +104,7 @@ async def test_turn_that_another_client_reads_survives_a_hang_up() -> None:
         second = await open_until(api, "hold", b"so far", **again)
         await first.aclose()
         await until(lambda: api.deps.drain.open_count == 1)
-        await api.deps.errands.settled()
+        await api.deps.deferred.settled()
         api.worker.gates["rest"].set()
         assert b"[DONE]" in await rest_of(second)
         await second.aclose()

@@ -16,7 +16,7 @@ from starlette.types import Message as Sent
 from api.chat.chunks import ChunkFrames
 from api.chat.stream import ChatStream
 from api.chat.whole import WholeAnswer
-from api.turns.held import OpenTurn
+from api.turns.open_answer import OpenAnswer
 from infra.runtime.settings import ToolDisplay
 from infra.wire.events import EndReason, Event, TurnEnded, Usage, encode_event
 from infra.wire.states import TurnState
@@ -40,7 +40,7 @@ class Told(Bench):
         super().__init__()
         self.log.events = dict(enumerate(map(encode_event, events), 1))
         self.log.state = TurnState.DONE
-        self.turn = OpenTurn(self.relay, ExitStack())
+        self.turn = OpenAnswer(self.relay, ExitStack())
 
 
 async def body_of(app: ASGIApp) -> str:

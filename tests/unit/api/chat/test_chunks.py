@@ -11,7 +11,7 @@ from openai.types.chat import ChatCompletionChunk
 from api.chat.chunks import ChunkFrames
 from api.chat.vocabulary import FINISH_REASONS
 from api.turns.chain import AnswerHead
-from api.turns.channels import Transcript, is_sight, read_end
+from api.turns.channels import Channels, is_sight, read_end
 from infra.runtime.settings import ToolDisplay
 from infra.wire.errors import AgClusterError, ErrorCode, TurnFailed
 from infra.wire.events import (
@@ -64,7 +64,7 @@ def chunks(stream: bytes) -> list[ChatCompletionChunk]:
 def shown(events: Sequence[Event], display: ToolDisplay) -> tuple[str, str]:
     """Content and reasoning of some events."""
     out = {False: "", True: ""}
-    transcript = Transcript(display)
+    transcript = Channels(display)
     for event in events:
         if piece := transcript.piece(encode_event(event)):
             out[piece[0]] += json.loads(piece[1])
@@ -222,7 +222,7 @@ def test_failed_tools_and_sub_agents_are_told_apart() -> None:
 
 
 def test_event_of_a_later_version_is_counted_and_skipped() -> None:
-    transcript = Transcript(ToolDisplay.REASONING)
+    transcript = Channels(ToolDisplay.REASONING)
     assert transcript.piece(b'{"type":"hologram","x":1}') is None
     assert transcript.unknown == 1
 

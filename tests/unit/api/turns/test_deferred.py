@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 import pytest
 
 from api.http.drain import Drain
-from api.turns.deferred import GIVE_UP_S, WAITING_MAX, Errands
+from api.turns.deferred import GIVE_UP_S, WAITING_MAX, DeferredCalls
 from infra.wire.errors import StoreUnavailable, TurnNotFound
 from infra.wire.ids import TurnId
 from tests.fakes.manual_clock import ManualClock, settle
@@ -34,41 +34,41 @@ class FlakyStore:
 
 
 @asynccontextmanager
-async def running(errands: Errands) -> AsyncIterator[None]:
+async def running(deferred: DeferredCalls) -> AsyncIterator[None]:
     async with asyncio.TaskGroup() as group:
-        loop = group.create_task(errands.run())
+        loop = group.create_task(deferred.run())
         yield
         loop.cancel()
 
 
-async def test_errand_is_carried_out() -> None:
+async def test_a_call_is_carried_out() -> None:
     store = FlakyStore()
-    errands = Errands(ManualClock())
-    async with running(errands):
-        errands.leave("cancel", TURN, store)
-        await errands.settled()
+    deferred = DeferredCalls(ManualClock())
+    async with running(deferred):
+        deferred.add("cancel", TURN, store)
+        await deferred.settled()
     assert store.calls == 1
 
 
-async def test_errand_is_tried_again_while_redis_is_away() -> None:
+async def test_a_call_is_tried_again_while_redis_is_away() -> None:
     clock = ManualClock()
     store = FlakyStore(away=3)
-    errands = Errands(clock)
-    async with running(errands):
-        errands.leave("cancel", TURN, store)
+    deferred = DeferredCalls(clock)
+    async with running(deferred):
+        deferred.add("cancel", TURN, store)
         await clock.advance(5)
-        await errands.settled()
+        await deferred.settled()
     assert store.calls == 4
 
 
-async def test_errand_is_given_up_after_a_while() -> None:
+async def test_a_call_is_given_up_after_a_while() -> None:
     clock = ManualClock()
     store = FlakyStore(away=10**6)
-    errands = Errands(clock)
-    async with running(errands):
-        errands.leave("cancel", TURN, store)
+    deferred = DeferredCalls(clock)
+    async with running(deferred):
+        deferred.add("cancel", TURN, store)
         await clock.advance(GIVE_UP_S + 2)
-        await errands.settled()
+        await deferred.settled()
         called = store.calls
         await clock.advance(10)
         await settle()
@@ -76,16 +76,16 @@ async def test_errand_is_given_up_after_a_while() -> None:
 
 
 async def test_turn_that_is_gone_needs_no_errand() -> None:
-    errands = Errands(ManualClock())
-    async with running(errands):
-        errands.leave("cancel", TURN, FlakyStore(is_unknown=True))
-        await errands.settled()
+    deferred = DeferredCalls(ManualClock())
+    async with running(deferred):
+        deferred.add("cancel", TURN, FlakyStore(is_unknown=True))
+        await deferred.settled()
 
 
 def test_errands_beyond_the_bound_are_dropped() -> None:
-    errands = Errands(ManualClock())
+    deferred = DeferredCalls(ManualClock())
     for _ in range(WAITING_MAX + 1):
-        errands.leave("cancel", TURN, FlakyStore())
+        deferred.add("cancel", TURN, FlakyStore())
 
 
 def test_drain_cuts_what_is_open_and_nothing_else() -> None:
@@ -107,22 +107,22 @@ def test_draining_is_told_in_two_steps(step: str) -> None:
 
 
 async def test_errand_may_wait_but_not_beyond_the_end() -> None:
-    errands, store = Errands(ManualClock()), FlakyStore()
-    errands.leave("hang-up", TURN, store, after_s=3600)
-    async with running(errands):
-        await errands.settled()
+    deferred, store = DeferredCalls(ManualClock()), FlakyStore()
+    deferred.add("hang-up", TURN, store, after_s=3600)
+    async with running(deferred):
+        await deferred.settled()
         assert store.calls == 0
-        errands.hurry()
-        await errands.settled()
+        deferred.hurry()
+        await deferred.settled()
         assert store.calls == 1
 
 
 async def test_errand_that_waits_is_carried_out_in_time() -> None:
-    errands, is_done = Errands(ManualClock()), asyncio.Event()
+    deferred, is_done = DeferredCalls(ManualClock()), asyncio.Event()
 
     async def run() -> None:
         is_done.set()
 
-    errands.leave("hang-up", TURN, run, after_s=0.01)
-    async with running(errands), asyncio.timeout(5):
+    deferred.add("hang-up", TURN, run, after_s=0.01)
+    async with running(deferred), asyncio.timeout(5):
         await is_done.wait()

@@ -1,4 +1,4 @@
-"""The hold a client has on a turn: what it reads, and what its leaving means."""
+"""An answer that a client has open: the turn it reads, and what its leaving means."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 
 from api.turns.chain import AnswerHead, OpenChain, head_of
-from api.turns.deferred import Errands
+from api.turns.deferred import DeferredCalls
 from api.turns.relay import Relay
 from infra.runtime.logs import fields
 from infra.store.chains import ChainStore
@@ -23,8 +23,8 @@ REMEMBER_S = 1.0
 """An answer's last bytes wait at most this long until the conversation can be found again."""
 
 
-class OpenTurn:
-    """A turn as somebody reads it who has no say in it.
+class OpenAnswer:
+    """The answer of a client that has no say in the turn it reads.
 
     `leave()` must be called once, when the answer is over or the client is.
     """
@@ -81,8 +81,8 @@ class Trail:
             )
 
 
-class HeldTurn(OpenTurn):
-    """The turn of who asked for it. A client that hangs up takes it along.
+class OwnAnswer(OpenAnswer):
+    """The answer of the client that asked for the turn: when it hangs up, the turn is stopped.
 
     Unless it asked for the turn to go on, or another client asked for it too, here or elsewhere.
     One that asks again when it is cut off has `patience_s` for that.
@@ -100,7 +100,7 @@ class HeldTurn(OpenTurn):
         trail: Trail | None,
         turns: TurnStore,
         readers: TurnReaders,
-        errands: Errands,
+        deferred: DeferredCalls,
     ) -> None:
         super().__init__(relay, exit)
         self.head = None if trail is None else AnswerHead()
@@ -111,7 +111,7 @@ class HeldTurn(OpenTurn):
         self._trail = trail
         self._turns = turns
         self._readers = readers
-        self._errands = errands
+        self._deferred = deferred
 
     async def answered(self) -> None:
         """Before the client can ask its next question, the conversation can be found."""
@@ -128,18 +128,18 @@ class HeldTurn(OpenTurn):
     def delivered(self) -> None:
         """Nobody needs this answer again who does not say so."""
         if self._is_repeatable:
-            self._errands.leave("delivered", self.id, lambda: self._turns.mark_delivered(self.id))
+            self._deferred.add("delivered", self.id, lambda: self._turns.mark_delivered(self.id))
 
     def _left(self, *, hung_up: bool) -> None:
         if (trail := self._trail) is not None and (head := self.head) is not None:
             # A client that stopped an answer sends back what it got of it.
-            self._errands.leave("remember", self.id, lambda: trail.put(head.text))
+            self._deferred.add("remember", self.id, lambda: trail.put(head.text))
         if self.relay.is_ended:
             return
         if self._patience_s and hung_up:
             # It is no reader meanwhile, so that its next try is known for what it is.
-            self._errands.leave("leave", self.id, lambda: self._leave(hung_up=False))
-            self._errands.leave(
+            self._deferred.add("leave", self.id, lambda: self._leave(hung_up=False))
+            self._deferred.add(
                 "hang-up",
                 self.id,
                 lambda: self._leave(hung_up=True),
@@ -147,7 +147,7 @@ class HeldTurn(OpenTurn):
             )
         else:
             what = "hang-up" if hung_up else "leave"
-            self._errands.leave(what, self.id, lambda: self._leave(hung_up=hung_up))
+            self._deferred.add(what, self.id, lambda: self._leave(hung_up=hung_up))
 
     async def _leave(self, *, hung_up: bool) -> None:
         await self._readers.leave(self.id, self._reader, tenant=self._tenant, hung_up=hung_up)

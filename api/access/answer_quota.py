@@ -1,4 +1,4 @@
-"""How many answers each tenant has open at this replica."""
+"""How many answers a tenant may have open at this replica."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from infra.wire.ids import TenantId
 from infra.wire.words import Case, refused
 
 
-class OpenAnswers:
+class AnswerQuota:
     """Counts them; `per_tenant_max` 0: any number."""
 
     def __init__(self, *, per_tenant_max: int) -> None:
