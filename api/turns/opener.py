@@ -245,7 +245,7 @@ class TurnOpener:
         try:
             yield
         except BaseException:
-            # Not `new` itself: a deferred call may wait for long, and that is as large as its request.
+            # Not `new` itself, which is as large as its request: the call may wait for long.
             leave, tenant = self._readers.leave, new.request.tenant
             who = self._reader_of(new)
             self._deferred.add(

@@ -64,9 +64,9 @@ def chunks(stream: bytes) -> list[ChatCompletionChunk]:
 def shown(events: Sequence[Event], display: ToolDisplay) -> tuple[str, str]:
     """Content and reasoning of some events."""
     out = {False: "", True: ""}
-    transcript = Channels(display)
+    channels = Channels(display)
     for event in events:
-        if piece := transcript.piece(encode_event(event)):
+        if piece := channels.piece(encode_event(event)):
             out[piece[0]] += json.loads(piece[1])
     return out[False], out[True]
 
@@ -222,9 +222,9 @@ def test_failed_tools_and_sub_agents_are_told_apart() -> None:
 
 
 def test_event_of_a_later_version_is_counted_and_skipped() -> None:
-    transcript = Channels(ToolDisplay.REASONING)
-    assert transcript.piece(b'{"type":"hologram","x":1}') is None
-    assert transcript.unknown == 1
+    channels = Channels(ToolDisplay.REASONING)
+    assert channels.piece(b'{"type":"hologram","x":1}') is None
+    assert channels.unknown == 1
 
 
 @pytest.mark.parametrize(
