@@ -20,7 +20,7 @@ from pathlib import Path
 from agent.forwarder import Forwarder
 from agent.server import LinkServer
 from agent.transcripts import Transcripts
-from agent.turn import Session
+from agent.turn import AgentSession
 from agent.without_mcp import leave_out_mcp
 from infra.wire.gateway import AGENT_SOCKET, EGRESS_SOCKET, MODEL_SOCKET
 from infra.wire.version import VERSION
@@ -46,14 +46,14 @@ async def serve(given: argparse.Namespace) -> None:
         forwarder = Forwarder(given.egress_socket, group)
         transcripts = Transcripts()
 
-        async def open_session(tasks: asyncio.TaskGroup) -> Session:
+        async def open_session(tasks: asyncio.TaskGroup) -> AgentSession:
             leave_out_mcp()
             # In a thread: the loop goes on answering while the SDK is imported.
             await asyncio.to_thread(importlib.import_module, "agent.session")
-            from agent.options import CONNECT_TIMEOUT_S, Surroundings
+            from agent.options import CONNECT_TIMEOUT_S, CliSetup
             from agent.session import ClaudeSession
 
-            around = Surroundings(
+            around = CliSetup(
                 given.workspace,
                 given.model_socket,
                 cli=given.cli,

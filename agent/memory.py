@@ -47,7 +47,7 @@ class ToTell:
     """The user's words that got no answer: they go with the prompt."""
 
 
-class Memory:
+class AgentMemory:
     """The memory of one conversation. `past` is what a new CLI begins with; the one that is open
     has it, and all turns since."""
 

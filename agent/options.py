@@ -25,8 +25,8 @@ _LINE_MAX_BYTES = 64 * 1024 * 1024
 
 
 @dataclass(frozen=True)
-class Surroundings:
-    """What the agent finds in its isolation."""
+class CliSetup:
+    """What the CLI of an agent is given in its isolation."""
 
     workspace: Path
     model_socket: Path
@@ -66,7 +66,7 @@ def launch_key(settings: AgentSettings) -> tuple[object, ...]:
 
 def build_options(
     settings: AgentSettings,
-    around: Surroundings,
+    around: CliSetup,
     *,
     store: SessionStore,
     past: Past,
@@ -125,7 +125,7 @@ def _thinking(settings: AgentSettings) -> dict[str, Any]:
 
 
 def _environment(
-    settings: AgentSettings, around: Surroundings, mark: str, proxy: str | None
+    settings: AgentSettings, around: CliSetup, mark: str, proxy: str | None
 ) -> dict[str, str]:
     values = {
         MARK: mark,

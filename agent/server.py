@@ -1,8 +1,8 @@
 """The agent's side of the worker-agent protocol (`infra.wire.link`), over a Unix socket.
 
-Knows turns, fences and frames, and nothing of the SDK: a `Session` runs the turns, one after the
-other, in one task, and `Transcripts` keeps what is to be stored. One worker is connected at a time;
-the agent goes on without any, but not for good: nobody would be left to stop it.
+Knows turns, fences and frames, and nothing of the SDK: an `AgentSession` runs the turns, one after
+the other, in one task, and `Transcripts` keeps what is to be stored. One worker is connected at a
+time; the agent goes on without any, but not for good: nobody would be left to stop it.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 from agent.transcripts import Transcripts
-from agent.turn import RunningTurn, Session
+from agent.turn import AgentSession, RunningTurn
 from infra.wire.base import PROTOCOL_VERSION
 from infra.wire.endings import declared_end, interrupted_end
 from infra.wire.errors import ErrorCode, MalformedMessage, UnknownMessage
@@ -51,7 +51,7 @@ WRITE_HIGH_BYTES = 256 * 1024
 FIRST_HELLO_S = 600.0
 """Until a first worker has said how long it may be alone."""
 
-OpenSession = Callable[[asyncio.TaskGroup], Awaitable[Session]]
+OpenSession = Callable[[asyncio.TaskGroup], Awaitable[AgentSession]]
 """Makes the session; tasks it needs beside a turn are born in the group."""
 
 
@@ -75,7 +75,7 @@ class LinkServer:
         self._transcripts = transcripts
         self._agent_version = agent_version
         self._sdk_version = sdk_version
-        self._session: Session | None = None
+        self._session: AgentSession | None = None
         self._fence = Fence(0)
         self._link: _Link | None = None
         self._turn: RunningTurn | None = None
@@ -272,7 +272,7 @@ class LinkServer:
         self._starts.put_nowait(self._turn)
 
 
-async def _run_guarded(session: Session, turn: RunningTurn) -> TurnEnded:
+async def _run_guarded(session: AgentSession, turn: RunningTurn) -> TurnEnded:
     """The edge at which a turn's failure stays that turn's: whatever happens, it has an end."""
     try:
         return await session.run(turn)

@@ -19,8 +19,8 @@ from claude_agent_sdk import Message, SystemMessage
 from agent.cli import Cli, CliFailed, CliNotStarted, first_of
 from agent.forwarder import Forwarder
 from agent.history import content_of
-from agent.memory import Mark, Memory
-from agent.options import Past, Surroundings, build_options, launch_key
+from agent.memory import AgentMemory, Mark
+from agent.options import CliSetup, Past, build_options, launch_key
 from agent.processes import is_crowded, oom_kills
 from agent.session_store import LinkedSessionStore
 from agent.transcripts import Transcripts
@@ -42,11 +42,11 @@ INTERRUPT_AGAIN_S = 1.0
 
 
 class ClaudeSession:
-    """Implements `agent.turn.Session` with a real CLI."""
+    """Implements `agent.turn.AgentSession` with a real CLI."""
 
     def __init__(
         self,
-        around: Surroundings,
+        around: CliSetup,
         *,
         group: asyncio.TaskGroup,
         forwarder: Forwarder,
@@ -56,18 +56,18 @@ class ClaudeSession:
         self._group = group
         self._forwarder = forwarder
         self._transcripts = transcripts
-        self._memory = Memory(transcripts, around.workspace)
+        self._memory = AgentMemory(transcripts, around.workspace)
         self._scratch = tempfile.TemporaryDirectory(prefix="agcluster-")
         self._cli: Cli | None = None
         self._launched: tuple[object, ...] = ()
 
     @property
     def sdk_session(self) -> str | None:
-        """See `Session.sdk_session`."""
+        """See `AgentSession.sdk_session`."""
         return self._memory.past.session
 
     async def run(self, turn: RunningTurn) -> TurnEnded:
-        """See `Session.run`."""
+        """See `AgentSession.run`."""
         async with asyncio.TaskGroup() as group:
             watch = group.create_task(self._stop_when_interrupted(turn))
             try:
@@ -76,7 +76,7 @@ class ClaudeSession:
                 watch.cancel()
 
     async def aclose(self) -> None:
-        """See `Session.aclose`."""
+        """See `AgentSession.aclose`."""
         if self._cli is not None:
             self._cli.kill()
             await self._drop_cli()

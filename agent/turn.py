@@ -1,6 +1,6 @@
 """A turn the agent is on, and the seam to whatever runs it.
 
-Implementations of `Session`: `agent.session` (the Agent SDK) and `tests.fakes.scripted_agent`.
+Implementations of `AgentSession`: `agent.session` (the Agent SDK) and `tests.fakes.scripted_agent`.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class RunningTurn:
         return self.interrupted
 
 
-class Session(Protocol):
+class AgentSession(Protocol):
     """A conversation's agent. `run` and `aclose` are called from one task, never at once."""
 
     @property

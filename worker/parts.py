@@ -17,11 +17,11 @@ from infra.store.waiting_room import WaitingRoom
 from infra.store.workers import WorkerRegistry
 from infra.wire.ids import HostId, WorkerId
 from worker.gateway_client.registrar import GatewayRegistrar
+from worker.hosts.engine import Engine
 from worker.hosts.folders.folders import Folders
 from worker.hosts.folders.workspace import WorkspaceGauge
 from worker.hosts.host import ContainerHost
 from worker.hosts.start_slots import Starts
-from worker.hosts.starts import Engine
 from worker.lines import HeldLines
 from worker.ownership import Ownership
 

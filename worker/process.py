@@ -22,7 +22,7 @@ from infra.store.leases import RENEW_EVERY_S, SELF_FENCE_AFTER_S
 from infra.store.open import Store
 from infra.store.queue import SideClaims
 from infra.store.workers import BEAT_EVERY_S, Resubscribed, WorkerRecord
-from infra.wire.control import CancelTurn, Drain, StopSession, TurnWaits
+from infra.wire.control import CancelTurn, DrainWorker, StopSession, TurnWaits
 from infra.wire.errors import AgClusterError, ContainerFailed
 from infra.wire.ids import ConversationKey, TurnId, WorkerId
 from infra.wire.states import WORKER_TRANSITIONS, WorkerState
@@ -30,13 +30,13 @@ from infra.wire.version import VERSION
 from worker.gateway_client.registrar import Gateway, GatewayRegistrar
 from worker.hosts.blocking import BlockingCalls
 from worker.hosts.capacity import HostMemory, available_memory_mb, memory_needed_mb, slots_for
+from worker.hosts.engine import Engine
 from worker.hosts.folders.folders import Folders
 from worker.hosts.folders.machine import machine_of, refusal, strangers
 from worker.hosts.folders.owner import DataOwner, HeldFolder, hold
 from worker.hosts.folders.workspace import WorkspaceGauge
 from worker.hosts.host import Container, ContainerHost
 from worker.hosts.start_slots import Starts, starts_at_once
-from worker.hosts.starts import Engine
 from worker.lanes import WorkerLane
 from worker.life import Life
 from worker.ownership import Ownership
@@ -310,7 +310,7 @@ class WorkerProcess:
                     self.placement.turn_waits(message.conversation)
                 case StopSession():
                     self.placement.stop(message.conversation, is_deleted=message.is_deleted)
-                case Drain():
+                case DrainWorker():
                     log.info("told to drain", extra=fields(retire=message.retire))
                     self._is_retiring |= message.retire
                     self._told_to_drain.set()

@@ -18,7 +18,7 @@ from infra.store.server.channel import listen
 from infra.store.server.connection import translate
 from infra.store.server.replies import fields, text
 from infra.store.server.scripts import Scripts
-from infra.wire.control import Control, Drain, decode_control
+from infra.wire.control import Control, DrainWorker, decode_control
 from infra.wire.errors import MalformedMessage, UnknownMessage
 from infra.wire.ids import ConversationKey, HostId, WorkerId
 from infra.wire.states import WorkerState
@@ -132,7 +132,7 @@ class WorkerRegistry:
 
         `retire`: it stops its containers first. Raises `StoreUnavailable`.
         """
-        told = Drain(retire=retire).encode()
+        told = DrainWorker(retire=retire).encode()
         with translate():
             heard = await self._redis.publish(self._keys.control_channel(worker), told)
         return int(heard) > 0

@@ -36,7 +36,7 @@ class TurnWaits(Message):
     turn: TurnId
 
 
-class Drain(Message):
+class DrainWorker(Message):
     """Stop taking work and leave.
 
     Sent by: an operator. `retire`: stop the containers first, for no worker comes after this one.
@@ -58,7 +58,7 @@ class StopSession(Message):
     is_deleted: bool = False
 
 
-Control = Annotated[CancelTurn | TurnWaits | Drain | StopSession, Field(discriminator="type")]
+Control = Annotated[CancelTurn | TurnWaits | DrainWorker | StopSession, Field(discriminator="type")]
 _CONTROL: TypeAdapter[Control] = TypeAdapter(Control)
 
 

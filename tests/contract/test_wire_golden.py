@@ -128,8 +128,8 @@ ANSWERS: dict[str, Message] = {
 }
 CONTROL: dict[str, Message] = {
     "cancel": control.CancelTurn(turn=TURN, conversation=CONVERSATION, reason="disconnected"),
-    "drain": control.Drain(),
-    "retire": control.Drain(retire=True),
+    "drain": control.DrainWorker(),
+    "retire": control.DrainWorker(retire=True),
     "turn_waits": control.TurnWaits(conversation=CONVERSATION, turn=TURN),
     "stop_session": control.StopSession(conversation=CONVERSATION, is_deleted=True),
 }

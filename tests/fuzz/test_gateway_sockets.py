@@ -25,7 +25,7 @@ from tests.integration.gateway.conftest import (
 )
 from worker.gateway.egress.addresses import IPAddress
 from worker.gateway.egress.proxy import EgressRules
-from worker.gateway.main import Surroundings
+from worker.gateway.main import Outside
 from worker.gateway.model.proxy import ModelLimits
 
 pytestmark = pytest.mark.timeout(0 if IS_LONG else 120)
@@ -76,7 +76,7 @@ async def test_the_egress_socket(make_host: HostMaker, caplog: pytest.LogCapture
         async def resolve(self, host: str) -> Sequence[IPAddress]:
             raise OSError("unknown")
 
-    around = Surroundings(resolver=Inside(), why_refused=lambda address: "of a test")
+    around = Outside(resolver=Inside(), why_refused=lambda address: "of a test")
     host = make_host(egress=EgressRules(EgressPolicy.PUBLIC), surroundings=around)
     seeds = [
         b"CONNECT site.example:443 HTTP/1.1\r\nHost: site.example:443\r\n\r\n",

@@ -7,7 +7,7 @@ the agent keeps its events, and the next owner of the lease goes on.
 
 What it does next is decided in `worker.conversations.next_step`; its phases are
 `worker.conversations.phases.ActorPhase`. What it has on this host is a
-`worker.conversations.session.Session`, its agent is reached over a
+`worker.conversations.session.HostSession`, its agent is reached over a
 `worker.conversations.kept_link.KeptLink`, turns get there by a
 `worker.conversations.delivery.Delivery`.
 """
@@ -42,7 +42,7 @@ from worker.conversations.phases import ACTOR_TRANSITIONS, OF_THE_IDLE, ActorPha
 from worker.conversations.recorded_state import RecordedState
 from worker.conversations.recovery import Recovery
 from worker.conversations.release import go_cold, hand_over
-from worker.conversations.session import Session
+from worker.conversations.session import HostSession
 from worker.conversations.transcript_keeper import TranscriptKeeper
 from worker.conversations.turn import see_through
 from worker.conversations.workspace_guard import WorkspaceGuard
@@ -87,7 +87,7 @@ class Conversation:
         self._life = Life(f"actor of {self.key}", ActorPhase.RECOVERING, ACTOR_TRANSITIONS)
         self._record = RecordedState(parts, held, found)
         self._claims = Claims(parts, held, self._record, giving_way=giving_way)
-        self._session = Session(parts, held)
+        self._session = HostSession(parts, held)
         self._link = KeptLink(parts, held, self)
         self._recovery = Recovery(
             parts, self.key, session=self._session, link=self._link, record=self._record

@@ -26,7 +26,7 @@ from infra.wire.states import ConversationState, TurnState
 from infra.wire.words import Case
 from worker.conversations.kept_link import KeptLink
 from worker.conversations.recorded_state import RecordedState
-from worker.conversations.session import Session
+from worker.conversations.session import HostSession
 from worker.gateway_client.client import CommandRefused
 from worker.ownership import HeldLease
 from worker.parts import WorkerParts
@@ -46,7 +46,7 @@ class Delivery:
         parts: WorkerParts,
         held: HeldLease,
         *,
-        session: Session,
+        session: HostSession,
         link: KeptLink,
         record: RecordedState,
     ) -> None:

@@ -15,7 +15,7 @@ from infra.wire.states import ConversationState
 from worker.conversations.kept_link import KeptLink
 from worker.conversations.next_step import inherit
 from worker.conversations.recorded_state import RecordedState
-from worker.conversations.session import Session
+from worker.conversations.session import HostSession
 from worker.conversations.strays import StrayTurn
 from worker.hosts.host import ContainerId
 from worker.parts import WorkerParts
@@ -32,7 +32,7 @@ class Recovery:
         parts: WorkerParts,
         c: ConversationKey,
         *,
-        session: Session,
+        session: HostSession,
         link: KeptLink,
         record: RecordedState,
     ) -> None:

@@ -25,7 +25,7 @@ from worker.waiting import FIRST_PAUSE_S, LONGEST_PAUSE_S, until_store_answers
 log = logging.getLogger(__name__)
 
 
-class Session:
+class HostSession:
     """One conversation's."""
 
     def __init__(self, parts: WorkerParts, held: HeldLease) -> None:

@@ -13,7 +13,7 @@ from infra.runtime.logs import fields
 from infra.wire.endings import declared_end
 from infra.wire.errors import ContainerFailed, ErrorCode
 from infra.wire.ids import ConversationKey
-from worker.conversations.session import Session
+from worker.conversations.session import HostSession
 from worker.hosts.folders.workspace import (
     LAST_LOOK_MAX_S,
     MEASURE_MAX_S,
@@ -33,7 +33,7 @@ class WorkspaceGuard:
         self,
         parts: WorkerParts,
         c: ConversationKey,
-        session: Session,
+        session: HostSession,
         *,
         running: Callable[[], TurnRun | None],
     ) -> None:

@@ -40,7 +40,7 @@ class Places:
             self._taken -= count
 
 
-class Rate:
+class Pace:
     """A bound on how many may begin in a minute: who is faster waits, and is refused in the end."""
 
     def __init__(self, per_minute: int, *, what: str, wait_s: float) -> None:

@@ -15,7 +15,7 @@ from infra.runtime.sockets import BoundSocket, check_folder, listen_at
 from infra.wire.gateway import EGRESS_SOCKET, MODEL_SOCKET
 from worker.gateway.egress.proxy import HEAD_MAX_BYTES, EgressProxy
 from worker.gateway.model.proxy import ModelProxy
-from worker.gateway.sessions import Session
+from worker.gateway.sessions import GatewaySession
 
 log = logging.getLogger(__name__)
 
@@ -33,7 +33,7 @@ class SessionListeners:
 
     def __init__(
         self,
-        session: Session,
+        session: GatewaySession,
         *,
         model: ModelProxy,
         egress: EgressProxy,

@@ -39,7 +39,7 @@ from worker.gateway.listeners import SessionListeners
 from worker.gateway.model.proxy import UPSTREAM_BODY_MAX_BYTES, ModelLimits, ModelProxy
 from worker.gateway.model.side_calls import SideCalls
 from worker.gateway.model.upstream import Upstream, UpstreamTimeouts
-from worker.gateway.sessions import Listeners, Session, SessionTable, Traffic
+from worker.gateway.sessions import GatewaySession, Listeners, SessionTable, Traffic
 
 log = logging.getLogger(__name__)
 
@@ -68,7 +68,7 @@ class GatewayConfig:
 
 
 @dataclass(frozen=True)
-class Surroundings:
+class Outside:
     """What lies outside the gateway; tests bring their own. `resolver`: None for the system's."""
 
     clock: Clock = field(default_factory=SystemClock)
@@ -117,14 +117,14 @@ async def serve(
     config: GatewayConfig,
     stop: asyncio.Event,
     *,
-    surroundings: Surroundings | None = None,
+    surroundings: Outside | None = None,
     is_ready: asyncio.Event | None = None,
 ) -> None:
     """Run until `stop` is set; every socket is gone afterwards.
 
     Raises `GatewayRunsAlready` or `SocketRefused`.
     """
-    outside = surroundings or Surroundings()
+    outside = surroundings or Outside()
     traffic = Traffic()
     with ExitStack() as closing:
         bound = claim_control_socket(config.control_socket)
@@ -140,7 +140,7 @@ async def serve(
             model = ModelProxy(upstream, config.model_limits, traffic)
             egress = await _egress(config, resolver, outside)
 
-            async def listen(session: Session) -> Listeners:
+            async def listen(session: GatewaySession) -> Listeners:
                 made = SessionListeners(session, model=model, egress=egress, group=group)
                 await made.start(inside=config.data_dir)
                 return made
@@ -169,7 +169,7 @@ async def serve(
     log.info("gateway down", extra=fields(instance=table.instance))
 
 
-async def _egress(config: GatewayConfig, resolver: Resolver, outside: Surroundings) -> EgressProxy:
+async def _egress(config: GatewayConfig, resolver: Resolver, outside: Outside) -> EgressProxy:
     denied = (*config.denied, *await _networks_of(config.neighbours, resolver))
     return EgressProxy(
         config.egress,

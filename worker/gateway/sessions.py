@@ -51,7 +51,7 @@ class BudgetSpent(AgClusterError):
     """The turn has used all the tokens it may."""
 
 
-class TurnState(StrEnum):
+class KeyState(StrEnum):
     """Whether a turn's calls go through."""
 
     OPEN = "open"
@@ -59,10 +59,10 @@ class TurnState(StrEnum):
     EXPIRED = "expired"
 
 
-_TRANSITIONS: Mapping[TurnState, frozenset[TurnState]] = {
-    TurnState.OPEN: frozenset({TurnState.CLOSED, TurnState.EXPIRED}),
-    TurnState.EXPIRED: frozenset({TurnState.CLOSED}),
-    TurnState.CLOSED: frozenset(),
+_TRANSITIONS: Mapping[KeyState, frozenset[KeyState]] = {
+    KeyState.OPEN: frozenset({KeyState.CLOSED, KeyState.EXPIRED}),
+    KeyState.EXPIRED: frozenset({KeyState.CLOSED}),
+    KeyState.CLOSED: frozenset(),
 }
 
 
@@ -103,7 +103,7 @@ class Turn:
         self.counter = counter
         self.egress_bytes = 0
         self.failed_tries = FailedTries()
-        self.state = TurnState.OPEN
+        self.state = KeyState.OPEN
         self._under_way: set[asyncio.Timeout] = set()
 
     @property
@@ -121,7 +121,7 @@ class Turn:
     @asynccontextmanager
     async def while_open(self) -> AsyncIterator[None]:
         """Run the block as long as the turn is open. Raises `TurnOver` when that ends first."""
-        if self.state is not TurnState.OPEN:
+        if self.state is not KeyState.OPEN:
             raise TurnOver(f"the turn is {self.state}")
         # A timeout without a deadline that `end` sets to now: unlike a bare cancel it cannot be
         # mistaken for one from outside.
@@ -137,9 +137,9 @@ class Turn:
         finally:
             self._under_way.discard(scope)
 
-    def end(self, state: TurnState) -> None:
+    def end(self, state: KeyState) -> None:
         """Wipe the key and break off what is under way. Ending a closed turn is harmless."""
-        if self.state is TurnState.CLOSED or self.state is state:
+        if self.state is KeyState.CLOSED or self.state is state:
             return
         if state not in _TRANSITIONS[self.state]:
             raise IllegalTransition(f"turn {self.id}", self.state, state)
@@ -168,7 +168,7 @@ class Listeners(Protocol):
         ...
 
 
-class Session:
+class GatewaySession:
     """One conversation's sockets, its fence, and its open turn if there is one."""
 
     def __init__(self, conversation: ConversationKey, command: OpenSession) -> None:
@@ -197,7 +197,7 @@ class Session:
         """Raises `TurnOver` when none is open."""
         if self.turn is None:
             raise TurnOver("no turn is running")
-        if self.turn.state is not TurnState.OPEN:
+        if self.turn.state is not KeyState.OPEN:
             raise TurnOver(f"the turn is {self.turn.state}")
         return self.turn
 
@@ -212,7 +212,7 @@ class Session:
     def end_turn(self) -> None:
         """Close the open turn."""
         if self.turn is not None:
-            self.turn.end(TurnState.CLOSED)
+            self.turn.end(KeyState.CLOSED)
             self.turn = None
 
 
@@ -222,7 +222,7 @@ class SessionTable:
     def __init__(
         self,
         *,
-        listen: Callable[[Session], Awaitable[Listeners]],
+        listen: Callable[[GatewaySession], Awaitable[Listeners]],
         sealer: Sealer,
         clock: Clock,
         group: asyncio.TaskGroup,
@@ -231,7 +231,7 @@ class SessionTable:
         self._sealer = sealer
         self._clock = clock
         self._group = group
-        self._sessions: dict[ConversationKey, Session] = {}
+        self._sessions: dict[ConversationKey, GatewaySession] = {}
         self._expiries: dict[Turn, asyncio.Task[None]] = {}
         self._changing = asyncio.Lock()
         self.instance = secrets.token_hex(8)
@@ -253,7 +253,7 @@ class SessionTable:
                 if self._is_listening(known, command):
                     return
                 self._stop_listening(known)
-            session = known or Session(conversation, command)
+            session = known or GatewaySession(conversation, command)
             session.folder = Path(command.socket_dir)
             session.listeners = await self._listen(session)
             self._sessions[conversation] = session
@@ -285,7 +285,7 @@ class SessionTable:
         key = open_key(self._sealer, command, now_ms=self._clock.unix_ms())
         session.raise_fence(command.fence)
         if session.turn is not None:
-            if session.turn.id == command.turn and session.turn.state is TurnState.OPEN:
+            if session.turn.id == command.turn and session.turn.state is KeyState.OPEN:
                 key.wipe()
                 session.turn.budget_tokens = command.budget_tokens
                 return
@@ -315,21 +315,21 @@ class SessionTable:
         for conversation in list(self._sessions):
             await self.close_session(conversation, None)
 
-    def _is_listening(self, session: Session, command: OpenSession) -> bool:
+    def _is_listening(self, session: GatewaySession, command: OpenSession) -> bool:
         return (
             session.listeners is not None
             and session.folder == Path(command.socket_dir)
             and session.listeners.are_in_place
         )
 
-    def _stop_listening(self, session: Session) -> None:
+    def _stop_listening(self, session: GatewaySession) -> None:
         """The files go now, the connections in their own time."""
         if session.listeners is not None:
             session.listeners.stop()
             self._group.create_task(session.listeners.aclose())
             session.listeners = None
 
-    def _end_turn(self, session: Session) -> None:
+    def _end_turn(self, session: GatewaySession) -> None:
         turn = session.turn
         if turn is None:
             return
@@ -343,10 +343,10 @@ class SessionTable:
 
     async def _expire_later(self, turn: Turn) -> None:
         await self._clock.sleep(max(0.0, (turn.expires_ms - self._clock.unix_ms()) / 1000))
-        turn.end(TurnState.EXPIRED)
+        turn.end(KeyState.EXPIRED)
         self._expiries.pop(turn, None)
         log.warning("turn expired, key wiped", extra=fields(turn=turn.id))
 
 
-def _told(session: Session, turn: Turn, **more: object) -> dict[str, object]:
+def _told(session: GatewaySession, turn: Turn, **more: object) -> dict[str, object]:
     return fields(conversation=session.conversation, turn=turn.id, fence=session.fence, **more)

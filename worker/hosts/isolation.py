@@ -37,7 +37,7 @@ HostT = TypeVar("HostT", bound=ContainerHost)
 
 
 @dataclass(frozen=True)
-class Finding:
+class IsolationFinding:
     """One kind of isolation on this machine. `detail` says why not, and what to do."""
 
     name: str
@@ -52,9 +52,9 @@ class Probe:
     `advice` says what to install when nothing is chosen.
     """
 
-    findings: tuple[Finding, ...]
+    findings: tuple[IsolationFinding, ...]
     chosen: str | None
-    image: Finding | None
+    image: IsolationFinding | None
     advice: str | None = None
 
 
@@ -117,9 +117,9 @@ async def probe(settings: Settings, *, make: Callable[..., ContainerHost] = host
             try:
                 await host.check()
             except NoIsolation as error:
-                findings.append(Finding(kind.value, False, str(error)))
+                findings.append(IsolationFinding(kind.value, False, str(error)))
             else:
-                findings.append(Finding(kind.value, True, "works"))
+                findings.append(IsolationFinding(kind.value, True, "works"))
     usable = {finding.name for finding in findings if finding.is_usable}
     allowed = [kind.value for kind in _CANDIDATES[settings.isolation]]
     chosen = next((name for name in allowed if name in usable), None)
@@ -128,18 +128,18 @@ async def probe(settings: Settings, *, make: Callable[..., ContainerHost] = host
     return Probe(tuple(findings), chosen, image, None if chosen else _advice(refusals))
 
 
-def _image(settings: Settings) -> Finding:
+def _image(settings: Settings) -> IsolationFinding:
     store = ImageStore(timeout_s=20)
     try:
         if store.sources(settings.agent_image) is None:
-            return Finding(
+            return IsolationFinding(
                 settings.agent_image,
                 False,
                 "missing: build it with `python -m worker.hosts.docker.images`",
             )
-        return Finding(settings.agent_image, True, "is there")
+        return IsolationFinding(settings.agent_image, True, "is there")
     except ContainerFailed as error:
-        return Finding(settings.agent_image, False, str(error))
+        return IsolationFinding(settings.agent_image, False, str(error))
     finally:
         store.close()
 

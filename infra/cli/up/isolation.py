@@ -29,7 +29,7 @@ class ImageNotBuilt(AgClusterError):
     """The agents' image could not be built."""
 
 
-class Finding(BaseModel):
+class ReportedIsolation(BaseModel):
     """What was found of one kind of isolation, or of the image. `detail`: why not, what to do."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
@@ -44,9 +44,9 @@ class Isolations(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
-    findings: tuple[Finding, ...]
+    findings: tuple[ReportedIsolation, ...]
     chosen: Isolation | None
-    image: Finding | None = None
+    image: ReportedIsolation | None = None
     advice: str | None = None
 
     @property

@@ -19,8 +19,8 @@ from tests.contract.hosts.conftest import LIMITS, DockerMachine, docker_machine,
 from tests.fakes import probe
 from worker.hosts.breaker import FAILURES_MAX
 from worker.hosts.docker.host import DockerHost, DockerOptions
+from worker.hosts.engine import Engine
 from worker.hosts.folders.folders import Folders
-from worker.hosts.starts import Engine
 
 pytestmark = pytest.mark.docker
 ENGINE = "/var/run/docker.sock"

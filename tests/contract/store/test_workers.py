@@ -10,7 +10,7 @@ import pytest
 
 from infra.store.keys import Keys
 from infra.store.workers import Resubscribed, WorkerRecord
-from infra.wire.control import CancelTurn, Drain
+from infra.wire.control import CancelTurn, DrainWorker
 from infra.wire.ids import WorkerId
 from infra.wire.states import WorkerState
 from tests.contract.store.running import until
@@ -104,14 +104,14 @@ async def test_a_worker_hears_what_it_is_told_and_skips_what_it_does_not_know(
 
     async def tell() -> None:
         await until(is_heard)
-        for message in (b"not json", cancel.encode(), Drain().encode()):
+        for message in (b"not json", cancel.encode(), DrainWorker().encode()):
             await scene.redis.publish(channel, message)
 
     async with asyncio.timeout(20), asyncio.TaskGroup() as group:
         group.create_task(tell())
         async with aclosing(scene.store.workers.control(W1)) as orders:
             assert await anext(orders) == cancel
-            assert await anext(orders) == Drain()
+            assert await anext(orders) == DrainWorker()
 
 
 @pytest.mark.redis
@@ -125,7 +125,7 @@ async def test_a_worker_learns_that_it_may_have_missed_something(keys: Keys) -> 
 
         async def cut_after_the_first_word() -> None:
             async def is_heard() -> bool:
-                return bool(await scene.redis.publish(channel, Drain().encode()))
+                return bool(await scene.redis.publish(channel, DrainWorker().encode()))
 
             await until(is_heard)
             proxy.cut()
@@ -133,7 +133,7 @@ async def test_a_worker_learns_that_it_may_have_missed_something(keys: Keys) -> 
         async with asyncio.timeout(20), asyncio.TaskGroup() as group:
             group.create_task(cut_after_the_first_word())
             async with aclosing(scene.store.workers.control(W1)) as orders:
-                assert await anext(orders) == Drain(), "the first subscription is no news"
+                assert await anext(orders) == DrainWorker(), "the first subscription is no news"
                 assert await anext(orders) == Resubscribed()
 
 

@@ -15,7 +15,7 @@ import pytest
 from api.chat.vocabulary import completion_id
 from infra.store.keys import Keys
 from infra.store.workers import WorkerRecord
-from infra.wire.control import CancelTurn, Drain
+from infra.wire.control import CancelTurn, DrainWorker
 from infra.wire.errors import ErrorCode
 from infra.wire.events import (
     Event,
@@ -318,7 +318,7 @@ async def test_a_host_is_drained_worker_by_worker(scene: Scene, agcluster: Comma
         async for message in scene.store.workers.control(worker):
             if isinstance(message, CancelTurn):
                 listening.set()
-            elif isinstance(message, Drain):
+            elif isinstance(message, DrainWorker):
                 told.append(worker)
                 await scene.store.workers.leave(worker)
                 return

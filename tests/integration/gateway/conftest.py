@@ -21,7 +21,7 @@ from infra.wire.gateway import MODEL_SOCKET, OpenSession, OpenTurn, TurnMeter
 from infra.wire.ids import ConversationKey, Fence, TenantId, TurnId
 from tests.fakes.scripted_model import RunningModel, running_model
 from worker.gateway.egress.proxy import EgressRules
-from worker.gateway.main import GatewayConfig, Surroundings, serve
+from worker.gateway.main import GatewayConfig, Outside, serve
 from worker.gateway_client.client import GatewayClient
 
 SECRET = b"a secret of the cluster, 32 bytes and more"
@@ -57,7 +57,7 @@ class Host:
     """One host: its gateway, which can be restarted, its worker's client, and its agents."""
 
     config: GatewayConfig
-    surroundings: Surroundings = field(default_factory=Surroundings)
+    surroundings: Outside = field(default_factory=Outside)
     worker: GatewayClient = field(init=False)
 
     def __post_init__(self) -> None:
@@ -164,9 +164,9 @@ async def make_host(config: GatewayConfig) -> AsyncIterator[HostMaker]:
     """Hosts whose gateway is not running yet; keywords change the gateway's config."""
     async with AsyncExitStack() as closing:
 
-        def make(*, surroundings: Surroundings | None = None, **changes: object) -> Host:
+        def make(*, surroundings: Outside | None = None, **changes: object) -> Host:
             changed = replace(config, **changes)  # type: ignore[arg-type] # fields by name
-            host = Host(changed, surroundings or Surroundings(clock=SystemClock()))
+            host = Host(changed, surroundings or Outside(clock=SystemClock()))
             closing.push_async_callback(host.worker.aclose)
             return host
 

@@ -18,7 +18,7 @@ from tests.fakes.scripted_model import RunningModel
 from tests.integration.gateway.conftest import CONVERSATION, PATIENCE_S, TURN, Host, HostMaker
 from worker.gateway.egress.addresses import IPAddress, why_refused
 from worker.gateway.egress.proxy import EgressLimits, EgressRules
-from worker.gateway.main import Surroundings
+from worker.gateway.main import Outside
 
 PUBLIC = ipaddress.ip_address("93.184.216.34")
 LOOPBACK = ipaddress.ip_address("127.0.0.1")
@@ -112,8 +112,8 @@ def said_of(caplog: pytest.LogCaptureFixture, event: str) -> list[Mapping[str, o
     return [vars(r)["agc_fields"] for r in caplog.records if r.getMessage() == event]
 
 
-def around(book: NameBook) -> Surroundings:
-    return Surroundings(resolver=book, why_refused=but_loopback)
+def around(book: NameBook) -> Outside:
+    return Outside(resolver=book, why_refused=but_loopback)
 
 
 @asynccontextmanager
@@ -251,7 +251,7 @@ async def test_odd_spellings_of_addresses_open_nothing(
     make_host: HostMaker, echo: Echo, spelling: str
 ) -> None:
     book = NameBook()
-    host = make_host(egress=rules(echo), surroundings=Surroundings(resolver=book))
+    host = make_host(egress=rules(echo), surroundings=Outside(resolver=book))
     async with busy(host) as folder:
         for line in (f"CONNECT {spelling}:{echo.port}", f"GET http://{spelling}:{echo.port}/"):
             status, _ = await ask(folder, f"{line} HTTP/1.1")

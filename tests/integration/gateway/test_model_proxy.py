@@ -25,7 +25,7 @@ from tests.integration.gateway.conftest import (
     agent_at,
     asking,
 )
-from worker.gateway.main import Surroundings
+from worker.gateway.main import Outside
 from worker.gateway.model.proxy import ModelLimits
 from worker.gateway.model.upstream import UpstreamTimeouts
 
@@ -366,7 +366,7 @@ async def test_expiry_wipes_the_key_and_cuts_off_what_runs(
     make_host: HostMaker, model: RunningModel
 ) -> None:
     clock = ManualClock()
-    host = make_host(upstream_url=model.url, surroundings=Surroundings(clock=clock))
+    host = make_host(upstream_url=model.url, surroundings=Outside(clock=clock))
     async with host.gateway():
         folder = await host.open_session()
         await host.open_turn(lasts_s=30)

@@ -93,11 +93,11 @@ async def test_a_turn_and_its_sub_agents_call_only_models_that_are_open(
     need("sdk")
     from claude_agent_sdk import InMemorySessionStore
 
-    from agent.options import Past, Surroundings, build_options
+    from agent.options import CliSetup, Past, build_options
     from infra.wire.link import AgentSettings
 
     settings = load_settings({}, env_file=None)
-    around = Surroundings(tmp_path, tmp_path / "m.sock", tmp_path / "c")
+    around = CliSetup(tmp_path, tmp_path / "m.sock", tmp_path / "c")
     env = build_options(
         AgentSettings(model="m", tools=(), model_tiers=settings.model_tiers),
         around,

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from agent.memory import Memory
+from agent.memory import AgentMemory
 from agent.options import Past
 from agent.transcripts import PartKey, Transcripts
 from infra.wire.ids import TurnId
@@ -44,9 +44,9 @@ def transcripts() -> Transcripts:
 
 
 @pytest.fixture
-def memory(transcripts: Transcripts) -> Memory:
+def memory(transcripts: Transcripts) -> AgentMemory:
     """Of a session with one turn."""
-    memory = Memory(transcripts, WORKSPACE)
+    memory = AgentMemory(transcripts, WORKSPACE)
     assert memory._project == PROJECT
     add(transcripts, entry("u1", "user"), entry("a1", "assistant"))
     assert memory.took("s", "u1", is_done=True)
@@ -57,13 +57,13 @@ def add(transcripts: Transcripts, *entries: dict[str, Any], session: str = "s") 
     transcripts.add(PartKey(PROJECT, session), entries)
 
 
-def test_a_session_is_gone_on_with_where_it_is(memory: Memory) -> None:
+def test_a_session_is_gone_on_with_where_it_is(memory: AgentMemory) -> None:
     memory.stand_on(start(), has_cli=False)
     assert memory.opening() == Past("s")
 
 
 def test_a_cli_opened_on_the_users_words_is_told_where_to_end(
-    memory: Memory, transcripts: Transcripts
+    memory: AgentMemory, transcripts: Transcripts
 ) -> None:
     """Else it answers them by itself."""
     add(transcripts, entry("u2", "user"), {"uuid": "x", "type": "attachment"})
@@ -71,7 +71,9 @@ def test_a_cli_opened_on_the_users_words_is_told_where_to_end(
     assert memory.opening() == Past("s", at="x")
 
 
-def test_a_turn_that_came_to_nothing_is_cut_off(memory: Memory, transcripts: Transcripts) -> None:
+def test_a_turn_that_came_to_nothing_is_cut_off(
+    memory: AgentMemory, transcripts: Transcripts
+) -> None:
     before = memory.mark
     add(transcripts, entry("u2", "user"))
     assert memory.go_back(before)
@@ -80,14 +82,14 @@ def test_a_turn_that_came_to_nothing_is_cut_off(memory: Memory, transcripts: Tra
 
 
 def test_a_first_turn_that_came_to_nothing_leaves_no_session(transcripts: Transcripts) -> None:
-    memory = Memory(transcripts, WORKSPACE)
+    memory = AgentMemory(transcripts, WORKSPACE)
     before = memory.mark
     add(transcripts, entry("u1", "user"), session="new")
     memory.go_back(before)
     assert memory.opening() == Past()
 
 
-def test_a_branch_that_came_to_nothing_leaves_the_one_before(memory: Memory) -> None:
+def test_a_branch_that_came_to_nothing_leaves_the_one_before(memory: AgentMemory) -> None:
     before = memory.mark
     memory.stand_on(start(BaseKind.FRESH, history=said("a", "b")), has_cli=False)
     assert memory.past.session != "s"
@@ -95,7 +97,7 @@ def test_a_branch_that_came_to_nothing_leaves_the_one_before(memory: Memory) -> 
     assert memory.opening() == Past("s")
 
 
-def test_what_the_memory_lacks_is_told_behind_it(memory: Memory) -> None:
+def test_what_the_memory_lacks_is_told_behind_it(memory: AgentMemory) -> None:
     history = said("u1", "a1", "u2", "a2", "u3")
     memory.stand_on(start(history=history, restore_from=2), has_cli=True)
     assert [(f.role, f.content[0]["text"]) for f in memory.to_tell.frames] == [
@@ -108,14 +110,14 @@ def test_what_the_memory_lacks_is_told_behind_it(memory: Memory) -> None:
 
 
 def test_a_stored_transcript_is_cut_at_what_is_on_record(transcripts: Transcripts) -> None:
-    memory = Memory(transcripts, WORKSPACE)
+    memory = AgentMemory(transcripts, WORKSPACE)
     entries = (entry("u1", "user"), entry("a1", "assistant"), entry("u2", "user"))
     given = Transcript(sdk_session="s", parts=(TranscriptPart(entries=entries),))
     memory.stand_on(start(transcript=given, checkpoint="a1"), has_cli=False)
     assert memory.opening() == Past("s", at="a1")
 
 
-def test_a_base_nobody_knows_is_made_of_the_sent_history(memory: Memory) -> None:
+def test_a_base_nobody_knows_is_made_of_the_sent_history(memory: AgentMemory) -> None:
     history = said("a", "b", "c")
     memory.stand_on(start(BaseKind.REWIND, checkpoint="gone", history=history), has_cli=False)
     assert memory.past.session not in (None, "s")

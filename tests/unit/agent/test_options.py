@@ -6,10 +6,10 @@ from pathlib import Path
 
 from claude_agent_sdk import ClaudeAgentOptions, InMemorySessionStore
 
-from agent.options import Past, Surroundings, build_options, launch_key
+from agent.options import CliSetup, Past, build_options, launch_key
 from infra.wire.link import AgentSettings
 
-AROUND = Surroundings(workspace=Path("/workspace"), model_socket=Path("/run/agcluster/model.sock"))
+AROUND = CliSetup(workspace=Path("/workspace"), model_socket=Path("/run/agcluster/model.sock"))
 SETTINGS = AgentSettings(model="m", tools=("Bash", "Task"))
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from agent.server import LinkServer
 from agent.transcripts import PartKey, Transcripts
-from agent.turn import RunningTurn, Session
+from agent.turn import AgentSession, RunningTurn
 from infra.wire.errors import ErrorCode
 from infra.wire.events import Event, TurnEnded, decode_event
 from infra.wire.ids import Fence, TurnId, WorkerId
@@ -172,7 +172,7 @@ async def test_a_turn_is_stopped_while_the_session_still_opens(socket: Path) -> 
     opened = asyncio.Event()
     session = ScriptedSession(None, Transcripts())
 
-    async def open_slowly(group: asyncio.TaskGroup) -> Session:
+    async def open_slowly(group: asyncio.TaskGroup) -> AgentSession:
         await opened.wait()
         return session
 
@@ -198,7 +198,7 @@ async def test_an_agent_that_no_worker_speaks_to_any_more_leaves(socket: Path) -
     """`docker compose down` took the workers, and nobody was left to stop their agents."""
     session = ScriptedSession(None, Transcripts())
 
-    async def opened(group: asyncio.TaskGroup) -> Session:
+    async def opened(group: asyncio.TaskGroup) -> AgentSession:
         return session
 
     server = LinkServer(

@@ -25,10 +25,10 @@ from aiolimiter import AsyncLimiter
 from infra.runtime.logs import RatedLog, fields
 from infra.runtime.settings import EgressPolicy, EgressProfile
 from infra.wire.errors import AgClusterError
-from worker.gateway.bounds import Places, PlacesTaken, Rate, TooFast
+from worker.gateway.bounds import Pace, Places, PlacesTaken, TooFast
 from worker.gateway.egress.addresses import IPAddress, why_refused_here
 from worker.gateway.egress.request import BadProxyRequest, ProxyRequest, parse_request
-from worker.gateway.sessions import Session, Turn, TurnOver
+from worker.gateway.sessions import GatewaySession, Turn, TurnOver
 
 log = logging.getLogger(__name__)
 
@@ -136,7 +136,7 @@ class EgressBounds:
     def __init__(self, limits: EgressLimits) -> None:
         self.all = Places(2 * limits.connections_max)
         self.carrying = Places(limits.connections_max)
-        self.rate = Rate(
+        self.rate = Pace(
             limits.connections_per_minute, what="connections", wait_s=limits.rate_wait_s
         )
         per_s = limits.bytes_per_s
@@ -168,7 +168,7 @@ class EgressProxy:
         """The bounds of one session."""
         return EgressBounds(self._limits)
 
-    async def serve(self, session: Session, bounds: EgressBounds, agent: Streams) -> None:
+    async def serve(self, session: GatewaySession, bounds: EgressBounds, agent: Streams) -> None:
         """One connection of the session's agent, to its end. Raises nothing but cancellation."""
         try:
             with bounds.all.take():
@@ -187,7 +187,7 @@ class EgressProxy:
         finally:
             agent[1].close()
 
-    async def _serve(self, session: Session, bounds: EgressBounds, agent: Streams) -> None:
+    async def _serve(self, session: GatewaySession, bounds: EgressBounds, agent: Streams) -> None:
         told: dict[str, object] = {"conversation": session.conversation}
         try:
             request = await self._read_request(agent[0])
@@ -363,14 +363,14 @@ def _taken(places: Places) -> Iterator[None]:
         raise EgressRefused(429, f"too many connections: {error}") from error
 
 
-async def _until_due(rate: Rate) -> None:
+async def _until_due(rate: Pace) -> None:
     try:
         await rate.wait()
     except TooFast as error:
         raise EgressRefused(429, str(error)) from error
 
 
-def _running_turn(session: Session) -> Turn:
+def _running_turn(session: GatewaySession) -> Turn:
     try:
         return session.running_turn()
     except TurnOver as error:

@@ -29,7 +29,7 @@ from infra.wire.errors import AgClusterError, ErrorCode
 from infra.wire.events import Usage
 from infra.wire.gateway import UpstreamError
 from infra.wire.words import SENTENCES
-from worker.gateway.bounds import Places, PlacesTaken, Rate, TooFast
+from worker.gateway.bounds import Pace, Places, PlacesTaken, TooFast
 from worker.gateway.keys import KeyWiped
 from worker.gateway.model.answers import (
     StreamBroken,
@@ -52,7 +52,7 @@ from worker.gateway.model.request import (
 from worker.gateway.model.upstream import Upstream
 from worker.gateway.sessions import (
     BudgetSpent,
-    Session,
+    GatewaySession,
     Traffic,
     Turn,
     TurnOver,
@@ -104,7 +104,7 @@ class ModelBounds:
         self.calls = Places(limits.calls_max)
         # Bodies are held whole. Two of the largest, or any number of usual ones.
         self.body_bytes = Places(2 * limits.body_max_bytes)
-        self.rate = Rate(limits.calls_per_minute, what="model calls", wait_s=limits.rate_wait_s)
+        self.rate = Pace(limits.calls_per_minute, what="model calls", wait_s=limits.rate_wait_s)
         self.log = RatedLog(log, lines_max=REFUSALS_LOGGED_MAX)
 
     def charge(self, size: int) -> None:
@@ -142,7 +142,7 @@ class ModelProxy:
         return ModelBounds(self._limits)
 
     async def answer(
-        self, session: Session, bounds: ModelBounds, request: web.BaseRequest
+        self, session: GatewaySession, bounds: ModelBounds, request: web.BaseRequest
     ) -> web.StreamResponse:
         """One request of the session's agent."""
         try:
@@ -162,7 +162,7 @@ class ModelProxy:
             return refused.as_response()
 
     async def _call(
-        self, session: Session, bounds: ModelBounds, request: web.BaseRequest
+        self, session: GatewaySession, bounds: ModelBounds, request: web.BaseRequest
     ) -> web.StreamResponse:
         response: web.StreamResponse | None = None
         try:

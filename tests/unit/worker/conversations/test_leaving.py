@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from fakeredis import FakeAsyncRedis, FakeServer
 
-from infra.wire.control import Drain
+from infra.wire.control import DrainWorker
 from infra.wire.errors import ContainerFailed, ErrorCode
 from infra.wire.ids import ConversationKey, Fence, HostId
 from infra.wire.states import ConversationState, TurnState
@@ -306,7 +306,7 @@ async def test_an_operator_can_drain_a_worker(stage: Stage) -> None:
     worker = await stage.worker()
     channel = stage.keys.control_channel(worker.id)
     await eventually(lambda: True)
-    while not await stage.redis.publish(channel, Drain().encode()):
+    while not await stage.redis.publish(channel, DrainWorker().encode()):
         pass
     await worker.left()
 

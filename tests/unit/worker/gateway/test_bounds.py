@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from worker.gateway.bounds import Places, PlacesTaken, Rate, TooFast
+from worker.gateway.bounds import Pace, Places, PlacesTaken, TooFast
 
 
-def rate(per_minute: int) -> Rate:
-    return Rate(per_minute, what="calls", wait_s=0.01)
+def rate(per_minute: int) -> Pace:
+    return Pace(per_minute, what="calls", wait_s=0.01)
 
 
 def test_places_are_bounded_and_given_back() -> None:

@@ -15,12 +15,12 @@ from infra.wire.ids import ConversationKey, Fence, TenantId, TurnId
 from tests.fakes.manual_clock import ManualClock
 from worker.gateway.keys import KeyWiped
 from worker.gateway.sessions import (
+    GatewaySession,
+    KeyState,
     NoSession,
-    Session,
     SessionTable,
     StaleFence,
     TurnOver,
-    TurnState,
 )
 
 SEALER = Sealer(b"s" * 32)
@@ -47,7 +47,7 @@ class Desk:
 
     def __init__(self, group: asyncio.TaskGroup) -> None:
         self.clock = ManualClock()
-        self.sessions: list[Session] = []
+        self.sessions: list[GatewaySession] = []
         self.made: list[PaperListeners] = []
         self.table = SessionTable(listen=self._listen, sealer=SEALER, clock=self.clock, group=group)
 
@@ -68,7 +68,7 @@ class Desk:
             )
         )
 
-    async def _listen(self, session: Session) -> PaperListeners:
+    async def _listen(self, session: GatewaySession) -> PaperListeners:
         assert session.folder.is_absolute()
         self.sessions.append(session)
         self.made.append(PaperListeners())
@@ -142,7 +142,7 @@ async def test_a_new_turn_ends_the_one_before(desk: Desk) -> None:
     desk.open_turn("a", 1)
     before = desk.sessions[0].running_turn()
     desk.open_turn("b", 1, key="other")
-    assert before.state is TurnState.CLOSED
+    assert before.state is KeyState.CLOSED
     assert before.key.is_wiped
     assert desk.sessions[0].running_turn().key.reveal() == "other"
 
@@ -176,7 +176,7 @@ async def test_expiry_wipes_the_key(desk: Desk) -> None:
     await desk.clock.advance(29)
     assert not turn.key.is_wiped
     await desk.clock.advance(2)
-    assert turn.state is TurnState.EXPIRED
+    assert turn.state is KeyState.EXPIRED
     assert turn.key.is_wiped
 
 
@@ -186,7 +186,7 @@ async def test_a_closed_turn_does_not_expire(desk: Desk) -> None:
     turn = desk.sessions[0].running_turn()
     desk.table.close_turn(C, TurnId("a"), Fence(1))
     await desk.clock.advance(60)
-    assert turn.state is TurnState.CLOSED
+    assert turn.state is KeyState.CLOSED
 
 
 async def test_what_is_under_way_ends_with_its_turn(desk: Desk) -> None:

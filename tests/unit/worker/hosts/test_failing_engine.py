@@ -136,7 +136,7 @@ async def test_one_conversation_that_never_starts_does_not_bring_its_host_down(
 
 
 async def test_a_change_is_logged_once(stage: Stage, caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(logging.INFO, "worker.hosts.starts")
+    caplog.set_level(logging.INFO, "worker.hosts.engine")
     host = BrokenHost(stage.machine)
     worker = await stage.worker(host=host)
     turns = [await stage.ask(conversation(f"n{i}"), "echo hi") for i in range(6)]
