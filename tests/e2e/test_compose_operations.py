@@ -386,7 +386,7 @@ def _listed(deployment: Deployment, *command: str) -> list[dict[str, Any]]:
 
 def _said_by_recipes(deployment: Deployment, known: dict[str, str]) -> dict[str, tuple[int, str]]:
     """The exit code and the output of each recipe. Those that change something come last."""
-    last = ("Stop ", "Cancel ", "Delete ", "Ask again", "Drain ")
+    last = ("Stop ", "Cancel ", "Delete ", "Check a key again", "Drain ")
     ordered = sorted(
         recipes(),
         # A worker that was drained is not there to be named again; a message to it does no harm.

@@ -87,11 +87,11 @@ EXPECTED = {
     "Whose turn it is": "{TENANT}",
     "What a tenant has waiting": "{COLD}",
     "List them with `agcluster`": "{QUEUED}",
-    "How many hints are about": "1",
+    "How many hints are queued": "1",
     "Which API replicas listen": "",
     "What a tenant holds in Redis": "total",
     "What the upstream said of a tenant's key": "ok",
-    "Ask again": "1",
+    "Check a key again": "1",
     "Nothing may be evicted": "maxmemory_policy:noeviction",
     "What it is busy with": "cmdstat_evalsha",
 }
