@@ -25,7 +25,7 @@ from infra.wire.ids import ConversationKey, ReaderId, TenantId, TurnId
 HUNG_UP = "the client hung up"
 
 
-class Left(StrEnum):
+class TurnLeft(StrEnum):
     """What became of a turn that somebody reads no more."""
 
     UNKNOWN = "unknown"
@@ -52,7 +52,7 @@ class TurnReaders:
 
     async def leave(
         self, turn: TurnId, reader: ReaderId, *, tenant: TenantId, hung_up: bool
-    ) -> Left:
+    ) -> TurnLeft:
         """The reader reads no more. One that `hung_up` cancels the turn if nobody else reads it and
         no client wanted it to go on.
 
@@ -61,7 +61,7 @@ class TurnReaders:
         with translate():
             c = optional(await self._redis.hget(self._keys.turn(turn), "conv"))  # type: ignore[misc]
         if c is None:
-            return Left.UNKNOWN
+            return TurnLeft.UNKNOWN
         order = CancelTurn(turn=turn, conversation=ConversationKey(c), reason=HUNG_UP)
         answer = await self._scripts.run(
             "leave",
@@ -77,7 +77,7 @@ class TurnReaders:
                 self._ended_ttl_ms,
             ],
         )
-        return Left(text(answer))
+        return TurnLeft(text(answer))
 
     async def withdraw(
         self, turn: TurnId, reader: ReaderId, *, tenant: TenantId, idempotency: str | None

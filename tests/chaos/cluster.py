@@ -45,7 +45,7 @@ from tests.fakes.redis_proxy import RedisProxy, redis_proxy
 from tests.fakes.redis_sentinel import SentinelCluster, sentinels
 from tests.fakes.redis_server import RealRedis, real_redis
 from tests.parts import AGENT_IMAGE
-from worker.hosts.bubblewrap.records import Records
+from worker.hosts.bubblewrap.records import SandboxRecords
 from worker.hosts.docker.engine import engine_address
 from worker.hosts.host import Container, ContainerHost
 from worker.hosts.isolation import host_of
@@ -138,7 +138,7 @@ class Host:
 
     def _kill_sandbox(self, c: ConversationKey) -> None:
         settings = self.settings
-        records = Records(settings.data_dir, cluster=settings.cluster, host=self.name)
+        records = SandboxRecords(settings.data_dir, cluster=settings.cluster, host=self.name)
         for record in records.all():
             found = records.processes(record) if record.conversation == c else None
             if found is not None and found.init.is_alive():

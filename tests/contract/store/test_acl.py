@@ -12,7 +12,7 @@ from redis.exceptions import NoPermissionError, ResponseError
 
 from infra.store.history import TurnBase
 from infra.store.keys import Keys
-from infra.store.readers import Left
+from infra.store.readers import TurnLeft
 from infra.wire.errors import StoreUnavailable
 from infra.wire.ids import ReaderId, TurnId
 from infra.wire.link import BaseKind
@@ -119,7 +119,7 @@ async def _read_and_leave(api: Scene) -> None:
     again = replace(api.new_turn(OTHER_C, idempotency="d"), reader=second)
     turn = (await api.offer(again)).turn
     await readers.withdraw(again.request.turn, second, tenant=TENANT, idempotency=again.idempotency)
-    assert await readers.leave(turn, first, tenant=TENANT, hung_up=False) is Left.STAYS
+    assert await readers.leave(turn, first, tenant=TENANT, hung_up=False) is TurnLeft.STAYS
     await api.store.turns.cancel(turn, tenant=TENANT, reason="over")
 
 

@@ -12,7 +12,7 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Any
 
-from infra.store.readers import HUNG_UP, Left
+from infra.store.readers import HUNG_UP, TurnLeft
 from infra.store.turns import NewTurn, RepeatOf, Submitted
 from infra.wire.ids import ReaderId, ReplicaId, TurnId
 from infra.wire.states import TurnState
@@ -40,7 +40,7 @@ async def living_replica(scene: Scene) -> AsyncIterator[None]:
         yield
 
 
-async def hang_up(scene: Scene, turn: TurnId, who: ReaderId) -> Left:
+async def hang_up(scene: Scene, turn: TurnId, who: ReaderId) -> TurnLeft:
     return await scene.store.readers.leave(turn, who, tenant=TENANT, hung_up=True)
 
 
@@ -66,9 +66,9 @@ async def test_last_reader_that_hangs_up_cancels_the_turn(scene: Scene) -> None:
     async with living_replica(scene):
         first, repeat = await first_and_repeat(scene)
         assert (repeat.turn, repeat.is_joined) == (first.turn, True)
-        assert await hang_up(scene, first.turn, reader(1)) is Left.READ
-        assert await hang_up(scene, first.turn, reader(1)) is Left.READ, "twice is harmless"
-        assert await hang_up(scene, first.turn, reader(2)) is Left.CANCELLED
+        assert await hang_up(scene, first.turn, reader(1)) is TurnLeft.READ
+        assert await hang_up(scene, first.turn, reader(1)) is TurnLeft.READ, "twice is harmless"
+        assert await hang_up(scene, first.turn, reader(2)) is TurnLeft.CANCELLED
     record = await scene.store.turns.get(first.turn)
     assert record is not None
     assert (record.state, record.reason) == (TurnState.CANCELLED, HUNG_UP)
@@ -79,7 +79,7 @@ async def test_repeat_joins_in_the_step_of_its_submit(scene: Scene) -> None:
     """Between the answer to its submit and its first look at the turn, the first one hangs up."""
     async with living_replica(scene):
         first, _ = await first_and_repeat(scene)
-        assert await hang_up(scene, first.turn, reader(1)) is Left.READ
+        assert await hang_up(scene, first.turn, reader(1)) is TurnLeft.READ
     assert await state_of(scene, first.turn) is TurnState.QUEUED
 
 
@@ -90,7 +90,7 @@ async def test_repeat_after_the_last_hang_up_finds_a_turn_that_is_over(scene: Sc
         lease = await scene.acquire()
         await scene.claim(lease)
         await scene.store.turns.start(lease, first.turn)
-        assert await hang_up(scene, first.turn, reader(1)) is Left.CANCELLED
+        assert await hang_up(scene, first.turn, reader(1)) is TurnLeft.CANCELLED
         late = await scene.offer(read_by(scene, reader(2)))
         assert (late.turn, late.created, late.is_joined) == (first.turn, False, False)
         record = await scene.store.turns.get(first.turn)
@@ -104,20 +104,20 @@ async def test_readers_of_a_dead_replica_do_not_count(scene: Scene) -> None:
     async with living_replica(scene):
         first = await scene.offer(read_by(scene, reader(1)))
         await scene.offer(read_by(scene, DEAD_READER))
-        assert await hang_up(scene, first.turn, reader(1)) is Left.CANCELLED
+        assert await hang_up(scene, first.turn, reader(1)) is TurnLeft.CANCELLED
 
 
 async def test_reader_that_did_not_hang_up_leaves_the_turn_alone(scene: Scene) -> None:
     first = await scene.offer(read_by(scene, reader(1)))
     left = await scene.store.readers.leave(first.turn, reader(1), tenant=TENANT, hung_up=False)
-    assert left is Left.STAYS
+    assert left is TurnLeft.STAYS
     assert await state_of(scene, first.turn) is TurnState.QUEUED
 
 
 async def test_turn_goes_on_when_any_of_its_clients_wanted_that(scene: Scene) -> None:
     first, _ = await first_and_repeat(scene, on_disconnect=OnDisconnect.CONTINUE)
     for serial in (2, 1):
-        assert await hang_up(scene, first.turn, reader(serial)) is Left.STAYS
+        assert await hang_up(scene, first.turn, reader(serial)) is TurnLeft.STAYS
     assert await state_of(scene, first.turn) is TurnState.QUEUED
 
 
@@ -146,13 +146,13 @@ async def test_submit_whose_answer_was_lost_leaves_no_reader(scene: Scene) -> No
         await withdraw(scene, lost)
         assert await state_of(scene, first.turn) is TurnState.QUEUED, "its first client reads on"
         await withdraw(scene, lost)
-        assert await hang_up(scene, first.turn, reader(1)) is Left.CANCELLED
+        assert await hang_up(scene, first.turn, reader(1)) is TurnLeft.CANCELLED
 
 
 async def test_another_tenants_reader_ends_nothing(scene: Scene) -> None:
     first = await scene.offer(read_by(scene, reader(1)))
     left = await scene.store.readers.leave(first.turn, reader(1), tenant=OTHER_TENANT, hung_up=True)
-    assert left is Left.UNKNOWN
+    assert left is TurnLeft.UNKNOWN
     assert await state_of(scene, first.turn) is TurnState.QUEUED
     gone = await scene.store.readers.leave(TurnId("t"), reader(1), tenant=TENANT, hung_up=True)
-    assert gone is Left.UNKNOWN
+    assert gone is TurnLeft.UNKNOWN

@@ -59,8 +59,8 @@ from worker.hosts.bubblewrap.program import find_bwrap, try_namespaces
 from worker.hosts.bubblewrap.records import (
     Process,
     Processes,
-    Record,
-    Records,
+    SandboxRecord,
+    SandboxRecords,
     StartUnderWay,
     boot_id,
 )
@@ -106,7 +106,7 @@ class BubblewrapHost:
         self.host = host
         self._options = options
         self._clock = clock or SystemClock()
-        self._records = Records(options.data_dir, cluster=options.cluster, host=host)
+        self._records = SandboxRecords(options.data_dir, cluster=options.cluster, host=host)
         self._sandbox = Sandbox(private=options.data_dir, command=options.command)
         self._calls = BlockingCalls("bubblewrap", threads=_THREADS)
         self._feed = ExitFeed()
@@ -212,14 +212,14 @@ class BubblewrapHost:
         if _cgroup_root() is None:
             log.warning("no control groups here: agents have no memory and CPU limit of their own")
 
-    def _start(self, spec: ContainerSpec) -> Record:
+    def _start(self, spec: ContainerSpec) -> SandboxRecord:
         bwrap = find_bwrap()
         if bwrap is None:
             raise EngineFailed("bubblewrap is not installed")
         self._sandbox.refuse_exposure()
         with self._records.lock(spec.conversation, self._options.call_timeout_s):
             self._remove_leftovers(spec)
-            record = Record(
+            record = SandboxRecord(
                 id=ContainerId(f"{spec.conversation}-{secrets.token_hex(4)}"),
                 conversation=spec.conversation,
                 fence=spec.fence,
@@ -242,7 +242,7 @@ class BubblewrapHost:
                     raise LeaseLost(spec.conversation, spec.fence)
                 self._discard(record)
 
-    def _spawn(self, bwrap: Path, record: Record, spec: ContainerSpec) -> None:
+    def _spawn(self, bwrap: Path, record: SandboxRecord, spec: ContainerSpec) -> None:
         folder = self._records.make(record)
         with contextlib.ExitStack() as opened:
             told, telling = pipe(opened)
@@ -291,7 +291,7 @@ class BubblewrapHost:
         self._see_it_run(record, init)
 
     def _let_go(
-        self, record: Record, limits: Limits, told: IO[bytes], release: IO[bytes]
+        self, record: SandboxRecord, limits: Limits, told: IO[bytes], release: IO[bytes]
     ) -> Process:
         """Let the program run, once its sandbox is bounded and on record."""
         init = self._first_words(record, told)
@@ -311,7 +311,7 @@ class BubblewrapHost:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(spawned.pid, signal.SIGKILL)
 
-    def _first_words(self, record: Record, told: IO[bytes]) -> Process:
+    def _first_words(self, record: SandboxRecord, told: IO[bytes]) -> Process:
         """bwrap's init, from the pipe in which bwrap announces it."""
         said = b""
         give_up = time.monotonic() + self._options.call_timeout_s
@@ -326,12 +326,12 @@ class BubblewrapHost:
             raise self._failure(record)
         return init
 
-    def _failure(self, record: Record) -> EngineFailed:
+    def _failure(self, record: SandboxRecord) -> EngineFailed:
         """What bwrap said when it gave up."""
         self._reap(record.id)
         return EngineFailed(f"bubblewrap failed: {self._records.log_tail(record.id)}")
 
-    def _bound(self, record: Record, init: Process, limits: Limits) -> None:
+    def _bound(self, record: SandboxRecord, init: Process, limits: Limits) -> None:
         """Put limits on bwrap's init; everything inside inherits them."""
         pids = limits.pids
         groups = _cgroup_root()
@@ -351,7 +351,7 @@ class BubblewrapHost:
             # When the machine runs out of memory, an agent goes before Redis or a worker.
             Path(f"/proc/{init.pid}/oom_score_adj").write_text(str(_OOM_SCORE))
 
-    def _see_it_run(self, record: Record, init: Process) -> None:
+    def _see_it_run(self, record: SandboxRecord, init: Process) -> None:
         """Wait until the program runs: bwrap may still fail on a mount, and of one that ends before
         its program runs it tells no exit code.
         """
@@ -364,7 +364,7 @@ class BubblewrapHost:
                 raise self._failure(record)
             time.sleep(_FORK_POLL_S)
 
-    def _list(self) -> Sequence[tuple[Record, bool]]:
+    def _list(self) -> Sequence[tuple[SandboxRecord, bool]]:
         found = []
         self._records.drop_remains()
         for record in self._records.all():
@@ -375,7 +375,7 @@ class BubblewrapHost:
             found.append((record, processes is not None and processes.init.is_alive()))
         return found
 
-    def _is_half_made(self, record: Record) -> bool:
+    def _is_half_made(self, record: SandboxRecord) -> bool:
         """Whether it never came to run; such remains of a worker's death are removed here."""
         try:
             with self._records.lock(record.conversation, 0):
@@ -406,7 +406,7 @@ class BubblewrapHost:
             return 0
         return unlinked_bytes(processes.init.pid, workspace)
 
-    def _discard(self, record: Record) -> None:
+    def _discard(self, record: SandboxRecord) -> None:
         """Kill whatever is left of a sandbox and forget it."""
         self._feed.expect_end(record.id)
         processes = self._records.processes(record) or self._records.half_started(record)
@@ -432,7 +432,7 @@ class BubblewrapHost:
                 os.killpg(spawned.pid, signal.SIGKILL)
             spawned.wait(KILL_S)
 
-    def _watch(self, record: Record, *, was_running: bool) -> None:
+    def _watch(self, record: SandboxRecord, *, was_running: bool) -> None:
         """Tell the end of a sandbox, also one that it met just now. In the loop."""
         if record.id in self._watched:
             return
@@ -476,7 +476,7 @@ class BubblewrapHost:
 class _Watched:
     """Descriptors of a sandbox's init and of the bwrap that waits for it."""
 
-    record: Record
+    record: SandboxRecord
     init_fd: int | None
     bwrap_fd: int | None
 
@@ -507,7 +507,7 @@ def _cgroup_root() -> CgroupRoot | None:
     return CgroupRoot.find() if os.geteuid() == 0 else None
 
 
-def _container(record: Record, *, is_running: bool) -> Container:
+def _container(record: SandboxRecord, *, is_running: bool) -> Container:
     return Container(record.id, record.conversation, record.fence, is_running, record.created_ms)
 
 

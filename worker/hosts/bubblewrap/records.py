@@ -39,7 +39,7 @@ class StartUnderWay(ContainerFailed):
 
 
 @dataclass(frozen=True)
-class Record:
+class SandboxRecord:
     """One sandbox's identity."""
 
     id: ContainerId
@@ -104,7 +104,7 @@ class Processes:
     bwrap: Process | None
 
 
-class Records:
+class SandboxRecords:
     """The folder of records of one data directory; other clusters and hosts may share it."""
 
     def __init__(self, data_dir: Path, *, cluster: str, host: str) -> None:
@@ -115,14 +115,14 @@ class Records:
     def folder(self, id: ContainerId) -> Path:
         return self._folder / id
 
-    def make(self, record: Record) -> Path:
+    def make(self, record: SandboxRecord) -> Path:
         """Write a new one down."""
         folder = self.folder(record.id)
         folder.mkdir(mode=0o700)
         _write(folder / "record.json", asdict(record))
         return folder
 
-    def all(self) -> list[Record]:
+    def all(self) -> list[SandboxRecord]:
         """Every sandbox of our cluster and host. Blocking but quick."""
         found = []
         with contextlib.suppress(FileNotFoundError):
@@ -132,11 +132,11 @@ class Records:
                     found.append(record)
         return found
 
-    def get(self, id: ContainerId) -> Record | None:
+    def get(self, id: ContainerId) -> SandboxRecord | None:
         """None when there is none; a folder half removed counts as none."""
         raw = _read(self.folder(id) / "record.json")
         try:
-            return None if raw is None else Record(**raw)
+            return None if raw is None else SandboxRecord(**raw)
         except TypeError:
             return None
 
@@ -160,7 +160,7 @@ class Records:
     def note(self, id: ContainerId, processes: Processes) -> None:
         _write(self.folder(id) / "process.json", asdict(processes))
 
-    def processes(self, record: Record) -> Processes | None:
+    def processes(self, record: SandboxRecord) -> Processes | None:
         """Noted in this boot, else None. They may have ended since."""
         raw = _read(self.folder(record.id) / "process.json")
         if raw is None or record.boot != boot_id():
@@ -168,7 +168,7 @@ class Records:
         bwrap = raw["bwrap"]
         return Processes(Process(**raw["init"]), Process(**bwrap) if bwrap else None)
 
-    def half_started(self, record: Record) -> Processes | None:
+    def half_started(self, record: SandboxRecord) -> Processes | None:
         """The processes of one whose worker died between bwrap's start and its noting.
 
         Told by its pid namespace, which bwrap wrote down.

@@ -13,21 +13,21 @@ from worker.hosts.bubblewrap.records import (
     LOG_MAX_BYTES,
     Process,
     Processes,
-    Record,
-    Records,
+    SandboxRecord,
+    SandboxRecords,
     boot_id,
 )
 from worker.hosts.host import ContainerId
 
 
 @pytest.fixture
-def records(tmp_path: Path) -> Records:
+def records(tmp_path: Path) -> SandboxRecords:
     (tmp_path / "b").mkdir()
-    return Records(tmp_path, cluster="one", host="host-1")
+    return SandboxRecords(tmp_path, cluster="one", host="host-1")
 
 
-def _record(id: str = "a-1") -> Record:
-    return Record(
+def _record(id: str = "a-1") -> SandboxRecord:
+    return SandboxRecord(
         ContainerId(id),
         ConversationKey("a"),
         Fence(3),
@@ -44,20 +44,20 @@ def _ourselves() -> Process:
     return found
 
 
-def test_a_record_is_read_back(records: Records) -> None:
+def test_a_record_is_read_back(records: SandboxRecords) -> None:
     records.make(_record())
 
     assert records.all() == [_record()]
 
 
-def test_records_of_another_cluster_or_host_are_not_ours(records: Records) -> None:
+def test_records_of_another_cluster_or_host_are_not_ours(records: SandboxRecords) -> None:
     records.make(replace(_record("a-1"), cluster="two"))
     records.make(replace(_record("a-2"), host="host-2"))
 
     assert records.all() == []
 
 
-def test_a_broken_record_is_passed_over(records: Records, tmp_path: Path) -> None:
+def test_a_broken_record_is_passed_over(records: SandboxRecords, tmp_path: Path) -> None:
     records.make(_record())
     (tmp_path / "b" / "torn").mkdir()
     (tmp_path / "b" / "torn" / "record.json").write_text('{"id": ')
@@ -73,7 +73,7 @@ def test_a_process_is_known_by_its_start_not_by_its_pid() -> None:
     assert replace(ours, started_ticks=ours.started_ticks - 1).open() is None
 
 
-def test_processes_noted_before_a_reboot_are_gone(records: Records) -> None:
+def test_processes_noted_before_a_reboot_are_gone(records: SandboxRecords) -> None:
     old = replace(_record(), boot="another-boot")
     records.make(old)
     records.note(old.id, Processes(_ourselves(), None))
@@ -82,7 +82,7 @@ def test_processes_noted_before_a_reboot_are_gone(records: Records) -> None:
     assert records.processes(replace(old, boot=boot_id())) is not None
 
 
-def test_the_exit_code_is_the_one_bwrap_wrote(records: Records) -> None:
+def test_the_exit_code_is_the_one_bwrap_wrote(records: SandboxRecords) -> None:
     folder = records.make(_record())
     assert records.exit_code(ContainerId("a-1")) is None
 
@@ -91,7 +91,7 @@ def test_the_exit_code_is_the_one_bwrap_wrote(records: Records) -> None:
     assert records.exit_code(ContainerId("a-1")) == 3
 
 
-def test_a_log_that_grows_too_long_is_cut(records: Records) -> None:
+def test_a_log_that_grows_too_long_is_cut(records: SandboxRecords) -> None:
     log = records.make(_record()) / "log"
     log.write_bytes(b"x" * (LOG_MAX_BYTES + 1))
 
@@ -101,7 +101,7 @@ def test_a_log_that_grows_too_long_is_cut(records: Records) -> None:
 
 
 def test_what_a_dead_worker_left_without_a_record_goes_when_it_is_old(
-    records: Records, tmp_path: Path
+    records: SandboxRecords, tmp_path: Path
 ) -> None:
     old, new, foreign = ("a" * 24 + "-00000001", "a" * 24 + "-00000002", "notes")
     for name in (old, new, foreign):
