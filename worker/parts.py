@@ -1,11 +1,19 @@
-"""What the worker's modules are given: who we are, what we talk to, how patient we are."""
+"""What the worker's modules are given: who we are, what we talk to, how patient we are.
+
+A bundle for each floor of the worker, and a part takes the lowest one that has what it needs: the
+run of a turn cannot reach containers, and what runs on this host knows no store.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 
 from infra.runtime.clock import Clock
-from infra.runtime.settings import Settings
+from infra.runtime.settings.agents import AgentDefaults, IsolationSettings
+from infra.runtime.settings.chats import SideSettings
+from infra.runtime.settings.cluster import ClusterSettings
+from infra.runtime.settings.limits import LimitSettings, ModelCallSettings
+from infra.runtime.settings.models import ModelSettings
 from infra.store.conversations import ConversationStore
 from infra.store.live import LivePublisher
 from infra.store.queue import PlacementQueue
@@ -32,7 +40,7 @@ class Timings:
 
     log_every_s: float = 0.25
     meter_every_s: float = 2.0
-    """Between two looks at what a running turn has used: so much of it a gateway can lose."""
+    """Between two looks at what a running turn has used. A gateway that ends loses this much."""
     connect_pause_s: float = 0.01
     """Between two looks for the socket of a starting agent: it listens after less than 1 s."""
     connect_pause_max_s: float = 0.03
@@ -77,20 +85,55 @@ class Timings:
     engine_cool_down_max_s: float = 60.0
     """...and so on up to this."""
     workspace_every_s: float = 10.0
+    """Between two looks at the size of a workspace in use."""
     workspace_glance_s: float = 0.25
     """How often it is asked whether the disk fills up, which is cheaper than to measure."""
-    """Between two looks at the size of a workspace in use."""
 
 
-@dataclass(frozen=True)
-class WorkerParts:
-    """All that a worker's modules share."""
+@dataclass(frozen=True, kw_only=True)
+class CommonParts:
+    """What every floor needs."""
 
-    worker: WorkerId
-    host_id: HostId
-    settings: Settings
-    timings: Timings
     clock: Clock
+    timings: Timings
+    agents: AgentDefaults
+
+
+@dataclass(frozen=True, kw_only=True)
+class TurnParts(CommonParts):
+    """For the run of a turn: where it is metered, kept and published."""
+
+    models: ModelSettings
+    budgets: ModelCallSettings
+    gateway: GatewayRegistrar
+    turns: TurnStore
+    turn_log: TurnLog
+    usage: UsageStore
+    live: LivePublisher
+
+
+@dataclass(frozen=True, kw_only=True)
+class LaneParts(TurnParts):
+    """For what runs turns under leases of its own."""
+
+    ownership: Ownership
+    queue: PlacementQueue
+    cluster: ClusterSettings
+
+
+@dataclass(frozen=True, kw_only=True)
+class SideParts(LaneParts):
+    """For the side lane."""
+
+    side: SideSettings
+
+
+@dataclass(frozen=True, kw_only=True)
+class HostParts(CommonParts):
+    """What agents run in on this host."""
+
+    host_id: HostId
+    isolation: IsolationSettings
     host: ContainerHost
     engine: Engine
     """Starts containers on `host`."""
@@ -98,20 +141,27 @@ class WorkerParts:
     """Decides when one may be started."""
     folders: Folders
     gauge: WorkspaceGauge
-    gateway: GatewayRegistrar
-    ownership: Ownership
-    turns: TurnStore
-    turn_log: TurnLog
-    usage: UsageStore
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConversationParts(LaneParts, HostParts):
+    """For a conversation with its agent."""
+
+    worker: WorkerId
     conversations: ConversationStore
     transcripts: TranscriptStore
-    queue: PlacementQueue
     room: WaitingRoom
-    registry: WorkerRegistry
-    live: LivePublisher
     held_lines: HeldLines = field(default_factory=HeldLines)
 
     @property
     def agent_alone_s(self) -> float:
         """How long an agent lives on without a word from a worker: an idle one keeps its time."""
-        return max(self.settings.agent_alone_s, self.settings.idle_timeout_s)
+        return max(self.agents.agent_alone_s, self.agents.idle_timeout_s)
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorkerParts(ConversationParts, SideParts):
+    """For what looks after all of a worker's conversations: placement and sweeps."""
+
+    registry: WorkerRegistry
+    limits: LimitSettings

@@ -129,8 +129,14 @@ class WorkerProcess:
         return WorkerParts(
             worker=self.worker,
             host_id=around.host.host,
-            settings=settings,
             timings=around.timings,
+            agents=settings,
+            models=settings,
+            budgets=settings,
+            side=settings,
+            isolation=settings,
+            cluster=settings,
+            limits=settings,
             clock=clock,
             host=around.host,
             engine=Engine(
@@ -175,12 +181,12 @@ class WorkerProcess:
         and `HostNameTaken` when another machine has this one's name.
         """
         with closing(await self._hold_data_folder()), closing(self._removals):
-            self._machine = await asyncio.to_thread(machine_of, self.parts.settings.data_dir)
+            self._machine = await asyncio.to_thread(machine_of, self._around.settings.data_dir)
             await self._refuse_anothers_name(self._machine)
             await self._run(stop)
 
     async def _hold_data_folder(self) -> HeldFolder:
-        registry, settings = self.parts.registry, self.parts.settings
+        registry, settings = self.parts.registry, self._around.settings
         epoch = await until_store_answers(registry.epoch, self.parts.clock)
         siblings = await self._siblings_to_be()
         owner = DataOwner(settings.cluster, settings.redis_prefix, self.parts.host_id, epoch)

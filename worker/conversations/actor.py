@@ -30,8 +30,9 @@ from infra.wire.errors import (
     LeaseLost,
 )
 from infra.wire.events import TurnEnded
+from infra.wire.gateway import AGENT_SOCKET
 from infra.wire.ids import ConversationKey, TurnId
-from infra.wire.link import InterruptReason, TranscriptStored
+from infra.wire.link import Hello, InterruptReason, TranscriptStored
 from infra.wire.states import ConversationState
 from worker.conversations.claims import Claims, TurnNotRead
 from worker.conversations.delivery import Delivery
@@ -49,7 +50,7 @@ from worker.conversations.workspace_guard import WorkspaceGuard
 from worker.hosts.host import ContainerExit, ContainerId
 from worker.life import Life
 from worker.ownership import HeldLease
-from worker.parts import WorkerParts
+from worker.parts import ConversationParts
 from worker.turns.endings import exit_end
 from worker.turns.run import TurnRun
 
@@ -65,7 +66,7 @@ class Conversation:
 
     def __init__(
         self,
-        parts: WorkerParts,
+        parts: ConversationParts,
         held: HeldLease,
         found: ConversationRecord | None,
         *,
@@ -85,10 +86,20 @@ class Conversation:
         self._held = held
         self._on_rest = on_rest
         self._life = Life(f"actor of {self.key}", ActorPhase.RECOVERING, ACTOR_TRANSITIONS)
-        self._record = RecordedState(parts, held, found)
+        self._record = RecordedState(parts.conversations, held, found, parts.clock)
         self._claims = Claims(parts, held, self._record, giving_way=giving_way)
-        self._session = HostSession(parts, held)
-        self._link = KeptLink(parts, held, self)
+        self._session = HostSession(
+            parts, held, gateway=parts.gateway, conversations=parts.conversations
+        )
+        self._link = KeptLink(
+            parts.folders.of(self.key).sockets / AGENT_SOCKET,
+            Hello(worker=parts.worker, fence=held.fence, alone_s=parts.agent_alone_s),
+            held,
+            self,
+            clock=parts.clock,
+            timings=parts.timings,
+            held_lines=parts.held_lines,
+        )
         self._recovery = Recovery(
             parts, self.key, session=self._session, link=self._link, record=self._record
         )
@@ -186,12 +197,8 @@ class Conversation:
         """A container of the conversation ended by itself."""
         if not self._session.has_ended(exit):
             return
-        log.warning(
-            "container ended",
-            extra=fields(
-                conversation=self.key, exit_code=exit.exit_code, oom=exit.is_out_of_memory
-            ),
-        )
+        told = fields(conversation=self.key, exit_code=exit.exit_code, oom=exit.is_out_of_memory)
+        log.warning("container ended", extra=told)
         self._lose_container(exit_end(exit))
 
     def _lose_container(self, end: TurnEnded) -> None:
@@ -340,10 +347,13 @@ class Conversation:
     # A turn
 
     async def _run_turn(self, claimed: Claimed) -> None:
-        run = self._run = self._begun(claimed)
+        run = self._run = TurnRun(self._parts, self._held, claimed)
+        self._idle_timeout_s = claimed.request.idle_timeout_s
+        self._workspace.note_use()
         with self._link.heard_by(run):
             outcome = await see_through(
                 run,
+                is_cancelled=self._inbox.cancelled == run.turn,
                 prepare=partial(self._prepare, run),
                 # Let the host start another agent as soon as this one works.
                 on_spoken=partial(self._parts.starts.end, self.key),
@@ -362,24 +372,6 @@ class Conversation:
         if not outcome.is_container_usable:
             self._life.to(ActorPhase.STOPPING)
             await self._discard_container()
-
-    def _begun(self, claimed: Claimed) -> TurnRun:
-        run = TurnRun(self._parts, self._held, claimed)
-        self._idle_timeout_s = claimed.request.idle_timeout_s
-        self._workspace.note_use()
-        log.info(
-            "turn claimed",
-            extra=fields(
-                turn=run.turn,
-                conversation=self.key,
-                fence=self._held.fence,
-                attempt=claimed.record.attempt,
-                adopted=claimed.is_adoption or None,
-            ),
-        )
-        if claimed.record.cancel is not None or self._inbox.cancelled == run.turn:
-            run.interrupt(InterruptReason.CANCELLED)
-        return run
 
     async def _prepare(self, run: TurnRun) -> None:
         if self._session.is_lost:

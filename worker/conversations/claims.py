@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable
 
 from infra.runtime.logs import fields
+from infra.store.history import Memory
 from infra.store.turns import Claimed
 from infra.wire.endings import declared_end
 from infra.wire.errors import (
@@ -18,7 +19,7 @@ from infra.wire.errors import (
 from infra.wire.states import ConversationState
 from worker.conversations.recorded_state import RecordedState
 from worker.ownership import HeldLease
-from worker.parts import WorkerParts
+from worker.parts import ConversationParts
 from worker.waiting import until_store_answers
 
 log = logging.getLogger(__name__)
@@ -36,7 +37,7 @@ class Claims:
 
     def __init__(
         self,
-        parts: WorkerParts,
+        parts: ConversationParts,
         held: HeldLease,
         record: RecordedState,
         *,
@@ -78,7 +79,7 @@ class Claims:
             claimed = await until_store_answers(lambda: turns.claim(lease), self._parts.clock)
         except (ContentNotOpened, MalformedMessage, UnknownMessage) as error:
             log.error("turn not read: %s", error, extra=fields(conversation=lease.conversation))
-            if await self._record.end_turn(declared_end(ErrorCode.INTERNAL)):
+            if await self._end_unread():
                 raise TurnNotRead from error
             return None
         # As the script leaves the record: a claim makes a warm conversation busy.
@@ -88,3 +89,21 @@ class Claims:
             self._record.note(ConversationState.WARM, ConversationState.BUSY)
         self._has_claimed |= claimed is not None
         return claimed
+
+    async def _end_unread(self) -> bool:
+        """End the turn on record that nobody here can read; whether there was one."""
+        record = await self._record.read()
+        if record is None or record.turn is None:
+            return False
+        parts, lease, turn = self._parts, self._held.lease, record.turn
+        await parts.gateway.close_turn(lease.conversation, turn)
+        end, idle_s = declared_end(ErrorCode.INTERNAL), parts.agents.idle_timeout_s
+        # Number 1, or behind whatever is logged.
+        await until_store_answers(
+            lambda: parts.turns.finish(
+                lease, turn, 1, end, idle_timeout_s=idle_s, memory=Memory.UNKNOWN
+            ),
+            parts.clock,
+        )
+        log.info("turn ended unread", extra=fields(turn=turn, conversation=lease.conversation))
+        return True

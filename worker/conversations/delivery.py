@@ -29,7 +29,7 @@ from worker.conversations.recorded_state import RecordedState
 from worker.conversations.session import HostSession
 from worker.gateway_client.client import CommandRefused
 from worker.ownership import HeldLease
-from worker.parts import WorkerParts
+from worker.parts import ConversationParts
 from worker.turns.course import Course, course_before_container, course_with_agent
 from worker.turns.memory import Standing, needs_transcript, stand
 from worker.turns.run import TurnRun
@@ -43,7 +43,7 @@ class Delivery:
 
     def __init__(
         self,
-        parts: WorkerParts,
+        parts: ConversationParts,
         held: HeldLease,
         *,
         session: HostSession,
@@ -129,7 +129,7 @@ class Delivery:
         await self._parts.starts.begin(self._held.conversation)
         await self._record.move(ConversationState.STARTING, container=None)
         await self._session.start()
-        await self._link.reach(timeout_s=self._parts.settings.container_start_timeout_s)
+        await self._link.reach(timeout_s=self._parts.isolation.container_start_timeout_s)
 
     async def _stand(self, claimed: Claimed) -> Standing:
         """On what memory the turn is to be started."""

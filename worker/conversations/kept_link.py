@@ -11,16 +11,18 @@ import logging
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Protocol
 
+from infra.runtime.clock import Clock
 from infra.runtime.logs import RatedLog, fields
 from infra.wire.errors import AgentUnreachable, MalformedMessage, UnknownMessage
-from infra.wire.gateway import AGENT_SOCKET
 from infra.wire.ids import ConversationKey
 from infra.wire.link import Answer, Command, Hello, Refused
 from worker.hosts.host import ContainerId
+from worker.lines import HeldLines
 from worker.ownership import HeldLease
-from worker.parts import WorkerParts
+from worker.parts import Timings
 from worker.turns.agent_link import AgentLink, connect
 
 log = logging.getLogger(__name__)
@@ -72,9 +74,27 @@ class Hearer(Protocol):
 class KeptLink:
     """The link of one conversation. `tend` and `watch_silence` are its tasks."""
 
-    def __init__(self, parts: WorkerParts, held: HeldLease, user: LinkUser) -> None:
+    def __init__(
+        self,
+        socket: Path,
+        hello: Hello,
+        held: HeldLease,
+        user: LinkUser,
+        *,
+        clock: Clock,
+        timings: Timings,
+        held_lines: HeldLines,
+    ) -> None:
+        """`socket` is the agent's, `hello` what it is told first, on each link.
+
+        `held_lines` bounds the long lines of all agents' links.
+        """
         self._has_session = False
-        self._parts = parts
+        self._socket = socket
+        self._hello = hello
+        self._clock = clock
+        self._timings = timings
+        self._held_lines = held_lines
         self._held = held
         self._user = user
         self._link: AgentLink | None = None
@@ -86,7 +106,7 @@ class KeptLink:
         self.on_transcript: Callable[[bytes], None] = user.on_transcript
         self._losses_s: deque[float] = deque(maxlen=LOSSES_MAX)
         self._log = RatedLog(
-            log, extra=fields(conversation=self.conversation), monotonic=parts.clock.monotonic
+            log, extra=fields(conversation=self.conversation), monotonic=clock.monotonic
         )
 
     @property
@@ -147,7 +167,7 @@ class KeptLink:
         async with self._connecting:
             if self._link is not None and self._link.is_open:
                 return self._link
-            timings, clock = self._parts.timings, self._parts.clock
+            timings, clock = self._timings, self._clock
             give_up_s = clock.monotonic() + timeout_s
             pause_s = timings.connect_pause_s
             while True:
@@ -160,17 +180,13 @@ class KeptLink:
                 pause_s = min(pause_s * _PAUSE_GROWTH, timings.connect_pause_max_s)
 
     async def _connect(self) -> AgentLink:
-        path = self._parts.folders.of(self.conversation).sockets / AGENT_SOCKET
-        hello = Hello(
-            worker=self._parts.worker, fence=self._held.fence, alone_s=self._parts.agent_alone_s
-        )
         link = await connect(
-            path,
-            hello,
+            self._socket,
+            self._hello,
             self,
-            self._parts.clock,
-            timeout_s=self._parts.timings.greeting_s,
-            held=self._parts.held_lines,
+            self._clock,
+            timeout_s=self._timings.greeting_s,
+            held=self._held_lines,
         )
         self._link = link
         self._has_session = link.welcome.sdk_session is not None
@@ -195,7 +211,7 @@ class KeptLink:
             self._log.info("link lost")
             try:
                 self._bear_loss()
-                link = await self.reach(timeout_s=self._parts.timings.relink_s)
+                link = await self.reach(timeout_s=self._timings.relink_s)
                 await self._held.until_sure()
             except AgentUnreachable as error:
                 await self._user.on_agent_gone(container, error)
@@ -206,7 +222,7 @@ class KeptLink:
 
     def _bear_loss(self) -> None:
         """Raises `AgentUnreachable` when the link breaks too often to be worth another try."""
-        now_s = self._parts.clock.monotonic()
+        now_s = self._clock.monotonic()
         is_full = len(self._losses_s) == LOSSES_MAX
         if is_full and now_s - self._losses_s[0] < LOSSES_WITHIN_S:
             raise AgentUnreachable(f"its link broke {LOSSES_MAX} times in a minute")
@@ -217,7 +233,7 @@ class KeptLink:
 
         An idle one is told now and then that we are there, or it would end by itself.
         """
-        silence_s, clock = self._parts.timings.silence_s, self._parts.clock
+        silence_s, clock = self._timings.silence_s, self._clock
         while True:
             await clock.sleep(silence_s / 2)
             link = self._link
@@ -225,7 +241,7 @@ class KeptLink:
                 continue
             silent_s = clock.monotonic() - link.heard_s
             if self._hearer is None or not self._hearer.is_agent_working:
-                if silent_s > self._parts.agent_alone_s / 4:
+                if silent_s > self._hello.alone_s / 4:
                     link.ping()
                 continue
             if silent_s > 2 * silence_s:

@@ -6,33 +6,32 @@ that went wrong the record itself is asked.
 
 from __future__ import annotations
 
-import logging
 from collections import deque
 from collections.abc import Sequence
 
-from infra.runtime.logs import fields
-from infra.store.conversations import ConversationRecord
-from infra.store.history import Memory
+from infra.runtime.clock import Clock
+from infra.store.conversations import ConversationRecord, ConversationStore
 from infra.wire.errors import IllegalTransition
-from infra.wire.events import TurnEnded
 from infra.wire.states import CONVERSATION_TRANSITIONS, ConversationState
 from worker.hosts.host import ContainerId
 from worker.ownership import HeldLease
-from worker.parts import WorkerParts
 from worker.waiting import until_store_answers
-
-log = logging.getLogger(__name__)
 
 
 class RecordedState:
     """The state on record of one conversation this worker owns."""
 
     def __init__(
-        self, parts: WorkerParts, held: HeldLease, found: ConversationRecord | None
+        self,
+        conversations: ConversationStore,
+        held: HeldLease,
+        found: ConversationRecord | None,
+        clock: Clock,
     ) -> None:
         """`found` is the record as it was before the lease was acquired."""
         self.state = found.state if found else ConversationState.COLD
-        self._parts = parts
+        self._conversations = conversations
+        self._clock = clock
         self._held = held
 
     def note(self, old: ConversationState, new: ConversationState) -> None:
@@ -46,14 +45,14 @@ class RecordedState:
 
     async def read(self) -> ConversationRecord | None:
         """The whole record, as it is now."""
-        conversations, c = self._parts.conversations, self._held.conversation
-        return await until_store_answers(lambda: conversations.get(c), self._parts.clock)
+        conversations, c = self._conversations, self._held.conversation
+        return await until_store_answers(lambda: conversations.get(c), self._clock)
 
     async def reap(self) -> bool:
         """warm -> stopping, if the store agrees that the idle deadline has passed."""
-        conversations, lease = self._parts.conversations, self._held.lease
+        conversations, lease = self._conversations, self._held.lease
         won = await until_store_answers(
-            lambda: conversations.reap(lease.conversation, lease.worker), self._parts.clock
+            lambda: conversations.reap(lease.conversation, lease.worker), self._clock
         )
         if won:
             self.state = ConversationState.STOPPING
@@ -72,36 +71,15 @@ class RecordedState:
             self.state = record.state if record else ConversationState.COLD
             await self._step_to(target, container)
 
-    async def end_turn(self, end: TurnEnded) -> bool:
-        """End the turn on record that nobody here can read; whether there was one.
-
-        Raises `LeaseLost`.
-        """
-        record = await self.read()
-        if record is None or record.turn is None:
-            return False
-        parts, lease, turn = self._parts, self._held.lease, record.turn
-        await parts.gateway.close_turn(lease.conversation, turn)
-        idle_s = parts.settings.idle_timeout_s
-        # Number 1, or behind whatever is logged.
-        await until_store_answers(
-            lambda: parts.turns.finish(
-                lease, turn, 1, end, idle_timeout_s=idle_s, memory=Memory.UNKNOWN
-            ),
-            parts.clock,
-        )
-        log.info("turn ended unread", extra=fields(turn=turn, conversation=lease.conversation))
-        return True
-
     async def _step_to(self, target: ConversationState, container: ContainerId | None) -> None:
         for state in steps(self.state, target):
             await self._update(state, container if state is ConversationState.BUSY else None)
             self.state = state
 
     async def _update(self, state: ConversationState, container: ContainerId | None) -> None:
-        conversations, lease = self._parts.conversations, self._held.lease
+        conversations, lease = self._conversations, self._held.lease
         await until_store_answers(
-            lambda: conversations.update(lease, state, container=container), self._parts.clock
+            lambda: conversations.update(lease, state, container=container), self._clock
         )
 
 

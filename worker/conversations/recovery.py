@@ -18,7 +18,7 @@ from worker.conversations.recorded_state import RecordedState
 from worker.conversations.session import HostSession
 from worker.conversations.strays import StrayTurn
 from worker.hosts.host import ContainerId
-from worker.parts import WorkerParts
+from worker.parts import TurnParts
 from worker.turns.agent_link import AgentLink
 
 log = logging.getLogger(__name__)
@@ -29,7 +29,7 @@ class Recovery:
 
     def __init__(
         self,
-        parts: WorkerParts,
+        parts: TurnParts,
         c: ConversationKey,
         *,
         session: HostSession,
@@ -85,4 +85,4 @@ class Recovery:
         await self._parts.gateway.close_turn(c, turn)
         stray = StrayTurn(turn)
         with self._link.heard_by(stray):
-            await stray.end(link, within_s=self._parts.settings.disconnect_grace_s)
+            await stray.end(link, within_s=self._parts.agents.disconnect_grace_s)

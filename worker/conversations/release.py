@@ -14,13 +14,13 @@ from infra.wire.ids import TurnId
 from infra.wire.states import ConversationState
 from worker.conversations.recorded_state import RecordedState
 from worker.ownership import HeldLease
-from worker.parts import WorkerParts
+from worker.parts import ConversationParts
 from worker.turns.run import TurnRun
 
 log = logging.getLogger(__name__)
 
 
-async def go_cold(parts: WorkerParts, held: HeldLease) -> TurnId | None:
+async def go_cold(parts: ConversationParts, held: HeldLease) -> TurnId | None:
     """There is neither a turn nor a container. A lease that cannot be released lapses."""
     try:
         return await parts.ownership.release(held, ConversationState.COLD)
@@ -30,7 +30,7 @@ async def go_cold(parts: WorkerParts, held: HeldLease) -> TurnId | None:
 
 
 async def hand_over(
-    parts: WorkerParts, held: HeldLease, record: RecordedState, run: TurnRun | None
+    parts: ConversationParts, held: HeldLease, record: RecordedState, run: TurnRun | None
 ) -> TurnId | None:
     """Log what waits of the running turn, and leave everything else as it is. Bounded."""
     c, waiting = held.conversation, None
@@ -47,7 +47,9 @@ async def hand_over(
     return waiting
 
 
-async def _released(parts: WorkerParts, held: HeldLease, record: RecordedState) -> TurnId | None:
+async def _released(
+    parts: ConversationParts, held: HeldLease, record: RecordedState
+) -> TurnId | None:
     """The conversation stays as it is on record. That may be elsewhere than we think: an answer
     was lost, or a script moved it."""
     try:

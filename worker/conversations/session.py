@@ -15,11 +15,13 @@ import logging
 from collections.abc import Callable, Sequence
 
 from infra.runtime.logs import fields
+from infra.store.conversations import ConversationStore
 from infra.wire.errors import ContainerFailed, ErrorCode
 from infra.wire.ids import ConversationKey, Fence
+from worker.gateway_client.registrar import GatewayRegistrar
 from worker.hosts.host import Container, ContainerExit, ContainerId
 from worker.ownership import HeldLease
-from worker.parts import WorkerParts
+from worker.parts import HostParts
 from worker.waiting import FIRST_PAUSE_S, LONGEST_PAUSE_S, until_store_answers
 
 log = logging.getLogger(__name__)
@@ -28,11 +30,20 @@ log = logging.getLogger(__name__)
 class HostSession:
     """One conversation's."""
 
-    def __init__(self, parts: WorkerParts, held: HeldLease) -> None:
+    def __init__(
+        self,
+        parts: HostParts,
+        held: HeldLease,
+        *,
+        gateway: GatewayRegistrar,
+        conversations: ConversationStore,
+    ) -> None:
         self._container: Container | None = None
         self._lost: ContainerId | None = None
         self._parts = parts
         self._held = held
+        self._gateway = gateway
+        self._conversations = conversations
         self._early_exit: ContainerExit | None = None
 
     @property
@@ -65,7 +76,7 @@ class HostSession:
         parts, c, fence = self._parts, self.conversation, self._held.fence
         await self._held.until_sure()
         folders = await parts.engine.make_folders(c, fence)
-        await parts.gateway.open_session(c, sockets=folders.sockets, fence=fence)
+        await self._gateway.open_session(c, sockets=folders.sockets, fence=fence)
         self._early_exit = None
         began_s = parts.clock.monotonic()
         await self._held.until_sure()
@@ -161,7 +172,7 @@ class HostSession:
             folders = await asyncio.to_thread(self._parts.folders.take, c, fence)
         except OSError as error:
             raise ContainerFailed(f"its folders cannot be taken over: {error}") from error
-        await self._parts.gateway.open_session(c, sockets=folders.sockets, fence=fence)
+        await self._gateway.open_session(c, sockets=folders.sockets, fence=fence)
 
     async def wipe_if_due(self) -> bool:
         """Remove what a deleted conversation of this name left here.
@@ -170,7 +181,7 @@ class HostSession:
         no turn may be served on it, and it is tried again with the next sweep. Raises `LeaseLost`.
         """
         parts, c = self._parts, self.conversation
-        conversations, host = parts.conversations, parts.host_id
+        conversations, host = self._conversations, parts.host_id
         if not await until_store_answers(lambda: conversations.is_wipe_due(c, host), parts.clock):
             return True
         try:
@@ -197,7 +208,7 @@ class HostSession:
 
     async def _close_sockets(self, *, and_folder: bool) -> None:
         await self._held.until_sure()
-        await self._parts.gateway.close_session(self.conversation, self._held.fence)
+        await self._gateway.close_session(self.conversation, self._held.fence)
         if and_folder:
             await self._drop(self._parts.folders.drop_sockets)
 

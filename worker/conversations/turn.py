@@ -7,14 +7,19 @@ What becomes of conversation and container then is the actor's to decide
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, replace
 from typing import Any
 
+from infra.runtime.logs import fields
 from infra.wire.endings import declared_end
 from infra.wire.errors import ErrorCode
+from infra.wire.link import InterruptReason
 from worker.turns.run import TurnRun
 from worker.turns.steps import Ending
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -34,15 +39,20 @@ class Outcome:
 async def see_through(
     run: TurnRun,
     *,
+    is_cancelled: bool,
     prepare: Callable[[], Coroutine[Any, Any, None]],
     on_spoken: Callable[[], Coroutine[Any, Any, None]],
 ) -> Outcome:
     """Until the turn is closed or back in the queue. Raises `LeaseLost`, in a group.
 
-    `prepare` gets the turn to its agent, and is cancelled when the end is decided before.
-    `on_spoken` is called when the agent has spoken, or the end is decided. Cancelled, the turn
-    stays as it is: the agent keeps its events for the next owner.
+    `is_cancelled`: somebody has wanted it stopped already. `prepare` gets the turn to its agent,
+    and is cancelled when the end is decided before. `on_spoken` is called when the agent has
+    spoken, or the end is decided. Cancelled, the turn stays as it is: the agent keeps its events
+    for the next owner.
     """
+    _tell_claimed(run)
+    if is_cancelled or run.claimed.record.cancel is not None:
+        run.interrupt(InterruptReason.CANCELLED)
 
     async def when_spoken() -> None:
         await run.spoke.wait()
@@ -61,6 +71,20 @@ async def see_through(
         outcome = await _concluded(run, ending)
         logging_events.cancel()
     return outcome
+
+
+def _tell_claimed(run: TurnRun) -> None:
+    record, is_adoption = run.claimed.record, run.claimed.is_adoption
+    log.info(
+        "turn claimed",
+        extra=fields(
+            turn=run.turn,
+            conversation=record.conversation,
+            fence=record.fence,
+            attempt=record.attempt,
+            adopted=is_adoption or None,
+        ),
+    )
 
 
 async def _concluded(run: TurnRun, ending: Ending) -> Outcome:

@@ -20,7 +20,7 @@ from worker.hosts.folders.workspace import (
     WorkspacePace,
     WorkspaceWatch,
 )
-from worker.parts import WorkerParts
+from worker.parts import HostParts
 from worker.turns.run import TurnRun
 
 log = logging.getLogger(__name__)
@@ -31,7 +31,7 @@ class WorkspaceGuard:
 
     def __init__(
         self,
-        parts: WorkerParts,
+        parts: HostParts,
         c: ConversationKey,
         session: HostSession,
         *,
@@ -45,7 +45,7 @@ class WorkspaceGuard:
         self._running = running
         folders = parts.folders.of(c)
         self._folder, self._sockets = folders.workspace, folders.sockets
-        self._watch = WorkspaceWatch(max_bytes=parts.settings.workspace_max_mb * 1024 * 1024)
+        self._watch = WorkspaceWatch(max_bytes=parts.isolation.workspace_max_mb * 1024 * 1024)
         self._was_used = False
 
     def note_use(self) -> None:

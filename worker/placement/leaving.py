@@ -41,7 +41,7 @@ class Leaving:
         then is left to the worker that comes next, and the agents keep its events.
         """
         clock = self._parts.clock
-        give_up_s = clock.monotonic() + self._parts.settings.drain_timeout_s
+        give_up_s = clock.monotonic() + self._parts.cluster.drain_timeout_s
         for actor in self._actors():
             actor.drain()
         while self._conversations and not await self._sibling():
@@ -59,14 +59,13 @@ class Leaving:
 
     async def retire(self) -> None:
         """Let turns end, interrupt the rest, stop every container."""
-        settings = self._parts.settings
         ours = [actor.container for actor in self._actors() if actor.container]
         for actor in self._actors():
             actor.retire()
-        if not await self._conversations.wait_empty(timeout_s=settings.drain_timeout_s):
+        if not await self._conversations.wait_empty(timeout_s=self._parts.cluster.drain_timeout_s):
             for actor in self._actors():
                 actor.interrupt()
-            await self._all_left(settings.disconnect_grace_s + STOP_MARGIN_S)
+            await self._all_left(self._parts.agents.disconnect_grace_s + STOP_MARGIN_S)
         for actor in self._actors():
             log.error("conversation did not end", extra=fields(conversation=actor.key))
             actor.hand_over()

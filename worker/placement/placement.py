@@ -357,7 +357,7 @@ class Placement:
             host=parts.host_id,
             container=container.id,
             fence=container.fence,
-            idle_timeout_s=parts.settings.idle_timeout_s,
+            idle_timeout_s=parts.agents.idle_timeout_s,
         )
         if is_restored:
             log.warning(

@@ -54,7 +54,7 @@ class Reaper:
         self.idle = IdleStops(
             placement.conversations,
             parts.clock,
-            longest_s=2 * parts.settings.idle_timeout_s,
+            longest_s=2 * parts.agents.idle_timeout_s,
         )
         self.workers = 1
         """How many there are in the cluster, as of the last heartbeat."""
@@ -149,7 +149,7 @@ class Reaper:
             hosts_alive=frozenset(w.host for w in staying),
             host_patience_s=parts.timings.host_patience_s,
             successor_patience_s=parts.timings.successor_patience_s,
-            queue_timeout_s=parts.settings.queue_timeout_s,
+            queue_timeout_s=parts.limits.queue_timeout_s,
         )
         log.debug("unclaimed turn", extra=fields(turn=ref.turn, verdict=verdict))
         match verdict:
@@ -283,7 +283,7 @@ class Reaper:
             if _has_no_session(record, self._parts.host_id, others):
                 await self._drop_sockets(one)
         old = await asyncio.to_thread(
-            folders.stale_workspaces, older_than_s=self._parts.settings.retention_s
+            folders.stale_workspaces, older_than_s=self._parts.agents.retention_s
         )
         for one in self._unused(old, in_use):
             record = await self._parts.conversations.get(one.conversation)

@@ -20,7 +20,7 @@ from infra.wire.errors import (
 from infra.wire.ids import ConversationKey, TurnId
 from infra.wire.link import InterruptReason
 from worker.lanes import Members
-from worker.parts import WorkerParts
+from worker.parts import SideParts
 from worker.side.run import SideRun
 
 log = logging.getLogger(__name__)
@@ -34,7 +34,7 @@ class SideLane:
 
     def __init__(
         self,
-        parts: WorkerParts,
+        parts: SideParts,
         *,
         places: int = PLACES,
         on_room: Callable[[], None] = lambda: None,
@@ -109,7 +109,7 @@ class SideLane:
         """
         self.close()
         parts = self._parts
-        if await self._members.wait_empty(timeout_s=parts.settings.drain_timeout_s):
+        if await self._members.wait_empty(timeout_s=parts.cluster.drain_timeout_s):
             return
         for run in self._members.by_key.values():
             if run is not None:

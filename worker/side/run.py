@@ -26,7 +26,7 @@ from infra.wire.upstream import upstream_error
 from infra.wire.words import Case
 from worker.gateway_client.client import CommandRefused
 from worker.ownership import HeldLease
-from worker.parts import WorkerParts
+from worker.parts import SideParts
 from worker.side.messages_api import AnswerStream, refusal, request_body
 from worker.turns.interruption import Interruption
 from worker.turns.output import TurnOutput
@@ -50,7 +50,7 @@ _LOST = declared_end(Case.ANSWERER_LOST, state=TurnState.INTERRUPTED)
 class SideRun:
     """The running of one side turn under its conversation's lease."""
 
-    def __init__(self, parts: WorkerParts, held: HeldLease, turn: TurnId) -> None:
+    def __init__(self, parts: SideParts, held: HeldLease, turn: TurnId) -> None:
         self._parts = parts
         self._held = held
         self._turn = turn
@@ -163,7 +163,7 @@ class SideRun:
             expires_ms=record.key_expires_ms,
             body=request_body(
                 claimed.request,
-                max_tokens=self._parts.settings.side_max_tokens,
+                max_tokens=self._parts.side.side_max_tokens,
                 budget_tokens=budget_tokens,
             ),
         )

@@ -18,7 +18,7 @@ from infra.wire.frames import Frame
 from infra.wire.gateway import TurnMeter
 from infra.wire.turns import Lane
 from worker.ownership import HeldLease
-from worker.parts import WorkerParts
+from worker.parts import TurnParts
 from worker.turns.log_writer import TurnLogWriter
 from worker.waiting import until_store_answers
 
@@ -30,7 +30,7 @@ class TurnOutput:
 
     def __init__(
         self,
-        parts: WorkerParts,
+        parts: TurnParts,
         held: HeldLease,
         record: TurnRecord,
         *,

@@ -34,7 +34,7 @@ from infra.wire.link import (
 from infra.wire.states import TurnState
 from worker.life import Life
 from worker.ownership import HeldLease
-from worker.parts import WorkerParts
+from worker.parts import TurnParts
 from worker.turns.agent_link import AgentLink
 from worker.turns.course import Course, course_with_agent
 from worker.turns.endings import settled_end
@@ -73,7 +73,7 @@ its end, and who writes the agent's server anew would fill it for everybody."""
 class TurnRun:
     """The running of one claimed turn."""
 
-    def __init__(self, parts: WorkerParts, held: HeldLease, claimed: Claimed) -> None:
+    def __init__(self, parts: TurnParts, held: HeldLease, claimed: Claimed) -> None:
         self.claimed = claimed
         self.turn: TurnId = claimed.record.turn
         self.sdk_session: str | None = None
@@ -125,7 +125,7 @@ class TurnRun:
             fence=self._held.fence,
             sealed_key=record.sealed_key or "",
             expires_ms=record.key_expires_ms,
-            models=self._parts.settings.models_of_turn(self.claimed.request.model),
+            models=self._parts.models.models_of_turn(self.claimed.request.model),
             budget_tokens=self.spending.budget_tokens,
             profile=self.claimed.request.profile or self.claimed.profile,
         )
@@ -154,17 +154,17 @@ class TurnRun:
         assert self._standing is not None, "a turn starts on a memory"
         if not self._opened(link):
             return
-        settings, request = self._parts.settings, self.claimed.request
+        agents, request = self._parts.agents, self.claimed.request
         link.send_line(
             self._standing.start_line(
                 request,
                 AgentSettings(
                     model=request.model,
-                    system_prompt=request.system_prompt or settings.system_prompt,
-                    tools=settings.tools,
-                    model_tiers=settings.model_tiers,
-                    max_turns=settings.max_turns,
-                    interrupt_grace_s=settings.disconnect_grace_s * AGENT_SHARE_OF_GRACE,
+                    system_prompt=request.system_prompt or agents.system_prompt,
+                    tools=agents.tools,
+                    model_tiers=self._parts.models.model_tiers,
+                    max_turns=agents.max_turns,
+                    interrupt_grace_s=agents.disconnect_grace_s * AGENT_SHARE_OF_GRACE,
                 ),
             )
         )
@@ -352,11 +352,11 @@ class TurnRun:
         """An agent whose calls are refused for the budget ends its turn; one that goes on is
         stopped."""
         await self.spending.overrun.wait()
-        await self._parts.clock.sleep(self._parts.settings.disconnect_grace_s)
+        await self._parts.clock.sleep(self._parts.agents.disconnect_grace_s)
         self.interrupt(InterruptReason.CANCELLED)
 
     async def _watch_time(self) -> None:
-        clock, grace_s = self._parts.clock, self._parts.settings.disconnect_grace_s
+        clock, grace_s = self._parts.clock, self._parts.agents.disconnect_grace_s
         if not await self._stop.asked(clock, within_s=self.claimed.left_s):
             self.interrupt(InterruptReason.DEADLINE)
         await clock.sleep(grace_s)

@@ -19,7 +19,7 @@ from infra.wire.errors import GatewayUnavailable, StoreUnavailable
 from infra.wire.events import TurnEnded, Usage
 from infra.wire.gateway import OpenTurn, TurnMeter
 from worker.ownership import HeldLease
-from worker.parts import WorkerParts
+from worker.parts import TurnParts
 from worker.turns.endings import budget_end
 from worker.waiting import until_store_answers
 
@@ -31,7 +31,7 @@ class Spending:
 
     def __init__(
         self,
-        parts: WorkerParts,
+        parts: TurnParts,
         held: HeldLease,
         record: TurnRecord,
         *,
@@ -41,8 +41,8 @@ class Spending:
         self._parts = parts
         self._held = held
         self._record = record
-        self._turn_budget = parts.settings.turn_budget_tokens
-        self._tenant_budget = parts.settings.tenant_budget_tokens
+        self._turn_budget = parts.budgets.turn_budget_tokens
+        self._tenant_budget = parts.budgets.tenant_budget_tokens
         self._booked: TurnMeter | None = None
         self._is_taken_over = is_taken_over
         self._instances: set[str] = set()

@@ -12,6 +12,8 @@ from typing import Any, cast
 from redis.asyncio import Redis
 
 from infra.runtime.settings import Settings
+from infra.runtime.settings.agents import AgentDefaults
+from infra.runtime.settings.limits import LimitSettings
 from infra.store.conversations import ConversationStore
 from infra.store.keys import Keys
 from infra.store.leases import SELF_FENCE_AFTER_S, LeaseStore
@@ -70,7 +72,8 @@ class SweepParts:
 
     worker: WorkerId
     host_id: HostId
-    settings: Settings
+    agents: AgentDefaults
+    limits: LimitSettings
     timings: Timings
     clock: DriftingClock
     turns: TurnStore
@@ -140,7 +143,8 @@ class ModelWorker:
         parts = SweepParts(
             worker=self.id,
             host_id=self.machine.host,
-            settings=_SETTINGS,
+            agents=_SETTINGS,
+            limits=_SETTINGS,
             timings=TIMINGS,
             clock=self.clock,
             turns=self.turns,
