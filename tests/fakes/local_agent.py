@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 import os
 import shutil
+import socket
 import subprocess
 import sys
 import tempfile
@@ -72,10 +73,15 @@ async def ask(agent: LocalAgent, prompt: str, **settings: Any) -> list[Event]:
         return await link.run(start_turn(f"l{next(_numbers)}", prompt, **settings))
 
 
-def _wait_for(socket: Path, process: subprocess.Popen[bytes]) -> None:
-    """Nothing tells when it listens."""
+def _wait_for(path: Path, process: subprocess.Popen[bytes]) -> None:
+    """Nothing tells when it listens; its socket's file is there a moment earlier."""
     deadline = time.monotonic() + START_TIMEOUT_S
-    while not socket.exists():
+    while not _listens(path):
         assert process.poll() is None, "the agent ended"
         assert time.monotonic() < deadline, "the agent does not listen"
         time.sleep(0.02)
+
+
+def _listens(path: Path) -> bool:
+    with socket.socket(socket.AF_UNIX) as probe:
+        return probe.connect_ex(str(path)) == 0
