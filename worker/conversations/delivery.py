@@ -16,18 +16,14 @@ from infra.wire.endings import declared_end
 from infra.wire.errors import (
     AgentUnreachable,
     ContainerFailed,
-    EngineFailed,
     ErrorCode,
     GatewayUnavailable,
     LeaseLost,
 )
-from infra.wire.gateway import GatewayFault
 from infra.wire.states import ConversationState, TurnState
-from infra.wire.words import Case
 from worker.conversations.kept_link import KeptLink
 from worker.conversations.recorded_state import RecordedState
 from worker.conversations.session import HostSession
-from worker.gateway_client.client import CommandRefused
 from worker.ownership import HeldLease
 from worker.parts import ConversationParts
 from worker.turns.course import Course, course_before_container, course_with_agent
@@ -63,29 +59,18 @@ class Delivery:
         """
         try:
             await self._deliver(run)
-        except EngineFailed as error:
-            log.warning("engine failed: %s", error, extra=fields(turn=run.turn))
-            run.give_back(is_counted=False)
-        except ContainerFailed as error:
-            log.warning("no container: %s", error, extra=fields(turn=run.turn))
-            run.fail_start(declared_end(error.code))
-        except AgentUnreachable as error:
-            log.warning("no agent: %s", error, extra=fields(turn=run.turn))
-            run.fail_start(declared_end(ErrorCode.AGENT_FAILED))
-        except CommandRefused as error:
-            log.error("gateway refused: %s", error, extra=fields(turn=run.turn, fault=error.fault))
-            is_key = error.fault is GatewayFault.KEY_NOT_OPENED
-            why = Case.KEY_UNREADABLE if is_key else ErrorCode.CONTAINER_FAILED
-            run.declare(declared_end(why))
-        except GatewayUnavailable as error:
-            log.error("no gateway: %s", error, extra=fields(turn=run.turn))
-            run.declare(declared_end(Case.GATEWAY_SILENT))
         except LeaseLost:
             raise
-        except Exception:
+        except (ContainerFailed, AgentUnreachable) as error:
+            log.warning("no agent: %r", error, extra=fields(turn=run.turn))
+            run.fail_delivery(error)
+        except GatewayUnavailable as error:
+            log.error("no gateway: %r", error, extra=fields(turn=run.turn))
+            run.fail_delivery(error)
+        except Exception as error:
             # A turn's boundary: whatever it is, its client is told, and the next turn runs.
             log.exception("turn failed inside the worker", extra=fields(turn=run.turn))
-            run.declare(declared_end(ErrorCode.INTERNAL), usable=False)
+            run.fail_delivery(error)
 
     async def _deliver(self, run: TurnRun) -> None:
         if run.claimed.record.adoptions > ADOPTIONS_MAX:

@@ -9,8 +9,9 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from enum import Enum, auto
 from pathlib import Path
 from typing import Protocol
 
@@ -31,6 +32,34 @@ _PAUSE_GROWTH = 1.5
 LOSSES_MAX = 8
 LOSSES_WITHIN_S = 60.0
 """An agent whose link breaks so often is given up. An honest one loses it to a worker's fault."""
+
+
+class Nudge(Enum):
+    """What to do about a silent agent."""
+
+    NOTHING = auto()
+    PING = auto()
+    """It must answer; an idle one is told that we are there."""
+    ABORT = auto()
+    """It has not answered: the link counts as broken."""
+
+
+def nudge(silent_s: float, *, is_working: bool, silence_s: float, alone_s: float) -> Nudge:
+    """What to do about an agent that has said nothing for so long.
+
+    `silence_s` is how long one that works may be silent before it is asked, and then again before
+    it is given up. An idle one ends by itself when it hears nothing for `alone_s`.
+    """
+    if not is_working:
+        return Nudge.PING if silent_s > alone_s / 4 else Nudge.NOTHING
+    if silent_s > 2 * silence_s:
+        return Nudge.ABORT
+    return Nudge.PING if silent_s > silence_s else Nudge.NOTHING
+
+
+def breaks_too_often(losses_s: Sequence[float], now_s: float) -> bool:
+    """Whether a link that has broken at these times, and now, is not worth another try."""
+    return len(losses_s) >= LOSSES_MAX and now_s - losses_s[-LOSSES_MAX] < LOSSES_WITHIN_S
 
 
 class LinkUser(Protocol):
@@ -223,8 +252,7 @@ class KeptLink:
     def _bear_loss(self) -> None:
         """Raises `AgentUnreachable` when the link breaks too often to be worth another try."""
         now_s = self._clock.monotonic()
-        is_full = len(self._losses_s) == LOSSES_MAX
-        if is_full and now_s - self._losses_s[0] < LOSSES_WITHIN_S:
+        if breaks_too_often(self._losses_s, now_s):
             raise AgentUnreachable(f"its link broke {LOSSES_MAX} times in a minute")
         self._losses_s.append(now_s)
 
@@ -239,16 +267,20 @@ class KeptLink:
             link = self._link
             if link is None or not link.is_open or link.is_paused:
                 continue
-            silent_s = clock.monotonic() - link.heard_s
-            if self._hearer is None or not self._hearer.is_agent_working:
-                if silent_s > self._hello.alone_s / 4:
+            hearer = self._hearer
+            match nudge(
+                clock.monotonic() - link.heard_s,
+                is_working=hearer is not None and hearer.is_agent_working,
+                silence_s=silence_s,
+                alone_s=self._hello.alone_s,
+            ):
+                case Nudge.PING:
                     link.ping()
-                continue
-            if silent_s > 2 * silence_s:
-                self._log.warning("agent silent")
-                link.abort()
-            elif silent_s > silence_s:
-                link.ping()
+                case Nudge.ABORT:
+                    self._log.warning("agent silent")
+                    link.abort()
+                case Nudge.NOTHING:
+                    pass
 
 
 def _unheard(line: bytes) -> None:

@@ -49,8 +49,8 @@ from worker.turns.steps import (
     Heard,
     Stop,
     agents_ending,
-    back_to_queue,
     declared_ending,
+    failed_delivery,
     failed_start,
     first_phase,
     hear,
@@ -315,12 +315,9 @@ class TurnRun:
         """
         self._decide(failed_start(end, phase=self.phase, record=self.claimed.record))
 
-    def give_back(self, *, is_counted: bool = True) -> None:
-        """Nothing happened yet: back to the queue, for a fresh start.
-
-        The store agrees only as long as attempts are left and nothing was logged.
-        """
-        self._decide(back_to_queue(is_counted=is_counted))
+    def fail_delivery(self, error: Exception) -> None:
+        """It did not get to its agent. See `worker.turns.steps.failed_delivery`."""
+        self._decide(failed_delivery(error, phase=self.phase, record=self.claimed.record))
 
     def _decide(self, ending: Ending) -> None:
         if self.phase is RunPhase.ENDED:

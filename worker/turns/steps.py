@@ -12,9 +12,18 @@ from infra.store.history import Memory
 from infra.store.turn_records import TurnRecord
 from infra.store.turns import ATTEMPTS_MAX
 from infra.wire.endings import declared_end
-from infra.wire.errors import ErrorCode
+from infra.wire.errors import (
+    AgentUnreachable,
+    ContainerFailed,
+    EngineFailed,
+    ErrorCode,
+    GatewayUnavailable,
+)
 from infra.wire.events import TurnEnded
+from infra.wire.gateway import GatewayFault
 from infra.wire.states import TurnState
+from infra.wire.words import Case
+from worker.gateway_client.client import CommandRefused
 from worker.turns.endings import is_out_of_memory
 from worker.turns.phases import RunPhase
 
@@ -147,6 +156,24 @@ def failed_start(end: TurnEnded, *, phase: RunPhase, record: TurnRecord) -> Endi
     if is_untouched and not is_out_of_memory(end):
         return declared_ending(declared_end(ErrorCode.CONTAINER_FAILED), usable=False)
     return declared_ending(end, usable=False)
+
+
+def failed_delivery(error: Exception, *, phase: RunPhase, record: TurnRecord) -> Ending:
+    """What becomes of a turn that could not be brought to its agent."""
+    match error:
+        case EngineFailed():
+            # It was no try of the turn, and another host may do better.
+            return back_to_queue(is_counted=False)
+        case ContainerFailed() | AgentUnreachable():
+            return failed_start(declared_end(error.code), phase=phase, record=record)
+        case CommandRefused():
+            is_key = error.fault is GatewayFault.KEY_NOT_OPENED
+            why = Case.KEY_UNREADABLE if is_key else ErrorCode.CONTAINER_FAILED
+            return declared_ending(declared_end(why))
+        case GatewayUnavailable():
+            return declared_ending(declared_end(Case.GATEWAY_SILENT))
+        case _:
+            return declared_ending(declared_end(ErrorCode.INTERNAL), usable=False)
 
 
 def refused_ending(code: ErrorCode, *, last_n: int) -> Ending:

@@ -13,11 +13,20 @@ from infra.store.history import Memory
 from infra.store.turn_records import TurnRecord
 from infra.store.turns import ATTEMPTS_MAX
 from infra.wire.endings import declared_end
-from infra.wire.errors import ErrorCode
+from infra.wire.errors import (
+    AgentUnreachable,
+    ContainerFailed,
+    EngineFailed,
+    ErrorCode,
+    GatewayUnavailable,
+)
 from infra.wire.events import TurnEnded, TurnError
+from infra.wire.gateway import GatewayFault, GatewayRefused
 from infra.wire.ids import ConversationKey, Fence, ReplicaId, TenantId
 from infra.wire.states import TurnState
 from infra.wire.turns import Lane, OnDisconnect
+from infra.wire.words import Case
+from worker.gateway_client.client import CommandRefused
 from worker.turns.phases import RUN_BEGINS, RUN_TRANSITIONS, RunPhase
 from worker.turns.steps import (
     GAP_FRAMES_MAX,
@@ -28,6 +37,7 @@ from worker.turns.steps import (
     agents_ending,
     back_to_queue,
     declared_ending,
+    failed_delivery,
     failed_start,
     first_phase,
     hear,
@@ -63,6 +73,10 @@ RECORD = TurnRecord(
 def code_of(ending: Ending) -> ErrorCode | None:
     assert ending.end is not None
     return ending.end.error.code if ending.end.error else None
+
+
+def refusal(fault: GatewayFault) -> CommandRefused:
+    return CommandRefused(GatewayRefused(fault=fault, message="no"))
 
 
 # Beginnings
@@ -176,6 +190,48 @@ def test_only_a_turn_of_which_nothing_can_have_happened_starts_afresh(
         assert code_of(ending) is ErrorCode.CONTAINER_FAILED, "what never began ends as that"
     else:
         assert ending.end is end
+
+
+@pytest.mark.parametrize("phase", [RunPhase.PREPARING, RunPhase.ADOPTED])
+@pytest.mark.parametrize(
+    ("error", "ending"),
+    [
+        (EngineFailed("full"), back_to_queue(is_counted=False)),
+        (refusal(GatewayFault.KEY_NOT_OPENED), declared_ending(declared_end(Case.KEY_UNREADABLE))),
+        (
+            refusal(GatewayFault.NO_SESSION),
+            declared_ending(declared_end(ErrorCode.CONTAINER_FAILED)),
+        ),
+        (GatewayUnavailable("away"), declared_ending(declared_end(Case.GATEWAY_SILENT))),
+        (
+            RuntimeError("ours"),
+            declared_ending(declared_end(ErrorCode.INTERNAL), usable=False),
+        ),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_what_fails_on_the_way_to_the_agent_ends_the_turn_for_its_reason(
+    error: Exception, ending: Ending, phase: RunPhase
+) -> None:
+    assert failed_delivery(error, phase=phase, record=RECORD) == ending
+
+
+@pytest.mark.parametrize("attempt", range(1, ATTEMPTS_MAX + 1))
+@pytest.mark.parametrize("phase", [RunPhase.PREPARING, RunPhase.ADOPTED])
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (ContainerFailed("x"), ErrorCode.CONTAINER_FAILED),
+        (ContainerFailed("x", code=ErrorCode.OUT_OF_MEMORY), ErrorCode.OUT_OF_MEMORY),
+        (AgentUnreachable("x"), ErrorCode.AGENT_FAILED),
+    ],
+)
+def test_a_container_or_agent_that_fails_is_a_failed_start(
+    error: Exception, code: ErrorCode, phase: RunPhase, attempt: int
+) -> None:
+    record = replace(RECORD, attempt=attempt)
+    ending = failed_delivery(error, phase=phase, record=record)
+    assert ending == failed_start(declared_end(code), phase=phase, record=record)
 
 
 @pytest.mark.parametrize(
