@@ -17,11 +17,11 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from agent.cli.without_mcp import leave_out_mcp
 from agent.forwarder import Forwarder
+from agent.memory.transcripts import Transcripts
 from agent.server import LinkServer
-from agent.transcripts import Transcripts
 from agent.turn import AgentSession
-from agent.without_mcp import leave_out_mcp
 from infra.wire.gateway import AGENT_SOCKET, EGRESS_SOCKET, MODEL_SOCKET
 from infra.wire.version import VERSION
 
@@ -50,7 +50,7 @@ async def serve(given: argparse.Namespace) -> None:
             leave_out_mcp()
             # In a thread: the loop goes on answering while the SDK is imported.
             await asyncio.to_thread(importlib.import_module, "agent.session")
-            from agent.options import CONNECT_TIMEOUT_S, CliSetup
+            from agent.cli.options import CONNECT_TIMEOUT_S, CliSetup
             from agent.session import ClaudeSession
 
             around = CliSetup(

@@ -13,7 +13,7 @@ import logging
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
-from agent.transcripts import Transcripts
+from agent.memory.transcripts import Transcripts
 from agent.turn import AgentSession, RunningTurn
 from infra.wire.base import PROTOCOL_VERSION
 from infra.wire.endings import declared_end, interrupted_end

@@ -16,15 +16,16 @@ from pathlib import Path
 
 from claude_agent_sdk import Message, SystemMessage
 
-from agent.cli import Cli, CliFailed, CliNotStarted, first_of
+from agent.cli.cli import Cli, CliFailed, CliNotStarted, first_of
+from agent.cli.options import CliSetup, build_options, launch_key
+from agent.cli.processes import is_crowded, oom_kills
 from agent.forwarder import Forwarder
-from agent.history import content_of
-from agent.memory import AgentMemory, Mark
-from agent.options import CliSetup, Past, build_options, launch_key
-from agent.processes import is_crowded, oom_kills
-from agent.session_store import LinkedSessionStore
-from agent.transcripts import Transcripts
-from agent.translate import Translator
+from agent.memory.history import content_of
+from agent.memory.memory import AgentMemory, Mark
+from agent.memory.past import Past
+from agent.memory.session_store import LinkedSessionStore
+from agent.memory.transcripts import Transcripts
+from agent.translate.translator import Translator
 from agent.turn import RunningTurn
 from infra.wire.endings import declared_end, interrupted_end
 from infra.wire.errors import ErrorCode

@@ -25,8 +25,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Protocol, Self
 
+from agent.memory.transcripts import Entry, PartKey, Transcripts
 from agent.server import LinkServer
-from agent.transcripts import Entry, PartKey, Transcripts
 from agent.turn import RunningTurn
 from infra.wire.errors import ErrorCode
 from infra.wire.events import (

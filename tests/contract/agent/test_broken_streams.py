@@ -1,6 +1,7 @@
 """What the CLI does when the model's stream breaks, and what a reader sees of it.
 
-`agent.translate` stands on this behaviour: a CLI that changes it fails here. Learnt of 2.1.330.
+`agent.translate.translator` stands on this behaviour: a CLI that changes it fails here.
+Learnt of 2.1.330.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from agent.voice import RULE
+from agent.translate.voice import RULE
 from infra.wire.errors import ErrorCode
 from infra.wire.events import ThinkingDelta, ToolCall, ToolResult
 from infra.wire.states import TurnState

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from agent.ends import ERROR_KINDS, LOOP_ENDS
+from agent.translate.ends import ERROR_KINDS, LOOP_ENDS
 from infra.wire.errors import ErrorCode
 from infra.wire.events import EndReason, Notice
 from infra.wire.states import TurnState

@@ -17,8 +17,8 @@ from claude_agent_sdk.testing import run_session_store_conformance
 from claude_agent_sdk.types import SessionListSubkeysKey
 from pydantic import TypeAdapter
 
-from agent.session_store import LinkedSessionStore
-from agent.transcripts import Transcripts
+from agent.memory.session_store import LinkedSessionStore
+from agent.memory.transcripts import Transcripts
 from infra.store.keys import Keys
 from infra.store.leases import Lease
 from infra.store.server.connection import connect

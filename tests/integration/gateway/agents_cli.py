@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from agent.translate import Translator
+from agent.translate.translator import Translator
 from infra.wire.events import TextDelta, TurnEnded
 
 if TYPE_CHECKING:

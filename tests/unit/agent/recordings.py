@@ -14,7 +14,7 @@ from typing import Any
 from claude_agent_sdk import Message, StreamEvent
 from claude_agent_sdk._internal.message_parser import parse_message
 
-from agent.translate import Translator
+from agent.translate.translator import Translator
 from infra.wire.events import Event
 from infra.wire.link import InterruptReason
 

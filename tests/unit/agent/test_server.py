@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from agent.memory.transcripts import PartKey, Transcripts
 from agent.server import LinkServer
-from agent.transcripts import PartKey, Transcripts
 from agent.turn import AgentSession, RunningTurn
 from infra.wire.errors import ErrorCode
 from infra.wire.events import Event, TurnEnded, decode_event

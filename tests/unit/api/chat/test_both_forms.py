@@ -22,7 +22,7 @@ from infra.wire.events import EndReason, Event, TurnEnded, Usage, encode_event
 from infra.wire.states import TurnState
 from tests.fakes.sse import data_of
 from tests.unit.agent.recordings import translate
-from tests.unit.agent.test_broken_streams import CASES
+from tests.unit.agent.translate.test_broken_streams import CASES
 from tests.unit.api.turns.test_relay import TURN, Bench
 
 MODEL, CREATED = "claude", 1700000000

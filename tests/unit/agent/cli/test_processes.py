@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from agent.processes import is_alone, is_crowded, kill_marked, oom_kills
+from agent.cli.processes import is_alone, is_crowded, kill_marked, oom_kills
 from tests.parts import need
 from worker.hosts.bubblewrap.program import find_bwrap
 
@@ -47,7 +47,7 @@ def test_in_an_isolation_of_its_own_a_tool_with_an_empty_environment_is_killed_t
     code = """
 import os, sys
 sys.path.insert(0, sys.argv[1])
-from agent.processes import is_alone, kill_marked
+from agent.cli.processes import is_alone, kill_marked
 assert is_alone()
 reading, writing = os.pipe()
 os.set_inheritable(writing, True)
@@ -64,7 +64,7 @@ print(kill_marked("AGC_MARK", "none"), os.read(reading, 1))
     assert bwrap is not None
     own = ("--unshare-pid", "--ro-bind", "/", "/", "--proc", "/proc", "--dev", "/dev", "--")
     done = subprocess.run(
-        [bwrap, *own, sys.executable, "-Ic", code, str(Path(__file__).parents[3])],
+        [bwrap, *own, sys.executable, "-Ic", code, str(Path(__file__).parents[4])],
         capture_output=True,
         text=True,
         timeout=30,

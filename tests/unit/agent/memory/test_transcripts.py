@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from agent.transcripts import (
+from agent.memory.transcripts import (
     BATCH_MAX_BYTES,
     DEPTH_MAX,
     Entry,

@@ -6,10 +6,10 @@ import subprocess
 import sys
 from pathlib import Path
 
-REPOSITORY = Path(__file__).parents[3]
+REPOSITORY = Path(__file__).parents[4]
 
 SESSION = (
-    "from agent.without_mcp import leave_out_mcp; leave_out_mcp(); import agent.session, sys; "
+    "from agent.cli.without_mcp import leave_out_mcp; leave_out_mcp(); import agent.session, sys; "
 )
 
 
@@ -30,7 +30,7 @@ def test_what_is_left_out_says_so_when_it_is_used() -> None:
 
 def test_one_that_is_loaded_already_stays() -> None:
     _run(
-        "import mcp.types; from agent.without_mcp import leave_out_mcp; leave_out_mcp()\n"
+        "import mcp.types; from agent.cli.without_mcp import leave_out_mcp; leave_out_mcp()\n"
         "import agent.session\n"
         "assert mcp.types.Tool(name='x', inputSchema={}).name == 'x'"
     )

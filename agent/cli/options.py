@@ -9,6 +9,7 @@ from typing import Any
 
 from claude_agent_sdk import ClaudeAgentOptions, SessionStore
 
+from agent.memory.past import Past
 from infra.wire.link import AgentSettings
 
 MODEL_URL = "http://model.agcluster"
@@ -38,14 +39,6 @@ class CliSetup:
     """Where it keeps what its tools are printing; None: where all temporary files are."""
     connect_timeout_s: float = CONNECT_TIMEOUT_S
     """One that has not come up by then is started again."""
-
-
-@dataclass(frozen=True)
-class Past:
-    """What a CLI begins with: nothing, a session, or one up to an entry `at`, as a new session."""
-
-    session: str | None = None
-    at: str | None = None
 
 
 def launch_key(settings: AgentSettings) -> tuple[object, ...]:

@@ -15,9 +15,9 @@ from typing import Any
 from claude_agent_sdk import ClaudeAgentOptions, ClaudeSDKClient, Message, ResultMessage
 from claude_agent_sdk._errors import MessageParseError
 
-from agent.history import Said, message_of
-from agent.options import MARK
-from agent.processes import children, kill_marked
+from agent.cli.options import MARK
+from agent.cli.processes import children, kill_marked
+from agent.memory.history import Said, message_of
 
 log = logging.getLogger(__name__)
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from agent.ends import ERROR_KINDS, LOOP_ENDS, PAUSES, CliEnd, ending
+from agent.translate.ends import ERROR_KINDS, LOOP_ENDS, PAUSES, CliEnd, ending
 from infra.wire.errors import ErrorCode
 from infra.wire.events import EndReason, TurnEnded
 from infra.wire.link import InterruptReason

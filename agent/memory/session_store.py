@@ -11,7 +11,7 @@ from typing import cast
 from claude_agent_sdk import SessionKey, SessionStore, SessionStoreEntry
 from claude_agent_sdk.types import SessionListSubkeysKey
 
-from agent.transcripts import Entry, PartKey, Transcripts
+from agent.memory.transcripts import Entry, PartKey, Transcripts
 
 
 class LinkedSessionStore(SessionStore):

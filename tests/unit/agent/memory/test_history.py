@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from agent.history import content_of, messages_of, transcript_of
+from agent.memory.history import content_of, messages_of, transcript_of
 from infra.wire.turns import DocumentBlock, HistoryMessage, ImageBlock, TextBlock
 from infra.wire.upstream import OPENING
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.tools import (
+from agent.translate.tools import (
     CALL_MAX_CHARS,
     RESULT_MAX_CHARS,
     clean_line,

@@ -2,8 +2,8 @@
 
 A stream may break, and another try of the message follows. What was shown of the first one since
 its last finished block is remembered: its repetition is swallowed as long as it says the same, and
-where it differs the new text follows a visible rule. `agent.translate` knows when a message is
-another try, goes on in mid-sentence, or is a new one.
+where it differs the new text follows a visible rule. `agent.translate.translator` knows when a
+message is another try, goes on in mid-sentence, or is a new one.
 """
 
 from __future__ import annotations

@@ -12,8 +12,8 @@ from claude_agent_sdk import (
     UserMessage,
 )
 
-from agent.translate import Translator
-from agent.voice import RULE
+from agent.translate.translator import Translator
+from agent.translate.voice import RULE
 from infra.wire.errors import ErrorCode
 from infra.wire.events import (
     EndReason,

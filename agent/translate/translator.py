@@ -4,7 +4,7 @@ The hard part is a model stream that breaks. What the CLI does then was learnt b
 (`tests/contract/agent/test_broken_streams.py`): a finished block of text stays, a finished tool
 call runs, and the model is asked to go on from there; without a finished block it starts the
 message again, streamed or as one finished `AssistantMessage`, always under a new message id. A
-relay of deltas alone would lose or double text (`agent.voice`).
+relay of deltas alone would lose or double text (`agent.translate.voice`).
 
 Left out on purpose: text of `<synthetic>` messages (the CLI's prose about API errors, which the
 result tells better), what the CLI writes to itself as a user (reminders, "Set model"), and text of
@@ -30,9 +30,9 @@ from claude_agent_sdk import (
     UserMessage,
 )
 
-from agent.ends import PAUSES, CliEnd, ending
-from agent.tools import summarise_call, summarise_result, summarise_server_result
-from agent.voice import Voice
+from agent.translate.ends import PAUSES, CliEnd, ending
+from agent.translate.tools import summarise_call, summarise_result, summarise_server_result
+from agent.translate.voice import Voice
 from infra.wire.events import (
     Event,
     Notice,

@@ -20,9 +20,9 @@ from pathlib import Path
 
 from claude_agent_sdk import project_key_for_directory
 
-from agent.history import Json, Said, messages_of, transcript_of
-from agent.options import Past
-from agent.transcripts import Entry, PartKey, Transcripts
+from agent.memory.history import Json, Said, messages_of, transcript_of
+from agent.memory.past import Past
+from agent.memory.transcripts import Entry, PartKey, Transcripts
 from infra.wire.link import BaseKind, StartTurn
 from infra.wire.turns import HistoryMessage
 

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from agent.memory import AgentMemory
-from agent.options import Past
-from agent.transcripts import PartKey, Transcripts
+from agent.memory.memory import AgentMemory
+from agent.memory.past import Past
+from agent.memory.transcripts import PartKey, Transcripts
 from infra.wire.ids import TurnId
 from infra.wire.link import AgentSettings, BaseKind, StartTurn, Transcript, TranscriptPart
 from infra.wire.turns import HistoryMessage, TextBlock

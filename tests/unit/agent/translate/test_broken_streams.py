@@ -20,7 +20,7 @@ from claude_agent_sdk import (
     UserMessage,
 )
 
-from agent.voice import RULE
+from agent.translate.voice import RULE
 from infra.wire.events import ThinkingDelta, ToolCall, ToolResult
 from tests.fakes.link_client import text_of
 from tests.unit.agent.recordings import stream_event, translate

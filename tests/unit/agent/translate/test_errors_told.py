@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from agent.ends import error_of
+from agent.translate.ends import error_of
 from infra.wire.errors import ErrorCode
 
 

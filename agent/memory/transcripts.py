@@ -4,8 +4,8 @@ The agent has no way to the store, so what a session adds travels over the link,
 time, and is kept until the worker says that it is stored; a new link gets it again. The copy that
 stays here is what a session is resumed from after its CLI was killed or has to be reopened.
 
-Knows nothing of the SDK: entries are opaque but for their `uuid`. `agent.session_store` is the
-SDK's view of this, `agent.server` the link's.
+Knows nothing of the SDK: entries are opaque but for their `uuid`. `agent.memory.session_store` is
+the SDK's view of this, `agent.server` the link's.
 """
 
 from __future__ import annotations

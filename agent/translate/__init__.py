@@ -1,0 +1,1 @@
+"""What the Agent SDK says, as our events. Pure."""
