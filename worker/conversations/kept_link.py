@@ -34,7 +34,7 @@ LOSSES_WITHIN_S = 60.0
 """An agent whose link breaks so often is given up. An honest one loses it to a worker's fault."""
 
 
-class Nudge(Enum):
+class SilenceStep(Enum):
     """What to do about a silent agent."""
 
     NOTHING = auto()
@@ -44,17 +44,19 @@ class Nudge(Enum):
     """It has not answered: the link counts as broken."""
 
 
-def nudge(silent_s: float, *, is_working: bool, silence_s: float, alone_s: float) -> Nudge:
+def step_in_silence(
+    silent_s: float, *, is_working: bool, silence_s: float, alone_s: float
+) -> SilenceStep:
     """What to do about an agent that has said nothing for so long.
 
     `silence_s` is how long one that works may be silent before it is asked, and then again before
     it is given up. An idle one ends by itself when it hears nothing for `alone_s`.
     """
     if not is_working:
-        return Nudge.PING if silent_s > alone_s / 4 else Nudge.NOTHING
+        return SilenceStep.PING if silent_s > alone_s / 4 else SilenceStep.NOTHING
     if silent_s > 2 * silence_s:
-        return Nudge.ABORT
-    return Nudge.PING if silent_s > silence_s else Nudge.NOTHING
+        return SilenceStep.ABORT
+    return SilenceStep.PING if silent_s > silence_s else SilenceStep.NOTHING
 
 
 def breaks_too_often(losses_s: Sequence[float], now_s: float) -> bool:
@@ -268,18 +270,18 @@ class KeptLink:
             if link is None or not link.is_open or link.is_paused:
                 continue
             hearer = self._hearer
-            match nudge(
+            match step_in_silence(
                 clock.monotonic() - link.heard_s,
                 is_working=hearer is not None and hearer.is_agent_working,
                 silence_s=silence_s,
                 alone_s=self._hello.alone_s,
             ):
-                case Nudge.PING:
+                case SilenceStep.PING:
                     link.ping()
-                case Nudge.ABORT:
+                case SilenceStep.ABORT:
                     self._log.warning("agent silent")
                     link.abort()
-                case Nudge.NOTHING:
+                case SilenceStep.NOTHING:
                     pass
 
 

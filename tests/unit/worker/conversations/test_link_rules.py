@@ -7,9 +7,9 @@ import pytest
 from worker.conversations.kept_link import (
     LOSSES_MAX,
     LOSSES_WITHIN_S,
-    Nudge,
+    SilenceStep,
     breaks_too_often,
-    nudge,
+    step_in_silence,
 )
 
 SILENCE_S, ALONE_S = 10.0, 3600.0
@@ -18,22 +18,22 @@ SILENCE_S, ALONE_S = 10.0, 3600.0
 @pytest.mark.parametrize(
     ("silent_s", "is_working", "what"),
     [
-        (0.0, True, Nudge.NOTHING),
-        (10.0, True, Nudge.NOTHING),
-        (10.1, True, Nudge.PING),
-        (20.0, True, Nudge.PING),
-        (20.1, True, Nudge.ABORT),
+        (0.0, True, SilenceStep.NOTHING),
+        (10.0, True, SilenceStep.NOTHING),
+        (10.1, True, SilenceStep.PING),
+        (20.0, True, SilenceStep.PING),
+        (20.1, True, SilenceStep.ABORT),
         # An idle one has nothing to say; it only must not think that it is alone.
-        (20.1, False, Nudge.NOTHING),
-        (900.0, False, Nudge.NOTHING),
-        (900.1, False, Nudge.PING),
-        (7200.0, False, Nudge.PING),
+        (20.1, False, SilenceStep.NOTHING),
+        (900.0, False, SilenceStep.NOTHING),
+        (900.1, False, SilenceStep.PING),
+        (7200.0, False, SilenceStep.PING),
     ],
 )
 def test_silence_means_something_while_an_agent_works(
-    silent_s: float, is_working: bool, what: Nudge
+    silent_s: float, is_working: bool, what: SilenceStep
 ) -> None:
-    said = nudge(silent_s, is_working=is_working, silence_s=SILENCE_S, alone_s=ALONE_S)
+    said = step_in_silence(silent_s, is_working=is_working, silence_s=SILENCE_S, alone_s=ALONE_S)
     assert said is what
 
 
