@@ -177,6 +177,11 @@ async def measure(fleet: Fleet) -> list[Cost]:
             fleet.host(n), {f"{i}": ConversationKey("c" * 24) for i in range(10)}
         )
 
+    async def due(n: int) -> None:
+        worker = fleet.worker(n)
+        owned = [lease.conversation for lease in fleet.leases.get(worker, [])]
+        await store.conversations.due(worker, fleet.host(n), owned=owned)
+
     stretch = min(max(fleet.size / WORKERS_UNSTRETCHED, 1.0), STRETCH_MAX)
     sweep_s = SWEEP_EVERY_S * stretch
     costs = [
@@ -192,12 +197,7 @@ async def measure(fleet: Fleet) -> list[Cost]:
             sweep_s,
             lambda n: store.turns.unclaimed(older_than_ms=2000),
         ),
-        await _cost(
-            fleet,
-            "sweep: due",
-            sweep_s,
-            lambda n: store.conversations.due(fleet.worker(n), fleet.host(n)),
-        ),
+        await _cost(fleet, "sweep: due", sweep_s, due),
         await _cost(
             fleet, "sweep: wipes", sweep_s, lambda n: store.conversations.wipes(fleet.host(n))
         ),
