@@ -1,1 +1,1 @@
-"""What every program of ours needs to run: settings, identity, sealing, clock, logs, lifecycle."""
+"""What every program of ours needs to run: settings, identity, sealing, clock, logs, signals."""

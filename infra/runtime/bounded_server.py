@@ -1,7 +1,7 @@
-"""Takes connections for an HTTP server of aiohttp, up to a number.
+"""Accepts connections for an aiohttp HTTP server, up to a limit.
 
-Each one costs a descriptor and some kilobytes whether it ever asks or not, and a process that has
-no descriptor left serves nobody.
+Each connection costs a file descriptor and a few kilobytes, even if it never sends a request. A
+process without free descriptors cannot serve anyone.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ _NO_DESCRIPTOR_S = 0.5
 
 
 class Connections(Protocol):
-    """`aiohttp.web.Server`: makes a protocol for each connection and knows those that are open."""
+    """A factory of protocols, such as `aiohttp.web.Server`, that knows its open connections."""
 
     def __call__(self) -> asyncio.Protocol:
-        """A new one."""
+        """Create a protocol for a new connection."""
         ...
 
     @property
     def connections(self) -> Sized:
-        """Those that are open."""
+        """The open connections."""
         ...
 
 
@@ -37,16 +37,17 @@ async def take_connections(
     most: int,
     turned_away: Callable[[], None],
 ) -> None:
-    """Until cancelled. One beyond `most` is closed at once, and `turned_away` called.
+    """Accept connections until cancelled.
 
-    The socket is the caller's to close, connections are the server's.
+    A connection beyond `most` is closed at once, and `turned_away` is called. The caller closes the
+    socket; the server closes its connections.
     """
     loop = asyncio.get_running_loop()
     while True:
         try:
             taken, _ = await loop.sock_accept(listening)
         except OSError as error:
-            # No descriptor is left: some connection has to end first.
+            # No descriptor is free: a connection has to end first.
             log.warning("no connection can be taken: %s", error)
             await asyncio.sleep(_NO_DESCRIPTOR_S)
             continue
@@ -57,7 +58,7 @@ async def take_connections(
         try:
             await loop.connect_accepted_socket(server, taken)
         except OSError:
-            taken.close()  # It was gone already.
+            taken.close()  # It was already closed.
         except BaseException:
             taken.close()
             raise

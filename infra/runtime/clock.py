@@ -1,4 +1,4 @@
-"""Time as a dependency, so that tests can make it pass."""
+"""Time as a dependency, so that tests can control it."""
 
 from __future__ import annotations
 
@@ -8,25 +8,25 @@ from typing import Protocol
 
 
 class Clock(Protocol):
-    """What the programs ask of time."""
+    """The clock that programs use."""
 
     def monotonic(self) -> float:
-        """Seconds, only for differences. They pass while the machine is suspended, too: a lease
-        ends in Redis meanwhile."""
+        """Seconds, for differences only. They include time during which the machine is suspended,
+        because leases in Redis expire meanwhile."""
         ...
 
     def unix_ms(self) -> int:
-        """Unix time in milliseconds; for display and expiry, never to decide between machines."""
+        """Unix time in milliseconds, for display and expiry. Never compare it between machines."""
         ...
 
     async def sleep(self, seconds: float) -> None:
-        """Wait; cancelled like any await."""
+        """Wait. Can be cancelled like any await."""
         ...
 
 
 _SUSPENDED_OR_NOT: int = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
-"""The clock that a suspended machine does not stop. On macOS that is CLOCK_MONOTONIC; what Python
-calls monotonic stands still there, as CLOCK_MONOTONIC does on Linux."""
+"""A clock that keeps running while the machine is suspended. On macOS that is CLOCK_MONOTONIC.
+Python's `time.monotonic` stops there, and so does CLOCK_MONOTONIC on Linux."""
 
 
 class SystemClock:

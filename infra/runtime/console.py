@@ -1,6 +1,8 @@
-"""What a program says before it has logs, or to the person who started it: escaped first.
+"""Output of a program before its logs are set up, or for the person who started it. Text is
+escaped.
 
-An error may hold what a setting, a server or an engine said, and a terminal obeys that.
+An error message may contain text from a setting, a server or an engine, and a terminal would obey
+escape sequences in it.
 """
 
 from __future__ import annotations
@@ -11,10 +13,10 @@ from infra.wire.foreign import escaped
 
 
 def tell(text: str) -> None:
-    """Print lines to the standard output, at once."""
+    """Print lines to standard output and flush."""
     print(escaped(text, keep_lines=True), flush=True)
 
 
 def complain(text: str) -> None:
-    """Print lines to the standard error."""
+    """Print lines to standard error."""
     print(escaped(text, keep_lines=True), file=sys.stderr)

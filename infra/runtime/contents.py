@@ -1,9 +1,9 @@
-"""What was asked and answered, on its way through Redis: plain, or sealed with a secret of its own.
+"""Encryption of prompts and answers in Redis: none, or with a secret of its own.
 
-With a content secret every prompt, event and transcript entry is AES-256-GCM, bound to the place it
-is kept at, so that it opens nowhere else. API and workers hold that secret; it is not the cluster's
-secret, which opens callers' keys and which workers do not have. What an event is (`type`) stays
-readable, for scripts and operators.
+With a content secret, every prompt, event and transcript entry is encrypted with AES-256-GCM and
+bound to the place where it is stored, so that it cannot be opened anywhere else. API and workers
+hold the content secret. It is not the cluster secret, which opens callers' keys and which workers
+do not have. An event's `type` stays readable, for scripts and operators.
 """
 
 from __future__ import annotations
@@ -28,33 +28,34 @@ _SEALED = re.compile(rb"s1\.([0-9a-f]{8})\.([A-Za-z0-9_-]+=*)")
 _EVENT = re.compile(rb'\{"type":"([a-z_]+)"[,}]')
 _SEALED_EVENT = re.compile(rb'\{"type":"[a-z_]+","sealed":"([^"]+)"\}')
 _LEFT_OPEN = b"started"
-"""The append script reads its SDK session; nothing that was asked or answered is in it."""
+"""The append script reads the SDK session in it. It contains no prompts or answers."""
 
 
 class Contents(Protocol):
-    """`place` names where the bytes are kept: two places never share one."""
+    """Seals and opens stored contents. `place` names where the bytes are stored; no two places
+    share a name."""
 
     def seal(self, raw: bytes, place: str) -> bytes:
-        """What Redis gets for `raw`."""
+        """The bytes to store in Redis for `raw`."""
 
     def open(self, kept: bytes, place: str) -> bytes:
-        """What was sealed; what was kept in the clear is given as it is.
+        """The original bytes. Bytes that were stored unsealed are returned as they are.
 
-        Raises `ContentNotOpened` when it was sealed with another secret or for another place.
+        Raises `ContentNotOpened` if they were sealed with another secret or for another place.
         """
 
     def seal_event(self, payload: bytes, place: str) -> bytes:
-        """The same for an event's JSON; its type can still be read."""
+        """Like `seal`, for an event's JSON; its type stays readable."""
 
     def open_event(self, kept: bytes, place: str) -> bytes:
-        """The other way round. Raises `ContentNotOpened`."""
+        """The inverse of `seal_event`. Raises `ContentNotOpened`."""
 
     def blind(self, digest: str) -> str:
-        """A digest of what was said, such that nobody without the secret can try texts on it."""
+        """A keyed digest of a text: nobody can test guesses against it without the secret."""
 
 
 class PlainContents:
-    """Everything as it is."""
+    """Stores everything unsealed."""
 
     def seal(self, raw: bytes, place: str) -> bytes:
         return raw
@@ -73,7 +74,7 @@ class PlainContents:
 
 
 class SealedContents:
-    """Sealed with the first of the secrets; any of them opens, so that they can be renewed."""
+    """Seals with the first secret and opens with any of them, so that secrets can be rotated."""
 
     def __init__(self, first: bytes, *others: bytes) -> None:
         self._ciphers = {_key_id(secret): AESGCM(_derive(secret, b"content")) for secret in others}
@@ -119,7 +120,7 @@ class SealedContents:
 
 
 def contents_of(secret: str) -> Contents:
-    """By the setting: secrets separated by commas, the newest first."""
+    """Contents for the setting: secrets separated by commas, the newest first."""
     first, *others = (part.strip().encode() for part in secret.split(","))
     return SealedContents(first, *others)
 

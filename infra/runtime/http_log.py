@@ -1,7 +1,7 @@
-"""The log of our HTTP servers on Unix sockets: their own faults, and not what a caller spoils.
+"""The log of our HTTP servers on Unix sockets: it records our own faults, not those of callers.
 
-A caller that speaks no HTTP is told so. A traceback for each, with the bytes it sent in it, would
-fill the host's disk at its pleasure.
+A caller that does not speak HTTP gets an error. Logging a traceback with the received bytes for
+each such caller would let it fill the host's disk.
 """
 
 from __future__ import annotations

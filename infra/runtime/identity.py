@@ -1,4 +1,4 @@
-"""Who is who: tenants from keys, conversations from tenants, fresh ids. Pure but for randomness."""
+"""Identity: tenants from keys, conversations from tenants, new ids. Pure except for randomness."""
 
 from __future__ import annotations
 
@@ -18,20 +18,18 @@ from infra.wire.ids import (
 
 
 def tenant_id(secret: bytes, api_key: str) -> TenantId:
-    """Who pays:
-
-    the same key is the same tenant on every replica, and the key cannot be got back.
-    """
+    """Who pays. The same key gives the same tenant on every replica; the key cannot be recovered
+    from it."""
     return TenantId(_hmac(secret, b"tenant", api_key.encode())[:20])
 
 
 def conversation_key(secret: bytes, tenant: TenantId, name: str) -> ConversationKey:
-    """A tenant's conversation; another tenant's equal name is another conversation."""
+    """The key of a tenant's conversation. The same name under another tenant gives another key."""
     return ConversationKey(_hmac(secret, b"conversation", tenant.encode(), name.encode())[:24])
 
 
 def address_id(secret: bytes, address: str) -> str:
-    """A client's address as it may stand in keys and logs: 20 hex digits."""
+    """A client's address in a form for keys and logs: 20 hex digits."""
     return _hmac(secret, b"address", address.encode())[:20]
 
 
@@ -40,7 +38,7 @@ def new_turn_id() -> TurnId:
 
 
 def new_conversation_name() -> str:
-    """A name for a conversation its client did not name; nobody can guess it."""
+    """An unguessable name for a conversation that its client did not name."""
     return f"unnamed-{secrets.token_hex(16)}"
 
 

@@ -1,4 +1,5 @@
-"""Signals: a program runs until it is told to stop. And what tells whose process one is."""
+"""Signals: a program runs until it is told to stop. Also marks the processes of an `agcluster
+up`."""
 
 from __future__ import annotations
 
@@ -9,12 +10,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 UP_MARK = "_AGCLUSTER_UP"
-"""In the environment of every process below an `agcluster up`, sandboxes too: what may not outlive
-it. No setting, and a program started any other way has none."""
+"""Set in the environment of every process below an `agcluster up`, including sandboxes: these must
+not outlive it. It is not a setting; a program that is started any other way does not have it."""
 
 
 def up_mark() -> dict[str, str]:
-    """Our mark, for the environment of a process that gets nothing else of ours."""
+    """The mark to pass on to a process that gets no other variables of ours."""
     return {UP_MARK: os.environ[UP_MARK]} if UP_MARK in os.environ else {}
 
 
@@ -22,7 +23,7 @@ def up_mark() -> dict[str, str]:
 def stop_signals() -> Iterator[asyncio.Event]:
     """An event that SIGTERM or SIGINT sets.
 
-    A second signal does nothing more: shutdown is bounded.
+    A second signal has no further effect, because shutdown has its own time limit.
     """
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()

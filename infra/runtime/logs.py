@@ -1,9 +1,9 @@
 """Logs: events with fields, one line each, never a key.
 
 `log.info("turn claimed", extra=fields(turn=..., fence=...))` gives `turn claimed turn=… fence=…` or
-one JSON object. What others wrote goes through `infra.wire.foreign` where it is logged; the
-formatters escape it once more, as the last defence. A filter masks anything that looks like an
-Anthropic key in any logger's output, as the last net: no code should ever pass one.
+one JSON object. Foreign text is escaped by `infra.wire.foreign` where it is logged; the formatters
+escape it once more as a last defence. A filter masks anything that looks like an Anthropic key in
+the output of every logger. That is only a safety net: no code should ever log a key.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _KEY = re.compile(r"sk-ant-[A-Za-z0-9_\-]{4,}|(?i:bearer)\s+[A-Za-z0-9._\-]{8,}"
 _FIELDS = "agc_fields"
 _NEEDS_QUOTES = re.compile(r'[\s"=]')
 LINE_MAX_CHARS = 16 * 1024
-"""Most of a message, a field or a traceback: no fault of ours needs more to be understood."""
+"""Maximum length of a message, a field or a traceback. No error of ours needs more."""
 
 
 def fields(**values: object) -> dict[str, Any]:
@@ -31,10 +31,10 @@ def fields(**values: object) -> dict[str, Any]:
 
 
 class RatedLog:
-    """A log about one who may have us write as many lines as they like: an agent, a client.
+    """A rate-limited log about someone who could cause any number of lines: an agent, a client.
 
-    A window's first lines are written. What comes beyond is counted, and told with the first line
-    of the next window, so that nobody rotates the lines of others away.
+    The first lines of each time window are written. Further ones are only counted, and the count is
+    logged with the first line of the next window, so that nobody can push other log lines out.
     """
 
     def __init__(
@@ -46,7 +46,7 @@ class RatedLog:
         window_s: float = 60.0,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`extra` says whom it is about (see `fields`)."""
+        """`extra` says whom the lines are about (see `fields`)."""
         self._log = log
         self._extra = (extra or {}).get(_FIELDS, {})
         self._lines_max = lines_max
@@ -76,13 +76,14 @@ class RatedLog:
 
 
 def redact(text: str) -> str:
-    """The text with everything that looks like a key masked."""
+    """The text with everything masked that looks like a key."""
     return _KEY.sub("[key]", text)
 
 
 class _TextFormatter(logging.Formatter):
-    """One line, whatever the message and its fields hold: nobody's words begin a line of their own
-    or move the cursor. A traceback's lines are marked, as an error's words may hold breaks."""
+    """One line, whatever the message and its fields contain: foreign text cannot start a new line
+    or move the cursor. The lines of a traceback are marked, because an error message may contain
+    line breaks."""
 
     def format(self, record: logging.LogRecord) -> str:
         own: dict[str, Any] = getattr(record, _FIELDS, {})
@@ -112,7 +113,7 @@ class _JsonFormatter(logging.Formatter):
 
 
 def _value(value: object) -> str:
-    """A field's value; in quotes where it could be taken for more than one."""
+    """A field's value, in quotes if it could be read as more than one."""
     text = _cut(str(value))
     return foreign(text, max_chars=len(text)) if _NEEDS_QUOTES.search(text) else escaped(text)
 
@@ -122,7 +123,7 @@ def _cut(text: str) -> str:
 
 
 def configure_logs(level: str, form: str, *, stream: TextIO | None = None) -> None:
-    """Send every logger's output through our formatter to stderr.
+    """Send the output of every logger to stderr through our formatter.
 
     Called once, by a program's main.
     """

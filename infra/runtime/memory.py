@@ -1,7 +1,6 @@
-"""What a process does with its memory: keeps it to itself, and gives large pieces back.
+"""Process memory: keep it private, and return large pieces to the system.
 
-Called by the programs that see keys in the clear and hold large requests, the API and the gateway,
-before they hold one.
+The API and the gateway call this before they hold keys in the clear or large requests.
 """
 
 from __future__ import annotations
@@ -19,9 +18,9 @@ _LARGE_BYTES = 1024 * 1024
 
 
 def forbid_dumps() -> None:
-    """No core file, no debugger, no look into `/proc/<pid>` from other processes of this user.
+    """Disable core files, debuggers and access to `/proc/<pid>` by other processes of this user.
 
-    Root can still look. Where the system knows neither, it is logged and the program goes on.
+    Root still has access. If the system supports neither, this is logged and the program continues.
     """
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     if not sys.platform.startswith("linux"):
@@ -32,9 +31,10 @@ def forbid_dumps() -> None:
 
 
 def give_back_large_pieces() -> None:
-    """What a large request took goes back to the system as soon as it is let go.
+    """Make the allocator return large blocks to the system as soon as they are freed.
 
-    glibc takes the size of what was freed for one to keep at hand, up to 32 MiB, in each thread.
+    By default glibc raises its threshold to the size of freed blocks, up to 32 MiB, and keeps such
+    blocks in each thread.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:

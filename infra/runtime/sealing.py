@@ -1,7 +1,8 @@
-"""A caller's key on its way from the API to the gateway: AES-256-GCM, bound to its turn.
+"""Encryption of a caller's key on its way from the API to the gateway: AES-256-GCM, bound to its
+turn.
 
-The associated data names tenant, conversation, turn and expiry, so a sealed key that is copied
-elsewhere opens nowhere. The API seals, the gateway opens; nothing between them can read it.
+The associated data contains tenant, conversation, turn and expiry, so a sealed key that is copied
+elsewhere cannot be opened. The API seals, the gateway opens; nothing between them can read the key.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ _NONCE_BYTES = 12
 
 @dataclass(frozen=True)
 class SealContext:
-    """What a sealed key is good for. `expires_ms` is Unix time."""
+    """What a sealed key may be used for. `expires_ms` is Unix time."""
 
     tenant: TenantId
     conversation: ConversationKey
@@ -38,20 +39,20 @@ class SealContext:
 
 
 class Sealer:
-    """Seals and opens with a key derived from the cluster's secret."""
+    """Seals and opens keys with a key derived from the cluster secret."""
 
     def __init__(self, secret: bytes) -> None:
         derived = HKDF(SHA256(), length=32, salt=None, info=b"agcluster sealed key").derive(secret)
         self._aead = AESGCM(derived)
 
     def seal(self, api_key: str, context: SealContext) -> str:
-        """URL-safe text; another one at each call."""
+        """URL-safe text, different on each call."""
         nonce = secrets.token_bytes(_NONCE_BYTES)
         sealed = self._aead.encrypt(nonce, api_key.encode(), context.associated_data())
         return f"{_VERSION}.{base64.urlsafe_b64encode(nonce + sealed).decode()}"
 
     def open(self, sealed: str, context: SealContext, *, now_ms: int) -> str:
-        """The key. Raises `KeyNotOpened` when broken, expired or sealed for something else."""
+        """The key. Raises `KeyNotOpened` if it is damaged, expired or sealed for something else."""
         if now_ms >= context.expires_ms:
             raise KeyNotOpened("the sealed key has expired")
         version, _, body = sealed.partition(".")

@@ -1,14 +1,14 @@
-"""How much a reader of JSON will have to stop at, told before it is read.
+"""Estimates how expensive JSON is to parse, before parsing it.
 
-Brackets, commas, colons and escapes are what costs: a body of nothing else takes a hundred times as
-long to read as a text or picture of its size. Counted slice by slice, so that a thread that counts
-lets others run in between.
+Brackets, commas, colons and escapes determine the cost: a body that consists of them takes a
+hundred times as long as a text or picture of the same size. They are counted in slices, so that a
+thread that counts lets others run in between.
 """
 
 from __future__ import annotations
 
 SIGNS_MAX = 2_000_000
-"""Text of a million tokens has fewer."""
+"""A text of a million tokens has fewer."""
 
 _SIGNS = b"[{,:\\"
 _SLICE_BYTES = 1024 * 1024

@@ -1,9 +1,9 @@
 """Unix sockets in folders that others may write to.
 
-A session's folder belongs to its agent, which may put anything under our names at any moment. So a
-leftover is unlinked (that never follows a link), the socket is bound (that refuses any name that
-exists) and its mode comes from the umask at that instant: a chmod afterwards would follow a link
-that was put there meanwhile.
+A session's folder belongs to its agent, which may create any file there at any moment. So an
+existing file is unlinked (this never follows a link), the socket is bound (this fails if the name
+exists), and its mode comes from the umask of that moment. A later chmod could follow a link that
+the agent put there.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _BACKLOG = 128
 
 
 class SocketRefused(AgClusterError):
-    """A socket cannot be made there; the message says why."""
+    """A socket cannot be created there; the message says why."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class BoundSocket:
 
     @property
     def is_in_place(self) -> bool:
-        """Whether the file is still there and still ours."""
+        """Whether the file still exists and is still ours."""
         try:
             found = os.lstat(self.path)
         except OSError:
@@ -48,7 +48,7 @@ class BoundSocket:
         return (found.st_dev, found.st_ino) == (self.device, self.inode)
 
     def unlink(self) -> None:
-        """Remove its file, unless another one lies there now."""
+        """Remove its file, unless it was replaced by another one."""
         try:
             if self.is_in_place:
                 _unlink(self.path)
@@ -56,15 +56,15 @@ class BoundSocket:
             log.warning("socket file stays", extra=fields(path=self.path, reason=error.strerror))
 
     def close(self) -> None:
-        """Remove the file and close the socket, once no server uses it any more."""
+        """Remove the file and close the socket. Call this when no server uses it any longer."""
         self.unlink()
         self.socket.close()
 
 
 def listen_at(path: Path, *, mode: int) -> BoundSocket:
-    """Listen, replacing whatever file lies there. Raises `SocketRefused`.
+    """Listen on this path, replacing an existing file. Raises `SocketRefused`.
 
-    Must not be called from a thread: for an instant the process's umask is another.
+    Must not be called from a thread, because it changes the umask of the process for a moment.
     """
     if len(os.fsencode(path)) > PATH_MAX_BYTES:
         raise SocketRefused(
@@ -88,9 +88,9 @@ def listen_at(path: Path, *, mode: int) -> BoundSocket:
 
 
 def check_folder(folder: Path, *, inside: Path) -> None:
-    """Raises `SocketRefused` unless it is a real folder inside that one.
+    """Raises `SocketRefused` unless it is a real folder inside the given one.
 
-    The folders above are the worker's alone, so this cannot change under us.
+    Only the worker can write to the folders above it, so the result cannot change afterwards.
     """
     if not folder.is_absolute() or not folder.is_relative_to(inside) or ".." in folder.parts:
         raise SocketRefused(f"{folder} is not inside {inside}")
@@ -103,7 +103,7 @@ def check_folder(folder: Path, *, inside: Path) -> None:
 
 
 def is_answered(path: Path) -> bool:
-    """Whether a living process listens there."""
+    """Whether a running process listens there."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
         probe.settimeout(1.0)
         try:

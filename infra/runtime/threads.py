@@ -1,4 +1,4 @@
-"""Work beside the loop, waited for to its end. Called by the API and the gateway."""
+"""Work in threads, awaited to its end. Used by the API and the gateway."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ T = TypeVar("T")
 
 
 async def in_thread(work: Callable[[], T]) -> T:
-    """The result of `work`, which is done in a thread of the loop's pool.
+    """Run `work` in a thread of the loop's pool and return its result.
 
-    A thread cannot be interrupted: cancelled, this raises only when the work has ended, so that
-    what the caller holds for it (bytes, a place in a row) is held as long as it is used. For work
-    whose time has a bound; nothing shorter would keep that word.
+    A thread cannot be interrupted. If the caller is cancelled, this raises only after the work has
+    ended, so that anything the caller holds for it (bytes, a place in a queue) is held as long as
+    the thread uses it. Only for work of bounded duration.
     """
     running = asyncio.get_running_loop().run_in_executor(None, copy_context().run, work)
     try:
         return await asyncio.shield(running)
     except asyncio.CancelledError:
         while not running.done():
-            # Another cancel changes nothing: the first one is raised below.
+            # A second cancellation changes nothing: the first one is raised below.
             with suppress(asyncio.CancelledError):
                 await asyncio.wait([running])
         if not running.cancelled():
-            running.exception()  # Nobody is left to hear of a failure.
+            running.exception()  # Nobody waits for the result, so a failure is dropped.
         raise

@@ -1,7 +1,7 @@
 """The contract: every message that crosses a process border, as pure data.
 
-Only the standard library and pydantic; no I/O, no clock. `ids` names things, `states` says how
-turns and conversations live, `errors` what can go wrong, `events` what an agent says, `frames` how
-an event travels, `turns` what is asked of an agent, `link` the worker-agent protocol, `gateway` the
-worker-gateway protocol, `control` what workers are told over Redis.
+Only the standard library and pydantic; no I/O, no clock. `ids` names things; `states` has the
+states of turns and conversations; `errors` what can go wrong; `events` what an agent reports;
+`frames` how an event is sent; `turns` what an agent is asked to do; `link` the worker-agent
+protocol; `gateway` the worker-gateway protocol; `control` the messages to workers over Redis.
 """

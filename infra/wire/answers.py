@@ -1,9 +1,10 @@
-"""How an answer begins: what tells two answers to the same message apart. Pure.
+"""The beginning of an answer, used to tell two answers to the same message apart. Pure.
 
-A client sends the answers it shows back, and some of them are not what the agent said last: another
-version was picked, or a person edited one. So the agent tells the head of each answer with its end,
-and the next request's answers are compared with it. Blanks do not count, nor what clients and this
-service add for display. An answer that was cut, or got something behind it, still agrees.
+Clients send back the answers that they show, and these may differ from what the agent said last:
+the user chose another version, or edited one. So the agent reports the head of each answer when the
+turn ends, and the answers of the next request are compared with it. Whitespace is ignored, and so
+is everything that clients and this service add for display. An answer that was cut off, or has text
+added at its end, still agrees.
 """
 
 from __future__ import annotations
@@ -21,29 +22,29 @@ from infra.wire.events import (
 )
 
 HEAD_CHARS = 200
-"""So many characters that are no blanks are compared."""
+"""The number of non-blank characters that are compared."""
 
 HEADS_MAX = 2
-"""An answer has one for each way it may be shown."""
+"""An answer has one head for each way in which it may be shown."""
 
 _READ_CHARS = 4 * HEAD_CHARS
-"""Of a shown answer, so much is read in one piece; more only where it is mostly blanks."""
+"""Characters of a shown answer that are read at a time; more only if it is mostly blanks."""
 
 _ADDED = re.compile(
     r"<think>.*?(?:</think>|\Z)"
     r'|<details type="(?:reasoning|tool_calls|code_interpreter)".*?(?:</details>|\Z)',
     re.DOTALL,
 )
-"""Where chat programs show thinking and tools inside of an answer."""
+"""How chat programs show thinking and tools inside an answer."""
 
 _CUT_MARKS = ".…"
 
 SUB_AGENTS = frozenset(("Agent", "Task"))
-"""The tools that are sub-agents."""
+"""The tools that start sub-agents."""
 
 
 class Head:
-    """Gathers the head of a text that comes in pieces, without blanks."""
+    """Collects the head of a text that arrives in pieces, without whitespace."""
 
     def __init__(self, max_chars: int = HEAD_CHARS) -> None:
         self._max_chars = max_chars
@@ -51,7 +52,7 @@ class Head:
 
     @property
     def is_full(self) -> bool:
-        """More text changes nothing."""
+        """Whether more text would change nothing."""
         return len(self._head) >= self._max_chars
 
     @property
@@ -60,15 +61,16 @@ class Head:
         return self._head
 
     def add(self, text: str) -> None:
-        """More of the text."""
+        """Add more of the text."""
         if not self.is_full:
             self._head = (self._head + "".join(text.split()))[: self._max_chars]
 
 
 class ToldHeads:
-    """The heads of an answer as its events tell it: of its text alone, and of all there is to see.
+    """The heads of an answer, computed from its events: of its text alone, and of everything that
+    may be shown.
 
-    A deployment may show thinking and tools inside of the answer's text.
+    A deployment may show thinking and tools inside the answer's text.
     """
 
     def __init__(self) -> None:
@@ -77,7 +79,7 @@ class ToldHeads:
         self._sub_agents = SubAgents()
 
     def add(self, event: Event) -> None:
-        """The next event."""
+        """Add the next event."""
         if self._text.is_full and self._all.is_full:
             return
         match event:
@@ -91,7 +93,7 @@ class ToldHeads:
 
     @property
     def heads(self) -> tuple[str, ...]:
-        """Both, or one where they are the same."""
+        """Both heads, or one if they are equal."""
         return tuple(dict.fromkeys((self._text.text, self._all.text)))
 
 
@@ -107,7 +109,7 @@ def shown_head(text: str) -> str:
 
 
 def agree(told: Sequence[str] | None, shown: str | None) -> bool:
-    """Whether a shown head may be that of an answer with these heads; None: nobody knows."""
+    """Whether a shown head may belong to an answer with these heads; None if that is unknown."""
     if told is None or shown is None:
         return True
     return any(_agree(head, shown) for head in told)
@@ -121,9 +123,9 @@ def _agree(told: str, shown: str) -> bool:
 
 
 class SubAgents:
-    """The sub-agents at work: where several are at once, each line says whose it is.
+    """The running sub-agents. If several run at the same time, each line names its sub-agent.
 
-    One within another is not beside it.
+    A nested sub-agent does not count as running beside its parent.
     """
 
     def __init__(self) -> None:
@@ -133,7 +135,7 @@ class SubAgents:
         self._crowded: set[str] = set()
 
     def signed(self, event: Event) -> Event:
-        """The event with its sub-agent's task in it, where others work beside that."""
+        """The event, with the task of its sub-agent if others run beside that one."""
         if isinstance(event, ToolCall) and event.name in SUB_AGENTS:
             self._begin(event)
         if not isinstance(event, ToolCall | ToolResult):
@@ -166,7 +168,7 @@ class SubAgents:
 
 
 def describe(event: Event) -> str | None:
-    """One readable line for what the agent does; None for events that are not shown."""
+    """One readable line about what the agent does; None for events that are not shown."""
     match event:
         case ToolCall():
             line = f"{event.name}: {event.summary}" if event.summary else event.name

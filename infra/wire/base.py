@@ -1,4 +1,4 @@
-"""What all messages share: frozen models, strict to build, tolerant to read."""
+"""What all messages share: frozen models, strict when built, tolerant when read."""
 
 from __future__ import annotations
 
@@ -13,24 +13,22 @@ from infra.wire.errors import MalformedMessage, UnknownMessage
 from infra.wire.foreign import FOREIGN_MAX_CHARS, escaped
 
 PROTOCOL_VERSION = 1
-"""Major version of the worker-agent protocol.
-
-Another major version is refused, never guessed at.
-"""
+"""Major version of the worker-agent protocol. Any other major version is refused."""
 
 
 class Message(BaseModel):
     """A frozen message.
 
-    Unknown fields are ignored on reading: two versions talk during a deploy.
+    Unknown fields are ignored when reading, because two versions may run side by side during a
+    deploy.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
     def encode(self) -> bytes:
-        """One line of JSON without a line break at its end.
+        """One line of JSON, without a line break at its end.
 
-        Half a character in it, which nobody could read, becomes a whole one (`whole`).
+        Unpaired surrogates, which nobody could read, are repaired (`whole`).
         """
         try:
             return self.model_dump_json(exclude_none=True).encode()
@@ -42,10 +40,11 @@ class Message(BaseModel):
 def decode(union: TypeAdapter[Any], line: bytes | str, *, max_bytes: int | None = None) -> Any:
     """Read one message of a discriminated union.
 
-    Raises `UnknownMessage` for a type this version does not know (count it and go on) and
-    `MalformedMessage` for anything else that does not fit (the link is broken). Neither holds what
-    was sent: these errors are logged, and who sent it chose its words. `max_bytes` is for what an
-    agent can send: parsed, JSON takes up to sixty times its length, and the loop stands still.
+    Raises `UnknownMessage` for a type that this version does not know (count it and continue) and
+    `MalformedMessage` for anything else that does not fit (close the link). Neither error contains
+    the received text, because errors are logged and the sender chose the text. Use `max_bytes` for
+    what an agent can send: parsed JSON takes up to sixty times its length, and parsing blocks the
+    loop.
     """
     if max_bytes is not None and len(line) > max_bytes:
         raise MalformedMessage(f"a message of {len(line)} bytes, where {max_bytes} are allowed")

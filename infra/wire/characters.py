@@ -1,20 +1,20 @@
-"""Characters that arrive in halves. Pure.
+"""Characters that arrive in two halves. Pure.
 
-JSON spells what lies beyond the basic plane as two escapes, and a model's text may be cut between
-them, or hold one of them for good. Half a character cannot be written as UTF-8, and many a client
-fails at it.
+JSON writes a character outside the basic plane as two escapes. A model's text may be split between
+them, or contain only one of them. Such a half cannot be encoded as UTF-8, and many clients fail on
+it.
 """
 
 from __future__ import annotations
 
 LOST = "\ufffd"
-"""Stands where half a character has no other half."""
+"""Replaces half a character whose other half is missing."""
 
 _HIGH_FIRST, _HIGH_LAST = "\ud800", "\udbff"
 
 
 def whole(text: str) -> str:
-    """The text with halves that belong together joined, and others as `LOST`."""
+    """The text with matching halves joined and all others replaced by `LOST`."""
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -23,23 +23,24 @@ def whole(text: str) -> str:
 
 
 class Pieces:
-    """A text that comes in pieces, which may cut a character in two."""
+    """A text that arrives in pieces, which may split a character."""
 
     def __init__(self) -> None:
         self._half = ""
 
     def add(self, piece: str) -> str:
-        """What can be told with this piece: a half at its end waits for the other one."""
+        """The text that is complete with this piece. A half character at its end waits for the
+        other half."""
         text, self._half = self._half + piece, ""
         if text and _HIGH_FIRST <= text[-1] <= _HIGH_LAST:
             text, self._half = text[:-1], text[-1]
         return whole(text)
 
     def end(self) -> str:
-        """No more comes: what is left."""
+        """The remaining text; no more pieces follow."""
         half, self._half = self._half, ""
         return LOST if half else ""
 
     def forget(self) -> None:
-        """What waits is not told."""
+        """Drop what still waits."""
         self._half = ""

@@ -1,4 +1,4 @@
-"""What is told over Redis outside the data path, on channel `agc:ctl:<worker>`."""
+"""Messages over Redis outside the data path, on channel `agc:ctl:<worker>`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ CONTROL_MAX_BYTES = 64 * 1024
 class CancelTurn(Message):
     """Interrupt this turn.
 
-    Sent by: the cancel script. A hint: the flag in the turn's hash is the truth.
+    Sent by: the cancel script. A hint: the flag in the turn's hash is authoritative.
     """
 
     type: Literal["cancel"] = "cancel"
@@ -25,10 +25,10 @@ class CancelTurn(Message):
 
 
 class TurnWaits(Message):
-    """A turn has come for a conversation you own.
+    """A turn has arrived for a conversation that you own.
 
-    Sent by: the submit script, so that a warm conversation starts its turn without a queue between.
-    A hint: the conversation's FIFO is the truth, and the sweepers look at it.
+    Sent by: the submit script, so that a warm conversation starts its turn without going through a
+    queue. A hint: the conversation's FIFO is authoritative, and the sweepers check it.
     """
 
     type: Literal["turn_waits"] = "turn_waits"
@@ -37,9 +37,9 @@ class TurnWaits(Message):
 
 
 class DrainWorker(Message):
-    """Stop taking work and leave.
+    """Take no new work and leave.
 
-    Sent by: an operator. `retire`: stop the containers first, for no worker comes after this one.
+    Sent by: an operator. `retire`: stop the containers first, because no other worker will follow.
     """
 
     type: Literal["drain"] = "drain"
@@ -47,10 +47,10 @@ class DrainWorker(Message):
 
 
 class StopSession(Message):
-    """Stop this conversation's container, interrupting its turn; or remove all of it.
+    """Stop this conversation's container and interrupt its turn, or delete all of it.
 
     Sent by: the stop and delete scripts, to the owner. A hint: the turn's cancel flag and the idle
-    deadline, or the host's list of wipes, are the truth.
+    deadline, or the host's list of wipes, are authoritative.
     """
 
     type: Literal["stop_session"] = "stop_session"

@@ -1,4 +1,4 @@
-"""Ends of turns that are declared: the agent, its worker or the store says why there is no more."""
+"""End events that the agent, its worker or the store declares when a turn cannot continue."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def declared_end(
     state: TurnState = TurnState.FAILED,
     retry_after_s: float | None = None,
 ) -> TurnEnded:
-    """The end of a turn that failed for that reason, in the reason's words."""
+    """The end of a turn that failed for this reason, with the reason's sentence."""
     code, words = (why.code, why.sentence) if isinstance(why, Case) else (why, SENTENCES[why])
     error = TurnError(code=code, message=words, retry_after_s=retry_after_s)
     return TurnEnded(state=state, error=error)

@@ -1,27 +1,27 @@
 """Everything that can go wrong, named after what happened.
 
     AgClusterError                 .code may cross the wire and is stable
-    ├── RequestRefused             the caller can mend it: bad body, bad key, too much
-    ├── TurnFailed                 a turn ended without its answer (carries an ErrorCode)
-    ├── TurnNotFound               no such turn for this tenant
-    ├── ConversationBusy           a turn of it runs or waits
-    ├── ConversationNotFound       no such conversation for this tenant
+    ├── RequestRefused             the caller can fix it: bad body, bad key, too much
+    ├── TurnFailed                 a turn ended without an answer (carries an ErrorCode)
+    ├── TurnNotFound               this tenant has no such turn
+    ├── ConversationBusy           a turn of the conversation runs or waits
+    ├── ConversationNotFound       this tenant has no such conversation
     ├── LeaseLost                  a newer owner exists: stop writing at once
-    ├── TurnLogTorn                events that were logged are not in the log any more
-    ├── TenantHoldsTooMuch         a running turn's tenant may hold no more bytes in Redis
-    ├── LeaseHeld                  somebody else owns the conversation now
+    ├── TurnLogTorn                logged events are missing from the log
+    ├── TenantHoldsTooMuch         the tenant of a running turn has used up its bytes in Redis
+    ├── LeaseHeld                  another worker owns the conversation
     ├── StoreUnavailable           Redis did not answer, or refused the write
-    │   └── StoreUnfit             it must not be used as it is; the message says what to change
+    │   └── StoreUnfit             this Redis must not be used; the message says what to change
     ├── GatewayUnavailable         the host's gateway did not answer
-    ├── AgentUnreachable           the agent's socket is gone or silent
-    ├── ContainerFailed            the isolation could not be started or vanished
-    │   └── EngineFailed           the host's engine is to blame, not what was to run
-    ├── NoIsolation                this machine has nothing that can isolate an agent
-    ├── ContentNotOpened           what was said was sealed with another secret
-    ├── KeyNotOpened               a sealed key is broken, expired or meant for something else
-    ├── IllegalTransition          a state machine was asked for a step its table does not have
-    ├── UnknownMessage             a type this version does not know: skip it
-    └── MalformedMessage           bytes that are no message: drop the link
+    ├── AgentUnreachable           the agent's socket is gone or does not answer
+    ├── ContainerFailed            the isolation could not be started, or vanished
+    │   └── EngineFailed           the host's engine failed, not the container
+    ├── NoIsolation                nothing on this machine can isolate an agent
+    ├── ContentNotOpened           stored content was sealed with another secret
+    ├── KeyNotOpened               a sealed key is damaged, expired or meant for something else
+    ├── IllegalTransition          a transition that the state machine's table does not have
+    ├── UnknownMessage             a type that this version does not know: skip it
+    └── MalformedMessage           bytes that are not a message: close the link
 
 `api/errors.py` alone turns a code into an HTTP status and an OpenAI error body.
 """
@@ -35,7 +35,7 @@ from infra.wire.foreign import foreign
 
 
 class ErrorCode(StrEnum):
-    """The stable words for why a turn or a request failed."""
+    """Stable codes for why a turn or a request failed."""
 
     INVALID_REQUEST = "invalid_request"
     BODY_TOO_LARGE = "body_too_large"
@@ -82,11 +82,11 @@ class AgClusterError(Exception):
 
 
 class RequestRefused(AgClusterError):
-    """A request that cannot be served as it stands; the message says what to change. Where it is
-    empty, the code's own sentence is told (`infra.wire.words`).
+    """A request that cannot be served as it is; the message says what to change. If the message is
+    empty, the code's own sentence is used (`infra.wire.words`).
 
-    `param` names the offending field in OpenAI's notation (`messages[2].content`),
-    `retry_after_s` is set when waiting helps.
+    `param` names the offending field in OpenAI's notation (`messages[2].content`); `retry_after_s`
+    is set if waiting helps.
     """
 
     def __init__(
@@ -105,7 +105,7 @@ class RequestRefused(AgClusterError):
 
 
 class TurnFailed(AgClusterError):
-    """A turn that ended without its answer. An empty message: the code's own sentence is told."""
+    """A turn ended without an answer. If the message is empty, the code's own sentence is used."""
 
     def __init__(
         self, message: str, *, code: ErrorCode, retry_after_s: float | None = None
@@ -117,13 +117,13 @@ class TurnFailed(AgClusterError):
 
 
 class TurnNotFound(AgClusterError):
-    """No such turn, or it belongs to another tenant: the two are never told apart."""
+    """No such turn, or it belongs to another tenant: callers cannot tell the two apart."""
 
     code = ErrorCode.TURN_NOT_FOUND
 
 
 class ConversationNotFound(AgClusterError):
-    """No such conversation, or it belongs to another tenant: the two are never told apart."""
+    """No such conversation, or it belongs to another tenant: callers cannot tell the two apart."""
 
     code = ErrorCode.CONVERSATION_NOT_FOUND
 
@@ -148,9 +148,9 @@ class LeaseLost(AgClusterError):
 
 
 class TurnLogTorn(AgClusterError):
-    """The log lacks events before the first of these, though it had them: a failover lost them.
+    """The log lacks events just before these, although they were logged: a failover lost them.
 
-    `newest` is the last number that is there.
+    `newest` is the last number that is in the log.
     """
 
     code = ErrorCode.LOG_LOST
@@ -162,9 +162,9 @@ class TurnLogTorn(AgClusterError):
 
 
 class TenantHoldsTooMuch(AgClusterError):
-    """Nothing more is logged of the turn, for its tenant holds all the bytes in Redis it may.
+    """No more events of the turn are logged, because its tenant has used up its bytes in Redis.
 
-    `newest` is the last number that is there.
+    `newest` is the last number that is in the log.
     """
 
     code = ErrorCode.TENANT_LIMIT
@@ -176,7 +176,7 @@ class TenantHoldsTooMuch(AgClusterError):
 
 
 class LeaseHeld(AgClusterError):
-    """The conversation has a living owner; tell that one."""
+    """The conversation has a live owner; send the turn there."""
 
     def __init__(self, conversation: str, owner: str) -> None:
         super().__init__(f"conversation {conversation} is owned by {owner}")
@@ -191,7 +191,8 @@ class StoreUnavailable(AgClusterError):
 
 
 class StoreUnfit(StoreUnavailable):
-    """A Redis that waiting does not mend: it evicts, is too old, or refuses us. Said at a start."""
+    """Waiting does not make this Redis usable: it evicts keys, is too old, or denies us rights.
+    Raised at startup."""
 
 
 class GatewayUnavailable(AgClusterError):
@@ -201,13 +202,13 @@ class GatewayUnavailable(AgClusterError):
 
 
 class AgentUnreachable(AgClusterError):
-    """The agent server's socket is gone, refused us or stayed silent."""
+    """The agent server's socket is gone, refused the connection or did not answer."""
 
     code = ErrorCode.AGENT_FAILED
 
 
 class ContainerFailed(AgClusterError):
-    """The isolation of a conversation could not be started, or ended by itself."""
+    """A conversation's isolation could not be started, or ended on its own."""
 
     def __init__(self, message: str, *, code: ErrorCode = ErrorCode.CONTAINER_FAILED) -> None:
         super().__init__(message)
@@ -215,9 +216,10 @@ class ContainerFailed(AgClusterError):
 
 
 class EngineFailed(ContainerFailed):
-    """What makes containers on a host does not: it cannot be reached, refuses, hangs, is full.
+    """The host's engine does not start containers: it is unreachable, refuses, hangs, or its disk
+    is full.
 
-    Nothing was started, and the next conversation may fare no better on this host.
+    Nothing was started, and other conversations will probably fail on this host too.
     """
 
 
@@ -228,17 +230,17 @@ class NoIsolation(AgClusterError):
 
 
 class KeyNotOpened(AgClusterError):
-    """A sealed key that is broken, expired, or sealed for another turn."""
+    """A sealed key is damaged, expired, or sealed for another turn."""
 
     code = ErrorCode.INVALID_KEY
 
 
 class ContentNotOpened(AgClusterError):
-    """Something that was said was sealed with a secret we do not have, or for another place."""
+    """Stored content was sealed with a secret that we do not have, or for another place."""
 
 
 class IllegalTransition(AgClusterError):
-    """A step that the state machine's table does not have; carries the object's story."""
+    """A transition that the state machine's table does not have; contains the object's history."""
 
     def __init__(self, thing: str, old: str, new: str, story: Sequence[str] = ()) -> None:
         told = " -> ".join(story) or old
@@ -247,7 +249,7 @@ class IllegalTransition(AgClusterError):
 
 
 class UnknownMessage(AgClusterError):
-    """A message type this version does not know. Readers count and skip it."""
+    """A message type that this version does not know. Readers count and skip it."""
 
     def __init__(self, kind: str) -> None:
         super().__init__(f"unknown message type {foreign(kind, max_chars=60)}")

@@ -1,10 +1,10 @@
-"""What an agent tells us: the events of a turn.
+"""The events of a turn, as the agent reports them.
 
-The agent numbers them from 1 without gaps; the number is the stream id in the turn log, so Redis
-itself refuses doubles. An event's bytes are made once, by the agent (or by the worker for an end it
-has to declare), and travel unchanged to the relay. Text deltas are nearly all of the traffic, so
-they have one canonical spelling whose JSON string literal the relay splices into its chunk without
-decoding it.
+The agent numbers them from 1 without gaps. The number is the stream id in the turn log, so Redis
+itself refuses duplicates. An event's bytes are created once, by the agent (or by the worker for an
+end that it has to declare), and travel unchanged to the relay. Nearly all of the traffic is text
+deltas, so these have one canonical encoding; the relay splices its JSON string literal into a chunk
+without decoding it.
 """
 
 from __future__ import annotations
@@ -23,24 +23,25 @@ from infra.wire.states import TurnState
 
 
 class Usage(Message):
-    """Tokens of one turn, over all its model calls. Each token is in one of the first four."""
+    """Tokens of one turn, over all its model calls. Each token counts in exactly one of the first
+    four."""
 
     input_tokens: int = 0
-    """What went in beside a cache: neither read from it nor written to it."""
+    """Input that was neither read from a cache nor written to one."""
     output_tokens: int = 0
     cache_creation_input_tokens: int = 0
     cache_read_input_tokens: int = 0
     thinking_tokens: int = 0
-    """The part of the output that was thinking, where the upstream tells it."""
+    """The part of the output that was thinking, if the upstream reports it."""
 
     @property
     def total_input_tokens(self) -> int:
-        """All that went in, read from a cache or not."""
+        """All input, cached or not."""
         return self.input_tokens + self.cache_creation_input_tokens + self.cache_read_input_tokens
 
     @property
     def spent_tokens(self) -> int:
-        """What counts against a budget: all but what was read from a cache."""
+        """What counts against a budget: everything except what was read from a cache."""
         return self.input_tokens + self.output_tokens + self.cache_creation_input_tokens
 
     def __add__(self, other: Usage) -> Usage:
@@ -53,15 +54,15 @@ class EndReason(StrEnum):
     """Why the answer of a turn that is done ended where it does."""
 
     DONE = "done"
-    """The model had said what it wanted to."""
+    """The model finished its answer."""
     LENGTH = "length"
-    """A bound was reached: of tokens, of the model's context, of steps."""
+    """A limit was reached: of tokens, of the model's context, or of steps."""
     REFUSED = "refused"
     """The model, or its service, declined to answer."""
 
 
 class TurnError(Message):
-    """Why a turn failed, in words for the user. Never holds a key, a host name or a path."""
+    """Why a turn failed, in words for the user. Never contains a key, a host name or a path."""
 
     code: ErrorCode
     message: str
@@ -69,7 +70,7 @@ class TurnError(Message):
 
 
 class TurnStarted(Message):
-    """The agent took the turn over to the model. Sent by: agent, once, always number 1."""
+    """The agent passed the turn to the model. Sent by: agent, once, always number 1."""
 
     type: Literal["started"] = "started"
     sdk_session: SaidSession
@@ -84,9 +85,9 @@ class TextDelta(Message):
 
 
 class ThinkingDelta(Message):
-    """New text of the model's thinking.
+    """New text of the model's thinking. The relay shows it as reasoning or drops it.
 
-    Sent by: agent. The relay shows it as reasoning or drops it.
+    Sent by: agent.
     """
 
     type: Literal["thinking"] = "thinking"
@@ -94,10 +95,10 @@ class ThinkingDelta(Message):
 
 
 class ToolCall(Message):
-    """The agent called a tool. `summary` is one readable line (the command, the path), without the
-    tool's name; empty where there is nothing to say.
+    """The agent called a tool. `summary` is one readable line (the command, the path) without the
+    tool's name; it may be empty.
 
-    `parent` is the call of the sub-agent that made it, if any.
+    `parent` is the call that started the sub-agent which made this call, if any.
     """
 
     type: Literal["tool_call"] = "tool_call"
@@ -108,7 +109,7 @@ class ToolCall(Message):
 
 
 class ToolResult(Message):
-    """What came of a tool call: one readable line."""
+    """The result of a tool call, as one readable line."""
 
     type: Literal["tool_result"] = "tool_result"
     id: str
@@ -119,23 +120,20 @@ class ToolResult(Message):
 
 
 class Notice(Message):
-    """Something a waiting user wants to know:
-
-    a retry upstream, a compaction. Shown as reasoning.
-    """
+    """Something that a waiting user wants to know, such as a retry upstream or a compaction. Shown
+    as reasoning."""
 
     type: Literal["notice"] = "notice"
     text: str
 
 
 class TurnEnded(Message):
-    """The last event of a turn. Sent by: agent; by the worker or a script when the agent no longer
-    can.
+    """The last event of a turn. Sent by: agent; by the worker or a script if the agent cannot.
 
-    `state` is terminal. `error` is set exactly when the state is failed, interrupted or expired.
-    `checkpoint` is the SDK transcript entry the turn ended at, for branching. `heads` says how the
-    answer begins (`infra.wire.answers`); None where nobody knows. `is_remembered` False: the
-    turn left the agent's memory as it was. `end_reason` means something where the state is done.
+    `state` is terminal. `error` is set exactly if the state is failed, interrupted or expired.
+    `checkpoint` is the SDK transcript entry at which the turn ended, for branching. `heads` says
+    how the answer begins (`infra.wire.answers`); None if unknown. `is_remembered` is False if the
+    turn left the agent's memory unchanged. `end_reason` is meaningful if the state is done.
     """
 
     type: Literal["end"] = "end"
@@ -169,7 +167,7 @@ _TOKENS_MAX = 2**50
 _WAIT_MAX_S = 31 * 86_400.0
 
 EVENT_MAX_BYTES = 64 * 1024
-"""Most bytes of an event that is no delta: a readable line or two, and what an end tells."""
+"""Maximum size in bytes of an event that is not a delta: a readable line or two, or an end."""
 
 
 def encode_event(event: Event) -> bytes:
@@ -188,11 +186,11 @@ def decode_event(payload: bytes) -> Event:
 
 
 def check_event(payload: bytes) -> Event | None:
-    """What an agent sent, looked at once before it goes to others: they trust its form.
+    """Validate an event from an agent once, before others get it; they trust its form.
 
-    Gives the event; None for a delta, whose text is one JSON string in ASCII, and for a type this
-    version does not know. Raises `MalformedMessage`: what is spliced into a stream undecoded would
-    otherwise let an agent write blocks of its own there.
+    Returns the event; None for a delta, whose text is one JSON string in ASCII, and for a type that
+    this version does not know. Raises `MalformedMessage`. Without this check, an agent could write
+    blocks of its own into the stream, because deltas are spliced in undecoded.
     """
     if _DELTA.fullmatch(payload):
         return None
@@ -214,7 +212,7 @@ def check_event(payload: bytes) -> Event | None:
 
 
 def _has_sane_numbers(end: TurnEnded) -> bool:
-    """Whether they are what can be stored, added up and told in a header."""
+    """Whether the numbers can be stored, added up and sent in a header."""
     tokens = end.usage.model_dump().values()
     waits_s = end.error.retry_after_s if end.error else None
     return all(0 <= n <= _TOKENS_MAX for n in tokens if n is not None) and (
@@ -233,7 +231,7 @@ def thinking_literal(payload: bytes) -> bytes | None:
 
 
 def is_delta(payload: bytes) -> bool:
-    """Whether the event is a text or thinking delta: the log may take those 250 ms late."""
+    """Whether the event is a text or thinking delta, which may be logged 250 ms late."""
     return payload.startswith((_TEXT_HEAD, _THINKING_HEAD))
 
 

@@ -1,8 +1,8 @@
-"""Text that somebody else wrote, made fit for a log line, an error or a terminal.
+"""Makes text from others safe for a log line, an error or a terminal.
 
-An agent, a client or an upstream may send any characters: line breaks that forge a line of a log,
-escape sequences that a terminal obeys, signs that turn the direction of reading. Every program
-passes what others wrote through here before it is logged or printed.
+An agent, a client or an upstream may send any characters: line breaks that forge log lines, escape
+sequences that a terminal obeys, marks that change the reading direction. Every program passes such
+text through this module before it logs or prints it.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ _SHORT = {"\n": "\\n", "\r": "\\r", "\t": "\\t", '"': '\\"', "\\": "\\\\"}
 
 
 def escaped(text: str, *, keep_lines: bool = False) -> str:
-    """The text with every sign escaped that a line or a terminal would obey.
+    """The text with every character escaped that a log line or a terminal would obey.
 
-    With `keep_lines` line breaks stay as they are: for a terminal that shows a whole text.
+    With `keep_lines`, line breaks stay, for a terminal that shows a whole text.
     """
     return (_UNSAFE_BUT_LINE if keep_lines else _UNSAFE_SIGN).sub(_escape, text)
 
 
 def foreign(text: str | bytes, *, max_chars: int = FOREIGN_MAX_CHARS) -> str:
-    """The text in quotes on one line, escaped, and cut with its whole length told."""
+    """The text in quotes on one line, escaped, and truncated with a note of its full length."""
     length = len(text)
     head = text[:max_chars]
     said = head.decode("utf-8", "replace") if isinstance(head, bytes) else head

@@ -1,9 +1,9 @@
-"""How an event travels: `<turn> <fence> <n> <event>` on one line.
+"""How an event is sent: `<turn> <fence> <n> <event>` on one line.
 
-The same line goes from the agent over its socket and, joined with other turns' lines, from the
-worker to the API replica that asked. Nothing on the way decodes a delta; the worker checks the form
+The agent sends this line over its socket, and the worker sends it, joined with lines of other
+turns, to the API replica that asked. Nobody decodes a delta on the way; the worker checks the form
 of each event once (`infra.wire.events.check_event`). A JSON line on the agent's socket starts with
-`{`, a frame never does.
+`{`; a frame never does.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from infra.wire.ids import Fence, TurnId
 
 
 class Frame(NamedTuple):
-    """One numbered event of one turn, under the fence its publisher held."""
+    """One numbered event of one turn, under its publisher's fence."""
 
     turn: TurnId
     fence: Fence
@@ -39,7 +39,7 @@ def decode_frame(line: bytes) -> Frame:
 
 
 def frame_head(turn: TurnId, fence: Fence) -> bytes:
-    """What every frame of a turn under a fence begins with."""
+    """The beginning of every frame of a turn under a fence."""
     return b"%b %d " % (turn.encode(), fence)
 
 
@@ -49,7 +49,7 @@ def is_frame(line: bytes | bytearray) -> bool:
 
 
 def join_frames(frames: Iterable[bytes]) -> bytes:
-    """Encoded frames of any turns as one published message."""
+    """Encoded frames of any turns, as one message to publish."""
     return b"\n".join(frames)
 
 

@@ -1,11 +1,11 @@
 """The worker-gateway protocol: JSON over HTTP on the gateway's control socket of a host.
 
-    PUT    /sessions/{conversation}              OpenSession: make its sockets; GatewayStatus
-    DELETE /sessions/{conversation}              close its sockets, forget its keys
-    PUT    /sessions/{conversation}/turn         OpenTurn: let model calls through with this key
+    PUT    /sessions/{conversation}              OpenSession: create its sockets; GatewayStatus
+    DELETE /sessions/{conversation}              close its sockets, wipe its keys
+    PUT    /sessions/{conversation}/turn         OpenTurn: allow model calls with this key
     DELETE /sessions/{conversation}/turn/{turn}  stop model calls, wipe the key; TurnMeter
     POST   /sessions/{conversation}/complete     SideCall: one model call; the upstream's SSE bytes
-    GET    /meters                               Meters: what the turns under way have used so far
+    GET    /meters                               Meters: what the running turns have used so far
     GET    /health                               GatewayStatus
 
 Both deletions take `?fence=`, so that a stale owner cannot undo what a newer one has set up. A
@@ -31,9 +31,8 @@ AGENT_SOCKET = "agent.sock"
 
 
 class OpenSession(Message):
-    """Listen on `model.sock` and `egress.sock` in `socket_dir` (a folder of the host, only for this
-    session).
-    """
+    """Listen on `model.sock` and `egress.sock` in `socket_dir`, a folder of the host that only this
+    session uses."""
 
     type: Literal["open_session"] = "open_session"
     socket_dir: str
@@ -41,9 +40,10 @@ class OpenSession(Message):
 
 
 class OpenTurn(Message):
-    """Until closed or expired, model calls of the session go upstream with the sealed key.
+    """Until the turn is closed or expires, send model calls of the session upstream with the sealed
+    key.
 
-    Said again of the turn that is open, only fence and budget change.
+    Repeated for the turn that is already open, it only changes fence and budget.
     """
 
     type: Literal["open_turn"] = "open_turn"
@@ -53,21 +53,21 @@ class OpenTurn(Message):
     fence: Fence
     sealed_key: str
     expires_ms: int
-    """Unix time. The associated data of the sealed key holds the same number."""
+    """Unix time. The associated data of the sealed key contains the same number."""
     models: tuple[str, ...] = ()
-    """Models the turn may ask for; empty: those of the gateway's own settings."""
+    """Models that the turn may call; if empty, those of the gateway's own settings."""
     budget_tokens: int | None = None
-    """The turn's calls stop when its meter here has counted this many (`Usage.spent_tokens`);
-    None: no bound."""
+    """The turn's calls stop when its meter here has counted this many (`Usage.spent_tokens`); None
+    for no limit."""
     profile: str | None = None
-    """The egress profile its tools go out by; None: the deployment's own policy."""
+    """The egress profile of its tools; None for the deployment's policy."""
 
 
 class SideCall(Message):
     """One streamed call of the Messages API with the caller's key, for the side lane.
 
     Needs no open session or turn. `body` is the Messages API request. The answer is the upstream's
-    status and body as they come; the upstream call ends when the worker hangs up.
+    status and body, streamed through. The upstream call ends when the worker disconnects.
     """
 
     type: Literal["side_call"] = "side_call"
@@ -80,7 +80,7 @@ class SideCall(Message):
 
 
 class UpstreamError(Message):
-    """The last error the upstream gave during a turn."""
+    """The last error from the upstream during a turn."""
 
     status: int
     kind: str | None = None
@@ -95,9 +95,9 @@ class ModelUsage(Message):
 
 
 class TurnMeter(Message):
-    """What a turn used on the wire, in all, by one start of the gateway (`instance`).
+    """What a turn used in total, as metered by one instance of the gateway (`instance`).
 
-    Figures only grow as long as the instance is the same, so reading them twice is harmless.
+    The figures only grow while the instance is the same, so reading them twice is harmless.
     """
 
     type: Literal["turn_meter"] = "turn_meter"
@@ -106,13 +106,13 @@ class TurnMeter(Message):
     last_error: UpstreamError | None = None
     instance: str = ""
     models: Mapping[str, ModelUsage] = {}
-    """The same by the model that was asked for."""
+    """The same by requested model."""
     is_over_budget: bool = False
-    """A call was refused or cut off because the turn's budget was spent."""
+    """Whether a call was refused or cut off because the turn's budget was used up."""
 
 
 class Meters(Message):
-    """The meters of all turns of the host that are under way."""
+    """The meters of all running turns of the host."""
 
     type: Literal["meters"] = "meters"
     instance: str
@@ -120,7 +120,7 @@ class Meters(Message):
 
 
 class GatewayStatus(Message):
-    """The gateway is up. `instance` is new at each start."""
+    """The gateway is up. `instance` is new each time it starts."""
 
     type: Literal["gateway_status"] = "gateway_status"
     instance: str
@@ -135,13 +135,13 @@ class GatewayFault(StrEnum):
     STALE_FENCE = "stale_fence"
     KEY_NOT_OPENED = "key_not_opened"
     NO_SESSION = "no_session"
-    """The gateway does not know the session: it restarted. Open it again."""
+    """The gateway does not know the session, because it restarted. Open the session again."""
     NO_SOCKETS = "no_sockets"
-    """The session's sockets could not be made where they were asked for."""
+    """The session's sockets could not be created in the requested folder."""
 
 
 class GatewayRefused(Message):
-    """A command was not carried out. `fence` is the one that stands, when ours was stale."""
+    """A command was not carried out. `fence` is the current one if ours was stale."""
 
     type: Literal["gateway_refused"] = "gateway_refused"
     fault: GatewayFault

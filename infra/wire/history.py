@@ -1,13 +1,13 @@
-"""Which past the next turn stands on, decided from what the client sent. Pure.
+"""Decides which memory the next turn continues, from what the client sent. Pure.
 
-OpenAI clients resend everything, and what they send is the truth; the agent's memory is a cache of
-it. User messages are compared whole, by digests. Answers come back trimmed or cut, so of them only
-the head is compared, and only a clear difference counts (`infra.wire.answers`). The conversation
-remembers both for each prompt that it has accepted, and `decide` says how the agent's memory
-becomes what the client sees.
+OpenAI clients resend the whole conversation, and what they send is authoritative; the agent's
+memory is a cache of it. User messages are compared as a whole, by digest. Answers come back trimmed
+or cut, so only their heads are compared, and only a clear difference counts (`infra.wire.answers`).
+The conversation stores both for every prompt that it has accepted, and `decide` says how to make
+the agent's memory match what the client sees.
 
-A client that has an answer gone on with shows both parts as one. To the agent the second part has a
-prompt of its own (`GO_ON`), so one shown answer may stand for several accepted prompts.
+A client that asks the agent to continue an answer shows both parts as one. For the agent the second
+part has a prompt of its own (`GO_ON`), so one shown answer may stand for several accepted prompts.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ from infra.wire.ids import TurnId
 from infra.wire.turns import ContentBlock, TextBlock
 
 GO_ON = "Go on from where your last answer ends. Do not repeat any of it."
-"""What an agent is told where a client sends its answer last ("Continue")."""
+"""The prompt for an agent if the client's last message is an answer ("Continue")."""
 
 TAILS_MAX = 16
-"""So many lines behind an injected text are taken for the beginning of what the user wrote."""
+"""The number of lines after an injected text that may be the beginning of what the user wrote."""
 
 INJECTED = re.compile(r"<context>|<source[ >]")
-"""Begins what a chat program found for a message."""
+"""The beginning of a text that a chat program adds to a message."""
 
 _INJECTED_END = re.compile(r"</context>|</source>")
 _LINE = re.compile(r"^(?=.*\S)", re.MULTILINE)
@@ -40,9 +40,9 @@ _SLICE_CHARS = 256 * 1024
 class Accepted(Message):
     """One prompt in the agent's memory.
 
-    `checkpoint` is the transcript entry its turn ended at; None where the SDK cannot go back to it
-    (the prompt came with a sent history, or its turn left no entry). `heads` is how its answer
-    begins; None where nobody knows. `tails` are digests under which it may come back.
+    `checkpoint` is the transcript entry at which its turn ended; None if the SDK cannot go back to
+    it (the prompt came with a sent history, or its turn left no entry). `heads` says how its answer
+    begins; None if unknown. `tails` are digests under which the message may come back.
     """
 
     digest: str
@@ -57,7 +57,7 @@ class Accepted(Message):
 
 
 class Continue(Message):
-    """The agent's memory is what the client sees, or the beginning of it: add what it lacks and
+    """The agent's memory is what the client sees, or the beginning of it: add what it lacks, then
     the prompt. `restores`: it lacks something. `shown`: see `Rewind`."""
 
     restores: bool = False
@@ -65,9 +65,9 @@ class Continue(Message):
 
 
 class Rewind(Message):
-    """Go back to the end of an earlier turn, then add what is said differently since, and the
-    prompt. `keep` prompts stay. `restores`: there is something between them and the prompt, and
-    if they are not as many sent turns, `shown` says how many."""
+    """Go back to the end of an earlier turn, add what the client sent differently since then, then
+    the prompt. `keep` prompts stay. `restores`: there are messages between them and the prompt.
+    `shown`: the number of sent turns that they correspond to, if that is not `keep`."""
 
     keep: int
     checkpoint: str
@@ -76,14 +76,14 @@ class Rewind(Message):
 
 
 class Fresh(Message):
-    """Begin a new SDK session with the sent history (none: from nothing)."""
+    """Start a new SDK session with the sent history, which may be empty."""
 
 
 Base = Continue | Rewind | Fresh
 
 
 def digest(content: Iterable[ContentBlock]) -> str:
-    """16 hex digits of a user message; blanks at its ends or in a row do not count."""
+    """16 hex digits of a user message. Blanks at its ends and repeated blanks are ignored."""
     total = hashlib.sha256()
     for block in content:
         if isinstance(block, TextBlock):
@@ -97,11 +97,11 @@ def digest(content: Iterable[ContentBlock]) -> str:
 
 
 def tails(content: Sequence[ContentBlock]) -> tuple[str, ...]:
-    """Digests of what a user message may be without the beginning a chat program put before it.
+    """Digests of a user message without a text that a chat program may have put in front of it.
 
-    Open WebUI puts what it found in an attached file before the newest message only; later it sends
-    the message as it was written. What was written begins with one of the lines behind the found
-    text, most likely the first. Empty for a message that holds no such text.
+    Open WebUI adds what it found in an attached file to the newest message only; later it sends the
+    message as the user wrote it. What the user wrote begins with one of the lines after the added
+    text, most likely the first. Empty for a message without such a text.
     """
     for i, block in reversed(list(enumerate(content))):
         if not isinstance(block, TextBlock):
@@ -115,7 +115,8 @@ def tails(content: Sequence[ContentBlock]) -> tuple[str, ...]:
 
 
 def _squeezed(text: str) -> Iterator[bytes]:
-    """The words with one blank between. Slice by slice: a long text must not hold its reader up."""
+    """The words separated by single blanks. Works in slices, because a long text must not block the
+    loop."""
     has_begun = is_apart = False
     for start in range(0, len(text), _SLICE_CHARS):
         piece = text[start : start + _SLICE_CHARS]
@@ -139,10 +140,10 @@ def decide(
 ) -> Base:
     """The base of a turn whose sent user messages are `sent`, the prompt last.
 
-    `answers` holds the heads of the sent answers, one for each message but the prompt; empty where
-    they are not known. `is_thin`: the request may come from a client that sends only what is new.
-    `resends`: this client has sent history before, so a lone message under a known id edits the
-    first one.
+    `answers` has the heads of the sent answers, one for each message except the prompt; it is empty
+    if they are unknown. `is_thin`: the request may come from a client that sends only its new
+    message. `resends`: this client has sent history before, so a single message under a known id
+    edits the first message.
     """
     before = sent[:-1]
     if is_thin and not resends and _is_next(accepted, sent):
@@ -151,7 +152,7 @@ def decide(
     keep, shown = common[-1] if common else _Common(0, 0)
     if keep == len(accepted) and (keep or not before):
         return Continue(restores=shown < len(before), shown=_other(shown, keep, before))
-    # What cannot be gone back to is restored from what was sent, as what follows it is.
+    # A turn without a checkpoint is restored from the sent messages, like those after it.
     for keep, shown in reversed(common):
         if checkpoint := accepted[keep - 1].checkpoint:
             return Rewind(
@@ -168,11 +169,11 @@ def _other(shown: int, keep: int, before: Sequence[str]) -> int | None:
 
 
 def _is_next(accepted: Sequence[Accepted], sent: Sequence[str]) -> bool:
-    """Whether a thin client says something new.
+    """Whether a thin client sends a new message.
 
-    The same first message once more redoes it, and so does one after a first message of which it is
-    not known whether the agent took it (''). Later the client has shown that it never sends
-    history, and what it says twice it means twice.
+    If it sends the same first message again, it wants another answer. The same holds after a first
+    message of which nobody knows whether the agent received it (''). Later, the client has shown
+    that it never sends history, and a repeated message is a new one.
     """
     if len(sent) != 1:
         return False
@@ -180,7 +181,7 @@ def _is_next(accepted: Sequence[Accepted], sent: Sequence[str]) -> bool:
 
 
 class _Common(NamedTuple):
-    """So many accepted prompts are what so many sent turns show."""
+    """The first `accepted` prompts correspond to the first `sent` turns."""
 
     keep: int
     shown: int
@@ -189,7 +190,7 @@ class _Common(NamedTuple):
 def _common(
     accepted: Sequence[Accepted], before: Sequence[str], answers: Sequence[str]
 ) -> list[_Common]:
-    """How far both sides know the same from the beginning, after each turn of it."""
+    """How far both sides agree from the beginning, after each turn."""
     common: list[_Common] = []
     keep = 0
     for i, sent in enumerate(before):
@@ -206,15 +207,15 @@ def _common(
 
 
 def _parts_behind(accepted: Sequence[Accepted], at: int) -> int:
-    """How often the answer of that prompt was gone on with."""
+    """How often the answer to that prompt was continued."""
     behind = accepted[at + 1 :]
     return next((i for i, known in enumerate(behind) if known.digest != GO_ON_DIGEST), len(behind))
 
 
 def _shows(parts: Sequence[Accepted], answer: str | None) -> int:
-    """How many of an answer's parts the shown one has: 0 where it is another answer.
+    """How many parts of an answer the shown one contains; 0 if it is another answer.
 
-    Only heads are compared: behind a long first part the others are taken to be shown.
+    Only heads are compared: after a long first part, the others are assumed to be shown.
     """
     heads = parts[0].heads
     if not agree(heads, answer):

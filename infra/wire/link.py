@@ -1,9 +1,9 @@
 """The worker-agent protocol: lines over the Unix socket of a container.
 
 The agent server listens; a worker of the host connects. One connection is active at a time: a
-`Hello` with a higher or equal fence takes over and closes the one before, a lower fence is refused.
-The agent survives its worker: it keeps a turn's frames until they are acknowledged and replays from
-any number.
+`Hello` with a higher or equal fence takes over and closes the previous connection; a lower fence is
+refused. The agent survives its worker: it keeps a turn's frames until they are acknowledged, and
+replays them from any number.
 
     worker -> agent   Hello · StartTurn · Replay · Ack · Interrupt · TranscriptStored · Ping · Close
     agent -> worker   Welcome · Refused · TranscriptAppend · Pong · and frames (`infra.wire.frames`)
@@ -23,22 +23,23 @@ from infra.wire.ids import Fence, SaidSession, SaidTurn, TurnId, WorkerId
 from infra.wire.turns import ContentBlock, HistoryMessage
 
 LINE_MAX_BYTES = 64 * 1024 * 1024
-"""Longest line an agent accepts (a prompt with images). A worker accepts what follows."""
+"""Longest line that an agent accepts (a prompt with images). The limits below are a worker's."""
 GREETING_MAX_BYTES = 4 * 1024
-"""Longest line of an agent before its welcome, the welcome included."""
+"""Longest line of an agent up to and including its welcome."""
 ANSWER_MAX_BYTES = 16 * 1024
 """Longest line of an agent that is neither a frame nor a `TranscriptAppend`."""
 FRAME_MAX_BYTES = 2 * 1024 * 1024
 """Longest frame."""
 TRANSCRIPT_LINE_MAX_BYTES = 33 * 1024 * 1024
-"""Longest `TranscriptAppend` whose entries are kept: a session as long as a store keeps any, in one
-message. A longer one is read past, and its session is given up."""
+"""Longest `TranscriptAppend` whose entries are stored: the longest session that the store keeps, in
+one message. A longer one is skipped, and its session is no longer stored."""
 TRANSCRIPT_HEAD = b'{"type":"transcript_append",'
-"""How a `TranscriptAppend` begins: it is told by this, since a worker does not parse it."""
+"""The beginning of a `TranscriptAppend`. Workers recognise it by this, because they do not parse
+it."""
 
 
 class InterruptReason(StrEnum):
-    """Why a turn is being stopped; decides how it ends."""
+    """Why a turn is stopped. It decides how the turn ends."""
 
     CANCELLED = "cancelled"
     DEADLINE = "deadline"
@@ -46,44 +47,43 @@ class InterruptReason(StrEnum):
 
 
 class AgentSettings(Message):
-    """How the agent's session is to be set up; its container knows nothing else about the
-    deployment.
-    """
+    """Settings of the agent's session. Its container knows nothing else about the deployment."""
 
     model: str
     system_prompt: str | None = None
     tools: tuple[str, ...]
     model_tiers: Mapping[str, str] = {}
-    """What `haiku`, `sonnet` and the like stand for in this deployment: the agent asks for
-    sub-agents and small tasks by these."""
+    """The models for `haiku`, `sonnet` and the like in this deployment. The agent uses these names
+    for sub-agents and small tasks."""
     max_turns: int | None = None
     max_thinking_tokens: int | None = None
     interrupt_grace_s: float = 5.0
-    """How long an interrupted turn may take to end before its CLI is killed."""
+    """Seconds that an interrupted turn may take to end before its CLI is killed."""
     buffer_max_bytes: int = 32 * 1024 * 1024
-    """Bound on frames not yet acknowledged; beyond it deltas are joined, then reading stops."""
+    """Limit of unacknowledged frames. Beyond it the agent joins deltas, then stops reading."""
 
 
 class Hello(Message):
-    """First line of every connection. The agent answers `Welcome` or `Refused` and closes."""
+    """The first line of every connection. The agent answers `Welcome`, or `Refused` and closes."""
 
     type: Literal["hello"] = "hello"
     version: int = PROTOCOL_VERSION
     worker: WorkerId
     fence: Fence
     alone_s: float = 3600.0
-    """An agent that hears nothing from a worker for this long ends: nobody is left to stop it."""
+    """An agent that hears nothing from a worker for this long exits, because nobody else would stop
+    it."""
 
 
 class BaseKind(StrEnum):
-    """What memory a turn stands on (decided by `infra.wire.history`)."""
+    """Which memory a turn continues (decided by `infra.wire.history`)."""
 
     CONTINUE = "continue"
-    """The session as it is; where there is none, `transcript`, else `history`."""
+    """The session as it is; if there is none, `transcript`, otherwise `history`."""
     REWIND = "rewind"
-    """A fork of the session that ends at `checkpoint`; where that fails, `history`."""
+    """A fork of the session that ends at `checkpoint`; if that fails, `history`."""
     FRESH = "fresh"
-    """A new session that knows `history` and nothing else."""
+    """A new session with only `history`."""
 
 
 class TranscriptPart(Message):
@@ -91,23 +91,24 @@ class TranscriptPart(Message):
 
     subpath: str | None = None
     entries: tuple[dict[str, Any], ...]
-    """Opaque to us; deduplicated by their `uuid` where they have one."""
+    """Opaque to us. Entries with a `uuid` are deduplicated by it."""
 
 
 class Transcript(Message):
-    """All that the store has of a session, for an agent that has to resume it."""
+    """Everything stored of a session, for an agent that has to resume it."""
 
     sdk_session: str
     parts: tuple[TranscriptPart, ...]
 
 
 class StartTurn(Message):
-    """Run this turn. Idempotent: for the turn it already runs or has just ended, nothing happens.
+    """Run this turn. Idempotent: if the agent already runs it or has just ended it, nothing
+    happens.
 
-    `base` says what memory it stands on; `history` and `transcript` are given where it may need
-    them. `restore_from` is an index into `history`: what stands there and behind it is not in the
-    memory of the base; it is said again into it, before the prompt. `settings` may differ from the
-    turn before, the agent then changes or reopens its session by itself.
+    `base` says which memory it continues; `history` and `transcript` are included if it may need
+    them. `restore_from` is an index into `history`: the messages from there on are not in the
+    base's memory and are replayed into it before the prompt. `settings` may differ from those of
+    the previous turn; the agent then changes or reopens its session itself.
     """
 
     type: Literal["start_turn"] = "start_turn"
@@ -122,7 +123,7 @@ class StartTurn(Message):
 
 
 class Replay(Message):
-    """Send the turn's frames after number `after`, then go on live."""
+    """Send the turn's frames after number `after`, then continue live."""
 
     type: Literal["replay"] = "replay"
     turn: TurnId
@@ -130,9 +131,9 @@ class Replay(Message):
 
 
 class Ack(Message):
-    """Frames up to `n` are in the turn log; the agent may forget them.
+    """Frames up to `n` are in the turn log; the agent may drop them.
 
-    The end's ack frees the turn.
+    Acknowledging the end frees the turn.
     """
 
     type: Literal["ack"] = "ack"
@@ -143,7 +144,7 @@ class Ack(Message):
 class Interrupt(Message):
     """Stop the turn.
 
-    It still ends with one `end` event, within `interrupt_grace_s` and a little.
+    It still ends with one `end` event, shortly after `interrupt_grace_s` at the latest.
     """
 
     type: Literal["interrupt"] = "interrupt"
@@ -152,29 +153,29 @@ class Interrupt(Message):
 
 
 class TranscriptStored(Message):
-    """The entries of `TranscriptAppend` number `seq` are stored; the SDK may go on."""
+    """The entries of `TranscriptAppend` number `seq` are stored; the SDK may continue."""
 
     type: Literal["transcript_stored"] = "transcript_stored"
     seq: int
 
 
 class Ping(Message):
-    """Are you alive? Answered at once."""
+    """Are you alive? The agent answers at once."""
 
     type: Literal["ping"] = "ping"
 
 
 class Close(Message):
-    """Leave: end the CLI, then the process."""
+    """End the CLI, then exit."""
 
     type: Literal["close"] = "close"
 
 
 class Welcome(Message):
-    """The agent's answer to `Hello`: who it is and where it stands.
+    """The agent's answer to `Hello`: its identity and state.
 
-    `turn` is the turn it runs or whose end is not yet acknowledged, `last_n` its newest number.
-    `restores`: it knows `StartTurn.restore_from`.
+    `turn` is the turn that it runs or whose end is not acknowledged yet, `last_n` that turn's
+    newest number. `restores`: it supports `StartTurn.restore_from`.
     """
 
     type: Literal["welcome"] = "welcome"
@@ -197,10 +198,11 @@ class Refused(Message):
 
 
 class TranscriptAppend(Message):
-    """New transcript entries of a session, as the SDK mirrors them. Answered `TranscriptStored`.
+    """New transcript entries of a session, as the SDK mirrors them. The worker answers
+    `TranscriptStored`.
 
-    `seq` is unique per agent process. Sent again on a new link when not answered; storing twice is
-    harmless (entries are deduplicated by uuid).
+    `seq` is unique per agent process. The agent sends it again on a new link if it was not
+    answered. Storing entries twice is harmless, because they are deduplicated by uuid.
     """
 
     type: Literal["transcript_append"] = "transcript_append"
@@ -225,12 +227,13 @@ _ANSWER: TypeAdapter[Answer] = TypeAdapter(Answer)
 
 
 def decode_command(line: bytes) -> Command:
-    """What a worker says. Raises `UnknownMessage` or `MalformedMessage`."""
+    """Decode a message from a worker. Raises `UnknownMessage` or `MalformedMessage`."""
     command: Command = decode(_COMMAND, line)
     return command
 
 
 def decode_answer(line: bytes) -> Answer:
-    """What an agent says beside frames. Raises `UnknownMessage` or `MalformedMessage`."""
+    """Decode a message from an agent that is not a frame. Raises `UnknownMessage` or
+    `MalformedMessage`."""
     answer: Answer = decode(_ANSWER, line, max_bytes=TRANSCRIPT_LINE_MAX_BYTES)
     return answer

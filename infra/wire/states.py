@@ -1,7 +1,7 @@
-"""The lives of turns, conversations and workers: one enum and one transition table each.
+"""The states of turns, conversations and workers: one enum and one transition table each.
 
-Written by the store's scripts, read by everybody. The diagrams in ARCHITECTURE.md are generated
-from these tables (`python -m infra.reference.diagrams`).
+Only the store's scripts write them; every program reads them. The diagrams in ARCHITECTURE.md are
+generated from these tables (`python -m infra.reference.diagrams`).
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from infra.wire.errors import IllegalTransition
 
 
 class TurnState(StrEnum):
-    """Where a turn is. The last five are terminal."""
+    """The state of a turn. The last five are terminal."""
 
     QUEUED = "queued"
     CLAIMED = "claimed"
@@ -31,7 +31,7 @@ class TurnState(StrEnum):
 
 
 class ConversationState(StrEnum):
-    """What a conversation costs right now: nothing, a container, or a running turn."""
+    """What a conversation uses right now: nothing, a container, or a running turn."""
 
     COLD = "cold"
     STARTING = "starting"
@@ -42,18 +42,19 @@ class ConversationState(StrEnum):
 
 
 class WorkerState(StrEnum):
-    """Whether a worker takes what it does not own yet: only a ready one does."""
+    """Whether a worker takes conversations that it does not own yet: only a ready one does."""
 
     READY = "ready"
     FAILING = "failing"
-    """Its containers do not start. What it has goes on; it may recover."""
+    """Its containers do not start. Its running conversations continue, and it may recover."""
     DRAINING = "draining"
-    """It leaves."""
+    """It is shutting down."""
 
 
 TURN_TRANSITIONS: Mapping[TurnState, frozenset[TurnState]] = {
     TurnState.QUEUED: frozenset({TurnState.CLAIMED, TurnState.CANCELLED, TurnState.EXPIRED}),
-    # Back to the queue only while its log is empty and attempts are left: tools are not idempotent.
+    # It returns to the queue only if its log is empty and attempts are left: tools are not
+    # idempotent.
     TurnState.CLAIMED: frozenset(
         {
             TurnState.RUNNING,
@@ -104,9 +105,9 @@ def advance(
     table: Mapping[State, frozenset[State]],
     story: Sequence[str] = (),
 ) -> State:
-    """The new state, or `IllegalTransition` with the story.
+    """The new state. Raises `IllegalTransition` with the object's history.
 
-    Staying in a terminal state is harmless.
+    Staying in a terminal state is allowed.
     """
     if new in table[old] or (new == old and not table[old]):
         return new

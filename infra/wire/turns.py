@@ -1,7 +1,7 @@
-"""What is asked of an agent: one turn, already freed from OpenAI's shapes.
+"""What an agent is asked to do: one turn, independent of OpenAI's format.
 
-Made by the API from the request, kept in Redis until the turn has ended, read by the worker that
-claims it. Holds no key: that travels sealed, in the turn's hash.
+The API creates it from the request, Redis keeps it until the turn has ended, and the worker that
+claims the turn reads it. It contains no key: the key travels sealed, in the turn's hash.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from infra.wire.ids import ConversationKey, TenantId, TurnId
 
 
 class OnDisconnect(StrEnum):
-    """What a turn does when its client hangs up."""
+    """What happens to a turn when its client disconnects."""
 
     CANCEL = "cancel"
     CONTINUE = "continue"
 
 
 class Lane(StrEnum):
-    """Which way a turn takes through a worker."""
+    """How a worker runs a turn."""
 
     AGENT = "agent"
     """A conversation's agent, in its container, one turn at a time."""
@@ -39,7 +39,7 @@ class TextBlock(Message):
 
 
 class ImageBlock(Message):
-    """An image sent inline. URLs are never fetched, so there is no other form."""
+    """An inline image. URLs are never fetched, so there is no other form."""
 
     type: Literal["image"] = "image"
     media_type: str
@@ -48,7 +48,7 @@ class ImageBlock(Message):
 
 
 class DocumentBlock(Message):
-    """A document sent inline (PDF)."""
+    """An inline document (PDF)."""
 
     type: Literal["document"] = "document"
     media_type: str
@@ -68,14 +68,14 @@ class HistoryMessage(Message):
 
 
 class TurnRequest(Message):
-    """One turn as the worker gets it.
+    """One turn, as the worker receives it.
 
-    `system_prompt` is the client's system and developer text, joined; `history` all messages before
-    the prompt, used where the agent's memory is not what the client sees; `prompt` what the user
-    said now. `sent` holds the digests (`infra.wire.history`) of all user messages, the prompt last.
-    For each of them but the last, `begins` is where in `history` it begins, and `answers` the head
-    of the answer it got (`infra.wire.answers`). `tails` are digests under which the prompt may come
-    back (`infra.wire.history.tails`).
+    `system_prompt` is the client's system and developer text, joined. `history` has all messages
+    before the prompt; it is used if the agent's memory differs from what the client sees. `prompt`
+    is the new user message. `sent` has the digests (`infra.wire.history`) of all user messages, the
+    prompt last. For each of them except the last, `begins` is the index in `history` where it
+    begins, and `answers` the head of its answer (`infra.wire.answers`). `tails` are digests under
+    which the prompt may come back (`infra.wire.history.tails`).
     """
 
     turn: TurnId
@@ -86,20 +86,20 @@ class TurnRequest(Message):
     history: tuple[HistoryMessage, ...] = ()
     prompt: tuple[ContentBlock, ...]
     deadline_s: float
-    """Seconds the turn may run, from its claim."""
+    """Seconds that the turn may run, from its claim."""
     idle_timeout_s: float
-    """Seconds the conversation stays warm after the turn."""
+    """Seconds that the conversation stays warm after the turn."""
     lane: Lane = Lane.AGENT
     sent: tuple[str, ...] = ()
     begins: tuple[int, ...] = ()
     answers: tuple[str, ...] = ()
     tails: tuple[str, ...] = ()
     is_thin: bool = False
-    """The client may be one that sends only what is new, and leaves the memory to us."""
+    """The client may be one that sends only its new message."""
     max_tokens: int | None = None
-    """Bound of the answer, for the side lane."""
+    """Maximum tokens of the answer, for the side lane."""
     profile: str | None = None
-    """Egress profile that was asked for; None: the one the conversation has, if any."""
+    """The requested egress profile; None for the conversation's current one, if any."""
 
 
 _REQUEST: TypeAdapter[TurnRequest] = TypeAdapter(TurnRequest)

@@ -1,8 +1,9 @@
-"""The Messages API and the contract: its failures and ends in our words, our blocks in its. Pure.
+"""Translates between the Messages API and the contract: its failures and stop reasons to ours, our
+blocks to its. Pure.
 
-For those who hear the upstream itself: the agent (through its CLI), the gateway that counts, the
-side lane. The words for users are ours, by the code; only a request the upstream found faulty is
-told in the upstream's words, without what they say of hosts and paths.
+Used by the programs that talk to the upstream: the agent (through its CLI), the gateway that
+meters, and the side lane. Users get our own sentences, by code. Only if the upstream found the
+request itself faulty, they get the upstream's words, without host names and paths.
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ from infra.wire.turns import ContentBlock, DocumentBlock, TextBlock
 from infra.wire.words import SENTENCES, Case
 
 OPENING = "[The conversation begins with the assistant's words.]"
-"""Goes before a history that starts with the assistant: the Messages API begins with the user."""
+"""Precedes a history that starts with the assistant, because the Messages API wants a user
+first."""
 
 STATUS_OF_KIND: Mapping[str, int] = {
     "invalid_request_error": 400,
@@ -31,7 +33,7 @@ STATUS_OF_KIND: Mapping[str, int] = {
     "timeout_error": 504,
     "overloaded_error": 529,
 }
-"""An error that comes inside a stream has no status; this is the one it would have had."""
+"""The status that an error inside a stream would have had."""
 
 _BY_STATUS: Mapping[int, ErrorCode] = {
     400: ErrorCode.INVALID_REQUEST,
@@ -54,25 +56,25 @@ STOP_REASONS: Mapping[str, EndReason] = {
     "max_tokens": EndReason.LENGTH,
     "model_context_window_exceeded": EndReason.LENGTH,
     "refusal": EndReason.REFUSED,
-    # The service has paused its own tools, or has shortened the conversation: the answer is not
-    # whole, and asked to go on the model would have.
+    # The service paused its own tools or shortened the conversation. The answer is incomplete; the
+    # model would have continued if asked.
     "pause_turn": EndReason.LENGTH,
     "compaction": EndReason.LENGTH,
 }
-"""Every reason the Messages API has for the end of a message, in our words."""
+"""Our end reason for every stop reason of the Messages API."""
 
 _FIGURES = tuple(Usage.model_fields)
 _LONG = re.compile(r"prompt is too long|context (?:window|length)", re.I)
 _LARGE = re.compile(r"too long|too large", re.I)
 _MEDIA = re.compile(r"image|picture|document|pdf", re.I)
-"""One of these that is too large leaves room for a conversation without it."""
+"""If one of these is too large, the conversation fits without it."""
 
 _PLACES = re.compile(r"https?://\S+|(?<![\w/])/(?:[\w.\-]+/)+[\w.\-]*|\b[\w\-]+\.agcluster\b")
 _DETAIL_MAX_CHARS = 300
 
 
 def code_of(status: int, prose: str = "") -> ErrorCode:
-    """The code of an HTTP status; `prose` tells a request that is too long from a faulty one."""
+    """The code for an HTTP status. `prose` tells a request that is too long from a faulty one."""
     if status in (400, 413) and _is_too_long(prose):
         return ErrorCode.CONTEXT_TOO_LONG
     default = ErrorCode.UPSTREAM_ERROR if status >= 500 else ErrorCode.INVALID_REQUEST
@@ -82,7 +84,7 @@ def code_of(status: int, prose: str = "") -> ErrorCode:
 def upstream_error(
     code: ErrorCode, prose: str = "", *, retry_after_s: float | None = None
 ) -> TurnError:
-    """That error in words for the user."""
+    """The error, in words for the user."""
     message = SENTENCES[code]
     if code is ErrorCode.INVALID_REQUEST:
         message = f"{Case.UPSTREAM_REFUSED.sentence} {_without_places(prose)}".rstrip()
@@ -90,7 +92,7 @@ def upstream_error(
 
 
 def usage_figures(usage: object) -> dict[str, int]:
-    """The figures of `Usage` that a message's `usage` tells; what is no count is left out."""
+    """The figures of `Usage` in a message's `usage`. Values that are not counts are left out."""
     if not isinstance(usage, Mapping):
         return {}
     told = {name: usage[name] for name in _FIGURES if _is_count(usage.get(name))}
@@ -101,7 +103,7 @@ def usage_figures(usage: object) -> dict[str, int]:
 
 
 def content_block(block: ContentBlock) -> dict[str, Any]:
-    """A piece of a message as the Messages API takes it."""
+    """A block in the form of the Messages API."""
     if isinstance(block, TextBlock):
         return {"type": "text", "text": block.text}
     source = {"type": "base64", "media_type": block.media_type, "data": block.data}
@@ -111,7 +113,7 @@ def content_block(block: ContentBlock) -> dict[str, Any]:
 
 
 def end_reason_of(stop_reason: str | None) -> EndReason:
-    """Our word for a `stop_reason`; one that is not in the table has said all it wanted."""
+    """Our end reason for a `stop_reason`. An unknown one counts as a finished answer."""
     return STOP_REASONS.get(stop_reason or "", EndReason.DONE)
 
 

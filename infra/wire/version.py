@@ -1,7 +1,7 @@
-"""The version of AgCluster: here, and nowhere else.
+"""The version of AgCluster, defined only here.
 
-A constant and no look at what is installed, as the agent's image holds folders, not the package.
-`pyproject.toml` reads it from here.
+It is a constant instead of the installed package's metadata, because the agent's image contains
+folders, not the package. `pyproject.toml` reads it from here.
 """
 
 VERSION = "0.1.0"

@@ -80,9 +80,9 @@ EXPECTED = {
     "Which workers live": "{WORKER}",
     "What one is doing": "ready",
     "What runs on a host": "{C}",
-    "DrainWorker one": "0",
+    "Drain one": "0",
     "List workers with `agcluster`": "{WORKER}",
-    "DrainWorker one with `agcluster`": "{WORKER} does not listen",
+    "Drain one with `agcluster`": "{WORKER} does not listen",
     "Which turns wait for a worker": "{QUEUED}",
     "Whose turn it is": "{TENANT}",
     "What a tenant has waiting": "{COLD}",
@@ -310,7 +310,7 @@ async def test_a_turn_cancelled_by_hand_is_told_at_the_next_renewal(past: dict[s
 
 async def test_messages_of_recipes_are_understood_by_workers(past: dict[str, str]) -> None:
     told = []
-    for title in ("Cancel one by hand", "DrainWorker one"):
+    for title in ("Cancel one by hand", "Drain one"):
         commands = _named(title).commands.replace("redis-cli", "echo")
         printed = (await asyncio.to_thread(_run, commands, past)).stdout
         told += [json[json.index("{") :] for json in printed.splitlines() if "{" in json]

@@ -1,4 +1,4 @@
-"""What an agent is given, and what it runs in."""
+"""Settings of agents and of their isolation."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from infra.wire.version import VERSION
 
 
 class AgentDefaults(Section):
-    """What an agent begins with, and how long things may take."""
+    """What an agent starts with, and time limits."""
 
     title: ClassVar = "Agents"
 
@@ -54,7 +54,7 @@ class AgentDefaults(Section):
     transcript_max_bytes: int = Field(
         32 * 1024 * 1024,
         gt=0,
-        le=48 * 1024 * 1024,  # it has to fit into one line of the link, beside the prompt
+        le=48 * 1024 * 1024,  # It has to fit into one line of the link, next to the prompt.
         description="Largest transcript that is kept of a conversation. One that grows beyond it "
         "goes on from the history its client sends, once its container is gone.",
     )
@@ -64,7 +64,7 @@ class AgentDefaults(Section):
 
 
 class IsolationSettings(Section):
-    """What agents run in, how much of it they get, and how many a host carries."""
+    """What isolates agents, their resources, and how many a host runs."""
 
     title: ClassVar = "Isolation"
 

@@ -1,4 +1,4 @@
-"""How conversations are named and answers are shown."""
+"""How conversations are identified and answers are shown."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from infra.runtime.settings.types import Names, Patterns, QueueDisplay, Section,
 
 
 class ConversationSettings(Section):
-    """How a request says which conversation it belongs to."""
+    """How a request identifies its conversation."""
 
     title: ClassVar = "Conversations"
 
@@ -36,7 +36,7 @@ class ConversationSettings(Section):
 
 
 class AnswerSettings(Section):
-    """What clients see of a turn while it waits and works."""
+    """What clients see of a turn while it waits and runs."""
 
     title: ClassVar = "Answers"
 

@@ -1,4 +1,4 @@
-"""What makes programs on several machines one cluster."""
+"""What connects programs on several machines to one cluster."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from infra.wire.ids import HostId
 
 
 class RedisSettings(Section):
-    """Where the cluster's Redis is, and how it is spoken to."""
+    """The cluster's Redis and the connections to it."""
 
     title: ClassVar = "Redis"
 
@@ -62,7 +62,7 @@ class ClusterSettings(Section):
     host_id: str | None = Field(None, description="Name of this machine; its host name when unset.")
     data_dir: Path = Field(
         Path("~/.local/state/agcluster"),
-        validate_default=True,  # so that `~` is resolved
+        validate_default=True,  # to resolve `~`
         description="Sockets and workspaces of this host's conversations.",
     )
     drain_timeout_s: float = Field(

@@ -1,4 +1,4 @@
-"""What the API takes in, and from whom."""
+"""What the API accepts, and from whom."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from infra.runtime.settings.types import Names, Section
 
 
 class EdgeSettings(Section):
-    """Where the API listens, and how much it takes in at once."""
+    """The API's address, and how much it accepts at once."""
 
     title: ClassVar = "The API"
 

@@ -1,4 +1,4 @@
-"""Where agents' tools may go."""
+"""Network access of agents' tools."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from infra.runtime.settings.types import (
 
 
 class EgressSettings(Section):
-    """Where agents' tools may go, and how much they may carry."""
+    """Where agents' tools may connect, and how much they may transfer."""
 
     title: ClassVar = "Egress"
 
@@ -66,6 +66,6 @@ class EgressSettings(Section):
 
     @property
     def has_egress(self) -> bool:
-        """Whether any agent of the deployment may have a way out."""
+        """Whether any agent of the deployment may have network access."""
         policies = (self.egress, *(profile.policy for profile in self.egress_profiles.values()))
         return any(policy is not EgressPolicy.NONE for policy in policies)

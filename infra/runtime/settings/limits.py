@@ -1,4 +1,4 @@
-"""How much one key, one conversation and one agent may ask for."""
+"""Limits per key, conversation and agent."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from infra.runtime.settings.types import Section
 
 
 class LimitSettings(Section):
-    """Bounds of what waits, and of what one key may have."""
+    """Limits of what waits and of what one key may use."""
 
     title: ClassVar = "Limits"
 
@@ -59,7 +59,7 @@ class LimitSettings(Section):
 
 
 class ModelCallSettings(Section):
-    """Bounds of an agent's model calls, and budgets in tokens."""
+    """Limits of an agent's model calls, and token budgets."""
 
     title: ClassVar = "What agents may ask of the models"
 

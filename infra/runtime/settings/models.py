@@ -1,4 +1,4 @@
-"""Which models there are, under which names, and who answers for them."""
+"""The models, their names and the upstream that serves them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from infra.runtime.settings.types import Aliases, Names, Section
 
 
 class ModelSettings(Section):
-    """The models that callers and agents may name."""
+    """The models that callers and agents may use."""
 
     title: ClassVar = "Models"
 
@@ -89,19 +89,19 @@ class ModelSettings(Section):
         return self
 
     def models_of_turn(self, model: str) -> tuple[str, ...]:
-        """Models that the agent of a turn may call: the turn's own, and those open to all."""
+        """The models that a turn's agent may call: the turn's own model and the open ones."""
         return tuple(dict.fromkeys((model, *self.open_models)))
 
     @property
     def open_models(self) -> tuple[str, ...]:
-        """Models that any agent may call."""
+        """The models that any agent may call."""
         small = [self.model_aliases.get(name, name) for name in self.utility_models.values()]
         return self.agent_models or tuple(dict.fromkeys((*self.models, *small)))
 
     @property
     def model_tiers(self) -> dict[str, str]:
-        """The open models that agents get when they ask for a tier; a tier without one: the first
-        open model, or for the smallest the one of the utility models."""
+        """The open model for each tier that agents can ask for. A tier without one gets the first
+        open model; the smallest tier gets a utility model if there is one."""
         if not self.open_models:
             return {}
         first = self.open_models[0]
@@ -117,9 +117,9 @@ class ModelSettings(Section):
         }
 
     def resolve_model(self, name: str) -> str | None:
-        """The real id of a model, alias or utility model; None when it is not offered.
+        """The real id of a model, alias or utility model; None if it is not offered.
 
-        A utility model may stand for one that agents are not offered.
+        A utility model may stand for a model that agents are not offered.
         """
         if target := self.utility_models.get(name):
             return self.model_aliases.get(target, target)

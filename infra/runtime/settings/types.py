@@ -1,4 +1,4 @@
-"""The types of settings, and how each is written in the environment."""
+"""The types of settings, and how the environment spells them."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 class Section(BaseModel):
     """Settings of one subject. Durations end in `_s`, sizes in `_mb` or `_bytes`.
 
-    A part of a program takes the sections it reads, not `Settings`: its signature says what it
-    depends on.
+    A part of a program takes the sections that it reads, not `Settings`, so its signature shows
+    what it depends on.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -57,7 +57,7 @@ class EgressPolicy(StrEnum):
 
 
 class EgressProfile(BaseModel):
-    """A policy of its own for the conversations that ask for it by name."""
+    """A named egress policy for the conversations that ask for it."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 

@@ -1,7 +1,7 @@
 """All sections as one frozen model, read once in a program's `main`.
 
-One model for all programs, so that one `.env` serves a whole deployment. An unknown name with our
-prefix is refused: a typo in a deploy must not pass silently.
+All programs share one model, so that one `.env` serves a whole deployment. An unknown name with our
+prefix is an error, because a typo must not go unnoticed.
 """
 
 from __future__ import annotations
@@ -41,11 +41,11 @@ SECTIONS: tuple[type[Section], ...] = (
     ClusterSettings,
     LogSettings,
 )
-"""In the order of the documents."""
+"""In the order in which the documents list them."""
 
 
 class SettingsRefused(AgClusterError):
-    """The environment holds a setting that is unknown or does not fit; the message names each."""
+    """The environment has unknown or invalid settings; the message names each one."""
 
 
 class Settings(
@@ -79,7 +79,7 @@ class Settings(
 def load_settings(
     environ: Mapping[str, str] | None = None, *, env_file: Path | None = Path(".env")
 ) -> Settings:
-    """Settings from `environ` (default: the process's) over those of `env_file`, if there is one.
+    """Settings from `environ` (default: the process's), which override those of `env_file`.
 
     Raises `SettingsRefused`.
     """
@@ -98,7 +98,7 @@ def load_settings(
 
 
 def as_environment(settings: Settings) -> dict[str, str]:
-    """The settings as environment variables, for a child process. Holds the secret in the clear."""
+    """The settings as environment variables for a child process. Contains secrets in the clear."""
     out: dict[str, str] = {}
     for name in settings.model_fields_set:
         value = getattr(settings, name)
