@@ -2,14 +2,36 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from redis.asyncio import Redis
 
 from infra.runtime.contents import Contents, PlainContents
 from infra.store.keys import Keys
+from infra.store.server.calls import Call
 from infra.store.server.connection import translate
-from infra.store.server.replies import optional
+from infra.store.server.replies import Answer, optional
 from infra.store.server.scripts import Scripts
 from infra.wire.ids import ConversationKey, TenantId
+
+
+class TakeChainAnswer(Answer, frozen=True):
+    outcome: Literal["found", "none"]
+    conversation: ConversationKey | None = None
+
+
+class TakeChainCall(Call[TakeChainAnswer], frozen=True):
+    retention_ms: int
+
+
+class PutChainAnswer(Answer, frozen=True):
+    outcome: Literal["ok"]
+
+
+class PutChainCall(Call[PutChainAnswer], frozen=True):
+    conversation: ConversationKey
+    retention_ms: int
+    tenant: TenantId
 
 
 class ChainStore:
@@ -29,21 +51,21 @@ class ChainStore:
         None otherwise: two that cannot be told apart must not share a container. Raises
         `StoreUnavailable`.
         """
-        keys = [self._key(tenant, chain)]
+        call = TakeChainCall(retention_ms=round(retention_s * 1000))
+        keys = {"chain": self._key(tenant, chain)}
         if earlier is not None:
-            keys.append(self._key(tenant, earlier))
-        found = await self._scripts.run("take_chain", keys, [round(retention_s * 1000)])
-        conversation = optional(found)
-        return None if conversation is None else ConversationKey(conversation)
+            keys["earlier"] = self._key(tenant, earlier)
+        return (await self._scripts.run(call, **keys)).conversation
 
     async def put(
         self, tenant: TenantId, chain: str, conversation: ConversationKey, *, retention_s: float
     ) -> None:
         """Let the conversation be found under `chain`. Raises `StoreUnavailable`."""
         await self._scripts.run(
-            "put_chain",
-            [self._key(tenant, chain)],
-            [conversation, round(retention_s * 1000), tenant],
+            PutChainCall(
+                conversation=conversation, retention_ms=round(retention_s * 1000), tenant=tenant
+            ),
+            chain=self._key(tenant, chain),
         )
 
     async def newest(self, name: ConversationKey) -> ConversationKey | None:

@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from redis.asyncio import Redis
 
+from infra.store.conversation_calls import (
+    DeleteAnswer,
+    DeleteCall,
+    DueCall,
+    ListConversationsCall,
+    ReapCall,
+    RestoreCall,
+    StopCall,
+    UpdateCall,
+)
 from infra.store.keys import Keys
 from infra.store.leases import Lease
 from infra.store.server.connection import translate
@@ -130,21 +140,21 @@ class ConversationStore:
         """
         c = lease.conversation
         answer = await self._scripts.run(
-            "update",
-            [self._keys.conversation(c), self._keys.idle()],
-            [
-                c,
-                lease.worker,
-                str(lease.fence),
-                state.value,
-                container or "",
-                sdk_session or "",
-            ],
+            UpdateCall(
+                conversation=c,
+                worker=lease.worker,
+                fence=lease.fence,
+                state=state,
+                container=container,
+                sdk_session=sdk_session,
+            ),
+            conversation=self._keys.conversation(c),
+            idle=self._keys.idle(),
         )
-        if answer[0] == b"lost":
+        if answer.outcome == "lost":
             raise LeaseLost(c, lease.fence)
-        if answer[0] == b"illegal":
-            raise IllegalTransition(f"conversation {c}", text(answer[1]), state.value)
+        if answer.outcome == "illegal":
+            raise IllegalTransition(f"conversation {c}", answer.state, state)
 
     async def due(
         self,
@@ -162,12 +172,10 @@ class ConversationStore:
         only when very many are due, and brings `limit` of them.
         """
         answer = await self._scripts.run(
-            "due", [self._keys.idle()], [limit, worker or "", host or "", *owned]
+            DueCall(most=limit, worker=worker, host=host, owned=tuple(owned)),
+            idle=self._keys.idle(),
         )
-        return [
-            (ConversationKey(text(c)), _as(WorkerId, owner), _as(HostId, host))
-            for c, owner, host in answer
-        ]
+        return [(found.conversation, found.owner, found.host) for found in answer.found]
 
     async def reap(self, c: ConversationKey, worker: WorkerId) -> bool:
         """Win the right to stop an idle conversation: warm -> stopping.
@@ -179,11 +187,12 @@ class ConversationStore:
         owner is another worker.
         """
         answer = await self._scripts.run(
-            "reap",
-            [self._keys.conversation(c), self._keys.todo(c), self._keys.idle()],
-            [c, worker, round(REAP_AGAIN_S * 1000)],
+            ReapCall(conversation=c, worker=worker, again_ms=round(REAP_AGAIN_S * 1000)),
+            conversation=self._keys.conversation(c),
+            todo=self._keys.todo(c),
+            idle=self._keys.idle(),
         )
-        return bool(answer[0])
+        return answer.outcome == "won"
 
     async def list(
         self, tenant: TenantId, *, cursor: str | None = None, limit: int = _LISTED_AT_ONCE
@@ -196,16 +205,14 @@ class ConversationStore:
         if cursor and not (before.isdecimal() and last):
             raise ValueError("not a cursor")
         answer = await self._scripts.run(
-            "list", [self._keys.tenant_conversations(tenant)], [limit, before or "+inf", last]
+            ListConversationsCall(most=limit, before_ms=before or "+inf", last=last),
+            tenant_conversations=self._keys.tenant_conversations(tenant),
         )
-        found = [
-            record
-            for c, _, held in answer
-            if (record := _known(ConversationKey(text(c)), fields(held)))
-        ]
-        is_last = len(answer) < limit
-        end = None if is_last else f"{text(answer[-1][1])}-{text(answer[-1][0])}"
-        return ConversationPage(found, end)
+        known = [_known(found.conversation, found.record) for found in answer.found]
+        end = None
+        if len(answer.found) >= limit:
+            end = f"{answer.found[-1].last_active_ms}-{answer.found[-1].conversation}"
+        return ConversationPage([record for record in known if record], end)
 
     async def scan(self) -> AsyncIterator[ConversationRecord]:
         """Every conversation of every tenant, in no order: for operators."""
@@ -237,24 +244,21 @@ class ConversationStore:
         `tenant` None: an operator. Raises `ConversationNotFound` (also for another tenant's).
         """
         answer = await self._scripts.run(
-            "stop",
-            [self._keys.conversation(c), self._keys.idle()],
-            [
-                c,
-                tenant or "",
-                reason,
-                _CANCELLED,
-                StopSession(conversation=c).encode(),
-                EVENTS_MAX,
-                round(self._ended_ttl_s * 1000),
-            ],
+            StopCall(
+                conversation=c,
+                tenant=tenant,
+                reason=reason,
+                cancelled=_CANCELLED,
+                order=StopSession(conversation=c).encode(),
+                events_max=EVENTS_MAX,
+                ended_ttl_ms=round(self._ended_ttl_s * 1000),
+            ),
+            conversation=self._keys.conversation(c),
+            idle=self._keys.idle(),
         )
-        if answer[0] == b"unknown":
+        if answer.outcome == "unknown":
             raise ConversationNotFound(c)
-        _, state, turn, owner = answer
-        return Stopping(
-            state=ConversationState(text(state)), turn=_as(TurnId, turn), owner=_as(WorkerId, owner)
-        )
+        return Stopping(state=ConversationState(answer.state), turn=answer.turn, owner=answer.owner)
 
     async def delete(
         self,
@@ -272,42 +276,35 @@ class ConversationStore:
         the running one ends properly. Raises `ConversationNotFound` (also for another tenant's;
         `tenant` None: an operator).
         """
-        answer = await self._delete(c, tenant, reason, is_forced=is_forced)
-        while answer[0] == b"more":
-            answer = await self._delete(c, tenant, reason, is_forced=is_forced)
-        if answer[0] == b"unknown":
+        call = DeleteCall(
+            conversation=c,
+            tenant=tenant,
+            is_forced=is_forced,
+            cancelled=_CANCELLED,
+            reason=reason,
+            events_max=EVENTS_MAX,
+            ended_ttl_ms=round(_LAST_WORDS_S * 1000),
+            order=StopSession(conversation=c, is_deleted=True).encode(),
+            forgotten_at_once=self._forgotten_at_once,
+        )
+        answer = await self._delete(call)
+        while answer.outcome == "more":
+            answer = await self._delete(call)
+        if answer.outcome == "unknown":
             raise ConversationNotFound(c)
-        if answer[0] == b"busy":
-            raise ConversationBusy(text(answer[1]))
-        _, host, owner, container = answer
-        return Deleted(
-            host=_as(HostId, host), owner=_as(WorkerId, owner), container=optional(container)
-        )
+        if answer.outcome == "busy":
+            raise ConversationBusy(answer.turn)
+        return Deleted(host=answer.host, owner=answer.owner, container=answer.container)
 
-    async def _delete(
-        self, c: ConversationKey, tenant: TenantId | None, reason: str, *, is_forced: bool
-    ) -> Sequence[Any]:
-        answer: Sequence[Any] = await self._scripts.run(
-            "delete",
-            [
-                self._keys.conversation(c),
-                self._keys.todo(c),
-                self._keys.idle(),
-                self._keys.lease(c),
-            ],
-            [
-                c,
-                tenant or "",
-                int(is_forced),
-                _CANCELLED,
-                reason,
-                EVENTS_MAX,
-                round(_LAST_WORDS_S * 1000),
-                StopSession(conversation=c, is_deleted=True).encode(),
-                self._forgotten_at_once,
-            ],
+    async def _delete(self, call: DeleteCall) -> DeleteAnswer:
+        c = call.conversation
+        return await self._scripts.run(
+            call,
+            conversation=self._keys.conversation(c),
+            todo=self._keys.todo(c),
+            idle=self._keys.idle(),
+            lease=self._keys.lease(c),
         )
-        return answer
 
     async def restore(
         self,
@@ -324,25 +321,20 @@ class ConversationStore:
         conversation is warm then, without an owner, and goes cold when it stays idle.
         """
         answer = await self._scripts.run(
-            "restore",
-            [
-                self._keys.conversation(c),
-                self._keys.todo(c),
-                self._keys.idle(),
-                self._keys.lease(c),
-                self._keys.host_wipes(host),
-                self._keys.epoch(),
-            ],
-            [
-                c,
-                host,
-                container,
-                str(fence),
-                round(idle_timeout_s * 1000),
-                round(UNKNOWN_TTL_S * 1000),
-            ],
+            RestoreCall(
+                conversation=c,
+                host=host,
+                container=container,
+                fence=fence,
+                idle_timeout_ms=round(idle_timeout_s * 1000),
+                unknown_ttl_ms=round(UNKNOWN_TTL_S * 1000),
+            ),
+            conversation=self._keys.conversation(c),
+            lease=self._keys.lease(c),
+            host_wipes=self._keys.host_wipes(host),
+            epoch=self._keys.epoch(),
         )
-        return bool(answer[0])
+        return answer.outcome == "restored"
 
     async def wipes(self, host: HostId) -> frozenset[ConversationKey]:
         """Deleted conversations that have files on this host."""
@@ -375,11 +367,11 @@ def _key_in(name: str) -> ConversationKey:
     return ConversationKey(name[-_KEY_DIGITS:])
 
 
-def _known(c: ConversationKey, held: dict[str, str]) -> ConversationRecord | None:
+def _known(c: ConversationKey, held: Mapping[str, str]) -> ConversationRecord | None:
     return _record(c, held) if "state" in held else None
 
 
-def _record(c: ConversationKey, held: dict[str, str]) -> ConversationRecord:
+def _record(c: ConversationKey, held: Mapping[str, str]) -> ConversationRecord:
     return ConversationRecord(
         conversation=c,
         tenant=TenantId(held.get("tenant", "")),

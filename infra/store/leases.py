@@ -5,13 +5,15 @@ a 15 s lease per conversation with a fence that only grows (scripts acquire, ren
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Literal, NamedTuple
 
 from redis.asyncio import Redis
 
 from infra.store.keys import Keys
-from infra.store.server.replies import optional, text
+from infra.store.server.calls import Call
+from infra.store.server.replies import Answer, AnswerRow
 from infra.store.server.scripts import Scripts
 from infra.wire.errors import IllegalTransition, LeaseHeld
 from infra.wire.ids import ConversationKey, Fence, HostId, TurnId, WorkerId
@@ -45,6 +47,57 @@ class Renewal:
     cancelled: Mapping[ConversationKey, tuple[TurnId, str]] = field(default_factory=dict)
 
 
+class AcquireAnswer(Answer, frozen=True):
+    outcome: Literal["ok", "held"]
+    fence: Fence = _NONE
+    owner: str = ""
+
+
+class AcquireCall(Call[AcquireAnswer], frozen=True):
+    conversation: ConversationKey
+    worker: WorkerId
+    host: HostId
+    lease_ms: int
+    unknown_ttl_ms: int
+    above: Fence
+
+
+class CancelledTurn(AnswerRow, frozen=True):
+    conversation: ConversationKey
+    turn: TurnId
+    reason: str
+
+
+class RenewAnswer(Answer, frozen=True):
+    outcome: Literal["ok"]
+    lost: Sequence[ConversationKey]
+    cancelled: Sequence[CancelledTurn]
+
+
+class LeaseToRenew(NamedTuple):
+    conversation: ConversationKey
+    worker: WorkerId
+    fence: Fence
+
+
+class RenewCall(Call[RenewAnswer], frozen=True):
+    lease_ms: int
+    leases: Sequence[LeaseToRenew]
+
+
+class ReleaseAnswer(Answer, frozen=True):
+    outcome: Literal["ok", "lost", "illegal"]
+    waiting: TurnId | None = None
+    state: str = ""
+
+
+class ReleaseCall(Call[ReleaseAnswer], frozen=True):
+    conversation: ConversationKey
+    worker: WorkerId
+    fence: Fence
+    state: ConversationState
+
+
 class LeaseStore:
     def __init__(self, redis: Redis, keys: Keys) -> None:
         self._keys = keys
@@ -61,36 +114,29 @@ class LeaseStore:
         living worker has it.
         """
         answer = await self._scripts.run(
-            "acquire",
-            [self._keys.conversation(c), self._keys.lease(c)],
-            [worker, host, _ms(LEASE_S), _ms(_UNKNOWN_CONVERSATION_TTL_S), c, str(above)],
+            AcquireCall(
+                conversation=c,
+                worker=worker,
+                host=host,
+                lease_ms=_ms(LEASE_S),
+                unknown_ttl_ms=_ms(_UNKNOWN_CONVERSATION_TTL_S),
+                above=above,
+            ),
+            conversation=self._keys.conversation(c),
+            lease=self._keys.lease(c),
         )
-        if answer[0] == b"held":
-            raise LeaseHeld(c, text(answer[1]))
-        return Lease(c, worker, Fence(int(answer[1])))
+        if answer.outcome == "held":
+            raise LeaseHeld(c, answer.owner)
+        return Lease(c, worker, answer.fence)
 
     async def renew(self, leases: list[Lease]) -> Renewal:
         """One round trip for all of a worker's leases."""
         if not leases:
             return Renewal()
-        keys = [
-            name
-            for lease in leases
-            for name in (
-                self._keys.conversation(lease.conversation),
-                self._keys.lease(lease.conversation),
-            )
-        ]
-        args = [part for lease in leases for part in (lease.worker, str(lease.fence))]
-        answers = await self._scripts.run("renew", keys, [_ms(LEASE_S), *args])
-        lost: set[ConversationKey] = set()
-        cancelled: dict[ConversationKey, tuple[TurnId, str]] = {}
-        for lease, answer in zip(leases, answers, strict=True):
-            if answer[0] == b"lost":
-                lost.add(lease.conversation)
-            elif reason := optional(answer[2]):
-                cancelled[lease.conversation] = (TurnId(text(answer[1])), reason)
-        return Renewal(frozenset(lost), cancelled)
+        asked = [LeaseToRenew(one.conversation, one.worker, one.fence) for one in leases]
+        answer = await self._scripts.run(RenewCall(lease_ms=_ms(LEASE_S), leases=asked))
+        cancelled = {found.conversation: (found.turn, found.reason) for found in answer.cancelled}
+        return Renewal(frozenset(answer.lost), cancelled)
 
     async def release(self, lease: Lease, state: ConversationState) -> TurnId | None:
         """Give it up and leave the conversation in `state` (cold). A lost lease is no error.
@@ -102,20 +148,16 @@ class LeaseStore:
         """
         c = lease.conversation
         answer = await self._scripts.run(
-            "release",
-            [
-                self._keys.conversation(c),
-                self._keys.lease(c),
-                self._keys.idle(),
-                self._keys.turns_open(),
-                self._keys.todo(c),
-            ],
-            [c, lease.worker, str(lease.fence), state.value],
+            ReleaseCall(conversation=c, worker=lease.worker, fence=lease.fence, state=state),
+            conversation=self._keys.conversation(c),
+            lease=self._keys.lease(c),
+            idle=self._keys.idle(),
+            turns_open=self._keys.turns_open(),
+            todo=self._keys.todo(c),
         )
-        if answer[0] == b"illegal":
-            raise IllegalTransition(f"conversation {c}", text(answer[1]), state.value)
-        waiting = optional(answer[1]) if answer[0] == b"ok" else None
-        return TurnId(waiting) if waiting else None
+        if answer.outcome == "illegal":
+            raise IllegalTransition(f"conversation {c}", answer.state, state)
+        return answer.waiting
 
 
 def _ms(seconds: float) -> int:

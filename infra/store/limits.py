@@ -33,18 +33,20 @@ class SubmitLimits:
     """What it may hold in Redis, the new request included."""
 
 
-def refusal(bound: str, *, turns: int, oldest_ms: int) -> RequestRefused:
+def refusal(
+    bound: str, *, turns: int = 0, oldest_ms: int = 0, day_left_ms: int = 0, held_bytes: int = 0
+) -> RequestRefused:
     """What a caller is told when a bound is reached; `bound` is the submit script's word for it.
 
-    Of a budget, `oldest_ms` is what is left of the day; of bytes, `turns` is how many.
+    `turns` there are, the oldest for `oldest_ms`; of a budget, `day_left_ms` is left of the day.
     """
     if bound == "budget":
-        return refused(Case.DAY_SPENT, retry_after_s=oldest_ms / 1000)
+        return refused(Case.DAY_SPENT, retry_after_s=day_left_ms / 1000)
     return refused(
         _CASES[bound],
         retry_after_s=retry_after_s(oldest_ms),
         turns=turns,
-        mb=turns // 1_000_000,
+        mb=held_bytes // 1_000_000,
     )
 
 

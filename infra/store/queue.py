@@ -27,7 +27,7 @@ import secrets
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from arq.connections import ArqRedis
 from arq.constants import job_key_prefix
@@ -37,7 +37,9 @@ from redis.asyncio import Redis
 from redis.asyncio.client import Pipeline
 
 from infra.store.keys import Keys
+from infra.store.server.calls import Call
 from infra.store.server.connection import FAULTS, dedicated, delays
+from infra.store.server.replies import Answer
 from infra.store.server.scripts import Scripts
 from infra.wire.errors import AgClusterError
 from infra.wire.ids import TurnId, WorkerId
@@ -58,6 +60,19 @@ _CLOSE_GRACE_S = 1.0
 _CLAIMS_AT_ONCE = 8
 
 log = logging.getLogger(__name__)
+
+
+class HintAnswer(Answer, frozen=True):
+    outcome: Literal["ok"]
+
+
+class HintCall(Call[HintAnswer], frozen=True):
+    job_id: str
+    job: bytes
+    job_ttl_ms: int
+    queue_ttl_ms: int
+    bell_ttl_ms: int
+    rings_max: int
 
 
 class PlacementQueue:
@@ -89,9 +104,17 @@ class PlacementQueue:
         now_ms = time.time_ns() // 1_000_000
         job = serialize_job(_CLAIM, (turn,), {}, None, now_ms, serializer=_to_json)
         await self._scripts.run(
-            "hint",
-            [queue, job_key_prefix + job_id, bell],
-            [job_id, job, _JOB_TTL_MS, _QUEUE_TTL_S * 1000, _BELL_TTL_S * 1000, _BELL_RINGS_MAX],
+            HintCall(
+                job_id=job_id,
+                job=job,
+                job_ttl_ms=_JOB_TTL_MS,
+                queue_ttl_ms=_QUEUE_TTL_S * 1000,
+                bell_ttl_ms=_BELL_TTL_S * 1000,
+                rings_max=_BELL_RINGS_MAX,
+            ),
+            queue=queue,
+            job=job_key_prefix + job_id,
+            bell=bell,
         )
 
 

@@ -14,8 +14,9 @@ from redis.asyncio import Redis
 from infra.runtime.contents import Contents, PlainContents
 from infra.store.conversations import ENDED_TTL_S
 from infra.store.keys import Keys
+from infra.store.server.calls import Call
 from infra.store.server.connection import translate
-from infra.store.server.replies import optional, text
+from infra.store.server.replies import Answer, optional
 from infra.store.server.scripts import Scripts
 from infra.store.turn_log import EVENTS_MAX
 from infra.store.turns import CANCELLED
@@ -33,6 +34,21 @@ class TurnLeft(StrEnum):
     STAYS = "stays"
     READ = "read"
     CANCELLED = "cancelled"
+
+
+class LeaveAnswer(Answer, frozen=True):
+    outcome: TurnLeft
+
+
+class LeaveCall(Call[LeaveAnswer], frozen=True):
+    turn: TurnId
+    tenant: TenantId
+    reader: ReaderId
+    reason: str
+    cancelled: bytes
+    order: bytes
+    events_max: int
+    ended_ttl_ms: int
 
 
 class TurnReaders:
@@ -64,20 +80,19 @@ class TurnReaders:
             return TurnLeft.UNKNOWN
         order = CancelTurn(turn=turn, conversation=ConversationKey(c), reason=HUNG_UP)
         answer = await self._scripts.run(
-            "leave",
-            [self._keys.turn_readers(turn)],
-            [
-                turn,
-                tenant,
-                reader,
-                HUNG_UP if hung_up else "",
-                CANCELLED,
-                order.encode(),
-                EVENTS_MAX,
-                self._ended_ttl_ms,
-            ],
+            LeaveCall(
+                turn=turn,
+                tenant=tenant,
+                reader=reader,
+                reason=HUNG_UP if hung_up else "",
+                cancelled=CANCELLED,
+                order=order.encode(),
+                events_max=EVENTS_MAX,
+                ended_ttl_ms=self._ended_ttl_ms,
+            ),
+            turn_readers=self._keys.turn_readers(turn),
         )
-        return TurnLeft(text(answer))
+        return answer.outcome
 
     async def withdraw(
         self, turn: TurnId, reader: ReaderId, *, tenant: TenantId, idempotency: str | None

@@ -8,13 +8,37 @@ start begins and when it is over.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 from redis.asyncio import Redis
 
 from infra.store.keys import Keys
+from infra.store.server.calls import Call
 from infra.store.server.connection import translate
+from infra.store.server.replies import Answer
 from infra.store.server.scripts import Scripts
 from infra.wire.ids import ConversationKey, HostId
+
+
+class BeginStartAnswer(Answer, frozen=True):
+    outcome: Literal["ok", "full"]
+
+
+class BeginStartCall(Call[BeginStartAnswer], frozen=True):
+    conversation: ConversationKey
+    host: HostId
+    most: int
+    life_ms: int
+
+
+class KeepStartsAnswer(Answer, frozen=True):
+    outcome: Literal["ok"]
+
+
+class KeepStartsCall(Call[KeepStartsAnswer], frozen=True):
+    host: HostId
+    life_ms: int
+    conversations: Sequence[ConversationKey]
 
 
 class StartSlots:
@@ -30,18 +54,17 @@ class StartSlots:
         kept (`keep`). Asked again it may go on. Raises `StoreUnavailable`.
         """
         answer = await self._scripts.run(
-            "begin_start",
-            [self._keys.host_starts(host)],
-            [c, host, most, round(life_s * 1000)],
+            BeginStartCall(conversation=c, host=host, most=most, life_ms=round(life_s * 1000)),
+            host_starts=self._keys.host_starts(host),
         )
-        return bool(answer[0])
+        return answer.outcome == "ok"
 
     async def keep(self, cs: Sequence[ConversationKey], host: HostId, *, life_s: float) -> None:
         """They are starting still, and count for so long from now. One that had ceased to count,
         for Redis was away or empty, counts again. Raises `StoreUnavailable`.
         """
         await self._scripts.run(
-            "keep_starts", [self._keys.host_starts(host)], [host, round(life_s * 1000), *cs]
+            KeepStartsCall(host=host, life_ms=round(life_s * 1000), conversations=cs)
         )
 
     async def end(self, c: ConversationKey, host: HostId) -> None:

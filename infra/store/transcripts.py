@@ -11,7 +11,7 @@ import logging
 import re
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from redis.asyncio import Redis
 
@@ -19,10 +19,12 @@ from infra.runtime.contents import Contents, PlainContents
 from infra.runtime.logs import fields as about
 from infra.store.keys import Keys
 from infra.store.leases import Lease
+from infra.store.server.calls import Call
 from infra.store.server.connection import translate
+from infra.store.server.replies import Answer
 from infra.store.server.scripts import Scripts
 from infra.wire.errors import ContentNotOpened, LeaseLost, MalformedMessage
-from infra.wire.ids import ConversationKey
+from infra.wire.ids import ConversationKey, Fence, WorkerId
 
 log = logging.getLogger(__name__)
 
@@ -65,6 +67,21 @@ class StoredTranscript:
         return b'{"sdk_session":"%b","parts":[%b]}' % (self.sdk_session.encode(), parts)
 
 
+class TranscriptAppendAnswer(Answer, frozen=True):
+    outcome: Literal["ok", "full", "lost"]
+
+
+class TranscriptAppendCall(Call[TranscriptAppendAnswer], frozen=True):
+    conversation: ConversationKey
+    worker: WorkerId
+    fence: Fence
+    sdk_session: str
+    subpath: str
+    session_bytes_max: int
+    tenant_bytes_max: int
+    entries: Sequence[RawEntry]
+
+
 class TranscriptStore:
     def __init__(
         self,
@@ -105,36 +122,35 @@ class TranscriptStore:
         c, subpath = lease.conversation, part.subpath or ""
         if not _SESSION.fullmatch(sdk_session) or not _SUBPATH.fullmatch(subpath):
             raise MalformedMessage("not the name of a transcript")
-        digest = part.digest and self._contents.blind(part.digest)
         answer = await self._scripts.run(
-            "transcript_append",
-            [
-                self._keys.conversation(c),
-                self._keys.transcripts(c),
-                self._keys.transcript(c, sdk_session),
-                self._keys.transcript_seen(c, sdk_session),
-            ],
-            [
-                c,
-                lease.worker,
-                str(lease.fence),
-                sdk_session,
-                subpath,
-                max_bytes,
-                self._tenant_bytes_max,
-                *(
-                    field
-                    for i, entry in enumerate(part.entries)
-                    for field in (
-                        entry.uuid or (digest and f"{digest}:{i}"),
-                        self._contents.seal(entry.json, _place(c, sdk_session)),
-                    )
-                ),
-            ],
+            TranscriptAppendCall(
+                conversation=c,
+                worker=lease.worker,
+                fence=lease.fence,
+                sdk_session=sdk_session,
+                subpath=subpath,
+                session_bytes_max=max_bytes,
+                tenant_bytes_max=self._tenant_bytes_max,
+                entries=self._kept(part, _place(c, sdk_session)),
+            ),
+            conversation=self._keys.conversation(c),
+            transcripts=self._keys.transcripts(c),
+            transcript=self._keys.transcript(c, sdk_session),
+            transcript_seen=self._keys.transcript_seen(c, sdk_session),
         )
-        if answer[0] == b"lost":
+        if answer.outcome == "lost":
             raise LeaseLost(c, lease.fence)
-        return bool(answer[0] == b"ok")
+        return answer.outcome == "ok"
+
+    def _kept(self, part: RawPart, place: str) -> list[RawEntry]:
+        """The entries as they are kept: all with a name, if their part gives them one."""
+        digest = part.digest and self._contents.blind(part.digest)
+        return [
+            RawEntry(
+                entry.uuid or (digest and f"{digest}:{i}"), self._contents.seal(entry.json, place)
+            )
+            for i, entry in enumerate(part.entries)
+        ]
 
     async def load(self, c: ConversationKey, sdk_session: str) -> StoredTranscript | None:
         """All of a session, in the order it was kept; None when nothing of it is kept.

@@ -7,18 +7,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal, NamedTuple
 
 from redis.asyncio import Redis
 
 from infra.runtime.contents import Contents, PlainContents
 from infra.store.keys import Keys
 from infra.store.leases import Lease
+from infra.store.server.calls import Call
 from infra.store.server.connection import translate
-from infra.store.server.replies import text
+from infra.store.server.replies import Answer, text
 from infra.store.server.scripts import Scripts
 from infra.wire.errors import LeaseLost, TenantHoldsTooMuch, TurnLogTorn
 from infra.wire.events import is_end
-from infra.wire.ids import TurnId
+from infra.wire.ids import Fence, TurnId, WorkerId
 from infra.wire.states import TurnState
 
 EVENTS_MAX = 200_000
@@ -36,6 +38,25 @@ class LogPage:
 
     events: Sequence[tuple[int, bytes]]
     state: TurnState | None
+
+
+class AppendAnswer(Answer, frozen=True):
+    outcome: Literal["ok", "lost", "torn", "full"]
+    newest: int = 0
+
+
+class NumberedEvent(NamedTuple):
+    n: int
+    payload: bytes
+
+
+class AppendCall(Call[AppendAnswer], frozen=True):
+    worker: WorkerId
+    fence: Fence
+    turn: TurnId
+    events_max: int
+    bytes_max: int
+    events: Sequence[NumberedEvent]
 
 
 class TurnLog:
@@ -67,28 +88,26 @@ class TurnLog:
         nothing is written then.
         """
         answer = await self._scripts.run(
-            "append",
-            [
-                self._keys.conversation(lease.conversation),
-                self._keys.turn(turn),
-                self._keys.turn_events(turn),
-            ],
-            [
-                lease.worker,
-                str(lease.fence),
-                turn,
-                self.events_max,
-                self._tenant_bytes_max,
-                *(part for n, payload in events for part in (n, self._sealed(turn, n, payload))),
-            ],
+            AppendCall(
+                worker=lease.worker,
+                fence=lease.fence,
+                turn=turn,
+                events_max=self.events_max,
+                bytes_max=self._tenant_bytes_max,
+                events=[NumberedEvent(n, self._sealed(turn, n, payload)) for n, payload in events],
+            ),
+            conversation=self._keys.conversation(lease.conversation),
+            turn=self._keys.turn(turn),
+            turn_events=self._keys.turn_events(turn),
         )
-        if answer[0] == b"lost":
-            raise LeaseLost(lease.conversation, lease.fence)
-        if answer[0] == b"torn":
-            raise TurnLogTorn(turn, int(answer[1]))
-        if answer[0] == b"full":
-            raise TenantHoldsTooMuch(turn, int(answer[1]))
-        return int(answer[1])
+        match answer.outcome:
+            case "lost":
+                raise LeaseLost(lease.conversation, lease.fence)
+            case "torn":
+                raise TurnLogTorn(turn, answer.newest)
+            case "full":
+                raise TenantHoldsTooMuch(turn, answer.newest)
+        return answer.newest
 
     async def read(self, turn: TurnId, *, after: int, limit: int = 1000) -> LogPage:
         """Events numbered above `after`, oldest first, and the turn's state, in one round trip.

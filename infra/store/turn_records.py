@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any
 
 from infra.store.history import TurnBase, decode_base
-from infra.store.server.replies import optional, text, word
+from infra.store.server.replies import word
+from infra.store.turn_calls import FoundOpen
 from infra.wire.events import Usage
 from infra.wire.history import Accepted
 from infra.wire.ids import (
@@ -199,17 +199,15 @@ def turn_record(turn: TurnId, held: Mapping[str, str]) -> TurnRecord:
     )
 
 
-def open_turn(found: Sequence[Any]) -> OpenTurnRef:
+def open_turn(found: FoundOpen) -> OpenTurnRef:
     """One answer of the `unclaimed` script. Raises `UnknownMessage`."""
-    turn, conversation, state, owner, age, lane, unowned, is_left = found
-    living = optional(owner)
     return OpenTurnRef(
-        turn=TurnId(text(turn)),
-        conversation=ConversationKey(text(conversation)),
-        state=word(TurnState, state),
-        owner=None if living is None else WorkerId(living),
-        age_ms=int(age),
-        lane=word(Lane, lane),
-        unowned_ms=int(unowned),
-        is_left=bool(int(is_left)),
+        turn=found.turn,
+        conversation=found.conversation,
+        state=word(TurnState, found.state),
+        owner=found.owner,
+        age_ms=found.age_ms,
+        lane=word(Lane, found.lane),
+        unowned_ms=found.unowned_ms,
+        is_left=found.is_left,
     )

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import partial
-from typing import Any
 
 from redis.asyncio import Redis
 
@@ -19,8 +18,21 @@ from infra.store.keys import Keys
 from infra.store.leases import LEASE_S, Lease
 from infra.store.limits import SubmitLimits, refusal
 from infra.store.server.connection import translate
-from infra.store.server.replies import fields, optional, text
+from infra.store.server.replies import fields, optional
 from infra.store.server.scripts import Scripts
+from infra.store.turn_calls import (
+    CancelCall,
+    ClaimAnswer,
+    ClaimCall,
+    ExpireCall,
+    FinishCall,
+    MarkDeliveredCall,
+    PositionCall,
+    RequeueCall,
+    StartCall,
+    SubmitCall,
+    UnclaimedCall,
+)
 from infra.store.turn_log import EVENTS_MAX, event_place
 from infra.store.turn_records import (
     Claimed,
@@ -47,7 +59,7 @@ from infra.wire.errors import (
 from infra.wire.events import TurnEnded, encode_event
 from infra.wire.gateway import TurnMeter
 from infra.wire.history import Accepted
-from infra.wire.ids import ConversationKey, HostId, TenantId, TurnId, WorkerId
+from infra.wire.ids import ConversationKey, TenantId, TurnId
 from infra.wire.states import TurnState
 from infra.wire.turns import TurnRequest, decode_turn_request
 from infra.wire.words import Case
@@ -95,80 +107,95 @@ class TurnStore:
 
         Raises `RequestRefused` when a bound is reached (never for a repeat) and `StoreUnavailable`.
         """
-        request = new.request
-        c, turn, tenant = request.conversation, request.turn, request.tenant
-        digest = self._contents.blind(new.idempotency or "")
-        sent = tuple(map(self._contents.blind, request.sent))
-        tails = tuple(map(self._contents.blind, request.tails))
-        request = request.model_copy(update={"sent": sent, "tails": tails})
+        request = self._blinded(new.request)
         written = (
             await in_thread(partial(self._written, request))
             if new.is_large
             else self._written(request)
         )
-        answer = await self._scripts.run(
-            "submit",
-            self._touched_by_submit(request, digest),
-            [
-                c,
-                turn,
-                tenant,
-                new.label,
-                written,
-                new.replica,
-                new.asked_model or request.model,
-                new.sealed_key,
-                new.key_expires_ms,
-                new.on_disconnect.value,
-                limits.turns_waiting_max,
-                digest,
-                _ms(_OPEN_TTL_S + request.deadline_s),
-                _ms(retention_s),
-                _ms(_OPEN_TTL_S + request.deadline_s),
-                _ms(_OPEN_TTL_S),
-                _ms(request.idle_timeout_s),
-                request.lane.value,
-                new.supersedes or "",
-                LISTED_TURNS_MAX,
-                TurnWaits(conversation=c, turn=turn).encode(),
-                limits.queue_max,
-                limits.tenant_turns_max,
-                limits.tenant_queue_max,
-                limits.tenant_budget_tokens,
-                request.profile or "",
-                limits.tenant_bytes_max,
-                new.reader or "",
-                new.repeats.value,
-                "1" if request.is_thin and not request.history else "",
-            ],
-        )
-        if answer[0] not in (b"created", b"joined", b"repeated"):
-            raise refusal(text(answer[0]), turns=int(answer[1]), oldest_ms=int(answer[2]))
-        owner = optional(answer[2])
-        return Submitted(
-            turn=TurnId(text(answer[1])),
-            created=answer[0] == b"created",
-            owner=None if owner is None else WorkerId(owner),
-            position=int(answer[3]),
-            is_told=int(answer[4]) > 0,
-            is_joined=answer[0] == b"joined",
-        )
+        digest = self._contents.blind(new.idempotency or "")
+        call = self._submit(new, written, digest=digest, limits=limits, retention_s=retention_s)
+        answer = await self._scripts.run(call, **self._touched_by_submit(request, digest))
+        match answer.outcome:
+            case "created" | "joined" | "repeated":
+                return Submitted(
+                    turn=answer.turn,
+                    created=answer.outcome == "created",
+                    owner=answer.owner,
+                    position=answer.ahead,
+                    is_told=answer.told > 0,
+                    is_joined=answer.outcome == "joined",
+                )
+            case bound:
+                raise refusal(
+                    bound,
+                    turns=answer.turns,
+                    oldest_ms=answer.oldest_ms,
+                    day_left_ms=answer.day_left_ms,
+                    held_bytes=answer.held_bytes,
+                )
+
+    def _blinded(self, request: TurnRequest) -> TurnRequest:
+        """Without the digests of what was said: with blind ones in their place."""
+        sent = tuple(map(self._contents.blind, request.sent))
+        tails = tuple(map(self._contents.blind, request.tails))
+        return request.model_copy(update={"sent": sent, "tails": tails})
 
     def _written(self, request: TurnRequest) -> str | bytes:
         return self._contents.seal(request.encode(), _place(request.turn))
 
-    def _touched_by_submit(self, request: TurnRequest, digest: str) -> list[str]:
+    def _submit(
+        self,
+        new: NewTurn,
+        written: str | bytes,
+        *,
+        digest: str,
+        limits: SubmitLimits,
+        retention_s: float,
+    ) -> SubmitCall:
+        request = new.request
+        c, turn = request.conversation, request.turn
+        return SubmitCall(
+            conversation=c,
+            turn=turn,
+            tenant=request.tenant,
+            label=new.label,
+            request=written,
+            replica=new.replica,
+            model=new.asked_model or request.model,
+            sealed_key=new.sealed_key,
+            key_expires_ms=new.key_expires_ms,
+            on_disconnect=new.on_disconnect,
+            lane=request.lane,
+            profile=request.profile,
+            digest=digest,
+            repeats=new.repeats,
+            supersedes=new.supersedes,
+            reader=new.reader,
+            is_thin=request.is_thin and not request.history,
+            order=TurnWaits(conversation=c, turn=turn).encode(),
+            open_ttl_ms=_ms(_OPEN_TTL_S + request.deadline_s),
+            retention_ms=_ms(retention_s),
+            todo_ttl_ms=_ms(_OPEN_TTL_S),
+            idle_timeout_ms=_ms(request.idle_timeout_s),
+            listed_max=LISTED_TURNS_MAX,
+            **vars(limits),
+        )
+
+    def _touched_by_submit(self, request: TurnRequest, digest: str) -> dict[str, str]:
         c, turn, tenant = request.conversation, request.turn, request.tenant
-        keys = [
-            self._keys.conversation(c),
-            self._keys.todo(c),
-            self._keys.turn(turn),
-            self._keys.turn_request(turn),
-            self._keys.turns_open(),
-            self._keys.idle(),
-            self._keys.tenant_running(tenant),
-        ]
-        return [*keys, self._keys.idempotency(tenant, digest)] if digest else keys
+        touched = {
+            "conversation": self._keys.conversation(c),
+            "todo": self._keys.todo(c),
+            "turn": self._keys.turn(turn),
+            "turn_request": self._keys.turn_request(turn),
+            "turns_open": self._keys.turns_open(),
+            "idle": self._keys.idle(),
+            "tenant_running": self._keys.tenant_running(tenant),
+        }
+        if digest:
+            touched["idempotency"] = self._keys.idempotency(tenant, digest)
+        return touched
 
     async def claim(self, lease: Lease) -> Claimed | None:
         """The conversation's unfinished turn (adoption), else the head of its FIFO, else None.
@@ -180,48 +207,45 @@ class TurnStore:
         """
         c = lease.conversation
         answer = await self._scripts.run(
-            "claim",
-            [
-                self._keys.conversation(c),
-                self._keys.todo(c),
-                self._keys.turns_open(),
-                self._keys.idle(),
-            ],
-            [
-                c,
-                lease.worker,
-                str(lease.fence),
-                ATTEMPTS_MAX,
-                _ms(_CLAIMED_LOOK_AFTER_S),
-                _OUT_OF_ATTEMPTS,
-                ErrorCode.CONTAINER_FAILED.value,
-                CANCELLED,
-                EVENTS_MAX,
-                _ms(self._ended_ttl_s),
-            ],
+            ClaimCall(
+                conversation=c,
+                worker=lease.worker,
+                fence=lease.fence,
+                attempts_max=ATTEMPTS_MAX,
+                look_after_ms=_ms(_CLAIMED_LOOK_AFTER_S),
+                out_of_attempts=_OUT_OF_ATTEMPTS,
+                out_of_attempts_code=ErrorCode.CONTAINER_FAILED,
+                cancelled=CANCELLED,
+                events_max=EVENTS_MAX,
+                ended_ttl_ms=_ms(self._ended_ttl_s),
+            ),
+            conversation=self._keys.conversation(c),
+            todo=self._keys.todo(c),
+            turns_open=self._keys.turns_open(),
+            idle=self._keys.idle(),
         )
-        if answer[0] == b"none":
-            return None
-        self._owned(answer, lease)
-        _, turn, is_adoption, host, held, request, session, *rest = answer
-        resends, too_large, entries, profile, waiting, age_ms = rest
-        kept = [read_accepted(self._contents, c, entry) for entry in entries]
-        said = {TurnId(text(id)): raw for id, raw in zip(waiting[::2], waiting[1::2], strict=True)}
-        host_id = optional(host)
+        if answer.outcome == "lost":
+            raise LeaseLost(c, lease.fence)
+        return self._claimed(c, answer) if answer.outcome == "claimed" else None
+
+    def _claimed(self, c: ConversationKey, answer: ClaimAnswer) -> Claimed:
+        kept = [read_accepted(self._contents, c, entry) for entry in answer.accepted]
         return Claimed(
-            record=turn_record(TurnId(text(turn)), fields(held)),
-            request=decode_turn_request(self._contents.open(request, _place(TurnId(text(turn))))),
-            is_adoption=bool(is_adoption),
-            host=None if host_id is None else HostId(host_id),
+            record=turn_record(answer.turn, answer.record),
+            request=decode_turn_request(self._contents.open(answer.request, _place(answer.turn))),
+            is_adoption=answer.is_adoption,
+            host=answer.host,
             accepted=tuple(entry for entry in kept if isinstance(entry, Accepted)),
             unheard=tuple(
-                self._unheard(entry, said) for entry in kept if isinstance(entry, UnheardTurn)
+                self._unheard(entry, answer.unheard)
+                for entry in kept
+                if isinstance(entry, UnheardTurn)
             ),
-            sdk_session=optional(session),
-            is_resending=optional(resends) is not None,
-            is_transcript_full=too_large == session,
-            profile=optional(profile),
-            age_s=int(age_ms) / 1000,
+            sdk_session=answer.sdk_session,
+            is_resending=answer.is_resending,
+            is_transcript_full=answer.transcript_full == answer.sdk_session,
+            profile=answer.profile,
+            age_s=answer.age_ms / 1000,
         )
 
     def _unheard(self, entry: UnheardTurn, said: Mapping[TurnId, bytes]) -> Unheard:
@@ -253,18 +277,20 @@ class TurnStore:
             ]
             base = base.model_copy(update={"heads": ()})
         answer = await self._scripts.run(
-            "start",
-            [self._keys.conversation(c)],
-            [
-                lease.worker,
-                str(lease.fence),
-                turn,
-                base.encode() if base else "",
-                "1" if is_resending else "",
-                json.dumps(heads) if heads else "",
-            ],
+            StartCall(
+                worker=lease.worker,
+                fence=lease.fence,
+                turn=turn,
+                base=base.encode() if base else b"",
+                is_resending=is_resending,
+                heads=json.dumps(heads) if heads else "",
+            ),
+            conversation=self._keys.conversation(c),
         )
-        self._owned(answer, lease, turn, TurnState.RUNNING)
+        if answer.outcome == "lost":
+            raise LeaseLost(c, lease.fence)
+        if answer.outcome == "illegal":
+            raise IllegalTransition(f"turn {turn}", answer.state, TurnState.RUNNING)
 
     async def requeue(self, lease: Lease, turn: TurnId, *, is_counted: bool = True) -> bool:
         """claimed -> queued, at the FIFO's head.
@@ -277,23 +303,25 @@ class TurnStore:
         """
         c = lease.conversation
         answer = await self._scripts.run(
-            "requeue",
-            [self._keys.conversation(c), self._keys.todo(c), self._keys.turns_open()],
-            [
-                c,
-                lease.worker,
-                str(lease.fence),
-                turn,
-                ATTEMPTS_MAX,
-                CANCELLED,
-                EVENTS_MAX,
-                _ms(self._ended_ttl_s),
-                _ms(_OPEN_TTL_S),
-                0 if is_counted else REFUSALS_MAX,
-            ],
+            RequeueCall(
+                conversation=c,
+                worker=lease.worker,
+                fence=lease.fence,
+                turn=turn,
+                attempts_max=ATTEMPTS_MAX,
+                refusals_max=0 if is_counted else REFUSALS_MAX,
+                cancelled=CANCELLED,
+                events_max=EVENTS_MAX,
+                ended_ttl_ms=_ms(self._ended_ttl_s),
+                todo_ttl_ms=_ms(_OPEN_TTL_S),
+            ),
+            conversation=self._keys.conversation(c),
+            todo=self._keys.todo(c),
+            turns_open=self._keys.turns_open(),
         )
-        self._owned(answer, lease)
-        return bool(answer[0] == b"ok")
+        if answer.outcome == "lost":
+            raise LeaseLost(c, lease.fence)
+        return answer.outcome == "ok"
 
     async def finish(
         self,
@@ -318,31 +346,34 @@ class TurnStore:
         """
         c, payload = lease.conversation, encode_event(end)
         answer = await self._scripts.run(
-            "finish",
-            [self._keys.conversation(c)],
-            [
-                c,
-                lease.worker,
-                str(lease.fence),
-                turn,
-                n,
-                self._contents.seal_event(payload, event_place(turn, n, payload)),
-                end.state.value,
-                end.error.code.value if end.error else "",
-                end.usage.encode(),
-                _ms(idle_timeout_s),
-                EVENTS_MAX,
-                _ms(self._ended_ttl_s),
-                memory.value,
-                end.checkpoint or "",
-                keep_heads(self._contents, c, end.heads, of=digest) if digest else "",
-                report(meter) if meter else "",
-            ],
+            FinishCall(
+                conversation=c,
+                worker=lease.worker,
+                fence=lease.fence,
+                turn=turn,
+                n=n,
+                end_event=self._contents.seal_event(payload, event_place(turn, n, payload)),
+                state=end.state,
+                reason=end.error.code if end.error else "",
+                usage=end.usage.encode(),
+                idle_timeout_ms=_ms(idle_timeout_s),
+                events_max=EVENTS_MAX,
+                ended_ttl_ms=_ms(self._ended_ttl_s),
+                memory=memory,
+                checkpoint=end.checkpoint,
+                answer_heads=keep_heads(self._contents, c, end.heads, of=digest) if digest else "",
+                metered=report(meter) if meter else "",
+            ),
+            conversation=self._keys.conversation(c),
         )
-        self._owned(answer, lease, turn, end.state)
-        if answer[0] == b"torn":
-            raise TurnLogTorn(turn, int(answer[1]))
-        return bool(answer[1])
+        match answer.outcome:
+            case "lost":
+                raise LeaseLost(c, lease.fence)
+            case "illegal":
+                raise IllegalTransition(f"turn {turn}", answer.state, end.state)
+            case "torn":
+                raise TurnLogTorn(turn, answer.newest)
+        return answer.is_next_waiting
 
     async def cancel(self, turn: TurnId, *, tenant: TenantId, reason: str) -> TurnState:
         """Ask for the end of a turn; the state it is now in.
@@ -356,20 +387,26 @@ class TurnStore:
             raise TurnNotFound(turn)
         order = CancelTurn(turn=turn, conversation=ConversationKey(c), reason=reason)
         answer = await self._scripts.run(
-            "cancel",
-            [self._keys.turn(turn)],
-            [turn, tenant, reason, CANCELLED, order.encode(), EVENTS_MAX, _ms(self._ended_ttl_s)],
+            CancelCall(
+                turn=turn,
+                tenant=tenant,
+                reason=reason,
+                cancelled=CANCELLED,
+                order=order.encode(),
+                events_max=EVENTS_MAX,
+                ended_ttl_ms=_ms(self._ended_ttl_s),
+            ),
         )
-        if answer[0] == b"unknown":
+        if answer.outcome == "unknown":
             raise TurnNotFound(turn)
-        return TurnState(text(answer[1]))
+        return TurnState(answer.state)
 
     async def mark_delivered(self, turn: TurnId) -> None:
         """A client has been given the whole answer: a repeat asks for another one.
 
         A turn that is gone is no error. Raises `StoreUnavailable`.
         """
-        await self._scripts.run("mark_delivered", [self._keys.turn(turn)], [])
+        await self._scripts.run(MarkDeliveredCall(), turn=self._keys.turn(turn))
 
     async def expire(self, turn: TurnId) -> bool:
         """queued -> expired with an end event (code queue_timeout).
@@ -380,17 +417,15 @@ class TurnStore:
             ErrorCode.QUEUE_TIMEOUT, state=TurnState.EXPIRED, retry_after_s=_RETRY_AFTER_S
         )
         answer = await self._scripts.run(
-            "expire",
-            [self._keys.turn(turn)],
-            [
-                turn,
-                ErrorCode.QUEUE_TIMEOUT.value,
-                encode_event(end),
-                EVENTS_MAX,
-                _ms(self._ended_ttl_s),
-            ],
+            ExpireCall(
+                turn=turn,
+                reason=ErrorCode.QUEUE_TIMEOUT,
+                end_event=encode_event(end),
+                events_max=EVENTS_MAX,
+                ended_ttl_ms=_ms(self._ended_ttl_s),
+            ),
         )
-        return bool(answer[0])
+        return answer.outcome == "expired"
 
     async def get(self, turn: TurnId) -> TurnRecord | None:
         """What is on record; None for a turn Redis does not know (any more)."""
@@ -416,11 +451,10 @@ class TurnStore:
         conversation before it count too. None when it does not wait. Raises `StoreUnavailable`.
         """
         answer = await self._scripts.run(
-            "position",
-            [self._keys.turn(turn), self._keys.ring()],
-            [turn, _TENANTS_LOOKED_AT],
+            PositionCall(turn=turn, tenants_max=_TENANTS_LOOKED_AT),
+            ring=self._keys.ring(),
         )
-        return int(answer[0]) if answer else None
+        return answer.ahead if answer.outcome == "waits" else None
 
     async def unclaimed(self, *, older_than_ms: int, limit: int = 50) -> list[OpenTurnRef]:
         """Open turns due for a look: queued ones nobody claimed, begun ones whose lease lapsed.
@@ -430,46 +464,26 @@ class TurnStore:
         goes on waiting by more each time.
         """
         answer = await self._scripts.run(
-            "unclaimed",
-            [self._keys.turns_open()],
-            [
-                older_than_ms,
-                limit,
-                _ms(_LOOK_PAUSE_MAX_S),
-                _ms(LEASE_S),
-                _ADRIFT,
-                ErrorCode.LOG_LOST.value,
-                EVENTS_MAX,
-                _ms(self._ended_ttl_s),
-            ],
+            UnclaimedCall(
+                pause_ms=older_than_ms,
+                most=limit,
+                pause_max_ms=_ms(_LOOK_PAUSE_MAX_S),
+                lease_ms=_ms(LEASE_S),
+                adrift=_ADRIFT,
+                adrift_code=ErrorCode.LOG_LOST,
+                events_max=EVENTS_MAX,
+                ended_ttl_ms=_ms(self._ended_ttl_s),
+            ),
+            turns_open=self._keys.turns_open(),
         )
         refs = []
-        for found in answer:
+        for found in answer.found:
             try:
                 refs.append(open_turn(found))
             except UnknownMessage as error:
                 # Of a later version, for its workers: the others are looked at all the same.
-                log.info("turn left to others: %s", error, extra=about(turn=text(found[0])))
+                log.info("turn left to others: %s", error, extra=about(turn=found.turn))
         return refs
-
-    async def counts(self) -> Mapping[str, int]:
-        """Numbers for health and metrics: open, idle, workers."""
-        answer = await self._scripts.run(
-            "counts", [self._keys.turns_open(), self._keys.idle(), self._keys.workers()], []
-        )
-        return dict(zip(("open", "idle", "workers"), map(int, answer), strict=True))
-
-    def _owned(
-        self,
-        answer: Sequence[Any],
-        lease: Lease,
-        turn: TurnId | None = None,
-        wanted: TurnState | None = None,
-    ) -> None:
-        if answer[0] == b"lost":
-            raise LeaseLost(lease.conversation, lease.fence)
-        if answer[0] == b"illegal":
-            raise IllegalTransition(f"turn {turn}", text(answer[1]), str(wanted))
 
 
 CANCELLED = encode_event(TurnEnded(state=TurnState.CANCELLED))

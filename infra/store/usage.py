@@ -10,18 +10,20 @@ import json
 from collections import defaultdict
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 from redis.asyncio import Redis
 
 from infra.store.keys import Keys
 from infra.store.leases import Lease
+from infra.store.server.calls import Call
 from infra.store.server.connection import translate
-from infra.store.server.replies import fields, text
+from infra.store.server.replies import Answer, fields, text
 from infra.store.server.scripts import Scripts
 from infra.wire.errors import LeaseLost
 from infra.wire.events import Usage
 from infra.wire.gateway import ModelUsage, TurnMeter
-from infra.wire.ids import ConversationKey, TenantId, TurnId
+from infra.wire.ids import ConversationKey, Fence, TenantId, TurnId, WorkerId
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,30 @@ class UsageSums:
         return self.total.calls == 0
 
 
+class MeterAnswer(Answer, frozen=True):
+    outcome: Literal["ok", "lost"]
+    turn_tokens: int = 0
+    tenant_tokens: int = 0
+    day_left_ms: int = 0
+
+
+class MeterCall(Call[MeterAnswer], frozen=True):
+    worker: WorkerId
+    fence: Fence
+    turn: TurnId
+    metered: str
+
+
+class SpentTodayAnswer(Answer, frozen=True):
+    outcome: Literal["ok"]
+    tokens: int
+    day_left_ms: int
+
+
+class SpentTodayCall(Call[SpentTodayAnswer], frozen=True):
+    tenant: TenantId
+
+
 class UsageStore:
     def __init__(self, redis: Redis, keys: Keys) -> None:
         self._redis = redis
@@ -54,18 +80,17 @@ class UsageStore:
     async def book(self, lease: Lease, turn: TurnId, meter: TurnMeter) -> Spent:
         """Add to the sums what is new in a turn's meter. Raises `LeaseLost`, `StoreUnavailable`."""
         answer = await self._scripts.run(
-            "meter",
-            [self._keys.conversation(lease.conversation)],
-            [lease.worker, str(lease.fence), turn, report(meter)],
+            MeterCall(worker=lease.worker, fence=lease.fence, turn=turn, metered=report(meter)),
+            conversation=self._keys.conversation(lease.conversation),
         )
-        if answer[0] == b"lost":
+        if answer.outcome == "lost":
             raise LeaseLost(lease.conversation, lease.fence)
-        return Spent(int(answer[1]), int(answer[2]), int(answer[3]) / 1000)
+        return Spent(answer.turn_tokens, answer.tenant_tokens, answer.day_left_ms / 1000)
 
     async def spent(self, tenant: TenantId) -> Spent:
         """What the tenant has spent today. Raises `StoreUnavailable`."""
-        tokens, left_ms = await self._scripts.run("spent", [], [tenant])
-        return Spent(0, int(tokens), int(left_ms) / 1000)
+        answer = await self._scripts.run(SpentTodayCall(tenant=tenant))
+        return Spent(0, answer.tokens, answer.day_left_ms / 1000)
 
     async def of_conversation(self, c: ConversationKey) -> UsageSums:
         """Raises `StoreUnavailable`."""

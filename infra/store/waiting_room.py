@@ -10,14 +10,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from redis.asyncio import Redis
 
 from infra.store.keys import Keys
+from infra.store.server.calls import Call
 from infra.store.server.connection import translate
-from infra.store.server.replies import text
+from infra.store.server.replies import Answer, text
 from infra.store.server.scripts import Scripts
 from infra.wire.ids import ConversationKey, HostId, TurnId, WorkerId
+
+_NO_CONVERSATION, _NO_WORKER, _NO_TURN = ConversationKey(""), WorkerId(""), TurnId("")
 
 
 @dataclass(frozen=True)
@@ -39,6 +43,38 @@ class Elsewhere:
 @dataclass(frozen=True)
 class NoRoom:
     """Something waits, and neither the worker that asked nor another one can take it now."""
+
+
+class TakeAnswer(Answer, frozen=True):
+    outcome: Literal["taken", "elsewhere", "none", "full"]
+    conversation: ConversationKey = _NO_CONVERSATION
+    worker: WorkerId = _NO_WORKER
+    turn: TurnId = _NO_TURN
+
+
+class TakeCall(Call[TakeAnswer], frozen=True):
+    worker: WorkerId
+    host: HostId
+    home_patience_ms: int
+    container_mb: int
+    has_room: bool
+
+
+class GivesWayAnswer(Answer, frozen=True):
+    outcome: Literal["gives_way", "stays"]
+
+
+class GivesWayCall(Call[GivesWayAnswer], frozen=True):
+    waited_ms: int
+    giving_way: int
+
+
+class PutBackAnswer(Answer, frozen=True):
+    outcome: Literal["waits", "nothing"]
+
+
+class PutBackCall(Call[PutBackAnswer], frozen=True):
+    turn: TurnId
 
 
 class WaitingRoom:
@@ -65,18 +101,24 @@ class WaitingRoom:
         only what another worker can take is given. Raises `StoreUnavailable`.
         """
         answer = await self._scripts.run(
-            "take",
-            [self._keys.ring(), self._keys.workers(), self._keys.worker(worker)],
-            [worker, host, round(home_patience_s * 1000), container_mb, int(has_room)],
+            TakeCall(
+                worker=worker,
+                host=host,
+                home_patience_ms=round(home_patience_s * 1000),
+                container_mb=container_mb,
+                has_room=has_room,
+            ),
+            ring=self._keys.ring(),
+            workers=self._keys.workers(),
         )
-        match answer[0]:
-            case b"taken":
-                return Taken(ConversationKey(text(answer[1])), TurnId(text(answer[2])))
-            case b"elsewhere":
-                return Elsewhere(WorkerId(text(answer[1])), TurnId(text(answer[2])))
-            case b"full":
+        match answer.outcome:
+            case "taken":
+                return Taken(answer.conversation, answer.turn)
+            case "elsewhere":
+                return Elsewhere(answer.worker, answer.turn)
+            case "full":
                 return NoRoom()
-            case _:
+            case "none":
                 return None
 
     async def gives_way(self, c: ConversationKey, *, waited_s: float, giving_way: int) -> bool:
@@ -87,11 +129,12 @@ class WaitingRoom:
         `StoreUnavailable`.
         """
         answer = await self._scripts.run(
-            "gives_way",
-            [self._keys.conversation(c), self._keys.todo(c), self._keys.ring()],
-            [round(waited_s * 1000), giving_way],
+            GivesWayCall(waited_ms=round(waited_s * 1000), giving_way=giving_way),
+            conversation=self._keys.conversation(c),
+            todo=self._keys.todo(c),
+            ring=self._keys.ring(),
         )
-        return bool(answer[0])
+        return answer.outcome == "gives_way"
 
     async def waiting(self, *, limit: int) -> Sequence[TurnId]:
         """Turns that wait for a worker, the longest waiting first. Raises `StoreUnavailable`."""
@@ -105,7 +148,5 @@ class WaitingRoom:
         Its tenant is next, and the worker counts as full until its next heartbeat. True when the
         turn waits, so that a hint is needed. Raises `StoreUnavailable`.
         """
-        answer = await self._scripts.run(
-            "put_back", [self._keys.turn(turn), self._keys.worker(worker)], [turn]
-        )
-        return bool(answer[0])
+        answer = await self._scripts.run(PutBackCall(turn=turn), worker=self._keys.worker(worker))
+        return answer.outcome == "waits"

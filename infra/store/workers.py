@@ -9,14 +9,15 @@ import logging
 from collections.abc import AsyncGenerator, Collection, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from redis.asyncio import Redis
 
 from infra.store.keys import Keys
+from infra.store.server.calls import Call
 from infra.store.server.channel import listen
 from infra.store.server.connection import translate
-from infra.store.server.replies import fields, text
+from infra.store.server.replies import Answer, AnswerRow
 from infra.store.server.scripts import Scripts
 from infra.wire.control import Control, DrainWorker, decode_control
 from infra.wire.errors import MalformedMessage, UnknownMessage
@@ -68,6 +69,45 @@ class Resubscribed:
     type: Literal["resubscribed"] = "resubscribed"
 
 
+class BeatAnswer(Answer, frozen=True):
+    outcome: Literal["ok"]
+    living: int
+
+
+class HashField(NamedTuple):
+    name: str
+    value: str | int
+
+
+class BeatCall(Call[BeatAnswer], frozen=True):
+    worker: WorkerId
+    life_ms: int
+    fields: Sequence[HashField]
+
+
+class LivingWorker(AnswerRow, frozen=True):
+    worker: WorkerId
+    record: Mapping[str, str]
+
+
+class AliveAnswer(Answer, frozen=True):
+    outcome: Literal["ok"]
+    workers: Sequence[LivingWorker]
+
+
+class AliveCall(Call[AliveAnswer], frozen=True):
+    pass
+
+
+class WorkerLeavesAnswer(Answer, frozen=True):
+    outcome: Literal["ok"]
+    left: int
+
+
+class WorkerLeavesCall(Call[WorkerLeavesAnswer], frozen=True):
+    worker: WorkerId
+
+
 class WorkerRegistry:
     def __init__(self, redis: Redis, keys: Keys) -> None:
         self._redis = redis
@@ -93,20 +133,17 @@ class WorkerRegistry:
         if record.machine is not None:
             hash_fields["machine"] = record.machine
         answer = await self._scripts.run(
-            "beat",
-            [
-                self._keys.workers(),
-                self._keys.worker(record.worker),
-                self._keys.epoch(),
-                self._keys.host_workers(record.host),
-            ],
-            [
-                record.worker,
-                round(BEAT_TTL_S * 1000),
-                *(part for pair in hash_fields.items() for part in pair),
-            ],
+            BeatCall(
+                worker=record.worker,
+                life_ms=round(BEAT_TTL_S * 1000),
+                fields=[HashField(*field) for field in hash_fields.items()],
+            ),
+            workers=self._keys.workers(),
+            worker=self._keys.worker(record.worker),
+            epoch=self._keys.epoch(),
+            host_workers=self._keys.host_workers(record.host),
         )
-        return int(answer[0])
+        return answer.living
 
     async def epoch(self) -> int:
         """Since when this Redis has what it has (its TIME, us); from now on if it is empty."""
@@ -123,9 +160,11 @@ class WorkerRegistry:
         told that it is the last. Raises `StoreUnavailable`.
         """
         answer = await self._scripts.run(
-            "worker_leaves", [self._keys.workers(), self._keys.worker(worker)], [worker]
+            WorkerLeavesCall(worker=worker),
+            workers=self._keys.workers(),
+            worker=self._keys.worker(worker),
         )
-        return int(answer[0])
+        return answer.left
 
     async def drain(self, worker: WorkerId, *, retire: bool = False) -> bool:
         """Tell a worker to leave, as SIGTERM does; False when it does not listen.
@@ -159,8 +198,8 @@ class WorkerRegistry:
         return frozenset(w for w, lives in zip(asked, answers, strict=True) if lives)
 
     async def _living(self, index: str) -> Sequence[WorkerRecord]:
-        answer = await self._scripts.run("alive", [index], [])
-        return [_record(WorkerId(text(worker)), fields(held)) for worker, held in answer]
+        answer = await self._scripts.run(AliveCall(), index=index)
+        return [_record(found.worker, found.record) for found in answer.workers]
 
     async def take_inventory(self, host: HostId, containers: Mapping[str, ConversationKey]) -> None:
         """Put on record which containers run on a host, and whose they are; good for 60 s."""
@@ -197,7 +236,7 @@ class WorkerRegistry:
                     yield said
 
 
-def _record(worker: WorkerId, held: dict[str, str]) -> WorkerRecord:
+def _record(worker: WorkerId, held: Mapping[str, str]) -> WorkerRecord:
     return WorkerRecord(
         worker=worker,
         host=HostId(held["host"]),

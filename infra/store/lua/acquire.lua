@@ -1,31 +1,31 @@
 -- acquire: takes a conversation's lease, with a fence that only grows.
 --
--- KEYS  1 conversation  2 lease
--- ARGV  1 worker  2 its host  3 the lease's life (ms)  4 life of a conversation nobody knew (ms)
---       5 conversation  6 newest fence that the worker has been given
--- Returns {'ok', fence} or {'held', owner}.
+-- KEYS  conversation, lease
+-- ARGS  conversation, worker, host, lease_ms, unknown_ttl_ms (of a conversation nobody knew),
+--       above (the newest fence that the worker has been given)
+-- Returns 'ok' fence | 'held' owner
 --
 -- fence = max(old + 1, TIME in us, that one + 1): asynchronous replication may step a counter back at
 -- a failover, and the new primary's clock may be behind the old one's. `host` names where the conversation's container is, so it stays with a
 -- container that is on record and follows the owner otherwise. What is owned waits for no worker.
-local worker, host = ARGV[1], ARGV[2]
-local holder = redis.call('GET', KEYS[2])
-if holder and holder ~= worker then return {'held', holder} end
-local held = redis.call('HMGET', KEYS[1], 'owner', 'fence', 'state', 'container', 'tenant')
+local worker = A.worker
+local holder = redis.call('GET', K.lease)
+if holder and holder ~= worker then return {'held', 'owner', holder} end
+local held = redis.call('HMGET', K.conversation, 'owner', 'fence', 'state', 'container', 'tenant')
 write_even_when_full()
-if held[5] then leave_room(ARGV[5], held[5]) end
+if held[5] then leave_room(A.conversation, held[5]) end
 if holder and held[1] == worker then
-  redis.call('PEXPIRE', KEYS[2], ARGV[3])
-  return {'ok', held[2]}
+  redis.call('PEXPIRE', K.lease, A.lease_ms)
+  return {'ok', 'fence', held[2]}
 end
 local now = now_us()
-local fence = int(math.max((tonumber(held[2]) or 0) + 1, now, (tonumber(ARGV[6]) or 0) + 1))
-redis.call('SET', KEYS[2], worker, 'PX', ARGV[3])
-redis.call('HSET', KEYS[1], 'owner', worker, 'owner_host', host, 'fence', fence)
-if not held[4] then redis.call('HSET', KEYS[1], 'host', host) end
+local fence = int(math.max((tonumber(held[2]) or 0) + 1, now, (tonumber(A.above) or 0) + 1))
+redis.call('SET', K.lease, worker, 'PX', A.lease_ms)
+redis.call('HSET', K.conversation, 'owner', worker, 'owner_host', A.host, 'fence', fence)
+if not held[4] then redis.call('HSET', K.conversation, 'host', A.host) end
 if not held[3] then
   local ms = int(math.floor(now / 1000))
-  redis.call('HSET', KEYS[1], 'state', 'cold', 'created', ms, 'last_active', ms, 'turns', '0')
-  redis.call('PEXPIRE', KEYS[1], ARGV[4])
+  redis.call('HSET', K.conversation, 'state', 'cold', 'created', ms, 'last_active', ms, 'turns', '0')
+  redis.call('PEXPIRE', K.conversation, A.unknown_ttl_ms)
 end
-return {'ok', fence}
+return {'ok', 'fence', fence}

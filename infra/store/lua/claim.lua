@@ -1,62 +1,71 @@
 -- claim: the conversation's unfinished turn, else the head of its FIFO.
 --
--- KEYS  1 conversation  2 todo  3 turns_open  4 idle
--- ARGV  1 conversation  2 worker  3 fence  4 most attempts  5 delay of the next look (ms)
---       6 end event of a turn out of attempts  7 its code  8 end event of a cancelled turn
---       9 most events of a log  10 an ended turn's life (ms)
--- Returns {'lost'}, {'none'} or {'claimed', turn, is adoption 0 | 1, container's host or '',
---       the turn's hash, the request JSON, SDK session or '', resends 1 or '', transcript_full or '',
---       the accepted prompts, egress profile or '',
---       turn and request JSON, in turn, of the messages that the agent has not heard,
---       ms since the turn was first claimed}.
+-- KEYS  conversation, todo, turns_open, idle
+-- ARGS  conversation, worker, fence, attempts_max, look_after_ms (delay of the sweep's next look),
+--       out_of_attempts (end event of a turn that is), out_of_attempts_code,
+--       cancelled (end event of a turn that is), events_max, ended_ttl_ms
+-- Returns 'lost' | 'none' | 'claimed' turn, is_adoption, host (of the container, or ''),
+--       record (the turn's hash), request, sdk_session, is_resending, transcript_full, accepted,
+--       unheard (turn and request, in turn, of messages the agent has not heard), profile (egress),
+--       age_ms (since the turn was first claimed)
 --
 -- The attempt is counted before the start. A turn whose log has begun is only ever adopted: its
 -- tools may have had effects; `adoptions` counts the owners that took it since it last got on, or
 -- was last handed over by one that lived. Called again after a lost answer it gives the same turn
 -- again.
-local conversation, worker, fence = ARGV[1], ARGV[2], ARGV[3]
-if not is_owner(KEYS[1], worker, fence) then return {'lost'} end
+local conversation, fence = A.conversation, A.fence
+if not is_owner(K.conversation, A.worker, fence) then return {'lost'} end
 write_even_when_full()
-local tenant = redis.call('HGET', KEYS[1], 'tenant')
+local tenant = redis.call('HGET', K.conversation, 'tenant')
 if tenant then leave_room(conversation, tenant) end
 
 local function finish_unrun(turn, state, payload, reason)
-  local n = end_turn(turn, state, turn.seq + 1, payload, reason, ARGV[9], ARGV[10])
+  local n = end_turn(turn, state, turn.seq + 1, payload, reason, A.events_max, A.ended_ttl_ms)
   announce(turn, fence, n, payload)
 end
 
 local function claimed(turn, is_adoption)
   local request = redis.call('GET', key('turn_request', turn.id))
   if not request then
-    finish_unrun(turn, 'failed', ARGV[6], ARGV[7])
-    redis.call('HDEL', KEYS[1], 'turn')
+    finish_unrun(turn, 'failed', A.out_of_attempts, A.out_of_attempts_code)
+    redis.call('HDEL', K.conversation, 'turn')
     return nil
   end
   redis.call('HSET', turn.key, 'fence', fence)
   redis.call('HDEL', turn.key, 'unowned')
-  redis.call('ZADD', KEYS[3], int(now_ms() + tonumber(ARGV[5])), turn.id)
-  local held = redis.call('HMGET', KEYS[1], 'host', 'sdk_session', 'resends', 'transcript_full',
+  redis.call('ZADD', K.turns_open, int(now_ms() + tonumber(A.look_after_ms)), turn.id)
+  local held = redis.call('HMGET', K.conversation, 'host', 'sdk_session', 'resends', 'transcript_full',
     'profile')
-  return {'claimed', turn.id, is_adoption, held[1] or '', redis.call('HGETALL', turn.key), request,
-    held[2] or '', held[3] or '', held[4] or '',
-    redis.call('LRANGE', key('accepted', conversation), 0, -1), held[5] or '',
-    redis.call('HGETALL', key('unheard', conversation)),
-    int(math.max(now_ms() - (tonumber(redis.call('HGET', turn.key, 'claimed')) or now_ms()), 0))}
+  local since = tonumber(redis.call('HGET', turn.key, 'claimed')) or now_ms()
+  return {'claimed',
+    'turn', turn.id,
+    'is_adoption', is_adoption,
+    'record', redis.call('HGETALL', turn.key),
+    'request', request,
+    'age_ms', int(math.max(now_ms() - since, 0)),
+    'host', held[1] or '',
+    'sdk_session', held[2] or '',
+    'is_resending', held[3] or '',
+    'transcript_full', held[4] or '',
+    'profile', held[5] or '',
+    'accepted', redis.call('LRANGE', key('accepted', conversation), 0, -1),
+    'unheard', redis.call('HGETALL', key('unheard', conversation)),
+  }
 end
 
 local function begin(turn)
   step_turn(turn, 'claimed')
   redis.call('HSET', turn.key, 'attempt', turn.attempt + 1, 'claimed', int(now_ms()))
-  redis.call('HSET', KEYS[1], 'turn', turn.id)
-  if redis.call('HGET', KEYS[1], 'state') == 'warm' then
-    step_conversation(KEYS[1], 'warm', 'busy')
+  redis.call('HSET', K.conversation, 'turn', turn.id)
+  if redis.call('HGET', K.conversation, 'state') == 'warm' then
+    step_conversation(K.conversation, 'warm', 'busy')
   end
-  redis.call('HDEL', KEYS[1], 'idle_at')
-  redis.call('ZREM', KEYS[4], conversation)
+  redis.call('HDEL', K.conversation, 'idle_at')
+  redis.call('ZREM', K.idle, conversation)
   return claimed(turn, 0)
 end
 
-local unfinished = redis.call('HGET', KEYS[1], 'turn')
+local unfinished = redis.call('HGET', K.conversation, 'turn')
 if unfinished then
   local turn = read_turn(unfinished)
   if turn and turn.state == 'running' then
@@ -72,36 +81,36 @@ if unfinished then
       local answer = claimed(turn, 0)
       if answer then return answer end
     elseif turn.cancel then
-      finish_unrun(turn, 'cancelled', ARGV[8], turn.cancel)
-    elseif turn.attempt >= tonumber(ARGV[4]) then
-      finish_unrun(turn, 'failed', ARGV[6], ARGV[7])
+      finish_unrun(turn, 'cancelled', A.cancelled, turn.cancel)
+    elseif turn.attempt >= tonumber(A.attempts_max) then
+      finish_unrun(turn, 'failed', A.out_of_attempts, A.out_of_attempts_code)
     else
       redis.call('HSET', turn.key, 'attempt', turn.attempt + 1)
       local answer = claimed(turn, 1)
       if answer then return answer end
     end
   end
-  redis.call('HDEL', KEYS[1], 'turn')
+  redis.call('HDEL', K.conversation, 'turn')
 end
 
 while true do
-  local id = redis.call('LPOP', KEYS[2])
+  local id = redis.call('LPOP', K.todo)
   if not id then break end
   local turn = read_turn(id)
   if turn and turn.state == 'queued' then
     if turn.cancel then
-      finish_unrun(turn, 'cancelled', ARGV[8], turn.cancel)
-    elseif turn.attempt >= tonumber(ARGV[4]) then
+      finish_unrun(turn, 'cancelled', A.cancelled, turn.cancel)
+    elseif turn.attempt >= tonumber(A.attempts_max) then
       step_turn(turn, 'claimed')
-      finish_unrun(turn, 'failed', ARGV[6], ARGV[7])
+      finish_unrun(turn, 'failed', A.out_of_attempts, A.out_of_attempts_code)
     else
       local answer = begin(turn)
       if answer then return answer end
     end
   end
 end
-if redis.call('HGET', KEYS[1], 'state') == 'busy' then
-  step_conversation(KEYS[1], 'busy', 'warm')
+if redis.call('HGET', K.conversation, 'state') == 'busy' then
+  step_conversation(K.conversation, 'busy', 'warm')
 end
 settle(conversation)
 return {'none'}

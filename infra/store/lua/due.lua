@@ -1,16 +1,18 @@
 -- due: conversations whose idle deadline has passed, and that are the asking worker's to see to.
 --
--- KEYS  1 idle
--- ARGV  1 most conversations beside its own  2 worker, or '' for all there are  3 its host
---       4... the worker's own, as far as it knows
--- Returns for each {conversation, living owner or '', host or ''}. Forgotten ones are dropped.
+-- KEYS  idle
+-- ARGS  most (beside the worker's own), worker ('' for all there are), host (the worker's),
+--       owned (the worker's own, as far as it knows)
+-- Returns 'ok' found (for each: conversation, owner, host)
+--
+-- `owner` is a living one, or ''. Forgotten conversations are dropped.
 --
 -- A worker's are those it owns, and those nobody owns whose container was on its host, or on one where
 -- no worker lives. Those it names are all looked at. Of the others LOOK_AT are; where there are more,
 -- from a place that follows from the time: so what its own worker does not see to hides nothing.
 local LOOK_AT = 200
 local now = int(now_ms())
-local most, me, my_host = tonumber(ARGV[1]), ARGV[2], ARGV[3]
+local most, me = tonumber(A.most), A.worker
 
 local lives = {}
 local function is_alive(host)
@@ -22,15 +24,15 @@ end
 
 local function is_mine(owner, host)
   if me == '' or owner == me then return true end
-  return owner == '' and (host == '' or host == my_host or not is_alive(host))
+  return owner == '' and (host == '' or host == A.host or not is_alive(host))
 end
 
 local function looked_at()
-  local count = redis.call('ZCOUNT', KEYS[1], '-inf', now)
+  local count = redis.call('ZCOUNT', K.idle, '-inf', now)
   local first = count > LOOK_AT and now_us() % count or 0
-  local ids = redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', now, 'LIMIT', int(first), LOOK_AT)
+  local ids = redis.call('ZRANGEBYSCORE', K.idle, '-inf', now, 'LIMIT', int(first), LOOK_AT)
   local rest = math.min(first, LOOK_AT - #ids)
-  for _, id in ipairs(redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', now, 'LIMIT', 0, int(rest))) do
+  for _, id in ipairs(redis.call('ZRANGEBYSCORE', K.idle, '-inf', now, 'LIMIT', 0, int(rest))) do
     ids[#ids + 1] = id
   end
   return ids
@@ -42,17 +44,18 @@ local function look(id)
   local held = redis.call('HMGET', key('conversation', id), 'state', 'host')
   if held[1] then
     local owner, host = living_owner(id), held[2] or ''
-    if is_mine(owner, host) then found[#found + 1] = {id, owner, host} end
+    if is_mine(owner, host) then
+      found[#found + 1] = {'conversation', id, 'owner', owner, 'host', host}
+    end
   else
-    redis.call('ZREM', KEYS[1], id)
+    redis.call('ZREM', K.idle, id)
   end
 end
 
 local is_own = {}
-for i = 4, #ARGV do
-  local id = ARGV[i]
+for _, id in ipairs(A.owned) do
   is_own[id] = true
-  local deadline = tonumber(redis.call('ZSCORE', KEYS[1], id))
+  local deadline = tonumber(redis.call('ZSCORE', K.idle, id))
   if deadline and deadline <= tonumber(now) then look(id) end
 end
 most = most + #found
@@ -60,4 +63,4 @@ for _, id in ipairs(looked_at()) do
   if #found >= most then break end
   if not is_own[id] then look(id) end
 end
-return found
+return {'ok', 'found', found}

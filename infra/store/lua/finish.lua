@@ -1,15 +1,14 @@
 -- finish: the end event, no sealed key, the turn closed; what its conversation does next.
 --
--- KEYS  1 conversation
--- ARGV  1 conversation  2 worker  3 fence  4 turn  5 number of the end event  6 end event
---       7 terminal state  8 reason or ''  9 usage JSON  10 idle timeout (ms)
---       11 most events of a log  12 an ended turn's life (ms)
---       13 what the agent made of the turn: 'nothing', 'unknown' or 'told'
---       14 the transcript entry the turn ended at, or ''
---       15 how its answer begins, as it is kept, or ''
---       16 what the gateway metered (JSON, see book in the prelude), or ''
--- Returns {'ok', 1 when another turn waits}, {'lost'}, {'illegal', state}, or {'torn', newest number}
--- when events before the end are missing (see append).
+-- KEYS  conversation
+-- ARGS  conversation, worker, fence, turn, n (of the end event), end_event, state, reason, usage,
+--       idle_timeout_ms, events_max, ended_ttl_ms,
+--       memory (what the agent made of the turn: nothing, unknown or told),
+--       checkpoint (the transcript entry the turn ended at),
+--       answer_heads (how its answer begins, as it is kept),
+--       metered (a report of the gateway, see book)
+-- Returns 'ok' is_next_waiting | 'lost' | 'illegal' state |
+--       'torn' newest (events before the end are missing, see append)
 --
 -- Finishing twice is harmless. A turn may end done in the same breath as its first event: then it
 -- passes through running.
@@ -19,18 +18,18 @@
 -- session lives on if the agent told the end itself, or if entries of it were stored during the turn.
 -- Otherwise nobody knows what the agent remembers, and an entry that equals no prompt says so.
 -- Messages it has not heard stand at the list's end, until a turn ends that was given them too.
-if not is_owner(KEYS[1], ARGV[2], ARGV[3]) then return {'lost'} end
-local turn = read_turn(ARGV[4])
-local unfinished = redis.call('HGET', KEYS[1], 'turn')
+if not is_owner(K.conversation, A.worker, A.fence) then return {'lost'} end
+local turn = read_turn(A.turn)
+local unfinished = redis.call('HGET', K.conversation, 'turn')
 if turn and is_ended(turn.state) then
-  return {'ok', math.min(redis.call('LLEN', key('todo', ARGV[1])), 1)}
+  return {'ok', 'is_next_waiting', math.min(redis.call('LLEN', key('todo', A.conversation)), 1)}
 end
 if not turn or unfinished ~= turn.id then return {'lost'} end
-if tonumber(ARGV[5]) > turn.seq + 1 then return {'torn', int(turn.seq)} end
-local new = ARGV[7]
+if tonumber(A.n) > turn.seq + 1 then return {'torn', 'newest', int(turn.seq)} end
+local new = A.state
 local through = not TURN_NEXT[turn.state][new]
 if through and not (TURN_NEXT[turn.state].running and TURN_NEXT.running[new]) then
-  return {'illegal', turn.state}
+  return {'illegal', 'state', turn.state}
 end
 
 local function accept(digest, answer, checkpoint, tails)
@@ -39,8 +38,8 @@ local function accept(digest, answer, checkpoint, tails)
   if checkpoint and checkpoint ~= '' then entry.checkpoint = checkpoint end
   if tails and #tails > 0 then entry.tails = tails end
   local encoded = cjson.encode(entry)
-  redis.call('RPUSH', key('accepted', ARGV[1]), encoded)
-  hold(turn.tenant, ARGV[1], accepted_bytes(encoded))
+  redis.call('RPUSH', key('accepted', A.conversation), encoded)
+  hold(turn.tenant, A.conversation, accepted_bytes(encoded))
 end
 
 -- Leaves the first `keep` entries of the list, and those from `known` on to be put there again.
@@ -51,7 +50,7 @@ local function forget(list, keep, known)
       bytes = bytes + accepted_bytes(entry)
     end
   end
-  hold(turn.tenant, ARGV[1], -bytes)
+  hold(turn.tenant, A.conversation, -bytes)
   if keep > 0 then
     redis.call('LTRIM', list, 0, int(keep - 1))
   else
@@ -61,11 +60,11 @@ end
 
 -- The messages of these entries are in the memory now, or are of no use any more.
 local function hear(entries)
-  local unheard = key('unheard', ARGV[1])
+  local unheard = key('unheard', A.conversation)
   for _, entry in ipairs(entries) do
     local kept = cjson.decode(entry)
     if kept.unheard then
-      hold(turn.tenant, ARGV[1], -redis.call('HSTRLEN', unheard, kept.turn) - ENTRY_BYTES)
+      hold(turn.tenant, A.conversation, -redis.call('HSTRLEN', unheard, kept.turn) - ENTRY_BYTES)
       redis.call('HDEL', unheard, kept.turn)
     end
   end
@@ -76,8 +75,8 @@ local heads = cjson.decode(redis.call('GET', key('turn_heads', turn.id)) or '[]'
 local stood_on = redis.call('HGET', turn.key, 'base')
 
 local function remember()
-  if not stood_on or ARGV[13] == 'nothing' then return end
-  local base, list = cjson.decode(stood_on), key('accepted', ARGV[1])
+  if not stood_on or A.memory == 'nothing' then return end
+  local base, list = cjson.decode(stood_on), key('accepted', A.conversation)
   local held = redis.call('HMGET', turn.key, 'sdk_session', 'remembered')
   local session, remembered = held[1], held[2]
   -- Messages that were stopped, in the queue, after it was decided on what the turn is to stand.
@@ -88,36 +87,36 @@ local function remember()
   if base.keep > 0 or base.known or base.kind ~= 'continue' then
     forget(list, base.keep, base.known)
   end
-  if not session or not (ARGV[13] == 'told' or remembered == session) then
+  if not session or not (A.memory == 'told' or remembered == session) then
     accept('')
   else
     for i, digest in ipairs(base.before) do accept(digest, heads[i]) end
-    accept(base.digest, ARGV[15], ARGV[14], base.tails)
-    replace_session(ARGV[1], session)
+    accept(base.digest, A.answer_heads, A.checkpoint, base.tails)
+    replace_session(A.conversation, session)
   end
   for _, entry in ipairs(later) do redis.call('RPUSH', list, entry) end
 end
 
 write_even_when_full()
 if through then step_turn(turn, 'running') end
-local reason = ARGV[8]
+local reason = A.reason
 if reason == '' and new == 'cancelled' then reason = turn.cancel or '' end
-if new == 'cancelled' and ARGV[13] == 'nothing' and turn.state == 'running' then keep_unheard(turn) end
-end_turn(turn, new, tonumber(ARGV[5]), ARGV[6], reason, ARGV[11], ARGV[12])
-if ARGV[16] ~= '' then book(turn, cjson.decode(ARGV[16])) end
+if new == 'cancelled' and A.memory == 'nothing' and turn.state == 'running' then keep_unheard(turn) end
+end_turn(turn, new, tonumber(A.n), A.end_event, reason, A.events_max, A.ended_ttl_ms)
+if A.metered ~= '' then book(turn, cjson.decode(A.metered)) end
 -- What was metered, on this host or another, counts more than what the agent says.
 if redis.call('HEXISTS', turn.key, 'metered') == 0 then
-  redis.call('HSET', turn.key, 'usage', ARGV[9])
+  redis.call('HSET', turn.key, 'usage', A.usage)
 end
 
-redis.call('HDEL', KEYS[1], 'turn')
-redis.call('HINCRBY', KEYS[1], 'turns', 1)
-redis.call('HSET', KEYS[1], 'last_active', int(now_ms()), 'idle_timeout', ARGV[10])
+redis.call('HDEL', K.conversation, 'turn')
+redis.call('HINCRBY', K.conversation, 'turns', 1)
+redis.call('HSET', K.conversation, 'last_active', int(now_ms()), 'idle_timeout', A.idle_timeout_ms)
 remember()
-local held = redis.call('HMGET', KEYS[1], 'state', 'retention', 'lane')
+local held = redis.call('HMGET', K.conversation, 'state', 'retention', 'lane')
 if held[2] then
-  keep_for(ARGV[1], turn.tenant, held[2])
-  list_conversation(ARGV[1], turn.tenant, held[3], now_ms(), held[2])
+  keep_for(A.conversation, turn.tenant, held[2])
+  list_conversation(A.conversation, turn.tenant, held[3], now_ms(), held[2])
 end
-if held[1] == 'busy' then step_conversation(KEYS[1], 'busy', 'warm') end
-return {'ok', settle(ARGV[1])}
+if held[1] == 'busy' then step_conversation(K.conversation, 'busy', 'warm') end
+return {'ok', 'is_next_waiting', settle(A.conversation)}

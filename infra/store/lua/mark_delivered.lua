@@ -1,6 +1,6 @@
 -- mark_delivered: a client has been given the turn's whole answer.
 --
--- KEYS  1 turn
--- Returns 1.
-if redis.call('EXISTS', KEYS[1]) == 1 then redis.call('HSET', KEYS[1], 'delivered', '1') end
-return 1
+-- KEYS  turn
+-- Returns 'ok'
+if redis.call('EXISTS', K.turn) == 1 then redis.call('HSET', K.turn, 'delivered', '1') end
+return {'ok'}

@@ -1,8 +1,8 @@
 -- position: how many turns will be started before a waiting one.
 --
--- KEYS  1 turn  2 ring
--- ARGV  1 turn  2 most tenants that are looked at
--- Returns {turns} or {} when it does not wait.
+-- KEYS  ring
+-- ARGS  turn, tenants_max (that are looked at)
+-- Returns 'waits' ahead | 'no'
 --
 -- First the turns of its own conversation that go before it. If the conversation is in the waiting
 -- room: its tenant is served once in each round, so a tenant with n conversations in the room goes
@@ -11,8 +11,8 @@
 --
 -- Costs one command for each tenant that is looked at: a hundred, a fraction of a millisecond. Those
 -- beyond are taken to have enough waiting in every round, as far as so much waits at all.
-local turn = read_turn(ARGV[1])
-if not turn or turn.state ~= 'queued' then return {} end
+local turn = read_turn(A.turn)
+if not turn or turn.state ~= 'queued' then return {'no'} end
 
 local ahead = 0
 local unfinished = redis.call('HGET', key('conversation', turn.conversation), 'turn')
@@ -22,13 +22,13 @@ for place, id in ipairs(redis.call('LRANGE', key('todo', turn.conversation), 0, 
 end
 
 local rank = redis.call('ZRANK', key('room', turn.tenant), turn.conversation)
-local own = redis.call('ZRANK', KEYS[2], turn.tenant)
-if not rank or not own then return {ahead} end
+local own = redis.call('ZRANK', K.ring, turn.tenant)
+if not rank or not own then return {'waits', 'ahead', ahead} end
 -- The first of its tenant's: each tenant before it has something, and each after it comes later.
-if rank == 0 then return {ahead + own} end
+if rank == 0 then return {'waits', 'ahead', ahead + own} end
 
 local before, seen = rank, redis.call('ZCARD', key('room', turn.tenant))
-local tenants = redis.call('ZRANGE', KEYS[2], 0, tonumber(ARGV[2]) - 1)
+local tenants = redis.call('ZRANGE', K.ring, 0, tonumber(A.tenants_max) - 1)
 for place, tenant in ipairs(tenants) do
   if tenant ~= turn.tenant then
     local count = redis.call('ZCARD', key('room', tenant))
@@ -36,7 +36,7 @@ for place, tenant in ipairs(tenants) do
     before = before + math.min(count, place <= own and rank + 1 or rank)
   end
 end
-local last = redis.call('ZCARD', KEYS[2]) - 1
+local last = redis.call('ZCARD', K.ring) - 1
 if last >= #tenants then
   local between = math.max(own - #tenants, 0)
   local after = last - math.max(own, #tenants - 1)
@@ -44,4 +44,4 @@ if last >= #tenants then
   local rest = math.max(redis.call('ZCARD', KEY.turns_waiting) - seen, 0)
   before = before + math.min(rounds, rest)
 end
-return {ahead + before}
+return {'waits', 'ahead', ahead + before}

@@ -1,145 +1,150 @@
 -- submit: creates a turn and puts it into its conversation's FIFO, or finds the turn it repeats.
 --
--- KEYS  1 conversation  2 todo  3 turn  4 turn_request  5 turns_open  6 idle  7 tenant_running
---       8 idempotency (only when ARGV 12 is not empty)
--- ARGV  1 conversation  2 turn  3 tenant  4 label  5 request JSON  6 replica  7 model
---       8 sealed key  9 its expiry (ms)  10 on_disconnect  11 most turns that may wait
---       12 idempotency digest or ''  13 its life (ms)  14 retention (ms)  15 an open turn's life (ms)
---       16 the FIFO's life (ms)  17 idle timeout (ms)
---       18 lane  19 turn that the request is known not to repeat, or ''
---       20 most turns that are listed of a conversation besides those on record  21 control message for the owner
---       22 most turns that may wait for a worker  23 most open turns of a tenant
---       24 most of them that may wait (each 0: any number)
---       25 tokens a tenant may spend in a day (0: any number)
---       26 egress profile, or '' for the one the conversation has
---       27 bytes a tenant may hold here, this request included (0: any number)
---       28 who will read it, or ''  29 earlier turns of the digest it may repeat: 'any', or
---       'left' (only one under way that nobody reads any more)
---       30 1 when its client may be one that sends only what is new
--- Returns {'created' | 'joined' | 'repeated', turn, living owner or '', turns ahead, owners told} or
---       {'conversation' | 'cluster' | 'tenant' | 'tenant_queue', turns there are, age of the oldest (ms)}:
---       the bound that is reached; or {'budget', tokens spent today, ms until the next day}, or
---       {'tenant_bytes', bytes it holds, '0'}.
+-- KEYS  conversation, todo, turn, turn_request, turns_open, idle, tenant_running,
+--       idempotency (only when there is a digest)
+-- ARGS  conversation, turn, tenant, label, request, replica, model, sealed_key, key_expires_ms,
+--       on_disconnect, lane, profile (egress; '' for the one the conversation has),
+--       digest (makes a repeat the same turn), repeats (earlier turns of the digest it may get: any,
+--       or left: only one under way that nobody reads any more),
+--       supersedes (a turn that it is known not to repeat), reader (who will read it),
+--       is_thin (its client may be one that sends only what is new),
+--       order (control message for the owner), open_ttl_ms, retention_ms, todo_ttl_ms,
+--       idle_timeout_ms, listed_max (turns of a conversation besides those on record),
+--       turns_waiting_max (of the conversation), queue_max (that wait for a worker),
+--       tenant_turns_max (open ones), tenant_queue_max (of them, that wait),
+--       tenant_budget_tokens (in a day), tenant_bytes_max (this request included).
+--       Of the last five, 0 means any number.
+-- Returns 'created' turn, owner (living), ahead (turns), told (owners) | 'joined' turn, owner, ahead,
+--       told | 'repeated' turn, owner, ahead, told | 'conversation' turns, oldest_ms |
+--       'cluster' turns, oldest_ms | 'tenant' turns, oldest_ms | 'tenant_queue' turns, oldest_ms |
+--       'budget' day_left_ms | 'tenant_bytes' held_bytes
+--
+-- The words from 'conversation' on name the bound that is reached, `turns` how many there are,
+-- `oldest_ms` the age of the oldest.
 --
 -- Called again after a lost answer it finds its own turn and says 'created' again. A repeat of a
 -- turn that ended before anybody claimed it is a new turn: nothing of it can have happened.
 -- A repeat is never refused. Of a turn under way it is a reader from this step on ('joined'), so that
 -- nobody's hang-up ends the turn any more; what becomes of one that has ended, or is being cancelled,
 -- is the caller's to say ('repeated'). Without a living owner the conversation enters the waiting room.
-local conversation, turn, tenant = ARGV[1], ARGV[2], ARGV[3]
+local conversation, turn, tenant = A.conversation, A.turn, A.tenant
 
 local function answer(word, id, told)
   local ahead = 0
-  local running = redis.call('HGET', KEYS[1], 'turn')
-  if running and running ~= id then ahead = 1 end
-  for place, waiting in ipairs(redis.call('LRANGE', KEYS[2], 0, -1)) do
-    if waiting == id then return {word, id, living_owner(conversation), ahead + place - 1, told or 0} end
+  local running = redis.call('HGET', K.conversation, 'turn')
+  for place, waiting in ipairs(redis.call('LRANGE', K.todo, 0, -1)) do
+    if waiting == id then ahead = (running and running ~= id and 1 or 0) + place - 1 end
   end
-  return {word, id, living_owner(conversation), 0, told or 0}
+  return {word,
+    'turn', id,
+    'owner', living_owner(conversation),
+    'ahead', ahead,
+    'told', told or 0,
+  }
 end
 
-if redis.call('EXISTS', KEYS[3]) == 1 then return answer('created', turn) end
+if redis.call('EXISTS', K.turn) == 1 then return answer('created', turn) end
 local function read_by(id)
-  if ARGV[28] == '' then return end
-  redis.call('SADD', key('turn_readers', id), ARGV[28])
-  redis.call('PEXPIRE', key('turn_readers', id), ARGV[15])
+  if A.reader == '' then return end
+  redis.call('SADD', key('turn_readers', id), A.reader)
+  redis.call('PEXPIRE', key('turn_readers', id), A.open_ttl_ms)
 end
 
 local function may_repeat(found)
-  if not found or found.id == ARGV[19] then return false end
-  if ARGV[29] == 'left' then
+  if not found or found.id == A.supersedes then return false end
+  if A.repeats == 'left' then
     return not is_ended(found.state) and not found.cancel
       and redis.call('EXISTS', key('turn_readers', found.id)) == 0
   end
   return not (is_ended(found.state) and found.attempt == 0)
 end
 
-if ARGV[12] ~= '' then
-  local earlier = redis.call('GET', KEYS[8])
+if A.digest ~= '' then
+  local earlier = redis.call('GET', K.idempotency)
   local found = earlier and read_turn(earlier)
   if may_repeat(found) then
     if is_ended(found.state) or found.cancel then return answer('repeated', earlier) end
     read_by(earlier)
-    if ARGV[10] == 'continue' then redis.call('HSET', found.key, 'on_disconnect', ARGV[10]) end
+    if A.on_disconnect == 'continue' then redis.call('HSET', found.key, 'on_disconnect', A.on_disconnect) end
     return answer('joined', earlier)
   end
 end
 local now, owner = now_ms(), living_owner(conversation)
 -- Only reads: turns whose records have expired are left out, and removed further down.
-local since = int(now - tonumber(ARGV[15]))
+local since = int(now - tonumber(A.open_ttl_ms))
 
 local function refusal(word, turns, most)
   if tonumber(most) == 0 then return nil end
   local count = redis.call('ZCOUNT', turns, since, '+inf')
   if count < tonumber(most) then return nil end
   local oldest = redis.call('ZRANGEBYSCORE', turns, since, '+inf', 'WITHSCORES', 'LIMIT', 0, 1)
-  return {word, count, int(math.max(now - tonumber(oldest[2]), 0))}
+  return {word, 'turns', count, 'oldest_ms', int(math.max(now - tonumber(oldest[2]), 0))}
 end
 
-local waiting = redis.call('LLEN', KEYS[2])
-if waiting >= tonumber(ARGV[11]) then return {'conversation', waiting, '0'} end
+local waiting = redis.call('LLEN', K.todo)
+if waiting >= tonumber(A.turns_waiting_max) then return {'conversation', 'turns', waiting} end
 local tenant_waiting = key('tenant_waiting', tenant)
-local refused = refusal('tenant', KEYS[7], ARGV[23]) or refusal('tenant_queue', tenant_waiting, ARGV[24])
-if not refused and ARGV[18] ~= 'side' and owner == '' then
-  refused = refusal('cluster', KEY.turns_waiting, ARGV[22])
+local refused = refusal('tenant', K.tenant_running, A.tenant_turns_max) or refusal('tenant_queue', tenant_waiting, A.tenant_queue_max)
+if not refused and A.lane ~= 'side' and owner == '' then
+  refused = refusal('cluster', KEY.turns_waiting, A.queue_max)
 end
 if refused then return refused end
-local budget = tonumber(ARGV[25])
+local budget = tonumber(A.tenant_budget_tokens)
 if budget > 0 then
   local spent = spent_on(tenant, now)
-  if spent >= budget then return {'budget', int(spent), int(ms_to_midnight(now))} end
+  if spent >= budget then return {'budget', 'day_left_ms', int(ms_to_midnight(now))} end
 end
 
-local bytes_max, size = tonumber(ARGV[27]), #ARGV[5] + TURN_BYTES
+local bytes_max, size = tonumber(A.tenant_bytes_max), #A.request + TURN_BYTES
 if bytes_max > 0 then
   local held = held_by(tenant, now)
   if held + size > bytes_max then
     sweep_holds(tenant, now)
-    return {'tenant_bytes', int(held), '0'}
+    return {'tenant_bytes', 'held_bytes', int(held)}
   end
 end
 
 -- The first write may grow: a full Redis refuses the script here, before anything has changed.
-redis.call('SET', KEYS[4], ARGV[5], 'PX', ARGV[15])
-redis.call('HSET', KEYS[3],
-  'conv', conversation, 'tenant', tenant, 'lane', ARGV[18], 'replica', ARGV[6], 'model', ARGV[7],
+redis.call('SET', K.turn_request, A.request, 'PX', A.open_ttl_ms)
+redis.call('HSET', K.turn,
+  'conv', conversation, 'tenant', tenant, 'lane', A.lane, 'replica', A.replica, 'model', A.model,
   'state', 'queued', 'attempt', '0', 'fence', '0', 'seq', '0', 'created', int(now),
-  'on_disconnect', ARGV[10], 'key_sealed', ARGV[8], 'key_expires', ARGV[9], 'idem', ARGV[12],
-  'thin', ARGV[30])
-redis.call('PEXPIRE', KEYS[3], ARGV[15])
+  'on_disconnect', A.on_disconnect, 'key_sealed', A.sealed_key, 'key_expires', A.key_expires_ms, 'idem', A.digest,
+  'thin', A.is_thin)
+redis.call('PEXPIRE', K.turn, A.open_ttl_ms)
 read_by(turn)
-if ARGV[12] ~= '' then redis.call('SET', KEYS[8], turn, 'PX', ARGV[13]) end
+if A.digest ~= '' then redis.call('SET', K.idempotency, turn, 'PX', A.open_ttl_ms) end
 
-if not redis.call('HGET', KEYS[1], 'state') then
-  redis.call('HSET', KEYS[1], 'state', 'cold', 'created', int(now), 'turns', '0')
+if not redis.call('HGET', K.conversation, 'state') then
+  redis.call('HSET', K.conversation, 'state', 'cold', 'created', int(now), 'turns', '0')
 end
-redis.call('HSETNX', KEYS[1], 'fence', '0')
-redis.call('HSET', KEYS[1], 'tenant', tenant, 'last_active', int(now),
-  'retention', ARGV[14], 'idle_timeout', ARGV[17], 'lane', ARGV[18])
-if ARGV[4] ~= '' then redis.call('HSET', KEYS[1], 'label', ARGV[4]) end
-if ARGV[26] ~= '' then redis.call('HSET', KEYS[1], 'profile', ARGV[26]) end
-redis.call('HDEL', KEYS[1], 'idle_at')
+redis.call('HSETNX', K.conversation, 'fence', '0')
+redis.call('HSET', K.conversation, 'tenant', tenant, 'last_active', int(now),
+  'retention', A.retention_ms, 'idle_timeout', A.idle_timeout_ms, 'lane', A.lane)
+if A.label ~= '' then redis.call('HSET', K.conversation, 'label', A.label) end
+if A.profile ~= '' then redis.call('HSET', K.conversation, 'profile', A.profile) end
+redis.call('HDEL', K.conversation, 'idle_at')
 redis.call('RPUSH', key('conversation_turns', conversation), turn)
-list_no_expired(conversation, tonumber(ARGV[20]))
-keep_for(conversation, tenant, ARGV[14])
+list_no_expired(conversation, tonumber(A.listed_max))
+keep_for(conversation, tenant, A.retention_ms)
 sweep_holds(tenant, now)
-hold(tenant, turn, size, now + ARGV[15])
-list_conversation(conversation, tenant, ARGV[18], now, ARGV[14])
+hold(tenant, turn, size, now + A.open_ttl_ms)
+list_conversation(conversation, tenant, A.lane, now, A.retention_ms)
 
-redis.call('RPUSH', KEYS[2], turn)
-redis.call('PEXPIRE', KEYS[2], ARGV[16])
-redis.call('ZREM', KEYS[6], conversation)
-redis.call('ZADD', KEYS[5], int(now), turn)
-redis.call('ZADD', KEYS[7], int(now), turn)
+redis.call('RPUSH', K.todo, turn)
+redis.call('PEXPIRE', K.todo, A.todo_ttl_ms)
+redis.call('ZREM', K.idle, conversation)
+redis.call('ZADD', K.turns_open, int(now), turn)
+redis.call('ZADD', K.tenant_running, int(now), turn)
 redis.call('ZADD', tenant_waiting, int(now), turn)
-for _, turns in ipairs({KEYS[7], tenant_waiting}) do
+for _, turns in ipairs({K.tenant_running, tenant_waiting}) do
   redis.call('ZREMRANGEBYSCORE', turns, '-inf', '(' .. since)
-  redis.call('PEXPIRE', turns, ARGV[15])
+  redis.call('PEXPIRE', turns, A.open_ttl_ms)
 end
 -- A warm conversation's owner hears of it here and now; the waiting room is for the others.
 local told = 0
 if owner ~= '' then
-  told = redis.call('PUBLISH', key('control_channel', owner), ARGV[21])
+  told = redis.call('PUBLISH', key('control_channel', owner), A.order)
 else
   enter_room(conversation, tenant)
 end

@@ -1,10 +1,11 @@
 -- take: which conversation a worker with room is to place now, or whose business that is.
 --
--- KEYS  1 ring  2 workers  3 the asking worker
--- ARGV  1 worker  2 its host  3 how long a turn waits for its conversation's host (ms)
---       4 memory a container takes at first (MB)  5 whether the asking worker has room itself (1 | 0)
--- Returns {'taken', conversation, turn}, {'elsewhere', worker, turn}, {'none'} or {'full'}: nothing is
---       for this worker, nor has another one that was looked at room.
+-- KEYS  ring, workers
+-- ARGS  worker, host, home_patience_ms (how long a turn waits for its conversation's host),
+--       container_mb (memory that a container takes at first), has_room (the asking worker itself)
+-- Returns 'taken' conversation, turn | 'elsewhere' worker, turn | 'none' | 'full'
+--
+-- 'full': nothing is for this worker, nor has another one that was looked at room.
 --
 -- Next is the tenant served longest ago, and of its conversations the one that waits longest. It leaves
 -- the room: the worker it is given to acquires it. If that one dies, the sweep (unclaimed) puts it back.
@@ -20,8 +21,7 @@
 -- (the better of two is nearly as good as the best of all), or LOOK_AT_ALL when the asking one has
 -- no room. Which ones follows from the time, so that a run with a given clock can be repeated.
 local LOOK_AT_ALL = 16
-local worker, host = ARGV[1], ARGV[2]
-local ring = KEYS[1]
+local worker, host, ring = A.worker, A.host, K.ring
 
 local function read_worker(id)
   local held = redis.call('HMGET', key('worker', id), 'host', 'state', 'slots', 'used', 'coming',
@@ -31,7 +31,7 @@ local function read_worker(id)
   local busy = (tonumber(held[4]) or 0) + coming
   local memory = tonumber(held[6])
   local fits = not memory
-    or memory - coming * tonumber(ARGV[4]) >= (tonumber(held[7]) or 0)
+    or memory - coming * tonumber(A.container_mb) >= (tonumber(held[7]) or 0)
   return {
     id = id, host = held[1], is_ready = held[2] == 'ready', slots = slots, busy = busy,
     load = busy / slots, has_room = fits and busy < slots, starts_max = tonumber(held[8]),
@@ -82,19 +82,19 @@ local function choose(turn, is_there)
 
   local me = read_worker(worker)
     or {id = worker, host = host, is_ready = true, load = 0, has_room = true}
-  local can_take = me.is_ready and ARGV[5] == '1' and may_start(me)
+  local can_take = me.is_ready and A.has_room == '1' and may_start(me)
   me.has_room = me.has_room and can_take
   local held = redis.call('HMGET', key('conversation', turn.conversation), 'host', 'turns')
   local since = tonumber(redis.call('HGET', turn.key, 'home_since')) or turn.created
-  local is_young = now_ms() - since <= tonumber(ARGV[3])
+  local is_young = now_ms() - since <= tonumber(A.home_patience_ms)
   local home = is_young and (tonumber(held[2]) or 0) > 0 and held[1]
   local best = home and least_loaded(key('host_workers', home), LOOK_AT_ALL, turn, may_start)
   if best and home ~= host then return best end
   if home == host and can_take then
     return best and is_clearly_less_loaded(best, me) and best or me
   end
-  local most = me.has_room and redis.call('ZCARD', KEYS[2]) > LOOK_AT_ALL and 2 or LOOK_AT_ALL
-  best = best or least_loaded(KEYS[2], most, turn, may_start)
+  local most = me.has_room and redis.call('ZCARD', K.workers) > LOOK_AT_ALL and 2 or LOOK_AT_ALL
+  best = best or least_loaded(K.workers, most, turn, may_start)
   if best and (not can_take or is_clearly_less_loaded(best, me)) then return best end
   return can_take and me or nil
 end
@@ -123,9 +123,9 @@ while true do
     local chosen = choose(turn, is_there)
     if not chosen then return {'full'} end
     leave_for(chosen, turn, tenant, is_there)
-    if chosen.id == worker then return {'taken', conversation, turn.id} end
+    if chosen.id == worker then return {'taken', 'conversation', conversation, 'turn', turn.id} end
     redis.call('HSET', turn.key, 'given', chosen.id)
-    return {'elsewhere', chosen.id, turn.id}
+    return {'elsewhere', 'worker', chosen.id, 'turn', turn.id}
   end
   -- Stale: ended, forgotten, or owned again. Its owner finds what waits when it looks, or is told.
   if not conversation then
@@ -133,6 +133,6 @@ while true do
   else
     local owner, first = living_owner(conversation), redis.call('LINDEX', key('todo', conversation), 0)
     leave_room(conversation, tenant)
-    if owner ~= '' and first then return {'elsewhere', owner, first} end
+    if owner ~= '' and first then return {'elsewhere', 'worker', owner, 'turn', first} end
   end
 end

@@ -1,6 +1,7 @@
 """The store's Lua scripts: read from `lua/`, run by their digest, loaded when Redis has lost them.
 
-Each script gets `prelude.lua` in front, and in front of that tables generated here: the patterns of
+A script reads its keys and arguments by name (`infra.store.server.calls`). In front of it stands
+what it uses of the definitions that scripts share: the functions of `prelude.lua`, the patterns of
 the keys it finds only while it runs, and the legal steps of `infra.wire.states`. So a script can
 make no step that the tables do not have. Keys known beforehand travel in KEYS. (Redis Cluster,
 where all keys must be in KEYS, is not promised.)
@@ -10,33 +11,45 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import cache
 from importlib.resources import files
-from typing import Any
+from typing import Any, TypeVar
 
 from redis.asyncio import Redis
 from redis.exceptions import NoScriptError
 
 from infra.store.keys import Keys
+from infra.store.server.calls import Call, CallShape, shape_of
 from infra.store.server.connection import translate
+from infra.store.server.replies import reader_of
 from infra.wire.ids import ConversationKey, HostId, ReplicaId, TenantId, TurnId, WorkerId
 from infra.wire.states import CONVERSATION_TRANSITIONS, TURN_TRANSITIONS
 
+_FOLDER = files("infra.store") / "lua"
 _ID = "%s"
+_KEYS = re.compile(r"^-- KEYS  (.+?)(?=^-- (?:ARGS|Returns))", re.MULTILINE | re.DOTALL)
 _DEFINITION = re.compile(r"^local (?:function )?(\w+)", re.MULTILINE)
 """In the tables and the prelude, where each begins in the first column."""
 _COMMENT = re.compile(r"^\s*--.*$", re.MULTILINE)
+_Answer = TypeVar("_Answer")
 
 
 @dataclass(frozen=True)
 class Script:
-    """A script as Redis sees it."""
+    """A script as Redis sees it, and how to call it.
+
+    `keys` are the names of its keys, in the order they travel in.
+    """
 
     source: str
     sha: str
+    keys: tuple[str, ...]
+    shape: CallShape
+    read: Callable[[Sequence[Any]], Any]
+    """Makes a record of its reply."""
 
 
 class Scripts:
@@ -45,50 +58,82 @@ class Scripts:
     def __init__(self, redis: Redis, keys: Keys) -> None:
         self._redis = redis
         self._keys = keys
+        self._loaded: dict[type, Script] = {}
 
-    async def run(self, name: str, keys: Sequence[str], args: Sequence[str | bytes | int]) -> Any:
-        """The script's answer.
+    async def run(self, call: Call[_Answer], **keys: str) -> _Answer:
+        """The script's answer. `keys` are those that its head lists, by these names; the last may
+        be left out where the head says so.
 
         Survives a SCRIPT FLUSH and a restarted Redis. Raises `StoreUnavailable`.
         """
-        script = load(name, self._keys)
-        call = (len(keys), *keys, *args)
+        script = self._loaded.get(type(call)) or self._load(call)
+        sent = _in_order(script, call, keys)
         with translate():
             try:
-                return await self._redis.execute_command("EVALSHA", script.sha, *call)  # type: ignore[no-untyped-call]
+                reply = await self._redis.execute_command("EVALSHA", script.sha, *sent)  # type: ignore[no-untyped-call]
             except NoScriptError:
                 # EVAL also keeps the script, so the next call finds it again.
-                return await self._redis.execute_command("EVAL", script.source, *call)  # type: ignore[no-untyped-call]
+                reply = await self._redis.execute_command("EVAL", script.source, *sent)  # type: ignore[no-untyped-call]
+        answer: _Answer = script.read(reply)
+        return answer
+
+    def _load(self, call: Call[Any]) -> Script:
+        script = self._loaded[type(call)] = load(type(call), self._keys)
+        return script
+
+
+def _in_order(script: Script, call: Call[Any], keys: Mapping[str, str]) -> list[str | bytes | int]:
+    names = script.keys[: len(keys)]
+    try:
+        named = [keys[name] for name in names]
+    except KeyError as error:
+        raise TypeError(f"{call.script} is not given the key {error}") from None
+    assert len(named) == len(keys), f"{call.script} has no more keys than {names}"
+    return [len(named), *named, *script.shape.arguments(call)]
+
+
+def load(call: type[Call[Any]], keys: Keys) -> Script:
+    """A script of `lua/`, with what it needs of the shared definitions in front."""
+    body = (_FOLDER / f"{call.script}.lua").read_text()
+    names, shape = _key_names(body), shape_of(call)
+    source = _needed_of(_shared(keys), body) + shape.rows_in_lua() + shape.placed(body, names)
+    sha = hashlib.sha1(source.encode(), usedforsecurity=False).hexdigest()
+    return Script(source, sha, names, shape, reader_of(call.answer))
+
+
+def _key_names(body: str) -> tuple[str, ...]:
+    """What the head of a script lists under KEYS, without the explanations in parentheses."""
+    block = _KEYS.search(body)
+    listed = re.sub(r"\([^)]*\)|^--", "", block[1], flags=re.MULTILINE) if block else "none"
+    names = tuple(name.strip() for name in listed.split(","))
+    return () if names[0].startswith("none") else names
 
 
 @cache
-def load(name: str, keys: Keys) -> Script:
-    """A script of `lua/`, with what it needs of its tables and the prelude in front."""
-    folder = files("infra.store") / "lua"
-    shared = "\n".join(
+def _shared(keys: Keys) -> str:
+    return "\n".join(
         (
             _key_table(keys),
             _steps("TURN_NEXT", TURN_TRANSITIONS),
             _steps("CONVERSATION_NEXT", CONVERSATION_TRANSITIONS),
-            (folder / "prelude.lua").read_text(),
+            (_FOLDER / "prelude.lua").read_text(),
         )
     )
-    source = _with_what_it_needs((folder / f"{name}.lua").read_text(), shared)
-    return Script(source, hashlib.sha1(source.encode(), usedforsecurity=False).hexdigest())
 
 
-def _with_what_it_needs(body: str, shared: str) -> str:
-    """The body, with those definitions in front that it uses, or that such a one uses.
+def _needed_of(shared: str, body: str) -> str:
+    """Those shared definitions that the body uses, or that such a one uses.
 
     Redis makes each of them anew in every call: all of them took as long as several commands.
     """
     starts = [*_DEFINITION.finditer(shared)]
     ends = [*(match.start() for match in starts[1:]), len(shared)]
+    needed = ""
     for match, end in reversed([*zip(starts, ends, strict=True)]):
         # A definition uses only what stands before it.
-        if re.search(rf"\b{match[1]}\b", _COMMENT.sub("", body)):
-            body = shared[match.start() : end] + body
-    return body
+        if re.search(rf"\b{match[1]}\b", _COMMENT.sub("", needed + body)):
+            needed = shared[match.start() : end] + needed
+    return needed
 
 
 def _key_table(keys: Keys) -> str:

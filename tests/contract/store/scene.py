@@ -88,6 +88,11 @@ class Scene:
             idempotency=idempotency,
         )
 
+    async def counts(self) -> dict[str, int]:
+        """How many turns are open, and how many conversations idle."""
+        indices = {"open": self.keys.turns_open(), "idle": self.keys.idle()}
+        return {name: await self.redis.zcard(key) for name, key in indices.items()}
+
     async def offer(
         self, new: NewTurn, *, waiting_max: int = 8, limits: SubmitLimits | None = None
     ) -> Submitted:

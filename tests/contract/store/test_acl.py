@@ -108,7 +108,7 @@ async def _live_a_little(api: Scene, worker: Scene) -> None:
         assert await worker.store.conversations.is_wipe_due(C, HOST_A)
         await worker.store.conversations.wiped(C, HOST_A)
         await worker.store.workers.leave(W1)
-        assert (await api.store.turns.counts())["open"] == 0
+        assert (await api.counts())["open"] == 0
 
 
 async def _read_and_leave(api: Scene) -> None:

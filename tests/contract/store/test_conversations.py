@@ -56,7 +56,7 @@ async def test_a_stopped_conversation_keeps_its_session_but_no_container(scene: 
     assert record is not None
     assert (record.container, record.sdk_session) == (None, "session-1")
     assert record.idle_at_ms is None
-    assert (await scene.store.turns.counts())["idle"] == 0
+    assert (await scene.counts())["idle"] == 0
 
 
 async def test_an_update_of_an_unowned_conversation_is_refused(scene: Scene) -> None:
@@ -87,7 +87,7 @@ async def test_a_forgotten_conversation_is_not_due(scene: Scene) -> None:
     await scene.redis.delete(scene.keys.conversation(C))
 
     assert list(await scene.store.conversations.due()) == []
-    assert (await scene.store.turns.counts())["idle"] == 0
+    assert (await scene.counts())["idle"] == 0
 
 
 async def test_of_many_reapers_one_wins(scene: Scene) -> None:
@@ -151,7 +151,7 @@ async def test_a_conversation_whose_reaper_died_is_due_again(scene: Scene) -> No
     lease = await scene.acquire(W2)
     await scene.store.leases.release(lease, ConversationState.COLD)
     assert await scene.conversation_state() is ConversationState.COLD
-    assert (await scene.store.turns.counts())["idle"] == 0
+    assert (await scene.counts())["idle"] == 0
 
 
 async def test_a_turn_that_ended_while_its_container_started_leaves_a_deadline(

@@ -198,7 +198,7 @@ async def test_a_forced_delete_ends_turns_visibly(scene: Scene) -> None:
         assert page.state is TurnState.CANCELLED
         assert isinstance(decode_event(page.events[-1][1]), TurnEnded)
         assert 0 < await scene.redis.pttl(scene.keys.turn(turn)) <= 60_000
-    assert (await scene.store.turns.counts())["open"] == 0
+    assert (await scene.counts())["open"] == 0
     with pytest.raises(LeaseLost):
         await scene.store.turns.finish(lease, running, 2, DONE, idle_timeout_s=60)
     assert lease.conversation in (await scene.store.leases.renew([lease])).lost

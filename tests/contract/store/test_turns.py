@@ -64,7 +64,7 @@ async def test_a_submitted_turn_is_on_record_as_it_was_asked_for(scene: Scene) -
     assert conversation is not None
     assert (conversation.state, conversation.label) == (ConversationState.COLD, "my thread")
     assert conversation.tenant == TENANT
-    assert await scene.store.turns.counts() == {"open": 1, "idle": 0, "workers": 0}
+    assert await scene.counts() == {"open": 1, "idle": 0}
 
 
 async def test_the_request_comes_out_as_it_went_in(scene: Scene) -> None:
@@ -126,7 +126,7 @@ async def test_no_more_turns_wait_than_allowed(scene: Scene) -> None:
     assert sorted(s.position for s in accepted) == list(range(8))
     assert {r.code for r in refused} == {ErrorCode.QUEUE_FULL}
     assert all(r.retry_after_s for r in refused)
-    assert (await scene.store.turns.counts())["open"] == 8
+    assert (await scene.counts())["open"] == 8
     # Another conversation is not concerned.
     await scene.offer(scene.new_turn(OTHER_C), waiting_max=8)
 
@@ -205,11 +205,11 @@ async def test_a_submit_whose_answer_was_lost_may_be_repeated(scene: Scene) -> N
 async def test_a_submit_takes_a_warm_conversation_off_the_idle_list(scene: Scene) -> None:
     lease, turn = await scene.begin()
     await scene.store.turns.finish(lease, turn, 1, DONE, idle_timeout_s=60)
-    assert (await scene.store.turns.counts())["idle"] == 1
+    assert (await scene.counts())["idle"] == 1
 
     await scene.submit()
 
-    assert (await scene.store.turns.counts())["idle"] == 0
+    assert (await scene.counts())["idle"] == 0
 
 
 # Claim
@@ -443,7 +443,7 @@ async def test_a_finished_turn_is_closed_in_every_place(scene: Scene) -> None:
     assert record is not None
     assert (record.state, record.seq, record.sealed_key) == (TurnState.DONE, 4, None)
     assert record.ended_ms is not None
-    assert await scene.store.turns.counts() == {"open": 0, "idle": 1, "workers": 0}
+    assert await scene.counts() == {"open": 0, "idle": 1}
     assert await scene.redis.zcard(scene.keys.tenant_running(TENANT)) == 0
     conversation = await scene.store.conversations.get(C)
     assert conversation is not None
@@ -475,7 +475,7 @@ async def test_finish_says_whether_another_turn_waits(scene: Scene) -> None:
     await scene.submit()
 
     assert await scene.store.turns.finish(lease, turn, 1, DONE, idle_timeout_s=60)
-    assert (await scene.store.turns.counts())["idle"] == 0
+    assert (await scene.counts())["idle"] == 0
 
 
 async def test_an_end_that_append_logged_already_is_not_logged_twice(scene: Scene) -> None:
@@ -540,7 +540,7 @@ async def test_a_waiting_turn_ends_at_once_and_its_relay_is_told(scene: Scene, w
     record = await scene.store.turns.get(turn)
     assert record
     assert record.sealed_key is None
-    assert (await scene.store.turns.counts())["open"] == 0
+    assert (await scene.counts())["open"] == 0
     assert await scene.store.turns.claim(await scene.acquire()) is None
 
 
@@ -596,7 +596,7 @@ async def test_a_warm_conversation_whose_waiting_turn_is_cancelled_is_idle_again
 
     await scene.store.turns.cancel(waiting, tenant=TENANT, reason="client gone")
 
-    assert (await scene.store.turns.counts())["idle"] == 1
+    assert (await scene.counts())["idle"] == 1
 
 
 async def test_of_a_cancel_and_a_claim_one_wins(scene: Scene) -> None:
@@ -739,7 +739,7 @@ async def test_a_sweep_takes_no_more_than_its_limit_and_forgets_what_is_gone(sce
     await scene.redis.delete(scene.keys.turn(turns[0]))
 
     assert len(await scene.store.turns.unclaimed(older_than_ms=1, limit=2)) == 2
-    assert (await scene.store.turns.counts())["open"] == 4
+    assert (await scene.counts())["open"] == 4
 
 
 async def test_a_conversation_remembers_the_profile_it_was_given_last(scene: Scene) -> None:
@@ -784,7 +784,7 @@ async def test_a_begun_turn_whose_conversation_is_gone_is_ended_by_the_next_look
     assert (n, frame.n) == (4 if has_spoken else 1, n)
     assert (end.state, end.error and end.error.code) == (TurnState.FAILED, ErrorCode.LOG_LOST)
     assert await scene.redis.zcard(scene.keys.tenant_running(TENANT)) == 0
-    assert (await scene.store.turns.counts())["open"] == 0
+    assert (await scene.counts())["open"] == 0
     record = await scene.store.turns.get(turn)
     assert record is not None
     assert record.sealed_key is None

@@ -11,7 +11,7 @@ import pytest
 
 from infra.store.limits import SubmitLimits
 from infra.store.server.scripts import load
-from infra.store.usage import UsageSums
+from infra.store.usage import SpentTodayCall, UsageSums
 from infra.wire.errors import ErrorCode, LeaseLost, RequestRefused
 from infra.wire.events import Usage
 from infra.wire.gateway import ModelUsage, TurnMeter
@@ -167,7 +167,7 @@ async def test_a_tenant_that_has_spent_its_day_submits_nothing_but_repeats(scene
 
 
 async def test_the_scripts_know_the_calendar(scene: Scene) -> None:
-    prelude = load("spent", scene.keys).source.rsplit("local now = now_ms()", 1)[0]
+    prelude = load(SpentTodayCall, scene.keys).source.rsplit("local now = now_ms()", 1)[0]
     script = prelude + "return day_of(tonumber(ARGV[1]))"
     for told in ("19700101", "20000229", "20240229", "20251231", "20260101", "21000301"):
         day = datetime.strptime(told, "%Y%m%d").replace(tzinfo=UTC)

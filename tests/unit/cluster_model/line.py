@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import cache
-from importlib.resources import files
 from typing import Any
 
 from redis.exceptions import ConnectionError as RedisConnectionError
@@ -16,6 +15,7 @@ from redis.exceptions import NoScriptError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from infra.store.keys import Keys
+from infra.store.server.calls import Call, shape_of
 from infra.store.server.scripts import load
 from tests.fakes.virtual_redis import VirtualRedis
 from tests.fakes.virtual_time import Kernel, Process, pause
@@ -60,10 +60,11 @@ class Line:
         chance: random.Random,
         *,
         keys: Keys,
-        on_script: Callable[[str, Sequence[Any]], None],
+        on_script: Callable[[str, Mapping[str, Any]], None],
         on_error: Callable[[Exception], None],
     ) -> None:
-        """`on_script` hears of each script before it runs, with its keys and arguments.
+        """`on_script` hears of each script before it runs: its arguments by name, its keys as KEYS.
+
 
         `on_error` hears of commands the server refuses: none of ours may be.
         """
@@ -102,7 +103,8 @@ class Line:
         return set(await self.execute_command("SMEMBERS", name))
 
     async def _once(self, command: tuple[Any, ...]) -> Any:
-        script = self._scripts.get(_sha(command)) if command[0] in ("EVALSHA", "EVAL") else None
+        call = self._scripts[_sha(command)] if command[0] in ("EVALSHA", "EVAL") else None
+        script = None if call is None else call.script
         await self._spring(script, Moment.UNSENT)
         await pause(self._chance.uniform(0.0002, 0.002))
         if self._kernel.now_s < self.cut_until_s:
@@ -111,8 +113,8 @@ class Line:
         if is_hole and self._chance.random() < 0.5:
             await pause(TIMEOUT_S)
             raise RedisTimeoutError("nothing came back")
-        if command[0] in ("EVALSHA", "EVAL"):
-            self._on_script(self._scripts.get(_sha(command), ""), command[3:])
+        if call is not None:
+            self._on_script(call.script, _named(call, command))
         try:
             answer = self._server.execute(*command)
         except NoScriptError:
@@ -147,17 +149,19 @@ class Line:
 
 
 @cache
-def _scripts(keys: Keys) -> dict[str, str]:
-    """Names by digest, as they travel."""
-    names = [
-        file.name.removesuffix(".lua")
-        for file in (files("infra.store") / "lua").iterdir()
-        if file.name != "prelude.lua"
-    ]
-    return {load(name, keys).sha: name for name in names}
+def _scripts(keys: Keys) -> dict[str, type[Call[Any]]]:
+    """What the store calls, by the digests that travel."""
+    calls = (call for call in Call.__subclasses__() if call.__module__.startswith("infra."))
+    return {load(call, keys).sha: call for call in calls}
 
 
 def _sha(command: Sequence[Any]) -> str:
     if command[0] == "EVALSHA":
         return str(command[1])
     return hashlib.sha1(str(command[1]).encode(), usedforsecurity=False).hexdigest()
+
+
+def _named(call: type[Call[Any]], command: Sequence[Any]) -> dict[str, Any]:
+    first = 3 + int(command[2])
+    names = shape_of(call).names
+    return {"KEYS": command[3:first], **dict(zip(names, command[first:], strict=False))}

@@ -9,9 +9,16 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
+from infra.store.conversation_calls import ReapCall
+from infra.store.keys import Keys
+from infra.store.server.calls import Call, shape_of
+from infra.store.server.scripts import load
+from infra.store.turn_calls import UnclaimedCall
+from infra.store.turn_log import AppendCall
 from tests.unit.cluster_model.line import Moment
 from tests.unit.cluster_model.schedules import SCRIPTS, drawn, shortest, told, wild
 from tests.unit.cluster_model.workers import Rules
@@ -100,7 +107,13 @@ def test_a_turn_goes_on_when_its_worker_is_killed() -> None:
 ALL = range(3)
 
 
-def without(text: str, instead: str = "") -> Callable[[str], str]:
+def without(
+    text: str, instead: str = "", *, of: type[Call[Any]] | None = None
+) -> Callable[[str], str]:
+    """`of` is the call whose names stand in the text."""
+    if of is not None:
+        keys = load(of, Keys()).keys
+        text, instead = (shape_of(of).placed(part, keys) for part in (text, instead))
     return lambda source: source.replace(text, instead)
 
 
@@ -147,7 +160,10 @@ MOVED_AND_CAME_BACK = Schedule(
     ("mutate", "schedule"),
     [
         pytest.param(
-            without("if held[1] ~= ARGV[1] or held[2] ~= ARGV[2] then return {'lost'} end"),
+            without(
+                "if held[1] ~= A.worker or held[2] ~= A.fence then return {'lost'} end",
+                of=AppendCall,
+            ),
             FROZEN_BEFORE_AN_APPEND,
             id="an append is refused under an older fence",
         ),
@@ -157,7 +173,7 @@ MOVED_AND_CAME_BACK = Schedule(
             id="an owner's scripts are refused under an older fence",
         ),
         pytest.param(
-            without("if holder and holder ~= worker then return {'held', holder} end"),
+            without("if holder and holder ~= worker then return {'held', 'owner', holder} end"),
             None,
             id="a living lease is not taken",
         ),
@@ -182,12 +198,19 @@ MOVED_AND_CAME_BACK = Schedule(
             id="attempts are counted",
         ),
         pytest.param(
-            without("ZADD', KEYS[1], int(next_look)", "ZADD', KEYS[1], int(next_look + 1e6)"),
+            without(
+                "K.turns_open, int(next_look)",
+                "K.turns_open, int(next_look + 1e6)",
+                of=UnclaimedCall,
+            ),
             None,
             id="a turn nobody claimed is looked at again",
         ),
         pytest.param(
-            without("if won[1] == 'stopping' and won[2] == ARGV[2] then return {1} end"),
+            without(
+                "if won[1] == 'stopping' and won[2] == A.worker then return {'won'} end",
+                of=ReapCall,
+            ),
             REAPED_WITHOUT_AN_ANSWER,
             id="a reap that is asked again is won again",
         ),
@@ -197,7 +220,7 @@ MOVED_AND_CAME_BACK = Schedule(
             id="a request goes with the end of its turn",
         ),
         pytest.param(
-            without("hold(tenant, ARGV[3], size)"),
+            without("hold(tenant, A.turn, size)", of=AppendCall),
             None,
             id="what a turn says counts",
         ),

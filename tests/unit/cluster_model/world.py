@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import cast
+from typing import Any, cast
 
 from redis.asyncio import Redis
 
@@ -110,15 +110,9 @@ _SPRINGS = {
     Trouble.SUSPEND_AT: Spring.SUSPEND,
     Trouble.LOSE_AT: Spring.LOSE,
 }
-_OWNERS = {
-    **dict.fromkeys(("append", "start"), 0),
-    **dict.fromkeys(("claim", "finish", "requeue", "update", "release"), 1),
-}
-"""Scripts only an owner may run, and which of their arguments names it; its fence follows."""
-
-
-def _is_key(part: object) -> bool:
-    return str(part).startswith("agc:")
+_OWNERS = frozenset({"append", "start", "claim", "finish", "requeue", "update", "release"})
+"""Scripts only an owner may run: they name it and its fence, and the conversation comes first of
+their keys."""
 
 
 @dataclass
@@ -376,14 +370,12 @@ class World:
     def _break(self, what: str) -> None:
         self.violations.append(f"[{self._kernel.now_s:.3f} s] {what}")
 
-    def _on_script(self, script: str, call: Sequence[object]) -> None:
+    def _on_script(self, script: str, call: Mapping[str, Any]) -> None:
         """Who calls, and under which fence: nothing of an older one may be written."""
         self._caller = None
         self.scripts.add(script)
-        if (at := _OWNERS.get(script)) is not None:
-            count = next(i for i, part in enumerate(call) if not _is_key(part))
-            args = call[count:]
-            self._caller = (str(call[0]), str(args[at]), str(args[at + 1]))
+        if script in _OWNERS:
+            self._caller = (str(call["KEYS"][0]), str(call["worker"]), str(call["fence"]))
 
     def _on_script_error(self, error: Exception) -> None:
         self._break(f"a script failed: {error}")
