@@ -11,7 +11,7 @@ from api.http.bodies import LargeBodies
 from api.http.drain import Drain
 from api.turns.deferred import DeferredCalls
 from api.turns.lookup import TurnLookup
-from api.turns.opener import TurnOpener
+from api.turns.turn_opener import TurnOpener
 from infra.runtime.clock import Clock
 from infra.runtime.settings import Settings
 from infra.store.workers import WorkerRegistry

@@ -19,9 +19,9 @@ from api.http.bodies import LargeBodies
 from api.http.drain import Drain
 from api.turns.deferred import DeferredCalls
 from api.turns.lookup import TurnLookup
-from api.turns.opener import TurnOpener
-from api.turns.relays import Relays
+from api.turns.relay_opener import RelayOpener
 from api.turns.temporary import TemporaryNames
+from api.turns.turn_opener import TurnOpener
 from infra.runtime.clock import Clock
 from infra.runtime.identity import new_replica_id
 from infra.runtime.settings import Settings, SettingsRefused
@@ -83,7 +83,7 @@ def _parts(
     deferred = DeferredCalls(clock)
     answers = AnswerQuota(per_tenant_max=settings.tenant_streams_max)
     large = LargeBodies()
-    relays = Relays(
+    relays = RelayOpener(
         limits=settings,
         agents=settings,
         replica=replica,

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import pairwise
 from typing import Literal
 
-from api.chat.parts import blocks_of
+from api.chat.blocks import blocks_of
 from api.chat.request import Called, ChatMessage, built_of, counted, given, text_of
 from api.turns.ask import Blocks, Prompt
 from infra.wire.errors import RequestRefused

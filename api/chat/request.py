@@ -4,7 +4,7 @@ Objects cost many times the bytes they were sent as: a body of `{}` alone once b
 So fields that have no effect stay bytes, or are skipped; what is built is counted (`PARTS_MAX`),
 and so is everything that a reader has to stop at (`SIGNS_MAX`), before the body is read. Types and
 ranges are OpenAI's; every refusal names its field. Content is read where it is understood
-(`api.chat.parts`).
+(`api.chat.blocks`).
 """
 
 from __future__ import annotations

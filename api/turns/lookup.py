@@ -10,7 +10,7 @@ from contextlib import ExitStack
 from api.access.answer_quota import AnswerQuota
 from api.http.auth import Caller
 from api.turns.open_answer import OpenAnswer
-from api.turns.relays import Relays
+from api.turns.relay_opener import RelayOpener
 from infra.store.turn_log import TurnLog
 from infra.store.turns import TurnRecord, TurnStore
 from infra.wire.errors import TurnNotFound
@@ -25,7 +25,7 @@ class TurnLookup:
     """The turns on record, as callers may see them."""
 
     def __init__(
-        self, *, turns: TurnStore, turn_log: TurnLog, relays: Relays, answers: AnswerQuota
+        self, *, turns: TurnStore, turn_log: TurnLog, relays: RelayOpener, answers: AnswerQuota
     ) -> None:
         self._turns = turns
         self._log = turn_log

@@ -17,7 +17,7 @@ from infra.wire.ids import ReplicaId, TurnId
 from infra.wire.words import Case, refused
 
 
-class Relays:
+class RelayOpener:
     """The relays of one replica."""
 
     def __init__(

@@ -16,7 +16,7 @@ from api.turns.deferred import DeferredCalls
 from api.turns.naming import label
 from api.turns.open_answer import OwnAnswer, Trail
 from api.turns.relay import Relay
-from api.turns.relays import Relays
+from api.turns.relay_opener import RelayOpener
 from api.turns.temporary import TemporaryNames
 from infra.runtime.clock import Clock
 from infra.runtime.identity import new_turn_id
@@ -56,7 +56,7 @@ class TurnOpener:
         chains: ChainStore,
         names: TemporaryNames,
         queue: PlacementQueue,
-        relays: Relays,
+        relays: RelayOpener,
         answers: AnswerQuota,
         readers: TurnReaders,
         deferred: DeferredCalls,
