@@ -1,7 +1,8 @@
 """The model's conversations: real leases, scripts and decisions; containers of the model.
 
 It goes the way `worker.placement.placement`, `worker.conversations.actor` and `worker.turns.run`
-go, without what does not matter to lease, fence and log: memory, gateway, workspaces.
+go, without what does not matter to lease, fence and log: memory, gateway, workspaces. What it does
+next, what it takes over and what a failed start means are the real decisions, not copies.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
 from infra.store.conversations import ConversationRecord
-from infra.store.turns import ATTEMPTS_MAX, Claimed
+from infra.store.turns import Claimed
 from infra.store.waiting_room import Elsewhere, Taken
 from infra.wire.endings import declared_end
 from infra.wire.errors import (
@@ -29,10 +30,14 @@ from infra.wire.events import TurnEnded, decode_event, encode_event, is_end
 from infra.wire.ids import ConversationKey, TurnId, WorkerId
 from infra.wire.states import ConversationState, TurnState
 from tests.unit.cluster_model.machines import Box, Link
+from worker.conversations.next_step import Facts, Step, inherit, next_step
+from worker.conversations.phases import OF_THE_IDLE, Wish
 from worker.conversations.recorded_state import steps
 from worker.hosts.host import ContainerId
 from worker.ownership import HeldLease
 from worker.turns.course import Course, course_before_container, course_with_agent
+from worker.turns.phases import RunPhase
+from worker.turns.steps import failed_start, first_phase
 from worker.waiting import until_store_answers
 
 if TYPE_CHECKING:
@@ -65,6 +70,11 @@ class Run:
     def turn(self) -> TurnId:
         return self.claimed.record.turn
 
+    @property
+    def phase(self) -> RunPhase:
+        state, is_adoption = self.claimed.record.state, self.claimed.is_adoption
+        return RunPhase.OPEN if self.is_given else first_phase(state=state, is_adoption=is_adoption)
+
 
 class Actor:
     """One conversation a worker owns."""
@@ -75,7 +85,7 @@ class Actor:
         self.key: ConversationKey = held.conversation
         self.held = held
         self.is_resting = False
-        self.was_poked = True
+        self.wishes = {Wish.TURN}
         self.idle_since_s = worker.clock.monotonic()
         self.left_waiting: TurnId | None = None
         self._worker = worker
@@ -84,14 +94,12 @@ class Actor:
         self._box: Box | None = None
         self._link: Link | None = None
         self._cancelled: TurnId | None = None
-        self._is_reap_asked = False
-        self._is_leaving = False
         self._is_discarding = False
         self.turn: TurnId | None = None
 
     @property
     def is_being_stopped(self) -> bool:
-        return self._is_discarding or self._is_reap_asked
+        return self._is_discarding or bool(self.wishes & OF_THE_IDLE)
 
     def is_due(self, now_s: float) -> bool:
         return self.is_resting and now_s - self.idle_since_s >= IDLE_S
@@ -101,13 +109,13 @@ class Actor:
         return self._box.id if self._box else None
 
     def poke(self) -> None:
-        self.was_poked = True
+        self.wishes.add(Wish.TURN)
 
     def reap(self) -> None:
-        self._is_reap_asked = True
+        self.wishes.add(Wish.REAP)
 
     def make_room(self) -> None:
-        self._is_reap_asked = True
+        self.wishes.add(Wish.ROOM)
 
     def disown(self) -> None:
         self.held.lose()
@@ -116,7 +124,7 @@ class Actor:
         self._cancelled = turn
 
     def hand_over(self) -> None:
-        self._is_leaving = True
+        self.wishes.add(Wish.DRAIN)
 
     async def live(self) -> None:
         """Until the conversation is cold, lost or handed over."""
@@ -129,24 +137,38 @@ class Actor:
         await self._recover()
         while True:
             self._check()
-            if self._is_leaving:
-                return await self._release(self._state)
-            if claimed := await self._claim():
-                self._is_reap_asked = False
-                self.turn = claimed.record.turn
-                await self._run(Run(claimed, claimed.record.seq, []))
-                self.turn = None
-            elif self._box is None:
-                return await self._release(ConversationState.COLD)
-            elif self._box.process.is_dead or await self._shall_stop():
-                await self._discard()
-            else:
-                await self._rest()
+            match self._next():
+                case Step.HAND_OVER:
+                    return await self._release(self._state)
+                case Step.GO_COLD:
+                    return await self._release(ConversationState.COLD)
+                case Step.CLAIM:
+                    await self._run_next()
+                case Step.ASK_TO_REAP:
+                    await self._ask_to_reap()
+                case Step.STOP:
+                    await self._discard()
+                case Step.REST:
+                    await self._rest()
+
+    def _next(self) -> Step:
+        facts = Facts(
+            wishes=frozenset(self.wishes),
+            has_container=self._box is not None,
+            is_container_lost=self._box is not None and self._box.process.is_dead,
+            is_reaped=self._state is ConversationState.STOPPING,
+        )
+        return next_step(facts)
+
+    async def _run_next(self) -> None:
+        if claimed := await self._claim():
+            self.wishes -= OF_THE_IDLE
+            self.turn = claimed.record.turn
+            await self._run(Run(claimed, claimed.record.seq, []))
+            self.turn = None
 
     async def _claim(self) -> Claimed | None:
-        if not self.was_poked:
-            return None
-        self.was_poked = False
+        self.wishes.discard(Wish.TURN)
         turns, lease = self._worker.turns, self.held.lease
         claimed = await self._insist(lambda: turns.claim(lease))
         if claimed and not claimed.is_adoption and self._state is ConversationState.WARM:
@@ -155,39 +177,34 @@ class Actor:
             self._state = ConversationState.WARM
         return claimed
 
-    async def _shall_stop(self) -> bool:
-        if not self._is_reap_asked:
-            return False
-        self._is_reap_asked = False
+    async def _ask_to_reap(self) -> None:
         conversations, worker = self._worker.conversations, self._worker.id
         won = await self._insist(lambda: conversations.reap(self.key, worker))
+        self.wishes.discard(Wish.REAP)
         if won:
             self._state = ConversationState.STOPPING
-        return won
 
     async def _rest(self) -> None:
         await self._move(ConversationState.WARM)
         self.is_resting = True
         self.idle_since_s = self._worker.clock.monotonic()
-        assert self._box is not None
-        while not (
-            self.was_poked or self._is_reap_asked or self._is_leaving or self._box.process.is_dead
-        ):
+        while self._next() is Step.REST:
             self._check()
             await self._worker.clock.sleep(0.3)
         self.is_resting = False
 
     async def _recover(self) -> None:
-        box = self._worker.machine.of(self.key)
+        machine, conversations = self._worker.machine, self._worker.conversations
+        box = machine.of(self.key)
         if box is None:
             return
         self._box = box
-        conversations = self._worker.conversations
         record = await self._insist(lambda: conversations.get(self.key))
-        is_ours = record is not None and record.container == box.id
-        if self._worker.rules.adopts_only_the_recorded and not is_ours:
-            return await self._discard()
-        if box.process.is_dead or self._state is ConversationState.STOPPING:
+        recorded = record.container if record else None
+        if not self._worker.rules.adopts_only_the_recorded:
+            recorded = box.id
+        found = [c for c in machine.list() if c.id == box.id]
+        if not inherit(found, recorded=recorded, state=self._state).is_usable:
             return await self._discard()
         try:
             await self._linked()
@@ -203,28 +220,22 @@ class Actor:
             await self._copy(run)
         except ContainerDied:
             is_usable = False
-            if self._may_start_again(run):
+            ending = failed_start(
+                declared_end(ErrorCode.CONTAINER_LOST), phase=run.phase, record=run.claimed.record
+            )
+            if ending.end is None:
                 turns, lease = self._worker.turns, self.held.lease
                 if await self._insist(lambda: turns.requeue(lease, run.turn)):
-                    self.was_poked = True
+                    self.wishes.add(Wish.TURN)
                     self._note_rest()
                     return await self._discard()
-            run.ending = declared_end(ErrorCode.CONTAINER_LOST)
+            run.ending = ending.end or declared_end(ErrorCode.CONTAINER_FAILED)
         except AgentUnreachable:
             is_usable = False
             run.ending = declared_end(ErrorCode.AGENT_FAILED)
         await self._conclude(run)
         if not is_usable or self._box is None or self._box.process.is_dead:
             await self._discard()
-
-    def _may_start_again(self, run: Run) -> bool:
-        record = run.claimed.record
-        return (
-            not run.is_given
-            and record.state is TurnState.CLAIMED
-            and record.seq == 0
-            and record.attempt < ATTEMPTS_MAX
-        )
 
     async def _deliver(self, run: Run) -> None:
         record, course = run.claimed.record, Course.START
@@ -279,7 +290,7 @@ class Actor:
             self._check()
             if self._link is not None:
                 self._take(run, self._link)
-            if self._is_leaving:
+            if Wish.DRAIN in self.wishes:
                 with suppress(StoreUnavailable):
                     await self._append(run)
                 await self._release(self._state)
@@ -342,7 +353,7 @@ class Actor:
         if await self._insist(
             lambda: worker.turns.finish(lease, run.turn, n, end, idle_timeout_s=IDLE_S)
         ):
-            self.was_poked = True
+            self.wishes.add(Wish.TURN)
         self._note_rest()
         self._publish(run, n, run.payload or encode_event(end))
         if self._link:
@@ -389,7 +400,8 @@ class Actor:
 
     async def _discard(self) -> None:
         box, self._box, self._link = self._box, None, None
-        self._is_reap_asked, self._is_discarding = False, True
+        self.wishes -= OF_THE_IDLE
+        self._is_discarding = True
         await self._move(ConversationState.STOPPING)
         if box is not None:
             await self._worker.clock.sleep(self._chance.uniform(0.01, 0.5))
@@ -501,6 +513,6 @@ class Places:
         del self.conversations[actor.key]
         if actor.left_waiting:
             self._worker.hint(actor.left_waiting, None)
-        elif actor.held.lost.is_set() or actor.was_poked:
+        elif actor.held.lost.is_set() or Wish.TURN in actor.wishes:
             with suppress(AgClusterError):
                 await self.place(actor.key)
