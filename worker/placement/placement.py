@@ -159,7 +159,10 @@ class Placement:
         c = record.conversation
         if c not in self.conversations and await self._send_home(c, turn):
             return
-        # A begun one goes on in the container it has, and only a worker of this host can see to it.
+        # A begun one goes on in the container it has: beyond the slots, and nowhere else. How long
+        # its host may take to see to it, the sweeps know.
+        if is_begun(record.state) and await self._is_elsewhere(c):
+            return
         await self.place(c, turn, may_exceed=is_begun(record.state))
 
     async def place(
@@ -242,6 +245,10 @@ class Placement:
                 await parts.queue.enqueue(turn, worker.worker)
                 return True
         return False
+
+    async def _is_elsewhere(self, c: ConversationKey) -> bool:
+        found = await self._parts.conversations.get(c)
+        return found is not None and found.host not in (None, self._parts.host_id)
 
     def cancel(self, c: ConversationKey, turn: TurnId) -> None:
         """Somebody wants the turn stopped."""

@@ -35,6 +35,7 @@ from worker.conversations.phases import OF_THE_IDLE, Wish
 from worker.conversations.recorded_state import steps
 from worker.hosts.host import ContainerId
 from worker.ownership import HeldLease
+from worker.placement.sweeping import is_begun
 from worker.turns.course import Course, course_before_container, course_with_agent
 from worker.turns.phases import RunPhase
 from worker.turns.steps import failed_start, first_phase
@@ -477,8 +478,16 @@ class Places:
         """A hint for this worker."""
         with suppress(AgClusterError):
             record = await self._worker.turns.get(turn)
-            if record is not None and not record.state.is_terminal:
-                await self.place(record.conversation, turn)
+            if record is None or record.state.is_terminal:
+                return
+            c = record.conversation
+            if is_begun(record.state) and await self._is_elsewhere(c):
+                return
+            await self.place(c, turn)
+
+    async def _is_elsewhere(self, c: ConversationKey) -> bool:
+        found = await self._worker.conversations.get(c)
+        return found is not None and found.host not in (None, self._worker.machine.host)
 
     async def place(
         self, c: ConversationKey, turn: TurnId | None = None, *, may_exceed: bool = False

@@ -124,6 +124,7 @@ def frozen_at(script: str, moment: Moment, *, for_s: float) -> tuple[Fault, ...]
 
 LONG = Ask(0.5, conversation=0, events=12, every_s=2.0, is_hinted=True)
 FROZEN_BEFORE_AN_APPEND = Schedule(0, (LONG,), frozen_at("append", Moment.UNSENT, for_s=22))
+FROZEN_BEFORE_A_START = Schedule(0, (LONG,), frozen_at("start", Moment.UNSENT, for_s=22))
 FROZEN_AFTER_A_START = Schedule(0, (LONG,), frozen_at("start", Moment.UNHEARD, for_s=35))
 SUSPENDED_AFTER_A_START = Schedule(
     0,
@@ -169,7 +170,7 @@ MOVED_AND_CAME_BACK = Schedule(
         ),
         pytest.param(
             without("return held[1] == worker and held[2] == fence", "return true"),
-            None,
+            FROZEN_BEFORE_A_START,
             id="an owner's scripts are refused under an older fence",
         ),
         pytest.param(

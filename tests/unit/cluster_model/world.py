@@ -101,7 +101,7 @@ class Schedule:
     walls_ahead_s: tuple[float, float, float] = (0.0, 0.0, 0.0)
     """By how much the wall clocks of the workers are wrong; Redis' own is right."""
     costs_no_turn: bool = False
-    """Its faults leave every turn to end well; hints go where they are meant to."""
+    """Its faults leave every turn to end well."""
 
 
 _SPRINGS = {
@@ -267,8 +267,7 @@ class World:
         """An arq job on its way to somebody; one in ten is lost."""
         living = [w for w in self._workers if not w.process.is_dead]
         # What the sender knows of the owner may be old: one in five goes to anybody.
-        is_sure = self.schedule.costs_no_turn or self._chance.random() < 0.8
-        is_known = owner is not None and is_sure
+        is_known = owner is not None and self._chance.random() < 0.8
         named = [w for w in living if w.id == owner] if is_known else living
         if named and self._chance.random() < 0.9:
             worker = self._chance.choice(named)

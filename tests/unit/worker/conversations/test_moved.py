@@ -102,6 +102,24 @@ async def test_a_turn_started_elsewhere_is_not_started_again_in_a_container_left
     assert started.count(turn) == 1
 
 
+async def test_a_late_hint_does_not_end_a_turn_that_runs_on_another_host(
+    stage: Stage, here_and_there: tuple[Path, Path]
+) -> None:
+    """Its owner had died, and only a worker of that host can go on with its container."""
+    here, there = here_and_there
+    away = await worker_on(stage, THERE, there)
+    turn = await stage.ask(C, "stream 100 every 10 ms")
+    await stage.until_logged(turn, 5)
+    late = await worker_on(stage, HERE, here)
+    await lose(stage, away)
+
+    await late.process.placement.claim(turn)
+    assert C not in late.process.placement.conversations
+
+    await worker_on(stage, THERE, there)
+    assert (await stage.ended(turn)).state is TurnState.DONE
+
+
 async def test_what_is_left_of_a_moved_conversation_goes_and_nothing_of_its_new_home(
     stage: Stage, here_and_there: tuple[Path, Path]
 ) -> None:
