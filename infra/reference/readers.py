@@ -1,9 +1,9 @@
 """Which program reads which setting, found in the programs' own source.
 
-A setting counts as read by a program when a module the program imports, directly or through others,
-looks it up on something called `settings`, on a parameter whose type is a section, or on a name
-that such a thing was assigned to. That errs on the side of too many: a program may be given a
-setting that only a neighbour in a module reads. Used by `infra.reference.settings`.
+A setting counts as read by a program if a module that the program imports, directly or indirectly,
+looks it up on something called `settings`, on a parameter or a field of a class whose type is a
+section, or on a name that such a thing was assigned to. This may list too many: a program may get a
+setting that only another part of a module reads. Used by `infra.reference.settings`.
 """
 
 from __future__ import annotations
@@ -55,23 +55,45 @@ def _imports() -> grimp.ImportGraph:
 
 
 def _named_in(modules: Iterable[str]) -> frozenset[str]:
-    found = set[str]()
-    for module in modules:
-        if not module.startswith(_OURS):
-            found |= _attributes_in(module)
+    ours = [module for module in modules if not module.startswith(_OURS)]
+    held = {
+        package: _NAMES.union(*(_section_fields(m) for m in ours if _package(m) == package))
+        for package in {_package(module) for module in ours}
+    }
+    found = frozenset[str]().union(*(_attributes_in(m, held[_package(m)]) for m in ours))
     stands_for = _stands_for()
     return frozenset(field for name in found for field in stands_for.get(name, ()))
 
 
+def _package(module: str) -> str:
+    return module.partition(".")[0]
+
+
 @functools.cache
-def _attributes_in(module: str) -> frozenset[str]:
+def _nodes_of(module: str) -> tuple[ast.AST, ...]:
     spec = find_spec(module)
     assert spec is not None, module
     assert spec.origin is not None, module
-    nodes = list(ast.walk(ast.parse(Path(spec.origin).read_text())))
-    names = _NAMES.union(
+    return tuple(ast.walk(ast.parse(Path(spec.origin).read_text())))
+
+
+@functools.cache
+def _section_fields(module: str) -> frozenset[str]:
+    """`agents` of `agents: AgentDefaults`, a field that other modules of the package read."""
+    return frozenset(
+        name
+        for node in _nodes_of(module)
+        if isinstance(node, ast.AnnAssign) and _last_name(node.annotation) in _SECTIONS
+        if (name := _last_name(node.target))
+    )
+
+
+@functools.cache
+def _attributes_in(module: str, held: frozenset[str]) -> frozenset[str]:
+    nodes = _nodes_of(module)
+    names = held.union(
         (n.arg for n in nodes if isinstance(n, ast.arg) and _last_name(n.annotation) in _SECTIONS),
-        *(_other_names(n) for n in nodes if isinstance(n, ast.Assign)),
+        *(_other_names(n, held) for n in nodes if isinstance(n, ast.Assign)),
     )
     return frozenset(
         node.attr
@@ -80,12 +102,12 @@ def _attributes_in(module: str) -> frozenset[str]:
     )
 
 
-def _other_names(node: ast.Assign) -> frozenset[str]:
+def _other_names(node: ast.Assign, held: frozenset[str]) -> frozenset[str]:
     """`limits` of `limits = self.settings`, also where several are assigned at once."""
     pairs = [(node.targets[0], node.value)]
     if isinstance(node.targets[0], ast.Tuple) and isinstance(node.value, ast.Tuple):
         pairs = list(zip(node.targets[0].elts, node.value.elts, strict=False))
-    found = (_last_name(to) for to, value in pairs if _last_name(value) in _NAMES)
+    found = (_last_name(to) for to, value in pairs if _last_name(value) in held)
     return frozenset(name for name in found if name)
 
 

@@ -16,7 +16,7 @@ class AgentDefaults(Section):
     title: ClassVar = "Agents"
 
     system_prompt: str | None = Field(
-        None, description="Default system prompt, used when a request has none."
+        None, description="Default system prompt, for requests without one."
     )
     tools: Names = Field(
         (
@@ -32,34 +32,41 @@ class AgentDefaults(Section):
             "WebSearch",
             "NotebookEdit",
         ),
-        description="Tools an agent has.",
+        description="Tools of an agent.",
     )
-    max_turns: int = Field(200, gt=0, description="Model calls one turn may make.")
-    turn_deadline_s: float = Field(3600.0, gt=0, description="Longest a turn may run.")
+    max_turns: int = Field(200, gt=0, description="Maximum number of model calls in one turn.")
+    turn_deadline_s: float = Field(3600.0, gt=0, description="Maximum duration of a turn.")
     idle_timeout_s: float = Field(
-        1800.0, gt=0, description="A conversation idle for this long loses its container."
+        1800.0,
+        gt=0,
+        description="The container of a conversation that was idle for this long is stopped.",
     )
     agent_alone_s: float = Field(
         3600.0,
         ge=60,
-        description="An agent that no worker has spoken to for this long ends by itself, but not "
-        "before the idle timeout: a host whose workers are gone for good is left with none.",
+        description="An agent that no worker has contacted for this long exits on its own, but not "
+        "before the idle timeout, so that no agents remain on a host whose workers are gone for "
+        "good.",
     )
     retention_s: float = Field(
-        7 * 86400.0, gt=0, description="A conversation nobody used for this long is forgotten."
+        7 * 86400.0, gt=0, description="A conversation that was not used for this long is deleted."
     )
     turn_ttl_s: float = Field(
-        3600.0, gt=0, description="A turn that has ended can be come back to for this long."
+        3600.0, gt=0, description="A finished turn can be fetched for this long."
     )
     transcript_max_bytes: int = Field(
         32 * 1024 * 1024,
         gt=0,
         le=48 * 1024 * 1024,  # It has to fit into one line of the link, next to the prompt.
-        description="Largest transcript that is kept of a conversation. One that grows beyond it "
-        "goes on from the history its client sends, once its container is gone.",
+        description="Largest transcript that is stored for a conversation. If it grows further, "
+        "the conversation continues from the history that its client sends once its container is "
+        "gone.",
     )
     disconnect_grace_s: float = Field(
-        5.0, gt=0, le=10, description="An interrupted agent may take this long before it is killed."
+        5.0,
+        gt=0,
+        le=10,
+        description="Time that an interrupted agent has to end its turn before it is killed.",
     )
 
 
@@ -68,10 +75,10 @@ class IsolationSettings(Section):
 
     title: ClassVar = "Isolation"
 
-    isolation: Isolation = Field(Isolation.AUTO, description="What agents run in.")
+    isolation: Isolation = Field(Isolation.AUTO, description="What isolates agents.")
     agent_image: str = Field(f"agcluster-agent:{VERSION}", description="Image of the agents.")
     base_image: str = Field(
-        "python:3.11-slim-bookworm", description="What the agent image is built from."
+        "python:3.11-slim-bookworm", description="Base image of the agents' image."
     )
     container_runtime: str = Field("runc", description="Docker runtime of agents: runc, runsc.")
     container_cpus: float = Field(1.0, gt=0, description="CPUs of one agent.")
@@ -85,24 +92,26 @@ class IsolationSettings(Section):
     workspace_max_mb: int = Field(
         4096,
         gt=0,
-        description="Size of a conversation's workspace beyond which a turn that lets it grow is "
+        description="Size of a conversation's workspace. A turn that lets it grow beyond this is "
         "ended.",
     )
     container_start_timeout_s: float = Field(
-        60.0, gt=0, description="A container that does not answer within this failed."
+        60.0, gt=0, description="A container that does not answer within this time has failed."
     )
     slots: int = Field(
-        0, ge=0, description="Containers a worker owns at most; 0: by the machine's memory."
+        0,
+        ge=0,
+        description="Maximum number of containers of one worker; 0: by the machine's memory.",
     )
     start_slots: int = Field(
         0,
         ge=0,
-        description="Agents one host starts at once; what more is asked for waits in the queue. "
-        "0: as many as the host has cores, which serves a burst fastest.",
+        description="Agents that one host starts at once; further starts wait in the queue. 0: as "
+        "many as the host has cores, which serves a burst fastest.",
     )
     host_memory_reserve_mb: int = Field(
         256,
         ge=0,
-        description="A worker starts nothing new while its host has less memory available than one "
-        "agent may use and this much. Never more than half of the machine is asked for.",
+        description="A worker starts nothing new if its host has less available memory than one "
+        "agent may use plus this much. It never asks for more than half of the machine's memory.",
     )

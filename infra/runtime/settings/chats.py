@@ -24,14 +24,15 @@ class ConversationSettings(Section):
     )
     thin_clients: bool = Field(
         True,
-        description="A lone new message under a known name goes on where the conversation is, for "
-        "clients that do not send its history; false: it begins anew.",
+        description="Append a single new message under a known name to the conversation, for "
+        "clients that do not send their history; false: start anew.",
     )
     temporary_name_patterns: Patterns = Field(
         ("local:",),
-        description="How the names of chats begin that are used again for another chat (regular "
-        "expressions, a JSON list; Open WebUI's temporary chats). Under such a name each message "
-        "that begins a history begins a conversation with an empty workspace. `[]`: none.",
+        description="Names that clients use again for other chats, such as those of Open WebUI's "
+        "temporary chats (regular expressions for the beginning of the name, a JSON list). Under "
+        "such a name, each first message of a history starts a conversation with an empty "
+        "workspace. `[]`: none.",
     )
 
 
@@ -41,32 +42,32 @@ class AnswerSettings(Section):
     title: ClassVar = "Answers"
 
     ping_interval_s: float = Field(
-        10.0, gt=0, le=15, description="Comment pings in a silent stream come this often."
+        10.0, gt=0, le=15, description="A silent stream sends a comment ping this often."
     )
     commit_after_s: float = Field(
         3.0,
         ge=0,
-        description="A stream waits this long for its first event before its 200 goes out, "
-        "so that an early error keeps its honest status.",
+        description="A stream waits this long for its first event before it sends status 200, so "
+        "that an early error gets its own status.",
     )
     retry_grace_s: float = Field(
         10.0,
         ge=0,
         le=60,
-        description="A turn whose answer is not streamed goes on for this long without its client, "
-        "if that is one that tries again by itself: its next try then gets the same turn.",
+        description="A turn whose answer is not streamed continues for this long without its "
+        "client, if that client retries on its own; its next try gets the same turn.",
     )
     blanks_every_s: float = Field(
         0.0,
         ge=0,
         description="An answer that is not streamed sends a blank before its JSON this often, so "
-        "that balancers do not cut a long one; a turn that fails after the first has its error "
-        "behind a 200. 0: never.",
+        "that load balancers do not close the connection. A turn that fails after the first blank "
+        "has status 200 and its error in the body. 0: never.",
     )
     queue_display: QueueDisplay = Field(
         QueueDisplay.COMMENT,
-        description="How a stream that waits shows how many turns are before it: `comment` (of "
-        "the event stream; clients skip it), `reasoning` (people see it) or `off`.",
+        description="How a waiting stream shows the number of turns ahead of it: `comment` (a "
+        "comment of the event stream, which clients skip), `reasoning` (visible) or `off`.",
     )
     tool_display: ToolDisplay = Field(
         ToolDisplay.REASONING, description="Where tool activity and thinking are shown."
@@ -85,12 +86,12 @@ class SideSettings(Section):
             "### Task:",
         ),
         description="How the side requests of chat programs begin (regular expressions, a JSON "
-        "list). One that is not streamed and has a single user message is answered as above, by "
-        "the model it asks for. `[]`: none.",
+        "list). A request that matches, is not streamed and has a single user message is answered "
+        "by one call of the model it asks for. `[]`: none.",
     )
     side_max_tokens: int = Field(
         1024, gt=0, description="Longest answer to a side request that sets no max_tokens."
     )
     side_deadline_s: float = Field(
-        120.0, gt=0, description="Longest the answer to a side request may take."
+        120.0, gt=0, description="Maximum duration of the answer to a side request."
     )

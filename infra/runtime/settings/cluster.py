@@ -21,23 +21,24 @@ class RedisSettings(Section):
     redis_url: str | None = Field(
         None,
         description="redis://, rediss://, unix://, or redis+sentinel://host1,host2,host3/service "
-        "(rediss+sentinel:// with TLS); `agcluster up` starts its own when unset.",
+        "(rediss+sentinel:// with TLS); if unset, `agcluster up` starts its own Redis.",
     )
-    redis_prefix: str = Field("agc", description="First word of every key.")
+    redis_prefix: str = Field("agc", description="Prefix of every key.")
     redis_timeout_s: float = Field(5.0, gt=0, description="Deadline of one Redis command.")
     redis_patience_s: float = Field(
-        30.0, ge=0, description="At its start, a program waits this long for Redis."
+        30.0, ge=0, description="How long a program waits for Redis when it starts."
     )
     redis_allow_eviction: bool = Field(
         False,
-        description="Start with a Redis that evicts keys when it is full, which loses leases and "
+        description="Start even if Redis evicts keys when it is full, which loses leases and "
         "conversations.",
     )
     redis_ca_file: Path | None = Field(
-        None, description="PEM file of the CA that signed Redis' certificate; else the system's."
+        None,
+        description="PEM file of the CA that signed Redis' certificate; default: the system's CAs.",
     )
     redis_cert_file: Path | None = Field(
-        None, description="PEM file of our own certificate, for a Redis that wants one."
+        None, description="PEM file of our own certificate, for a Redis that requires one."
     )
     redis_key_file: Path | None = Field(None, description="PEM file of that certificate's key.")
 
@@ -49,35 +50,41 @@ class ClusterSettings(Section):
 
     secret: SecretStr | None = Field(
         None,
-        description="The cluster's secret, the same for API and gateway, at least 32 "
-        "characters. `agcluster up` makes one when unset.",
+        description="The cluster secret, the same for API and gateway, at least 32 characters. If "
+        "unset, `agcluster up` creates one.",
     )
     content_secret: SecretStr | None = Field(
         None,
-        description="Seals what is asked and answered in Redis: prompts, events, transcripts. The "
-        "same for API and workers, at least 32 characters, another one than the secret. To renew "
-        "it put the new one in front, separated by a comma. Unset: they are readable.",
+        description="Encrypts prompts, events and transcripts in Redis. The same for API and "
+        "workers, at least 32 characters, and different from the cluster secret. To rotate it, put "
+        "the new one in front, separated by a comma. If unset, these are stored unencrypted.",
     )
-    cluster: str = Field("default", description="Name of this cluster; labels its containers.")
-    host_id: str | None = Field(None, description="Name of this machine; its host name when unset.")
+    cluster: str = Field(
+        "default", description="Name of this cluster. Its containers carry it as a label."
+    )
+    host_id: str | None = Field(None, description="Name of this machine; default: its host name.")
     data_dir: Path = Field(
         Path("~/.local/state/agcluster"),
         validate_default=True,  # to resolve `~`
         description="Sockets and workspaces of this host's conversations.",
     )
     drain_timeout_s: float = Field(
-        30.0, ge=0, description="On SIGTERM, running streams and turns get this long."
+        30.0, ge=0, description="Time that running streams and turns have to finish after SIGTERM."
     )
     drain_notice_s: float = Field(
         3.0,
         ge=0,
-        description="Of that time, an API replica goes on taking requests for this long, not "
-        "ready any more: so long balancers may take to notice. At most half of it.",
+        description="For this part of the drain time an API replica still accepts requests, "
+        "although it reports that it is not ready, so that load balancers have time to notice. At "
+        "most half of the drain time.",
     )
     retire_on_exit: bool = Field(
-        False, description="A worker that ends stops its containers instead of leaving them."
+        False,
+        description="Stop a worker's containers when it exits, instead of leaving them running.",
     )
-    demo: bool = Field(False, description="Use the built-in scripted model: no key, no internet.")
+    demo: bool = Field(
+        False, description="Use the built-in scripted model: no key and no internet access needed."
+    )
 
     @field_validator("data_dir")
     @classmethod

@@ -24,19 +24,20 @@ class EdgeSettings(Section):
     requests_max: int = Field(
         4096,
         gt=0,
-        description="Requests one API replica answers at once, streams included; beyond it 503.",
+        description="Requests that one API replica serves at once, including streams; beyond it "
+        "503.",
     )
     bodies_max_bytes: int = Field(
         1024 * 1024 * 1024,
         gt=0,
-        description="Bytes of request bodies, and of what is made of them, that one API replica "
-        "holds at once, until their turns are handed over; beyond it 503. Those of one key hold no "
-        "more than stays free (429).",
+        description="Total size of request bodies, and of the data made from them, that one API "
+        "replica holds until their turns are submitted; beyond it 503. One key may never use more "
+        "than is still free (429).",
     )
     trusted_proxies: Names = Field(
         (),
-        description="Addresses and networks of the balancers in front: their X-Forwarded-For says "
-        "who calls. Nobody else's does.",
+        description="Addresses and networks of the load balancers in front. Only their "
+        "X-Forwarded-For is trusted.",
     )
     cors_origins: Names = Field(
         (),
@@ -44,11 +45,15 @@ class EdgeSettings(Section):
         "the API from a browser, an app or an extension.",
     )
     key_check: bool = Field(
-        True, description="Ask the upstream (GET /v1/models) whether a key is good before a turn."
+        True,
+        description="Ask the upstream (GET /v1/models) whether it accepts a key before a "
+        "turn starts.",
     )
-    key_check_ttl_s: float = Field(300.0, gt=0, description="How long a good key is remembered.")
+    key_check_ttl_s: float = Field(
+        300.0, gt=0, description="How long an accepted key is remembered."
+    )
     send_timeout_s: float = Field(
-        60.0, gt=0, description="A client that reads nothing for this long is dropped."
+        60.0, gt=0, description="A client that reads nothing for this long is disconnected."
     )
 
     @field_validator("trusted_proxies")

@@ -25,43 +25,47 @@ class EgressSettings(Section):
         EgressPolicy.PUBLIC, description="Which hosts an agent's tools may reach."
     )
     egress_allow: Names = Field(
-        (), description="Hosts of policy allowlist; `.example.org` includes its subdomains."
+        (), description="Hosts for the policy allowlist; `.example.org` includes its subdomains."
     )
     egress_profiles: EgressProfiles = Field(
         {},
-        description="Other policies by name, as JSON: "
-        '`{"pip": {"policy": "allowlist", "allow": ["pypi.org", "files.pythonhosted.org"]}}`. A '
-        "request picks one with the header X-AgCluster-Profile or metadata.profile, its "
-        "conversation keeps it; any other name is 400.",
+        description='Other policies by name, as JSON: `{"pip": {"policy": "allowlist", "allow": '
+        '["pypi.org", "files.pythonhosted.org"]}}`. A request selects one with the header '
+        "X-AgCluster-Profile or metadata.profile, and its conversation keeps it; an unknown name "
+        "is 400.",
     )
     egress_ports: Ports = Field(
         (80, 443), description="Ports that tools may reach: HTTP, HTTPS, git over HTTPS."
     )
     egress_deny: Networks = Field(
         (),
-        description="Networks that tools may never reach beside private ones: the cluster's own "
-        "public addresses. Those of the gateway's machine, and of Redis as its name leads at the "
-        "start, need not be listed. A gateway in a container (`compose.yaml`) does not know its "
-        "host's: list them.",
+        description="Networks that tools may never reach, in addition to private ones: the "
+        "cluster's own public addresses. You need not list those of the gateway's machine, or of "
+        "Redis as its name resolves at startup. A gateway in a container (`compose.yaml`) does not "
+        "know its host's addresses: list them.",
     )
     egress_connections_max: int = Field(
-        64, gt=0, description="Connections of one agent's tools at once; beyond it 429."
+        64, gt=0, description="Concurrent connections of one agent's tools; beyond it 429."
     )
     egress_connections_per_minute: int = Field(
-        1200, ge=0, description="New ones in a minute; beyond it they wait, then 429. 0: any."
+        1200,
+        ge=0,
+        description="New connections of one agent's tools per minute; beyond it they "
+        "wait, then 429. 0: no limit.",
     )
     egress_bytes_per_s: int = Field(
         64 * 1024 * 1024,
         ge=0,
-        description="Bytes a second of one agent's tools, both ways together. 0: any number.",
+        description="Bytes per second of one agent's tools, both directions together. 0: no limit.",
     )
     egress_turn_bytes_max: int = Field(
         8 * 1024**3,
         gt=0,
-        description="Bytes of one turn's tools, both ways together; then they are cut off.",
+        description="Bytes of one turn's tools, both directions together; beyond it they are cut "
+        "off.",
     )
     egress_idle_timeout_s: float = Field(
-        300.0, gt=0, description="A connection of a tool that is silent for this long is cut."
+        300.0, gt=0, description="A tool's connection that is silent for this long is closed."
     )
 
     @property

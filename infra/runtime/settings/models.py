@@ -21,13 +21,12 @@ class ModelSettings(Section):
             "claude-haiku-4-5-20251001",
             "claude-opus-4-1-20250805",
         ),
-        description="Model ids offered at /v1/models. With `upstream_models` off, or where this is "
-        "set and that is not, any other is 404.",
+        description="Model ids offered at /v1/models. If `upstream_models` is off, or only this "
+        "setting is set, any other model is 404.",
     )
     upstream_models: bool = Field(
         True,
-        description="Whether the models that the upstream lists for a caller's key are offered "
-        "too.",
+        description="Also offer the models that the upstream lists for a caller's key.",
     )
     model_aliases: Aliases = Field(
         {
@@ -36,18 +35,18 @@ class ModelSettings(Section):
             "claude-haiku-4.5": "claude-haiku-4-5-20251001",
             "claude-opus-4.1": "claude-opus-4-1-20250805",
         },
-        description="Other names for models, offered beside them.",
+        description="Other names for models, offered in addition to them.",
     )
     utility_models: Aliases = Field(
         {"claude-utility": "claude-haiku-4-5-20251001"},
-        description="Model names for titles, tags and the like, offered beside the models: a "
-        "request for one is a single call of the model it stands for, with no agent. The default "
-        "follows `models` when those lack its target.",
+        description="Names of models for titles, tags and the like, offered in addition to the "
+        "models. A request for one is a single call of the model behind the name, without an "
+        "agent. If `models` lacks the default's target, the default follows `models`.",
     )
     agent_models: Names = Field(
         (),
-        description="Models that agents may call, for sub-agents and small tasks too, beside the "
-        "one that was asked for. Empty: `models` and those that utility models stand for.",
+        description="Models that agents may call in addition to the requested one, also for "
+        "sub-agents and small tasks. Empty: `models` and those behind utility models.",
     )
     anthropic_base_url: str = Field(
         "https://api.anthropic.com", description="The upstream: any server of the Messages API."
