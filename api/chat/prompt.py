@@ -9,15 +9,14 @@ Tool calls and results of the client's own tools become text: this agent runs it
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from itertools import pairwise
+from collections.abc import Iterator, Sequence
 from typing import Literal
 
 from api.chat.blocks import blocks_of
 from api.chat.request import Called, ChatMessage, built_of, counted, given, text_of
-from api.turns.ask import Blocks, Prompt
+from api.turns.ask import Prompt, prompt_of
 from infra.wire.errors import RequestRefused
-from infra.wire.history import GO_ON, digest, tails
+from infra.wire.history import GO_ON
 from infra.wire.turns import ContentBlock, HistoryMessage, TextBlock
 
 _SYSTEM_ROLES = frozenset({"system", "developer"})
@@ -62,36 +61,16 @@ def _read(messages: Sequence[ChatMessage]) -> Prompt:
             raise RequestRefused("The last message is empty.", param=f"messages[{newest}].content")
         begins.append(len(said))
         said.append(HistoryMessage(role="user", content=(TextBlock(text=GO_ON),)))
-    return _prompt(system, said, begins, has_answers=_has_answers(messages))
-
-
-def _prompt(
-    system: list[str], said: list[HistoryMessage], begins: list[int], *, has_answers: bool
-) -> Prompt:
-    spans = list(pairwise([*begins, len(said)]))
-    turns = [_blocks_of(said[begin:end], "user") for begin, end in spans]
-    answers = [_blocks_of(said[begin:end], "assistant") for begin, end in spans[:-1]]
-    return Prompt(
+    return prompt_of(
+        said,
+        begins,
         system_prompt="\n\n".join(system) or None,
-        history=tuple(said[: begins[-1]]),
-        prompt=turns[-1],
-        sent=tuple(map(digest, turns)),
-        has_answers=has_answers,
-        answers=tuple(
-            "".join(block.text for block in answer if isinstance(block, TextBlock))
-            for answer in answers
-        ),
-        begins=tuple(begins[:-1]),
-        tails=tails(turns[-1]),
+        has_answers=_has_answers(messages),
     )
 
 
 def _has_answers(messages: Sequence[ChatMessage]) -> bool:
     return any(message.role == "assistant" for message in messages)
-
-
-def _blocks_of(messages: Iterable[HistoryMessage], role: str) -> Blocks:
-    return tuple(block for m in messages if m.role == role for block in m.content)
 
 
 def _text(block: ContentBlock) -> str:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from api.http.auth import Caller
 from api.turns.repeats import Repeat
+from infra.wire.history import digest, tails
 from infra.wire.turns import (
     ContentBlock,
     HistoryMessage,
     Lane,
     OnDisconnect,
+    TextBlock,
 )
 
 Blocks = tuple[ContentBlock, ...]
@@ -33,6 +37,40 @@ class Prompt:
     """Where in the history each of those turns begins."""
     tails: tuple[str, ...] = ()
     """Digests under which the prompt may come back."""
+
+
+def prompt_of(
+    said: Sequence[HistoryMessage],
+    begins: Sequence[int],
+    *,
+    system_prompt: str | None = None,
+    has_answers: bool = False,
+) -> Prompt:
+    """The prompt of what was said in a conversation so far.
+
+    `begins` is where in `said` each turn of the user begins, the last one being the prompt; there
+    is at least one.
+    """
+    spans = list(pairwise([*begins, len(said)]))
+    turns = [_blocks_of(said[begin:end], "user") for begin, end in spans]
+    answers = [_blocks_of(said[begin:end], "assistant") for begin, end in spans[:-1]]
+    return Prompt(
+        system_prompt=system_prompt,
+        history=tuple(said[: begins[-1]]),
+        prompt=turns[-1],
+        sent=tuple(map(digest, turns)),
+        has_answers=has_answers,
+        answers=tuple(
+            "".join(block.text for block in answer if isinstance(block, TextBlock))
+            for answer in answers
+        ),
+        begins=tuple(begins[:-1]),
+        tails=tails(turns[-1]),
+    )
+
+
+def _blocks_of(messages: Iterable[HistoryMessage], role: str) -> Blocks:
+    return tuple(block for m in messages if m.role == role for block in m.content)
 
 
 @dataclass(frozen=True)
