@@ -1,1 +1,2 @@
-"""Runs inside the isolation: drives the Agent SDK, numbers what it says, keeps it until logged."""
+"""Runs inside the container: drives the Agent SDK, numbers its events, and keeps them until
+logged."""

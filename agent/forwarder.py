@@ -1,7 +1,7 @@
-"""A way out for tools: a TCP port on loopback that leads to the egress socket.
+"""Network access for tools: a TCP port on loopback that leads to the egress socket.
 
-Programs know `HTTP_PROXY`, not Unix sockets. The gateway behind the socket decides what is let
-through; here bytes are only passed on.
+Programs support `HTTP_PROXY`, not Unix sockets. The gateway behind the socket decides what is
+allowed; this module only passes bytes on.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _CHUNK_BYTES = 64 * 1024
 
 
 class Forwarder:
-    """Listens from the first time it is asked for its address, if the egress socket exists then."""
+    """Starts to listen when it is first asked for its address, if the egress socket exists then."""
 
     def __init__(self, egress_socket: Path, group: asyncio.TaskGroup, *, port: int = PORT) -> None:
         self._egress_socket = egress_socket
@@ -28,7 +28,7 @@ class Forwarder:
         self._server: asyncio.Server | None = None
 
     async def proxy_url(self) -> str | None:
-        """`http://127.0.0.1:<port>`, or None where there is no way out."""
+        """`http://127.0.0.1:<port>`, or None without egress."""
         if self._server is None:
             if not self._egress_socket.is_socket():
                 return None
@@ -37,7 +37,7 @@ class Forwarder:
         return f"http://127.0.0.1:{port}"
 
     def close(self) -> None:
-        """Stop listening; what is under way ends with the group."""
+        """Stop listening. Open connections end with the task group."""
         if self._server is not None:
             self._server.close()
 
@@ -64,14 +64,14 @@ class Forwarder:
                 group.create_task(_pass_on(reader, out_writer))
                 group.create_task(_pass_on(out_reader, writer))
         except* OSError:
-            pass  # One side hung up, which is how most connections end.
+            pass  # One side closed the connection, which is how most connections end.
         finally:
             out_writer.close()
             writer.close()
 
 
 async def _pass_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """Until one side ends; an idle connection lives as long as its program wants it."""
+    """Copy until one side closes. An idle connection stays open as long as its program wants it."""
     while chunk := await reader.read(_CHUNK_BYTES):
         writer.write(chunk)
         await writer.drain()

@@ -1,7 +1,7 @@
 """The agent server's process: `python -m agent.main --socket … --model-socket …`.
 
-Listens first and imports the Agent SDK after, so that a worker is welcomed at
-once. What it is to do arrives over the link; nothing but paths comes from outside otherwise.
+It listens first and imports the Agent SDK afterwards, so that it can welcome a worker at once.
+Everything it has to do arrives over the link; its arguments are only paths.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ from infra.wire.version import VERSION
 
 _SOCKETS = Path("/run/agcluster")
 _CLI_TEMP = Path("/run/cli")
-"""The isolation's place for it (`worker.hosts.host`)."""
+"""Its path in the container (`worker.hosts.host`)."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Serve until told to close, by the worker or by SIGTERM."""
+    """Serve until told to exit, by the worker or by SIGTERM."""
     given = _parser().parse_args(arguments)
     logging.basicConfig(
         level=given.log_level, stream=sys.stderr, format="%(levelname)s %(name)s: %(message)s"
@@ -48,7 +48,7 @@ async def serve(given: argparse.Namespace) -> None:
 
         async def open_session(tasks: asyncio.TaskGroup) -> AgentSession:
             leave_out_mcp()
-            # In a thread: the loop goes on answering while the SDK is imported.
+            # In a thread, so that the loop can answer while the SDK is imported.
             await asyncio.to_thread(importlib.import_module, "agent.session")
             from agent.cli.options import CONNECT_TIMEOUT_S, CliSetup
             from agent.session import ClaudeSession

@@ -1,8 +1,8 @@
-"""What a turn has said: numbered frames, kept until they are acknowledged.
+"""The output of a turn: numbered frames, kept until they are acknowledged.
 
-The agent outlives its worker, so nothing is forgotten before it is in the turn log. The connected
-worker reads from a cursor; a frame that it may have read never changes again. Bounded: new text is
-joined to a delta nobody has read yet, and at `max_bytes` the speaker has to wait.
+The agent outlives its worker, so nothing is dropped before it is in the turn log. The connected
+worker reads from a cursor, and a frame that it may have read never changes. The memory is limited:
+new text is appended to a delta that nobody has read yet, and at `max_bytes` the writer has to wait.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from infra.wire.events import Event, TurnEnded, encode_event, text_literal, thin
 from infra.wire.ids import TurnId
 
 JOINED_MAX_BYTES = 16 * 1024
-"""A delta stops growing here, so that a reader who catches up still gets it in pieces."""
+"""A delta stops growing at this size, so that a reader who catches up still gets it in pieces."""
 
 FRAME_OVERHEAD_BYTES = 100
-"""What a kept frame costs beside its payload (object headers and its place in the table)."""
+"""Bytes of a kept frame in addition to its payload (object headers, its place in the table)."""
 
 
 class Outbox:
@@ -41,19 +41,19 @@ class Outbox:
 
     @property
     def is_settled(self) -> bool:
-        """Whether its end is acknowledged: the turn can be forgotten."""
+        """Whether its end is acknowledged, so that the turn can be dropped."""
         return self.is_ended and self.acked_n >= self.last_n
 
     @property
     def kept_bytes(self) -> int:
-        """What the frames not yet acknowledged take in memory, roughly."""
+        """The approximate memory of the unacknowledged frames."""
         return self._bytes
 
     async def put(self, event: Event) -> None:
-        """Number the event and offer it to the reader; wait while the box is full.
+        """Number the event and offer it to the reader. Waits while the outbox is full.
 
-        The event is in the box even when the wait is cancelled. How long it waits is up to the
-        reader's acknowledgements; `lift_bound` ends the wait. After the end it is dropped.
+        The event is in the outbox even if the wait is cancelled. The length of the wait depends on
+        the reader's acknowledgements; `lift_bound` ends it. Events after the end are dropped.
         """
         if self.is_ended:
             return
@@ -63,7 +63,7 @@ class Outbox:
             await self._room.wait()
 
     def end(self, event: TurnEnded) -> None:
-        """Put the last frame, bound or no bound. A second end is ignored."""
+        """Add the last frame, whatever the limit. A second end is ignored."""
         if not self.is_ended:
             self.is_ended = True
             self._append(encode_event(event))
@@ -74,7 +74,8 @@ class Outbox:
         self._room.set()
 
     def ack(self, n: int) -> None:
-        """Forget the frames up to `n`. A number from before or beyond is harmless."""
+        """Drop the frames up to `n`. A number that was acknowledged before, or lies beyond the
+        newest, is harmless."""
         upto = min(n, self.last_n)
         for number in range(self.acked_n + 1, upto + 1):
             self._bytes -= len(self._payloads.pop(number)) + FRAME_OVERHEAD_BYTES
@@ -84,18 +85,18 @@ class Outbox:
             self._room.set()
 
     def take(self, n: int) -> bytes | None:
-        """The payload of frame `n` to be sent; None if it is not there yet."""
+        """The payload of frame `n`; None if it does not exist yet."""
         payload = self._payloads.get(n)
         if payload is not None:
             self._read_n = max(self._read_n, n)
         return payload
 
     def attach(self, wake: Callable[[], None]) -> None:
-        """Call `wake` whenever there is something new; replaces the reader before."""
+        """Call `wake` whenever there is a new frame. Replaces the previous reader."""
         self._wake = wake
 
     def detach(self, wake: Callable[[], None]) -> None:
-        """Forget that reader, if it is still the one attached."""
+        """Remove that reader, if it is still the attached one."""
         if self._wake == wake:
             self._wake = None
 
@@ -108,7 +109,7 @@ class Outbox:
             self._wake()
 
     def _join(self, payload: bytes) -> bool:
-        """Add a delta's text to the last frame, if that is of its kind and unread."""
+        """Append a delta's text to the last frame, if that has the same kind and is unread."""
         if self.last_n <= self._read_n:
             return False
         last = self._payloads[self.last_n]
@@ -121,7 +122,7 @@ class Outbox:
 
 
 def _join_deltas(first: bytes, second: bytes) -> bytes | None:
-    """Two deltas of one kind as one, spliced in their escaped form; None for anything else."""
+    """Two deltas of one kind as one, joined in their escaped form; None for anything else."""
     for literal in (text_literal, thinking_literal):
         if literal(first) is not None and (tail := literal(second)) is not None:
             return first[:-2] + tail[1:] + b"}"

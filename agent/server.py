@@ -1,8 +1,8 @@
 """The agent's side of the worker-agent protocol (`infra.wire.link`), over a Unix socket.
 
-Knows turns, fences and frames, and nothing of the SDK: an `AgentSession` runs the turns, one after
-the other, in one task, and `Transcripts` keeps what is to be stored. One worker is connected at a
-time; the agent goes on without any, but not for good: nobody would be left to stop it.
+It knows turns, fences and frames, and nothing of the SDK. An `AgentSession` runs the turns, one
+after the other, in one task; `Transcripts` keeps the entries to be stored. One worker is connected
+at a time. The agent continues without a worker, but not forever, because then nobody could stop it.
 """
 
 from __future__ import annotations
@@ -43,20 +43,21 @@ from infra.wire.link import (
 log = logging.getLogger(__name__)
 
 HELLO_TIMEOUT_S = 10.0
-"""A connection that has not said hello by then is closed."""
+"""A connection that has not sent `Hello` by then is closed."""
 
 WRITE_HIGH_BYTES = 256 * 1024
-"""Beyond this in the socket's buffer the worker is behind: frames stay in the outbox, joined."""
+"""With more bytes than this in the socket's buffer, the worker is behind, and frames stay in the
+outbox, where deltas are joined."""
 
 FIRST_HELLO_S = 600.0
-"""Until a first worker has said how long it may be alone."""
+"""Until the first worker has set how long the agent may be alone."""
 
 OpenSession = Callable[[asyncio.TaskGroup], Awaitable[AgentSession]]
-"""Makes the session; tasks it needs beside a turn are born in the group."""
+"""Creates the session. Tasks that it needs outside a turn run in the group."""
 
 
 class LinkServer:
-    """Listens, keeps the fence, runs turns one at a time, and replays them to our owner."""
+    """Listens, checks fences, runs turns one at a time, and sends their frames to the owner."""
 
     def __init__(
         self,
@@ -67,7 +68,7 @@ class LinkServer:
         sdk_version: str,
         alone_s: float = FIRST_HELLO_S,
     ) -> None:
-        """`open_session` is awaited once, after listening has begun: it may be slow."""
+        """`open_session` is awaited once, after listening has started, so it may be slow."""
         self._alone_s = alone_s
         self._heard_s = 0.0
         self._greeted = asyncio.Event()
@@ -86,7 +87,8 @@ class LinkServer:
         self.listening = asyncio.Event()
 
     async def serve(self, socket: Path) -> None:
-        """Until `close` or a `Close` command; then the session is closed and the socket gone."""
+        """Serve until `close` or a `Close` command. Then the session is closed and the socket
+        removed."""
         async with asyncio.TaskGroup() as group:
 
             def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -107,19 +109,20 @@ class LinkServer:
                 company.cancel()
 
     async def _watch_company(self) -> None:
-        """Leave when no worker has spoken for too long; containers outlive their workers."""
+        """Exit if no worker has sent anything for too long, because containers outlive their
+        workers."""
         loop = asyncio.get_running_loop()
         self._heard_s = loop.time()
         while (left_s := self._heard_s + self._alone_s - loop.time()) > 0:
             self._greeted.clear()
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(left_s):
-                    await self._greeted.wait()  # a worker may say another time
+                    await self._greeted.wait()  # A worker may set another time.
         log.warning("no worker has spoken for %g s: leaving", self._alone_s)
         self.close()
 
     def close(self) -> None:
-        """Leave. `serve` returns when the session has ended."""
+        """Exit. `serve` returns when the session has ended."""
         self._closing.set()
 
     def _hang_up(self, socket: Path) -> None:
@@ -145,7 +148,7 @@ class LinkServer:
         turn.outbox.end(ended.model_copy(update={"heads": turn.answer.heads}))
         log.info("turn %s ended: %s", turn.start.turn, ended.state)
 
-    # Links: any number may be open, one is the worker's.
+    # Links: any number may be open, but only one is the worker's.
 
     async def _serve_link(self, link: _Link) -> None:
         try:
@@ -168,7 +171,7 @@ class LinkServer:
             link.close()
 
     async def _greet(self, link: _Link) -> bool:
-        """Answer the hello; False when the link is refused."""
+        """Answer the hello. False if the link is refused."""
         try:
             async with asyncio.timeout(HELLO_TIMEOUT_S):
                 hello = await link.read()
@@ -204,15 +207,15 @@ class LinkServer:
         )
 
     def _open_turn(self) -> RunningTurn | None:
-        """The turn that runs or whose end is not acknowledged."""
+        """The turn that runs, or whose end is not acknowledged."""
         if self._turn is not None and self._turn.outbox.is_settled:
             self._turn = None
         return self._turn
 
     def _obey(self, link: _Link, command: Command) -> bool:
-        """Carry out a command; False when the link is to be closed."""
+        """Carry out a command. False if the link has to be closed."""
         if link is not self._link:
-            # A newer owner has greeted; this was said before, and stayed in the buffer.
+            # A newer owner has said hello. This command was sent before and remained in the buffer.
             return False
         self._heard_s = asyncio.get_running_loop().time()
         match command:
@@ -225,7 +228,7 @@ class LinkServer:
                 if turn is None:
                     _refuse(link, "no such turn here", code=ErrorCode.TURN_NOT_FOUND, turn=id)
                 elif after < turn.outbox.acked_n:
-                    # The log had them and has lost them; here they are forgotten.
+                    # The log had these frames and lost them, and they were dropped here.
                     told = f"frames up to {turn.outbox.acked_n} are forgotten"
                     _refuse(link, told, code=ErrorCode.LOG_LOST, turn=id)
                 else:
@@ -246,10 +249,10 @@ class LinkServer:
         return True
 
     def _interrupt(self, turn: RunningTurn, reason: InterruptReason) -> None:
-        """Have it stopped; one that waits for the session to open ends at once.
+        """Interrupt the turn. One that waits for the session to open ends at once.
 
-        That may take long on a busy machine. The turn is run all the same, later, and says
-        nothing: so what was asked is remembered.
+        Opening may take long on a busy machine. The turn is still run later, and produces nothing,
+        so the request is remembered.
         """
         turn.interrupt(reason)
         if self._session is None:
@@ -266,17 +269,17 @@ class LinkServer:
         if turn is not None and not turn.outbox.is_ended:
             _refuse(link, f"turn {turn.start.turn} is running", turn=start.turn)
             return
-        # An ended turn nobody acknowledged: its owner has moved on, so its log is closed.
+        # Nobody acknowledged the end of this turn. Its owner has moved on, so its log is closed.
         self._turn = RunningTurn(start)
         link.follow(self._turn, after=0)
         self._starts.put_nowait(self._turn)
 
 
 async def _run_guarded(session: AgentSession, turn: RunningTurn) -> TurnEnded:
-    """The edge at which a turn's failure stays that turn's: whatever happens, it has an end."""
+    """Run a turn so that its failure stays its own: whatever happens, the turn gets an end."""
     try:
         return await session.run(turn)
-    except Exception:  # a fault of ours must cost the turn, not the conversation
+    except Exception:  # Our own bugs must cost the turn, not the conversation.
         log.exception("turn %s broke", turn.start.turn)
         return declared_end(ErrorCode.AGENT_FAILED)
 
@@ -306,10 +309,10 @@ class _Link:
         self._behind = asyncio.Event()
 
     async def read(self) -> Command | None:
-        """What the worker says next; None when it has hung up.
+        """The worker's next command; None if it closed the link.
 
-        Raises `MalformedMessage` or `OSError`. Unknown types are skipped: a newer worker may know
-        more than we do.
+        Raises `MalformedMessage` or `OSError`. Unknown types are skipped, because a newer worker
+        may know more types.
         """
         while line := await self._read_line():
             try:
@@ -330,7 +333,7 @@ class _Link:
             self._writer.write(answer.encode() + b"\n")
 
     def follow(self, turn: RunningTurn, *, after: int) -> None:
-        """Send the turn's frames after that number, now and as they come."""
+        """Send the turn's frames after that number, and further ones as they come."""
         self._unfollow()
         self._turn = turn
         self._sent_n = max(after, turn.outbox.acked_n)
@@ -338,7 +341,8 @@ class _Link:
         self.push()
 
     def push(self) -> None:
-        """Write what is there and the socket takes, at once: a delta never waits for a timer."""
+        """Write as many waiting frames as the socket accepts, at once: a delta never waits for a
+        timer."""
         turn, transport = self._turn, self._writer.transport
         if turn is None or transport.is_closing():
             return
@@ -352,7 +356,7 @@ class _Link:
                 transport.write(frame.encode() + b"\n")
 
     async def pump(self) -> None:
-        """Send what a full socket left over, whenever it has room again; never returns."""
+        """Send what remains whenever a full socket has room again. Never returns."""
         while True:
             await self._behind.wait()
             self._behind.clear()
@@ -360,12 +364,12 @@ class _Link:
             self.push()
 
     def close(self) -> None:
-        """Let go; what was written still goes out."""
+        """Close the link. Data that was already written is still sent."""
         self._unfollow()
         self._writer.close()
 
     def abort(self) -> None:
-        """Cut at once: the peer is not the owner any more."""
+        """Close at once, because the peer is no longer the owner."""
         self._unfollow()
         self._writer.transport.abort()
 

@@ -1,9 +1,9 @@
-"""A conversation with the Agent SDK: one CLI at a time, reopened where it has to be.
+"""A conversation with the Agent SDK: one CLI at a time, reopened when necessary.
 
-A CLI lives over many turns. It is reopened, resuming the same SDK session from the transcript kept
-here, when its settings cannot be changed in place, and after it was killed or died; and on another
-past, when the turn stands on one (`BaseKind`). `run` and `aclose` belong to one task; the tasks
-born here end with the CLI or with the turn.
+A CLI lives for many turns. It is reopened, resuming the same SDK session from the transcript kept
+here, if its settings cannot be changed while it runs, and after it was killed or died. It is
+reopened on another session if the turn's base requires it (`BaseKind`). `run` and `aclose` belong
+to one task; the tasks started here end with the CLI or with the turn.
 """
 
 from __future__ import annotations
@@ -36,10 +36,10 @@ from infra.wire.states import TurnState
 log = logging.getLogger(__name__)
 
 START_TRIES = 5
-"""A CLI that does not come up is started again: each try may take a minute on a busy machine, and
-the turn's deadline ends them all."""
+"""A CLI that does not come up is started again. Each attempt may take a minute on a busy machine;
+the turn's deadline limits all of them together."""
 INTERRUPT_AGAIN_S = 1.0
-"""An interrupt that comes before the CLI has begun the turn is lost on it; so it is repeated."""
+"""A CLI ignores an interrupt that arrives before it has started the turn, so it is repeated."""
 
 
 class ClaudeSession:
@@ -104,11 +104,11 @@ class ClaudeSession:
         return ended
 
     async def _tidy(self, turn: RunningTurn) -> None:
-        """Leave nothing running between turns but a CLI that is well."""
+        """Leave nothing running between turns except a healthy CLI."""
         if self._cli is None:
             return
         if is_crowded():
-            # A fork bomb: it would take every tool of the next turns with it.
+            # A fork bomb: it would break every tool of the next turns.
             log.warning("turn %s left no room for processes: the CLI is ended", turn.start.turn)
             self._cli.kill()
             await self._drop_cli()
@@ -116,9 +116,9 @@ class ClaudeSession:
             self._cli.kill_leftovers()
 
     async def _ask_patiently(self, turn: RunningTurn, hearing: _Hearing) -> TurnEnded:
-        """`_ask`, again where the prompt has not reached the model. Raises `CliFailed`.
+        """`_ask`, repeated if the prompt did not reach the model. Raises `CliFailed`.
 
-        That is where the CLI had died since the last turn, and where a new one does not come up.
+        That happens if the CLI died since the last turn, or a new one does not come up.
         """
         await self._stand_on_base(turn.start)
         for tries_left in reversed(range(START_TRIES)):
@@ -133,7 +133,7 @@ class ClaudeSession:
         raise AssertionError("the last try returns or raises")
 
     async def _ask(self, turn: RunningTurn, hearing: _Hearing) -> TurnEnded:
-        """Hand the prompt to a CLI and hear it out. Raises `CliFailed`."""
+        """Pass the prompt to a CLI and listen until it has finished. Raises `CliFailed`."""
         if stopped := _stopped(turn):
             return stopped
         cli = await self._ready(turn.start)
@@ -152,7 +152,7 @@ class ClaudeSession:
     # The CLI
 
     async def _ready(self, start: StartTurn) -> Cli:
-        """A CLI set up as the turn wants it. Raises `CliFailed`."""
+        """A CLI with the turn's settings. Raises `CliFailed`."""
         settings = start.settings
         if self._cli is not None and (
             self._cli.gone.is_set() or self._launched != launch_key(settings)
@@ -164,7 +164,7 @@ class ClaudeSession:
         return self._cli
 
     async def _open(self, start: StartTurn) -> Cli:
-        """A new CLI on our past; on the sent history where that past is refused."""
+        """A new CLI on the turn's base, or on the sent history if the base is refused."""
         try:
             return await self._connect(start.settings)
         except CliNotStarted as failure:
@@ -173,7 +173,7 @@ class ClaudeSession:
                 raise
             if not start.history:
                 if self._memory.is_lost:
-                    self._memory.past = Past()  # There is nothing to try it with again.
+                    self._memory.past = Past()  # Nothing is left to retry with.
                 raise
             self._memory.begin_with_history(start)
             return await self._connect(start.settings)
@@ -226,19 +226,19 @@ class ClaudeSession:
         path.write_text(settings.system_prompt, encoding="utf-8", errors="replace")
         return path
 
-    # The past a turn stands on
+    # The turn's base
 
     async def _stand_on_base(self, start: StartTurn) -> None:
-        """Make our past what the turn asks for; a CLI with another one is closed."""
+        """Switch the memory to the turn's base. A CLI with another memory is closed."""
         if self._memory.has_other(start):
             await self._drop_cli()
         self._memory.stand_on(start, has_cli=self._cli is not None)
 
     async def _remember(self, hearing: _Hearing, ended: TurnEnded, before: Mark) -> TurnEnded:
-        """Note what the turn has left, or leave no trace of it.
+        """Record what the turn has added to the memory, or remove it.
 
-        A turn that failed before it said anything leaves none: a message that the model refuses
-        would be refused with every message after it.
+        A turn that failed before its answer leaves nothing; otherwise a message that the model
+        refuses would be refused again with every later message.
         """
         told = hearing.translator.sdk_session
         came_to_nothing = ended.error is not None and not hearing.has_said
@@ -248,14 +248,15 @@ class ClaudeSession:
             checkpoint = self._memory.last_id or ended.checkpoint
             return ended.model_copy(update={"checkpoint": checkpoint})
         if self._memory.go_back(before) or hearing.is_asked:
-            # The CLI that is open has heard of it.
+            # The open CLI has it in its memory.
             await self._drop_cli()
         return ended.model_copy(update={"checkpoint": None, "is_remembered": False})
 
     # Interrupts
 
     async def _stop_when_interrupted(self, turn: RunningTurn) -> None:
-        """Interrupt the CLI when the turn is, and kill it when that does not help in time."""
+        """Interrupt the CLI when the turn is interrupted, and kill it if that does not work in
+        time."""
         await turn.wait_interrupted()
         try:
             async with asyncio.timeout(turn.start.settings.interrupt_grace_s):
@@ -277,26 +278,26 @@ class ClaudeSession:
 
 
 def _stopped(turn: RunningTurn) -> TurnEnded | None:
-    """The end of a turn that somebody has stopped meanwhile."""
+    """The end of a turn that was stopped meanwhile."""
     return None if turn.interrupted is None else interrupted_end(turn.interrupted)
 
 
 def _end_of(
     reason: InterruptReason | None, *, has_begun: bool, is_out_of_memory: bool
 ) -> TurnEnded:
-    """How a turn ends whose CLI failed. `has_begun`: something has been heard of it."""
+    """The end of a turn whose CLI failed. `has_begun`: the CLI has sent something for it."""
     if reason is not None:
         return interrupted_end(reason)
     if is_out_of_memory:
         return declared_end(ErrorCode.OUT_OF_MEMORY)
     if has_begun:
         return declared_end(ErrorCode.AGENT_FAILED)
-    # Nothing has run: the same words as where it did not come up, so that it may be asked again.
+    # Nothing has run: the same error as if it had not come up, so that a retry is allowed.
     return declared_end(ErrorCode.CONTAINER_FAILED)
 
 
 class _Hearing:
-    """Listens to the CLI for one turn and tells its events."""
+    """Listens to the CLI for one turn and reports its events."""
 
     def __init__(self, turn: RunningTurn) -> None:
         self._turn = turn
@@ -305,12 +306,12 @@ class _Hearing:
         self.ended: TurnEnded | None = None
         self.over = asyncio.Event()
         self.is_asked = False
-        """The prompt has been given to a CLI."""
+        """Whether the prompt was sent to a CLI."""
         self.has_said = False
-        """The answer has begun, or a tool was called."""
+        """Whether the answer has begun, or a tool was called."""
 
     async def hear(self, message: Message) -> None:
-        """Tell what a message stands for; waits while the outbox is full."""
+        """Report the events of a message. Waits while the outbox is full."""
         if self.over.is_set():
             return
         if isinstance(message, SystemMessage) and message.subtype == "mirror_error":
@@ -323,6 +324,6 @@ class _Hearing:
                     return
                 self.has_said = self.has_said or isinstance(event, TextDelta | ToolCall)
                 await self._turn.say(event)
-        except Exception:  # a message we cannot read must not end the reading, only be told
+        except Exception:  # A message that we cannot read must not end the reading.
             log.exception("a message of the CLI could not be translated")
             await self._turn.say(Notice(text="A part of the agent's answer could not be read."))

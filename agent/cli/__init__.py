@@ -1,1 +1,1 @@
-"""One CLI of the Agent SDK: how it is set up, started, used and got rid of."""
+"""One CLI of the Agent SDK: how it is configured, started, used and ended."""

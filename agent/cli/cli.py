@@ -1,7 +1,9 @@
-"""One connected CLI: opened, used and closed by one task, drained for as long as it lives.
+"""One connected CLI: one task opens, uses and closes it, and another reads it for as long as it
+lives.
 
-The SDK keeps at most 100 messages; when nobody takes them every control request hangs, an interrupt
-too. So a task reads from the first moment to the last and hands each message to those who listen.
+The SDK buffers at most 100 messages. If nobody reads them, every control request hangs, even an
+interrupt. So a task reads from the first moment to the last and passes each message to the current
+listener.
 """
 
 from __future__ import annotations
@@ -23,16 +25,16 @@ log = logging.getLogger(__name__)
 
 CONTROL_TIMEOUT_S = 15.0
 CLOSE_GRACE_S = 2.0
-"""A CLI that has not ended by itself so long after it was told to is killed. What it had to say is
-with us by then: after the word nothing more of it is read."""
+"""A CLI that has not exited this many seconds after it was told to is killed. We have all its
+output by then: nothing of it is read after that."""
 CLOSE_TIMEOUT_S = 20.0
-"""A last bound. Left to itself the SDK ends a CLI that hangs by steps, 15 s in all."""
+"""A final limit. On its own, the SDK ends a hanging CLI in steps that take 15 s."""
 
 Listener = Callable[[Message], Awaitable[None]]
 
 
 class CliFailed(Exception):
-    """The CLI did not start, did not answer or ended. `detail` is for the log only."""
+    """The CLI did not start, did not answer, or exited. `detail` is for the log only."""
 
     def __init__(self, detail: str) -> None:
         super().__init__(detail)
@@ -40,7 +42,7 @@ class CliFailed(Exception):
 
 
 class CliNotStarted(CliFailed):
-    """It has not come up, so nothing has been asked of it. `is_slow`: it had no time left."""
+    """The CLI did not come up, so it was not asked anything. `is_slow`: it ran out of time."""
 
     def __init__(self, detail: str, *, is_slow: bool) -> None:
         super().__init__(detail)
@@ -58,7 +60,7 @@ class Cli:
         group: asyncio.TaskGroup,
         connect_timeout_s: float,
     ) -> None:
-        """`group` outlives the CLI; the draining task is born in it."""
+        """`group` outlives the CLI; the reading task runs in it."""
         options.stderr = self._keep_stderr
         self._client = ClaudeSDKClient(options)
         self._mark = mark
@@ -73,7 +75,7 @@ class Cli:
         self.gone = asyncio.Event()
 
     async def connect(self) -> None:
-        """Start it. Raises `CliNotStarted`; then nothing of it is left."""
+        """Start the CLI. Raises `CliNotStarted`; then none of its processes are left."""
         others = children()
         last = asyncio.get_running_loop().call_later(self._connect_timeout_s, self.give_up_start)
         try:
@@ -91,14 +93,15 @@ class Cli:
         finally:
             last.cancel()
             self._patience = None
-        # No tool has run yet: what is ours now is the CLI.
+        # No tool has run yet: all our processes now belong to the CLI.
         self._own = children() - others
         self._group.create_task(self._drain())
 
     def give_up_start(self) -> bool:
-        """Have `connect` fail now; False when it is not under way.
+        """Make a running `connect` fail now. Returns False if none is running.
 
-        Killed first: the SDK waits for seconds for one that does not end by itself.
+        The CLI is killed first, because the SDK waits seconds for one that does not exit on its
+        own.
         """
         if self._patience is None:
             return False
@@ -109,7 +112,7 @@ class Cli:
         return True
 
     async def ask(self, content: list[dict[str, Any]], *, id: str, listener: Listener) -> None:
-        """Send a prompt; from now on `listener` is told every message. Raises `CliFailed`."""
+        """Send a prompt. From now on `listener` gets every message. Raises `CliFailed`."""
         self._listener = listener
         prompt = {
             "type": "user",
@@ -120,9 +123,9 @@ class Cli:
         await self._control(self._client.query(_one(prompt)))
 
     async def tell(self, said: Sequence[Said], *, model: str) -> None:
-        """Add messages and their answers to the conversation, without asking the model.
+        """Add messages and their answers to the conversation without calling the model.
 
-        The last one is an answer. Raises `CliFailed`.
+        The last message must be an answer. Raises `CliFailed`.
         """
         frame: dict[str, Any]
         for role, content in said:
@@ -135,47 +138,47 @@ class Cli:
             frame = {
                 "type": role,
                 "message": message_of(role, content, model),
-                # It is not asked about.
+                # The model is not called for it.
                 "shouldQuery": False,
                 "uuid": id,
             }
             await self._control(self._client.query(_one(frame)))
-            # Without waiting for it the order is lost.
+            # The order would be lost without this wait.
             await self._control(first_of(taken, self.gone))
             if self.gone.is_set():
                 raise CliFailed(self.fault or "the CLI ended")
 
     def ignore(self) -> None:
-        """Tell nobody any more; what comes is dropped."""
+        """Drop further messages instead of passing them on."""
         self._listener = None
 
     async def interrupt(self) -> None:
-        """Ask the turn to stop. Raises `CliFailed`."""
+        """Ask the CLI to stop the turn. Raises `CliFailed`."""
         await self._control(self._client.interrupt())
 
     def kill(self) -> None:
-        """End it and whatever its tools have started, at once."""
+        """Kill the CLI and everything that its tools started, at once."""
         if count := kill_marked(MARK, self._mark):
             log.info("killed %d processes of the CLI", count)
 
     def kill_leftovers(self) -> None:
-        """End what its tools have left running, and not the CLI itself, at once."""
+        """Kill what its tools left running, but not the CLI itself, at once."""
         if count := kill_marked(MARK, self._mark, spared=self._own):
             log.info("killed %d processes that a turn had left", count)
 
     async def close(self) -> None:
-        """End it in its own time, or soon by force, and what its tools have started; bounded, and
-        never an error."""
+        """Let the CLI exit, or kill it soon, together with what its tools started. Takes bounded
+        time and never raises an error."""
         self.ignore()
         force = asyncio.get_running_loop().call_later(CLOSE_GRACE_S, self.kill)
         try:
             async with asyncio.timeout(CLOSE_TIMEOUT_S):
                 await self._client.disconnect()
-        except Exception:  # a CLI that cannot even be closed is killed; the caller needs no more
+        except Exception:  # It is killed below.
             log.warning("the CLI did not close properly", exc_info=True)
         finally:
             force.cancel()
-            self.kill()  # It is gone; what its tools have left is not.
+            self.kill()  # The CLI is gone, but not what its tools left running.
 
     async def _control(self, request: Awaitable[None]) -> None:
         try:
@@ -187,7 +190,7 @@ class Cli:
             raise CliFailed(f"{type(error).__name__}: {error}") from error
 
     async def _drain(self) -> None:
-        """Read until the CLI ends. A message the SDK cannot parse is skipped."""
+        """Read until the CLI exits. Skips messages that the SDK cannot parse."""
         try:
             while True:
                 try:
@@ -208,7 +211,7 @@ class Cli:
 
 
 def _taken(id: str, taken: asyncio.Event) -> Listener:
-    """Sets the event when the message of that id has been taken in."""
+    """Sets the event when the CLI has accepted the message of that id."""
 
     async def listen(message: Message) -> None:
         if isinstance(message, ResultMessage) and id in (message.user_message_uuids or [id]):
@@ -218,7 +221,7 @@ def _taken(id: str, taken: asyncio.Event) -> Listener:
 
 
 async def first_of(*events: asyncio.Event) -> None:
-    """Until one of the events is set. Bounded by its caller."""
+    """Wait until one of the events is set. The caller limits the time."""
     async with asyncio.TaskGroup() as group:
         waits = [group.create_task(_wait(event)) for event in events]
         await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)

@@ -1,4 +1,4 @@
-"""How the Agent SDK is set up for a conversation. Every choice here has its reason beside it."""
+"""How the Agent SDK is configured for a conversation. The reason for each choice is next to it."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from agent.memory.past import Past
 from infra.wire.link import AgentSettings
 
 MODEL_URL = "http://model.agcluster"
-"""Where the CLI believes the model is. Nothing resolves it: the traffic goes to the socket."""
+"""The CLI's address of the model. It is never resolved, because the traffic goes to the socket."""
 
 CONNECT_TIMEOUT_S = 60.0
-"""On a busy machine a CLI may take so long to answer; the SDK gives up after it too."""
+"""Seconds that a CLI may take to answer on a busy machine. The SDK also gives up after this."""
 
 MARK = "AGCLUSTER_CLI"
 """Environment variable that marks a CLI and everything it starts, so that both can be killed."""
@@ -27,25 +27,25 @@ _LINE_MAX_BYTES = 64 * 1024 * 1024
 
 @dataclass(frozen=True)
 class CliSetup:
-    """What the CLI of an agent is given in its isolation."""
+    """What an agent's CLI gets in its container."""
 
     workspace: Path
     model_socket: Path
     config_dir: Path = Path.home() / ".claude"
-    """Where the CLI keeps its own files, transcripts among them."""
+    """The folder for the CLI's own files, including transcripts."""
     cli: Path | None = None
-    """The CLI's program; None: the one that came with the SDK."""
+    """The CLI's program; None for the one bundled with the SDK."""
     temp_dir: Path | None = None
-    """Where it keeps what its tools are printing; None: where all temporary files are."""
+    """The folder for the output of its tools; None for the folder of all temporary files."""
     connect_timeout_s: float = CONNECT_TIMEOUT_S
-    """One that has not come up by then is started again."""
+    """A CLI that has not come up by then is started again."""
 
 
 def launch_key(settings: AgentSettings) -> tuple[object, ...]:
-    """What a CLI is told at its start and cannot change later.
+    """The options that a CLI gets when it starts and cannot change later.
 
-    The model is in it: a running CLI takes another one, but notes that in the conversation as if
-    the user had typed a command.
+    The model is one of them: a running CLI can change its model, but records that in the
+    conversation as if the user had typed a command.
     """
     return (
         settings.model,
@@ -67,36 +67,37 @@ def build_options(
     proxy: str | None,
     prompt_file: Path | None,
 ) -> ClaudeAgentOptions:
-    """Options of one CLI.
+    """The options of one CLI.
 
-    `prompt_file` holds the system prompt: as an argument it could not be longer than 128 KiB and
-    would stand in the process list. `proxy` is for tools only.
+    `prompt_file` contains the system prompt: as an argument it would be limited to 128 KiB and
+    visible in the process list. `proxy` is for tools only.
     """
     return ClaudeAgentOptions(
         model=settings.model,
-        # Without a file this is the agent's own prompt; the file replaces it. Not snapshotted, or
-        # a conversation would keep the prompt of its first turn for good.
+        # Without a file this is the agent's own prompt; the file replaces it. Without a snapshot,
+        # because otherwise a conversation would always keep the prompt of its first turn.
         system_prompt={"type": "preset", "preset": "claude_code", "snapshot": False},
         extra_args={"system-prompt-file": str(prompt_file)} if prompt_file else {},
-        # Explicit: the default list lacks Grep and Glob and has schedulers and messengers.
+        # Explicit, because the default list lacks Grep and Glob and includes schedulers and
+        # messengers.
         tools=list(settings.tools),
-        # The isolation is the permission; there is nobody to ask.
+        # The isolation replaces permissions; nobody is there to ask.
         permission_mode="bypassPermissions",
         max_turns=settings.max_turns,
         **_thinking(settings),
         cwd=around.workspace,
         cli_path=around.cli,
         include_partial_messages=True,
-        # Slash commands and @file in a user's text stay text.
+        # Slash commands and @file in a user's message stay plain text.
         verbatim_prompts=True,
         # Nothing in the workspace configures the agent: no hooks, no CLAUDE.md, no MCP servers.
         setting_sources=[],
         strict_mcp_config=True,
-        # WebFetch would ask a host of Anthropic's about every address first.
+        # Otherwise WebFetch first asks an Anthropic host about every address.
         settings=json.dumps({"skipWebFetchPreflight": True}),
         # The default, 1 MiB, ends the session when the agent reads a photo.
         max_buffer_size=_LINE_MAX_BYTES,
-        # Eager: what a killed CLI had said is there when the conversation is resumed.
+        # Eager, so that the output of a killed CLI is there when the conversation is resumed.
         session_store=store,
         session_store_flush="eager",
         resume=past.session,
@@ -107,7 +108,7 @@ def build_options(
 
 
 def _thinking(settings: AgentSettings) -> dict[str, Any]:
-    """Unset leaves it to the model's default."""
+    """If unset, the model's default applies."""
     match settings.max_thinking_tokens:
         case None:
             return {}
@@ -122,31 +123,31 @@ def _environment(
 ) -> dict[str, str]:
     values = {
         MARK: mark,
-        # The gateway puts the caller's key in place of this.
+        # The gateway replaces this by the caller's key.
         "ANTHROPIC_API_KEY": "placeholder",
         "ANTHROPIC_BASE_URL": MODEL_URL,
         "ANTHROPIC_UNIX_SOCKET": str(around.model_socket),
-        # Without it: 19 s of retries at start, telemetry, and a second model call a session.
+        # Without this: 19 s of retries at startup, telemetry, and a second model call per session.
         "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1",
-        # Sub-agents in the background would end in a turn nobody asked for.
+        # Background sub-agents would end in a turn that nobody asked for.
         "CLAUDE_CODE_DISABLE_BACKGROUND_TASKS": "1",
         # TodoWrite exists only without the newer task tools.
         "CLAUDE_CODE_ENABLE_TASKS": "0",
-        # The default, 10, keeps a user waiting for three minutes. Four last some 9 s, in which a
-        # gateway is restarted; where it is the upstream that fails, the gateway ends them earlier.
+        # With the default of 10, a user waits for three minutes. Four retries take about 9 s,
+        # enough to restart a gateway. If the upstream fails, the gateway ends them earlier.
         "CLAUDE_CODE_MAX_RETRIES": "4",
         "API_TIMEOUT_MS": str(_API_TIMEOUT_MS),
-        # Without it a request for an older model is silently answered by a newer, other one.
+        # Without this, a request for an older model is silently answered by a newer one.
         "CLAUDE_CODE_DISABLE_LEGACY_MODEL_REMAP": "1",
         "DISABLE_AUTOUPDATER": "1",
-        # The SDK looks for transcripts here whatever HOME says, and drops what lies elsewhere.
+        # The SDK looks for transcripts here, whatever HOME is, and ignores others.
         "CLAUDE_CONFIG_DIR": str(around.config_dir),
     }
     if around.temp_dir is not None:
-        # In /tmp, tools that fill it would lose what they print.
+        # In /tmp, tools that fill the folder would lose their own output.
         values["CLAUDE_CODE_TMPDIR"] = str(around.temp_dir)
     for tier, model in settings.model_tiers.items():
-        # The CLI's own idea of a tier is its newest model, which the gateway may not let through.
+        # By default the CLI uses its newest model for a tier, which the gateway may refuse.
         values[f"ANTHROPIC_DEFAULT_{tier.upper()}_MODEL"] = model
     if proxy is not None:
         own = "127.0.0.1,localhost,::1," + MODEL_URL.removeprefix("http://")

@@ -1,12 +1,13 @@
-"""The processes of a CLI, found by the mark in their environment, and what the kernel did to them.
+"""The processes of a CLI, identified by a variable in their environment, and what the kernel
+killed.
 
-A killed CLI leaves its tools behind as orphans, and a tool may have moved to a session of its own:
-the inherited environment is what still tells whose they are. A tool can also start something with
-an environment of its own. So in an agent's isolation, where nobody lives but its init, this server
-and what the CLI has started, everything else counts as the CLI's.
+A killed CLI leaves its tools behind as orphans, and a tool may have created its own session, but
+the inherited environment still shows where they belong. A tool can also start something with
+another environment. An agent's container holds only its init, this server and what the CLI started,
+so there every other process counts as the CLI's.
 
-When a turn has ended the CLI lives on, and it alone: nothing that a tool has started may work
-between turns (docs/adr/0038).
+When a turn has ended, only the CLI stays alive: nothing that a tool started may run between turns
+(docs/adr/0038).
 """
 
 from __future__ import annotations
@@ -32,11 +33,12 @@ _PASSES_MAX = 20
 def kill_marked(
     name: str, value: str, *, spared: Set[int] = frozenset(), proc: Path = Path("/proc")
 ) -> int:
-    """Kill every process whose environment has that variable, or where we are alone every other
-    one, but for those of the ids in `spared`; how many there were.
+    """Kill every process with this variable in its environment or, if we are alone in the
+    container, every other process, except for the ids in `spared`. Returns how many were killed.
 
-    All are stopped before one is killed: of a fork bomb, each death would make room for a birth.
-    Repeats until none is found, so that a process that is just forking does not slip through.
+    All are stopped before one is killed, because each death in a fork bomb would make room for a
+    new process. Repeats until none is found, so that a process that is just forking does not
+    escape.
     """
     stopped: set[int] = set()
     alone = is_alone(proc)
@@ -51,7 +53,7 @@ def kill_marked(
 
 
 def children(proc: Path = Path("/proc")) -> frozenset[int]:
-    """The ids of the processes that this one has started and that live.
+    """The ids of the live processes that this process started.
 
     A process whose parent dies becomes a child of the init, not of ours.
     """
@@ -60,14 +62,14 @@ def children(proc: Path = Path("/proc")) -> frozenset[int]:
 
 
 def is_alone(proc: Path = Path("/proc")) -> bool:
-    """Whether we are the only child of an isolation's init: of Docker's, or of bwrap."""
+    """Whether we are the only child of a container's init (Docker's or bwrap's)."""
     with contextlib.suppress(OSError):
         return os.getppid() == 1 and (proc / "1" / "comm").read_text().strip() in _INITS
     return False
 
 
 def is_crowded() -> bool:
-    """Whether so many processes live here that hardly another one can be started."""
+    """Whether there are so many processes that hardly another one can be started."""
     for folder in _PIDS_FOLDERS:
         with contextlib.suppress(OSError, ValueError):
             most = int((folder / "pids.max").read_text())
@@ -76,7 +78,8 @@ def is_crowded() -> bool:
 
 
 def oom_kills() -> int:
-    """How many processes the kernel has killed here for want of memory; 0 where it does not say."""
+    """How many processes the kernel has killed here because memory ran out; 0 if it does not
+    say."""
     for path in _OOM_COUNTERS:
         with contextlib.suppress(OSError):
             if found := re.search(r"^oom_kill (\d+)$", path.read_text(), re.MULTILINE):
@@ -100,7 +103,7 @@ def _is_dead(process: Path) -> bool:
 
 
 def _stat(process: Path) -> list[str]:
-    """Its state, its parent and so on; nothing when it is gone."""
+    """A process's state, its parent and so on; empty if the process is gone."""
     with contextlib.suppress(OSError):
         return (process / "stat").read_text(errors="replace").rpartition(")")[2].split()
     return []
@@ -110,7 +113,7 @@ def _marked(needle: bytes, proc: Path) -> set[int]:
     found = set()
     for folder in proc.iterdir():
         if folder.name.isdigit() and int(folder.name) != os.getpid():
-            # A process of another user, or one that has just ended, has no environment to read.
+            # The environment of another user's process, or of one that just ended, cannot be read.
             with contextlib.suppress(OSError):
                 if needle in (folder / "environ").read_bytes().split(b"\0"):
                     found.add(int(folder.name))

@@ -1,1 +1,1 @@
-"""What the agent remembers: sessions, their transcripts, and how one is made from a history."""
+"""What the agent remembers: sessions, their transcripts, and how a history becomes one."""

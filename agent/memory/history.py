@@ -1,8 +1,8 @@
-"""An earlier conversation as a transcript the SDK can resume. Pure.
+"""Turns an earlier conversation into a transcript that the SDK can resume. Pure.
 
-The messages a client sends become transcript entries with their real roles, so that a session
-resumed from them asks the model with user and assistant turns and not with one long quotation. The
-entry format is the CLI's own and undocumented: `tests/contract/agent` checks it against the pinned
+The messages from a client become transcript entries with their real roles, so that a session
+resumed from them sends user and assistant turns to the model instead of one long quotation. The
+entry format is the CLI's own and undocumented; `tests/contract/agent` checks it against the pinned
 SDK.
 """
 
@@ -16,14 +16,14 @@ from infra.wire.turns import ContentBlock, HistoryMessage, TextBlock
 from infra.wire.upstream import OPENING, content_block
 
 Json = dict[str, Any]
-"""A JSON object of the CLI's or the Messages API's, which has no types of ours."""
+"""A JSON object of the CLI or the Messages API, for which we have no types."""
 
 _FORMAT_VERSION = "2.1.330"
 """The CLI version whose entry format this is."""
 
 
 class Said(NamedTuple):
-    """A message in the words of the Messages API."""
+    """A message in the format of the Messages API."""
 
     role: Literal["user", "assistant"]
     content: list[Json]
@@ -32,9 +32,9 @@ class Said(NamedTuple):
 def transcript_of(
     said: Sequence[Said], *, session: str, cwd: str, model: str, timestamp: str
 ) -> list[Json]:
-    """The entries of that conversation, chained; empty when nothing was said.
+    """The chained entries of a conversation; empty if it has no messages.
 
-    `timestamp` (ISO 8601, UTC) is given to all of them: when they were said is not known.
+    All get the same `timestamp` (ISO 8601, UTC), because the real times are unknown.
     """
     entries: list[Json] = []
     parent: str | None = None
@@ -59,12 +59,13 @@ def transcript_of(
 
 
 def content_of(blocks: Sequence[ContentBlock]) -> list[Json]:
-    """Our blocks in the words of the Messages API. Empty texts are left out: it refuses them."""
+    """Our blocks in the format of the Messages API. Empty texts are left out, because it refuses
+    them."""
     return [content_block(block) for block in blocks if not _is_empty(block)]
 
 
 def messages_of(history: Iterable[HistoryMessage]) -> list[Said]:
-    """The messages that say something, a user's first; neighbours of one role are joined."""
+    """The messages with content, starting with a user's. Neighbours of the same role are joined."""
     joined: list[Said] = []
     for message in history:
         if not (content := _content(message)):
@@ -79,14 +80,14 @@ def messages_of(history: Iterable[HistoryMessage]) -> list[Said]:
 
 
 def _content(message: HistoryMessage) -> list[Json]:
-    """An assistant says text only: the Messages API takes nothing else back from it."""
+    """Of an assistant only text: the Messages API accepts nothing else back."""
     if message.role == "assistant":
         return content_of([b for b in message.content if isinstance(b, TextBlock)])
     return content_of(message.content)
 
 
 def message_of(role: str, content: list[Json], model: str) -> Json:
-    """A message as the CLI keeps it."""
+    """A message in the CLI's format."""
     if role == "user":
         return {"role": "user", "content": content}
     return {

@@ -1,12 +1,12 @@
-"""What the agent remembers: which session a CLI is opened on, and what it is told before a prompt.
+"""What the agent remembers: which session a CLI is opened on, and what it gets before a prompt.
 
-A turn stands on the session as it is, on a fork of it, or on a new one made of sent messages
-(`BaseKind`). What the base lacks is said again into the CLI, message by message, before the prompt.
-A turn that came to nothing leaves all of this as it was.
+A turn continues the session as it is, a fork of it, or a new session made of sent messages
+(`BaseKind`). What the base lacks is replayed into the CLI, message by message, before the prompt. A
+turn that produced nothing leaves all of this unchanged.
 
-Two habits of the CLI are kept out. Opened on a session that ends with a user's message, it answers
-"No response requested." by itself; not so when it is told the entry to end at. And a user's message
-without an answer cannot be said into it alone: it goes with the next one.
+The module works around two habits of the CLI. If it is opened on a session that ends with a user's
+message, it answers "No response requested." on its own, unless it is told the entry to end at. And
+a user's message without an answer cannot be replayed alone; it is sent with the next one.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Mark:
-    """What was remembered at some moment: a session, and its newest entry then."""
+    """What was remembered at some point: a session and its newest entry."""
 
     past: Past
     last_id: str | None
@@ -39,17 +39,17 @@ class Mark:
 
 @dataclass
 class ToTell:
-    """What a CLI has to hear before the turn's prompt."""
+    """What a CLI has to get before the turn's prompt."""
 
     frames: list[Said] = field(default_factory=list)
     """Messages with their answers, one after the other."""
     content: list[Json] = field(default_factory=list)
-    """The user's words that got no answer: they go with the prompt."""
+    """User messages without an answer; they are sent with the prompt."""
 
 
 class AgentMemory:
-    """The memory of one conversation. `past` is what a new CLI begins with; the one that is open
-    has it, and all turns since."""
+    """The memory of one conversation. `past` is what a new CLI starts with; an open CLI has that
+    and all turns since."""
 
     def __init__(self, transcripts: Transcripts, workspace: Path) -> None:
         self.past = Past()
@@ -60,12 +60,12 @@ class AgentMemory:
 
     @property
     def mark(self) -> Mark:
-        """What is remembered now, to be gone back to."""
+        """What is remembered now, for `go_back`."""
         return Mark(self.past, self._last_id())
 
     @property
     def is_lost(self) -> bool:
-        """Whether the session was given up, and nothing of it is left to try again with."""
+        """Whether the session was given up, and nothing is left to retry with."""
         session = self.past.session
         return session is not None and self._transcripts.entries(self._part(session)) is None
 
@@ -83,7 +83,7 @@ class AgentMemory:
     # Standing on a base
 
     def has_other(self, start: StartTurn) -> bool:
-        """Whether an open CLI remembers something else than the turn is to stand on."""
+        """Whether an open CLI remembers something other than the turn's base."""
         match start.base:
             case BaseKind.CONTINUE:
                 return False
@@ -94,7 +94,7 @@ class AgentMemory:
                 return self.past.session is not None or bool(start.history)
 
     def stand_on(self, start: StartTurn, *, has_cli: bool) -> None:
-        """Become what the turn asks for. `has_cli`: one is open, and remembers the right thing."""
+        """Switch to the turn's base. `has_cli`: a CLI is open and remembers the right thing."""
         self.to_tell = ToTell()
         is_known = True
         if start.base is BaseKind.FRESH:
@@ -107,7 +107,7 @@ class AgentMemory:
             self._restore(start.history[start.restore_from :])
 
     def begin_with_history(self, start: StartTurn) -> None:
-        """A session made of the sent history; without one, none: the CLI makes a new one."""
+        """Start a session from the sent history; without a history, the CLI creates a new one."""
         session = str(uuid.uuid4())
         said, self.to_tell = _parted(start.history)
         entries = transcript_of(
@@ -121,7 +121,7 @@ class AgentMemory:
         self._transcripts.add(self._part(session), entries)
 
     def _take_up(self, start: StartTurn) -> bool:
-        """The base for a CLI that is to be opened; False where it is not known here."""
+        """Take over the base for a CLI that will be opened; False if it is not known here."""
         if self.past.session is None:
             if start.transcript is not None:
                 self._transcripts.adopt(self._project, start.transcript)
@@ -144,13 +144,14 @@ class AgentMemory:
         said, to_tell = _parted(history)
         self.to_tell = ToTell(said, to_tell.content)
         if said and self.past.session is not None and self.past.at is None:
-            # A CLI that has heard only some of it is not gone on with.
+            # A CLI that got only part of it is not used again.
             self.past = replace(self.past, at=self._last_id())
 
     # The turn's end
 
     def took(self, told_session: str | None, prompt_id: str, *, is_done: bool) -> bool:
-        """Take over the session that a turn ran in; False when it has not taken the prompt in."""
+        """Take over the session in which a turn ran. False if that session did not take in the
+        prompt."""
         if told_session is None:
             return False
         if not (
@@ -164,7 +165,7 @@ class AgentMemory:
         return True
 
     def go_back(self, mark: Mark) -> bool:
-        """Remember what was remembered then; whether something was added since."""
+        """Go back to what was remembered then. Returns whether something was added since."""
         past, session = mark.past, mark.past.session
         self.to_tell = ToTell()
         has_grown = session is not None and self._transcripts.last_id(self._part(session)) != (
@@ -201,7 +202,7 @@ class AgentMemory:
 
 
 def _is_said(entry: Entry) -> bool:
-    """Whether it is a message of the conversation, and no note of the CLI's."""
+    """Whether it is a message of the conversation, not a note of the CLI."""
     return entry.get("type") in ("user", "assistant") and not entry.get("isSidechain")
 
 

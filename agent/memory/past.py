@@ -1,4 +1,4 @@
-"""What a CLI begins with."""
+"""What a CLI starts with."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Past:
-    """Nothing, a session, or one up to an entry `at`, as a new session."""
+    """Nothing, a session, or a new session that ends at the entry `at` of another one."""
 
     session: str | None = None
     at: str | None = None

@@ -1,7 +1,7 @@
-"""Our transcripts as the Agent SDK's `SessionStore`; it passes the SDK's own conformance suite.
+"""Our transcripts as the Agent SDK's `SessionStore`. Passes the SDK's own conformance suite.
 
-Left out, because nothing asks for it here: listing sessions and their summaries. An agent has one
-conversation, and is told which session to resume.
+Listing sessions and their summaries is left out, because nothing needs it: an agent has one
+conversation and is told which session to resume.
 """
 
 from __future__ import annotations
@@ -15,18 +15,19 @@ from agent.memory.transcripts import Entry, PartKey, Transcripts
 
 
 class LinkedSessionStore(SessionStore):
-    """Appends go to the worker, loads come from the copy kept here."""
+    """Appends go to the worker; loads come from the copy kept here."""
 
     def __init__(self, transcripts: Transcripts, *, ends_at: str | None = None) -> None:
-        """`ends_at`: what came after that entry is not loaded.
+        """`ends_at`: entries after it are not loaded.
 
-        The CLI forks from it by itself, but not from before a summary of its own.
+        The CLI can fork from an entry by itself, but not from one before a summary of its own.
         """
         self._transcripts = transcripts
         self._ends_at = ends_at
 
     async def append(self, key: SessionKey, entries: list[SessionStoreEntry]) -> None:
-        """Raises `TranscriptNotStored`; the SDK tells it as `mirror_error`, the turn goes on."""
+        """Raises `TranscriptNotStored`. The SDK reports it as `mirror_error`, and the turn
+        continues."""
         # The SDK types an entry as a dict that has a `type`, whatever else is in it.
         await self._transcripts.append(_part(key), cast(list[Entry], entries))
 

@@ -1,11 +1,11 @@
-"""The transcripts of the SDK's sessions: kept here, and handed to the worker to be stored for good.
+"""The transcripts of the SDK's sessions: a copy here, and the entries on their way to the worker.
 
-The agent has no way to the store, so what a session adds travels over the link, one message at a
-time, and is kept until the worker says that it is stored; a new link gets it again. The copy that
-stays here is what a session is resumed from after its CLI was killed or has to be reopened.
+The agent cannot reach the store, so new entries travel over the link, one message at a time, and
+are kept until the worker confirms that they are stored. A new link gets unconfirmed ones again. The
+copy here is used to resume a session after its CLI was killed or has to be reopened.
 
-Knows nothing of the SDK: entries are opaque but for their `uuid`. `agent.memory.session_store` is
-the SDK's view of this, `agent.server` the link's.
+This module does not know the SDK: entries are opaque except for their `uuid`.
+`agent.memory.session_store` is the SDK's view of it, `agent.server` the link's.
 """
 
 from __future__ import annotations
@@ -24,21 +24,22 @@ from infra.wire.link import Transcript, TranscriptAppend, TranscriptPart
 log = logging.getLogger(__name__)
 
 KEPT_MAX_BYTES = 52 * 1024 * 1024
-"""A session whose transcript grows beyond this is not kept, and cannot be resumed from here. More
-than any store keeps: it gives up first, and says so, so that it never has less than we have."""
+"""A session whose transcript grows beyond this is not kept and cannot be resumed from here. The
+limit is larger than any store's, so that the store gives up first, says so, and never has less than
+we have."""
 
 STORE_TIMEOUT_S = 3.0
-"""How long an append waits for the worker. The SDK holds a turn's result back until then, so this
-is less than the grace of an interrupted turn."""
+"""How long an append waits for the worker, in seconds. The SDK holds back a turn's result until
+then, so this is less than the grace time of an interrupted turn."""
 
 BATCH_MAX_BYTES = 1024 * 1024
-"""A message is closed when it has grown to this; a single entry may be larger."""
+"""A message is sent when it has grown to this size; a single entry may be larger."""
 
 BATCH_MAX_ENTRIES = 1000
-"""And when it has so many: a worker reads four times as many of one message."""
+"""A message is also sent when it has this many entries. A worker accepts four times as many."""
 
 DEPTH_MAX = 100
-"""Values nested deeper can be written by us, but not read by who gives the transcript back."""
+"""Values nested deeper than this could be written here, but not be read when they come back."""
 
 LEFT_OUT = "[Left out here: nested too deeply]"
 
@@ -49,14 +50,14 @@ Send = Callable[[TranscriptAppend], None]
 
 
 class TranscriptNotStored(TimeoutError):
-    """The worker did not say in time that entries are stored. They are kept and sent again.
+    """The worker did not confirm in time that entries are stored. They are kept and sent again.
 
-    A `TimeoutError`, because the SDK would try anything else three times.
+    It is a `TimeoutError`, because the SDK would retry any other error three times.
     """
 
 
 class PartKey(NamedTuple):
-    """Names one transcript: a session's own, or a sub-agent's of it."""
+    """Names one transcript: a session's own, or that of one of its sub-agents."""
 
     project: str
     session: str
@@ -77,7 +78,7 @@ class _Unsent(NamedTuple):
 
 
 class Transcripts:
-    """All transcripts of this process, and the way of their entries to the worker."""
+    """All transcripts of this process, and their entries on the way to the worker."""
 
     def __init__(
         self, *, max_bytes: int = KEPT_MAX_BYTES, timeout_s: float = STORE_TIMEOUT_S
@@ -98,7 +99,7 @@ class Transcripts:
     # What is kept
 
     def entries(self, key: PartKey) -> list[Entry] | None:
-        """All entries in order, those still on their way included; None for an unknown part."""
+        """All entries in order, including unconfirmed ones; None for an unknown part."""
         part = self._parts.get(key)
         return list(part.entries) if part else None
 
@@ -124,7 +125,7 @@ class Transcripts:
         return (project, session) in self._given_up
 
     def add(self, key: PartKey, entries: Iterable[Entry]) -> None:
-        """Keep entries and send them on their way, without waiting. Doubles are left out."""
+        """Keep entries and queue them for the worker, without waiting. Duplicates are left out."""
         if self.is_given_up(key.project, key.session):
             return
         for fresh in self._keep(key, entries):
@@ -134,17 +135,17 @@ class Transcripts:
         self._send_next()
 
     def adopt(self, project: str, transcript: Transcript) -> None:
-        """Keep what the worker's store has of a session."""
+        """Take over what the worker's store has of a session."""
         for part in transcript.parts:
             self._keep(PartKey(project, transcript.sdk_session, part.subpath), part.entries)
 
     def forget_but(self, project: str, session: str) -> None:
-        """Keep that session only: no other can be asked for any more."""
+        """Keep only that session, because no other can be asked for any longer."""
         for key in [key for key in self._parts if (key.project, key.session) != (project, session)]:
             self.forget(key)
 
     def forget(self, key: PartKey) -> None:
-        """Drop a part, and what of it is still unsent."""
+        """Drop a part, including its unsent entries."""
         self._parts.pop(key, None)
         left = deque(unsent for unsent in self._unsent if unsent.key != key)
         self._stored += len(self._unsent) - len(left)
@@ -152,10 +153,10 @@ class Transcripts:
         self._tell()
 
     async def append(self, key: PartKey, entries: Iterable[Entry]) -> None:
-        """`add`, and wait until the worker has stored all there was to store.
+        """`add`, then wait until the worker has stored everything.
 
-        Raises `TranscriptNotStored` when that takes too long; from then on nobody waits until the
-        worker has caught up, so that a turn is held back once and not once for each entry.
+        Raises `TranscriptNotStored` if that takes too long. From then on nobody waits until the
+        worker has caught up, so that a turn is held back once, not once per entry.
         """
         self.add(key, entries)
         if self._is_late:
@@ -174,19 +175,19 @@ class Transcripts:
     # The link
 
     def attach(self, send: Send) -> None:
-        """Send to that worker from now on, first what another has not answered."""
+        """Send to this worker from now on, starting with what the previous one did not confirm."""
         self._send = send
         if self._flight is not None:
             send(self._flight)
         self._send_next()
 
     def detach(self, send: Send) -> None:
-        """Forget that worker, if it is still the one attached."""
+        """Stop sending to this worker, if it is still the attached one."""
         if self._send == send:
             self._send = None
 
     def stored(self, seq: int) -> None:
-        """The worker has stored that message. An old answer is harmless."""
+        """The worker has stored that message. A late confirmation is harmless."""
         if self._flight is None or self._flight.seq != seq:
             return
         self._stored += len(self._flight.part.entries)
@@ -216,7 +217,7 @@ class Transcripts:
         return fresh
 
     def _bound(self, key: PartKey) -> None:
-        """Give the session up when it is too long: a transcript with a hole would be worse."""
+        """Give up a session that is too long: a transcript with a gap would be worse."""
         of_session = [k for k in self._parts if k[:2] == key[:2]]
         if sum(self._parts[k].size_bytes for k in of_session) <= self._max_bytes:
             return
@@ -226,7 +227,7 @@ class Transcripts:
             self.forget(k)
 
     def _send_next(self) -> None:
-        """Send the next message, if there is one and none is under way."""
+        """Send the next message, if there is one and none is unconfirmed."""
         if self._send is None or self._flight is not None or not self._unsent:
             return
         key, size = self._unsent[0].key, 0
@@ -253,13 +254,13 @@ def _id_of(entry: Entry) -> str | None:
 
 
 def _writable(entry: Entry) -> tuple[Entry, int]:
-    """The entry as it can be written and read again, and its size.
+    """The entry in a form that can be written and read again, and its size.
 
-    One that cannot would break each link it is sent over, and the agent with them.
+    Other entries would break every link they are sent over, and end the agent.
     """
     try:
         written = _written(entry)
-        # No deeper than there are brackets.
+        # The nesting cannot be deeper than the number of brackets.
         if written.count("{") + written.count("[") <= DEPTH_MAX:
             return entry, len(written)
     except (RecursionError, TypeError, ValueError):
@@ -273,7 +274,7 @@ def _written(entry: Entry) -> str:
 
 
 def _shallow(value: Any, depth: int) -> Any:
-    """The value with nothing in it that is no JSON, or too deep."""
+    """The value without anything that is not JSON or is nested too deep."""
     match value:
         case dict() if depth:
             return {str(key): _shallow(within, depth - 1) for key, within in value.items()}

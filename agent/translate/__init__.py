@@ -1,1 +1,1 @@
-"""What the Agent SDK says, as our events. Pure."""
+"""Translates the Agent SDK's messages into our events. Pure."""

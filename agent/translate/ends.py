@@ -1,12 +1,14 @@
-"""How a turn of the CLI ended, as ours: every error kind and reason it knows, in one place. Pure.
+"""Translates the end of a CLI's turn: every kind of error and reason that it knows, in one place.
+Pure.
 
-What the CLI tells of an end is a stop reason of the model, the kind of an error, and why its loop
-stopped. `STOP_REASONS` (`infra.wire.upstream`), `ERROR_KINDS` and `LOOP_ENDS` say what each is for
-a client; a test compares them with the lists in the bundled CLI.
+The CLI reports a stop reason of the model, the kind of an error, and why its loop stopped.
+`STOP_REASONS` (`infra.wire.upstream`), `ERROR_KINDS` and `LOOP_ENDS` map each of them; a test
+compares them with the lists in the bundled CLI.
 
-The CLI tells an API error as a result "success" with `is_error` and a status, and its prose names
-hosts and advises about a program the user does not have. So the words are ours, by the code; only a
-request the upstream found faulty is told in the upstream's words, cleaned.
+The CLI reports an API error as a result "success" with `is_error` and a status. Its text names
+hosts and gives advice about a program that the user does not have, so we use our own sentence for
+the code. Only if the upstream found the request itself faulty, the user gets the upstream's words,
+cleaned.
 """
 
 from __future__ import annotations
@@ -23,7 +25,7 @@ from infra.wire.states import TurnState
 from infra.wire.upstream import code_of, end_reason_of, upstream_error
 
 ERROR_KINDS: Mapping[str, ErrorCode | EndReason | None] = {
-    # What was said stands: only its end is missing.
+    # The text so far is valid; only its end is missing.
     "max_output_tokens": EndReason.LENGTH,
     "billing_error": ErrorCode.INSUFFICIENT_QUOTA,
     "model_not_found": ErrorCode.MODEL_NOT_FOUND,
@@ -31,7 +33,7 @@ ERROR_KINDS: Mapping[str, ErrorCode | EndReason | None] = {
     "verification_required": ErrorCode.PERMISSION_DENIED,
     "oauth_org_not_allowed": ErrorCode.PERMISSION_DENIED,
     "cloud_credential_error": ErrorCode.INVALID_KEY,
-    # These say less than the status and the prose do.
+    # These say less than the status and the text.
     "authentication_failed": None,
     "rate_limit": None,
     "overloaded": None,
@@ -39,21 +41,21 @@ ERROR_KINDS: Mapping[str, ErrorCode | EndReason | None] = {
     "server_error": None,
     "unknown": None,
 }
-"""The kind of an API error -> how the turn ends; None: its status decides."""
+"""How a turn ends by the kind of API error; None if the status decides."""
 
 LOOP_ENDS: Mapping[str, ErrorCode | EndReason | None] = {
     "completed": None,
     "api_error": None,
-    # Faulty, or too large: the prose tells.
+    # Faulty or too large: the text tells which.
     "image_error": None,
     "max_turns": EndReason.LENGTH,
     "prompt_too_long": ErrorCode.CONTEXT_TOO_LONG,
-    # No room is left, and summarising the conversation made none.
+    # No room is left, even after summarising the conversation.
     "blocking_limit": ErrorCode.CONTEXT_TOO_LONG,
     "rapid_refill_breaker": ErrorCode.CONTEXT_TOO_LONG,
-    # The model's tool calls could not be read, twice.
+    # The model's tool calls could not be parsed, twice.
     "malformed_tool_use_exhausted": ErrorCode.UPSTREAM_ERROR,
-    # Nothing of ours asks for these.
+    # We never request these.
     "aborted_streaming": ErrorCode.AGENT_FAILED,
     "aborted_tools": ErrorCode.AGENT_FAILED,
     "model_error": ErrorCode.AGENT_FAILED,
@@ -66,7 +68,7 @@ LOOP_ENDS: Mapping[str, ErrorCode | EndReason | None] = {
     "budget_exhausted": ErrorCode.AGENT_FAILED,
     "structured_output_retry_exhausted": ErrorCode.AGENT_FAILED,
 }
-"""Why the CLI's loop stopped with an error -> how the turn ends; None: the error decides."""
+"""How a turn ends by the reason why the CLI's loop stopped; None if the error decides."""
 
 PAUSES = frozenset({"pause_turn", "compaction"})
 
@@ -76,32 +78,32 @@ _BY_KIND = {
     "overloaded": ErrorCode.OVERLOADED,
     "invalid_request": ErrorCode.INVALID_REQUEST,
 }
-"""Where there is no status. The kinds that say more than a status are in `ERROR_KINDS`."""
+"""For errors without a status. Kinds that say more than a status are in `ERROR_KINDS`."""
 
 _PREFIX = re.compile(r"^API Error:\s*(?:\d{3}\s+)?", re.I)
-"""What the CLI puts before the words of the service."""
+"""The CLI's prefix for an error text of the service."""
 
 _LOST = re.compile(r"connect|socket|network|timed? ?out|econn|fetch failed", re.I)
 
 
 @dataclass(frozen=True)
 class CliEnd:
-    """What the CLI told of a turn's end."""
+    """What the CLI reported about a turn's end."""
 
     is_error: bool
     stop_reason: str | None = None
     loop_end: str | None = None
     is_api_error: bool = False
-    """An error of the model's service, not of the CLI."""
+    """Whether it is an error of the model's service, not of the CLI."""
     status: int | None = None
     kind: str | None = None
     prose: str = ""
     was_refused: bool = False
-    """A message of the answer was stopped by the model's safeguards."""
+    """Whether the model's safeguards stopped a message of the answer."""
 
 
 def ending(told: CliEnd, interrupt: InterruptReason | None = None) -> TurnEnded:
-    """The end of a turn; `interrupt` says that it was asked to stop."""
+    """The end of a turn. `interrupt`: the turn was asked to stop."""
     if not told.is_error:
         return _done(_finish(told))
     if told.loop_end == "max_turns":
@@ -111,7 +113,7 @@ def ending(told: CliEnd, interrupt: InterruptReason | None = None) -> TurnEnded:
     if told.was_refused:
         return _done(EndReason.REFUSED)
     if told.stop_reason in PAUSES:
-        # An error to the CLI where the service's own tool was the last to speak.
+        # The CLI reports an error if the last output came from a tool of the service.
         return _done(end_reason_of(told.stop_reason))
     for end in (ERROR_KINDS.get(told.kind or ""), LOOP_ENDS.get(told.loop_end or "")):
         if isinstance(end, EndReason):
@@ -125,15 +127,15 @@ def ending(told: CliEnd, interrupt: InterruptReason | None = None) -> TurnEnded:
 
 
 def error_of(*, status: int | None, kind: str | None, prose: str) -> TurnError:
-    """An API error of the CLI as ours.
+    """Our error for an API error of the CLI.
 
-    `status` and `kind` are what the SDK says of it, `prose` its text for people.
+    `status` and `kind` are the SDK's classification, `prose` its text for people.
     """
     return upstream_error(_code_of(status, kind, prose), _PREFIX.sub("", prose))
 
 
 def _finish(told: CliEnd) -> EndReason:
-    """Something was withheld, though the model may have gone on after it."""
+    """Something was withheld, although the model may have continued after it."""
     if told.was_refused:
         return EndReason.REFUSED
     return end_reason_of(told.stop_reason)

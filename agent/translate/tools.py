@@ -1,8 +1,8 @@
-"""Tool activity in one readable line: what was called for, and what came of it. Pure.
+"""Tool activity in one readable line: what was called, and the result. Pure.
 
-The tool's name is not in the line: what shows it puts `Bash: ` or `Bash → ` before.
-The lines are shown to people in a chat, so they are short, on one line, and hold no control
-characters, whatever the model or a program's output contains.
+The tool's name is not in the line; the display adds `Bash: ` or `Bash → `. People read these lines
+in a chat, so they are short and contain no line breaks or control characters, whatever the model or
+a program printed.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ CALL_MAX_CHARS = 200
 RESULT_MAX_CHARS = 160
 
 Input = Mapping[str, Any]
-"""A tool's input: the model made it, so nothing about it is certain."""
+"""A tool's input. The model wrote it, so its shape is not guaranteed."""
 
 _ESCAPES = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|.)")
 _TAGS = re.compile(r"</?(?:tool_use_error|error|stdout|stderr)>")
@@ -36,13 +36,13 @@ _HTTP_STATUS = re.compile(r"\bHTTP (\d{3})\b")
 _PROSE = frozenset(
     ("Write", "Edit", "NotebookEdit", "TodoWrite", "WebFetch", "WebSearch", "Agent", "Task")
 )
-"""Tools whose result is words for the model; how many lines they take tells a person nothing."""
+"""Tools whose result is text for the model; the number of its lines means nothing to a person."""
 _SUB_AGENT_FAILED = "The sub-agent could not do its task."
 _INVISIBLE = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
 
 
 def summarise_call(name: str, given: Input, *, workspace: str = "/workspace") -> str:
-    """`ls -la`: what matters of a tool's input; empty where nothing does."""
+    """`ls -la`: the important part of a tool's input; empty if there is none."""
     return _cut(_clean(_gist(name, given, workspace)), CALL_MAX_CHARS)
 
 
@@ -60,7 +60,7 @@ def summarise_result(name: str, content: object, *, is_error: bool) -> str:
 
 
 def summarise_server_result(content: object) -> tuple[str, bool]:
-    """The same for a tool that the model's service runs itself, and whether it is an error."""
+    """The same for a tool that the model's service runs, and whether the result is an error."""
     line, is_error = _server_outcome(content)
     return _cut(_clean(line), RESULT_MAX_CHARS), is_error
 
@@ -138,7 +138,7 @@ def _text(given: Input, key: str) -> str:
 
 
 def _read(content: object) -> tuple[str, int]:
-    """(the text of a tool's result, how many images are in it)."""
+    """The text of a tool's result, and how many images it contains."""
     if isinstance(content, str):
         return content, 0
     blocks = [b for b in content if isinstance(b, Mapping)] if isinstance(content, list) else []
@@ -147,7 +147,7 @@ def _read(content: object) -> tuple[str, int]:
 
 
 def _first_error(name: str, text: str) -> str:
-    """The line that says what went wrong; an exit code stands before it."""
+    """The line that says what went wrong; it may follow an exit code."""
     if name in SUB_AGENTS:
         return _sub_agent_error(text)
     lines = [cleaned for line in text.splitlines() if (cleaned := _clean(line))]
@@ -159,7 +159,7 @@ def _first_error(name: str, text: str) -> str:
 
 
 def _issue(lines: Sequence[str]) -> str:
-    """What a heading announces: the CLI's own, or a tool's."""
+    """What a heading of the CLI or of a tool announces."""
     if not lines[0].endswith(":"):
         return lines[0]
     named = (line for line in lines[1:] if line.lower().startswith("error:"))
@@ -168,7 +168,7 @@ def _issue(lines: Sequence[str]) -> str:
 
 
 def _sub_agent_error(text: str) -> str:
-    """Our words: the CLI's name hosts, models, remedies, and what else there is to call."""
+    """Our own sentence, because the CLI's names hosts, models, remedies and other tools."""
     if not _API_ERROR.search(text):
         return _SUB_AGENT_FAILED
     status = _HTTP_STATUS.search(text)
@@ -177,7 +177,7 @@ def _sub_agent_error(text: str) -> str:
 
 
 def _server_outcome(content: object) -> tuple[str, bool]:
-    """What came of a tool of the model's service, and whether that is an error."""
+    """The result of a tool of the model's service, and whether it is an error."""
     if isinstance(content, Mapping) and (error := _text(content, "error_code")):
         return error.replace("_", " "), True
     return (_count(len(content), "result") if isinstance(content, list) else "ok"), False

@@ -1,14 +1,14 @@
-"""What the Agent SDK says, as our events. Pure: messages in, events out, no clock and no I/O.
+"""Translates the Agent SDK's messages into our events. Pure: no clock and no I/O.
 
-The hard part is a model stream that breaks. What the CLI does then was learnt by experiment
-(`tests/contract/agent/test_broken_streams.py`): a finished block of text stays, a finished tool
-call runs, and the model is asked to go on from there; without a finished block it starts the
-message again, streamed or as one finished `AssistantMessage`, always under a new message id. A
-relay of deltas alone would lose or double text (`agent.translate.voice`).
+The difficult part is a model stream that breaks. How the CLI reacts was found out by experiment
+(`tests/contract/agent/test_broken_streams.py`). A finished text block stays, a finished tool call
+runs, and the model is asked to continue from there. Without a finished block, the CLI repeats the
+message, streamed or as one finished `AssistantMessage`, always under a new message id. A plain
+relay of deltas would lose or repeat text (`agent.translate.voice`).
 
-Left out on purpose: text of `<synthetic>` messages (the CLI's prose about API errors, which the
-result tells better), what the CLI writes to itself as a user (reminders, "Set model"), and text of
-sub-agents (their calls are told, with their parent).
+Left out on purpose: text of `<synthetic>` messages (the CLI's text about API errors; the result has
+more details), what the CLI writes to itself as a user (reminders, "Set model"), and text of
+sub-agents (their tool calls are reported, with their parent).
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ _KINDS: Mapping[type, str] = {
     ServerToolUseBlock: "server_tool_use",
 }
 _CUT = frozenset({"max_tokens", "model_context_window_exceeded"})
-"""After these the CLI has the model go on where it was cut."""
+"""After these the CLI asks the model to continue where it was cut off."""
 
 _PAUSED = "The model's service paused in the middle of the answer. Ask for the rest to go on."
 _WITHHELD = (
@@ -66,14 +66,14 @@ class Translator:
     """Reads the messages of one turn, in order."""
 
     def __init__(self, prompt_id: str) -> None:
-        """`prompt_id` is the uuid the prompt was sent with."""
+        """`prompt_id` is the uuid with which the prompt was sent."""
         self._prompt_id = prompt_id
         self._text = Voice(TextDelta, is_kept=True)
-        # Thinking alone is not kept when the stream breaks.
+        # Thinking alone does not survive a broken stream.
         self._thinking = Voice(ThinkingDelta, is_kept=False)
         self._message: _Message | None = None
         self._last_block: str | None = None
-        """What the main thread told last: the kind of a block; None: there is a gap after it."""
+        """The kind of the main thread's last block; None if there is a gap after it."""
         self._has_started = False
         self._tools: dict[str, str] = {}
         self._error_kind: str | None = None
@@ -85,13 +85,13 @@ class Translator:
 
     @property
     def usage(self) -> Usage:
-        """Tokens as the stream told them so far: for a turn that never gets its result."""
+        """Tokens that the stream has reported so far, for a turn that never gets its result."""
         return self._streamed
 
     def read(self, message: Message, interrupt: InterruptReason | None = None) -> Iterator[Event]:
-        """The events a message stands for; a `TurnEnded` is the last of the turn.
+        """The events for a message; a `TurnEnded` is the turn's last.
 
-        `interrupt` says that the turn has been asked to stop, and decides how it ends.
+        `interrupt`: the turn was asked to stop, which decides how it ends.
         """
         match message:
             case StreamEvent(parent_tool_use_id=None):
@@ -133,7 +133,7 @@ class Translator:
     # Messages and blocks
 
     def _begin_message(self, id: str, *, is_streamed: bool) -> Iterator[Event]:
-        """Another try of the message before it, the rest of it, or a new one."""
+        """Another try of the previous message, the rest of it, or a new message."""
         before, goes_on = self._message, False
         if before is not None and before.is_broken and not before.has_call:
             if before.has_text and not self._text.has_partial:
@@ -151,12 +151,13 @@ class Translator:
         self._message = _Message(id, is_streamed=is_streamed, goes_on=goes_on)
 
     def _settle(self) -> Iterator[Event]:
-        """The message under way is over; a retry that said less than its predecessor is told."""
+        """The current message is over. If a retry is shorter than the first try, its text is
+        reported now."""
         yield from self._text.settle()
         yield from self._thinking.settle()
 
     def _begin_block(self, kind: str, *, opening: object = None) -> Iterator[Event]:
-        """Blocks of text that follow each other are one text: citations cut sentences."""
+        """Adjacent text blocks are one text: citations split sentences into blocks."""
         is_apart, self._last_block = self._last_block != kind, kind
         match kind:
             case "text":
@@ -185,14 +186,14 @@ class Translator:
                 )
 
     def _finish_blocks(self, message: AssistantMessage) -> Iterator[Event]:
-        """The blocks of the main thread are complete: say what their stream left out."""
+        """The main thread's blocks are complete: report what their stream left out."""
         id = message.message_id or ""
         if self._message is None or self._message.id != id:
             yield from self._begin_message(id, is_streamed=False)
         assert self._message is not None
         told = self._message
         if not message.content:
-            self._last_block = "unknown"  # A kind that the SDK leaves out, in this place.
+            self._last_block = "unknown"  # A kind of block that the SDK leaves out here.
         for block in message.content:
             if not told.is_streamed:
                 yield from self._begin_block(_KINDS.get(type(block), "unknown"))
@@ -219,7 +220,7 @@ class Translator:
         )
 
     def _server_result(self, id: str, content: object) -> ToolResult:
-        """Told by the stream only: the SDK leaves these blocks out of its messages."""
+        """Reported by the stream only: the SDK leaves these blocks out of its messages."""
         summary, is_error = summarise_server_result(content)
         name = self._tools.get(id, "tool")
         return ToolResult(id=id, name=name, summary=summary, is_error=is_error)
@@ -241,7 +242,7 @@ class Translator:
                 yield Notice(text=_WITHHELD)
 
     def _is_ours(self, message: ResultMessage) -> bool:
-        """A result may belong to an earlier prompt that was interrupted before it began."""
+        """A result may belong to an earlier prompt that was interrupted before it started."""
         ids = message.user_message_uuids
         return not ids or self._prompt_id in ids
 
@@ -271,15 +272,16 @@ class Translator:
         )
 
     def _usage_of(self, message: ResultMessage) -> Usage:
-        """The result's figures; those of the stream for a turn that was cut before its result.
+        """The result's figures, or the stream's for a turn that was cut off before its result.
 
-        Neither knows sub-agents, searches and summaries: the gateway does, and its figures count.
+        Neither includes sub-agents, searches and summaries. The gateway meters those, and its
+        figures count.
         """
         told = Usage(**usage_figures(message.usage))
         return told if told != Usage() else self._streamed
 
     def _count(self, usage: object, *, is_final: bool = False) -> None:
-        """A message's input is told at its start, its output at its end."""
+        """A message reports its input when it starts and its output when it ends."""
         told = Usage(**usage_figures(usage))
         output = {"output_tokens": told.output_tokens, "thinking_tokens": told.thinking_tokens}
         if is_final:
@@ -289,18 +291,18 @@ class Translator:
 
 
 class _Message:
-    """The message of the model that is under way, or was the last one."""
+    """The current or last message of the model."""
 
     def __init__(self, id: str, *, is_streamed: bool, goes_on: bool) -> None:
         self.id = id
         self.is_streamed = is_streamed
         self.goes_on = goes_on
-        """It begins where the text before it was cut."""
+        """Whether it begins where the text before it was cut off."""
         self.stop_reason: str | None = None
         self.has_text = False
-        """A block of text is finished: the agent remembers it."""
+        """Whether a text block is finished, which means that the agent remembers it."""
         self.has_call = False
-        """A tool call is finished, and runs: what comes next is no other try."""
+        """Whether a tool call is finished and runs, so that the next message is not a retry."""
 
     @property
     def is_broken(self) -> bool:
@@ -315,5 +317,5 @@ def _retry_words(data: Mapping[str, Any]) -> str:
 
 
 def _loop_end(message: ResultMessage) -> str | None:
-    """Older results name the limit of calls in their subtype only."""
+    """Older results report the limit of calls only in their subtype."""
     return "max_turns" if message.subtype == "error_max_turns" else message.terminal_reason

@@ -1,9 +1,9 @@
 """The text of an answer, or its thinking, over a whole turn: each word once. Pure.
 
-A stream may break, and another try of the message follows. What was shown of the first one since
-its last finished block is remembered: its repetition is swallowed as long as it says the same, and
-where it differs the new text follows a visible rule. `agent.translate.translator` knows when a
-message is another try, goes on in mid-sentence, or is a new one.
+A stream may break, and then the model repeats the message. The text shown since the last finished
+block is remembered. The repetition is suppressed while it is identical; where it differs, the new
+text follows after a visible rule. `agent.translate.translator` knows whether a message is a retry,
+continues in mid-sentence, or is new.
 """
 
 from __future__ import annotations
@@ -14,22 +14,22 @@ from infra.wire.characters import Pieces, whole
 from infra.wire.events import Event, TextDelta, ThinkingDelta
 
 RULE = "\n\n---\n\n"
-"""Stands between an abandoned text and the one that replaces it."""
+"""Separates an abandoned text from the one that replaces it."""
 
 PARAGRAPH = "\n\n"
-"""Stands between two texts with something else between them."""
+"""Separates two texts that had something else between them."""
 
 
 class Voice:
     """One kind of text.
 
-    `_partial` is what was shown since the last finished block. While that is repeated it is
-    `_shown`; `_repeated` is how much of it the repetition has said so far, `_anchor` how much of
-    that is in finished blocks.
+    `_partial` is the text shown since the last finished block. While a retry repeats it, it is
+    `_shown`; `_repeated` is how much of it the retry has repeated, and `_anchor` how much of that
+    is in finished blocks.
     """
 
     def __init__(self, delta: type[TextDelta | ThinkingDelta], *, is_kept: bool) -> None:
-        """`is_kept`: a finished block is final; else another try may say that again too."""
+        """`is_kept`: a finished block is final; otherwise a retry may repeat it too."""
         self._delta = delta
         self._is_kept = is_kept
         self._pieces = Pieces()
@@ -43,13 +43,13 @@ class Voice:
 
     @property
     def has_partial(self) -> bool:
-        """Whether something stands there that another try may say again."""
+        """Whether there is text that a retry may repeat."""
         return bool(self._shown or self._partial)
 
     def begin_block(self, *, opening: str = "", is_apart: bool) -> Iterator[Event]:
-        """A new block; `is_apart`: something else stands between it and the text before.
+        """A new block starts. `is_apart`: something else lies between it and the text before.
 
-        `opening` is the text its start has already.
+        `opening` is text that its start already contains.
         """
         self._pieces.forget()
         self._block, self._opening = [], whole(opening)
@@ -62,7 +62,7 @@ class Voice:
         yield from self._add(self._pieces.add(piece))
 
     def finish(self, text: str) -> Iterator[Event]:
-        """The block is complete, and this is all of it: say what its stream left out."""
+        """The block is complete, and `text` is all of it: report what its stream left out."""
         self._pieces.forget()
         text, streamed = whole(text), "".join(self._block)
         if text.startswith(streamed):
@@ -74,14 +74,15 @@ class Voice:
             self._partial, self._anchor = [], self._repeated
 
     def repeat(self) -> None:
-        """Its stream broke: what is not in a finished block may come again."""
+        """The stream broke: text that is not in a finished block may come again."""
         self._pieces.forget()
-        # A try that only repeated showed nothing new: what stands there is the try before.
+        # A retry that only repeated showed nothing new: the shown text is that of the first try.
         self._shown = self._shown or "".join(self._partial)
         self._partial, self._repeated = [], self._anchor
 
     def settle(self) -> Iterator[Event]:
-        """The message is over; one that is shorter than its first try is said again."""
+        """The message is over. If a retry is shorter than the first try, its text is shown
+        again."""
         yield from self._add(self._pieces.end())
         if self._repeated > self._anchor:
             yield from self._replace(self._shown[self._anchor : self._repeated])
@@ -108,7 +109,7 @@ class Voice:
             yield from self._replace(self._shown[self._anchor : self._repeated] + text)
 
     def _replace(self, text: str) -> Iterator[Event]:
-        """It is another text than was shown: rule that off and say it whole."""
+        """The retry's text differs from what was shown: add a rule, then the whole new text."""
         self._partial, self._shown, self._is_paragraph = [text], "", False
         self._repeated = self._anchor = 0
         yield self._delta(text=RULE + text)
