@@ -225,9 +225,10 @@ class TurnRun:
         if self.phase is not RunPhase.OPEN:
             return  # After the end.
         # The event that is due, in the spelling others read: nothing of it has to be built anew.
-        due = b"%b%d " % (self._head, self.last_n + 1)
+        n = self._output.n + 1
+        due = b"%b%d " % (self._head, n)
         if line.startswith(due):
-            self._take_event(self.last_n + 1, line, line[len(due) :])
+            self._take_event(n, line, line[len(due) :])
             return
         self._take_other(decode_frame(line))
 
