@@ -25,7 +25,6 @@ from infra.wire.gateway import OpenTurn
 from infra.wire.ids import TurnId
 from infra.wire.link import (
     Ack,
-    AgentSettings,
     Interrupt,
     InterruptReason,
     Refused,
@@ -36,6 +35,7 @@ from worker.life import Life
 from worker.ownership import HeldLease
 from worker.parts import TurnParts
 from worker.turns.agent_link import AgentLink
+from worker.turns.agent_settings import agent_settings
 from worker.turns.course import Course, course_with_agent
 from worker.turns.endings import settled_end
 from worker.turns.interruption import Interruption
@@ -61,9 +61,6 @@ from worker.turns.steps import (
 from worker.waiting import until_store_answers
 
 log = logging.getLogger(__name__)
-
-AGENT_SHARE_OF_GRACE = 0.6
-"""Of the grace, the part the agent itself may use before it kills its CLI; the rest is ours."""
 
 SAID_MAX_BYTES = 32 * 1024 * 1024
 """What one turn may say. The longest honest one takes 20 MB; Redis keeps it all until an hour after
@@ -154,20 +151,9 @@ class TurnRun:
         assert self._standing is not None, "a turn starts on a memory"
         if not self._opened(link):
             return
-        agents, request = self._parts.agents, self.claimed.request
-        link.send_line(
-            self._standing.start_line(
-                request,
-                AgentSettings(
-                    model=request.model,
-                    system_prompt=request.system_prompt or agents.system_prompt,
-                    tools=agents.tools,
-                    model_tiers=self._parts.models.model_tiers,
-                    max_turns=agents.max_turns,
-                    interrupt_grace_s=agents.disconnect_grace_s * AGENT_SHARE_OF_GRACE,
-                ),
-            )
-        )
+        request = self.claimed.request
+        settings = agent_settings(request, self._parts.agents, self._parts.models)
+        link.send_line(self._standing.start_line(request, settings))
         self._tell_to_stop()
 
     def replay(self, link: AgentLink) -> None:

@@ -1,0 +1,25 @@
+"""With what settings an agent works on a turn: the request's own, else the deployment's. Pure."""
+
+from __future__ import annotations
+
+from infra.runtime.settings.agents import AgentDefaults
+from infra.runtime.settings.models import ModelSettings
+from infra.wire.link import AgentSettings
+from infra.wire.turns import TurnRequest
+
+AGENT_SHARE_OF_GRACE = 0.6
+"""Of the grace, the part the agent itself may use before it kills its CLI; the rest is ours."""
+
+
+def agent_settings(
+    request: TurnRequest, agents: AgentDefaults, models: ModelSettings
+) -> AgentSettings:
+    """What goes with the turn in its `StartTurn`."""
+    return AgentSettings(
+        model=request.model,
+        system_prompt=request.system_prompt or agents.system_prompt,
+        tools=agents.tools,
+        model_tiers=models.model_tiers,
+        max_turns=agents.max_turns,
+        interrupt_grace_s=agents.disconnect_grace_s * AGENT_SHARE_OF_GRACE,
+    )
