@@ -22,8 +22,8 @@ from agent.forwarder import Forwarder
 from agent.memory.transcripts import Transcripts
 from agent.server import LinkServer
 from agent.turn import AgentSession
+from infra.wire.base import VERSION
 from infra.wire.gateway import AGENT_SOCKET, EGRESS_SOCKET, MODEL_SOCKET
-from infra.wire.version import VERSION
 
 _SOCKETS = Path("/run/agcluster")
 _CLI_TEMP = Path("/run/cli")

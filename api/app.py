@@ -18,8 +18,8 @@ from api.routes.health import health_routes
 from api.routes.models import model_routes
 from api.routes.openapi import document
 from api.routes.sessions import session_routes
+from infra.wire.base import VERSION
 from infra.wire.errors import AgClusterError, RequestRefused
-from infra.wire.version import VERSION
 
 
 def create_app(deps: ApiDeps) -> FastAPI:

@@ -22,11 +22,11 @@ from infra.store.leases import RENEW_EVERY_S, SELF_FENCE_AFTER_S
 from infra.store.open import Store
 from infra.store.queue import SideClaims
 from infra.store.workers import BEAT_EVERY_S, Resubscribed, WorkerRecord
+from infra.wire.base import VERSION
 from infra.wire.control import CancelTurn, DrainWorker, StopSession, TurnWaits
 from infra.wire.errors import AgClusterError, ContainerFailed
 from infra.wire.ids import ConversationKey, TurnId, WorkerId
 from infra.wire.states import WORKER_TRANSITIONS, WorkerState
-from infra.wire.version import VERSION
 from worker.gateway_client.registrar import Gateway, GatewayRegistrar
 from worker.hosts.blocking import BlockingCalls
 from worker.hosts.capacity import HostMemory, available_memory_mb, memory_needed_mb, slots_for

@@ -7,8 +7,8 @@ from fastapi import APIRouter, Response
 from api.deps import ApiDeps
 from api.routes.openapi import OPEN, Responses, errors
 from api.routes.shapes import Health
+from infra.wire.base import VERSION
 from infra.wire.errors import StoreUnavailable
-from infra.wire.version import VERSION
 
 WORKERS_AWAY_S = 30.0
 """A replica stays ready for so long after it last saw a ready worker. While one is replaced turns

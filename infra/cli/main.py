@@ -24,8 +24,8 @@ from infra.cli.up.command import run_up
 from infra.cli.up.isolation import image_command
 from infra.cli.up.programs import MODULES, python_command
 from infra.runtime.settings import PREFIX, Settings, SettingsRefused, load_settings
+from infra.wire.base import VERSION
 from infra.wire.errors import AgClusterError
-from infra.wire.version import VERSION
 
 USAGE_ERROR = 2
 

@@ -12,6 +12,12 @@ from infra.wire.characters import whole
 from infra.wire.errors import MalformedMessage, UnknownMessage
 from infra.wire.foreign import FOREIGN_MAX_CHARS, escaped
 
+VERSION = "0.1.0"
+"""The version of AgCluster: here, and nowhere else. The package takes it from here.
+
+Not looked up among what is installed, for the agent's image holds folders and no package.
+"""
+
 PROTOCOL_VERSION = 1
 """Major version of the worker-agent protocol. Any other major version is refused."""
 

@@ -34,8 +34,8 @@ from infra.cli.up.state_dir import InstanceLock, StateDir
 from infra.runtime.lifecycle import stop_signals
 from infra.runtime.settings import Isolation, Settings
 from infra.store.open import open_store
+from infra.wire.base import VERSION
 from infra.wire.errors import AgClusterError, StoreUnavailable
-from infra.wire.version import VERSION
 
 READY_TIMEOUT_S = 60.0
 DRAIN_TIMEOUT_S = 2.0

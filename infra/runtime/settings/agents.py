@@ -7,7 +7,7 @@ from typing import ClassVar
 from pydantic import Field
 
 from infra.runtime.settings.types import Isolation, Names, Section
-from infra.wire.version import VERSION
+from infra.wire.base import VERSION
 
 
 class AgentDefaults(Section):

@@ -1,4 +1,4 @@
-"""There is one version, in `infra/wire/version.py`."""
+"""There is one version, in `infra/wire/base.py`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import tomllib
 from pathlib import Path
 
 from infra.runtime.settings import Settings
-from infra.wire.version import VERSION
+from infra.wire.base import VERSION
 
 ROOT = Path(__file__).parents[3]
 
@@ -18,7 +18,7 @@ def test_what_is_installed_has_that_version() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
     assert project["project"]["dynamic"] == ["version"]
     read = project["tool"]["setuptools"]["dynamic"]["version"]
-    assert read == {"attr": "infra.wire.version.VERSION"}
+    assert read == {"attr": "infra.wire.base.VERSION"}
 
 
 def test_no_program_writes_it_again() -> None:
@@ -28,7 +28,7 @@ def test_no_program_writes_it_again() -> None:
         for path in (ROOT / program).rglob("*.py")
         if VERSION in path.read_text()
     ]
-    assert said == ["infra/wire/version.py"]
+    assert said == ["infra/wire/base.py"]
 
 
 def test_images_and_the_compose_file_are_of_that_version() -> None:
