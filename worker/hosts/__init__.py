@@ -1,1 +1,2 @@
-"""Hosts run agents in isolation: the seam, what all hosts share, and a folder for each kind."""
+"""Hosts run agents in isolation: their common protocol, what all hosts share, and a folder for each
+kind."""

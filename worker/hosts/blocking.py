@@ -1,7 +1,7 @@
 """Blocking calls of the container hosts, in a few threads of their own.
 
-A Docker call made in the loop blocks every turn of the worker for up to 400 ms, and the loop's
-default pool is shared with name look-ups. Called by `worker.hosts.docker.host` and
+A Docker call in the loop would block every turn of the worker for up to 400 ms, and the loop's
+default pool is shared with DNS lookups. Used by `worker.hosts.docker.host` and
 `worker.hosts.bubblewrap.host`.
 """
 
@@ -18,7 +18,8 @@ log = logging.getLogger(__name__)
 
 
 class BlockingCalls:
-    """A bounded pool whose calls have a deadline, and can be undone when nobody waits any more."""
+    """A bounded thread pool. Calls have a deadline, and their results can be undone if nobody waits
+    any longer."""
 
     def __init__(self, name: str, *, threads: int, undo_timeout_s: float = 20.0) -> None:
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix=name)
@@ -31,28 +32,29 @@ class BlockingCalls:
         timeout_s: float,
         undo: Callable[[T], None] | None = None,
     ) -> T:
-        """The result of `work`, or `TimeoutError`.
+        """The result of `work`. Raises `TimeoutError` after the deadline.
 
-        A thread cannot be interrupted: cancelled or out of time, the work goes on. With `undo` its
-        result is taken back as soon as it is there, in a thread, so also when a second cancel
-        arrives or the loop ends; this call waits for that a bounded time before it raises.
+        A thread cannot be interrupted: if the caller is cancelled or out of time, the work
+        continues. With `undo`, its result is undone in a thread as soon as it exists, even if a
+        second cancellation arrives or the loop ends. This call waits for that for a bounded time
+        before it raises.
         """
         future = self._pool.submit(work)
         try:
             async with asyncio.timeout(timeout_s):
                 return await asyncio.shield(asyncio.wrap_future(future))
         except (asyncio.CancelledError, TimeoutError):
-            # A failure of the work itself may be a TimeoutError too: there is nothing to undo then.
+            # The work itself may raise a TimeoutError too; then there is nothing to undo.
             if undo is not None and not future.cancel():
                 await self._undo(future, undo)
             raise
 
     def later(self, work: Callable[[], None]) -> None:
-        """Have it done; nobody waits. A failure is logged."""
+        """Run the work without waiting for it. A failure is logged."""
         self._pool.submit(_logged, work)
 
     def close(self) -> None:
-        """Take no more calls. Running ones finish by themselves."""
+        """Accept no more calls. Running ones finish on their own."""
         self._pool.shutdown(wait=False, cancel_futures=True)
 
     async def _undo(self, future: Future[T], undo: Callable[[T], None]) -> None:
@@ -70,7 +72,7 @@ def _take_back(future: Future[T], undo: Callable[[T], None]) -> None:
     try:
         undo(future.result())
     except Exception:
-        # Somebody's cancel is being served: a failure here must not take its place.
+        # A cancellation is being handled; a failure here must not replace it.
         log.exception("a cancelled start could not be undone")
 
 

@@ -1,8 +1,8 @@
-"""When a host's engine is no longer asked: a circuit breaker, as a pure state machine.
+"""A circuit breaker that decides whether a host's engine is used, as a pure state machine.
 
-After Nygard ("Release It!", Stability Patterns). Closed: starts go through, and failures in a row
-are counted. Open: nothing is started here, so that turns find another host instead of failing one
-after the other; after a cool-down one start is tried (half-open), which decides.
+After Nygard ("Release It!", Stability Patterns). Closed: starts are allowed, and consecutive
+failures are counted. Open: nothing is started here, so that turns go to another host instead of
+failing one after the other. After a cool-down, one trial start decides (half-open).
 
 Only the engine's own failures are counted. What an agent does in its container says nothing about
 its host.
@@ -18,15 +18,15 @@ from enum import StrEnum
 from infra.wire.states import advance
 
 FAILURES_MAX = 3
-"""In a row, without a success between: a name still being removed or one slow answer happens, and
-a turn may be unlucky twice; three times in a row it is not the turns."""
+"""Consecutive failures without a success in between. A name that is still being removed, or one
+slow answer, can happen, even twice in a row; three times in a row, the turns are not the cause."""
 
 _JITTER = 0.25
-"""Workers of one host fail together; they should not all try again at once."""
+"""The workers of one host fail together, and should not all retry at the same moment."""
 
 
 class BreakerState(StrEnum):
-    """Whether the engine is asked."""
+    """Whether the engine is used."""
 
     CLOSED = "closed"
     OPEN = "open"
@@ -42,7 +42,8 @@ BREAKER_TRANSITIONS: Mapping[BreakerState, frozenset[BreakerState]] = {
 
 @dataclass(frozen=True)
 class Breaker:
-    """`failures`: starts in a row that failed. `trips`: how often it opened since it was closed."""
+    """`failures`: consecutive starts that failed. `trips`: how often it opened since it was last
+    closed."""
 
     state: BreakerState = BreakerState.CLOSED
     failures: int = 0
@@ -53,7 +54,7 @@ class Breaker:
         return self.state is BreakerState.CLOSED
 
     def start_failed(self) -> Breaker:
-        """A conversation's start has failed. Late news, of one that began earlier, is ignored."""
+        """A conversation's start failed. Failures of starts that began earlier are ignored."""
         if not self.is_closed:
             return self
         failures = self.failures + 1
@@ -62,19 +63,19 @@ class Breaker:
         return replace(self._to(BreakerState.OPEN), failures=failures, trips=1)
 
     def start_worked(self) -> Breaker:
-        """A conversation's start has worked."""
+        """A conversation's start succeeded."""
         return replace(self, failures=0) if self.is_closed else self
 
     def probing(self) -> Breaker:
-        """The cool-down is over: one start is tried."""
+        """The cool-down is over: try one start."""
         return self._to(BreakerState.HALF_OPEN)
 
     def probe_failed(self) -> Breaker:
-        """Not yet: a longer cool-down."""
+        """The trial failed: use a longer cool-down."""
         return replace(self._to(BreakerState.OPEN), trips=self.trips + 1)
 
     def probe_worked(self) -> Breaker:
-        """The engine works again."""
+        """The trial succeeded: use the engine again."""
         return replace(self._to(BreakerState.CLOSED), failures=0, trips=0)
 
     def _to(self, state: BreakerState) -> Breaker:
@@ -84,6 +85,6 @@ class Breaker:
 
 
 def cool_down_s(trips: int, *, first_s: float, longest_s: float) -> float:
-    """How long to wait before the next probe: twice as long after each one that failed."""
+    """Seconds to wait before the next trial; doubles after each failed one."""
     wait_s: float = min(first_s * 2 ** (max(trips, 1) - 1), longest_s)
     return wait_s * random.uniform(1 - _JITTER, 1 + _JITTER)

@@ -1,7 +1,7 @@
-"""What memory the host has left, as a worker's heartbeats see it, and whether that is enough.
+"""The host's available memory, as a worker's heartbeats see it, and whether it is enough.
 
-A host without memory kills agents in the middle of their turns, so a worker starts nothing new when
-another agent that used all it may would not fit.
+A host without memory kills agents in the middle of their turns. So a worker starts nothing new if
+another agent that used its full limit would not fit.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ log = logging.getLogger(__name__)
 
 
 def available_memory_mb() -> int | None:
-    """What new programs of this machine could use without swapping; None where nobody says.
+    """The memory that new programs could use without swapping; None if the system does not say.
 
-    The kernel makes the figure up as it is read: no disk, tens of microseconds.
+    The kernel computes the figure when it is read: no disk access, tens of microseconds.
     """
     try:
         lines = _MEMINFO.read_text().splitlines()
@@ -35,14 +35,14 @@ def available_memory_mb() -> int | None:
 
 
 class HostMemory:
-    """One worker's view. `look` with each heartbeat.
+    """One worker's view, updated by `look` with each heartbeat.
 
-    A look does not see what an agent that starts will take. So those are counted beside it: from
-    the moment one is `expect`ed until it is `settle`d and looked at.
+    A look does not show what an agent that is starting will use. So starting agents are counted
+    separately: from `expect` until `settle` and the next look.
     """
 
     def __init__(self, read_mb: Callable[[], int | None], *, needed_mb: int) -> None:
-        """`needed_mb` is what has to be available before anything is started."""
+        """`needed_mb` must be available before anything is started."""
         self.needed_mb = needed_mb
         self._read_mb = read_mb
         self._available_mb = read_mb()
@@ -52,7 +52,8 @@ class HostMemory:
 
     @property
     def left_mb(self) -> int | None:
-        """As of the last look, beside what agents that start will take: each as an idle one."""
+        """The available memory at the last look, minus what starting agents will use, each as an
+        idle one."""
         if self._available_mb is None:
             return None
         return self._available_mb - len(self._expected | self._settled) * IDLE_AGENT_MB
@@ -63,17 +64,17 @@ class HostMemory:
         return self.left_mb is not None and self.left_mb < self.needed_mb
 
     def expect(self, c: ConversationKey) -> None:
-        """The conversation's agent is going to start."""
+        """The conversation's agent is about to start."""
         self._expected.add(c)
 
     def settle(self, c: ConversationKey) -> None:
-        """It has started, or will not; the next look will see it."""
+        """It has started, or will not; the next look includes it."""
         if c in self._expected:
             self._expected.discard(c)
             self._settled.add(c)
 
     def look(self) -> bool:
-        """Read it anew. True when it suffices again."""
+        """Read the memory again. True if it has become enough again."""
         self._available_mb = self._read_mb()
         self._settled.clear()
         was_short, self._was_short = self._was_short, self.is_short
@@ -99,11 +100,11 @@ OVERCOMMIT = 4
 
 
 def slots_for(*, configured: int, machine_mb: int, container_mb: int) -> int:
-    """How many containers a worker owns at most.
+    """The maximum number of containers of a worker.
 
-    By memory, unless configured: three quarters of the machine at the 200 MB an idle agent takes,
-    but never so many that their limits promise more than four times the machine. Several workers on
-    one machine should be configured: each would take the whole of it.
+    By memory, unless configured: three quarters of the machine at 200 MB per idle agent, but never
+    so many that their limits add up to more than four times the machine. Configure it if several
+    workers share a machine, because each would count all of its memory.
     """
     if configured:
         return configured
@@ -113,9 +114,9 @@ def slots_for(*, configured: int, machine_mb: int, container_mb: int) -> int:
 
 
 def memory_needed_mb(*, container_mb: int, reserve_mb: int, machine_mb: int) -> int:
-    """How much of a host's memory has to be available before a worker starts anything new.
+    """How much of a host's memory must be available before a worker starts anything new.
 
-    What one agent may use, and a reserve; at most half of the machine, or a small one would never
-    start any.
+    What one agent may use, plus a reserve; at most half of the machine, because a small machine
+    would otherwise never start anything.
     """
     return min(container_mb + reserve_mb, machine_mb // 2)

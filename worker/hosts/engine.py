@@ -1,9 +1,9 @@
-"""Starting containers on this host, as long as that works.
+"""Starts containers on this host while its engine works.
 
 Every start goes through here and feeds the host's circuit breaker (`worker.hosts.breaker`). While
-that is open, starts are refused at once with `EngineFailed`, so that their turns go back to the
-queue, and the worker calls itself failing (`on_change`), so that it gets no new ones. The engine is
-tried with a container of our own, never with somebody's turn.
+the breaker is open, starts are refused at once with `EngineFailed`, so that their turns return to
+the queue, and the worker reports itself as failing (`on_change`), so that it gets no new ones. The
+engine is tried with a container of our own, never with somebody's turn.
 """
 
 from __future__ import annotations
@@ -25,12 +25,13 @@ from worker.hosts.host import Container, ContainerHost, ContainerSpec, Limits, S
 log = logging.getLogger(__name__)
 
 _OF_NOBODY = 2**52
-"""Makes a fence newer than whatever Redis has: what a probe leaves behind is never taken for a
-container that Redis forgot. A fence from this clock alone would be, where it is behind."""
+"""Makes a probe's fence newer than any in Redis, so that its remains are never mistaken for a
+container that Redis forgot. A fence from this machine's clock alone could be, if the clock is
+behind."""
 
 
 class Engine:
-    """One worker's trust in its host's engine. `run` is its task."""
+    """One worker's view of its host's engine. `run` is its task."""
 
     def __init__(
         self,
@@ -45,8 +46,8 @@ class Engine:
         cool_down_max_s: float,
         on_change: Callable[[], None] = lambda: None,
     ) -> None:
-        """`has_egress`: whether agents may get a way out. `on_change` is called when it stops or
-        begins to be trusted."""
+        """`has_egress`: whether agents may have network access. `on_change` is called when the
+        engine stops or starts to be trusted."""
         self._host = host
         self._folders = folders
         self._settings = settings
@@ -65,9 +66,9 @@ class Engine:
         return self._breaker.is_closed
 
     async def make_folders(self, c: ConversationKey, fence: Fence) -> SessionFolders:
-        """The conversation's folders, there and private.
+        """Create the conversation's folders, private to the agent.
 
-        Raises `LeaseLost` when a newer owner has them, and `EngineFailed`: a disk is full.
+        Raises `LeaseLost` if a newer owner has them, and `EngineFailed` if a disk is full.
         """
         self._refuse_if_open()
         try:
@@ -78,10 +79,10 @@ class Engine:
             raise failed from error
 
     async def start(self, c: ConversationKey, fence: Fence, folders: SessionFolders) -> Container:
-        """A container for the conversation.
+        """Start a container for the conversation.
 
-        Raises `EngineFailed`, at once while the engine is not trusted; other `ContainerFailed` and
-        `LeaseLost` as the host does. Cancelled: nothing stays behind.
+        Raises `EngineFailed`, at once while the engine is not trusted; otherwise `ContainerFailed`
+        and `LeaseLost` like the host. If cancelled, nothing is left behind.
         """
         self._refuse_if_open()
         try:
@@ -131,9 +132,9 @@ class Engine:
             raise EngineFailed("the container did not start in time") from error
 
     async def _probe(self) -> None:
-        """Ask the engine how it is, and start and stop one container of nobody's.
+        """Check the engine, then start and stop a container that belongs to no conversation.
 
-        A worker that dies in between leaves an orphan, which the reconcilers stop.
+        If the worker dies meanwhile, the orphan is stopped by the reconcilers.
         """
         key = self._probe_key
         async with asyncio.timeout(self._settings.container_start_timeout_s):
@@ -142,7 +143,7 @@ class Engine:
         folders = await asyncio.to_thread(self._folders.make, key, fence)
         container = await self._start(key, fence, folders)
         await self._host.stop(container.id, grace_s=0)
-        # Not of one that failed: what runs there nobody knows. The next try has the same key.
+        # Not after a failure, because nobody knows what runs there. The next try uses the same key.
         await asyncio.to_thread(self._folders.drop_sockets, key, fence)
         await asyncio.to_thread(self._folders.drop_workspace, key, fence)
 

@@ -1,4 +1,4 @@
-"""The exits of containers, handed to those who watch them.
+"""Distributes the exits of containers to their watchers.
 
 Every container host has one feed. A host reports from any thread; a watcher reads in its loop.
 """
@@ -16,16 +16,15 @@ from infra.runtime.logs import fields
 from worker.hosts.host import ContainerExit, ContainerId
 
 PENDING_MAX = 10_000
-"""Exits a watcher may leave unread; beyond it the oldest is dropped, and `list()` tells the rest.
-"""
+"""Unread exits of one watcher. Beyond this the oldest is dropped; `list()` shows the state."""
 REMEMBERED_MAX = 1000
-"""Ends on purpose that are remembered until told, and ends told that are not told again."""
+"""How many intended ends, and how many reported ends, are remembered."""
 
 log = logging.getLogger(__name__)
 
 
 class ExitStream:
-    """One watcher's exits, from the moment it was made. Never ends by itself."""
+    """One watcher's exits, from the moment of its creation. Never ends on its own."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
@@ -38,11 +37,11 @@ class ExitStream:
         return await self._pending.get()
 
     def offer(self, ended: ContainerExit) -> None:
-        """Add an exit. Never waits; callable from any thread."""
+        """Add an exit. Never waits; can be called from any thread."""
         try:
             self._loop.call_soon_threadsafe(self._add, ended)
         except RuntimeError:
-            # The watcher's loop is closed: nobody is there to be told.
+            # The watcher's loop is closed; nobody listens.
             log.debug("exit of a container after the end of its watcher")
 
     def _add(self, ended: ContainerExit) -> None:
@@ -53,7 +52,7 @@ class ExitStream:
 
 
 class _Remembered(OrderedDict[ContainerId, bool]):
-    """The last so many containers."""
+    """The most recent containers, up to a number."""
 
     def add(self, id: ContainerId) -> None:
         self[id] = True
@@ -62,7 +61,7 @@ class _Remembered(OrderedDict[ContainerId, bool]):
 
 
 class ExitFeed:
-    """Gives each exit to every stream that is still held by somebody."""
+    """Passes each exit to every stream that somebody still holds."""
 
     def __init__(self) -> None:
         self._streams: weakref.WeakSet[ExitStream] = weakref.WeakSet()
@@ -71,20 +70,21 @@ class ExitFeed:
         self._lock = threading.Lock()
 
     def subscribe(self) -> ExitStream:
-        """A stream for the running loop; subscribed at once, not at the first read."""
+        """A stream for the running loop. It is subscribed at once, not at the first read."""
         stream = ExitStream(asyncio.get_running_loop())
         with self._lock:
             self._streams.add(stream)
         return stream
 
     def expect_end(self, id: ContainerId) -> None:
-        """This one is about to be ended on purpose: a kill will not mean lack of memory."""
+        """This container is about to be ended on purpose, so a kill will not mean lack of
+        memory."""
         with self._lock:
-            # One that had ended before tells nothing any more.
+            # A container that had already ended is not reported again.
             self._wanted.add(id)
 
     def publish(self, ended: ContainerExit) -> None:
-        """Tell every watcher, once per container. Callable from any thread."""
+        """Report to every watcher, once per container. Can be called from any thread."""
         with self._lock:
             if ended.id in self._told:
                 return

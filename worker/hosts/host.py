@@ -1,7 +1,7 @@
-"""The seam to whatever isolates an agent: Docker, bubblewrap, or memory in tests.
+"""The protocol of whatever isolates an agent: Docker, bubblewrap, or memory in tests.
 
-A host starts one container per conversation with an agent server in it that listens on `agent.sock`
-of the session's folder, and can list, watch and stop what it started, also after a restart of the
+A host starts one container per conversation with an agent server that listens on `agent.sock` in
+the session's folder. It can list, watch and stop what it started, even after a restart of the
 worker. Implementations: `worker.hosts.docker.host` (Docker), `worker.hosts.bubblewrap.host`,
 `tests.fakes.memory_host`; all pass `tests/contract/hosts/`.
 """
@@ -18,29 +18,30 @@ from infra.wire.ids import ConversationKey, Fence, HostId
 ContainerId = NewType("ContainerId", str)
 
 SOCKETS_AT, WORKSPACE_AT = "/run/agcluster", "/workspace"
-"""Where an agent finds its two folders."""
+"""The paths of an agent's two folders in its container."""
 CLI_TEMP_AT = "/run/cli"
-"""Temporary files of the CLI itself: apart from /tmp, which its tools may fill."""
+"""Temporary files of the CLI itself, separate from /tmp, which its tools may fill."""
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What one agent may use. Swap is not added to the memory."""
+    """What one agent may use. Memory includes no swap."""
 
     cpus: float
     memory_mb: int
     pids: int
     tmp_mb: int
     file_mb: int = 4096
-    """Size of a single file, wherever it lies: ends the careless writer at once."""
+    """Maximum size of any single file, which stops a careless writer at once."""
 
 
 @dataclass(frozen=True)
 class SessionFolders:
-    """A session's folders on the host: short paths, for Unix socket names end at 108 bytes.
+    """A session's folders on the host. The paths are short, because a Unix socket path has at most
+    108 bytes.
 
-    `sockets` is mounted at /run/agcluster, `workspace` at /workspace; both belong to the agent's
-    uid, mode 0700. The agent may write in `sockets`, so whatever lies there is opened without
+    `sockets` is mounted at /run/agcluster, `workspace` at /workspace. Both belong to the agent's
+    uid, mode 0700. The agent may write in `sockets`, so everything in there is opened without
     following links.
     """
 
@@ -50,7 +51,8 @@ class SessionFolders:
 
 @dataclass(frozen=True)
 class ContainerSpec:
-    """One conversation's container to be. `egress`: give the tools a proxy to `egress.sock`."""
+    """The container to start for a conversation. `egress`: give its tools a proxy to
+    `egress.sock`."""
 
     conversation: ConversationKey
     fence: Fence
@@ -61,7 +63,7 @@ class ContainerSpec:
 
 @dataclass(frozen=True)
 class Container:
-    """A container of ours, as the host knows it (by its labels)."""
+    """One of our containers, as the host knows it (by its labels)."""
 
     id: ContainerId
     conversation: ConversationKey
@@ -72,7 +74,7 @@ class Container:
 
 @dataclass(frozen=True)
 class ContainerExit:
-    """A container ended by itself or by force."""
+    """A container ended, on its own or by force."""
 
     id: ContainerId
     conversation: ConversationKey
@@ -81,9 +83,9 @@ class ContainerExit:
 
 
 class ContainerHost(Protocol):
-    """Starts and stops isolations.
+    """Starts and stops containers.
 
-    Every call has a deadline and raises `ContainerFailed` past it.
+    Every call has a deadline and raises `ContainerFailed` when it expires.
     """
 
     name: str
@@ -92,20 +94,21 @@ class ContainerHost(Protocol):
     host: HostId
 
     async def check(self) -> None:
-        """Raises `NoIsolation` saying what is missing and how to get it."""
+        """Raises `NoIsolation`, saying what is missing and how to get it."""
         ...
 
     async def start(self, spec: ContainerSpec) -> Container:
-        """Start it; returns when the process runs (the agent may not listen yet).
+        """Start a container; returns when its process runs (the agent may not listen yet).
 
-        A leftover container of the same conversation is removed first; one with a higher fence is
-        a newer owner's and stays: `LeaseLost`. Cancelled: nothing stays behind. `EngineFailed` when
-        what makes containers does not, so that another conversation would fare no better.
+        An old container of the same conversation is removed first, unless its fence is higher: then
+        it belongs to a newer owner, and this raises `LeaseLost`. Raises `EngineFailed` if the
+        engine itself does not work, so that other conversations would fail too. If cancelled,
+        nothing is left behind.
         """
         ...
 
     async def stop(self, id: ContainerId, *, grace_s: float = 2.0) -> None:
-        """Stop and remove it. One that is gone already is no error."""
+        """Stop and remove it. It is not an error if the container is already gone."""
         ...
 
     async def list(self) -> Sequence[Container]:
@@ -113,19 +116,20 @@ class ContainerHost(Protocol):
         ...
 
     async def unlinked_bytes(self, id: ContainerId, workspace: Path) -> int:
-        """What its processes hold open on that folder's file system and is in no folder any more,
-        in bytes on disk; `worker.hosts.unlinked` says what is seen. 0 where nothing can be seen.
-        """
+        """Bytes on disk of files that its processes hold open on that folder's file system but that
+        are in no folder; see `worker.hosts.unlinked` for what can be seen. 0 if nothing can be
+        seen."""
         ...
 
     def exits(self) -> AsyncIterator[ContainerExit]:
-        """Containers that end, as it happens, without end; resumes after an engine fault.
+        """Containers that end, as it happens. Never ends; resumes after an engine fault.
 
-        Watched from the call on. Each end is told once, also one asked for by `stop`, which is
-        never told as out of memory; a kill nobody asked for is, for the two look alike.
+        The watch starts with the call. Each end is reported once, including those caused by `stop`,
+        which are never reported as out of memory. A kill that nobody asked for is, because the two
+        cannot be told apart.
         """
         ...
 
     async def aclose(self) -> None:
-        """Let go of the engine. Containers stay."""
+        """Close the connection to the engine. Containers keep running."""
         ...

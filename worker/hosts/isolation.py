@@ -1,7 +1,7 @@
-"""Chooses what agents run in on this machine, and tells what is there.
+"""Chooses what isolates agents on this machine, and reports what is available.
 
-`choose_host` is called by a worker when it starts: Docker if an engine answers, else bubblewrap,
-else `NoIsolation` with what to install; a tool never runs unisolated. `python -m
+A worker calls `choose_host` when it starts: Docker if an engine answers, otherwise bubblewrap,
+otherwise `NoIsolation` with what to install. A tool never runs unisolated. `python -m
 worker.hosts.isolation` prints the same findings as JSON for `agcluster doctor`.
 """
 
@@ -38,7 +38,8 @@ HostT = TypeVar("HostT", bound=ContainerHost)
 
 @dataclass(frozen=True)
 class IsolationFinding:
-    """One kind of isolation on this machine. `detail` says why not, and what to do."""
+    """One kind of isolation on this machine. `detail` says why it cannot be used, and what to
+    do."""
 
     name: str
     is_usable: bool
@@ -47,9 +48,9 @@ class IsolationFinding:
 
 @dataclass(frozen=True)
 class Probe:
-    """All findings; `chosen` is what a worker would take. `image` is None without an engine.
+    """All findings; `chosen` is what a worker would use. `image` is None without an engine.
 
-    `advice` says what to install when nothing is chosen.
+    `advice` says what to install if nothing is chosen.
     """
 
     findings: tuple[IsolationFinding, ...]
@@ -61,7 +62,7 @@ class Probe:
 def host_of(
     kind: Isolation, settings: Settings, *, clock: Clock | None = None, engine: str | None = None
 ) -> ContainerHost:
-    """The host of one kind, unchecked. `engine`: another than the environment's."""
+    """The host of one kind, unchecked. `engine` replaces the environment's engine."""
     if kind is Isolation.DOCKER:
         return DockerHost(
             settings.host_name,
@@ -91,7 +92,7 @@ async def choose_host(
     clock: Clock | None = None,
     make: Callable[..., ContainerHost] = host_of,
 ) -> ContainerHost:
-    """A checked host; the caller closes it. Raises `NoIsolation` with what to install."""
+    """A checked host, which the caller closes. Raises `NoIsolation` with what to install."""
     refusals = []
     for kind in _CANDIDATES[settings.isolation]:
         host = make(kind, settings, clock=clock)
@@ -110,7 +111,7 @@ async def choose_host(
 
 
 async def probe(settings: Settings, *, make: Callable[..., ContainerHost] = host_of) -> Probe:
-    """Ask every kind, whatever the settings prefer."""
+    """Check every kind, whatever the settings prefer."""
     findings = []
     for kind in _CANDIDATES[Isolation.AUTO]:
         async with aclosing(make(kind, settings)) as host:
@@ -159,7 +160,7 @@ def _advice(refusals: list[str]) -> str:
 
 
 def main() -> int:
-    """Print the probe as JSON; exit code 1 when nothing can isolate an agent."""
+    """Print the probe as JSON. Exit code 1 if nothing can isolate an agent."""
     try:
         settings = load_settings()
     except SettingsRefused as error:

@@ -1,8 +1,8 @@
-"""`python -m worker.hosts.leftovers`: stop every agent of this host whose worker was killed.
+"""`python -m worker.hosts.leftovers`: stops every agent of this host whose worker was killed.
 
-The last step of an `agcluster up` that had to kill its worker, or was killed itself: nobody will
-come who could go on with them. Knows the container host and nothing else, neither Redis nor
-conversations: the next worker finds their records and sees that the agents are gone.
+The last step of an `agcluster up` that had to kill its worker, or was killed itself: no other
+worker will continue with these agents. It uses the container host and nothing else, neither Redis
+nor conversations. The next worker finds the records and sees that the agents are gone.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from worker.hosts.stopping import stop_at_once
 log = logging.getLogger(__name__)
 
 _LOOKS = 5
-"""A call that the worker had under way when it died may still make one."""
+"""Seconds in which a call that the worker made before it died may still create a container."""
 
 
 async def stop_leftovers(host: ContainerHost) -> int:
-    """Stop what is there until nothing is; how many are left nevertheless.
+    """Stop everything until nothing is left. Returns how many are left nevertheless.
 
     Raises `ContainerFailed`.
     """
@@ -47,7 +47,7 @@ async def _run(settings: Settings) -> int:
 
 
 def main() -> int:
-    """Exit status 1 when something is left, or nothing could be done."""
+    """Exit status 1 if something is left, or nothing could be done."""
     try:
         settings = load_settings()
         configure_logs(settings.log_level, settings.log_format)

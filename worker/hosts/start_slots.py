@@ -1,13 +1,13 @@
-"""Starting agents on this host, only so many at once.
+"""Limits how many agents start on this host at the same time.
 
-A start costs seconds of CPU: as many at once as there are cores is the fastest for everybody, and a
-hundred at once serve nobody. The waiting room gives a turn to a host only while that has a start to
-spare (`infra.store.start_slots`), so what waits, waits there, its tenants in turn. A container that
-has to be started anew in the middle waits here.
+A start takes seconds of CPU. Starting as many at once as there are cores is fastest for everyone,
+and starting a hundred at once serves nobody. The waiting room gives a turn to a host only if the
+host has a free start slot (`infra.store.start_slots`), so turns wait there, and tenants are served
+in turn. Only a container that has to be restarted in the middle of a turn waits here.
 
-A start lasts from before the container is asked for until its agent says its first word. That may
-take minutes, for an agent tries more than once to start its CLI: so it counts for as long as its
-worker goes on saying so, and not for a time set in advance, which a starved host would outlast.
+A start lasts from before the container is requested until its agent sends its first message. That
+may take minutes, because an agent tries more than once to start its CLI. So a start counts as long
+as its worker keeps reporting it, not for a fixed time, which an overloaded host would exceed.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ from worker.waiting import signalled, until_store_answers
 log = logging.getLogger(__name__)
 
 LOOK_AGAIN_S = 0.5
-"""A start of another worker of this host ends without a word to us."""
+"""We are not told when a start of another worker of this host ends."""
 _ROUNDS_MISSED = 6
-"""A start counts for so many rounds of `Starts.run` that its worker has missed."""
+"""A start is dropped when its worker has missed this many rounds of `Starts.run`."""
 
 
 def starts_at_once(configured: int) -> int:
@@ -39,7 +39,7 @@ def starts_at_once(configured: int) -> int:
 
 
 class Starts:
-    """One worker's share in the starts of its host."""
+    """One worker's share of the starts of its host."""
 
     def __init__(
         self,
@@ -52,9 +52,8 @@ class Starts:
         keep_every_s: float,
         on_over: Callable[[], None] = lambda: None,
     ) -> None:
-        """`keep_every_s`: how often it is said that a start goes on. `on_over`: another one may
-        begin.
-        """
+        """`keep_every_s`: how often starts in progress are reported. `on_over`: called when another
+        one may begin."""
         self.most = most
         self._slots = slots
         self._clock = clock
@@ -72,18 +71,18 @@ class Starts:
 
     @property
     def is_full(self) -> bool:
-        """Whether this worker alone has begun as many as its host may, or waits to."""
+        """Whether this worker alone uses or waits for all start slots of its host."""
         return len(self._under_way) + self._waiting >= self.most
 
     async def run(self) -> None:
-        """Have the starts under way count on, until cancelled."""
+        """Keep reporting the starts in progress, until cancelled."""
         while True:
             await self._clock.sleep(self._keep_every_s)
             async with self._telling:
                 await self._keep(sorted(self._under_way))
 
     async def begin(self, c: ConversationKey) -> None:
-        """Wait until the conversation's agent may start; those that wait go in their order."""
+        """Wait until the conversation's agent may start. Waiting ones proceed in order."""
         self._waiting += 1
         try:
             if not await self._may_begin(c):
@@ -98,7 +97,8 @@ class Starts:
         self._memory.expect(c)
 
     async def end(self, c: ConversationKey) -> None:
-        """Its agent has spoken, or will not. Nothing happens where none was starting."""
+        """The agent has sent its first message, or never will. Does nothing if it was not
+        starting."""
         self._memory.settle(c)
         if c not in self._under_way:
             return
@@ -109,7 +109,8 @@ class Starts:
             self.forget(c)
 
     def forget(self, c: ConversationKey) -> None:
-        """The same, for a conversation that is ours no longer: it has ceased to count."""
+        """Like `end`, for a conversation that we no longer own; its start has already stopped to
+        count."""
         self._memory.settle(c)
         if c in self._under_way:
             self._under_way.discard(c)

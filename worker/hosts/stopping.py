@@ -1,7 +1,7 @@
-"""Stopping many containers at once, when a worker leaves for good.
+"""Stops many containers at once, when a worker leaves for good.
 
-One after the other, a hundred of them would take longer than a worker has to end: a host
-works on several at a time, and one that resists keeps none of the others.
+One after the other, a hundred of them would take longer than a worker has to exit. A host works on
+several at a time, and one that does not stop does not delay the others.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ log = logging.getLogger(__name__)
 
 
 async def stop_at_once(host: ContainerHost, containers: Iterable[ContainerId]) -> None:
-    """Kill and remove all of them: they have had their time to end.
+    """Kill and remove all of them; they have had their time to end.
 
     A failure is logged. Takes as long as the host's slowest call, which has a deadline.
     """

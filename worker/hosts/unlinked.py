@@ -1,8 +1,9 @@
-"""Files that are in no folder any more and take room all the same: unlinked, and still open.
+"""Finds files that are in no folder but still take space: unlinked, but still open.
 
-Asked of the kernel from outside, where nothing in a container can lie about it. Seen is what a
-process holds open as a descriptor. Not seen is what it has only mapped, what is under way in a
-socket, and, for a worker that is not root, processes that forbid every look (docs/adr/0029).
+The kernel is asked from outside, where nothing in a container can falsify the answer. Found are
+files that a process holds open as a descriptor. Not found are files that are only mapped, files in
+transit in a socket and, for a worker that is not root, those of processes that cannot be inspected
+(docs/adr/0029).
 """
 
 from __future__ import annotations
@@ -15,18 +16,18 @@ from collections.abc import Iterator
 from pathlib import Path
 
 UNLINKED_MAX_S = 2.0
-"""A look that takes longer gives up: hundreds of processes with thousands of open files each."""
+"""A search that takes longer gives up: hundreds of processes with thousands of open files each."""
 TOO_LONG_BYTES = 2**55
-"""What is added then, as for a tree that cannot be measured in time."""
+"""Added in that case, as for a tree that cannot be measured in time."""
 
 
 def unlinked_bytes(
     init: int, folder: Path, *, timeout_s: float = UNLINKED_MAX_S, proc: Path = Path("/proc")
 ) -> int:
-    """Bytes on disk of the unlinked files on that folder's file system which the process `init` or
-    one below it holds open, each file once. Blocking, at most that long.
+    """Bytes on disk of the unlinked files on that folder's file system that the process `init` or a
+    descendant holds open, each file counted once. Blocking, for that long at most.
 
-    0 where there is no such process or it cannot be looked at.
+    0 if there is no such process, or it cannot be inspected.
     """
     give_up_s = time.monotonic() + timeout_s
     try:
@@ -36,7 +37,7 @@ def unlinked_bytes(
     found: dict[int, int] = {}
     for pid in _below(init, proc):
         for file in _open_files(proc / str(pid) / "fd"):
-            # Its directories and its pipes are nobody's disk; a tmpfs counts as memory.
+            # Directories and pipes take no disk space; a tmpfs counts as memory.
             if file.st_dev == device and file.st_nlink == 0 and stat.S_ISREG(file.st_mode):
                 found[file.st_ino] = file.st_blocks * 512
             if time.monotonic() > give_up_s:
@@ -45,7 +46,7 @@ def unlinked_bytes(
 
 
 def _below(init: int, proc: Path) -> Iterator[int]:
-    """It and all that it, or one below it, has started. Orphans become the init's."""
+    """The process and all its descendants. Orphans become children of the init."""
     waiting, seen = [init], {init}
     while waiting:
         pid = waiting.pop()

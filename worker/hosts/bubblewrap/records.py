@@ -1,13 +1,13 @@
-"""What is written down about running sandboxes, so that a new worker finds those of an old one.
+"""Records of running sandboxes, so that a new worker finds those of an old one.
 
-One folder per sandbox under `<data_dir>/b/`, open to the worker only:
+One folder per sandbox under `<data_dir>/b/`, which only the worker can open:
 
-    record.json   who it is for; written before the process starts
-    status        bwrap's own account: the pid of its init, later its exit code
+    record.json   its conversation and owner; written before the process starts
+    status        bwrap's own report: the pid of its init, later its exit code
     process.json  pids and start times of that init and of bwrap; written before the agent may run
-    log           what the agent wrote to its standard error
+    log           the agent's standard error
 
-A pid alone proves nothing after an hour, so a process is told by its start time and this boot.
+A pid may be reused, so a process is identified by its start time and the boot id as well.
 """
 
 from __future__ import annotations
@@ -53,19 +53,19 @@ class SandboxRecord:
 
 @dataclass(frozen=True)
 class Process:
-    """A process that cannot be mistaken for a later one with the same pid."""
+    """A process, identified so that a later one with the same pid is not mistaken for it."""
 
     pid: int
     started_ticks: int
 
     @classmethod
     def of(cls, pid: int) -> Process | None:
-        """The process that has this pid now; None when there is none, or only its remains."""
+        """The process that has this pid now; None if there is none, or only a zombie."""
         try:
             stat = Path(f"/proc/{pid}/stat").read_text()
         except OSError:
             return None
-        # The program's name may hold anything, a bracket and a space too.
+        # The program's name may contain anything, even brackets and spaces.
         after_name = stat.rpartition(")")[2].split()
         if after_name[0] in ("Z", "X"):
             return None
@@ -75,19 +75,19 @@ class Process:
         return Process.of(self.pid) == self
 
     def open(self) -> int | None:
-        """A pidfd, readable when the process ends; None when it has."""
+        """A pidfd, which becomes readable when the process ends; None if it has ended."""
         try:
             fd = os.pidfd_open(self.pid)
         except ProcessLookupError:
             return None
-        # Opened by number: make sure that the number still means the same.
+        # It was opened by number: make sure that the number still means the same process.
         if self.is_alive():
             return fd
         os.close(fd)
         return None
 
     def children(self) -> list[int]:
-        """Pids of its children; empty where the kernel does not tell."""
+        """Pids of its children; empty if the kernel does not say."""
         with contextlib.suppress(OSError):
             listed = Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text()
             return [int(pid) for pid in listed.split()]
@@ -96,16 +96,15 @@ class Process:
 
 @dataclass(frozen=True)
 class Processes:
-    """The two of a sandbox: its init, and the bwrap outside that waits for it and writes its exit
-    code. That one may be gone while the sandbox lives.
-    """
+    """The two processes of a sandbox: its init, and the bwrap outside that waits for it and writes
+    its exit code. That bwrap may be gone while the sandbox lives."""
 
     init: Process
     bwrap: Process | None
 
 
 class SandboxRecords:
-    """The folder of records of one data directory; other clusters and hosts may share it."""
+    """The folder of records of one data directory, which other clusters and hosts may share."""
 
     def __init__(self, data_dir: Path, *, cluster: str, host: str) -> None:
         self._folder = data_dir / "b"
@@ -116,14 +115,14 @@ class SandboxRecords:
         return self._folder / id
 
     def make(self, record: SandboxRecord) -> Path:
-        """Write a new one down."""
+        """Write a new record."""
         folder = self.folder(record.id)
         folder.mkdir(mode=0o700)
         _write(folder / "record.json", asdict(record))
         return folder
 
     def all(self) -> list[SandboxRecord]:
-        """Every sandbox of our cluster and host. Blocking but quick."""
+        """All sandboxes of our cluster and host. Blocking, but fast."""
         found = []
         with contextlib.suppress(FileNotFoundError):
             for folder in sorted(self._folder.iterdir()):
@@ -133,7 +132,7 @@ class SandboxRecords:
         return found
 
     def get(self, id: ContainerId) -> SandboxRecord | None:
-        """None when there is none; a folder half removed counts as none."""
+        """The record, or None; a partly removed folder counts as none."""
         raw = _read(self.folder(id) / "record.json")
         try:
             return None if raw is None else SandboxRecord(**raw)
@@ -141,10 +140,10 @@ class SandboxRecords:
             return None
 
     def drop_remains(self) -> None:
-        """Remove folders without a record: their worker died while it made or removed them.
+        """Remove folders without a record: their worker died while it created or removed them.
 
-        Before there is a record there is no process. Whose they are nobody can tell any more, so
-        only old ones go: another cluster may be making one.
+        There is no process before there is a record. Nobody knows whose such folders are, so only
+        old ones are removed: another cluster may be creating one.
         """
         limit_s = time.time() - _REMAINS_S
         with contextlib.suppress(FileNotFoundError):
@@ -161,7 +160,7 @@ class SandboxRecords:
         _write(self.folder(id) / "process.json", asdict(processes))
 
     def processes(self, record: SandboxRecord) -> Processes | None:
-        """Noted in this boot, else None. They may have ended since."""
+        """The processes recorded during this boot, otherwise None. They may have ended since."""
         raw = _read(self.folder(record.id) / "process.json")
         if raw is None or record.boot != boot_id():
             return None
@@ -169,9 +168,10 @@ class SandboxRecords:
         return Processes(Process(**raw["init"]), Process(**bwrap) if bwrap else None)
 
     def half_started(self, record: SandboxRecord) -> Processes | None:
-        """The processes of one whose worker died between bwrap's start and its noting.
+        """The processes of a sandbox whose worker died after bwrap started and before they were
+        recorded.
 
-        Told by its pid namespace, which bwrap wrote down.
+        Identified by the pid namespace, which bwrap wrote down.
         """
         status = self._status(record.id)
         pid = status.get("child-pid")
@@ -184,7 +184,7 @@ class SandboxRecords:
         return None
 
     def exit_code(self, id: ContainerId) -> int | None:
-        """What bwrap wrote at the end; None when it could not."""
+        """The exit code from bwrap; None if bwrap could not write it."""
         code = self._status(id).get("exit-code")
         return None if code is None else int(code)
 
@@ -194,7 +194,8 @@ class SandboxRecords:
         return ""
 
     def trim_log(self, id: ContainerId) -> None:
-        """Nobody may fill the disk by complaining. The writer appends, so a cut is harmless."""
+        """Truncate a long log, so that nobody can fill the disk with it. The writer appends, so
+        this is safe."""
         log = self.folder(id) / "log"
         with contextlib.suppress(OSError):
             if log.stat().st_size > LOG_MAX_BYTES:
@@ -202,9 +203,9 @@ class SandboxRecords:
 
     @contextlib.contextmanager
     def lock(self, conversation: ConversationKey, timeout_s: float) -> Iterator[None]:
-        """Only one start of a conversation at a time, over all workers of the data directory.
+        """Allow only one start of a conversation at a time, over all workers of the data directory.
 
-        Raises `StartUnderWay` when another one takes longer.
+        Raises `StartUnderWay` if another one takes too long.
         """
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         folder = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)

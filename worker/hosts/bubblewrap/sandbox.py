@@ -1,9 +1,9 @@
-"""What an agent in bubblewrap sees, as bwrap's arguments. No process is started here.
+"""What an agent in bubblewrap sees, as bwrap's arguments. This module starts no process.
 
-The root is an empty, read-only tmpfs with only this in it: the system's programs (/usr and its
-links), a handful of files of /etc made for the occasion, the certificates, the Python that runs us
-with its packages (the Agent SDK brings the CLI), `agent/` and `infra/wire/`. Nothing else of the
-project, of anybody's home, of /var, /run or /etc is there.
+The root is an empty, read-only tmpfs that contains only the system's programs (/usr and its links),
+a few files of /etc that we generate, the certificates, the Python that runs us with its packages
+(the Agent SDK includes the CLI), `agent/` and `infra/wire/`. Nothing else of the project, of
+anybody's home, of /var, /run or /etc is there.
 """
 
 from __future__ import annotations
@@ -61,9 +61,9 @@ _MADE_FILES = {
 
 
 def compile_agent() -> None:
-    """Compile the agent's code once, where we may: in a sandbox it cannot be kept.
+    """Compile the agent's code once, if we may write there: a sandbox cannot keep compiled code.
 
-    Else each start compiles it again, which takes it a fifth of a second of CPU.
+    Otherwise each start compiles it again, which takes a fifth of a second of CPU.
     """
     for part in _AGENT_CODE:
         if (folder := _project() / part).is_dir():
@@ -78,8 +78,8 @@ def _project() -> Path:
 class Sandbox:
     """The view of every agent of this worker.
 
-    `private` are folders that must never show (the worker's own data). `as_root`: bwrap runs as
-    root, mounts with root's eyes and hands over to the agent's uid inside; otherwise a user
+    `private` are folders that must never be visible (the worker's own data). `as_root`: bwrap runs
+    as root, mounts with root's rights and switches to the agent's uid inside; otherwise a user
     namespace maps that uid to the worker's own.
     """
 
@@ -89,11 +89,11 @@ class Sandbox:
     setpriv: str = "/usr/bin/setpriv"
 
     def files(self) -> dict[str, bytes]:
-        """Files made for the sandbox, by their place in it."""
+        """Generated files of the sandbox, by their path in it."""
         return {place: text.encode() for place, text in _MADE_FILES.items()}
 
     def arguments(self, spec: ContainerSpec, *, file_fds: dict[str, int]) -> list[str]:
-        """bwrap's options. `file_fds` holds a descriptor for each of `files()`."""
+        """bwrap's options. `file_fds` has a descriptor for each of `files()`."""
         return [
             *self._namespaces(),
             *self._environment(),
@@ -101,21 +101,22 @@ class Sandbox:
             *self._system(),
             *(part for place, fd in file_fds.items() for part in _made_file(place, fd)),
             *self._session(spec),
-            # Last: from here on nothing can be created in the root or in /dev.
+            # Last, because from here on nothing can be created in the root or in /dev.
             *("--remount-ro", "/dev", "--remount-ro", "/"),
         ]
 
     def program(self) -> list[str]:
-        """What bwrap runs."""
+        """The command that bwrap runs."""
         if not self.as_root:
             return [*self.command]
         ids = (f"--reuid={AGENT_UID}", f"--regid={AGENT_UID}", "--clear-groups")
         powers = ("--inh-caps=-all", "--bounding-set=-all", "--no-new-privs")
-        # The folder is open to the agent's uid alone, so bwrap could not go there before.
+        # Only the agent's uid can open the folder, so bwrap could not change to it before.
         return [self.setpriv, *ids, *powers, "env", "--chdir=/workspace", *self.command]
 
     def refuse_exposure(self) -> None:
-        """Raises `NoIsolation` when a folder the sandbox needs holds what it must not show."""
+        """Raises `NoIsolation` if a folder that the sandbox needs contains something it must not
+        show."""
         for folder in self._python():
             if self.private.is_relative_to(folder):
                 raise NoIsolation(
@@ -146,13 +147,13 @@ class Sandbox:
 
     def _temporary(self, spec: ContainerSpec) -> Iterator[str]:
         size = str(spec.limits.tmp_mb * 1024 * 1024)
-        # Folders above a mount point would copy its source's mode, 0700 for somebody's home.
+        # Folders above a mount point would get the mode of its source, such as 0700 for a home.
         for folder in ("/etc", "/home", "/opt", CODE, f"{CODE}/infra", "/root", "/run"):
             yield from ("--perms", "0755", "--dir", folder)
         yield from ("--proc", "/proc", "--dev", "/dev")
         yield from _tmpfs("/dev/shm", str(SHM_MB * 1024 * 1024), "1777")
         yield from _tmpfs("/tmp", size, "1777")
-        # bwrap makes them root's when root runs it; nobody but the agent is inside.
+        # If root runs bwrap, it creates them as root; only the agent is inside.
         for place in (HOME, CLI_TEMP_AT):
             yield from _tmpfs(place, size, "1777" if self.as_root else "0700")
 
@@ -175,7 +176,7 @@ class Sandbox:
                 yield from ("--ro-bind", str(_project() / part), f"{CODE}/{part}")
 
     def _python(self) -> list[Path]:
-        """Where this Python and its packages lie: a virtual environment and what it is made of."""
+        """Where this Python and its packages are: a virtual environment and its base."""
         folders = {Path(sys.prefix), Path(sys.base_prefix), Path(sys.exec_prefix)}
         for program in _links(Path(sys.executable)):
             folders.add(program.parent.parent)
@@ -207,7 +208,7 @@ def _made_file(place: str, fd: int) -> Iterator[str]:
 
 
 def _links(program: Path) -> Iterator[Path]:
-    """The program and every file its symbolic links lead over."""
+    """The program and every file on the way through its symbolic links."""
     yield program
     while program.is_symlink():
         program = program.parent / os.readlink(program)

@@ -1,12 +1,12 @@
-"""The system calls an agent in bubblewrap may not make, as a filter for `bwrap --seccomp`.
+"""The system calls that an agent in bubblewrap may not make, as a filter for `bwrap --seccomp`.
 
-Docker has its own default profile; this one is in its spirit. Everything is allowed but what
-reaches beyond the isolation: new namespaces (a namespace's root may exercise kernel code that an
-ordinary user never sees), mounts, modules, keyrings, BPF, io_uring, clocks, and address families
-that a network namespace does not contain (a virtual machine's vsock reaches its host).
+Docker has its own default profile; this one has the same intent. Everything is allowed except what
+reaches beyond the isolation: new namespaces (their root may use kernel code that an ordinary user
+never reaches), mounts, modules, keyrings, BPF, io_uring, clocks, and address families that a
+network namespace does not contain (vsock reaches a virtual machine's host).
 
-`clone3` answers "not implemented" because its flags lie in memory that a filter cannot read; the C
-library then uses `clone`, whose flags it can.
+`clone3` returns "not implemented", because its flags are in memory that a filter cannot read. The C
+library then uses `clone`, whose flags the filter can read.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ _ARGUMENTS_AT = 16
 _NAMESPACE_FLAGS = 0x7E020000
 """CLONE_NEW{NS,CGROUP,UTS,IPC,USER,PID,NET}."""
 _TERMINAL_INPUT = 0x5412
-"""TIOCSTI: types into the terminal we were started from."""
+"""TIOCSTI: types into the terminal that we were started from."""
 _TERMINAL_PASTE = 0x541C
-"""TIOCLINUX: the same by way of the console's selection."""
+"""TIOCLINUX: the same through the console's selection."""
 _SOCKET_FAMILIES = (1, 2, 10, 16)
 """Unix, IPv4, IPv6, netlink (the C library lists addresses with it)."""
 _X32_NUMBERS = 0x40000000
@@ -169,7 +169,7 @@ def seccomp_filter(machine: str | None = None) -> bytes | None:
 
 
 def _program(machine: _Machine) -> list[bytes]:
-    # A call made under another architecture's numbering cannot be judged by this one's table.
+    # This table does not apply to calls with another architecture's numbers.
     program = [
         _load(_ARCH_AT),
         _jump(_EQUAL, machine.audit, skip_if=1),
@@ -198,13 +198,13 @@ def _program(machine: _Machine) -> list[bytes]:
 
 
 def _when(number: int, argument: int, test: list[bytes], reason: int = errno.EPERM) -> list[bytes]:
-    """Refuse call `number` when `test` of an argument's lower half does not skip the refusal."""
+    """Refuse call `number` unless `test` of an argument's lower half skips the refusal."""
     body = [_load(_ARGUMENTS_AT + 8 * argument), *test, _refuse(reason), _allow()]
     return [_jump(_EQUAL, number, skip_unless=len(body)), *body]
 
 
 def _none_of(values: tuple[int, ...]) -> list[bytes]:
-    """Skip the refusal that follows for each of the values."""
+    """Skip the following refusal for each of the values."""
     last = len(values) - 1
     return [_jump(_EQUAL, value, skip_if=last - i + 1) for i, value in enumerate(values)]
 

@@ -1,1 +1,1 @@
-"""Agents in Docker containers. Nothing else in the project knows Docker."""
+"""Agents in Docker containers. No other part of the project uses Docker."""

@@ -1,7 +1,6 @@
-"""The Docker engine's answers as our types: what `worker.hosts.docker.host` asks of it, call by
-call.
+"""The Docker engine's answers as our types, for `worker.hosts.docker.host`.
 
-Blocking; the callers have threads for it.
+Blocking; the callers use threads.
 """
 
 from __future__ import annotations
@@ -30,22 +29,22 @@ LABEL = "agcluster."
 _REMOVAL_POLL_S = 0.1
 SOURCES_LABEL = LABEL + "sources"
 KILLED = 137
-"""128 + SIGKILL: what the kernel's out-of-memory killer leaves, or somebody's `kill -9`."""
+"""128 + SIGKILL: the kernel's out-of-memory killer, or somebody's `kill -9`."""
 UNLINKED, UNLINKED_BYTES = "/agcluster-unlinked", "bytes"
-"""A call of our engine proxy's own, below a container, and what it answers."""
+"""A call that only our engine proxy has, below a container, and the field in its answer."""
 CALLS_MAX = 8
-"""Calls at once."""
+"""Concurrent calls."""
 LOCAL = "unix://"
-"""How the address of an engine on this machine begins."""
+"""The prefix of an engine's address on this machine."""
 
-# The engine's answers are JSON without types; these are read here and next door only.
+# The engine's answers are JSON without types, read only here and in this package.
 Json = dict[str, Any]
 
 log = logging.getLogger(__name__)
 
 
 def engine_address() -> str:
-    """Where the engine of this machine listens."""
+    """The address at which this machine's engine listens."""
     return os.environ.get("DOCKER_HOST") or "unix:///var/run/docker.sock"
 
 
@@ -67,11 +66,11 @@ def refuse_unfit_engine(info: Json, runtime: str) -> None:
 
 
 class NameTaken(ContainerFailed):
-    """Another container holds the conversation's name."""
+    """Another container has the conversation's name."""
 
 
 class DockerEngine:
-    """The engine's answers as our types. Blocking, usable from several threads."""
+    """The engine's answers as our types. Blocking; can be used from several threads."""
 
     def __init__(self, address: str, timeout_s: float) -> None:
         self._address = address
@@ -81,7 +80,7 @@ class DockerEngine:
 
     @property
     def client(self) -> docker.DockerClient:
-        """Made at the first call: it asks the engine for its version."""
+        """Created on first use, because it asks the engine for its version."""
         self._knock()
         with self._lock:
             if self._client is None:
@@ -93,9 +92,9 @@ class DockerEngine:
             return self._client
 
     def _knock(self) -> None:
-        """Raises `OSError` when nobody listens.
+        """Raises `OSError` if nobody listens.
 
-        The SDK would say so in a paragraph, and leak a socket each time.
+        The SDK would raise a long error and leak a socket each time.
         """
         if self._address.startswith(LOCAL):
             with socket.socket(socket.AF_UNIX) as line:
@@ -112,8 +111,8 @@ class DockerEngine:
             return None
 
     def create(self, name: str, body: Json) -> ContainerId:
-        # Not the SDK's higher `create`: it adds the proxies of ~/.docker/config.json, which may
-        # hold a password, to the agent's environment.
+        # Not the SDK's high-level `create`, which adds the proxies of ~/.docker/config.json to the
+        # agent's environment; they may contain a password.
         try:
             api: Any = self.client.api  # its types leave out this method's
             made = api.create_container_from_config(body, name)
@@ -136,8 +135,8 @@ class DockerEngine:
             self.client.api.stop(id, timeout=math.ceil(grace_s))
 
     def remove(self, id: ContainerId) -> None:
-        """Returns when it is gone. While another call removes it the engine answers 409, which
-        says nothing of how that will end."""
+        """Remove a container and return when it is gone. While another call removes it, the engine
+        answers 409, which does not say how that will end."""
         give_up_s = time.monotonic() + self._timeout_s / 2
         while True:
             try:
@@ -156,12 +155,12 @@ class DockerEngine:
             return None
 
     def list(self, labels: dict[str, str]) -> Sequence[Container]:
-        # The plain list: the SDK's own inspects each container and trips over one just removed.
+        # The low-level list: the SDK's own inspects each container and fails on one just removed.
         found = self.client.api.containers(all=True, filters={"label": _pairs(labels)})
         return [c for c in map(_container, found) if c is not None]
 
     def exit(self, id: ContainerId, conversation: ConversationKey) -> ContainerExit:
-        """How a container ended; without a code when it is gone already."""
+        """How a container ended; without a code if it is already gone."""
         found = self.find(id)
         if found is None:
             return ContainerExit(id, conversation, None, False)
@@ -170,13 +169,13 @@ class DockerEngine:
         return ContainerExit(id, conversation, code, bool(state.get("OOMKilled")) or code == KILLED)
 
     def pid_of(self, id: ContainerId) -> int:
-        """Its first process, as the engine's machine counts; 0 when none runs."""
+        """The pid of its first process, as the engine's machine counts; 0 if none runs."""
         state = (self.find(id) or {}).get("State") or {}
         return int(state.get("Pid") or 0) if state.get("Running") else 0
 
     def told_unlinked_bytes(self, id: ContainerId) -> int | None:
-        """What our engine proxy sees of its open files; None when it is the engine that answers,
-        which knows no such call."""
+        """The bytes of its unlinked open files, as our engine proxy sees them. None if we talk to
+        the engine itself, which has no such call."""
         api = self.client.api
         answer = api.get(f"{api.base_url}/v{api.api_version}/containers/{id}{UNLINKED}")
         return int(answer.json()[UNLINKED_BYTES]) if answer.status_code == 200 else None
@@ -199,22 +198,23 @@ class DockerEngine:
 
 
 class ImageStore:
-    """The engine's images, for a command line process: blocking."""
+    """The engine's images, for a command line process. Blocking."""
 
     def __init__(self, engine: str | None = None, *, timeout_s: float = 1800.0) -> None:
         self._engine = DockerEngine(engine or engine_address(), timeout_s)
 
     def sources(self, tag: str) -> str | None:
-        """What the image was built from (empty: not by us); None when there is no such image."""
+        """The digest of what the image was built from (empty: not built by us); None if there is no
+        such image."""
         with translated(f"look for image {tag}"):
             return self._engine.image_sources(tag)
 
     def building(
         self, context: bytes, *, tag: str, dockerfile: str, base: str, sources: str
     ) -> Iterator[str]:
-        """Build and tag an image; gives the builder's lines as it goes.
+        """Build and tag an image; yields the builder's lines.
 
-        Raises `ContainerFailed` with its last words.
+        Raises `ContainerFailed` with the last lines.
         """
         with translated(f"build image {tag}"):
             answers = self._engine.client.api.build(
@@ -234,7 +234,7 @@ class ImageStore:
                 yield from _lines(answer)
 
     def close(self) -> None:
-        """Let go of the engine."""
+        """Close the connection to the engine."""
         self._engine.close()
 
 
@@ -269,14 +269,14 @@ def _gone_is_fine() -> Iterator[None]:
     except NotFound:
         return
     except APIError as error:
-        # 409 while another call removes the same container; `remove` waits for that.
+        # 409 while another call removes the same container; `remove` waits for it.
         if error.status_code != 409:
             raise
 
 
 @contextlib.contextmanager
 def translated(what: str) -> Iterator[None]:
-    """Docker's and HTTP's exceptions as ours."""
+    """Translates the exceptions of Docker and HTTP to ours."""
     try:
         yield
     except (DockerException, RequestException, OSError) as error:

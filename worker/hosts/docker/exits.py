@@ -1,4 +1,4 @@
-"""Hears of containers that end: follows the Docker engine's events, for the container host."""
+"""Reports containers that end, by following the Docker engine's events."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ log = logging.getLogger(__name__)
 
 @dataclass
 class ExitWatch:
-    """One thread that follows the engine's events, and compares after each gap.
+    """One thread that follows the engine's events, and compares containers after each gap.
 
-    Every container that is known to run is in `_known`; one that is not running any more is told
-    once and leaves it. So nothing is lost while the engine restarts, and nothing is told twice.
+    `_known` has every container that is known to run. One that no longer runs is reported once and
+    removed from it. So nothing is lost while the engine restarts, and nothing is reported twice.
     """
 
     _engine: DockerEngine
@@ -41,7 +41,7 @@ class ExitWatch:
     _events: Any = None
 
     def expect(self, containers: Iterable[Container]) -> None:
-        """These run, or will in a moment."""
+        """These containers run, or will in a moment."""
         with self._lock:
             self._known.update((c.id, c.conversation) for c in containers)
 
@@ -52,7 +52,7 @@ class ExitWatch:
 
     def stop(self) -> None:
         self._stopped.set()
-        # Wakes the thread out of its read.
+        # Wakes the thread from its read.
         self._let_go()
 
     def _follow(self) -> None:
@@ -68,16 +68,17 @@ class ExitWatch:
                 if not self._stopped.is_set():
                     log.warning("container events broke off", extra=fields(error=error))
             except Exception:
-                # The thread must outlive anything the engine answers, or no exit is seen again.
+                # The thread must survive whatever the engine answers; otherwise no exit is seen
+                # again.
                 log.exception("container event not understood")
             finally:
                 self._let_go()
             self._stopped.wait(_REWATCH_S)
 
     def _let_go(self) -> None:
-        """Close a stream that has ended or is to end."""
+        """Close a stream that has ended or should end."""
         if self._events is not None:
-            # Closing one that is closed already is what the SDK does not foresee.
+            # The SDK cannot close a stream that is already closed.
             with contextlib.suppress(DockerException, OSError, AttributeError, ValueError):
                 self._events.close()
 
@@ -91,7 +92,8 @@ class ExitWatch:
                 self._end(id, None)
 
     def _has_ended(self, id: ContainerId) -> bool:
-        """Gone or ended; one that is created and not yet started is neither."""
+        """Whether it is gone or has ended; a container that was created but not started yet has
+        not."""
         found = self._engine.find(id)
         return found is None or found["State"]["Status"] in ("exited", "dead", "removing")
 

@@ -1,24 +1,24 @@
 """Agents in Docker: the container host of a deployment.
 
-What is asked of the engine is in `worker.hosts.docker.engine`, ends are heard of in
-`worker.hosts.docker.exits`; nothing else knows Docker.
+`worker.hosts.docker.engine` has the calls to the engine, and `worker.hosts.docker.exits` reports
+ends.
 
-Each conversation's container has no network and no capability, a read-only root and bounds on
-everything; its only ways out are the Unix sockets in the session's folder. The engine is asked in
-threads (a call takes up to 400 ms), never in the loop.
+Each conversation's container has no network, no capabilities, a read-only root and limits on
+everything. Its only ways out are the Unix sockets in the session's folder. Calls to the engine run
+in threads (one takes up to 400 ms), never in the loop.
 
 Deliberate choices, so that nobody "repairs" them:
-- `create` and `start`, never `run`: that one pulls a missing image, which never ends offline.
-- /tmp and the home folder are not `noexec`. Agents install and run packages there; /workspace is
-  executable anyway and an interpreter runs a file from anywhere, so the flag would only break pip
+- `create` and `start`, never `run`: `run` pulls a missing image, which never ends offline.
+- /tmp and the home folder are not `noexec`. Agents install and run packages there. /workspace is
+  executable anyway, and an interpreter runs a file from anywhere, so the flag would only break pip
   and npm.
-- A private /dev/shm of 64 MB stays, for Python's and Chromium's semaphores; it counts into the
-  memory limit like every tmpfs.
-- Containers are not removed by the engine when they end: their exit code and the out-of-memory flag
-  would be gone before anybody reads them. `stop` removes.
+- A private /dev/shm of 64 MB is kept, for Python's and Chromium's semaphores. Like every tmpfs it
+  counts against the memory limit.
+- The engine does not remove containers when they end, because their exit code and out-of-memory
+  flag would be gone before anybody reads them. `stop` removes them.
 
-A worker that is itself a container needs the engine's socket and its `data_dir` bind-mounted at
-the same path as on the host, for the engine resolves the paths of mounts there.
+A worker that runs in a container needs the engine's socket, and its `data_dir` bind-mounted at the
+same path as on the host, because the engine resolves mount paths there.
 """
 
 from __future__ import annotations
@@ -65,14 +65,14 @@ _NAME_ATTEMPTS = 5
 _NAME_WAIT_S = 0.2
 _OPEN_FILES_MAX = 8192
 _CONFIG = ("user", "hostname", "working_dir", "environment")
-"""What of `hardening` is the container's own; the rest is between it and its host."""
+"""The parts of `hardening` that belong to the container; the rest is its host configuration."""
 
 _T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
 class DockerOptions:
-    """How this host's containers are made and found again."""
+    """How this host's containers are created and found again."""
 
     image: str
     cluster: str
@@ -81,11 +81,11 @@ class DockerOptions:
     call_timeout_s: float = 20.0
     start_timeout_s: float = 60.0
     command: tuple[str, ...] | None = None
-    """What runs inside; None: the image's own command."""
+    """The command inside; None for the image's own."""
 
 
 class DockerHost:
-    """`ContainerHost` on a Docker engine that shares this machine's kernel and files."""
+    """`ContainerHost` for a Docker engine that shares this machine's kernel and files."""
 
     name = "docker"
 
@@ -99,14 +99,14 @@ class DockerHost:
         self._watch = ExitWatch(self._engine, self._labels(), self._feed.publish)
 
     async def check(self) -> None:
-        """Raises `NoIsolation` when no engine answers or it cannot see this machine's sockets."""
+        """Raises `NoIsolation` if no engine answers, or if it cannot see this machine's sockets."""
         try:
             await self._run(self._check, "check the engine", self._options.call_timeout_s)
         except ContainerFailed as error:
             raise NoIsolation(f"no Docker engine answers: {error}") from error
 
     async def start(self, spec: ContainerSpec) -> Container:
-        """See `ContainerHost`. Raises `LeaseLost` when a newer owner's container is there."""
+        """See `ContainerHost`. Raises `LeaseLost` if a newer owner's container exists."""
         return await self._run(
             lambda: self._start(spec),
             f"start a container for {spec.conversation}",
@@ -134,7 +134,8 @@ class DockerHost:
         return found
 
     async def unlinked_bytes(self, id: ContainerId, workspace: Path) -> int:
-        """See `ContainerHost`. Behind an engine proxy that one looks: it sees the processes."""
+        """See `ContainerHost`. Behind an engine proxy, the proxy looks, because it sees the
+        processes."""
         return await self._run(
             lambda: self._unlinked_bytes(id, workspace),
             f"look at the open files of container {id[:12]}",
@@ -142,7 +143,8 @@ class DockerHost:
         )
 
     def exits(self) -> ExitStream:
-        """See `ContainerHost`. Those stopped on purpose come too, never as out of memory."""
+        """See `ContainerHost`. Includes containers that were stopped on purpose, never as out of
+        memory."""
         stream = self._feed.subscribe()
         self._watch.start()
         return stream
@@ -195,7 +197,7 @@ class DockerHost:
                 id = self._engine.create(name, body)
                 break
             except NameTaken:
-                # Another worker was faster, or a removal is not through yet.
+                # Another worker was faster, or a removal is not finished yet.
                 if attempt == _NAME_ATTEMPTS - 1:
                     raise
                 threading.Event().wait(_NAME_WAIT_S)
@@ -240,16 +242,17 @@ class DockerHost:
 
 
 def host_labels(cluster: str, host: HostId) -> dict[str, str]:
-    """What marks a container as one of this cluster on this host."""
+    """The labels of this cluster's containers on this host."""
     return {LABEL + "cluster": cluster, LABEL + "host": host}
 
 
 def create_body(
     options: DockerOptions, host: HostId, spec: ContainerSpec, created_ms: int, *, version: str
 ) -> Json:
-    """All that the engine is told of a container, as it goes over the line.
+    """The complete request that creates a container, as sent to the engine.
 
-    The worker sends it and the engine proxy makes it again to compare, so the two cannot drift.
+    The worker sends it, and the engine proxy builds it again to compare, so the two cannot drift
+    apart.
     """
     settings = hardening(spec) | {"runtime": options.runtime}
     own = {
@@ -271,7 +274,7 @@ def create_body(
 
 
 def hardening(spec: ContainerSpec) -> Json:
-    """What makes a container of ours safe, in the docker SDK's words."""
+    """The options that make our containers safe, in the docker SDK's terms."""
     limits = spec.limits
     uid, gid = agent_uid(), agent_gid()
     tmpfs = f"rw,exec,nosuid,nodev,size={limits.tmp_mb}m"
@@ -279,10 +282,10 @@ def hardening(spec: ContainerSpec) -> Json:
         "user": f"{uid}:{gid}",
         "hostname": "agent",
         "working_dir": WORKSPACE_AT,
-        # PATH is the image's own. Whether tools have a way out shows in the sockets folder.
+        # PATH is the image's own. The sockets folder shows whether tools have egress.
         "environment": {"HOME": "/home/agent", "LANG": "C.UTF-8"},
         "network_mode": "none",
-        # Else the engine copies the host's: the names and resolvers of its network.
+        # Otherwise the engine copies the host's files, with the names and resolvers of its network.
         "dns": ["127.0.0.1"],
         "dns_search": ["."],
         "read_only": True,
@@ -304,7 +307,7 @@ def hardening(spec: ContainerSpec) -> Json:
         "mem_limit": f"{limits.memory_mb}m",
         "memswap_limit": f"{limits.memory_mb}m",
         "nano_cpus": int(limits.cpus * 1e9),
-        # When the machine itself runs out of memory, an agent goes before Redis or a worker.
+        # When the machine itself runs out of memory, an agent is killed before Redis or a worker.
         "oom_score_adj": 500,
         "ulimits": [
             Ulimit(name="core", soft=0, hard=0),

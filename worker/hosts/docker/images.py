@@ -1,11 +1,11 @@
-"""Builds the agent's image: `python -m worker.hosts.docker.images [--if-missing] [--tag T]
+"""Builds the agents' image: `python -m worker.hosts.docker.images [--if-missing] [--tag T]
 [--base-image B]`.
 
-`agcluster up` runs it before the worker where Docker is the isolation. The build context is made in
+`agcluster up` runs it before the worker if Docker is the isolation. The build context is created in
 memory from what the image needs (`agent/`, `infra/wire/`, the Dockerfile), so it works from a clone
-and from an installed package alike, and no other file of the machine can slip in. The image is
-labelled with a digest of that context: `--if-missing` builds again when the sources have changed,
-and leaves alone an image that somebody built in another way.
+and from an installed package, and no other file of the machine can get in. The image is labelled
+with a digest of that context: `--if-missing` builds again if the sources have changed, and does not
+touch an image that was built in another way.
 """
 
 from __future__ import annotations
@@ -32,27 +32,28 @@ _FILES = ("infra/__init__.py", DOCKERFILE, LOCK)
 
 
 class Images(Protocol):
-    """Where images are: the engine's, in tests a fake's."""
+    """An image store: the engine's, or a fake in tests."""
 
     def sources(self, tag: str) -> str | None:
-        """What the image was built from (empty: not by us); None when there is no such image."""
+        """The digest of what the image was built from (empty: not built by us); None if there is no
+        such image."""
         ...
 
     def building(
         self, context: bytes, *, tag: str, dockerfile: str, base: str, sources: str
     ) -> Iterator[str]:
-        """Build and tag an image; gives the builder's lines. Raises `ContainerFailed`."""
+        """Build and tag an image; yields the builder's lines. Raises `ContainerFailed`."""
         ...
 
 
 class BuildContext:
-    """The files an image is built from; the same sources give the same bytes."""
+    """The files from which an image is built; the same sources give the same bytes."""
 
     def __init__(self, root: Path) -> None:
         self._root = root
 
     def files(self) -> Iterator[str]:
-        """Paths below the root, in order. Only sources: caches would change the digest."""
+        """Paths below the root, in order. Only sources, because caches would change the digest."""
         found = set(_FILES)
         for folder in _FOLDERS:
             for path in (self._root / folder).rglob("*"):
@@ -61,7 +62,7 @@ class BuildContext:
         yield from sorted(found)
 
     def archive(self) -> bytes:
-        """The context as the engine wants it, with neither owners nor times."""
+        """The context as a tar archive, without owners and times."""
         output = io.BytesIO()
         with tarfile.open(fileobj=output, mode="w") as archive:
             for name in self.files():
@@ -74,19 +75,20 @@ class BuildContext:
 
 
 def project_root() -> Path:
-    """Where `agent/` and `infra/` lie: a clone, or the folder of installed packages."""
+    """The folder that contains `agent/` and `infra/`: a clone, or the folder of installed
+    packages."""
     return Path(infra.__file__).resolve().parents[1]
 
 
 def digest(context: bytes, base: str) -> str:
-    """Names what an image was built from."""
+    """Identifies what an image was built from."""
     return hashlib.sha256(base.encode() + b"\0" + context).hexdigest()[:16]
 
 
 def build(
     store: Images, *, tag: str, base: str, if_missing: bool, root: Path | None = None
 ) -> Iterator[str]:
-    """Build the image if it is wanted; lines for people, as it goes. Raises `ContainerFailed`."""
+    """Build the image if necessary; yields lines for people. Raises `ContainerFailed`."""
     context = BuildContext(root or project_root()).archive()
     sources = digest(context, base)
     present = store.sources(tag)
@@ -99,7 +101,7 @@ def build(
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Exit code 0 when the image is there at the end."""
+    """Exit code 0 if the image exists at the end."""
     try:
         settings = load_settings()
     except SettingsRefused as error:

@@ -1,1 +1,1 @@
-"""Where a host keeps a conversation's files: made, measured, removed."""
+"""The folders in which a host keeps a conversation's files: created, measured, removed."""

@@ -1,16 +1,16 @@
-"""Where a host keeps a conversation's files, and who may open them.
+"""The folders in which a host keeps a conversation's files, and who may open them.
 
     s/<c>/          sockets, mounted into the agent's container
-    w/<c>/          workspace, mounted likewise
-    s/.trash, w/.trash   what is being removed: in no agent's reach, for it mounts its own folder
-    f/<c>           who has the folders (`worker.hosts.folders.records`)
-    owner           which cluster's data this is (`worker.hosts.folders.owner`)
-    machine         which machine this is (`worker.hosts.folders.machine`)
+    w/<c>/          workspace, also mounted
+    s/.trash, w/.trash   what is being removed; no agent can reach it, since it mounts its own folder
+    f/<c>           the owner of the folders (`worker.hosts.folders.records`)
+    owner           the cluster whose data this is (`worker.hosts.folders.owner`)
+    machine         the id of this machine (`worker.hosts.folders.machine`)
 
-An agent may do what it likes in its two folders, and nowhere else. So nothing here believes what
-lies in them, and what is removed is first moved away as a whole, then taken apart by descriptors
-(`worker.hosts.folders.trees`). Every change is made under the owner's fence: a newer owner's
-folders stay.
+An agent may do anything in its two folders, and nothing elsewhere. So this module trusts nothing in
+them. What is removed is first moved away as a whole, then deleted by descriptors
+(`worker.hosts.folders.trees`). Every change is made under the owner's fence: folders of a newer
+owner are left alone.
 """
 
 from __future__ import annotations
@@ -39,47 +39,47 @@ _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 def agent_uid() -> int:
-    """The uid agents run as: 1000, or the worker's own where that is another ordinary user.
+    """The uid of agents: 1000, or the worker's own if it is another ordinary user.
 
-    Only root can give files to somebody else.
+    Only root can give files to another user.
     """
     own = os.getuid()
     return AGENT_UID if own == 0 else own
 
 
 def agent_gid() -> int:
-    """The group agents run as; as `agent_uid`."""
+    """The group of agents, chosen like `agent_uid`."""
     return AGENT_UID if os.getuid() == 0 else os.getgid()
 
 
 @dataclass(frozen=True)
 class StaleFolder:
-    """A folder nobody has used for a while. `fence`: of the owner that had it last."""
+    """A folder that was not used for a while. `fence`: of its last owner."""
 
     conversation: ConversationKey
     fence: Fence
 
 
 class Folders:
-    """The folders of one data directory. Everything here blocks, and is quick but for removals.
+    """The folders of one data directory. All methods block; all but removals are fast.
 
-    Those that change something raise `LeaseLost` when a newer owner than `fence` has had the
+    Methods that change something raise `LeaseLost` if an owner newer than `fence` has had the
     folders, and `OSError`.
     """
 
     def __init__(
         self, data_dir: Path, *, later: Callable[[Callable[[], None]], None] | None = None
     ) -> None:
-        """`later` has a removal done elsewhere, for it may be slow; without it a drop waits."""
+        """`later` runs a removal elsewhere, because it may be slow; without it, a drop waits."""
         self._data_dir = data_dir
         self._later = later or (lambda removal: removal())
 
     def of(self, c: ConversationKey) -> SessionFolders:
-        """The paths, made or not."""
+        """The paths, whether they exist or not."""
         return SessionFolders(self._data_dir / _SOCKETS / c, self._data_dir / _WORKSPACES / c)
 
     def make(self, c: ConversationKey, fence: Fence) -> SessionFolders:
-        """Make the folders, private to the agent's uid."""
+        """Create the folders, private to the agent's uid."""
         with self._records() as records, records.held(c) as record:
             record.take(fence)
             for kind in (_SOCKETS, _WORKSPACES):
@@ -89,45 +89,46 @@ class Folders:
         return self.of(c)
 
     def take(self, c: ConversationKey, fence: Fence) -> SessionFolders:
-        """Those of a container that runs already have a new owner."""
+        """Record a new owner for the folders of a running container."""
         with self._records() as records, records.held(c) as record:
             record.take(fence)
         return self.of(c)
 
     def last_fence(self, c: ConversationKey) -> Fence:
-        """Of the last owner on this host; 0 where none is remembered, or it cannot be read."""
+        """The fence of the last owner on this host; 0 if there is none, or it cannot be read."""
         with contextlib.suppress(OSError), self._records() as records:
             if (record := records.of(c)) is not None:
                 return record.fence
         return Fence(0)
 
     def touch(self, c: ConversationKey) -> None:
-        """Note that they are in use. Missing ones are no error, nor is a full disk."""
+        """Record that the folders are in use. Missing folders or a full disk are not errors."""
         with contextlib.suppress(OSError), self._records() as records:
             records.touch(c)
 
     def stale_sockets(self, *, older_than_s: float) -> list[StaleFolder]:
-        """Socket folders that were last used longer ago."""
+        """Socket folders that were not used for that long."""
         return self._stale(_SOCKETS, older_than_s)
 
     def stale_workspaces(self, *, older_than_s: float) -> list[StaleFolder]:
-        """Workspaces that were last used longer ago."""
+        """Workspaces that were not used for that long."""
         return self._stale(_WORKSPACES, older_than_s)
 
     def drop_sockets(self, c: ConversationKey, fence: Fence) -> bool:
-        """Remove the socket folder; the workspace stays with the conversation. As below."""
+        """Remove the socket folder; the conversation keeps its workspace. See `drop_workspace`."""
         return self._drop(_SOCKETS, c, fence)
 
     def drop_workspace(self, c: ConversationKey, fence: Fence) -> bool:
-        """Forget the conversation's files for good; False when they are still there. May be slow.
+        """Delete the conversation's files for good; False if they still exist. May be slow.
 
-        Only once its container is known to have ended. They are moved away first, at once and as a
-        whole: what then resists is trash of nobody's.
+        Call this only once the container is known to have ended. The files are first moved away, at
+        once and as a whole; whatever cannot be deleted then is trash that belongs to no
+        conversation.
         """
         return self._drop(_WORKSPACES, c, fence)
 
     def drop_trash(self) -> None:
-        """Remove what could not be removed before, or had no time to. May be slow."""
+        """Remove what could not be removed before, or was not removed in time. May be slow."""
         for kind in (_SOCKETS, _WORKSPACES):
             if not (self._data_dir / kind).exists():
                 continue
@@ -153,7 +154,8 @@ class Folders:
             remove_tree(moved, trash)
 
     def _forget_the_gone(self) -> None:
-        """Records whose folders are gone. Left where a lock is held: somebody begins anew."""
+        """Remove records whose folders are gone. A record whose lock is held stays: it is about to
+        be used."""
         with self._records() as records:
             for name in filter(_KEY.fullmatch, records.all()):
                 c = ConversationKey(name)
@@ -176,7 +178,7 @@ class Folders:
                 c = ConversationKey(name)
                 record = records.of(c)
                 if record is None:
-                    # Of an earlier version: its time begins now.
+                    # From an earlier version: its time starts now.
                     with contextlib.suppress(OSError), records.held(c):
                         pass
                 elif record.used_s < limit_s:
@@ -210,9 +212,10 @@ def _trash(above: int) -> Iterator[int]:
 
 
 def _make_private(name: str, above: int) -> None:
-    """A folder of the agent's. Its trash is made with it: a full disk must not keep it from going.
+    """Create a folder for the agent. Its trash is created with it, so that a full disk cannot
+    prevent its removal.
 
-    Raises `OSError`, also for something else of that name.
+    Raises `OSError`, also if something else has that name.
     """
     with _trash(above), contextlib.suppress(FileExistsError):
         os.mkdir(name, 0o700, dir_fd=above)
@@ -226,10 +229,10 @@ def _make_private(name: str, above: int) -> None:
 
 
 def _move(name: str, above: int, moved: str, trash: int) -> bool | None:
-    """Whether it was moved; None when it is not there."""
+    """Whether it was moved; None if it does not exist."""
     try:
         if stat.S_ISDIR(os.stat(name, dir_fd=above, follow_symlinks=False).st_mode):
-            # Moving a folder changes it, and the agent may have taken away our right to that.
+            # Moving a folder changes it, and the agent may have removed our right to do that.
             fd, _ = open_folder(name, above, to_change=True)
             os.close(fd)
         os.rename(name, moved, src_dir_fd=above, dst_dir_fd=trash)

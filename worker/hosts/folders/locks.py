@@ -1,7 +1,7 @@
-"""Locks on files of ours, for a few calls, with a bounded wait.
+"""Locks on our own files, held for a few calls, with a bounded wait.
 
-A lock is the kernel's: it ends with the process that holds it. A process that is stopped meanwhile
-keeps it, so each covers one conversation's affairs and nothing else.
+The kernel releases a lock when its process ends. A process that is stopped meanwhile keeps its
+lock, so each lock covers one conversation only.
 """
 
 from __future__ import annotations
@@ -18,9 +18,10 @@ class LockBusy(OSError):
 
 
 def lock_file(folder: int, name: str, *, timeout_s: float) -> int:
-    """The open and locked file `name` in the open folder, made if need be; closing it unlocks.
+    """The open and locked file `name` in the open folder, created if necessary. Closing it unlocks
+    it.
 
-    The holder may unlink it. Blocking. Raises `LockBusy` when it takes longer, and `OSError`.
+    The holder may unlink it. Blocking. Raises `LockBusy` if it takes too long, and `OSError`.
     """
     give_up_s = time.monotonic() + timeout_s
     while True:
@@ -33,7 +34,7 @@ def lock_file(folder: int, name: str, *, timeout_s: float) -> int:
         except BaseException:
             os.close(fd)
             raise
-        # Unlinked by another process while we waited for it.
+        # Another process unlinked it while we waited.
         os.close(fd)
 
 
@@ -42,7 +43,7 @@ def _lock(fd: int, name: str, give_up_s: float) -> None:
         try:
             return fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            # flock has no deadline of its own, hence a poll.
+            # flock has no timeout, so this polls.
             if time.monotonic() > give_up_s:
                 raise LockBusy(f"another process holds {name}") from None
             time.sleep(_POLL_S)

@@ -1,8 +1,8 @@
-"""Which machine this is: a random id in its data folder.
+"""The id of this machine: a random id in its data folder.
 
-A host's name is what people call it, and two machines can have the same one: a cloned image, or two
-composed deployments at one Redis. Then each would be given the other's conversations, whose files
-and containers it does not have, and put its containers away as nobody's.
+Two machines can have the same host name: a cloned image, or two composed deployments with one
+Redis. Each would then get the other's conversations, whose files and containers it does not have,
+and would remove the other's containers as orphans.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ _FILE = "machine"
 
 
 class HostNameTaken(AgClusterError):
-    """Workers of another machine live under this one's host name."""
+    """Workers of another machine use this host name."""
 
 
 def machine_of(data_dir: Path) -> str:
-    """The id of the machine whose data folder this is, made if need be. Blocking.
+    """The id of the machine that has this data folder, created if necessary. Blocking.
 
-    Raises `OSError` when there can be no such file.
+    Raises `OSError` if the file cannot be created.
     """
     path = data_dir / _FILE
     with contextlib.suppress(FileNotFoundError):
@@ -34,7 +34,7 @@ def machine_of(data_dir: Path) -> str:
     made = data_dir / f"{_FILE}.{secrets.token_hex(8)}"
     try:
         made.write_text(secrets.token_hex(16))
-        # Whole or not at all, and the first of several that start at once.
+        # Atomic, and the first of several workers that start at the same time wins.
         with contextlib.suppress(FileExistsError):
             os.link(made, path)
     finally:
@@ -43,12 +43,12 @@ def machine_of(data_dir: Path) -> str:
 
 
 def strangers(machine: str, workers: Sequence[WorkerRecord]) -> list[WorkerRecord]:
-    """Those of other machines. One of an earlier version does not say where it is."""
+    """Workers of other machines. Workers of an earlier version do not report their machine."""
     return [worker for worker in workers if worker.machine not in (None, machine)]
 
 
 def refusal(found: WorkerRecord) -> HostNameTaken:
-    """What to do, for people."""
+    """The error, with what to do, for people."""
     return HostNameTaken(
         f"the host name {found.host!r} is in use by worker {found.worker!r} of another machine, or "
         "of another data folder: set AGCLUSTER_HOST_ID to a name of this machine's own, or give "

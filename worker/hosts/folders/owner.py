@@ -1,9 +1,9 @@
-"""Whose data folder this is: one cluster's, on one host.
+"""The owner of a data folder: one cluster on one host.
 
-What no record of ours speaks of is removed after a while, so a second cluster on the same folder
-would lose its files to the first. Every worker holds the folder's file `owner` while it lives, and
-one that belongs to somebody else is refused. Two clusters may have the same names, on two Redis;
-they are told by the age of what their Redis holds.
+Files without a record of ours are removed after a while, so a second cluster on the same folder
+would lose its files to the first. Every worker locks the folder's file `owner` while it runs, and a
+worker of another owner is refused. Two clusters may have the same name on two Redis servers; they
+are told apart by the epoch of their Redis.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ _PAUSE_S = 0.05
 
 
 class DataFolderTaken(AgClusterError):
-    """Another cluster, or another host of this one, keeps its files there and runs now."""
+    """Another cluster, or another host of this one, keeps its files there and is running."""
 
 
 @dataclass(frozen=True)
 class DataOwner:
-    """A cluster on a host. `epoch`: since when its Redis has what it has."""
+    """A cluster on a host. `epoch`: since when its Redis has had its data."""
 
     cluster: str
     prefix: str
@@ -38,23 +38,23 @@ class DataOwner:
 
 
 class HeldFolder:
-    """The right to keep files there, until `close` or this process's end."""
+    """The right to keep files there, until `close` or the end of this process."""
 
     def __init__(self, fd: int) -> None:
         self._fd = fd
 
     def close(self) -> None:
-        """Let go."""
+        """Release the folder."""
         os.close(self._fd)
 
 
 def hold(
     data_dir: Path, owner: DataOwner, *, has_siblings: bool, patience_s: float = _PATIENCE_S
 ) -> HeldFolder:
-    """Blocking. Raises `DataFolderTaken`, and `OSError` when there can be no such file.
+    """Blocking. Raises `DataFolderTaken`, and `OSError` if the file cannot be created.
 
-    `has_siblings`: other workers of this host are in our Redis, so those who hold the folder are
-    ours, even when their Redis has lost what it had since they began.
+    `has_siblings`: our Redis lists other workers of this host, so the holders of the folder are
+    ours, even if their Redis has lost its data since they started.
     """
     data_dir.mkdir(parents=True, exist_ok=True)
     give_up_s = time.monotonic() + patience_s
@@ -64,7 +64,7 @@ def hold(
         while not _joined(fd, owner, has_siblings=has_siblings) and not _written(fd, owner):
             if time.monotonic() > give_up_s:
                 raise DataFolderTaken(_refusal(data_dir, fd))
-            # flock has no deadline of its own, hence a poll.
+            # flock has no timeout, so this polls.
             time.sleep(_PAUSE_S)
     except BaseException:
         os.close(fd)
@@ -73,7 +73,7 @@ def hold(
 
 
 def _joined(fd: int, owner: DataOwner, *, has_siblings: bool) -> bool:
-    """Held together with others of the same owner."""
+    """Hold it together with other workers of the same owner."""
     with contextlib.suppress(BlockingIOError):
         fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
         if _is_same(_read(fd), owner, has_siblings=has_siblings):
@@ -83,14 +83,15 @@ def _joined(fd: int, owner: DataOwner, *, has_siblings: bool) -> bool:
 
 
 def _written(fd: int, owner: DataOwner) -> bool:
-    """Taken, when nobody else holds it: what was written there is of the past."""
+    """Take it if nobody else holds it: then what was written there is out of date."""
     with contextlib.suppress(BlockingIOError):
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         if _read(fd) != owner:
-            # Only then: a full disk must not keep a worker from coming back.
+            # Only if it differs: a full disk must not prevent a worker from restarting.
             os.ftruncate(fd, 0)
             os.pwrite(fd, json.dumps(asdict(owner)).encode(), 0)
-        # Not one step for the kernel: another may have come in between, and written its own name.
+        # The kernel does not do this atomically: another worker may have written its own name
+        # meanwhile.
         fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
         return _read(fd) == owner
     return False

@@ -1,12 +1,12 @@
-"""What a host remembers of each conversation's folders: for whom they are now, and since when.
+"""What a host records about each conversation's folders: their owner's fence and last use.
 
-One small file per conversation in `<data_dir>/f/`, where no agent's mount reaches: the fence of the
-owner that had the folders last, and (as the file's own time) when they were last used. An agent can
-change the times and the contents of its folders; it cannot change this.
+One small file per conversation in `<data_dir>/f/`, which no agent can reach: it has the fence of
+the last owner and, as the file's own time, the time of the last use. An agent can change the times
+and contents of its folders, but not this record.
 
-A worker that makes, takes over or removes folders holds the record's lock for these few calls and
-looks at the fence first. So an owner that was frozen in the middle of its work, and has a successor
-by now, finds a newer fence and leaves everything as it is.
+A worker that creates, takes over or removes folders holds the record's lock for these few calls and
+checks the fence first. An owner that was frozen in the middle of its work, and has a successor now,
+finds a newer fence and changes nothing.
 """
 
 from __future__ import annotations
@@ -26,14 +26,15 @@ _DIGITS = 20
 
 @dataclass(frozen=True)
 class FolderRecord:
-    """`fence` is that of the last owner; `used_s` when the folders were last used (Unix time)."""
+    """`fence` is that of the last owner; `used_s` is when the folders were last used (Unix
+    time)."""
 
     fence: Fence
     used_s: float
 
 
 class HeldRecord:
-    """A record whose lock we have."""
+    """A record that we have locked."""
 
     def __init__(self, folder: int, c: ConversationKey, fd: int) -> None:
         self._folder = folder
@@ -41,30 +42,30 @@ class HeldRecord:
         self._fd = fd
 
     def refuse_if_newer(self, fence: Fence) -> None:
-        """Raises `LeaseLost` when a newer owner has had the folders."""
+        """Raises `LeaseLost` if a newer owner has had the folders."""
         if _fence_of(self._fd) > fence:
             raise LeaseLost(self._c, fence)
 
     def take(self, fence: Fence) -> None:
-        """They are that owner's from now on."""
+        """Record this owner from now on."""
         self.refuse_if_newer(fence)
         os.pwrite(self._fd, f"{fence:0{_DIGITS}d}\n".encode(), 0)
         os.utime(self._fd)
 
     def forget(self) -> None:
-        """There is nothing left to remember."""
+        """Remove the record."""
         os.unlink(self._c, dir_fd=self._folder)
 
 
 class FolderRecords:
-    """The records of one data folder; `folder` is an open descriptor, kept by the caller."""
+    """The records of one data folder; `folder` is an open descriptor that the caller owns."""
 
     def __init__(self, folder: int) -> None:
         self._folder = folder
 
     @contextlib.contextmanager
     def held(self, c: ConversationKey, *, timeout_s: float = LOCK_S) -> Iterator[HeldRecord]:
-        """The record, made if need be, under its lock. Raises `LockBusy` and other `OSError`."""
+        """The locked record, created if necessary. Raises `LockBusy` and other `OSError`s."""
         fd = lock_file(self._folder, c, timeout_s=timeout_s)
         try:
             yield HeldRecord(self._folder, c, fd)
@@ -72,7 +73,7 @@ class FolderRecords:
             os.close(fd)
 
     def of(self, c: ConversationKey) -> FolderRecord | None:
-        """What is remembered; None when nothing is."""
+        """The record, or None."""
         try:
             fd = os.open(c, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self._folder)
         except FileNotFoundError:
@@ -83,7 +84,7 @@ class FolderRecords:
             os.close(fd)
 
     def touch(self, c: ConversationKey) -> None:
-        """They are in use now; no error when nothing is remembered."""
+        """Record that they are in use; does nothing if there is no record."""
         with contextlib.suppress(FileNotFoundError):
             os.utime(c, dir_fd=self._folder, follow_symlinks=False)
 
@@ -94,6 +95,6 @@ class FolderRecords:
 
 
 def _fence_of(fd: int) -> Fence:
-    """0 for a record that was made and never written."""
+    """0 for a record that was created but never written."""
     written = os.pread(fd, _DIGITS, 0)
     return Fence(int(written)) if written.isdigit() else Fence(0)

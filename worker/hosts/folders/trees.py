@@ -1,15 +1,15 @@
-"""Folders that an agent has filled, walked and removed by descriptors only.
+"""Walks and removes folders that an agent has filled, using descriptors only.
 
-An agent may work on its tree at any moment, and exchange a folder for a link between two calls of
-ours. So no name is ever resolved over more than one step: each folder is opened from the one above
-it, without following links, and held while it is looked at. Whatever is swapped meanwhile, we are
-still in the folder that we opened, and that one is the agent's.
+An agent may change its tree at any moment, and swap a folder for a link between two of our calls.
+So no path of more than one component is ever resolved: each folder is opened from the one above it,
+without following links, and stays open while we look at it. Whatever is swapped meanwhile, we are
+still in the folder that we opened, and that folder is the agent's.
 
-A worker that is root gives up root's rights over files while it removes: it then has those of the
-tree's owner, so that no fault here could reach a file which the agent could not reach itself.
+A worker that runs as root gives up root's rights over files while it removes: it then has those of
+the tree's owner, so that no bug here can reach a file that the agent could not reach itself.
 
-Used by `worker.hosts.folders.folders` (removal) and `worker.hosts.folders.workspace` (size). Knows
-nothing of conversations.
+Used by `worker.hosts.folders.folders` (removal) and `worker.hosts.folders.workspace` (size). It
+knows nothing of conversations.
 """
 
 from __future__ import annotations
@@ -26,22 +26,22 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 HELD_MAX = 64
-"""Folders held open at once. One that lies deeper is moved up to the top before it is emptied."""
+"""Folders held open at once. A deeper one is moved to the top before it is emptied."""
 REMOVE_MAX_S = 600.0
-"""An agent that still lives could add files without end."""
+"""An agent that still runs could add files without end."""
 _FOLDER = os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _NO_ID = -1
-"""Not an id: changes nothing."""
+"""Not an id: leaves it unchanged."""
 _LOOK, _CHANGE = 0o500, 0o700
 _SETGROUPS = {"x86_64": 116, "aarch64": 159}
 """The kernel's number of that call, by machine."""
 _MOVED = f".{secrets.token_hex(8)}-"
-"""Not to be guessed: no file of the agent's has such a name."""
+"""Unguessable, so that no file of the agent has such a name."""
 
 
 @dataclass
 class Level:
-    """An open folder and where we are in it. `closed_as`: the mode it gets back at the end."""
+    """An open folder and the position in it. `closed_as`: the mode that it gets back at the end."""
 
     fd: int
     name: str
@@ -50,7 +50,7 @@ class Level:
 
     @classmethod
     def open(cls, name: str, above: int | None) -> Level:
-        """Open it to look at it; a folder that was closed to us is open until `close`."""
+        """Open a folder to read it. One that was closed to us is opened until `close`."""
         fd, closed_as = open_folder(name, above)
         return cls._on(fd, name, closed_as)
 
@@ -70,7 +70,7 @@ class Level:
             return None
 
     def close(self) -> None:
-        """Let go of it."""
+        """Close it."""
         self._entries.close()
         if self._closed_as is not None:
             with contextlib.suppress(OSError):
@@ -79,10 +79,10 @@ class Level:
 
 
 def open_folder(name: str, above: int | None, *, to_change: bool = False) -> tuple[int, int | None]:
-    """The folder `name` in the open folder `above`, never by way of a link.
+    """Open the folder `name` in the open folder `above`, never through a link.
 
-    Also one whose right to look (or to change) was taken away, where we are its owner: then its
-    former mode is given, too. Raises `OSError`.
+    Also opens a folder whose read (or write) permission was removed, if we own it; then its former
+    mode is returned too. Raises `OSError`.
     """
     wanted = _CHANGE if to_change else _LOOK
     with contextlib.suppress(PermissionError):
@@ -93,7 +93,7 @@ def open_folder(name: str, above: int | None, *, to_change: bool = False) -> tup
         try:
             os.fchmod(fd, mode | wanted)
         except PermissionError:
-            # Somebody else's, and yet open to us: to root, or to all.
+            # Owned by another user, but open to us: as root, or to everybody.
             return fd, None
         except OSError:
             os.close(fd)
@@ -111,10 +111,10 @@ def open_folder(name: str, above: int | None, *, to_change: bool = False) -> tup
 
 
 def remove_tree(name: str, above: int, *, timeout_s: float = REMOVE_MAX_S) -> bool:
-    """Remove `name` in the open folder `above`; False when something of it is still there.
+    """Remove `name` in the open folder `above`; False if something of it is left.
 
-    Blocking, at most about that long. What resists stays. Other file systems that are mounted in
-    the tree are not entered.
+    Blocking, for about that long at most. What cannot be removed stays. Other file systems mounted
+    in the tree are not entered.
     """
     try:
         if not stat.S_ISDIR(os.stat(name, dir_fd=above, follow_symlinks=False).st_mode):
@@ -139,14 +139,14 @@ def remove_tree(name: str, above: int, *, timeout_s: float = REMOVE_MAX_S) -> bo
 
 
 def _empty(top: int, *, give_up_s: float) -> None:
-    """Again until nothing goes any more: a folder may change under the eyes of its reader."""
+    """Repeat until nothing more can be removed: a folder may change while it is read."""
     device, numbers = os.fstat(top).st_dev, itertools.count()
     while _pass(top, device, numbers, give_up_s=give_up_s):
         pass
 
 
 def _pass(top: int, device: int, numbers: Iterator[int], *, give_up_s: float) -> int:
-    """Remove what lies in it, once over; how much went."""
+    """Remove its contents, in one pass. Returns how much was removed."""
     gone = 0
     levels = [Level._on(os.dup(top), "")]
     try:
@@ -185,9 +185,9 @@ def _opened(name: str, above: int, device: int) -> Level:
 
 @contextlib.contextmanager
 def _rights_of_the_owner(folder: int) -> Iterator[None]:
-    """Root's thread has the folder's owner's rights over files meanwhile, and no others.
+    """Meanwhile root's thread has only the folder owner's rights over files.
 
-    The kernel keeps these ids per thread, and takes the capabilities over files away with them.
+    The kernel keeps these ids per thread, and takes the file capabilities away with them.
     """
     owner = os.fstat(folder)
     if os.geteuid() != 0 or owner.st_uid == 0 or not hasattr(os, "O_PATH"):
@@ -198,7 +198,8 @@ def _rights_of_the_owner(folder: int) -> Iterator[None]:
         libc.setfsgid(owner.st_gid)
         libc.setfsuid(owner.st_uid)
         try:
-            # It tells what was before, and no failure: asked once more, it tells what is now.
+            # The call returns the previous value and no error; a second call returns the current
+            # one.
             if libc.setfsuid(_NO_ID) & 0xFFFFFFFF != owner.st_uid:
                 raise PermissionError("the rights of the tree's owner cannot be taken on")
             yield
@@ -209,8 +210,8 @@ def _rights_of_the_owner(folder: int) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _without_groups(libc: ctypes.CDLL) -> Iterator[None]:
-    """The thread is in no group but its own meanwhile: what a group of root's may change, the
-    owner of the tree may not."""
+    """Meanwhile the thread is in no group but its own: root's groups may have rights that the owner
+    of the tree does not have."""
     if not (groups := os.getgroups()):
         yield
         return
@@ -223,7 +224,7 @@ def _without_groups(libc: ctypes.CDLL) -> Iterator[None]:
 
 def _set_groups(libc: ctypes.CDLL, groups: list[int]) -> None:
     """Of this thread. Raises `PermissionError`."""
-    # The library's own call would change them for every thread of the process.
+    # The C library's call would change them for every thread of the process.
     number = _SETGROUPS.get(platform.machine())
     listed = (ctypes.c_uint32 * len(groups))(*groups)
     if number is None or libc.syscall(number, ctypes.c_size_t(len(groups)), listed) != 0:

@@ -1,11 +1,11 @@
-"""How large a conversation's workspace may grow, without the help of the file system.
+"""Limits the size of a conversation's workspace, without help from the file system.
 
-Measuring means walking a tree, so it is done every few seconds, and at once when the file system
-under it has lost half of the room that is left: asking that costs one call. What a writer at full
-speed gets beyond its limit is what it writes in such a quarter of a second and until it is dead;
-the kernel bounds each single file at the limit (`Limits.file_mb`). A file that was unlinked and is
-still open is in no folder: `worker.hosts.unlinked` sees it. Where a wall is needed, give the data
-directory a file system with quotas.
+Measuring means walking a tree, so it happens every few seconds, and at once if the file system has
+lost half of its remaining space; checking that costs one call. A writer at full speed exceeds its
+limit by what it writes in a quarter of a second and until it is dead. The kernel limits each single
+file (`Limits.file_mb`). A file that is unlinked but still open is in no folder;
+`worker.hosts.unlinked` finds it. If you need a hard limit, give the data directory a file system
+with quotas.
 """
 
 from __future__ import annotations
@@ -23,25 +23,26 @@ from worker.hosts.folders.trees import Level
 
 ABUSE_FACTOR = 2
 ABUSE_BYTES = 2 * 1024**3
-"""What a fast disk takes in the second until a writer is dead."""
+"""What a fast disk can write in the second until a writer is dead."""
 ENTRY_BYTES = 1024
-"""What a file takes at least: empty ones use up the file system too."""
+"""The minimum a file counts: empty files use up the file system too."""
 DEPTH_MAX = 200
 TOO_DEEP_BYTES = 2**50
 SOCKETS_BYTES = 64 * 1024
-"""More than the sockets of a session and their names ever take: they come and go, and are free."""
+"""More than a session's sockets and their names ever take. They come and go, and do not count."""
 QUICK_MAX_S, MEASURE_MAX_S, LAST_LOOK_MAX_S = 2.0, 10.0, 60.0
-"""A look that takes longer gives up: a tree of millions of files. The last one is taken when the
-writer is dead."""
+"""A measurement that takes longer gives up, for a tree of millions of files. The last one is made
+when the writer is dead."""
 TOO_LONG_BYTES = 2**55
-"""What is added then: behind its many files it may hide any number of large ones."""
+"""Added in that case, because many small files may hide any number of large ones."""
 QUICK_PLACES, SLOW_PLACES = 2, 1
 
 
 class WorkspaceGauge:
-    """Measures workspaces, a few at a time: walking a large tree takes a thread and the disk.
+    """Measures workspaces, a few at a time, because walking a large tree takes a thread and the
+    disk.
 
-    Those that take long wait for each other, in a lane of their own, and for nobody's neighbours.
+    Slow ones wait for each other in a lane of their own, and do not delay their neighbours.
     """
 
     def __init__(
@@ -59,7 +60,7 @@ class WorkspaceGauge:
     async def measure(
         self, workspace: Path, sockets: Path, *, patience_s: float = MEASURE_MAX_S
     ) -> int:
-        """The bytes it takes on disk, with what an agent has put beside its sockets."""
+        """Its bytes on disk, including what an agent has put beside its sockets."""
         if workspace not in self._were_slow:
             async with self._quick:
                 size_bytes = await asyncio.to_thread(
@@ -77,7 +78,7 @@ class WorkspaceGauge:
 
 
 class WorkspaceWatch:
-    """One conversation's limit. Who finds it passed may still clean up, but not write more."""
+    """One conversation's limit. Beyond it, its agent may still clean up, but not write more."""
 
     def __init__(self, *, max_bytes: int) -> None:
         self._max_bytes = max_bytes
@@ -85,10 +86,10 @@ class WorkspaceWatch:
         self._is_known = False
 
     def judge(self, size_bytes: int, *, is_running: bool) -> bool:
-        """Whether the running turn has to end: it passed the limit, or grew what was beyond it."""
+        """Whether the running turn has to end: it exceeded the limit, or grew beyond it further."""
         was_known, self._is_known = self._is_known, True
         if size_bytes >= TOO_LONG_BYTES:
-            # Nobody knows whether it grew. There is time to clean up until the next look.
+            # Nobody knows whether it grew. There is time to clean up until the next measurement.
             return was_known and is_running
         if size_bytes <= self._max_bytes:
             self._floor_bytes = None
@@ -102,26 +103,27 @@ class WorkspaceWatch:
         return False
 
     def settle(self, size_bytes: int) -> None:
-        """Nobody can write any more: what its writer added until it was dead counts as found."""
+        """Nobody can write any longer: what the writer added until it was dead becomes the new
+        baseline."""
         if self._floor_bytes is not None and size_bytes < TOO_LONG_BYTES:
             self._floor_bytes = size_bytes
 
     def is_abuse(self, size_bytes: int) -> bool:
-        """Whether no honest writer came that far before it was ended.
+        """Whether no honest writer could have come that far before it was ended.
 
-        Reserving (`fallocate`) takes a disk in an instant, and what was taken stays with the
-        conversation: its files are then given up for the host's sake. Only what was seen counts: a
+        Preallocation (`fallocate`) takes a disk in an instant, and the space stays with the
+        conversation, so its files are deleted to protect the host. Only measured sizes count: a
         slow disk makes nobody an abuser.
         """
         return size_bytes % TOO_LONG_BYTES > ABUSE_FACTOR * self._max_bytes + ABUSE_BYTES
 
     def room_after(self, size_bytes: int) -> float:
-        """How much may be written before it is worth another look."""
+        """How much may be written before another measurement is worthwhile."""
         return max(self._max_bytes - size_bytes, self._max_bytes / 8)
 
 
 class WorkspacePace:
-    """When a workspace is worth another look."""
+    """When to measure a workspace again."""
 
     def __init__(
         self,
@@ -139,19 +141,19 @@ class WorkspacePace:
     async def wait(
         self, workspace: Path, *, room_bytes: float, is_used: Callable[[], bool]
     ) -> None:
-        """Until the time has come, or somebody took half of that room from its file system."""
+        """Wait until it is time, or until half of that space is gone from its file system."""
         began_s, before = self._clock.monotonic(), self._free(workspace)
         while (left_s := began_s + self._every_s - self._clock.monotonic()) > 0:
             await self._clock.sleep(min(self._glance_s, left_s))
             now = self._free(workspace)
             if is_used() and before - now > room_bytes / 2:
                 return
-            # What an idle agent's disk loses is not its doing.
+            # An idle agent did not cause what its disk loses.
             before = max(before, now) if is_used() else now
 
 
 def free_on(folder: Path) -> int:
-    """Free bytes of the file system it lies on; 0 when that cannot be told."""
+    """Free bytes of its file system; 0 if unknown."""
     try:
         found = os.statvfs(folder)
     except OSError:
@@ -160,12 +162,12 @@ def free_on(folder: Path) -> int:
 
 
 def size_of(folder: Path, *, timeout_s: float = MEASURE_MAX_S) -> int:
-    """Bytes on disk of everything below, links not followed. Blocking, at most that long.
+    """Bytes on disk of everything below, without following links. Blocking, for that long at most.
 
-    An agent works on the tree meanwhile and may wish to hide something: every folder is opened from
-    the one above it, so nothing can be swapped for a link, no path gets too long, and a folder that
-    was closed to us is opened. What lies deeper than any honest file counts as too
-    much, and so does a tree that takes too long.
+    The agent works on the tree meanwhile and may want to hide something. Every folder is opened
+    from the one above it, so nothing can be swapped for a link, no path gets too long, and a folder
+    that was closed to us is opened. Folders deeper than any honest file count as too much, and so
+    does a tree that takes too long.
     """
     give_up_s = time.monotonic() + timeout_s
     total = 0
@@ -180,7 +182,7 @@ def size_of(folder: Path, *, timeout_s: float = MEASURE_MAX_S) -> int:
             if entry is None:
                 levels.pop().close()
                 continue
-            # Gone, while the agent works on it, or it cannot be opened by anybody.
+            # It is gone because the agent removed it, or nobody can open it.
             with contextlib.suppress(OSError):
                 found = entry.stat(follow_symlinks=False)
                 total += max(found.st_blocks * 512, ENTRY_BYTES)
