@@ -66,7 +66,7 @@ class Starts:
         self._waiting = 0
         self._turnstile = asyncio.Lock()
         self._telling = asyncio.Lock()
-        """One that has ended must not be kept by a word that was under way."""
+        """A report in transit must not keep a start that has ended."""
         self._over = asyncio.Event()
 
     @property

@@ -2,7 +2,7 @@
 
     s/<c>/          sockets, mounted into the agent's container
     w/<c>/          workspace, also mounted
-    s/.trash, w/.trash   what is being removed; no agent can reach it, since it mounts its own folder
+    s/.trash, w/.trash   what is being removed; no agent can reach it
     f/<c>           the owner of the folders (`worker.hosts.folders.records`)
     owner           the cluster whose data this is (`worker.hosts.folders.owner`)
     machine         the id of this machine (`worker.hosts.folders.machine`)
