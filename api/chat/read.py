@@ -15,7 +15,8 @@ from api.http.auth import Caller, without_key
 from api.http.bodies import LargeBodies, held_while_read, json_body
 from api.http.edge import held_body
 from api.turns.ask import Ask, Prompt
-from api.turns.naming import conversation_name, profile_name, resends_history
+from api.turns.naming import conversation_name, resends_history
+from api.turns.options import read_options
 from api.turns.repeats import read_repeat
 from infra.runtime.settings import ConversationSettings
 from infra.wire.errors import ErrorCode, RequestRefused
@@ -84,7 +85,7 @@ class ChatReader:
             is_streamed=bool(chat.stream),
             lane=lane,
             max_tokens=answer_bound(chat),
-            profile=profile_name(headers, metadata, known=self._egress_profiles),
+            options=read_options(headers, metadata, egress_profiles=self._egress_profiles),
             repeat=read_repeat(headers, body, max_chars=settings.max_header_chars),
         )
         return chat, ask

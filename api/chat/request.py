@@ -157,7 +157,7 @@ class StreamOptions(Struct, frozen=True):
 
 class _Metadata(Struct, frozen=True):
     conversation_id: Json = UNSET
-    profile: Json = UNSET
+    egress_profile: Json = UNSET
 
 
 class ChatRequest(Struct, frozen=True):
@@ -209,7 +209,7 @@ class ChatRequest(Struct, frozen=True):
         if raw is None:
             return {}
         held = _METADATA.decode(raw)
-        found = {"conversation_id": held.conversation_id, "profile": held.profile}
+        found = {name: getattr(held, name) for name in held.__struct_fields__}
         return {
             name: msgspec.json.decode(_small(value, f"metadata.{name}"))
             for name, field in found.items()

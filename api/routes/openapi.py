@@ -16,7 +16,7 @@ from fastapi.openapi.utils import get_openapi
 
 from api.chat.request import ChatRequest
 from api.routes.shapes import ErrorAnswer
-from api.turns.naming import PROFILE_HEADER
+from api.turns.options import OPTION_HEADERS
 
 NUMBERS_HEADER = "X-Event-IDs"
 """Whether a stream's blocks carry the number of their event, as its `id`."""
@@ -82,7 +82,7 @@ def chat_headers(max_chars: int) -> dict[str, Any]:
             header("Idempotency-Key", "The same key and body: the same turn.", **bounded),
             header("X-Message-ID", "The same, for clients that retry.", **bounded),
             header("X-Task", "Not empty: a side request.", **bounded),
-            header(PROFILE_HEADER, "A profile of this service's egress.", **bounded),
+            *(header(name, said, **bounded) for name, said in OPTION_HEADERS.items()),
             header(
                 "X-On-Disconnect",
                 "Whether the turn goes on when its client hangs up.",

@@ -9,6 +9,7 @@ from itertools import pairwise
 from api.http.auth import Caller
 from api.turns.repeats import Repeat
 from infra.wire.history import digest, tails
+from infra.wire.options import NO_OPTIONS, ConversationOptions
 from infra.wire.turns import (
     ContentBlock,
     HistoryMessage,
@@ -94,5 +95,5 @@ class Ask:
     lane: Lane = Lane.AGENT
     max_tokens: int | None = None
     """Bound of a side request's answer."""
-    profile: str | None = None
-    """The egress profile it asks for."""
+    options: ConversationOptions = NO_OPTIONS
+    """What it chooses for its conversation."""

@@ -7,14 +7,12 @@ a foreign name is simply another conversation.
 from __future__ import annotations
 
 import re
-from collections.abc import Container, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from api.http.auth import without_key
 from infra.wire.errors import RequestRefused
 
 METADATA_FIELD = "metadata.conversation_id"
-PROFILE_HEADER = "X-AgCluster-Profile"
-PROFILE_FIELD = "metadata.profile"
 
 _ALLOWED = re.compile(r"[\x20-\x7e]+")
 _PLACEHOLDER = re.compile(r"\{\{.*\}\}|\$\{.*\}")
@@ -47,30 +45,6 @@ def conversation_name(
         if without_key(value, headers) != value:
             # A name is kept, shown in lists and told in the answer's head.
             raise RequestRefused(f"`{param}` holds an API key.", param=param)
-        return value
-    return None
-
-
-def profile_name(
-    headers: Mapping[str, str],
-    metadata: Mapping[str, object] | None = None,
-    *,
-    known: Container[str],
-) -> str | None:
-    """The egress profile that is asked for, by header or metadata; None: whatever is in force.
-
-    Raises `RequestRefused` for one that this deployment does not have.
-    """
-    for param, value in (
-        (PROFILE_HEADER, headers.get(PROFILE_HEADER, "").strip()),
-        (PROFILE_FIELD, (metadata or {}).get("profile") or ""),
-    ):
-        if not isinstance(value, str):
-            raise RequestRefused(f"`{param}` must be a string.", param=param)
-        if not is_given(value):
-            continue
-        if value not in known:
-            raise RequestRefused(f"`{param}` names no profile of this service.", param=param)
         return value
     return None
 

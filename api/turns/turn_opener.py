@@ -301,7 +301,7 @@ class TurnOpener:
                 idle_timeout_s=0.0 if is_side else limits.idle_timeout_s,
                 lane=ask.lane,
                 max_tokens=ask.max_tokens,
-                profile=ask.profile,
+                options=ask.options,
                 sent=ask.prompt.sent,
                 begins=ask.prompt.begins,
                 answers=tuple(map(shown_head, ask.prompt.answers)),

@@ -62,7 +62,7 @@ class SubmitCall(Call[SubmitAnswer], frozen=True):
     key_expires_ms: int
     on_disconnect: OnDisconnect
     lane: Lane
-    profile: str | None
+    options: str
     digest: str
     repeats: str
     supersedes: TurnId | None
@@ -93,7 +93,7 @@ class ClaimAnswer(Answer, frozen=True):
     sdk_session: str | None = None
     is_resending: bool = False
     transcript_full: str | None = None
-    profile: str | None = None
+    options: str | None = None
     accepted: Sequence[bytes] = ()
     unheard: Mapping[TurnId, bytes] = msgspec.field(default_factory=dict)
 

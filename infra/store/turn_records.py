@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
+from pydantic import TypeAdapter
+
 from infra.store.history import TurnBase, decode_base
 from infra.store.server.replies import word
 from infra.store.turn_calls import FoundOpen
+from infra.wire.base import decode
 from infra.wire.events import Usage
 from infra.wire.history import Accepted
 from infra.wire.ids import (
@@ -21,6 +25,7 @@ from infra.wire.ids import (
     TurnId,
     WorkerId,
 )
+from infra.wire.options import NO_OPTIONS, ConversationOptions
 from infra.wire.states import TurnState
 from infra.wire.turns import ContentBlock, Lane, OnDisconnect, TurnRequest
 
@@ -142,8 +147,8 @@ class Claimed:
     """The conversation's client has sent history before."""
     is_transcript_full: bool = False
     """That session was too large to keep: it cannot be resumed elsewhere."""
-    profile: str | None = None
-    """The egress profile that the conversation has."""
+    options: ConversationOptions = NO_OPTIONS
+    """What the request names, and where it says nothing what its conversation has."""
     age_s: float = 0.0
     """How long ago it was begun, by the clock of Redis: its deadline counts from there, and not
     from the owner that has it now."""
@@ -211,3 +216,25 @@ def open_turn(found: FoundOpen) -> OpenTurnRef:
         unowned_ms=found.unowned_ms,
         is_left=found.is_left,
     )
+
+
+def options_named(options: ConversationOptions) -> str:
+    """As the submit script merges them into those of the conversation: names and the JSON of each.
+
+    The JSON stands in strings, for a script would write an empty list back as an empty object.
+    Empty when none is named.
+    """
+    named = options.model_dump(mode="json", exclude_none=True)
+    return json.dumps({name: json.dumps(value) for name, value in named.items()}) if named else ""
+
+
+def options_kept(raw: str | None) -> ConversationOptions:
+    """Those of the conversation, as they were kept. Raises `MalformedMessage`."""
+    if raw is None:
+        return NO_OPTIONS
+    kept = {name: json.loads(value) for name, value in json.loads(raw).items()}
+    options: ConversationOptions = decode(_OPTIONS, json.dumps(kept))
+    return options
+
+
+_OPTIONS: TypeAdapter[ConversationOptions] = TypeAdapter(ConversationOptions)

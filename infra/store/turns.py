@@ -43,6 +43,8 @@ from infra.store.turn_records import (
     TurnRecord,
     Unheard,
     open_turn,
+    options_kept,
+    options_named,
     turn_record,
 )
 from infra.store.usage import report
@@ -167,7 +169,7 @@ class TurnStore:
             key_expires_ms=new.key_expires_ms,
             on_disconnect=new.on_disconnect,
             lane=request.lane,
-            profile=request.profile,
+            options=options_named(request.options),
             digest=digest,
             repeats=new.repeats,
             supersedes=new.supersedes,
@@ -230,9 +232,10 @@ class TurnStore:
 
     def _claimed(self, c: ConversationKey, answer: ClaimAnswer) -> Claimed:
         kept = [read_accepted(self._contents, c, entry) for entry in answer.accepted]
+        request = decode_turn_request(self._contents.open(answer.request, _place(answer.turn)))
         return Claimed(
             record=turn_record(answer.turn, answer.record),
-            request=decode_turn_request(self._contents.open(answer.request, _place(answer.turn))),
+            request=request,
             is_adoption=answer.is_adoption,
             host=answer.host,
             accepted=tuple(entry for entry in kept if isinstance(entry, Accepted)),
@@ -244,7 +247,7 @@ class TurnStore:
             sdk_session=answer.sdk_session,
             is_resending=answer.is_resending,
             is_transcript_full=answer.transcript_full == answer.sdk_session,
-            profile=answer.profile,
+            options=request.options.over(options_kept(answer.options)),
             age_s=answer.age_ms / 1000,
         )
 

@@ -24,6 +24,7 @@ from pydantic import TypeAdapter
 from infra.wire.base import Message, decode
 from infra.wire.events import Usage
 from infra.wire.ids import ConversationKey, Fence, TenantId, TurnId
+from infra.wire.options import NO_OPTIONS, ConversationOptions
 
 MODEL_SOCKET = "model.sock"
 EGRESS_SOCKET = "egress.sock"
@@ -59,8 +60,8 @@ class OpenTurn(Message):
     budget_tokens: int | None = None
     """The turn's calls stop when its meter here has counted this many (`Usage.spent_tokens`); None
     for no limit."""
-    profile: str | None = None
-    """The egress profile of its tools; None for the deployment's policy."""
+    options: ConversationOptions = NO_OPTIONS
+    """The conversation's, for this turn."""
 
 
 class SideCall(Message):

@@ -13,6 +13,7 @@ from pydantic import Field, TypeAdapter
 
 from infra.wire.base import Message, decode
 from infra.wire.ids import ConversationKey, TenantId, TurnId
+from infra.wire.options import NO_OPTIONS, ConversationOptions
 
 
 class OnDisconnect(StrEnum):
@@ -98,8 +99,8 @@ class TurnRequest(Message):
     """The client may be one that sends only its new message."""
     max_tokens: int | None = None
     """Maximum tokens of the answer, for the side lane."""
-    profile: str | None = None
-    """The requested egress profile; None for the conversation's current one, if any."""
+    options: ConversationOptions = NO_OPTIONS
+    """What the client chooses for its conversation, where it says something."""
 
 
 _REQUEST: TypeAdapter[TurnRequest] = TypeAdapter(TurnRequest)

@@ -35,6 +35,7 @@ from infra.wire.events import (
     encode_event,
 )
 from infra.wire.ids import ConversationKey, Fence, TenantId, TurnId, WorkerId
+from infra.wire.options import ConversationOptions
 from infra.wire.states import TurnState
 from infra.wire.turns import DocumentBlock, HistoryMessage, ImageBlock, TextBlock
 
@@ -181,7 +182,7 @@ OPEN_TURN: dict[str, Message] = {
         expires_ms=1700000000000,
         models=("claude-sonnet-4-5-20250929",),
         budget_tokens=50000,
-        profile="research",
+        options=ConversationOptions(egress_profile="research"),
     ),
 }
 SIDE_CALL: dict[str, Message] = {

@@ -210,7 +210,7 @@ def put_the_key_in_odd_places(caller: Caller, key: str) -> None:
         {"json": [key]},
         {"content": f'{{"model": "{key}'},
         {"content": f'{{"messages": {key}}}'},
-        {"json": body, "headers": {"X-AgCluster-Profile": key}},
+        {"json": body, "headers": {"X-AgCluster-Egress-Profile": key}},
         {"json": body, "headers": {"X-Conversation-ID": key}},
         {"json": body, "headers": {"X-Conversation-ID": key * 9}},
         {"json": body, "headers": {"Authorization": f"Bearer {key} {key}"}},

@@ -96,7 +96,7 @@ class Turn:
         self.id = command.turn
         self.tenant = command.tenant
         self.models = frozenset(command.models)
-        self.profile = command.profile
+        self.options = command.options
         self.expires_ms = command.expires_ms
         self.budget_tokens = command.budget_tokens
         self.key = key

@@ -31,8 +31,8 @@ class EgressSettings(Section):
         {},
         description='Other policies by name, as JSON: `{"pip": {"policy": "allowlist", "allow": '
         '["pypi.org", "files.pythonhosted.org"]}}`. A request selects one with the header '
-        "X-AgCluster-Profile or metadata.profile, and its conversation keeps it; an unknown name "
-        "is 400.",
+        "X-AgCluster-Egress-Profile or metadata.egress_profile, and its conversation keeps it; an "
+        "unknown name is 400.",
     )
     egress_ports: Ports = Field(
         (80, 443), description="Ports that tools may reach: HTTP, HTTPS, git over HTTPS."

@@ -90,7 +90,9 @@ def _object(value: Any) -> Any:
 def _named(profiles: dict[str, EgressProfile]) -> dict[str, EgressProfile]:
     for name in profiles:
         if not re.fullmatch(r"[A-Za-z0-9_.-]{1,64}", name):
-            raise ValueError(f"a profile's name is made of letters, digits and _.- ({name!r})")
+            raise ValueError(
+                f"an egress profile's name is made of letters, digits and _.- ({name!r})"
+            )
     return profiles
 
 

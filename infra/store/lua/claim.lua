@@ -6,7 +6,7 @@
 --       cancelled (end event of a turn that is), events_max, ended_ttl_ms
 -- Returns 'lost' | 'none' | 'claimed' turn, is_adoption, host (of the container, or ''),
 --       record (the turn's hash), request, sdk_session, is_resending, transcript_full, accepted,
---       unheard (turn and request, in turn, of messages the agent has not heard), profile (egress),
+--       unheard (turn and request, in turn, of messages the agent has not heard), options,
 --       age_ms (since the turn was first claimed)
 --
 -- The attempt is counted before the start. A turn whose log has begun is only ever adopted: its
@@ -35,7 +35,7 @@ local function claimed(turn, is_adoption)
   redis.call('HDEL', turn.key, 'unowned')
   redis.call('ZADD', K.turns_open, int(now_ms() + tonumber(A.look_after_ms)), turn.id)
   local held = redis.call('HMGET', K.conversation, 'host', 'sdk_session', 'resends', 'transcript_full',
-    'profile')
+    'options')
   local since = tonumber(redis.call('HGET', turn.key, 'claimed')) or now_ms()
   return {'claimed',
     'turn', turn.id,
@@ -47,7 +47,7 @@ local function claimed(turn, is_adoption)
     'sdk_session', held[2] or '',
     'is_resending', held[3] or '',
     'transcript_full', held[4] or '',
-    'profile', held[5] or '',
+    'options', held[5] or '',
     'accepted', redis.call('LRANGE', key('accepted', conversation), 0, -1),
     'unheard', redis.call('HGETALL', key('unheard', conversation)),
   }

@@ -3,7 +3,7 @@
 -- KEYS  conversation, todo, turn, turn_request, turns_open, idle, tenant_running,
 --       idempotency (only when there is a digest)
 -- ARGS  conversation, turn, tenant, label, request, replica, model, sealed_key, key_expires_ms,
---       on_disconnect, lane, profile (egress; '' for the one the conversation has),
+--       on_disconnect, lane, options (those named, see keep_options),
 --       digest (makes a repeat the same turn), repeats (earlier turns of the digest it may get: any,
 --       or left: only one under way that nobody reads any more),
 --       supersedes (a turn that it is known not to repeat), reader (who will read it),
@@ -69,6 +69,16 @@ if A.digest ~= '' then
     return answer('joined', earlier)
   end
 end
+
+-- Each option stays until another value is named: a JSON object of names and texts.
+local function keep_options(named)
+  if named == '' then return end
+  local held = redis.call('HGET', K.conversation, 'options')
+  local options = held and cjson.decode(held) or {}
+  for name, value in pairs(cjson.decode(named)) do options[name] = value end
+  redis.call('HSET', K.conversation, 'options', cjson.encode(options))
+end
+
 local now, owner = now_ms(), living_owner(conversation)
 -- Only reads: turns whose records have expired are left out, and removed further down.
 local since = int(now - tonumber(A.open_ttl_ms))
@@ -122,7 +132,7 @@ redis.call('HSETNX', K.conversation, 'fence', '0')
 redis.call('HSET', K.conversation, 'tenant', tenant, 'last_active', int(now),
   'retention', A.retention_ms, 'idle_timeout', A.idle_timeout_ms, 'lane', A.lane)
 if A.label ~= '' then redis.call('HSET', K.conversation, 'label', A.label) end
-if A.profile ~= '' then redis.call('HSET', K.conversation, 'profile', A.profile) end
+keep_options(A.options)
 redis.call('HDEL', K.conversation, 'idle_at')
 redis.call('RPUSH', key('conversation_turns', conversation), turn)
 list_no_expired(conversation, tonumber(A.listed_max))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import time
 from dataclasses import replace
 
@@ -14,6 +15,7 @@ from infra.wire.errors import ErrorCode, IllegalTransition, LeaseLost, RequestRe
 from infra.wire.events import TurnEnded, Usage, decode_event, encode_event, is_end
 from infra.wire.frames import Frame, split_frames
 from infra.wire.ids import TurnId
+from infra.wire.options import ConversationOptions
 from infra.wire.states import ConversationState, TurnState
 from infra.wire.turns import OnDisconnect
 from infra.wire.words import SENTENCES
@@ -742,16 +744,31 @@ async def test_a_sweep_takes_no_more_than_its_limit_and_forgets_what_is_gone(sce
     assert (await scene.counts())["open"] == 4
 
 
-async def test_a_conversation_remembers_the_profile_it_was_given_last(scene: Scene) -> None:
+async def test_a_conversation_keeps_the_options_it_was_given_last(scene: Scene) -> None:
     lease, turn = await scene.begin()
     await scene.store.turns.finish(lease, turn, 1, DONE, idle_timeout_s=60)
     for asked, has in ((None, None), ("research", "research"), (None, "research"), ("b", "b")):
         new = scene.new_turn()
-        request = new.request.model_copy(update={"profile": asked})
+        options = ConversationOptions(egress_profile=asked)
+        request = new.request.model_copy(update={"options": options})
         await scene.offer(replace(new, request=request))
         claimed = await scene.claim(lease)
-        assert (claimed.request.profile, claimed.profile) == (asked, has)
+        assert claimed.request.options == options
+        assert claimed.options == ConversationOptions(egress_profile=has)
         await scene.store.turns.finish(lease, request.turn, 1, DONE, idle_timeout_s=60)
+
+
+async def test_an_option_that_is_named_leaves_the_others_as_they_are(scene: Scene) -> None:
+    """Also one that only a later version knows, and a list that is empty."""
+    key = scene.keys.conversation(C)
+    await scene.redis.hset(key, "options", '{"later": "[]", "egress_profile": "\\"a\\""}')  # type: ignore[misc]
+    new = scene.new_turn()
+    options = ConversationOptions(egress_profile="b")
+    await scene.offer(replace(new, request=new.request.model_copy(update={"options": options})))
+
+    kept = json.loads(await scene.redis.hget(key, "options") or "")  # type: ignore[misc]
+    assert kept == {"later": "[]", "egress_profile": '"b"'}
+    assert (await scene.claim(await scene.acquire())).options == options
 
 
 async def test_a_turns_age_is_told_by_the_clock_of_redis_alone(

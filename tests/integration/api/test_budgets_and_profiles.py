@@ -34,9 +34,9 @@ async def test_a_tenant_that_has_spent_its_day_is_told_when_the_next_begins(stre
 @pytest.mark.parametrize(
     ("headers", "metadata", "param"),
     [
-        ({"x-agcluster-profile": "all"}, {}, "X-AgCluster-Profile"),
-        ({}, {"profile": "all"}, "metadata.profile"),
-        ({}, {"profile": 7}, "metadata.profile"),
+        ({"x-agcluster-egress-profile": "all"}, {}, "X-AgCluster-Egress-Profile"),
+        ({}, {"egress_profile": "all"}, "metadata.egress_profile"),
+        ({}, {"egress_profile": 7}, "metadata.egress_profile"),
     ],
 )
 async def test_a_profile_that_is_not_configured_is_400(
@@ -49,7 +49,8 @@ async def test_a_profile_that_is_not_configured_is_400(
 
 
 @pytest.mark.parametrize(
-    ("headers", "metadata"), [({"x-agcluster-profile": "pip"}, {}), ({}, {"profile": "pip"})]
+    ("headers", "metadata"),
+    [({"x-agcluster-egress-profile": "pip"}, {}), ({}, {"egress_profile": "pip"})],
 )
 async def test_a_profile_that_is_asked_for_stays_with_its_conversation(
     headers: dict[str, str], metadata: dict[str, Any]
@@ -59,5 +60,9 @@ async def test_a_profile_that_is_asked_for_stays_with_its_conversation(
         first = await api.chat("echo hello", headers=headers | named, metadata=metadata)
         second = await api.chat("echo again", headers=named)
         key = api.store.keys.conversation(conversation_key(SECRET, TENANT, "thread"))
-        [held] = await api.store.redis.hmget(key, ["profile"])  # type: ignore[misc]
-    assert (first.status_code, second.status_code, held) == (200, 200, b"pip")
+        [held] = await api.store.redis.hmget(key, ["options"])  # type: ignore[misc]
+    assert (first.status_code, second.status_code, held) == (
+        200,
+        200,
+        b'{"egress_profile":"\\"pip\\""}',
+    )

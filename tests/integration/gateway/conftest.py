@@ -19,6 +19,7 @@ from infra.runtime.sealing import SealContext, Sealer
 from infra.runtime.settings import EgressPolicy
 from infra.wire.gateway import MODEL_SOCKET, OpenSession, OpenTurn, TurnMeter
 from infra.wire.ids import ConversationKey, Fence, TenantId, TurnId
+from infra.wire.options import NO_OPTIONS, ConversationOptions
 from tests.fakes.scripted_model import RunningModel, running_model
 from worker.gateway.egress.proxy import EgressRules
 from worker.gateway.main import GatewayConfig, Outside, serve
@@ -100,7 +101,7 @@ class Host:
         lasts_s: float = 60.0,
         models: tuple[str, ...] = (),
         budget_tokens: int | None = None,
-        profile: str | None = None,
+        options: ConversationOptions = NO_OPTIONS,
     ) -> OpenTurn:
         expires_ms = self.surroundings.clock.unix_ms() + int(lasts_s * 1000)
         context = SealContext(TENANT, CONVERSATION, turn, expires_ms)
@@ -113,7 +114,7 @@ class Host:
             expires_ms=expires_ms,
             models=models,
             budget_tokens=budget_tokens,
-            profile=profile,
+            options=options,
         )
         await self.worker.open_turn(request)
         return request

@@ -14,6 +14,7 @@ import pytest
 from infra.runtime.settings import EgressPolicy, EgressProfile
 from infra.wire.gateway import EGRESS_SOCKET
 from infra.wire.ids import TurnId
+from infra.wire.options import ConversationOptions
 from tests.fakes.scripted_model import RunningModel
 from tests.integration.gateway.conftest import CONVERSATION, PATIENCE_S, TURN, Host, HostMaker
 from worker.gateway.egress.addresses import IPAddress, why_refused
@@ -301,7 +302,7 @@ async def test_a_redirect_to_another_host_is_a_request_like_any_other(
     assert book.asked == ["inside.example"]
 
 
-async def test_a_turn_goes_out_by_its_profile(make_host: HostMaker, echo: Echo) -> None:
+async def test_a_turn_goes_out_by_its_egress_profile(make_host: HostMaker, echo: Echo) -> None:
     profiles = {
         "pip": EgressProfile(policy=EgressPolicy.ALLOWLIST, allow=(".pypi.example",)),
         "all": EgressProfile(policy=EgressPolicy.PUBLIC),
@@ -322,7 +323,7 @@ async def test_a_turn_goes_out_by_its_profile(make_host: HostMaker, echo: Echo) 
         folder = await host.open_session()
         for n, (profile, wanted) in enumerate(open_to.items()):
             turn = TurnId(f"turn_{n:032x}")
-            await host.open_turn(turn, profile=profile)
+            await host.open_turn(turn, options=ConversationOptions(egress_profile=profile))
             for name, status in zip(("files.pypi.example", "site.example"), wanted, strict=True):
                 assert await tunnel_status(folder, f"{name}:{echo.port}") == status
             await host.close_turn(turn)

@@ -197,7 +197,7 @@ class EgressProxy:
                 told["turn"] = turn.id
                 async with turn.while_open():
                     await _until_due(bounds.rate)
-                    server = await self._open(self._rules.of(turn.profile), request)
+                    server = await self._open(self._rules.of(turn.options.egress_profile), request)
                     await self._carry(_Carried(turn, bounds, told), request, agent, server)
         except EgressRefused as refused:
             bounds.log.info(

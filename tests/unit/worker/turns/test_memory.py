@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -13,6 +14,7 @@ from infra.store.turns import Claimed, TurnRecord
 from infra.wire.history import GO_ON, Accepted, digest
 from infra.wire.ids import ConversationKey, Fence, ReplicaId, TenantId, TurnId
 from infra.wire.link import AgentSettings, BaseKind, StartTurn, decode_command
+from infra.wire.options import ConversationOptions
 from infra.wire.states import TurnState
 from infra.wire.turns import HistoryMessage, Lane, OnDisconnect, TextBlock, TurnRequest
 from worker.turns.memory import Standing, needs_transcript, stand
@@ -249,7 +251,7 @@ def settings() -> AgentSettings:
 
 
 def line(standing: Standing, claim: Claimed) -> StartTurn:
-    command = decode_command(standing.start_line(claim.request, settings()))
+    command = decode_command(standing.start_line(claim, settings()))
     assert isinstance(command, StartTurn)
     return command
 
@@ -266,12 +268,18 @@ def test_the_agent_is_given_transcript_and_history_where_it_has_no_session() -> 
     assert start.history == claim.request.history
 
 
+def test_the_agent_is_given_the_options_of_the_conversation() -> None:
+    options = ConversationOptions(egress_profile="research")
+    claim = replace(claimed(accepted("one"), "one", "two"), options=options)
+    assert line(stand(claim, has_session=True), claim).options == options
+
+
 def test_an_agent_that_remembers_is_given_neither() -> None:
     claim = claimed(accepted("one"), "one", "two")
     start = line(stand(claim, has_session=True), claim)
 
     assert (start.transcript, start.history) == (None, ())
-    assert json.loads(stand(claim, has_session=True).start_line(claim.request, settings()))
+    assert json.loads(stand(claim, has_session=True).start_line(claim, settings()))
 
 
 @pytest.mark.parametrize("sent", [("one", "other"), ("a", "b", "c")])
@@ -295,7 +303,7 @@ def test_what_follows_an_answer_in_two_parts_is_restored_from_its_place_on_the_p
         digest=of("three"),
     )
     standing = stand(claim, has_session=True, restores=True)
-    start = decode_command(standing.start_line(claim.request, AgentSettings(model="m", tools=())))
+    start = decode_command(standing.start_line(claim, AgentSettings(model="m", tools=())))
     assert isinstance(start, StartTurn)
     assert start.restore_from == 2
     assert kind(claimed(parts, "one", "two")).kind is BaseKind.CONTINUE

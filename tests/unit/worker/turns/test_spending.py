@@ -12,6 +12,7 @@ from infra.wire.errors import ErrorCode
 from infra.wire.events import TurnEnded, Usage
 from infra.wire.gateway import ModelUsage, TurnMeter
 from infra.wire.ids import TurnId
+from infra.wire.options import ConversationOptions
 from infra.wire.states import TurnState
 from tests.fakes.memory_gateway import SSE_START, stream_of
 from tests.fakes.worker_stage import TENANT, Stage, conversation, eventually
@@ -226,11 +227,12 @@ async def test_a_turn_stopped_for_the_days_budget_says_when_the_next_begins(redi
         assert end.error.retry_after_s is not None
 
 
-async def test_a_conversations_profile_is_told_to_the_gateway(stage: Stage) -> None:
+async def test_a_conversations_options_are_told_to_gateway_and_agent(stage: Stage) -> None:
     await stage.worker()
-    await stage.redis.hset(stage.keys.conversation(C), "profile", "research")  # type: ignore[misc]
+    kept = '{"egress_profile": "\\"research\\""}'
+    await stage.redis.hset(stage.keys.conversation(C), "options", kept)  # type: ignore[misc]
     await hanging(stage)
-    assert stage.gateway.turns[C].profile == "research"
+    assert stage.gateway.turns[C].options == ConversationOptions(egress_profile="research")
 
 
 async def test_answer_record_and_books_tell_the_same_over_a_restart_of_the_gateway(

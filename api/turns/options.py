@@ -1,0 +1,49 @@
+"""Reads what a client chooses for its conversation, by headers and metadata. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Container, Mapping
+
+from api.turns.naming import is_given
+from infra.wire.errors import RequestRefused
+from infra.wire.options import ConversationOptions
+
+EGRESS_PROFILE_HEADER = "X-AgCluster-Egress-Profile"
+_EGRESS_PROFILE_FIELD = "egress_profile"
+
+OPTION_HEADERS: Mapping[str, str] = {
+    EGRESS_PROFILE_HEADER: "The egress profile that the conversation's tools go out by.",
+}
+"""What each says, for the OpenAPI document."""
+
+
+def read_options(
+    headers: Mapping[str, str],
+    metadata: Mapping[str, object] | None = None,
+    *,
+    egress_profiles: Container[str],
+) -> ConversationOptions:
+    """The options that the request names. `egress_profiles` are those that the deployment has.
+
+    Raises `RequestRefused` for a value that cannot be.
+    """
+    return ConversationOptions(
+        egress_profile=_egress_profile(headers, metadata or {}, known=egress_profiles)
+    )
+
+
+def _egress_profile(
+    headers: Mapping[str, str], metadata: Mapping[str, object], *, known: Container[str]
+) -> str | None:
+    for param, value in (
+        (EGRESS_PROFILE_HEADER, headers.get(EGRESS_PROFILE_HEADER, "").strip()),
+        (f"metadata.{_EGRESS_PROFILE_FIELD}", metadata.get(_EGRESS_PROFILE_FIELD) or ""),
+    ):
+        if not isinstance(value, str):
+            raise RequestRefused(f"`{param}` must be a string.", param=param)
+        if not is_given(value):
+            continue
+        if value not in known:
+            raise RequestRefused(f"`{param}` names no egress profile of this service.", param=param)
+        return value
+    return None

@@ -1,0 +1,25 @@
+"""What a client chooses for its conversation. Passes as a whole from the request to agent and
+gateway; nothing between them looks inside.
+"""
+
+from __future__ import annotations
+
+from infra.wire.base import Message
+
+
+class ConversationOptions(Message):
+    """The options that a request names; the conversation keeps each until another one is named.
+
+    None in a field: the request says nothing about it. Of a turn that starts, the options are those
+    of its request, and where it says nothing those of its conversation (`over`).
+    """
+
+    egress_profile: str | None = None
+    """The egress profile that its tools go out by; None for the deployment's own policy."""
+
+    def over(self, kept: ConversationOptions) -> ConversationOptions:
+        """These options, with the kept ones where these say nothing."""
+        return kept.model_copy(update=self.model_dump(exclude_none=True))
+
+
+NO_OPTIONS = ConversationOptions()
