@@ -1,1 +1,1 @@
-"""The engine proxy: between a worker and the Docker engine, its own process per host."""
+"""The engine proxy, a process of its own per host, between a worker and the Docker engine."""

@@ -1,4 +1,5 @@
-"""A line to the engine: a session with a bounded number of connections, and bounded answers."""
+"""A connection to the engine: a session with a limited number of connections and limited
+answers."""
 
 from __future__ import annotations
 
@@ -14,7 +15,7 @@ _BASE = "http://engine"
 
 
 class EngineLine:
-    """`setup` to `aclose`. Calls beyond `connections` wait for one of them."""
+    """Used between `setup` and `aclose`. Calls beyond `connections` wait."""
 
     def __init__(self, socket: str, *, connections: int, call_timeout_s: float) -> None:
         self._socket = socket
@@ -23,14 +24,14 @@ class EngineLine:
         self._session: aiohttp.ClientSession | None = None
 
     async def setup(self) -> None:
-        """Get ready to call the engine."""
+        """Prepare to call the engine."""
         self._session = aiohttp.ClientSession(
             connector=aiohttp.UnixConnector(path=self._socket, limit=self._connections),
             headers={"Accept-Encoding": "identity"},
         )
 
     async def aclose(self) -> None:
-        """Let go of the engine."""
+        """Close the connections."""
         if self._session is not None:
             await self._session.close()
 
@@ -43,7 +44,8 @@ class EngineLine:
         body: Json = None,
         more_s: float = 0.0,
     ) -> tuple[int, bytes]:
-        """Status and answer. Raises `EngineCallRefused`, `aiohttp.ClientError`, `OSError`."""
+        """Status and answer of a call. Raises `EngineCallRefused`, `aiohttp.ClientError`,
+        `OSError`."""
         async with (
             asyncio.timeout(self._call_timeout_s + more_s),
             self._opened.request(method, _BASE + path, params=query, json=body) as answer,
@@ -58,7 +60,7 @@ class EngineLine:
     def stream(
         self, path: str, query: dict[str, str]
     ) -> aiohttp.client._BaseRequestContextManager[aiohttp.ClientResponse]:
-        """An answer that lasts as long as both sides live: silence is what most of it is."""
+        """An answer that lasts as long as both sides live. It is mostly silent."""
         endless = aiohttp.ClientTimeout(total=None, sock_connect=self._call_timeout_s)
         return self._opened.get(_BASE + path, params=query, timeout=endless)
 

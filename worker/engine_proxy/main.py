@@ -1,7 +1,8 @@
-"""`python -m worker.engine_proxy.main --listen SOCKET`: what a worker has in the engine's place.
+"""`python -m worker.engine_proxy.main --listen SOCKET`: what a worker talks to instead of the
+engine.
 
-Takes the worker's settings and `DOCKER_HOST`; looks at the data folder (read-only will do), and
-talks to nobody else.
+Takes the worker's settings and `DOCKER_HOST`. It reads the data folder (read-only access is
+enough), and talks to nothing else.
 """
 
 from __future__ import annotations
@@ -31,7 +32,8 @@ log = logging.getLogger(__name__)
 
 SOCKET_MODE = 0o600
 CONNECTIONS_MAX = 256
-"""At once. A worker has ten for its calls and one for events, `agcluster doctor` a few more."""
+"""Concurrent connections. A worker uses ten for calls and one for events, `agcluster doctor` a
+few."""
 _LOCAL = "unix://"
 _CLOSE_S = 2.0
 
@@ -39,11 +41,11 @@ _CLOSE_S = 2.0
 async def serve(
     rules: Rules, listen: Path, stop: asyncio.Event, *, is_ready: asyncio.Event | None = None
 ) -> None:
-    """Run until `stop` is set; the socket is gone afterwards. Raises `SocketRefused`."""
+    """Run until `stop` is set. Afterwards the socket is gone. Raises `SocketRefused`."""
     proxy = EngineProxy(rules, socket=rules.options.engine.removeprefix(_LOCAL))
     bound = listen_at(listen, mode=SOCKET_MODE)
     turned_away = RatedLog(log, lines_max=1)
-    # Cancelled when the worker hangs up: a stream of events nobody reads ends at once.
+    # Cancelled when the worker disconnects, so that a stream of events ends at once.
     runner = web.AppRunner(
         proxy.app,
         access_log=None,
@@ -87,7 +89,7 @@ async def _run(rules: Rules, listen: Path) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Exit status 2 for settings that do not fit, 1 for a start that failed."""
+    """Exit status 2 for invalid settings, 1 for a failed start."""
     parser = argparse.ArgumentParser(prog="agcluster engine-proxy")
     parser.add_argument("--listen", type=Path, required=True, help="Unix socket to listen on")
     listen: Path = parser.parse_args(arguments).listen

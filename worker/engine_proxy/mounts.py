@@ -1,14 +1,15 @@
-"""What a container really has mounted: the folders that were looked at, or others.
+"""Checks what a container has really mounted: the folders that were checked, or others.
 
 The engine resolves the path of a mount again when it starts a container, and follows links. A
-worker that was taken over could put a link there after the proxy's look. So the folders are held
-open from the look on, and compared by device and inode with what the started container has.
+compromised worker could put a link there after the proxy's check. So the folders stay open from the
+check on, and their device and inode are compared with what the started container has mounted.
 
-Runtimes with a kernel of their own (gVisor) show nobody what they have mounted. With those it is
-looked again whether the folders are in their place, which finds less: not one that came and went.
+Runtimes with a kernel of their own (gVisor) do not show what they have mounted. For those, the
+proxy checks again whether the folders are in their place. That finds less: it misses a folder that
+was swapped and put back.
 
 For the comparison the proxy has to see the host's processes (`pid: host` in `compose.yaml`), with
-the uid that agents have or as root. What it cannot see it takes for wrong.
+the uid of agents or as root. It treats what it cannot see as wrong.
 """
 
 from __future__ import annotations
@@ -24,24 +25,24 @@ from worker.hosts.folders.folders import agent_uid
 from worker.hosts.host import SOCKETS_AT, WORKSPACE_AT, SessionFolders
 
 Look = Callable[[int, str], os.stat_result]
-"""What lies at a path for a process, by its pid. Raises `OSError`."""
+"""Returns what is at a path for a process, by its pid. Raises `OSError`."""
 
 SHARING_RUNTIMES = frozenset({"runc", "crun", "youki"})
-"""Whose containers' mounts are those of a process of this kernel."""
+"""Runtimes whose containers' mounts are those of a process of this kernel."""
 
 _FOLDER = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 class EngineCallRefused(AgClusterError):
-    """A call that a worker has no need of. The message says what was wrong with it."""
+    """A call that a worker does not need. The message says what was wrong with it."""
 
 
 @contextmanager
 def held_folders(folders: SessionFolders) -> Iterator[Mapping[str, int]]:
-    """Descriptors of what is to be mounted, by its place inside. Held, so that no other folder can
-    have their inodes meanwhile.
+    """Descriptors of the folders to mount, by their path inside. They are kept open so that no
+    other folder can get their inodes meanwhile.
 
-    Raises `EngineCallRefused` unless they are folders, and the agent's.
+    Raises `EngineCallRefused` unless they are folders and belong to the agent.
     """
     with ExitStack() as opened:
         found = {}
@@ -65,7 +66,7 @@ def _opened(path: Path, above: int | None, opened: ExitStack) -> int:
 
 
 def first_exchanged(held: Mapping[str, int], folders: SessionFolders) -> str | None:
-    """Which of them has another folder in its place by now. Raises `EngineCallRefused`."""
+    """The first folder that was replaced by another one. Raises `EngineCallRefused`."""
     with held_folders(folders) as again:
         for place, fd in held.items():
             if not os.path.sameopenfile(fd, again[place]):
@@ -74,14 +75,15 @@ def first_exchanged(held: Mapping[str, int], folders: SessionFolders) -> str | N
 
 
 def look_inside(pid: int, place: str) -> os.stat_result:
-    """As `Look`. The container's root is read-only, so no name in it can be exchanged."""
+    """An implementation of `Look`. The container's root is read-only, so no name in it can be
+    swapped."""
     return os.stat(f"/proc/{pid}/root{place}", follow_symlinks=False)
 
 
 def first_wrong_mount(held: Mapping[str, int], pid: int, look: Look) -> str | None:
-    """What is wrong with the mounts of the process; None when they are what was held.
+    """What is wrong with the process's mounts; None if they are the folders that were held open.
 
-    Raises `ProcessLookupError` and `FileNotFoundError` when there is no such process.
+    Raises `ProcessLookupError` and `FileNotFoundError` if there is no such process.
     """
     for place, fd in held.items():
         wanted = os.fstat(fd)

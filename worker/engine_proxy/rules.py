@@ -1,9 +1,10 @@
-"""What a worker may ask of the engine, decided from the words of one request. Pure but for
-a look at the folders.
+"""Decides what a worker may ask of the engine, from one request. Pure, except for a look at the
+folders.
 
-Nothing a worker sends is passed on. Of a container to be it says conversation, fence and time; the
-proxy makes the body again from its own settings, refuses one that differs in anything, and sends
-its own. Filters of lists and events are compared and made again in the same way.
+Nothing that a worker sends is passed on. For a new container, the proxy takes conversation, fence
+and time from the request, builds the body again from its own settings, refuses the request if
+anything differs, and sends its own body. Filters of lists and events are compared and rebuilt in
+the same way.
 """
 
 from __future__ import annotations
@@ -26,10 +27,10 @@ from worker.hosts.folders.folders import Folders
 from worker.hosts.host import ContainerSpec, Limits
 
 Json = Any
-"""Decoded JSON of somebody else: of any shape, looked at with care."""
+"""Decoded JSON from others: its shape is not guaranteed."""
 
 VERSION_MIN = (1, 41)
-"""Older ones read other fields, some from the body of a start."""
+"""Older versions read other fields, some from the body of a start."""
 
 _PATH = re.compile(r"(?:/v(1)\.(\d{2}))?((?:/[A-Za-z0-9_][A-Za-z0-9_.:-]*)+)")
 _CONVERSATION = re.compile(r"[0-9a-f]{24}")
@@ -40,7 +41,7 @@ _EVENTS = {"type": ["container"], "event": ["start", "die"]}
 
 @dataclass(frozen=True)
 class Target:
-    """A request's path: API version (None: none given) and the path below it."""
+    """A request's path: API version (None if absent) and the path below it."""
 
     version: str | None
     path: str
@@ -48,7 +49,7 @@ class Target:
 
 @dataclass(frozen=True)
 class Rules:
-    """One cluster's containers on one host."""
+    """The containers of one cluster on one host."""
 
     options: DockerOptions
     host: HostId
@@ -57,7 +58,7 @@ class Rules:
 
     @classmethod
     def of(cls, settings: IsolationSettings, *, cluster: ClusterSettings, engine: str) -> Rules:
-        """The rules for the worker that has these settings."""
+        """The rules for a worker with these settings."""
         return cls(
             DockerOptions(
                 image=settings.agent_image,
@@ -77,7 +78,7 @@ class Rules:
         )
 
     def create(self, name: str, given: bytes, *, version: str) -> Json:
-        """The body to send for a container. Raises `EngineCallRefused`."""
+        """The body that creates a container. Raises `EngineCallRefused`."""
         body = _strict_json(given)
         labels = body.get("Labels") if isinstance(body, dict) else None
         labels = labels if isinstance(labels, dict) else {}
@@ -96,51 +97,52 @@ class Rules:
             raise EngineCallRefused(f"{differs} of a container is not what this proxy is set to")
         if name != container_name(self.options.cluster, ConversationKey(conversation)):
             raise EngineCallRefused("the name is not that of the conversation")
-        # Told now rather than at the start, which looks again and compares.
+        # Reported now rather than at the start, which checks and compares again.
         with self.held_folders(conversation):
             return made
 
     def held_folders(self, conversation: str) -> AbstractContextManager[Mapping[str, int]]:
-        """What is to be mounted, held open. Raises `EngineCallRefused` when it must not be."""
+        """The folders to mount, held open. Raises `EngineCallRefused` if they must not be
+        mounted."""
         return held_folders(Folders(self.data_dir).of(ConversationKey(conversation)))
 
     def first_exchanged(self, conversation: str, held: Mapping[str, int]) -> str | None:
-        """Which of the held folders has another in its place by now."""
+        """The first held folder that was replaced by another one."""
         folders = Folders(self.data_dir).of(ConversationKey(conversation))
         return first_exchanged(held, folders)
 
     def workspace(self, conversation: str) -> Path:
-        """Where its files are."""
+        """The path of its files."""
         return Folders(self.data_dir).of(ConversationKey(conversation)).workspace
 
     def own_conversation(self, inspected: Json) -> str:
-        """The conversation of a container that is ours. Raises `EngineCallRefused`."""
+        """The conversation of one of our containers. Raises `EngineCallRefused`."""
         labels = (inspected.get("Config") or {}).get("Labels") or {}
         if not self._labels.items() <= labels.items():
             raise EngineCallRefused("that container is not one of this cluster on this host")
         return _label(labels, "conv", _CONVERSATION)
 
     def list_query(self, query: str) -> dict[str, str]:
-        """The query of a list of our containers."""
+        """The query for a list of our containers."""
         asked = _query(query, {"limit", "all", "size", "trunc_cmd", "filters"})
         return {"all": "1", "filters": self._filters(asked, {})}
 
     @property
     def running(self) -> dict[str, str]:
-        """The query of a list of our containers that run."""
+        """The query for a list of our running containers."""
         labels = [f"{name}={value}" for name, value in self._labels.items()]
         return {"filters": json.dumps({"label": labels})}
 
     def event_query(self, query: str) -> dict[str, str]:
-        """The query of our containers' starts and ends."""
+        """The query for starts and ends of our containers."""
         return {"filters": self._filters(_query(query, {"filters"}), _EVENTS)}
 
     def name_of(self, query: str) -> str:
-        """The name a container is to have."""
+        """The name that a container must have."""
         return _query(query, {"name"}).get("name", "")
 
     def stop_query(self, query: str) -> dict[str, str]:
-        """The query of a stop, with its grace in seconds."""
+        """The query of a stop, with its grace time in seconds."""
         grace_s = _query(query, {"t"}).get("t", "")
         if not re.fullmatch(r"\d{1,3}", grace_s):
             raise EngineCallRefused("a stop needs a grace in seconds")
@@ -166,7 +168,7 @@ class Rules:
 
 
 def target_of(path: str) -> Target:
-    """Read a request's path. Raises `EngineCallRefused` for any spelling but the plain one."""
+    """Parse a request's path. Raises `EngineCallRefused` for any spelling except the plain one."""
     found = _PATH.fullmatch(path)
     if found is None or ".." in path:
         raise EngineCallRefused("the path is not one that a worker uses")
@@ -179,12 +181,13 @@ def target_of(path: str) -> Target:
 
 
 def told_of_engine(info: Json) -> Json:
-    """What of the engine's `info` a worker looks at; the rest is not its business."""
+    """The part of the engine's `info` that a worker needs."""
     return {name: info[name] for name in _INFO if name in info}
 
 
 def first_difference(given: Json, wanted: Json, at: str = "") -> str | None:
-    """Where two JSON values differ first, as a path; None when they are equal, types included."""
+    """The path of the first difference between two JSON values; None if they are equal, including
+    types."""
     where = at.lstrip(".") or "the body"
     if type(given) is not type(wanted):
         return where
@@ -218,7 +221,7 @@ def _label(labels: Mapping[str, Json], name: str, form: re.Pattern[str]) -> str:
 
 
 def _strict_json(text: bytes) -> Json:
-    """Raises `EngineCallRefused` for what two readers could read in two ways."""
+    """Raises `EngineCallRefused` for what two parsers could read differently."""
     try:
         return json.loads(text, object_pairs_hook=_without_doubles)
     except (ValueError, RecursionError) as error:

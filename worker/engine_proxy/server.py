@@ -1,8 +1,8 @@
-"""Serves a worker's calls of the engine on a Unix socket: those it needs, and no other.
+"""Serves the engine calls that a worker needs, and no others, on a Unix socket.
 
-Each call is made anew towards the engine from what `rules` let through: method, path, query and
-body are the proxy's own, no header and no byte is passed on. So there is nothing to smuggle. An
-answer goes back as it is, bounded unless it is the stream of events.
+Each call to the engine is built anew from what `rules` accepted: method, path, query and body are
+the proxy's own, and no header or byte of the request is passed on, so nothing can be smuggled. An
+answer is passed back unchanged and limited in size, except for the stream of events.
 """
 
 from __future__ import annotations
@@ -35,19 +35,19 @@ log = logging.getLogger(__name__)
 
 BODY_MAX_BYTES = 64 * 1024
 CALLS_MAX = 64
-"""At once; more wait. Starts and their comparison are not among them."""
+"""Concurrent calls; further ones wait. Starts and their comparison are not counted."""
 LOOKS_MAX = 2
-"""At open files at once; each takes a thread, for two seconds at most."""
+"""Concurrent searches for open files. Each takes a thread, for two seconds at most."""
 STREAMS_MAX = 16
-"""Streams of events at once; a worker has one."""
+"""Concurrent streams of events; a worker uses one."""
 _SHOWN_CHARS = 200
 REFUSALS_LOGGED_MAX = 120
-"""Lines a minute about calls that were refused."""
+"""Log lines per minute about refused calls."""
 
 
 @dataclass(frozen=True)
 class _Call:
-    """A request as far as it was read."""
+    """A request, as far as it was read."""
 
     request: web.Request
     version: str
@@ -60,7 +60,8 @@ _Handler = Callable[[_Call], Awaitable[web.StreamResponse]]
 
 
 class EngineProxy:
-    """`setup` to `aclose`; between them `run` is to run, and `app` to be served by somebody."""
+    """Used between `setup` and `aclose`. Meanwhile, `run` must run and a server must serve
+    `app`."""
 
     def __init__(
         self,
@@ -70,10 +71,10 @@ class EngineProxy:
         call_timeout_s: float = 60.0,
         look: Look = look_inside,
     ) -> None:
-        """`look` sees what a process has mounted."""
+        """`look` shows what a process has mounted."""
         self._rules = rules
         self._log = RatedLog(log, lines_max=REFUSALS_LOGGED_MAX)
-        # What a worker leaves open on one of them keeps nothing waiting on the others.
+        # Whatever a worker keeps open on one of them does not block the others.
         self._line = EngineLine(socket, connections=CALLS_MAX, call_timeout_s=call_timeout_s)
         self._events_line = EngineLine(
             socket, connections=STREAMS_MAX, call_timeout_s=call_timeout_s
@@ -101,16 +102,16 @@ class EngineProxy:
 
     @property
     def has_looked(self) -> asyncio.Event:
-        """All that ran when this began were compared."""
+        """Whether all containers that ran at startup were compared."""
         return self._starts.has_looked
 
     async def setup(self) -> None:
-        """Get ready to call the engine."""
+        """Prepare to call the engine."""
         for part in (self._line, self._events_line, self._starts):
             await part.setup()
 
     async def run(self) -> None:
-        """See to it that no container runs on unverified, until cancelled."""
+        """Make sure that no container stays unverified, until cancelled."""
         await self._starts.run()
 
     async def aclose(self) -> None:
@@ -119,7 +120,7 @@ class EngineProxy:
             await part.aclose()
 
     async def _answer(self, request: web.Request) -> web.StreamResponse:
-        """One request; the only place that turns a refusal into a status."""
+        """Answer one request. The only place that turns a refusal into a status."""
         try:
             return await self._let_through(request)
         except (EngineCallRefused, web.HTTPRequestEntityTooLarge) as error:
@@ -176,7 +177,7 @@ class EngineProxy:
         return found if isinstance(found, web.Response) else web.json_response(found[1])
 
     async def _unlinked(self, call: _Call) -> web.StreamResponse:
-        """What the engine cannot tell, and a worker in a container not see."""
+        """What the engine does not know, and a worker in a container cannot see."""
         found = await self._own(call)
         if isinstance(found, web.Response):
             return found
@@ -231,7 +232,7 @@ class EngineProxy:
         return told
 
     async def _own(self, call: _Call) -> web.Response | tuple[str, Json]:
-        """Conversation and description of the container, or the answer that there is none."""
+        """Conversation and description of the container, or an answer that there is none."""
         status, answer = await self._line.ask("GET", _path(call, f"/containers/{call.name}/json"))
         if status != 200:
             return _passed((status, answer))
@@ -263,5 +264,5 @@ def _type_of(answer: aiohttp.ClientResponse) -> dict[str, str]:
 
 
 def _told(status: int, message: str) -> web.Response:
-    """In the engine's own form of an error, which its clients show."""
+    """In the engine's own error format, which its clients show."""
     return web.json_response({"message": message}, status=status)

@@ -1,13 +1,13 @@
-"""Starts that are compared: a container with other folders than were looked at goes again.
+"""Compares started containers: one with other folders than were checked is removed.
 
-What was a folder when the container was created may be a link by the time it is mounted. So each
-container is unverified from its start until it was seen to have the right mounts, or to run no
-more. One that fails is removed, again and again until the engine says that it is gone, and a proxy
-that begins looks at all that run: the one before may have been killed between a start and its
-look.
+A path that was a folder when the container was created may be a link when it is mounted. So each
+container is unverified from its start until its mounts were found to be right, or it no longer
+runs. A wrong container is removed, again and again until the engine reports that it is gone. A
+proxy that starts checks all running containers, because the previous proxy may have been killed
+between a start and its check.
 
-Nothing a worker does may delay this. So it has a line to the engine of its own, and takes no more
-starts at once than that line has connections.
+Nothing that a worker does may delay this. So it has its own connections to the engine, and accepts
+no more concurrent starts than it has connections.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from worker.engine_proxy.rules import Rules
 log = logging.getLogger(__name__)
 
 STARTS_MAX = 32
-"""At once; containers that resist their removal count as well."""
+"""Concurrent starts; containers that cannot be removed count too."""
 _LOOKS, _LOOK_PAUSE_S = 20, 0.05
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.1, 5.0
 _FAILURES = (EngineCallRefused, aiohttp.ClientError, OSError, TimeoutError, ValueError)
@@ -43,16 +43,16 @@ _Answer = TypeVar("_Answer")
 
 
 class ComparedStarts:
-    """`setup` to `aclose`; `run` is to run between them."""
+    """Used between `setup` and `aclose`; `run` must run meanwhile."""
 
     def __init__(self, rules: Rules, *, socket: str, call_timeout_s: float, look: Look) -> None:
         """`look` sees what a process has mounted."""
         self.has_looked = asyncio.Event()
-        """All that ran when this began were compared."""
+        """Whether all containers that ran at startup were compared."""
         self._rules = rules
         self._look = look
         self._call_timeout_s = call_timeout_s
-        # Starts, removals, and the look at all: none of them waits for another's connection.
+        # For starts, removals and the check of all: none of them waits for another's connection.
         self._line = EngineLine(
             socket, connections=2 * STARTS_MAX + 1, call_timeout_s=call_timeout_s
         )
@@ -61,7 +61,7 @@ class ComparedStarts:
         self._group: asyncio.TaskGroup | None = None
 
     async def setup(self) -> None:
-        """Get ready to call the engine; starts are taken while `run` runs."""
+        """Prepare to call the engine. Starts are accepted while `run` runs."""
         await self._line.setup()
 
     async def aclose(self) -> None:
@@ -69,9 +69,9 @@ class ComparedStarts:
         await self._line.aclose()
 
     async def run(self) -> None:
-        """Look at what runs already and remove what is wrong, until cancelled.
+        """Check all running containers and remove wrong ones, until cancelled.
 
-        What could not be removed by then is for the next one's first look.
+        What could not be removed by then is left to the first check of the next proxy.
         """
         async with asyncio.TaskGroup() as group:
             self._group = group
@@ -82,10 +82,10 @@ class ComparedStarts:
                 self._group = None
 
     async def start(self, version: str, conversation: str, id: str) -> tuple[int, bytes]:
-        """Start it; the engine's answer.
+        """Start it and return the engine's answer.
 
-        Raises `EngineCallRefused` and what a call of the engine raises: then it is gone again, or
-        is being removed.
+        Raises `EngineCallRefused` and the errors of an engine call; then the container is gone
+        again, or is being removed.
         """
         if id in self._unverified:
             raise EngineCallRefused("it is being started or removed")
@@ -99,7 +99,8 @@ class ComparedStarts:
             try:
                 outcome = await asyncio.shield(starting)
             except asyncio.CancelledError:
-                # A worker that hangs up must not get out of the comparison: the engine goes on.
+                # A worker that disconnects must not escape the comparison, because the engine
+                # continues.
                 await asyncio.wait({starting})
                 raise
         if isinstance(outcome, Exception):
@@ -126,7 +127,7 @@ class ComparedStarts:
                 await self._begin_removal(id)
 
     async def _begin_removal(self, id: str) -> None:
-        """Have it removed; waits for that a while."""
+        """Start its removal, and wait for that a while."""
         if removal := self._removal(id):
             await asyncio.wait({removal}, timeout=self._call_timeout_s)
 
@@ -148,16 +149,16 @@ class ComparedStarts:
         return None
 
     async def _has_ended(self, id: str, pid: int) -> bool:
-        """Whether that process of it is gone, as the engine knows."""
+        """Whether this process of it is gone, as far as the engine knows."""
         for _ in range(_LOOKS):
             if await self._pid_of(id) != pid:
                 return True
-            # The engine hears of an end a moment after it, and answers no question about when.
+            # The engine learns of an end a moment later, and cannot be asked when.
             await asyncio.sleep(_LOOK_PAUSE_S)
         return False
 
     async def _pid_of(self, id: str) -> int:
-        """The process that runs in it; 0 when the engine knows that none does."""
+        """The process that runs in it; 0 if the engine knows that there is none."""
         status, answer = await self._line.ask("GET", f"/containers/{id}/json")
         if status == 404:
             return 0
@@ -169,7 +170,7 @@ class ComparedStarts:
     # Removals
 
     def _removal(self, id: str) -> asyncio.Task[None] | None:
-        """None when this ends: it is then for the next one."""
+        """None if this proxy stops; then the removal is left to the next one."""
         self._unverified.add(id)
         if id not in self._removals and self._group is not None:
             self._removals[id] = self._group.create_task(self._remove(id))
@@ -188,7 +189,7 @@ class ComparedStarts:
             raise EngineCallRefused(f"the engine does not remove it: status {status}")
         return True
 
-    # What ran before
+    # Containers that ran before
 
     async def _look_at_all(self) -> None:
         running = await _until_done(self._running, "running containers are to be looked at")
@@ -222,7 +223,7 @@ class ComparedStarts:
 
 
 async def _until_done(step: Callable[[], Awaitable[_Answer]], what: str) -> _Answer:
-    """Again until it does not fail."""
+    """Repeat until it succeeds."""
     pause_s = _FIRST_PAUSE_S
     while True:
         try:

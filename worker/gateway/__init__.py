@@ -1,1 +1,2 @@
-"""A process of its own per host: the only one that holds a caller key, and only during a turn."""
+"""The gateway, a process of its own per host: the only one that holds a caller's key, and only
+during a turn."""

@@ -1,4 +1,4 @@
-"""How much may be under way at once, and how many a minute."""
+"""Limits on how much may happen at the same time, and per minute."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ _MINUTE_S = 60.0
 
 
 class PlacesTaken(AgClusterError):
-    """As much is under way as may be."""
+    """The limit of concurrent work is reached."""
 
 
 class TooFast(AgClusterError):
-    """More came in a minute than may, for longer than anybody waits."""
+    """The rate limit would make the caller wait longer than anybody waits."""
 
 
 class Places:
-    """A bound on how much may be under way at once."""
+    """A limit on concurrent work."""
 
     def __init__(self, places_max: int) -> None:
         self._places_max = places_max
@@ -30,7 +30,7 @@ class Places:
 
     @contextmanager
     def take(self, count: int = 1) -> Iterator[None]:
-        """Raises `PlacesTaken` at once when there are not so many left."""
+        """Raises `PlacesTaken` at once if fewer places are left."""
         if self._taken + count > self._places_max:
             raise PlacesTaken(f"at most {self._places_max} at once")
         self._taken += count
@@ -41,10 +41,11 @@ class Places:
 
 
 class Pace:
-    """A bound on how many may begin in a minute: who is faster waits, and is refused in the end."""
+    """A limit on how many may begin per minute. Callers that are faster wait, and are refused in
+    the end."""
 
     def __init__(self, per_minute: int, *, what: str, wait_s: float) -> None:
-        """`per_minute` 0: any number. `what` they are, for the refusal."""
+        """`per_minute` 0: no limit. `what` names what is limited, for the error."""
         self._limiter = AsyncLimiter(per_minute, _MINUTE_S) if per_minute else None
         self._per_minute = per_minute
         self._what = what
@@ -52,11 +53,11 @@ class Pace:
         self._debt = 0
 
     def charge(self, count: int) -> None:
-        """One that has begun costs as much as so many more; the next one waits for these too."""
+        """Count something that has begun as this many more; the next caller waits for these too."""
         self._debt += count
 
     async def wait(self) -> None:
-        """Until the next one is due, `wait_s` at most. Raises `TooFast`."""
+        """Wait until the next one may begin, `wait_s` at most. Raises `TooFast`."""
         if self._limiter is None:
             return
         due = min(1 + self._debt, self._per_minute)

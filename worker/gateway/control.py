@@ -1,4 +1,4 @@
-"""The control socket: what workers tell the gateway, in the words of `infra.wire.gateway`."""
+"""The control socket: receives the workers' commands (`infra.wire.gateway`)."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 SOCKET_MODE = 0o600
 _FOLDER_MODE = 0o700
 _ENVELOPE_MAX_BYTES = 1024 * 1024
-"""What a command may be, beside the body of a side call in it."""
+"""Maximum size of a command, without the body of a side call in it."""
 _CLOSE_S = 2.0
 
 _Handler = Callable[[web.Request], Awaitable[Message | web.StreamResponse]]
@@ -72,8 +72,8 @@ class ControlServer:
                 web.get("/health", _answering(self._health)),
             ]
         )
-        # Cancelled when the worker hangs up: a side call's upstream is cut off at once. The other
-        # commands may be cut anywhere and said again.
+        # Cancelled when the worker disconnects, so that a side call's upstream call ends at once.
+        # The other commands may be interrupted anywhere and repeated.
         self._runner = web.AppRunner(
             app,
             access_log=None,
@@ -87,7 +87,7 @@ class ControlServer:
         await web.SockSite(self._runner, self._bound.socket).start()
 
     async def aclose(self) -> None:
-        """Stop listening, remove the socket."""
+        """Stop listening and remove the socket."""
         self._bound.unlink()
         await self._runner.cleanup()
 
@@ -125,7 +125,7 @@ class ControlServer:
 
 
 def _answering(handler: _Handler) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
-    """Our messages and errors as HTTP. The only place that chooses a status here."""
+    """Translates our messages and errors to HTTP. The only place here that chooses a status."""
 
     async def answer(request: web.Request) -> web.StreamResponse:
         try:

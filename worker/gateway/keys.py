@@ -1,4 +1,4 @@
-"""A caller's key while its turn runs: in memory, wipeable, never printed."""
+"""A caller's key while its turn runs: in memory, can be wiped, never printed."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from infra.wire.gateway import OpenTurn, SideCall
 
 
 class KeyWiped(AgClusterError):
-    """The turn is over; its key is gone."""
+    """The turn is over, and its key was wiped."""
 
     code = ErrorCode.INVALID_KEY
 
@@ -16,8 +16,8 @@ class KeyWiped(AgClusterError):
 class TurnKey:
     """The key of one turn, until it is wiped.
 
-    The bytes are overwritten on wiping. Copies made for a running request's header go with that
-    request: Python's strings cannot be overwritten.
+    Wiping overwrites the bytes. Copies in the header of a running request disappear with that
+    request, because Python's strings cannot be overwritten.
     """
 
     def __init__(self, key: str) -> None:
@@ -30,7 +30,7 @@ class TurnKey:
         return self._bytes.decode()
 
     def wipe(self) -> None:
-        """Overwrite it; harmless to repeat."""
+        """Overwrite it. May be called repeatedly."""
         self._bytes[:] = bytes(len(self._bytes))
         self._bytes.clear()
 
@@ -43,7 +43,7 @@ class TurnKey:
 
 
 def open_key(sealer: Sealer, command: OpenTurn | SideCall, *, now_ms: int) -> TurnKey:
-    """The key sealed for exactly this turn. Raises `KeyNotOpened`."""
+    """The key that was sealed for exactly this turn. Raises `KeyNotOpened`."""
     context = SealContext(
         tenant=command.tenant,
         conversation=command.conversation,

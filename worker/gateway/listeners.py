@@ -1,4 +1,4 @@
-"""The two sockets of a session, and what answers on them."""
+"""The two sockets of a session, and their servers."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from worker.gateway.sessions import GatewaySession
 log = logging.getLogger(__name__)
 
 SOCKET_MODE = 0o666
-"""Anyone who can enter the folder may connect: it is the agent's alone."""
+"""Anyone who can enter the folder may connect; only the agent can."""
 
 MODEL_CONNECTIONS_MAX = 128
-"""At once, of one agent. Its client has some ten; a container may hold a million descriptors, and
-the gateway has some thousands for all agents together."""
+"""Concurrent connections of one agent. Its client uses about ten. A container may hold a million
+descriptors, while the gateway has a few thousand for all agents together."""
 _CLOSE_S = 2.0
 
 
@@ -52,14 +52,15 @@ class SessionListeners:
         self._connections: set[asyncio.Task[None]] = set()
 
     async def start(self, *, inside: Path) -> None:
-        """Listen. Raises `SocketRefused`, and then nothing is left behind."""
+        """Listen. Raises `SocketRefused`; then nothing is left behind."""
         folder = self._session.folder
         check_folder(folder, inside=inside)
         try:
             for name in (MODEL_SOCKET, EGRESS_SOCKET):
                 self._bound.append(listen_at(folder / name, mode=SOCKET_MODE))
             model, egress = self._bound
-            # The handler is cancelled when the agent hangs up: the upstream call ends at once.
+            # The handler is cancelled when the agent disconnects, so that the upstream call ends at
+            # once.
             self._web = web.Server(
                 self._answer,
                 handler_cancellation=True,
@@ -113,7 +114,7 @@ class SessionListeners:
         return await self._model.answer(self._session, self._model_bounds, request)
 
     def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """A plain function, so that the task is born in our group and not in the library."""
+        """A plain function, so that the task starts in our group and not in the library."""
         served = self._group.create_task(
             self._egress.serve(self._session, self._egress_bounds, (reader, writer))
         )

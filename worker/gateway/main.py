@@ -1,7 +1,7 @@
 """`python -m worker.gateway.main`: the gateway of a host.
 
-Needs the cluster's secret, the upstream's URL and the host's data folder; knows neither Redis nor
-Docker. Told to stop, it lets the model calls under way finish for a bounded time.
+Needs the cluster secret, the upstream's URL and the host's data folder; uses neither Redis nor
+Docker. When told to stop, it lets running model calls finish for a bounded time.
 """
 
 from __future__ import annotations
@@ -44,13 +44,13 @@ from worker.gateway.sessions import GatewaySession, Listeners, SessionTable, Tra
 log = logging.getLogger(__name__)
 
 WEB_SEARCH = "WebSearch"
-"""The agents' tool that has the model's service search the web."""
+"""The agents' tool that makes the model's service search the web."""
 _LOOKUP_S = 5.0
 
 
 @dataclass(frozen=True)
 class GatewayConfig:
-    """All a gateway is told."""
+    """The complete configuration of a gateway."""
 
     data_dir: Path
     control_socket: Path
@@ -62,14 +62,14 @@ class GatewayConfig:
     egress_limits: EgressLimits = field(default_factory=EgressLimits)
     timeouts: UpstreamTimeouts = field(default_factory=UpstreamTimeouts)
     denied: tuple[IPNetwork, ...] = ()
-    """Where tools may not go, beside what nobody may."""
+    """Networks that tools may not reach, in addition to those that nobody may."""
     neighbours: tuple[str, ...] = ()
-    """Hosts of the cluster, which tools may not reach by any address they have at the start."""
+    """Hosts of the cluster. Tools may not reach any address that they have at startup."""
 
 
 @dataclass(frozen=True)
 class Outside:
-    """What lies outside the gateway; tests bring their own. `resolver`: None for the system's."""
+    """What is outside the gateway; tests bring their own. `resolver`: None for the system's."""
 
     clock: Clock = field(default_factory=SystemClock)
     resolver: Resolver | None = None
@@ -77,7 +77,7 @@ class Outside:
 
 
 def config_from(settings: Settings) -> GatewayConfig:
-    """Raises `SettingsRefused` when the secret is missing."""
+    """Raises `SettingsRefused` if the secret is missing."""
     if settings.secret is None:
         raise SettingsRefused("AGCLUSTER_SECRET: the gateway needs the cluster's secret")
     return GatewayConfig(
@@ -101,7 +101,7 @@ def config_from(settings: Settings) -> GatewayConfig:
         denied=settings.egress_deny,
         neighbours=_hosts_of(settings.redis_url),
         drain_timeout_s=settings.drain_timeout_s,
-        # A conversation grows beyond the one request that the API let in.
+        # A conversation grows beyond the size of a single API request.
         model_limits=ModelLimits(
             models=frozenset(settings.open_models),
             is_search_open=WEB_SEARCH in settings.tools,
@@ -120,7 +120,7 @@ async def serve(
     surroundings: Outside | None = None,
     is_ready: asyncio.Event | None = None,
 ) -> None:
-    """Run until `stop` is set; every socket is gone afterwards.
+    """Run until `stop` is set. Afterwards every socket is gone.
 
     Raises `GatewayRunsAlready` or `SocketRefused`.
     """
@@ -180,7 +180,8 @@ async def _egress(config: GatewayConfig, resolver: Resolver, outside: Outside) -
 
 
 async def _networks_of(hosts: Sequence[str], resolver: Resolver) -> list[IPNetwork]:
-    """The addresses these names have now. One that is not known has none an agent could reach."""
+    """The current addresses of these names. A name that cannot be resolved has none that an agent
+    could reach."""
     found: list[IPNetwork] = []
     for host in hosts:
         try:
@@ -192,16 +193,17 @@ async def _networks_of(hosts: Sequence[str], resolver: Resolver) -> list[IPNetwo
 
 
 def _hosts_of(url: str | None) -> tuple[str, ...]:
-    """The hosts of a Redis URL; several, with a port each, where sentinels are named."""
+    """The hosts of a Redis URL; several with ports if it names Sentinels."""
     parts = urlsplit(url or "").netloc.rpartition("@")[2].split(",")
     return tuple(host for part in parts if (host := urlsplit(f"//{part}").hostname))
 
 
 async def _finish_calls(traffic: Traffic, timeout_s: float) -> None:
-    """Wait for a moment without model calls: a broken one makes its agent start the message again.
+    """Wait for a moment without model calls, because a broken call makes its agent start the
+    message again.
 
-    New ones are let in meanwhile. Refused, they would use up the agent's few retries before a
-    successor listens.
+    New calls are accepted meanwhile. If they were refused, they would use up the agent's few
+    retries before a successor listens.
     """
     try:
         async with asyncio.timeout(timeout_s):
@@ -225,7 +227,7 @@ async def _run(config: GatewayConfig) -> None:
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop]:
-    """uvloop where there is one: it passes twice the deltas through a core."""
+    """uvloop if available: it passes twice as many deltas per core."""
     try:
         import uvloop
     except ImportError:
@@ -234,7 +236,7 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop]:
 
 
 def main() -> int:
-    """Exit status 2 for settings that do not fit, 1 for a start that failed."""
+    """Exit status 2 for invalid settings, 1 for a failed start."""
     try:
         settings = load_settings()
         config = config_from(settings)

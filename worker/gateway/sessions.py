@@ -2,8 +2,8 @@
 
     turn:  open -> closed | expired,  expired -> closed
 
-A session listens on two sockets as long as it is open. Whatever an agent has running through them
-belongs to the open turn and is broken off when that ends. A fence below the highest one seen is
+A session listens on two sockets while it is open. Everything that an agent does through them
+belongs to the open turn and is cut off when the turn ends. A fence below the highest one seen is
 refused.
 """
 
@@ -32,7 +32,7 @@ log = logging.getLogger(__name__)
 
 
 class StaleFence(AgClusterError):
-    """A newer owner has spoken; `fence` is its."""
+    """A newer owner exists; `fence` is the newer owner's."""
 
     def __init__(self, conversation: ConversationKey, *, given: Fence, fence: Fence) -> None:
         super().__init__(f"fence {given} of {conversation} is stale: {fence} stands")
@@ -40,19 +40,19 @@ class StaleFence(AgClusterError):
 
 
 class NoSession(AgClusterError):
-    """No session of that name is open here."""
+    """No session with that name is open here."""
 
 
 class TurnOver(AgClusterError):
-    """There is no open turn, or it ended while something of it was under way."""
+    """No turn is open, or it ended while one of its calls was running."""
 
 
 class BudgetSpent(AgClusterError):
-    """The turn has used all the tokens it may."""
+    """The turn has used up its tokens."""
 
 
 class KeyState(StrEnum):
-    """Whether a turn's calls go through."""
+    """Whether a turn's calls are passed on."""
 
     OPEN = "open"
     CLOSED = "closed"
@@ -67,7 +67,7 @@ _TRANSITIONS: Mapping[KeyState, frozenset[KeyState]] = {
 
 
 class Traffic:
-    """How many model calls are under way in the whole gateway."""
+    """The number of running model calls in the whole gateway."""
 
     def __init__(self) -> None:
         self._calls = 0
@@ -90,7 +90,7 @@ class Traffic:
 
 
 class Turn:
-    """A turn whose model calls go through with its key, until it ends."""
+    """A turn whose model calls are passed on with its key, until it ends."""
 
     def __init__(self, command: OpenTurn, key: TurnKey, counter: TurnCounter) -> None:
         self.id = command.turn
@@ -108,23 +108,23 @@ class Turn:
 
     @property
     def is_spent(self) -> bool:
-        """Whether its budget is used up, by what has been metered up to now."""
+        """Whether its budget is used up by what has been metered so far."""
         budget = self.budget_tokens
         return budget is not None and self.counter.spent_tokens >= budget
 
     def require_budget(self) -> None:
-        """Raises `BudgetSpent`, and has the meter say so."""
+        """Raises `BudgetSpent`, and records it in the meter."""
         if self.is_spent:
             self.counter.is_over_budget = True
             raise BudgetSpent(f"the budget of {self.budget_tokens} tokens is spent")
 
     @asynccontextmanager
     async def while_open(self) -> AsyncIterator[None]:
-        """Run the block as long as the turn is open. Raises `TurnOver` when that ends first."""
+        """Run the block while the turn is open. Raises `TurnOver` if the turn ends first."""
         if self.state is not KeyState.OPEN:
             raise TurnOver(f"the turn is {self.state}")
-        # A timeout without a deadline that `end` sets to now: unlike a bare cancel it cannot be
-        # mistaken for one from outside.
+        # A timeout without a deadline, which `end` sets to now. Unlike a plain cancel, it cannot be
+        # mistaken for a cancellation from outside.
         scope = asyncio.timeout(None)
         try:
             async with scope:
@@ -138,7 +138,7 @@ class Turn:
             self._under_way.discard(scope)
 
     def end(self, state: KeyState) -> None:
-        """Wipe the key and break off what is under way. Ending a closed turn is harmless."""
+        """Wipe the key and cut off running calls. Ending a closed turn is harmless."""
         if self.state is KeyState.CLOSED or self.state is state:
             return
         if state not in _TRANSITIONS[self.state]:
@@ -156,7 +156,7 @@ class Listeners(Protocol):
 
     @property
     def are_in_place(self) -> bool:
-        """Whether both files are still there."""
+        """Whether both files still exist."""
         ...
 
     def stop(self) -> None:
@@ -164,7 +164,7 @@ class Listeners(Protocol):
         ...
 
     async def aclose(self) -> None:
-        """Close the connections that are left, after `stop`; bounded."""
+        """Close the remaining connections, after `stop`; takes bounded time."""
         ...
 
 
@@ -180,13 +180,13 @@ class GatewaySession:
         self._has_had_turn = asyncio.Event()
 
     def begin_turn(self, turn: Turn) -> None:
-        """The one before must have ended."""
+        """Open a turn. The previous one must have ended."""
         assert self.turn is None
         self.turn = turn
         self._has_had_turn.set()
 
     async def wait_first_turn(self, timeout_s: float) -> None:
-        """Wait, in a session that has had no turn yet, for its first; no longer than that."""
+        """In a session without a turn so far, wait for its first one."""
         if self._has_had_turn.is_set():
             return
         with suppress(TimeoutError):
@@ -194,7 +194,7 @@ class GatewaySession:
                 await self._has_had_turn.wait()
 
     def running_turn(self) -> Turn:
-        """Raises `TurnOver` when none is open."""
+        """The open turn. Raises `TurnOver` if there is none."""
         if self.turn is None:
             raise TurnOver("no turn is running")
         if self.turn.state is not KeyState.OPEN:
@@ -202,7 +202,7 @@ class GatewaySession:
         return self.turn
 
     def raise_fence(self, fence: Fence | None) -> None:
-        """Raises `StaleFence`. None is accepted: it claims nothing."""
+        """Raises `StaleFence`. None is accepted, because it claims nothing."""
         if fence is None:
             return
         if fence < self.fence:
@@ -244,7 +244,7 @@ class SessionTable:
     async def open_session(self, conversation: ConversationKey, command: OpenSession) -> None:
         """Listen in the session's folder. Raises `StaleFence` or `SocketRefused`.
 
-        Sockets that are in place already stay, with all that is under way.
+        Existing sockets stay, and so does everything that uses them.
         """
         async with self._changing:
             known = self._sessions.get(conversation)
@@ -272,10 +272,10 @@ class SessionTable:
         log.info("session closed", extra=fields(conversation=conversation, fence=fence))
 
     def open_turn(self, command: OpenTurn) -> None:
-        """Let model calls through with the sealed key.
+        """Allow model calls with the sealed key.
 
-        Raises `NoSession`, `StaleFence` or `KeyNotOpened`. For the turn that is open already only
-        fence and budget change: a worker that took it over says the same again.
+        Raises `NoSession`, `StaleFence` or `KeyNotOpened`. For the turn that is already open, only
+        fence and budget change: a worker that takes it over sends the same command again.
         """
         session = self._sessions.get(command.conversation)
         if session is None:
@@ -298,15 +298,14 @@ class SessionTable:
     def close_turn(
         self, conversation: ConversationKey, turn: TurnId, fence: Fence | None
     ) -> TurnMeter:
-        """Break off its calls, wipe its key, tell what it used: also of a turn that ended before,
-        or whose session is closed. Asking twice is fine. Raises `StaleFence`.
-        """
+        """Cut off its calls, wipe its key and return what it used, also for a turn that ended
+        before or whose session is closed. Can be repeated. Raises `StaleFence`."""
         session = self._sessions.get(conversation)
         if session is not None:
             session.raise_fence(fence)
             if session.turn is not None and session.turn.id == turn:
                 self._end_turn(session)
-        # A side call's worker has hung up by now, which may not be noticed here yet.
+        # A side call's worker has disconnected, which may not have been noticed here yet.
         self.ledger.settle(turn)
         return self.ledger.read(turn)
 
@@ -323,7 +322,7 @@ class SessionTable:
         )
 
     def _stop_listening(self, session: GatewaySession) -> None:
-        """The files go now, the connections in their own time."""
+        """The files are removed now; the connections close in their own time."""
         if session.listeners is not None:
             session.listeners.stop()
             self._group.create_task(session.listeners.aclose())

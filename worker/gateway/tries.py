@@ -1,7 +1,8 @@
-"""How often one model call is worth trying when it is the upstream that fails. Pure.
+"""Limits how often one model call is retried when the upstream fails. Pure.
 
-The agent's CLI has patience for a gateway that is being restarted: some seconds. An upstream that
-refuses or cannot be reached has had its chance after a few tries, and a waiting user is told.
+The agent's CLI is patient with a gateway that is being restarted, for a few seconds. After a few
+tries, an upstream that refuses or cannot be reached has had its chance, and the waiting user gets
+an error.
 """
 
 from __future__ import annotations
@@ -11,17 +12,17 @@ from collections import OrderedDict
 
 TRIES_MAX = 3
 _CALLS_MAX = 64
-"""Calls that are remembered; an agent has few under way at once."""
+"""The number of calls that are remembered; an agent makes few at the same time."""
 
 
 class FailedTries:
-    """One turn's calls that failed, by what they asked: the CLI repeats a body as it was."""
+    """The failed calls of one turn, identified by their body: the CLI repeats it unchanged."""
 
     def __init__(self) -> None:
         self._failed: OrderedDict[bytes, int] = OrderedDict()
 
     def add(self, body: bytes) -> bool:
-        """Note that the upstream failed this call; whether another try is pointless."""
+        """Record that the upstream failed this call. Returns whether another try is pointless."""
         asked = hashlib.blake2b(body, digest_size=16).digest()
         tries = self._failed.pop(asked, 0) + 1
         self._failed[asked] = tries

@@ -1,6 +1,5 @@
-"""The worker's side of its host's gateway: `worker.gateway_client.registrar.Gateway` over the
-control socket.
-"""
+"""The worker's client for its host's gateway: `worker.gateway_client.registrar.Gateway` over the
+control socket."""
 
 from __future__ import annotations
 
@@ -35,18 +34,18 @@ from infra.wire.gateway import (
 from infra.wire.ids import ConversationKey, Fence, TurnId
 
 FENCES_MAX = 10_000
-"""Far more than the sessions a worker has open at once."""
+"""Far more than the sessions that a worker has open at the same time."""
 
 _BASE = "http://gateway"
 _SIDE_SILENCE_S = 330.0
-"""Longer than the gateway waits for the upstream, so that its word comes first."""
+"""Longer than the gateway waits for the upstream, so that its answer comes first."""
 _REFUSAL_MAX_BYTES = 64 * 1024
 
 
 class CommandRefused(GatewayUnavailable):
-    """The gateway is there and said no: asking again alone does not help.
+    """The gateway refused a command; repeating it alone does not help.
 
-    `fault` says why, `fence` is the one that stands when ours was stale.
+    `fault` says why; `fence` is the current one if ours was stale.
     """
 
     def __init__(self, refused: GatewayRefused) -> None:
@@ -57,9 +56,9 @@ class CommandRefused(GatewayUnavailable):
 
 @dataclass(frozen=True)
 class UpstreamAnswer:
-    """What the upstream says to a side call. `chunks`: its body as it comes.
+    """The upstream's answer to a side call. `chunks`: its body as it arrives.
 
-    Reading it raises `GatewayUnavailable` when it breaks before its end.
+    Reading it raises `GatewayUnavailable` if it breaks off.
     """
 
     status: int
@@ -68,10 +67,10 @@ class UpstreamAnswer:
 
 
 class GatewayClient:
-    """Commands to the gateway of this host.
+    """Sends commands to the gateway of this host.
 
-    Every call has a deadline, may be repeated and cancelled, and raises `GatewayUnavailable` when
-    the gateway does not answer in time or (`CommandRefused`) says no.
+    Every call has a deadline, may be repeated and cancelled, and raises `GatewayUnavailable` if the
+    gateway does not answer in time, or `CommandRefused` if it refuses.
     """
 
     def __init__(self, socket: Path, *, timeout_s: float = 5.0) -> None:
@@ -79,8 +78,8 @@ class GatewayClient:
         self._timeout_s = timeout_s
         self._http: aiohttp.ClientSession | None = None
         self._fences: OrderedDict[ConversationKey, Fence] = OrderedDict()
-        """With what each session was opened. One that another worker took over is never closed
-        here, so the oldest are forgotten."""
+        """The fence with which each session was opened. A session that another worker took over is
+        never closed here, so the oldest entries are dropped."""
 
     async def __aenter__(self) -> Self:
         return self
@@ -97,7 +96,7 @@ class GatewayClient:
         self, conversation: ConversationKey, request: OpenSession
     ) -> GatewayStatus:
         """Returns when both sockets listen in the folder."""
-        # Remembered before the answer: what may have been opened is closed with its own fence.
+        # Stored before the answer, so that a session that may be open is closed with its own fence.
         self._fences[conversation] = request.fence
         self._fences.move_to_end(conversation)
         if len(self._fences) > FENCES_MAX:
@@ -105,41 +104,41 @@ class GatewayClient:
         return decode_status(await self._send("PUT", f"/sessions/{conversation}", request))
 
     async def close_session(self, conversation: ConversationKey, fence: Fence) -> GatewayStatus:
-        """Remove its sockets, forget its keys. Refused when a newer owner has opened it since."""
+        """Remove its sockets and wipe its keys. Refused if a newer owner has opened it since."""
         path = f"/sessions/{conversation}?fence={fence}"
         status = decode_status(await self._send("DELETE", path))
         self._fences.pop(conversation, None)
         return status
 
     async def open_turn(self, request: OpenTurn) -> GatewayStatus:
-        """Let the session's model calls through; a turn that was open before ends."""
+        """Allow the session's model calls. A turn that was open before ends."""
         path = f"/sessions/{request.conversation}/turn"
         return decode_status(await self._send("PUT", path, request))
 
     async def close_turn(self, conversation: ConversationKey, turn: TurnId) -> TurnMeter:
-        """Break off the turn's model calls and connections, wipe its key.
+        """Cut off the turn's model calls and connections, and wipe its key.
 
-        The meter is empty when the gateway has restarted since.
+        The meter is empty if the gateway has restarted since.
         """
         path = f"/sessions/{conversation}/turn/{turn}{self._fence(conversation)}"
         return decode_meter(await self._send("DELETE", path))
 
     async def meters(self) -> Meters:
-        """What the turns under way have used so far."""
+        """What the running turns have used so far."""
         return decode_meters(await self._send("GET", "/meters"))
 
     @asynccontextmanager
     async def complete(self, call: SideCall) -> AsyncGenerator[UpstreamAnswer]:
         """The upstream's answer to one model call; leaving the block ends the call.
 
-        Has no deadline but on silence.
+        Has no deadline except for silence.
         """
         timeout = aiohttp.ClientTimeout(
             total=None, sock_connect=self._timeout_s, sock_read=_SIDE_SILENCE_S
         )
         path = f"/sessions/{call.conversation}/complete"
         with self._translating():
-            # Not as plain bytes: those are sent in one go, and large ones hold the loop up.
+            # Not as plain bytes: those are sent in one go, and large ones block the loop.
             answer = await self._session().post(
                 _BASE + path, data=BytesIO(call.encode()), timeout=timeout
             )
@@ -150,13 +149,13 @@ class GatewayClient:
                 else:
                     yield await self._failure(answer, chunks)
         finally:
-            # Its connection with it, unless it was read to the end.
+            # Closes its connection too, unless it was read to the end.
             answer.close()
 
     async def _failure(
         self, answer: aiohttp.ClientResponse, chunks: AsyncIterator[bytes]
     ) -> UpstreamAnswer:
-        """The upstream's failure, whole. Raises `CommandRefused` when it is the gateway's."""
+        """The upstream's complete error. Raises `CommandRefused` if it is the gateway's own."""
         raw = bytearray()
         async for chunk in chunks:
             raw += chunk
@@ -176,11 +175,11 @@ class GatewayClient:
             yield chunk
 
     async def status(self) -> GatewayStatus:
-        """Whether it is up, and which start of it."""
+        """Whether the gateway is up, and which instance it is."""
         return decode_status(await self._send("GET", "/health"))
 
     async def aclose(self) -> None:
-        """Let go of the connections."""
+        """Close the connections."""
         if self._http is not None:
             await self._http.close()
 

@@ -1,9 +1,9 @@
-"""The worker's view of its host's gateway: the seam, and what has to be open at it.
+"""The worker's view of its host's gateway: the protocol, and what has to be open there.
 
-`Gateway` is the control socket as calls (`worker.gateway_client.client`,
+`Gateway` has the commands of the control socket as methods (`worker.gateway_client.client`,
 `tests.fakes.memory_gateway`). `GatewayRegistrar` remembers what this worker opened and opens it
-again when the gateway restarts: a new gateway knows no session, and the agents' model calls would
-fail until it does.
+again when the gateway restarts: a new gateway knows no sessions, and the agents' model calls would
+fail until then.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from worker.gateway_client.client import CommandRefused, UpstreamAnswer
 log = logging.getLogger(__name__)
 
 _METERS_AGE_S = 1.0
-"""All turns of a worker share one look at the gateway's meters."""
+"""All turns of a worker share one reading of the gateway's meters."""
 
 _Answer = TypeVar("_Answer")
 
@@ -45,26 +45,26 @@ class Gateway(Protocol):
     """
 
     async def open_session(self, conversation: ConversationKey, request: OpenSession) -> object:
-        """Make the session's sockets."""
+        """Create the session's sockets."""
         ...
 
     async def close_session(self, conversation: ConversationKey, fence: Fence) -> object:
-        """Close its sockets, forget its keys. One that is not open is no error.
+        """Close its sockets and wipe its keys. It is not an error if the session is not open.
 
-        Refused when a newer owner than `fence` has opened it.
+        Refused if an owner newer than `fence` has opened it.
         """
         ...
 
     async def open_turn(self, request: OpenTurn) -> object:
-        """Let the turn's model calls through."""
+        """Allow the turn's model calls."""
         ...
 
     async def close_turn(self, conversation: ConversationKey, turn: TurnId) -> TurnMeter:
-        """Stop model calls, wipe the key; what the turn used."""
+        """Stop model calls and wipe the key. Returns what the turn used."""
         ...
 
     async def meters(self) -> Meters:
-        """What the host's turns under way have used so far."""
+        """What the host's running turns have used so far."""
         ...
 
     def complete(self, call: SideCall) -> AbstractAsyncContextManager[UpstreamAnswer]:
@@ -72,7 +72,7 @@ class Gateway(Protocol):
         ...
 
     async def status(self) -> GatewayStatus:
-        """Who answers; `instance` is new after a restart."""
+        """Its status; `instance` is new after a restart."""
         ...
 
 
@@ -88,7 +88,7 @@ class GatewayRegistrar:
         check_every_s: float = 0.5,
         on_superseded: Callable[[ConversationKey, Fence], None] = lambda c, fence: None,
     ) -> None:
-        """`on_superseded` hears of a session of ours that a newer owner has opened."""
+        """`on_superseded` is called for a session of ours that a newer owner has opened."""
         self._gateway = gateway
         self._on_superseded = on_superseded
         self._clock = clock
@@ -102,9 +102,9 @@ class GatewayRegistrar:
         self._metering = asyncio.Lock()
 
     async def open_session(self, c: ConversationKey, *, sockets: Path, fence: Fence) -> None:
-        """Have the session's sockets made.
+        """Create the session's sockets.
 
-        Raises `GatewayUnavailable` after a few seconds, and `LeaseLost` for a newer owner's.
+        Raises `GatewayUnavailable` after a few seconds, and `LeaseLost` if a newer owner has it.
         """
         request = OpenSession(socket_dir=str(sockets), fence=fence)
         self._sessions[c] = request
@@ -112,10 +112,10 @@ class GatewayRegistrar:
             await self._patiently(lambda: self._gateway.open_session(c, request))
 
     async def open_turn(self, request: OpenTurn) -> None:
-        """Let a turn's model calls through.
+        """Allow a turn's model calls.
 
         Raises `GatewayUnavailable` after a few seconds, `CommandRefused` at once, and `LeaseLost`
-        when a newer owner has the session.
+        if a newer owner has the session.
         """
         c = request.conversation
         self._turns[c] = request
@@ -127,13 +127,13 @@ class GatewayRegistrar:
                     raise
                 await self._patiently(lambda: self._reopen(c))
             except GatewayUnavailable:
-                # It may be restarting, and will not know the session then.
+                # It may be restarting, and then does not know the session.
                 await self._patiently(lambda: self._reopen(c))
 
     async def close_turn(self, c: ConversationKey, turn: TurnId) -> TurnMeter:
-        """Stop the turn's model calls; an empty meter when the gateway cannot be asked.
+        """Stop the turn's model calls. Returns an empty meter if the gateway cannot be reached.
 
-        The key is then wiped by its own expiry, or went with the gateway's process.
+        In that case the key is wiped when it expires, or was lost with the gateway's process.
         """
         opened = self._turns.pop(c, None)
         try:
@@ -146,7 +146,7 @@ class GatewayRegistrar:
             return TurnMeter()
 
     async def meter(self, turn: TurnId) -> TurnMeter | None:
-        """What an open turn has used, as of a second ago at most; None when it is not open there.
+        """What an open turn has used, at most a second old; None if it is not open there.
 
         Raises `GatewayUnavailable`.
         """
@@ -158,9 +158,9 @@ class GatewayRegistrar:
             return self._meters.turns.get(turn)
 
     async def close_session(self, c: ConversationKey, fence: Fence) -> None:
-        """Close the session's sockets, if the gateway is there to do it.
+        """Close the session's sockets, if the gateway is reachable.
 
-        Raises `LeaseLost` when a newer owner than `fence` has them.
+        Raises `LeaseLost` if an owner newer than `fence` has them.
         """
         self.forget(c)
         try:
@@ -170,19 +170,19 @@ class GatewayRegistrar:
             log.warning("session not closed at the gateway: %s", error, extra=fields(c=c))
 
     def complete(self, call: SideCall) -> AbstractAsyncContextManager[UpstreamAnswer]:
-        """One model call without an agent. Nothing of it is kept: it ends with the gateway."""
+        """One model call without an agent. It is not remembered here and ends with the gateway."""
         return self._gateway.complete(call)
 
     def forget(self, c: ConversationKey) -> None:
-        """The session is another worker's now: leave it as it is at the gateway."""
+        """Another worker has the session now: leave it as it is at the gateway."""
         self._sessions.pop(c, None)
         self._turns.pop(c, None)
 
     async def run(self) -> None:
-        """Notice restarts until cancelled.
+        """Detect restarts of the gateway, until cancelled.
 
-        A look every half second: the gateway has no way to call a worker, and the agents' own
-        retries bridge not much more.
+        Checks every half second, because the gateway cannot call a worker, and the agents' own
+        retries last little longer.
         """
         while True:
             await self._clock.sleep(self._check_every_s)
@@ -192,7 +192,7 @@ class GatewayRegistrar:
                 log.warning("gateway does not answer: %s", error)
 
     async def check(self) -> None:
-        """Ask who answers; open everything again when it is another one."""
+        """Ask for the gateway's instance; if it is a new one, open everything again."""
         status = await self._gateway.status()
         if status.instance == self._instance:
             return
@@ -203,7 +203,8 @@ class GatewayRegistrar:
         self._instance = status.instance
 
     async def _reopen_one(self, c: ConversationKey) -> None:
-        """One that is refused (a newer owner's, a key that has expired) leaves the others alone."""
+        """Reopen one session. If it is refused (a newer owner's, an expired key), the others are
+        not affected."""
         session = self._sessions.get(c)
         try:
             with self._noticing(c, session.fence if session else None):
@@ -214,13 +215,13 @@ class GatewayRegistrar:
     async def _reopen(self, c: ConversationKey) -> None:
         if session := self._sessions.get(c):
             await self._gateway.open_session(c, session)
-        # Looked up after the await: the turn may have ended meanwhile.
+        # Looked up after the await, because the turn may have ended meanwhile.
         if turn := self._turns.get(c):
             await self._gateway.open_turn(turn)
 
     @contextmanager
     def _noticing(self, c: ConversationKey, fence: Fence | None) -> Iterator[None]:
-        """The gateway's word that a newer owner is there, as the loss of the lease that it is."""
+        """Translates the gateway's report of a newer owner to `LeaseLost`."""
         try:
             yield
         except CommandRefused as refused:

@@ -1,1 +1,1 @@
-"""Which turns this worker takes, and what it sweeps up."""
+"""Which turns this worker takes, and its periodic sweeps."""

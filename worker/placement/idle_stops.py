@@ -1,9 +1,9 @@
-"""Stops this worker's conversations that have rested for long enough, a few at a time.
+"""Stops this worker's conversations that have been idle for long enough, a few at a time.
 
-Each owner watches its own deadlines by its own clock, and hears from the store of those it cannot
-know of: of a container it has adopted, or moved by an operator. The store decides in the end.
-However many come due at once, no more than `STOPS_AT_ONCE` keep the host busy, for starts need it
-too; the next are told as soon as those have gone.
+Each owner watches its own deadlines by its own clock. The store tells it of deadlines that it
+cannot know: of an adopted container, or one that an operator moved. The store makes the final
+decision. However many conversations are due at once, at most `STOPS_AT_ONCE` keep the host busy,
+because starts need it too; the next ones follow when those are done.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ from worker.conversations.actor import Conversation
 log = logging.getLogger(__name__)
 
 STOPS_AT_ONCE = 8
-"""As many as a Docker host makes calls at once."""
+"""The number of concurrent calls of a Docker host."""
 LOOK_AT_LEAST_S, LOOK_AT_MOST_S = 0.5, 1.0
-"""Between two looks at our own deadlines, which ask nobody."""
+"""Seconds between two checks of our own deadlines, which need no calls."""
 LOOK_AGAIN_S = 0.05
-"""While more is due than may stop at once."""
+"""Seconds between two checks while more conversations are due than may stop at once."""
 
 
 class IdleStops:
-    """One worker's."""
+    """The idle stops of one worker."""
 
     def __init__(
         self,
@@ -37,9 +37,9 @@ class IdleStops:
         *,
         longest_s: float,
     ) -> None:
-        """`conversations` are the worker's, as they come and go.
+        """`conversations` are the worker's current conversations.
 
-        Resting for more than `longest_s` is a missed deadline.
+        A conversation that is idle for more than `longest_s` has missed its deadline.
         """
         self._conversations = conversations
         self._clock = clock
@@ -47,18 +47,18 @@ class IdleStops:
         self._told_due: set[ConversationKey] = set()
 
     def due(self, c: ConversationKey) -> None:
-        """The store says that this one is due."""
+        """The store reports that this one is due."""
         self._told_due.add(c)
 
     async def run(self) -> None:
-        """Watch until cancelled."""
+        """Check until cancelled."""
         while True:
             is_more_due = self.look()
             pause_s = random.uniform(LOOK_AT_LEAST_S, LOOK_AT_MOST_S)
             await self._clock.sleep(LOOK_AGAIN_S if is_more_due else pause_s)
 
     def look(self) -> bool:
-        """Tell as many as may stop now; whether more are due."""
+        """Tell as many as may stop now. Returns whether more are due."""
         self._told_due = {c for c in self._told_due if self._still_rests(c)}
         room = STOPS_AT_ONCE - sum(a.is_being_stopped for a in self._conversations.values())
         waiting = [a for a in self._conversations.values() if self._is_due(a)]
@@ -68,7 +68,7 @@ class IdleStops:
         return len(waiting) > room
 
     def _still_rests(self, c: ConversationKey) -> bool:
-        """A turn makes void what the store has said before it."""
+        """Whether no turn has arrived since the store's report, which would make it invalid."""
         actor = self._conversations.get(c)
         return actor is not None and actor.turn is None
 
@@ -79,7 +79,7 @@ class IdleStops:
 
     def _stop(self, actor: Conversation) -> None:
         if self._is_missed(actor):
-            # The net under the deadlines: whatever the store says.
+            # The safety net for deadlines, whatever the store says.
             log.warning("idle deadline missed", extra=fields(conversation=actor.key))
             actor.make_room()
         else:

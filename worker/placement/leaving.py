@@ -1,6 +1,6 @@
-"""How a worker that leaves parts with its conversations: handed over, or brought to an end.
+"""How a worker that leaves gives up its conversations: it hands them over, or ends them.
 
-Each step is bounded. Called by `worker.placement.placement.Placement.drain`.
+Each step takes bounded time. Called by `worker.placement.placement.Placement.drain`.
 """
 
 from __future__ import annotations
@@ -21,24 +21,24 @@ log = logging.getLogger(__name__)
 
 SIBLING_LOOK_EVERY_S = 1.0
 STOP_MARGIN_S = 10.0
-"""What stopping a container may take beyond the grace its agent gets."""
+"""Seconds that stopping a container may take beyond its agent's grace time."""
 
 
 class Leaving:
-    """One worker's, of all its conversations."""
+    """One worker's departure, with all its conversations."""
 
     def __init__(
         self, parts: WorkerParts, conversations: Members[ConversationKey, Conversation]
     ) -> None:
-        """Nothing may come to `conversations` any more."""
+        """Nothing may be added to `conversations` from now on."""
         self._parts = parts
         self._conversations = conversations
 
     async def hand_over(self) -> None:
         """Leave containers and turns to another worker of this host.
 
-        With one there, at once. Without, running turns get the drain time to end; what still runs
-        then is left to the worker that comes next, and the agents keep its events.
+        If there is one, at once. Otherwise running turns have the drain time to finish; those that
+        still run then are left to the next worker, and the agents keep their events.
         """
         clock = self._parts.clock
         give_up_s = clock.monotonic() + self._parts.cluster.drain_timeout_s
@@ -58,7 +58,7 @@ class Leaving:
                 await self._ring(turn, sibling)
 
     async def retire(self) -> None:
-        """Let turns end, interrupt the rest, stop every container."""
+        """Let turns finish, interrupt the rest, and stop every container."""
         ours = [actor.container for actor in self._actors() if actor.container]
         for actor in self._actors():
             actor.retire()
@@ -98,5 +98,5 @@ class Leaving:
 
 
 async def siblings_of(parts: WorkerParts) -> list[WorkerRecord]:
-    """The other workers of this host, in whatever state. Raises `StoreUnavailable`."""
+    """The other workers of this host, in any state. Raises `StoreUnavailable`."""
     return [w for w in await parts.registry.of_host(parts.host_id) if w.worker != parts.worker]

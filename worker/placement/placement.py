@@ -1,9 +1,10 @@
-"""Which conversations this worker owns: hints in, actors out.
+"""Decides which conversations this worker owns: turns hints into actors.
 
-A hint for this worker (its own queue, a sweep, a sibling) names a turn; following it is
-milliseconds: find its conversation, poke the actor if it is ours, else acquire the lease and start
-one. The turn itself runs in the actor's task, under the lease. A hint of the shared queue says only
-that something waits: the waiting room decides what is next, and whether it is for this worker.
+A hint for this worker (its own queue, a sweep, a sibling) names a turn. Following it takes
+milliseconds: find its conversation, wake its actor if it is ours, otherwise acquire the lease and
+start an actor. The turn itself runs in the actor's task, under the lease. A hint of the shared
+queue only says that something waits: the waiting room decides what is next, and whether it is for
+this worker.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ log = logging.getLogger(__name__)
 
 
 class Placement:
-    """All conversations of this worker. `run` first; the actors live in its task group."""
+    """All conversations of this worker. Start `run` first; the actors live in its task group."""
 
     def __init__(
         self,
@@ -44,8 +45,8 @@ class Placement:
         on_room: Callable[[], None] = lambda: None,
         on_leftover: Callable[[], None] = lambda: None,
     ) -> None:
-        """`on_room` is called whenever a conversation has left or rests, `on_leftover` when one has
-        left a container behind that nobody will go on with."""
+        """`on_room` is called whenever a conversation has left or is idle; `on_leftover` if one has
+        left a container behind that nobody will continue with."""
         self._parts = parts
         self._slots = slots
         self._memory = memory
@@ -54,11 +55,11 @@ class Placement:
         self._members: Members[ConversationKey, Conversation] = Members()
         self._placing: set[ConversationKey] = set()
         self._coming: set[ConversationKey] = set()
-        """Those being placed that have their slot already: eight claims run at once."""
+        """Conversations being placed that already have their slot: eight claims run at once."""
         self._look = asyncio.Event()
-        """Something may wait that this worker has room for."""
+        """Set if something may wait that this worker has room for."""
         self._is_something_left = False
-        """The waiting room's last word was that something waits and nobody has room."""
+        """Whether the waiting room last reported that something waits and nobody has room."""
         self._is_asking = False
         """A slot is kept while the waiting room is asked what is next."""
 
@@ -72,7 +73,7 @@ class Placement:
 
     @property
     def coming(self) -> int:
-        """Conversations that have a slot and are not here yet."""
+        """Conversations that have a slot but have not started here yet."""
         return len(self._coming)
 
     @property
@@ -81,33 +82,35 @@ class Placement:
         return self._members.by_key
 
     async def run(self) -> None:
-        """Hold the actors until cancelled; they then stop where they are."""
+        """Run the actors until cancelled; they then stop where they are."""
         await self._members.hold(self._keep_looking())
 
     # Hints
 
     def has_room(self) -> bool:
-        """Whether a new conversation could start, if need be in the place of an idle one."""
+        """Whether a new conversation could start, replacing an idle one if necessary."""
         if self._members.has_closed() or self._parts.starts.is_full:
             return False
         return bool(self._free_slots() or self._resting())
 
     async def take(self, hint: TurnId) -> None:
-        """A hint of the shared queue: something waits, whatever turn it was about."""
+        """Follow a hint of the shared queue: something waits, whatever turn the hint names."""
         log.debug("hint", extra=fields(hint=hint))
         self.look()
 
     def look(self) -> None:
-        """Ask the waiting room soon what is next: room has come, or something that waits."""
+        """Ask the waiting room soon what is next, because there is room or something waits."""
         self._look.set()
 
     def look_if_left(self) -> None:
-        """The same, where something was left waiting for want of room: another may have it now."""
+        """The same, if something was left waiting because there was no room: another worker may
+        have it now."""
         if self._is_something_left:
             self.look()
 
     async def _keep_looking(self) -> None:
-        """Workers with room ask, so a hint that nobody could follow needs no repetition."""
+        """Workers with room ask, so a hint that nobody could follow does not have to be
+        repeated."""
         while True:
             await self._look.wait()
             self._look.clear()
@@ -148,10 +151,10 @@ class Placement:
             self._is_asking = False
 
     async def claim(self, turn: TurnId) -> None:
-        """A hint for this worker: see that the turn's conversation has an owner that knows of it.
+        """Follow a hint for this worker: make sure that the turn's conversation has an owner that
+        knows of it.
 
-        A turn asked for just now goes to the host that has its conversation's files, if a worker
-        there has room.
+        A new turn goes to the host that has its conversation's files, if a worker there has room.
         """
         record = await self._parts.turns.get(turn)
         if record is None or record.state.is_terminal:
@@ -159,8 +162,8 @@ class Placement:
         c = record.conversation
         if c not in self.conversations and await self._send_home(c, turn):
             return
-        # A begun one goes on in the container it has: beyond the slots, and nowhere else. How long
-        # its host may take to see to it, the sweeps know.
+        # A turn that has begun continues in its container, even beyond the slots, and nowhere else.
+        # The sweeps know how long its host may take for that.
         if is_begun(record.state) and await self._is_elsewhere(c):
             return
         await self.place(c, turn, may_exceed=is_begun(record.state))
@@ -168,15 +171,15 @@ class Placement:
     async def place(
         self, c: ConversationKey, turn: TurnId | None = None, *, may_exceed: bool = False
     ) -> None:
-        """Own the conversation, or tell who does. Raises `StoreUnavailable`.
+        """Own the conversation, or tell its owner. Raises `StoreUnavailable`.
 
-        `may_exceed`: it has its container already, so it is taken beyond the slots too. Where there
+        `may_exceed`: it already has its container, so it is taken even beyond the slots. If there
         is no room, the turn waits for another worker.
         """
         if actor := self.conversations.get(c):
             actor.poke()
             return
-        # An actor under way will find the turn: it claims after its lease is acquired.
+        # A starting actor will find the turn: it claims after it has acquired its lease.
         if c in self._placing:
             return
         if self._members.has_closed() or not (may_exceed or self._make_room()):
@@ -188,7 +191,7 @@ class Placement:
         self._memory.expect(c)
         try:
             found = await self._parts.conversations.get(c)
-            # After a failover Redis may know less than the host, which obeys no older fence.
+            # After a failover Redis may know less than the host, which refuses older fences.
             above = self._parts.folders.last_fence(c)
             held = await self._parts.ownership.acquire(c, above=above)
             if self._members.has_closed():
@@ -206,31 +209,32 @@ class Placement:
                 self._on_room()
 
     async def _put_back(self, turn: TurnId) -> None:
-        """It was for us, and we have no room (any more)."""
+        """Return a turn that was for us, if we have no room any longer."""
         if await self._parts.room.put_back(turn, self._parts.worker):
             await self._parts.queue.enqueue(turn, None)
 
     async def _give_up(self, held: HeldLease) -> None:
-        """Acquired while we began to leave."""
+        """Release what was acquired while we began to leave."""
         record = await self._parts.conversations.get(held.conversation)
         state = record.state if record else ConversationState.COLD
         if waiting := await self._parts.ownership.release(held, state):
             await self._offer(waiting)
 
     def turn_waits(self, c: ConversationKey) -> None:
-        """A turn has come; if the conversation is not ours any more, the sweepers offer it."""
+        """A turn has arrived. If the conversation is no longer ours, the sweepers offer the
+        turn."""
         if actor := self.conversations.get(c):
             actor.poke()
 
     def poke_all(self) -> None:
-        """Turns may have come that nobody told us of."""
+        """Wake all actors, because turns may have arrived without a message."""
         for actor in self.conversations.values():
             actor.poke()
 
     async def _send_home(self, c: ConversationKey, turn: TurnId) -> bool:
-        """Leave the turn to a worker of the host where the conversation's files are.
+        """Leave the turn to a worker of the host that has the conversation's files.
 
-        Only for a moment: files are worth a detour, but no waiting for a host that is full.
+        Only for a moment: files are worth a detour, but not waiting for a full host.
         """
         parts = self._parts
         age_ms = await parts.turns.age_ms(turn)
@@ -256,7 +260,8 @@ class Placement:
             actor.cancel(turn)
 
     def stop(self, c: ConversationKey, *, is_deleted: bool = False) -> None:
-        """An operator or user wants it stopped; or it is deleted, and not ours any more."""
+        """An operator or user wants the conversation stopped; or it was deleted, and is no longer
+        ours."""
         if actor := self.conversations.get(c):
             log.info("told to stop", extra=fields(conversation=c, deleted=is_deleted or None))
             actor.disown() if is_deleted else actor.stop()
@@ -267,7 +272,7 @@ class Placement:
             actor.container_exited(exit)
 
     def _free_slots(self) -> int:
-        """0 while the host's memory is short: then only what rests gives its place."""
+        """0 while the host is short of memory: then only idle conversations make room."""
         if self._memory.is_short:
             return 0
         return max(0, self._slots - self.used - len(self._coming))
@@ -276,9 +281,10 @@ class Placement:
         return [actor for actor in self.conversations.values() if actor.is_resting]
 
     def _make_room(self) -> bool:
-        """Room for one more; the longest idle conversation gives its place if there is none.
+        """Make room for one more; if there is none, the longest idle conversation is stopped.
 
-        Its container goes while the new one comes: for that moment there is one more than slots.
+        Its container stops while the new one starts: for that moment there is one more than there
+        are slots.
         """
         if self._free_slots() > self._is_asking:
             return True
@@ -300,13 +306,13 @@ class Placement:
         self._members.start(self._supervise(actor, held))
 
     def _giving_way(self) -> int | None:
-        """How many conversations give way to others; None: nobody has to, there is room."""
+        """How many conversations give way to others; None if there is room and none has to."""
         if self._free_slots() or self._resting():
             return None
         return sum(actor.gives_way for actor in self.conversations.values())
 
     def _note_rest(self) -> None:
-        """What rests is room where there is no other."""
+        """Idle conversations count as room if there is no other."""
         if not self._free_slots():
             self._on_room()
 
@@ -328,7 +334,8 @@ class Placement:
             await self._offer(left.waiting)
 
     async def _take_again(self, c: ConversationKey, left: Container | None) -> None:
-        """A lost lease nobody else took, or a turn that came while the actor left."""
+        """Take a conversation again whose lost lease nobody else took, or whose turn arrived while
+        its actor left."""
         try:
             if left is not None and not await self.restore(left) and await self._is_leftover(left):
                 self._on_leftover()
@@ -338,7 +345,7 @@ class Placement:
             log.info("left to the sweepers: %s", error, extra=fields(conversation=c))
 
     async def _is_leftover(self, container: Container) -> bool:
-        """Whether the conversation has gone cold, or elsewhere, without this container."""
+        """Whether the conversation is cold or elsewhere, and does not use this container."""
         parts = self._parts
         record = await parts.conversations.get(container.conversation)
         fate = container_fate(
@@ -352,7 +359,7 @@ class Placement:
         return fate is Fate.LEFT_BEHIND
 
     async def restore(self, container: Container) -> bool:
-        """Put a living container on record again if Redis has forgotten it; whether it had.
+        """Record a live container again if Redis has forgotten it. Returns whether it had.
 
         Raises `StoreUnavailable`.
         """
@@ -374,7 +381,7 @@ class Placement:
         return is_restored
 
     async def _offer(self, turn: TurnId) -> None:
-        """A turn that only we were told of, to a worker with room."""
+        """Offer a turn that only we were told of to a worker with room."""
         try:
             await self._parts.queue.enqueue(turn, None)
         except AgClusterError as error:
@@ -389,7 +396,7 @@ class Placement:
     # Leaving
 
     def close(self) -> None:
-        """Take no conversation any more."""
+        """Take no more conversations."""
         self._members.close()
 
     async def drain(self, *, is_retiring: bool) -> None:
@@ -399,5 +406,5 @@ class Placement:
         await (leaving.retire() if is_retiring else leaving.hand_over())
 
     async def wait_running(self) -> None:
-        """Until actors may begin."""
+        """Wait until actors may start."""
         await self._members.wait_running()

@@ -1,8 +1,8 @@
-"""What collects the leftovers: idle conversations, unclaimed turns, stray containers and folders.
+"""Cleans up: idle conversations, unclaimed turns, orphaned containers and folders.
 
-Every worker sweeps every few seconds, at random distances so that they spread; scripts and leases
-decide who wins. Nothing here runs a turn or stops an owned container: it tells actors, or has
-`Placement` make one.
+Every worker sweeps every few seconds, at random intervals so that the sweeps spread out; scripts
+and leases decide who wins. Nothing here runs a turn or stops an owned container: it tells actors,
+or asks `Placement` to create one.
 """
 
 from __future__ import annotations
@@ -34,15 +34,15 @@ from worker.waiting import periodically, signalled
 log = logging.getLogger(__name__)
 
 DUE_AT_ONCE = 50
-"""Idle conversations of nobody's that one look of a sweep brings."""
+"""Ownerless idle conversations that a sweep gets at once."""
 
 
 WORKERS_UNSTRETCHED, STRETCH_MAX = 200, 5.0
-"""In a larger cluster each worker sweeps less often: in proportion, at most so much."""
+"""In a larger cluster each worker sweeps less often, in proportion, but at most by this factor."""
 
 
 class Reaper:
-    """One worker's sweeps."""
+    """The sweeps of one worker."""
 
     def __init__(self, parts: WorkerParts, placement: Placement, side: WorkerLane) -> None:
         self._parts = parts
@@ -57,12 +57,13 @@ class Reaper:
             longest_s=2 * parts.agents.idle_timeout_s,
         )
         self.workers = 1
-        """How many there are in the cluster, as of the last heartbeat."""
+        """The number of workers in the cluster at the last heartbeat."""
 
     async def run_sweeps(self) -> None:
         """Sweep turns and idle conversations until cancelled.
 
-        What all workers sweep for each other need not be swept more often the more there are.
+        Sweeps that all workers make for each other are needed less often from each, the more
+        workers there are.
         """
         timings = self._parts.timings
         rhythm = partial(
@@ -95,7 +96,8 @@ class Reaper:
             )
 
     async def run_trash(self) -> None:
-        """Remove what could not be removed before, until cancelled. Slow trash delays nothing."""
+        """Remove what could not be removed before, until cancelled. Slow removals delay nothing
+        else."""
         every_s = self._parts.timings.reconcile_every_s
         await periodically(
             partial(asyncio.to_thread, self._parts.folders.drop_trash),
@@ -119,7 +121,7 @@ class Reaper:
         await self._sweep_wipes()
 
     async def _notice_siblings(self) -> None:
-        """A worker of this host that left or drains leaves containers to adopt."""
+        """A worker of this host that has left or drains leaves containers to adopt."""
         siblings = frozenset(w.worker for w in await siblings_of(self._parts) if w.is_staying)
         if self._siblings - siblings:
             self._reconcile_now.set()
@@ -167,15 +169,15 @@ class Reaper:
             case Sweep.TELL_HOST:
                 await parts.queue.enqueue(ref.turn, staying[0].worker)
             case Sweep.WAIT:
-                pass  # Somebody better placed has it, or may come.
+                pass  # A better placed worker has it, or may take it.
 
     async def _sweep_idle(self) -> None:
-        """What the store says is due and ours to see to; a full page is followed by the next."""
+        """Handle what the store reports as due and ours; after a full page, the next one."""
         while await self._sweep_idle_page():
             pass
 
     async def _sweep_idle_page(self) -> bool:
-        """Whether there may be more: the page was full, and some of it is ours now."""
+        """Whether there may be more: the page was full, and part of it is ours now."""
         parts, ours = self._parts, self._placement.conversations
         due = await parts.conversations.due(
             parts.worker, parts.host_id, owned=tuple(ours), limit=DUE_AT_ONCE
@@ -183,8 +185,8 @@ class Reaper:
         found = taken = 0
         for c, owner, _ in due:
             if c not in ours and owner is None:
-                # The actor finds the container, or that there is none here. Of a host that is gone
-                # only the record goes cold.
+                # The actor finds the container, or that there is none here. If the host is gone,
+                # only the record becomes cold.
                 await self._placement.place(c, may_exceed=True)
                 found, taken = found + 1, taken + (c in ours)
             if c in ours:
@@ -192,7 +194,7 @@ class Reaper:
         return found >= DUE_AT_ONCE and taken > 0
 
     async def _sweep_wipes(self) -> None:
-        """Deleted conversations that still have a container or files here."""
+        """Handle deleted conversations that still have a container or files here."""
         for c in await self._parts.conversations.wipes(self._parts.host_id):
             actor = self._placement.conversations.get(c)
             if actor is None:
@@ -203,7 +205,7 @@ class Reaper:
     # Every half minute
 
     async def reconcile(self) -> None:
-        """Compare this host's containers with the records, both ways."""
+        """Compare this host's containers with the records, in both directions."""
         owned = {c: actor.container for c, actor in self._placement.conversations.items()}
         containers = await self._parts.host.list()
         self._notice_vanished(owned, containers)
@@ -216,16 +218,16 @@ class Reaper:
     def _notice_vanished(
         self, owned: dict[ConversationKey, ContainerId | None], containers: Sequence[Container]
     ) -> None:
-        """Containers whose end nobody reported, for the engine lost the event."""
+        """Report containers whose end nobody reported, because the engine lost the event."""
         running = {container.id for container in containers if container.is_running}
         for c, id in owned.items():
             actor = self._placement.conversations.get(c)
-            # Only one that was there before the list was taken, and still is the same.
+            # Only a container that existed before the list was made, and is still the same.
             if id is not None and id not in running and actor and actor.container == id:
                 actor.container_exited(ContainerExit(id, c, None, False))
 
     async def _other_owner(self, record: ConversationRecord | None) -> frozenset[WorkerId]:
-        """The conversation's owner, if that is another worker that lives."""
+        """The conversation's owner, if it is another live worker."""
         if record is None or record.owner in (None, self._parts.worker):
             return frozenset()
         return await self._parts.registry.living({record.owner})
@@ -266,15 +268,16 @@ class Reaper:
             "orphan stopped",
             extra=fields(id=container.id, conversation=container.conversation),
         )
-        # Not its sockets: the conversation may have another container. Tidying looks into that.
+        # Not its sockets, because the conversation may have another container. Tidying handles
+        # them.
         try:
             await self._parts.host.stop(container.id)
         except ContainerFailed as error:
-            # One that resists must not keep the others from being looked at.
+            # One that cannot be stopped must not delay the others.
             log.error("orphan not stopped: %s", error, extra=fields(id=container.id))
 
     async def _tidy_folders(self, in_use: set[ConversationKey]) -> None:
-        """Sockets of conversations that have no container, workspaces of forgotten ones."""
+        """Remove sockets of conversations without a container, and workspaces of deleted ones."""
         folders, timings = self._parts.folders, self._parts.timings
         stale = await asyncio.to_thread(folders.stale_sockets, older_than_s=timings.orphan_grace_s)
         for one in self._unused(stale, in_use):
@@ -287,7 +290,8 @@ class Reaper:
         )
         for one in self._unused(old, in_use):
             record = await self._parts.conversations.get(one.conversation)
-            # Another host's: the conversation has lived there for longer than the retention.
+            # It belongs to another host, where the conversation has been for longer than the
+            # retention.
             if record is None or record.host not in (None, self._parts.host_id):
                 log.info("workspace dropped", extra=fields(conversation=one.conversation))
                 await self._drop(folders.drop_workspace, one)
@@ -306,7 +310,7 @@ class Reaper:
         await self._drop(self._parts.folders.drop_sockets, one)
 
     async def _drop(self, drop: Callable[[ConversationKey, Fence], bool], one: StaleFolder) -> None:
-        """Remove it as it was found: one that has an owner again by now stays."""
+        """Remove it as it was found. A folder that has an owner again stays."""
         try:
             await asyncio.to_thread(drop, one.conversation, one.fence)
         except LeaseLost:
@@ -316,7 +320,7 @@ class Reaper:
             log.warning("folder not removed: %s", error, extra=told)
 
     async def stop_all(self, found: Sequence[Container]) -> None:
-        """Stop what was found on this host, drop the sockets of containers that ended.
+        """Stop everything on this host, and remove the sockets of containers that ended.
 
         For the last worker of the host, when it retires.
         """
@@ -329,7 +333,7 @@ class Reaper:
 
 
 def _is_on_record(container: Container, record: ConversationRecord | None) -> bool:
-    """Whether Redis knows that this container, or one that it could be, is there."""
+    """Whether Redis knows this container, or one that it could be."""
     return record is not None and (
         record.state is not ConversationState.COLD or record.container is not None
     )
@@ -338,7 +342,7 @@ def _is_on_record(container: Container, record: ConversationRecord | None) -> bo
 def _has_no_session(
     record: ConversationRecord | None, my_host: HostId, others: frozenset[WorkerId]
 ) -> bool:
-    """Whether a conversation that has no container here has no business with sockets either."""
+    """Whether a conversation without a container here does not need its sockets either."""
     if record is None or record.host not in (None, my_host):
         return True
     return record.state is ConversationState.COLD and record.owner not in others

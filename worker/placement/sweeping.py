@@ -1,6 +1,6 @@
-"""What a sweep does with a turn or a container it finds, as pure functions.
+"""Decides what a sweep does with a turn or a container that it finds, as pure functions.
 
-No I/O, no clock: the sweep gathers the facts, asks here, and carries the answer out.
+No I/O, no clock: the sweep gathers the facts, asks here, and carries out the answer.
 """
 
 from __future__ import annotations
@@ -19,20 +19,20 @@ from worker.hosts.host import Container, ContainerId
 
 
 class Sweep(StrEnum):
-    """What to do about an open turn nobody has claimed."""
+    """What to do about an open turn that nobody has claimed."""
 
     EXPIRE = "expire"
-    """It waited too long."""
+    """It has waited too long."""
     PLACE = "place"
-    """Take it here: we own the conversation, or its host is ours."""
+    """Take it here: we own the conversation, or it belongs to our host."""
     HINT = "hint"
     """Offer it to the cluster (or its owner) again."""
     TELL_HOST = "tell_host"
-    """Only a worker of the conversation's host can go on with it: tell one."""
+    """Only a worker of the conversation's host can continue it: tell one."""
     WAIT = "wait"
     """The host's worker may be restarting."""
     END_HERE = "end_here"
-    """Its host is gone: take it here to end it."""
+    """Its host is gone: take it here in order to end it."""
 
 
 def sweep(
@@ -46,7 +46,7 @@ def sweep(
     successor_patience_s: float,
     queue_timeout_s: float,
 ) -> Sweep:
-    """Decide about one open turn. `turn_host` is where its conversation's container is."""
+    """Decide about one open turn. `turn_host` is the host of its conversation's container."""
     if ref.state is TurnState.QUEUED:
         if ref.age_ms > queue_timeout_s * 1000:
             return Sweep.EXPIRE
@@ -67,9 +67,9 @@ class Fate(StrEnum):
     KEEP = "keep"
     ADOPT = "adopt"
     ORPHAN = "orphan"
-    """Stop it when it is still one after the grace."""
+    """Stop it if it is still an orphan after the grace time."""
     LEFT_BEHIND = "left_behind"
-    """Its conversation has another one since, here or elsewhere: stop it now."""
+    """Its conversation has another container by now, here or elsewhere: stop it now."""
 
 
 def container_fate(
@@ -83,7 +83,8 @@ def container_fate(
 ) -> Fate:
     """Decide about one container of our cluster on this host.
 
-    `is_mine`: this worker owns the conversation, with container `mine` (None: it is starting one).
+    `is_mine`: this worker owns the conversation, with container `mine` (None if that is just
+    starting).
     """
     if is_mine:
         return Fate.KEEP if mine in (None, container.id) else Fate.ORPHAN
@@ -91,8 +92,8 @@ def container_fate(
         return Fate.ORPHAN
     is_here = record.host in (None, my_host)
     is_recorded = record.container in (None, container.id)
-    # Host and container are put on record by the start of the next one, under a newer fence. A cold
-    # record under a newer fence says that its owner has found none: nobody goes on with this one.
+    # The next container's start records host and container, under a newer fence. A cold record
+    # under a newer fence means that its owner found no container: nobody continues with this one.
     is_cold = record.state is ConversationState.COLD and record.container is None
     if container.fence < record.fence and (is_cold or not (is_here and is_recorded)):
         return Fate.LEFT_BEHIND

@@ -1,1 +1,1 @@
-"""The way out of an agent for its tools: `egress.sock`."""
+"""Network access for an agent's tools: `egress.sock`."""

@@ -1,7 +1,8 @@
-"""Which addresses an agent's tools may never reach, whatever the policy. Pure, but for one probe.
+"""The addresses that an agent's tools may never reach, whatever the policy. Pure, except for one
+probe.
 
-IPv4 is refused by list, IPv6 allowed by list: only what is global unicast today, without the ranges
-in it that carry IPv4 addresses or lead nowhere.
+IPv4 uses a list of refused ranges. IPv6 uses a list of allowed ranges: only today's global unicast,
+without ranges in it that embed IPv4 addresses or lead nowhere.
 """
 
 from __future__ import annotations
@@ -61,7 +62,7 @@ _NAMED_V6 = {
 
 
 def why_refused(address: IPAddress) -> str | None:
-    """What kind of address it is that may not be reached; None for a public one."""
+    """The kind of a refused address; None for a public one."""
     if isinstance(address, ipaddress.IPv4Address):
         return _first(_REFUSED_V4, address)
     if address.scope_id is not None:
@@ -72,14 +73,15 @@ def why_refused(address: IPAddress) -> str | None:
 
 
 def why_refused_here(address: IPAddress) -> str | None:
-    """The same, and this machine's own public addresses: its services are not the internet."""
+    """The same, but also refuses this machine's own public addresses, because its services are not
+    the internet."""
     return why_refused(address) or ("of this machine" if is_own(address) else None)
 
 
 def but_not(
     denied: Sequence[IPNetwork], why: Callable[[IPAddress], str | None]
 ) -> Callable[[IPAddress], str | None]:
-    """The same judgement, and these networks: the cluster's own."""
+    """The same check, but also refuses these networks, the cluster's own."""
 
     def judge(address: IPAddress) -> str | None:
         return why(address) or ("of this cluster" if any(address in n for n in denied) else None)
@@ -88,7 +90,7 @@ def but_not(
 
 
 def is_own(address: IPAddress) -> bool:
-    """Whether an interface of this machine has the address: only then can it be bound."""
+    """Whether an interface of this machine has the address; only then it can be bound."""
     family = socket.AF_INET if address.version == 4 else socket.AF_INET6
     try:
         with socket.socket(family, socket.SOCK_DGRAM) as probe:

@@ -1,11 +1,11 @@
 """The agents' way to the internet: an HTTP proxy on `egress.sock`.
 
-A name is resolved once, every address it has is judged, and the connection goes to an address that
-was judged: a second lookup could answer differently. Private, loopback, link-local and metadata
-addresses are refused whatever the policy. Only while a turn is open; what is under way is cut off
-when it ends. Every decision is logged with conversation, turn and host, and when a connection is
-over, the bytes that passed. Names are what a policy can see: the server of an allowed name may
-pass on what it is sent.
+A name is resolved once, all its addresses are checked, and the proxy connects to an address that it
+checked, because a second lookup could give a different answer. Private, loopback, link-local and
+metadata addresses are refused whatever the policy. The proxy works only while a turn is open; open
+connections are closed when the turn ends. Every decision is logged with conversation, turn and host
+and, when a connection ends, the bytes that passed. A policy can only see names: the server of an
+allowed name may pass on what it receives.
 """
 
 from __future__ import annotations
@@ -34,17 +34,17 @@ log = logging.getLogger(__name__)
 
 HEAD_MAX_BYTES = 64 * 1024
 REFUSALS_LOGGED_MAX = 120
-"""Lines a minute about what a session was refused. What it was granted has a rate of its own."""
+"""Log lines per minute about a session's refusals. Granted connections have a rate of their own."""
 _CHUNK_BYTES = 64 * 1024
 _LOOKUP_THREADS = 32
 _CLOSED = EgressProfile(policy=EgressPolicy.NONE)
 
 
 class EgressRefused(AgClusterError):
-    """A connection that is not made; the message is for the tool's user."""
+    """A connection is refused; the message is for the tool's user."""
 
     def __init__(self, status: int, message: str, *, detail: str | None = None) -> None:
-        """`detail` is for the log alone: what an agent is not to learn."""
+        """`detail` is only for the log: the agent must not learn it."""
         super().__init__(message)
         self.status = status
         self.message = message
@@ -52,21 +52,21 @@ class EgressRefused(AgClusterError):
 
 
 class _Limit(AgClusterError):
-    """A connection was cut because it had been silent or large."""
+    """A connection was closed because it was silent for too long or transferred too much."""
 
 
 class Resolver(Protocol):
-    """Names to addresses."""
+    """Resolves names to addresses."""
 
     async def resolve(self, host: str) -> Sequence[IPAddress]:
-        """All of them. Raises `OSError`."""
+        """All addresses of a name. Raises `OSError`."""
         ...
 
 
 class SystemResolver:
     """The machine's resolver, in threads of its own.
 
-    An agent can make lookups hang; those of the model's server must not wait behind them.
+    An agent can make lookups hang; lookups of the model's server must not wait behind them.
     """
 
     def __init__(self) -> None:
@@ -77,13 +77,13 @@ class SystemResolver:
         return await loop.run_in_executor(self._threads, _look_up, host)
 
     def close(self) -> None:
-        """Forget the lookups that are waiting."""
+        """Drop the waiting lookups."""
         self._threads.shutdown(wait=False, cancel_futures=True)
 
 
 @dataclass(frozen=True)
 class EgressRules:
-    """The deployment's policy, and those of its profiles. An entry `.example.org` includes the
+    """The deployment's policy and those of its profiles. An entry `.example.org` includes the
     subdomains."""
 
     policy: EgressPolicy
@@ -92,14 +92,14 @@ class EgressRules:
     profiles: Mapping[str, EgressProfile] = field(default_factory=dict)
 
     def of(self, profile: str | None) -> EgressRules:
-        """The rules of a turn. A profile that is not known here opens nothing."""
+        """The rules of a turn. An unknown profile allows nothing."""
         if profile is None:
             return self
         found = self.profiles.get(profile, _CLOSED)
         return replace(self, policy=found.policy, allow=found.allow)
 
     def check(self, request: ProxyRequest) -> None:
-        """Raises `EgressRefused` for a host or a port that is not open."""
+        """Raises `EgressRefused` for a host or a port that is not allowed."""
         if self.policy is EgressPolicy.NONE:
             raise EgressRefused(403, "this deployment gives agents no internet access")
         if request.port not in self.ports:
@@ -115,12 +115,12 @@ class EgressRules:
 
 @dataclass(frozen=True)
 class EgressLimits:
-    """What one session's tools may have under way. A rate of 0 is none."""
+    """Limits of one session's tools. A rate of 0 means no limit."""
 
     connections_max: int = 64
     connections_per_minute: int = 1200
     rate_wait_s: float = 10.0
-    """A connection beyond the rate waits this long for its time before it is refused."""
+    """Seconds that a connection beyond the rate waits before it is refused."""
     bytes_per_s: int = 0
     head_timeout_s: float = 15.0
     linger_s: float = 2.0
@@ -131,7 +131,7 @@ class EgressLimits:
 
 
 class EgressBounds:
-    """What one session has under way of that: in all, and of that past its request."""
+    """One session's current use of these limits: all connections, and those past their request."""
 
     def __init__(self, limits: EgressLimits) -> None:
         self.all = Places(2 * limits.connections_max)
@@ -149,7 +149,7 @@ Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 
 class EgressProxy:
-    """Serves the connections that come in on `egress.sock`."""
+    """Serves the connections that arrive on `egress.sock`."""
 
     def __init__(
         self,
@@ -165,11 +165,12 @@ class EgressProxy:
         self._why_refused = why_refused
 
     def bounds(self) -> EgressBounds:
-        """The bounds of one session."""
+        """The limits of one session."""
         return EgressBounds(self._limits)
 
     async def serve(self, session: GatewaySession, bounds: EgressBounds, agent: Streams) -> None:
-        """One connection of the session's agent, to its end. Raises nothing but cancellation."""
+        """Serve one connection of the session's agent until it ends. Raises nothing except
+        cancellation."""
         try:
             with bounds.all.take():
                 await self._serve(session, bounds, agent)
@@ -179,10 +180,10 @@ class EgressProxy:
             told = fields(conversation=session.conversation, reason=error)
             log.info("egress cut off", extra=told)
         except OSError as error:
-            # Either side left in the middle, which is its right.
+            # Either side may disconnect at any time.
             log.debug("egress connection lost: %s", error)
         except Exception:
-            # The edge of one connection: a fault here must not end the other tenants'.
+            # The boundary of one connection: a bug here must not end those of other tenants.
             log.exception("egress failed", extra=fields(conversation=session.conversation))
         finally:
             agent[1].close()
@@ -222,7 +223,7 @@ class EgressProxy:
     async def _carry(
         self, carried: _Carried, request: ProxyRequest, agent: Streams, server: Streams
     ) -> None:
-        """Pass bytes until both sides are done."""
+        """Pass bytes on until both sides are done."""
         address = server[1].get_extra_info("peername")[0]
         log.info("egress allowed", extra=fields(**carried.told, address=address))
         try:
@@ -236,12 +237,12 @@ class EgressProxy:
             log.info("egress over", extra=told)
 
     async def _open(self, rules: EgressRules, request: ProxyRequest) -> Streams:
-        """A connection to an address that was judged. Raises `EgressRefused`."""
+        """Connect to an address that was checked. Raises `EgressRefused`."""
         rules.check(request)
         addresses = await self._addresses(request.host)
         for address in addresses:
             if why := self._why_refused(address):
-                # Not which address it has, nor what is there: that would map our networks.
+                # Names neither the address nor what is there, because that would map our networks.
                 raise EgressRefused(
                     403,
                     f"host {request.host} is not on the internet, or not open to agents",
@@ -259,7 +260,7 @@ class EgressProxy:
         try:
             return [ipaddress.ip_address(host)]
         except ValueError:
-            pass  # A name, then.
+            pass  # It is a name.
         try:
             async with asyncio.timeout(self._limits.lookup_timeout_s):
                 found = await self._resolver.resolve(host)
@@ -283,7 +284,7 @@ class EgressProxy:
                 writer.write(head.encode() + body)
                 await writer.drain()
                 writer.write_eof()
-                # Closing with bytes unread would reset the connection and lose the answer.
+                # Closing with unread bytes would reset the connection and lose the answer.
                 while await reader.read(_CHUNK_BYTES):
                     continue
 
@@ -300,9 +301,9 @@ class _Carried:
 
 
 class _Watch:
-    """Bounds on one connection: silence in both directions, its session's rate, its turn's bytes.
+    """Limits of one connection: silence in both directions, its session's rate, its turn's bytes.
 
-    What waits for the rate is not silent.
+    Waiting for the rate does not count as silence.
     """
 
     def __init__(self, silence: asyncio.Timeout, carried: _Carried, limits: EgressLimits) -> None:

@@ -1,4 +1,4 @@
-"""What an agent's tool asks of the HTTP proxy: a tunnel, or one plain request. Pure."""
+"""A tool's request to the HTTP proxy: a tunnel, or one plain request. Pure."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ _DROPPED = {b"host", b"connection", b"keep-alive", b"te", b"upgrade", b"http2-se
 
 
 class BadProxyRequest(AgClusterError):
-    """Not a request a proxy can serve; the message says why."""
+    """Not a request that a proxy can serve; the message says why."""
 
 
 @dataclass(frozen=True)
 class ProxyRequest:
-    """Where to connect, and what to say there first: nothing for a tunnel."""
+    """Where to connect, and what to send there first (nothing for a tunnel)."""
 
     host: str
     port: int
@@ -31,7 +31,7 @@ class ProxyRequest:
 
 
 def parse_request(head: bytes) -> ProxyRequest:
-    """Read a request's head, blank line included. Raises `BadProxyRequest`."""
+    """Parse a request's head, including the blank line. Raises `BadProxyRequest`."""
     first, *lines = head.removesuffix(b"\r\n\r\n").split(b"\r\n")
     found = _REQUEST_LINE.fullmatch(first)
     if found is None:
@@ -70,10 +70,10 @@ def _authority(parts: SplitResult, *, port: int | None) -> tuple[str, int]:
 
 
 def is_host(host: str) -> bool:
-    """Whether it is a name or an address that can be looked up and logged as it stands.
+    """Whether it is a name or an address that can be resolved and logged as it is.
 
-    Resolvers read numbers in many ways (octal, hexadecimal, one for all four): an address is
-    written in the usual one.
+    Resolvers accept numbers in many forms (octal, hexadecimal, one number for all four); only the
+    usual form of an address is accepted.
     """
     if len(host) > 253:
         return False
@@ -96,7 +96,8 @@ def _is_ipv4(host: str) -> bool:
 
 
 def _opening(method: str, parts: SplitResult, port: int, host: str, lines: list[bytes]) -> bytes:
-    """The request as its server wants it: origin-form, the URL's own host, one request only."""
+    """The request in the form its server expects: origin-form, the URL's own host, one request
+    only."""
     path = parts.path or "/"
     target = f"{path}?{parts.query}" if parts.query else path
     shown = f"[{host}]" if ":" in host else host

@@ -1,1 +1,1 @@
-"""The way to the model's service: `model.sock`, and the side calls of workers."""
+"""Access to the model's service: `model.sock`, and the side calls of workers."""

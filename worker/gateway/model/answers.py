@@ -12,14 +12,14 @@ from worker.gateway.model.refusals import CallRefused
 
 
 class StreamBroken(AgClusterError):
-    """The upstream's answer ended before its end."""
+    """The upstream's answer broke off."""
 
 
 def check_answer(answer: aiohttp.ClientResponse) -> None:
-    """Raises `CallRefused` for what is not passed on.
+    """Raises `CallRefused` for answers that are not passed on.
 
-    Following a redirect would carry the key elsewhere. A compressed answer, which nobody asked for,
-    could not be metered, and nobody knows how large it is.
+    Following a redirect would carry the key elsewhere. A compressed answer, which nobody requested,
+    could not be metered, and its real size is unknown.
     """
     if 300 <= answer.status < 400:
         message = "The upstream answered with a redirect; check the upstream's URL."
@@ -32,7 +32,7 @@ def check_answer(answer: aiohttp.ClientResponse) -> None:
 def begin_answer(
     answer: aiohttp.ClientResponse, *, is_retry_pointless: bool = False
 ) -> web.StreamResponse:
-    """The head of our answer, by the upstream's; which may say that a retry helps."""
+    """The head of our answer, based on the upstream's. It may say that a retry helps."""
     response = web.StreamResponse(
         status=answer.status,
         reason=answer.reason,
@@ -55,6 +55,7 @@ async def read_on(answer: aiohttp.ClientResponse, meter: CallMeter) -> bytes:
 
 
 def break_off(request: web.BaseRequest) -> None:
-    """Close the asker's connection: what was written still arrives, but no end of the answer."""
+    """Close the client's connection: what was written still arrives, but the answer has no proper
+    end."""
     if request.transport is not None:
         request.transport.close()

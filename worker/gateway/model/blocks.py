@@ -1,9 +1,8 @@
-"""What stands in the messages of a model call: kinds of blocks that are open, and none that is not.
+"""The content blocks of a model call: listed kinds are allowed, all others refused.
 
-A tool may be defined in a message as well as among the tools (`tool_addition`), and an undated
-kind of block may be one that the service acts on. So the kinds are listed: what a conversation with
-the tools of ours consists of. What a tool is called with, and what it describes, is anybody's words
-and not looked at.
+A tool may be defined in a message as well as in the list of tools (`tool_addition`), and a block
+type without a date may be one that the service acts on. So the kinds are listed: those of a
+conversation with our tools. The arguments and descriptions of tools are free text and not checked.
 """
 
 from __future__ import annotations
@@ -17,9 +16,9 @@ from infra.wire.foreign import foreign
 from worker.gateway.model.refusals import CallRefused
 
 _SEARCHES_OF_TOOLS = frozenset({"tool_search_tool_regex", "tool_search_tool_bm25"})
-"""They look through the tools of the request itself. The service knows them without a date, too."""
+"""They search the request's own tools. The service accepts them without a date, too."""
 DATED_TOOLS = _SEARCHES_OF_TOOLS | {
-    "web_search",  # Where agents have that tool; the agent's own client carries out the next.
+    "web_search",  # Only if agents have that tool. The agent's own client carries out the next one.
     "bash",
     "text_editor",
     "memory",
@@ -27,14 +26,14 @@ DATED_TOOLS = _SEARCHES_OF_TOOLS | {
 _OPEN_TOOL = re.compile(
     rf"custom|{'|'.join(_SEARCHES_OF_TOOLS)}|(?:{'|'.join(DATED_TOOLS)})_20[0-9]{{6}}"
 )
-"""A tool's type, where it has one: without it, it is the agent's own."""
+"""A tool's type, if it has one; a tool without a type is the agent's own."""
 
 OPEN_BLOCKS = frozenset(
     {
         "compaction",
         "connector_text",
         "document",
-        "fallback",  # A remark in the history; what would make the service fall back is closed.
+        "fallback",  # A remark in the history. The field that causes a fallback is refused.
         "image",
         "mid_conv_system",
         "redacted_thinking",
@@ -53,7 +52,7 @@ OPEN_BLOCKS = frozenset(
         "web_search_result",
         "web_search_tool_result",
         "web_search_tool_result_error",
-        # Where a picture or a document comes from; addresses and files are refused elsewhere.
+        # The source of a picture or a document; URLs and files are refused elsewhere.
         "base64",
         "content",
     }
@@ -61,11 +60,11 @@ OPEN_BLOCKS = frozenset(
 
 
 class _Type:
-    """A tool's type, told to the decoder's hook each time it stands there."""
+    """A tool's type. The decoder's hook is called for each occurrence."""
 
 
 class _Kind:
-    """A block's, likewise."""
+    """A block's type, likewise."""
 
 
 _TYPE, _KIND = _Type(), _Kind()
@@ -124,12 +123,12 @@ class _TypedMessages(msgspec.Struct):
 
 
 def refuse_tools(body: bytes) -> None:
-    """Raises `CallRefused` for a tool of a type that is not listed, whatever it is called."""
+    """Raises `CallRefused` for a tool whose type is not listed, whatever its name."""
     _decode(body, _Tools, _TypedTools, "The tools are not a list of tools.")
 
 
 def refuse_blocks(body: bytes) -> None:
-    """Raises `CallRefused` for a block of a kind that is not listed, and for a tool in one."""
+    """Raises `CallRefused` for a block whose type is not listed, and for a tool inside one."""
     _decode(body, _Messages, _TypedMessages, "The messages are not lists of blocks.")
 
 
@@ -148,7 +147,7 @@ def _open(kind: type, value: Any) -> _Type | _Kind:
             return _KIND
         message = f"The block type {foreign(value, max_chars=60)} is not open to agents."
     else:
-        # In a message a tool may be one that is defined among the tools.
+        # A tool in a message may refer to one that the list of tools defines.
         if value == "tool_reference" or _OPEN_TOOL.fullmatch(value):
             return _TYPE
         message = f"The tool type {foreign(value, max_chars=60)} is not open to agents."

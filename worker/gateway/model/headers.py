@@ -1,8 +1,8 @@
 """Which headers pass between an agent and the upstream. Pure.
 
-The agent's are not trusted: only those that clients of the Messages API are known to send go on,
-of its betas only those that are listed, and the caller's key is put in. The upstream's answer loses
-what concerns the connection or the account.
+The agent's headers are not trusted: only those that clients of the Messages API usually send are
+passed on, with only the listed betas, and the caller's key is inserted. Headers that concern the
+connection or the account are removed from the upstream's answer.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping
 from multidict import CIMultiDict
 
 RETRY_POINTLESS_AFTER_S = 20.0
-"""A CLI told to wait longer than this keeps its user waiting for nothing."""
+"""If a CLI had to wait longer than this, its user would wait for nothing."""
 
 _NEVER_MENDED = frozenset({400, 401, 403, 404, 413})
 _OVERLOADED = frozenset({429, 529})
@@ -74,16 +74,16 @@ OPEN_BETAS = frozenset(
         "web-search-results-only",
     }
 )
-"""Betas an agent may ask for, without their dates: how a conversation is put, thought about, cached
-and streamed, all of it metered in tokens. Left out: what runs code, keeps files or state, connects
-elsewhere, answers faster, or has other models step in."""
+"""Betas that an agent may use, without their dates: they change how a conversation is written,
+thought about, cached and streamed, and all of them are metered in tokens. Left out are those that
+run code, store files or state, connect elsewhere, answer faster, or use other models."""
 _SENT_PREFIXES = ("x-stainless-", "x-claude-code-")
 _SUSPECT = re.compile(r"auth|cookie|key|token|secret|credential")
 _ACCOUNT = frozenset({"set-cookie", "anthropic-organization-id", "cf-ray", "server", "via"})
 
 
 def to_upstream(given: Iterable[tuple[str, str]], *, api_key: str) -> CIMultiDict[str]:
-    """Headers of the request that goes out, but its length."""
+    """The headers of the outgoing request, except its length."""
     pairs = list(given)
     dropped = _named_by_connection(pairs)
     kept: CIMultiDict[str] = CIMultiDict(
@@ -98,7 +98,7 @@ def to_upstream(given: Iterable[tuple[str, str]], *, api_key: str) -> CIMultiDic
 
 
 def to_agent(given: Iterable[tuple[str, str]], *, status: int) -> CIMultiDict[str]:
-    """Headers of the answer that goes back, with the word on retrying."""
+    """The headers of the answer to the agent, including whether to retry."""
     pairs = list(given)
     dropped = _HOP_BY_HOP | _ACCOUNT | _named_by_connection(pairs)
     kept: CIMultiDict[str] = CIMultiDict(
@@ -112,14 +112,15 @@ def to_agent(given: Iterable[tuple[str, str]], *, status: int) -> CIMultiDict[st
 
 
 def is_retry_pointless(status: int, *, retry_after_s: float | None) -> bool:
-    """Whether the CLI should fail now: without being told it tries for three minutes."""
+    """Whether the CLI should fail now; unless told so, it retries for three minutes."""
     if status in _OVERLOADED:
         return retry_after_s is not None and retry_after_s > RETRY_POINTLESS_AFTER_S
     return status in _NEVER_MENDED
 
 
 def retry_after_s(headers: Mapping[str, str]) -> float | None:
-    """Seconds the upstream asks to wait. A date is not understood: the API sends seconds."""
+    """The seconds that the upstream asks to wait. Dates are not supported, because the API sends
+    seconds."""
     try:
         seconds = float(headers.get("retry-after", ""))
     except ValueError:
@@ -128,7 +129,7 @@ def retry_after_s(headers: Mapping[str, str]) -> float | None:
 
 
 def _keep_open_betas(kept: CIMultiDict[str]) -> None:
-    """Drop the other betas, as the service does with those it does not know."""
+    """Drop the other betas, as the service does with unknown ones."""
     asked = [beta.strip() for value in kept.popall(_BETAS, []) for beta in value.split(",")]
     if betas := [beta for beta in asked if _DATE.sub("", beta) in OPEN_BETAS]:
         kept[_BETAS] = ",".join(betas)

@@ -1,10 +1,10 @@
-"""What a turn uses on the wire: tokens read from the model's answers as they pass by.
+"""Meters a turn's token usage from the model's answers as they pass through.
 
-Only the events that carry figures are decoded (two in a message), so a delta costs a split and a
-comparison. An answer that breaks off before its last figures counts what it had said of its input,
-and for its output an estimate by the text that passed: else to hang up in time would cost
-nothing. One that was left before any figure counts an estimate by its request, as it was sent and
-is paid for. Everything else is as the upstream told it.
+Only events with figures are decoded (two per message), so a delta costs a split and a comparison.
+If an answer breaks off before its last figures, its reported input counts, and its output is
+estimated from the text that passed; otherwise, disconnecting in time would cost nothing. If a
+client leaves before any figure, the call is estimated from its request, because it was sent and is
+paid for. Everything else is what the upstream reported.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from infra.wire.upstream import STATUS_OF_KIND, usage_figures
 log = logging.getLogger(__name__)
 
 CLOSED_MAX = 4096
-"""Turns whose figures are kept after their end, for workers that ask late or again."""
+"""Ended turns whose figures are kept, for workers that ask late or again."""
 
 _LINE_MAX_BYTES = 1024 * 1024
 _BODY_MAX_BYTES = 16 * 1024 * 1024
@@ -34,16 +34,16 @@ _WANTED = {b"message_start", b"message_delta", b"error"}
 _DELTA = b"content_block_delta"
 _SIGNATURE = b'"signature_delta"'
 _DELTA_FRAME_BYTES = 88
-"""What a delta's data line has around its text."""
+"""The size of a delta's data line without its text."""
 _TOKEN_BYTES = 4
 _FIGURES = tuple(Usage.model_fields)
 
 Estimate = Callable[[], Usage]
-"""What a call costs as far as its request says. Asked for only when nobody tells."""
+"""Estimates a call's cost from its request. Used only if there are no figures."""
 
 
 class CallMeter:
-    """Reads one answer of the upstream. It never raises: metering must not break a stream."""
+    """Reads one answer of the upstream. Never raises, because metering must not break a stream."""
 
     def __init__(
         self,
@@ -55,7 +55,7 @@ class CallMeter:
     ) -> None:
         self.is_stream = is_stream
         self.is_final = False
-        """The upstream has told what the answer cost in all."""
+        """Whether the upstream has reported the answer's total cost."""
         self._status = status
         self._retry_after_s = retry_after_s
         self._estimate = estimate
@@ -73,7 +73,7 @@ class CallMeter:
 
     @property
     def usage(self) -> Usage:
-        """What is known so far."""
+        """The usage known so far."""
         told = Usage(**self._figures)
         if self.is_final:
             return told
@@ -82,7 +82,8 @@ class CallMeter:
 
     @property
     def spent_tokens(self) -> int:
-        """The part of `usage` that counts against a budget; cheap enough for every chunk."""
+        """The part of `usage` that counts against a budget; cheap enough to read for every
+        chunk."""
         told = self._figures.get
         output = told("output_tokens", 0)
         if not self.is_final:
@@ -90,7 +91,7 @@ class CallMeter:
         return told("input_tokens", 0) + told("cache_creation_input_tokens", 0) + output
 
     def feed(self, chunk: bytes) -> None:
-        """Bytes of the body, cut anywhere."""
+        """Bytes of the body, in pieces of any size."""
         if self.is_stream:
             self._feed_lines(chunk)
             return
@@ -99,23 +100,23 @@ class CallMeter:
             self._body += chunk
 
     def end(self) -> None:
-        """No more comes: only now can a body that is not a stream be read, if it is whole."""
+        """The body is complete. A body that is not a stream can be read only now."""
         if self._body:
             self._read(bytes(self._body))
             self._body.clear()
 
     def leave(self) -> None:
-        """The caller is gone, or is cut off: without a figure up to now, there will be none."""
+        """The client has left or was cut off: if there is no figure yet, there will be none."""
         if self._figures or self.error:
             return
         self._figures = self._estimate().model_dump(include=set(_FIGURES))
 
     def broke(self) -> None:
-        """The stream ended before its end."""
+        """The stream broke off."""
         self.error = UpstreamError(status=502, kind="stream_broken")
 
     def _estimated_output(self) -> int:
-        """A delta is a token at least; of longer ones, four bytes of text are one."""
+        """A delta counts at least one token; in longer ones, four bytes of text count as one."""
         if not self.is_stream:
             return self._body_bytes // _TOKEN_BYTES if self._status < 400 else 0
         text_bytes = self._delta_bytes - self._deltas * _DELTA_FRAME_BYTES
@@ -134,7 +135,7 @@ class CallMeter:
                     self._skim(line, is_begun=True)
                 elif self._event in _WANTED:
                     self._read(line[5:])
-        # An unwanted line may be long and come in pieces; gathering them would be quadratic.
+        # An irrelevant line may be long and come in pieces; joining them would take quadratic time.
         if self._is_skipping:
             self._skim(self._rest)
         elif self._rest.startswith(b"data:") and self._event not in _WANTED:
@@ -146,7 +147,7 @@ class CallMeter:
             self._rest = b""
 
     def _skim(self, piece: bytes, *, is_begun: bool = False) -> None:
-        """Note the size of a piece of a delta; a thought's signature is no output."""
+        """Note the size of a piece of a delta; the signature of a thought is not output."""
         if self._event != _DELTA or (is_begun and _SIGNATURE in piece[:_DELTA_FRAME_BYTES]):
             return
         self._deltas += is_begun
@@ -170,7 +171,7 @@ class CallMeter:
                 self._fail(told.get("error"))
 
     def _count(self, holder: Any) -> None:
-        """Later figures replace earlier ones: the API counts up."""
+        """Later figures replace earlier ones, because the API counts up."""
         usage = holder.get("usage") if isinstance(holder, dict) else None
         self._figures |= usage_figures(usage)
 
@@ -182,7 +183,7 @@ class CallMeter:
 
 
 class TurnCounter:
-    """Adds up the calls of one turn by model, those under way included."""
+    """Adds up the calls of one turn by model, including running ones."""
 
     def __init__(self) -> None:
         self.is_over_budget = False
@@ -194,7 +195,7 @@ class TurnCounter:
 
     @property
     def spent_tokens(self) -> int:
-        """What counts against a budget, up to now."""
+        """The tokens that count against a budget, so far."""
         return self._past_tokens + sum(meter.spent_tokens for meter in self._running)
 
     @contextmanager
@@ -215,7 +216,8 @@ class TurnCounter:
 
     @contextmanager
     def unanswered(self, model: str, estimate: Estimate) -> Iterator[None]:
-        """A call from its sending to its status. Cancelled before that, its estimate counts."""
+        """A call between sending it and its status. If cancelled before that, its estimate
+        counts."""
         call = object()
         self._unanswered[call] = (model, estimate)
         try:
@@ -227,14 +229,14 @@ class TurnCounter:
             self._unanswered.pop(call, None)
 
     def settle(self) -> None:
-        """The turn is over: what is under way is cut off, and its figures are read at once."""
+        """The turn is over: running calls are cut off, and their figures are read at once."""
         for call in list(self._unanswered):
             self._give_up(call)
         for meter in self._running:
             meter.leave()
 
     def _give_up(self, call: object) -> None:
-        """Book the call's estimate, once."""
+        """Count the call's estimate, once."""
         if found := self._unanswered.pop(call, None):
             model, estimate = found
             used = estimate()
@@ -242,12 +244,12 @@ class TurnCounter:
             self._past_tokens += used.spent_tokens
 
     def fail(self, error: UpstreamError, model: str) -> None:
-        """A call that got no answer at all."""
+        """Count a call that got no answer at all."""
         self._past[model] = _with_call(self._past[model], Usage())
         self._last_error = error
 
     def read(self, instance: str = "") -> TurnMeter:
-        """The figures as they are now."""
+        """The current figures."""
         models = dict(self._past)
         for meter, model in self._running.items():
             models[model] = _with_call(models.get(model, ModelUsage()), meter.usage)
@@ -262,9 +264,10 @@ class TurnCounter:
 
 
 class Ledger:
-    """The counters of all turns of this gateway: of those under way, and of the last ones before.
+    """The counters of this gateway's turns: the running ones and the most recent ended ones.
 
-    They do not go with their sessions, keys or workers: a worker that closes a turn reads all.
+    They are independent of sessions, keys and workers: a worker that closes a turn gets all
+    figures.
     """
 
     def __init__(self, instance: str, *, closed_max: int = CLOSED_MAX) -> None:
@@ -274,18 +277,18 @@ class Ledger:
         self._closed: OrderedDict[TurnId, TurnCounter] = OrderedDict()
 
     def open(self, turn: TurnId) -> TurnCounter:
-        """The turn's counter; one that it had before goes on."""
+        """The turn's counter; an existing one is continued."""
         counter = self._open.get(turn) or self._closed.pop(turn, None) or TurnCounter()
         self._open[turn] = counter
         return counter
 
     def settle(self, turn: TurnId) -> None:
-        """It is over, and what it has under way will be told no more."""
+        """The turn is over, and its running calls will report nothing more."""
         if counter := self._open.get(turn):
             counter.settle()
 
     def close(self, turn: TurnId) -> None:
-        """Nothing more of it comes. The figures stay for a while."""
+        """The turn has no more calls. Its figures are kept for a while."""
         self.settle(turn)
         if counter := self._open.pop(turn, None):
             self._closed[turn] = counter
@@ -293,12 +296,12 @@ class Ledger:
                 self._closed.popitem(last=False)
 
     def read(self, turn: TurnId) -> TurnMeter:
-        """The turn's figures; empty ones for a turn that is not known (any more)."""
+        """The turn's figures; empty for a turn that is not known (or no longer)."""
         counter = self._open.get(turn) or self._closed.get(turn) or TurnCounter()
         return counter.read(self._instance)
 
     def read_open(self) -> Meters:
-        """The figures of the turns under way."""
+        """The figures of the running turns."""
         turns = {turn: counter.read(self._instance) for turn, counter in self._open.items()}
         return Meters(instance=self._instance, turns=turns)
 

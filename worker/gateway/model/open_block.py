@@ -1,12 +1,12 @@
-"""The block of text that a streamed answer is in the middle of. Pure.
+"""Tracks the text block that a streamed answer is in the middle of. Pure.
 
-When a model's stream breaks in mid-block, the CLI forgets what was said and has the whole message
-said again, in other words than the reader has seen. A finished block it keeps, and has the model go
-on from there. So a text that breaks off is finished here, as it stands. Thoughts, which are signed,
-and tool calls cannot be finished by anybody else.
+If a model's stream breaks in the middle of a block, the CLI forgets the block and requests the
+whole message again, and the model chooses other words than the reader has seen. The CLI keeps a
+finished block and asks the model to continue from there. So the gateway finishes a broken text
+block itself. Nobody else can finish thoughts, which are signed, or tool calls.
 
-Nothing can be put into half an event. So events are passed on whole: the bytes behind the last one
-wait for the rest of theirs.
+Nothing can be inserted into a partial event. So events are passed on as a whole: bytes after the
+last complete event wait for the rest of theirs.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from __future__ import annotations
 import re
 
 HELD_MAX_BYTES = 1024 * 1024
-"""Of an event that is not whole yet. A longer one is passed on as it comes."""
+"""Maximum size of a waiting partial event. A longer one is passed on as it arrives."""
 
 _GAPS = (b"\n\n", b"\r\n\r\n")
-"""What stands between two events."""
+"""The separator between two events."""
 _GAP_MAX_BYTES = max(map(len, _GAPS))
 _START = b"event: content_block_start\n"
 _STOP = b"event: content_block_stop\n"
@@ -27,27 +27,28 @@ _TEXT = re.compile(
     rb'data: ?\{[^{}]*"index": ?(\d+)[^{}]*"content_block": ?\{[^{}]*"type": ?"text"'
 )
 _WORDS = re.compile(rb'"text_delta", ?"text": ?"(?:\\[nrt]|\s)*(?:[^\s"\\]|\\[u"\\/])')
-"""A delta with more than blanks: the Messages API takes no empty text back."""
+"""A delta with more than whitespace, because the Messages API does not accept empty text back."""
 
 
 class OpenBlock:
-    """Watches the bytes of one streamed answer, cut anywhere, on their way."""
+    """Watches the bytes of one streamed answer as they pass, in pieces of any size."""
 
     def __init__(self) -> None:
         self._held = bytearray()
         self._index: int | None = None
         self._has_words = False
         self.is_between_events = True
-        """What was passed on ends with a whole event."""
+        """Whether the bytes passed on so far end with a complete event."""
 
     def feed(self, chunk: bytes) -> bytes:
-        """The next bytes; returns what is passed on: an error only after a finished block."""
+        """Add the next bytes. Returns the bytes to pass on; an error is passed on only after a
+        finished block."""
         self._held += chunk
         end = self._end_of_events(len(self._held) - len(chunk))
         if end:
             self.is_between_events = True
         elif len(self._held) > HELD_MAX_BYTES or not self.is_between_events:
-            # The last bytes may be the first half of a gap.
+            # The last bytes may be the first half of a separator.
             end = max(len(self._held) - _GAP_MAX_BYTES, 0)
             self.is_between_events = False
         passed = bytes(self._held[:end])
@@ -55,20 +56,21 @@ class OpenBlock:
         return self._with_ending(passed)
 
     def rest(self) -> bytes:
-        """What is left at the end of a whole answer."""
+        """The remaining bytes at the end of a complete answer."""
         rest = bytes(self._held)
         self._held.clear()
         return rest
 
     def ending(self) -> bytes:
-        """What finishes the block, if it is one of text; it is open no longer."""
+        """The events that finish a text block, if one is open; afterwards it is not."""
         index, self._index = self._index, None
         if index is None or not self._has_words or not self.is_between_events:
             return b""
         return b'%bdata: {"type":"content_block_stop","index":%d}\n\n' % (_STOP, index)
 
     def _end_of_events(self, known: int) -> int:
-        """Where the last gap ends; 0: there is none. In the `known` first bytes there was none."""
+        """The position after the last separator; 0 if there is none. The first `known` bytes
+        contain none."""
         searched = max(known - _GAP_MAX_BYTES, 0)
         found = ((self._held.rfind(gap, searched), len(gap)) for gap in _GAPS)
         return max((at + size for at, size in found if at >= 0), default=0)

@@ -1,12 +1,14 @@
-"""An agent's way to the model: its requests with the caller's key, the answers byte for byte.
+"""An agent's access to the model: passes requests on with the caller's key, and answers byte for
+byte.
 
-Only `POST /v1/messages` and `/v1/messages/count_tokens` go out, only while a turn of the session is
-open, only for models the turn may use and within its budget. What the agent sends as authentication
-is dropped. An answer leaves as it arrives, a stream in whole events. Where a retry cannot help, the
-answer says so (`x-should-retry: false`). When either side leaves, the other is cut off at once; an
-answer that broke upstream breaks here too, never ending as if it were whole; only the block of text
-it was in is finished, so that the agent goes on from there (`OpenBlock`). One that passes the
-budget is cut between two events and ends with an error; the CLI's next try is refused.
+Only `POST /v1/messages` and `/v1/messages/count_tokens` are passed on, only while a turn of the
+session is open, and only for models that the turn may use and within its budget. The agent's own
+authentication is dropped. An answer is passed on as it arrives, a stream in whole events. If a
+retry cannot help, the answer says so (`x-should-retry: false`). When either side disconnects, the
+other is cut off at once. If an answer breaks upstream, it breaks here too and never looks complete;
+only its current text block is finished, so that the agent continues from there (`OpenBlock`). An
+answer that exceeds the budget is cut between two events and ends with an error, and the CLI's next
+try is refused.
 """
 
 from __future__ import annotations
@@ -64,10 +66,10 @@ HELLO = "/api/hello"
 LARGE_BYTES = 128 * 1024
 CHARGED_BYTES = 1024 * 1024
 UPSTREAM_BODY_MAX_BYTES = 32 * 1024 * 1024
-"""What the Messages API itself accepts."""
+"""The limit of the Messages API itself."""
 
 REFUSALS_LOGGED_MAX = 120
-"""Lines a minute about what a session was refused."""
+"""Log lines per minute about a session's refusals."""
 _BUDGET_KIND = "billing_error"
 _BUDGET_WORDS = SENTENCES[ErrorCode.BUDGET_EXCEEDED]
 _BROKEN_EVENT = error_event("api_error", "The model's service broke off its answer.")
@@ -76,59 +78,60 @@ _BUDGET_EVENT = error_event(_BUDGET_KIND, _BUDGET_WORDS)
 
 @dataclass(frozen=True)
 class ModelLimits:
-    """What one session may ask of the gateway."""
+    """Limits of one session's model calls."""
 
     models: frozenset[str] = frozenset()
-    """Models of turns that name none themselves; empty: any."""
+    """Models for turns that do not name any; empty for any model."""
     body_max_bytes: int = UPSTREAM_BODY_MAX_BYTES
     bodies_max_bytes: int = 512 * 1024 * 1024
-    """Of the large ones of all agents together, until each has been sent."""
+    """Total size of large bodies, of all agents together, until they are sent."""
     is_search_open: bool = True
-    """Whether the model's service may search the web for an agent, past its egress policy."""
+    """Whether the model's service may search the web for an agent, which bypasses its egress
+    policy."""
     calls_max: int = 32
     calls_per_minute: int = 600
-    """0: any number."""
+    """0: no limit."""
     first_turn_s: float = 2.0
-    """How long a call waits when its session has had no turn yet: after a restart of the gateway
-    the CLI's retry may arrive between the worker's two commands."""
+    """Seconds that a call waits for the session's first turn. After a restart of the gateway, the
+    CLI's retry may arrive between the worker's two commands."""
     rate_wait_s: float = 10.0
-    """A call beyond the rate waits this long for its time before it is refused."""
+    """Seconds that a call beyond the rate waits before it is refused."""
     agent_silence_s: float = 60.0
-    """An agent that sends or reads nothing for this long in the middle of a call is cut off."""
+    """An agent that sends or reads nothing for this many seconds during a call is disconnected."""
 
 
 class ModelBounds:
-    """What one session has under way of that."""
+    """One session's current use of these limits."""
 
     def __init__(self, limits: ModelLimits) -> None:
         self.calls = Places(limits.calls_max)
-        # Bodies are held whole. Two of the largest, or any number of usual ones.
+        # Bodies are held as a whole: two of the largest, or any number of usual ones.
         self.body_bytes = Places(2 * limits.body_max_bytes)
         self.rate = Pace(limits.calls_per_minute, what="model calls", wait_s=limits.rate_wait_s)
         self.log = RatedLog(log, lines_max=REFUSALS_LOGGED_MAX)
 
     def charge(self, size: int) -> None:
-        """A body costs whether it is let through or not: each megabyte as much as a call."""
+        """A body counts whether it is allowed or not: each megabyte as much as a call."""
         self.rate.charge(size // CHARGED_BYTES)
 
 
 class _AgentGone(AgClusterError):
-    """The agent hung up, or reads nothing."""
+    """The agent disconnected, or reads nothing."""
 
 
 @dataclass(frozen=True)
 class _Sent:
-    """A call that the upstream has begun to answer."""
+    """A call to which the upstream has begun to answer."""
 
     model: str
     answer: aiohttp.ClientResponse
     estimate: Estimate
     is_final: bool
-    """It has failed too often."""
+    """Whether it has failed too often."""
 
 
 class ModelProxy:
-    """Answers the requests that come in on `model.sock`."""
+    """Answers the requests that arrive on `model.sock`."""
 
     def __init__(self, upstream: Upstream, limits: ModelLimits, traffic: Traffic) -> None:
         self._upstream = upstream
@@ -138,13 +141,13 @@ class ModelProxy:
         self._large = asyncio.Semaphore()
 
     def bounds(self) -> ModelBounds:
-        """The bounds of one session."""
+        """The limits of one session."""
         return ModelBounds(self._limits)
 
     async def answer(
         self, session: GatewaySession, bounds: ModelBounds, request: web.BaseRequest
     ) -> web.StreamResponse:
-        """One request of the session's agent."""
+        """Answer one request of the session's agent."""
         try:
             if request.method in ("HEAD", "GET") and request.raw_path == HELLO:
                 return web.Response()
@@ -206,8 +209,9 @@ class ModelProxy:
     async def _sent(
         self, turn: Turn, bounds: ModelBounds, request: web.BaseRequest
     ) -> AsyncIterator[_Sent]:
-        """The call with the upstream's answer, which is closed at the end (its connection with it,
-        unless read to the end). Given up before that, it is metered by an estimate."""
+        """The call with the upstream's answer, which is closed at the end (with its connection,
+        unless it was read to the end). If the call is given up before that, it is metered by an
+        estimate."""
         body_max = self._limits.body_max_bytes
         size = min(request.content_length or body_max, body_max)
         with bounds.body_bytes.take(size), self._room_for(size):
@@ -238,9 +242,10 @@ class ModelProxy:
             answer.close()
 
     async def _judged(self, turn: Turn, body: bytes) -> Judged:
-        """What is kept of the call. Large bodies are read beside the loop, one after the other, so
-        that one agent's do not hold up the others' streams. An agent that hangs up meanwhile keeps
-        its places until its body has been read: else it could have any number read at once."""
+        """Check the call. Large bodies are parsed in a thread, one after the other, so that one
+        agent's do not delay the streams of others. If the agent disconnects meanwhile, it keeps its
+        places until its body has been parsed; otherwise it could have any number of bodies parsed
+        at the same time."""
         work = partial(
             judge,
             body,
@@ -254,7 +259,7 @@ class ModelProxy:
 
     @contextmanager
     def _room_for(self, size: int) -> Iterator[None]:
-        """Room for a large body beside those of all other agents. Raises `CallRefused`."""
+        """Reserve memory for a large body, shared with all other agents. Raises `CallRefused`."""
         if size <= LARGE_BYTES:
             yield
             return
@@ -291,9 +296,9 @@ class ModelProxy:
         answer: aiohttp.ClientResponse,
         response: web.StreamResponse,
     ) -> None:
-        """Pass the answer on, counting; a stream that passes the budget ends there.
+        """Pass the answer on and meter it. A stream that exceeds the budget ends there.
 
-        Not one whose last figures are in: nothing is saved by cutting that.
+        A stream whose final figures have arrived is not cut, because that would save nothing.
         """
         block = OpenBlock()
         while chunk := await self._read_on(answer, meter, block, response):
@@ -324,8 +329,8 @@ class ModelProxy:
     ) -> bytes:
         """The next bytes; empty at the end.
 
-        When they break off in a text, that is finished, and an error event says the rest: a
-        connection that breaks may take along what was written last. Raises `StreamBroken`.
+        If they break off in a text block, the block is finished, followed by an error event,
+        because a broken connection may lose what was written last. Raises `StreamBroken`.
         """
         try:
             return await read_on(answer, meter)

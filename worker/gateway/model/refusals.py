@@ -1,6 +1,6 @@
-"""What the gateway says instead of the upstream, in the shape of the Messages API.
+"""The gateway's own error answers, in the format of the Messages API.
 
-Each refusal says whether trying again helps (`x-should-retry`): the CLI believes it.
+Each says whether a retry helps (`x-should-retry`), and the CLI follows it.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 
 
 class CallRefused(AgClusterError):
-    """A request that is not answered by the upstream."""
+    """A request that the upstream does not get to answer."""
 
     def __init__(
         self,
@@ -39,7 +39,7 @@ class CallRefused(AgClusterError):
         self.retry_after_s = retry_after_s
 
     def as_response(self) -> web.Response:
-        """The error in the Messages API's shape."""
+        """The error in the Messages API's format."""
         headers = {"x-should-retry": "false" if self.is_retry_pointless else "true"}
         if self.retry_after_s is not None:
             headers["retry-after"] = f"{self.retry_after_s:.0f}"
@@ -58,13 +58,14 @@ def _error(kind: str, message: str) -> dict[str, Any]:
 
 
 def too_large(body_max_bytes: int) -> CallRefused:
-    """The answer to a request beyond the bound."""
+    """The answer to a request beyond the size limit."""
     message = f"The request is larger than {body_max_bytes} bytes."
     return CallRefused(413, "request_too_large", message)
 
 
 def unreachable(turn: TurnId, error: Exception, *, is_final: bool = False) -> CallRefused:
-    """No answer. A retry may help, unless it is the certificate or has been tried enough."""
+    """The upstream did not answer. A retry may help, unless the certificate is the cause or it was
+    tried often enough."""
     is_final = is_final or isinstance(error, aiohttp.ClientSSLError | aiohttp.InvalidURL)
     log.warning("upstream unreachable", extra=fields(turn=turn, reason=type(error).__name__))
     what = "does not answer in time" if isinstance(error, TimeoutError) else "cannot be reached"

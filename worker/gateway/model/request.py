@@ -1,14 +1,14 @@
-"""What an agent asks of the model: its request judged, whole, before a byte of it goes upstream.
+"""Checks an agent's complete model request before a byte of it goes upstream.
 
-A body is read to its end first, since its model has to be known. It is never built in memory as
-objects: a few megabytes of brackets would become hundreds. A name that stands twice in it is
-refused, as two readers may each believe another one. So is what would have the model's service
-fetch for the agent: that is a way out past every egress policy, and no tool of ours needs it.
+The body is first read to its end, because its model must be known. It is never parsed into objects,
+because a few megabytes of brackets would become hundreds. A duplicate name is refused, because two
+parsers may use different occurrences. Anything that would make the model's service fetch for the
+agent is refused, because it would bypass every egress policy, and none of our tools needs it.
 
-What is open is listed: fields, kinds of tools and blocks (`worker.gateway.model.blocks`), betas
-(`worker.gateway.model.headers`). The rest of
-the Messages API costs a caller what no budget of tokens sees (containers that run code, a faster or
-a local service, other models that step in), or reaches what is theirs there (their files).
+Fields, types of tools and blocks (`worker.gateway.model.blocks`) and betas
+(`worker.gateway.model.headers`) must be listed. The rest of the Messages API costs a caller money
+that no token budget counts (containers that run code, faster or regional service, fallback models),
+or accesses the caller's data there (files).
 """
 
 from __future__ import annotations
@@ -37,53 +37,53 @@ PIECE_BYTES = 256 * 1024
 _TARGETS = frozenset(
     path + query for path in (MESSAGES, COUNT_TOKENS) for query in ("", "?beta=true")
 )
-# In a text the quotes would be escaped, so it may hold these words.
+# In a text the quotes would be escaped, so a text may contain these words.
 _BLANK = rb"[ \t\r\n]*"
 _TYPE = rb'"type"' + _BLANK + rb":" + _BLANK
 _DATED = re.compile(_TYPE + rb'"([A-Za-z0-9_.-]*?)[_-]?20[0-9]{6}"')
-"""What the service itself carries out has a type with a date: tools, edits of the context."""
+"""Types that the service itself carries out have a date: tools, edits of the context."""
 _DATED_OPEN = frozenset(
     name.encode()
     for name in DATED_TOOLS
     | {
-        "clear_thinking",  # Edits of the context: what is left of it is metered as any.
+        "clear_thinking",  # Edits of the context: what remains is metered like any other.
         "clear_tool_uses",
         "compact",
     }
 )
-# With one beginning: two of them would be looked for at each byte.
+# One common prefix, because two of them would be searched at each byte.
 _HELD = re.compile(
     rb'"(?:file_id"' + _BLANK + b":" + _BLANK + rb'"|' + _TYPE[1:] + rb'"mcp_toolset")'
 )
-"""What the caller has at the service already: files, connections."""
+"""What the caller already has at the service: files, connections."""
 _FETCHED = re.compile(_TYPE + rb'"(?:url"|web_fetch_(?!tool_))')
 _SEARCHED = re.compile(_TYPE + rb'"web_search_(?!tool_)')
 _ESCAPED_LETTER = re.compile(rb"\\u00(?:3[0-9]|4[1-9a-fA-F]|5[0-9aAfF]|6[1-9a-fA-F]|7[0-9aA])")
 
 
-# The letters of a picture or document are not read as text: it costs about so much.
+# The base64 text of a picture or document is not metered as text; it costs about this much.
 _BASE64 = re.compile(rb'"data"[ \t\r\n]*:[ \t\r\n]*"([A-Za-z0-9+/]{1024,}={0,2})"')
 _PICTURE_TOKENS = 1_600
 _DOCUMENT_TOKEN_BYTES = 100
 _TOKEN_BYTES = 4
 _WHOLE_ANSWER_MAX_TOKENS = 21_333
-"""The service's own clients refuse to wait for a longer one that is not streamed."""
+"""The service's own clients refuse a longer answer that is not streamed."""
 
 
 Unread = msgspec.Raw
-"""Passed over; nothing of it is built."""
+"""Skipped without creating objects."""
 _UNKNOWN_FIELD = re.compile(r"unknown field `(.*)`", re.DOTALL)
 
 
 class _Asked(msgspec.Struct, forbid_unknown_fields=True):
-    """The fields that are open to agents: what a call says, and how long and how it is answered.
+    """The fields that agents may use: the content of a call, and how it is answered.
 
-    None of them is built but the model's name.
+    Only the model's name is created as an object.
     """
 
     model: str
     mcp_servers: None = None
-    """The upstream would connect to them: a way out that no egress policy sees."""
+    """The upstream would connect to them, which no egress policy sees."""
     cache_control: Unread = msgspec.Raw()
     context_management: Unread = msgspec.Raw()
     max_tokens: Unread = msgspec.Raw()
@@ -106,7 +106,7 @@ OPEN_FIELDS = frozenset(_Asked.__struct_fields__)
 
 
 class _Name:
-    """A model's name, told to the decoder's hook each time it stands there."""
+    """A model's name. The decoder's hook is called for each occurrence."""
 
 
 class _Named(msgspec.Struct):
@@ -114,9 +114,10 @@ class _Named(msgspec.Struct):
 
 
 def check_target(request: web.BaseRequest) -> None:
-    """Raises `CallRefused` for everything but the two calls an agent needs.
+    """Raises `CallRefused` for everything except the two calls that an agent needs.
 
-    Byte for byte as the CLI writes them: no other spelling of a path, no whole URL, no query.
+    The target must match the CLI's byte for byte: no other spelling of a path, no full URL, no
+    query.
     """
     if request.method != "POST" or request.raw_path not in _TARGETS:
         raise CallRefused(403, "permission_error", "This path is not open to agents.")
@@ -127,12 +128,12 @@ def check_target(request: web.BaseRequest) -> None:
 
 
 def is_counted(request: web.BaseRequest) -> bool:
-    """Counting tokens costs none."""
+    """Whether the call counts: counting tokens costs none."""
     return not request.raw_path.startswith(COUNT_TOKENS)
 
 
 async def read_body(request: web.BaseRequest, *, max_bytes: int, silence_s: float) -> bytes:
-    """The whole body. Raises `CallRefused`, also when the agent falls silent in the middle."""
+    """The whole body. Raises `CallRefused`, also if the agent stops sending."""
     if (request.content_length or 0) > max_bytes:
         raise too_large(max_bytes)
     read = bytearray()
@@ -152,19 +153,20 @@ async def read_body(request: web.BaseRequest, *, max_bytes: int, silence_s: floa
 
 @dataclass(frozen=True)
 class Judged:
-    """What is kept of a call that is let through, when its body has been sent."""
+    """What is kept of an accepted call after its body was sent."""
 
     model: str
     estimate: Usage
-    """What it costs if it is left before its answer has told."""
+    """Its estimated cost, if the client leaves before the answer reports one."""
     digest: bytes
-    """Stands for the call when it is repeated."""
+    """Identifies the call if it is repeated."""
 
 
 def judge(body: bytes, *, models: frozenset[str], is_search_open: bool) -> Judged:
-    """Whether the call may be made. Raises `CallRefused`.
+    """Check the call. Raises `CallRefused`.
 
-    Piece by piece where it can be: a thread that reads a large body lets others run in between.
+    Works in pieces where possible, so that a thread that parses a large body lets others run in
+    between.
     """
     if has_many_signs(body):
         message = f"The body has more than {SIGNS_MAX:,} brackets and separators."
@@ -180,7 +182,7 @@ def judge(body: bytes, *, models: frozenset[str], is_search_open: bool) -> Judge
 
 
 def _pieces(body: bytes) -> Iterator[bytes]:
-    """The body, cut behind commas: nothing that is looked for has one in it."""
+    """The body, split after commas: nothing that is searched for contains one."""
     start = 0
     while start < len(body):
         comma = body.find(b",", start + PIECE_BYTES)
@@ -209,8 +211,8 @@ def _what_is_wrong(error: Exception) -> str:
 
 
 def refuse_costs(body: bytes) -> None:
-    """Raises `CallRefused` for tools that the service would carry out at a price of their own, and
-    for what the caller keeps there."""
+    """Raises `CallRefused` for tools that the service would carry out at an extra price, and for
+    the caller's stored data there."""
     for piece in _pieces(body):
         for found in _DATED.finditer(piece):
             if found[1] not in _DATED_OPEN:
@@ -222,29 +224,29 @@ def refuse_costs(body: bytes) -> None:
 
 
 def refuse_fetches(body: bytes, *, is_search_open: bool) -> None:
-    """Raises `CallRefused` for URLs and tools that the model's service itself would follow."""
+    """Raises `CallRefused` for URLs and tools that the model's service itself would fetch."""
     for piece in _pieces(body):
         if _FETCHED.search(piece) or (not is_search_open and _SEARCHED.search(piece)):
             message = "The model's service fetches nothing for this agent."
             raise CallRefused(403, "permission_error", message)
-        # No client writes letters so, and what they spell would not have been found.
+        # No client escapes letters like this, and the search would not have found the words.
         if rb"\u00" in piece and _ESCAPED_LETTER.search(piece.replace(rb"\\", b"")):
             message = "The body has plain letters in escaped form."
             raise CallRefused(400, "invalid_request_error", message)
 
 
 class _Bounds(msgspec.Struct):
-    """What decides how long an answer becomes that nobody waits for."""
+    """What limits the length of an answer whose client has left."""
 
     max_tokens: int = _WHOLE_ANSWER_MAX_TOKENS
     stream: bool = False
 
 
 def estimated_cost(body: bytes) -> Usage:
-    """What a call costs that was sent and then left before its answer told: an estimate.
+    """Estimates a call that was sent, but whose client left before the answer reported its cost.
 
-    The input by its size. A streamed answer ends with its reader; one that is not is likely written
-    to its end, so its bound counts.
+    The input is estimated from its size. A streamed answer ends when its reader leaves; one that is
+    not streamed is probably written to its end, so its limit counts.
     """
     coded = [len(found[1]) for piece in _pieces(body) for found in _BASE64.finditer(piece)]
     input_tokens = (len(body) - sum(coded)) // _TOKEN_BYTES
@@ -277,7 +279,7 @@ def _is_named_once(body: bytes) -> bool:
 
 
 def require_model(model: str, allowed: frozenset[str]) -> None:
-    """Raises `CallRefused` unless it is one of these; none listed: any."""
+    """Raises `CallRefused` unless it is one of these; an empty list allows any."""
     if allowed and model not in allowed:
         message = f"The model {foreign(model)} is not open to this turn."
         raise CallRefused(403, "permission_error", message)

@@ -1,8 +1,8 @@
-"""Model calls of the side lane: no agent, no session, one request of a worker.
+"""Model calls of the side lane: one request of a worker, without an agent or session.
 
-The worker brings the body and the sealed key; the upstream's status and bytes go back as they come.
-The key lives for the length of the call. When the worker hangs up the handler is cancelled, and the
-upstream call ends with it; an answer that broke upstream breaks here too.
+The worker sends the body and the sealed key; the upstream's status and bytes are passed back as
+they arrive. The key lives for the duration of the call. If the worker disconnects, the handler is
+cancelled, which ends the upstream call; an answer that breaks upstream breaks here too.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ log = logging.getLogger(__name__)
 CALLS_MAX = 256
 API_VERSION = "2023-06-01"
 _WRITE_S = 60.0
-"""A worker that reads nothing for this long is cut off."""
+"""A worker that reads nothing for this many seconds is disconnected."""
 
 
 class SideCalls:
@@ -68,9 +68,9 @@ class SideCalls:
         self._places = Places(CALLS_MAX)
 
     async def answer(self, request: web.Request, call: SideCall) -> web.StreamResponse:
-        """Make the call. Raises `KeyNotOpened`; other refusals have the upstream's own shape.
+        """Make the call. Raises `KeyNotOpened`; other refusals have the upstream's own format.
 
-        What it used is read like a turn's, by closing it, also after it has broken off.
+        Its usage is read like a turn's, by closing it, even if it broke off.
         """
         key = open_key(self._sealer, call, now_ms=self._clock.unix_ms())
         try:
@@ -94,7 +94,7 @@ class SideCalls:
         self, call: SideCall, key: TurnKey, counter: TurnCounter
     ) -> AsyncIterator[tuple[aiohttp.ClientResponse, Estimate]]:
         """The upstream's answer, closed at the end, and the call's estimated cost, which is metered
-        when it is given up before that. Raises `CallRefused`."""
+        if the call is given up before that. Raises `CallRefused`."""
         body = json.dumps(call.body, separators=(",", ":")).encode()
         if len(body) > self.body_max_bytes:
             raise too_large(self.body_max_bytes)

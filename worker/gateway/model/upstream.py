@@ -1,4 +1,4 @@
-"""The way to the model: one HTTP client for the whole gateway."""
+"""Connects to the model: one HTTP client for the whole gateway."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from yarl import URL
 
 @dataclass(frozen=True)
 class UpstreamTimeouts:
-    """A whole answer may take any time; silence may not."""
+    """An answer may take any time in total, but silence is limited."""
 
     connect_s: float = 10.0
     silence_s: float = 300.0
@@ -26,8 +26,8 @@ class UpstreamTimeouts:
 class Upstream:
     """Sends requests to the configured server of the Messages API, and nowhere else.
 
-    TLS certificates are checked. Redirects are not followed: they would carry the key elsewhere.
-    Bodies are passed on as they are, so compressed ones stay compressed.
+    TLS certificates are checked. Redirects are not followed, because they would carry the key
+    elsewhere. Bodies are passed on unchanged, so compressed ones stay compressed.
     """
 
     def __init__(self, base_url: str, *, timeouts: UpstreamTimeouts | None = None) -> None:
@@ -63,7 +63,7 @@ class Upstream:
     async def send(
         self, path: str, headers: CIMultiDict[str], body: BytesIO | AsyncIterable[bytes]
     ) -> aiohttp.ClientResponse:
-        """The answer as soon as its headers are there; the caller closes it.
+        """The answer, as soon as its headers have arrived; the caller closes it.
 
         Raises `aiohttp.ClientError`, `OSError` or `TimeoutError`.
         """
@@ -80,8 +80,8 @@ class Upstream:
 def proxy_for(url: str) -> str | None:
     """The operator's HTTP proxy for this URL, from the environment (`HTTPS_PROXY`, `NO_PROXY`).
 
-    Asked once and by itself: aiohttp's own look at the environment also reads `~/.netrc` and would
-    add credentials of its own to requests.
+    Read here because aiohttp's own reading of the environment also reads `~/.netrc` and would add
+    credentials of its own to requests.
     """
     parts = urlsplit(url)
     if urllib.request.proxy_bypass(parts.hostname or ""):
