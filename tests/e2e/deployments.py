@@ -77,7 +77,7 @@ class Deployment:
 
     def async_client(self, key: str = GOOD_KEY) -> openai.AsyncOpenAI:
         return openai.AsyncOpenAI(
-            base_url=f"{self.base_url}/v1", api_key=key, max_retries=0, timeout=120
+            base_url=f"{self.base_url}/v1", api_key=key, max_retries=0, timeout=200
         )
 
     def containers(self) -> list[str]:
