@@ -129,10 +129,15 @@ def said_by_person(message: Json) -> str:
     The CLI's own blocks (reminders, command output, interruption notes) begin with `<` or `[`; a
     message that was cut is followed by its wish to go on.
     """
-    if message.get("role") != "user":
-        return ""
-    own = [t for t in map(_without_reminders, _texts(message)) if t and not _is_of_client(t)]
+    own = all_said_by_person(message)
     return own[-1] if own else ""
+
+
+def all_said_by_person(message: Json) -> list[str]:
+    """All such texts: what got no answer stands before the newest one, in the same message."""
+    if message.get("role") != "user":
+        return []
+    return [t for t in map(_without_reminders, _texts(message)) if t and not _is_of_client(t)]
 
 
 def _is_of_client(said: str) -> bool:
@@ -242,7 +247,7 @@ def _sleep(m: re.Match[str], asked: Asked) -> Answer:
 
 
 def _history(m: re.Match[str], asked: Asked) -> Answer:
-    said = [said for message in asked.messages if (said := said_by_person(message))]
+    said = [text for message in asked.messages for text in all_said_by_person(message)]
     return _fact(f"{len(asked.messages)} messages; users: {json.dumps(said)}")
 
 

@@ -173,6 +173,12 @@ def test_facts_about_the_request() -> None:
     assert told == '3 messages; users: ["echo a", "history"]'
 
 
+def test_a_prompt_without_an_answer_is_in_the_history() -> None:
+    """It goes with the next one, in one message; only the newest of them is acted out."""
+    told = _text(say(user(block("echo a"), block("<reminder>"), block("history"))))
+    assert told == '1 messages; users: ["echo a", "history"]'
+
+
 def test_usage_can_be_dictated() -> None:
     assert reply("usage 1 2 3 4").tokens == Tokens(1, 2, 3, 4)
 
