@@ -19,10 +19,17 @@ from typing import Any
 
 import pytest
 from _pytest.terminal import TerminalReporter
+from hypothesis import HealthCheck, settings
 from xdist.scheduler import LoadScopeScheduling
 
 from tests.parts import PARTS, missing
 from tests.second_try import SecondTry, try_again
+
+# How fast an example is made and run is the machine's affair, which others may share.
+settings.register_profile(
+    "any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("any machine")
 
 IS_CI = os.environ.get("CI") == "true"
 
