@@ -154,7 +154,7 @@ class Conversation:
 
     def cancel(self, turn: TurnId) -> None:
         """Somebody wants this turn stopped; other turns are not touched."""
-        self._inbox.cancelled = turn
+        self._inbox.cancel(turn)
         if self._run and self._run.turn == turn:
             self._run.interrupt(InterruptReason.CANCELLED)
 
@@ -353,7 +353,7 @@ class Conversation:
         with self._link.heard_by(run):
             outcome = await see_through(
                 run,
-                is_cancelled=self._inbox.cancelled == run.turn,
+                is_cancelled=self._inbox.wants_cancelled(run.turn),
                 prepare=partial(self._prepare, run),
                 # Let the host start another agent as soon as this one works.
                 on_spoken=partial(self._parts.starts.end, self.key),

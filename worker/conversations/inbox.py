@@ -13,8 +13,7 @@ class Inbox:
     """One actor's. It begins with a turn that may be waiting: that is why there is an actor."""
 
     def __init__(self) -> None:
-        self.cancelled: TurnId | None = None
-        """The last turn somebody wanted stopped. It may be claimed only now."""
+        self._cancelled: TurnId | None = None
         self._wishes = {Wish.TURN}
         self._bell = asyncio.Event()
 
@@ -30,6 +29,14 @@ class Inbox:
         """Wish it, and ring."""
         self._wishes.add(wish)
         self.ring()
+
+    def cancel(self, turn: TurnId) -> None:
+        """Somebody wants this turn stopped. It may not be claimed yet."""
+        self._cancelled = turn
+
+    def wants_cancelled(self, turn: TurnId) -> bool:
+        """Whether this is the last turn that somebody wanted stopped."""
+        return turn == self._cancelled
 
     def take(self, wish: Wish) -> None:
         """It is seen to. One that comes from now on is another."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
+from infra.wire.ids import TurnId
 from tests.fakes.manual_clock import settle
 from worker.conversations.inbox import Inbox
 from worker.conversations.phases import OF_THE_IDLE, Wish
@@ -28,6 +29,14 @@ async def test_a_turn_makes_void_what_was_wished_of_an_idle_container_only() -> 
         inbox.put(wish)
     inbox.forget_idle()
     assert inbox.wishes == set(Wish) - OF_THE_IDLE
+
+
+async def test_a_turn_may_be_cancelled_before_it_is_claimed() -> None:
+    inbox = Inbox()
+    assert not inbox.wants_cancelled(TurnId("a"))
+    inbox.cancel(TurnId("a"))
+    assert inbox.wants_cancelled(TurnId("a"))
+    assert not inbox.wants_cancelled(TurnId("b"))
 
 
 async def test_everybody_who_waits_looks_again_at_each_ring() -> None:
