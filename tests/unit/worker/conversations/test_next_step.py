@@ -189,3 +189,10 @@ def test_a_conversation_is_taken_again_that_was_not_meant_to_go(
 ) -> None:
     left = Left(how, waiting=TurnId("t"), is_turn_wanted=is_turn_wanted)
     assert left.is_to_be_taken_again is again
+
+
+def test_a_conversation_that_has_simply_gone_cold_leaves_room_and_nothing_to_do() -> None:
+    left = Left(Departure.COLD)
+    assert left.makes_room
+    assert not left.is_to_be_taken_again
+    assert (left.waiting, left.container) == (None, None)

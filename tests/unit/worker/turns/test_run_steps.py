@@ -170,6 +170,18 @@ def test_what_broke_an_agent_may_still_be_in_its_container(code: ErrorCode | Non
     assert ending == Ending(end, is_agents=True, is_container_usable=is_sound)
 
 
+def test_a_declared_end_leaves_the_container_to_the_next_turn_unless_it_says_otherwise() -> None:
+    usable = Ending(LOST, is_agents=False, is_container_usable=True, is_counted=True)
+    assert declared_ending(LOST) == usable
+    assert declared_ending(LOST, usable=False) == replace(usable, is_container_usable=False)
+
+
+def test_a_turn_that_goes_back_counts_as_a_start_unless_its_host_could_not_even_try() -> None:
+    back = Ending(None, is_agents=False, is_container_usable=False, is_counted=True)
+    assert back_to_queue() == back
+    assert back_to_queue(is_counted=False) == replace(back, is_counted=False)
+
+
 @pytest.mark.parametrize("end", [LOST, OUT_OF_MEMORY], ids=["lost", "oom"])
 @pytest.mark.parametrize("attempt", range(1, ATTEMPTS_MAX + 1))
 @pytest.mark.parametrize("seq", [0, 1])
