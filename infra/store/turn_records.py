@@ -147,8 +147,6 @@ class Claimed:
     """The conversation's client has sent history before."""
     is_transcript_full: bool = False
     """That session was too large to keep: it cannot be resumed elsewhere."""
-    options: ConversationOptions = NO_OPTIONS
-    """What the request names, and where it says nothing what its conversation has."""
     age_s: float = 0.0
     """How long ago it was begun, by the clock of Redis: its deadline counts from there, and not
     from the owner that has it now."""

@@ -232,10 +232,11 @@ class TurnStore:
 
     def _claimed(self, c: ConversationKey, answer: ClaimAnswer) -> Claimed:
         kept = [read_accepted(self._contents, c, entry) for entry in answer.accepted]
-        request = decode_turn_request(self._contents.open(answer.request, _place(answer.turn)))
+        asked = decode_turn_request(self._contents.open(answer.request, _place(answer.turn)))
+        options = asked.options.over(options_kept(answer.options))
         return Claimed(
             record=turn_record(answer.turn, answer.record),
-            request=request,
+            request=asked.model_copy(update={"options": options}),
             is_adoption=answer.is_adoption,
             host=answer.host,
             accepted=tuple(entry for entry in kept if isinstance(entry, Accepted)),
@@ -247,7 +248,6 @@ class TurnStore:
             sdk_session=answer.sdk_session,
             is_resending=answer.is_resending,
             is_transcript_full=answer.transcript_full == answer.sdk_session,
-            options=request.options.over(options_kept(answer.options)),
             age_s=answer.age_ms / 1000,
         )
 

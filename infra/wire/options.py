@@ -10,8 +10,8 @@ from infra.wire.base import Message
 class ConversationOptions(Message):
     """The options that a request names; the conversation keeps each until another one is named.
 
-    None in a field: the request says nothing about it. Of a turn that starts, the options are those
-    of its request, and where it says nothing those of its conversation (`over`).
+    None in a field: the request says nothing about it. A claim fills in what the conversation has
+    (`over`), so whoever runs the turn finds all its options in its request.
     """
 
     egress_profile: str | None = None

@@ -100,7 +100,8 @@ class TurnRequest(Message):
     max_tokens: int | None = None
     """Maximum tokens of the answer, for the side lane."""
     options: ConversationOptions = NO_OPTIONS
-    """What the client chooses for its conversation, where it says something."""
+    """What the client chooses for its conversation. Once claimed, the worker finds the choices of
+    before filled in."""
 
 
 _REQUEST: TypeAdapter[TurnRequest] = TypeAdapter(TurnRequest)

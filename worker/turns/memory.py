@@ -30,19 +30,18 @@ class Standing:
     unheard: tuple[Unheard, ...] = ()
     """Messages that go with the prompt."""
 
-    def start_line(self, claimed: Claimed, settings: AgentSettings) -> bytes:
+    def start_line(self, request: TurnRequest, settings: AgentSettings) -> bytes:
         """The encoded `StartTurn`.
 
         The transcript is put in as it was stored: parsing 32 MiB would hold up everybody else's
         deltas.
         """
-        request = claimed.request
         goes_on = self.base.kind is BaseKind.CONTINUE and self.has_session and not self.restores
         unheard = tuple(block for said in self.unheard for block in said.prompt)
         line = StartTurn(
             turn=request.turn,
             settings=settings,
-            options=claimed.options,
+            options=request.options,
             base=self.base.kind,
             checkpoint=self.base.checkpoint,
             history=() if goes_on else request.history,

@@ -124,7 +124,7 @@ class TurnRun:
             expires_ms=record.key_expires_ms,
             models=self._parts.models.models_of_turn(self.claimed.request.model),
             budget_tokens=self.spending.budget_tokens,
-            options=self.claimed.options,
+            options=self.claimed.request.options,
         )
 
     async def put_on(self, standing: Standing) -> None:
@@ -151,8 +151,9 @@ class TurnRun:
         assert self._standing is not None, "a turn starts on a memory"
         if not self._opened(link):
             return
-        settings = agent_settings(self.claimed.request, self._parts.agents, self._parts.models)
-        link.send_line(self._standing.start_line(self.claimed, settings))
+        request = self.claimed.request
+        settings = agent_settings(request, self._parts.agents, self._parts.models)
+        link.send_line(self._standing.start_line(request, settings))
         self._tell_to_stop()
 
     def replay(self, link: AgentLink) -> None:

@@ -251,7 +251,7 @@ def settings() -> AgentSettings:
 
 
 def line(standing: Standing, claim: Claimed) -> StartTurn:
-    command = decode_command(standing.start_line(claim, settings()))
+    command = decode_command(standing.start_line(claim.request, settings()))
     assert isinstance(command, StartTurn)
     return command
 
@@ -270,7 +270,8 @@ def test_the_agent_is_given_transcript_and_history_where_it_has_no_session() -> 
 
 def test_the_agent_is_given_the_options_of_the_conversation() -> None:
     options = ConversationOptions(egress_profile="research")
-    claim = replace(claimed(accepted("one"), "one", "two"), options=options)
+    claim = claimed(accepted("one"), "one", "two")
+    claim = replace(claim, request=claim.request.model_copy(update={"options": options}))
     assert line(stand(claim, has_session=True), claim).options == options
 
 
@@ -279,7 +280,7 @@ def test_an_agent_that_remembers_is_given_neither() -> None:
     start = line(stand(claim, has_session=True), claim)
 
     assert (start.transcript, start.history) == (None, ())
-    assert json.loads(stand(claim, has_session=True).start_line(claim, settings()))
+    assert json.loads(stand(claim, has_session=True).start_line(claim.request, settings()))
 
 
 @pytest.mark.parametrize("sent", [("one", "other"), ("a", "b", "c")])
@@ -303,7 +304,7 @@ def test_what_follows_an_answer_in_two_parts_is_restored_from_its_place_on_the_p
         digest=of("three"),
     )
     standing = stand(claim, has_session=True, restores=True)
-    start = decode_command(standing.start_line(claim, AgentSettings(model="m", tools=())))
+    start = decode_command(standing.start_line(claim.request, AgentSettings(model="m", tools=())))
     assert isinstance(start, StartTurn)
     assert start.restore_from == 2
     assert kind(claimed(parts, "one", "two")).kind is BaseKind.CONTINUE
