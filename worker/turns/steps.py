@@ -119,8 +119,8 @@ class Ending:
     """
 
     end: TurnEnded | None
+    is_container_usable: bool
     is_agents: bool = False
-    is_container_usable: bool = True
     is_counted: bool = True
     memory: Memory = Memory.NOTHING
 
