@@ -140,6 +140,8 @@ async def commands_within(redis: Redis, *, seconds: float) -> list[str]:
     """What clients ask of Redis; what scripts do inside is not counted."""
     asked: list[str] = []
     async with redis.monitor() as monitor:
+        # Nothing asked for a while is what we hope for, not a server that hangs.
+        monitor.connection.socket_timeout = None
         try:
             async with asyncio.timeout(seconds):
                 async for command in monitor.listen():
