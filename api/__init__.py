@@ -1,5 +1,5 @@
-"""The OpenAI-compatible edge: takes a request in, hands it to the cluster, relays what comes back.
+"""The OpenAI-compatible API: accepts a request, submits it to the cluster, relays the answer.
 
-Stateless: a replica holds nothing a client could miss. It never talks to a worker or an agent, only
-to Redis through `infra.store`, and to the upstream only to ask whether a key is good.
+Stateless: a replica has no state that a client could miss. It never talks to a worker or an agent,
+only to Redis through `infra.store`, and to the upstream to check keys.
 """

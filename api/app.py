@@ -1,4 +1,4 @@
-"""The application: routes, error answers, the edge around them. No I/O happens here."""
+"""The application: routes, error answers, and the layers around them. No I/O happens here."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from infra.wire.errors import AgClusterError, RequestRefused
 
 
 def create_app(deps: ApiDeps) -> FastAPI:
-    """The API of one replica. Its background loops are `api.main`'s."""
+    """The API of one replica. `api.main` runs its background loops."""
     app = FastAPI(
         title="AgCluster",
         version=VERSION,

@@ -1,4 +1,4 @@
-"""What the routes work with, put together once per process."""
+"""The parts that routes use, put together once per process."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
 """The only table from an error's code to an HTTP status and an OpenAI error body.
 
-Nothing else chooses a status. Clients decide by these words whether to try again, so they are
-picked for what real clients do (LangChain retries 422 for 100 s, so bad bodies are 400; nobody
-retries 413; `insufficient_quota` stops LangChain at once). Answers never hold internals: an error
-that was not written for the user is shown in its code's words (`infra.wire.words`).
+Nothing else chooses a status. Clients decide by these whether to retry, so they are chosen for how
+real clients behave (LangChain retries 422 for 100 s, so bad bodies are 400; nobody retries 413;
+`insufficient_quota` stops LangChain at once). Answers never contain internals: an error that was
+not written for the user is shown with its code's sentence (`infra.wire.words`).
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from infra.wire.errors import AgClusterError, ErrorCode, RequestRefused, TurnFai
 from infra.wire.words import SENTENCES
 
 RETRY_AFTER_MAX_S = 60.0
-"""openai-python gives up on longer waits, and so do people."""
+"""openai-python ignores longer waits, and people do not wait longer."""
 
 
 @dataclass(frozen=True)
 class Shown:
-    """How a code is shown. `should_retry` is told to clients that listen (`x-should-retry`)."""
+    """How a code is shown. `should_retry` is for clients that support it (`x-should-retry`)."""
 
     status: int
     type: str
@@ -50,7 +50,7 @@ TABLE: Mapping[ErrorCode, Shown] = {
     ErrorCode.CONTEXT_TOO_LONG: Shown(400, _INVALID),
     ErrorCode.RATE_LIMITED: Shown(429, _LIMIT, retry_after_s=5),
     ErrorCode.INSUFFICIENT_QUOTA: Shown(429, "insufficient_quota", should_retry=False),
-    # 402, as LangChain would repeat a 429 of any other code for minutes.
+    # 402, because LangChain would repeat a 429 with any other code for minutes.
     ErrorCode.BUDGET_EXCEEDED: Shown(402, "insufficient_quota", should_retry=False),
     ErrorCode.OVERLOADED: Shown(503, _API, retry_after_s=5),
     ErrorCode.UPSTREAM_ERROR: Shown(502, _API),
@@ -72,7 +72,7 @@ TABLE: Mapping[ErrorCode, Shown] = {
     ErrorCode.AGENT_FAILED: Shown(500, _API),
     ErrorCode.WORKSPACE_FULL: Shown(413, _INVALID, should_retry=False),
     ErrorCode.LOG_LOST: Shown(500, _API, should_retry=False),
-    # 409 is what no client repeats that heeds x-should-retry or is LangChain.
+    # No client that follows x-should-retry repeats a 409, and neither does LangChain.
     ErrorCode.LOG_TRIMMED: Shown(409, _INVALID, should_retry=False),
     ErrorCode.STORE_UNAVAILABLE: Shown(503, _API, retry_after_s=2),
     ErrorCode.SHUTTING_DOWN: Shown(503, _API, retry_after_s=1),
@@ -81,14 +81,14 @@ TABLE: Mapping[ErrorCode, Shown] = {
 
 
 def message_of(error: AgClusterError) -> str:
-    """What the user is told: what was written for them, else the code's sentence."""
+    """The message for the user: the one written for them, otherwise the code's sentence."""
     if isinstance(error, RequestRefused | TurnFailed):
         return error.message or SENTENCES[error.code]
     return SENTENCES[error.code]
 
 
 def error_body(error: AgClusterError) -> dict[str, Any]:
-    """OpenAI's error object, all four fields always there."""
+    """OpenAI's error object, always with all four fields."""
     return {
         "message": message_of(error),
         "type": TABLE[error.code].type,
@@ -98,9 +98,9 @@ def error_body(error: AgClusterError) -> dict[str, Any]:
 
 
 def error_response(error: AgClusterError, *, had_effects: bool = False) -> Response:
-    """The whole answer for an error before the first byte.
+    """The complete answer for an error before the first byte.
 
-    `had_effects`: tools may have run, so clients that listen are told not to repeat it.
+    `had_effects`: tools may have run, so clients are told not to repeat the request.
     """
     shown = TABLE[error.code]
     headers: dict[str, str] = {}
@@ -120,7 +120,7 @@ def error_response(error: AgClusterError, *, had_effects: bool = False) -> Respo
 
 
 def routing_error(status: int, method: str, path: str, headers: Mapping[str, str]) -> Response:
-    """404 and 405 of the router (and whatever else it refuses), in OpenAI's form."""
+    """The router's 404 and 405 (and whatever else it refuses), in OpenAI's format."""
     if status == HTTPStatus.NOT_FOUND:
         code, message = "unknown_url", f"Unknown request URL: {method} {path[:200]}"
     elif status == HTTPStatus.METHOD_NOT_ALLOWED:

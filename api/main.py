@@ -1,7 +1,8 @@
-"""`python -m api.main`: one API replica, from its settings to an orderly end.
+"""`python -m api.main`: one API replica, from its settings to an orderly shutdown.
 
-Shutdown: readiness off, a moment for balancers to notice, no new connections, running answers get
-`drain_timeout_s`, those left end with a clean error, then the connections to Redis close.
+Shutdown: report not ready, give load balancers a moment to notice, accept no new connections, let
+running answers continue for `drain_timeout_s`, end the remaining ones with a clean error, then
+close the connections to Redis.
 """
 
 from __future__ import annotations
@@ -34,15 +35,15 @@ from infra.wire.errors import StoreUnavailable
 log = logging.getLogger(__name__)
 
 CUT_S = 5.0
-"""Answers that were told to end get this long to say so."""
+"""Seconds for answers that were told to end to send their error."""
 LOOK_S = 0.5
-"""How often a replica that leaves looks for connections that nothing runs on."""
+"""Seconds between two checks of a leaving replica for idle connections."""
 BACKLOG = 2048
 OPEN_FILES = 65_536
 
 
 class _Server(uvicorn.Server):
-    """uvicorn without its signal handlers: it would cut streams on its own terms."""
+    """uvicorn without its signal handlers, which would cut streams in its own way."""
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -52,11 +53,11 @@ class _Server(uvicorn.Server):
 async def serve(settings: Settings) -> None:
     """Serve until told to stop.
 
-    Raises `SettingsRefused`, `StoreUnavailable` and `OSError` (the address is taken).
+    Raises `SettingsRefused`, `StoreUnavailable` and `OSError` (the address is in use).
     """
     with stop_signals() as stop:
         async with aclosing(open_store(settings, name="agcluster-api")) as store:
-            # Before anybody can connect: a balancer shall not take us for ready.
+            # Before anybody can connect, so that a load balancer does not consider us ready.
             await until_fit(store, stop, patience_s=settings.redis_patience_s)
             listener = listen(settings)
             async with (
@@ -73,7 +74,7 @@ async def serve_until(stop: asyncio.Event, deps: ApiDeps, listener: socket.socke
     server = _Server(server_config(deps))
     host, port = listener.getsockname()[:2]
     log.info("api listening", extra=fields(host=host, port=port))
-    # uvicorn closes it at the end of an ordinary shutdown, but not of one during its start.
+    # uvicorn closes it at the end of a normal shutdown, but not of one during startup.
     with closing(listener):
         async with asyncio.TaskGroup() as group:
             serving = group.create_task(server.serve(sockets=[listener]))
@@ -96,8 +97,8 @@ async def _stop(
     server.should_exit = True
     cut_s = time.monotonic() + grace_s - notice_s
     while not serving.done() and (left_s := cut_s - time.monotonic()) > 0:
-        # uvicorn tells its connections once. One that was accepted in that very moment, or the
-        # next request on it, would be served on and on, and keep us here until the end.
+        # uvicorn tells its connections once. A connection that was accepted at that moment, or the
+        # next request on it, would be served on and on, and keep us running.
         for connection in list(server.server_state.connections):
             connection.shutdown()
         await asyncio.wait({serving}, timeout=min(LOOK_S, left_s))
@@ -107,12 +108,12 @@ async def _stop(
 
 
 def server_config(deps: ApiDeps) -> uvicorn.Config:
-    """How uvicorn runs the application."""
+    """The configuration of uvicorn."""
     proxies = list(deps.settings.trusted_proxies)
     return uvicorn.Config(
         create_app(deps),
         http=bounded(ConnectionBounds(connections_max=2 * deps.settings.requests_max)),
-        # Off, it would trust this machine by itself.
+        # By default, it trusts this machine.
         proxy_headers=bool(proxies),
         forwarded_allow_ips=proxies,
         lifespan="off",
@@ -128,8 +129,8 @@ def server_config(deps: ApiDeps) -> uvicorn.Config:
 def listen(settings: Settings) -> socket.socket:
     """The listening socket. Raises `OSError`.
 
-    The kernel drops a connection whose peer takes nothing for the send timeout: closing one with
-    unsent bytes would otherwise never stop waiting for that peer.
+    The kernel drops a connection whose peer accepts nothing for the send timeout. Otherwise closing
+    a connection with unsent bytes would wait for that peer forever.
     """
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
     listener = socket.create_server((settings.host, settings.port), family=family, backlog=BACKLOG)
@@ -140,7 +141,7 @@ def listen(settings: Settings) -> socket.socket:
 
 
 def lift_open_files() -> None:
-    """Each connection is an open file, and the usual soft limit allows 1024."""
+    """Raise the limit of open files: each connection is one, and the usual soft limit is 1024."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = OPEN_FILES if hard == resource.RLIM_INFINITY else min(OPEN_FILES, hard)
     if soft < wanted:
@@ -148,7 +149,7 @@ def lift_open_files() -> None:
 
 
 def loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
-    """uvloop where there is one: a third less CPU per delta."""
+    """uvloop if available: a third less CPU per delta."""
     try:
         import uvloop
     except ImportError:
@@ -157,7 +158,7 @@ def loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
 
 
 def main() -> None:
-    """Run a replica; exits with 2 when it cannot be set up."""
+    """Run a replica. Exits with 2 if it cannot be set up."""
     try:
         settings = load_settings()
         configure_logs(settings.log_level, settings.log_format)

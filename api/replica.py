@@ -1,4 +1,4 @@
-"""One API process put together: the parts, and the loops that run as long as it serves."""
+"""One API process put together: its parts, and the loops that run while it serves."""
 
 from __future__ import annotations
 
@@ -32,17 +32,17 @@ from infra.wire.ids import ReplicaId
 log = logging.getLogger(__name__)
 
 DEFERRED_S = 2.0
-"""At the end, deferred calls that have not been made get this long."""
+"""Seconds at shutdown for deferred calls that have not been made yet."""
 
 
 @asynccontextmanager
 async def running_replica(
     settings: Settings, *, store: Store, upstream: httpx.AsyncClient, clock: Clock
 ) -> AsyncIterator[ApiDeps]:
-    """The parts of a replica with their loops running until the block ends.
+    """The parts of a replica, with their loops running until the block ends.
 
-    A loop that dies ends the block: a replica without its subscription would only half work.
-    Raises `SettingsRefused` without a secret.
+    A loop that dies ends the block, because a replica without its subscription would only half
+    work. Raises `SettingsRefused` without a secret.
     """
     if settings.secret is None:
         raise SettingsRefused("AGCLUSTER_SECRET is not set")

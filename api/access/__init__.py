@@ -1,1 +1,1 @@
-"""Who may come in, and how often."""
+"""Authentication and limits: who may send requests, how often, and to which models."""

@@ -1,12 +1,12 @@
-"""Who comes in, and how often: every route that needs a key asks here.
+"""Decides who may send requests, and how many. Every route that needs a key asks here.
 
-A key is checked for its form, then with the upstream (`api.access.key_check`, mostly from memory),
-then its tenant's requests of the last minute are counted. Bad keys are counted by the address they
-come from. Beyond the limit a key is let in only if it is known to be good, so that one user's
-mistakes (or an attacker's) do not lock out the others behind the same balancer or chat server,
-while nobody can go on trying keys, here or at the upstream.
+The form of a key is checked first, then the upstream is asked (`api.access.key_check`, mostly from
+memory), then the tenant's requests of the last minute are counted. Bad keys are counted by the
+address they come from. Beyond that limit a key is accepted only if it is known to be good. So the
+mistakes of one user (or an attacker) do not lock out others behind the same load balancer or chat
+server, and nobody can keep guessing keys, here or at the upstream.
 
-Without Redis nothing is counted, and everybody with a good key comes in.
+While Redis is unavailable, nothing is counted, and everybody with a good key is accepted.
 """
 
 from __future__ import annotations
@@ -33,13 +33,14 @@ log = logging.getLogger(__name__)
 BAD_KEYS = "keys"
 REQUESTS = "requests"
 SILENT_S = 10.0
-"""That nothing can be counted is said this often."""
+"""Seconds between two log lines that say that requests cannot be counted."""
 _NETWORK_BITS = 64
-"""Of an IPv6 address: what one customer has, who may use any address of it."""
+"""The prefix of an IPv6 address that one customer has, and may use any address of."""
 
 
 class Admission:
-    """Asked before a request's body is read: who has no good key shall not make us keep one."""
+    """Asked before a request's body is read, so that nobody without a good key makes us hold
+    one."""
 
     def __init__(
         self,
@@ -59,16 +60,16 @@ class Admission:
         self._said_s = -math.inf
 
     async def admit(self, request: Request) -> Caller:
-        """Who calls. Raises `RequestRefused` (401, 429)."""
+        """The caller. Raises `RequestRefused` (401, 429)."""
         caller = await self._identify(request)
         await self._let_in(request, caller)
         return caller
 
     async def greet(self, request: Request) -> Caller | None:
-        """Who calls where no key is needed; None without one.
+        """The caller of a route that needs no key; None without a key.
 
-        A key that is sent has to be good all the same: chat programs try theirs this way. Raises
-        `RequestRefused` (401, 429).
+        A key that is sent must be good nevertheless, because chat programs check keys this way.
+        Raises `RequestRefused` (401, 429).
         """
         try:
             caller = await self._identify(request)
@@ -80,7 +81,7 @@ class Admission:
         return caller
 
     async def _identify(self, request: Request) -> Caller:
-        """Whose key it is, by its form. Raises `RequestRefused` (401, 429)."""
+        """The key's owner, by its form. Raises `RequestRefused` (401, 429)."""
         try:
             return authenticate(request.headers, secret=self._secret)
         except RequestRefused as refusal:
@@ -89,7 +90,7 @@ class Admission:
             raise
 
     async def _let_in(self, request: Request, caller: Caller) -> None:
-        """Let the caller in. Raises `RequestRefused` (401, 429)."""
+        """Accept the caller. Raises `RequestRefused` (401, 429)."""
         await self._require_good(request, caller)
         if self._requests_max:
             await self._count_request(request, caller)
@@ -121,7 +122,7 @@ class Admission:
             )
 
     async def _count_bad_key(self, request: Request) -> None:
-        """Raises `RequestRefused` when there were too many already."""
+        """Raises `RequestRefused` if there were already too many."""
         if not self._failures_max:
             return
         who = self._address(request)
@@ -157,7 +158,7 @@ class Admission:
 
 
 def network_of(host: str) -> str:
-    """What stands for one client: an IPv4 address, an IPv6 network, else the text as it is."""
+    """What identifies one client: an IPv4 address, an IPv6 network, otherwise the text as it is."""
     try:
         address = ipaddress.ip_address(host.partition("%")[0])
     except ValueError:

@@ -1,4 +1,4 @@
-"""How many answers a tenant may have open at this replica."""
+"""Limits how many answers a tenant may have open at this replica."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from infra.wire.words import Case, refused
 
 
 class AnswerQuota:
-    """Counts them; `per_tenant_max` 0: any number."""
+    """Counts open answers; `per_tenant_max` 0: no limit."""
 
     def __init__(self, *, per_tenant_max: int) -> None:
         self._max = per_tenant_max
@@ -19,7 +19,7 @@ class AnswerQuota:
 
     @contextmanager
     def counted(self, tenant: TenantId) -> Iterator[None]:
-        """One more, until the block ends. Raises `RequestRefused` for one too many."""
+        """Count one more until the block ends. Raises `RequestRefused` beyond the limit."""
         if self._max and self._open[tenant] >= self._max:
             raise refused(Case.KEY_STREAMS, answers=self._max)
         self._open[tenant] += 1

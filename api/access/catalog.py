@@ -1,9 +1,10 @@
-"""Which models there are: those of the settings, and the upstream's own by the caller's key.
+"""The available models: those of the settings, and those that the upstream lists for the caller's
+key.
 
-A new model then needs no release of ours. The upstream's list is asked for by a caller's key and
-remembered for minutes; while it cannot be had, or where the operator has set a list, ours stands
-alone. Names are found in the forms that clients write: without a date, with `-latest`, with dots,
-behind `anthropic/`.
+So a new model needs no release of ours. The upstream's list is requested with a caller's key and
+cached for minutes. If it is unavailable, or the operator has set a list, only the models of the
+settings are used. Names are accepted in the forms that clients write: without a date, with
+`-latest`, with dots, with `anthropic/` in front.
 """
 
 from __future__ import annotations
@@ -39,13 +40,13 @@ _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:@-]{0,127}")
 _DATE = re.compile(r"-(20\d{2})(\d{2})(\d{2})$")
 _DOT = re.compile(r"(?<=\d)\.(?=\d)")
 _UNDATED = 1_735_689_600
-"""2025-01-01, for models of which nobody says when they were made."""
+"""2025-01-01, for models without a known date."""
 
 
 @dataclass(frozen=True)
 class _Listed:
     models: Mapping[str, int]
-    """Ids, and when each was made."""
+    """Ids, and the creation time of each."""
     until_s: float
 
 
@@ -62,13 +63,13 @@ class ModelCatalog:
         self._own = {name: created_of(settings.resolve_model(name) or name) for name in named}
 
     async def offered(self, caller: Caller | None) -> dict[str, int]:
-        """Names, and when each model was made: ours first. Without a caller ours alone."""
+        """Names and creation times, ours first. Without a caller only ours."""
         return self._own | {
             id: made for id, made in (await self._listed(caller)).items() if id not in self._own
         }
 
     async def resolve(self, name: str, caller: Caller | None) -> str | None:
-        """The id of the model that is meant; None when there is none."""
+        """The id of the model that a name means; None if there is none."""
         own = self._settings.resolve_model(name)
         if own is not None:
             return own
@@ -87,7 +88,7 @@ class ModelCatalog:
         if known is not None and now_s < known.until_s:
             return known.models
         models = await self._ask(caller)
-        # While it is away the last list is better than none.
+        # While the upstream is unavailable, the last list is better than none.
         held = models if models is not None else (known.models if known else {})
         ttl_s = AWAY_TTL_S if models is None else LIST_TTL_S
         self._remembered[caller.tenant] = _Listed(held, now_s + ttl_s)
@@ -115,7 +116,7 @@ _VENDOR = "anthropic/"
 
 
 def find(name: str, ids: Iterable[str]) -> str | None:
-    """The id that a name means: its own, or the newest of those that differ by a date."""
+    """The id that a name means: itself, or the newest of those that differ only by a date."""
     asked = _DOT.sub("-", name.removeprefix(_VENDOR)).removesuffix("-latest")
     stems = (asked, asked.removesuffix("-0"))
     found = [id for id in ids if id == asked or _DATE.sub("", id) in stems]
@@ -123,7 +124,7 @@ def find(name: str, ids: Iterable[str]) -> str | None:
 
 
 def created_of(model: str) -> int:
-    """When a model was made, as its id says."""
+    """When a model was created, according to its id."""
     dated = _DATE.search(model)
     if dated is None:
         return _UNDATED
@@ -134,7 +135,7 @@ def created_of(model: str) -> int:
 
 
 def _models_of(answer: Any) -> Iterable[tuple[str, int]]:
-    """What the upstream lists, as far as it is what it should be. Raises `ValueError`."""
+    """The upstream's list, as far as it is valid. Raises `ValueError`."""
     if not isinstance(answer, dict) or not isinstance(answer.get("data"), list):
         raise ValueError("not a list of models")
     for model in answer["data"][:LISTED_MAX]:

@@ -1,8 +1,8 @@
-"""Whether the upstream knows a caller's key, asked before anything is started for it.
+"""Checks whether the upstream accepts a caller's key, before anything is started for it.
 
-One cheap request (`GET /v1/models`) per tenant, remembered in Redis for all replicas and in memory
-for this one; callers of the same tenant that come meanwhile wait for the same answer. Only a clear
-refusal counts: when the upstream cannot say, the turn itself will tell.
+One cheap request (`GET /v1/models`) per tenant, cached in Redis for all replicas and in memory for
+this one. Concurrent callers of the same tenant wait for the same answer. Only a clear refusal
+counts: if the upstream cannot say, the turn itself will show.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class _Verdict:
 
 
 class KeyCheck:
-    """Asks and remembers. `enabled` false lets every key pass."""
+    """Checks keys and caches the result. With `enabled` false every key is accepted."""
 
     def __init__(
         self,
@@ -69,9 +69,9 @@ class KeyCheck:
         self._under_way: dict[TenantId, tuple[asyncio.Lock, int]] = {}
 
     async def require_good(self, caller: Caller, *, before_asking: BeforeAsking = _nothing) -> None:
-        """Raises `RequestRefused` (401) for a key the upstream refuses.
+        """Raises `RequestRefused` (401) for a key that the upstream refuses.
 
-        `before_asking` is called, and may refuse, when nobody knows the key yet.
+        `before_asking` is called, and may refuse, if the key is not known yet.
         """
         if self._enabled and await self._verdict(caller, before_asking) is False:
             raise RequestRefused("", code=ErrorCode.INVALID_KEY)
@@ -90,13 +90,13 @@ class KeyCheck:
     async def _find_out(
         self, caller: Caller, before_asking: BeforeAsking
     ) -> tuple[bool | None, float]:
-        """The verdict and how long it holds: by another replica, else by the upstream."""
+        """The verdict and how long it is valid: another replica's, otherwise the upstream's."""
         try:
             shared = await self._verdicts.get(caller.tenant)
         except StoreUnavailable:
             shared = None
         if shared is not None:
-            # It may be about to lapse there, so it is not trusted for its full life here.
+            # It may expire there soon, so it is not trusted for its full lifetime here.
             return shared, UNKNOWN_TTL_S
         await before_asking()
         verdict = await self._ask(caller)
@@ -134,7 +134,7 @@ class KeyCheck:
 
     @contextmanager
     def _turnstile(self, tenant: TenantId) -> Iterator[asyncio.Lock]:
-        """The tenant's lock, kept as long as somebody waits at it."""
+        """The tenant's lock, kept while somebody waits for it."""
         lock, waiting = self._under_way.get(tenant, (None, 0))
         lock = lock or asyncio.Lock()
         self._under_way[tenant] = (lock, waiting + 1)

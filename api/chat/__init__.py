@@ -1,1 +1,2 @@
-"""OpenAI's chat completions dialect: from a request to an `Ask`, from a turn's events to chunks."""
+"""OpenAI's chat completions dialect: turns a request into an `Ask`, and a turn's events into
+chunks."""

@@ -1,9 +1,9 @@
-"""The content of OpenAI's messages -> blocks for an agent. Pure.
+"""Converts the content of OpenAI's messages to blocks for an agent. Pure.
 
-Nothing is ever fetched: a picture or document comes inline or is refused, for a URL fetched on a
-caller's behalf is a way into our network. Only the newest message is refused, saying what to
-change. What an earlier one carries that cannot be read becomes a note: clients resend their
-history, and one refused upload would end the chat for good.
+Nothing is ever fetched: a picture or document must be inline, because fetching URLs for a caller
+would give access to our network. Only the newest message is refused, with what to change.
+Unreadable content of earlier messages becomes a note, because clients resend their history, and one
+refused upload would end the chat for good.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _PDF = "application/pdf"
 _MEDIA_TYPE = re.compile(r"[a-z]{1,20}/[a-z0-9.+-]{1,80}")
 _TEXTS = frozenset({"text", "input_text", "output_text"})
 _THOUGHTS = frozenset({"thinking", "redacted_thinking", "reasoning"})
-"""What some clients send back of an answer's reasoning; no part of what was said."""
+"""The reasoning of an answer, which some clients send back. It is not part of the answer."""
 _SLICE_CHARS = 1024 * 1024
 
 
@@ -43,7 +43,8 @@ class _File(Struct, frozen=True):
 
 
 def blocks_of(content: Json, where: str, *, is_newest: bool) -> list[ContentBlock]:
-    """What a message says. Raises `RequestRefused` for what cannot be read of the newest one."""
+    """The content of a message. Raises `RequestRefused` for unreadable content of the newest
+    one."""
     try:
         read = read_content(content)
     except msgspec.ValidationError as error:
@@ -115,7 +116,7 @@ def _name_of(part: Part) -> str | None:
 
 
 def _image(part: Part, where: str) -> ImageBlock:
-    # Some clients send the URL itself in place of the object.
+    # Some clients send the URL itself instead of the object.
     url = text_of(part.image_url)
     if url is None:
         holder = _object(part.image_url, _Picture, f"{where}.image_url")
@@ -148,7 +149,7 @@ def _file(part: Part, where: str) -> ContentBlock | None:
     elif value.startswith(("http://", "https://")):
         raise RequestRefused("File URLs are not fetched. Send the file inline.", param=param)
     else:
-        # Bare base64 is what OpenAI's own examples of PDF input once showed.
+        # OpenAI's own examples of PDF input once showed plain base64.
         media_type, data = _PDF, _checked_base64(value, param)
     if media_type == _PDF:
         return DocumentBlock(media_type=media_type, data=data, filename=filename)
@@ -156,7 +157,7 @@ def _file(part: Part, where: str) -> ContentBlock | None:
         return ImageBlock(media_type=media_type, data=data)
     if media_type.startswith("text/") or media_type == "application/json":
         return _text_file(data, filename, param)
-    # Anything else in its place may be a key, and is not told again.
+    # Anything else may be a key, and is not repeated in the error.
     shown = f"type {media_type}" if _MEDIA_TYPE.fullmatch(media_type) else "that type"
     raise RequestRefused(
         f"Files of {shown} are not supported: send PDF documents, text or pictures.",
@@ -182,9 +183,9 @@ def _data_url(url: str, param: str) -> tuple[str, str]:
 
 
 def _checked_base64(data: str, param: str) -> str:
-    """Checked here, so that the caller hears of it and not the agent's model.
+    """Checked here, so that the caller gets the error and not the agent's model.
 
-    Slice by slice: a thread that checks a large one lets others run in between.
+    Works in slices, so that a thread that checks a large one lets others run in between.
     """
     if not data:
         raise RequestRefused("The base64 data is empty.", param=param)

@@ -1,14 +1,16 @@
-"""A turn's events -> OpenAI's chat completion chunks, as bytes.
+"""Converts a turn's events to OpenAI's chat completion chunks, as bytes.
 
-Text deltas are nearly all of the traffic, so a chunk is a template cut in two, with the delta's
-JSON string literal put between the halves: no decoding, no JSON library (0.12 µs against 6-14).
+Text deltas are nearly all of the traffic. So a chunk is a template in two halves, with the delta's
+JSON string literal between them: no decoding and no JSON library (0.12 µs instead of 6 to 14).
 
-A stream is what OpenAI's is: blocks that begin with `data:`, and comments in blocks of their own.
-Who asks for numbers gets that of its event with each chunk, as the SSE `id` in the block of its
-data (an id without data breaks clients): a client that lost the stream comes back with the last.
+A stream looks like OpenAI's: blocks that begin with `data:`, and comments in blocks of their own.
+If the client asks for event numbers, each chunk carries its event's number as the SSE `id`, in the
+same block as its data (an id without data breaks clients). A client that lost the stream resumes
+with the last number.
 
-What the agent does on the way (thinking, tools) is never `tool_calls`: clients would try to run
-those and loop. It goes to `reasoning_content`, into the answer's text, or nowhere, by setting.
+The agent's thinking and tools are never shown as `tool_calls`, because clients would try to run
+those and loop. They go to `reasoning_content`, into the answer's text, or nowhere, depending on a
+setting.
 """
 
 from __future__ import annotations
@@ -50,7 +52,7 @@ class ChunkFrames:
     ) -> None:
         self._is_numbered = is_numbered
         # Between numbered blocks a comment has no blank line: once openai-python has seen an id, it
-        # takes a blank line alone for an event, and its lack of data for broken JSON.
+        # takes a lone blank line for an event, and its missing data for broken JSON.
         self._comment_end = b"\n" if is_numbered else b"\n\n"
         self.ping = b": ping" + self._comment_end
         ids = f'"id":"{completion_id(turn)}","object":"chat.completion.chunk","created":{created}'
@@ -66,18 +68,20 @@ class ChunkFrames:
         self._channels = Channels(display, head=head)
 
     def first(self, n: int = 0) -> bytes:
-        """The chunk that opens every answer; `n` is the last event the client has seen before."""
+        """The chunk that opens every answer; `n` is the last event that the client has seen
+        before."""
         return self._mark(n) + self._role
 
     def skip(self, events: Iterable[bytes]) -> None:
-        """What the client has seen before: it counts for what goes between it and the rest."""
+        """Events that the client has seen before. They decide about line breaks before the next
+        one."""
         for payload in events:
             self._channels.piece(payload)
 
     def render(self, events: Iterable[bytes], first: int) -> bytes:
-        """The chunks of what some events show, joined; `first` is the number of the first.
+        """The chunks for these events, joined; `first` is the number of the first event.
 
-        End events show nothing.
+        End events produce nothing.
         """
         out: list[bytes] = []
         content, reasoning, tail = self._content, self._reasoning, self._tail
@@ -92,16 +96,17 @@ class ChunkFrames:
         return b"".join(out)
 
     def queue_comment(self, ahead: int) -> bytes:
-        """The place in the queue in a comment's form; a ping as well."""
+        """A comment with the place in the queue; also serves as a ping."""
         return f": queued, {_place(ahead)}".encode() + self._comment_end
 
     def queue_note(self, ahead: int, n: int) -> bytes:
-        """A chunk that tells the place in the queue; `n` is the last event the client has seen."""
+        """A visible chunk with the place in the queue; `n` is the last event that the client has
+        seen."""
         literal = self._channels.note(f"Waiting: {_place(ahead)}.")
         return self._mark(n) + self._reasoning + literal + self._tail
 
     def last(self, end: TurnEnded, n: int) -> bytes:
-        """The chunks that close a good answer: the reason, the usage if asked for, `[DONE]`.
+        """The chunks that close a good answer: the finish reason, the usage if requested, `[DONE]`.
 
         `n` is the number of the end event.
         """
@@ -113,13 +118,14 @@ class ChunkFrames:
         return out + mark + DONE
 
     def failure(self, error: AgClusterError, turn: TurnId, n: int) -> bytes:
-        """The last event of a stream that broke after its 200; no `[DONE]` follows.
+        """The last event of a stream that failed after its 200; no `[DONE]` follows.
 
-        The completion's id and the number of the last event seen stand with it, for coming back.
+        It contains the completion's id and the number of the last event, so that the client can
+        resume.
         """
         body = {"error": error_body(error), "id": completion_id(turn), "starting_after": n}
         return self._mark(n) + b"data: %b\n\n" % json.dumps(body, separators=(",", ":")).encode()
 
     def _mark(self, n: int) -> bytes:
-        """Where in the turn a block's data stands: its first line, if that is wanted."""
+        """The first line of a block, with its event's number, if the client asked for it."""
         return b"id: %d\n" % n if self._is_numbered else b""

@@ -1,7 +1,7 @@
-"""What becomes of each field of a chat request: honoured, refused, or accepted without effect.
+"""How each field of a chat request is treated: honoured, refused, or accepted without effect.
 
-`tests/unit/api/chat/test_fields.py` holds this against the request types of the installed `openai`
-package, so that a field that OpenAI adds is noticed. A field stands for all that is in it.
+`tests/unit/api/chat/test_fields.py` compares this with the request types of the installed `openai`
+package, so that a field that OpenAI adds is noticed. A field includes everything inside it.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ HONOURED: frozenset[str] = frozenset(
 REFUSED: frozenset[str] = frozenset(
     {"messages[].content[].file.file_id", "messages[].content[].input_audio", "n"}
 )
-"""400 in the newest message, a note in an earlier one; `n` above 1."""
+"""400 in the newest message, a note in an earlier one; `n` above 1 is 400."""
 
 IGNORED_PARAMETERS: frozenset[str] = frozenset(
     {
@@ -37,11 +37,8 @@ IGNORED_PARAMETERS: frozenset[str] = frozenset(
         "tools", "top_logprobs", "top_p", "user", "verbosity", "web_search_options",
     }
 )  # fmt: skip
-"""An agent decides these for itself, or runs its own tools.
-
-In a side request the bounds on tokens and `response_format` count (`api.chat.side_requests`).
-Fields that are unknown to us are ignored as well.
-"""
+"""The agent decides these itself, or runs its own tools. In a side request the token limits and
+`response_format` count (`api.chat.side_requests`). Fields that we do not know are ignored too."""
 
 IGNORED_INSIDE: frozenset[str] = frozenset(
     {

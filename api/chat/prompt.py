@@ -1,10 +1,11 @@
-"""OpenAI's messages -> what an agent is told: system prompt, history, prompt. Pure.
+"""Converts OpenAI's messages to an agent's input: system prompt, history, prompt. Pure.
 
-The prompt is everything the user said since the last answer; all before it is history, used only
-where the agent's memory is not what the client sees. What the user said between two answers is one
-turn, however many messages it took, and so is its digest. Where the last message is an answer, the
-agent is asked to go on with it; where there are only instructions, the last of them is the prompt.
-Tool calls and results of the client's own tools become text: this agent runs its own tools.
+The prompt is everything that the user said since the last answer. Everything before it is history,
+which is used only if the agent's memory differs from what the client sees. What the user said
+between two answers is one turn, and has one digest, however many messages it took. If the last
+message is an answer, the agent is asked to continue it. If there are only instructions, the last of
+them is the prompt. Tool calls and results of the client's own tools become text, because this agent
+runs its own tools.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ _RESULT_ROLES = frozenset({"tool", "function"})
 
 
 def read_messages(messages: Sequence[ChatMessage]) -> Prompt:
-    """Raises `RequestRefused` naming the message or part that does not fit."""
+    """Raises `RequestRefused`, naming the message or part that is not valid."""
     with counted(built_of(messages)):
         return _read(messages)
 
@@ -43,7 +44,7 @@ def _read(messages: Sequence[ChatMessage]) -> Prompt:
             continue
         if message.role == "assistant":
             # An answer that was stopped before its first word is empty, but ends the user's turn.
-            # At the end it is where a client wants the answer put.
+            # At the end it is a placeholder for the new answer.
             is_answered = is_answered or bool(blocks) or i != newest
         elif blocks and is_answered:
             begins.append(len(said))
@@ -53,7 +54,7 @@ def _read(messages: Sequence[ChatMessage]) -> Prompt:
             role = "assistant" if message.role == "assistant" else "user"
             said.append(HistoryMessage(role=role, content=blocks))
     if not spoken and said:
-        # Only instructions: all but the last one stay what they are.
+        # Only instructions: all except the last one stay instructions.
         system = [_text(block) for message in said[:-1] for block in message.content]
         said, begins = said[-1:], [0]
     elif is_answered:

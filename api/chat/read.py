@@ -1,4 +1,4 @@
-"""Reads a chat completions request: what is asked of which conversation, or why it is refused."""
+"""Reads a chat completions request: what it asks of which conversation, or why it is refused."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from infra.wire.turns import Lane, OnDisconnect
 
 
 class ChatReader:
-    """Reads chat requests; raises `RequestRefused` for what is wrong with one."""
+    """Reads chat requests; raises `RequestRefused` for invalid ones."""
 
     def __init__(
         self,
@@ -35,8 +35,8 @@ class ChatReader:
         catalog: ModelCatalog,
         large: LargeBodies,
     ) -> None:
-        """`egress_profiles` are those a request may name; `large` reads long bodies beside the
-        loop."""
+        """`egress_profiles` are the ones that a request may name; `large` parses long bodies in a
+        thread."""
         self._settings = settings
         self._egress_profiles = egress_profiles
         self._rules = rules
@@ -44,7 +44,7 @@ class ChatReader:
         self._large = large
 
     async def read(self, request: Request, caller: Caller) -> tuple[ChatRequest, Ask]:
-        """The body and headers of a request, as what is asked of which conversation."""
+        """The request's body and headers, as an `Ask`."""
         settings = self._settings
         headers = request.headers
         on_disconnect = _on_disconnect(headers)
@@ -92,7 +92,7 @@ class ChatReader:
 
 
 def _may_be_thin(headers: Mapping[str, str], name: str | None, prompt: Prompt) -> bool:
-    """A lone message under a name, from no client that is known to send its history."""
+    """A single message under a name, from a client that is not known to send its history."""
     is_lone = len(prompt.sent) == 1 and not prompt.has_answers
     return name is not None and is_lone and not resends_history(headers)
 

@@ -1,10 +1,10 @@
-"""The body of a chat request: read into what is used of it, and no further.
+"""The body of a chat request. Only the fields that are used are parsed.
 
-Objects cost many times the bytes they were sent as: a body of `{}` alone once became a gigabyte.
-So fields that have no effect stay bytes, or are skipped; what is built is counted (`PARTS_MAX`),
-and so is everything that a reader has to stop at (`SIGNS_MAX`), before the body is read. Types and
-ranges are OpenAI's; every refusal names its field. Content is read where it is understood
-(`api.chat.blocks`).
+Objects take many times the memory of the bytes that were sent: a body that consists of `{}` once
+took a gigabyte. So fields without effect stay bytes or are skipped. The objects that are created
+are counted (`PARTS_MAX`), and so are all characters that cost a parser work (`SIGNS_MAX`), before
+the body is parsed. Types and ranges are OpenAI's, and every error names its field. Content is
+parsed where it is used (`api.chat.blocks`).
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ T = TypeVar("T")
 Body = bytes | bytearray
 
 MESSAGES_MAX = 4096
-"""A history of more would keep a replica's other streams waiting while it is read."""
+"""A longer history would delay a replica's other streams while it is read."""
 PARTS_MAX = 16_384
-"""Messages, parts of their content and tool calls that one request may have together."""
+"""Messages, content parts and tool calls of one request, together."""
 
 _SMALL_BYTES = 64 * 1024
 _BOM = b"\xef\xbb\xbf"
@@ -38,7 +38,7 @@ Role = Literal["system", "developer", "user", "assistant", "tool", "function"]
 _Text = str | None
 _Flag = bool | None
 Json = Raw | UnsetType
-"""Left as it came."""
+"""Unparsed bytes."""
 _AN_OBJECT = Meta(extra_json_schema={"type": ["object", "null"]})
 _A_LIST = Meta(extra_json_schema={"type": ["array", "null"]})
 _A_CHOICE = Meta(extra_json_schema={"type": ["string", "object", "null"]})
@@ -60,7 +60,7 @@ _Penalty = Annotated[float, Meta(ge=-2, le=2)] | None
 
 
 class _Built:
-    """How many objects were made of one request's body."""
+    """How many objects were created from one request's body."""
 
     def __init__(self, count: int) -> None:
         self.count = count
@@ -71,10 +71,10 @@ _built: ContextVar[_Built] = ContextVar("built")
 
 @contextmanager
 def counted(count: int = 0) -> Iterator[None]:
-    """What is built in here is of one request, of which so many are built already.
+    """Objects created in this block belong to one request, from which so many were created before.
 
-    Each reading begins its own count: a request is read in several steps, in whichever threads
-    have time, with other requests in between.
+    Each parsing step starts its own count, because a request is parsed in several steps, in
+    different threads, with other requests in between.
     """
     token = _built.set(_Built(count))
     try:
@@ -84,14 +84,14 @@ def counted(count: int = 0) -> Iterator[None]:
 
 
 class _Counted(Struct, frozen=True):
-    """One of those that a body could hold millions of."""
+    """An object of which a body could contain millions."""
 
     def __post_init__(self) -> None:
         built = _built.get()
         built.count += 1
         if built.count > PARTS_MAX:
-            # No `ValueError`: that would be a field that does not fit, which is left out of a
-            # history without a word.
+            # Not a `ValueError`: that would mean an invalid field, which is silently left out of a
+            # history.
             raise RequestRefused(
                 f"`messages` has more than {PARTS_MAX:,} messages, parts and calls together.",
                 param="messages",
@@ -99,7 +99,7 @@ class _Counted(Struct, frozen=True):
 
 
 class Called(_Counted, frozen=True):
-    """What of a client's own tools an answer called."""
+    """The part of a client's tool call that we use."""
 
     name: Json = UNSET
     arguments: Json = UNSET
@@ -107,7 +107,7 @@ class Called(_Counted, frozen=True):
 
 
 class ChatToolCall(_Counted, frozen=True):
-    """A call as it stands in an answer."""
+    """A tool call in an answer."""
 
     function: Called | None = None
     custom: Called | None = None
@@ -126,7 +126,7 @@ class ChatMessage(_Counted, frozen=True):
 
     @property
     def first_text(self) -> str:
-        """The first text of its content that is not blank, if there is any."""
+        """The first text of its content that is not blank, if there is one."""
         try:
             with counted():
                 content = read_content(self.content)
@@ -172,7 +172,7 @@ class ChatRequest(Struct, frozen=True):
     max_tokens: _Tokens = None
     metadata: Annotated[Json, _AN_OBJECT] = UNSET
     response_format: Annotated[Json, _AN_OBJECT] = UNSET
-    # Without effect; typed so that nonsense is refused.
+    # Without effect; typed so that invalid values are refused.
     audio: Annotated[Json, _AN_OBJECT] = UNSET
     frequency_penalty: _Penalty = None
     function_call: Annotated[Json, _A_CHOICE] = UNSET
@@ -198,13 +198,13 @@ class ChatRequest(Struct, frozen=True):
 
     @property
     def bound(self) -> int | None:
-        """Tokens the client allows the answer."""
+        """The client's limit on the answer, in tokens."""
         wanted = self.max_completion_tokens or self.max_tokens
         return int(wanted) if wanted else None
 
     @property
     def names(self) -> dict[str, object]:
-        """What of `metadata` has a meaning here. Raises `RequestRefused`."""
+        """The part of `metadata` that has a meaning here. Raises `RequestRefused`."""
         raw = given(self.metadata)
         if raw is None:
             return {}
@@ -218,7 +218,7 @@ class ChatRequest(Struct, frozen=True):
 
     @property
     def form(self) -> dict[str, Any] | None:
-        """The form that is wanted of the answer. Raises `RequestRefused`."""
+        """The requested format of the answer. Raises `RequestRefused`."""
         raw = given(self.response_format)
         if raw is None:
             return None
@@ -236,12 +236,12 @@ _BEGINS = {
     "metadata": b"{", "response_format": b"{", "stop": b'"[', "tool_choice": b'"{',
     "tools": b"[",
 }  # fmt: skip
-"""How a field may begin that is left as it came; `null` always may."""
+"""How the value of an unparsed field may begin; `null` is always allowed."""
 _WHOLES = ("n", "max_completion_tokens", "max_tokens", "seed", "top_logprobs")
 
 
 def read_chat_request(body: Body) -> ChatRequest:
-    """Raises `RequestRefused` naming the first field that does not fit."""
+    """Raises `RequestRefused`, naming the first invalid field."""
     if has_many_signs(body):
         raise RequestRefused(f"The body has more than {SIGNS_MAX:,} brackets and separators.")
     if body.startswith(_BOM):
@@ -258,7 +258,7 @@ def read_chat_request(body: Body) -> ChatRequest:
 
 
 def built_of(messages: Iterable[ChatMessage]) -> int:
-    """How many objects the messages are, their contents not read."""
+    """How many objects the messages are, without their contents."""
     return sum(1 + _calls_built(message) for message in messages)
 
 
@@ -271,14 +271,14 @@ def _calls_built(message: ChatMessage) -> int:
 def read_content(content: Json) -> str | list[Part] | None:
     """A message's content, within `counted`.
 
-    Raises `msgspec.MsgspecError`, and `RequestRefused` when its request has too many parts.
+    Raises `msgspec.MsgspecError`, and `RequestRefused` if its request has too many parts.
     """
     raw = given(content)
     return None if raw is None else _decoded(_CONTENT_OF, raw)
 
 
 def text_of(value: Json) -> str | None:
-    """The string that stands there; None when it is something else."""
+    """The value if it is a string, otherwise None."""
     raw = given(value)
     try:
         return None if raw is None else _decoded(_TEXT_OF, raw)
@@ -287,14 +287,14 @@ def text_of(value: Json) -> str | None:
 
 
 def given(value: Json) -> Raw | None:
-    """A field that is left as it came; None when it is not there, or null."""
+    """An unparsed field; None if it is absent or null."""
     return value if isinstance(value, Raw) and bytes(memoryview(value)[:4]) != b"null" else None
 
 
 def refusal(error: msgspec.ValidationError, where: str = "") -> RequestRefused:
-    """A type that does not fit, told in OpenAI's notation: `messages[0].role`.
+    """A type error in OpenAI's notation: `messages[0].role`.
 
-    `where` is the field that was read.
+    `where` is the field that was parsed.
     """
     what, _, path = str(error).partition(" - at `$")
     param = (where + path.removesuffix("`")).removeprefix(".") or None
@@ -304,7 +304,7 @@ def refusal(error: msgspec.ValidationError, where: str = "") -> RequestRefused:
     if param is None:
         return RequestRefused("The body must be a JSON object.")
     if what.startswith("Invalid enum value"):
-        # What was sent there is not told again: people put keys into odd places.
+        # The received value is not repeated, because people put keys into the wrong fields.
         return RequestRefused(f"`{param}` must be one of {', '.join(get_args(Role))}.", param=param)
     return RequestRefused(f"`{param}`: {what[0].lower()}{what[1:].replace('`', '')}.", param=param)
 
@@ -313,7 +313,7 @@ _MISSING = re.compile(r"Object missing required field `(\w+)`")
 
 
 def _decoded(decoder: msgspec.json.Decoder[T], raw: Body | Raw) -> T:
-    """What stands there; half an emoji in it becomes U+FFFD."""
+    """The decoded value; half an emoji in it becomes U+FFFD."""
     try:
         return decoder.decode(raw)
     except msgspec.ValidationError:
@@ -330,11 +330,11 @@ _HALF = re.compile(
     rb"(?:(\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2})|\\u[dD][89a-fA-F][0-9a-fA-F]{2})"
     rb"|\xed[\xa0-\xbf][\x80-\xbf]"
 )
-"""A whole emoji in escapes, or half of one, or half of one as some write it without escapes."""
+"""An escaped emoji, half of one, or half of one that was written without escapes."""
 
 
 def without_halves(json: bytes) -> bytes:
-    """JSON in which no half of a pair stands: clients cut texts, and once cut they resend them."""
+    """The JSON with unpaired surrogates replaced: clients cut texts, and then resend them."""
     return _HALF.sub(_mended, json)
 
 
@@ -345,7 +345,7 @@ def _mended(found: re.Match[bytes]) -> bytes:
 
 
 def _check(request: ChatRequest) -> None:
-    """What types do not say."""
+    """Checks that the types do not express."""
     for name, begins in _BEGINS.items():
         value = given(getattr(request, name))
         if value is not None and bytes(memoryview(value)[:1]) not in begins:
@@ -363,7 +363,7 @@ def _check(request: ChatRequest) -> None:
 
 
 def _small(value: Raw, name: str) -> bytes:
-    """A field that is read as a whole. Raises `RequestRefused` for a large one."""
+    """A field that is parsed as a whole. Raises `RequestRefused` if it is large."""
     if len(memoryview(value)) > _SMALL_BYTES:
         raise RequestRefused(f"`{name}` is larger than {_SMALL_BYTES // 1024} KiB.", param=name)
     return bytes(value)

@@ -1,4 +1,4 @@
-"""OpenAI's shapes of what is answered. (Those of requests are in `api.chat.request`.)"""
+"""OpenAI's formats of answers. (Those of requests are in `api.chat.request`.)"""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class PromptTokensDetails(BaseModel):
 
 
 class CompletionTokensDetails(BaseModel):
-    """How much of the answer was thinking, where the upstream tells it."""
+    """How much of the answer was thinking, if the upstream reports it."""
 
     reasoning_tokens: int = 0
 
@@ -34,7 +34,7 @@ class CompletionUsage(BaseModel):
 
 
 class AnswerMessage(BaseModel):
-    """What the agent answered; `reasoning_content` is thinking and tool activity, when shown."""
+    """The agent's answer. `reasoning_content` is thinking and tool activity, if shown."""
 
     role: Literal["assistant"] = "assistant"
     content: str | None
@@ -64,7 +64,7 @@ class ChatCompletion(BaseModel):
 
 
 class Cancellation(BaseModel):
-    """The state of a completion that was to be stopped; one that is `running` ends in seconds."""
+    """The state of a completion after a cancel request; a `running` one ends within seconds."""
 
     id: str
     object: Literal["chat.completion.cancellation"] = "chat.completion.cancellation"

@@ -1,9 +1,9 @@
-"""Which requests are beside the conversation: titles, tags, follow-ups. Pure.
+"""Recognises side requests: titles, tags, follow-ups. Pure.
 
 Chat programs send them under the conversation's own id, some before its first turn, and nothing in
-OpenAI's protocol tells them apart. Three signs do: a utility model, a task header, or how a request
-begins that is not streamed and holds one message of the user, without text that was found for it.
-They are answered by one model call and never reach an agent.
+OpenAI's protocol marks them. Three signs identify them: a utility model, a task header, or the
+beginning of a request that is not streamed and has a single user message, ignoring text that a chat
+program added to it. They are answered by one model call and never reach an agent.
 """
 
 from __future__ import annotations
@@ -20,21 +20,21 @@ from infra.wire.history import INJECTED
 from infra.wire.turns import Lane
 
 TASK_HEADER = "x-task"
-"""Says which task a request is for (Open WebUI: `X-Task: {{TASK}}`); empty for a turn."""
+"""The task of a request (Open WebUI: `X-Task: {{TASK}}`); empty for a turn."""
 
 _CHAT = re.compile(r"<chat_history>.*</chat_history>", re.DOTALL)
 _SYSTEM_ROLES = frozenset({"system", "developer"})
 
 
 class SideRules:
-    """The signs, as a deployment is set up."""
+    """The signs, as the deployment configures them."""
 
     def __init__(self, settings: SideSettings, *, models: ModelSettings) -> None:
         self._utility_models = frozenset(models.utility_models)
         self._beginnings = [re.compile(pattern) for pattern in settings.side_request_patterns]
 
     def lane_of(self, chat: ChatRequest, headers: Mapping[str, str]) -> Lane:
-        """Which way the request takes."""
+        """The lane of a request."""
         is_side = (
             chat.model in self._utility_models
             or is_given(headers.get(TASK_HEADER, ""))
@@ -48,20 +48,20 @@ class SideRules:
             return False
         text = _first_text(spoken[0]).lstrip()
         if INJECTED.search(_CHAT.sub("", text)):
-            # What Open WebUI found in an attached file, before the words of a user.
+            # What Open WebUI found in an attached file, in front of the user's words.
             return False
         return any(beginning.match(text) for beginning in self._beginnings)
 
 
 def answer_bound(chat: ChatRequest) -> int | None:
-    """Tokens the client allows the answer, if it says so sensibly."""
+    """The client's limit on the answer in tokens, if it is a valid one."""
     return chat.bound
 
 
 def with_format(system_prompt: str | None, response_format: Mapping[str, Any] | None) -> str | None:
-    """The system prompt with what the request says of the answer's form.
+    """The system prompt, with the requested format of the answer.
 
-    A side request's reader is a program: LibreChat's structured titles are parsed as JSON.
+    A program reads the answer to a side request: LibreChat parses structured titles as JSON.
     """
     match response_format:
         case {"type": "json_schema", "json_schema": {"schema": dict(schema)}}:

@@ -1,15 +1,15 @@
 """A streamed answer: events, client, keep-alive and shutdown; the first to end stops all.
 
-Departures from `EventSourceResponse`, on purpose:
-- It runs four tasks per stream and a cancel scope per event: 60 KiB of an idle stream and more than
-  half of the cost of a delta. Here there is one task beside the request's own (it waits for the
-  client to leave), the relay's wait ends in time for the next ping, and one timer per stream
-  notices a reader that is stuck.
-- Bytes are sent as they are, joined per loop pass.
+Differences from `EventSourceResponse`, on purpose:
+- It runs four tasks per stream and a cancel scope per event: 60 KiB per idle stream and more than
+  half of the cost of a delta. Here there is one task in addition to the request's own (it waits for
+  the client to disconnect), the relay's wait ends in time for the next ping, and one timer per
+  stream detects a stuck reader.
+- Bytes are sent as they are, joined per pass of the loop.
 - The 200 waits for the first event that settles the outcome (or `commit_after_s`), so that an early
-  failure keeps its honest status; then pings begin.
-- Shutdown is told to the relay by `api.http.drain`, which ends the stream with a clean error. The
-  library would cut every stream within half a second of SIGTERM, without an end mark.
+  failure keeps its own status. Pings start after that.
+- `api.http.drain` tells the relay about a shutdown, and the relay ends the stream with a clean
+  error. The library would cut every stream within half a second of SIGTERM, without an end mark.
 """
 
 from __future__ import annotations
@@ -38,13 +38,13 @@ HEADERS = {"cache-control": "no-cache, no-store", "x-accel-buffering": "no"}
 
 
 class SlowConsumer(HungUp):
-    """The client is there but has read nothing for the send timeout."""
+    """The client is connected but has read nothing for the send timeout."""
 
 
 class ChatStream(EventSourceResponse):
-    """The answer to `stream: true`. Owns the open answer and leaves it, whatever happens.
+    """The answer to `stream: true`. It owns the open answer and leaves it, whatever happens.
 
-    Raises the turn's failure as long as the 200 has not gone out.
+    Raises the turn's failure as long as the 200 was not sent.
     """
 
     def __init__(
@@ -60,7 +60,7 @@ class ChatStream(EventSourceResponse):
         queue_display: QueueDisplay = QueueDisplay.OFF,
     ) -> None:
         super().__init__(_nothing(), headers=HEADERS | headers, ping=ping_interval_s)
-        # The server's to say: the library's stood beside it.
+        # The server sends this header: the library's would be a duplicate.
         del self.headers["connection"]
         self._turn = turn
         self._frames = frames
@@ -92,7 +92,7 @@ class ChatStream(EventSourceResponse):
         held = await self._until_settled()
         last = held[-1] if held and is_end(held[-1]) else None
         if last is not None and not any(map(is_sight, held[:-1])):
-            read_end(last)  # Raises for a turn that failed before it said anything.
+            read_end(last)  # Raises for a turn that failed before its first output.
         async with self._stall.watching():
             await send(
                 {
@@ -122,11 +122,12 @@ class ChatStream(EventSourceResponse):
                 body += self._frames.last(end, self._turn.relay.cursor)
             await self._turn.answered()
             await self._push(send, body, more=False)
-        if self._turn.relay.is_ended:  # Else we failed, not the turn: it can still be read.
+        if self._turn.relay.is_ended:  # Otherwise we failed, not the turn: it can still be read.
             self._turn.delivered()
 
     async def _until_settled(self) -> list[bytes]:
-        """The first events, up to one that settles the outcome, or those of `commit_after_s`."""
+        """The first events: up to one that settles the outcome, or those within
+        `commit_after_s`."""
         held: list[bytes] = []
         relay, clock = self._turn.relay, self._clock
         until_s = clock.monotonic() + self._commit_after_s
@@ -137,7 +138,8 @@ class ChatStream(EventSourceResponse):
                 return held
 
     async def _relay(self, send: Send) -> tuple[bytes, bytes]:
-        """Send all up to the end event; gives what is to be sent together with it, and it."""
+        """Send everything up to the end event. Returns the bytes to send together with it, and the
+        event."""
         relay, clock, interval_s = self._turn.relay, self._clock, self._ping_interval_s
         ping_at_s = clock.monotonic() + interval_s
         while True:
@@ -151,7 +153,7 @@ class ChatStream(EventSourceResponse):
                 ping_at_s = clock.monotonic() + interval_s
 
     def _silence(self) -> bytes:
-        """What is sent while nothing is said: where it stands in the queue, else a ping."""
+        """What is sent during silence: the place in the queue, otherwise a ping."""
         ahead = self._turn.relay.ahead
         if ahead is None:
             return self._frames.ping
@@ -169,7 +171,7 @@ class ChatStream(EventSourceResponse):
 
 
 class _StallTimer:
-    """Ends a block when one send in it takes too long: one timer per stream, none per send."""
+    """Ends a block if a send in it takes too long: one timer per stream, none per send."""
 
     def __init__(self, stall_s: float) -> None:
         self._stall_s = stall_s
@@ -178,7 +180,7 @@ class _StallTimer:
 
     @asynccontextmanager
     async def watching(self) -> AsyncIterator[None]:
-        """The block to watch. Raises `SlowConsumer` when a send in it was stuck."""
+        """The block to watch. Raises `SlowConsumer` if a send in it was stuck."""
         try:
             async with asyncio.timeout(None) as block:
                 self._look(block)
@@ -190,15 +192,16 @@ class _StallTimer:
                 self._timer.cancel()
 
     def begin(self) -> None:
-        """A send begins."""
+        """A send starts."""
         self._since_s = asyncio.get_running_loop().time()
 
     def end(self) -> None:
-        """It is over."""
+        """The send has finished."""
         self._since_s = None
 
     def _look(self, block: asyncio.Timeout) -> None:
-        """Four times per limit, so that a stuck send is noticed a quarter late at most."""
+        """Runs four times per limit, so that a stuck send is noticed a quarter of the limit late at
+        most."""
         loop = asyncio.get_running_loop()
         now_s = loop.time()
         if self._since_s is not None and now_s - self._since_s >= self._stall_s:
@@ -208,6 +211,6 @@ class _StallTimer:
 
 
 async def _nothing() -> AsyncIterator[bytes]:
-    """The library wants an iterator; the relay is read directly."""
+    """The library needs an iterator; the relay is read directly."""
     for line in tuple[bytes, ...]():
         yield line

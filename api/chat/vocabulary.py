@@ -1,4 +1,4 @@
-"""OpenAI's words for what a turn is called here: its id, why it ended, what it used. And back."""
+"""Translates between a turn and OpenAI's terms: its id, why it ended, what it used."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ _ID = re.compile(rf"(?:{COMPLETION_PREFIX}|{TURN_PREFIX})([0-9a-f]{{32}})")
 
 
 def completion_id(turn: TurnId) -> str:
-    """A turn's id as clients of this dialect know it: the same digits behind another word."""
+    """A turn's id in this dialect: the same digits with another prefix."""
     return COMPLETION_PREFIX + turn.removeprefix(TURN_PREFIX)
 
 
 def turn_of(id: str) -> TurnId:
-    """The turn behind a completion's id, or behind the turn's own, which `/v1/sessions` shows.
+    """The turn for a completion's id, or for the turn's own id, which `/v1/sessions` shows.
 
-    Raises `TurnNotFound` for what is neither.
+    Raises `TurnNotFound` for anything else.
     """
     if (found := _ID.fullmatch(id)) is None:
         raise TurnNotFound(id)

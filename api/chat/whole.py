@@ -1,4 +1,4 @@
-"""A whole answer: everything the agent said, gathered, then sent at once."""
+"""An answer that is not streamed: collected, then sent at once."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ log = logging.getLogger(__name__)
 
 
 class WholeAnswer(Response):
-    """The answer to `stream: false`. Owns the open answer and leaves it, whatever happens.
+    """The answer to `stream: false`. It owns the open answer and leaves it, whatever happens.
 
-    Raises nothing of ours: a failed turn is answered with its status. The wait is bounded by the
-    relay. With `blanks_every_s` blanks go out meanwhile, which JSON allows before its value, so
-    that no balancer takes the connection for dead; a turn that fails later has its error behind a
+    Raises none of our errors: a failed turn is answered with its status. The relay limits the wait.
+    With `blanks_every_s`, blanks are sent meanwhile, which JSON allows before a value, so that no
+    load balancer closes the connection; a turn that fails later has its error in a body with status
     200.
     """
 
@@ -73,7 +73,7 @@ class WholeAnswer(Response):
             await send({"type": "http.response.body", "body": answer.body, "more_body": False})
         else:
             await answer(scope, receive, send)
-        if self._turn.relay.is_ended:  # Else we failed, not the turn: it can still be read.
+        if self._turn.relay.is_ended:  # Otherwise we failed, not the turn: it can still be read.
             self._turn.delivered()
 
     async def _answer(self, send: Send) -> Response:

@@ -1,1 +1,1 @@
-"""What callers see of their conversations, and how they stop and delete them."""
+"""How callers list, stop and delete their conversations."""

@@ -16,13 +16,13 @@ from infra.wire.errors import ConversationNotFound, TurnFailed
 from infra.wire.ids import ConversationKey, TurnId
 
 DELETE_SLACK_S = 2.0
-"""Beyond the grace of an interrupted agent, a delete waits this long for its turn's own end."""
+"""Seconds that a delete waits for the turn's own end, beyond an interrupted agent's grace time."""
 
 _KEY = re.compile(r"[0-9a-f]{24}")
 
 
 class Sessions:
-    """The conversations on record, as callers may see them."""
+    """The recorded conversations, as callers may see them."""
 
     def __init__(
         self,
@@ -40,11 +40,12 @@ class Sessions:
         self._lookup = lookup
 
     async def page(self, caller: Caller, *, after: str | None, limit: int) -> ConversationPage:
-        """The caller's, the last used first. Raises `ValueError` for a cursor that is none."""
+        """The caller's conversations, the most recently used first. Raises `ValueError` for an
+        invalid cursor."""
         return await self._conversations.list(caller.tenant, cursor=after, limit=limit)
 
     async def find(self, name: str, caller: Caller) -> ConversationRecord:
-        """By the client's own name for it, else by its key. Raises `ConversationNotFound`."""
+        """By the client's own name, otherwise by its key. Raises `ConversationNotFound`."""
         keys = [await self._names.stands_for(caller.tenant, name)]
         if _KEY.fullmatch(name):
             keys.append(ConversationKey(name))
@@ -55,11 +56,11 @@ class Sessions:
         raise ConversationNotFound(name)
 
     async def turns(self, record: ConversationRecord) -> Sequence[TurnId]:
-        """The ids of its newest turns, the last one last."""
+        """The ids of its newest turns, the newest last."""
         return await self._conversations.turns(record.conversation)
 
     async def delete(self, name: str, caller: Caller) -> ConversationKey:
-        """Forget it everywhere. What runs in it is cancelled first and gets to its own end.
+        """Delete it everywhere. Running turns are cancelled first and get to their own end.
 
         Raises `ConversationNotFound` and `StoreUnavailable`.
         """
@@ -72,7 +73,7 @@ class Sessions:
         return c
 
     async def _until_ended(self, turn: TurnId) -> None:
-        """Until the turn has ended, or had its time for it."""
+        """Wait until the turn has ended, or its time is over."""
         record = await self._turns.get(turn)
         if record is None:
             return
@@ -82,6 +83,6 @@ class Sessions:
                 async for _ in open_turn.relay:
                     pass
         except (TimeoutError, TurnFailed):
-            return  # It is ended by force.
+            return  # It is then ended by force.
         finally:
             open_turn.leave(hung_up=False)

@@ -39,7 +39,7 @@ class SessionList(BaseModel):
 
 
 class SessionDeleted(BaseModel):
-    """A conversation that is no more."""
+    """A deleted conversation."""
 
     object: Literal["session.deleted"] = "session.deleted"
     conversation: str

@@ -1,7 +1,7 @@
-"""Who calls: the key of the request and the tenant it stands for.
+"""The caller: the key of the request, and the tenant that it stands for.
 
-The key is the caller's own (of the upstream), so it is only checked for its shape here; `key_check`
-asks the upstream. It is never logged and never shown.
+The key is the caller's own key for the upstream, so only its form is checked here; `key_check` asks
+the upstream. It is never logged or shown.
 """
 
 from __future__ import annotations
@@ -22,20 +22,20 @@ _SHAPE = re.compile(r"[\x21-\x7e]{8,512}")
 
 @dataclass(frozen=True)
 class Caller:
-    """Who calls. The key is left out of every representation."""
+    """Who sent the request. Representations never include the key."""
 
     tenant: TenantId
     api_key: str = field(repr=False)
 
     def owns(self, tenant: TenantId) -> bool:
-        """Whether what that tenant has is the caller's; takes as long for a near miss as any."""
+        """Whether that tenant's data is the caller's. Takes the same time for any other tenant."""
         return hmac.compare_digest(self.tenant.encode(), tenant.encode())
 
 
 def authenticate(headers: Mapping[str, str], *, secret: bytes) -> Caller:
-    """The caller by `Authorization: Bearer` or, without one, `x-api-key`.
+    """The caller by `Authorization: Bearer` or, without it, `x-api-key`.
 
-    Raises `RequestRefused` (401) for a missing key or one that cannot be any.
+    Raises `RequestRefused` (401) for a missing or malformed key.
     """
     key = _bearer(headers.get("authorization", "")) or headers.get("x-api-key", "").strip()
     if not key:
@@ -46,7 +46,7 @@ def authenticate(headers: Mapping[str, str], *, secret: bytes) -> Caller:
 
 
 def without_key(text: str, headers: Mapping[str, str]) -> str:
-    """What a caller wrote, to be shown or logged: their key is masked wherever they put it."""
+    """A caller's text, for showing or logging it: the caller's key in it is masked."""
     for key in (_bearer(headers.get("authorization", "")), headers.get("x-api-key", "").strip()):
         if _SHAPE.fullmatch(key):
             text = text.replace(key, "[key]")

@@ -1,6 +1,6 @@
-"""A request's body, when it is one we read: JSON, in UTF-8, as it is.
+"""Reads a request's body, if it is uncompressed JSON in UTF-8.
 
-Refused with 400, not 415: LangChain repeats a 415 for minutes.
+Others are refused with 400, not 415, because LangChain repeats a 415 for minutes.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from infra.wire.ids import TenantId
 T = TypeVar("T")
 
 LARGE_BYTES = 128 * 1024
-"""Smaller ones are read in a millisecond or two."""
+"""Smaller ones are parsed in a millisecond or two."""
 
 
 async def json_body(request: Request) -> bytearray:
-    """The body, which the request itself does not keep.
+    """The body, which the request object itself does not keep.
 
-    Raises `RequestRefused` for one that says it is something else.
+    Raises `RequestRefused` for a body of another type.
     """
     _check(request.headers)
     body = bytearray()
@@ -36,17 +36,17 @@ async def json_body(request: Request) -> bytearray:
 
 
 def held_while_read(body: bytearray) -> int:
-    """Bytes that a request holds until its turn is handed over.
+    """The number of bytes that a request holds until its turn is submitted.
 
-    The body, its texts (four bytes a character, if a single one of them is rare), and what is
-    written to Redis, before and behind its encoding.
+    The body, its texts (four bytes per character if it contains a single rare one), and the data
+    written to Redis, before and after encoding.
     """
     is_plain = body.isascii() and b"\\u" not in body
     return len(body) * (1 + (1 if is_plain else 4) + 2)
 
 
 class LargeBodies:
-    """Reads large bodies beside the loop, one after the other, so that streams go on meanwhile.
+    """Parses large bodies in a thread, one after the other, so that streams continue meanwhile.
 
     Tenants are served in turn: one with many large requests delays another by one of them.
     """
@@ -55,7 +55,7 @@ class LargeBodies:
         self._lane = _Lane()
 
     async def read(self, size: int, work: Callable[[], T], *, tenant: TenantId) -> T:
-        """The result of `work`, which reads so many bytes."""
+        """The result of `work`, which parses this many bytes."""
         if size <= LARGE_BYTES:
             return work()
         async with self._lane.place(tenant):
@@ -86,17 +86,18 @@ class _Lane:
         try:
             await place
         except asyncio.CancelledError:
-            if not place.cancelled():  # Handed over in the moment of the cancel.
+            if not place.cancelled():  # We just got the place.
                 self._hand_on()
             raise
 
     def _hand_on(self) -> None:
-        """To the first of the tenant that has waited longest; its next one waits behind others."""
+        """Pass the place to the first request of the tenant that has waited longest; that tenant's
+        next request waits behind the others."""
         while self._waiting:
             tenant, places = self._waiting.popitem(last=False)
             while places:
                 place = places.popleft()
-                if place.done():  # Cancelled: nobody waits there.
+                if place.done():  # Cancelled: nobody waits for it.
                     continue
                 if places:
                     self._waiting[tenant] = places
@@ -116,6 +117,6 @@ def _check(headers: Mapping[str, str]) -> None:
         name, _, value = option.partition("=")
         if name.strip() == "charset" and value.strip(' "') not in ("utf-8", "utf8", "us-ascii"):
             raise RequestRefused("The body must be UTF-8.", param="Content-Type")
-    # Never unpacked: a few kilobytes can hold gigabytes.
+    # Never unpacked, because a few kilobytes can contain gigabytes.
     if headers.get("content-encoding", "").strip().lower() not in ("", "identity"):
         raise RequestRefused("Send the body uncompressed.", param="Content-Encoding")

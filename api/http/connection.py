@@ -1,13 +1,13 @@
-"""One client connection: uvicorn's HTTP protocol, with the bounds that it lacks.
+"""One client connection: uvicorn's HTTP protocol, with the limits that it lacks.
 
-uvicorn waits without end for a request's head, and for a client that opens a connection and says
-nothing; it takes a head, a chunk's extensions or trailers of any size; it never stops reading where
-a request was answered before its body had come; and it adds a body's trailers to the headers. What
-the parser itself refuses it answers in plain text, and HTTP/1.0 in chunks, which that does not
-know. Here every such wait has a deadline, everything unparsed has a bound, trailers are dropped,
-and each refusal has the form of all our errors.
+uvicorn waits forever for a request's head, and for a client that opens a connection and sends
+nothing. It accepts a head, chunk extensions or trailers of any size. It never stops reading if a
+request was answered before its body had arrived, and it adds a body's trailers to the headers. It
+answers what the parser refuses in plain text, and HTTP/1.0 in chunks, which HTTP/1.0 does not
+support. Here every such wait has a deadline, everything unparsed has a limit, trailers are dropped,
+and every refusal has the form of our errors.
 
-(The body of a request that is being served is bounded by `api.http.edge`.)
+(`api.http.edge` limits the body of a request that is being served.)
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ from infra.wire.errors import ErrorCode, RequestRefused
 from infra.wire.words import Case, refused
 
 HEAD_MAX_BYTES = 64 * 1024
-"""Bytes that may come without making a whole head, or a piece of a body."""
+"""Bytes that may arrive without completing a head or a piece of a body."""
 
 
 class _PlainCycle(RequestResponseCycle):
-    """An answer over HTTP/1.0, which knows no chunks: a body of unknown length ends with its
-    connection."""
+    """An answer over HTTP/1.0, which does not support chunks: a body of unknown length ends with
+    its connection."""
 
     _is_endless = False
 
@@ -44,17 +44,16 @@ class _PlainCycle(RequestResponseCycle):
             if self._is_endless:
                 self.chunked_encoding = False
         elif self._is_endless:
-            # Each piece is as long as it was said to be.
+            # Each piece has its announced length.
             self.expected_content_length = len(message.get("body", b""))
         await super().send(message)
 
 
 @dataclass(frozen=True)
 class ConnectionBounds:
-    """`head_s`: for a whole head, from its first byte or, on a new connection, from the start.
-    `rest_s`: for the rest of a body nobody reads any more, so that its sender gets to the answer.
-    `connections_max`: open ones of the process, idle ones included.
-    """
+    """`head_s`: for a complete head, from its first byte or, on a new connection, from the start.
+    `rest_s`: for the rest of a body that nobody reads any longer, so that its sender gets to the
+    answer. `connections_max`: open connections of the process, including idle ones."""
 
     head_s: float = 10.0
     rest_s: float = 10.0
@@ -62,7 +61,7 @@ class ConnectionBounds:
 
 
 class BoundedConnection(HttpToolsProtocol):
-    """See the module. `bounded` makes one with other bounds."""
+    """See the module. `bounded` creates a subclass with other limits."""
 
     bounds: ClassVar[ConnectionBounds] = ConnectionBounds()
 
@@ -93,7 +92,7 @@ class BoundedConnection(HttpToolsProtocol):
         if self._unparsed_bytes > HEAD_MAX_BYTES:
             self._refuse(RequestRefused("", code=ErrorCode.HEADERS_TOO_LARGE))
         elif self._deadline is None and self._is_idle:
-            # uvicorn's keep-alive timer ended with these bytes, and they began no request.
+            # These bytes stopped uvicorn's keep-alive timer, but did not start a request.
             self._expect(self.bounds.rest_s, self.transport.close)
 
     def on_message_begin(self) -> None:
@@ -113,7 +112,7 @@ class BoundedConnection(HttpToolsProtocol):
         super().on_headers_complete()
 
         if self.scope["http_version"] == "1.0" and self.cycle is not None:
-            # There is no other seam; nothing of it has run yet.
+            # There is no other way to replace it; nothing of it has run yet.
             self.cycle.__class__ = _PlainCycle
 
     def on_body(self, body: bytes) -> None:
@@ -129,14 +128,14 @@ class BoundedConnection(HttpToolsProtocol):
 
     @property
     def _is_idle(self) -> bool:
-        """No request is being answered."""
+        """Whether no request is being answered."""
         return self.cycle is None or self.cycle.response_complete
 
     def _head_is_late(self) -> None:
         if self._is_in_head:
             self._refuse(RequestRefused("", code=ErrorCode.REQUEST_TIMEOUT))
         else:
-            self.transport.close()  # It said nothing, or never finished what was answered.
+            self.transport.close()  # It sent nothing, or not the rest of its body.
 
     def _expect(self, within_s: float, late: Callable[[], None]) -> None:
         self._deadline = self.loop.call_later(within_s, self._ring, late)
@@ -152,7 +151,8 @@ class BoundedConnection(HttpToolsProtocol):
             late()
 
     def _refuse(self, error: RequestRefused) -> None:
-        """Answer what never became a request, if nothing else is being answered, and close."""
+        """Answer bytes that never became a request, if nothing else is being answered, and
+        close."""
         if self._is_idle:
             answer = error_response(error)
             answer.headers["connection"] = "close"
@@ -163,5 +163,5 @@ class BoundedConnection(HttpToolsProtocol):
 
 
 def bounded(bounds: ConnectionBounds) -> type[BoundedConnection]:
-    """The protocol with these bounds, as uvicorn wants it: a class."""
+    """The protocol with these limits, as a class, which is what uvicorn needs."""
     return type("BoundedConnection", (BoundedConnection,), {"bounds": bounds})

@@ -1,6 +1,6 @@
-"""Calls from pages in a browser (CORS), for the origins an operator names; by default for none.
+"""Calls from pages in a browser (CORS), for the origins that an operator lists; by default none.
 
-Never with credentials: a key is sent by the page itself, no cookie of ours exists.
+Never with credentials: the page sends the key itself, and we use no cookies.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ EXPOSED_HEADERS = (
 
 
 class CrossOrigin(CORSMiddleware):
-    """Starlette's, with refusals in the form of all our errors.
+    """Starlette's middleware, with refusals in the form of our errors.
 
-    Any header may be sent: OpenAI's clients add a dozen of their own, and more with each version.
+    Any header is allowed: OpenAI's clients add a dozen of their own, and more with each version.
     """
 
     def __init__(self, app: ASGIApp, *, allow_origins: Collection[str]) -> None:

@@ -1,4 +1,4 @@
-"""Clients leave: work for one goes on only while it is connected."""
+"""Stops work for a client that disconnects."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ T = TypeVar("T")
 
 
 class HungUp(AgClusterError):
-    """The client closed its connection before its answer was over."""
+    """The client closed its connection before its answer was complete."""
 
 
 async def while_connected(receive: Receive, work: Coroutine[Any, Any, T]) -> T:
-    """The result of `work`, which is cancelled when the client hangs up (raises `HungUp`).
+    """The result of `work`, which is cancelled if the client disconnects (raises `HungUp`).
 
-    Errors of ours pass as they are, not wrapped in a group.
+    Our errors are raised as they are, not wrapped in a group.
     """
     failure: AgClusterError | None = None
     try:
@@ -32,7 +32,7 @@ async def while_connected(receive: Receive, work: Coroutine[Any, Any, T]) -> T:
                 failure = error
             watcher.cancel()
     except* HungUp:
-        # Work that had failed by itself in the same moment tells more.
+        # If the work itself failed at the same moment, that error says more.
         failure = failure or HungUp("the client hung up")
     if failure is not None:
         raise failure
@@ -44,6 +44,6 @@ async def _until_gone(receive: Receive) -> None:
         while (await receive())["type"] != "http.disconnect":
             pass
     except RequestRefused as error:
-        # It owes the rest of a body that nobody needed, and does not send it.
+        # The client does not send the rest of a body that nobody needs.
         raise HungUp(error.message) from error
     raise HungUp("the client hung up")

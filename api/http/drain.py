@@ -1,4 +1,5 @@
-"""A replica on its way out: readiness off, streams get a while, then a clean end."""
+"""A replica that shuts down: it reports not ready, lets streams run for a while, then ends them
+cleanly."""
 
 from __future__ import annotations
 
@@ -9,7 +10,7 @@ Cut = Callable[[], None]
 
 
 class Drain:
-    """Knows whether this replica is leaving, and whom to tell when the grace is over."""
+    """Knows whether this replica is shutting down, and whom to tell when the drain time is over."""
 
     def __init__(self) -> None:
         self.is_draining = False
@@ -18,25 +19,25 @@ class Drain:
 
     @property
     def open_count(self) -> int:
-        """Answers under way."""
+        """The number of running answers."""
         return len(self._open)
 
     def begin(self) -> None:
-        """Readiness off. What is open goes on, and what still comes is served."""
+        """Report not ready. Open answers continue, and new requests are still served."""
         self.is_draining = True
 
     def close(self) -> None:
-        """Balancers know by now: no new answers."""
+        """Load balancers know by now: refuse new answers."""
         self.is_closed = True
 
     def cut(self) -> None:
-        """The grace is over: every answer under way is told to end now."""
+        """The drain time is over: tell every running answer to end now."""
         for tell in list(self._open.values()):
             tell()
 
     @contextmanager
     def holds(self, cut: Cut) -> Iterator[None]:
-        """An answer is under way; `cut` is called when it has to end early."""
+        """An answer is running; `cut` is called if it has to end early."""
         ticket = object()
         self._open[ticket] = cut
         try:

@@ -1,7 +1,7 @@
-"""The outermost layer: request ids, bounds on what a client may send, headers every answer has, and
-the last net for errors. (What is no request yet is bounded by `api.http.connection`.)
+"""The outermost layer: request ids, limits on what a client may send, headers of every answer, and
+a catch-all for errors. (`api.http.connection` limits what is not a request yet.)
 
-Plain ASGI, because it wraps every stream and Starlette's middleware class would copy each chunk
+Plain ASGI, because it wraps every stream, and Starlette's middleware class would copy each chunk
 through a queue.
 """
 
@@ -31,30 +31,31 @@ log = logging.getLogger(__name__)
 HEADERS_MAX_BYTES = 32 * 1024
 HEADERS_MAX = 128
 BODY_STALL_S = 20.0
-"""A body may take this long, and a second more for every 64 KiB that has come."""
+"""Seconds that a body may take, plus one for every 64 KiB that has arrived."""
 BODY_BYTES_PER_S = 64 * 1024
 ANSWER_HEADERS = "answer_headers"
-"""Where in a request's state a route leaves headers for its answer, whichever that will be."""
+"""Where in a request's state a route puts headers for its answer, even if that is an error."""
 BODY = "body"
-"""Where in a request's state its `BoundedBody` stands."""
+"""Where in a request's state its `BoundedBody` is."""
 _SECURITY_HEADERS = {
     "cache-control": "no-store",
     "content-security-policy": "default-src 'none'; frame-ancestors 'none'",
     "referrer-policy": "no-referrer",
     "x-content-type-options": "nosniff",
 }
-"""For answers that do not say otherwise. Nothing here is a page: a browser is to run none of it."""
+"""Default headers of answers. None of them is a page, so a browser must not run anything in
+them."""
 _PATH_SIGNS = "/!$&'()*+,:;=@[]"
 _PREFIX = re.compile(r"/*((?:v1/+)*)")
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:@=+/-]{1,128}")
 
 
 class Edge:
-    """Wraps the application. Beyond `requests_max` at once only health is answered.
+    """Wraps the application. Beyond `requests_max` concurrent requests, only health is answered.
 
-    What all requests together have sent of their bodies, and what is made of it, is held until
-    their turns are handed over. Beyond `bodies_max_bytes` of that, whichever sends more is refused,
-    and before that a key that holds more than is left for all others.
+    The bytes of all requests' bodies, and of the data made from them, count as held until their
+    turns are submitted. Beyond `bodies_max_bytes`, any request that sends more is refused, and
+    before that a key that holds more than is left for all others.
     """
 
     def __init__(
@@ -90,12 +91,12 @@ class Edge:
             meant = {**scope, "path": meant_path(scope["path"], scope["raw_path"])}
             await self._app(meant, body, exchange.send)
         except ClientDisconnect:
-            pass  # Nobody is left to answer.
+            pass  # The client is gone.
         except AgClusterError as error:
             if exchange.status:
                 raise
             await error_response(error)(scope, receive, exchange.send)
-        except Exception:  # the process must outlive any request
+        except Exception:  # The process must survive any request.
             log.exception("request failed", extra=fields(request=exchange.request_id))
             if exchange.status:
                 raise
@@ -145,7 +146,7 @@ class _Exchange:
 
     def log(self, scope: Scope) -> None:
         if _is_probe(scope):
-            return  # Probes come every few seconds and say nothing.
+            return  # Probes arrive every few seconds and are not worth a log line.
         log.info(
             "answered",
             extra=fields(
@@ -160,9 +161,9 @@ class _Exchange:
 
 
 class BoundedBody:
-    """The request's `receive`, with bounds on size and slowness while there is a body to come.
+    """The request's `receive`, with limits on size and slowness while the body arrives.
 
-    What comes of it counts as held, until the route says what it holds, or the request is over.
+    Received bytes count as held until the route says what it holds, or the request is over.
     """
 
     def __init__(self, receive: Receive, max_bytes: int, stall_s: float, held: Held) -> None:
@@ -193,44 +194,46 @@ class BoundedBody:
         return message
 
     def belong(self, tenant: TenantId) -> None:
-        """Whose request it is: one key gets its share of the room. Said before the body is read."""
+        """Sets whose request it is, because each key has a share of the memory. Called before the
+        body is read."""
         self._held.belong(tenant)
 
     def hold(self, count: int) -> None:
-        """From here on the request holds so many bytes, in whatever form.
+        """From here on the request holds this many bytes, in any form.
 
-        Raises `RequestRefused` when there is no room for them beside what others hold, or beside
-        what other requests of the same key do.
+        Raises `RequestRefused` if there is no room for them beside what others hold, or what other
+        requests of the same key hold.
         """
         self._held.become(count)
 
     def release(self) -> None:
-        """The body is held no more."""
+        """The body is no longer held."""
         self.hold(0)
 
 
 def meant_path(path: str, raw_path: bytes) -> str:
-    """The path as we have it, of one as base URLs make it: `//v1/…`, `/v1/v1/…`, `…/`.
+    """Our path for the forms that clients build from a base URL: `//v1/…`, `/v1/v1/…`, `…/`.
 
-    Served as it is, not redirected: clients drop their key on the way, or their body.
+    Served directly, not redirected, because clients drop their key or their body when redirected.
     """
     prefix = _PREFIX.match(path)
     assert prefix is not None
     path = ("/v1/" if prefix[1] else "/") + path[prefix.end() :]
-    if raw_path.endswith(b"/"):  # Not one that is part of a name, and escaped.
+    if raw_path.endswith(b"/"):  # Not an escaped slash, which is part of a name.
         path = path.rstrip("/") or "/"
     return path
 
 
 def held_body(request: Request) -> BoundedBody:
-    """What a request that came in by the edge holds."""
+    """The bytes held by a request that came in through the edge."""
     body = request.scope["state"][BODY]
     assert isinstance(body, BoundedBody)
     return body
 
 
 def _loggable(scope: Scope) -> str:
-    """The path as it was sent: decoded, it could hold a line of its own. A key in it is masked."""
+    """The path as it was sent, because a decoded one could contain a line break. A key in it is
+    masked."""
     path: str = scope["path"]
     shown = without_key(path, Headers(scope=scope))
     if shown != path:
@@ -251,7 +254,7 @@ def _too_large(max_bytes: int) -> RequestRefused:
 
 
 def request_id(headers: Headers) -> str:
-    """The client's own id when it is a decent one, else a fresh one."""
+    """The client's own id if it is a valid one, otherwise a new one."""
     sent = headers.get("x-request-id", "")
     is_decent = _REQUEST_ID.fullmatch(sent) and without_key(sent, headers) == sent
     return sent if is_decent else f"req_{secrets.token_hex(12)}"

@@ -1,7 +1,8 @@
-"""How many bytes of bodies this replica holds, and whose.
+"""Counts the bytes of request bodies that this replica holds, in total and by key.
 
-A key is known by the time its body comes. What it holds with several requests may never be more
-than what stays free: so one key gets half, two a third each, and there is room for the next one.
+The key is known when its body arrives. All requests of one key together may never hold more than
+stays free. So one key gets at most half, two keys a third each, and there is always room for the
+next one.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ _FULL_OF_YOURS = (
 
 
 class HeldBodies:
-    """Bounded over all, and by key; each request has its own `Held` of it."""
+    """Limits in total and by key; each request has its own `Held`."""
 
     def __init__(self, max_bytes: int) -> None:
         self._max_bytes = max_bytes
@@ -26,13 +27,13 @@ class HeldBodies:
         self._of = Counter[TenantId]()
 
     def request(self) -> Held:
-        """What one request will hold: nothing yet."""
+        """The account of one request, which holds nothing yet."""
         return Held(self)
 
     def change(
         self, tenant: TenantId | None, held: int, wanted: int, *, is_alone_enough: bool
     ) -> None:
-        """A request that holds so many bytes wants to hold others. Raises `RequestRefused`."""
+        """A request wants to hold another number of bytes. Raises `RequestRefused`."""
         others = self._bytes - held
         if wanted > held and (others or not is_alone_enough):
             own_others = self._of[tenant] - held if tenant is not None else 0
@@ -49,7 +50,7 @@ class HeldBodies:
 
 
 class Held:
-    """What one request holds."""
+    """The bytes held by one request."""
 
     def __init__(self, all_held: HeldBodies) -> None:
         self._all = all_held
@@ -57,18 +58,18 @@ class Held:
         self._bytes = 0
 
     def belong(self, tenant: TenantId) -> None:
-        """Whose it is, said before a byte of it is held."""
+        """Sets whose they are, before the first byte is held."""
         assert not self._bytes, "some of it is held already, by nobody"
         self._tenant = tenant
 
     def add(self, count: int) -> None:
-        """So many more. Raises `RequestRefused` when there is no room for them."""
+        """Hold this many more. Raises `RequestRefused` if there is no room."""
         self._change(self._bytes + count, is_alone_enough=False)
 
     def become(self, count: int) -> None:
-        """So many now, in whatever form. Where nothing else is held there is room for any.
+        """Hold this many now, in any form. If nothing else is held, any number fits.
 
-        Raises `RequestRefused` when there is no room for them; then it holds what it held.
+        Raises `RequestRefused` if there is no room; then the request holds what it held before.
         """
         self._change(count, is_alone_enough=True)
 

@@ -1,4 +1,4 @@
-"""`POST /v1/chat/completions`: everything that can be refused is refused before a turn exists."""
+"""`POST /v1/chat/completions`. Everything that can be refused is refused before a turn exists."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from infra.wire.errors import ErrorCode, RequestRefused
 
 
 def chat_routes(deps: ApiDeps) -> APIRouter:
-    """Both paths: clients are configured with and without `/v1`."""
+    """Both paths, because clients are configured with and without `/v1`."""
     router = APIRouter(tags=["chat"])
     rules = SideRules(deps.settings, models=deps.settings)
     reader = ChatReader(
@@ -35,17 +35,17 @@ def chat_routes(deps: ApiDeps) -> APIRouter:
     )
 
     async def create_chat_completion(request: Request) -> Response:
-        """Ask an agent. `X-Conversation-ID` names the conversation the turn belongs to;
-        `X-On-Disconnect: continue` lets it go on when the client hangs up; `X-Event-IDs: true`
-        numbers a stream's events, for coming back to one that broke; a repeat with the same
-        `Idempotency-Key` or `X-Message-ID` is answered by the turn it repeats."""
+        """Ask an agent. `X-Conversation-ID` names the turn's conversation. With `X-On-Disconnect:
+        continue` the turn continues when the client disconnects. With `X-Event-IDs: true` a
+        stream's events are numbered, so that a broken stream can be resumed. A repeat with the same
+        `Idempotency-Key` or `X-Message-ID` is answered by the turn that it repeats."""
         caller = await deps.admission.admit(request)
         if deps.drain.is_closed:
             raise RequestRefused("", code=ErrorCode.SHUTTING_DOWN)
         is_numbered = _wants_numbers(request.headers)
         chat, ask = await reader.read(request, caller)
         turn = await deps.turns.open(ask)
-        held_body(request).hold(0)  # What the answer needs of it is a few words.
+        held_body(request).hold(0)  # The answer needs only a few fields of it.
         try:
             return _answer(deps, chat, ask, turn, is_numbered=is_numbered)
         except BaseException:

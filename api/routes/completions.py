@@ -1,4 +1,4 @@
-"""`/v1/chat/completions/{id}`: a completion asked for earlier, from any replica."""
+"""`/v1/chat/completions/{id}`: an earlier completion, from any replica."""
 
 from __future__ import annotations
 
@@ -36,10 +36,10 @@ def completion_routes(deps: ApiDeps) -> APIRouter:
         ] = None,
         include_usage: Annotated[bool, Query(description="As in `stream_options`.")] = False,
     ) -> Response:
-        """A completion by its id, an hour after its end at most. Without `stream` it must be
-        finished (else 409 `turn_running`). A stream begins after `Last-Event-ID` or
-        `starting_after`, or at the beginning, and follows the turn until it ends; leaving it does
-        not stop the turn."""
+        """A completion by its id, until an hour after its end. Without `stream` it must be finished
+        (otherwise 409 `turn_running`). A stream starts after `Last-Event-ID` or `starting_after`,
+        or at the beginning, and follows the turn until it ends. Disconnecting does not stop the
+        turn."""
         caller = await deps.admission.admit(request)
         if deps.drain.is_closed:
             raise RequestRefused("", code=ErrorCode.SHUTTING_DOWN)
@@ -50,8 +50,8 @@ def completion_routes(deps: ApiDeps) -> APIRouter:
         return await _stream(deps, record, after=after, include_usage=include_usage)
 
     async def cancel_chat_completion(request: Request, completion_id: str) -> Cancellation:
-        """Stop it. One that runs ends within seconds, for all who read it; one that has ended
-        stays as it is."""
+        """Cancel a completion. A running one ends within seconds for all its readers; a finished
+        one does not change."""
         caller = await deps.admission.admit(request)
         turn = turn_of(completion_id)
         state = await deps.lookup.cancel(turn, caller)
@@ -125,7 +125,8 @@ async def _stream(
 
 
 def _cursor(headers: Mapping[str, str], starting_after: int | None) -> int:
-    """What the client saw last. The header wins: a reconnecting reader repeats its first URL."""
+    """The last event that the client saw. The header wins, because a reconnecting reader repeats
+    its first URL."""
     value = headers.get("last-event-id", "").strip()
     if not value:
         return starting_after or 0

@@ -1,4 +1,4 @@
-"""Health: of the deployment for people, of this process for what restarts it or routes to it."""
+"""Health of the deployment for people, and of this process for supervisors and load balancers."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from infra.wire.base import VERSION
 from infra.wire.errors import StoreUnavailable
 
 WORKERS_AWAY_S = 30.0
-"""A replica stays ready for so long after it last saw a ready worker. While one is replaced turns
-wait for the next, and all else is served; not ready, all replicas would be taken away at once.
-"""
+"""Seconds that a replica stays ready after it last saw a ready worker. While a worker is replaced,
+turns wait for the next one and everything else is served. If replicas were not ready, load
+balancers would remove all of them at once."""
 
 
 def health_routes(deps: ApiDeps) -> APIRouter:
@@ -48,12 +48,12 @@ def health_routes(deps: ApiDeps) -> APIRouter:
         )
 
     def is_between() -> bool:
-        """One worker was there a moment ago; the next may come."""
+        """Whether a worker was ready a moment ago, so that the next one may follow."""
         return seen_s is not None and deps.clock.monotonic() < seen_s + WORKERS_AWAY_S
 
     @router.get("/health", responses=away, openapi_extra=OPEN)
     async def health(response: Response) -> Health:
-        """How the deployment is: `degraded` without workers, 503 without Redis."""
+        """The state of the deployment: `degraded` without workers, 503 without Redis."""
         found = await look()
         response.status_code = 503 if found.status == "unhealthy" else 200
         return found
@@ -65,8 +65,8 @@ def health_routes(deps: ApiDeps) -> APIRouter:
 
     @router.get("/health/ready", responses=away, openapi_extra=OPEN)
     async def ready(response: Response) -> Health:
-        """Whether to send traffic here: Redis answers, a worker lives or did half a minute ago, no
-        shutdown has begun."""
+        """Whether to send traffic here: Redis answers, a worker is ready or was half a minute ago,
+        and no shutdown has begun."""
         found = await look()
         is_ready = found.status == "healthy" or (found.status == "degraded" and is_between())
         response.status_code = 200 if is_ready else 503

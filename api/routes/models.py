@@ -1,4 +1,4 @@
-"""`GET /v1/models`: with a key the models it may use, without one those of the settings."""
+"""`GET /v1/models`: with a key the models that it may use, without a key those of the settings."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ def model_routes(deps: ApiDeps) -> APIRouter:
     router = APIRouter(tags=["models"])
 
     async def list_models(request: Request) -> ModelList:
-        """All models, aliases and utility models. With a key also those that the upstream lists
-        for it; one that the upstream refuses is 401."""
+        """All models, aliases and utility models. With a key also those that the upstream lists for
+        it; a key that the upstream refuses is 401."""
         offered = await deps.catalog.offered(await deps.admission.greet(request))
         return ModelList(data=[Model(id=id, created=made) for id, made in offered.items()])
 
     async def get_model(request: Request, model_id: str) -> Model:
-        """One model or alias, in any form in which it may be asked for."""
+        """One model or alias, in any form in which it can be requested."""
         caller = await deps.admission.greet(request)
         offered = await deps.catalog.offered(caller)
         if model_id in offered:

@@ -1,8 +1,8 @@
 """The OpenAPI document: what routes add to what FastAPI finds out by itself.
 
-FastAPI knows the answers and the parameters in a URL. The body (which we read ourselves), the
-headers that mean something and the errors are told here, so that the document says all that the API
-does: `tests/integration/api/test_fuzz.py` holds the one against the other.
+FastAPI knows the answers and the parameters in a URL. The body (which we parse ourselves), the
+headers with a meaning and the errors are added here, so that the document describes everything that
+the API does. `tests/integration/api/test_fuzz.py` compares the two.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from api.routes.shapes import ErrorAnswer
 from api.turns.options import OPTION_HEADERS
 
 NUMBERS_HEADER = "X-Event-IDs"
-"""Whether a stream's blocks carry the number of their event, as its `id`."""
+"""Whether a stream's blocks carry the number of their event as its `id`."""
 
 Responses = dict[int | str, dict[str, Any]]
 
 EVENT_STREAM = {
-    # Without a schema: this version of OpenAPI has none for a sequence of events.
+    # Without a schema, because this version of OpenAPI has none for a sequence of events.
     "text/event-stream": {
         "example": 'data: {"object":"chat.completion.chunk",…}\n\ndata: [DONE]\n\n'
     }
@@ -49,7 +49,7 @@ _WAITING = {"429", "503"}
 
 
 def errors(*statuses: int, is_keyed: bool = True, is_of_turns: bool = False) -> Responses:
-    """The error answers of a route: these, and those that every such route may give."""
+    """The error answers of a route: the given ones, and those of every such route."""
     all_of_them = {
         *statuses,
         *_ANYWHERE,
@@ -74,7 +74,7 @@ def header(name: str, description: str, **schema: Any) -> dict[str, Any]:
 
 
 def chat_headers(max_chars: int) -> dict[str, Any]:
-    """Those of `POST /v1/chat/completions`."""
+    """The headers of `POST /v1/chat/completions`."""
     bounded = {"maxLength": max_chars}
     return {
         "parameters": [
@@ -101,7 +101,7 @@ LAST_EVENT: dict[str, Any] = {
 
 
 def document(app: FastAPI) -> dict[str, Any]:
-    """The whole document, made once."""
+    """The complete document, built once."""
     if app.openapi_schema is None:
         schema = get_openapi(
             title=app.title, version=app.version, description=app.description, routes=app.routes
@@ -125,7 +125,7 @@ def document(app: FastAPI) -> dict[str, Any]:
 
 
 def _complete(responses: dict[str, Any]) -> None:
-    """No 422 (they are 400 here), and the headers that answers carry."""
+    """Removes 422 (400 here), and adds the headers of answers."""
     responses.pop("422", None)
     for status, response in responses.items():
         headers = response.setdefault("headers", {})

@@ -27,7 +27,7 @@ def session_routes(deps: ApiDeps) -> APIRouter:
             str | None, Query(max_length=64, description="`next` of the page before.")
         ] = None,
     ) -> SessionList:
-        """The caller's conversations, the last used first."""
+        """The caller's conversations, the most recently used first."""
         caller = await deps.admission.admit(request)
         try:
             page = await sessions.page(caller, after=after, limit=limit)
@@ -46,8 +46,8 @@ def session_routes(deps: ApiDeps) -> APIRouter:
         return SessionShown.model_validate({**_shown(record), "turn_ids": turn_ids})
 
     async def delete_session(request: Request, name: str) -> SessionDeleted:
-        """Forget it everywhere: its memory, its turns, its container and its files. What runs in
-        it is cancelled."""
+        """Delete it everywhere: its memory, turns, container and files. Running turns are
+        cancelled."""
         caller = await deps.admission.admit(request)
         return SessionDeleted(conversation=await sessions.delete(name, caller))
 
@@ -65,7 +65,7 @@ def session_routes(deps: ApiDeps) -> APIRouter:
 
 
 def _shown(record: ConversationRecord) -> dict[str, Any]:
-    """What its tenant may see, in the words of its hash; where it runs is the operator's."""
+    """What its tenant may see, named as in its hash. Only the operator may see where it runs."""
     return {
         "conversation": record.conversation,
         "label": record.label,

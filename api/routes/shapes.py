@@ -8,7 +8,7 @@ from pydantic import BaseModel
 
 
 class Model(BaseModel):
-    """A model that may be asked for."""
+    """A model that can be requested."""
 
     id: str
     object: Literal["model"] = "model"
@@ -33,13 +33,13 @@ class ErrorObject(BaseModel):
 
 
 class ErrorAnswer(BaseModel):
-    """The form of every error."""
+    """The format of every error."""
 
     error: ErrorObject
 
 
 class Health(BaseModel):
-    """How this deployment is."""
+    """The state of the deployment."""
 
     status: Literal["healthy", "degraded", "unhealthy", "draining"]
     version: str

@@ -1,1 +1,1 @@
-"""Turns, free of any dialect: opened, followed, repeated, given up."""
+"""Turns, independent of any dialect: opening, following, repeating and abandoning them."""

@@ -1,4 +1,4 @@
-"""A request for a turn, free of any dialect: who asks what of which conversation."""
+"""A request for a turn, independent of any dialect: who asks what of which conversation."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ Blocks = tuple[ContentBlock, ...]
 
 @dataclass(frozen=True)
 class Prompt:
-    """What of a turn comes from the messages."""
+    """The part of a turn that comes from the messages."""
 
     system_prompt: str | None
     history: tuple[HistoryMessage, ...]
     prompt: Blocks
     sent: tuple[str, ...]
-    """Digests of what the user said, one for each of their turns, the prompt last."""
+    """Digests of the user's messages, one for each turn, the prompt last."""
     has_answers: bool
-    """The client sent answers along, if only empty ones."""
+    """Whether the client also sent answers, even if they are empty."""
     answers: tuple[str, ...]
-    """Text of the answer after each of the user's turns but the last."""
+    """The text of the answer to each of the user's turns except the last."""
     begins: tuple[int, ...] = ()
-    """Where in the history each of those turns begins."""
+    """The index in the history where each of those turns begins."""
     tails: tuple[str, ...] = ()
     """Digests under which the prompt may come back."""
 
@@ -47,10 +47,10 @@ def prompt_of(
     system_prompt: str | None = None,
     has_answers: bool = False,
 ) -> Prompt:
-    """The prompt of what was said in a conversation so far.
+    """The prompt of a conversation so far.
 
-    `begins` is where in `said` each turn of the user begins, the last one being the prompt; there
-    is at least one.
+    `begins` has the index in `said` of each user turn; the last one is the prompt, and there is at
+    least one.
     """
     spans = list(pairwise([*begins, len(said)]))
     turns = [_blocks_of(said[begin:end], "user") for begin, end in spans]
@@ -76,24 +76,24 @@ def _blocks_of(messages: Iterable[HistoryMessage], role: str) -> Blocks:
 
 @dataclass(frozen=True)
 class Ask:
-    """A request that was found good."""
+    """A valid request for a turn."""
 
     caller: Caller
     model: str
-    """The real id, aliases resolved."""
+    """The real model id, with aliases resolved."""
     prompt: Prompt
     asked_model: str | None = None
-    """What the client called it."""
+    """The client's name for the model."""
     name: str | None = None
     is_thin: bool = False
-    """The client may be one that sends only what is new."""
+    """Whether the client may be one that sends only its new message."""
     on_disconnect: OnDisconnect = OnDisconnect.CANCEL
     size: int = 0
-    """Bytes of its body."""
+    """The size of its body in bytes."""
     repeat: Repeat | None = None
     is_streamed: bool = False
     lane: Lane = Lane.AGENT
     max_tokens: int | None = None
-    """Bound of a side request's answer."""
+    """Maximum tokens of a side request's answer."""
     options: ConversationOptions = NO_OPTIONS
-    """What it chooses for its conversation."""
+    """The options that it chooses for its conversation."""

@@ -1,11 +1,11 @@
-"""Which conversation a request without a name goes on in, by what it resends. Pure.
+"""Finds the conversation of a request without a name, by the history that it resends. Pure.
 
-Such a client sends its whole history. After each answer the conversation is put on record under a
-digest of all that was said until then, and the next request is looked up under the digest of what
-it sends before its prompt. What the user said counts in full, and the system prompt but for dates
-and times, as some carry a clock; of the last answer only its head, without blanks, for answers come
-back trimmed or cut. Two chats that said the same are told apart by their answers; where even these
-agree, nobody gets the other's container.
+Such a client sends its whole history. After each answer, the conversation is recorded under a
+digest of everything said so far, and the next request is looked up by the digest of what it sends
+before its prompt. User messages count in full, and the system prompt too, except for dates and
+times, because some clients put the time into it. Of the last answer only the head counts, without
+whitespace, because answers come back trimmed or cut. Two chats with the same messages are told
+apart by their answers; if even these agree, nobody gets the other's container.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from infra.wire.answers import Head
 
 HEAD_CHARS = 64
-"""Of an answer, so many characters that are no blanks count."""
+"""The number of non-blank characters of an answer that count."""
 
 
 _DAYS = r"(?:Mon|Tues?|Wed(?:nes)?|Thu(?:rs?)?|Fri|Sat(?:ur)?|Sun)(?:day)?"
@@ -34,40 +34,40 @@ _OF_A_MOMENT = re.compile(rf"\d+|\b(?:{_DAYS}|{_MONTHS}|[AaPp]\.?[Mm]\.?)(?!\w)"
 
 
 class AnswerHead(Head):
-    """Gathers the head of an answer while it is relayed."""
+    """Collects the head of an answer while it is relayed."""
 
     def __init__(self) -> None:
         super().__init__(HEAD_CHARS)
 
 
 def head_of(answer: str) -> str:
-    """The head of a whole answer."""
+    """The head of a complete answer."""
     head = AnswerHead()
     head.add(answer)
     return head.text
 
 
 class OpenChain:
-    """The beginning of a conversation, its end still to come. Holds nothing of what was said."""
+    """The beginning of a conversation whose end is still to come. Contains none of its text."""
 
     def __init__(self, system_prompt: str | None, sent: Sequence[str]) -> None:
         said = json.dumps([without_moments(system_prompt or ""), *sent])
         self._said = hashlib.sha256(f"{said[:-1]}, ".encode())
 
     def closed(self, *rest: str) -> str:
-        """The chain with what else was sent, and the head of the answer."""
+        """The chain with the rest of the messages and the head of the answer."""
         said = self._said.copy()
         said.update((", ".join(map(json.dumps, rest)) + "]").encode())
         return said.hexdigest()[:32]
 
 
 def chain(system_prompt: str | None, sent: Sequence[str], answer_head: str) -> str:
-    """32 hex digits for a conversation up to an answer. `sent` holds digests of user messages."""
+    """32 hex digits for a conversation up to an answer. `sent` has digests of user messages."""
     return OpenChain(system_prompt, sent).closed(answer_head)
 
 
 def without_moments(text: str) -> str:
-    """The text without its dates and times: in a line that holds one, no figure counts."""
+    """The text without dates and times: in a line that contains one, digits are ignored."""
     lines = text.split("\n")
     return "\n".join(_OF_A_MOMENT.sub("", line) if _MOMENT.search(line) else line for line in lines)
 
@@ -75,10 +75,10 @@ def without_moments(text: str) -> str:
 def last_chains(
     system_prompt: str | None, sent: Sequence[str], answers: Sequence[str]
 ) -> tuple[str, str | None]:
-    """The chains up to the last answer and, where there is one, up to the answer before it.
+    """The chains up to the last answer and, if there is one, up to the answer before it.
 
-    `sent` begins with what each answer was given to; there is at least one answer. Only these two
-    are made: one for each turn would cost the square of the history's length.
+    `sent` begins with the messages of each answer; there is at least one answer. Only these two are
+    computed, because one for each turn would cost the square of the history's length.
     """
     last, *before = [
         chain(system_prompt, sent[:end], head_of(answers[end - 1]))

@@ -1,6 +1,6 @@
-"""Sorts a turn's events into the two channels an answer has: reasoning and text.
+"""Splits a turn's events into the two channels of an answer: reasoning and text.
 
-Dialects render what comes out of here. Nothing here knows one.
+Dialects render the result. This module knows no dialect.
 """
 
 from __future__ import annotations
@@ -37,15 +37,16 @@ class _Kind(Enum):
 
 
 class Channels:
-    """Sorts a turn's events into the two channels an answer has, with the breaks between.
+    """Splits a turn's events into the two channels of an answer, with line breaks between.
 
     `pieces` gives `(is_reasoning, literal)` pairs of JSON string literals; a text delta's literal
-    passes untouched. Lines are broken where one channel changes between thinking, tool lines and
-    text. (The paragraphs of the text itself are the agent's: it knows where a message ends.)
+    is passed unchanged. Line breaks are added where a channel changes between thinking, tool lines
+    and text. (The agent adds the paragraphs of the text itself, because it knows where a message
+    ends.)
     """
 
     def __init__(self, display: ToolDisplay, *, head: AnswerHead | None = None) -> None:
-        """`head` is told the answer's text as it is shown."""
+        """`head` gets the answer's text as it is shown."""
         self._display = display
         self._head = head
         self._last: dict[bool, bytes] = {}
@@ -53,10 +54,10 @@ class Channels:
         self._kind: dict[bool, _Kind] = {}
         self._sub_agents = SubAgents()
         self.unknown = 0
-        """Events of a type this version does not know, skipped."""
+        """The number of skipped events of unknown types."""
 
     def piece(self, payload: bytes) -> tuple[bool, bytes] | None:
-        """What one event shows, if anything. End events show nothing here."""
+        """The output of one event, if any. End events have none."""
         literal = text_literal(payload)
         if literal is not None:
             return self._shown(False, _Kind.TEXT, literal)
@@ -73,7 +74,7 @@ class Channels:
         )
 
     def note(self, line: str) -> bytes:
-        """The literal of a line of our own among the reasoning."""
+        """The literal of a line of our own in the reasoning."""
         return self._shown(True, _Kind.TOOL, encode_basestring_ascii(line + "\n").encode())[1]
 
     @property
@@ -92,13 +93,13 @@ class Channels:
         return is_reasoning, literal
 
     def _break(self, is_reasoning: bool, kind: _Kind) -> bytes:
-        """The opening quote and the line breaks that part this piece from what stands before."""
+        """The opening quote, and the line breaks between this piece and the text before it."""
         last = self._last.get(is_reasoning, b'""')
         if last == b'""':
             return b'"'
         if not last.endswith(b'\\n"'):
             return b'"\\n' if is_reasoning else b'"\\n\\n'
-        # After tool lines the answer's own text begins a new paragraph.
+        # After tool lines the answer's own text starts a new paragraph.
         after_lines = self._kind.get(is_reasoning) is _Kind.TOOL and kind is not _Kind.TOOL
         return b'"\\n' if after_lines and not is_reasoning else b'"'
 

@@ -1,7 +1,7 @@
-"""Calls to the store that a request leaves behind: made for sure, but beside the request.
+"""Calls to the store that outlive their request and are made reliably.
 
-A request that is being torn down cannot be trusted to finish a call to Redis, so it only adds it
-here; one loop of the process makes these calls and tries again while Redis is away.
+A request that is being cancelled may not finish a call to Redis, so it only adds the call here. One
+loop of the process makes these calls, and retries while Redis is unavailable.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class _DeferredCall:
     turn: TurnId
     run: Callable[[], Awaitable[object]]
     since_s: float
-    """From when on it is tried."""
+    """When it is tried first."""
 
 
 class DeferredCalls:
@@ -48,10 +48,10 @@ class DeferredCalls:
         *,
         after_s: float = 0.0,
     ) -> None:
-        """Have `run` called, again and again while it raises `StoreUnavailable`. Returns at once.
+        """Have `run` called, repeatedly while it raises `StoreUnavailable`. Returns at once.
 
-        Not before `after_s` have passed, or the end comes. A turn that is gone by then needs no
-        call.
+        The call is made after `after_s` seconds, or at shutdown. If the turn is gone by then, no
+        call is needed.
         """
         call = _DeferredCall(what, turn, run, self._clock.monotonic() + after_s)
         if not after_s or len(self._later) >= WAITING_MAX:
@@ -61,7 +61,7 @@ class DeferredCalls:
         self._later[call] = timer
 
     def hurry(self) -> None:
-        """The end comes: what was to wait is carried out now."""
+        """The process shuts down: make delayed calls now."""
         for call, timer in list(self._later.items()):
             timer.cancel()
             self._ripen(call)
@@ -75,17 +75,17 @@ class DeferredCalls:
         try:
             self._waiting.put_nowait(call)
         except asyncio.QueueFull:
-            # Redis has been away for long and thousands left: their turns end by their deadline.
+            # Redis was unavailable for long and thousands left: their turns end at their deadline.
             log.warning("not carried out: too many wait", extra=fields(what=what, turn=turn))
 
     async def run(self) -> None:
-        """Carry out what is left, until cancelled."""
+        """Make the calls, until cancelled."""
         while True:
             await self._carry_out(await self._waiting.get())
             self._waiting.task_done()
 
     async def settled(self) -> None:
-        """Until all that was left so far, and is not to wait, is carried out."""
+        """Wait until all calls added so far, except delayed ones, are made."""
         await self._waiting.join()
 
     async def _carry_out(self, call: _DeferredCall) -> None:

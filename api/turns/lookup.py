@@ -1,6 +1,6 @@
-"""Turns that were asked for earlier: found by their id, read again from any replica, cancelled.
+"""Finds earlier turns by their id, reads them again from any replica, and cancels them.
 
-A reader here has no say in the turn: leaving ends nothing. Another tenant's turn is not found.
+A reader has no influence on the turn: leaving it ends nothing. Another tenant's turn is not found.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from infra.wire.ids import TurnId
 from infra.wire.states import TurnState
 
 LOOK_BACK_EVENTS = 2000
-"""What was seen before the cursor decides the line breaks after it; so far back it is looked at."""
+"""How many events before the cursor are read, because they decide the line breaks after it."""
 
 
 class TurnLookup:
-    """The turns on record, as callers may see them."""
+    """The recorded turns, as callers may see them."""
 
     def __init__(
         self, *, turns: TurnStore, turn_log: TurnLog, relays: RelayOpener, answers: AnswerQuota
@@ -40,10 +40,10 @@ class TurnLookup:
         return record
 
     async def follow(self, record: TurnRecord, *, after: int = 0) -> OpenAnswer:
-        """Open it for a client.
+        """Open a turn for a client.
 
-        Raises `RequestRefused` when these events are not kept any more or the client's tenant has
-        too many answers open, and `StoreUnavailable`.
+        Raises `RequestRefused` if its events are no longer kept or the client's tenant has too many
+        open answers, and `StoreUnavailable`.
         """
         await self._relays.require_kept(record, after=after)
         with ExitStack() as held:
@@ -51,9 +51,9 @@ class TurnLookup:
             return self._open(record, after, held)
 
     def open(self, record: TurnRecord, *, after: int = 0) -> OpenAnswer:
-        """Its events after number `after`, then what is still to come.
+        """Its events after number `after`, then those that are still to come.
 
-        The end of a turn that has ended is always given, so that a stream always has its close.
+        The end of a finished turn is always included, so that a stream always closes properly.
         """
         with ExitStack() as held:
             return self._open(record, after, held)
@@ -77,7 +77,8 @@ class TurnLookup:
         return [payload for n, payload in page.events if n <= upto]
 
     async def cancel(self, turn: TurnId, caller: Caller) -> TurnState:
-        """Ask for its end; the state it is in now. Raises `TurnNotFound` and `StoreUnavailable`."""
+        """Cancel the turn and return its current state. Raises `TurnNotFound` and
+        `StoreUnavailable`."""
         record = await self.find(turn, caller)
         return await self._turns.cancel(
             record.turn, tenant=caller.tenant, reason="cancelled by its caller"

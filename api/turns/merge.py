@@ -1,8 +1,8 @@
-"""Two lossy, overlapping views of a turn's events -> one exact sequence. Pure.
+"""Merges two lossy, overlapping views of a turn's events into one exact sequence. Pure.
 
-Live frames come fast but may be lost, doubled, out of order or from an owner that has lost its
-lease; the log is the truth but late. Whatever arrives, `Merge` gives every event once, in the order
-of its number, and says when only the log can help.
+Live frames are fast but may be lost, duplicated, out of order, or from an owner that has lost its
+lease. The log is authoritative but late. Whatever arrives, `Merge` gives every event once, in
+order, and says when only the log can help.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from infra.wire.events import is_end
 from infra.wire.frames import Frame
 
 AHEAD_MAX = 1024
-"""Frames kept while an earlier one is missing; the log has those beyond it."""
+"""The number of frames kept while an earlier one is missing; the log has further ones."""
 
 
 class Merge:
@@ -28,11 +28,12 @@ class Merge:
 
     @property
     def has_gap(self) -> bool:
-        """Later events are here but an earlier one is missing: read the log."""
+        """Whether later events are here but an earlier one is missing, so that the log must be
+        read."""
         return bool(self._ahead)
 
     def live(self, frames: Iterable[Frame]) -> list[bytes]:
-        """What frames as they arrived add to the sequence."""
+        """The new events of live frames, in order."""
         out: list[bytes] = []
         for frame in frames:
             if frame.fence != self._fence and not self._is_from_the_owner(frame):
@@ -44,9 +45,9 @@ class Merge:
         return out
 
     def logged(self, events: Sequence[tuple[int, bytes]]) -> list[bytes]:
-        """What a page of the log adds. Raises `TurnFailed` when the log itself has a hole.
+        """The new events of a page of the log. Raises `TurnFailed` if the log itself has a gap.
 
-        The log only grows at its end, so a number missing in its middle never comes.
+        The log only grows at its end, so a number that is missing in its middle never comes.
         """
         out: list[bytes] = []
         for n, payload in events:
@@ -60,10 +61,10 @@ class Merge:
         return out
 
     def end_behind(self, payload: bytes) -> list[bytes]:
-        """The turn's end, logged under a number that live frames have used already.
+        """The turn's end, logged under a number that live frames have already used.
 
-        They ran ahead of the log, and what ended the turn by force (a delete, an adopter that
-        found the agent gone) did not know of them: behind them it ends all the same.
+        The live frames were ahead of the log, and whatever ended the turn by force (a delete, an
+        adopter that found the agent gone) did not know them. The turn ends after them nevertheless.
         """
         self.is_ended = True
         self._ahead.clear()
@@ -78,7 +79,7 @@ class Merge:
         return True
 
     def _give(self, out: list[bytes], n: int, payload: bytes) -> None:
-        """The event and all held ones that follow it without a gap."""
+        """The event and all kept ones that follow it without a gap."""
         held: bytes | None = payload
         while held is not None and not self.is_ended:
             out.append(held)

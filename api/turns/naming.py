@@ -1,7 +1,7 @@
-"""Which conversation a request belongs to, by the name its client gave it. Pure.
+"""Finds a request's conversation by the name that its client gave it. Pure.
 
-Names are the client's; they are bounded here and only ever used through an HMAC with the tenant, so
-a foreign name is simply another conversation.
+Names come from clients. They are limited here and only used through an HMAC with the tenant, so the
+same name of another tenant is another conversation.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ METADATA_FIELD = "metadata.conversation_id"
 _ALLOWED = re.compile(r"[\x20-\x7e]+")
 _PLACEHOLDER = re.compile(r"\{\{.*\}\}|\$\{.*\}")
 _RESENDING = ("x-parent-message-id", "x-openwebui-chat-id", "chatui-conversation-id")
-"""Headers of clients known to send the whole history each time."""
+"""Headers of clients that are known to send the whole history each time."""
 
 
 def conversation_name(
@@ -27,11 +27,12 @@ def conversation_name(
     names: Sequence[str],
     max_chars: int,
 ) -> str | None:
-    """The first name the client gave: of the headers `names`, then `metadata.conversation_id`.
+    """The first name that the client gave: from the headers `names`, then
+    `metadata.conversation_id`.
 
-    None when it gave none. LibreChat sends the header empty where it has no conversation, and
-    leaves placeholders it does not know as they are: both mean "no name". Raises `RequestRefused`
-    for a value that is too long, holds characters beyond printable ASCII, or holds a key.
+    None if it gave none. LibreChat sends the header empty if it has no conversation, and leaves
+    unknown placeholders in place; both mean "no name". Raises `RequestRefused` for a value that is
+    too long, contains other characters than printable ASCII, or contains a key.
     """
     for param, value in _given(headers, metadata or {}, names):
         if not is_given(value):
@@ -43,14 +44,14 @@ def conversation_name(
                 f"`{param}` may only hold printable ASCII characters.", param=param
             )
         if without_key(value, headers) != value:
-            # A name is kept, shown in lists and told in the answer's head.
+            # A name is stored, shown in lists and sent in the answer's headers.
             raise RequestRefused(f"`{param}` holds an API key.", param=param)
         return value
     return None
 
 
 def is_given(value: str) -> bool:
-    """Whether a header says anything: it is not empty and no placeholder nobody filled in."""
+    """Whether a header has a value: not empty, and not a placeholder that was not filled in."""
     return bool(value.strip()) and not _PLACEHOLDER.search(value)
 
 

@@ -1,4 +1,4 @@
-"""An answer that a client has open: the turn it reads, and what its leaving means."""
+"""A client's open answer: the turn that it reads, and what happens when it leaves."""
 
 from __future__ import annotations
 
@@ -20,54 +20,56 @@ from infra.wire.ids import ConversationKey, ReaderId, TenantId
 log = logging.getLogger(__name__)
 
 REMEMBER_S = 1.0
-"""An answer's last bytes wait at most this long until the conversation can be found again."""
+"""Seconds that an answer's last bytes wait at most until the conversation can be found again."""
 
 
 class OpenAnswer:
-    """The answer of a client that has no say in the turn it reads.
+    """The answer of a client that has no influence on the turn that it reads.
 
-    `leave()` must be called once, when the answer is over or the client is.
+    `leave()` must be called once, when the answer is complete or the client is gone.
     """
 
     def __init__(self, relay: Relay, exit: ExitStack) -> None:
         self.id = relay.turn
         self.relay = relay
         self.head: AnswerHead | None = None
-        """To be told the answer's text while it is relayed, where that is wanted."""
+        """Gets the answer's text while it is relayed, if anything needs it."""
         self._exit = exit
         self._has_left = False
 
     async def answered(self) -> None:
-        """The answer is known; its last bytes have not gone out. Never raises."""
+        """The answer is complete; its last bytes have not been sent. Never raises."""
 
     def delivered(self) -> None:
-        """The client was handed the whole answer, the turn's own end included."""
+        """The client got the whole answer, including the turn's own end."""
 
     def leave(self, *, hung_up: bool) -> None:
-        """Let go."""
+        """The client no longer reads the answer."""
         if not self._has_left:
             self._has_left = True
             self._exit.close()
             self._left(hung_up=hung_up)
 
     def _left(self, *, hung_up: bool) -> None:
-        """What leaving means, once."""
+        """What happens when it leaves, once."""
 
 
 @dataclass(frozen=True)
 class Trail:
-    """How the next request of a client that names no conversation will find this one."""
+    """Records how the next request of a client without a conversation name will find this
+    conversation."""
 
     chains: ChainStore
     tenant: TenantId
     conversation: ConversationKey
     chain: OpenChain
-    """Up to the last message of the user."""
+    """The chain up to the last user message."""
     lasts: tuple[str, ...]
-    """The digests under which that one may come back: its own, and the most likely other one."""
+    """The digests under which that message may come back: its own, and the most likely other
+    one."""
     retention_s: float
     begun: str = ""
-    """The head of the answer that is gone on with: the client shows both as one."""
+    """The head of the answer that is continued, because the client shows both as one."""
 
     async def put(self, head: str) -> None:
         """Raises `StoreUnavailable`."""
@@ -82,10 +84,10 @@ class Trail:
 
 
 class OwnAnswer(OpenAnswer):
-    """The answer of the client that asked for the turn: when it hangs up, the turn is stopped.
+    """The answer of the client that asked for the turn. If it disconnects, the turn is stopped.
 
-    Unless it asked for the turn to go on, or another client asked for it too, here or elsewhere.
-    One that asks again when it is cut off has `patience_s` for that.
+    The turn continues if the client asked for that, or if another client asked for it too, at any
+    replica. For a client that retries when it is cut off, it continues for `patience_s` seconds.
     """
 
     def __init__(
@@ -114,7 +116,8 @@ class OwnAnswer(OpenAnswer):
         self._deferred = deferred
 
     async def answered(self) -> None:
-        """Before the client can ask its next question, the conversation can be found."""
+        """Make sure that the conversation can be found before the client can ask its next
+        question."""
         if self._trail is None or self.head is None:
             return
         try:
@@ -126,18 +129,18 @@ class OwnAnswer(OpenAnswer):
             self._trail = None
 
     def delivered(self) -> None:
-        """Nobody needs this answer again who does not say so."""
+        """Nobody needs this answer again, except a client that says so."""
         if self._is_repeatable:
             self._deferred.add("delivered", self.id, lambda: self._turns.mark_delivered(self.id))
 
     def _left(self, *, hung_up: bool) -> None:
         if (trail := self._trail) is not None and (head := self.head) is not None:
-            # A client that stopped an answer sends back what it got of it.
+            # A client that stopped an answer sends back the part that it got.
             self._deferred.add("remember", self.id, lambda: trail.put(head.text))
         if self.relay.is_ended:
             return
         if self._patience_s and hung_up:
-            # It is no reader meanwhile, so that its next try is known for what it is.
+            # It does not count as a reader meanwhile, so that its next try is recognised as one.
             self._deferred.add("leave", self.id, lambda: self._leave(hung_up=False))
             self._deferred.add(
                 "hang-up",

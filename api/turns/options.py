@@ -1,4 +1,4 @@
-"""Reads what a client chooses for its conversation, by headers and metadata. Pure."""
+"""Reads the options that a client chooses for its conversation, from headers and metadata. Pure."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _EGRESS_PROFILE_FIELD = "egress_profile"
 OPTION_HEADERS: Mapping[str, str] = {
     EGRESS_PROFILE_HEADER: "The egress profile that the conversation's tools go out by.",
 }
-"""What each says, for the OpenAPI document."""
+"""The meaning of each, for the OpenAPI document."""
 
 
 def read_options(
@@ -23,9 +23,9 @@ def read_options(
     *,
     egress_profiles: Container[str],
 ) -> ConversationOptions:
-    """The options that the request names. `egress_profiles` are those that the deployment has.
+    """The options that the request names. `egress_profiles` are the deployment's.
 
-    Raises `RequestRefused` for a value that cannot be.
+    Raises `RequestRefused` for an invalid value.
     """
     return ConversationOptions(
         egress_profile=_egress_profile(headers, metadata or {}, known=egress_profiles)

@@ -1,9 +1,9 @@
-"""The API side of a turn: follows its events from the first to the last, each exactly once.
+"""Follows a turn's events from the first to the last, each exactly once.
 
-Live frames are the fast path, the turn log the truth. `Watch` decides when to read the log: when
-it joins a turn, when frames were lost, when an earlier event is missing, after a second of silence
-(then ever more seldom). A frame missed is therefore seen late, never lost; a Redis that is away is
-waited for a while, and then the failure is said.
+Live frames are the fast path; the turn log is authoritative. `Watch` decides when to read the log:
+when joining a turn, when frames were lost, when an earlier event is missing, and after a second of
+silence (then less and less often). So a missed frame is seen late, but never lost. If Redis is
+unavailable, the relay waits for a while, then fails.
 """
 
 from __future__ import annotations
@@ -32,25 +32,26 @@ PAGE_BYTES = 256 * 1024
 How many events that is is told by the page before.
 """
 SILENCE_S = 1.0
-"""Silence after which the log is read; each silent read waits half as long again."""
+"""Seconds of silence after which the log is read. Each silent read waits half as long again."""
 SILENCE_MAX_S = 5.0
 GAP_S = 0.05
-"""First wait for the log to have what live frames lack; it may be 250 ms behind. Doubles."""
+"""First wait in seconds for the log to have what live frames lack; it may be 250 ms behind. Doubles
+each time."""
 GAP_MAX_S = 0.5
 DEAF_S = 0.25
-"""Between reads while the log moves and no live frame comes: the log's own rhythm."""
+"""Seconds between reads while the log grows and no live frame arrives: the log's own interval."""
 FAR_SILENCE_S = 0.25
 FAR_SILENCE_MAX_S = 1.0
-"""The same silences where live frames go to another replica: the log is all there is."""
+"""The same if live frames go to another replica, so that there is only the log."""
 RETRY_S = 0.1
 RETRY_MAX_S = 2.0
 GIVE_UP_S = 20.0
-"""How long Redis may be away before a stream that lives on it fails visibly."""
+"""Seconds that Redis may be unavailable before a stream fails."""
 POSITION_S = 2.0
-"""A turn's place in the queue is asked for this often while it moves, else ever more seldom."""
+"""How often a turn's place in the queue is read while it changes; otherwise less and less often."""
 POSITION_MAX_S = 15.0
 OVERDUE_S = 120.0
-"""Grace beyond the turn's deadline, which its worker enforces, before the relay does."""
+"""Seconds after the turn's deadline, which its worker enforces, before the relay does."""
 
 
 class Mailbox(Protocol):
@@ -83,7 +84,8 @@ class WaitingTurns(Protocol):
 
 
 class Watch:
-    """When to read the log next. Pure: told what happened and when, in monotonic seconds."""
+    """Decides when to read the log next. Pure: it is told what happened and when, in monotonic
+    seconds."""
 
     def __init__(
         self, due: float, *, silence_s: float = SILENCE_S, silence_max_s: float = SILENCE_MAX_S
@@ -99,7 +101,7 @@ class Watch:
         self._failing_since: float | None = None
 
     def heard(self, now: float, *, gap: bool, overflowed: bool) -> None:
-        """Live frames came."""
+        """Live frames arrived."""
         self._silence = self._silence_s
         self._is_lossy |= overflowed
         if overflowed:
@@ -113,14 +115,14 @@ class Watch:
             self.due = now + self._silence_s
 
     def read(self, now: float, *, found: int, gap: bool, is_full: bool = False) -> None:
-        """The log was read and gave `found` new events; `is_full`: as many as were asked for."""
+        """The log was read and gave `found` new events; `is_full`: as many as were requested."""
         self._read_at = now
         self._retry = RETRY_S
         self._failing_since = None
         if is_full:
             self.due = now
         elif gap or self._is_lossy:
-            # What was lost may have been the last there is, and the log is not there yet.
+            # The lost frame may have been the last one, and the log does not have it yet.
             self.due = now + self._gap
             self._is_lossy &= self._gap < GAP_MAX_S
             self._gap = min(self._gap * 2, GAP_MAX_S)
@@ -132,7 +134,7 @@ class Watch:
             self._silence = min(self._silence * 1.5, self._silence_max_s)
 
     def failed(self, now: float) -> bool:
-        """The log could not be read. True when that has lasted too long."""
+        """The log could not be read. True if that has lasted too long."""
         if self._failing_since is None:
             self._failing_since = now
         self.due = now + self._retry
@@ -141,10 +143,10 @@ class Watch:
 
 
 class Relay:
-    """The events of one turn, in batches as they come; also as an async iterator.
+    """The events of one turn, in batches as they arrive; also an async iterator.
 
-    Raises `TurnFailed` when the rest cannot be had. Cancelling a wait loses nothing: the next one
-    goes on at the same event. One consumer only.
+    Raises `TurnFailed` if the rest cannot be had. Cancelling a wait loses nothing: the next one
+    continues at the same event. Supports one consumer.
     """
 
     def __init__(
@@ -163,7 +165,7 @@ class Relay:
     ) -> None:
         """Gives the events after number `after`.
 
-        `is_fresh`: the mailbox is older than the turn, so its log holds nothing new yet. `is_far`:
+        `is_fresh`: the mailbox is older than the turn, so its log has nothing new yet. `is_far`:
         the turn's live frames go to another replica.
         """
         self.turn = turn
@@ -185,9 +187,9 @@ class Relay:
         self._stopped: AgClusterError | None = None
         self._page = FIRST_PAGE_EVENTS
         self.is_place_wanted = False
-        """Somebody shows `ahead`; else it is not asked for."""
+        """Whether somebody shows `ahead`; otherwise it is not read."""
         self.ahead: int | None = None
-        """Turns before this one while it waits, as of the last look."""
+        """The number of turns ahead of this one while it waits, when it was last read."""
         self._has_moved = False
         self._place_due = self._started
         self._place_pause = POSITION_S
@@ -203,7 +205,7 @@ class Relay:
         return self._merge.cursor
 
     def stop(self, error: AgClusterError) -> None:
-        """Make the next wait, or the one under way, raise `error`."""
+        """Make the current or next wait raise `error`."""
         self._stopped = error
         self._mailbox.overflow()  # Wakes the wait.
 
@@ -218,7 +220,7 @@ class Relay:
     async def next(self, *, until_s: float = math.inf) -> list[bytes]:
         """The next events.
 
-        None when the turn has ended, `until_s` (monotonic) came first, or `ahead` is another now.
+        None if the turn has ended, `until_s` (monotonic) came first, or `ahead` has changed.
         """
         while not self._merge.is_ended:
             if self._stopped is not None:
@@ -266,7 +268,7 @@ class Relay:
         return events or await self._judge(page, now, is_full=is_full)
 
     async def _judge(self, page: LogPage, now: float, *, is_full: bool) -> list[bytes]:
-        """The log says nothing new: whether the turn can still end by itself."""
+        """The log has nothing new: check whether the turn can still end on its own."""
         if page.state is None:
             raise TurnFailed("", code=ErrorCode.LOG_LOST)
         if page.state.is_terminal and not is_full:
@@ -282,10 +284,10 @@ class Relay:
         return []
 
     async def _find_end(self) -> list[bytes]:
-        """The end of a turn that has ended, and shows none after the cursor.
+        """The end of a finished turn that has no event after the cursor.
 
-        A page's state is never newer than its events, so an end that is not before the cursor
-        either is gone for good.
+        A page's state is never newer than its events, so if the end is not before the cursor
+        either, it is gone for good.
         """
         try:
             newest = await self._log.newest(self.turn)
@@ -311,7 +313,7 @@ class Relay:
         self._place_due = now + self._place_pause
 
     async def _expire_when_overdue(self, now: float) -> None:
-        """Workers sweep the queue too; this is for when there is none."""
+        """Workers sweep the queue too; this is for the case that there is no worker."""
         if now - self._started <= self._queue_timeout_s:
             return
         try:

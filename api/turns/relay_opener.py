@@ -1,4 +1,4 @@
-"""Opens relays: the one place that knows what a relay of this replica is made of."""
+"""Creates relays: the one place that knows what a relay of this replica needs."""
 
 from __future__ import annotations
 
@@ -48,10 +48,10 @@ class RelayOpener:
             yield mailbox
 
     async def require_kept(self, record: TurnRecord, *, after: int) -> None:
-        """Whether the log still has all events after number `after`.
+        """Check that the log still has all events after number `after`.
 
-        Said before anything is sent: of a log that is longer than we keep, the beginning is gone.
-        Raises `RequestRefused` and `StoreUnavailable`.
+        Checked before anything is sent, because the beginning of a very long log is dropped. Raises
+        `RequestRefused` and `StoreUnavailable`.
         """
         if record.seq <= self._turn_log.events_max:
             return
@@ -69,7 +69,7 @@ class RelayOpener:
         is_fresh: bool = False,
         is_far: bool = False,
     ) -> Iterator[Relay]:
-        """Events after number `after`. When this replica has to go, the relay is told to end."""
+        """The events after number `after`. If this replica shuts down, the relay is told to end."""
         relay = Relay(
             turn,
             mailbox=mailbox,

@@ -1,4 +1,4 @@
-"""Whether a repeated request gets the turn it asked for the first time, or a new one. Pure."""
+"""Decides whether a repeated request gets its existing turn or a new one. Pure."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ from infra.wire.errors import ErrorCode, RequestRefused, is_retryable
 from infra.wire.states import TurnState
 
 RETRY_COUNT = "x-stainless-retry-count"
-"""The official SDKs say with each request how many tries of it came before."""
+"""With this header the official SDKs send the number of earlier tries."""
 
 _QUIET_EVENTS = 2
-"""A log no longer than this holds a start and an end: nothing has been done."""
+"""A log of at most this length has only a start and an end: the agent has done nothing."""
 
 
 class RepeatKind(Enum):
-    """What makes a request the repeat of another one of the same body and conversation."""
+    """What makes a request the repeat of another one with the same body and conversation."""
 
     PROMISE = auto()
-    """The same `Idempotency-Key`: the client promises that it stands for one answer."""
+    """The same `Idempotency-Key`: the client wants exactly one answer."""
     MESSAGE = auto()
-    """The same `X-Message-ID`. Clients send it again when they try again, and also when their user
+    """The same `X-Message-ID`. Clients send it again when they retry, and also when their user
     wants another answer."""
     RETRY = auto()
-    """An SDK that tries again says so."""
+    """An SDK that says that it retries."""
     BODY = auto()
-    """Nothing but the body."""
+    """Only the body."""
 
 
 _KEYS = (("idempotency-key", RepeatKind.PROMISE), ("x-message-id", RepeatKind.MESSAGE))
@@ -38,9 +38,9 @@ _KEYS = (("idempotency-key", RepeatKind.PROMISE), ("x-message-id", RepeatKind.ME
 
 @dataclass(frozen=True)
 class Repeat:
-    """By what a request is known again. `body_digest` stands for the body.
+    """How a request is recognised. `body_digest` is the digest of its body.
 
-    `comes_again`: its client is one that asks again when it is cut off.
+    `comes_again`: its client retries when it is cut off.
     """
 
     kind: RepeatKind
@@ -56,18 +56,19 @@ class Repeat:
     def among(self, name: str | None) -> RepeatOf:
         """Which turns it may get.
 
-        Without a name two people may say the same at once, each in a conversation of their own;
-        but a turn that was left by its client is most likely this one's.
+        Without a name, two people may send the same at the same time, each in their own
+        conversation. But a turn that its client has left most likely belongs to this request.
         """
         is_vague = self.kind is RepeatKind.BODY and name is None
         return RepeatOf.LEFT if is_vague else RepeatOf.ANY
 
     def gets(self, turn: TurnRecord) -> bool:
-        """Whether the repeat is answered by that turn. False: it is a turn of its own.
+        """Whether the repeat is answered by that turn. False means that it gets a new turn.
 
-        A turn under way is joined, unless it is being stopped. A finished one is given again to who
-        promised so, and to who tries again and has not had it. One that was cancelled or came to
-        nothing may be tried again; one that failed half-way only by who made no promise.
+        A running turn is joined, unless it is being stopped. A finished one is returned again to
+        clients that want exactly one answer, and to those that retry and have not received it. A
+        turn that was cancelled, or failed before the agent did anything, may be tried again; one
+        that failed half-way only by clients that did not ask for exactly one answer.
         """
         if not turn.state.is_terminal:
             return turn.cancel is None
@@ -88,7 +89,7 @@ def _came_to_nothing(turn: TurnRecord) -> bool:
 
 
 def read_repeat(headers: Mapping[str, str], body: bytes | bytearray, *, max_chars: int) -> Repeat:
-    """By the request's headers. Raises `RequestRefused` for a key that is too long."""
+    """Read the request's headers. Raises `RequestRefused` for a key that is too long."""
     body_digest = hashlib.sha256(body).digest()
     tries = headers.get(RETRY_COUNT, "").strip()
     for name, kind in _KEYS:

@@ -1,8 +1,8 @@
 """Names that a chat program uses again for another chat.
 
-Open WebUI names a temporary chat after its browser's connection (`local:<socket>`), so the next one
-in the same window has the same name, and would find the files of the one before. Under such a name
-each message that begins a history begins a conversation; the name stands for the newest.
+Open WebUI names a temporary chat after its browser's connection (`local:<socket>`), so the next
+chat in the same window has the same name and would find the files of the previous one. Under such a
+name, each first message of a history starts a conversation; the name stands for the newest one.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from infra.wire.ids import ConversationKey, TenantId
 
 
 class TemporaryNames:
-    """Which conversation a name stands for."""
+    """Maps temporary names to conversations."""
 
     def __init__(
         self,
@@ -32,18 +32,18 @@ class TemporaryNames:
         self._chains = chains
 
     def covers(self, name: str | None) -> bool:
-        """Whether it is a temporary one."""
+        """Whether it is a temporary name."""
         return name is not None and any(pattern.match(name) for pattern in self._patterns)
 
     async def stands_for(self, tenant: TenantId, name: str) -> ConversationKey:
-        """Raises `StoreUnavailable`."""
+        """The conversation of a name. Raises `StoreUnavailable`."""
         key = conversation_key(self._secret, tenant, name)
         if not self.covers(name):
             return key
         return await self._chains.newest(key) or key
 
     def another(self, tenant: TenantId) -> ConversationKey:
-        """A conversation nobody has had."""
+        """A conversation that nobody has used."""
         return conversation_key(self._secret, tenant, new_conversation_name())
 
     async def let_stand(self, tenant: TenantId, name: str, conversation: ConversationKey) -> None:

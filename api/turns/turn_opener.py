@@ -1,4 +1,4 @@
-"""From a checked request to a turn in the cluster."""
+"""Turns a checked request into a turn in the cluster."""
 
 from __future__ import annotations
 
@@ -37,11 +37,11 @@ from infra.wire.turns import Lane, TurnRequest
 log = logging.getLogger(__name__)
 
 SIDE_RETENTION_S = 600.0
-"""A side request's conversation holds nothing but its turn's place, and goes soon after it."""
+"""A side request's conversation only serves its turn, and expires soon after it."""
 
 KEY_SLACK_S = 2 * 3600.0
-"""A sealed key outlives the longest wait and the longest turn by this: for restarts between, and
-for a gateway whose machine has another idea of the time."""
+"""Seconds by which a sealed key outlives the longest wait and the longest turn, for restarts and
+for a gateway whose clock differs."""
 
 
 class TurnOpener:
@@ -78,9 +78,9 @@ class TurnOpener:
         self._serials = itertools.count(1)
 
     async def open(self, ask: Ask) -> OwnAnswer:
-        """Submit the turn, or join the one it repeats, and follow it.
+        """Submit the turn, or join the one that it repeats, and follow it.
 
-        Raises `RequestRefused` (a bound is reached) and `StoreUnavailable`.
+        Raises `RequestRefused` (a limit is reached) and `StoreUnavailable`.
         """
         with ExitStack() as held:
             held.enter_context(self._answers.counted(ask.caller.tenant))
@@ -114,7 +114,7 @@ class TurnOpener:
             tenant=ask.caller.tenant,
             reader=self._reader_of(new),
             is_repeatable=comes_again,
-            # The reader of a stream has seen part of it: hanging up means stop.
+            # The reader of a stream has seen a part of it, so disconnecting means stop.
             patience_s=self._settings.retry_grace_s if comes_again and not ask.is_streamed else 0,
             trail=self._trail(ask, conversation),
             turns=self._turns,
@@ -123,10 +123,12 @@ class TurnOpener:
         )
 
     async def _conversation(self, ask: Ask) -> ConversationKey:
-        """By its name, else by what the client resends, else a fresh one. Side requests: fresh."""
+        """The conversation: by name, otherwise by the resent history, otherwise a new one. Side
+        requests get a new one."""
         tenant = ask.caller.tenant
         if ask.lane is Lane.SIDE:
-            # Never the one it names: a title must neither wait for a turn nor be remembered.
+            # Never the one that it names, because a title must neither wait for a turn nor be
+            # remembered.
             return self._names.another(tenant)
         if ask.name is None:
             return await self._found_by_history(ask) or self._names.another(tenant)
@@ -135,18 +137,18 @@ class TurnOpener:
         return await self._names.stands_for(tenant, ask.name)
 
     def _begins_anew(self, ask: Ask) -> bool:
-        """Whether it begins another chat under a name that had one before."""
+        """Whether it starts another chat under a name that was used before."""
         said = ask.prompt
         return len(said.sent) < 2 and not said.has_answers and self._names.covers(ask.name)
 
     async def _note_name(self, ask: Ask, conversation: ConversationKey) -> None:
-        """Let a chat that has begun be found under its temporary name."""
+        """Make a new chat findable under its temporary name."""
         if ask.lane is Lane.SIDE or ask.name is None or not self._begins_anew(ask):
             return
         try:
             await self._names.let_stand(ask.caller.tenant, ask.name, conversation)
         except StoreUnavailable:
-            # The turn runs already; the next one begins from the history that is sent with it.
+            # The turn already runs; the next one starts from the history that is sent with it.
             log.warning("temporary name not noted", extra=fields(conversation=conversation))
 
     async def _found_by_history(self, ask: Ask) -> ConversationKey | None:
@@ -182,7 +184,7 @@ class TurnOpener:
         )
 
     async def _submit(self, new: NewTurn, ask: Ask) -> TurnRecord | None:
-        """Submit it; gives the turn it repeats, if it gets that one instead."""
+        """Submit the turn. Returns the turn that it repeats, if it gets that one instead."""
         limits = self._settings
         while True:
             with self._withdrawn_if_unsure(new):
@@ -222,30 +224,32 @@ class TurnOpener:
         except StoreUnavailable:
             # Only a hint: the workers' sweep finds the turn within seconds.
             log.warning("turn not announced", extra=fields(turn=submitted.turn))
-        except Exception:  # The turn is accepted: nothing about its hint may refuse it any more.
+        except Exception:  # The turn is accepted, so a failed hint must not refuse it.
             log.exception("turn not announced", extra=fields(turn=submitted.turn))
         return None
 
     async def _repeated(self, submitted: Submitted, new: NewTurn, ask: Ask) -> TurnRecord | None:
-        """The turn that was found, if the repeat gets it."""
+        """The existing turn, if the repeat gets it."""
         turn = submitted.turn
         with self._left_if_it_fails(turn, new):
             earlier = await self._turns.get(turn)
         if earlier is None or submitted.is_joined:
-            # Joined, it is this request's as well, whatever becomes of it from here on.
+            # Once joined, it also belongs to this request, whatever happens to it from here on.
             return earlier
         return earlier if ask.repeat is not None and ask.repeat.gets(earlier) else None
 
     @contextmanager
     def _left_if_it_fails(self, turn: TurnId, new: NewTurn) -> Iterator[None]:
-        """A request that fails in the block never reads its turn: it leaves as if it had hung up.
+        """A request that fails in this block never reads its turn, so it leaves as if its client
+        had disconnected.
 
-        Else it would stand among the turn's readers, and the turn would outlive them all.
+        Otherwise it would stay among the turn's readers, and the turn would outlive all of them.
         """
         try:
             yield
         except BaseException:
-            # Not `new` itself, which is as large as its request: the call may wait for long.
+            # Not `new` itself, which is as large as its request, because the call may wait for
+            # long.
             leave, tenant = self._readers.leave, new.request.tenant
             who = self._reader_of(new)
             self._deferred.add(
@@ -259,7 +263,8 @@ class TurnOpener:
 
     @contextmanager
     def _withdrawn_if_unsure(self, new: NewTurn) -> Iterator[None]:
-        """A submit whose answer was lost may have been done: then its reader leaves again."""
+        """A submit whose answer was lost may have been carried out: then its reader leaves
+        again."""
         try:
             yield
         except RequestRefused:
