@@ -1,7 +1,7 @@
 """The store's Lua scripts: read from `lua/`, run by their digest, loaded when Redis has lost them.
 
 A script reads its keys and arguments by name (`infra.store.server.calls`). In front of it stands
-what it uses of the definitions that scripts share: the functions of `prelude.lua`, the patterns of
+what it uses of the definitions that scripts share: the functions of `lua/shared/`, the patterns of
 the keys it finds only while it runs, and the legal steps of `infra.wire.states`. So a script can
 make no step that the tables do not have. Keys known beforehand travel in KEYS. (Redis Cluster,
 where all keys must be in KEYS, is not promised.)
@@ -29,10 +29,21 @@ from infra.wire.ids import ConversationKey, HostId, ReplicaId, TenantId, TurnId,
 from infra.wire.states import CONVERSATION_TRANSITIONS, TURN_TRANSITIONS
 
 _FOLDER = files("infra.store") / "lua"
+SHARED = (
+    "basics",
+    "held_bytes",
+    "turns",
+    "room",
+    "cancelling",
+    "starts",
+    "conversations",
+    "usage",
+)
+"""The parts of `lua/shared/`. Each uses only what stands before it."""
 _ID = "%s"
 _KEYS = re.compile(r"^-- KEYS  (.+?)(?=^-- (?:ARGS|Returns))", re.MULTILINE | re.DOTALL)
 _DEFINITION = re.compile(r"^local (?:function )?(\w+)", re.MULTILINE)
-"""In the tables and the prelude, where each begins in the first column."""
+"""In the tables and `lua/shared/`, where each begins in the first column."""
 _COMMENT = re.compile(r"^\s*--.*$", re.MULTILINE)
 _Answer = TypeVar("_Answer")
 
@@ -116,7 +127,7 @@ def _shared(keys: Keys) -> str:
             _key_table(keys),
             _steps("TURN_NEXT", TURN_TRANSITIONS),
             _steps("CONVERSATION_NEXT", CONVERSATION_TRANSITIONS),
-            (_FOLDER / "prelude.lua").read_text(),
+            *((_FOLDER / "shared" / f"{part}.lua").read_text() for part in SHARED),
         )
     )
 

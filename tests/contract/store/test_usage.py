@@ -167,8 +167,8 @@ async def test_a_tenant_that_has_spent_its_day_submits_nothing_but_repeats(scene
 
 
 async def test_the_scripts_know_the_calendar(scene: Scene) -> None:
-    prelude = load(SpentTodayCall, scene.keys).source.rsplit("local now = now_ms()", 1)[0]
-    script = prelude + "return day_of(tonumber(ARGV[1]))"
+    shared = load(SpentTodayCall, scene.keys).source.rsplit("local now = now_ms()", 1)[0]
+    script = shared + "return day_of(tonumber(ARGV[1]))"
     for told in ("19700101", "20000229", "20240229", "20251231", "20260101", "21000301"):
         day = datetime.strptime(told, "%Y%m%d").replace(tzinfo=UTC)
         for moment in (day, day + timedelta(days=1, microseconds=-1000)):

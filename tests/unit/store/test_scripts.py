@@ -21,7 +21,9 @@ assert infra.store.open  # With it comes every record of a script.
 
 FOLDER = Path(scripts.__file__).parents[1] / "lua"
 CALLS: dict[str, type[Call[Any]]] = {call.script: call for call in Call.__subclasses__()}
-NAMES = sorted(path.stem for path in FOLDER.glob("*.lua") if path.stem != "prelude")
+NAMES = sorted(path.stem for path in FOLDER.glob("*.lua"))
+SHARED = {path.stem: path.read_text() for path in (FOLDER / "shared").glob("*.lua")}
+DEFINITION = re.compile(r"^local (?:function )?(\w+)", re.M)
 
 
 class Head(NamedTuple):
@@ -144,7 +146,7 @@ def test_a_call_travels_in_the_order_of_its_fields() -> None:
     assert shape_of(EchoCall).arguments(call) == ["", 1, 1, b"a", 2, b"b"]
 
 
-@pytest.mark.parametrize("name", [*NAMES, "prelude"])
+@pytest.mark.parametrize("name", [*NAMES, *(f"shared/{part}" for part in SHARED)])
 def test_no_script_holds_a_key_literal(name: str) -> None:
     source = (FOLDER / f"{name}.lua").read_text()
     code = "\n".join(line for line in source.splitlines() if not line.lstrip().startswith("--"))
@@ -179,20 +181,32 @@ def test_the_tables_in_a_script_are_those_of_the_wire() -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_script_has_what_it_uses_of_the_prelude_and_no_more(name: str) -> None:
+def test_a_script_has_what_it_uses_of_the_shared_parts_and_no_more(name: str) -> None:
     """All of it took as long as several commands, in every call."""
-    definition = r"^local (?:function )?(\w+)"
-    prelude = (FOLDER / "prelude.lua").read_text()
-    shared = {*re.findall(definition, prelude, re.M), "KEY", "TURN_NEXT", "CONVERSATION_NEXT"}
+    parts = "\n".join(SHARED.values())
+    shared = {*DEFINITION.findall(parts), "KEY", "TURN_NEXT", "CONVERSATION_NEXT"}
     source = scripts.load(CALLS[name], Keys()).source
     code = "\n".join(line for line in source.splitlines() if not line.lstrip().startswith("--"))
-    defined = [n for n in re.findall(definition, code, re.M) if n in shared]
+    defined = [n for n in DEFINITION.findall(code) if n in shared]
 
     assert len(defined) == len(set(defined))
     for one in shared & set(re.findall(r"\w+", code)):
         assert one in defined or re.search(rf"local .*\b{one}\b|['.]{one}\b", code), one
         uses = [m.start() for m in re.finditer(rf"\b{one}\b", code)]
         assert one not in defined or len(uses) > 1, f"{one} is not used"
+
+
+def test_a_shared_definition_uses_only_what_stands_before_it() -> None:
+    """Lua would take a name that comes later for one that nobody has defined."""
+    assert sorted(scripts.SHARED) == sorted(SHARED)
+    text = "\n".join(SHARED[part] for part in scripts.SHARED)
+    code = "\n".join(line for line in text.splitlines() if not line.lstrip().startswith("--"))
+    begins = [(found.start(), found[1]) for found in DEFINITION.finditer(code)]
+    places = {name: place for place, name in begins}
+    assert len(places) == len(begins)
+    for (start, name), (end, _) in zip(begins, [*begins[1:], (len(code), "")], strict=True):
+        used = set(re.findall(r"(?<![.'\w])\w+(?=\()", code[start:end])) & places.keys()
+        assert [one for one in used if places[one] > start] == [], name
 
 
 def test_another_prefix_is_another_script() -> None:

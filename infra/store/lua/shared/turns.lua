@@ -1,0 +1,119 @@
+-- A turn's record, its steps and its end.
+
+-- The turn's hash as a table; nil when Redis does not know the turn (any more).
+local function read_turn(id)
+  local held = redis.call('HMGET', key('turn', id),
+    'state', 'conv', 'tenant', 'replica', 'seq', 'attempt', 'cancel', 'fence', 'created')
+  if not held[1] then return nil end
+  return {
+    id = id, key = key('turn', id), state = held[1], conversation = held[2], tenant = held[3],
+    replica = held[4], seq = tonumber(held[5]) or 0, attempt = tonumber(held[6]) or 0,
+    cancel = held[7], fence = held[8], created = tonumber(held[9]) or 0,
+  }
+end
+
+local function step_turn(turn, new)
+  assert(TURN_NEXT[turn.state][new], 'turn: ' .. turn.state .. ' -> ' .. new .. ' is not a step')
+  redis.call('HSET', turn.key, 'state', new)
+  if turn.state == 'queued' then
+    redis.call('ZREM', KEY.turns_waiting, turn.id)
+    redis.call('ZREM', key('tenant_waiting', turn.tenant), turn.id)
+  elseif new == 'queued' then
+    local waiting = key('tenant_waiting', turn.tenant)
+    redis.call('ZADD', waiting, int(turn.created), turn.id)
+    redis.call('PEXPIRE', waiting, WAITING_LIFE_MS)
+  end
+  turn.state = new
+end
+
+local function step_conversation(conversation_key, old, new)
+  assert(CONVERSATION_NEXT[old][new], 'conversation: ' .. old .. ' -> ' .. new .. ' is not a step')
+  redis.call('HSET', conversation_key, 'state', new)
+end
+
+-- Logs the end event at number n, or behind what is there, unless an end is there already.
+-- Returns the number of the end event.
+local function log_end(turn, n, payload, events_max)
+  local events = key('turn_events', turn.id)
+  if n <= turn.seq then
+    local newest = redis.call('XREVRANGE', events, '+', '-', 'COUNT', 1)
+    if newest[1] and string.sub(newest[1][2][2], 1, 13) == '{"type":"end"' then return turn.seq end
+    n = turn.seq + 1
+  end
+  redis.call('XADD', events, 'MAXLEN', '~', events_max, int(n) .. '-0', 'e', payload)
+  return n
+end
+
+-- The key by which a repeat finds this turn; nil when there is none, or it leads to a later one.
+local function idempotency_of(turn)
+  local digest = redis.call('HGET', turn.key, 'idem')
+  if not digest or digest == '' then return nil end
+  local name = key('idempotency', turn.tenant, digest)
+  return redis.call('GET', name) == turn.id and name or nil
+end
+
+-- Keeps a message that was stopped before its agent had it, of a client that will not send it again:
+-- it goes with the next one. Called while the request is there; longer ones are let go.
+local function keep_unheard(turn)
+  local conversation, request = key('conversation', turn.conversation), key('turn_request', turn.id)
+  if redis.call('HGET', turn.key, 'thin') ~= '1' then return end
+  if redis.call('HGET', conversation, 'resends') then return end
+  local size, left = redis.call('STRLEN', request), redis.call('PTTL', conversation)
+  if size == 0 or size > UNHEARD_BYTES_MAX or left <= 0 then return end
+  local unheard, accepted = key('unheard', turn.conversation), key('accepted', turn.conversation)
+  redis.call('HSET', unheard, turn.id, redis.call('GET', request))
+  local entry = cjson.encode({digest = '', turn = turn.id, unheard = true})
+  redis.call('RPUSH', accepted, entry)
+  redis.call('PEXPIRE', unheard, left)
+  redis.call('PEXPIRE', accepted, left)
+  hold(turn.tenant, turn.conversation, size + ENTRY_BYTES + accepted_bytes(entry))
+end
+
+-- Ends a turn: its last event, its state, a short remaining life. What only a turn needs that goes on
+-- is no longer kept and no longer counts: sealed key, request, heads, and the base, which may name
+-- thousands of prompts.
+-- Returns the number of the end event.
+local function end_turn(turn, new, n, payload, reason, events_max, ended_ttl_ms)
+  n = log_end(turn, n, payload, events_max)
+  if new == 'cancelled' and turn.state ~= 'running' then keep_unheard(turn) end
+  step_turn(turn, new)
+  redis.call('HSET', turn.key, 'seq', int(n), 'ended', int(now_ms()))
+  if reason ~= '' then redis.call('HSET', turn.key, 'reason', reason) end
+  local request, heads = key('turn_request', turn.id), key('turn_heads', turn.id)
+  local let_go = redis.call('STRLEN', request) + redis.call('STRLEN', heads)
+    + redis.call('HSTRLEN', turn.key, 'base')
+  hold(turn.tenant, turn.id, #payload - let_go, now_ms() + ended_ttl_ms)
+  redis.call('UNLINK', request, heads)
+  redis.call('HDEL', turn.key, 'key_sealed', 'base')
+  for _, kind in ipairs({'turn', 'turn_events'}) do
+    redis.call('PEXPIRE', key(kind, turn.id), ended_ttl_ms)
+  end
+  local idempotency = idempotency_of(turn)
+  if idempotency then redis.call('PEXPIRE', idempotency, ended_ttl_ms) end
+  redis.call('DEL', key('turn_readers', turn.id))
+  redis.call('ZREM', KEY.turns_open, turn.id)
+  redis.call('ZREM', key('tenant_running', turn.tenant), turn.id)
+  return n
+end
+
+-- Tells the API replica that asked: one frame, as the worker would publish it.
+local function announce(turn, fence, n, payload)
+  redis.call('PUBLISH', key('replica_channel', turn.replica),
+    turn.id .. ' ' .. fence .. ' ' .. int(n) .. ' ' .. payload)
+end
+
+-- Sets a conversation's idle deadline when it may hold a container and nothing runs or waits; one
+-- that is set stays.
+-- Returns 1 when something still waits in its FIFO, else 0.
+local function settle(conversation)
+  local conversation_key = key('conversation', conversation)
+  if redis.call('LLEN', key('todo', conversation)) > 0 then return 1 end
+  local held = redis.call('HMGET', conversation_key, 'turn', 'state', 'idle_timeout')
+  if held[2] and not held[1] and held[2] ~= 'cold' and held[2] ~= 'lost' then
+    local deadline = int(now_ms() + (tonumber(held[3]) or 0))
+    if redis.call('ZADD', KEY.idle, 'NX', deadline, conversation) == 1 then
+      redis.call('HSET', conversation_key, 'idle_at', deadline)
+    end
+  end
+  return 0
+end
