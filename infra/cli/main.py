@@ -16,7 +16,6 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from infra.cli.compose_env import NotShown, files_in_use, own_container
 from infra.cli.doctor import examine, report
 from infra.cli.ops import sessions, turns, usage, workers
 from infra.cli.terminal import Terminal, say
@@ -121,51 +120,22 @@ def check_settings(
     file: Annotated[
         Path, typer.Option(help="A file as `.env`, or the folder it may be in.")
     ] = Path(".env"),
-    engine: Annotated[
-        Path | None,
-        typer.Option(
-            envvar="_AGCLUSTER_ENGINE",
-            help="In a container of Compose: the engine's socket, to ask it which are in use.",
-        ),
-    ] = None,
 ) -> None:
     """Refuse a file with a name that is no setting or a value that does not fit.
 
     As each program does; under Compose the programs are not shown the names they do not know.
     """
-    for name, found in _files_to_check(file, engine).items():
-        _check(found, name)
-
-
-def _files_to_check(file: Path, engine: Path | None) -> Mapping[str, Path]:
-    told: Mapping[str, Path] = {}
+    found = file / ".env" if file.is_dir() else file
+    if file.is_dir() and not found.exists():
+        say("nothing is checked: there is no .env, and COMPOSE_ENV_FILES names no other file")
+        return
     try:
-        told = files_in_use(own_container(engine), file) if engine else {}
-    except NotShown as error:
-        say(
-            f"agcluster: {error} is in use and cannot be checked here."
-            f" Instead of --env-file: COMPOSE_ENV_FILES={error} docker compose up",
-            is_error=True,
-        )
-        raise typer.Exit(USAGE_ERROR) from None
-    except OSError as error:
-        say(f"the engine does not say whether --env-file was given: {error}")
-    if told or not file.is_dir():
-        return told or {".env": file}
-    if (file / ".env").exists():
-        return {".env": file / ".env"}
-    say("nothing is checked: there is no .env, and no other file was named")
-    return {}
-
-
-def _check(file: Path, name: str) -> None:
-    try:
-        settings = load_settings({}, env_file=file)
+        settings = load_settings({}, env_file=found)
     except SettingsRefused as error:
-        say(f"agcluster: {name} is refused: {error}", is_error=True)
+        say(f"agcluster: .env is refused: {error}", is_error=True)
         raise typer.Exit(USAGE_ERROR) from None
     except OSError as error:
-        say(f"agcluster: {file} cannot be read: {error.strerror}", is_error=True)
+        say(f"agcluster: {found} cannot be read: {error.strerror}", is_error=True)
         raise typer.Exit(1) from None
     say(f"{len(settings.model_fields_set)} settings, all known")
 

@@ -68,54 +68,6 @@ def test_compose_without_secrets_says_how_to_make_them(tmp_path: Path) -> None:
     assert "make env" in done.stderr
 
 
-class Checked:
-    """The service `settings`, in a deployment whose folder is that one."""
-
-    def __init__(self, folder: Path) -> None:
-        self._compose = (
-            *("docker", "compose", "-f", str(ROOT / "compose.yaml"), "-p", f"check-{os.getpid()}"),
-            *("--project-directory", str(folder)),
-        )
-        self._secrets = dict.fromkeys(
-            ("AGCLUSTER_SECRET", "REDIS_API_PASSWORD", "REDIS_WORKER_PASSWORD"), "any"
-        )
-
-    def says(self, env_file: Path) -> tuple[int, str]:
-        """Whether it refuses `--env-file`, and its words."""
-        settings = ("run", "--rm", "--no-deps", "-T", "settings")
-        command = (*self._compose, "--env-file", str(env_file), *settings)
-        done = run(*command, environ=self._secrets)
-        return done.returncode, done.stdout + done.stderr
-
-    def forget(self) -> None:
-        run(*self._compose, "down", environ=self._secrets)
-
-
-@pytest.mark.compose
-def test_the_file_that_compose_uses_is_checked(tmp_path: Path) -> None:
-    """Beside a `.env`, what `--env-file` names was used and not looked at."""
-    need("compose")
-    folder = tmp_path / "deployed"
-    folder.mkdir()
-    (folder / ".env").write_text("AGCLUSTER_SLOTS=3\n")
-    for place in (folder, tmp_path):
-        (place / "prod.env").write_text("AGCLUSTER_PROT=8001\n")
-    checked = Checked(folder)
-    try:
-        usual, beside, elsewhere = (
-            checked.says(file)
-            for file in (folder / ".env", folder / "prod.env", tmp_path / "prod.env")
-        )
-    finally:
-        checked.forget()
-    assert usual[0] == 0, usual
-    assert "1 settings, all known" in usual[1]
-    assert beside[0] != 0
-    assert "prod.env is refused: AGCLUSTER_PROT: is not a setting" in beside[1]
-    assert elsewhere[0] != 0
-    assert f"COMPOSE_ENV_FILES={tmp_path / 'prod.env'} docker compose up" in elsewhere[1]
-
-
 def config_hashes(**settings: str) -> dict[str, str]:
     """What Compose tells by whether a service has to be made anew."""
     given = {"AGCLUSTER_SECRET": "s" * 64, "REDIS_API_PASSWORD": "a", "REDIS_WORKER_PASSWORD": "w"}
