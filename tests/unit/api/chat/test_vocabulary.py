@@ -18,7 +18,7 @@ from infra.wire.events import EndReason
 HEX = "0123456789abcdef" * 2
 
 OPENAIS = re.compile(
-    r"chatcmpl|completion|content_filter|finish_reason|(?:prompt|cached|reasoning)_tokens|choices",
+    r"chatcmpl|completion|content_filter|finish_reason|(?:prompt|cached|reasoning)_tokens",
     re.I,
 )
 """Words of the chat dialect that mean something else here, or nothing."""
