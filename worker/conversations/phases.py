@@ -1,4 +1,4 @@
-"""What a conversation's actor and the run of a turn are doing: one enum and one table each.
+"""What a conversation's actor is doing: one enum and one table, and what others want of it.
 
 They live in this process only; what other programs see of them is in `infra.wire.states`.
 """

@@ -56,4 +56,4 @@ class StrayTurn:
             self._ended.set()
 
     def on_relinked(self, link: AgentLink) -> None:
-        """See `Hearer`: whoever waits here gives it up."""
+        """See `Hearer`: nothing goes on over another link. Its deadline ends the wait."""

@@ -18,16 +18,15 @@ from infra.wire.errors import (
     MalformedMessage,
 )
 from infra.wire.events import TurnEnded, Usage, encode_event
-from infra.wire.gateway import GatewayFault, SideCall
+from infra.wire.gateway import SideCall
 from infra.wire.ids import TurnId
 from infra.wire.link import InterruptReason
 from infra.wire.states import ConversationState, TurnState
-from infra.wire.upstream import upstream_error
-from infra.wire.words import Case
 from worker.gateway_client.client import CommandRefused
 from worker.ownership import HeldLease
 from worker.parts import SideParts
 from worker.side.messages_api import AnswerStream, refusal, request_body
+from worker.side.steps import end_before_start, end_of_broken_call
 from worker.turns.interruption import Interruption
 from worker.turns.output import TurnOutput
 from worker.turns.spending import Spending
@@ -42,9 +41,6 @@ _GATEWAY_PATIENCE_S = 5.0
 
 _BODY_END_S = 0.2
 """A body that does not end behind its last event is not waited for any longer."""
-
-
-_LOST = declared_end(Case.ANSWERER_LOST, state=TurnState.INTERRUPTED)
 
 
 class SideRun:
@@ -102,10 +98,9 @@ class SideRun:
             logging_events = group.create_task(output.run())
             if record.cancel is not None:
                 self.interrupt(InterruptReason.CANCELLED)
-            if record.state is TurnState.CLAIMED and record.seq == 0:
+            end = end_before_start(state=record.state, seq=record.seq)
+            if end is None:
                 end = await self._until_stopped(claimed, output)
-            else:
-                end = _LOST
             await self._finish(record, end, output)
             logging_events.cancel()
 
@@ -137,19 +132,21 @@ class SideRun:
                 return await self._listen(call, output)
             except CommandRefused as error:
                 log.error("gateway refused: %s", error, extra=fields(turn=call.turn))
-                is_key = error.fault is GatewayFault.KEY_NOT_OPENED
-                return declared_end(Case.KEY_UNREADABLE if is_key else Case.GATEWAY_SILENT)
+                broken: Exception = error
             except GatewayUnavailable as error:
                 log.warning("no answer: %s", error, extra=fields(turn=call.turn))
-                if output.n:
-                    broken = upstream_error(ErrorCode.UPSTREAM_ERROR)
-                    usage = self._answer.usage
-                    return TurnEnded(state=TurnState.FAILED, usage=usage, error=broken)
-                if self._parts.clock.monotonic() + pause_s > give_up_s:
-                    return declared_end(Case.GATEWAY_SILENT)
-            except Exception:
+                broken = error
+            except Exception as error:
                 log.exception("side turn failed inside the worker", extra=fields(turn=call.turn))
-                return declared_end(ErrorCode.INTERNAL)
+                broken = error
+            end = end_of_broken_call(
+                broken,
+                has_spoken=output.n > 0,
+                is_patient=self._parts.clock.monotonic() + pause_s <= give_up_s,
+                usage=self._answer.usage,
+            )
+            if end is not None:
+                return end
             await self._parts.clock.sleep(pause_s)
             pause_s = min(pause_s * 2, LONGEST_PAUSE_S)
 

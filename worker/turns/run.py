@@ -292,7 +292,7 @@ class TurnRun:
     # The end
 
     def declare(self, end: TurnEnded, *, usable: bool = True) -> None:
-        """End the turn for the agent, which cannot or shall not any more. The first end counts."""
+        """End the turn in the place of its agent. The first end counts."""
         self._decide(declared_ending(end, usable=usable))
 
     def fail_start(self, end: TurnEnded) -> None:
