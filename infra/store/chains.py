@@ -1,4 +1,4 @@
-"""Where conversations of clients that name none are found again: by a chain of what was said."""
+"""Finds conversations of clients that do not name them, by a digest of what was said."""
 
 from __future__ import annotations
 
@@ -35,7 +35,11 @@ class PutChainCall(Call[PutChainAnswer], frozen=True):
 
 
 class ChainStore:
-    """Chains are digests that their caller makes; a tenant finds only its own."""
+    """Maps chains, digests of a conversation so far, to conversations; tenants are kept apart.
+
+    A chain leads to a conversation only if exactly one has ever had it, so two clients never share
+    a container by mistake. Entries expire with the conversation's retention.
+    """
 
     def __init__(self, redis: Redis, keys: Keys, *, contents: Contents | None = None) -> None:
         self._redis = redis
@@ -46,10 +50,11 @@ class ChainStore:
     async def take(
         self, tenant: TenantId, chain: str, *, earlier: str | None, retention_s: float
     ) -> ConversationKey | None:
-        """The conversation under `chain`, if only it ever was; `earlier` leads to none any more.
+        """The conversation under `chain`, if there was only ever one; `earlier` no longer leads
+        anywhere.
 
-        None otherwise: two that cannot be told apart must not share a container. Raises
-        `StoreUnavailable`.
+        None otherwise, because two conversations that cannot be told apart must not share a
+        container. Raises `StoreUnavailable`.
         """
         call = TakeChainCall(retention_ms=round(retention_s * 1000))
         keys = {"chain": self._key(tenant, chain)}
@@ -60,7 +65,7 @@ class ChainStore:
     async def put(
         self, tenant: TenantId, chain: str, conversation: ConversationKey, *, retention_s: float
     ) -> None:
-        """Let the conversation be found under `chain`. Raises `StoreUnavailable`."""
+        """Make the conversation findable under `chain`. Raises `StoreUnavailable`."""
         await self._scripts.run(
             PutChainCall(
                 conversation=conversation, retention_ms=round(retention_s * 1000), tenant=tenant
@@ -69,7 +74,7 @@ class ChainStore:
         )
 
     async def newest(self, name: ConversationKey) -> ConversationKey | None:
-        """What a temporary name stands for; `name` is the key of the name itself.
+        """The conversation of a temporary name; `name` is the key of the name itself.
 
         Raises `StoreUnavailable`.
         """

@@ -1,4 +1,4 @@
-"""What the scripts of conversations are given, and what they answer."""
+"""Arguments and answers of the scripts for conversations."""
 
 from __future__ import annotations
 

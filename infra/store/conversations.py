@@ -1,4 +1,4 @@
-"""Conversations: their record, the idle deadlines, and how they are stopped and forgotten."""
+"""Conversations: their records, idle deadlines, and how they are stopped and deleted."""
 
 from __future__ import annotations
 
@@ -32,21 +32,22 @@ from infra.wire.states import ConversationState, TurnState
 from infra.wire.turns import Lane
 
 ENDED_TTL_S = 3600.0
-"""How long an ended turn can be come back to, unless the settings say otherwise."""
+"""Seconds that an ended turn can be fetched, unless the settings say otherwise."""
 
 _CANCELLED = encode_event(TurnEnded(state=TurnState.CANCELLED))
 _LAST_WORDS_S = 60.0
 _LISTED_AT_ONCE = 50
 FORGOTTEN_AT_ONCE = 1000
-"""Turns: some milliseconds of Redis."""
+"""Turns per script call: a few milliseconds of Redis."""
 LISTED_TURNS_MAX = 200
-"""The newest turns that are shown of a conversation."""
+"""How many of a conversation's newest turns are shown."""
 
 UNKNOWN_TTL_S = 86400.0
-"""How long a conversation stays that only its container still knew; its next turn makes it more."""
+"""Seconds that a restored conversation is kept which only its container still knew; its next turn
+extends this."""
 
 REAP_AGAIN_S = 60.0
-"""A conversation whose reaper died while stopping it is due again after this long."""
+"""Seconds after which a conversation is due again if its reaper died while stopping it."""
 
 
 @dataclass(frozen=True)
@@ -58,9 +59,10 @@ class ConversationRecord:
     label: str
     state: ConversationState
     owner: WorkerId | None
-    """Who last took the lease and has not given it up; whether it lives, the lease says."""
+    """The last worker that took the lease and has not released it. The lease says whether it
+    lives."""
     host: HostId | None
-    """Where its container is, or will be."""
+    """The host of its container, or of the one that is starting."""
     fence: Fence
     container: str | None
     sdk_session: str | None
@@ -71,16 +73,16 @@ class ConversationRecord:
     last_active_ms: int
     idle_at_ms: int | None
     lane: Lane = Lane.AGENT
-    """Side: one request's, gone minutes after its turn; no list of conversations shows it."""
+    """`side`: belongs to one request, expires minutes after its turn, and is not listed."""
     is_resending: bool = False
-    """Its client has sent history before."""
+    """Whether its client has sent history before."""
     transcript_full: str | None = None
-    """An SDK session that grew too large to keep."""
+    """An SDK session that grew too large to be stored."""
 
 
 @dataclass(frozen=True)
 class ConversationPage:
-    """`cursor` leads to the next page; None: this is the last."""
+    """`cursor` leads to the next page; None on the last one."""
 
     conversations: Sequence[ConversationRecord]
     cursor: str | None
@@ -88,7 +90,8 @@ class ConversationPage:
 
 @dataclass(frozen=True)
 class Stopping:
-    """What a stop found. `turn` is being cancelled; the container goes when it has ended."""
+    """The result of a stop. `turn` is being cancelled; the container is stopped when the turn has
+    ended."""
 
     state: ConversationState
     turn: TurnId | None
@@ -97,7 +100,8 @@ class Stopping:
 
 @dataclass(frozen=True)
 class Deleted:
-    """What is left to clean after a delete, by `host`: its workers are told, now or later."""
+    """What remains to be cleaned up after a delete, by `host`: its workers are told, now or
+    later."""
 
     host: HostId | None
     owner: WorkerId | None
@@ -105,6 +109,15 @@ class Deleted:
 
 
 class ConversationStore:
+    """Records of conversations: states, idle deadlines, stops and deletes.
+
+    A record exists from the first submit until the conversation's retention has passed without a
+    turn, or until `delete`. Only its owner moves a conversation's state, under the lease's fence;
+    the store refuses transitions that `infra.wire.states` does not have. Of several callers of
+    `reap`, exactly one wins. `stop` and `delete` work without the lease, and the owner learns of
+    them by message, otherwise with its next renewal or sweep. All methods raise `StoreUnavailable`.
+    """
+
     def __init__(
         self,
         redis: Redis,
@@ -113,7 +126,7 @@ class ConversationStore:
         ended_ttl_s: float = ENDED_TTL_S,
         forgotten_at_once: int = FORGOTTEN_AT_ONCE,
     ) -> None:
-        """`forgotten_at_once` is how many turns one script of a delete forgets."""
+        """`forgotten_at_once` is how many turns one script call of a delete removes."""
         self._redis = redis
         self._keys = keys
         self._scripts = Scripts(redis, keys)
@@ -121,7 +134,7 @@ class ConversationStore:
         self._forgotten_at_once = forgotten_at_once
 
     async def get(self, c: ConversationKey) -> ConversationRecord | None:
-        """What is on record; None for a conversation nobody knows (any more)."""
+        """The record; None if there is none (or no longer)."""
         with translate():
             held = fields(await self._redis.hgetall(self._keys.conversation(c)))  # type: ignore[misc]
         return _known(c, held)
@@ -134,9 +147,10 @@ class ConversationStore:
         container: str | None = None,
         sdk_session: str | None = None,
     ) -> None:
-        """Move to `state` under the lease; fields given are set.
+        """Move to `state` under the lease, and set the given fields.
 
-        A state it has already is no error. Raises `LeaseLost`, `IllegalTransition`.
+        It is not an error if the conversation is already in that state. Raises `LeaseLost`,
+        `IllegalTransition`.
         """
         c = lease.conversation
         answer = await self._scripts.run(
@@ -164,12 +178,12 @@ class ConversationStore:
         owned: Iterable[ConversationKey] = (),
         limit: int = 50,
     ) -> Sequence[tuple[ConversationKey, WorkerId | None, HostId | None]]:
-        """Conversations whose idle deadline has passed, with their living owner and host.
+        """Conversations whose idle deadline has passed, with their live owner and host.
 
-        Of a worker: only those that are its to see to, as it owns them, or nobody does and their
-        container was on its `host`, or on one where no worker lives. All of `owned` are looked at,
-        which the worker knows to be its own, and come first. One call looks at a part of the others
-        only when very many are due, and brings `limit` of them.
+        With a worker: only those that it has to handle, because it owns them, or nobody does and
+        their container was on its `host`, or on a host without live workers. All of `owned`, which
+        the worker knows to be its own, are checked and come first. If very many are due, one call
+        checks only a part of the others, and returns at most `limit` of them.
         """
         answer = await self._scripts.run(
             DueCall(most=limit, worker=worker, host=host, owned=tuple(owned)),
@@ -180,11 +194,11 @@ class ConversationStore:
     async def reap(self, c: ConversationKey, worker: WorkerId) -> bool:
         """Win the right to stop an idle conversation: warm -> stopping.
 
-        Who won ends it with `LeaseStore.release(..., COLD)`; if it dies before, the conversation is
-        due again after `REAP_AGAIN_S`.
+        The winner finishes with `LeaseStore.release(..., COLD)`. If it dies before that, the
+        conversation is due again after `REAP_AGAIN_S`.
 
-        False when another won, a turn is waiting or running, the deadline moved, or its living
-        owner is another worker.
+        Returns False if another worker won, a turn waits or runs, the deadline was moved, or its
+        live owner is another worker.
         """
         answer = await self._scripts.run(
             ReapCall(conversation=c, worker=worker, again_ms=round(REAP_AGAIN_S * 1000)),
@@ -197,9 +211,9 @@ class ConversationStore:
     async def list(
         self, tenant: TenantId, *, cursor: str | None = None, limit: int = _LISTED_AT_ONCE
     ) -> ConversationPage:
-        """A tenant's conversations, the last used first. One used meanwhile may be missed.
+        """A tenant's conversations, the most recently used first. One used meanwhile may be missed.
 
-        Raises `ValueError` for a cursor that is none.
+        Raises `ValueError` for an invalid cursor.
         """
         before, _, last = (cursor or "").partition("-")
         if cursor and not (before.isdecimal() and last):
@@ -215,7 +229,7 @@ class ConversationStore:
         return ConversationPage([record for record in known if record], end)
 
     async def scan(self) -> AsyncIterator[ConversationRecord]:
-        """Every conversation of every tenant, in no order: for operators."""
+        """Every conversation of every tenant, in no particular order; for operators."""
         pattern = self._keys.conversation(ConversationKey("*"))
         length = len(pattern) - 1 + _KEY_DIGITS
         cursor = 0
@@ -223,7 +237,7 @@ class ConversationStore:
             with translate():
                 cursor, names = await self._redis.scan(cursor, match=pattern, count=500)
             for name in map(text, names):
-                # What belongs to a conversation has a longer name.
+                # Other keys of a conversation have longer names.
                 found = await self.get(_key_in(name)) if len(name) == length else None
                 if found is not None and found.lane is Lane.AGENT:
                     yield found
@@ -231,7 +245,7 @@ class ConversationStore:
                 return
 
     async def turns(self, c: ConversationKey) -> Sequence[TurnId]:
-        """Its newest turns, the last one last; their records may be gone."""
+        """Its newest turns, the newest last; their records may have expired."""
         with translate():
             found = await self._redis.lrange(  # type: ignore[misc]
                 self._keys.conversation_turns(c), -LISTED_TURNS_MAX, -1
@@ -239,7 +253,7 @@ class ConversationStore:
         return [TurnId(text(turn)) for turn in found]
 
     async def stop(self, c: ConversationKey, *, tenant: TenantId | None, reason: str) -> Stopping:
-        """Cancel its turns and have its container stopped; the conversation stays.
+        """Cancel its turns and stop its container; the conversation is kept.
 
         `tenant` None: an operator. Raises `ConversationNotFound` (also for another tenant's).
         """
@@ -268,13 +282,13 @@ class ConversationStore:
         reason: str,
         is_forced: bool = False,
     ) -> Deleted:
-        """Forget it everywhere: record, memory, turns and their logs, container and files.
+        """Delete it everywhere: record, memory, turns and their logs, container and files.
 
-        Redis has forgotten when this returns; its host's workers remove the rest within seconds, or
-        when one is there again. Raises `ConversationBusy` while a turn runs or waits, unless
-        forced: then turns end as cancelled, the running one at what is logged. `stop` first, and
-        the running one ends properly. Raises `ConversationNotFound` (also for another tenant's;
-        `tenant` None: an operator).
+        When this returns, it is gone from Redis. Its host's workers remove the rest within seconds,
+        or as soon as a worker is running again. Raises `ConversationBusy` while a turn runs or
+        waits, unless forced: then its turns end as cancelled, a running one with what is logged so
+        far. To let a running turn end properly, call `stop` first. Raises `ConversationNotFound`
+        (also for another tenant's; `tenant` None: an operator).
         """
         call = DeleteCall(
             conversation=c,
@@ -315,10 +329,11 @@ class ConversationStore:
         fence: Fence,
         idle_timeout_s: float,
     ) -> bool:
-        """Put a living container on record again that Redis has forgotten; True if it is now.
+        """Record a live container that Redis has forgotten. Returns whether it is recorded now.
 
-        False for one that belongs to nobody: a leftover, or a deleted or moved conversation's. The
-        conversation is warm then, without an owner, and goes cold when it stays idle.
+        False for one that nobody needs: a leftover, or a container of a deleted or moved
+        conversation. A restored conversation is warm, has no owner, and becomes cold if it stays
+        idle.
         """
         answer = await self._scripts.run(
             RestoreCall(
@@ -343,12 +358,12 @@ class ConversationStore:
         return frozenset(ConversationKey(text(c)) for c in found)
 
     async def is_wipe_due(self, c: ConversationKey, host: HostId) -> bool:
-        """Whether what this host has of the conversation belongs to a deleted one."""
+        """Whether this host's files of the conversation belong to a deleted one."""
         with translate():
             return bool(await self._redis.sismember(self._keys.host_wipes(host), c))  # type: ignore[misc]
 
     async def wiped(self, c: ConversationKey, host: HostId) -> None:
-        """Nothing of it is left on the host."""
+        """The host has removed all its files."""
         with translate():
             await self._redis.srem(self._keys.host_wipes(host), c)  # type: ignore[misc]
 

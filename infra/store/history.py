@@ -1,8 +1,8 @@
-"""On what memory a turn was started: written with its start, carried out by its finish.
+"""The memory that a turn was started on: stored with its start, applied by its finish.
 
-The decision itself is pure (`infra.wire.history.decide`). It is put on record in the turn's hash
-before the agent may hear of the turn, so its adopter gives it to the agent again on the
-same base. The conversation's list of accepted prompts changes only when the turn ends.
+The decision itself is pure (`infra.wire.history.decide`). It is stored in the turn's hash before
+the agent can hear of the turn, so that an adopter gives the turn to the agent with the same base.
+The conversation's list of accepted prompts changes only when the turn ends.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from infra.wire.link import BaseKind
 
 
 class TurnBase(Message):
-    """What a turn makes of the agent's memory.
+    """What a turn does to the agent's memory.
 
-    `keep` of the `known` accepted prompts stay (to continue: all that the agent has heard);
-    `shown` is how many turns of the sent history they are (None: as many);
-    `before` are digests of prompts behind those, from a sent history or not heard until now,
-    `heads` how their answers begin ('' where nobody knows; on record they stand apart, for they are
-    what an agent said); `digest` is the prompt's own, and `tails` are those under which it may come
+    `keep` of the `known` accepted prompts stay (to continue: all that the agent has). `shown` is
+    the number of turns of the sent history that they correspond to (None: the same number).
+    `before` has digests of prompts after those, from a sent history or not heard until now; `heads`
+    has the beginnings of their answers ('' if unknown; stored separately, because they are an
+    agent's words). `digest` is the prompt's own, and `tails` are those under which it may come
     back.
     """
 
@@ -45,23 +45,23 @@ class TurnBase(Message):
 
     @property
     def restored_from(self) -> int:
-        """The first sent turn that the memory lacks, where it lacks any."""
+        """The first sent turn that the memory lacks, if any."""
         return self.keep if self.shown is None else self.shown
 
 
 class Memory(StrEnum):
-    """What the agent made of a turn that ends."""
+    """What the agent remembers of a turn that ends."""
 
     NOTHING = "nothing"
-    """It never got the turn, or made nothing of it: its memory is what it was."""
+    """It never got the turn, or did not keep it: its memory is unchanged."""
     UNKNOWN = "unknown"
-    """It got the turn and did not tell the end."""
+    """It got the turn, but did not report the end."""
     TOLD = "told"
-    """It told the end itself."""
+    """It reported the end itself."""
 
 
 class KeptPrompt(Message):
-    """`Accepted` as it is in Redis, with its heads as `keep_heads` made them."""
+    """`Accepted` as stored in Redis, with its heads as `keep_heads` encoded them."""
 
     digest: str
     turn: TurnId
@@ -72,7 +72,8 @@ class KeptPrompt(Message):
 
 
 class UnheardTurn(Message):
-    """An entry of a message that the agent has not heard; its request is kept beside the list."""
+    """An entry for a message that the agent has not received; its request is stored beside the
+    list."""
 
     turn: TurnId
 
@@ -86,9 +87,9 @@ def decode_kept(raw: bytes | str) -> KeptPrompt:
 def keep_heads(
     contents: Contents, c: ConversationKey, heads: Sequence[str] | None, *, of: str
 ) -> str:
-    """The heads of an answer as they are kept beside the digest of its prompt, `of`.
+    """The heads of an answer, as stored with the digest `of` its prompt.
 
-    They may be an agent's words, and are cut to what an honest one tells.
+    They may be an agent's words, and are cut to the length that an honest agent reports.
     """
     if heads is None:
         return ""
@@ -99,7 +100,7 @@ def keep_heads(
 
 
 def read_accepted(contents: Contents, c: ConversationKey, raw: bytes) -> Accepted | UnheardTurn:
-    """An entry of the list as scripts write it.
+    """An entry of the list, as scripts write it.
 
     Raises `MalformedMessage`.
     """
@@ -111,7 +112,7 @@ def read_accepted(contents: Contents, c: ConversationKey, raw: bytes) -> Accepte
             opened = contents.open(kept.answer.encode(), f"answer {c} {kept.digest}")
             heads = tuple(json.loads(opened))
         except ContentNotOpened:
-            pass  # Sealed with a secret that is gone: then nobody knows.
+            pass  # Sealed with a secret that is gone: then they are unknown.
     return Accepted(
         digest=kept.digest,
         turn=kept.turn,

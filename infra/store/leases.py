@@ -1,7 +1,5 @@
-"""Ownership:
-
-a 15 s lease per conversation with a fence that only grows (scripts acquire, renew, release).
-"""
+"""Ownership: a 15 s lease per conversation, with a fence that only grows (scripts acquire, renew,
+release)."""
 
 from __future__ import annotations
 
@@ -24,7 +22,8 @@ RENEW_EVERY_S = 5.0
 SELF_FENCE_AFTER_S = 10.0
 
 _UNKNOWN_CONVERSATION_TTL_S = 86400
-"""How long a conversation stays that only its container still knew (Redis had been emptied)."""
+"""Seconds that a conversation is kept which only its container still knew (Redis had been
+emptied)."""
 
 
 _NONE = Fence(0)
@@ -32,7 +31,7 @@ _NONE = Fence(0)
 
 @dataclass(frozen=True)
 class Lease:
-    """The exclusive right to run a conversation, until its 15 s are over or renewed."""
+    """The exclusive right to run a conversation, until its 15 s have passed or it is renewed."""
 
     conversation: ConversationKey
     worker: WorkerId
@@ -41,7 +40,8 @@ class Lease:
 
 @dataclass(frozen=True)
 class Renewal:
-    """What a renewal of many leases found. `cancelled`: unfinished turns somebody wants stopped."""
+    """The result of renewing many leases. `cancelled`: unfinished turns that somebody wants
+    stopped."""
 
     lost: frozenset[ConversationKey] = frozenset()
     cancelled: Mapping[ConversationKey, tuple[TurnId, str]] = field(default_factory=dict)
@@ -99,6 +99,15 @@ class ReleaseCall(Call[ReleaseAnswer], frozen=True):
 
 
 class LeaseStore:
+    """The leases of conversations: at most one worker owns a conversation at any time.
+
+    A lease lasts 15 s and is renewed every 5 s. A worker that has not renewed must stop writing by
+    its own clock before the 15 s are over; if it does not, its writes are refused, because each
+    carries the lease's fence, and a fence is never issued twice, not even after a failover. All
+    methods raise `StoreUnavailable`; then the lease's state is unknown, and repeating the call is
+    safe.
+    """
+
     def __init__(self, redis: Redis, keys: Keys) -> None:
         self._keys = keys
         self._scripts = Scripts(redis, keys)
@@ -106,12 +115,11 @@ class LeaseStore:
     async def acquire(
         self, c: ConversationKey, worker: WorkerId, host: HostId, *, above: Fence = _NONE
     ) -> Lease:
-        """The lease; the worker's own living lease is given again with its fence.
+        """Take the lease. The worker's own valid lease is returned again, with its fence.
 
-        fence = max(old + 1, Redis TIME in µs, `above` + 1). `above` is the newest fence the worker
-        has been given: the clock of another Redis machine, after a failover, may be behind it.
-        Raises `LeaseHeld` (with the owner) when another
-        living worker has it.
+        fence = max(old + 1, Redis TIME in µs, `above` + 1). `above` is the newest fence that the
+        worker knows, because after a failover the clock of the new Redis machine may be behind.
+        Raises `LeaseHeld` (with the owner) if another live worker has it.
         """
         answer = await self._scripts.run(
             AcquireCall(
@@ -130,7 +138,7 @@ class LeaseStore:
         return Lease(c, worker, answer.fence)
 
     async def renew(self, leases: list[Lease]) -> Renewal:
-        """One round trip for all of a worker's leases."""
+        """Renew all of a worker's leases in one round trip."""
         if not leases:
             return Renewal()
         asked = [LeaseToRenew(one.conversation, one.worker, one.fence) for one in leases]
@@ -139,12 +147,13 @@ class LeaseStore:
         return Renewal(frozenset(answer.lost), cancelled)
 
     async def release(self, lease: Lease, state: ConversationState) -> TurnId | None:
-        """Give it up and leave the conversation in `state` (cold). A lost lease is no error.
+        """Give the lease up and leave the conversation in `state` (cold). A lost lease is not an
+        error.
 
-        Cold is reached through stopping where the table has no direct step; the state it has
-        already is fine, too (a handover leaves it warm or busy). An unfinished turn then comes up
-        in the next sweep. Returns the turn that waits if there is one and none is unfinished: only
-        this owner was told of it. Raises `IllegalTransition`.
+        If the table has no direct transition, cold is reached through stopping; the current state
+        is allowed too (a handover leaves it warm or busy). The next sweep finds an unfinished turn.
+        Returns the waiting turn if there is one and none is unfinished, because only this owner was
+        told of it. Raises `IllegalTransition`.
         """
         c = lease.conversation
         answer = await self._scripts.run(

@@ -1,4 +1,4 @@
-"""How much may wait: the bounds that submit checks, and what a refused caller is told."""
+"""The limits that submit checks, and the error for a caller who exceeds one."""
 
 from __future__ import annotations
 
@@ -12,33 +12,35 @@ RETRY_AFTER_LEAST_S = 5.0
 RETRY_AFTER_MOST_S = 30.0
 
 _SHARE_TO_EMPTY = 0.1
-"""Room for one turn is gone at once when many are refused: they come back when there is more."""
+"""The share of a queue that has to be free before refused callers should retry: room for a single
+turn would be taken at once."""
 
 
 @dataclass(frozen=True)
 class SubmitLimits:
-    """The bounds of a new turn, named as their settings; 0: none."""
+    """The limits for a new turn, named like their settings; 0: no limit."""
 
     turns_waiting_max: int
-    """Turns of one conversation that may wait (at least 1)."""
+    """Waiting turns of one conversation (at least 1)."""
     queue_max: int = 0
-    """Turns of the whole cluster that may wait for a worker."""
+    """Turns of the whole cluster that wait for a worker."""
     tenant_turns_max: int = 0
-    """Turns of a tenant that have not ended."""
+    """A tenant's turns that have not ended."""
     tenant_queue_max: int = 0
-    """Those of them that wait."""
+    """A tenant's waiting turns."""
     tenant_budget_tokens: int = 0
-    """What its turns may spend in a day (UTC)."""
+    """Tokens that a tenant's turns may spend per day (UTC)."""
     tenant_bytes_max: int = 0
-    """What it may hold in Redis, the new request included."""
+    """Bytes that a tenant may have in Redis, including the new request."""
 
 
 def refusal(
     bound: str, *, turns: int = 0, oldest_ms: int = 0, day_left_ms: int = 0, held_bytes: int = 0
 ) -> RequestRefused:
-    """What a caller is told when a bound is reached; `bound` is the submit script's word for it.
+    """The error for a caller at a limit; `bound` is the submit script's name for the limit.
 
-    `turns` there are, the oldest for `oldest_ms`; of a budget, `day_left_ms` is left of the day.
+    `turns` is the current number, the oldest of which is `oldest_ms` old. For a budget,
+    `day_left_ms` is left of the day.
     """
     if bound == "budget":
         return refused(Case.DAY_SPENT, retry_after_s=day_left_ms / 1000)
@@ -51,10 +53,10 @@ def refusal(
 
 
 def retry_after_s(oldest_ms: int) -> float:
-    """When a tenth of what is there will have gone, if the oldest of it tells how fast it goes.
+    """Seconds until a tenth of the turns will be done, estimated from the age of the oldest.
 
-    So many turns came since the oldest one, and as many went in that time if their number is
-    steady: a tenth of them goes in a tenth of its age.
+    As many turns came since the oldest one as there are now. If their number is steady, as many
+    finished in that time, and a tenth of them finish in a tenth of it.
     """
     return min(max(oldest_ms / 1000 * _SHARE_TO_EMPTY, RETRY_AFTER_LEAST_S), RETRY_AFTER_MOST_S)
 

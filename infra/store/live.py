@@ -1,7 +1,7 @@
 """The fast path: frames over pub/sub, one channel and one subscriber connection per API process.
 
-Lossy by nature; the turn log makes up for it. Publishing never waits: what is ready goes out joined
-at the end of the loop pass, one flush under way at a time.
+Frames may be lost; the turn log has them all. Publishing never waits: whatever is ready is sent
+together at the end of the loop pass, with one flush in progress at a time.
 """
 
 from __future__ import annotations
@@ -27,16 +27,20 @@ from infra.wire.ids import ReplicaId, TurnId
 MAILBOX_FRAMES_MAX = 256
 MAILBOX_BYTES_MAX = 1024 * 1024
 _MESSAGE_BYTES_MAX = 1024 * 1024
-"""Frames are joined up to this size; a subscriber reads a message in one piece."""
+"""Frames are joined up to this size in bytes, because a subscriber reads a message in one piece."""
 
 log = logging.getLogger(__name__)
 
 
 class LivePublisher:
-    """A worker's sending side. `contents`: what seals the frames, if anything does."""
+    """A worker's sending side of the fast path. `contents` seals the frames, if anything does.
+
+    `publish` never waits and never fails: frames are dropped if Redis is unavailable or the queue
+    is full, and readers find the events in the turn log. `run` must be running.
+    """
 
     dropped: int
-    """Frames that never went out; their relays find them in the log."""
+    """The number of frames that were never sent; their relays find the events in the log."""
 
     def __init__(
         self,
@@ -56,9 +60,9 @@ class LivePublisher:
         self.dropped = 0
 
     def publish(self, replica: ReplicaId, frame: bytes) -> None:
-        """Queue an encoded frame; returns at once.
+        """Queue an encoded frame. Returns at once.
 
-        Beyond the bound frames are dropped and counted.
+        Beyond the limit, frames are dropped and counted.
         """
         if self._pending_bytes + len(frame) > self._pending_max_bytes:
             self.dropped += 1
@@ -70,7 +74,7 @@ class LivePublisher:
         self._is_ready.set()
 
     async def run(self) -> None:
-        """Flush until cancelled; a Redis fault drops what was under way and goes on.
+        """Flush until cancelled. On a Redis error, the frames being sent are dropped.
 
         Meanwhile the pool follows the primary.
         """
@@ -82,7 +86,8 @@ class LivePublisher:
         pauses = delays()
         while True:
             await self._is_ready.wait()
-            # Let what else is ready in this pass of the loop speak first: one flush for all.
+            # Let everything else that is ready in this pass of the loop run first: one flush for
+            # all.
             await asyncio.sleep(0)
             flushed = self._take()
             try:
@@ -111,17 +116,15 @@ class LivePublisher:
 
 
 class LiveTurn:
-    """One relay's bounded mailbox of live frames. One waiter at a time.
+    """One relay's bounded mailbox of live frames. Supports one waiter at a time.
 
-    It waits on a bare future, and one timer outlives many waits: an event and a timeout per wait
-    cost twice as much as all else the relay does for a delta.
+    It waits on a plain future, and one timer serves many waits: an event and a timeout per wait
+    would cost twice as much as everything else that the relay does for a delta.
     """
 
     overflowed: bool
-    """Frames were dropped since the last `take`: read the log.
-
-    Also set when the subscription was renewed. Look at it before `take`, which resets it.
-    """
+    """Whether frames were dropped since the last `take`, so that the log must be read. Also set if
+    the subscription was renewed. Check it before `take`, which resets it."""
 
     def __init__(self, *, frames_max: int, bytes_max: int) -> None:
         self._frames_max = frames_max
@@ -132,12 +135,13 @@ class LiveTurn:
         self._waiter: asyncio.Future[bool] | None = None
         self._until_s = 0.0
         self._timer: asyncio.TimerHandle | None = None
-        # Not asked of the timer: uvloop gives one that is due already as a plain handle.
+        # Kept here, because uvloop returns a timer that is already due as a plain handle.
         self._rings_at_s = 0.0
         self.overflowed = False
 
     async def wait(self, timeout_s: float) -> bool:
-        """Until a frame is there, or frames were lost; False after `timeout_s` of silence."""
+        """Wait until a frame is there, or frames were lost. Returns False after `timeout_s` of
+        silence."""
         if self._is_news:
             return True
         loop = asyncio.get_running_loop()
@@ -151,7 +155,7 @@ class LiveTurn:
             self._waiter = None
 
     def take(self) -> list[Frame]:
-        """All frames that wait, in order of arrival."""
+        """All waiting frames, in order of arrival."""
         taken, self._frames = self._frames, []
         self._bytes = 0
         self.overflowed = False
@@ -159,7 +163,7 @@ class LiveTurn:
         return taken
 
     def put(self, frame: Frame) -> None:
-        """Add a frame; beyond the bounds it is dropped and `overflowed` set."""
+        """Add a frame. Beyond the limits it is dropped and `overflowed` is set."""
         size = len(frame.payload)
         if len(self._frames) >= self._frames_max or self._bytes + size > self._bytes_max:
             self.overflow()
@@ -174,7 +178,7 @@ class LiveTurn:
         self._wake(True)
 
     def close(self) -> None:
-        """Nobody waits any more."""
+        """Nobody waits any longer."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -190,7 +194,7 @@ class LiveTurn:
         self._timer = loop.call_at(at_s, self._ring, loop)
 
     def _ring(self, loop: asyncio.AbstractEventLoop) -> None:
-        """The wait it was set for may be long over and another under way."""
+        """The wait that the timer was set for may be over, and another one in progress."""
         self._timer = None
         if self._waiter is None:
             return
@@ -201,7 +205,12 @@ class LiveTurn:
 
 
 class LiveSubscriber:
-    """An API replica's receiving side: one SUBSCRIBE for the process."""
+    """An API replica's receiving side of the fast path: one SUBSCRIBE for the process.
+
+    `run` must be running. It reconnects on its own, and after each reconnect every mailbox counts
+    as overflowed, so no loss goes unnoticed. Mailboxes are bounded; a slow relay loses frames, not
+    memory.
+    """
 
     def __init__(
         self,
@@ -225,10 +234,10 @@ class LiveSubscriber:
         self._mailboxes: defaultdict[TurnId, list[LiveTurn]] = defaultdict(list)
         self._log = RatedLog(log)
         self.subscribed = asyncio.Event()
-        """Set once the first subscription stands; frames said before are only in the log."""
+        """Set when the first subscription is active. Earlier frames are only in the log."""
 
     async def run(self) -> None:
-        """Receive until cancelled; reconnects by itself, then wakes every mailbox as overflowed.
+        """Receive until cancelled. Reconnects on its own, then wakes every mailbox as overflowed.
 
         Meanwhile the pool follows the primary.
         """
@@ -254,7 +263,7 @@ class LiveSubscriber:
 
     @contextmanager
     def attach(self, turn: TurnId) -> Iterator[LiveTurn]:
-        """Frames of this turn go to the mailbox until the block ends. Several relays may attach."""
+        """The mailbox gets frames of this turn until the block ends. Several relays may attach."""
         mailbox = LiveTurn(frames_max=self._frames_max, bytes_max=self._bytes_max)
         attached = self._mailboxes[turn]
         attached.append(mailbox)
@@ -267,7 +276,8 @@ class LiveSubscriber:
                 del self._mailboxes[turn]
 
     def _deliver(self, message: bytes) -> None:
-        """Hand out the frames of a message, which are of many turns: a bad one costs its own."""
+        """Distribute the frames of a message, which belong to many turns: a bad frame only affects
+        its own turn."""
         for line in message.split(b"\n"):
             try:
                 frame = decode_frame(line)
@@ -279,7 +289,7 @@ class LiveSubscriber:
                 self._skip(line, error)
 
     def _skip(self, line: bytes, error: AgClusterError) -> None:
-        """Its turn, if it names one, reads the log, which has what is good of it."""
+        """If the frame names its turn, that turn reads the log, which has the valid events."""
         self._log.warning("live frame skipped: %s", error)
         named = TurnId(line.partition(b" ")[0].decode("ascii", "replace"))
         for mailbox in self._mailboxes.get(named, ()):

@@ -1,4 +1,4 @@
-"""One process's way into the store: every part of it over one pool."""
+"""Opens the store for one process: all its parts share one connection pool."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ from infra.store.workers import WorkerRegistry
 from infra.wire.ids import ReplicaId, TurnId, WorkerId
 
 RUNNING_SHARE = 1.25
-"""A tenant that holds all it may gets no new turns; those that run may write this much of it, so
-that a tenant near its bound is refused turns, and does not lose them in their middle."""
+"""The share of its limit that a tenant's running turns may use in addition. So a tenant at its
+limit gets no new turns, but does not lose running ones."""
 
 
 @dataclass(frozen=True)
 class Store:
-    """Every part of the store. `aclose()` it."""
+    """All parts of the store. Close it with `aclose()`."""
 
     redis: Redis
     keys: Keys
@@ -57,9 +57,9 @@ class Store:
     rates: Rates
     readers: TurnReaders
     contents: Contents | None = None
-    """What seals what is asked and answered, if anything does."""
+    """Seals prompts and answers, if the deployment has a content secret."""
     may_evict: bool = False
-    """Whether `check` lets a Redis pass that evicts keys."""
+    """Whether `check` accepts a Redis that evicts keys."""
 
     def publisher(self) -> LivePublisher:
         """A worker's sending side of the fast path."""
@@ -84,19 +84,19 @@ class Store:
         )
 
     async def ping(self) -> None:
-        """Raises `StoreUnavailable` when Redis does not answer."""
+        """Raises `StoreUnavailable` if Redis does not answer."""
         with translate():
             await self.redis.ping()
 
     async def check(self) -> None:
-        """Whether this Redis can be trusted with leases (`infra.store.server.fitness`).
+        """Check whether this Redis can be trusted with leases (`infra.store.server.fitness`).
 
-        Raises `StoreUnavailable` when it does not answer, `StoreUnfit` when it must not be used.
+        Raises `StoreUnavailable` if it does not answer, `StoreUnfit` if it must not be used.
         """
         await check(self.redis, self.keys, may_evict=self.may_evict)
 
     async def aclose(self) -> None:
-        """Close the pool. A Redis that is away is no error."""
+        """Close the pool. It is not an error if Redis is unavailable."""
         try:
             async with asyncio.timeout(CONNECT_TIMEOUT_S):
                 await self.redis.aclose()
@@ -105,10 +105,9 @@ class Store:
 
 
 def open_store(settings: Settings, *, name: str, timeout_s: float | None = None) -> Store:
-    """The store of `settings.redis_url`. Connects on first use.
+    """The store at `settings.redis_url`. Connects on first use.
 
-    `name` is what CLIENT LIST shows. Raises `SettingsRefused` without a URL, or with one that
-    cannot be.
+    CLIENT LIST shows `name`. Raises `SettingsRefused` if the URL is missing or invalid.
     """
     store = store_on(
         _client(settings, name=name, timeout_s=timeout_s or settings.redis_timeout_s),
@@ -145,7 +144,7 @@ def store_on(
     tenant_bytes_max: int = 0,
     contents: Contents | None = None,
 ) -> Store:
-    """The store on a client somebody else made."""
+    """The store on an existing client."""
     running_max = round(tenant_bytes_max * RUNNING_SHARE)
     return Store(
         redis=redis,

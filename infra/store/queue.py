@@ -1,20 +1,19 @@
-"""Placement: arq with a doorbell. A job is `claim(turn_id)`, takes milliseconds and runs no
-turn.
+"""Placement: arq with a bell. A job is `claim(turn_id)`; it takes milliseconds and runs no turn.
 
-The enqueue is one script that writes the job record, the queue entry and the bell; a worker waits
-in BLPOP on the bell instead of polling, with a safety scan every few seconds.
+One script writes the job record, the queue entry and the bell. Instead of polling, a worker waits
+in BLPOP on the bell, with a safety scan every few seconds.
 
-Where we leave arq's ways on purpose:
-- `Worker.main` is replaced: arq polls (373 ms to a job's start at its default) and logs INFO of
-  Redis; ours waits for the bell (under 2 ms) and lets a fault out, for `PlacementWorker` to rebuild
-  everything. arq's own loop ends the process at a Redis outage and leaks its job counter.
+Differences from arq, on purpose:
+- `Worker.main` is replaced: arq polls (373 ms until a job starts, by default) and logs INFO of
+  Redis. Ours waits for the bell (under 2 ms) and raises errors, so that `PlacementWorker` rebuilds
+  everything. arq's own loop ends the process when Redis is unavailable, and leaks its job counter.
 - The enqueue is ours: arq's takes four round trips and drops a job whose id is in progress. Ours
-  has a fresh id each time, so a repeated hint is never lost; but for the shared queue, where one
-  job for each turn is enough.
-- The score of a queue entry is its place, not a time: arq's is the enqueuer's clock, and a worker
-  whose clock was two milliseconds behind left the hint to its next safety scan.
-- Its pipelines give their connection back when they are cancelled.
-- JSON instead of pickle, one attempt, no kept results, no signal handlers.
+  uses a new id each time, so a repeated hint is never lost; except in the shared queue, where one
+  job per turn is enough.
+- The score of a queue entry is its position, not a time: arq uses the enqueuer's clock, and a
+  worker whose clock was two milliseconds behind left the hint to its next safety scan.
+- Pipelines return their connection when they are cancelled.
+- JSON instead of pickle, one attempt, no stored results, no signal handlers.
 """
 
 from __future__ import annotations
@@ -45,10 +44,11 @@ from infra.wire.errors import AgClusterError
 from infra.wire.ids import TurnId, WorkerId
 
 SCAN_EVERY_S = 4.0
-"""The safety scan: how long a worker waits for its bell before it looks by itself."""
+"""The safety scan: seconds that a worker waits for its bell before it checks the queue."""
 
 SIDE_SCAN_EVERY_S = 10.0
-"""Seldomer: beside the bell it is one more cost of an idle worker, and the sweeps hint again."""
+"""Seconds for the shared queues. Less often, because it is a cost of idle workers, and the sweeps
+hint again."""
 
 _CLAIM = "claim"
 _JOB_TTL_MS = 600_000
@@ -76,25 +76,33 @@ class HintCall(Call[HintAnswer], frozen=True):
 
 
 class PlacementQueue:
+    """Hints that tell workers about waiting turns.
+
+    A hint is never the truth: the waiting room and the FIFOs are. Hints may be duplicated without
+    harm; a lost one costs only time, because sweeps hint again. All methods raise
+    `StoreUnavailable`.
+    """
+
     def __init__(self, redis: Redis, keys: Keys) -> None:
         self._keys = keys
         self._scripts = Scripts(redis, keys)
 
     async def enqueue(self, turn: TurnId, owner: WorkerId | None) -> None:
-        """Hint that a turn waits: to its conversation's owner, else to a worker with room.
+        """Hint that a turn waits: to its conversation's owner, otherwise to a worker with room.
 
         Raises `StoreUnavailable`; the sweeper makes up for a lost hint.
         """
         if owner is not None:
             await self._enqueue(self._keys.worker_queue(owner), turn)
             return
-        # One job for each turn however often it is hinted: while nobody has room they would pile
-        # up. One that is hinted again while its job is under way needs no other: its
-        # taker goes on until nothing waits.
+        # One job per turn, however often it is hinted: they would pile up while nobody has room. If
+        # a turn is hinted again while its job runs, no other job is needed, because its taker
+        # continues until nothing waits.
         await self._enqueue(self._keys.place_queue(), turn, job_id=turn)
 
     async def enqueue_side(self, turn: TurnId) -> None:
-        """Hint that a side turn waits: to the first that takes it. Raises `StoreUnavailable`."""
+        """Hint that a side turn waits: the first worker that takes it runs it. Raises
+        `StoreUnavailable`."""
         await self._enqueue(self._keys.side_queue(), turn)
 
     async def _enqueue(self, queue: str, turn: TurnId, *, job_id: str | None = None) -> None:
@@ -120,14 +128,14 @@ class PlacementQueue:
 
 @dataclass(frozen=True)
 class SideClaims:
-    """How a worker serves the side lane. It has room of its own: a side turn takes no slot."""
+    """How a worker serves the side lane. It has capacity of its own: a side turn uses no slot."""
 
     claim: Callable[[TurnId], Awaitable[None]]
     has_room: Callable[[], bool]
 
 
 class PlacementWorker:
-    """The queues of one worker process: the shared one, its own, and the side lane's."""
+    """The queues that one worker process serves: the shared one, its own, and the side lane's."""
 
     def __init__(
         self,
@@ -140,11 +148,11 @@ class PlacementWorker:
         take: Callable[[TurnId], Awaitable[None]] | None = None,
         side: SideClaims | None = None,
     ) -> None:
-        """`claim` is for hints to this worker, `take` (by default the same) for those of the shared
-        queue, which say only that something waits. Both must return within milliseconds.
+        """`claim` is called for hints to this worker, `take` (by default the same) for those of the
+        shared queue, which only say that something waits. Both must return within milliseconds.
 
-        While `has_room()` is false the shared queue rests; a hint that came just before is `take`n
-        all the same. Without `side` the side lane is left to other workers.
+        While `has_room()` is false, the shared queue is not served; `take` may still be called for
+        a hint that arrived just before. Without `side`, other workers serve the side lane.
         """
         self._take = take or claim
         self._side = side
@@ -158,7 +166,7 @@ class PlacementWorker:
     async def run(self) -> None:
         """Serve the queues until cancelled.
 
-        Survives Redis faults (retries with a bounded back-off).
+        Survives Redis errors (retries with a bounded back-off).
         """
         place, own = self._keys.place_queue(), self._keys.worker_queue(self._worker)
         async with asyncio.TaskGroup() as group:
@@ -169,7 +177,7 @@ class PlacementWorker:
                 group.create_task(self._serve(shared, side.claim, side.has_room, SIDE_SCAN_EVERY_S))
 
     def wake(self) -> None:
-        """Room has come free: look at the shared queues now."""
+        """There is room again: check the shared queues now."""
         self._room_came_free.set()
 
     async def _serve(
@@ -179,7 +187,7 @@ class PlacementWorker:
         has_room: Callable[[], bool],
         scan_every_s: float,
     ) -> None:
-        """One queue, without end: each fault costs this queue's connections, never the loop."""
+        """Serve one queue forever. An error costs this queue's connections, never the loop."""
         pauses = delays()
         while True:
             jobs = dedicated(self._redis, timeout_s=_read_timeout_s(self._redis), purpose="arq")
@@ -212,7 +220,7 @@ class PlacementWorker:
 
 
 class _BellWorker(Worker):
-    """arq's worker for one queue, waiting for a bell. Lives until the first fault."""
+    """arq's worker for one queue, waiting for a bell. Lives until the first error."""
 
     def __init__(
         self,
@@ -250,7 +258,7 @@ class _BellWorker(Worker):
         )
 
     async def main(self) -> None:
-        """Look, wait for the bell, look again. Raises one of `FAULTS` when Redis is away."""
+        """Check, wait for the bell, check again. Raises one of `FAULTS` if Redis is unavailable."""
         while True:
             self._room_came_free.clear()
             if not self._has_room():
@@ -260,19 +268,19 @@ class _BellWorker(Worker):
             if self.job_counter >= self.max_jobs:
                 await asyncio.wait(self.tasks.values(), return_when=asyncio.FIRST_COMPLETED)
             elif await self._bell_rings() and not self._has_room():
-                # One ring wakes one worker: this one is for somebody else.
+                # One ring wakes one worker: pass this one on to another worker.
                 await self._ring_again()
 
     async def settle(self, within_s: float) -> None:
-        """Let the claims under way come to their own end."""
+        """Wait for the running claims to finish."""
         if self.tasks:
             await asyncio.wait(self.tasks.values(), timeout=within_s)
 
     async def aclose(self) -> None:
-        """End the claims under way and the connections.
+        """End the running claims and close the connections.
 
-        Claims take milliseconds and get their time: one that is cancelled leaves arq's shielded
-        clean-up running behind our back.
+        Claims take milliseconds and get their time: a cancelled claim would leave arq's shielded
+        clean-up running in the background.
         """
         await self.settle(_CLOSE_GRACE_S)
         for task in self.tasks.values():
@@ -299,7 +307,7 @@ class _BellWorker(Worker):
             return
 
     async def _bell_rings(self) -> bool:
-        """Until the bell rings; False when it is time for a safety scan."""
+        """Wait until the bell rings. False if it is time for a safety scan."""
         wait_s = self._scan_every_s * random.uniform(0.75, 1.0)
         rung = await self._bell.blpop([self._bell_key], timeout=wait_s)  # type: ignore[misc, arg-type]
         return rung is not None
@@ -311,9 +319,8 @@ class _BellWorker(Worker):
 
 
 class _TidyPipeline(Pipeline):
-    """redis-py's leaves its connection behind, lost to the pool, when its own tidying up is
-    cancelled or fails: it first takes back a WATCH. arq watches, and its loop is cancelled often.
-    """
+    """redis-py's pipeline loses its connection for the pool if its own clean-up is cancelled or
+    fails, because it first undoes a WATCH. arq uses WATCH, and its loop is cancelled often."""
 
     async def reset(self) -> None:
         try:
@@ -321,7 +328,7 @@ class _TidyPipeline(Pipeline):
         finally:
             left, self.connection = self.connection, None
             if left is not None:
-                # It may be waiting for an answer that nobody will read.
+                # It may have an outstanding answer that nobody will read.
                 await left.disconnect(nowait=True)
                 await self.connection_pool.release(left)
 
@@ -332,7 +339,7 @@ class _TidyArqRedis(ArqRedis):
 
 
 def _ring(pipe: Any, bell: str) -> None:
-    """One ring per hint; a bell nobody hears is bounded and falls silent by itself."""
+    """One ring per hint. A bell that nobody hears is bounded and expires on its own."""
     pipe.lpush(bell, "1")
     pipe.ltrim(bell, 0, _BELL_RINGS_MAX - 1)
     pipe.expire(bell, _BELL_TTL_S)
@@ -343,8 +350,8 @@ def _read_timeout_s(redis: Redis) -> float:
 
 
 def _to_json(job: dict[str, Any]) -> bytes:
-    # A job that a dying worker had taken is given up by the next one: arq then writes down the
-    # exception as its result, which nobody reads, and complains when it cannot.
+    # The next worker gives up a job that a dying worker had taken. arq then stores the exception as
+    # its result, which nobody reads, and logs an error if it cannot.
     return json.dumps(job, separators=(",", ":"), default=str).encode()
 
 

@@ -1,7 +1,7 @@
-"""How often something happened in the last minute, over all replicas.
+"""Counts how often something happened in the last minute, over all replicas.
 
-The counting is the `limits` library's: its sliding window counter, two keys of a few bytes for each
-who, no history; time is Redis' own. It runs on the pool of the process.
+The `limits` library does the counting with its sliding window counter: two small keys per counted
+id, no history, and Redis' own time. It uses the pool of the process.
 """
 
 from __future__ import annotations
@@ -19,12 +19,13 @@ from infra.store.keys import Keys
 from infra.store.server.connection import translate
 
 TIMEOUT_S = 0.5
-"""A request waits no longer than this for its count: who cannot be counted is let through."""
+"""Seconds that a request waits for its count. If it cannot be counted, it is accepted."""
 
 
 @dataclass(frozen=True)
 class Rate:
-    """Where somebody stands. `reset_s`: until there is room for one more, or all is forgotten."""
+    """The current state of a limit. `reset_s`: seconds until one more is allowed, or everything has
+    expired."""
 
     limit: int
     remaining: int
@@ -33,10 +34,14 @@ class Rate:
 
 
 class Rates:
-    """Counts by kind (a word of ours) and who (an id without any secret in it)."""
+    """Counts by kind (a name of ours) and id (without any secret in it).
+
+    Counts are approximate within a window of one minute and shared by all replicas. Methods raise
+    `StoreUnavailable`; callers then let the request through.
+    """
 
     def __init__(self, redis: Redis, keys: Keys, *, timeout_s: float = TIMEOUT_S) -> None:
-        # The library types its options as plain values; a pool is one that it documents.
+        # The library types its options as plain values, but its documentation allows a pool.
         storage = RedisStorage(
             "async+redis://",
             implementation="redispy",
@@ -47,7 +52,7 @@ class Rates:
         self._timeout_s = timeout_s
 
     async def hit(self, kind: str, who: str, *, per_min: int) -> Rate:
-        """Count one more, unless that would be too many. Raises `StoreUnavailable`."""
+        """Count one more, unless that would exceed the limit. Raises `StoreUnavailable`."""
         item = RateLimitItemPerMinute(per_min, namespace=kind)
         with translate():
             async with asyncio.timeout(self._timeout_s):

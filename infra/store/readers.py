@@ -1,8 +1,8 @@
-"""The answers that clients have open of a turn they asked for.
+"""The open answers of the clients that asked for a turn.
 
-A turn that is asked for again has more than one. Each joins in the same step as its submit
-(`NewTurn.reader`), and the last one that hangs up takes the turn along, in one step too. A replica
-that died without a word counts no more; whether it lives is told by its subscription.
+A repeated turn has several. Each joins in the same step as its submit (`NewTurn.reader`), and when
+the last one disconnects, the turn is cancelled, also in one step. A replica that died does not
+count; its subscription shows whether it is alive.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ HUNG_UP = "the client hung up"
 
 
 class TurnLeft(StrEnum):
-    """What became of a turn that somebody reads no more."""
+    """What happened to a turn that a reader left."""
 
     UNKNOWN = "unknown"
     ENDED = "ended"
@@ -52,6 +52,12 @@ class LeaveCall(Call[LeaveAnswer], frozen=True):
 
 
 class TurnReaders:
+    """The readers of turns: decides which disconnect stops a turn.
+
+    Joining happens in the submit script and leaving in one script, so a disconnect of one client
+    never cancels a turn that another client has just joined. All methods are safe to repeat.
+    """
+
     def __init__(
         self,
         redis: Redis,
@@ -69,8 +75,8 @@ class TurnReaders:
     async def leave(
         self, turn: TurnId, reader: ReaderId, *, tenant: TenantId, hung_up: bool
     ) -> TurnLeft:
-        """The reader reads no more. One that `hung_up` cancels the turn if nobody else reads it and
-        no client wanted it to go on.
+        """The reader leaves. If it `hung_up`, nobody else reads the turn and no client wanted it to
+        continue, the turn is cancelled.
 
         Leaving twice is harmless. Raises `StoreUnavailable`.
         """
@@ -97,7 +103,8 @@ class TurnReaders:
     async def withdraw(
         self, turn: TurnId, reader: ReaderId, *, tenant: TenantId, idempotency: str | None
     ) -> None:
-        """The answer to a submit was lost: whichever turn it made or joined, its reader hangs up.
+        """The answer to a submit was lost: whichever turn it created or joined, its reader
+        disconnects.
 
         Raises `StoreUnavailable`.
         """

@@ -1,8 +1,8 @@
-"""The starts under way on each host, counted for all its workers together.
+"""The agents that are starting on each host, counted over all its workers.
 
-To start an agent takes seconds of CPU, so a host starts only so many at once and the rest waits in
-the waiting room. `take` counts a start when it gives a turn to a host; the worker says when the
-start begins and when it is over.
+Starting an agent takes seconds of CPU, so a host starts only a few at once, and further turns wait
+in the waiting room. `take` counts a start when it gives a turn to a host; the worker reports when
+the start begins and when it is over.
 """
 
 from __future__ import annotations
@@ -42,6 +42,12 @@ class KeepStartsCall(Call[KeepStartsAnswer], frozen=True):
 
 
 class StartSlots:
+    """Limits the concurrent starts of agents on a host, over all its workers.
+
+    A start counts until `end`, or expires if its worker stops reporting it, so a dead worker blocks
+    nobody for long. All methods raise `StoreUnavailable` and are safe to repeat.
+    """
+
     def __init__(self, redis: Redis, keys: Keys) -> None:
         self._redis = redis
         self._keys = keys
@@ -50,8 +56,8 @@ class StartSlots:
     async def begin(self, c: ConversationKey, host: HostId, *, most: int, life_s: float) -> bool:
         """Whether the conversation's agent may start there now.
 
-        It then counts until `end`, until nobody owns the conversation, or for `life_s` unless it is
-        kept (`keep`). Asked again it may go on. Raises `StoreUnavailable`.
+        It then counts until `end`, until nobody owns the conversation, or for `life_s` seconds
+        unless renewed (`keep`). If refused, ask again. Raises `StoreUnavailable`.
         """
         answer = await self._scripts.run(
             BeginStartCall(conversation=c, host=host, most=most, life_ms=round(life_s * 1000)),
@@ -60,8 +66,8 @@ class StartSlots:
         return answer.outcome == "ok"
 
     async def keep(self, cs: Sequence[ConversationKey], host: HostId, *, life_s: float) -> None:
-        """They are starting still, and count for so long from now. One that had ceased to count,
-        for Redis was away or empty, counts again. Raises `StoreUnavailable`.
+        """These agents are still starting, and count for `life_s` seconds from now. One that had
+        expired, because Redis was unavailable or emptied, counts again. Raises `StoreUnavailable`.
         """
         await self._scripts.run(
             KeepStartsCall(host=host, life_ms=round(life_s * 1000), conversations=cs)

@@ -1,7 +1,7 @@
-"""Transcripts of SDK sessions, so that a conversation resumes on a fresh container, days later.
+"""Transcripts of SDK sessions, so that a conversation can resume in a new container, days later.
 
-Entries are the agent's and opaque: they are kept as the JSON they are, and go back to an agent
-without being parsed again. A conversation has one session; while a fork is on its way, two.
+Entries belong to the agent and are opaque: they are stored as JSON and returned to an agent without
+being parsed. A conversation has one session, or two while a fork is being written.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _SUBPATH = re.compile(r"[^\x00-\x1f\x7f]{0,200}")
 
 
 class RawEntry(NamedTuple):
-    """One entry as the JSON it is; `uuid` is its name among the session's, empty if it has none."""
+    """One entry as JSON. `uuid` identifies it within the session; empty if it has none."""
 
     uuid: str
     json: bytes
@@ -48,7 +48,8 @@ class RawPart(NamedTuple):
     subpath: str | None
     entries: Sequence[RawEntry]
     digest: str = ""
-    """Of the message they came in. It names those that have no name, by their places in it."""
+    """Identifies the message that brought them. Entries without a uuid are named by it and their
+    position."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,7 @@ class StoredTranscript:
     parts: Mapping[str, Sequence[bytes]]
 
     def encode(self) -> bytes:
-        """An `infra.wire.link.Transcript`, put together without parsing an entry."""
+        """An encoded `infra.wire.link.Transcript`, built without parsing an entry."""
         parts = b",".join(
             b'{%b"entries":[%b]}' % (_subpath(path), b",".join(entries))
             for path, entries in self.parts.items()
@@ -83,6 +84,13 @@ class TranscriptAppendCall(Call[TranscriptAppendAnswer], frozen=True):
 
 
 class TranscriptStore:
+    """The transcripts of conversations, stored as long as the conversation.
+
+    An entry is stored once, however often it is appended, so an agent may send it again until it is
+    confirmed. A session that grows beyond its limit is dropped as a whole, because a transcript
+    with a gap would be worse than none. Writers need the lease's fence.
+    """
+
     def __init__(
         self,
         redis: Redis,
@@ -92,9 +100,8 @@ class TranscriptStore:
         tenant_bytes_max: int = 0,
         contents: Contents | None = None,
     ) -> None:
-        """`max_bytes` bounds one session, and `tenant_bytes_max` (0: nothing) what its tenant holds
-        in all; one that grows beyond either is not kept at all.
-        """
+        """`max_bytes` limits one session, and `tenant_bytes_max` (0: no limit) everything that its
+        tenant has in Redis. A session that exceeds either is not stored at all."""
         self._redis = redis
         self._contents = contents or PlainContents()
         self._keys = keys
@@ -103,16 +110,18 @@ class TranscriptStore:
         self._tenant_bytes_max = tenant_bytes_max
 
     async def append(self, lease: Lease, sdk_session: str, part: RawPart) -> bool:
-        """Keep new entries; those whose `uuid` is there are skipped, and those of a message that is
-        stored again.
+        """Store new entries. Entries whose `uuid` is already stored are skipped, and so are those
+        of a repeated message.
 
-        False when the session is too large to keep. Raises `LeaseLost`, `StoreUnavailable`, and
-        `MalformedMessage` for names that no SDK gives (they come from inside a container).
+        Returns False if the session is too large to be stored. Raises `LeaseLost`,
+        `StoreUnavailable`, and `MalformedMessage` for names that no SDK uses (they come from inside
+        a container).
         """
         return await self._append(lease, sdk_session, part, max_bytes=self._max_bytes)
 
     async def give_up(self, lease: Lease, sdk_session: str) -> None:
-        """Keep nothing of the session any more: it is too large. Raises as `append` does."""
+        """Drop the session and store nothing more of it, because it is too large. Raises like
+        `append`."""
         nothing = RawPart(None, [RawEntry("", b"{}")])
         await self._append(lease, sdk_session, nothing, max_bytes=0)
 
@@ -143,7 +152,7 @@ class TranscriptStore:
         return answer.outcome == "ok"
 
     def _kept(self, part: RawPart, place: str) -> list[RawEntry]:
-        """The entries as they are kept: all with a name, if their part gives them one."""
+        """The entries as stored: all with a name, if their part provides one."""
         digest = part.digest and self._contents.blind(part.digest)
         return [
             RawEntry(
@@ -153,9 +162,9 @@ class TranscriptStore:
         ]
 
     async def load(self, c: ConversationKey, sdk_session: str) -> StoredTranscript | None:
-        """All of a session, in the order it was kept; None when nothing of it is kept.
+        """A whole session, in the order in which it was stored; None if nothing of it is stored.
 
-        What another content secret sealed is as good as nothing.
+        Also None if it was sealed with another content secret.
         """
         parts: dict[str, list[bytes]] = {}
         async for stored in self._entries(self._keys.transcript(c, sdk_session)):
@@ -169,7 +178,7 @@ class TranscriptStore:
         return StoredTranscript(sdk_session, parts) if parts else None
 
     async def _entries(self, name: str) -> AsyncIterator[bytes]:
-        # In pages: one reply of 32 MiB would hold up everybody else's commands.
+        # In pages, because one reply of 32 MiB would delay everybody else's commands.
         first = 0
         while True:
             with translate():

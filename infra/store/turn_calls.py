@@ -1,4 +1,4 @@
-"""What the scripts of turns are given, and what they answer."""
+"""Arguments and answers of the scripts for turns."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class SubmitAnswer(Answer, frozen=True):
         "budget",
         "tenant_bytes",
     ]
-    """What became of it, or the bound that is reached."""
+    """The result, or the limit that is reached."""
     turn: TurnId = _NO_TURN
     owner: WorkerId | None = None
     ahead: int = 0

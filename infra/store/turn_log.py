@@ -1,7 +1,5 @@
-"""The turn log:
-
-the numbered events of a turn as a Redis stream, the truth of what was said.
-"""
+"""The turn log: the numbered events of a turn as a Redis stream. It is the authoritative record of
+an answer."""
 
 from __future__ import annotations
 
@@ -26,15 +24,15 @@ from infra.wire.states import TurnState
 EVENTS_MAX = 200_000
 """A log keeps about this many events; a reader further behind sees a gap in the numbers.
 
-It takes about 100 bytes of Redis for an event of a few words, so 20 MB for the longest turn, until
-an hour after its end. Who wants a longer one from the beginning (a repeat, or who comes back) is
-refused with `turn_log_trimmed`; who follows it live misses nothing.
+An event of a few words takes about 100 bytes of Redis, so the longest log takes 20 MB, until an
+hour after the turn's end. Reading a longer one from the beginning (a repeat, or a client that
+resumes) is refused with `turn_log_trimmed`; a reader that follows it live misses nothing.
 """
 
 
 @dataclass(frozen=True)
 class LogPage:
-    """Events after a cursor. `state` is None when Redis does not know the turn (any more)."""
+    """Events after a cursor. `state` is None if Redis does not know the turn (or no longer)."""
 
     events: Sequence[tuple[int, bytes]]
     state: TurnState | None
@@ -60,6 +58,14 @@ class AppendCall(Call[AppendAnswer], frozen=True):
 
 
 class TurnLog:
+    """The ordered events of turns.
+
+    Promises: a number is stored once, whoever appends it and however often; numbers have no gaps,
+    or the append fails (`TurnLogTorn`); only the current owner appends; a log has one end event,
+    after which nothing is added. A log expires with its turn (`AGCLUSTER_TURN_TTL_S` after the
+    end). Appending again after an error or a cancellation is safe.
+    """
+
     def __init__(
         self,
         redis: Redis,
@@ -69,9 +75,8 @@ class TurnLog:
         tenant_bytes_max: int = 0,
         contents: Contents | None = None,
     ) -> None:
-        """`tenant_bytes_max` (0: any number) bounds what the turn's tenant holds in Redis, this log
-        included.
-        """
+        """`tenant_bytes_max` (0: no limit) limits what the turn's tenant has in Redis, including
+        this log."""
         self._redis = redis
         self._tenant_bytes_max = tenant_bytes_max
         self._contents = contents or PlainContents()
@@ -80,12 +85,13 @@ class TurnLog:
         self._scripts = Scripts(redis, keys)
 
     async def append(self, lease: Lease, turn: TurnId, events: Sequence[tuple[int, bytes]]) -> int:
-        """Log the events; numbers already there are skipped. The newest number in the log.
+        """Append the events, skipping numbers that are already there. Returns the newest number in
+        the log.
 
-        The first event makes a claimed turn run. A turn that has ended takes nothing more; that is
-        no error. Raises `LeaseLost` when the fence is stale, and `TurnLogTorn` when events before
-        these are not there any more, `TenantHoldsTooMuch` when its tenant may hold no more of it;
-        nothing is written then.
+        The first event makes a claimed turn running. A turn that has ended accepts nothing more;
+        that is not an error. Raises `LeaseLost` if the fence is stale, `TurnLogTorn` if events just
+        before these are missing, and `TenantHoldsTooMuch` if its tenant has used up its bytes. In
+        these cases nothing is written.
         """
         answer = await self._scripts.run(
             AppendCall(
@@ -112,9 +118,10 @@ class TurnLog:
     async def read(self, turn: TurnId, *, after: int, limit: int = 1000) -> LogPage:
         """Events numbered above `after`, oldest first, and the turn's state, in one round trip.
 
-        Raises `StoreUnavailable`, and `ContentNotOpened` for events of another content secret.
+        Raises `StoreUnavailable`, and `ContentNotOpened` for events sealed with another content
+        secret.
 
-        The state is the older of the two: who reads a terminal one has the end event in the log.
+        The state is read before the events: if it is terminal, the log contains the end event.
         """
         with translate():
             async with self._redis.pipeline(transaction=False) as pipe:
@@ -127,13 +134,13 @@ class TurnLog:
         )
 
     async def oldest(self, turn: TurnId) -> int | None:
-        """The number of the first event that is kept; None of an empty log."""
+        """The number of the first event that is kept; None for an empty log."""
         with translate():
             entries = await self._redis.xrange(self._keys.turn_events(turn), count=1)
         return _number(entries[0][0]) if entries else None
 
     async def newest(self, turn: TurnId) -> bytes | None:
-        """The last event; None of an empty log."""
+        """The last event; None for an empty log."""
         with translate():
             entries = await self._redis.xrevrange(self._keys.turn_events(turn), count=1)
         return self._event(turn, *entries[0])[1] if entries else None
@@ -147,7 +154,7 @@ class TurnLog:
 
 
 def event_place(turn: TurnId, n: int, payload: bytes) -> str:
-    """The place of an event's contents, sealed or not: the same live and in the log.
+    """The place name of an event's contents: the same live and in the log.
 
     A turn has one end, and the script that logs it may have to give it a later number.
     """

@@ -1,4 +1,4 @@
-"""What the store says of turns, typed: asked for, on record, claimed, found open."""
+"""Typed records of turns: submitted, stored, claimed, found open."""
 
 from __future__ import annotations
 
@@ -31,16 +31,16 @@ from infra.wire.turns import ContentBlock, Lane, OnDisconnect, TurnRequest
 
 
 class RepeatOf(StrEnum):
-    """Which earlier turns of its digest a request may get."""
+    """Which earlier turns with its digest a request may get."""
 
     ANY = "any"
     LEFT = "left"
-    """Only one under way that nobody reads any more: its client was cut off, and asks again."""
+    """Only a running turn that nobody reads: its client was disconnected, and asks again."""
 
 
 @dataclass(frozen=True)
 class NewTurn:
-    """All that submit writes."""
+    """Everything that submit writes."""
 
     request: TurnRequest
     replica: ReplicaId
@@ -50,26 +50,26 @@ class NewTurn:
     label: str = ""
     """The client's own conversation id, cleaned for display."""
     asked_model: str | None = None
-    """The model as the client called it, when that is not its id."""
+    """The client's name for the model, if that is not its id."""
     idempotency: str | None = None
-    """Digest that makes a repeat of the request the same turn."""
+    """The digest by which a repeat of the request finds the same turn."""
     repeats: RepeatOf = RepeatOf.ANY
     reader: ReaderId | None = None
-    """The answer that will be read of it, or of the turn it repeats (`infra.store.readers`)."""
+    """The client's open answer, for this turn or the one that it repeats
+    (`infra.store.readers`)."""
     is_large: bool = False
-    """It is written out beside the loop."""
+    """Its request is encoded in a thread."""
     supersedes: TurnId | None = None
-    """The turn found under that digest, when it cannot be read any more: this one takes its place.
-    """
+    """The turn found under that digest, if it can no longer be read: this one replaces it."""
 
 
 @dataclass(frozen=True)
 class Submitted:
-    """`turn` is the earlier one when the request is a repeat (`created` False).
+    """`turn` is the earlier one if the request is a repeat (`created` False).
 
-    `is_joined`: that one is under way, and `reader` has been among its readers from this moment.
-    `owner` is the conversation's living owner, if any, and `is_told` whether it has heard of the
-    turn already; if not, enqueue for it. `position` counts the conversation's turns ahead.
+    `is_joined`: that turn is running, and `reader` is one of its readers from this moment. `owner`
+    is the conversation's live owner, if any, and `is_told` whether it already knows of the turn; if
+    not, enqueue a hint for it. `position` counts the conversation's turns ahead.
     """
 
     turn: TurnId
@@ -90,35 +90,35 @@ class TurnRecord:
     replica: ReplicaId
     state: TurnState
     model: str
-    """As its client called it; an alias perhaps."""
+    """The client's name for it, which may be an alias."""
     attempt: int
     fence: Fence
     seq: int
-    """Newest number in the log; 0: empty."""
+    """The newest number in the log; 0 if it is empty."""
     created_ms: int
     sealed_key: str | None
     key_expires_ms: int
     on_disconnect: OnDisconnect
     lane: Lane
     cancel: str | None
-    """Reason, when somebody asked for it to stop."""
+    """The reason, if somebody asked to stop it."""
     ended_ms: int | None = None
     reason: str | None = None
     said_bytes: int = 0
-    """Of its events, as they are logged."""
+    """Bytes of its logged events."""
     is_delivered: bool = False
-    """A client has been given the whole answer."""
+    """Whether a client has received the whole answer."""
     base: TurnBase | None = None
-    """The memory it was started on."""
+    """The memory that it continues."""
     usage: Usage | None = None
-    """What it has used so far."""
+    """Its usage so far."""
     adoptions: int = 0
-    """Owners that took it, running, from one that died, since its last event was logged."""
+    """How many owners took it over from one that died, since its last event was logged."""
 
 
 @dataclass(frozen=True)
 class Unheard:
-    """A message that was stopped before its agent had it."""
+    """A message that was stopped before it reached its agent."""
 
     digest: str
     prompt: tuple[ContentBlock, ...]
@@ -126,40 +126,38 @@ class Unheard:
 
 @dataclass(frozen=True)
 class Claimed:
-    """`is_adoption`:
-
-    the turn was already begun by an owner that is gone; its agent may still run it.
-    """
+    """A claimed turn. `is_adoption`: a previous owner had already begun it, and its agent may still
+    run it."""
 
     record: TurnRecord
     request: TurnRequest
     is_adoption: bool
     host: HostId | None = None
-    """Where the conversation's container was last. Another host than the claimer's: out of its
-    reach."""
+    """The host of the conversation's last container. If it is not the claimer's host, that
+    container is out of its reach."""
     accepted: tuple[Accepted, ...] = ()
     """The prompts in the agent's memory."""
     unheard: tuple[Unheard, ...] = ()
-    """What its client said since, and will not say again."""
+    """What its client has sent since, and will not send again."""
     sdk_session: str | None = None
-    """The SDK session that memory is in."""
+    """The SDK session with that memory."""
     is_resending: bool = False
-    """The conversation's client has sent history before."""
+    """Whether the conversation's client has sent history before."""
     is_transcript_full: bool = False
-    """That session was too large to keep: it cannot be resumed elsewhere."""
+    """Whether that session was too large to be stored, so that it cannot be resumed elsewhere."""
     age_s: float = 0.0
-    """How long ago it was begun, by the clock of Redis: its deadline counts from there, and not
-    from the owner that has it now."""
+    """Milliseconds since it was begun, by the clock of Redis. Its deadline counts from there, not
+    from its current owner's claim."""
 
     @property
     def left_s(self) -> float:
-        """What is left of its time."""
+        """Seconds until its deadline."""
         return max(self.request.deadline_s - self.age_s, 0.0)
 
 
 @dataclass(frozen=True)
 class OpenTurnRef:
-    """An open turn the sweeper found; `owner` is the conversation's living owner."""
+    """An open turn that the sweeper found; `owner` is the conversation's live owner."""
 
     turn: TurnId
     conversation: ConversationKey
@@ -168,14 +166,14 @@ class OpenTurnRef:
     age_ms: int
     lane: Lane = Lane.AGENT
     unowned_ms: int = 0
-    """For how long a begun one has had no owner: since a sweep missed one that left in order, or
-    since a lease before that."""
+    """How long a begun turn has had no owner: since a sweep found that its owner had left, or since
+    the lease before that."""
     is_left: bool = False
-    """Its owner left in order: a successor is likely to come."""
+    """Whether its owner left in order, so that a successor is likely to come."""
 
 
 def turn_record(turn: TurnId, held: Mapping[str, str]) -> TurnRecord:
-    """A turn's hash as it was read. Raises `UnknownMessage` for words of a later version."""
+    """A turn's hash, as read. Raises `UnknownMessage` for words of a later version."""
     return TurnRecord(
         turn=turn,
         conversation=ConversationKey(held["conv"]),
@@ -217,17 +215,18 @@ def open_turn(found: FoundOpen) -> OpenTurnRef:
 
 
 def options_named(options: ConversationOptions) -> str:
-    """As the submit script merges them into those of the conversation: names and the JSON of each.
+    """The options as the submit script merges them into those of the conversation: names, and the
+    JSON of each.
 
-    The JSON stands in strings, for a script would write an empty list back as an empty object.
-    Empty when none is named.
+    The JSON values are strings, because a script would write an empty list back as an empty object.
+    Empty if none is named.
     """
     named = options.model_dump(mode="json", exclude_none=True)
     return json.dumps({name: json.dumps(value) for name, value in named.items()}) if named else ""
 
 
 def options_kept(raw: str | None) -> ConversationOptions:
-    """Those of the conversation, as they were kept. Raises `MalformedMessage`."""
+    """The stored options of the conversation. Raises `MalformedMessage`."""
     if raw is None:
         return NO_OPTIONS
     kept = {name: json.loads(value) for name, value in json.loads(raw).items()}

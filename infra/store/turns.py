@@ -1,4 +1,4 @@
-"""Turns: submit, claim, cancel, finish; the turn's record. The log's bytes are in `turn_log`."""
+"""Turns: submit, claim, cancel, finish, and their records. The log is in `turn_log`."""
 
 from __future__ import annotations
 
@@ -69,17 +69,15 @@ from infra.wire.words import Case
 log = logging.getLogger(__name__)
 
 __all__ = ["Claimed", "NewTurn", "OpenTurnRef", "RepeatOf", "Submitted", "TurnRecord", "TurnStore"]
-"""With what it gives and takes (`turn_records`)."""
+"""Including the types that it uses (`turn_records`)."""
 
 ATTEMPTS_MAX = 2
 ADOPTIONS_MAX = 3
-"""Owners in a row that a running turn may lose without another event of it being logged. The third
-death is no coincidence any more: the turn brings down its owners.
-"""
+"""Consecutive owners that a running turn may lose without a new logged event. A third death is not
+a coincidence: the turn brings down its owners."""
 REFUSALS_MAX = 20
-"""How often hosts may fail to start anything for a turn before that counts as its attempts: enough
-for half a dozen hosts in turn to find out that their engines are broken, and still an end.
-"""
+"""How often hosts may fail to start anything for a turn before that counts as its attempts. Enough
+for half a dozen hosts to find out that their engines are broken, but still a limit."""
 
 _OPEN_TTL_S = 86400.0
 _CLAIMED_LOOK_AFTER_S = LEASE_S - 2.0
@@ -89,6 +87,16 @@ _TENANTS_LOOKED_AT = 100
 
 
 class TurnStore:
+    """The lives of turns, from submit to end.
+
+    Each step is one script, so a turn is never half changed. A repeated submit finds its turn
+    instead of creating another. A turn is claimed by one owner at a time, under the conversation's
+    lease, in the order of the conversation's FIFO; it is started at most twice, and never again
+    once its log has an event. Every turn ends exactly once, with one end event in its log;
+    finishing or cancelling it again is harmless. Its record can be read until `ended_ttl_s` seconds
+    after the end. All methods raise `StoreUnavailable`, after which repeating the call is safe.
+    """
+
     def __init__(
         self,
         redis: Redis,
@@ -97,7 +105,7 @@ class TurnStore:
         ended_ttl_s: float = ENDED_TTL_S,
         contents: Contents | None = None,
     ) -> None:
-        """`ended_ttl_s` is how long an ended turn can be come back to."""
+        """`ended_ttl_s`: seconds that an ended turn can be fetched."""
         self._redis = redis
         self._contents = contents or PlainContents()
         self._keys = keys
@@ -105,9 +113,12 @@ class TurnStore:
         self._ended_ttl_s = ended_ttl_s
 
     async def submit(self, new: NewTurn, *, limits: SubmitLimits, retention_s: float) -> Submitted:
-        """Create the turn and put it into its conversation's FIFO, or find the one it repeats.
+        """Create the turn and append it to its conversation's FIFO, or find the turn that it
+        repeats.
 
-        Raises `RequestRefused` when a bound is reached (never for a repeat) and `StoreUnavailable`.
+        Raises `RequestRefused` if a limit is reached (never for a repeat) and `StoreUnavailable`.
+        If the answer is lost or the call is cancelled, the turn may exist: `TurnReaders.withdraw`
+        then leaves it.
         """
         request = self._blinded(new.request)
         written = (
@@ -138,7 +149,7 @@ class TurnStore:
                 )
 
     def _blinded(self, request: TurnRequest) -> TurnRequest:
-        """Without the digests of what was said: with blind ones in their place."""
+        """The request with keyed digests in place of the digests of what was said."""
         sent = tuple(map(self._contents.blind, request.sent))
         tails = tuple(map(self._contents.blind, request.tails))
         return request.model_copy(update={"sent": sent, "tails": tails})
@@ -200,12 +211,13 @@ class TurnStore:
         return touched
 
     async def claim(self, lease: Lease) -> Claimed | None:
-        """The conversation's unfinished turn (adoption), else the head of its FIFO, else None.
+        """The conversation's unfinished turn (adoption), otherwise the head of its FIFO, otherwise
+        None.
 
-        Counts the attempt before the start; a turn out of attempts is finished as failed and the
-        next is taken; one cancelled meanwhile is skipped. Raises `LeaseLost`.
+        Counts the attempt before the start. A turn without attempts left is finished as failed, and
+        the next one is taken; a turn that was cancelled meanwhile is skipped. Raises `LeaseLost`.
 
-        Of a turn that runs, adoption is no new attempt: its agent goes on.
+        Adopting a running turn is not a new attempt, because its agent continues.
         """
         c = lease.conversation
         answer = await self._scripts.run(
@@ -268,8 +280,8 @@ class TurnStore:
     ) -> None:
         """claimed -> running: from now on the turn may have had effects.
 
-        `base` is what `finish` makes of the conversation's accepted prompts (None: nothing), and
-        what an adopter starts the turn on. `is_resending`: the client has sent history. Raises
+        `base` is what `finish` applies to the conversation's accepted prompts (None: nothing), and
+        what an adopter starts the turn with. `is_resending`: the client has sent history. Raises
         `LeaseLost`, `IllegalTransition`.
         """
         c, heads = lease.conversation, list[str]()
@@ -296,13 +308,13 @@ class TurnStore:
             raise IllegalTransition(f"turn {turn}", answer.state, TurnState.RUNNING)
 
     async def requeue(self, lease: Lease, turn: TurnId, *, is_counted: bool = True) -> bool:
-        """claimed -> queued, at the FIFO's head.
+        """claimed -> queued, at the head of the FIFO.
 
-        `is_counted` False: it was no start of the turn, for its host could not even try; its
-        attempt is given back, up to `REFUSALS_MAX` times.
+        `is_counted` False: the turn was not really started, because its host could not even try.
+        Its attempt is given back, up to `REFUSALS_MAX` times.
 
-        False when its log is not empty or attempts are spent. One that somebody wants stopped ends
-        as cancelled instead (True: it is not yours any more). Raises `LeaseLost`.
+        Returns False if its log is not empty or its attempts are used up. A turn that somebody
+        wants stopped ends as cancelled instead (True: it is no longer yours). Raises `LeaseLost`.
         """
         c = lease.conversation
         answer = await self._scripts.run(
@@ -338,14 +350,15 @@ class TurnStore:
         digest: str | None = None,
         meter: TurnMeter | None = None,
     ) -> bool:
-        """Log the end event under number `n`, delete the sealed key, close the turn, book what the
-        gateway metered.
+        """Log the end event under number `n`, delete the sealed key, close the turn, and book what
+        the gateway metered.
 
-        Carries out the turn's base on the accepted prompts, as far as `memory` says what the agent
-        remembers; `digest` is its prompt's. Sets the conversation's idle deadline when nothing
-        waits. True when another turn waits.
+        Applies the turn's base to the accepted prompts, as far as `memory` says what the agent
+        remembers; `digest` is its prompt's. Sets the conversation's idle deadline if nothing waits.
+        Returns True if another turn waits.
+
         Finishing twice is harmless; a log has one end. Raises `LeaseLost`, `IllegalTransition`, and
-        `TurnLogTorn` when events before `n` are not there any more; nothing is written then.
+        `TurnLogTorn` if events before `n` are missing; then nothing is written.
         """
         c, payload = lease.conversation, encode_event(end)
         answer = await self._scripts.run(
@@ -379,10 +392,10 @@ class TurnStore:
         return answer.is_next_waiting
 
     async def cancel(self, turn: TurnId, *, tenant: TenantId, reason: str) -> TurnState:
-        """Ask for the end of a turn; the state it is now in.
+        """Cancel a turn and return its current state.
 
-        A queued turn is cancelled at once (its log gets an end event). Of a running one the flag is
-        set and its worker told. Raises `TurnNotFound` for an unknown turn or another tenant's.
+        A queued turn ends at once (its log gets an end event). For a running one, the flag is set
+        and its worker is told. Raises `TurnNotFound` for an unknown turn or another tenant's.
         """
         with translate():
             c = optional(await self._redis.hget(self._keys.turn(turn), "conv"))  # type: ignore[misc]
@@ -405,16 +418,16 @@ class TurnStore:
         return TurnState(answer.state)
 
     async def mark_delivered(self, turn: TurnId) -> None:
-        """A client has been given the whole answer: a repeat asks for another one.
+        """A client has received the whole answer, so a repeat asks for another one.
 
-        A turn that is gone is no error. Raises `StoreUnavailable`.
+        It is not an error if the turn is gone. Raises `StoreUnavailable`.
         """
         await self._scripts.run(MarkDeliveredCall(), turn=self._keys.turn(turn))
 
     async def expire(self, turn: TurnId) -> bool:
         """queued -> expired with an end event (code queue_timeout).
 
-        False when it is not queued any more.
+        Returns False if it is no longer queued.
         """
         end = declared_end(
             ErrorCode.QUEUE_TIMEOUT, state=TurnState.EXPIRED, retry_after_s=_RETRY_AFTER_S
@@ -431,13 +444,14 @@ class TurnStore:
         return answer.outcome == "expired"
 
     async def get(self, turn: TurnId) -> TurnRecord | None:
-        """What is on record; None for a turn Redis does not know (any more)."""
+        """The record; None if Redis does not know the turn (or no longer)."""
         with translate():
             held = fields(await self._redis.hgetall(self._keys.turn(turn)))  # type: ignore[misc]
         return turn_record(turn, held) if "state" in held else None
 
     async def age_ms(self, turn: TurnId) -> int | None:
-        """How long ago it was asked for, by the clock of Redis alone; None of an unknown turn."""
+        """Milliseconds since it was submitted, by the clock of Redis alone; None for an unknown
+        turn."""
         with translate():
             async with self._redis.pipeline(transaction=False) as pipe:
                 pipe.hget(self._keys.turn(turn), "created")
@@ -448,10 +462,10 @@ class TurnStore:
         return max(int(seconds) * 1000 + int(micros) // 1000 - int(created), 0)
 
     async def position(self, turn: TurnId) -> int | None:
-        """How many turns will be started before this one (0: it is next), if nothing else comes.
+        """How many turns will be started before this one (0: it is next) if no others arrive.
 
-        Tenants with something in the waiting room are served in turn; those of its own
-        conversation before it count too. None when it does not wait. Raises `StoreUnavailable`.
+        Tenants with turns in the waiting room are served in turn; earlier turns of its own
+        conversation count too. None if it does not wait. Raises `StoreUnavailable`.
         """
         answer = await self._scripts.run(
             PositionCall(turn=turn, tenants_max=_TENANTS_LOOKED_AT),
@@ -460,11 +474,11 @@ class TurnStore:
         return answer.ahead if answer.outcome == "waits" else None
 
     async def unclaimed(self, *, older_than_ms: int, limit: int = 50) -> list[OpenTurnRef]:
-        """Open turns due for a look: queued ones nobody claimed, begun ones whose lease lapsed.
-        Begun ones whose conversation was lost are ended.
+        """Open turns that are due for a check: queued ones that nobody claimed, begun ones whose
+        lease has expired. Begun turns whose conversation was lost are ended.
 
-        Each is moved ahead in `turns:open`, so that sweepers do not all find the same; one that
-        goes on waiting by more each time.
+        Each is moved ahead in `turns:open`, so that sweepers do not all find the same turns; a turn
+        that keeps waiting is moved further each time.
         """
         answer = await self._scripts.run(
             UnclaimedCall(
@@ -484,13 +498,14 @@ class TurnStore:
             try:
                 refs.append(open_turn(found))
             except UnknownMessage as error:
-                # Of a later version, for its workers: the others are looked at all the same.
+                # From a later version, for that version's workers. The others are checked
+                # nevertheless.
                 log.info("turn left to others: %s", error, extra=about(turn=found.turn))
         return refs
 
 
 CANCELLED = encode_event(TurnEnded(state=TurnState.CANCELLED))
-"""How a turn ends that was told to before it had an agent."""
+"""The end of a turn that was stopped before it had an agent."""
 _ADRIFT = encode_event(declared_end(Case.CONVERSATION_LOST))
 _OUT_OF_ATTEMPTS = encode_event(declared_end(Case.STARTS_SPENT))
 

@@ -1,7 +1,7 @@
-"""What turns use, in sums: by conversation, by tenant, by tenant and day, and by model in each.
+"""Sums of what turns use: by conversation, by tenant, by tenant and day, and by model in each.
 
-The gateways meter, the owners of the turns book (`meter`, `finish`), anybody may read. A figure is
-booked once, however often and by whomever it is told.
+Gateways meter, owners of turns book (`meter`, `finish`), anybody may read. A figure is booked once,
+however often and by whomever it is reported.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Spent:
 
 @dataclass(frozen=True)
 class UsageSums:
-    """What was used in all, and by model."""
+    """The total usage, and by model."""
 
     total: ModelUsage
     models: Mapping[str, ModelUsage]
@@ -72,13 +72,19 @@ class SpentTodayCall(Call[SpentTodayAnswer], frozen=True):
 
 
 class UsageStore:
+    """Books and reads token usage.
+
+    Meters only grow, and the store remembers what it has booked of each, so booking the same meter
+    twice, or by two owners, adds nothing. All methods raise `StoreUnavailable`.
+    """
+
     def __init__(self, redis: Redis, keys: Keys) -> None:
         self._redis = redis
         self._keys = keys
         self._scripts = Scripts(redis, keys)
 
     async def book(self, lease: Lease, turn: TurnId, meter: TurnMeter) -> Spent:
-        """Add to the sums what is new in a turn's meter. Raises `LeaseLost`, `StoreUnavailable`."""
+        """Add what is new in a turn's meter to the sums. Raises `LeaseLost`, `StoreUnavailable`."""
         answer = await self._scripts.run(
             MeterCall(worker=lease.worker, fence=lease.fence, turn=turn, metered=report(meter)),
             conversation=self._keys.conversation(lease.conversation),
@@ -88,22 +94,23 @@ class UsageStore:
         return Spent(answer.turn_tokens, answer.tenant_tokens, answer.day_left_ms / 1000)
 
     async def spent(self, tenant: TenantId) -> Spent:
-        """What the tenant has spent today. Raises `StoreUnavailable`."""
+        """The tokens that the tenant has spent today (UTC). Raises `StoreUnavailable`."""
         answer = await self._scripts.run(SpentTodayCall(tenant=tenant))
         return Spent(0, answer.tokens, answer.day_left_ms / 1000)
 
     async def of_conversation(self, c: ConversationKey) -> UsageSums:
-        """Raises `StoreUnavailable`."""
+        """The usage of a conversation. Raises `StoreUnavailable`."""
         return await self._read(self._keys.conversation_usage(c))
 
     async def of_tenant(self, tenant: TenantId, *, day: str | None = None) -> UsageSums:
-        """In all, or of one day (`20260131`, UTC). Raises `StoreUnavailable`."""
+        """In total, or of one day (`20260131`, UTC). Raises `StoreUnavailable`."""
         keys = self._keys
         name = keys.tenant_usage(tenant) if day is None else keys.tenant_usage_of(tenant, day)
         return await self._read(name)
 
     async def tenants(self) -> AsyncIterator[TenantId]:
-        """All that have used anything, in no order: for operators. Raises `StoreUnavailable`."""
+        """All tenants with any usage, in no particular order; for operators. Raises
+        `StoreUnavailable`."""
         pattern = self._keys.tenant_usage(TenantId("*"))
         before, _, after = pattern.partition("*")
         cursor = 0
@@ -127,7 +134,7 @@ class UsageStore:
 
 
 def report(meter: TurnMeter) -> str:
-    """A meter as the scripts read it; empty when there is nothing to book."""
+    """A meter in the form that the scripts read; empty if there is nothing to book."""
     if not meter.calls:
         return ""
     models = {

@@ -1,9 +1,9 @@
-"""The waiting room: who is placed next, and where.
+"""The waiting room decides who is placed next, and where.
 
-A turn that no living owner was told of waits in it. Tenants are served in turn (the ring), a
-tenant's conversations in the order they came. A hint in the queue says only that something waits;
-what a worker is to place, it asks here (`take`). Conversations enter and leave the room in the
-scripts of turns and leases, so it can never differ from what waits for long.
+A turn waits in it if no live owner was told of the turn. Tenants are served in turn (the ring), a
+tenant's conversations in the order in which they came. A hint in the queue only says that something
+waits; a worker asks here (`take`) what to place. Conversations enter and leave the room in the
+scripts for turns and leases, so it cannot differ for long from what really waits.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Taken:
 
 @dataclass(frozen=True)
 class Elsewhere:
-    """Another worker's to place: hint it."""
+    """Another worker has to place it: send it a hint."""
 
     worker: WorkerId
     turn: TurnId
@@ -42,7 +42,7 @@ class Elsewhere:
 
 @dataclass(frozen=True)
 class NoRoom:
-    """Something waits, and neither the worker that asked nor another one can take it now."""
+    """Something waits, but neither the asking worker nor another one can take it now."""
 
 
 class TakeAnswer(Answer, frozen=True):
@@ -78,6 +78,13 @@ class PutBackCall(Call[PutBackAnswer], frozen=True):
 
 
 class WaitingRoom:
+    """The conversations that wait for a worker, shared fairly between tenants.
+
+    Each `take` gives a conversation to one worker only. A conversation that was taken but never
+    acquired returns with the next sweep, so nothing is lost if a worker dies in between. All
+    methods raise `StoreUnavailable`.
+    """
+
     def __init__(self, redis: Redis, keys: Keys) -> None:
         self._redis = redis
         self._keys = keys
@@ -92,13 +99,14 @@ class WaitingRoom:
         container_mb: int,
         has_room: bool = True,
     ) -> Taken | Elsewhere | NoRoom | None:
-        """What a worker that has room is to do with a hint. None: nothing waits.
+        """What a worker with room should do about a hint. None: nothing waits.
 
-        A turn younger than `home_patience_s` goes to the host of its conversation's files while a
-        worker there has room; else to the one that asks, unless another is clearly less loaded.
-        `container_mb` is what a container takes of a host's memory at first. What is taken has left
-        the room; if its taker dies, a sweep (`TurnStore.unclaimed`) puts it back. `has_room` False:
-        only what another worker can take is given. Raises `StoreUnavailable`.
+        A turn younger than `home_patience_s` seconds goes to the host with its conversation's
+        files, while a worker there has room; otherwise to the asking worker, unless another one is
+        clearly less loaded. `container_mb` is what a container takes of a host's memory at first.
+        What is taken has left the room; if its taker dies, a sweep (`TurnStore.unclaimed`) puts it
+        back. `has_room` False: only conversations that another worker can take are given. Raises
+        `StoreUnavailable`.
         """
         answer = await self._scripts.run(
             TakeCall(
@@ -122,10 +130,10 @@ class WaitingRoom:
                 return None
 
     async def gives_way(self, c: ConversationKey, *, waited_s: float, giving_way: int) -> bool:
-        """Whether the conversation is to leave its place to another tenant's.
+        """Whether the conversation should give its place to another tenant's.
 
-        Asked by a worker without room before a warm conversation takes its next turn. True when
-        more tenants than give way already (`giving_way`) have waited for `waited_s`. Raises
+        A worker without room asks this before a warm conversation takes its next turn. True if more
+        tenants have waited for `waited_s` seconds than already give way (`giving_way`). Raises
         `StoreUnavailable`.
         """
         answer = await self._scripts.run(
@@ -143,10 +151,10 @@ class WaitingRoom:
         return [TurnId(text(turn)) for turn in found]
 
     async def put_back(self, turn: TurnId, worker: WorkerId) -> bool:
-        """The worker it was given to has no room for it after all.
+        """The worker that it was given to has no room for it after all.
 
-        Its tenant is next, and the worker counts as full until its next heartbeat. True when the
-        turn waits, so that a hint is needed. Raises `StoreUnavailable`.
+        Its tenant is next, and the worker counts as full until its next heartbeat. Returns True if
+        the turn waits, so that a hint is needed. Raises `StoreUnavailable`.
         """
         answer = await self._scripts.run(PutBackCall(turn=turn), worker=self._keys.worker(worker))
         return answer.outcome == "waits"

@@ -1,7 +1,5 @@
-"""The registry of workers:
-
-heartbeats, slots, who lives. And what they are told (`infra.wire.control`).
-"""
+"""The registry of workers: heartbeats, slots, and which workers live. Also the messages to them
+(`infra.wire.control`)."""
 
 from __future__ import annotations
 
@@ -33,6 +31,8 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class WorkerRecord:
+    """A worker's hash, typed."""
+
     worker: WorkerId
     host: HostId
     pid: int
@@ -42,13 +42,13 @@ class WorkerRecord:
     state: WorkerState
     started_ms: int
     memory_mb: int | None = None
-    """Available on its host, beside what agents that start will take; None: it does not say."""
+    """Available memory on its host, minus what starting agents will use; None if unknown."""
     memory_needed_mb: int = 0
-    """It starts nothing new with less than that."""
+    """It starts nothing new with less available memory than this."""
     starts_max: int | None = None
-    """Agents its host starts at once; None: any number."""
+    """Agents that its host starts at once; None for no limit."""
     machine: str | None = None
-    """Which machine its host is, whatever that is called; None: it does not say."""
+    """The id of its host's machine, independent of the host's name; None if unknown."""
     coming: int = 0
     """Turns that were given to it since its last heartbeat."""
 
@@ -58,13 +58,13 @@ class WorkerRecord:
 
     @property
     def is_staying(self) -> bool:
-        """It goes on with what its host has, even while its engine starts nothing new."""
+        """Whether it continues with what its host has, even while its engine starts nothing new."""
         return self.state is not WorkerState.DRAINING
 
 
 @dataclass(frozen=True)
 class Resubscribed:
-    """Something may have been said that this worker has not heard."""
+    """The worker may have missed messages."""
 
     type: Literal["resubscribed"] = "resubscribed"
 
@@ -109,13 +109,20 @@ class WorkerLeavesCall(Call[WorkerLeavesAnswer], frozen=True):
 
 
 class WorkerRegistry:
+    """The live workers of the cluster, and messages to them.
+
+    A worker is alive for 15 s after each heartbeat, or until it says that it leaves. Messages are
+    sent over pub/sub and may be lost: each is only a hint, and the state it announces is stored
+    elsewhere. All methods raise `StoreUnavailable`.
+    """
+
     def __init__(self, redis: Redis, keys: Keys) -> None:
         self._redis = redis
         self._keys = keys
         self._scripts = Scripts(redis, keys)
 
     async def beat(self, record: WorkerRecord) -> int:
-        """Say that the worker lives; good for 15 s. Returns how many do."""
+        """Record that the worker is alive, for 15 s. Returns the number of live workers."""
         hash_fields: dict[str, str | int] = {
             "host": record.host,
             "pid": record.pid,
@@ -146,7 +153,7 @@ class WorkerRegistry:
         return answer.living
 
     async def epoch(self) -> int:
-        """Since when this Redis has what it has (its TIME, us); from now on if it is empty."""
+        """Since when this Redis has had its data (its TIME, µs); set to now if it is empty."""
         key = self._keys.epoch()
         with translate():
             seconds, micros = await self._redis.time()
@@ -154,10 +161,10 @@ class WorkerRegistry:
             return int(await self._redis.get(key) or 0)
 
     async def leave(self, worker: WorkerId) -> int:
-        """Say goodbye: the worker is not alive any more from now on.
+        """Record that the worker is no longer alive.
 
-        Returns how many workers of its host are left: of several that leave at once, exactly one is
-        told that it is the last. Raises `StoreUnavailable`.
+        Returns how many workers of its host are left: if several leave at once, exactly one gets to
+        know that it is the last. Raises `StoreUnavailable`.
         """
         answer = await self._scripts.run(
             WorkerLeavesCall(worker=worker),
@@ -167,7 +174,7 @@ class WorkerRegistry:
         return answer.left
 
     async def drain(self, worker: WorkerId, *, retire: bool = False) -> bool:
-        """Tell a worker to leave, as SIGTERM does; False when it does not listen.
+        """Tell a worker to leave, like SIGTERM. False if it does not listen.
 
         `retire`: it stops its containers first. Raises `StoreUnavailable`.
         """
@@ -177,18 +184,19 @@ class WorkerRegistry:
         return int(heard) > 0
 
     async def alive(self) -> Sequence[WorkerRecord]:
-        """Workers whose last heartbeat is still good, drained ones included.
+        """All live workers, including draining ones.
 
-        Reads them all: for people. A worker asks for a host's, or whether some live.
+        Reads all records, so this is for people. A worker asks for those of a host, or whether some
+        are alive.
         """
         return await self._living(self._keys.workers())
 
     async def of_host(self, host: HostId) -> Sequence[WorkerRecord]:
-        """Those of one host."""
+        """The workers of one host."""
         return await self._living(self._keys.host_workers(host))
 
     async def living(self, workers: Collection[WorkerId]) -> frozenset[WorkerId]:
-        """Those of them whose last heartbeat is still good. Raises `StoreUnavailable`."""
+        """Which of these workers are alive. Raises `StoreUnavailable`."""
         asked = sorted(workers)
         with translate():
             async with self._redis.pipeline(transaction=False) as pipe:
@@ -202,7 +210,7 @@ class WorkerRegistry:
         return [_record(found.worker, found.record) for found in answer.workers]
 
     async def take_inventory(self, host: HostId, containers: Mapping[str, ConversationKey]) -> None:
-        """Put on record which containers run on a host, and whose they are; good for 60 s."""
+        """Record which containers run on a host, and their conversations; valid for 60 s."""
         key = self._keys.host_containers(host)
         with translate():
             async with self._redis.pipeline(transaction=True) as pipe:
@@ -213,11 +221,10 @@ class WorkerRegistry:
                 await pipe.execute()
 
     async def control(self, worker: WorkerId) -> AsyncGenerator[Control | Resubscribed, None]:
-        """What the worker is told, without end; resubscribes after a fault, and says so.
+        """The messages to the worker, without end. Resubscribes after an error, and reports that.
 
-        Unknown messages are skipped. What was said while the connection was down is gone: of a
-        cancel the flag stays, and the next renewal brings it; a turn that waits has to be looked
-        for.
+        Unknown messages are skipped. Messages sent while the connection was down are lost: the flag
+        of a cancel remains, and the next renewal reports it; waiting turns have to be looked up.
         """
         channel = self._keys.control_channel(worker)
         is_first = True
@@ -258,5 +265,5 @@ def _state(word: str) -> WorkerState:
     try:
         return WorkerState(word)
     except ValueError:
-        # A word of a later version: whatever it means, nothing new is given to that worker.
+        # A state of a later version. Whatever it means, nothing new is given to that worker.
         return WorkerState.FAILING

@@ -61,7 +61,7 @@ class Placement:
         self._is_something_left = False
         """Whether the waiting room last reported that something waits and nobody has room."""
         self._is_asking = False
-        """A slot is kept while the waiting room is asked what is next."""
+        """A slot is reserved while the waiting room is asked what is next."""
 
     @property
     def slots(self) -> int:
