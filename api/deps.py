@@ -14,7 +14,7 @@ from api.turns.lookup import TurnLookup
 from api.turns.turn_opener import TurnOpener
 from infra.runtime.clock import Clock
 from infra.runtime.settings import Settings
-from infra.store.workers import WorkerRegistry
+from infra.store.placement.workers import WorkerRegistry
 
 
 @dataclass(frozen=True)

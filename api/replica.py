@@ -25,8 +25,8 @@ from api.turns.turn_opener import TurnOpener
 from infra.runtime.clock import Clock
 from infra.runtime.identity import new_replica_id
 from infra.runtime.settings import Settings, SettingsRefused
-from infra.store.live import LiveSubscriber
 from infra.store.open import Store
+from infra.store.turns.live import LiveSubscriber
 from infra.wire.ids import ReplicaId
 
 log = logging.getLogger(__name__)

@@ -15,7 +15,7 @@ from collections.abc import Callable
 
 from infra.runtime.clock import Clock
 from infra.runtime.logs import fields
-from infra.store.leases import RENEW_EVERY_S, SELF_FENCE_AFTER_S, Lease, LeaseStore
+from infra.store.conversations.leases import RENEW_EVERY_S, SELF_FENCE_AFTER_S, Lease, LeaseStore
 from infra.wire.errors import LeaseLost, StoreUnavailable
 from infra.wire.ids import ConversationKey, Fence, HostId, TurnId, WorkerId
 from infra.wire.states import ConversationState

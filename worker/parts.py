@@ -14,15 +14,15 @@ from infra.runtime.settings.chats import SideSettings
 from infra.runtime.settings.cluster import ClusterSettings
 from infra.runtime.settings.limits import LimitSettings, ModelCallSettings
 from infra.runtime.settings.models import ModelSettings
-from infra.store.conversations import ConversationStore
-from infra.store.live import LivePublisher
-from infra.store.queue import PlacementQueue
-from infra.store.transcripts import TranscriptStore
-from infra.store.turn_log import TurnLog
-from infra.store.turns import TurnStore
-from infra.store.usage import UsageStore
-from infra.store.waiting_room import WaitingRoom
-from infra.store.workers import WorkerRegistry
+from infra.store.access.usage import UsageStore
+from infra.store.conversations.conversations import ConversationStore
+from infra.store.conversations.transcripts import TranscriptStore
+from infra.store.placement.queue import PlacementQueue
+from infra.store.placement.waiting_room import WaitingRoom
+from infra.store.placement.workers import WorkerRegistry
+from infra.store.turns.live import LivePublisher
+from infra.store.turns.log import TurnLog
+from infra.store.turns.turns import TurnStore
 from infra.wire.ids import HostId, WorkerId
 from worker.gateway_client.registrar import GatewayRegistrar
 from worker.hosts.engine import Engine

@@ -18,10 +18,10 @@ from typing import Any
 from infra.runtime.clock import Clock
 from infra.runtime.logs import fields
 from infra.runtime.settings import Settings
-from infra.store.leases import RENEW_EVERY_S, SELF_FENCE_AFTER_S
+from infra.store.conversations.leases import RENEW_EVERY_S, SELF_FENCE_AFTER_S
 from infra.store.open import Store
-from infra.store.queue import SideClaims
-from infra.store.workers import BEAT_EVERY_S, Resubscribed, WorkerRecord
+from infra.store.placement.queue import SideClaims
+from infra.store.placement.workers import BEAT_EVERY_S, Resubscribed, WorkerRecord
 from infra.wire.base import VERSION
 from infra.wire.control import CancelTurn, DrainWorker, StopSession, TurnWaits
 from infra.wire.errors import AgClusterError, ContainerFailed

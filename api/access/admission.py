@@ -24,7 +24,7 @@ from infra.runtime.clock import Clock
 from infra.runtime.identity import address_id
 from infra.runtime.logs import fields
 from infra.runtime.settings import LimitSettings
-from infra.store.rates import Rate, Rates
+from infra.store.access.rates import Rate, Rates
 from infra.wire.errors import ErrorCode, RequestRefused, StoreUnavailable
 from infra.wire.words import Case, refused
 

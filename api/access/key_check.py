@@ -20,7 +20,7 @@ import httpx
 from api.http.auth import Caller
 from infra.runtime.clock import Clock
 from infra.runtime.logs import fields
-from infra.store.key_verdicts import KeyVerdicts
+from infra.store.access.key_verdicts import KeyVerdicts
 from infra.wire.errors import ErrorCode, RequestRefused, StoreUnavailable
 from infra.wire.ids import TenantId
 

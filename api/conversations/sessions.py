@@ -10,8 +10,12 @@ from api.http.auth import Caller
 from api.turns.lookup import TurnLookup
 from api.turns.temporary import TemporaryNames
 from infra.runtime.settings import AgentDefaults
-from infra.store.conversations import ConversationPage, ConversationRecord, ConversationStore
-from infra.store.turns import TurnStore
+from infra.store.conversations.conversations import (
+    ConversationPage,
+    ConversationRecord,
+    ConversationStore,
+)
+from infra.store.turns.turns import TurnStore
 from infra.wire.errors import ConversationNotFound, TurnFailed
 from infra.wire.ids import ConversationKey, TurnId
 

@@ -16,7 +16,7 @@ from api.chat.vocabulary import turn_of
 from api.chat.whole import WholeAnswer
 from api.deps import ApiDeps
 from api.routes.openapi import EVENT_STREAM, KEYED, LAST_EVENT, errors
-from infra.store.turns import TurnRecord
+from infra.store.turns.turns import TurnRecord
 from infra.wire.errors import ErrorCode, RequestRefused
 
 _CURSOR_MAX = 2**53

@@ -9,7 +9,7 @@ from fastapi import APIRouter, Query, Request
 from api.conversations.shapes import Session, SessionDeleted, SessionList, SessionShown
 from api.deps import ApiDeps
 from api.routes.openapi import KEYED, errors
-from infra.store.conversations import ConversationRecord
+from infra.store.conversations.conversations import ConversationRecord
 from infra.wire.errors import RequestRefused
 
 LISTED_MAX = 100

@@ -11,8 +11,8 @@ from api.access.answer_quota import AnswerQuota
 from api.http.auth import Caller
 from api.turns.open_answer import OpenAnswer
 from api.turns.relay_opener import RelayOpener
-from infra.store.turn_log import TurnLog
-from infra.store.turns import TurnRecord, TurnStore
+from infra.store.turns.log import TurnLog
+from infra.store.turns.turns import TurnRecord, TurnStore
 from infra.wire.errors import TurnNotFound
 from infra.wire.ids import TurnId
 from infra.wire.states import TurnState

@@ -11,9 +11,9 @@ from api.turns.chain import AnswerHead, OpenChain, head_of
 from api.turns.deferred import DeferredCalls
 from api.turns.relay import Relay
 from infra.runtime.logs import fields
-from infra.store.chains import ChainStore
-from infra.store.readers import TurnReaders
-from infra.store.turns import TurnStore
+from infra.store.conversations.chains import ChainStore
+from infra.store.turns.readers import TurnReaders
+from infra.store.turns.turns import TurnStore
 from infra.wire.errors import StoreUnavailable
 from infra.wire.ids import ConversationKey, ReaderId, TenantId
 

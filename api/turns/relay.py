@@ -15,7 +15,7 @@ from typing import Protocol
 from api.turns.merge import Merge
 from infra.runtime.clock import Clock
 from infra.runtime.logs import fields
-from infra.store.turn_log import LogPage
+from infra.store.turns.log import LogPage
 from infra.wire.errors import AgClusterError, ErrorCode, StoreUnavailable, TurnFailed
 from infra.wire.events import is_end
 from infra.wire.frames import Frame
@@ -55,7 +55,7 @@ OVERDUE_S = 120.0
 
 
 class Mailbox(Protocol):
-    """Live frames of one turn (`infra.store.live.LiveTurn`)."""
+    """Live frames of one turn (`infra.store.turns.live.LiveTurn`)."""
 
     @property
     def overflowed(self) -> bool: ...
@@ -68,7 +68,7 @@ class Mailbox(Protocol):
 
 
 class LogReader(Protocol):
-    """The turn log, reading (`infra.store.turn_log.TurnLog`)."""
+    """The turn log, reading (`infra.store.turns.log.TurnLog`)."""
 
     async def read(self, turn: TurnId, *, after: int, limit: int = ...) -> LogPage: ...
 

@@ -9,9 +9,9 @@ from api.http.drain import Drain
 from api.turns.relay import Mailbox, Relay
 from infra.runtime.clock import Clock
 from infra.runtime.settings import AgentDefaults, LimitSettings
-from infra.store.live import LiveSubscriber
-from infra.store.turn_log import TurnLog
-from infra.store.turns import TurnRecord, TurnStore
+from infra.store.turns.live import LiveSubscriber
+from infra.store.turns.log import TurnLog
+from infra.store.turns.turns import TurnRecord, TurnStore
 from infra.wire.errors import TurnFailed
 from infra.wire.ids import ReplicaId, TurnId
 from infra.wire.words import Case, refused

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from enum import Enum, auto
 
 from api.turns.naming import is_given
-from infra.store.turns import RepeatOf, TurnRecord
+from infra.store.turns.turns import RepeatOf, TurnRecord
 from infra.wire.errors import ErrorCode, RequestRefused, is_retryable
 from infra.wire.states import TurnState
 

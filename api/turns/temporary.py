@@ -11,7 +11,7 @@ import re
 
 from infra.runtime.identity import conversation_key, new_conversation_name
 from infra.runtime.settings import ConversationSettings
-from infra.store.chains import ChainStore
+from infra.store.conversations.chains import ChainStore
 from infra.wire.ids import ConversationKey, TenantId
 
 

@@ -23,11 +23,11 @@ from infra.runtime.identity import new_turn_id
 from infra.runtime.logs import fields
 from infra.runtime.sealing import SealContext, Sealer
 from infra.runtime.settings import Settings
-from infra.store.chains import ChainStore
-from infra.store.limits import SubmitLimits
-from infra.store.queue import PlacementQueue
-from infra.store.readers import TurnReaders
-from infra.store.turns import NewTurn, RepeatOf, Submitted, TurnRecord, TurnStore
+from infra.store.access.limits import SubmitLimits
+from infra.store.conversations.chains import ChainStore
+from infra.store.placement.queue import PlacementQueue
+from infra.store.turns.readers import TurnReaders
+from infra.store.turns.turns import NewTurn, RepeatOf, Submitted, TurnRecord, TurnStore
 from infra.wire.answers import shown_head
 from infra.wire.errors import RequestRefused, StoreUnavailable
 from infra.wire.history import GO_ON_DIGEST

@@ -84,9 +84,9 @@ class Keys:
         events), created, claimed, started, ended (ms), reason, usage, metered (what the gateways
         told, by instance and model: calls, input, output, cache creation, cache read, thinking),
         idem, on_disconnect, cancel, delivered, key_sealed, key_expires, base
-        (`infra.store.history`), sdk_session, remembered, given (the worker that take handed it to),
-        unowned (since when a begun one has no owner). Scripts write it;
-        for an hour after the end."""
+        (`infra.store.turns.history`), sdk_session, remembered, given (the worker that take handed
+        it to), unowned (since when a begun one has no owner). Scripts write it; for an hour after
+        the end."""
         return f"{self.prefix}:turn:{turn}"
 
     def turn_request(self, turn: TurnId) -> str:

@@ -10,25 +10,26 @@ from redis.asyncio import Redis
 
 from infra.runtime.contents import Contents, contents_of
 from infra.runtime.settings import Settings, SettingsRefused
-from infra.store.chains import ChainStore
-from infra.store.conversations import ENDED_TTL_S, ConversationStore
-from infra.store.key_verdicts import KeyVerdicts
+from infra.store.access.key_verdicts import KeyVerdicts
+from infra.store.access.rates import Rates
+from infra.store.access.usage import UsageStore
+from infra.store.bounds import ENDED_TTL_S
+from infra.store.conversations.chains import ChainStore
+from infra.store.conversations.conversations import ConversationStore
+from infra.store.conversations.leases import LeaseStore
+from infra.store.conversations.transcripts import MAX_BYTES, TranscriptStore
 from infra.store.keys import Keys
-from infra.store.leases import LeaseStore
-from infra.store.live import LivePublisher, LiveSubscriber
-from infra.store.queue import PlacementQueue, PlacementWorker, SideClaims
-from infra.store.rates import Rates
-from infra.store.readers import TurnReaders
+from infra.store.placement.queue import PlacementQueue, PlacementWorker, SideClaims
+from infra.store.placement.start_slots import StartSlots
+from infra.store.placement.waiting_room import WaitingRoom
+from infra.store.placement.workers import WorkerRegistry
 from infra.store.server.connection import CONNECT_TIMEOUT_S, FAULTS, connect, translate
 from infra.store.server.fitness import check
 from infra.store.server.tls import TlsFiles
-from infra.store.start_slots import StartSlots
-from infra.store.transcripts import MAX_BYTES, TranscriptStore
-from infra.store.turn_log import TurnLog
-from infra.store.turns import TurnStore
-from infra.store.usage import UsageStore
-from infra.store.waiting_room import WaitingRoom
-from infra.store.workers import WorkerRegistry
+from infra.store.turns.live import LivePublisher, LiveSubscriber
+from infra.store.turns.log import TurnLog
+from infra.store.turns.readers import TurnReaders
+from infra.store.turns.turns import TurnStore
 from infra.wire.ids import ReplicaId, TurnId, WorkerId
 
 RUNNING_SHARE = 1.25

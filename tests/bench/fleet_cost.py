@@ -18,15 +18,15 @@ from pathlib import Path
 from redis.asyncio import Redis
 
 from infra.runtime.identity import new_turn_id
+from infra.store.access.limits import SubmitLimits
+from infra.store.conversations.leases import RENEW_EVERY_S, Lease
 from infra.store.keys import Keys
-from infra.store.leases import RENEW_EVERY_S, Lease
-from infra.store.limits import SubmitLimits
 from infra.store.open import Store, store_on
-from infra.store.queue import SCAN_EVERY_S
+from infra.store.placement.queue import SCAN_EVERY_S
+from infra.store.placement.waiting_room import Taken
+from infra.store.placement.workers import BEAT_EVERY_S, WorkerRecord
 from infra.store.server.connection import connect
-from infra.store.turns import NewTurn
-from infra.store.waiting_room import Taken
-from infra.store.workers import BEAT_EVERY_S, WorkerRecord
+from infra.store.turns.turns import NewTurn
 from infra.wire.ids import ConversationKey, HostId, ReplicaId, TenantId, TurnId, WorkerId
 from infra.wire.states import WorkerState
 from infra.wire.turns import TextBlock, TurnRequest

@@ -13,13 +13,13 @@ from collections.abc import Awaitable, Callable
 from redis.asyncio import Redis
 
 from infra.runtime.identity import new_turn_id
-from infra.store.history import TurnBase
+from infra.store.access.limits import SubmitLimits
+from infra.store.conversations.leases import Lease
 from infra.store.keys import Keys
-from infra.store.leases import Lease
-from infra.store.limits import SubmitLimits
 from infra.store.open import store_on
 from infra.store.server.connection import connect
-from infra.store.turns import NewTurn
+from infra.store.turns.history import TurnBase
+from infra.store.turns.turns import NewTurn
 from infra.wire.events import TextDelta, TurnEnded, TurnStarted, encode_event
 from infra.wire.ids import ConversationKey, HostId, ReplicaId, TenantId, TurnId, WorkerId
 from infra.wire.link import BaseKind

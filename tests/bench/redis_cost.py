@@ -11,7 +11,7 @@ from redis.asyncio import Redis
 
 from infra.runtime.identity import new_turn_id, new_worker_id
 from infra.store.keys import Keys
-from infra.store.queue import PlacementQueue, PlacementWorker
+from infra.store.placement.queue import PlacementQueue, PlacementWorker
 from infra.wire.ids import HostId, TurnId
 
 Calls = Mapping[str, int]

@@ -34,7 +34,7 @@ import httpx
 from infra.cli.up.programs import MODULES, bare_environment, environment, python_command
 from infra.runtime.identity import conversation_key, tenant_id
 from infra.runtime.settings import Isolation, Settings
-from infra.store.conversations import ConversationRecord
+from infra.store.conversations.conversations import ConversationRecord
 from infra.store.open import Store, open_store
 from infra.wire.errors import ContainerFailed, StoreUnavailable
 from infra.wire.ids import ConversationKey

@@ -13,7 +13,7 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 
-from infra.store.leases import LEASE_S
+from infra.store.conversations.leases import LEASE_S
 from tests.chaos.checker import Outcome
 from tests.chaos.client import Telling
 from tests.chaos.cluster import LEAVE_S, Cluster, Host

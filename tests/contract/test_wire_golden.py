@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 
-from infra.store import history
+from infra.store.turns import history
 from infra.wire import control, events, gateway, link, turns
 from infra.wire.base import Message
 from infra.wire.errors import ErrorCode, MalformedMessage, UnknownMessage

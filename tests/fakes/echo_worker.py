@@ -13,11 +13,11 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 
-from infra.store.leases import Lease
+from infra.store.conversations.leases import Lease
 from infra.store.open import Store
-from infra.store.queue import SideClaims
-from infra.store.turns import Claimed
-from infra.store.workers import WorkerRecord
+from infra.store.placement.queue import SideClaims
+from infra.store.placement.workers import WorkerRecord
+from infra.store.turns.turns import Claimed
 from infra.wire.errors import ErrorCode, LeaseHeld, LeaseLost, StoreUnavailable
 from infra.wire.events import (
     Event,

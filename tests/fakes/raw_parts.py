@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from infra.store.transcripts import RawEntry, RawPart
+from infra.store.conversations.transcripts import RawEntry, RawPart
 from infra.wire.link import TranscriptPart
 
 

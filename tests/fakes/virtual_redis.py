@@ -6,7 +6,7 @@
 It has the commands our scripts use, runs a script in some fifty microseconds (each is compiled
 once) and takes TIME and every expiry from `now_us`, so that hours pass in no time. What is not
 needed for that it does not have: no connections, no blocking, no persistence, no real eviction.
-`tests/contract/store/test_virtual_redis.py` shows that it answers as redis-server does.
+`tests/contract/store/server/test_virtual_redis.py` shows that it answers as redis-server does.
 
 `watch` sees every write of a script as it happens, for whoever checks invariants.
 """

@@ -30,12 +30,12 @@ from infra.runtime.clock import Clock, SystemClock
 from infra.runtime.identity import new_turn_id
 from infra.runtime.sealing import SealContext
 from infra.runtime.settings import Settings
+from infra.store.access.limits import SubmitLimits
 from infra.store.keys import Keys
-from infra.store.limits import SubmitLimits
 from infra.store.open import Store, store_on
+from infra.store.placement.waiting_room import Taken
 from infra.store.server.connection import FAULTS
-from infra.store.turns import NewTurn
-from infra.store.waiting_room import Taken
+from infra.store.turns.turns import NewTurn
 from infra.wire.answers import shown_head
 from infra.wire.errors import StoreUnavailable
 from infra.wire.events import Event, TextDelta, TurnEnded, decode_event

@@ -22,19 +22,19 @@ import pytest
 from redis.asyncio import Redis
 
 from infra.runtime.identity import conversation_key, new_replica_id, new_turn_id, tenant_id
-from infra.store.conversations import ConversationStore
-from infra.store.history import TurnBase
-from infra.store.key_verdicts import KeyVerdicts
+from infra.store.access.key_verdicts import KeyVerdicts
+from infra.store.access.limits import SubmitLimits
+from infra.store.access.usage import UsageStore
+from infra.store.conversations.conversations import ConversationStore
+from infra.store.conversations.leases import Lease, LeaseStore
+from infra.store.conversations.transcripts import TranscriptStore
 from infra.store.keys import Keys
-from infra.store.leases import Lease, LeaseStore
-from infra.store.limits import SubmitLimits
-from infra.store.queue import PlacementQueue
+from infra.store.placement.queue import PlacementQueue
+from infra.store.placement.workers import WorkerRecord, WorkerRegistry
 from infra.store.server.connection import connect
-from infra.store.transcripts import TranscriptStore
-from infra.store.turn_log import TurnLog
-from infra.store.turns import NewTurn, TurnStore
-from infra.store.usage import UsageStore
-from infra.store.workers import WorkerRecord, WorkerRegistry
+from infra.store.turns.history import TurnBase
+from infra.store.turns.log import TurnLog
+from infra.store.turns.turns import NewTurn, TurnStore
 from infra.wire.control import decode_control
 from infra.wire.events import Event, TextDelta, TurnEnded, TurnStarted, Usage, encode_event
 from infra.wire.gateway import ModelUsage, TurnMeter

@@ -21,8 +21,8 @@ from dataclasses import replace
 from functools import partial
 
 from infra.runtime.logs import fields
-from infra.store.conversations import ConversationRecord
-from infra.store.turns import Claimed
+from infra.store.conversations.conversations import ConversationRecord
+from infra.store.turns.turns import Claimed
 from infra.wire.endings import declared_end
 from infra.wire.errors import (
     AgentUnreachable,

@@ -6,8 +6,8 @@ import logging
 from collections.abc import Callable
 
 from infra.runtime.logs import fields
-from infra.store.history import Memory
-from infra.store.turns import Claimed
+from infra.store.turns.history import Memory
+from infra.store.turns.turns import Claimed
 from infra.wire.endings import declared_end
 from infra.wire.errors import (
     ContentNotOpened,

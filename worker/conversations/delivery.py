@@ -11,7 +11,7 @@ import asyncio
 import logging
 
 from infra.runtime.logs import fields
-from infra.store.turns import ADOPTIONS_MAX, Claimed
+from infra.store.turns.turns import ADOPTIONS_MAX, Claimed
 from infra.wire.endings import declared_end
 from infra.wire.errors import (
     AgentUnreachable,

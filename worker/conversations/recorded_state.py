@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Sequence
 
 from infra.runtime.clock import Clock
-from infra.store.conversations import ConversationRecord, ConversationStore
+from infra.store.conversations.conversations import ConversationRecord, ConversationStore
 from infra.wire.errors import IllegalTransition
 from infra.wire.states import CONVERSATION_TRANSITIONS, ConversationState
 from worker.hosts.host import ContainerId

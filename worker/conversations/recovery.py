@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 
 from infra.runtime.logs import fields
-from infra.store.conversations import ConversationRecord
+from infra.store.conversations.conversations import ConversationRecord
 from infra.wire.errors import AgentUnreachable, ContainerFailed, GatewayUnavailable
 from infra.wire.ids import ConversationKey, TurnId
 from infra.wire.states import ConversationState

@@ -15,7 +15,7 @@ import logging
 from collections.abc import Callable, Sequence
 
 from infra.runtime.logs import fields
-from infra.store.conversations import ConversationStore
+from infra.store.conversations.conversations import ConversationStore
 from infra.wire.errors import ContainerFailed, ErrorCode
 from infra.wire.ids import ConversationKey, Fence
 from worker.gateway_client.registrar import GatewayRegistrar

@@ -14,8 +14,8 @@ from typing import NamedTuple, Protocol
 
 from infra.runtime.clock import Clock
 from infra.runtime.logs import RatedLog, fields
-from infra.store.leases import Lease
-from infra.store.transcripts import RawPart
+from infra.store.conversations.leases import Lease
+from infra.store.conversations.transcripts import RawPart
 from infra.wire.errors import MalformedMessage
 from infra.wire.link import TRANSCRIPT_LINE_MAX_BYTES
 from worker.hosts.host import ContainerId
@@ -36,7 +36,7 @@ Only a single entry that is longer needs room that all share."""
 
 
 class EntryStore(Protocol):
-    """Where entries go. See `infra.store.transcripts.TranscriptStore`."""
+    """Where entries go. See `infra.store.conversations.transcripts.TranscriptStore`."""
 
     async def append(self, lease: Lease, sdk_session: str, part: RawPart) -> bool: ...
 

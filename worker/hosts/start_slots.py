@@ -2,8 +2,8 @@
 
 A start takes seconds of CPU. Starting as many at once as there are cores is fastest for everyone,
 and starting a hundred at once serves nobody. The waiting room gives a turn to a host only if the
-host has a free start slot (`infra.store.start_slots`), so turns wait there, and tenants are served
-in turn. Only a container that has to be restarted in the middle of a turn waits here.
+host has a free start slot (`infra.store.placement.start_slots`), so turns wait there, and tenants
+are served in turn. Only a container that has to be restarted in the middle of a turn waits here.
 
 A start lasts from before the container is requested until its agent sends its first message. That
 may take minutes, because an agent tries more than once to start its CLI. So a start counts as long
@@ -19,7 +19,7 @@ from collections.abc import Callable, Sequence
 
 from infra.runtime.clock import Clock
 from infra.runtime.logs import fields
-from infra.store.start_slots import StartSlots
+from infra.store.placement.start_slots import StartSlots
 from infra.wire.errors import StoreUnavailable
 from infra.wire.ids import ConversationKey, HostId
 from worker.hosts.capacity import HostMemory

@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 
 from infra.runtime.logs import fields
-from infra.store.workers import WorkerRecord
+from infra.store.placement.workers import WorkerRecord
 from infra.wire.errors import AgClusterError, StoreUnavailable
 from infra.wire.ids import ConversationKey, TurnId, WorkerId
 from infra.wire.states import WorkerState

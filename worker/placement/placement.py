@@ -14,8 +14,8 @@ import logging
 from collections.abc import Callable, Mapping
 
 from infra.runtime.logs import fields
-from infra.store.conversations import ConversationRecord
-from infra.store.waiting_room import Elsewhere, NoRoom, Taken
+from infra.store.conversations.conversations import ConversationRecord
+from infra.store.placement.waiting_room import Elsewhere, NoRoom, Taken
 from infra.wire.errors import AgClusterError, LeaseHeld
 from infra.wire.ids import ConversationKey, TurnId, WorkerId
 from infra.wire.states import ConversationState, WorkerState

@@ -13,9 +13,9 @@ from collections.abc import Callable, Sequence
 from functools import partial
 
 from infra.runtime.logs import fields
-from infra.store.conversations import ConversationRecord
-from infra.store.turns import OpenTurnRef
-from infra.store.workers import WorkerRecord
+from infra.store.conversations.conversations import ConversationRecord
+from infra.store.placement.workers import WorkerRecord
+from infra.store.turns.turns import OpenTurnRef
 from infra.wire.errors import AgClusterError, ContainerFailed, LeaseLost
 from infra.wire.ids import ConversationKey, Fence, HostId, WorkerId
 from infra.wire.states import ConversationState, TurnState

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from enum import StrEnum
 
-from infra.store.conversations import ConversationRecord
-from infra.store.turns import OpenTurnRef
+from infra.store.conversations.conversations import ConversationRecord
+from infra.store.turns.turns import OpenTurnRef
 from infra.wire.ids import HostId, WorkerId
 from infra.wire.states import (
     TURN_TRANSITIONS,

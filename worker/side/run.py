@@ -8,7 +8,7 @@ import logging
 from collections.abc import AsyncIterator
 
 from infra.runtime.logs import fields
-from infra.store.turns import Claimed, TurnRecord
+from infra.store.turns.turns import Claimed, TurnRecord
 from infra.wire.endings import declared_end, interrupted_end
 from infra.wire.errors import (
     ContentNotOpened,

@@ -17,8 +17,8 @@ from typing import TypeVar
 
 from infra.runtime.clock import Clock
 from infra.runtime.logs import fields
-from infra.store.leases import Lease
-from infra.store.turn_log import TurnLog
+from infra.store.conversations.leases import Lease
+from infra.store.turns.log import TurnLog
 from infra.wire.errors import ErrorCode, StoreUnavailable, TenantHoldsTooMuch, TurnLogTorn
 from infra.wire.events import is_delta
 from infra.wire.ids import TurnId

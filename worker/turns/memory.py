@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from infra.store.history import TurnBase
-from infra.store.transcripts import StoredTranscript
-from infra.store.turn_records import Unheard
-from infra.store.turns import Claimed
+from infra.store.conversations.transcripts import StoredTranscript
+from infra.store.turns.history import TurnBase
+from infra.store.turns.records import Unheard
+from infra.store.turns.turns import Claimed
 from infra.wire.history import Base, Continue, Fresh, Rewind, decide, digest
 from infra.wire.link import AgentSettings, BaseKind, StartTurn
 from infra.wire.turns import TurnRequest

@@ -9,8 +9,8 @@ import logging
 from collections.abc import Callable
 
 from infra.runtime.logs import fields
-from infra.store.history import Memory
-from infra.store.turn_records import TurnRecord
+from infra.store.turns.history import Memory
+from infra.store.turns.records import TurnRecord
 from infra.wire.endings import declared_end
 from infra.wire.errors import ErrorCode
 from infra.wire.events import TurnEnded, encode_event

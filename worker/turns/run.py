@@ -15,7 +15,7 @@ import logging
 from dataclasses import replace
 
 from infra.runtime.logs import fields
-from infra.store.turns import Claimed
+from infra.store.turns.turns import Claimed
 from infra.wire.endings import declared_end, interrupted_end
 from infra.wire.errors import ErrorCode, MalformedMessage
 from infra.wire.events import TurnEnded, TurnStarted, check_event

@@ -13,8 +13,8 @@ import logging
 from collections.abc import Callable
 
 from infra.runtime.logs import fields
-from infra.store.turns import TurnRecord
-from infra.store.usage import Spent
+from infra.store.access.usage import Spent
+from infra.store.turns.turns import TurnRecord
 from infra.wire.errors import GatewayUnavailable, StoreUnavailable
 from infra.wire.events import TurnEnded, Usage
 from infra.wire.gateway import OpenTurn, TurnMeter

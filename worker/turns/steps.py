@@ -8,9 +8,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum, auto
 
-from infra.store.history import Memory
-from infra.store.turn_records import TurnRecord
-from infra.store.turns import ATTEMPTS_MAX
+from infra.store.turns.history import Memory
+from infra.store.turns.records import TurnRecord
+from infra.store.turns.turns import ATTEMPTS_MAX
 from infra.wire.endings import declared_end
 from infra.wire.errors import (
     AgentUnreachable,

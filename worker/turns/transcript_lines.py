@@ -14,7 +14,7 @@ from typing import Any
 
 import msgspec
 
-from infra.store.transcripts import RawEntry, RawPart
+from infra.store.conversations.transcripts import RawEntry, RawPart
 from infra.wire.errors import MalformedMessage
 from infra.wire.foreign import foreign
 from infra.wire.link import TRANSCRIPT_HEAD

@@ -20,7 +20,7 @@ from infra.cli.terminal import say
 from infra.cli.up.redis_server import socket_url
 from infra.cli.up.state_dir import StateDir
 from infra.runtime.settings import PREFIX, Settings, SettingsRefused, load_settings
-from infra.store.conversations import ConversationRecord
+from infra.store.conversations.conversations import ConversationRecord
 from infra.store.open import Store, open_store
 from infra.store.server.connection import is_refused
 from infra.wire.errors import AgClusterError, ConversationNotFound, StoreUnavailable

@@ -21,7 +21,7 @@ from infra.cli.ops.cluster import (
 from infra.cli.ops.usage import facts, print_usage
 from infra.cli.terminal import say
 from infra.runtime.settings import Settings
-from infra.store.conversations import ConversationRecord
+from infra.store.conversations.conversations import ConversationRecord
 from infra.store.open import Store
 from infra.wire.ids import TurnId
 from infra.wire.states import ConversationState

@@ -14,7 +14,7 @@ from infra.cli.ops.cluster import Json, at, print_facts, print_json, print_table
 from infra.cli.terminal import say
 from infra.runtime.settings import Settings
 from infra.store.open import Store
-from infra.store.turns import TurnRecord
+from infra.store.turns.turns import TurnRecord
 from infra.wire.errors import MalformedMessage, TurnNotFound, UnknownMessage
 from infra.wire.events import Event, TurnEnded, decode_event
 from infra.wire.foreign import foreign

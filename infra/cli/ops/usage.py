@@ -10,8 +10,8 @@ import typer
 
 from infra.cli.ops.cluster import Json, print_json, print_table, with_store
 from infra.runtime.settings import Settings
+from infra.store.access.usage import UsageSums
 from infra.store.open import Store
-from infra.store.usage import UsageSums
 from infra.wire.gateway import ModelUsage
 from infra.wire.ids import TenantId
 

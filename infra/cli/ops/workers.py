@@ -11,7 +11,7 @@ from infra.cli.ops.cluster import Json, at, print_json, print_table, until, with
 from infra.cli.terminal import say
 from infra.runtime.settings import Settings
 from infra.store.open import Store
-from infra.store.workers import WorkerRecord
+from infra.store.placement.workers import WorkerRecord
 from infra.wire.errors import AgClusterError
 from infra.wire.ids import WorkerId
 

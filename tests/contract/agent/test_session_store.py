@@ -19,8 +19,8 @@ from pydantic import TypeAdapter
 
 from agent.memory.session_store import LinkedSessionStore
 from agent.memory.transcripts import Transcripts
+from infra.store.conversations.leases import Lease
 from infra.store.keys import Keys
-from infra.store.leases import Lease
 from infra.store.server.connection import connect
 from infra.wire.ids import ConversationKey
 from infra.wire.link import Transcript, TranscriptAppend

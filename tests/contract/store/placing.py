@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from infra.store.waiting_room import Elsewhere, NoRoom, Taken
-from infra.store.workers import WorkerRecord
+from infra.store.placement.waiting_room import Elsewhere, NoRoom, Taken
+from infra.store.placement.workers import WorkerRecord
 from infra.wire.ids import ConversationKey, HostId, TenantId, TurnId, WorkerId
 from infra.wire.states import WorkerState
 from tests.contract.store.scene import HOST_A, W1, Scene

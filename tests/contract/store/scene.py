@@ -8,12 +8,12 @@ from contextlib import asynccontextmanager
 from redis.asyncio import Redis
 
 from infra.runtime.identity import new_turn_id
+from infra.store.access.limits import SubmitLimits
+from infra.store.conversations.leases import Lease
 from infra.store.keys import Keys
-from infra.store.leases import Lease
-from infra.store.limits import SubmitLimits
 from infra.store.open import Store, store_on
 from infra.store.server.connection import connect
-from infra.store.turns import Claimed, NewTurn, Submitted
+from infra.store.turns.turns import Claimed, NewTurn, Submitted
 from infra.wire.errors import ErrorCode
 from infra.wire.events import TextDelta, TurnEnded, TurnError, encode_event
 from infra.wire.ids import ConversationKey, HostId, ReplicaId, TenantId, TurnId, WorkerId

@@ -7,10 +7,10 @@ from dataclasses import replace
 from redis.asyncio import Redis
 from redis.exceptions import NoPermissionError
 
-from infra.store.history import TurnBase
+from infra.store.conversations.leases import Lease
 from infra.store.keys import Keys
-from infra.store.leases import Lease
-from infra.store.turns import NewTurn
+from infra.store.turns.history import TurnBase
+from infra.store.turns.turns import NewTurn
 from infra.wire.events import TextDelta, TurnEnded, TurnStarted, encode_event
 from infra.wire.history import digest
 from infra.wire.ids import TurnId

@@ -15,11 +15,11 @@ import requests
 from openai.types.chat import ChatCompletionChunk
 
 from api.chat.vocabulary import completion_id
+from infra.store.access.limits import SubmitLimits
 from infra.store.keys import Keys
-from infra.store.limits import SubmitLimits
 from infra.store.open import Store, store_on
-from infra.store.turn_log import TurnLog
-from infra.store.turns import NewTurn, Submitted, TurnRecord, TurnStore
+from infra.store.turns.log import TurnLog
+from infra.store.turns.turns import NewTurn, Submitted, TurnRecord, TurnStore
 from infra.wire.errors import ErrorCode, StoreUnavailable
 from infra.wire.events import TextDelta, ThinkingDelta, ToolCall
 from infra.wire.ids import TurnId

@@ -9,8 +9,8 @@ from contextlib import aclosing, asynccontextmanager
 
 import pytest
 
+from infra.store.access.rates import TIMEOUT_S, Rates
 from infra.store.keys import Keys
-from infra.store.rates import TIMEOUT_S, Rates
 from infra.store.server.connection import connect
 from infra.wire.errors import StoreUnavailable
 from infra.wire.events import TextDelta

@@ -14,7 +14,7 @@ import pytest
 
 from api.chat.vocabulary import completion_id
 from infra.store.keys import Keys
-from infra.store.workers import WorkerRecord
+from infra.store.placement.workers import WorkerRecord
 from infra.wire.control import CancelTurn, DrainWorker
 from infra.wire.errors import ErrorCode
 from infra.wire.events import (

@@ -11,8 +11,8 @@ from infra.cli.doctor import examine
 from infra.cli.findings import Finding, Verdict
 from infra.runtime.settings import load_settings
 from infra.store.keys import Keys
+from infra.store.placement.workers import WorkerRecord, WorkerRegistry
 from infra.store.server.connection import connect
-from infra.store.workers import WorkerRecord, WorkerRegistry
 from infra.wire.ids import HostId, WorkerId
 from infra.wire.states import WorkerState
 from tests.fakes.redis_server import RealRedis, real_redis

@@ -10,8 +10,8 @@ from contextlib import asynccontextmanager
 import pytest
 
 from infra.runtime.identity import new_turn_id
+from infra.store.conversations.leases import Lease
 from infra.store.keys import Keys
-from infra.store.leases import Lease
 from infra.store.open import Store, store_on
 from infra.store.server.connection import connect
 from infra.wire.errors import LeaseLost, StoreUnavailable, TurnLogTorn, TurnNotFound

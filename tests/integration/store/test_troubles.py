@@ -18,9 +18,9 @@ from infra.store.server.connection import ESTABLISH_TIMEOUT_S, connect
 from infra.wire.errors import StoreUnavailable
 from infra.wire.ids import TurnId
 from infra.wire.states import TurnState
+from tests.contract.store.placement.test_workers import a_worker
 from tests.contract.store.running import running, until
 from tests.contract.store.scene import DONE, REPLICA, TENANT, W1, C, Scene, scene_at, text_events
-from tests.contract.store.test_workers import a_worker
 from tests.fakes.redis_proxy import RedisProxy, Way, redis_proxy
 from tests.fakes.redis_server import RealRedis, real_redis
 from tests.fakes.running_api import RunningApi

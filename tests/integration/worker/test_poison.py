@@ -11,7 +11,7 @@ from contextlib import asynccontextmanager
 import pytest
 from redis.asyncio import Redis
 
-from infra.store.turns import ATTEMPTS_MAX
+from infra.store.turns.turns import ATTEMPTS_MAX
 from infra.wire.errors import ErrorCode
 from infra.wire.states import TurnState
 from tests.fakes.redis_server import RealRedis

@@ -13,9 +13,9 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
-from infra.store.conversations import ConversationRecord
-from infra.store.turns import Claimed
-from infra.store.waiting_room import Elsewhere, Taken
+from infra.store.conversations.conversations import ConversationRecord
+from infra.store.placement.waiting_room import Elsewhere, Taken
+from infra.store.turns.turns import Claimed
 from infra.wire.endings import declared_end
 from infra.wire.errors import (
     AgClusterError,

@@ -13,12 +13,12 @@ from typing import Any
 
 import pytest
 
-from infra.store.conversation_calls import ReapCall
+from infra.store.conversations.calls import ReapCall
 from infra.store.keys import Keys
 from infra.store.server.calls import Call, shape_of
 from infra.store.server.scripts import load
-from infra.store.turn_calls import UnclaimedCall
-from infra.store.turn_log import AppendCall
+from infra.store.turns.calls import UnclaimedCall
+from infra.store.turns.log import AppendCall
 from tests.unit.cluster_model.line import Moment
 from tests.unit.cluster_model.schedules import SCRIPTS, drawn, shortest, told, wild
 from tests.unit.cluster_model.workers import Rules

@@ -14,13 +14,13 @@ from redis.asyncio import Redis
 from infra.runtime.settings import Settings
 from infra.runtime.settings.agents import AgentDefaults
 from infra.runtime.settings.limits import LimitSettings
-from infra.store.conversations import ConversationStore
+from infra.store.conversations.conversations import ConversationStore
+from infra.store.conversations.leases import SELF_FENCE_AFTER_S, LeaseStore
 from infra.store.keys import Keys
-from infra.store.leases import SELF_FENCE_AFTER_S, LeaseStore
-from infra.store.turn_log import TurnLog
-from infra.store.turns import TurnStore
-from infra.store.waiting_room import Elsewhere, NoRoom, Taken, WaitingRoom
-from infra.store.workers import BEAT_EVERY_S, WorkerRecord, WorkerRegistry
+from infra.store.placement.waiting_room import Elsewhere, NoRoom, Taken, WaitingRoom
+from infra.store.placement.workers import BEAT_EVERY_S, WorkerRecord, WorkerRegistry
+from infra.store.turns.log import TurnLog
+from infra.store.turns.turns import TurnStore
 from infra.wire.errors import AgClusterError
 from infra.wire.ids import ConversationKey, HostId, TurnId, WorkerId
 from infra.wire.states import WorkerState

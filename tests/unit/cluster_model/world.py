@@ -18,9 +18,9 @@ from typing import Any, cast
 
 from redis.asyncio import Redis
 
+from infra.store.access.limits import SubmitLimits
 from infra.store.keys import Keys
-from infra.store.limits import SubmitLimits
-from infra.store.turns import NewTurn, TurnStore
+from infra.store.turns.turns import NewTurn, TurnStore
 from infra.wire.errors import TurnNotFound
 from infra.wire.events import is_end
 from infra.wire.ids import ConversationKey, HostId, ReplicaId, TenantId, TurnId, WorkerId

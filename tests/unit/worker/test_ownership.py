@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from infra.store.leases import Lease, Renewal
+from infra.store.conversations.leases import Lease, Renewal
 from infra.wire.errors import LeaseHeld, LeaseLost, StoreUnavailable
 from infra.wire.ids import ConversationKey, Fence, HostId, TurnId, WorkerId
 from infra.wire.states import ConversationState

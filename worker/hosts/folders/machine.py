@@ -13,7 +13,7 @@ import secrets
 from collections.abc import Sequence
 from pathlib import Path
 
-from infra.store.workers import WorkerRecord
+from infra.store.placement.workers import WorkerRecord
 from infra.wire.errors import AgClusterError
 
 _FILE = "machine"

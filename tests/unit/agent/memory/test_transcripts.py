@@ -16,7 +16,7 @@ from agent.memory.transcripts import (
     TranscriptNotStored,
     Transcripts,
 )
-from infra.store.transcripts import StoredTranscript
+from infra.store.conversations.transcripts import StoredTranscript
 from infra.wire.link import StartTurn, Transcript, TranscriptAppend, TranscriptPart, decode_command
 from tests.fakes.link_client import start_turn
 from worker.turns.transcript_lines import read_part

@@ -17,7 +17,7 @@ from api.turns.relay import (
     Relay,
     Watch,
 )
-from infra.store.turn_log import LogPage
+from infra.store.turns.log import LogPage
 from infra.wire.errors import ErrorCode, StoreUnavailable, TurnFailed
 from infra.wire.events import TextDelta, TurnEnded, encode_event
 from infra.wire.frames import Frame

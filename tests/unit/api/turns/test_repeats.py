@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from api.turns.repeats import Repeat, RepeatKind, read_repeat
-from infra.store.turns import RepeatOf, TurnRecord
+from infra.store.turns.turns import RepeatOf, TurnRecord
 from infra.wire.errors import ErrorCode, RequestRefused
 from infra.wire.ids import ConversationKey, Fence, ReplicaId, TenantId, TurnId
 from infra.wire.states import TurnState

@@ -12,8 +12,8 @@ import pytest
 from fakeredis import FakeAsyncRedis, FakeServer
 from redis.asyncio import Redis
 
-from infra.store.leases import Lease
-from infra.store.turns import ADOPTIONS_MAX
+from infra.store.conversations.leases import Lease
+from infra.store.turns.turns import ADOPTIONS_MAX
 from infra.wire.errors import ContainerFailed, ErrorCode
 from infra.wire.ids import HostId
 from infra.wire.link import Hello, Welcome, decode_command

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from infra.store.waiting_room import Taken
+from infra.store.placement.waiting_room import Taken
 from infra.wire.errors import UnknownMessage
 from infra.wire.states import TurnState
 from tests.fakes.worker_stage import Stage, conversation

@@ -8,8 +8,8 @@ from dataclasses import replace
 import pytest
 from redis.asyncio import Redis
 
-from infra.store.leases import Lease
-from infra.store.transcripts import RawPart, TranscriptStore
+from infra.store.conversations.leases import Lease
+from infra.store.conversations.transcripts import RawPart, TranscriptStore
 from infra.wire.errors import StoreUnavailable
 from infra.wire.history import Accepted
 from infra.wire.ids import TurnId

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from infra.store.leases import Lease
-from infra.store.transcripts import RawPart
+from infra.store.conversations.leases import Lease
+from infra.store.conversations.transcripts import RawPart
 from infra.wire.errors import MalformedMessage
 from infra.wire.ids import ConversationKey, Fence, WorkerId
 from infra.wire.link import TRANSCRIPT_HEAD, TranscriptAppend, TranscriptPart

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from infra.store.conversations import ConversationRecord
-from infra.store.turns import OpenTurnRef
+from infra.store.conversations.conversations import ConversationRecord
+from infra.store.turns.turns import OpenTurnRef
 from infra.wire.ids import ConversationKey, Fence, HostId, TenantId, TurnId, WorkerId
 from infra.wire.states import ConversationState, TurnState
 from worker.hosts.host import Container, ContainerId

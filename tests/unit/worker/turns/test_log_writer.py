@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Sequence
 
 import pytest
 
-from infra.store.leases import Lease
+from infra.store.conversations.leases import Lease
 from infra.wire.errors import (
     ErrorCode,
     LeaseLost,

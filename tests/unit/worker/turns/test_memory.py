@@ -7,10 +7,10 @@ from dataclasses import replace
 
 import pytest
 
-from infra.store.history import TurnBase
-from infra.store.transcripts import StoredTranscript
-from infra.store.turn_records import Unheard
-from infra.store.turns import Claimed, TurnRecord
+from infra.store.conversations.transcripts import StoredTranscript
+from infra.store.turns.history import TurnBase
+from infra.store.turns.records import Unheard
+from infra.store.turns.turns import Claimed, TurnRecord
 from infra.wire.history import GO_ON, Accepted, digest
 from infra.wire.ids import ConversationKey, Fence, ReplicaId, TenantId, TurnId
 from infra.wire.link import AgentSettings, BaseKind, StartTurn, decode_command

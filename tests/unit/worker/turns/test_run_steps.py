@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from infra.runtime.identity import new_turn_id
-from infra.store.history import Memory
-from infra.store.turn_records import TurnRecord
-from infra.store.turns import ATTEMPTS_MAX
+from infra.store.turns.history import Memory
+from infra.store.turns.records import TurnRecord
+from infra.store.turns.turns import ATTEMPTS_MAX
 from infra.wire.endings import declared_end
 from infra.wire.errors import (
     AgentUnreachable,

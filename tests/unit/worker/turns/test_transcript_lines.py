@@ -7,7 +7,7 @@ import tracemalloc
 
 import pytest
 
-from infra.store.transcripts import RawEntry
+from infra.store.conversations.transcripts import RawEntry
 from infra.wire.errors import MalformedMessage
 from infra.wire.link import TranscriptAppend, TranscriptPart
 from worker.turns.transcript_lines import ENTRIES_MAX, read_head, read_part

@@ -1,0 +1,1 @@
+"""Conversations: their records, who owns them, and what an agent remembers of them."""

@@ -1,0 +1,1 @@
+"""Turns: asked for, claimed, logged, followed and ended."""

@@ -1,0 +1,322 @@
+"""The fast path: frames over pub/sub, one channel and one subscriber connection per API process.
+
+Frames may be lost; the turn log has them all. Publishing never waits: whatever is ready is sent
+together at the end of the loop pass, with one flush in progress at a time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from contextlib import aclosing, contextmanager
+
+from redis.asyncio import Redis
+
+from infra.runtime.contents import Contents
+from infra.runtime.logs import RatedLog
+from infra.store.keys import Keys
+from infra.store.server.channel import ANSWER_WITHIN_S, PING_AFTER_S, follow_primary, listen
+from infra.store.server.connection import FAULTS, delays
+from infra.store.turns.log import event_place
+from infra.wire.errors import AgClusterError, ContentNotOpened, MalformedMessage
+from infra.wire.frames import Frame, decode_frame, join_frames
+from infra.wire.ids import ReplicaId, TurnId
+
+MAILBOX_FRAMES_MAX = 256
+MAILBOX_BYTES_MAX = 1024 * 1024
+_MESSAGE_BYTES_MAX = 1024 * 1024
+"""Frames are joined up to this size in bytes, because a subscriber reads a message in one piece."""
+
+log = logging.getLogger(__name__)
+
+
+class LivePublisher:
+    """A worker's sending side of the fast path. `contents` seals the frames, if anything does.
+
+    `publish` never waits and never fails: frames are dropped if Redis is unavailable or the queue
+    is full, and readers find the events in the turn log. `run` must be running.
+    """
+
+    dropped: int
+    """The number of frames that were never sent; their relays find the events in the log."""
+
+    def __init__(
+        self,
+        redis: Redis,
+        keys: Keys,
+        *,
+        pending_max_bytes: int = 8 * 1024 * 1024,
+        contents: Contents | None = None,
+    ) -> None:
+        self._redis = redis
+        self._contents = contents
+        self._keys = keys
+        self._pending_max_bytes = pending_max_bytes
+        self._pending: defaultdict[ReplicaId, list[bytes]] = defaultdict(list)
+        self._pending_bytes = 0
+        self._is_ready = asyncio.Event()
+        self.dropped = 0
+
+    def publish(self, replica: ReplicaId, frame: bytes) -> None:
+        """Queue an encoded frame. Returns at once.
+
+        Beyond the limit, frames are dropped and counted.
+        """
+        if self._pending_bytes + len(frame) > self._pending_max_bytes:
+            self.dropped += 1
+            return
+        if self._contents is not None:
+            frame = _sealed(frame, self._contents)
+        self._pending[replica].append(frame)
+        self._pending_bytes += len(frame)
+        self._is_ready.set()
+
+    async def run(self) -> None:
+        """Flush until cancelled. On a Redis error, the frames being sent are dropped.
+
+        Meanwhile the pool follows the primary.
+        """
+        async with asyncio.TaskGroup() as group:
+            group.create_task(follow_primary(self._redis))
+            await self._flush_for_ever()
+
+    async def _flush_for_ever(self) -> None:
+        pauses = delays()
+        while True:
+            await self._is_ready.wait()
+            # Let everything else that is ready in this pass of the loop run first: one flush for
+            # all.
+            await asyncio.sleep(0)
+            flushed = self._take()
+            try:
+                await self._flush(flushed)
+                pauses = delays()
+            except FAULTS as error:
+                lost = sum(map(len, flushed.values()))
+                self.dropped += lost
+                log.warning("%d live frames not published: %s", lost, type(error).__name__)
+                await asyncio.sleep(next(pauses))
+
+    def _take(self) -> dict[ReplicaId, list[bytes]]:
+        taken = dict(self._pending)
+        self._pending.clear()
+        self._pending_bytes = 0
+        self._is_ready.clear()
+        return taken
+
+    async def _flush(self, flushed: dict[ReplicaId, list[bytes]]) -> None:
+        async with self._redis.pipeline(transaction=False) as pipe:
+            for replica, frames in flushed.items():
+                channel = self._keys.replica_channel(replica)
+                for some in _chunks(frames):
+                    pipe.publish(channel, join_frames(some))
+            await pipe.execute()
+
+
+class LiveTurn:
+    """One relay's bounded mailbox of live frames. Supports one waiter at a time.
+
+    It waits on a plain future, and one timer serves many waits: an event and a timeout per wait
+    would cost twice as much as everything else that the relay does for a delta.
+    """
+
+    overflowed: bool
+    """Whether frames were dropped since the last `take`, so that the log must be read. Also set if
+    the subscription was renewed. Check it before `take`, which resets it."""
+
+    def __init__(self, *, frames_max: int, bytes_max: int) -> None:
+        self._frames_max = frames_max
+        self._bytes_max = bytes_max
+        self._frames: list[Frame] = []
+        self._bytes = 0
+        self._is_news = False
+        self._waiter: asyncio.Future[bool] | None = None
+        self._until_s = 0.0
+        self._timer: asyncio.TimerHandle | None = None
+        # Kept here, because uvloop returns a timer that is already due as a plain handle.
+        self._rings_at_s = 0.0
+        self.overflowed = False
+
+    async def wait(self, timeout_s: float) -> bool:
+        """Wait until a frame is there, or frames were lost. Returns False after `timeout_s` of
+        silence."""
+        if self._is_news:
+            return True
+        loop = asyncio.get_running_loop()
+        self._until_s = loop.time() + timeout_s
+        if self._timer is None or self._rings_at_s > self._until_s:
+            self._ring_at(loop, self._until_s)
+        self._waiter = loop.create_future()
+        try:
+            return await self._waiter
+        finally:
+            self._waiter = None
+
+    def take(self) -> list[Frame]:
+        """All waiting frames, in order of arrival."""
+        taken, self._frames = self._frames, []
+        self._bytes = 0
+        self.overflowed = False
+        self._is_news = False
+        return taken
+
+    def put(self, frame: Frame) -> None:
+        """Add a frame. Beyond the limits it is dropped and `overflowed` is set."""
+        size = len(frame.payload)
+        if len(self._frames) >= self._frames_max or self._bytes + size > self._bytes_max:
+            self.overflow()
+            return
+        self._frames.append(frame)
+        self._bytes += size
+        self._wake(True)
+
+    def overflow(self) -> None:
+        """Frames may have been lost: wake the relay, so that it reads the log."""
+        self.overflowed = True
+        self._wake(True)
+
+    def close(self) -> None:
+        """Nobody waits any longer."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _wake(self, is_news: bool) -> None:
+        self._is_news |= is_news
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(is_news)
+
+    def _ring_at(self, loop: asyncio.AbstractEventLoop, at_s: float) -> None:
+        self.close()
+        self._rings_at_s = at_s
+        self._timer = loop.call_at(at_s, self._ring, loop)
+
+    def _ring(self, loop: asyncio.AbstractEventLoop) -> None:
+        """The wait that the timer was set for may be over, and another one in progress."""
+        self._timer = None
+        if self._waiter is None:
+            return
+        if loop.time() < self._until_s:
+            self._ring_at(loop, self._until_s)
+        else:
+            self._wake(False)
+
+
+class LiveSubscriber:
+    """An API replica's receiving side of the fast path: one SUBSCRIBE for the process.
+
+    `run` must be running. It reconnects on its own, and after each reconnect every mailbox counts
+    as overflowed, so no loss goes unnoticed. Mailboxes are bounded; a slow relay loses frames, not
+    memory.
+    """
+
+    def __init__(
+        self,
+        redis: Redis,
+        keys: Keys,
+        replica: ReplicaId,
+        *,
+        frames_max: int = MAILBOX_FRAMES_MAX,
+        bytes_max: int = MAILBOX_BYTES_MAX,
+        ping_after_s: float = PING_AFTER_S,
+        answer_within_s: float = ANSWER_WITHIN_S,
+        contents: Contents | None = None,
+    ) -> None:
+        self._contents = contents
+        self._redis = redis
+        self._channel = keys.replica_channel(replica)
+        self._frames_max = frames_max
+        self._bytes_max = bytes_max
+        self._ping_after_s = ping_after_s
+        self._answer_within_s = answer_within_s
+        self._mailboxes: defaultdict[TurnId, list[LiveTurn]] = defaultdict(list)
+        self._log = RatedLog(log)
+        self.subscribed = asyncio.Event()
+        """Set when the first subscription is active. Earlier frames are only in the log."""
+
+    async def run(self) -> None:
+        """Receive until cancelled. Reconnects on its own, then wakes every mailbox as overflowed.
+
+        Meanwhile the pool follows the primary.
+        """
+        async with asyncio.TaskGroup() as group:
+            group.create_task(follow_primary(self._redis))
+            await self._receive_for_ever()
+
+    async def _receive_for_ever(self) -> None:
+        subscription = listen(
+            self._redis,
+            self._channel,
+            purpose="live",
+            ping_after_s=self._ping_after_s,
+            answer_within_s=self._answer_within_s,
+        )
+        async with aclosing(subscription) as messages:
+            async for message in messages:
+                if message is None:
+                    self.subscribed.set()
+                    self._overflow_all()
+                else:
+                    self._deliver(message)
+
+    @contextmanager
+    def attach(self, turn: TurnId) -> Iterator[LiveTurn]:
+        """The mailbox gets frames of this turn until the block ends. Several relays may attach."""
+        mailbox = LiveTurn(frames_max=self._frames_max, bytes_max=self._bytes_max)
+        attached = self._mailboxes[turn]
+        attached.append(mailbox)
+        try:
+            yield mailbox
+        finally:
+            mailbox.close()
+            attached.remove(mailbox)
+            if not attached:
+                del self._mailboxes[turn]
+
+    def _deliver(self, message: bytes) -> None:
+        """Distribute the frames of a message, which belong to many turns: a bad frame only affects
+        its own turn."""
+        for line in message.split(b"\n"):
+            try:
+                frame = decode_frame(line)
+                if mailboxes := self._mailboxes.get(frame.turn):
+                    opened = _opened(frame, self._contents) if self._contents else frame
+                    for mailbox in mailboxes:
+                        mailbox.put(opened)
+            except (MalformedMessage, ContentNotOpened) as error:
+                self._skip(line, error)
+
+    def _skip(self, line: bytes, error: AgClusterError) -> None:
+        """If the frame names its turn, that turn reads the log, which has the valid events."""
+        self._log.warning("live frame skipped: %s", error)
+        named = TurnId(line.partition(b" ")[0].decode("ascii", "replace"))
+        for mailbox in self._mailboxes.get(named, ()):
+            mailbox.overflow()
+
+    def _overflow_all(self) -> None:
+        for mailboxes in self._mailboxes.values():
+            for mailbox in mailboxes:
+                mailbox.overflow()
+
+
+def _sealed(line: bytes, contents: Contents) -> bytes:
+    frame = decode_frame(line)
+    place = event_place(frame.turn, frame.n, frame.payload)
+    return frame._replace(payload=contents.seal_event(frame.payload, place)).encode()
+
+
+def _opened(frame: Frame, contents: Contents) -> Frame:
+    place = event_place(frame.turn, frame.n, frame.payload)
+    return frame._replace(payload=contents.open_event(frame.payload, place))
+
+
+def _chunks(frames: Sequence[bytes]) -> Iterator[Sequence[bytes]]:
+    start = size = 0
+    for i, frame in enumerate(frames):
+        if size and size + len(frame) > _MESSAGE_BYTES_MAX:
+            yield frames[start:i]
+            start, size = i, 0
+        size += len(frame)
+    yield frames[start:]
