@@ -1,6 +1,6 @@
-"""Every key and channel, one function each. The only file with a key literal.
+"""Every key and channel, one function each. No other file contains a key literal.
 
-`<c>` is a conversation key, `<t>` a tenant. No user text is ever part of a name.
+`<c>` is a conversation key, `<t>` a tenant. No key contains user text.
 """
 
 from __future__ import annotations
@@ -22,8 +22,7 @@ class Keys:
             raise ValueError(f"a key prefix is made of letters, digits and _.:- ({self.prefix!r})")
 
     def nothing(self) -> str:
-        """Holds nothing, ever. Scripts delete it first where they must go through in a full
-        Redis."""
+        """Always empty. Scripts delete it first if they must be able to run in a full Redis."""
         return f"{self.prefix}:nothing"
 
     def conversation(self, c: ConversationKey) -> str:
@@ -40,39 +39,40 @@ class Keys:
 
     def accepted(self, c: ConversationKey) -> str:
         """List: the prompts in the agent's memory, oldest first (`infra.wire.history.Accepted`).
-        With the beginnings of their answers, so not for operators. finish; as the conversation."""
+        Contains the beginnings of their answers, so operators may not read it. finish; as long as
+        the conversation."""
         return f"{self.prefix}:conv:{c}:accepted"
 
     def unheard(self, c: ConversationKey) -> str:
-        """Hash: turn -> request of a message that was stopped before the agent had it, for a client
-        that will not send it again. The scripts that end a turn; until the next one was heard."""
+        """Hash: turn -> request of a message that was stopped before it reached the agent, for a
+        client that will not send it again. The scripts that end a turn; until the next message has
+        reached the agent."""
         return f"{self.prefix}:conv:{c}:unheard"
 
     def conversation_turns(self, c: ConversationKey) -> str:
-        """List: its turns that are on record, and some more, the last one last. submit; as the
+        """List: its recorded turns, and some older ones, the newest last. submit; as long as the
         conversation."""
         return f"{self.prefix}:conv:{c}:turns"
 
     def transcripts(self, c: ConversationKey) -> str:
-        """Hash: SDK session -> bytes kept of its transcript. transcript_append; as the
-        conversation.
-        """
+        """Hash: SDK session -> stored bytes of its transcript. transcript_append; as long as the
+        conversation."""
         return f"{self.prefix}:conv:{c}:transcripts"
 
     def transcript(self, c: ConversationKey, session: str) -> str:
         """List: the entries of an SDK session, each `<subpath>`, a line break, its JSON.
-        transcript_append; as the conversation, or until another session takes its place."""
+        transcript_append; as long as the conversation, or until another session replaces it."""
         return f"{self.prefix}:conv:{c}:transcript:{session}"
 
     def transcript_seen(self, c: ConversationKey, session: str) -> str:
-        """Set: the uuids of those entries, or by their message the places of those that have none.
-        transcript_append; as the transcript."""
+        """Set: the uuids of those entries; entries without one by their message and position.
+        transcript_append; as long as the transcript."""
         return f"{self.prefix}:conv:{c}:transcript:{session}:seen"
 
     def conversation_usage(self, c: ConversationKey) -> str:
         """Hash: calls, input_tokens, output_tokens, cache_creation_input_tokens,
         cache_read_input_tokens, thinking_tokens, spent_tokens (what counts against a budget), and
-        each again as `<model>:<name>`. meter, finish; as the conversation."""
+        each again as `<model>:<name>`. meter, finish; as long as the conversation."""
         return f"{self.prefix}:conv:{c}:usage"
 
     def lease(self, c: ConversationKey) -> str:
@@ -95,29 +95,27 @@ class Keys:
         return f"{self.prefix}:turn:{turn}:request"
 
     def turn_events(self, turn: TurnId) -> str:
-        """Stream, the turn log: `<n>-0` -> field `e`, the event's JSON. append, finish; as the
-        turn.
-        """
+        """Stream, the turn log: `<n>-0` -> field `e`, the event's JSON. append, finish; as long as
+        the turn."""
         return f"{self.prefix}:turn:{turn}:events"
 
     def turn_heads(self, turn: TurnId) -> str:
-        """String: how the answers of the history that came with the turn begin, as JSON, for
-        finish. start; until the turn ends."""
+        """String: the beginnings of the answers in the history that came with the turn, as JSON,
+        for finish. start; until the turn ends."""
         return f"{self.prefix}:turn:{turn}:heads"
 
     def turn_readers(self, turn: TurnId) -> str:
-        """Set: the answers that clients have open of the turn, each `<replica> <serial>`. submit
-        adds, leave removes; until the turn ends."""
+        """Set: the open answers of clients for the turn, each `<replica> <serial>`. submit adds,
+        leave removes; until the turn ends."""
         return f"{self.prefix}:turn:{turn}:readers"
 
     def idempotency(self, tenant: TenantId, digest: str) -> str:
-        """String: the turn id a repeated request belongs to. submit; as the turn."""
+        """String: the turn id of a repeated request. submit; as long as the turn."""
         return f"{self.prefix}:idem:{tenant}:{digest}"
 
     def chain(self, tenant: TenantId, chain: str) -> str:
-        """Set: the conversation whose client named none, by a digest of what was said, or `*` where
-        nobody may take it. take_chain, put_chain; the retention.
-        """
+        """Set: the conversation of a client that named none, by a digest of what was said, or `*`
+        if nobody may have it. take_chain, put_chain; the retention."""
         return f"{self.prefix}:chain:{tenant}:{chain}"
 
     def newest(self, c: ConversationKey) -> str:
@@ -126,29 +124,27 @@ class Keys:
         return f"{self.prefix}:newest:{c}"
 
     def turns_open(self) -> str:
-        """Sorted set: turns that have not ended, by when to look at them next (ms). Scripts."""
+        """Sorted set: turns that have not ended, by when to check them next (ms). Scripts."""
         return f"{self.prefix}:turns:open"
 
     def turns_waiting(self) -> str:
-        """Sorted set: turns that wait for a worker, by when they were asked for (ms): those of the
-        conversations in the waiting room. Scripts."""
+        """Sorted set: turns that wait for a worker, by submit time (ms): those of the conversations
+        in the waiting room. Scripts."""
         return f"{self.prefix}:turns:waiting"
 
     def ring(self) -> str:
-        """Sorted set, the ring: tenants with something in the waiting room, by when each was last
-        served, or came (ms, no two the same). The first one is next. Scripts."""
+        """Sorted set, the ring: tenants with turns in the waiting room, by when each was last
+        served, or arrived (ms, all different). The first one is next. Scripts."""
         return f"{self.prefix}:place"
 
     def room(self, tenant: TenantId) -> str:
         """Sorted set, a tenant's part of the waiting room: its conversations that wait for a
-        worker, by since when (ms). Scripts; 1 d."""
+        worker, by when they began to wait (ms). Scripts; 1 d."""
         return f"{self.prefix}:place:{tenant}"
 
     def idle(self) -> str:
-        """Sorted set:
-
-        warm conversations by idle deadline (ms). finish adds, claim and reap remove.
-        """
+        """Sorted set: warm conversations by idle deadline (ms). finish adds, claim and reap
+        remove."""
         return f"{self.prefix}:idle"
 
     def workers(self) -> str:
@@ -157,9 +153,9 @@ class Keys:
 
     def worker(self, worker: WorkerId) -> str:
         """Hash: host, pid, version, slots, used, state, started, beat, memory_mb (available on its
-        host), memory_needed_mb, starts_max (agents its host starts at once), machine (a random id
-        of its host's), coming (turns given to it since its last heartbeat). Its worker and take;
-        15 s."""
+        host), memory_needed_mb, starts_max (agents that its host starts at once), machine (the id
+        of its host's machine), coming (turns given to it since its last heartbeat). Its worker and
+        take; 15 s."""
         return f"{self.prefix}:worker:{worker}"
 
     def host_workers(self, host: HostId) -> str:
@@ -168,24 +164,24 @@ class Keys:
         return f"{self.prefix}:host:{host}:workers"
 
     def host_containers(self, host: HostId) -> str:
-        """Hash: container id -> conversation, of what runs there, for people to read. That host's
-        workers; 60 s."""
+        """Hash: container id -> conversation, of what runs on the host, for people to read. That
+        host's workers; 60 s."""
         return f"{self.prefix}:host:{host}:containers"
 
     def host_starts(self, host: HostId) -> str:
-        """Sorted set: conversations whose agent starts there, by when that counts no longer (ms).
-        take, begin_start and keep_starts add, the worker removes when the agent has spoken;
-        half a minute after its last word on them."""
+        """Sorted set: conversations whose agent is starting there, by when they stop to count (ms).
+        take, begin_start and keep_starts add, the worker removes when the agent has started; half a
+        minute after its last report."""
         return f"{self.prefix}:host:{host}:starts"
 
     def epoch(self) -> str:
-        """String: since when Redis has what it has (Redis TIME, us). A worker that starts, or
-        the first beat after it was empty; it stays."""
+        """String: since when Redis has had its data (Redis TIME, us). A worker that starts, or the
+        first heartbeat after Redis was emptied; no expiry."""
         return f"{self.prefix}:epoch"
 
     def host_wipes(self, host: HostId) -> str:
         """Set: deleted conversations whose files are still on that host. delete adds, the host's
-        workers remove; as long as the conversation would have lived."""
+        workers remove; as long as the conversation would have been kept."""
         return f"{self.prefix}:host:{host}:wipes"
 
     def tenant_conversations(self, tenant: TenantId) -> str:
@@ -202,54 +198,56 @@ class Keys:
         return f"{self.prefix}:tenant:{tenant}:waiting"
 
     def tenant_held(self, tenant: TenantId) -> str:
-        """Hash: the bytes the tenant holds here, by turn (request and log), by conversation (what
-        is kept of it, transcripts included) and by day (`chains 20260131`), and their sum as
-        `total`. Scripts; as the longest of it."""
+        """Hash: the tenant's bytes in Redis, by turn (request and log), by conversation (stored
+        data, including transcripts) and by day (`chains 20260131`), and their sum as `total`.
+        Scripts; as long as the longest part."""
         return f"{self.prefix}:tenant:{tenant}:held"
 
     def tenant_held_until(self, tenant: TenantId) -> str:
-        """Sorted set: the fields of that hash, by when what they stand for expires (ms). Scripts;
-        as the hash."""
+        """Sorted set: the fields of that hash, by when their data expires (ms). Scripts; as long as
+        the hash."""
         return f"{self.prefix}:tenant:{tenant}:held:until"
 
     def tenant_usage(self, tenant: TenantId) -> str:
-        """Hash: what all turns of the tenant used, as of a conversation. meter, finish; 400 d after
-        the last turn."""
+        """Hash: what all turns of the tenant used, in the form of a conversation's usage. meter,
+        finish; 400 d after the last turn."""
         return f"{self.prefix}:tenant:{tenant}:usage"
 
     def tenant_usage_of(self, tenant: TenantId, day: str) -> str:
-        """Hash: the same of one day (UTC, `20260131`). meter, finish; 62 d."""
+        """Hash: the same for one day (UTC, `20260131`). meter, finish; 62 d."""
         return f"{self.prefix}:tenant:{tenant}:usage:{day}"
 
     def key_verdict(self, tenant: TenantId) -> str:
-        """String: `ok` or `refused`, what the upstream said of the tenant's key. API; minutes."""
+        """String: `ok` or `refused`, what the upstream said about the tenant's key. API;
+        minutes."""
         return f"{self.prefix}:tenant:{tenant}:key"
 
     def rates(self) -> str:
         """Strings, by `:{<kind>/<who>/<limit>/1/minute}`: requests of a tenant (`requests`) and bad
-        keys of an address (`keys`; an HMAC) in this and the last minute (`limits`). API; 2 min."""
+        keys of an address (`keys`; an HMAC) in the current and the last minute (`limits`). API; 2
+        min."""
         return f"{self.prefix}:rate"
 
     def place_queue(self) -> str:
-        """arq queue of hints that the waiting room holds something; take decides what."""
+        """arq queue of hints that something is in the waiting room; take decides what."""
         return f"{self.prefix}:q:place"
 
     def side_queue(self) -> str:
-        """arq queue of side turns, which need no container: every worker serves it."""
+        """arq queue of side turns, which need no container. Every worker serves it."""
         return f"{self.prefix}:q:side"
 
     def worker_queue(self, worker: WorkerId) -> str:
-        """arq queue of conversations this worker owns."""
+        """arq queue of conversations that this worker owns."""
         return f"{self.prefix}:q:{worker}"
 
     def bell(self, queue: str) -> str:
-        """List: rung in the script of each enqueue; the queue's workers block on it; seconds."""
+        """List: rung by the script of each enqueue; the queue's workers block on it; seconds."""
         return f"{queue}:bell"
 
     def replica_channel(self, replica: ReplicaId) -> str:
-        """Channel: joined frames of the turns this API replica asked for."""
+        """Channel: joined frames of the turns that this API replica asked for."""
         return f"{self.prefix}:api:{replica}"
 
     def control_channel(self, worker: WorkerId) -> str:
-        """Channel: what one worker is told (`infra.wire.control`)."""
+        """Channel: messages to one worker (`infra.wire.control`)."""
         return f"{self.prefix}:ctl:{worker}"

@@ -1,1 +1,2 @@
-"""How Redis is spoken to: connections, scripts, replies. What is kept there is one floor up."""
+"""The connection to Redis: connections, scripts, replies. What is stored is defined one level
+up."""

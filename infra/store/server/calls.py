@@ -1,12 +1,12 @@
-"""What a Lua script is given and what it answers: records by name, on both sides.
+"""Arguments and answers of Lua scripts: records by name, on both sides.
 
 A call is a frozen record named after its script: `TakeChainCall` runs `lua/take_chain.lua`, which
 reads the field `retention_ms` as `A.retention_ms` and the key `chain` as `K.chain`. They travel as
-plain lists: when a script is loaded, each name in it is replaced by its place (`ARGV[1]`), which
-follows from the order of the fields. So a name costs nothing, the two sides cannot count
-differently, and a name that is not the call's is refused before it gets to Redis.
+plain lists: when a script is loaded, each name in it is replaced by its position (`ARGV[1]`), which
+follows from the order of the fields. So names cost nothing, the two sides cannot disagree about
+positions, and an unknown name is refused before the script reaches Redis.
 
-In Lua every value is text: a flag is `'1'` or `''`, and None is `''`. The last field may be a list,
+In Lua every value is text: a flag is `'1'` or `''`, and None is `''`. The last field may be a list
 of values or of rows (`NamedTuple`): `for _, event in ipairs(A.events) do … event.payload`.
 """
 
@@ -24,13 +24,13 @@ Answer_co = TypeVar("Answer_co", covariant=True)
 
 
 class Call(Struct, Generic[Answer_co], frozen=True):
-    """Base of what a script is given. Its parameter is the `Answer` that the script gives."""
+    """Base of a script's arguments. Its type parameter is the script's `Answer`."""
 
     script: ClassVar[str]
     answer: ClassVar[type]
 
     def __init_subclass__(cls) -> None:
-        """Takes the script's name from that of the class, and the answer's type from its base."""
+        """Derives the script's name from the class name, and the answer's type from the base."""
         super().__init_subclass__()
         words = re.findall(r"[A-Z][a-z]+", cls.__name__.removesuffix("Call"))
         cls.script = "_".join(words).lower()
@@ -39,9 +39,9 @@ class Call(Struct, Generic[Answer_co], frozen=True):
 
 @dataclass(frozen=True)
 class CallShape:
-    """How a call's fields travel: `names` one argument each, then what is in `rows`, if anything.
+    """How a call's fields travel: `names` one argument each, then the values of `rows`, if any.
 
-    `columns` are the names of a row's values; None where a row is a plain value.
+    `columns` are the names of a row's values; None if a row is a plain value.
     """
 
     names: tuple[str, ...]
@@ -61,7 +61,8 @@ class CallShape:
         return sent
 
     def placed(self, body: str, keys: Sequence[str]) -> str:
-        """A script with places for its names. Raises `ValueError` for a name that is not known."""
+        """A script with positions in place of its names. Raises `ValueError` for an unknown
+        name."""
         body = _KEY_NAME.sub(lambda found: f"KEYS[{_place(found[1], keys)}]", body)
         known = () if self.rows is None else (self.rows,)
         return _NAME.sub(
@@ -72,7 +73,7 @@ class CallShape:
         )
 
     def rows_in_lua(self) -> str:
-        """What makes a table of the rows, for the script to read in a loop."""
+        """Lua code that builds a table of the rows, for the script to iterate over."""
         if self.rows is None:
             return ""
         step = len(self.columns or "1")
@@ -90,7 +91,7 @@ _NAME = re.compile(r"\bA\.(\w+)")
 
 
 def shape_of(call: type[Call[Any]]) -> CallShape:
-    """How the fields of such calls travel."""
+    """How the fields of these calls travel."""
     hints = get_type_hints(call)
     names = call.__struct_fields__
     if not names or get_origin(hints[names[-1]]) is not Sequence:

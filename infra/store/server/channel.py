@@ -1,8 +1,8 @@
-"""Listening on a channel for good: one connection, watched, renewed when it dies.
+"""A reliable subscription: one connection that is watched, and renewed when it dies.
 
-redis-py reconnects a subscription by itself and silently, only when polled, and never notices a
-black-holed connection. Both lose messages without anybody learning of it. Here a connection that
-stays silent is pinged, one that does not answer is dropped, and every new subscription is reported.
+redis-py reconnects a subscription silently, only when polled, and never notices a connection whose
+packets are dropped. Both lose messages unnoticed. Here a silent connection is pinged, one that does
+not answer is dropped, and every new subscription is reported.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from infra.store.server.connection import CONNECT_TIMEOUT_S, FAULTS, dedicated, 
 from infra.store.server.sentinels import Primary
 
 PING_AFTER_S = 2.0
-"""A subscription silent for this long is pinged."""
+"""Seconds of silence after which a subscription is pinged."""
 ANSWER_WITHIN_S = 3.0
-"""One that does not answer a ping within this is given up."""
+"""Seconds within which it has to answer, or the connection is dropped."""
 
 _SWITCH = "+switch-master"
 
@@ -40,7 +40,7 @@ async def listen(
 ) -> AsyncGenerator[bytes | None, None]:
     """Messages of a channel, without end. Close it (`aclosing`).
 
-    None stands for each time the subscription begins: what was said before may have been missed.
+    Gives None each time the subscription starts: messages before that may have been missed.
     """
     client = dedicated(redis, timeout_s=CONNECT_TIMEOUT_S, purpose=purpose)
     pauses = delays()
@@ -61,10 +61,10 @@ async def listen(
 
 
 async def follow_primary(redis: Redis) -> None:
-    """Hear of failovers from the Sentinels, if there are any, until cancelled.
+    """Listen for failovers reported by the Sentinels, if there are any, until cancelled.
 
-    Without, a process would learn of one only from a command that fails: one that is idle while the
-    old primary is frozen would go on with it.
+    Otherwise a process would learn of a failover only from a failing command, and one that is idle
+    while the old primary is frozen would keep using it.
     """
     primary: Primary | None = redis.connection_pool.connection_kwargs.get("primary")
     if primary is None:

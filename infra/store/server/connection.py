@@ -1,5 +1,5 @@
-"""The Redis pool: deadlines on everything, TLS with host name check, JSON-friendly, nothing shared
-between requests. `translate()` turns redis-py's errors into ours at the seam.
+"""The Redis pool: deadlines on everything, TLS with host name check, nothing shared between
+requests. `translate()` turns redis-py's errors into ours.
 
 arq's own `RedisSettings` are not used: they cannot set a read deadline, drop TLS options and print
 the password.
@@ -36,7 +36,7 @@ from infra.wire.errors import StoreUnavailable
 
 CONNECT_TIMEOUT_S = 2.0
 ESTABLISH_TIMEOUT_S = 5.0
-"""A new connection is found, made, secured and introduced within this, or not at all."""
+"""Seconds within which a new connection must be resolved, connected, secured and authenticated."""
 CONNECTIONS_MAX = 64
 NO_FILES = TlsFiles()
 
@@ -51,18 +51,19 @@ KEEPALIVE: dict[str, Any] = {
 }
 
 FAULTS: tuple[type[Exception], ...] = (RedisError, OSError, TimeoutError)
-"""What redis-py raises when Redis is away, slow, full or not ours to write."""
+"""What redis-py raises if Redis is unavailable, slow, full or read-only."""
 
 
 def connect(url: str, *, timeout_s: float, name: str, tls: TlsFiles = NO_FILES) -> Redis:
-    """A client with a pool of its own. Connects on first use; `aclose()` it.
+    """A client with a pool of its own. Connects on first use; close it with `aclose()`.
 
     `redis://`, `rediss://`, `unix://`, or `redis+sentinel://` and `rediss+sentinel://`
     (`infra.store.server.sentinels`). `decode_responses` is off: values are bytes. Raises
-    `ValueError` for a URL that is none, or files that are no certificates.
+    `ValueError` for an invalid URL or invalid certificate files.
 
-    One retry covers a pooled connection that died unnoticed and a primary that became a replica;
-    every write of ours may be repeated. A timeout is not retried: its caller has waited enough.
+    One retry covers a pooled connection that died unnoticed, and a primary that became a replica;
+    all our writes may be repeated. A timeout is not retried, because its caller has waited long
+    enough.
     """
     options: dict[str, Any] = {
         "max_connections": CONNECTIONS_MAX,
@@ -79,7 +80,7 @@ def connect(url: str, *, timeout_s: float, name: str, tls: TlsFiles = NO_FILES) 
 
 
 def _place(url: str, files: TlsFiles) -> dict[str, Any]:
-    """Connection class and arguments of a URL."""
+    """Connection class and arguments for a URL."""
     scheme = url.partition(":")[0]
     if scheme in SENTINEL_SCHEMES:
         return _sentinel_place(parse_sentinel_url(url), files)
@@ -104,7 +105,7 @@ def _sentinel_place(place: SentinelPlace, files: TlsFiles) -> dict[str, Any]:
 
 
 def _transport(options: dict[str, Any], files: TlsFiles, *, is_tls: bool) -> dict[str, Any]:
-    """Takes what is TLS's out of the options."""
+    """Moves the TLS options out of the options."""
     if is_tls:
         return {"connection_class": _cancellable(TlsConnection), "tls": take_tls(options, files)}
     _refuse(files, "one without TLS")
@@ -117,10 +118,10 @@ def _refuse(files: TlsFiles, what: str) -> None:
 
 
 def dedicated(redis: Redis, *, timeout_s: float | None, purpose: str) -> Redis:
-    """A client to the same Redis with its own few connections and another read deadline.
+    """A client to the same Redis with a few connections of its own and another read deadline.
 
-    For what waits long: a subscription, a blocking pop. It never retries by itself, so that its
-    user learns of every lost connection. `aclose()` it.
+    For calls that wait long: a subscription, a blocking pop. It never retries, so that its user
+    learns of every lost connection. Close it with `aclose()`.
     """
     pool = redis.connection_pool
     options = dict(pool.connection_kwargs)
@@ -141,7 +142,7 @@ def dedicated(redis: Redis, *, timeout_s: float | None, purpose: str) -> Redis:
 
 @contextmanager
 def translate() -> Iterator[None]:
-    """Redis and socket errors inside become `StoreUnavailable`."""
+    """Redis and socket errors inside the block become `StoreUnavailable`."""
     try:
         yield
     except FAULTS as error:
@@ -149,12 +150,12 @@ def translate() -> Iterator[None]:
 
 
 def is_refused(error: StoreUnavailable) -> bool:
-    """Whether Redis answered, but its user may not do that."""
+    """Whether Redis answered that its user may not do that."""
     return isinstance(error.__cause__, NoPermissionError)
 
 
 def delays(*, first_s: float = 0.05, most_s: float = 2.0) -> Iterator[float]:
-    """Pauses between attempts, without end: doubling up to a bound, with jitter."""
+    """Pauses between attempts, without end: doubling up to a limit, with jitter."""
     delay = first_s
     while True:
         yield delay * random.uniform(0.5, 1.0)
@@ -162,12 +163,12 @@ def delays(*, first_s: float = 0.05, most_s: float = 2.0) -> Iterator[float]:
 
 
 class _Cancellable(AbstractConnection):
-    """A connection that is bounded as a whole while it is made, and whose sending never swallows a
+    """A connection with a deadline for connecting as a whole, and whose sends never swallow a
     cancellation.
 
-    redis-py gives each step of the making a deadline of its own, and puts `asyncio.wait_for` around
-    each send that has one. On Python 3.11 that loses a cancellation which arrives in the moment the
-    send is done: the cancelled task goes on, and an `asyncio.timeout` around it never fires.
+    redis-py has a deadline for each step of connecting, and wraps each send that has one in
+    `asyncio.wait_for`. On Python 3.11 that loses a cancellation that arrives at the moment the send
+    completes: the cancelled task continues, and an `asyncio.timeout` around it never fires.
     """
 
     async def connect(self) -> None:
@@ -180,7 +181,7 @@ class _Cancellable(AbstractConnection):
             await self.disconnect(nowait=True)
             raise RedisTimeoutError("Timeout connecting to server") from None
         except BaseException:
-            # A connection that was not introduced to the end must not be taken for one that was.
+            # A connection that was not fully authenticated must not look like one that was.
             await self.disconnect(nowait=True)
             raise
 
@@ -213,6 +214,6 @@ def client_name(name: str) -> str:
 def _explain(error: Exception) -> str:
     if fault := tls_fault(error):
         return f"{type(error).__name__}: {fault}"
-    # A pipeline's error quotes the whole command, arguments and all: only its cause is for logs.
+    # A pipeline's error quotes the whole command with its arguments, so only its cause is logged.
     said = str(error).rpartition("caused error: ")[2]
     return f"{type(error).__name__}: {said[:200]}"

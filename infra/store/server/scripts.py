@@ -1,10 +1,10 @@
-"""The store's Lua scripts: read from `lua/`, run by their digest, loaded when Redis has lost them.
+"""The store's Lua scripts: read from `lua/`, run by digest, loaded again if Redis has lost them.
 
-A script reads its keys and arguments by name (`infra.store.server.calls`). In front of it stands
-what it uses of the definitions that scripts share: the functions of `lua/shared/`, the patterns of
-the keys it finds only while it runs, and the legal steps of `infra.wire.states`. So a script can
-make no step that the tables do not have. Keys known beforehand travel in KEYS. (Redis Cluster,
-where all keys must be in KEYS, is not promised.)
+A script reads its keys and arguments by name (`infra.store.server.calls`). It is preceded by the
+shared definitions that it uses: functions of `prelude.lua`, patterns of keys that it computes at
+run time, and the transitions of `infra.wire.states`. So a script cannot make a transition that the
+tables do not have. Keys known beforehand travel in KEYS. (Redis Cluster, where all keys must be in
+KEYS, is not supported.)
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ _Answer = TypeVar("_Answer")
 class Script:
     """A script as Redis sees it, and how to call it.
 
-    `keys` are the names of its keys, in the order they travel in.
+    `keys` are the names of its keys, in the order in which they travel.
     """
 
     source: str
@@ -72,8 +72,8 @@ class Scripts:
         self._loaded: dict[type, Script] = {}
 
     async def run(self, call: Call[_Answer], **keys: str) -> _Answer:
-        """The script's answer. `keys` are those that its head lists, by these names; the last may
-        be left out where the head says so.
+        """Run a script and return its answer. `keys` are those listed in its head, by these names;
+        the last one may be left out if the head says so.
 
         Survives a SCRIPT FLUSH and a restarted Redis. Raises `StoreUnavailable`.
         """
@@ -83,7 +83,7 @@ class Scripts:
             try:
                 reply = await self._redis.execute_command("EVALSHA", script.sha, *sent)  # type: ignore[no-untyped-call]
             except NoScriptError:
-                # EVAL also keeps the script, so the next call finds it again.
+                # EVAL also caches the script, so the next call finds it again.
                 reply = await self._redis.execute_command("EVAL", script.source, *sent)  # type: ignore[no-untyped-call]
         answer: _Answer = script.read(reply)
         return answer
@@ -104,7 +104,7 @@ def _in_order(script: Script, call: Call[Any], keys: Mapping[str, str]) -> list[
 
 
 def load(call: type[Call[Any]], keys: Keys) -> Script:
-    """A script of `lua/`, with what it needs of the shared definitions in front."""
+    """A script of `lua/`, preceded by the shared definitions that it needs."""
     body = (_FOLDER / f"{call.script}.lua").read_text()
     names, shape = _key_names(body), shape_of(call)
     source = _needed_of(_shared(keys), body) + shape.rows_in_lua() + shape.placed(body, names)
@@ -113,7 +113,7 @@ def load(call: type[Call[Any]], keys: Keys) -> Script:
 
 
 def _key_names(body: str) -> tuple[str, ...]:
-    """What the head of a script lists under KEYS, without the explanations in parentheses."""
+    """The names that the head of a script lists under KEYS, without explanations in parentheses."""
     block = _KEYS.search(body)
     listed = re.sub(r"\([^)]*\)|^--", "", block[1], flags=re.MULTILINE) if block else "none"
     names = tuple(name.strip() for name in listed.split(","))
@@ -133,15 +133,16 @@ def _shared(keys: Keys) -> str:
 
 
 def _needed_of(shared: str, body: str) -> str:
-    """Those shared definitions that the body uses, or that such a one uses.
+    """The shared definitions that the body uses, directly or indirectly.
 
-    Redis makes each of them anew in every call: all of them took as long as several commands.
+    Redis creates each of them anew in every call; all of them together took as long as several
+    commands.
     """
     starts = [*_DEFINITION.finditer(shared)]
     ends = [*(match.start() for match in starts[1:]), len(shared)]
     needed = ""
     for match, end in reversed([*zip(starts, ends, strict=True)]):
-        # A definition uses only what stands before it.
+        # A definition only uses definitions before it.
         if re.search(rf"\b{match[1]}\b", _COMMENT.sub("", needed + body)):
             needed = shared[match.start() : end] + needed
     return needed

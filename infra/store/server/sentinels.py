@@ -1,9 +1,10 @@
-"""A Redis that Sentinels watch: where its primary is now, and connections that follow it.
+"""Redis behind Sentinels: finds its current primary, and makes connections follow it.
 
-A connection asks before it is made, makes sure that it has come to a primary, and is broken off
-when that has become a replica or another one is known: an old primary that was only frozen would
-go on to take writes, which are lost when it is told. Pools of one client share what is known;
-`infra.store.server.channel.follow_primary` hears of a failover in the moment of it.
+A connection asks for the primary before it connects, verifies that it has reached a primary, and is
+closed when that primary has become a replica or another one is known. Otherwise an old primary that
+was only frozen would keep accepting writes, which are lost when it learns of the failover. The
+pools of one client share what is known; `infra.store.server.channel.follow_primary` hears of a
+failover immediately.
 """
 
 from __future__ import annotations
@@ -27,9 +28,9 @@ SCHEMES = ("redis+sentinel", "rediss+sentinel")
 PORT = 26379
 SERVICE = "mymaster"
 ASK_TIMEOUT_S = 1.0
-"""One Sentinel gets this long; the next one is asked then."""
+"""Seconds for one Sentinel to answer; then the next one is asked."""
 FRESH_S = 0.5
-"""An answer is good for this long, unless a connection fails."""
+"""Seconds that an answer is valid, unless a connection fails."""
 
 Address = tuple[str, int]
 
@@ -38,13 +39,13 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class SentinelPlace:
-    """What a Sentinel URL says."""
+    """The contents of a Sentinel URL."""
 
     sentinels: Sequence[Address]
     service: str
     is_tls: bool
     options: Mapping[str, Any] = field(default_factory=dict)
-    """For connections to Redis: database, credentials, and what the query adds."""
+    """For connections to Redis: database, credentials, and options of the query."""
     sentinel_options: Mapping[str, Any] = field(default_factory=dict)
     """For connections to the Sentinels: their own credentials."""
 
@@ -89,7 +90,7 @@ def _address(host: str) -> Address:
 
 
 class Primary:
-    """Where the primary of one service is, as far as anybody here knows."""
+    """The address of one service's primary, as far as this process knows."""
 
     known: Address | None
     """The newest answer."""
@@ -97,7 +98,7 @@ class Primary:
     def __init__(
         self, sentinels: Sequence[Address], service: str, sentinel_options: Mapping[str, Any]
     ) -> None:
-        """`sentinel_options` are connection arguments, connection class included."""
+        """`sentinel_options` are connection arguments, including the connection class."""
         self.known = None
         self._sentinels = list(sentinels)
         self._service = service
@@ -109,26 +110,26 @@ class Primary:
 
     @property
     def sentinels(self) -> Sequence[Address]:
-        """The one that answered last comes first."""
+        """The Sentinels; the one that answered last comes first."""
         return tuple(self._sentinels)
 
     def client_of(self, sentinel: Address) -> Redis:
-        """A client of one Sentinel; `aclose()` it."""
+        """A client of one Sentinel; close it with `aclose()`."""
         host, port = sentinel
         return Redis.from_pool(ConnectionPool(**self._options, host=host, port=port))
 
     def take_in(self, connection: PrimaryConnection) -> None:
-        """Have it broken off when another primary is known."""
+        """Register a connection, to be closed when another primary is known."""
         self._connections.add(connection)
 
     def announced(self, message: bytes) -> None:
-        """A Sentinel said: service, old address, new address."""
+        """A Sentinel reported a failover: service, old address, new address."""
         match message.decode(errors="replace").split():
             case [self._service, _, _, host, port] if port.isdigit():
                 self._is_at((host, int(port)))
 
     async def find(self) -> Address:
-        """Its address; asks the Sentinels unless that has just been done.
+        """Its address. Asks the Sentinels unless that was just done.
 
         Raises `MasterNotFoundError` while none of them knows a primary that answers.
         """
@@ -137,7 +138,7 @@ class Primary:
             if self.known is not None and time.monotonic() - self._found_s < FRESH_S:
                 return self.known
             if self._failed_s >= came_s:
-                raise MasterNotFoundError(self._failure)  # To a question asked while we waited.
+                raise MasterNotFoundError(self._failure)  # The answer to a question that was asked while we waited.
             try:
                 found = await self._ask_all()
             except MasterNotFoundError as error:
@@ -157,11 +158,11 @@ class Primary:
             connection.break_off()
 
     def doubt(self) -> None:
-        """It could not be reached, or is none any more: ask again."""
+        """It could not be reached, or is no longer the primary: ask again."""
         self._found_s = -FRESH_S
 
     async def _ask_all(self) -> Address:
-        """Each in turn, first the one that answered last."""
+        """Ask them one after the other, first the one that answered last."""
         faults = []
         for sentinel in list(self._sentinels):
             try:
@@ -184,7 +185,7 @@ class Primary:
 
 
 class PrimaryConnection(Connection):
-    """A connection to whatever is the primary when it is made."""
+    """A connection to the primary at the time of connecting."""
 
     def __init__(self, *, primary: Primary, **options: Any) -> None:
         self._primary = primary
@@ -192,12 +193,13 @@ class PrimaryConnection(Connection):
         primary.take_in(self)
 
     def break_off(self) -> None:
-        """At once, whatever answer is waited for, unless it is connected to the primary."""
+        """Close it at once, even if it waits for an answer, unless it is connected to the
+        primary."""
         if self._writer is not None and (self.host, self.port) != self._primary.known:
             self._writer.transport.abort()
 
     async def connect(self) -> None:
-        """Unless it is connected to the primary already."""
+        """Connect, unless it is already connected to the primary."""
         if self.is_connected and (self.host, self.port) != self._primary.known:
             await self.disconnect(nowait=True)
         await super().connect()  # type: ignore[no-untyped-call]
@@ -211,20 +213,20 @@ class PrimaryConnection(Connection):
             raise
 
     async def on_connect(self) -> None:
-        """Introduce ourselves, and see whether it knows that it is the primary."""
+        """Authenticate, and check that the server knows that it is the primary."""
         await super().on_connect()
         await self.send_command("ROLE", check_health=False)
         try:
             [role, *_] = await self.read_response()
         except NoPermissionError:
-            return  # Somebody else's users: a write to a replica is refused anyway.
+            return  # These users may not ask; a write to a replica is refused anyway.
         if role != b"master":
             self._primary.doubt()
             raise RedisConnectionError(f"{self.host}:{self.port} is not the primary")
 
     async def read_response(self, *arguments: Any, **options: Any) -> Any:
-        """The reply; a replica's refusal to write ends the connection, so that the next one finds
-        the primary."""
+        """The reply. If a replica refuses a write, the connection is closed, so that the next one
+        finds the primary."""
         try:
             return await super().read_response(*arguments, **options)
         except ReadOnlyError:

@@ -1,7 +1,7 @@
-"""TLS towards Redis and its Sentinels: one context for all connections of a client.
+"""TLS for Redis and its Sentinels: one context for all connections of a client.
 
-Where we leave redis-py's ways on purpose: it does not check the host name by default, reads every
-CA of the system again for each connection, and trusts those beside the CA it was given.
+Differences from redis-py, on purpose: redis-py does not check the host name by default, reads all
+CAs of the system again for each connection, and trusts them in addition to the given CA.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _FALSE = ("0", "f", "false", "n", "no")
 
 @dataclass(frozen=True)
 class TlsFiles:
-    """PEM files: the CA that alone is trusted (none: the system's), our certificate and its key."""
+    """PEM files: the only trusted CA (none: the system's), our certificate and its key."""
 
     ca: Path | None = None
     certificate: Path | None = None
@@ -32,8 +32,8 @@ class TlsFiles:
 def take_tls(options: dict[str, Any], files: TlsFiles) -> ssl.SSLContext:
     """The context for a URL's `ssl_*` options, which are removed, and the files.
 
-    The URL's files win. Certificate and host name are checked unless the URL says
-    `ssl_cert_reqs=none`, the host name unless it says `ssl_check_hostname=false`. Raises
+    The URL's files win. Certificate and host name are checked, unless the URL says
+    `ssl_cert_reqs=none`; the host name is checked unless it says `ssl_check_hostname=false`. Raises
     `ValueError`, naming what is wrong.
     """
     said = {name: options.pop(name) for name in list(options) if name.startswith("ssl_")}
@@ -60,7 +60,7 @@ def take_tls(options: dict[str, Any], files: TlsFiles) -> ssl.SSLContext:
 
 
 class TlsConnection(Connection):
-    """A TCP connection secured by a context that was made once."""
+    """A TCP connection secured by a context that was created once."""
 
     def __init__(self, *, tls: ssl.SSLContext, **options: Any) -> None:
         self._tls = tls
@@ -71,7 +71,7 @@ class TlsConnection(Connection):
 
 
 def tls_fault(error: BaseException | None) -> str | None:
-    """What was wrong with TLS, if that is what an error comes from."""
+    """What is wrong with TLS, if that caused an error."""
     while error is not None:
         if isinstance(error, ssl.SSLCertVerificationError):
             return (
