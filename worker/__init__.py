@@ -1,1 +1,1 @@
-"""Owns turns and containers: claims turns, runs their agents, reaps what is idle."""
+"""Owns turns and containers: claims turns, runs their agents, stops idle containers."""

@@ -1,7 +1,7 @@
 """The generated part of ARCHITECTURE.md that shows a worker's own state machines.
 
-`python -m worker.diagrams [--write|--check]` from the repository's root, as
-`infra.reference.diagrams` for what other programs see. A test fails when the document and the
+`python -m worker.diagrams [--write|--check]` from the repository's root, like
+`infra.reference.diagrams` for states that other programs see. A test fails if the document and the
 tables differ.
 """
 

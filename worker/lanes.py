@@ -1,7 +1,7 @@
-"""What the lanes of a worker have in common: how they are served, and the tasks they hold.
+"""What the lanes of a worker have in common: how they are served, and their tasks.
 
-A lane is one kind of work: conversations with their agents (`worker.placement.placement`), side
-turns (`worker.side.lane`). Each has room of its own.
+A lane is one kind of work: conversations with their agents (`worker.placement.placement`), or side
+turns (`worker.side.lane`). Each has capacity of its own.
 """
 
 from __future__ import annotations
@@ -14,44 +14,46 @@ from infra.wire.ids import ConversationKey, TurnId
 
 
 class WorkerLane(Protocol):
-    """One kind of work of a worker. `run` first; what it works on lives in its task group."""
+    """One kind of work of a worker. Start `run` first; the lane's work runs in its task group."""
 
     @property
     def used(self) -> int:
-        """How much of its room is taken."""
+        """How much of its capacity is in use."""
         ...
 
     def has_room(self) -> bool:
-        """Whether more may come."""
+        """Whether it can take more."""
         ...
 
     async def claim(self, turn: TurnId) -> None:
-        """A hint for this worker: see that somebody works on the turn. Takes milliseconds.
+        """Follow a hint for this worker: make sure that somebody works on the turn. Takes
+        milliseconds.
 
-        Without room it is left to another worker. Raises `StoreUnavailable`.
+        Without room, the turn is left to another worker. Raises `StoreUnavailable`.
         """
         ...
 
     def cancel(self, c: ConversationKey, turn: TurnId) -> None:
-        """Somebody wants the turn stopped; one that is not here is no error."""
+        """Somebody wants the turn stopped. It is not an error if the turn is not here."""
         ...
 
     async def run(self) -> None:
-        """Until cancelled; what it works on then stops where it is."""
+        """Run until cancelled; running work then stops where it is."""
         ...
 
     async def wait_running(self) -> None:
-        """Until `run` has begun."""
+        """Wait until `run` has started."""
         ...
 
     def close(self) -> None:
-        """Take nothing any more."""
+        """Take no more work."""
         ...
 
     async def drain(self, *, is_retiring: bool) -> None:
-        """Close, and be left by everything: ended or handed over.
+        """Close, and end or hand over all work.
 
-        `is_retiring`: nothing is to stay on this host. Bounded; what is left then is logged.
+        `is_retiring`: nothing may stay on this host. Takes bounded time; what is left then is
+        logged.
         """
         ...
 
@@ -61,7 +63,7 @@ Member = TypeVar("Member")
 
 
 class Members(Generic[Key, Member]):
-    """What a lane works on: members by their key, their tasks in one group."""
+    """The work of a lane: members by key, with their tasks in one group."""
 
     def __init__(self) -> None:
         self._members: dict[Key, Member] = {}
@@ -76,35 +78,35 @@ class Members(Generic[Key, Member]):
 
     @property
     def by_key(self) -> Mapping[Key, Member]:
-        """The members, as they come and go."""
+        """The current members."""
         return self._members
 
     def has_closed(self) -> bool:
-        """Whether nothing is to come any more. It may change with every await."""
+        """Whether no more may be added. May change with every await."""
         return self._is_closed
 
     def close(self) -> None:
-        """From now on nothing is to come."""
+        """From now on, none may be added."""
         self._is_closed = True
 
     def put(self, key: Key, member: Member) -> None:
-        """It is a member now, in the place of the one with this key."""
+        """Add a member, replacing the one with this key."""
         self._members[key] = member
         self._empty.clear()
 
     def remove(self, key: Key) -> None:
-        """It is no member any more; its task may still have something to do."""
+        """Remove a member; its task may still be running."""
         del self._members[key]
         if not self._members:
             self._empty.set()
 
     def start(self, task: Coroutine[Any, Any, None]) -> None:
-        """Have it done in the group. Only while `hold` runs."""
+        """Run a task in the group. Only while `hold` runs."""
         assert self._group is not None, "the lane is not running"
         self._group.create_task(task)
 
     async def hold(self, loop: Coroutine[Any, Any, None]) -> None:
-        """Have a group of tasks while this loop runs, and close with it."""
+        """Provide a task group while this loop runs, and close with it."""
         async with asyncio.TaskGroup() as group:
             self._group = group
             self._running.set()
@@ -114,11 +116,11 @@ class Members(Generic[Key, Member]):
                 self.close()
 
     async def wait_running(self) -> None:
-        """Until there is a group."""
+        """Wait until there is a group."""
         await self._running.wait()
 
     async def wait_empty(self, *, timeout_s: float) -> bool:
-        """Until there is no member; False when that takes longer."""
+        """Wait until there are no members; False if that takes longer."""
         try:
             async with asyncio.timeout(timeout_s):
                 await self._empty.wait()

@@ -1,4 +1,4 @@
-"""A lifecycle that refuses steps its table does not have, and remembers its last ones."""
+"""A lifecycle that refuses transitions that its table does not have, and remembers recent ones."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from typing import Generic, TypeVar
 from infra.wire.states import advance
 
 STORY_MAX = 20
-"""Steps a `Life` remembers, for the error that an illegal one raises."""
+"""Transitions that a `Life` remembers, for the error that an illegal one raises."""
 
 
 State = TypeVar("State", bound=StrEnum)
 
 
 class Life(Generic[State]):
-    """One thing's state, moved by its table only, with the story of its last steps."""
+    """The state of one thing, changed only by its table, with its recent transitions."""
 
     def __init__(self, thing: str, start: State, table: Mapping[State, frozenset[State]]) -> None:
         self.state = start
@@ -26,6 +26,6 @@ class Life(Generic[State]):
         self._story: deque[str] = deque([start], maxlen=STORY_MAX)
 
     def to(self, new: State) -> None:
-        """Take a step. Raises `IllegalTransition` with the story."""
+        """Make a transition. Raises `IllegalTransition` with the recent ones."""
         self.state = advance(self._thing, self.state, new, self._table, tuple(self._story))
         self._story.append(new)

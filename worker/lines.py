@@ -1,8 +1,8 @@
-"""An agent's bytes, cut into lines under bounds.
+"""Splits an agent's bytes into lines, within limits.
 
-How long a line may be depends on what it is, which its first bytes tell: a few KB for an answer, 2
-MB for a frame, what a store keeps for transcript entries. All that a worker holds of long lines is
-bounded too, over all its agents. Parses nothing; used by `worker.turns.agent_link`.
+The maximum length of a line depends on its kind, which its first bytes show: a few KB for an
+answer, 2 MB for a frame, the store's limit for transcript entries. The total memory for long lines
+of all agents is limited too. Parses nothing; used by `worker.turns.agent_link`.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from infra.wire.link import (
 )
 
 LONG_LINE_BYTES = 256 * 1024
-"""What is under way of a line is counted from here on."""
+"""An incomplete line counts from this size on."""
 GROWING_MAX_BYTES = 64 * 1024 * 1024
-"""What a worker holds of long lines that are under way, over all its agents."""
+"""Bytes of incomplete long lines that a worker holds, for all its agents."""
 LARGE_AT_ONCE = 2
 WAITING_MAX_BYTES = LARGE_AT_ONCE * TRANSCRIPT_LINE_MAX_BYTES
-"""And of lines that wait to be stored: as many of the longest as are stored at once."""
+"""Bytes of lines that wait to be stored: as many of the longest as are stored at once."""
 HEAD_BYTES = 512
-"""What is kept of a line that is read past: enough to know what it was."""
+"""Bytes kept of a skipped line: enough to know its kind."""
 
 
 class CutLine(bytes):
@@ -38,21 +38,22 @@ class CutLine(bytes):
 
 
 class LineHolder(Protocol):
-    """Who holds a long line that is under way."""
+    """The holder of an incomplete long line."""
 
     def drop_line(self) -> None:
-        """Let go of it, and of the peer that sends it, which may send it again."""
+        """Drop the line and the link it came from; the agent may send it again."""
         ...
 
 
 class HeldLines:
-    """The long lines of all agents of a worker, within two bounds.
+    """The long lines of all agents of a worker, within two limits.
 
-    An honest line is under way for milliseconds. So when all are too much, the one that has been
-    under way the longest is dropped: an agent that leaves its line unfinished blocks nobody.
+    An honest line is incomplete only for milliseconds. So if all together are too large, the one
+    that has been incomplete for longest is dropped: an agent that leaves its line unfinished blocks
+    nobody.
 
-    What waits has a bound of its own, and is refused beyond it. It waits for a store that may be
-    slow or away, so it must not take the room of the lines that are under way.
+    Lines that wait to be stored have a limit of their own and are refused beyond it. They wait for
+    a store that may be slow or unavailable, so they must not use the memory of incomplete lines.
     """
 
     def __init__(
@@ -65,7 +66,7 @@ class HeldLines:
         self._growing: dict[LineHolder, int] = {}
         self._waiting_bytes = 0
         self.large = asyncio.Semaphore(LARGE_AT_ONCE)
-        """Held while a long line is read and stored, which takes a few times its length."""
+        """Held while a long line is parsed and stored, which takes a few times its length."""
 
     @property
     def held_bytes(self) -> int:
@@ -80,13 +81,13 @@ class HeldLines:
             oldest.drop_line()
 
     def ended(self, holder: LineHolder) -> None:
-        """Its line is whole, or gone."""
+        """Its line is complete, or gone."""
         self._growing.pop(holder, None)
 
     def wait(self, size_bytes: int) -> bool:
-        """Whether a whole line may wait for what becomes of it.
+        """Whether a complete line may wait to be handled.
 
-        If so, `done` when it waits no more.
+        If so, call `done` when it no longer waits.
         """
         if self._waiting_bytes + size_bytes > self._waiting_max_bytes:
             return False
@@ -98,12 +99,12 @@ class HeldLines:
 
 
 class LineCutter:
-    """Cuts one connection's bytes."""
+    """Splits the bytes of one connection."""
 
     def __init__(self, holder: LineHolder, held: HeldLines) -> None:
         self._holder = holder
         self._held = held
-        # Not a list of pieces: each would cost an object, and a sender chooses how small they are.
+        # Not a list of pieces: each would cost an object, and the sender chooses their size.
         self._partial = bytearray()
         self._skipped_bytes = 0
         self._is_skipping = False
@@ -111,10 +112,11 @@ class LineCutter:
         """After the welcome lines may be longer."""
 
     def feed(self, data: bytes) -> Iterator[bytes]:
-        """The lines that are whole now, without their breaks; a `CutLine` among them was too long.
+        """The lines that are complete now, without their line breaks; a `CutLine` among them was
+        too long.
 
-        One by one, because the first may be the welcome. Raises `MalformedMessage` for a line that
-        grows longer than its kind may be.
+        Yields them one by one, because the first may be the welcome. Raises `MalformedMessage` for
+        a line that exceeds the limit of its kind.
         """
         if self._partial:
             end = data.find(b"\n")
@@ -131,7 +133,7 @@ class LineCutter:
             self._grow(rest)
 
     def drop(self) -> None:
-        """Forget what is under way."""
+        """Drop the incomplete line."""
         self._held.ended(self._holder)
         self._partial = bytearray()
 
@@ -153,7 +155,7 @@ class LineCutter:
             self._check()
 
     def _check(self) -> None:
-        """Bound what is under way by what it is, and note it where it is long."""
+        """Limit the incomplete line by its kind, and count it if it is long."""
         size = len(self._partial)
         if self.is_greeted and self._partial.startswith(TRANSCRIPT_HEAD):
             if size > TRANSCRIPT_LINE_MAX_BYTES:
@@ -171,7 +173,7 @@ class LineCutter:
 
 
 def check_length(line: bytes | bytearray, *, is_greeted: bool) -> None:
-    """Raises `MalformedMessage` for a line, no transcript's, that is longer than it may be."""
+    """Raises `MalformedMessage` for a line (not a transcript's) beyond its limit."""
     longest = GREETING_MAX_BYTES
     if is_greeted:
         longest = FRAME_MAX_BYTES if is_frame(line) else ANSWER_MAX_BYTES

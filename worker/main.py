@@ -1,7 +1,7 @@
-"""`python -m worker.main`: one worker, from its settings to an orderly end.
+"""`python -m worker.main`: one worker, from its settings to an orderly shutdown.
 
-SIGTERM or SIGINT: see `worker.process`. Exit codes: 0 left in order, 1 it cannot work here (the
-message says why), anything else a fault.
+SIGTERM or SIGINT: see `worker.process`. Exit codes: 0 normal exit, 1 it cannot work here (the
+message says why), anything else a bug.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 async def work(settings: Settings) -> None:
     """Work until told to stop.
 
-    Raises `SettingsRefused`, `NoIsolation` and `StoreUnavailable` when it cannot begin.
+    Raises `SettingsRefused`, `NoIsolation` and `StoreUnavailable` if it cannot start.
     """
     clock = SystemClock()
     with stop_signals() as stop:
@@ -59,7 +59,7 @@ def main() -> int:
 
 
 def run(settings: Settings) -> None:
-    """Run on uvloop where there is one: it saves about a tenth of the time per delta."""
+    """Run on uvloop if available: it saves about a tenth of the time per delta."""
     try:
         import uvloop
     except ImportError:  # pragma: no cover - Windows, PyPy

@@ -1,10 +1,10 @@
-"""The leases this worker holds: acquired, renewed together, given up.
+"""The leases of this worker: acquired, renewed together, released.
 
-One loop renews all of them every 5 s. A lease that could not be confirmed for 10 s by this
-machine's clock, which counts what it was suspended for, fences itself: nothing more is published
-under it until Redis confirms it again, for by 15 s another worker may own the conversation. That
-test is made at each use and needs no timer, so a process that was frozen finds its leases fenced at
-the first instruction after it.
+One loop renews all of them every 5 s. A lease that was not confirmed for 10 s fences itself:
+nothing more is published under it until Redis confirms it again, because after 15 s another worker
+may own the conversation. The time is measured by this machine's clock, including time in which it
+was suspended. The check is made at each use and needs no timer, so a process that was frozen finds
+its leases fenced at its first instruction afterwards.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ CancelListener = Callable[[ConversationKey, TurnId, str], None]
 _NO_FENCE = Fence(0)
 _RETRY_AFTER_S = 1.0
 _ROUND_LATE = 1.2
-"""So many rounds without a confirmation are no chance any more."""
+"""This many rounds without a confirmation are not a coincidence."""
 
 
 class HeldLease:
-    """A lease and how fresh our belief in it is."""
+    """A lease, and when it was last confirmed."""
 
     def __init__(
         self, lease: Lease, clock: Clock, *, confirmed_s: float, fence_after_s: float
@@ -60,14 +60,14 @@ class HeldLease:
 
     @property
     def unconfirmed_s(self) -> float:
-        """For how long Redis has not said that it is ours."""
+        """Seconds since Redis last confirmed that the lease is ours."""
         return self._clock.monotonic() - self._confirmed_s
 
     async def until_sure(self) -> None:
-        """Wait until nobody else can own the conversation yet. Raises `LeaseLost`.
+        """Wait until it is certain that nobody else owns the conversation. Raises `LeaseLost`.
 
-        Before anything is started: a process that was frozen comes to itself in the middle of
-        whatever it did, and may be somebody else's predecessor by then.
+        Call this before starting anything: a process that was frozen continues in the middle of its
+        work, and another worker may have taken over meanwhile.
         """
         while not self.may_publish():
             if self.lost.is_set() or self._is_given_up:
@@ -76,22 +76,23 @@ class HeldLease:
             await self._news.wait()
 
     async def until_lost(self) -> None:
-        """Wait for its loss, and raise `LeaseLost` then: a task beside what is done under it."""
+        """Wait until the lease is lost, then raise `LeaseLost`. Run it beside work under the
+        lease."""
         await self.lost.wait()
         raise LeaseLost(self.conversation, self.fence)
 
     def confirm(self, asked_s: float) -> None:
-        """Redis confirmed it to a question asked then."""
+        """Redis confirmed the lease in answer to a question asked at this time."""
         self._confirmed_s = asked_s
         self._news.set()
 
     def lose(self) -> None:
-        """It is another's, or nobody's. There is no way back."""
+        """The lease belongs to another worker, or to nobody. This is final."""
         self.lost.set()
         self._news.set()
 
     def give_up(self) -> None:
-        """We want it no more: nothing is published under it, and nobody is told of a loss."""
+        """We no longer want it: nothing is published under it, and its loss is not reported."""
         self._is_given_up = True
         self._news.set()
 
@@ -110,7 +111,8 @@ class Ownership:
         renew_every_s: float = RENEW_EVERY_S,
         fence_after_s: float = SELF_FENCE_AFTER_S,
     ) -> None:
-        """`on_cancelled` hears of unfinished turns somebody wants stopped, again at each round."""
+        """`on_cancelled` is called for unfinished turns that somebody wants stopped, again in each
+        round."""
         self._leases = leases
         self._clock = clock
         self._worker = worker
@@ -125,7 +127,7 @@ class Ownership:
         return len(self._held)
 
     async def acquire(self, c: ConversationKey, *, above: Fence = _NO_FENCE) -> HeldLease:
-        """`above` is a fence that an owner has had, as far as this host remembers.
+        """Acquire a lease. `above` is the newest fence of an owner that this host remembers.
 
         Raises `LeaseHeld` and `StoreUnavailable`.
         """
@@ -140,7 +142,7 @@ class Ownership:
         return held
 
     def superseded(self, c: ConversationKey, fence: Fence) -> None:
-        """Somebody has seen a newer owner than that: a lease of ours that is older is lost."""
+        """Somebody has seen this newer owner: an older lease of ours is lost."""
         held = self._held.get(c)
         if held is not None and held.fence <= fence:
             log.warning("lease lost", extra=fields(conversation=c, fence=held.fence))
@@ -148,23 +150,22 @@ class Ownership:
             self.forget(held)
 
     async def make_sure(self, held: HeldLease) -> None:
-        """As `HeldLease.until_sure`, before what cannot be taken back: Redis is asked when the last
-        round should have confirmed the lease and has not. Raises `LeaseLost`.
-        """
+        """Like `HeldLease.until_sure`, before an irreversible step: Redis is asked if the last
+        round should have confirmed the lease and did not. Raises `LeaseLost`."""
         if held.unconfirmed_s > self._renew_every_s * _ROUND_LATE:
             await self.renew()
         await held.until_sure()
 
     async def release(self, held: HeldLease, state: ConversationState) -> TurnId | None:
-        """Give it up at once, here and in Redis; a turn that waits is returned.
+        """Release the lease at once, here and in Redis. Returns a waiting turn.
 
-        Raises `StoreUnavailable`; it then lapses.
+        Raises `StoreUnavailable`; then the lease expires.
         """
         self.forget(held)
         return await self._leases.release(held.lease, state)
 
     def forget(self, held: HeldLease) -> None:
-        """Renew it no more."""
+        """No longer renew it."""
         held.give_up()
         if self._held.get(held.conversation) is held:
             del self._held[held.conversation]
@@ -179,11 +180,11 @@ class Ownership:
             await self._clock.sleep(max(0.0, wait_s - took_s))
 
     async def renew(self) -> bool:
-        """One round over all leases; False when Redis did not answer."""
+        """Renew all leases once. False if Redis did not answer."""
         round_of = list(self._held.values())
         if not round_of:
             return True
-        # Before the question, not after the answer: the lease counts from when Redis saw it.
+        # The time before the question, not after the answer: the lease runs from when Redis got it.
         asked_s = self._clock.monotonic()
         try:
             renewal = await self._leases.renew([held.lease for held in round_of])

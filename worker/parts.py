@@ -1,7 +1,7 @@
-"""What the worker's modules are given: who we are, what we talk to, how patient we are.
+"""What the worker's parts are given: identity, dependencies, and timings.
 
-A bundle for each floor of the worker, and a part takes the lowest one that has what it needs: the
-run of a turn cannot reach containers, and what runs on this host knows no store.
+There is one bundle per layer of the worker, and each part takes the smallest one that it needs: the
+run of a turn cannot reach containers, and what runs on this host does not know the store.
 """
 
 from __future__ import annotations
@@ -36,63 +36,64 @@ from worker.ownership import Ownership
 
 @dataclass(frozen=True)
 class Timings:
-    """How long the worker waits for what. The defaults are the design's; tests use shorter ones."""
+    """How long the worker waits for what, in seconds. The defaults are the design's; tests use
+    shorter ones."""
 
     log_every_s: float = 0.25
     meter_every_s: float = 2.0
-    """Between two looks at what a running turn has used. A gateway that ends loses this much."""
+    """Between two readings of a running turn's usage. A gateway that is killed loses this much."""
     connect_pause_s: float = 0.01
-    """Between two looks for the socket of a starting agent: it listens after less than 1 s."""
+    """Between two checks for the socket of a starting agent, which listens after less than 1 s."""
     connect_pause_max_s: float = 0.03
     greeting_s: float = 5.0
     relink_s: float = 10.0
-    """An agent whose link broke and cannot be reached for this long is given up."""
+    """An agent whose link broke is given up if it cannot be reached for this long."""
     silence_s: float = 10.0
-    """A silent agent is pinged after this long, and relinked after twice as long."""
+    """A silent agent is pinged after this long, and connected again after twice as long."""
     sweep_at_least_s: float = 2.0
     sweep_at_most_s: float = 5.0
     unclaimed_after_s: float = 2.0
     reconcile_every_s: float = 30.0
     orphan_grace_s: float = 60.0
     host_patience_s: float = 18.0
-    """The host of a worker that fell silent may bring up another one for so long after it was heard
-    of last. Then its turns are ended: within 30 s of a host's loss."""
+    """After a worker went silent, its host has this long to bring up another one. Then its turns
+    are ended, which is within 30 s of a host's loss."""
     successor_patience_s: float = 60.0
-    """The same for one that left in order: a deploy takes its time."""
+    """The same after a worker that left in order, because a deploy takes time."""
     name_patience_s: float = 20.0
-    """Workers of another machine under this host's name may be of the past for so long: a heartbeat
-    is good for 15 s."""
+    """Registered workers of another machine under this host's name may be dead for this long,
+    because a heartbeat is valid for 15 s."""
     home_patience_s: float = 3.0
     """A turn younger than this is sent to the host that has its conversation's files."""
     give_way_after_s: float = 1.0
-    """Where there is no room, a warm conversation leaves its place to another tenant's after its
-    turn, once that has waited for this long: where there is room, a turn is placed in less."""
+    """If there is no room, a warm conversation gives its place to another tenant's after its turn,
+    if that one has waited for this long. If there is room, placing a turn takes less time."""
     hand_over_s: float = 5.0
-    """Giving one conversation away may take this long; then its lease lapses instead."""
+    """Handing one conversation over may take this long; then its lease expires instead."""
     stop_grace_s: float = 2.0
     stop_max_s: float = 60.0
-    """A host that has not said by then that a container is gone counts as one that failed to."""
+    """A host that has not confirmed by then that a container is gone has failed to stop it."""
     transcript_grace_s: float = 5.0
-    """A container that is to stop waits this long for the store to take its last entries."""
+    """Before a container is stopped, the store has this long to accept its last entries."""
     inventory_every_s: float = 20.0
-    """Between two lists of the host's containers for people to read; a list is good for 60 s."""
+    """Between two inventories of the host's containers for people; one is valid for 60 s."""
     keep_starts_every_s: float = 5.0
-    """How often it says which agents are still starting: one of which nothing is heard for six
-    times as long takes no start from the others."""
+    """How often the worker reports which agents are still starting. A start that is not reported
+    for six times as long no longer counts."""
     engine_cool_down_s: float = 1.0
-    """A host whose engine fails tries it again after this long: short, for it may have been the
-    conversation's doing. Then after twice as long..."""
+    """A failed engine is tried again after this long. It is short, because the conversation may
+    have been the cause. The time doubles with each failure..."""
     engine_cool_down_max_s: float = 60.0
     """...and so on up to this."""
     workspace_every_s: float = 10.0
-    """Between two looks at the size of a workspace in use."""
+    """Between two measurements of a workspace in use."""
     workspace_glance_s: float = 0.25
-    """How often it is asked whether the disk fills up, which is cheaper than to measure."""
+    """How often the worker checks whether the disk fills up, which is cheaper than measuring."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class CommonParts:
-    """What every floor needs."""
+    """What every layer needs."""
 
     clock: Clock
     timings: Timings
@@ -101,7 +102,7 @@ class CommonParts:
 
 @dataclass(frozen=True, kw_only=True)
 class TurnParts(CommonParts):
-    """For the run of a turn: where it is metered, kept and published."""
+    """For the run of a turn: where it is metered, stored and published."""
 
     models: ModelSettings
     budgets: ModelCallSettings
@@ -114,7 +115,7 @@ class TurnParts(CommonParts):
 
 @dataclass(frozen=True, kw_only=True)
 class LaneParts(TurnParts):
-    """For what runs turns under leases of its own."""
+    """For lanes, which run turns under leases of their own."""
 
     ownership: Ownership
     queue: PlacementQueue
@@ -130,7 +131,7 @@ class SideParts(LaneParts):
 
 @dataclass(frozen=True, kw_only=True)
 class HostParts(CommonParts):
-    """What agents run in on this host."""
+    """What isolates agents on this host."""
 
     host_id: HostId
     isolation: IsolationSettings
@@ -155,13 +156,14 @@ class ConversationParts(LaneParts, HostParts):
 
     @property
     def agent_alone_s(self) -> float:
-        """How long an agent lives on without a word from a worker: an idle one keeps its time."""
+        """Seconds that an agent keeps running without contact to a worker; at least the idle
+        timeout."""
         return max(self.agents.agent_alone_s, self.agents.idle_timeout_s)
 
 
 @dataclass(frozen=True, kw_only=True)
 class WorkerParts(ConversationParts, SideParts):
-    """For what looks after all of a worker's conversations: placement and sweeps."""
+    """For the parts that handle all of a worker's conversations: placement and sweeps."""
 
     registry: WorkerRegistry
     limits: LimitSettings

@@ -1,8 +1,9 @@
-"""A worker's life: its loops under one task group, and how it leaves.
+"""A worker's life: its loops in one task group, and how it leaves.
 
-Leaving is a sequence: take no work, say so, then hand everything over (the default: containers and
-running turns stay for the next worker of this host) or retire (finish, stop, leave nothing). Each
-step is bounded. `worker.main` builds one from the settings; tests build several in one process.
+Leaving is a sequence: take no more work, say so, then hand everything over (by default, containers
+and running turns stay for the next worker of this host) or retire (finish, stop, leave nothing
+behind). Each step takes bounded time. `worker.main` creates one from the settings; tests create
+several in one process.
 """
 
 from __future__ import annotations
@@ -49,14 +50,14 @@ from worker.waiting import periodically, until_store_answers
 log = logging.getLogger(__name__)
 
 REMOVAL_THREADS = 2
-"""An agent's tree may take minutes to remove; starts wait for none of these threads."""
+"""Removing an agent's files may take minutes; starts do not wait for these threads."""
 
 SIBLING_LOOK_EVERY_S = 1.0
 
 
 @dataclass(frozen=True)
 class Surroundings:
-    """What a worker is put into: everything that differs between a deployment and a test."""
+    """A worker's environment: everything that differs between a deployment and a test."""
 
     settings: Settings
     store: Store
@@ -177,8 +178,8 @@ class WorkerProcess:
     async def run(self, stop: asyncio.Event) -> None:
         """Work until `stop` is set, then leave. A loop that dies ends the worker with its error.
 
-        Raises `DataFolderTaken` when another cluster keeps its files in this one's data folder,
-        and `HostNameTaken` when another machine has this one's name.
+        Raises `DataFolderTaken` if another cluster keeps its files in this data folder, and
+        `HostNameTaken` if another machine has this host's name.
         """
         with closing(await self._hold_data_folder()), closing(self._removals):
             self._machine = await asyncio.to_thread(machine_of, self._around.settings.data_dir)
@@ -193,15 +194,15 @@ class WorkerProcess:
         return await asyncio.to_thread(hold, settings.data_dir, owner, has_siblings=bool(siblings))
 
     async def _siblings_to_be(self) -> Sequence[WorkerRecord]:
-        """The workers of this host; this one has not told of itself yet."""
+        """The workers of this host, without this one, which has not registered yet."""
         registry, host = self.parts.registry, self.parts.host_id
         return await until_store_answers(lambda: registry.of_host(host), self.parts.clock)
 
     async def _refuse_anothers_name(self, machine: str) -> None:
         clock = self.parts.clock
         give_up_s = clock.monotonic() + self.parts.timings.name_patience_s
-        # Those of a machine that has lost its data folder are on record until their last heartbeat
-        # is good no more.
+        # Workers of a machine that has lost its data folder stay registered until their last
+        # heartbeat expires.
         while others := strangers(machine, await self._siblings_to_be()):
             if clock.monotonic() > give_up_s:
                 raise refusal(others[0])
@@ -293,7 +294,8 @@ class WorkerProcess:
         self.placement.look_if_left()
 
     def _on_engine(self) -> None:
-        """The engine is trusted, or not any more. One that leaves takes no work either way."""
+        """The engine is trusted now, or no longer. A worker that leaves takes no work in either
+        case."""
         if self._life.state is not WorkerState.DRAINING:
             is_trusted = self.parts.engine.is_trusted
             self._life.to(WorkerState.READY if is_trusted else WorkerState.FAILING)
@@ -301,7 +303,7 @@ class WorkerProcess:
         self._on_room()
 
     async def _tell_changes(self) -> None:
-        """Others should not find out with the next heartbeat only."""
+        """Report changes at once, not only with the next heartbeat."""
         while True:
             await self._has_changed.wait()
             self._has_changed.clear()
@@ -328,7 +330,7 @@ class WorkerProcess:
             self.placement.container_exited(exit)
 
     async def _keep_inventory(self) -> None:
-        """Have it on record what runs here, for people to read."""
+        """Keep the list of what runs here up to date, for people to read."""
         every_s = self.parts.timings.inventory_every_s
         await periodically(
             self._take_inventory,
@@ -369,10 +371,10 @@ class WorkerProcess:
         await self._tell("say goodbye", self._say_goodbye())
 
     async def _say_goodbye(self) -> None:
-        """Be gone for the others; the last worker of a host that retires leaves nothing there.
+        """Deregister. The last worker of a host that retires leaves nothing there.
 
-        What a worker that comes meanwhile starts is not among it. Raises `StoreUnavailable` and
-        `ContainerFailed`.
+        Containers that a new worker starts meanwhile are not included. Raises `StoreUnavailable`
+        and `ContainerFailed`.
         """
         found: Sequence[Container] = ()
         if self._is_retiring:
@@ -385,7 +387,7 @@ class WorkerProcess:
             await self.reaper.stop_all(found)
 
     async def _tell(self, what: str, call: Coroutine[Any, Any, None]) -> None:
-        """A courtesy on the way out: nothing depends on it."""
+        """A courtesy on the way out; nothing depends on it."""
         try:
             await call
         except AgClusterError as error:

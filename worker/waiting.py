@@ -1,4 +1,4 @@
-"""Ways of waiting: for a signal with a limit, for the store to come back, for the next round."""
+"""Ways to wait: for a signal with a timeout, for the store to be available, for the next round."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ LONGEST_PAUSE_S = 2.0
 
 
 async def signalled(event: asyncio.Event, clock: Clock, *, timeout_s: float) -> bool:
-    """Wait for the event, at most `timeout_s` by the clock; whether it is set."""
+    """Wait for the event, at most `timeout_s` by the clock. Returns whether it is set."""
     if event.is_set() or timeout_s <= 0:
         return event.is_set()
     async with asyncio.TaskGroup() as group:
@@ -33,9 +33,9 @@ async def signalled(event: asyncio.Event, clock: Clock, *, timeout_s: float) -> 
 
 
 async def until_store_answers(call: Callable[[], Awaitable[_Answer]], clock: Clock) -> _Answer:
-    """Repeat an idempotent call while Redis is away; every other error passes.
+    """Repeat an idempotent call while Redis is unavailable. Other errors are raised.
 
-    It may never end: the caller is ended by its lost lease, or cancelled.
+    May never end: its caller ends it when the lease is lost, or by cancelling it.
     """
     pause_s = FIRST_PAUSE_S
     while True:
@@ -56,9 +56,10 @@ async def periodically(
     at_most_s: float,
     stretch: Callable[[], float] = lambda: 1.0,
 ) -> None:
-    """Run `step` at random distances until cancelled. A failed round is logged and survived.
+    """Run `step` at random intervals until cancelled. A failed round is logged, and the loop
+    continues.
 
-    `stretch`: by what the distances are multiplied now.
+    `stretch` returns the factor for the next interval.
     """
     while True:
         try:

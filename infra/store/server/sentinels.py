@@ -138,7 +138,7 @@ class Primary:
             if self.known is not None and time.monotonic() - self._found_s < FRESH_S:
                 return self.known
             if self._failed_s >= came_s:
-                raise MasterNotFoundError(self._failure)  # The answer to a question that was asked while we waited.
+                raise MasterNotFoundError(self._failure)  # Asked while we waited.
             try:
                 found = await self._ask_all()
             except MasterNotFoundError as error:
