@@ -1,6 +1,7 @@
 """`agcluster doctor`: what this machine has, what is missing, and how to get it.
 
-Changes nothing. In the container of one program it is about that one (`infra.cli.program_doctor`).
+Changes nothing. In the container of one program it checks that program
+(`infra.cli.program_doctor`).
 """
 
 from __future__ import annotations
@@ -43,9 +44,8 @@ class _Context(NamedTuple):
 
 
 async def examine(settings: Settings | None, refused: str | None) -> Examination:
-    """Look at everything `up` depends on, or the program of this container. Without settings only
-    what needs none is looked at.
-    """
+    """Check everything that `up` depends on, or the program of this container. Without settings,
+    only checks that need none are made."""
     findings, program = [_python(), _system()], running_program()
     if settings is None:
         findings.append(
@@ -78,7 +78,7 @@ async def examine(settings: Settings | None, refused: str | None) -> Examination
 
 
 def report(examined: Examination, terminal: Terminal, *, as_json: bool) -> None:
-    """Tell the findings to a person or, as JSON, to a program."""
+    """Show the findings to a person or, as JSON, to a program."""
     if as_json:
         document = {
             "fit": examined.is_fit,
@@ -161,7 +161,7 @@ async def _redis(context: _Context) -> list[Finding]:
 
 
 async def _workers(context: _Context) -> list[Finding]:
-    """Those of the cluster, where one runs already; of its Redis `_redis` tells."""
+    """The workers of the cluster, if one is running; `_redis` reports about its Redis."""
     settings = context.settings
     if settings.redis_url is None:
         if not context.state.redis_socket.is_socket():

@@ -1,4 +1,4 @@
-"""What `agcluster doctor` has found, and what it means."""
+"""The findings of `agcluster doctor`, and what they mean."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ class Verdict(StrEnum):
 
     OK = "ok"
     NOTE = "note"
-    """It runs, but something is less than it could be."""
+    """It works, but with a limitation."""
     MISSING = "missing"
-    """It cannot run."""
+    """It cannot work."""
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing looked at; `remedy` says what to do when it is not well."""
+    """The result of one check; `remedy` says what to do about a problem."""
 
     name: str
     verdict: Verdict
@@ -28,12 +28,12 @@ class Finding:
 
 @dataclass(frozen=True)
 class Examination:
-    """All findings. `program`: whose container this is; None where `agcluster up` is meant."""
+    """All findings. `program`: the program of this container; None for `agcluster up`."""
 
     findings: tuple[Finding, ...]
     program: str | None = None
 
     @property
     def is_fit(self) -> bool:
-        """Whether nothing stands in the way."""
+        """Whether there is no blocking problem."""
         return all(one.verdict is not Verdict.MISSING for one in self.findings)

@@ -121,9 +121,9 @@ def check_settings(
         Path, typer.Option(help="A file as `.env`, or the folder it may be in.")
     ] = Path(".env"),
 ) -> None:
-    """Refuse a file with a name that is no setting or a value that does not fit.
+    """Refuse a file with an unknown name or an invalid value.
 
-    As each program does; under Compose the programs are not shown the names they do not know.
+    Each program does the same, but under Compose programs do not see names that they do not know.
     """
     found = file / ".env" if file.is_dir() else file
     if file.is_dir() and not found.exists():
@@ -142,7 +142,7 @@ def check_settings(
 
 @app.command()
 def doctor(as_json: Json = False) -> None:
-    """Say what this machine has, what is missing and how to get it."""
+    """Show what this machine has, what is missing and how to get it."""
     try:
         settings: Settings | None = load_settings()
         refused = None
@@ -169,7 +169,8 @@ def show_version(as_json: Json = False) -> None:
 
 
 def _settings(given: Mapping[str, object]) -> Settings:
-    """The environment's settings with the command line's on top. Ends the command if refused."""
+    """The environment's settings, overridden by the command line's. Ends the command if they are
+    refused."""
     try:
         return load_settings({**os.environ, **_over(given)})
     except SettingsRefused as error:
@@ -178,7 +179,7 @@ def _settings(given: Mapping[str, object]) -> Settings:
 
 
 def _over(given: Mapping[str, object]) -> dict[str, str]:
-    """What the command line says, as settings."""
+    """The command line's options, as settings."""
     return {PREFIX + name.upper(): str(value) for name, value in given.items() if value is not None}
 
 
@@ -191,7 +192,7 @@ def _guarded(run: Callable[[], int]) -> int:
 
 
 def _become(program: str, given: Mapping[str, object] | None = None) -> NoReturn:
-    """Become the program: same process, so signals and exit codes are its own."""
+    """Replace this process by the program, so that signals and exit codes are its own."""
     command = python_command(MODULES[program])
     os.execve(command[0], command, {**os.environ, **_over(given or {})})
 

@@ -1,7 +1,7 @@
-"""What `agcluster doctor` looks at in the container of one program: that program, and no other.
+"""What `agcluster doctor` checks in the container of one program: that program, and no other.
 
-There nothing is to be installed and nothing started: it says whether the program that runs here
-answers, and whether what it depends on does. Changes nothing.
+Nothing is installed or started: it reports whether the program that runs here answers, and whether
+its dependencies do. Changes nothing.
 """
 
 from __future__ import annotations
@@ -34,15 +34,17 @@ Look = Callable[[Settings], Awaitable[Finding]]
 
 
 PROGRAM = "_AGCLUSTER_PROGRAM"
-"""In the environment of a container whose process 1 tells nothing: it sees the host's processes."""
+"""Set in the environment of a container that sees the host's processes, so that process 1 says
+nothing."""
 
 
 def running_program(
     proc: Path = Path("/proc"), environ: Mapping[str, str] = os.environ
 ) -> str | None:
-    """The program that this container is for; None where it is for something else, or is none.
+    """The program that this container is for; None if it is for something else.
 
-    It is process 1, or what an init there was told to start, unless the environment says.
+    It is process 1, or the program that an init there was told to start, unless the environment
+    says otherwise.
     """
     if (told := environ.get(PROGRAM)) in MODULES.values():
         return told
@@ -59,7 +61,7 @@ def running_program(
 
 
 async def examine_program(program: str, settings: Settings) -> list[Finding]:
-    """Look at the program and at what it depends on."""
+    """Check the program and its dependencies."""
     return [await look(settings) for look in _LOOKS[program]]
 
 
@@ -120,7 +122,7 @@ async def _worker(settings: Settings) -> Finding:
 
 
 async def _workers(settings: Settings) -> Finding:
-    """Those of the cluster, as an API replica needs one."""
+    """The workers of the cluster, because an API replica needs one."""
     try:
         async with aclosing(
             open_store(settings, name="agcluster-cli", timeout_s=_TIMEOUT_S)
@@ -171,4 +173,4 @@ _LOOKS: dict[str, tuple[Look, ...]] = {
     "gateway": (_secret, _upstream, _gateway),
     "engine-proxy": (_engine,),
 }
-"""The program itself comes last: what it depends on explains why it does not answer."""
+"""The program itself comes last, because its dependencies explain why it does not answer."""

@@ -1,6 +1,7 @@
-"""What the command says to its user: progress, the programs' own lines, and the box at the end.
+"""The command's output: progress, the programs' own lines, and the box at the end.
 
-Whatever it prints is escaped first: a terminal obeys what an agent or a client wrote.
+Everything is escaped before it is printed, because a terminal obeys control characters from an
+agent or a client.
 """
 
 from __future__ import annotations
@@ -15,12 +16,12 @@ from infra.wire.foreign import escaped
 
 
 def say(text: str, *, is_error: bool = False) -> None:
-    """Print lines that may hold what others wrote: labels, answers, errors of a server."""
+    """Print lines that may contain foreign text: labels, answers, errors of a server."""
     typer.echo(escaped(text, keep_lines=True), err=is_error)
 
 
 class Terminal:
-    """Writes whole lines at once; a reader that has gone away is not an error."""
+    """Writes whole lines at once. It is not an error if the reader is gone."""
 
     def __init__(self, stream: TextIO | None = None) -> None:
         self._stream = stream or sys.stdout
@@ -50,7 +51,7 @@ class Terminal:
         self._write("+" + "-" * (inner + 2) + "+")
 
     def plain(self, lines: Iterable[str]) -> None:
-        """Lines as they are, for copying."""
+        """Unchanged lines, for copying."""
         for line in lines:
             self._write(line)
 
@@ -62,5 +63,5 @@ class Terminal:
             self._stream.write(escaped(line).encode(encoding, "replace").decode(encoding) + "\n")
             self._stream.flush()
         except (OSError, ValueError):
-            # `agcluster up | head` and a closed terminal: the programs go on, silently.
+            # `agcluster up | head`, or a closed terminal: the programs continue silently.
             self._is_open = False

@@ -1,6 +1,7 @@
-"""The picture of the folders in ARCHITECTURE.md: each package, with its docstring's first sentence.
+"""The picture of the folders in ARCHITECTURE.md: each package, with the first sentence of its
+docstring.
 
-Read as text, never imported: this reaches into every program.
+The files are read as text, never imported, because they belong to every program.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ TOP = ("api", "worker", "agent", "infra")
 
 
 def folders(root: Path) -> str:
-    """The packages under `root`, as a tree. Raises `ValueError` for one that says nothing."""
+    """The packages under `root`, as a tree. Raises `ValueError` for one without a docstring."""
     found = [(path, _sentence(path)) for top in TOP for path in _packages(root / top)]
     names = [_indented(path.relative_to(root)) for path, _ in found]
     width = max(map(len, names)) + 2

@@ -1,4 +1,4 @@
-"""Files that are derived from code: written, or compared with what they should say."""
+"""Files that are generated from code: written, or compared with what they should contain."""
 
 from __future__ import annotations
 
@@ -10,9 +10,8 @@ from pathlib import Path
 
 
 def apply(wanted: Mapping[Path, str], *, is_check: bool) -> int:
-    """Write the texts, or only compare and show the differences. The exit code: 1 when one differs
-    in a check.
-    """
+    """Write the texts, or only compare them and show the differences. Returns the exit code: 1 if a
+    check finds a difference."""
     differing = 0
     for path, text in wanted.items():
         found = path.read_text() if path.exists() else ""
@@ -36,7 +35,7 @@ def apply(wanted: Mapping[Path, str], *, is_check: bool) -> int:
 
 
 def replace_part(document: str, text: str, *, begin: str, end: str) -> str:
-    """The document with the part between two marks new. Raises `ValueError` when it has none."""
+    """The document with a new part between two marks. Raises `ValueError` if it has no marks."""
     before, found, rest = document.partition(begin)
     _, closed, after = rest.partition(end)
     if not found or not closed:
@@ -53,7 +52,7 @@ def run(
     about: str | None,
     arguments: Sequence[str] | None = None,
 ) -> int:
-    """The command of a module that writes parts of a document: print them, write or check it."""
+    """The command of a module that generates parts of a document: print, write or check them."""
     parser = argparse.ArgumentParser(prog=f"python -m {program}", description=about)
     mode = parser.add_mutually_exclusive_group()
     mode.add_argument("--write", action="store_true", help="renew the document")

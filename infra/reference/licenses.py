@@ -1,7 +1,7 @@
 """The licences of what the images install, as docs/licenses.md: `make licenses`.
 
-`pip-licenses --format json | python -m infra.reference.licenses > docs/licenses.md`. Reads the
-pinned requirements to know what is shipped, and knows which licences may be.
+`pip-licenses --format json | python -m infra.reference.licenses > docs/licenses.md`. It reads the
+pinned requirements to know what is shipped, and knows which licences are allowed.
 """
 
 from __future__ import annotations
@@ -58,13 +58,13 @@ def pinned(image: str) -> dict[str, str]:
 
 
 def licences_of(table: str) -> dict[str, str]:
-    """Name to licence, out of the generated document."""
+    """Name to licence, from the generated document."""
     rows = (line.strip("| ").split(" | ") for line in table.splitlines() if line.startswith("| "))
     return {row[0]: row[1] for row in rows if row[0] not in ("package", "---")}
 
 
 def alternatives(licence: str) -> list[frozenset[str]]:
-    """The sets of licences one may choose from: of `A OR B AND C`, A or both others."""
+    """The sets of licences that one may choose from: for `A OR B AND C`, A or both others."""
     return [
         frozenset(part.strip("() ") for part in choice.split(" AND "))
         for choice in licence.split(" OR ")
@@ -72,12 +72,12 @@ def alternatives(licence: str) -> list[frozenset[str]]:
 
 
 def is_allowed(licence: str) -> bool:
-    """Whether one of the choices is on the list in full."""
+    """Whether all licences of one of the choices are on the list."""
     return any(choice <= ALLOWED for choice in alternatives(licence))
 
 
 def document(found: Mapping[str, str]) -> str:
-    """Raises `KeyError` for a package whose licence nobody told."""
+    """Raises `KeyError` for a package without a reported licence."""
     return _HEAD + "".join(_rows(found))
 
 
@@ -89,7 +89,7 @@ def _rows(found: Mapping[str, str]) -> Iterator[str]:
 
 
 def _plain(licence: str) -> str:
-    # Several classifiers: which of them one may choose is not said, so all of them count.
+    # Several classifiers do not say which of them one may choose, so all of them count.
     return " AND ".join(_SAME.get(part, part) for part in licence.split("; "))
 
 

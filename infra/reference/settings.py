@@ -1,8 +1,8 @@
-"""What the settings' table says, as files: `.env.example`, `docs/settings.md`, and the names that
+"""Generates files from the settings: `.env.example`, `docs/settings.md`, and the names that
 `compose.yaml` passes on.
 
 `python -m infra.reference.settings [env|settings|compose] [--write|--check]` from the repository's
-root. A test fails when a file and `infra/runtime/settings/` differ.
+root. A test fails if a file and `infra/runtime/settings/` differ.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ SET_BY_COMPOSE = frozenset(
 
 @dataclass(frozen=True)
 class Entry:
-    """One setting as it is documented."""
+    """One setting, as documented."""
 
     name: str
     default: str
@@ -93,7 +93,7 @@ def sections() -> Iterator[tuple[str, list[Entry]]]:
 
 
 def env_example() -> str:
-    """The text of `.env.example`: all commented out, so that a copy changes nothing."""
+    """The text of `.env.example`: everything commented out, so that a copy changes nothing."""
     lines = [ENV_HEAD.rstrip()]
     for title, entries in sections():
         lines += ["", f"# ----- {title} -----"]
@@ -142,7 +142,7 @@ FILES: dict[str, tuple[Path, Callable[[], str]]] = {
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Print one file, or write or check it or all."""
+    """Print one file, or write or check one or all."""
     parser = argparse.ArgumentParser(prog="python -m infra.reference.settings", description=__doc__)
     parser.add_argument("what", nargs="?", choices=FILES, help="default: all")
     mode = parser.add_mutually_exclusive_group()
@@ -168,7 +168,7 @@ def _entry(name: str, field: FieldInfo) -> Entry:
 
 
 def _written(value: Any) -> str:
-    """A default as one would write it in the environment."""
+    """A default value as written in the environment."""
     if value is None or isinstance(value, SecretStr):
         return ""
     if isinstance(value, bool):

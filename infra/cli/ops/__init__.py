@@ -1,1 +1,1 @@
-"""What operators ask and tell a running cluster."""
+"""The operators' commands for a running cluster."""

@@ -1,7 +1,7 @@
-"""An operator's way into the cluster's state: the same store as the programs', read and told.
+"""An operator's access to the cluster's state, through the same store as the programs'.
 
-Finds Redis by `AGCLUSTER_REDIS_URL`, else the one of an `agcluster up` on this machine. Sees all
-tenants; needs neither the API nor anybody's key.
+Finds Redis by `AGCLUSTER_REDIS_URL`, otherwise that of an `agcluster up` on this machine. Sees all
+tenants; needs neither the API nor a caller's key.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class AmbiguousName(AgClusterError):
 
 
 def with_store(work: Callable[[Store, Settings], Awaitable[None]]) -> None:
-    """Run `work` on the cluster's store. Ends the command when it cannot be done."""
+    """Run `work` on the cluster's store. Ends the command if that is not possible."""
     try:
         settings = _reachable(load_settings())
     except SettingsRefused as error:
@@ -69,7 +69,7 @@ def _reachable(settings: Settings) -> Settings:
 
 
 def told(error: AgClusterError) -> str:
-    """The error in words for an operator."""
+    """The error, in words for an operator."""
     if isinstance(error, ConversationNotFound):
         return f"there is no conversation {error}"
     if isinstance(error, StoreUnavailable) and is_refused(error):
@@ -81,7 +81,7 @@ def told(error: AgClusterError) -> str:
 
 
 async def find_conversation(store: Store, name: str) -> ConversationRecord:
-    """By its key, else by a label that only one has.
+    """Find it by its key, otherwise by a label that only one conversation has.
 
     Raises `ConversationNotFound`, `AmbiguousName` and `StoreUnavailable`.
     """
@@ -99,7 +99,8 @@ async def find_conversation(store: Store, name: str) -> ConversationRecord:
 async def until(
     is_true: Callable[[], Awaitable[bool]], *, within_s: float, every_s: float = 0.1
 ) -> bool:
-    """Whether it became true in time. Redis tells nobody of a turn's end but who asked for it."""
+    """Whether it became true in time. Polls, because Redis reports a turn's end only to its
+    replica."""
     deadline = time.monotonic() + within_s
     while not await is_true():
         if time.monotonic() > deadline:
@@ -109,7 +110,7 @@ async def until(
 
 
 async def first(found: AsyncIterator[ConversationRecord], limit: int) -> list[ConversationRecord]:
-    """The `limit` last used of all that are found."""
+    """The `limit` most recently used of all."""
     everything = [record async for record in found]
     everything.sort(key=lambda record: record.last_active_ms, reverse=True)
     return everything[:limit]
@@ -120,7 +121,7 @@ def print_json(value: object) -> None:
 
 
 def print_facts(facts: Mapping[str, Any]) -> None:
-    """Names and values, one below the other; what has no value is left out."""
+    """Names and values, one per line, without empty values."""
     width = max(map(len, facts))
     for name, value in facts.items():
         if value not in (None, "", ()):
@@ -128,7 +129,7 @@ def print_facts(facts: Mapping[str, Any]) -> None:
 
 
 def print_table(names: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """Columns as wide as they have to be; the last one is open."""
+    """Columns as wide as necessary; the last one is open."""
     lines = [list(names), *([escaped(str(cell)) for cell in row] for row in rows)]
     widths = [max(len(line[i]) for line in lines) for i in range(len(names))]
     for line in lines:
@@ -137,7 +138,7 @@ def print_table(names: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
 
 
 def at(ms: int | None) -> str | None:
-    """A moment of a record, for reading."""
+    """A time of a record, for people to read."""
     if not ms:
         return None
     return datetime.fromtimestamp(ms / 1000, UTC).strftime("%Y-%m-%d %H:%M:%SZ")

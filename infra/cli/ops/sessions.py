@@ -1,4 +1,4 @@
-"""`agcluster sessions`: conversations for operators, in the words of their keys."""
+"""`agcluster sessions`: conversations for operators, with the field names of their keys."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from infra.wire.ids import TurnId
 from infra.wire.states import ConversationState
 
 END_SLACK_S = 2.0
-"""Beyond the grace of an interrupted agent, a delete waits this long for its turn's own end."""
+"""Seconds that a delete waits for the turn's own end, beyond an interrupted agent's grace time."""
 
 _REASON = "stopped by the operator"
 
@@ -43,7 +43,7 @@ def list_sessions(
     limit: Annotated[int, typer.Option(min=1, help="At most so many, the last used first.")] = 50,
     as_json: Json = False,
 ) -> None:
-    """List conversations, the last used first."""
+    """List conversations, the most recently used first."""
 
     async def work(store: Store, _: Settings) -> None:
         wanted = (
@@ -89,7 +89,7 @@ def show_session(name: Name, as_json: Json = False) -> None:
 
 @app.command("stop")
 def stop_session(name: Name) -> None:
-    """Cancel its turns and stop its container. The conversation stays and can go on."""
+    """Cancel its turns and stop its container. The conversation is kept and can continue."""
 
     async def work(store: Store, _: Settings) -> None:
         record = await find_conversation(store, name)
@@ -102,7 +102,7 @@ def stop_session(name: Name) -> None:
 
 @app.command("delete")
 def delete_session(name: Name) -> None:
-    """Forget it everywhere: its memory, its turns, its container and its files."""
+    """Delete it everywhere: its memory, turns, container and files."""
 
     async def work(store: Store, settings: Settings) -> None:
         c = (await find_conversation(store, name)).conversation

@@ -1,4 +1,4 @@
-"""`agcluster turns`: turns for operators, by their own id or the one that a client was told."""
+"""`agcluster turns`: turns for operators, by their own id or the one that a client sees."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from infra.wire.ids import TurnId, turn_meant
 
 PAGE_EVENTS = 500
 LOOK_EVERY_S = 0.25
-"""The log's own rhythm: what is said live is logged this late at most."""
+"""The log's own interval in seconds: live events are logged this late at most."""
 
 app = typer.Typer(help="Look at turns, follow them, cancel them.", no_args_is_help=True)
 
@@ -33,7 +33,7 @@ Id = Annotated[
 
 @app.command("show")
 def show_turn(turn: Id, as_json: Json = False) -> None:
-    """Show what is on record of a turn. Never a key, and not what was said."""
+    """Show the record of a turn. Never shows a key, or what was said."""
 
     async def work(store: Store, _: Settings) -> None:
         record = await _find(store, turn)
@@ -51,7 +51,7 @@ def list_waiting(
     limit: Annotated[int, typer.Option(min=1, help="At most so many, the oldest ones.")] = 50,
     as_json: Json = False,
 ) -> None:
-    """List the turns that wait for a worker, in the order in which they will be started."""
+    """List the turns that wait for a worker, in the order in which they will start."""
 
     async def work(store: Store, _: Settings) -> None:
         found = await _waiting(store, limit)
@@ -76,7 +76,8 @@ def tail_turn(
     follow: Annotated[bool, typer.Option(help="Wait for more until the turn ends.")] = True,
     as_json: Json = False,
 ) -> None:
-    """Print a turn's events, and those still to come. This shows what users and agents say."""
+    """Print a turn's events, and further ones as they come. This shows what users and agents
+    say."""
 
     async def work(store: Store, _: Settings) -> None:
         record = await _find(store, turn)
@@ -87,7 +88,7 @@ def tail_turn(
 
 @app.command("cancel")
 def cancel_turn(turn: Id) -> None:
-    """Ask for a turn's end: a waiting one ends at once, a running one within seconds."""
+    """Cancel a turn: a waiting one ends at once, a running one within seconds."""
 
     async def work(store: Store, _: Settings) -> None:
         record = await _find(store, turn)
@@ -140,7 +141,8 @@ def _line(payload: bytes) -> str:
 
 
 def _json(payload: bytes) -> str:
-    """The event in ASCII: an agent's own spelling may hold signs that a terminal obeys."""
+    """The event in ASCII, because an agent's own encoding may contain characters that a terminal
+    obeys."""
     try:
         return json.dumps(json.loads(payload), separators=(",", ":"))
     except (ValueError, RecursionError):
@@ -162,7 +164,7 @@ def _said(text: str) -> str:
 
 
 def _facts(record: TurnRecord) -> dict[str, Any]:
-    """The record without the sealed key: there is nothing to be read in it."""
+    """The record without the sealed key, which nobody can read."""
     facts = asdict(record)
     facts["has_key"] = facts.pop("sealed_key") is not None
     facts["usage"] = record.usage.model_dump() if record.usage else None

@@ -1,4 +1,4 @@
-"""`agcluster usage`: what tenants have used, in all, by day and by model."""
+"""`agcluster usage`: what tenants have used, in total, by day and by model."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from infra.wire.gateway import ModelUsage
 from infra.wire.ids import TenantId
 
 COLUMNS = ("calls", "input", "output", "cache_creation", "cache_read", "spent")
-"""`spent` is what counts against budgets: all but what was read from a cache."""
+"""`spent` is what counts against budgets: everything except cache reads."""
 
 app = typer.Typer(help="Look at what tenants have used.", no_args_is_help=True)
 
@@ -49,7 +49,7 @@ def show_usage(
     days: Annotated[int, typer.Option(min=0, max=62, help="The last so many days, too.")] = 7,
     as_json: Json = False,
 ) -> None:
-    """Show one tenant's by model, and day by day."""
+    """Show one tenant's usage by model, and by day."""
 
     async def work(store: Store, _: Settings) -> None:
         everything = await store.usage.of_tenant(TenantId(tenant))
@@ -68,7 +68,7 @@ def show_usage(
 
 
 def print_usage(sums: UsageSums) -> None:
-    """A table by model, the sum last."""
+    """A table by model, with the sum at the end."""
     rows = [*sums.models.items(), ("all", sums.total)]
     print_table((*COLUMNS, "model"), ((*_row(used), model) for model, used in rows))
 

@@ -1,4 +1,4 @@
-"""`agcluster workers`: which there are, and telling one to leave."""
+"""`agcluster workers`: list workers, and tell one to leave."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ from infra.wire.errors import AgClusterError
 from infra.wire.ids import WorkerId
 
 LEAVE_SLACK_S = 30.0
-"""Beyond the drain time, a worker that leaves may take this long to stop many containers."""
+"""Seconds beyond the drain time that a leaving worker may take to stop many containers."""
 
 app = typer.Typer(help="Look at workers, tell one to leave.", no_args_is_help=True)
 
 
 class NoSuchWorker(AgClusterError):
-    """Nobody of this name lives."""
+    """No live worker has this name."""
 
 
 class NotLeft(AgClusterError):
-    """It was told to leave and is still there."""
+    """It was told to leave but is still there."""
 
 
 @app.command("list")
 def list_workers(as_json: Json = False) -> None:
-    """List the living workers by host."""
+    """List the live workers by host."""
 
     async def work(store: Store, _: Settings) -> None:
         found = sorted(await store.workers.alive(), key=lambda one: (one.host, one.worker))
@@ -58,10 +58,10 @@ def drain(
         bool, typer.Option("--retire", help="It stops its containers first: none comes after it.")
     ] = False,
 ) -> None:
-    """Tell a worker to leave, as SIGTERM does: it takes nothing new and hands over what it has.
+    """Tell a worker to leave, like SIGTERM: it takes no new work and hands over what it has.
 
-    Its process ends. What restarts ended processes must be told not to, or it comes back as another
-    worker. With `--retire` or `AGCLUSTER_RETIRE_ON_EXIT` it stops its containers before it leaves.
+    Its process exits. Tell a supervisor not to restart it, or it comes back as another worker. With
+    `--retire` or `AGCLUSTER_RETIRE_ON_EXIT` it stops its containers before it leaves.
     """
 
     async def work(store: Store, settings: Settings) -> None:

@@ -1,8 +1,9 @@
-"""`agcluster up`: everything on one machine, started in order and stopped in order.
+"""`agcluster up`: everything on one machine, started and stopped in order.
 
-Order: look (settings, folder, lock, port, Redis, isolation), build the agents' image if it is
-missing, then Redis, the scripted model (with --demo), then gateway, worker and API at once. Nothing
-is started before the looking is done; they stop in reverse order, and nothing is left.
+Order: checks (settings, folder, lock, port, Redis, isolation), build of the agents' image if it is
+missing, Redis, the scripted model (with --demo), then gateway, worker and API at the same time.
+Nothing is started before the checks are done. Programs stop in reverse order, and nothing is left
+behind.
 """
 
 from __future__ import annotations
@@ -39,41 +40,41 @@ from infra.wire.errors import AgClusterError, StoreUnavailable
 
 READY_TIMEOUT_S = 60.0
 DRAIN_TIMEOUT_S = 2.0
-"""What running streams get at Ctrl-C unless the setting says otherwise: somebody is waiting."""
+"""Drain time in seconds at Ctrl-C, unless configured. Short, because somebody is waiting."""
 _STOP_MARGIN_S = 8.0
 _RETIRE_MARGIN_S = 30.0
-"""What a worker may need on top, to interrupt turns and to stop many containers on a busy machine.
-"""
+"""Additional seconds for a worker, to interrupt turns and stop many containers on a busy
+machine."""
 _LEFTOVERS_S = 60.0
 _PROBE_TIMEOUT_S = 5.0
 
 
 class CannotStart(AgClusterError):
-    """Something is in the way; the message says what to do about it."""
+    """Something prevents the start; the message says what to do about it."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What is going to be started: final settings, and the parts that are ours to run."""
+    """What will be started: the final settings, and which parts we run."""
 
     settings: Settings
     redis_server: str | None
-    """The binary of our own Redis; None: the settings' URL is somebody else's."""
+    """The binary of our own Redis; None if the settings name an existing one."""
     model_port: int | None
-    """Where the scripted model will listen; None: no demo."""
+    """The address of the scripted model; None without --demo."""
 
     @property
     def url(self) -> str:
-        """The API's address as a client on this machine writes it."""
+        """The API's URL for a client on this machine."""
         host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.settings.host, self.settings.host)
         host = f"[{host}]" if ":" in host else host
         return f"http://{host}:{self.settings.port}"
 
 
 async def run_up(settings: Settings, terminal: Terminal) -> int:
-    """Run until a signal (0) or until something ends for good (1). The exit code.
+    """Run until a signal (0) or until a program ends for good (1). Returns the exit code.
 
-    Raises an `AgClusterError` when something stands in the way of the start.
+    Raises an `AgClusterError` if something prevents the start.
     """
     state = StateDir(settings.data_dir)
     state.make()
@@ -122,7 +123,7 @@ async def _start_and_watch(
     terminal: Terminal,
     begun: float,
 ) -> AgClusterError:
-    """Start everything and wait for a failure; that, or what hindered the start, is the result."""
+    """Start everything and wait for a failure. Returns that, or what prevented the start."""
     try:
         plan = await make_plan(settings, state, terminal)
         await fleet.open(_leftovers(plan))
@@ -135,7 +136,8 @@ async def _start_and_watch(
 
 
 async def make_plan(settings: Settings, state: StateDir, terminal: Terminal) -> Plan:
-    """Look at everything the start depends on. Starts nothing but the build of a missing image.
+    """Check everything that the start depends on. Starts nothing, except the build of a missing
+    image.
 
     Raises `CannotStart`, `NoIsolation` or `ImageNotBuilt`.
     """
@@ -170,14 +172,14 @@ def isolation_of(settings: Settings) -> str:
 
 
 def complete(settings: Settings, state: StateDir) -> Settings:
-    """The settings with everything filled in that only a whole deployment on one machine knows."""
+    """The settings, completed with everything that a whole deployment on one machine needs."""
     update: dict[str, object] = {"retire_on_exit": True}
     if settings.secret is None:
         update["secret"] = SecretStr(state.secret())
     if settings.redis_url is None:
         update["redis_url"] = socket_url(state.redis_socket)
         if "cluster" not in settings.model_fields_set:
-            # Two instances on one machine must not take each other's containers for orphans.
+            # Two instances on one machine must not treat each other's containers as orphans.
             digest = hashlib.sha256(str(state.root).encode()).hexdigest()[:8]
             update["cluster"] = f"up-{digest}"
     if settings.port == 0:
@@ -185,12 +187,12 @@ def complete(settings: Settings, state: StateDir) -> Settings:
     if "drain_timeout_s" not in settings.model_fields_set:
         update["drain_timeout_s"] = DRAIN_TIMEOUT_S
     if "drain_notice_s" not in settings.model_fields_set:
-        update["drain_notice_s"] = 0.0  # No balancer stands before it.
+        update["drain_notice_s"] = 0.0  # There is no load balancer in front of it.
     return settings.model_copy(update=update)
 
 
 async def start_all(plan: Plan, state: StateDir, fleet: Fleet, terminal: Terminal) -> None:
-    """Start the programs, each when what it needs is there. Raises `ProgramEnded`."""
+    """Start the programs, each when its dependencies are ready. Raises `ProgramEnded`."""
     if plan.redis_server is not None:
         terminal.step(f"starting Redis ({plan.redis_server}), data in {state.redis}")
         redis = fleet.launch(_redis(plan, state))
@@ -201,7 +203,7 @@ async def start_all(plan: Plan, state: StateDir, fleet: Fleet, terminal: Termina
         listens = partial(_model_listens, plan.model_port)
         await fleet.wait_ready(model, listens, timeout_s=READY_TIMEOUT_S)
     terminal.step("starting gateway, worker and API")
-    # All at once, for most of their start is imports; each waits for those it needs.
+    # All at once, because most of their startup is imports; each waits for those it needs.
     gateway = fleet.launch(_ours(plan, "gateway", rank=2))
     worker = fleet.launch(_ours(plan, "worker", rank=3))
     api = fleet.launch(_ours(plan, "api", rank=4))
@@ -211,7 +213,7 @@ async def start_all(plan: Plan, state: StateDir, fleet: Fleet, terminal: Termina
 
 
 def tell_ready(plan: Plan, terminal: Terminal, *, seconds: float) -> None:
-    """The box, and a line to copy."""
+    """Print the box, and a line to copy."""
     settings = plan.settings
     model = next(iter([*settings.model_aliases, *settings.models]), "any")
     model = "claude-sonnet-4.5" if "claude-sonnet-4.5" in settings.model_aliases else model
@@ -289,7 +291,7 @@ def _ours(plan: Plan, name: str, *, rank: int) -> Program:
 
 
 def _leftovers(plan: Plan) -> Program:
-    """What is run when the worker was killed: its agents would outlive it."""
+    """The command to run if the worker was killed, because its agents would outlive it."""
     return Program(
         name="leftovers",
         command=python_command("worker.hosts.leftovers"),
@@ -313,7 +315,7 @@ async def _gateway_answers(plan: Plan) -> bool:
 
 
 async def _worker_beats(plan: Plan, pid: int) -> bool:
-    """Whether this very process has entered itself into the registry."""
+    """Whether this very process is in the registry."""
     settings = plan.settings
     async with aclosing(
         open_store(settings, name="agcluster-cli", timeout_s=_PROBE_TIMEOUT_S)

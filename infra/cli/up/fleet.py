@@ -1,6 +1,6 @@
 """A group of programs as child processes: started in order, watched, restarted, stopped in order.
 
-Every child leads its own process group and session, so Ctrl-C reaches `up` alone, which then stops
+Every child leads its own process group and session, so Ctrl-C reaches only `up`, which then stops
 them one after another. A guard (`infra.cli.up.guard`) does the same if `up` is killed.
 """
 
@@ -25,7 +25,8 @@ from infra.runtime.lifecycle import UP_MARK
 from infra.wire.errors import AgClusterError
 
 RESTARTS_MAX = 5
-"""Ends in a row that are followed by another start; a program that lived `CALM_S` starts afresh."""
+"""Consecutive exits after which a program is started again. The count restarts after `CALM_S`
+seconds."""
 CALM_S = 60.0
 _FIRST_DELAY_S = 0.5
 _READY_POLL_S = 0.05
@@ -34,11 +35,11 @@ _OUTPUT_END_TIMEOUT_S = 1.0
 _KILL_TIMEOUT_S = 5.0
 
 Ready = Callable[[int], Awaitable[bool]]
-"""Whether a program, given its pid, can be used."""
+"""Returns whether the program with this pid is ready."""
 
 
 class ProgramEnded(AgClusterError):
-    """A program ended by itself, or did not become ready in time."""
+    """A program exited, or did not become ready in time."""
 
     def __init__(self, name: str, what: str, last_lines: tuple[str, ...] = ()) -> None:
         super().__init__(f"{name} {what}")
@@ -61,9 +62,9 @@ class Fleet:
         self._failure: asyncio.Future[ProgramEnded] = asyncio.get_running_loop().create_future()
 
     async def open(self, last: Program | None = None) -> None:
-        """Post the guard. Before anything else.
+        """Start the guard. Call this first.
 
-        `last` is run at the end when a program was killed: it tidies what that one has left.
+        `last` is run at the end if a program was killed: it cleans up what that program left.
         """
         self._guard = await _Guard.start(self._lock_fd, self._mark)
         if last is not None:
@@ -71,7 +72,7 @@ class Fleet:
             self._guard.last(self._last)
 
     def launch(self, program: Program) -> Launched:
-        """Start a program; `wait_ready` says when it can be used."""
+        """Start a program; `wait_ready` waits until it is ready."""
         assert self._guard is not None, "open() comes first"
         launched = Launched(self._marked(program), self._terminal, self._guard)
         self._launched.append(launched)
@@ -79,30 +80,32 @@ class Fleet:
         return launched
 
     async def wait_ready(self, launched: Launched, ready: Ready, *, timeout_s: float) -> None:
-        """Wait until the program is ready; from then on it is restarted when it ends by itself.
+        """Wait until the program is ready. From then on it is restarted if it exits.
 
-        Raises `ProgramEnded` when it, or another, ends before that or the time is over.
+        Raises `ProgramEnded` if it, or another program, exits before that, or if it takes too long.
         """
         try:
             async with asyncio.timeout(timeout_s):
                 while launched.pid is None or not await ready(launched.pid):
                     if self._failure.done():
                         raise self._failure.result()
-                    # Only the program knows when it is ready, and has no way to tell but this.
+                    # Only the program knows when it is ready, and it cannot report that in any
+                    # other way.
                     await asyncio.sleep(_READY_POLL_S)
         except TimeoutError:
             raise launched.ended(f"was not ready after {timeout_s:g} s") from None
         launched.is_restarted = True
 
     async def failure(self) -> ProgramEnded:
-        """Wait until a program has ended for good."""
+        """Wait until a program has exited for good."""
         return await asyncio.shield(self._failure)
 
     async def stop(self) -> tuple[str, ...]:
-        """Stop every program, last started first; the names of those that had to be killed.
+        """Stop every program, the last started first. Returns the names of those that had to be
+        killed.
 
-        Nothing they started outlives them, agents included, or `has_left` tells. Always returns:
-        within the sum of patiences, and a minute when one had to be killed.
+        Nothing that they started outlives them, including agents; otherwise `has_left` says so.
+        Always returns: within the sum of the patiences, plus a minute if one had to be killed.
         """
         in_order = sorted(self._launched, key=lambda one: -one.program.rank)
         killed = [one.program.name for one in in_order if not await one.stop()]
@@ -164,7 +167,7 @@ class Launched:
 
     @property
     def last_lines(self) -> tuple[str, ...]:
-        """The newest output nobody was shown yet."""
+        """The newest output that was not shown yet."""
         return tuple(self._last) if self.program.is_quiet else ()
 
     @property
@@ -188,7 +191,7 @@ class Launched:
         return True
 
     async def run_once(self) -> float:
-        """Run the program until it ends; the seconds it lived."""
+        """Run the program until it exits. Returns how many seconds it ran."""
         loop = asyncio.get_running_loop()
         begun = loop.time()
         self._exit_code = None
@@ -211,12 +214,12 @@ class Launched:
             finally:
                 os.close(writer)
             self._guard.born(self.program, process.pid)
-            if self.is_stopping:  # since before there was a process to tell
+            if self.is_stopping:  # It was requested before the process existed.
                 self._terminate()
             output = group.create_task(self._show_output(reader))
             code = await process.wait()
             self._guard.dead(process.pid)
-            # A grandchild may hold the pipe open for as long as it lives.
+            # A grandchild may keep the pipe open as long as it lives.
             await asyncio.wait({output}, timeout=_OUTPUT_END_TIMEOUT_S)
             output.cancel()
             self._exit_code = code
@@ -225,7 +228,7 @@ class Launched:
     async def stop(self) -> bool:
         """SIGTERM, patience, then SIGKILL to whatever is left of its process group.
 
-        False when its patience ran out.
+        False if its patience ran out.
         """
         self._stopping.set()
         self._terminate()
@@ -264,7 +267,7 @@ class Launched:
             self._take_lines(rest + b"\n" if rest else b"")
 
     def _take_lines(self, raw: bytes) -> bytes:
-        """Show the whole lines; what is left of the last one."""
+        """Show the complete lines. Returns the incomplete rest."""
         *lines, rest = raw.split(b"\n")
         if len(rest) > _LINE_MAX_BYTES:
             lines, rest = [*lines, rest], b""
@@ -294,7 +297,7 @@ class _Guard:
             stdout=asyncio.subprocess.DEVNULL,
             stderr=asyncio.subprocess.DEVNULL,
             pass_fds=(lock_fd,),
-            env=bare_environment(),  # It needs none of our settings, secrets least of all.
+            env=bare_environment(),  # It needs none of our settings, and certainly no secrets.
             start_new_session=True,
         )
         return cls(process)
@@ -314,7 +317,7 @@ class _Guard:
         self._tell(f"- {pid}")
 
     async def dismiss(self) -> None:
-        """All is over. Afterwards the lock is ours alone."""
+        """Everything has ended. Afterwards only we hold the lock."""
         self._tell("bye")
         assert self._process.stdin is not None
         self._process.stdin.close()
@@ -325,15 +328,15 @@ class _Guard:
             self._process.kill()
 
     def _tell(self, line: str) -> None:
-        # A few short lines into a pipe's buffer: written at once, so nothing is there to drain. A
-        # guard that was killed leaves us without the last resort, and that is all.
+        # A few short lines fit into a pipe's buffer, so there is nothing to drain. If the guard was
+        # killed, we only lose the last resort.
         assert self._process.stdin is not None
         with contextlib.suppress(OSError, RuntimeError):
             self._process.stdin.write(line.encode() + b"\n")
 
 
 async def _runs(program: Program) -> bool:
-    """Run a program to its end, bounded by its patience; whether it ended well."""
+    """Run a program to its end, limited by its patience. Returns whether it succeeded."""
     try:
         process = await asyncio.create_subprocess_exec(
             *program.command,

@@ -1,20 +1,21 @@
-"""The last resort of `agcluster up`: ends its programs when it was killed without a chance to.
+"""The last resort of `agcluster up`: ends its programs if it was killed.
 
-A process of its own (run as a file, standard library only), told over a pipe which programs live:
+A separate process (run as a file, standard library only) that learns over a pipe which programs
+run:
 
     ! <json>                        what to run at the very end: command, environ, timeout_s
     + <rank> <pid> <patience_s>     a program started (it leads its own process group)
-    - <pid>                         it has ended
-    bye                             all is over, nothing to do
+    - <pid>                         it has exited
+    bye                             everything has ended, nothing to do
 
-The end of the pipe without `bye` means that `up` is gone. Then every program is asked to stop,
-highest rank first, each within its patience, and what is left of its group is killed. A pipe works
-on every system, tells no lie when a thread ends (as Linux's parent-death signal does) and leaves
-time for the programs to put away their containers.
+If the pipe ends without `bye`, `up` is gone. Then every program is asked to stop, highest rank
+first, each within its patience, and the rest of its group is killed. A pipe works on every system,
+does not fire when a thread ends (as Linux's parent-death signal does), and leaves time for the
+programs to stop their containers.
 
-On a machine without time to spare none of that may be enough: a program is killed before it has
-stopped its agents, `up` before it has told of a program. So afterwards every process that has
-`up`'s mark in its environment is killed (Linux), and the last command stops what the engine runs.
+On an overloaded machine that may not be enough: a program is killed before it has stopped its
+agents, or `up` before it has reported a program. So afterwards every process with `up`'s mark in
+its environment is killed (Linux), and the last command stops what the engine runs.
 """
 
 from __future__ import annotations
@@ -38,9 +39,9 @@ _MARKED_WAIT_S = 30.0
 def watch(
     lines: Iterable[str], last: dict[str, Any] | None = None
 ) -> dict[int, tuple[int, float]] | None:
-    """Programs that live at the end of the lines: pid -> (rank, patience); None after `bye`.
+    """The programs that run at the end of the input: pid -> (rank, patience); None after `bye`.
 
-    What is to be run last is put into `last`.
+    The command to run last is put into `last`.
     """
     alive: dict[int, tuple[int, float]] = {}
     for line in lines:
@@ -67,16 +68,17 @@ def end_all(alive: dict[int, tuple[int, float]]) -> None:
 
 
 def ask_to_end(pid: int) -> None:
-    """SIGTERM to a program, and SIGCONT: one that stands still would not hear it."""
+    """SIGTERM to a program, and SIGCONT, because a stopped process would not receive it."""
     for number in (signal.SIGTERM, signal.SIGCONT):
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, number)
 
 
 def end_marked(mark: str, *, within_s: float = _MARKED_WAIT_S) -> int:
-    """Kill every process with this `NAME=value` in its environment; how many did not die in time.
+    """Kill every process with this `NAME=value` in its environment. Returns how many did not die in
+    time.
 
-    Finds nothing where there is no /proc. Blocking.
+    Finds nothing without /proc. Blocking.
     """
     deadline = time.monotonic() + within_s
     while found := _marked(mark.encode()):
@@ -101,7 +103,7 @@ def _has_mark(pid: int, mark: bytes) -> bool:
 
 
 def _kill_marked(pid: int, mark: bytes) -> None:
-    # By descriptor, and looked at again: the number may be another process's by now.
+    # By descriptor, and checked again, because the pid may belong to another process by now.
     with contextlib.suppress(ProcessLookupError, PermissionError):
         fd = os.pidfd_open(pid)
         try:
@@ -112,7 +114,7 @@ def _kill_marked(pid: int, mark: bytes) -> None:
 
 
 def run_last(last: dict[str, Any]) -> None:
-    """The last command, bounded; what it prints is nobody's to read."""
+    """Run the last command, with a time limit; its output is discarded."""
     with contextlib.suppress(OSError, subprocess.SubprocessError):
         subprocess.run(
             last["command"],
@@ -126,7 +128,7 @@ def run_last(last: dict[str, Any]) -> None:
 
 
 def is_alive(pid: int) -> bool:
-    """Whether the process still runs; one that only waits to be reaped does not."""
+    """Whether the process still runs. A zombie does not."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
@@ -140,13 +142,13 @@ def is_alive(pid: int) -> bool:
 
 def _wait_gone(pid: int, patience_s: float) -> None:
     deadline = time.monotonic() + patience_s
-    # Not our children, so there is nothing to wait on but the process table.
+    # They are not our children, so we can only watch the process table.
     while is_alive(pid) and time.monotonic() < deadline:
         time.sleep(_POLL_S)
 
 
 def main(mark: str) -> None:
-    """Watch, and end what is left if need be."""
+    """Watch, and end what is left if necessary."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     last: dict[str, Any] = {}

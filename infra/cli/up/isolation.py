@@ -1,6 +1,7 @@
-"""What agents run in on this machine, as `worker.hosts.isolation` finds out, and the agents' image.
+"""What isolates agents on this machine, according to `worker.hosts.isolation`, and the agents'
+image.
 
-The worker's modules are asked as processes: what they import (Docker's SDK) stays with them.
+The worker's modules run as processes, so their imports (Docker's SDK) stay there.
 """
 
 from __future__ import annotations
@@ -30,7 +31,8 @@ class ImageNotBuilt(AgClusterError):
 
 
 class ReportedIsolation(BaseModel):
-    """What was found of one kind of isolation, or of the image. `detail`: why not, what to do."""
+    """The finding about one kind of isolation, or the image. `detail`: why it cannot be used, what
+    to do."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
@@ -40,7 +42,7 @@ class ReportedIsolation(BaseModel):
 
 
 class Isolations(BaseModel):
-    """What `worker.hosts.isolation` prints. `advice` is there when nothing was chosen."""
+    """The output of `worker.hosts.isolation`. `advice` is set if nothing was chosen."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
@@ -74,7 +76,7 @@ async def probe_isolations(settings: Settings) -> Isolations:
 
 
 async def choose_isolation(settings: Settings) -> Isolations:
-    """The same, but raises `NoIsolation` when nothing can isolate agents."""
+    """The same, but raises `NoIsolation` if nothing can isolate agents."""
     found = await probe_isolations(settings)
     if found.chosen is None:
         raise NoIsolation(found.advice or "nothing here can isolate an agent")
@@ -82,9 +84,9 @@ async def choose_isolation(settings: Settings) -> Isolations:
 
 
 async def make_image(settings: Settings, terminal: Terminal) -> None:
-    """Build the agents' image if it is missing, telling how it goes.
+    """Build the agents' image if it is missing, showing progress.
 
-    Raises `ImageNotBuilt`. Cancelled: the build is stopped.
+    Raises `ImageNotBuilt`. If cancelled, the build is stopped.
     """
     try:
         async with (

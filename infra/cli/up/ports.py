@@ -1,4 +1,4 @@
-"""TCP ports: whether one can be listened on, which one is free, whether somebody answers."""
+"""TCP ports: whether one can be used, which one is free, whether somebody answers."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _CONNECT_TIMEOUT_S = 1.0
 
 
 def port_fault(host: str, port: int) -> str | None:
-    """Why the API could not listen there, with what to do; None when it can."""
+    """Why the API cannot listen there, and what to do; None if it can."""
     if port == 0:
         return None
     try:
@@ -32,7 +32,7 @@ def port_fault(host: str, port: int) -> str | None:
 
 
 def free_port() -> int:
-    """A loopback port nobody uses now."""
+    """A loopback port that nobody uses now."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])

@@ -1,6 +1,7 @@
-"""The programs `agcluster` starts: how each is called and what it gets to see of our environment.
+"""The programs that `agcluster` starts: their commands, and what they get of our environment.
 
-Programs are started as processes, never imported: what one of them imports or breaks stays there.
+Programs are started as processes, never imported, so that whatever one of them imports or breaks
+stays there.
 """
 
 from __future__ import annotations
@@ -15,14 +16,15 @@ from infra.runtime.settings import PREFIX, Settings, as_environment
 MODULES = {"api": "api.main", "worker": "worker.main", "gateway": "worker.gateway.main"}
 
 _NOT_FOR_CHILDREN = ("ANTHROPIC_API_KEY", "ANTHROPIC_AUTH_TOKEN", "CLAUDE_CODE_OAUTH_TOKEN")
-"""Keys of the person at the terminal. Callers bring their own; nothing here has a use for these."""
+"""Keys of the person at the terminal. Callers bring their own; no program needs these."""
 
 _SECRETS = {
     "api": ("secret", "content_secret"),
     "worker": ("content_secret",),
     "gateway": ("secret",),
 }
-"""The worker passes keys on unopened, and the gateway reads nothing of conversations in Redis."""
+"""The secrets that a program does not need: the worker passes keys on unopened, and the gateway
+does not read conversations in Redis."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +32,7 @@ class Program:
     """One program of the group.
 
     `rank` orders the start (ascending) and the stop (descending). A quiet program's output is shown
-    only when it ends by itself.
+    only if it exits on its own.
     """
 
     name: str
@@ -44,7 +46,7 @@ class Program:
 def python_command(module: str, *arguments: str) -> tuple[str, ...]:
     """The command that runs one of our modules with this Python.
 
-    `-P`: a folder called `api` where the user happens to stand is not our `api`.
+    `-P`: a folder called `api` in the current directory must not be imported as our `api`.
     """
     return (sys.executable, "-P", "-m", module, *arguments)
 
@@ -60,10 +62,10 @@ def bare_environment() -> dict[str, str]:
 
 
 def environment(settings: Settings, *, program: str = "") -> dict[str, str]:
-    """What a program of ours gets: the settings as decided, whatever our environment said, with
-    those secrets only that it has a use for."""
+    """The environment of one of our programs: the final settings, whatever our environment said,
+    with only the secrets that it needs."""
     withheld = {"secret", "content_secret"}.difference(_SECRETS.get(program, ()))
     given = settings.model_copy(update=dict.fromkeys(withheld))
-    # Empty and not left out: the program reads the same `.env`, where they may stand.
+    # Empty rather than absent, because the program reads the same `.env`, which may contain them.
     empty = {PREFIX + name.upper(): "" for name in withheld}
     return {**bare_environment(), **as_environment(given), **empty}

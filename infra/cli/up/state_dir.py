@@ -1,4 +1,4 @@
-"""The folder `agcluster up` keeps its things in: lock, secret, Redis data, sockets, workspaces.
+"""The folder of `agcluster up`: lock, secret, Redis data, sockets, workspaces.
 
 One running instance per folder. The lock is an flock whose descriptor the guard inherits, so it is
 held until the last program of a killed instance is gone.
@@ -15,7 +15,7 @@ from pathlib import Path
 from infra.wire.errors import AgClusterError
 
 SOCKET_PATH_MAX_BYTES = 103
-"""Longest path of a Unix socket that both Linux (107) and macOS (103) accept."""
+"""The longest path of a Unix socket that both Linux (107) and macOS (103) accept."""
 
 _LONGEST_BELOW = len("/s/" + 24 * "x" + "/egress.sock")
 DATA_DIR_MAX_BYTES = SOCKET_PATH_MAX_BYTES - _LONGEST_BELOW
@@ -26,7 +26,7 @@ class StateDirRefused(AgClusterError):
 
 
 class StateDir:
-    """Paths in the folder, and what is made there at the first start."""
+    """The paths in the folder, and what is created there at the first start."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -36,7 +36,7 @@ class StateDir:
         self.lock_file = root / "up.lock"
 
     def fault(self) -> str | None:
-        """Why the folder cannot be used, or None. Makes nothing."""
+        """Why the folder cannot be used, or None. Creates nothing."""
         length = len(os.fsencode(self.root))
         if length > DATA_DIR_MAX_BYTES:
             return (
@@ -49,15 +49,16 @@ class StateDir:
         return None
 
     def make(self) -> None:
-        """Make the folders. Raises `StateDirRefused`."""
+        """Create the folders. Raises `StateDirRefused`."""
         if fault := self.fault():
             raise StateDirRefused(fault)
-        # Agents of another uid pass through the root folder to their own; Redis is nobody's else.
+        # Agents with another uid pass through the root folder to their own; nobody else may open
+        # Redis'.
         self.root.mkdir(mode=0o711, parents=True, exist_ok=True)
         self.redis.mkdir(mode=0o700, exist_ok=True)
 
     def secret(self) -> str:
-        """The secret of this machine's own cluster: made once, readable by its user only."""
+        """The secret of this machine's own cluster: created once, readable only by its user."""
         try:
             found = self.secret_file.read_text().strip()
         except FileNotFoundError:
@@ -76,7 +77,7 @@ class StateDir:
         return made
 
     def holder(self) -> str | None:
-        """Who runs here now, in words; None when nobody does."""
+        """A description of who runs here now; None if nobody does."""
         try:
             with self.lock_file.open("rb") as file:
                 try:
@@ -92,7 +93,7 @@ class InstanceLock:
     """The right to run in a state folder."""
 
     def __init__(self, state: StateDir) -> None:
-        """Raises `StateDirRefused` when somebody else holds it."""
+        """Raises `StateDirRefused` if somebody else holds it."""
         self._fd = os.open(state.lock_file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -106,16 +107,16 @@ class InstanceLock:
 
     @property
     def fd(self) -> int:
-        """For the guard to inherit: the lock is held as long as anybody has it open."""
+        """For the guard to inherit: the lock is held while any process has it open."""
         return self._fd
 
     def describe(self, url: str) -> None:
-        """Leave word for those who find the lock held."""
+        """Write a message for those who find the lock held."""
         os.ftruncate(self._fd, 0)
         os.pwrite(self._fd, json.dumps({"pid": os.getpid(), "url": url}).encode(), 0)
 
     def close(self) -> None:
-        """Let go, unless the guard still holds it."""
+        """Release it, unless the guard still holds it."""
         os.close(self._fd)
 
 
