@@ -12,9 +12,9 @@ from redis.asyncio import Redis
 from infra.runtime.contents import Contents, PlainContents
 from infra.runtime.logs import fields as about
 from infra.runtime.threads import in_thread
-from infra.store.access.limits import SubmitLimits, refusal
+from infra.store.access.limits import SubmitLimits
 from infra.store.access.usage import report
-from infra.store.bounds import ENDED_TTL_S, EVENTS_MAX, LISTED_TURNS_MAX
+from infra.store.bounds import ENDED_TTL_S, EVENTS_MAX
 from infra.store.conversations.leases import LEASE_S, Lease
 from infra.store.keys import Keys
 from infra.store.server.connection import translate
@@ -30,7 +30,6 @@ from infra.store.turns.calls import (
     PositionCall,
     RequeueCall,
     StartCall,
-    SubmitCall,
     UnclaimedCall,
 )
 from infra.store.turns.history import Memory, TurnBase, UnheardTurn, keep_heads, read_accepted
@@ -45,10 +44,10 @@ from infra.store.turns.records import (
     Unheard,
     open_turn,
     options_kept,
-    options_named,
     turn_record,
 )
-from infra.wire.control import CancelTurn, TurnWaits
+from infra.store.turns.submission import OPEN_TTL_S, blinded, submit_call, submit_keys, submitted
+from infra.wire.control import CancelTurn
 from infra.wire.endings import declared_end
 from infra.wire.errors import (
     ErrorCode,
@@ -79,7 +78,6 @@ REFUSALS_MAX = 20
 """How often hosts may fail to start anything for a turn before that counts as its attempts. Enough
 for half a dozen hosts to find out that their engines are broken, but still a limit."""
 
-_OPEN_TTL_S = 86400.0
 _CLAIMED_LOOK_AFTER_S = LEASE_S - 2.0
 _LOOK_PAUSE_MAX_S = 15.0
 _RETRY_AFTER_S = 5.0
@@ -120,95 +118,19 @@ class TurnStore:
         If the answer is lost or the call is cancelled, the turn may exist: `TurnReaders.withdraw`
         then leaves it.
         """
-        request = self._blinded(new.request)
+        request = blinded(new.request, self._contents)
         written = (
             await in_thread(partial(self._written, request))
             if new.is_large
             else self._written(request)
         )
         digest = self._contents.blind(new.idempotency or "")
-        call = self._submit(new, written, digest=digest, limits=limits, retention_s=retention_s)
-        answer = await self._scripts.run(call, **self._touched_by_submit(request, digest))
-        match answer.outcome:
-            case "created" | "joined" | "repeated":
-                return Submitted(
-                    turn=answer.turn,
-                    created=answer.outcome == "created",
-                    owner=answer.owner,
-                    position=answer.ahead,
-                    is_told=answer.told > 0,
-                    is_joined=answer.outcome == "joined",
-                )
-            case bound:
-                raise refusal(
-                    bound,
-                    turns=answer.turns,
-                    oldest_ms=answer.oldest_ms,
-                    day_left_ms=answer.day_left_ms,
-                    held_bytes=answer.held_bytes,
-                )
-
-    def _blinded(self, request: TurnRequest) -> TurnRequest:
-        """The request with keyed digests in place of the digests of what was said."""
-        sent = tuple(map(self._contents.blind, request.sent))
-        tails = tuple(map(self._contents.blind, request.tails))
-        return request.model_copy(update={"sent": sent, "tails": tails})
+        call = submit_call(new, written, digest=digest, limits=limits, retention_s=retention_s)
+        answer = await self._scripts.run(call, **submit_keys(self._keys, request, digest))
+        return submitted(answer)
 
     def _written(self, request: TurnRequest) -> str | bytes:
         return self._contents.seal(request.encode(), _place(request.turn))
-
-    def _submit(
-        self,
-        new: NewTurn,
-        written: str | bytes,
-        *,
-        digest: str,
-        limits: SubmitLimits,
-        retention_s: float,
-    ) -> SubmitCall:
-        request = new.request
-        c, turn = request.conversation, request.turn
-        return SubmitCall(
-            conversation=c,
-            turn=turn,
-            tenant=request.tenant,
-            label=new.label,
-            request=written,
-            replica=new.replica,
-            model=new.asked_model or request.model,
-            sealed_key=new.sealed_key,
-            key_expires_ms=new.key_expires_ms,
-            on_disconnect=new.on_disconnect,
-            lane=request.lane,
-            options=options_named(request.options),
-            digest=digest,
-            repeats=new.repeats,
-            supersedes=new.supersedes,
-            reader=new.reader,
-            is_thin=request.is_thin and not request.history,
-            order=TurnWaits(conversation=c, turn=turn).encode(),
-            open_ttl_ms=_ms(_OPEN_TTL_S + request.deadline_s),
-            retention_ms=_ms(retention_s),
-            todo_ttl_ms=_ms(_OPEN_TTL_S),
-            idle_timeout_ms=_ms(request.idle_timeout_s),
-            listed_max=LISTED_TURNS_MAX,
-            **vars(limits),
-        )
-
-    def _touched_by_submit(self, request: TurnRequest, digest: str) -> dict[str, str]:
-        c, turn, tenant = request.conversation, request.turn, request.tenant
-        touched = {
-            "conversation": self._keys.conversation(c),
-            "todo": self._keys.todo(c),
-            "turn": self._keys.turn(turn),
-            "turn_request": self._keys.turn_request(turn),
-            "turns_open": self._keys.turns_open(),
-            "idle": self._keys.idle(),
-            "tenant_running": self._keys.tenant_running(tenant),
-        }
-        if digest:
-            touched["idempotency"] = self._keys.idempotency(tenant, digest)
-        return touched
 
     async def claim(self, lease: Lease) -> Claimed | None:
         """The conversation's unfinished turn (adoption), otherwise the head of its FIFO, otherwise
@@ -328,7 +250,7 @@ class TurnStore:
                 cancelled=CANCELLED,
                 events_max=EVENTS_MAX,
                 ended_ttl_ms=_ms(self._ended_ttl_s),
-                todo_ttl_ms=_ms(_OPEN_TTL_S),
+                todo_ttl_ms=_ms(OPEN_TTL_S),
             ),
             conversation=self._keys.conversation(c),
             todo=self._keys.todo(c),
