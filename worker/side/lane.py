@@ -1,9 +1,9 @@
-"""The side lane: turns that are one model call, with no container, no slot and no memory.
+"""The side lane: turns that are one model call, without a container, slot or memory.
 
-A hint names a turn; taking it is milliseconds: acquire the lease of its conversation, which it has
-to itself, and run it in a task of its own. The call goes through the host's gateway, its answer is
-published and logged as an agent's would be, so that relays cannot tell the difference. A turn whose
-worker died before its first word runs again elsewhere; one that had said something ends visibly.
+A hint names a turn. Taking it needs milliseconds: acquire the lease of its conversation, which has
+no other turns, and run it in a task of its own. The call goes through the host's gateway. Its
+answer is published and logged like an agent's, so relays cannot tell the difference. If a turn's
+worker dies before its first output, the turn runs again elsewhere; otherwise it ends visibly.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ from worker.side.run import SideRun
 log = logging.getLogger(__name__)
 
 PLACES = 32
-"""Side turns a worker runs at once; they wait for the model nearly all their time."""
+"""Concurrent side turns of a worker; they wait for the model nearly all the time."""
 
 
 class SideLane:
-    """All side turns of this worker. `run` first; the turns live in its task group."""
+    """All side turns of this worker. Start `run` first; the turns run in its task group."""
 
     def __init__(
         self,
@@ -51,21 +51,21 @@ class SideLane:
         return len(self._members)
 
     def has_room(self) -> bool:
-        """Whether another turn may come."""
+        """Whether it can take another turn."""
         return not self._members.has_closed() and self.used < self._places
 
     async def run(self) -> None:
-        """Hold the turns until cancelled; they then stop where they are."""
+        """Run the turns until cancelled; they then stop where they are."""
         await self._members.hold(_for_ever())
 
     async def wait_running(self) -> None:
-        """Until `run` holds the group."""
+        """Wait until `run` has its task group."""
         await self._members.wait_running()
 
     async def claim(self, turn: TurnId) -> None:
-        """The arq job: own the turn's conversation and begin. Raises `StoreUnavailable`.
+        """Follow a hint: own the turn's conversation and start it. Raises `StoreUnavailable`.
 
-        Without room the hint is handed on. A turn that is somebody else's is left alone.
+        Without room the hint is passed on. A turn that another worker owns is left alone.
         """
         if turn in self._members.by_key:
             return
@@ -99,13 +99,13 @@ class SideLane:
             run.interrupt(InterruptReason.CANCELLED)
 
     def close(self) -> None:
-        """Take no turn any more."""
+        """Take no more turns."""
         self._members.close()
 
     async def drain(self, *, is_retiring: bool) -> None:
-        """See `WorkerLane`: let those that run end, stop the rest.
+        """See `WorkerLane`: let running turns end, stop the rest.
 
-        Nobody can take a side turn over; it is over in seconds.
+        Nobody can take over a side turn, but it takes only seconds.
         """
         self.close()
         parts = self._parts
@@ -123,7 +123,8 @@ class SideLane:
         except AgClusterError as error:
             log.warning("side turn left to the sweepers: %s", error, extra=fields(turn=turn))
         except Exception:
-            # One turn must not take the others with it; its lease lapses and it is ended elsewhere.
+            # One failing turn must not affect the others; its lease expires and another worker ends
+            # it.
             log.exception("side turn failed inside the worker", extra=fields(turn=turn))
         finally:
             run.forget()

@@ -1,6 +1,6 @@
-"""The Messages API as the side lane speaks it: a turn as a request, the streamed answer as events.
+"""The Messages API for the side lane: a turn as a request, the streamed answer as events.
 
-Pure. Agents have the SDK for this; a side turn is one call without tools, and its answer is text.
+Pure. Agents use the SDK for this; a side turn is one call without tools, and its answer is text.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from infra.wire.upstream import (
 )
 
 Json = dict[str, Any]
-"""A JSON object of the Messages API, which has no types of ours."""
+"""A JSON object of the Messages API, for which we have no types."""
 
 _LINE_MAX_BYTES = 1024 * 1024
 
@@ -33,9 +33,9 @@ _LINE_MAX_BYTES = 1024 * 1024
 def request_body(
     request: TurnRequest, *, max_tokens: int, budget_tokens: int | None = None
 ) -> Json:
-    """The turn as a request; `max_tokens` bounds its answer unless the client did.
+    """The turn as a request. `max_tokens` limits its answer, unless the client set a limit.
 
-    `budget_tokens` bounds it whatever the client said: nothing cuts a side turn's answer.
+    `budget_tokens` always limits it, because nothing cuts off a side turn's answer.
     """
     answer_max = request.max_tokens or max_tokens
     if budget_tokens is not None:
@@ -52,7 +52,7 @@ def request_body(
 
 
 def refusal(status: int, raw: bytes, *, retry_after_s: float | None) -> TurnError:
-    """What an answer that is no stream says: an error, by its status and its body."""
+    """The error in an answer that is not a stream, from its status and body."""
     try:
         told = json.loads(raw)
     except ValueError:
@@ -63,7 +63,7 @@ def refusal(status: int, raw: bytes, *, retry_after_s: float | None) -> TurnErro
 
 
 class AnswerStream:
-    """Reads a streamed answer; its bytes may be cut anywhere."""
+    """Reads a streamed answer, in pieces of any size."""
 
     def __init__(self) -> None:
         self._rest = b""
@@ -75,16 +75,16 @@ class AnswerStream:
 
     @property
     def usage(self) -> Usage:
-        """What is known so far."""
+        """The usage known so far."""
         return Usage(**self._figures)
 
     @property
     def is_over(self) -> bool:
-        """Whether nothing more can come of it, though its body may not have ended."""
+        """Whether the answer is complete, even if its body has not ended."""
         return self._is_whole or self._error is not None
 
     def feed(self, chunk: bytes) -> Iterator[Event]:
-        """The deltas in some bytes. What comes after an error or the end is not read."""
+        """The deltas in these bytes. Whatever follows an error or the end is ignored."""
         *lines, self._rest = (self._rest + chunk).split(b"\n")
         if len(self._rest) > _LINE_MAX_BYTES:
             self._error = upstream_error(ErrorCode.UPSTREAM_ERROR)
@@ -95,7 +95,7 @@ class AnswerStream:
                 yield from self._read(line[5:])
 
     def ended(self) -> TurnEnded:
-        """How the answer ended, now that no more bytes come."""
+        """How the answer ended, after its last bytes."""
         error = self._error
         if error is None and not self._is_whole:
             error = upstream_error(ErrorCode.UPSTREAM_ERROR)
@@ -140,12 +140,12 @@ class AnswerStream:
                 self._error = upstream_error(code_of(status, prose), prose)
 
     def _count(self, usage: object) -> None:
-        """Later figures replace earlier ones: the API counts up."""
+        """Later figures replace earlier ones, because the API counts up."""
         self._figures |= usage_figures(usage)
 
 
 def _messages(request: TurnRequest) -> Sequence[Json]:
-    """All that was said, the prompt last; neighbours of one role are joined."""
+    """All messages, the prompt last; neighbours of the same role are joined."""
     joined: list[Json] = []
     said = [(message.role, message.content) for message in request.history]
     for role, blocks in [*said, ("user", request.prompt)]:
@@ -162,7 +162,7 @@ def _messages(request: TurnRequest) -> Sequence[Json]:
 
 
 def _is_sayable(block: ContentBlock, role: str) -> bool:
-    """The Messages API takes no empty text, and nothing but text from an assistant."""
+    """The Messages API accepts no empty text, and only text from an assistant."""
     return bool(block.text.strip()) if isinstance(block, TextBlock) else role == "user"
 
 

@@ -1,4 +1,4 @@
-"""The run of one side turn: one streamed model call that becomes events in the turn log."""
+"""Runs one side turn: one streamed model call that becomes events in the turn log."""
 
 from __future__ import annotations
 
@@ -36,15 +36,15 @@ log = logging.getLogger(__name__)
 
 
 _GATEWAY_PATIENCE_S = 5.0
-"""A gateway that restarts is waited for, as long as nothing has been said."""
+"""Seconds to wait for a gateway that restarts, before the first output."""
 
 
 _BODY_END_S = 0.2
-"""A body that does not end behind its last event is not waited for any longer."""
+"""Seconds to wait for the body to end after its last event."""
 
 
 class SideRun:
-    """The running of one side turn under its conversation's lease."""
+    """One running side turn, under its conversation's lease."""
 
     def __init__(self, parts: SideParts, held: HeldLease, turn: TurnId) -> None:
         self._parts = parts
@@ -54,16 +54,16 @@ class SideRun:
         self._answer = AnswerStream()
 
     def interrupt(self, reason: InterruptReason) -> None:
-        """Have it stopped. The first reason counts."""
+        """Stop it. The first reason counts."""
         self._stop.ask(reason)
 
     def forget(self) -> None:
-        """Renew the lease no more."""
+        """No longer renew its lease."""
         self._parts.ownership.forget(self._held)
 
     async def run(self) -> None:
-        """From the claim to the end. Raises `LeaseLost` and `StoreUnavailable`; cancelled, it stops
-        where it is."""
+        """From the claim to the end. Raises `LeaseLost` and `StoreUnavailable`. If cancelled, it
+        stops where it is."""
         claimed = await self._claim()
         if claimed is not None:
             try:
@@ -78,8 +78,8 @@ class SideRun:
         await self._parts.ownership.release(self._held, ConversationState.COLD)
 
     async def _claim(self) -> Claimed | None:
-        """The turn, if it is to be run. One that nobody here can read ends: of another secret, or
-        another version. No later try would go better."""
+        """The turn, if it should run. A turn that cannot be read here (of another secret or
+        version) is ended, because retrying would not help."""
         turns = self._parts.turns
         try:
             return await turns.claim(self._held.lease)
@@ -105,7 +105,7 @@ class SideRun:
             logging_events.cancel()
 
     async def _until_stopped(self, claimed: Claimed, output: TurnOutput) -> TurnEnded:
-        """The answer's end, unless the deadline or somebody's wish comes first."""
+        """The answer's end, unless the deadline or a cancel request comes first."""
         async with asyncio.TaskGroup() as group:
             speaking = group.create_task(self._speak(claimed, output))
             stopping = group.create_task(
@@ -166,7 +166,7 @@ class SideRun:
         )
 
     async def _listen(self, call: SideCall, output: TurnOutput) -> TurnEnded:
-        """One call, its answer published and logged as it comes."""
+        """One call, whose answer is published and logged as it arrives."""
         self._answer = AnswerStream()
         async with self._parts.gateway.complete(call) as upstream:
             if upstream.status >= 400:
@@ -183,7 +183,7 @@ class SideRun:
         return self._answer.ended()
 
     async def _finish(self, record: TurnRecord, end: TurnEnded, output: TurnOutput) -> None:
-        """Close the turn, then tell. While Redis is away this goes on trying."""
+        """Close the turn, then publish its end. Keeps trying while Redis is unavailable."""
         meter = await self._parts.gateway.close_turn(record.conversation, record.turn)
         if meter.usage != Usage():
             end = end.model_copy(update={"usage": meter.usage})
@@ -191,7 +191,7 @@ class SideRun:
 
 
 async def _read_out(chunks: AsyncIterator[bytes]) -> None:
-    """The end of a body whose last word was said: its connections can then be used again."""
+    """Read the end of a body after its last event, so that its connection can be reused."""
     with contextlib.suppress(TimeoutError, GatewayUnavailable):
         async with asyncio.timeout(_BODY_END_S):
             async for _ in chunks:

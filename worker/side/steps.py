@@ -1,6 +1,6 @@
-"""How a side turn goes on, as pure functions of what is known.
+"""Decides how a side turn continues, as pure functions of the known facts.
 
-No I/O, no clock: `worker.side.run` gathers the facts, asks here, and carries the answer out.
+No I/O, no clock: `worker.side.run` gathers the facts, asks here, and carries out the answer.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _ANSWERER_LOST = declared_end(Case.ANSWERER_LOST, state=TurnState.INTERRUPTED)
 
 
 def end_before_start(*, state: TurnState, seq: int) -> TurnEnded | None:
-    """The end of a turn whose worker was lost after it had said something; None: it may start."""
+    """The end of a turn whose worker was lost after its first output; None if it may start."""
     course = course_before_container(state=state, seq=seq)
     return None if course is Course.START else _ANSWERER_LOST
 
@@ -27,10 +27,11 @@ def end_before_start(*, state: TurnState, seq: int) -> TurnEnded | None:
 def end_of_broken_call(
     error: Exception, *, has_spoken: bool, is_patient: bool, usage: Usage
 ) -> TurnEnded | None:
-    """How a turn ends whose model call broke; None: the call is made again.
+    """How a turn ends if its model call broke; None if the call is made again.
 
-    `has_spoken`: something of the answer is told already, so that another try would not fit to it.
-    `is_patient`: the gateway may still come back in time. `usage` is what the answer told so far.
+    `has_spoken`: a part of the answer was already published, and another try would not match it.
+    `is_patient`: the gateway may still come back in time. `usage` is what the answer reported so
+    far.
     """
     match error:
         case CommandRefused():

@@ -1,1 +1,1 @@
-"""One turn on its agent, from `StartTurn` to the end in the log."""
+"""One turn on its agent, from `StartTurn` to the logged end."""

@@ -1,10 +1,9 @@
 """The worker's end of the link to an agent server (`infra.wire.link`).
 
-`connect` opens the agent's socket without trusting what lies there: the agent may write in that
-folder, so the name is opened without following links and must be a socket. Incoming bytes are cut
-into lines as they arrive (`worker.lines`) and handed to the listener in the same loop pass;
-nothing waits, and nothing is decoded but answers of a few KB. Reconnecting is the conversation's
-business.
+`connect` opens the agent's socket without trusting the folder, in which the agent may write: the
+name is opened without following links and must be a socket. Incoming bytes are split into lines as
+they arrive (`worker.lines`) and passed to the listener in the same loop pass. Nothing waits, and
+nothing is decoded except answers of a few KB. The conversation handles reconnects.
 """
 
 from __future__ import annotations
@@ -40,41 +39,41 @@ from worker.lines import HeldLines, LineCutter, check_length
 CHATTER_WINDOW_S = 10.0
 CHATTER_MAX_LINES = 2_000
 CHATTER_MAX_BYTES = 4 * TRANSCRIPT_LINE_MAX_BYTES
-"""What an agent may say in a window beside the frames of its turn. An honest one answers what it is
-asked, and has one message of transcript entries under way."""
+"""What an agent may send per time window besides the frames of its turn. An honest one only
+answers, and has one message of transcript entries outstanding."""
 
 
 class LinkListener(Protocol):
-    """Who hears what an agent says. Called from the loop; must not block."""
+    """Receives what an agent sends. Called from the loop; must not block."""
 
     def on_frame(self, line: bytes) -> None:
-        """An encoded frame. May raise `MalformedMessage`: the link is then dropped."""
+        """An encoded frame. May raise `MalformedMessage`; then the link is dropped."""
         ...
 
     def on_answer(self, answer: Answer) -> None:
-        """Anything else the agent says after its welcome."""
+        """Any other message of the agent after its welcome."""
         ...
 
     def on_transcript(self, line: bytes) -> None:
-        """A line that begins as a `TranscriptAppend`, not parsed; a `CutLine` where it was too
+        """An unparsed line that begins like a `TranscriptAppend`; a `CutLine` if it was too
         long."""
         ...
 
     def on_offence(self, error: MalformedMessage) -> None:
-        """It said what is no message, or too much; the link is dropped."""
+        """The agent sent something that is not a message, or too much; the link is dropped."""
         ...
 
     def on_unknown(self, unknown: UnknownMessage) -> None:
-        """It said what this version does not know, and what was skipped."""
+        """The agent sent a message that this version does not know, which was skipped."""
         ...
 
     def on_link_lost(self) -> None:
-        """The link is gone, and nobody of us closed it."""
+        """The link is gone, and we did not close it."""
         ...
 
 
 class _Chatter:
-    """Counts what an agent says beside frames."""
+    """Counts what an agent sends besides frames."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
@@ -83,7 +82,7 @@ class _Chatter:
         self._bytes = 0
 
     def count(self, size_bytes: int) -> None:
-        """Raises `MalformedMessage` when it is too much for the time."""
+        """Raises `MalformedMessage` if it is too much for the time."""
         self._lines += 1
         self._bytes += size_bytes
         if self._lines <= CHATTER_MAX_LINES and self._bytes <= CHATTER_MAX_BYTES:
@@ -101,7 +100,7 @@ class AgentLink(asyncio.Protocol):
     def __init__(
         self, listener: LinkListener, clock: Clock, *, held: HeldLines | None = None
     ) -> None:
-        """`held` bounds the long lines of all links that share it."""
+        """`held` limits the long lines of all links that share it."""
         self._listener = listener
         self._clock = clock
         self._transport: asyncio.Transport | None = None
@@ -112,18 +111,18 @@ class AgentLink(asyncio.Protocol):
         self._is_welcome = False
         self._is_paused = False
         self.heard_s = self._clock.monotonic()
-        """When the agent last said anything, by the monotonic clock."""
+        """When the agent last sent anything, by the monotonic clock."""
 
     @property
     def is_open(self) -> bool:
         return self._transport is not None and not self._is_closing
 
     def send(self, command: Command) -> None:
-        """Say it; on a broken link it is dropped, and said again after the reconnect."""
+        """Send a message. On a broken link it is dropped, and sent again after the reconnect."""
         self.send_line(command.encode())
 
     def send_line(self, line: bytes) -> None:
-        """The same for a command that is encoded already."""
+        """The same for an encoded command."""
         if self._transport is not None and not self._transport.is_closing():
             self._transport.write(line + b"\n")
 
@@ -147,13 +146,13 @@ class AgentLink(asyncio.Protocol):
         return self._is_paused
 
     def close(self) -> None:
-        """Let go of it; what was said last is still written out. The listener hears nothing."""
+        """Close the link. Messages sent before still go out. The listener is not called."""
         self._is_closing = True
         if self._transport is not None:
             self._transport.close()
 
     def abort(self) -> None:
-        """Drop it as broken; the listener hears of it."""
+        """Drop the link as broken; the listener is called."""
         if self._transport is not None:
             self._transport.abort()
 
@@ -171,7 +170,7 @@ class AgentLink(asyncio.Protocol):
             self._offended(error)
 
     def drop_line(self) -> None:
-        """See `LineHolder`: said again over the next link, there may be room for it."""
+        """See `LineHolder`: the line may fit when it is sent again over the next link."""
         self._offended(MalformedMessage("its long line was dropped: all agents' are too much"))
 
     def _offended(self, error: MalformedMessage) -> None:
@@ -184,14 +183,14 @@ class AgentLink(asyncio.Protocol):
         self._lines.drop()
         if not self._greeting.done():
             self._greeting.set_exception(AgentUnreachable("the agent hung up on the greeting"))
-            self._greeting.exception()  # It may be that nobody waits for it any more.
+            self._greeting.exception()  # Perhaps nobody waits for it any longer.
         if self._is_welcome and not self._is_closing:
             self._listener.on_link_lost()
 
     # Greeting
 
     async def greet(self, hello: Hello) -> None:
-        """Say hello and wait for the welcome. Raises `AgentUnreachable`."""
+        """Send hello and wait for the welcome. Raises `AgentUnreachable`."""
         self.send(hello)
         answer = await self._greeting
         if isinstance(answer, Refused):
@@ -200,7 +199,7 @@ class AgentLink(asyncio.Protocol):
             raise AgentUnreachable(f"the agent greeted us with a {answer.type}")
 
     def _take(self, line: bytes) -> None:
-        # A frame begins with its turn. One before our welcome is meant for another connection.
+        # A frame begins with its turn. A frame before our welcome belongs to another connection.
         if self._is_welcome and line and is_frame(line):
             self._listener.on_frame(line)
             return
@@ -239,7 +238,7 @@ async def connect(
     timeout_s: float,
     held: HeldLines | None = None,
 ) -> AgentLink:
-    """A welcomed link to the agent server at `path`. Raises `AgentUnreachable`."""
+    """A link to the agent server at `path`, after its welcome. Raises `AgentUnreachable`."""
     loop = asyncio.get_running_loop()
     link: AgentLink | None = None
     try:

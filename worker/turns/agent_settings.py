@@ -1,4 +1,5 @@
-"""With what settings an agent works on a turn: the request's own, else the deployment's. Pure."""
+"""The settings with which an agent works on a turn: the request's, otherwise the deployment's.
+Pure."""
 
 from __future__ import annotations
 
@@ -8,13 +9,13 @@ from infra.wire.link import AgentSettings
 from infra.wire.turns import TurnRequest
 
 AGENT_SHARE_OF_GRACE = 0.6
-"""Of the grace, the part the agent itself may use before it kills its CLI; the rest is ours."""
+"""The part of the grace time that the agent may use before it kills its CLI; the rest is ours."""
 
 
 def agent_settings(
     request: TurnRequest, agents: AgentDefaults, models: ModelSettings
 ) -> AgentSettings:
-    """What goes with the turn in its `StartTurn`."""
+    """The settings in the turn's `StartTurn`."""
     return AgentSettings(
         model=request.model,
         system_prompt=request.system_prompt or agents.system_prompt,

@@ -1,4 +1,4 @@
-"""How a turn goes on that this worker has claimed: started, read on, or ended. Pure."""
+"""Decides how a claimed turn continues: started, read on, or ended. Pure."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from infra.wire.states import TurnState
 
 
 class Course(StrEnum):
-    """What to do with a turn this worker has claimed."""
+    """What to do with a turn that this worker has claimed."""
 
     START = "start"
     """Give it to the agent."""
@@ -22,17 +22,17 @@ class Course(StrEnum):
 def course_before_container(*, state: TurnState, seq: int) -> Course:
     """For a turn whose conversation has no container here.
 
-    One that was claimed but not started may start again (the claim counted the attempt); one that
-    ran has lost its agent, and its tools may have had effects.
+    A turn that was claimed but not started may start again (the claim counted the attempt). One
+    that was running has lost its agent, and its tools may have had effects.
     """
     return Course.START if state is TurnState.CLAIMED and seq == 0 else Course.END
 
 
 def course_with_agent(*, turn: TurnId, agent_turn: TurnId | None, last_n: int) -> Course:
-    """For a turn whose agent answers; `agent_turn` is the one it says it has.
+    """For a turn whose agent answers; `agent_turn` is the turn that the agent reports.
 
-    The agent keeps a turn until its end is acknowledged: when it does not know this one and nothing
-    of it was seen, it never got it, and starting it is safe.
+    The agent keeps a turn until its end is acknowledged. If it does not know this turn, and no
+    event of the turn was seen, it never got it, and starting it is safe.
     """
     if agent_turn == turn:
         return Course.REPLAY

@@ -1,4 +1,4 @@
-"""How turns end that a worker has a say in. Pure."""
+"""The ends of turns that a worker decides about. Pure."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def exit_end(exit: ContainerExit) -> TurnEnded:
 
 
 def is_out_of_memory(end: TurnEnded) -> bool:
-    """Whether that is what ended the turn."""
+    """Whether lack of memory ended the turn."""
     return end.error is not None and end.error.code is ErrorCode.OUT_OF_MEMORY
 
 
@@ -40,13 +40,7 @@ def settled_end(
     used: Usage | None = None,
     overrun: TurnEnded | None = None,
 ) -> TurnEnded:
-    """The end as it is logged: the agent's word, corrected by what only the worker knows.
-
-    A turn we interrupted ends for our reason, unless its answer was complete before; so does one
-    whose calls were stopped for its budget (`overrun`). The gateway saw how long the upstream wants
-    us to wait. `used` is what the books say of the turn: the agent knows of its main thread only,
-    not of sub-agents, searches, summaries and tries that broke.
-    """
+    """The end as logged: the agent's report, corrected by what only the worker knows."""
     ours = interrupted_end(interrupted) if interrupted else overrun
     if ours and end.state is not TurnState.DONE:
         end = end.model_copy(update={"state": ours.state, "error": ours.error})

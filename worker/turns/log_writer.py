@@ -1,10 +1,10 @@
-"""One turn's events on their way into the turn log.
+"""Writes one turn's events to the turn log.
 
-The first event, tool events and everything else that is no delta are logged at once, deltas at
-least every 250 ms. What is logged is acknowledged to the agent, nothing else: while Redis is
-away the agent keeps the events, and this writer holds a bounded copy and tries again. It also holds
-the newest of what is logged: replication is asynchronous, so a failover may lose the end of a log,
-and then that is logged again.
+The first event, tool events and everything except deltas are logged at once, deltas at least every
+250 ms. Only logged events are acknowledged to the agent. While Redis is unavailable, the agent
+keeps the events, and this writer holds a bounded copy and retries. It also keeps the newest logged
+events: replication is asynchronous, so a failover may lose the end of a log, which is then logged
+again.
 """
 
 from __future__ import annotations
@@ -50,9 +50,8 @@ class TurnLogWriter:
         every_s: float = 0.25,
         pending_max_bytes: int = PENDING_MAX_BYTES,
     ) -> None:
-        """`on_logged` is called with the newest logged number, after each append; `on_broken`
-        once, with the reason, when nothing more can be logged.
-        """
+        """`on_logged` is called with the newest logged number after each append; `on_broken` once,
+        with the reason, if nothing more can be logged."""
         self._turn_log = turn_log
         self._lease = lease
         self._turn = turn
@@ -75,11 +74,11 @@ class TurnLogWriter:
 
     @property
     def is_full(self) -> bool:
-        """More waits than we want to hold: stop reading from the agent until `on_logged`."""
+        """Whether too much waits: stop reading from the agent until `on_logged`."""
         return self._pending_bytes > self._pending_max_bytes
 
     def add(self, n: int, payload: bytes) -> None:
-        """Take an event; returns at once."""
+        """Add an event. Returns at once."""
         if self.broken:
             return
         self._pending.append((n, payload))
@@ -90,14 +89,14 @@ class TurnLogWriter:
             self._urgent.set()
 
     async def run(self) -> None:
-        """Append what comes until cancelled. Raises `LeaseLost`."""
+        """Append events until cancelled. Raises `LeaseLost`."""
         while True:
             await self._arrived.wait()
             await signalled(self._urgent, self._clock, timeout_s=self._every_s)
             await self._append_all()
 
     async def flush(self) -> None:
-        """Until every event taken so far is logged; `run` does the work."""
+        """Wait until every event added so far is logged; `run` does the work."""
         if self._pending:
             self._urgent.set()
         await self._empty.wait()
@@ -105,11 +104,11 @@ class TurnLogWriter:
     async def finish(
         self, finish: Callable[[int, ErrorCode | None], Awaitable[_Answer]], n: int
     ) -> _Answer:
-        """Have the end logged under number `n`, behind every event taken; `run` does the rest.
+        """Log the end under number `n`, after every added event; `run` logs the rest.
 
-        `finish` is called with the end's number and why the log is not whole, if it is not; again
-        where a failover has taken events before it: they are logged again first. A broken one ends
-        where it broke. Raises what `finish` raises, and `LeaseLost`.
+        `finish` is called with the end's number and, if the log is incomplete, the reason; it is
+        called again if a failover has lost events before it, which are logged again first. A broken
+        log ends where it broke. Raises what `finish` raises, and `LeaseLost`.
         """
         await self.flush()
         while True:
@@ -123,7 +122,7 @@ class TurnLogWriter:
                     n = torn.newest + 1
 
     async def append_rest(self) -> None:
-        """One last try to log what waits, once `run` has ended.
+        """Try once more to log what waits, after `run` has ended.
 
         Raises `LeaseLost` and `StoreUnavailable`; the agent still has what is not logged.
         """
@@ -155,7 +154,7 @@ class TurnLogWriter:
             log.error("%s", full, extra=fields(turn=self._turn))
             self._break(full.code)
             return
-        # Only now: a failed append must find its events again.
+        # Only now, because a failed append must find its events again.
         del self._pending[: len(batch)]
         self._pending_bytes -= sum(len(payload) for _, payload in batch)
         self._keep(batch)
@@ -168,7 +167,7 @@ class TurnLogWriter:
             self._kept_bytes -= len(self._kept.popleft()[1])
 
     def _mend(self, newest: int) -> None:
-        """Put in front again what was logged and is there no more, if it is still held."""
+        """Put events in front again that were logged and are missing, if they are still kept."""
         lost = [event for event in self._kept if event[0] > newest]
         is_whole = bool(lost) and lost[0][0] == newest + 1
         extra = fields(turn=self._turn, newest=newest, lost=len(lost))

@@ -1,8 +1,8 @@
-"""What memory a claimed turn stands on, and what its agent is given of it. Pure.
+"""Decides which memory a claimed turn continues, and what its agent gets of it. Pure.
 
-The decision is `infra.wire.history.decide`. Here it meets what there is: an agent that remembers, a
-stored transcript, or neither. Then only the history that the client sent is left, and the agent's
-memory begins anew with it.
+The decision is `infra.wire.history.decide`. This module combines it with what exists: an agent that
+remembers, a stored transcript, or neither. If neither exists, only the history that the client sent
+is left, and the agent's memory starts anew with it.
 """
 
 from __future__ import annotations
@@ -20,20 +20,20 @@ from infra.wire.turns import TurnRequest
 
 @dataclass(frozen=True)
 class Standing:
-    """The base a turn was put on, and the stored transcript for an agent without a session."""
+    """The base of a turn, and the stored transcript for an agent without a session."""
 
     base: TurnBase
     transcript: bytes | None = None
     has_session: bool = False
     restores: bool = False
-    """What the sent history has behind the base is to be said again into the memory."""
+    """Whether the messages of the sent history after the base are replayed into the memory."""
     unheard: tuple[Unheard, ...] = ()
-    """Messages that go with the prompt."""
+    """Messages that are sent together with the prompt."""
 
     def start_line(self, request: TurnRequest, settings: AgentSettings) -> bytes:
         """The encoded `StartTurn`.
 
-        The transcript is put in as it was stored: parsing 32 MiB would hold up everybody else's
+        The transcript is included as stored, because parsing 32 MiB would delay everybody else's
         deltas.
         """
         goes_on = self.base.kind is BaseKind.CONTINUE and self.has_session and not self.restores
@@ -54,9 +54,9 @@ class Standing:
 
 
 def needs_transcript(claimed: Claimed) -> str | None:
-    """The SDK session whose transcript an agent without one has to be given; None: it needs none.
+    """The SDK session whose transcript an agent without a session needs; None if it needs none.
 
-    A memory in which no prompt is accepted is nobody's.
+    A session without any accepted prompt is of no use.
     """
     if claimed.is_transcript_full or not (claimed.accepted or claimed.record.base):
         return None
@@ -71,10 +71,10 @@ def stand(
     transcript: StoredTranscript | None = None,
     restores: bool = False,
 ) -> Standing:
-    """Decide. `has_session`: the agent remembers something. `restores`: it can be told what its
-    memory lacks.
+    """Decide. `has_session`: the agent remembers something. `restores`: messages that its memory
+    lacks can be replayed into it.
 
-    A turn that was started before stands on what was decided then: its agent may have had it.
+    A turn that was started before keeps its decision, because its agent may already have it.
     """
     encoded = transcript.encode() if transcript and not has_session else None
     base = claimed.record.base or _base(
@@ -95,7 +95,7 @@ def stand(
 
 
 def is_resending(request: TurnRequest) -> bool:
-    """Whether the client sends what was said before."""
+    """Whether the client resends earlier messages."""
     return bool(request.history)
 
 
@@ -114,7 +114,8 @@ def _base(claimed: Claimed, *, has_session: bool, can_resume: bool, can_restore:
 
 
 def _unheard(claimed: Claimed) -> tuple[Unheard, ...]:
-    """What goes with the prompt of a client that will not say it again, unless it does so now."""
+    """What is sent with the prompt of a client that will not send it again, unless it does so
+    now."""
     request, unheard = claimed.request, claimed.unheard
     sent = _sent(request)
     if not unheard or not request.is_thin or claimed.is_resending or len(sent) > 1:
@@ -132,15 +133,14 @@ def _base_of_sent(
     )
     decided, known = _decided(claimed), len(claimed.accepted)
     if not known:
-        # Whatever the agent remembers, nobody said it in this conversation.
+        # Whatever the agent remembers does not belong to this conversation.
         is_new = isinstance(decided, Continue) and not has_session
         return TurnBase(kind=BaseKind.CONTINUE, digest=prompt) if is_new else fresh
     if isinstance(decided, Fresh) or not can_resume:
         return fresh
     if decided.restores and not (can_restore and request.begins):
         return fresh
-    # To continue is to go on where the last turn ended: a transcript that does not reach so far
-    # will not do.
+    # Continuing starts where the last turn ended, so a transcript that ends earlier cannot be used.
     is_rewind = isinstance(decided, Rewind)
     keep = decided.keep if isinstance(decided, Rewind) else known
     shown = keep if decided.shown is None else decided.shown
@@ -170,6 +170,6 @@ def _decided(claimed: Claimed) -> Base:
 
 
 def _sent(request: TurnRequest) -> tuple[str, ...]:
-    """The digests of the user messages; made here for an API that does not send them yet."""
+    """The digests of the user messages; computed here if an older API did not send them."""
     said = (digest(m.content) for m in request.history if m.role == "user")
     return request.sent or (*said, digest(request.prompt))

@@ -1,6 +1,6 @@
-"""What a worker says of a turn: each event live at once and in the log soon after, then the end.
+"""The output of a turn: each event is published at once and logged soon after, then the end.
 
-Shared by the runs of both lanes. The end is in the store before anybody is told of it.
+Both lanes use it. The end is in the store before anybody is told of it.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 
 
 class TurnOutput:
-    """The events of one claimed turn, numbered on from those in its log."""
+    """The events of one claimed turn, numbered from the last one in its log."""
 
     def __init__(
         self,
@@ -39,7 +39,7 @@ class TurnOutput:
     ) -> None:
         """`on_logged` and `on_broken` are `TurnLogWriter`'s."""
         self.n = record.seq
-        """The newest number taken."""
+        """The newest number."""
         self._parts = parts
         self._held = held
         self._record = record
@@ -55,11 +55,11 @@ class TurnOutput:
 
     @property
     def is_full(self) -> bool:
-        """More waits for the log than is to be held."""
+        """Whether too much waits for the log."""
         return self._log.is_full
 
     def say(self, payload: bytes, *, line: bytes | None = None) -> None:
-        """The next event; returns at once. `line` is its whole frame, if that is built already."""
+        """Add the next event. Returns at once. `line` is its complete frame, if already encoded."""
         self.n += 1
         self._publish(line or self._frame(self.n, payload))
         self._log.add(self.n, payload)
@@ -69,11 +69,11 @@ class TurnOutput:
         await self._log.run()
 
     async def flush(self) -> None:
-        """Until all that was said is logged; `run` does the work."""
+        """Wait until everything is logged; `run` does the work."""
         await self._log.flush()
 
     async def append_rest(self) -> None:
-        """Before handing over: log what waits. Raises `LeaseLost` and `StoreUnavailable`."""
+        """Log what waits, before handing over. Raises `LeaseLost` and `StoreUnavailable`."""
         await self._log.append_rest()
 
     async def close(
@@ -85,9 +85,9 @@ class TurnOutput:
         memory: Memory = Memory.TOLD,
         digest: str | None = None,
     ) -> bool:
-        """Log the end, close the turn, then tell; whether another turn waits.
+        """Log the end, close the turn, then publish the end. Returns whether another turn waits.
 
-        The arguments are those of `TurnStore.finish`. While Redis is away this goes on trying.
+        The arguments are those of `TurnStore.finish`. Keeps trying while Redis is unavailable.
         Raises `LeaseLost`.
         """
         n, turn = self.n + 1, self._record.turn
@@ -122,6 +122,7 @@ class TurnOutput:
         return Frame(self._record.turn, self._held.fence, n, payload).encode()
 
     def _publish(self, line: bytes) -> None:
-        # Past the self-fencing time another worker may be publishing; the log heals the gap.
+        # After the self-fencing time another worker may be publishing; readers fill the gap from
+        # the log.
         if self._held.may_publish():
             self._parts.live.publish(self._record.replica, line)

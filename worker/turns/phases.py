@@ -1,4 +1,4 @@
-"""The phases of a turn's run and the steps between them."""
+"""The phases of a turn's run, and the transitions between them."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from enum import StrEnum
 
 
 class RunPhase(StrEnum):
-    """Where the run of a claimed turn is."""
+    """The phase of a claimed turn's run."""
 
     PREPARING = "preparing"
     """No agent has it."""
     ADOPTED = "adopted"
-    """An agent has it from an owner before, and is not reached yet."""
+    """An agent has it from a previous owner, and was not reached yet."""
     OPEN = "open"
-    """The agent may have it from us, and may be working."""
+    """The agent may have got it from us, and may be working."""
     ENDED = "ended"
-    """How it ends is decided."""
+    """Its end is decided."""
 
 
 RUN_TRANSITIONS: Mapping[RunPhase, frozenset[RunPhase]] = {
@@ -27,4 +27,4 @@ RUN_TRANSITIONS: Mapping[RunPhase, frozenset[RunPhase]] = {
     RunPhase.ENDED: frozenset(),
 }
 RUN_BEGINS = (RunPhase.PREPARING, RunPhase.ADOPTED)
-"""The phases a run may begin in."""
+"""The phases in which a run may start."""

@@ -40,7 +40,9 @@ Name = Annotated[str, typer.Argument(help="A conversation's key, or its label.")
 def list_sessions(
     tenant: Annotated[str | None, typer.Option(help="Only this tenant's.")] = None,
     state: Annotated[ConversationState | None, typer.Option(help="Only in this state.")] = None,
-    limit: Annotated[int, typer.Option(min=1, help="At most so many, the last used first.")] = 50,
+    limit: Annotated[
+        int, typer.Option(min=1, help="Show at most this many, the most recently used first.")
+    ] = 50,
     as_json: Json = False,
 ) -> None:
     """List conversations, the most recently used first."""

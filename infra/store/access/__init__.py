@@ -1,1 +1,1 @@
-"""Who may ask, how much, and what that used."""
+"""Keys, limits and usage: who may send requests, how many, and what they used."""

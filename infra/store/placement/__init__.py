@@ -1,1 +1,1 @@
-"""Who waits, which workers live, and where a turn goes."""
+"""What waits, which workers live, and where a turn goes."""

@@ -1,2 +1,1 @@
-"""The connection to Redis: connections, scripts, replies. What is stored is defined one level
-up."""
+"""The connection to Redis: connections, scripts, replies. Other packages define what is stored."""

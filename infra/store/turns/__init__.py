@@ -1,1 +1,1 @@
-"""Turns: asked for, claimed, logged, followed and ended."""
+"""Turns: submitted, claimed, logged, followed and ended."""
