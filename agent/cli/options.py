@@ -133,9 +133,10 @@ def _environment(
         "CLAUDE_CODE_DISABLE_BACKGROUND_TASKS": "1",
         # TodoWrite exists only without the newer task tools.
         "CLAUDE_CODE_ENABLE_TASKS": "0",
-        # With the default of 10, a user waits for three minutes. Four retries take about 9 s,
-        # enough to restart a gateway. If the upstream fails, the gateway ends them earlier.
-        "CLAUDE_CODE_MAX_RETRIES": "4",
+        # With the default of 10, a user waits for three minutes. Six retries take about 35 s,
+        # enough to replace a gateway on a slow machine. If the upstream fails, the gateway ends
+        # them after three tries.
+        "CLAUDE_CODE_MAX_RETRIES": "6",
         "API_TIMEOUT_MS": str(_API_TIMEOUT_MS),
         # Without this, a request for an older model is silently answered by a newer one.
         "CLAUDE_CODE_DISABLE_LEGACY_MODEL_REMAP": "1",
