@@ -23,7 +23,8 @@ if first and tonumber(first.n) > seq + 1 then return {'torn', 'newest', int(seq)
 
 local bytes, added = 0, 0
 for _, event in ipairs(A.events) do
-  if tonumber(event.n) > seq then bytes, added = bytes + #event.payload, added + 1 end
+  event.n = tonumber(event.n)
+  if event.n > seq then bytes, added = bytes + #event.payload, added + 1 end
 end
 local size = bytes + added * EVENT_BYTES
 local bytes_max = tonumber(A.bytes_max)
@@ -36,7 +37,7 @@ end
 
 local newest = seq
 for _, event in ipairs(A.events) do
-  local n = tonumber(event.n)
+  local n = event.n
   if n > newest then
     redis.call('XADD', K.turn_events, 'MAXLEN', '~', A.events_max, int(n) .. '-0', 'e', event.payload)
     newest = n

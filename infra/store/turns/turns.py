@@ -166,11 +166,13 @@ class TurnStore:
 
     def _claimed(self, c: ConversationKey, answer: ClaimAnswer) -> Claimed:
         kept = [read_accepted(self._contents, c, entry) for entry in answer.accepted]
-        asked = decode_turn_request(self._contents.open(answer.request, _place(answer.turn)))
-        options = asked.options.over(options_kept(answer.options))
+        request = decode_turn_request(self._contents.open(answer.request, _place(answer.turn)))
+        if answer.options is not None:
+            options = request.options.over(options_kept(answer.options))
+            request = request.model_copy(update={"options": options})
         return Claimed(
             record=turn_record(answer.turn, answer.record),
-            request=asked.model_copy(update={"options": options}),
+            request=request,
             is_adoption=answer.is_adoption,
             host=answer.host,
             accepted=tuple(entry for entry in kept if isinstance(entry, Accepted)),
