@@ -1,15 +1,16 @@
-"""One conversation this worker owns: its turns in order, in a container that stays warm.
+"""The actor of a conversation that this worker owns: runs its turns in order, in a container that
+stays warm.
 
-An actor: `run` is its task, everything else says what is wished and wakes it. It claims turns until
-none waits, keeps the container between them, and ends when the container is gone (cold), the lease
-is lost, or the conversation is handed over. Cancelled, it just stops, as a killed process would:
-the agent keeps its events, and the next owner of the lease goes on.
+`run` is the actor's task; all other methods record a wish and wake it. It claims turns until none
+waits, keeps the container between them, and ends when the container is gone (cold), the lease is
+lost, or the conversation is handed over. If cancelled, it just stops, like a killed process: the
+agent keeps its events, and the lease's next owner continues.
 
-What it does next is decided in `worker.conversations.next_step`; its phases are
-`worker.conversations.phases.ActorPhase`. What it has on this host is a
-`worker.conversations.session.HostSession`, its agent is reached over a
-`worker.conversations.kept_link.KeptLink`, turns get there by a
-`worker.conversations.delivery.Delivery`.
+`worker.conversations.next_step` decides what it does next; its phases are
+`worker.conversations.phases.ActorPhase`. Its resources on this host are a
+`worker.conversations.session.HostSession`, it reaches its agent over a
+`worker.conversations.kept_link.KeptLink`, and a `worker.conversations.delivery.Delivery` brings
+turns there.
 """
 
 from __future__ import annotations
@@ -58,7 +59,7 @@ log = logging.getLogger(__name__)
 
 
 class _HandOver(Exception):
-    """Ends the actor's tasks in the middle of whatever they do."""
+    """Ends the actor's tasks, whatever they are doing."""
 
 
 class Conversation:
@@ -73,10 +74,10 @@ class Conversation:
         on_rest: Callable[[], None] = lambda: None,
         giving_way: Callable[[], int | None] = lambda: None,
     ) -> None:
-        """`found` is the record as it was before the lease was acquired.
+        """`found` is the record before the lease was acquired.
 
-        `on_rest` is called when there is nothing to do, and the container could make room.
-        `giving_way` says how many conversations give way already; None while there is room.
+        `on_rest` is called when there is nothing to do and the container could make room.
+        `giving_way` returns how many conversations give way already; None while there is room.
         """
         self.key: ConversationKey = held.conversation
         self.idle_since_s = parts.clock.monotonic()
@@ -125,16 +126,17 @@ class Conversation:
 
     @property
     def turn(self) -> TurnId | None:
-        """The turn it works on."""
+        """The turn that it works on."""
         return self._run.turn if self._run else None
 
     @property
     def is_resting(self) -> bool:
-        """Warm with nothing to do: its container may be taken for another conversation."""
+        """Whether it is warm with nothing to do, so that its container may be stopped for another
+        conversation."""
         return self._life.state is ActorPhase.RESTING and Wish.ROOM not in self._inbox
 
     def is_due(self, now_s: float) -> bool:
-        """Whether it has rested for as long as it may, as far as this worker knows."""
+        """Whether it has been idle for as long as it may, as far as this worker knows."""
         return (
             self._idle_timeout_s is not None
             and self.is_resting
@@ -143,7 +145,7 @@ class Conversation:
 
     @property
     def is_being_stopped(self) -> bool:
-        """Its container goes, or it has been told to ask whether it may."""
+        """Whether its container is being stopped, or it was told to ask whether it may be."""
         return self._life.state is ActorPhase.STOPPING or bool(self._inbox.wishes & OF_THE_IDLE)
 
     # What others tell it
@@ -153,7 +155,7 @@ class Conversation:
         self._inbox.put(Wish.TURN)
 
     def cancel(self, turn: TurnId) -> None:
-        """Somebody wants this turn stopped; other turns are not touched."""
+        """Somebody wants this turn stopped; other turns are not affected."""
         self._inbox.cancel(turn)
         if self._run and self._run.turn == turn:
             self._run.interrupt(InterruptReason.CANCELLED)
@@ -173,7 +175,7 @@ class Conversation:
         self.make_room()
 
     def disown(self) -> None:
-        """The conversation is deleted: leave it at once. Its next owner cleans up."""
+        """The conversation was deleted: leave it at once. Its next owner cleans up."""
         self._held.lose()
 
     def hand_over(self) -> None:
@@ -194,7 +196,7 @@ class Conversation:
             self._run.interrupt(InterruptReason.SHUTDOWN)
 
     def container_exited(self, exit: ContainerExit) -> None:
-        """A container of the conversation ended by itself."""
+        """A container of the conversation ended on its own."""
         if not self._session.has_ended(exit):
             return
         told = fields(conversation=self.key, exit_code=exit.exit_code, oom=exit.is_out_of_memory)
@@ -214,12 +216,14 @@ class Conversation:
         self._transcripts.take(line, self.container)
 
     def _tell_stored(self, seq: int, container: ContainerId | None) -> None:
-        """Answer the agent that said it; the next one counts anew, and has said something else."""
+        """Confirm to the agent that sent it; another agent process counts anew and has sent
+        something else."""
         if container == self.container:
             self._link.send(TranscriptStored(seq=seq))
 
     async def on_agent_gone(self, container: ContainerId, error: AgentUnreachable) -> None:
-        """Give up that of the container whose link was lost: the next turn may have a new one."""
+        """Give up the agent of the container whose link was lost; the next turn may get a new
+        one."""
         if self.container != container:
             return
         log.error("agent given up: %s", error, extra=fields(conversation=self.key))
@@ -232,7 +236,7 @@ class Conversation:
     # The actor
 
     async def run(self) -> Left:
-        """Live. Never raises for what can be expected."""
+        """Run the actor. Raises no expected errors."""
         try:
             left = await self._live()
         finally:
@@ -278,7 +282,7 @@ class Conversation:
         raise _HandOver
 
     async def _serve(self) -> Left:
-        """Step after step; returns when it is time to go."""
+        """Step after step. Returns when the actor should end."""
         if not await self._session.wipe_if_due():
             self._inbox.take(Wish.TURN)
             await go_cold(self._parts, self._held)
@@ -313,7 +317,7 @@ class Conversation:
         return next_step(facts)
 
     async def _run_next(self) -> None:
-        """The next turn, if there is one and it need not wait for others'."""
+        """Run the next turn, if there is one and it does not have to wait for others'."""
         self.gives_way = await self._claims.gives_way()
         if self.gives_way:
             return
@@ -381,7 +385,7 @@ class Conversation:
     # The container's end, and ours
 
     async def _discard_container(self) -> None:
-        """Stop what there is and forget it; the conversation is cold then."""
+        """Stop the container and forget it; the conversation is cold then."""
         if self._session.container is not None:
             await self._transcripts.settled(timeout_s=self._parts.timings.transcript_grace_s)
         self._link.drop()

@@ -1,4 +1,4 @@
-"""Asks the store for a conversation's next turn, and whether that one is to wait for others'."""
+"""Claims a conversation's next turn, unless it has to wait for other tenants' turns."""
 
 from __future__ import annotations
 
@@ -26,14 +26,15 @@ log = logging.getLogger(__name__)
 
 
 class TurnNotRead(Exception):
-    """The next turn was of another secret, or another version: nobody here could run it.
+    """The next turn was sealed with another secret, or is of another version, so it cannot run
+    here.
 
     It has been ended, and another one may wait.
     """
 
 
 class Claims:
-    """One conversation's."""
+    """The claims of one conversation."""
 
     def __init__(
         self,
@@ -43,7 +44,8 @@ class Claims:
         *,
         giving_way: Callable[[], int | None],
     ) -> None:
-        """`giving_way` says how many conversations give way already; None while there is room."""
+        """`giving_way` returns how many conversations give way already; None while there is
+        room."""
         self._parts = parts
         self._held = held
         self._record = record
@@ -51,9 +53,10 @@ class Claims:
         self._has_claimed = False
 
     async def gives_way(self) -> bool:
-        """Whether the next turn is to wait for its tenant's turn like those of others.
+        """Whether the next turn has to wait until its tenant is served, like turns of other
+        conversations.
 
-        Not the one the conversation was placed for.
+        False for the turn that the conversation was placed for.
         """
         giving_way, c = self._giving_way(), self._held.conversation
         if not self._has_claimed or giving_way is None:
@@ -70,9 +73,9 @@ class Claims:
         return gives_way
 
     async def next(self) -> Claimed | None:
-        """The next turn, claimed; None: none waits.
+        """The next turn, claimed; None if none waits.
 
-        While Redis is away this goes on trying. Raises `TurnNotRead` and `LeaseLost`.
+        Keeps trying while Redis is unavailable. Raises `TurnNotRead` and `LeaseLost`.
         """
         turns, lease = self._parts.turns, self._held.lease
         try:
@@ -91,7 +94,7 @@ class Claims:
         return claimed
 
     async def _end_unread(self) -> bool:
-        """End the turn on record that nobody here can read; whether there was one."""
+        """End the recorded turn that cannot be read here. Returns whether there was one."""
         record = await self._record.read()
         if record is None or record.turn is None:
             return False

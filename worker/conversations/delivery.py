@@ -1,8 +1,10 @@
-"""Getting a claimed turn to its agent: a container if there is none, a memory, an open gateway.
+"""Delivers a claimed turn to its agent: starts a container if there is none, decides the memory,
+opens the gateway.
 
-One of three courses (`worker.turns.course.Course`): start it, read on where an owner before us
-stopped, or end it because it had begun and its agent is gone. What fails on the way ends the turn,
-or gives it back where nothing can have happened yet. Called by `worker.conversations.actor`.
+There are three courses (`worker.turns.course.Course`): start the turn, continue reading where a
+previous owner stopped, or end it because it had begun and its agent is gone. If something fails on
+the way, the turn ends, or returns to the queue if nothing can have happened yet. Called by
+`worker.conversations.actor`.
 """
 
 from __future__ import annotations
@@ -53,7 +55,7 @@ class Delivery:
         self._record = record
 
     async def deliver(self, run: TurnRun) -> None:
-        """Until the agent has been told of the turn, or it is decided how the turn ends.
+        """Work until the agent has been told of the turn, or the turn's end is decided.
 
         Raises `LeaseLost`.
         """
@@ -98,7 +100,7 @@ class Delivery:
             run.start(link)
 
     async def _course(self, run: TurnRun) -> Course:
-        """How the turn goes on, with an agent reached where it is to go on at all."""
+        """How the turn continues, with its agent reached if it should continue at all."""
         record = run.claimed.record
         if self._session.container is None:
             course = course_before_container(state=record.state, seq=record.seq)
@@ -117,7 +119,7 @@ class Delivery:
         await self._link.reach(timeout_s=self._parts.isolation.container_start_timeout_s)
 
     async def _stand(self, claimed: Claimed) -> Standing:
-        """On what memory the turn is to be started."""
+        """Decide the memory on which the turn is started."""
         session, transcript = needs_transcript(claimed), None
         if session is not None and not self._link.has_session:
             transcripts, c = self._parts.transcripts, self._held.conversation
@@ -132,7 +134,8 @@ class Delivery:
         )
 
     async def _open(self, run: TurnRun, standing: Standing | None) -> None:
-        """All that must be true before the agent may work, at once: it is the user's wait."""
+        """Prepare everything that the agent needs before it may work, concurrently, because the
+        user is waiting."""
         container = self._session.container.id if self._session.container else None
         try:
             async with asyncio.TaskGroup() as group:
@@ -145,7 +148,7 @@ class Delivery:
 
 
 def _first(group: BaseExceptionGroup) -> BaseException:
-    """The first plain exception of a group."""
+    """The first exception of a group that is not a group itself."""
     error: BaseException = group
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]

@@ -1,4 +1,5 @@
-"""What others want of a conversation's actor and it has not seen to, and the bell that wakes it."""
+"""The requests to a conversation's actor that it has not handled yet, and the bell that wakes
+it."""
 
 from __future__ import annotations
 
@@ -10,7 +11,8 @@ from worker.conversations.phases import OF_THE_IDLE, Wish
 
 
 class Inbox:
-    """One actor's. It begins with a turn that may be waiting: that is why there is an actor."""
+    """The inbox of one actor. It starts with a turn that may be waiting, because that is why the
+    actor exists."""
 
     def __init__(self) -> None:
         self._cancelled: TurnId | None = None
@@ -19,14 +21,14 @@ class Inbox:
 
     @property
     def wishes(self) -> Set[Wish]:
-        """What is wished now."""
+        """The current wishes."""
         return frozenset(self._wishes)
 
     def __contains__(self, wish: Wish) -> bool:
         return wish in self._wishes
 
     def put(self, wish: Wish) -> None:
-        """Wish it, and ring."""
+        """Add a wish, and ring."""
         self._wishes.add(wish)
         self.ring()
 
@@ -39,19 +41,20 @@ class Inbox:
         return turn == self._cancelled
 
     def take(self, wish: Wish) -> None:
-        """It is seen to. One that comes from now on is another."""
+        """Mark the wish as handled. A later one is a new wish."""
         self._wishes.discard(wish)
 
     def forget_idle(self) -> None:
-        """A turn runs, or the container goes: what was wished of an idle one is void."""
+        """A turn runs, or the container is being stopped: wishes for an idle actor no longer
+        apply."""
         self._wishes -= OF_THE_IDLE
 
     def ring(self) -> None:
-        """Something has changed: have everybody who waits look again."""
+        """Something has changed: wake everybody who waits."""
         self._bell.set()
         self._bell = asyncio.Event()
 
     async def until(self, is_so: Callable[[], bool]) -> None:
-        """Wait until this is so; it is looked at now and after each ring."""
+        """Wait until the condition is true; it is checked now and after each ring."""
         while not is_so():
             await self._bell.wait()

@@ -1,7 +1,7 @@
-"""A conversation's link to its agent, kept up: connected, connected again, watched for silence.
+"""Maintains a conversation's link to its agent: connects, reconnects, watches for silence.
 
-It decides nothing about turns: the one that hears the agent is told when the link is another one,
-its user when the agent could not be reached any more.
+It decides nothing about turns: the current turn is told when the link is a new one, and the link's
+user when the agent can no longer be reached.
 """
 
 from __future__ import annotations
@@ -31,7 +31,8 @@ log = logging.getLogger(__name__)
 _PAUSE_GROWTH = 1.5
 LOSSES_MAX = 8
 LOSSES_WITHIN_S = 60.0
-"""An agent whose link breaks so often is given up. An honest one loses it to a worker's fault."""
+"""An agent whose link breaks this often is given up. An honest one loses it only by a worker's
+fault."""
 
 
 class SilenceStep(Enum):
@@ -47,10 +48,10 @@ class SilenceStep(Enum):
 def step_in_silence(
     silent_s: float, *, is_working: bool, silence_s: float, alone_s: float
 ) -> SilenceStep:
-    """What to do about an agent that has said nothing for so long.
+    """What to do about an agent that has sent nothing for this long.
 
-    `silence_s` is how long one that works may be silent before it is asked, and then again before
-    it is given up. An idle one ends by itself when it hears nothing for `alone_s`.
+    `silence_s`: how long a working agent may be silent before it is pinged, and then again before
+    the link counts as broken. An idle agent exits if it hears nothing for `alone_s`.
     """
     if not is_working:
         return SilenceStep.PING if silent_s > alone_s / 4 else SilenceStep.NOTHING
@@ -60,16 +61,16 @@ def step_in_silence(
 
 
 def breaks_too_often(losses_s: Sequence[float], now_s: float) -> bool:
-    """Whether a link that has broken at these times, and now, is not worth another try."""
+    """Whether a link that broke at these times, and now again, is not worth another try."""
     return len(losses_s) >= LOSSES_MAX and now_s - losses_s[-LOSSES_MAX] < LOSSES_WITHIN_S
 
 
 class LinkUser(Protocol):
-    """Whose link it is."""
+    """The owner of the link."""
 
     @property
     def container(self) -> ContainerId | None:
-        """Where the agent is; None: nowhere, and no link is wanted."""
+        """The agent's container; None if there is none, so that no link is needed."""
         ...
 
     def on_transcript(self, line: bytes) -> None:
@@ -82,11 +83,11 @@ class LinkUser(Protocol):
 
 
 class Hearer(Protocol):
-    """Whom the agent's words are for: the turn it works on."""
+    """The receiver of the agent's messages: the current turn."""
 
     @property
     def is_agent_working(self) -> bool:
-        """Whether the agent works on it, so that its silence would mean something."""
+        """Whether the agent works on the turn, so that its silence would mean something."""
         ...
 
     def on_frame(self, line: bytes) -> None:
@@ -94,11 +95,11 @@ class Hearer(Protocol):
         ...
 
     def on_refused(self, refused: Refused) -> None:
-        """The agent does not do what it was told."""
+        """The agent refused a command."""
         ...
 
     def on_relinked(self, link: AgentLink) -> None:
-        """The link broke and another one is up, to the same container."""
+        """The link broke, and a new one to the same container is up."""
         ...
 
 
@@ -116,9 +117,9 @@ class KeptLink:
         timings: Timings,
         held_lines: HeldLines,
     ) -> None:
-        """`socket` is the agent's, `hello` what it is told first, on each link.
+        """`socket` is the agent's; `hello` is the first message on each link.
 
-        `held_lines` bounds the long lines of all agents' links.
+        `held_lines` limits the long lines of all agents' links.
         """
         self._has_session = False
         self._socket = socket
@@ -146,7 +147,7 @@ class KeptLink:
 
     @property
     def current(self) -> AgentLink | None:
-        """The newest link; it may be broken, and `tend` at work on the next one."""
+        """The newest link. It may be broken while `tend` works on the next one."""
         return self._link
 
     @property
@@ -155,12 +156,13 @@ class KeptLink:
         return self._has_session
 
     def note_turn(self, *, is_remembered: bool, has_begun: bool) -> None:
-        """A turn has ended. `has_begun`: it had a session; `is_remembered`: that was kept."""
+        """A turn has ended. `has_begun`: it had a session; `is_remembered`: the session was
+        kept."""
         self._has_session = is_remembered and (self._has_session or has_begun)
 
     @contextmanager
     def heard_by(self, hearer: Hearer) -> Iterator[None]:
-        """Have somebody hear what the agent says. What nobody hears it says again."""
+        """Set the receiver of the agent's messages. The agent repeats what nobody received."""
         self._hearer, self.on_frame = hearer, hearer.on_frame
         try:
             yield
@@ -185,15 +187,15 @@ class KeptLink:
         self._log.info("skipped: %s", unknown)
 
     def send(self, command: Command) -> None:
-        """Say it, if there is a link."""
+        """Send a message, if there is a link."""
         if self._link is not None:
             self._link.send(command)
 
     async def reach(self, *, timeout_s: float) -> AgentLink:
-        """The open link, connected (again) if need be. Raises `AgentUnreachable`.
+        """The open link, connected (again) if necessary. Raises `AgentUnreachable`.
 
-        An agent that starts takes up to a second until it listens: a failed try costs nothing, so
-        there are many.
+        A starting agent needs up to a second until it listens. A failed try costs nothing, so there
+        are many.
         """
         async with self._connecting:
             if self._link is not None and self._link.is_open:
@@ -224,7 +226,7 @@ class KeptLink:
         return link
 
     def drop(self) -> None:
-        """Let go of it: there is no agent any more, or it is another's."""
+        """Drop the link: there is no agent any longer, or it belongs to another worker."""
         if self._link is not None:
             self._link.close()
             self._link = None
@@ -232,7 +234,8 @@ class KeptLink:
         self._lost.clear()
 
     async def tend(self) -> None:
-        """Connect again when the link breaks; tell when that does not work. Until cancelled."""
+        """Reconnect when the link breaks, and report when that does not work. Runs until
+        cancelled."""
         while True:
             await self._lost.wait()
             self._lost.clear()
@@ -252,16 +255,16 @@ class KeptLink:
                     self._hearer.on_relinked(link)
 
     def _bear_loss(self) -> None:
-        """Raises `AgentUnreachable` when the link breaks too often to be worth another try."""
+        """Raises `AgentUnreachable` if the link breaks too often to be worth another try."""
         now_s = self._clock.monotonic()
         if breaks_too_often(self._losses_s, now_s):
             raise AgentUnreachable(f"its link broke {LOSSES_MAX} times in a minute")
         self._losses_s.append(now_s)
 
     async def watch_silence(self) -> None:
-        """During a turn, a silent agent must answer a ping, else the link counts as broken.
+        """During a turn, a silent agent must answer a ping, otherwise the link counts as broken.
 
-        An idle one is told now and then that we are there, or it would end by itself.
+        An idle agent is pinged now and then, because it would exit otherwise.
         """
         silence_s, clock = self._timings.silence_s, self._clock
         while True:
@@ -286,4 +289,4 @@ class KeptLink:
 
 
 def _unheard(line: bytes) -> None:
-    """The agent says something of a turn, and none runs."""
+    """The agent sent something about a turn, but none runs."""

@@ -1,7 +1,7 @@
-"""What a conversation's actor does next, as pure functions of what is known.
+"""Decides what a conversation's actor does next, as pure functions of the known facts.
 
-No I/O, no clock: `worker.conversations.actor` gathers the facts, asks here, and carries the answer
-out.
+No I/O, no clock: `worker.conversations.actor` gathers the facts, asks here, and carries out the
+answer.
 """
 
 from __future__ import annotations
@@ -40,16 +40,16 @@ class Facts:
     wishes: Set[Wish]
     has_container: bool
     is_container_lost: bool = False
-    """It has ended, or its agent was given up."""
+    """Whether the container has ended, or its agent was given up."""
     is_reaped: bool = False
-    """The store has agreed that the container stops."""
+    """Whether the store has agreed that the container stops."""
     gives_way: bool = False
     """Its place is for another tenant's conversation, its next turn for the waiting room."""
 
 
 def next_step(facts: Facts) -> Step:
-    """A container the store has let go of stops first. Then an order to leave, a turn and what is
-    wished of the container count, in this order."""
+    """The next step. A container that the store has released is stopped first. Then, in this order:
+    an order to leave, a turn, and wishes about the container."""
     if facts.is_reaped and facts.has_container:
         return Step.STOP
     if Wish.DRAIN in facts.wishes:
@@ -68,23 +68,24 @@ def next_step(facts: Facts) -> Step:
 
 @dataclass(frozen=True)
 class Inheritance:
-    """What an owner before us left on this host."""
+    """What a previous owner left on this host."""
 
     kept: Container | None
     """The container that is ours now."""
     is_usable: bool
-    """Whether its agent may be gone on with; otherwise it stops."""
+    """Whether its agent may continue; otherwise it is stopped."""
     others: tuple[Container, ...] = ()
-    """Beside it: they stop at once."""
+    """Other containers, which are stopped at once."""
 
 
 def inherit(
     found: Sequence[Container], *, recorded: str | None, state: ConversationState
 ) -> Inheritance:
-    """Which of the containers found here to go on with. `state` is the conversation's, on record.
+    """Which of the containers found here to continue with. `state` is the conversation's recorded
+    state.
 
-    One that is not on record was left behind when the conversation moved: it remembers less, and
-    knows nothing of a turn that was started elsewhere.
+    A container without a record was left behind when the conversation moved: it remembers less, and
+    does not know turns that were started elsewhere.
     """
     running = next((c for c in found if c.is_running and c.id == recorded), None)
     kept = running or next(iter(found), None)
@@ -100,7 +101,7 @@ def inherit(
 
 @dataclass(frozen=True)
 class Left:
-    """How an actor came to its end, and what it leaves to others."""
+    """How an actor ended, and what it leaves to others."""
 
     how: Departure
     waiting: TurnId | None = None
@@ -108,17 +109,18 @@ class Left:
     container: Container | None = None
     """The container it left as it was."""
     is_turn_wanted: bool = False
-    """A turn may be waiting that it would have run, had it not left."""
+    """Whether a turn may be waiting that it would have run if it had not left."""
     is_put_off: bool = False
-    """It could not serve what waits: the sweeps try again, in their rhythm."""
+    """Whether it could not serve what waits; the sweeps try again at their own interval."""
 
     @property
     def makes_room(self) -> bool:
-        """Whether its place is for what waits. What it could not serve is next in the waiting
-        room: that is left to the sweeps."""
+        """Whether its place is free for what waits. What it could not serve itself is next in the
+        waiting room, and is left to the sweeps."""
         return self.how is not Departure.BROKEN and not self.is_put_off
 
     @property
     def is_to_be_taken_again(self) -> bool:
-        """A lost lease that nobody else may have taken, or a turn that came while it left."""
+        """Whether to take the conversation again: nobody else may have taken a lost lease, or a
+        turn arrived while it left."""
         return self.how is Departure.LOST or (self.how is Departure.COLD and self.is_turn_wanted)

@@ -1,6 +1,6 @@
-"""What a conversation's actor is doing: one enum and one table, and what others want of it.
+"""The phases of a conversation's actor, one enum and one table, and what others may want of it.
 
-They live in this process only; what other programs see of them is in `infra.wire.states`.
+They exist only in this process; `infra.wire.states` has the states that other programs see.
 """
 
 from __future__ import annotations
@@ -13,15 +13,15 @@ class ActorPhase(StrEnum):
     """What a conversation's actor is doing."""
 
     RECOVERING = "recovering"
-    """Finds what an owner before it left."""
+    """Finds what a previous owner left."""
     LOOKING = "looking"
     """Decides what is next: a turn, rest, or an end."""
     RUNNING = "running"
-    """A turn is under way, from its claim to its end."""
+    """A turn is in progress, from its claim to its end."""
     RESTING = "resting"
-    """The container is warm and nothing is to be done."""
+    """The container is warm, and there is nothing to do."""
     STOPPING = "stopping"
-    """The container goes."""
+    """The container is being stopped."""
     GONE = "gone"
     """The lease is released, lost or handed over."""
 
@@ -46,7 +46,7 @@ ACTOR_TRANSITIONS: Mapping[ActorPhase, frozenset[ActorPhase]] = {
 
 
 class Departure(Enum):
-    """How an actor came to its end."""
+    """How an actor ended."""
 
     COLD = auto()
     """Nothing waits and no container is left; the lease is released."""
@@ -55,11 +55,11 @@ class Departure(Enum):
     HANDED_OVER = auto()
     """The lease is released, container and turn left for the next owner."""
     BROKEN = auto()
-    """By an error of ours: the sweeps look at it again, in their rhythm."""
+    """Ended by a bug of ours; the sweeps check it again at their own interval."""
 
 
 class Wish(Enum):
-    """What others want of an actor, seen to between two turns."""
+    """What others want of an actor; it handles them between two turns."""
 
     TURN = auto()
     """That it looks for a turn: one may be waiting."""
@@ -76,4 +76,4 @@ class Wish(Enum):
 
 
 OF_THE_IDLE = frozenset({Wish.ROOM, Wish.REAP})
-"""Wishes that a turn makes void."""
+"""Wishes that no longer apply when a turn runs."""

@@ -1,7 +1,7 @@
-"""Where a conversation's record says it is, and the legal steps to bring it elsewhere.
+"""A conversation's recorded state, and the allowed transitions to change it.
 
-Scripts move the record too (a claim, an end, a reap): `note` keeps up with what they did, and where
-that went wrong the record itself is asked.
+Scripts change the record too (a claim, an end, a reap). `note` follows what they did; if the two
+disagree, the record itself is read.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from worker.waiting import until_store_answers
 
 
 class RecordedState:
-    """The state on record of one conversation this worker owns."""
+    """The recorded state of one conversation that this worker owns."""
 
     def __init__(
         self,
@@ -28,23 +28,23 @@ class RecordedState:
         found: ConversationRecord | None,
         clock: Clock,
     ) -> None:
-        """`found` is the record as it was before the lease was acquired."""
+        """`found` is the record before the lease was acquired."""
         self.state = found.state if found else ConversationState.COLD
         self._conversations = conversations
         self._clock = clock
         self._held = held
 
     def note(self, old: ConversationState, new: ConversationState) -> None:
-        """A script has made this step, if the record was where the step begins."""
+        """A script has made this transition, if the record was in its first state."""
         if self.state is old:
             self.state = new
 
     def note_rest(self) -> None:
-        """A script has found that no turn runs any more."""
+        """A script has found that no turn runs any longer."""
         self.note(ConversationState.BUSY, ConversationState.WARM)
 
     async def read(self) -> ConversationRecord | None:
-        """The whole record, as it is now."""
+        """The current record."""
         conversations, c = self._conversations, self._held.conversation
         return await until_store_answers(lambda: conversations.get(c), self._clock)
 
@@ -59,9 +59,9 @@ class RecordedState:
         return won
 
     async def move(self, target: ConversationState, *, container: ContainerId | None) -> None:
-        """Bring the record to a state, by legal steps. Raises `LeaseLost`.
+        """Bring the record to a state, by allowed transitions. Raises `LeaseLost`.
 
-        `container` goes on record with a conversation that is busy.
+        `container` is recorded with a conversation that is busy.
         """
         try:
             await self._step_to(target, container)
@@ -84,7 +84,8 @@ class RecordedState:
 
 
 def steps(old: ConversationState, new: ConversationState) -> Sequence[ConversationState]:
-    """The shortest legal way from one state to another, without pretending a host was lost."""
+    """The shortest allowed path from one state to another, without pretending that a host was
+    lost."""
     if old is new:
         return ()
     ways: deque[tuple[ConversationState, tuple[ConversationState, ...]]] = deque([(old, ())])

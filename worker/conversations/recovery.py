@@ -1,4 +1,5 @@
-"""What an owner before us left of a conversation: a container to go on with, or remains to clear.
+"""Handles what a previous owner left of a conversation: a container to continue with, or remains to
+remove.
 
 Called by `worker.conversations.actor`, once, under the lease.
 """
@@ -25,7 +26,7 @@ log = logging.getLogger(__name__)
 
 
 class Recovery:
-    """One conversation's."""
+    """The recovery of one conversation."""
 
     def __init__(
         self,
@@ -43,7 +44,7 @@ class Recovery:
         self._record = record
 
     async def run(self) -> bool:
-        """Find what there is; False when the container it left to `session` is to be stopped.
+        """Find what exists. False if the container that it left to `session` has to be stopped.
 
         Raises `LeaseLost`.
         """
@@ -62,7 +63,7 @@ class Recovery:
         return left.is_usable and await self._adopted(left.kept.id, record)
 
     async def _adopted(self, container: ContainerId, record: ConversationRecord | None) -> bool:
-        """Whether the container's agent can be gone on with."""
+        """Whether to continue with the container's agent."""
         c = self._conversation
         log.info("container adopted", extra=fields(conversation=c, id=container))
         try:
@@ -79,7 +80,7 @@ class Recovery:
         return True
 
     async def _end_stray(self, link: AgentLink, turn: TurnId) -> None:
-        """Stop a turn the agent has that is not on record. Raises `AgentUnreachable`."""
+        """Stop an agent's turn that has no record. Raises `AgentUnreachable`."""
         c = self._conversation
         log.warning("stray turn", extra=fields(conversation=c, turn=turn))
         await self._parts.gateway.close_turn(c, turn)

@@ -1,6 +1,6 @@
-"""How an actor that goes gives its lease back. Each way returns a turn that waits.
+"""How an actor that ends releases its lease. Each function returns a waiting turn.
 
-Nobody but the caller is told of that turn: it is to be offered to another worker.
+Only the caller is told of that turn, and has to offer it to another worker.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 
 
 async def go_cold(parts: ConversationParts, held: HeldLease) -> TurnId | None:
-    """There is neither a turn nor a container. A lease that cannot be released lapses."""
+    """There is neither a turn nor a container. If the lease cannot be released, it expires."""
     try:
         return await parts.ownership.release(held, ConversationState.COLD)
     except StoreUnavailable as error:
@@ -32,7 +32,8 @@ async def go_cold(parts: ConversationParts, held: HeldLease) -> TurnId | None:
 async def hand_over(
     parts: ConversationParts, held: HeldLease, record: RecordedState, run: TurnRun | None
 ) -> TurnId | None:
-    """Log what waits of the running turn, and leave everything else as it is. Bounded."""
+    """Log what waits of the running turn, and leave everything else as it is. Takes bounded
+    time."""
     c, waiting = held.conversation, None
     try:
         async with asyncio.timeout(parts.timings.hand_over_s):
@@ -50,8 +51,8 @@ async def hand_over(
 async def _released(
     parts: ConversationParts, held: HeldLease, record: RecordedState
 ) -> TurnId | None:
-    """The conversation stays as it is on record. That may be elsewhere than we think: an answer
-    was lost, or a script moved it."""
+    """The conversation stays in its recorded state. That may differ from ours, because an answer
+    was lost or a script changed it."""
     try:
         return await parts.ownership.release(held, record.state)
     except IllegalTransition:

@@ -1,11 +1,11 @@
-"""What is kept for a conversation on this host: its container, its folders, its sockets.
+"""A conversation's resources on this host: its container, its folders, its sockets.
 
-Starts, finds and clears them; says nothing to the agent and nothing to the record. Owned by the
-conversation's actor (`worker.conversations.actor`), which alone calls it.
+It starts, finds and removes them; it does not talk to the agent or change the record. Only the
+conversation's actor (`worker.conversations.actor`) uses it.
 
-Everything done to the host is done while nobody else can own the conversation (`until_sure`), and
-under the lease's fence, for a process can be frozen between any two lines. Folders are removed only
-once it is known that no agent works in them any more.
+Everything on the host is done while nobody else can own the conversation (`until_sure`), and under
+the lease's fence, because a process can be frozen between any two lines. Folders are removed only
+when it is certain that no agent works in them any longer.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 
 
 class HostSession:
-    """One conversation's."""
+    """The resources of one conversation."""
 
     def __init__(
         self,
@@ -52,24 +52,24 @@ class HostSession:
 
     @property
     def container(self) -> Container | None:
-        """The one that is ours, until it is let go of; it may be lost."""
+        """Our container, until it is released with `let_go`; it may be lost."""
         return self._container
 
     @property
     def is_lost(self) -> bool:
-        """Whether there is a container that nothing can be done in any more."""
+        """Whether there is a container that can no longer be used."""
         return self._container is not None and self._container.id == self._lost
 
     def adopt(self, container: Container | None) -> None:
-        """Go on with what was found here."""
+        """Continue with what was found here."""
         self._container = container
 
     def lose(self) -> None:
-        """The container has ended, or its agent is given up."""
+        """The container has ended, or its agent was given up."""
         self._lost = self._container.id if self._container else None
 
     async def start(self) -> None:
-        """Sockets and a container.
+        """Create sockets and a container.
 
         Raises `EngineFailed` and other `ContainerFailed`, `GatewayUnavailable`, `LeaseLost`.
         """
@@ -91,26 +91,27 @@ class HostSession:
         )
 
     def _early(self) -> ContainerExit | None:
-        """Told while the start was under way; of an attribute mypy thinks it still is None."""
+        """An exit that was reported while the start was in progress; mypy thinks that the attribute
+        is still None."""
         return self._early_exit
 
     def has_ended(self, exit: ContainerExit) -> bool:
-        """Whether it is our container that has ended. One that is still starting is remembered."""
+        """Whether our container has ended. The exit of one that is still starting is remembered."""
         if self._container is None:
             self._early_exit = exit
             return False
         return self._container.id == exit.id
 
     def let_go(self) -> Container | None:
-        """The container is nobody's from now on: it is to be stopped."""
+        """The container no longer belongs to the conversation: it has to be stopped."""
         container, self._container = self._container, None
         return container
 
     async def clear(self, container: Container | None, *, at_once: bool = False) -> bool:
-        """Stop a container that was let go of, and close the sockets; whether it has stopped.
+        """Stop a released container and close the sockets. Returns whether it has stopped.
 
-        One that resists keeps its folders: the reconciler finds it as an orphan, and a next start
-        removes it. Raises `LeaseLost`.
+        If it does not stop, its folders are kept: the reconciler finds it as an orphan, and the
+        next start removes it. Raises `LeaseLost`.
         """
         grace_s = 0.0 if at_once else self._parts.timings.stop_grace_s
         has_stopped = container is None or await self._has_stopped(container.id, grace_s)
@@ -118,12 +119,12 @@ class HostSession:
         return has_stopped
 
     async def remove(self, container: Container) -> None:
-        """Stop one beside ours that was left behind. Raises `LeaseLost`."""
+        """Stop another container that was left behind. Raises `LeaseLost`."""
         log.warning("leftover removed", extra={**self._fields(), "id": container.id})
         await self._has_stopped(container.id, 0.0)
 
     async def _has_stopped(self, id: ContainerId, grace_s: float) -> bool:
-        """Stop it; False when it is not known to have ended. Raises `LeaseLost`."""
+        """Stop it; False if it is not known to have ended. Raises `LeaseLost`."""
         parts = self._parts
         await self._held.until_sure()
         try:
@@ -135,9 +136,9 @@ class HostSession:
         return True
 
     async def found(self) -> Sequence[Container]:
-        """What this host has of the conversation; nothing when the engine cannot say.
+        """What this host has of the conversation; nothing if the engine cannot say.
 
-        It is asked for a while: what it does not show is given up, with the turn that runs in it.
+        Retries for a while. Containers that it does not show are given up, with their running turn.
         """
         host, clock = self._parts.host, self._parts.clock
         give_up_s = clock.monotonic() + self._parts.timings.relink_s
@@ -153,7 +154,7 @@ class HostSession:
             pause_s = min(pause_s * 2, LONGEST_PAUSE_S)
 
     async def has_vanished(self, container: ContainerId) -> bool:
-        """Whether the engine knows for sure that it does not run any more."""
+        """Whether the engine is certain that it no longer runs."""
         try:
             running = {c.id for c in await self._parts.host.list() if c.is_running}
         except ContainerFailed as error:
@@ -162,7 +163,7 @@ class HostSession:
         return container not in running
 
     async def reopen(self) -> None:
-        """Have the sockets of a container that runs already.
+        """Open the sockets of a container that already runs.
 
         Raises `GatewayUnavailable`, `ContainerFailed` and `LeaseLost`.
         """
@@ -177,8 +178,9 @@ class HostSession:
     async def wipe_if_due(self) -> bool:
         """Remove what a deleted conversation of this name left here.
 
-        Under the lease, so that nothing of a new one can be here yet. False when something resists:
-        no turn may be served on it, and it is tried again with the next sweep. Raises `LeaseLost`.
+        Called under the lease, so that nothing of a new one can be here yet. False if something
+        could not be removed: then no turn may run on it, and the next sweep tries again. Raises
+        `LeaseLost`.
         """
         parts, c = self._parts, self.conversation
         conversations, host = self._conversations, parts.host_id
@@ -202,7 +204,7 @@ class HostSession:
         return True
 
     async def drop_workspace(self) -> None:
-        """Remove the files of a conversation whose container has been stopped."""
+        """Remove the files of a conversation whose container was stopped."""
         log.error("workspace removed: it took the host's disk", extra=self._fields())
         await self._drop(self._parts.folders.drop_workspace)
 
@@ -213,7 +215,7 @@ class HostSession:
             await self._drop(self._parts.folders.drop_sockets)
 
     async def _drop(self, drop: Callable[[ConversationKey, Fence], bool]) -> bool:
-        """Remove a folder; False when it resists. Raises `LeaseLost`."""
+        """Remove a folder; False if that fails. Raises `LeaseLost`."""
         await self._held.until_sure()
         try:
             return await asyncio.to_thread(drop, self.conversation, self._held.fence)

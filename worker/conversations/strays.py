@@ -1,7 +1,7 @@
-"""A turn that an agent still works on and that nobody wants any more: Redis has forgotten it.
+"""A stray turn: an agent still works on it, but Redis has forgotten it.
 
-Its client was told that the log is lost, so it is interrupted, and its last frames are read and
-acknowledged to make the agent free for the next turn. Used by `worker.conversations.recovery`.
+Its client was told that the log is lost. So the turn is interrupted, and its last frames are read
+and acknowledged, to make the agent free for the next turn. Used by `worker.conversations.recovery`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from worker.turns.agent_link import AgentLink
 
 
 class StrayTurn:
-    """One of them, from the interrupt to its last frame."""
+    """One stray turn, from the interrupt to its last frame."""
 
     def __init__(self, turn: TurnId) -> None:
         self.turn = turn
@@ -25,7 +25,7 @@ class StrayTurn:
         self._ended = asyncio.Event()
 
     async def end(self, link: AgentLink, *, within_s: float) -> None:
-        """Have it stopped, and hear how it ends. Raises `AgentUnreachable` when it does not."""
+        """Stop it and wait for its end. Raises `AgentUnreachable` if it does not end."""
         self._link = link
         # One that has ended by now is thereby free: it is refused below as not there any more.
         link.send(Ack(turn=self.turn, n=link.welcome.last_n))
@@ -39,11 +39,11 @@ class StrayTurn:
 
     @property
     def is_agent_working(self) -> bool:
-        """See `Hearer`: it has its own deadline."""
+        """See `Hearer`: the stray turn has its own deadline."""
         return False
 
     def on_frame(self, line: bytes) -> None:
-        """Read and forgotten. Raises `MalformedMessage`."""
+        """Read and drop it. Raises `MalformedMessage`."""
         frame = decode_frame(line)
         if frame.turn == self.turn and self._link is not None:
             self._link.send(Ack(turn=self.turn, n=frame.n))
@@ -51,9 +51,9 @@ class StrayTurn:
                 self._ended.set()
 
     def on_refused(self, refused: Refused) -> None:
-        """It is not the agent's any more."""
+        """The agent no longer has the turn."""
         if refused.turn == self.turn:
             self._ended.set()
 
     def on_relinked(self, link: AgentLink) -> None:
-        """See `Hearer`: nothing goes on over another link. Its deadline ends the wait."""
+        """See `Hearer`: it does not continue over another link. Its deadline ends the wait."""

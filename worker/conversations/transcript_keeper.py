@@ -1,7 +1,7 @@
-"""Transcript entries on their way from an agent into the store, beside the turn's frames.
+"""Stores an agent's transcript entries, beside the turn's frames.
 
-The agent keeps what is not answered and says it again over a new link, so nothing here needs to
-survive: while Redis is away this goes on trying as long as the lease holds.
+The agent keeps unconfirmed entries and sends them again over a new link, so nothing here has to
+survive. While Redis is unavailable, this keeps trying as long as the lease holds.
 """
 
 from __future__ import annotations
@@ -27,16 +27,17 @@ log = logging.getLogger(__name__)
 
 PENDING_MAX = 4
 PENDING_MAX_BYTES = TRANSCRIPT_LINE_MAX_BYTES
-"""An agent sends one message and waits. One that floods is not answered, and hurts itself."""
+"""Waiting messages of one agent. An honest one sends one and waits; one that floods gets no
+answer."""
 LARGE_BYTES = 256 * 1024
-"""What is longer is read in a thread, and few at once are on their way to the store."""
+"""Longer messages are parsed in a thread, and few are stored at the same time."""
 OWN_BYTES = 2 * 1024 * 1024
 """What each agent may have waiting whatever others have: an honest message is closed at 1 MB.
 Only a single entry that is longer needs room that all share."""
 
 
 class EntryStore(Protocol):
-    """Where entries go. See `infra.store.conversations.transcripts.TranscriptStore`."""
+    """Where entries are stored. See `TranscriptStore`."""
 
     async def append(self, lease: Lease, sdk_session: str, part: RawPart) -> bool: ...
 
@@ -52,7 +53,7 @@ class _Pending(NamedTuple):
 
 
 class TranscriptKeeper:
-    """Stores a conversation's transcript entries one message after the other, under its lease."""
+    """Stores a conversation's transcript entries, one message after the other, under its lease."""
 
     def __init__(
         self,
@@ -63,7 +64,7 @@ class TranscriptKeeper:
         *,
         on_stored: Callable[[int, ContainerId | None], None],
     ) -> None:
-        """`on_stored` is called with the message's `seq`, and whose it is."""
+        """`on_stored` is called with the message's `seq` and the agent process that sent it."""
         self._store = store
         self._lease = lease
         self._clock = clock
@@ -79,7 +80,7 @@ class TranscriptKeeper:
         self._empty.set()
 
     def take(self, line: bytes, container: ContainerId | None = None) -> None:
-        """Take a message's line; returns at once. Raises `MalformedMessage`."""
+        """Accept a message's line. Returns at once. Raises `MalformedMessage`."""
         head = read_head(line)
         # Said again over a new link. The number alone says little: each agent process counts anew.
         if any((line, container) == (one.line, one.container) for one in self._pending):
@@ -99,7 +100,7 @@ class TranscriptKeeper:
         self._arrived.set()
 
     async def run(self) -> None:
-        """Store what comes until cancelled. Raises `LeaseLost`."""
+        """Store messages until cancelled. Raises `LeaseLost`."""
         try:
             await self._store_for_ever()
         finally:
@@ -118,7 +119,7 @@ class TranscriptKeeper:
             self._empty.set()
 
     async def settled(self, *, timeout_s: float) -> bool:
-        """Until all that was taken is stored; False when that takes longer."""
+        """Wait until all accepted messages are stored; False if that takes longer."""
         try:
             async with asyncio.timeout(timeout_s):
                 await self._empty.wait()

@@ -1,6 +1,6 @@
-"""One turn of a conversation seen through: prepared, watched and logged until its end is told.
+"""Runs one turn of a conversation to its end: prepares it, watches it, logs it.
 
-What becomes of conversation and container then is the actor's to decide
+What happens to conversation and container afterwards is decided by the actor
 (`worker.conversations.actor`).
 """
 
@@ -29,11 +29,11 @@ class Outcome:
     is_container_usable: bool
     """Whether the next turn may run in the same container."""
     is_remembered: bool
-    """Its agent has kept its session. After a turn that failed it may have given that up."""
+    """Whether its agent has kept its session. After a failed turn it may have given it up."""
     is_another_waiting: bool = False
-    """A turn waits; it may be this one again."""
+    """Whether a turn waits, which may be this one again."""
     is_given_away: bool = False
-    """It is back in the queue for another worker, for this host's engine has failed."""
+    """Whether it is back in the queue for another worker, because this host's engine failed."""
 
 
 async def see_through(
@@ -43,12 +43,12 @@ async def see_through(
     prepare: Callable[[], Coroutine[Any, Any, None]],
     on_spoken: Callable[[], Coroutine[Any, Any, None]],
 ) -> Outcome:
-    """Until the turn is closed or back in the queue. Raises `LeaseLost`, in a group.
+    """Run until the turn is closed or back in the queue. Raises `LeaseLost`, in a group.
 
-    `is_cancelled`: somebody has wanted it stopped already. `prepare` gets the turn to its agent,
-    and is cancelled when the end is decided before. `on_spoken` is called when the agent has
-    spoken, or the end is decided. Cancelled, the turn stays as it is: the agent keeps its events
-    for the next owner.
+    `is_cancelled`: somebody already wants it stopped. `prepare` brings the turn to its agent, and
+    is cancelled if the turn's end is decided before. `on_spoken` is called when the agent has sent
+    its first event, or the end is decided. If cancelled, the turn stays as it is: the agent keeps
+    its events for the next owner.
     """
     _tell_claimed(run)
     if is_cancelled or run.claimed.record.cancel is not None:

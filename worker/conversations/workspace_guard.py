@@ -1,7 +1,8 @@
-"""The limit of one conversation's workspace, kept while its turns run.
+"""Enforces the limit of one conversation's workspace while its turns run.
 
-Ends a turn that outgrows it and has the container killed without grace (`is_flooding`), for each
-second of grace would be filled as well. What counts how is `worker.hosts.folders.workspace`.
+A turn that exceeds it is ended, and its container is killed without grace time (`is_flooding`),
+because it would fill that time with writing as well. `worker.hosts.folders.workspace` defines what
+counts.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ log = logging.getLogger(__name__)
 
 
 class WorkspaceGuard:
-    """One conversation's; `watch` is its task."""
+    """The guard of one conversation; `watch` is its task."""
 
     def __init__(
         self,
@@ -37,9 +38,9 @@ class WorkspaceGuard:
         *,
         running: Callable[[], TurnRun | None],
     ) -> None:
-        """`running` tells the turn that runs now."""
+        """`running` returns the current turn."""
         self.is_flooding = False
-        """A turn was ended for its writing, and the container that wrote is still there."""
+        """Whether a turn was ended because of its writing, and its container still exists."""
         self._parts = parts
         self._session = session
         self._running = running
@@ -49,11 +50,11 @@ class WorkspaceGuard:
         self._was_used = False
 
     def note_use(self) -> None:
-        """A turn runs: it is looked at afterwards, however short it was."""
+        """A turn runs: the workspace is measured afterwards, however short the turn is."""
         self._was_used = True
 
     async def watch(self) -> None:
-        """Look at its size while turns run, until cancelled."""
+        """Measure its size while turns run, until cancelled."""
         parts = self._parts
         pace = WorkspacePace(
             parts.clock,
@@ -83,9 +84,9 @@ class WorkspaceGuard:
             run.declare(declared_end(ErrorCode.WORKSPACE_FULL), usable=False)
 
     async def after_flood(self, *, has_stopped: bool) -> None:
-        """The container that wrote too much was told to end: see what it left.
+        """The container that wrote too much was told to end: check what it left.
 
-        Nothing is removed from under one that did not.
+        Nothing is removed while it may still be running.
         """
         self.is_flooding = False
         size_bytes = await self._measure(LAST_LOOK_MAX_S)
@@ -101,7 +102,7 @@ class WorkspaceGuard:
         return size_bytes + await self._unlinked()
 
     async def _unlinked(self) -> int:
-        """What is in no folder any more, and held open."""
+        """Bytes of files that are in no folder but still open."""
         if (container := self._session.container) is None:
             return 0
         try:

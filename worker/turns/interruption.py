@@ -1,6 +1,6 @@
-"""Whether a turn is to be stopped, and why. The first reason counts.
+"""Whether a turn should be stopped, and why. The first reason counts.
 
-Shared by the runs of both lanes: what happens to a turn that is to be stopped is theirs to decide.
+Used by the runs of both lanes, which decide what happens to such a turn.
 """
 
 from __future__ import annotations
@@ -13,27 +13,27 @@ from infra.wire.link import InterruptReason
 
 
 class Interruption:
-    """One turn's. Made in a running loop."""
+    """The interruption of one turn. Create it in a running loop."""
 
     def __init__(self) -> None:
         self._reason: asyncio.Future[InterruptReason] = asyncio.get_running_loop().create_future()
 
     @property
     def reason(self) -> InterruptReason | None:
-        """Why it is to be stopped; None: it is not."""
+        """Why it should be stopped; None if it should not."""
         return self._reason.result() if self._reason.done() else None
 
     def ask(self, reason: InterruptReason) -> bool:
-        """Have it stopped; False when somebody wanted that before."""
+        """Request a stop. False if it was requested before."""
         if self._reason.done():
             return False
         self._reason.set_result(reason)
         return True
 
     async def asked(self, clock: Clock, *, within_s: float) -> InterruptReason | None:
-        """Wait until somebody wants it stopped, at most so long; then the reason, if there is one.
+        """Wait until a stop is requested, at most this long. Returns the reason, if there is one.
 
-        Cancelled, it only stops waiting.
+        If cancelled, it only stops waiting.
         """
         if not self._reason.done() and within_s > 0:
             async with asyncio.TaskGroup() as group:

@@ -1,11 +1,11 @@
-"""One turn, from its claim to its end: the agent's frames in, live frames and log entries out.
+"""Runs one turn from its claim to its end: turns the agent's frames into live frames and log
+entries.
 
-A `TurnRun` is fed by the link, line by line and without decoding deltas; it publishes each frame as
-it comes, logs it soon after and acknowledges to the agent what is logged. Whatever happens first
+The link feeds a `TurnRun` line by line, without decoding deltas. The run publishes each frame as it
+comes, logs it soon after, and acknowledges logged frames to the agent. Whatever happens first
 decides how the turn ends: the agent's own end, a declared one (container lost, deadline, cancel),
-or nothing at all, when the conversation is no longer ours. What follows from what is decided in
-`worker.turns.steps`. It does not start agents or reconnect to them: `worker.conversations.actor`
-does.
+or nothing, if the conversation is no longer ours. `worker.turns.steps` decides what follows from
+what. It does not start agents or reconnect to them; `worker.conversations.actor` does.
 """
 
 from __future__ import annotations
@@ -63,19 +63,19 @@ from worker.waiting import until_store_answers
 log = logging.getLogger(__name__)
 
 SAID_MAX_BYTES = 32 * 1024 * 1024
-"""What one turn may say. The longest honest one takes 20 MB; Redis keeps it all until an hour after
-its end, and who writes the agent's server anew would fill it for everybody."""
+"""Maximum bytes of a turn's events. The longest honest turn takes 20 MB. Redis keeps them until an
+hour after its end, and an agent that replaced its server could fill Redis for everybody."""
 
 
 class TurnRun:
-    """The running of one claimed turn."""
+    """The run of one claimed turn."""
 
     def __init__(self, parts: TurnParts, held: HeldLease, claimed: Claimed) -> None:
         self.claimed = claimed
         self.turn: TurnId = claimed.record.turn
         self.sdk_session: str | None = None
         self.spoke = asyncio.Event()
-        """The agent has said something of the turn, or it is decided how the turn ends."""
+        """Set when the agent has sent an event of the turn, or the turn's end is decided."""
         self.spending = Spending(parts, held, claimed.record, is_taken_over=claimed.is_adoption)
         first = first_phase(state=claimed.record.state, is_adoption=claimed.is_adoption)
         self._life = Life(f"run of {self.turn}", first, RUN_TRANSITIONS)
@@ -102,18 +102,18 @@ class TurnRun:
 
     @property
     def last_n(self) -> int:
-        """Newest number received; after an adoption, the newest one logged."""
+        """The newest received number; after an adoption, the newest logged one."""
         return self._output.n
 
     @property
     def is_agent_working(self) -> bool:
-        """Whether its agent may be at work on it."""
+        """Whether its agent may be working on it."""
         return self.phase is RunPhase.OPEN
 
     # Towards the agent
 
     def open_request(self) -> OpenTurn:
-        """What the gateway needs to know of the turn."""
+        """What the gateway needs to know about the turn."""
         record = self.claimed.record
         return OpenTurn(
             turn=self.turn,
@@ -128,9 +128,10 @@ class TurnRun:
         )
 
     async def put_on(self, standing: Standing) -> None:
-        """Put it on this memory, before its agent hears of it: from then on tools may have run.
+        """Record the memory that the turn continues, before its agent hears of it: from then on
+        tools may have run.
 
-        While Redis is away this goes on trying. Raises `LeaseLost`.
+        Keeps trying while Redis is unavailable. Raises `LeaseLost`.
         """
         self._standing = standing
         if self.claimed.record.state is TurnState.RUNNING:
@@ -144,9 +145,10 @@ class TurnRun:
         )
 
     def start(self, link: AgentLink) -> None:
-        """Give the turn to the agent; again after a reconnect, when it says it never got it.
+        """Send the turn to the agent; again after a reconnect, if the agent reports that it never
+        got it.
 
-        One that has ended meanwhile is not given to it any more.
+        A turn that has ended meanwhile is not sent.
         """
         assert self._standing is not None, "a turn starts on a memory"
         if not self._opened(link):
@@ -157,14 +159,14 @@ class TurnRun:
         self._tell_to_stop()
 
     def replay(self, link: AgentLink) -> None:
-        """Read on after the last event seen; the agent has the turn already."""
+        """Continue reading after the last event seen; the agent already has the turn."""
         if not self._opened(link):
             return
         link.send(Replay(turn=self.turn, after=self.last_n))
         self._tell_to_stop()
 
     def on_relinked(self, link: AgentLink) -> None:
-        """Go on with the same agent over a new link."""
+        """Continue with the same agent over a new link."""
         if self.phase is not RunPhase.OPEN:
             return
         course = course_with_agent(turn=self.turn, agent_turn=link.welcome.turn, last_n=self.last_n)
@@ -176,7 +178,7 @@ class TurnRun:
             self.declare(declared_end(ErrorCode.AGENT_FAILED), usable=False)
 
     def _opened(self, link: AgentLink) -> bool:
-        """Whether it goes on over this link; False once its end is decided."""
+        """Whether the turn continues over this link; False once its end is decided."""
         if self.phase is RunPhase.ENDED:
             return False
         self._life.to(RunPhase.OPEN)
@@ -184,10 +186,10 @@ class TurnRun:
         return True
 
     def interrupt(self, reason: InterruptReason) -> None:
-        """Have it stopped. The first reason counts; after the end, nothing happens.
+        """Stop the turn. The first reason counts; after the end, nothing happens.
 
-        A turn no agent has got yet ends at once; the agent of an adopted one is told as soon as it
-        is reached.
+        If no agent has the turn yet, it ends at once. The agent of an adopted turn is told as soon
+        as it is reached.
         """
         stop = stop_in(self.phase)
         if stop is Stop.NOTHING or not self._stop.ask(reason):
@@ -205,7 +207,7 @@ class TurnRun:
     # From the agent
 
     def on_frame(self, line: bytes) -> None:
-        """Publish it, log it, or end with it. Raises `MalformedMessage`."""
+        """Publish and log a frame, or end with it. Raises `MalformedMessage`."""
         if self._is_too_much(len(line)):
             return
         if self.phase is not RunPhase.OPEN:
@@ -219,7 +221,7 @@ class TurnRun:
         self._take_other(decode_frame(line))
 
     def _take_other(self, frame: Frame) -> None:
-        """One that is not due, or is not spelled as others read it."""
+        """Handle a frame that is not the next one, or not in the canonical encoding."""
         heard, self._gap = hear(
             frame.n, last_n=self.last_n, is_ours=frame.turn == self.turn, gap=self._gap
         )
@@ -238,7 +240,8 @@ class TurnRun:
                 pass
 
     def _is_too_much(self, size_bytes: int) -> bool:
-        """Whether the agent has said more than a turn may, seen before or not; then it ends."""
+        """Whether the agent has sent more than a turn may, including repeated events; then the turn
+        ends."""
         self._said_bytes += size_bytes
         if self._said_bytes <= SAID_MAX_BYTES:
             return False
@@ -248,7 +251,7 @@ class TurnRun:
         return True
 
     def _take_event(self, n: int, line: bytes, payload: bytes) -> None:
-        """Check it once, for all who read it after us; publish and log it, or end with it."""
+        """Validate an event once, for all later readers; publish and log it, or end with it."""
         self.spoke.set()
         try:
             event = check_event(payload)
@@ -286,24 +289,24 @@ class TurnRun:
             self._link.resume()
 
     def _break_log(self, code: ErrorCode) -> None:
-        """Who reads on from the log would miss something: better an end than a silent gap."""
+        """The log would have a gap for its readers: better an end than a silent gap."""
         self.declare(declared_end(code), usable=False)
 
     # The end
 
     def declare(self, end: TurnEnded, *, usable: bool = True) -> None:
-        """End the turn in the place of its agent. The first end counts."""
+        """End the turn instead of its agent. The first end counts."""
         self._decide(declared_ending(end, usable=usable))
 
     def fail_start(self, end: TurnEnded) -> None:
-        """Its container or agent failed: start it afresh where nothing can have happened, else end.
+        """Its container or agent failed: start again if nothing can have happened, otherwise end.
 
         See `worker.turns.steps.failed_start`.
         """
         self._decide(failed_start(end, phase=self.phase, record=self.claimed.record))
 
     def fail_delivery(self, error: Exception) -> None:
-        """It did not get to its agent. See `worker.turns.steps.failed_delivery`."""
+        """The turn did not reach its agent. See `worker.turns.steps.failed_delivery`."""
         self._decide(failed_delivery(error, phase=self.phase, record=self.claimed.record))
 
     def _decide(self, ending: Ending) -> None:
@@ -323,7 +326,7 @@ class TurnRun:
         await self._output.run()
 
     async def watch(self) -> None:
-        """Enforce the deadline and the grace of an interrupt, and book what the turn uses, until
+        """Enforce the deadline and the grace time of an interrupt, and book the turn's usage, until
         cancelled. Raises `LeaseLost`, in a group."""
         async with asyncio.TaskGroup() as group:
             following = group.create_task(self.spending.follow(self.open_request))
@@ -333,8 +336,8 @@ class TurnRun:
             stopping.cancel()
 
     async def _stop_overrun(self) -> None:
-        """An agent whose calls are refused for the budget ends its turn; one that goes on is
-        stopped."""
+        """An agent whose calls are refused because of the budget ends its turn; one that continues
+        is stopped."""
         await self.spending.overrun.wait()
         await self._parts.clock.sleep(self._parts.agents.disconnect_grace_s)
         self.interrupt(InterruptReason.CANCELLED)
@@ -349,9 +352,10 @@ class TurnRun:
             self.declare(interrupted_end(self._stop.reason), usable=False)
 
     async def conclude(self, ending: Ending) -> bool:
-        """Log, close and tell the end, in this order; whether another turn waits.
+        """Log the end, close the turn and publish the end, in this order. Returns whether another
+        turn waits.
 
-        While Redis is away this goes on trying. Raises `LeaseLost`.
+        Keeps trying while Redis is unavailable. Raises `LeaseLost`.
         """
         parts, c = self._parts, self.claimed.record.conversation
         assert ending.end is not None
@@ -376,7 +380,8 @@ class TurnRun:
         return waits
 
     async def requeue(self, *, is_counted: bool) -> bool:
-        """Back to the queue, as nothing of it has happened; False when it may not.
+        """Return the turn to the queue, because nothing of it has happened. False if it may not
+        return.
 
         Raises `LeaseLost`.
         """
@@ -394,5 +399,5 @@ class TurnRun:
         return base.digest if base else None
 
     async def append_rest(self) -> None:
-        """Before handing over: log what waits. Raises `LeaseLost` and `StoreUnavailable`."""
+        """Log what waits, before handing over. Raises `LeaseLost` and `StoreUnavailable`."""
         await self._output.append_rest()

@@ -1,8 +1,8 @@
-"""What a running turn uses, and what its budgets leave it.
+"""A running turn's usage, and what its budgets leave.
 
-The gateway meters; this reads the meter every few seconds, books what is new under the turn's
-fence, and tells the gateway where the budgets end, as other turns of the tenant may have used them
-up meanwhile. Called by `worker.turns.run` and `worker.side.lane`. Without budgets, nothing is asked
+The gateway meters. This reads the meter every few seconds, books what is new under the turn's
+fence, and tells the gateway where the budgets end, because other turns of the tenant may use them
+up meanwhile. Used by `worker.turns.run` and `worker.side.lane`. Without budgets, nothing is read
 before a turn.
 """
 
@@ -46,20 +46,21 @@ class Spending:
         self._booked: TurnMeter | None = None
         self._is_taken_over = is_taken_over
         self._instances: set[str] = set()
-        """Starts of the gateway whose figures are booked."""
+        """Instances of the gateway whose figures are booked."""
         self.overrun = asyncio.Event()
-        """The gateway has stopped calls of the turn for its budget."""
+        """Whether the gateway has stopped calls of the turn because of its budget."""
         self.budget_tokens: int | None = None
-        """Where the gateway's own meter of the turn may go; None: anywhere."""
+        """The value up to which the gateway's own meter of the turn may count; None for no
+        limit."""
 
     @property
     def has_budget(self) -> bool:
         return bool(self._turn_budget or self._tenant_budget)
 
     async def begin(self) -> TurnEnded | None:
-        """Before the turn is given to anybody: its end, where no budget is left.
+        """Check the budgets before the turn is started. Returns the turn's end if none is left.
 
-        While Redis is away this goes on trying. Raises `LeaseLost`.
+        Keeps trying while Redis is unavailable. Raises `LeaseLost`.
         """
         if not self.has_budget:
             return None
@@ -70,7 +71,7 @@ class Spending:
         return self._end_if_spent(spent)
 
     async def follow(self, request: Callable[[], OpenTurn]) -> None:
-        """Book and adjust, until cancelled. `request` is what the gateway is to be told.
+        """Book and adjust until cancelled. `request` is the command for the gateway.
 
         Raises `LeaseLost`.
         """
@@ -82,9 +83,9 @@ class Spending:
                 log.warning("usage not booked now: %s", error, extra=fields(turn=self._record.turn))
 
     async def end_of_overrun(self, meter: TurnMeter) -> TurnEnded | None:
-        """The end of a turn that the gateway stopped for its budget; None for any other.
+        """The end of a turn that the gateway stopped because of its budget; None for any other.
 
-        While Redis is away this goes on trying. Raises `LeaseLost`.
+        Keeps trying while Redis is unavailable. Raises `LeaseLost`.
         """
         if not meter.is_over_budget:
             return None
@@ -92,9 +93,9 @@ class Spending:
         return self._end_if_spent(spent) or budget_end()
 
     async def total(self, meter: TurnMeter) -> Usage | None:
-        """All the turn has used, as the books have it; None: nothing. `meter` is its last one.
+        """The turn's total booked usage; None if there is none. `meter` is its last reading.
 
-        While Redis is away this goes on trying. Raises `LeaseLost`.
+        Keeps trying while Redis is unavailable. Raises `LeaseLost`.
         """
         if not self._is_taken_over and self._instances <= {meter.instance}:
             return meter.usage if meter.usage != Usage() else None
@@ -120,7 +121,7 @@ class Spending:
             await self._parts.gateway.open_turn(request())
 
     async def _read(self) -> TurnMeter | None:
-        """None when the gateway does not know the turn, or does not answer."""
+        """None if the gateway does not know the turn, or does not answer."""
         try:
             return await self._parts.gateway.meter(self._record.turn)
         except GatewayUnavailable:
@@ -133,7 +134,7 @@ class Spending:
         return spent
 
     def _limit(self, meter: TurnMeter, spent: Spent) -> int | None:
-        """Where this meter will stand when the first of the budgets is spent."""
+        """The value of this meter at which the first of the budgets is used up."""
         left = []
         if self._turn_budget:
             left.append(self._turn_budget - spent.turn_tokens)

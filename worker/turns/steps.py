@@ -1,6 +1,6 @@
-"""What the run of a turn does next, as pure functions of what is known.
+"""Decides what the run of a turn does next, as pure functions of the known facts.
 
-No I/O, no clock: `worker.turns.run` gathers the facts, asks here, and carries the answer out.
+No I/O, no clock: `worker.turns.run` gathers the facts, asks here, and carries out the answer.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ from worker.turns.endings import is_out_of_memory
 from worker.turns.phases import RunPhase
 
 GAP_FRAMES_MAX = 10_000
-"""Frames behind a missing number that are dropped before the agent is given up."""
+"""Frames after a missing number that are dropped before the agent is given up."""
 
 _UNSOUND = frozenset({ErrorCode.AGENT_FAILED, ErrorCode.CONTAINER_FAILED})
 
 
 def first_phase(*, state: TurnState, is_adoption: bool) -> RunPhase:
-    """Where the run of a claimed turn begins. `state` is the turn's, on record."""
+    """The first phase of a claimed turn's run. `state` is the turn's recorded state."""
     is_under_way = is_adoption and state is TurnState.RUNNING
     return RunPhase.ADOPTED if is_under_way else RunPhase.PREPARING
 
@@ -68,32 +68,32 @@ def stop_in(phase: RunPhase) -> Stop:
 
 
 class Heard(Enum):
-    """What to do with a frame the agent has sent."""
+    """What to do with a frame from the agent."""
 
     TAKE = auto()
-    """It is the event that is due."""
+    """It is the next event."""
     SKIP = auto()
-    """An earlier turn's last words, or seen before."""
+    """It belongs to an earlier turn, or was seen before."""
     ASK = auto()
-    """Events before it are missing: have them said again. This one comes again with them."""
+    """Events before it are missing: request them again. This one comes again with them."""
     WAIT = auto()
-    """The same, and they were asked for."""
+    """The same, and they were already requested."""
     GIVE_UP = auto()
     """The same, and they have not come for too long."""
 
 
 @dataclass(frozen=True)
 class Gap:
-    """Events that are missing behind number `after`, and the frames dropped since."""
+    """Events that are missing after number `after`, and how many frames were dropped since."""
 
     after: int = -1
     frames: int = 0
 
 
 def hear(n: int, *, last_n: int, is_ours: bool, gap: Gap) -> tuple[Heard, Gap]:
-    """What to do with frame `n`, and the gap as it is then.
+    """What to do with frame `n`, and the resulting gap.
 
-    `is_ours`: it is of the turn that runs. `last_n` is the newest number received.
+    `is_ours`: it belongs to the running turn. `last_n` is the newest received number.
     """
     if not is_ours or n <= last_n:
         return Heard.SKIP, gap
@@ -126,28 +126,28 @@ class Ending:
 
 
 def agents_ending(end: TurnEnded) -> Ending:
-    """The agent has ended the turn. What broke it may still be in the container: processes, a full
-    disk."""
+    """The agent has ended the turn. The cause of a failure may still be in the container:
+    processes, a full disk."""
     is_sound = end.error is None or end.error.code not in _UNSOUND
     return Ending(end, is_agents=True, is_container_usable=is_sound)
 
 
 def declared_ending(end: TurnEnded, *, usable: bool = True) -> Ending:
-    """The turn ends for its agent, which cannot or shall not do so any more."""
+    """The turn is ended by the worker, because its agent cannot or should not do it."""
     return Ending(end, is_container_usable=usable)
 
 
 def back_to_queue(*, is_counted: bool = True) -> Ending:
-    """Nothing happened yet: a fresh start is due."""
+    """Nothing has happened yet: a new start is due."""
     return Ending(None, is_container_usable=False, is_counted=is_counted)
 
 
 def failed_start(end: TurnEnded, *, phase: RunPhase, record: TurnRecord) -> Ending:
-    """The turn's container or agent has failed: a fresh start where nothing can have happened, else
+    """The turn's container or agent has failed: a new start if nothing can have happened, otherwise
     this end.
 
-    At most two starts, and only while no agent has got it and nothing was logged. What never began
-    ends as that, whatever ended its container.
+    There are at most two starts, and only while no agent has got the turn and nothing was logged. A
+    turn that never began ends as such, whatever ended its container.
     """
     is_claimed = phase is RunPhase.PREPARING and record.state is TurnState.CLAIMED
     is_untouched = is_claimed and record.seq == 0
@@ -159,7 +159,7 @@ def failed_start(end: TurnEnded, *, phase: RunPhase, record: TurnRecord) -> Endi
 
 
 def failed_delivery(error: Exception, *, phase: RunPhase, record: TurnRecord) -> Ending:
-    """What becomes of a turn that could not be brought to its agent."""
+    """What happens to a turn that could not be delivered to its agent."""
     match error:
         case EngineFailed():
             # It was no try of the turn, and another host may do better.
@@ -177,14 +177,15 @@ def failed_delivery(error: Exception, *, phase: RunPhase, record: TurnRecord) ->
 
 
 def refused_ending(code: ErrorCode, *, last_n: int) -> Ending:
-    """The agent will not run the turn, or not go on with it."""
+    """The agent does not run the turn, or does not continue it."""
     if code is not ErrorCode.LOG_LOST:
         code = ErrorCode.AGENT_FAILED if last_n else ErrorCode.CONTAINER_FAILED
     return declared_ending(declared_end(code), usable=False)
 
 
 def memory_after(ending: Ending, *, ended_in: RunPhase) -> Memory:
-    """What the agent remembers of the turn. `ended_in` is the phase its end was decided in."""
+    """What the agent remembers of the turn. `ended_in` is the phase in which its end was
+    decided."""
     if ending.is_agents and ending.end is not None:
         return Memory.TOLD if ending.end.is_remembered else Memory.NOTHING
     is_given = ended_in in (RunPhase.ADOPTED, RunPhase.OPEN)

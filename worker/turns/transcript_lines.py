@@ -1,7 +1,7 @@
-"""What a `TranscriptAppend` says, read without building what is in it.
+"""Reads a `TranscriptAppend` without creating objects for its contents.
 
-Its entries are the agent's and opaque: each is checked to be one JSON object and passed on as the
-bytes it is. Parsed into Python, a line of 32 MB would take gigabytes and seconds.
+Its entries belong to the agent and are opaque: each is checked to be one JSON object, and passed on
+as bytes. Parsed into Python objects, a line of 32 MB would take gigabytes and seconds.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from infra.wire.foreign import foreign
 from infra.wire.link import TRANSCRIPT_HEAD
 
 ENTRIES_MAX = 4096
-"""Most entries of a message. An agent closes one at 1 MB."""
+"""Maximum number of entries in a message. An agent closes one at 1 MB."""
 ID_MAX_CHARS = 100
 _WINDOW_BYTES = 1024 * 1024
 
@@ -30,7 +30,7 @@ _HEAD = re.compile(
 
 
 class AppendHead(msgspec.Struct, frozen=True):
-    """Which message it is."""
+    """Identifies the message."""
 
     seq: int
     sdk_session: str
@@ -54,16 +54,16 @@ _ENTRY = msgspec.json.Decoder(_Entry)
 
 
 def read_head(line: bytes) -> AppendHead:
-    """From a whole line, or the beginning of one. Raises `MalformedMessage`."""
+    """From a complete line, or the beginning of one. Raises `MalformedMessage`."""
     if (found := _HEAD.match(line)) is None:
         raise MalformedMessage(f"no transcript entries: {foreign(line, max_chars=60)}")
     return AppendHead(int(found[1]), found[2].decode())
 
 
 def read_part(line: bytes) -> RawPart:
-    """The entries of a whole line. Raises `MalformedMessage`.
+    """The entries of a complete line. Raises `MalformedMessage`.
 
-    Takes 5 ns a byte at worst and no memory but the entries' own.
+    Takes at most 5 ns per byte, and no memory except for the entries.
     """
     _check_text(line)
     try:
@@ -83,13 +83,13 @@ def read_part(line: bytes) -> RawPart:
 
 
 def _digest(line: bytes) -> str:
-    """The same for a message that is sent again over a new link, by whichever worker reads it."""
+    """The same for a message that is sent again over a new link, whichever worker reads it."""
     return hashlib.sha256(line).hexdigest()[:16]
 
 
 def _check_text(line: bytes) -> None:
-    """Raises `MalformedMessage` for what is no UTF-8: values that are passed over are not looked at
-    by the decoder."""
+    """Raises `MalformedMessage` for invalid UTF-8, because the decoder does not check skipped
+    values."""
     if line.isascii():
         return
     decoder = codecs.getincrementaldecoder("utf-8")()
@@ -114,8 +114,8 @@ def _entry(raw: bytes) -> RawEntry:
 def _few() -> msgspec.json.Decoder[Any]:
     """Decodes a list of at most `ENTRIES_MAX` values as they are.
 
-    An array of named fields, since msgspec counts the values of a list after it has made an object
-    of each: a line of `{},{},…` would take twenty times its length.
+    It is an array of named fields, because msgspec counts the values of a list only after it has
+    created an object for each: a line of `{},{},…` would take twenty times its length.
     """
     fields = [(f"e{i}", msgspec.Raw, msgspec.UNSET) for i in range(ENTRIES_MAX)]
     return msgspec.json.Decoder(
