@@ -34,8 +34,8 @@ told, else the answer is "ok".
     message JSON               a message spelled out, or a list of them, one for each attempt: see
                                `infra.scripted_model.spelled`
 
-An answer that was cut in mid-stream is gone on with, by the next step or, if there is none, by the
-rest of the one that was cut.
+An answer that was cut off in mid-stream is continued by the next step or, if there is none, by the
+rest of the step that was cut off.
 
 A step that is none of these is answered "ok" (in a demo: by `demo`). A model called
 `fake-error-CODE` always fails with that code.

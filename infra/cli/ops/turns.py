@@ -48,7 +48,9 @@ def show_turn(turn: Id, as_json: Json = False) -> None:
 
 @app.command("waiting")
 def list_waiting(
-    limit: Annotated[int, typer.Option(min=1, help="At most so many, the oldest ones.")] = 50,
+    limit: Annotated[
+        int, typer.Option(min=1, help="Show at most this many, the longest waiting.")
+    ] = 50,
     as_json: Json = False,
 ) -> None:
     """List the turns that wait for a worker, in the order in which they will start."""
