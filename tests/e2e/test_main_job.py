@@ -210,7 +210,8 @@ def test_agent_has_no_network_and_no_key(deployment: Deployment) -> None:
     assert "HOME=" in told
     seen = httpx.get(f"{deployment.model_url}/_script/log", timeout=10).json()
     keys = {e["headers"].get("x-api-key") for e in seen if e["path"] == "/v1/messages"}
-    assert keys <= {GOOD_KEY, "sk-ant-e2e-other-5d0f2c7b9e4a"}, "a placeholder reached the upstream"
+    # Other tests ask the same deployment with keys of their own.
+    assert all(key and key.startswith("sk-ant-e2e-") for key in keys), "a placeholder came through"
 
 
 def test_ten_conversations_at_once_do_not_cross(deployment: Deployment) -> None:
