@@ -19,6 +19,8 @@ from infra.wire.events import (
     ThinkingDelta,
     ToolCall,
     ToolResult,
+    TurnEnded,
+    TurnStarted,
 )
 
 HEAD_CHARS = 200
@@ -177,6 +179,6 @@ def describe(event: Event) -> str | None:
             line = f"{event.name} {sign} {event.summary}".rstrip()
         case Notice():
             return event.text
-        case _:
+        case TurnStarted() | TextDelta() | ThinkingDelta() | TurnEnded():
             return None
     return f"  {line}" if event.parent else line
