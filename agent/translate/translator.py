@@ -311,9 +311,10 @@ class _Message:
 
 
 def _retry_words(data: Mapping[str, Any]) -> str:
-    status, attempt, tries = data.get("error_status"), data.get("attempt"), data.get("max_retries")
+    # Not how many the CLI would make at most: the gateway tells it earlier when no more will help.
+    status, attempt = data.get("error_status"), data.get("attempt")
     what = f"answered {status}" if isinstance(status, int) else "could not be reached"
-    return f"The model's service {what}; trying again ({attempt} of {tries})."
+    return f"The model's service {what}; trying again (retry {attempt})."
 
 
 def _loop_end(message: ResultMessage) -> str | None:

@@ -108,12 +108,22 @@ def test_a_broken_container_costs_a_turn_at_most_and_never_the_conversation(
     assert "it works" in outcome.tool
 
 
-@pytest.mark.parametrize("fault", ["fork bomb", "memory", "full tmp", "full home"])
+@pytest.mark.parametrize("fault", ["memory", "full tmp", "full home"])
 def test_what_the_agent_outlives_is_its_tools_failure(
     outcomes: Mapping[str, Outcome], fault: str
 ) -> None:
     assert outcomes[fault].code is None
     assert outcomes[fault].answer
+
+
+def test_a_fork_bomb_is_its_tools_failure_or_ends_the_turn(
+    outcomes: Mapping[str, Outcome],
+) -> None:
+    """The CLI shares the container's number of processes with its tools. Where the bomb has taken
+    them all while the CLI needs a thread, the CLI ends."""
+    outcome = outcomes["fork bomb"]
+    assert outcome.code in {None, ErrorCode.AGENT_FAILED}
+    assert bool(outcome.answer) is (outcome.code is None)
 
 
 @pytest.mark.parametrize(

@@ -304,7 +304,7 @@ async def test_a_retry_upstream_is_told_and_the_answer_comes(real_agent: Contain
     async with connected(real_agent.socket) as (link, _):
         events = await ask(link, "error 529 times 1")
     assert [e.text for e in events if isinstance(e, Notice)] == [
-        "The model's service answered 529; trying again (1 of 4)."
+        "The model's service answered 529; trying again (retry 1)."
     ]
     assert text_of(events) == "recovered after 1 errors"
 

@@ -78,9 +78,11 @@ os.posix_fallocate(held, 0, 9 << 20)
 
     # The folder is the proxy's to find: a worker that was taken over cannot name another.
     assert await host.unlinked_bytes(made.id, Path("/nowhere")) == 9 << 20
-    strangers = await machine.another_cluster().host().start(machine.spec())
+    other = machine.another_cluster().host()
+    strangers = await other.start(machine.spec())
     with pytest.raises(ContainerFailed, match="not one of this cluster"):
         await host.unlinked_bytes(strangers.id, spec.folders.workspace)
+    await other.stop(strangers.id, grace_s=0)
 
 
 async def test_a_worker_behind_the_proxy_can_do_all_it_has_to(

@@ -56,7 +56,9 @@ async def test_twelve_at_once_start_two_by_two_and_another_tenant_is_served_amon
     ]  # fmt: skip
     order = [await released_one(host, left=left, most=2) for left in range(13, 0, -1)]
 
-    assert [c for c in order if c in flood] == flood
+    # Of two that start at the same time either may be the first.
+    served = [c for c in order if c in flood]
+    assert all(abs(served.index(c) - place) <= 1 for place, c in enumerate(flood)), served
     assert order.index(conversation("alone")) <= 3
     assert host.most_at_once == 2
     for turn in turns:
