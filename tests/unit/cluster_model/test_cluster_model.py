@@ -45,7 +45,9 @@ def broken_by(schedule: Schedule) -> str | None:
     return None
 
 
-@pytest.mark.parametrize("block", range(BLOCKS))
+@pytest.mark.parametrize(
+    "block", [0, *(pytest.param(block, marks=pytest.mark.slow) for block in range(1, BLOCKS))]
+)
 def test_every_turn_ends_once_and_whole_whatever_happens(block: int) -> None:
     for seed in range(block * BLOCK, (block + 1) * BLOCK):
         _must_hold(drawn(seed))
@@ -86,7 +88,10 @@ def test_there_are_traps_in_every_script_that_workers_run() -> None:
     assert ran - {"submit", "cancel"} <= set(SCRIPTS)
 
 
-@pytest.mark.parametrize("walls", [(0.5, -0.5, 0.0), (3600.0, 0.0, -3600.0)])
+@pytest.mark.parametrize(
+    "walls",
+    [(0.5, -0.5, 0.0), pytest.param((3600.0, 0.0, -3600.0), marks=pytest.mark.slow)],
+)
 def test_what_the_wall_clocks_say_changes_nothing(walls: tuple[float, float, float]) -> None:
     """No turn waits longer and none ends otherwise, whatever the machines take the time for."""
     for seed in range(10):

@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 REPOSITORY = Path(__file__).parents[4]
 
 SESSION = (
@@ -28,6 +30,7 @@ def test_what_is_left_out_says_so_when_it_is_used() -> None:
     )
 
 
+@pytest.mark.slow
 def test_one_that_is_loaded_already_stays() -> None:
     _run(
         "import mcp.types; from agent.cli.without_mcp import leave_out_mcp; leave_out_mcp()\n"

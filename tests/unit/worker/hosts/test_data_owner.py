@@ -51,6 +51,7 @@ def test_two_clusters_of_the_same_name_are_told_by_their_redis(tmp_path: Path) -
         hold(tmp_path, twin, has_siblings=True, patience_s=0).close()
 
 
+@pytest.mark.slow
 async def test_a_worker_of_another_cluster_does_not_start_on_the_folder(stage: Stage) -> None:
     around = (await stage.worker()).process._around
     settings = around.settings.model_copy(update={"cluster": "another"})

@@ -6,6 +6,8 @@ import asyncio
 import threading
 from pathlib import Path
 
+import pytest
+
 from worker.hosts.folders.workspace import (
     QUICK_PLACES,
     TOO_LONG_BYTES,
@@ -17,6 +19,7 @@ from worker.hosts.folders.workspace import (
 MB = 1024 * 1024
 
 
+@pytest.mark.slow
 def test_a_tree_that_takes_too_long_counts_as_too_large(tmp_path: Path) -> None:
     """It counted as what was seen: many small files hid any number of large ones behind them."""
     for i in range(5000):

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 from dataclasses import replace
 
+import pytest
+
 from infra.wire.ids import ConversationKey, HostId
 from tests.fakes.memory_host import MemoryHost, MemoryMachine
 from tests.fakes.worker_stage import QUICK, Stage, conversation, eventually
@@ -62,6 +64,7 @@ async def test_one_round_goes_on_until_nothing_is_due(stage: Stage) -> None:
     assert not await stage.redis.zcard(stage.keys.idle())
 
 
+@pytest.mark.slow
 async def test_a_full_page_of_what_cannot_stop_now_hides_nothing(stage: Stage) -> None:
     """Nor is it a reason to ask for ever."""
     host = GatedHost(stage.machine)
@@ -80,6 +83,7 @@ async def test_a_full_page_of_what_cannot_stop_now_hides_nothing(stage: Stage) -
     assert host.most_at_once == STOPS_AT_ONCE
 
 
+@pytest.mark.slow
 async def test_own_deadlines_are_kept_a_few_at_a_time_without_a_sweep(stage: Stage) -> None:
     host = GatedHost(stage.machine)
     worker = await stage.worker(host=host, timings=ONE_SWEEP)
@@ -95,6 +99,7 @@ async def test_own_deadlines_are_kept_a_few_at_a_time_without_a_sweep(stage: Sta
     assert host.most_at_once == STOPS_AT_ONCE
 
 
+@pytest.mark.slow
 async def test_a_host_that_hangs_delays_nobody_elses(stage: Stage) -> None:
     host = GatedHost(stage.machine)
     hangs = await stage.worker(host=host, timings=ONE_SWEEP)
