@@ -53,7 +53,7 @@ SENTENCES: Mapping[ErrorCode, str] = {
     "The next message goes on with the conversation so far.",
     ErrorCode.LOG_LOST: "Part of this answer was lost with Redis' data. "
     "Please send the message again.",
-    ErrorCode.LOG_TRIMMED: "The beginning of this answer is not kept any more.",
+    ErrorCode.LOG_TRIMMED: "The beginning of this answer is no longer kept.",
     ErrorCode.STORE_UNAVAILABLE: "The service is briefly unavailable. Please try again.",
     ErrorCode.SHUTTING_DOWN: "The server is shutting down. Please send the request again.",
     ErrorCode.INTERNAL: "Something went wrong inside the server. It has been logged.",
@@ -114,7 +114,7 @@ class Case(Enum):
     )
     EVENTS_TRIMMED = (
         ErrorCode.LOG_TRIMMED,
-        "The first {events} events of this answer are not kept any more. What follows can be read "
+        "The first {events} events of this answer are no longer kept. What follows can be read "
         "with stream=true&starting_after={events}.",
     )
     ANSWERER_LOST = (

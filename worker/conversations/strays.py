@@ -27,7 +27,7 @@ class StrayTurn:
     async def end(self, link: AgentLink, *, within_s: float) -> None:
         """Stop it and wait for its end. Raises `AgentUnreachable` if it does not end."""
         self._link = link
-        # One that has ended by now is thereby free: it is refused below as not there any more.
+        # One that has ended by now is thereby free: it is refused below as gone.
         link.send(Ack(turn=self.turn, n=link.welcome.last_n))
         link.send(Interrupt(turn=self.turn, reason=InterruptReason.CANCELLED))
         link.send(Replay(turn=self.turn, after=link.welcome.last_n))

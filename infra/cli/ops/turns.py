@@ -114,7 +114,7 @@ async def _waiting(store: Store, limit: int) -> list[tuple[int, TurnRecord]]:
 async def _find(store: Store, turn: str) -> TurnRecord:
     record = await store.turns.get(turn_meant(turn))
     if record is None:
-        raise TurnNotFound(f"there is no turn {turn} (any more)")
+        raise TurnNotFound(f"there is no turn {turn}, or it is no longer kept")
     return record
 
 

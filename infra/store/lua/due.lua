@@ -1,4 +1,4 @@
--- due: conversations whose idle deadline has passed, and that are the asking worker's to see to.
+-- due: conversations whose idle deadline has passed and that the asking worker should stop.
 --
 -- KEYS  idle
 -- ARGS  most (beside the worker's own), worker ('' for all there are), host (the worker's),
@@ -7,9 +7,9 @@
 --
 -- `owner` is a living one, or ''. Forgotten conversations are dropped.
 --
--- A worker's are those it owns, and those nobody owns whose container was on its host, or on one where
--- no worker lives. Those it names are all looked at. Of the others LOOK_AT are; where there are more,
--- from a place that follows from the time: so what its own worker does not see to hides nothing.
+-- A worker should stop those it owns, and those without an owner whose container was on its host or
+-- on a host without workers. All that it names are looked at, and LOOK_AT of the others. If there are
+-- more, the time decides where to begin, so that entries that stay cannot hide the rest.
 local LOOK_AT = 200
 local now = int(now_ms())
 local most, me = tonumber(A.most), A.worker

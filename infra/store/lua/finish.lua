@@ -58,7 +58,7 @@ local function forget(list, keep, known)
   end
 end
 
--- The messages of these entries are in the memory now, or are of no use any more.
+-- The messages of these entries are in the memory now, or no longer needed.
 local function hear(entries)
   local unheard = key('unheard', A.conversation)
   for _, entry in ipairs(entries) do

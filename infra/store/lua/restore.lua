@@ -1,13 +1,14 @@
--- restore: puts a living container on record again that Redis knows nothing of any more.
+-- restore: records a running container again after Redis has lost its record.
 --
 -- KEYS  conversation, lease, host_wipes, epoch
 -- ARGS  conversation, host, container, fence (it was started with), idle_timeout_ms,
 --       unknown_ttl_ms (of a conversation nobody knew)
 -- Returns 'restored' | 'no'
 --
--- Redis was emptied, or failed over to a replica that had not heard of it yet: then the container is
--- older than all that is here (epoch), or newer than its own record. Any other container without a
--- record is a leftover. Of an owner, a deleted or a moved conversation nothing is changed.
+-- That happens when Redis was emptied, or failed over to a replica without the newest writes: then the
+-- container is older than all data here (epoch), or newer than its own record. Any other container
+-- without a record is a leftover. Nothing changes for a conversation with an owner, or one that was
+-- deleted or moved.
 local fence = tonumber(A.fence)
 local epoch = redis.call('GET', K.epoch)
 local held = redis.call('HMGET', K.conversation, 'state', 'fence', 'container', 'host')

@@ -6,8 +6,8 @@
 --       heads (how the answers of that history begin, a JSON list)
 -- Returns 'ok' | 'lost' | 'illegal' state
 --
--- A turn that runs already is no error, and keeps the base it was started with. The heads stand
--- apart: whoever may look at a turn's hash is not to read what was said.
+-- A turn that already runs is no error and keeps the base it was started with. The heads have a key
+-- of their own, because operators may read a turn's hash but not what was said.
 if not is_owner(K.conversation, A.worker, A.fence) then return {'lost'} end
 local turn = read_turn(A.turn)
 if not turn or redis.call('HGET', K.conversation, 'turn') ~= turn.id then return {'lost'} end

@@ -5,7 +5,7 @@
 -- ARGS  conversation, turn, tenant, label, request, replica, model, sealed_key, key_expires_ms,
 --       on_disconnect, lane, options (those named, see keep_options),
 --       digest (makes a repeat the same turn), repeats (earlier turns of the digest it may get: any,
---       or left: only one under way that nobody reads any more),
+--       or left: only one under way that nobody reads),
 --       supersedes (a turn that it is known not to repeat), reader (who will read it),
 --       is_thin (its client may be one that sends only what is new),
 --       order (control message for the owner), open_ttl_ms, retention_ms, todo_ttl_ms,
@@ -24,9 +24,9 @@
 --
 -- Called again after a lost answer it finds its own turn and says 'created' again. A repeat of a
 -- turn that ended before anybody claimed it is a new turn: nothing of it can have happened.
--- A repeat is never refused. Of a turn under way it is a reader from this step on ('joined'), so that
--- nobody's hang-up ends the turn any more; what becomes of one that has ended, or is being cancelled,
--- is the caller's to say ('repeated'). Without a living owner the conversation enters the waiting room.
+-- A repeat is never refused. If the turn is under way, the repeat becomes one of its readers in this
+-- step ('joined'), so the turn goes on when the first client hangs up. If it has ended or is being
+-- cancelled, the caller decides what to do ('repeated'). Without a living owner the conversation enters the waiting room.
 local conversation, turn, tenant = A.conversation, A.turn, A.tenant
 
 local function answer(word, id, told)

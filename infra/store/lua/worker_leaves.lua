@@ -1,10 +1,10 @@
--- worker_leaves: a worker says goodbye.
+-- worker_leaves: removes a worker that leaves from the registry.
 --
 -- KEYS  workers, worker
 -- ARGS  worker
 -- Returns 'ok' left (workers of its host)
 --
--- It is not alive any more from now on.
+-- From then on it does not count as alive.
 write_even_when_full()
 local host = redis.call('HGET', K.worker, 'host')
 if host then redis.call('ZREM', key('host_workers', host), A.worker) end

@@ -1,7 +1,7 @@
 -- How turns are asked to end.
 
--- Whether a turn was begun and its conversation does not know of it (any more): the record is gone,
--- with Redis' data or by hand. A claim would never find it, so nobody can go on with it.
+-- Whether a turn has begun but its conversation has no record of it: the record was lost
+-- with Redis' data or removed by hand. A claim would never find the turn, so nobody can go on with it.
 local function is_adrift(turn)
   return turn.state ~= 'queued' and redis.call('HGET', key('conversation', turn.conversation), 'turn') ~= turn.id
 end

@@ -36,8 +36,8 @@ end
 -- How many turns are looked at when one comes: more than come, so that the list gets shorter.
 local UNLISTED_MAX = 20
 
--- The list of a conversation's turns names all that are on record, for a delete finds them by it;
--- beyond a number it forgets those that are not any more.
+-- The list of a conversation's turns names all turns on record, because a delete finds them by it.
+-- Beyond `most` it drops those that are no longer on record.
 local function list_no_expired(conversation, most)
   local list = key('conversation_turns', conversation)
   for _ = 1, math.min(redis.call('LLEN', list) - most, UNLISTED_MAX) do

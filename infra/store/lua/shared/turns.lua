@@ -1,6 +1,6 @@
 -- A turn's record, its steps and its end.
 
--- The turn's hash as a table; nil when Redis does not know the turn (any more).
+-- The turn's hash as a table; nil if there is no record of the turn.
 local function read_turn(id)
   local held = redis.call('HMGET', key('turn', id),
     'state', 'conv', 'tenant', 'replica', 'seq', 'attempt', 'cancel', 'fence', 'created')
