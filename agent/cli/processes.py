@@ -46,9 +46,9 @@ def kill_marked(
         found = _others(proc) if alone else _marked(f"{name}={value}".encode(), proc)
         if not (found := found - stopped - spared):
             break
-        _signal(found, signal.SIGSTOP)
+        signal_all(found, signal.SIGSTOP)
         stopped |= found
-    _signal(stopped, signal.SIGKILL)
+    signal_all(stopped, signal.SIGKILL)
     return len(stopped)
 
 
@@ -87,9 +87,11 @@ def oom_kills() -> int:
     return 0
 
 
-def _signal(processes: set[int], number: signal.Signals) -> None:
+def signal_all(processes: set[int], number: signal.Signals) -> None:
+    """Send a signal to each process that is still there and that we may signal."""
     for pid in processes:
-        with contextlib.suppress(ProcessLookupError):
+        # A process of another user is an operator's: an agent cannot start one.
+        with contextlib.suppress(ProcessLookupError, PermissionError):
             os.kill(pid, number)
 
 

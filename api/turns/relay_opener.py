@@ -82,10 +82,9 @@ class RelayOpener:
             is_fresh=is_fresh,
             is_far=is_far,
         )
-        with self._drain.holds(lambda: relay.stop(_shutting_down(turn))):
+        with self._drain.holds(lambda: relay.stop(_shutting_down())):
             yield relay
 
 
-def _shutting_down(turn: TurnId) -> TurnFailed:
-    case = Case.READER_CUT
-    return TurnFailed(case.sentence.format(turn=turn), code=case.code)
+def _shutting_down() -> TurnFailed:
+    return TurnFailed(Case.READER_CUT.sentence, code=Case.READER_CUT.code)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from enum import Enum, auto
 
 from api.turns.naming import is_given
+from api.turns.options import OPTION_HEADERS
 from infra.store.turns.turns import RepeatOf, TurnRecord
 from infra.wire.errors import ErrorCode, RequestRefused, is_retryable
 from infra.wire.states import TurnState
@@ -38,7 +39,8 @@ _KEYS = (("idempotency-key", RepeatKind.PROMISE), ("x-message-id", RepeatKind.ME
 
 @dataclass(frozen=True)
 class Repeat:
-    """How a request is recognised. `body_digest` is the digest of its body.
+    """How a request is recognised. `body_digest` is the digest of its body and of the options that
+    its headers name.
 
     `comes_again`: its client retries when it is cut off.
     """
@@ -90,7 +92,12 @@ def _came_to_nothing(turn: TurnRecord) -> bool:
 
 def read_repeat(headers: Mapping[str, str], body: bytes | bytearray, *, max_chars: int) -> Repeat:
     """Read the request's headers. Raises `RequestRefused` for a key that is too long."""
-    body_digest = hashlib.sha256(body).digest()
+    asked = hashlib.sha256(body)
+    for name in OPTION_HEADERS:
+        # With another option it is another request: a turn under way keeps the options it has.
+        if is_given(value := headers.get(name, "").strip()):
+            asked.update(f"\0{name}:{value}".encode())
+    body_digest = asked.digest()
     tries = headers.get(RETRY_COUNT, "").strip()
     for name, kind in _KEYS:
         value = headers.get(name, "").strip()

@@ -123,7 +123,7 @@ class Case(Enum):
     )
     READER_CUT = (
         ErrorCode.SHUTTING_DOWN,
-        "This server is shutting down. The turn {turn} may go on: ask for it by its id, or send "
+        "This server is shutting down. The answer may go on: ask for it by its id, or send "
         "the request again.",
     )
 

@@ -99,6 +99,8 @@ class WorkspaceGuard:
         size_bytes = await self._parts.gauge.measure(
             self._folder, self._sockets, patience_s=patience_s
         )
+        if self._watch.is_over(size_bytes):
+            return size_bytes  # Enough is known; a slow engine must not delay the end of the turn.
         return size_bytes + await self._unlinked()
 
     async def _unlinked(self) -> int:

@@ -13,11 +13,13 @@ import logging
 import re
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from functools import partial
 
 import aiohttp
 from aiohttp import web
 
 from infra.runtime.logs import RatedLog, fields
+from infra.runtime.threads import in_thread
 from worker.engine_proxy.line import EngineLine
 from worker.engine_proxy.mounts import EngineCallRefused, Look, look_inside
 from worker.engine_proxy.rules import (
@@ -184,7 +186,8 @@ class EngineProxy:
         pid = int((found[1].get("State") or {}).get("Pid") or 0)
         workspace = self._rules.workspace(found[0])
         async with self._looks:
-            seen = await asyncio.to_thread(unlinked_bytes, pid, workspace) if pid else 0
+            # Not left to itself by a worker that hangs up: its place is free when it has ended.
+            seen = await in_thread(partial(unlinked_bytes, pid, workspace)) if pid else 0
         return web.json_response({UNLINKED_BYTES: seen})
 
     async def _start(self, call: _Call) -> web.StreamResponse:

@@ -97,6 +97,9 @@ class SessionListeners:
             server.close()
         if self._taking is not None:
             self._taking.cancel()
+            # The cancelled task does this a moment later only; by then a new socket may have the
+            # number of the closed one.
+            asyncio.get_running_loop().remove_reader(self._bound[0].socket)
         for bound in self._bound:
             bound.close()
         for connection in self._connections:

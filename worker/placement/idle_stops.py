@@ -65,7 +65,7 @@ class IdleStops:
         for actor in waiting[: max(room, 0)]:
             self._told_due.discard(actor.key)
             self._stop(actor)
-        return len(waiting) > room
+        return len(waiting) > max(room, 0)
 
     def _still_rests(self, c: ConversationKey) -> bool:
         """Whether no turn has arrived since the store's report, which would make it invalid."""

@@ -17,8 +17,14 @@ from io import BytesIO
 from typing import Any
 
 import docker
-from docker.errors import APIError, DockerException, ImageNotFound, NotFound
-from requests.exceptions import RequestException
+from docker.errors import (
+    APIError,
+    DockerException,
+    ImageNotFound,
+    NotFound,
+    create_api_error_from_http_exception,
+)
+from requests.exceptions import HTTPError, RequestException
 
 from infra.runtime.logs import fields
 from infra.wire.errors import ContainerFailed, EngineFailed, NoIsolation
@@ -32,6 +38,8 @@ KILLED = 137
 """128 + SIGKILL: the kernel's out-of-memory killer, or somebody's `kill -9`."""
 UNLINKED, UNLINKED_BYTES = "/agcluster-unlinked", "bytes"
 """A call that only our engine proxy has, below a container, and the field in its answer."""
+LOOK_TIMEOUT_S = 5
+"""It has a thread of those that start and stop containers: it must not hold it for long."""
 CALLS_MAX = 8
 """Concurrent calls."""
 LOCAL = "unix://"
@@ -177,8 +185,15 @@ class DockerEngine:
         """The bytes of its unlinked open files, as our engine proxy sees them. None if we talk to
         the engine itself, which has no such call."""
         api = self.client.api
-        answer = api.get(f"{api.base_url}/v{api.api_version}/containers/{id}{UNLINKED}")
-        return int(answer.json()[UNLINKED_BYTES]) if answer.status_code == 200 else None
+        url = f"{api.base_url}/v{api.api_version}/containers/{id}{UNLINKED}"
+        answer = api.get(url, timeout=LOOK_TIMEOUT_S)
+        if answer.status_code == 404:
+            return None
+        try:
+            answer.raise_for_status()
+        except HTTPError as error:
+            create_api_error_from_http_exception(error)
+        return int(answer.json()[UNLINKED_BYTES])
 
     def events(self, labels: dict[str, str]) -> Any:
         """The engine's stream of our containers' starts and ends."""

@@ -102,6 +102,10 @@ class WorkspaceWatch:
         self._floor_bytes = size_bytes
         return False
 
+    def is_over(self, size_bytes: int) -> bool:
+        """Whether it is beyond the limit."""
+        return size_bytes > self._max_bytes
+
     def settle(self, size_bytes: int) -> None:
         """Nobody can write any longer: what the writer added until it was dead becomes the new
         baseline."""

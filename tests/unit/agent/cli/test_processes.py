@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import uuid
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from agent.cli.processes import is_alone, is_crowded, kill_marked, oom_kills
+from agent.cli.processes import is_alone, is_crowded, kill_marked, oom_kills, signal_all
 from tests.parts import need
 from worker.hosts.bubblewrap.program import find_bwrap
 
@@ -83,3 +84,18 @@ def test_the_kernels_count_of_kills_is_a_number_everywhere() -> None:
 
 def test_a_machine_at_ease_is_not_crowded() -> None:
     assert not is_crowded()
+
+
+def test_another_users_process_costs_the_turn_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An operator's shell in the container: the kernel refuses us, and the others are killed."""
+    refused = {1}
+
+    def kill(pid: int, number: int) -> None:
+        if pid in refused:
+            raise PermissionError
+        killed.append((pid, number))
+
+    killed: list[tuple[int, int]] = []
+    monkeypatch.setattr(os, "kill", kill)
+    signal_all({1, 2}, signal.SIGKILL)
+    assert killed == [(2, signal.SIGKILL)]

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 
+from api.turns.options import EGRESS_PROFILE_HEADER
 from api.turns.repeats import Repeat, RepeatKind, read_repeat
 from infra.store.turns.turns import RepeatOf, TurnRecord
 from infra.wire.errors import ErrorCode, RequestRefused
@@ -126,3 +127,12 @@ def test_digest_is_of_key_body_and_conversation() -> None:
     }
     assert len(digests) == 4
     assert EXPLICIT.digest("c") == replace(EXPLICIT).digest("c")
+
+
+def test_a_request_with_another_option_is_no_repeat() -> None:
+    """The turn under way would go on with the option it has, and lose the one asked for."""
+    plain, *named = (
+        read_repeat(headers, b"body", max_chars=99).digest("chat")
+        for headers in ({}, {EGRESS_PROFILE_HEADER: "pip"}, {EGRESS_PROFILE_HEADER: "open"})
+    )
+    assert len({plain, *named}) == 3

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
+from infra.runtime.clock import SystemClock
 from infra.wire.ids import ConversationKey, HostId
 from tests.fakes.memory_host import MemoryHost, MemoryMachine
 from tests.fakes.worker_stage import QUICK, Stage, conversation, eventually
 from worker.hosts.host import ContainerId
-from worker.placement.idle_stops import STOPS_AT_ONCE
+from worker.placement.idle_stops import STOPS_AT_ONCE, IdleStops
 from worker.placement.reaper import DUE_AT_ONCE
 
 ONE_SWEEP = replace(QUICK, sweep_at_least_s=3600.0, sweep_at_most_s=3600.0)
@@ -116,3 +118,16 @@ async def test_a_host_that_hangs_delays_nobody_elses(stage: Stage) -> None:
     assert host.stopping == STOPS_AT_ONCE, "nothing has stopped over there"
     host.gate.set()
     await eventually(lambda: not stage.containers())
+
+
+class _Stopping:
+    """A conversation that is being stopped, by whatever asked for it."""
+
+    is_being_stopped = True
+    is_resting = False
+
+
+def test_with_more_stops_under_way_than_it_may_begin_nothing_is_more_due() -> None:
+    """Stops that make room are not bounded by it; it looked again every 50 ms until they ended."""
+    stopping: Any = {ConversationKey(f"{n:024x}"): _Stopping() for n in range(STOPS_AT_ONCE + 1)}
+    assert not IdleStops(stopping, SystemClock(), longest_s=60).look()
