@@ -26,13 +26,17 @@ in_use() {
     'exec 3<>/dev/tcp/127.0.0.1/8001 && printf "GET / HTTP/1.0\r\n\r\n" >&3 && tail -n 1 <&3'
 }
 
-# Whether a worker of this host that began after then (ms) takes work.
+# Whether a worker of this host that began after then (ms) takes work. Asked of an API, or of a worker
+# where no API runs: this rollout may be what mends it.
 has_worker_since() {
-  docker compose exec -T api sh -c 'agcluster workers list --json | python -c "$0" "$@"' '
+  for service in api worker; do
+    docker compose exec -T "$service" sh -c 'agcluster workers list --json | python -c "$0" "$@"' '
 import json, sys
 host, since = sys.argv[1], int(sys.argv[2])
 found = [w for w in json.load(sys.stdin) if w["host"] == host and w["started_ms"] >= since]
-sys.exit(not any(w["state"] == "ready" for w in found))' "$host" "$1"
+sys.exit(not any(w["state"] == "ready" for w in found))' "$host" "$1" 2>/dev/null && return
+  done
+  return 1
 }
 
 until_true() { # WHAT COMMAND...
