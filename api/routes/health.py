@@ -16,45 +16,58 @@ turns wait for the next one and everything else is served. If replicas were not 
 balancers would remove all of them at once."""
 
 
+class HealthCheck:
+    """What this replica sees of the deployment."""
+
+    def __init__(self, deps: ApiDeps) -> None:
+        self._deps = deps
+        self._worker_seen_s: float | None = None
+        """When a worker was last ready."""
+
+    async def look(self) -> Health:
+        """The state now. A Redis that cannot be reached is a state, not an error."""
+        has_redis, workers = True, 0
+        try:
+            alive = await self._deps.workers.alive()
+            workers = sum(worker.state == "ready" for worker in alive)
+        except StoreUnavailable:
+            has_redis = False
+        if workers:
+            self._worker_seen_s = self._deps.clock.monotonic()
+        return Health.model_validate(
+            {
+                "status": self._status(has_redis=has_redis, workers=workers),
+                "version": VERSION,
+                "agent_image": self._deps.settings.agent_image,
+                "workers": workers,
+                "redis": "ok" if has_redis else "unavailable",
+            }
+        )
+
+    def is_ready(self, found: Health) -> bool:
+        """Whether to send traffic here. Without a worker only for a while: the next may follow."""
+        if found.status != "degraded" or self._worker_seen_s is None:
+            return found.status == "healthy"
+        return self._deps.clock.monotonic() < self._worker_seen_s + WORKERS_AWAY_S
+
+    def _status(self, *, has_redis: bool, workers: int) -> str:
+        if not has_redis:
+            return "unhealthy"
+        if self._deps.drain.is_draining:
+            return "draining"
+        return "healthy" if workers else "degraded"
+
+
 def health_routes(deps: ApiDeps) -> APIRouter:
     """`/health`, `/health/live`, `/health/ready`, and a pointer at `/`."""
     router = APIRouter(tags=["health"])
     away: Responses = {**errors(is_keyed=False), 503: {"model": Health}}
-    seen_s: float | None = None
-
-    async def look() -> Health:
-        nonlocal seen_s
-        redis, workers = True, 0
-        try:
-            workers = len([w for w in await deps.workers.alive() if w.state == "ready"])
-        except StoreUnavailable:
-            redis = False
-        if workers:
-            seen_s = deps.clock.monotonic()
-        if not redis:
-            status = "unhealthy"
-        elif deps.drain.is_draining:
-            status = "draining"
-        else:
-            status = "healthy" if workers else "degraded"
-        return Health.model_validate(
-            {
-                "status": status,
-                "version": VERSION,
-                "agent_image": deps.settings.agent_image,
-                "workers": workers,
-                "redis": "ok" if redis else "unavailable",
-            }
-        )
-
-    def is_between() -> bool:
-        """Whether a worker was ready a moment ago, so that the next one may follow."""
-        return seen_s is not None and deps.clock.monotonic() < seen_s + WORKERS_AWAY_S
+    check = HealthCheck(deps)
 
     @router.get("/health", responses=away, openapi_extra=OPEN)
     async def health(response: Response) -> Health:
         """The state of the deployment: `degraded` without workers, 503 without Redis."""
-        found = await look()
+        found = await check.look()
         response.status_code = 503 if found.status == "unhealthy" else 200
         return found
 
@@ -67,9 +80,8 @@ def health_routes(deps: ApiDeps) -> APIRouter:
     async def ready(response: Response) -> Health:
         """Whether to send traffic here: Redis answers, a worker is ready or was half a minute ago,
         and no shutdown has begun."""
-        found = await look()
-        is_ready = found.status == "healthy" or (found.status == "degraded" and is_between())
-        response.status_code = 200 if is_ready else 503
+        found = await check.look()
+        response.status_code = 200 if check.is_ready(found) else 503
         return found
 
     @router.get("/", include_in_schema=False)

@@ -11,7 +11,7 @@ class ConversationOptions(Message):
     """The options that a request names; the conversation keeps each until another one is named.
 
     None in a field: the request says nothing about it. A claim fills in what the conversation has
-    (`over`), so whoever runs the turn finds all its options in its request.
+    (`over`), so the worker that runs the turn finds all its options in its request.
     """
 
     egress_profile: str | None = None

@@ -1,6 +1,6 @@
 """What users are told: one sentence for each code, and one for each case its code leaves open.
 
-All programs take them from here, so a failure reads the same whoever notices it. Written for the
+All programs take them from here, so a failure reads the same in every program. Written for the
 person who asked: no key, no host, no path, no name of a part of ours. A sentence that needs figures
 holds them in braces. What is wrong with a field of a request is said where the field is read.
 """

@@ -53,7 +53,7 @@ class AppendCall(Call[AppendAnswer], frozen=True):
 class TurnLog:
     """The ordered events of turns.
 
-    Promises: a number is stored once, whoever appends it and however often; numbers have no gaps,
+    Promises: a number is stored once, even if it is appended again; numbers have no gaps,
     or the append fails (`TurnLogTorn`); only the current owner appends; a log has one end event,
     after which nothing is added. A log expires with its turn (`AGCLUSTER_TURN_TTL_S` after the
     end). Appending again after an error or a cancellation is safe.

@@ -22,6 +22,9 @@ from worker.hosts.folders.workspace import size_of
 C = ConversationKey("c" * 24)
 FENCE = Fence(1)
 IS_ROOT = os.geteuid() == 0
+AS_ROOT = pytest.mark.skipif(
+    not IS_ROOT, reason="setfsuid(2) and setgroups(2) need root; CI is root, and fails on any skip"
+)
 
 
 class Victim:
@@ -133,7 +136,7 @@ def test_what_resists_is_told(tmp_path: Path) -> None:
     os.close(above)
 
 
-@pytest.mark.skipif(not IS_ROOT, reason="another user has no rights to give up")
+@AS_ROOT
 def test_root_removes_with_the_agents_rights_only(place: Path) -> None:
     """Whatever the walk may get wrong: a file that the agent could not remove stays."""
     folders = Folders(place / "data")
@@ -149,7 +152,7 @@ def test_root_removes_with_the_agents_rights_only(place: Path) -> None:
     assert os.stat(place / "data" / "w" / ".trash").st_mode & 0o777 == 0o700
 
 
-@pytest.mark.skipif(not IS_ROOT, reason="only root has rights to put away")
+@AS_ROOT
 def test_root_removes_without_the_groups_that_it_is_in(place: Path) -> None:
     """What a group of root's may change, the agent may not."""
     folders, group = Folders(place / "data"), 4242
@@ -216,7 +219,7 @@ def _as(uid: int | None, act: Callable[[], object]) -> ForkProcess:
     return process
 
 
-@pytest.mark.skipif(not IS_ROOT, reason="only root has rights to give up")
+@AS_ROOT
 def test_nothing_is_removed_with_the_rights_of_root(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
