@@ -17,10 +17,12 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from agent import BEGAN_MS
 from agent.cli.without_mcp import leave_out_mcp
 from agent.forwarder import Forwarder
 from agent.memory.transcripts import Transcripts
 from agent.server import LinkServer
+from agent.start_times import StartTimes
 from agent.turn import AgentSession
 from infra.wire.base import VERSION
 from infra.wire.gateway import AGENT_SOCKET, EGRESS_SOCKET, MODEL_SOCKET
@@ -45,8 +47,10 @@ async def serve(given: argparse.Namespace) -> None:
     async with asyncio.TaskGroup() as group:
         forwarder = Forwarder(given.egress_socket, group)
         transcripts = Transcripts()
+        times = StartTimes(python_ms=BEGAN_MS)
 
         async def open_session(tasks: asyncio.TaskGroup) -> AgentSession:
+            times.note_listening()
             leave_out_mcp()
             # In a thread, so that the loop can answer while the SDK is imported.
             await asyncio.to_thread(importlib.import_module, "agent.session")
@@ -60,7 +64,14 @@ async def serve(given: argparse.Namespace) -> None:
                 connect_timeout_s=given.connect_timeout_s or CONNECT_TIMEOUT_S,
                 temp_dir=_CLI_TEMP if os.access(_CLI_TEMP, os.W_OK) else None,
             )
-            return ClaudeSession(around, group=tasks, forwarder=forwarder, transcripts=transcripts)
+            return ClaudeSession(
+                around,
+                group=tasks,
+                forwarder=forwarder,
+                transcripts=transcripts,
+                times=times,
+                tell=server.tell,
+            )
 
         server = LinkServer(
             open_session,

@@ -125,6 +125,11 @@ class LinkServer:
         """Exit. `serve` returns when the session has ended."""
         self._closing.set()
 
+    def tell(self, answer: Answer) -> None:
+        """Send a message to the worker. Without one it is lost."""
+        if self._link is not None:
+            self._link.answer(answer)
+
     def _hang_up(self, socket: Path) -> None:
         socket.unlink(missing_ok=True)
         for link in self._links:

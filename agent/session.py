@@ -12,6 +12,7 @@ import asyncio
 import logging
 import tempfile
 import uuid
+from collections.abc import Callable
 from pathlib import Path
 
 from claude_agent_sdk import Message, SystemMessage
@@ -25,12 +26,13 @@ from agent.memory.memory import AgentMemory, Mark
 from agent.memory.past import Past
 from agent.memory.session_store import LinkedSessionStore
 from agent.memory.transcripts import Transcripts
+from agent.start_times import StartTimes, now_ms
 from agent.translate.translator import Translator
 from agent.turn import RunningTurn
 from infra.wire.endings import declared_end, interrupted_end
 from infra.wire.errors import ErrorCode
 from infra.wire.events import Notice, TextDelta, ToolCall, TurnEnded
-from infra.wire.link import AgentSettings, InterruptReason, StartTurn
+from infra.wire.link import AgentSettings, Answer, InterruptReason, StartTurn
 from infra.wire.states import TurnState
 
 log = logging.getLogger(__name__)
@@ -52,7 +54,12 @@ class ClaudeSession:
         group: asyncio.TaskGroup,
         forwarder: Forwarder,
         transcripts: Transcripts,
+        times: StartTimes,
+        tell: Callable[[Answer], None],
     ) -> None:
+        """`tell` sends a message to the worker that is linked."""
+        self._times = times
+        self._tell = tell
         self._around = around
         self._group = group
         self._forwarder = forwarder
@@ -199,11 +206,15 @@ class ClaudeSession:
             group=self._group,
             connect_timeout_s=self._around.connect_timeout_s,
         )
+        spawned_ms = now_ms()
         try:
             await cli.connect()
         except CliFailed:
             self._cli = None
             raise
+        if not self._times.has_cli:
+            self._times.note_cli(spawned_ms=spawned_ms)
+            self._tell(self._times.told)
         return cli
 
     async def _drop_failed(self, turn: RunningTurn, failure: CliFailed) -> None:

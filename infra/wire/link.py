@@ -6,7 +6,8 @@ refused. The agent survives its worker: it keeps a turn's frames until they are 
 replays them from any number.
 
     worker -> agent   Hello · StartTurn · Replay · Ack · Interrupt · TranscriptStored · Ping · Close
-    agent -> worker   Welcome · Refused · TranscriptAppend · Pong · and frames (`infra.wire.frames`)
+    agent -> worker   Welcome · Refused · TranscriptAppend · AgentTimes · Pong · and frames
+                      (`infra.wire.frames`)
 """
 
 from __future__ import annotations
@@ -214,6 +215,23 @@ class TranscriptAppend(Message):
     part: TranscriptPart
 
 
+UnixMs = Annotated[int, Field(ge=0, lt=2**53)]
+
+
+class AgentTimes(Message):
+    """When the agent reached the phases of its own start, in Unix ms. Only for the log.
+
+    Sent once, when its first CLI is connected, to the worker that is linked then.
+    """
+
+    type: Literal["agent_times"] = "agent_times"
+    python_ms: UnixMs
+    """Its first line ran."""
+    listening_ms: UnixMs | None = None
+    cli_spawned_ms: UnixMs | None = None
+    cli_connected_ms: UnixMs | None = None
+
+
 class Pong(Message):
     """Alive."""
 
@@ -224,7 +242,9 @@ Command = Annotated[
     Hello | StartTurn | Replay | Ack | Interrupt | TranscriptStored | Ping | Close,
     Field(discriminator="type"),
 ]
-Answer = Annotated[Welcome | Refused | TranscriptAppend | Pong, Field(discriminator="type")]
+Answer = Annotated[
+    Welcome | Refused | TranscriptAppend | AgentTimes | Pong, Field(discriminator="type")
+]
 _COMMAND: TypeAdapter[Command] = TypeAdapter(Command)
 _ANSWER: TypeAdapter[Answer] = TypeAdapter(Answer)
 

@@ -125,6 +125,12 @@ ANSWERS: dict[str, Message] = {
     ),
     "refused": link.Refused(code=ErrorCode.INVALID_REQUEST, message="no", turn=TURN),
     "transcript_append": link.TranscriptAppend(seq=3, sdk_session="s", part=PART),
+    "agent_times": link.AgentTimes(
+        python_ms=1700000000000,
+        listening_ms=1700000000120,
+        cli_spawned_ms=1700000000010,
+        cli_connected_ms=1700000000400,
+    ),
     "pong": link.Pong(),
 }
 CONTROL: dict[str, Message] = {

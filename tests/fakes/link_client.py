@@ -15,6 +15,7 @@ from infra.wire.ids import Fence, TurnId, WorkerId
 from infra.wire.link import (
     LINE_MAX_BYTES,
     AgentSettings,
+    AgentTimes,
     Answer,
     BaseKind,
     Hello,
@@ -52,6 +53,8 @@ class LinkClient:
         self._reader = reader
         self._writer = writer
         self._shelf = shelf
+        self.times: list[AgentTimes] = []
+        """What the agent reported of its start."""
 
     async def send(self, message: Message) -> None:
         """Write one command."""
@@ -65,10 +68,15 @@ class LinkClient:
 
     async def read(self) -> Frame | Answer:
         """The next frame or answer. Raises `LinkClosed`."""
-        while isinstance(got := await self._read_line(), TranscriptAppend) and self._shelf:
-            self._shelf.put(got)
-            await self.send(TranscriptStored(seq=got.seq))
-        return got
+        while True:
+            got = await self._read_line()
+            if isinstance(got, AgentTimes):
+                self.times.append(got)
+            elif isinstance(got, TranscriptAppend) and self._shelf:
+                self._shelf.put(got)
+                await self.send(TranscriptStored(seq=got.seq))
+            else:
+                return got
 
     async def _read_line(self) -> Frame | Answer:
         async with asyncio.timeout(REPLY_TIMEOUT_S):

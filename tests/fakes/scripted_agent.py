@@ -27,6 +27,7 @@ from typing import Protocol, Self
 
 from agent.memory.transcripts import Entry, PartKey, Transcripts
 from agent.server import LinkServer
+from agent.start_times import now_ms
 from agent.turn import RunningTurn
 from infra.wire.errors import ErrorCode
 from infra.wire.events import (
@@ -41,7 +42,7 @@ from infra.wire.events import (
     TurnStarted,
     Usage,
 )
-from infra.wire.link import BaseKind, InterruptReason, StartTurn
+from infra.wire.link import AgentTimes, Answer, BaseKind, InterruptReason, StartTurn
 from infra.wire.states import TurnState
 from infra.wire.turns import HistoryMessage, TextBlock
 
@@ -277,6 +278,7 @@ class ScriptedSession:
         self.sdk_session: str | None = None
         self.started: list[StartTurn] = []
         """Every turn this agent ran, for tests to look at."""
+        self.tell: Callable[[Answer], None] = lambda answer: None
 
     @property
     def prompts(self) -> list[str]:
@@ -284,6 +286,13 @@ class ScriptedSession:
         return [entry["text"] for entry in self._memory]
 
     async def run(self, turn: RunningTurn) -> TurnEnded:
+        if not self.started:
+            now = now_ms()
+            self.tell(
+                AgentTimes(
+                    python_ms=now, listening_ms=now, cli_spawned_ms=now, cli_connected_ms=now
+                )
+            )
         self.started.append(turn.start)
         checkpoint = self._remember(turn.start)
         await turn.say(
@@ -405,6 +414,7 @@ class ScriptedAgent:
             agent_version=AGENT_VERSION,
             sdk_version=SDK_VERSION,
         )
+        self.session.tell = self._server.tell
         self._stack = AsyncExitStack()
 
     async def __aenter__(self) -> Self:

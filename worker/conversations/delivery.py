@@ -31,6 +31,7 @@ from worker.parts import ConversationParts
 from worker.turns.course import Course, course_before_container, course_with_agent
 from worker.turns.memory import Standing, needs_transcript, stand
 from worker.turns.run import TurnRun
+from worker.turns.start_timeline import StartPhase, StartTimeline
 from worker.waiting import until_store_answers
 
 log = logging.getLogger(__name__)
@@ -105,18 +106,25 @@ class Delivery:
         if self._session.container is None:
             course = course_before_container(state=record.state, seq=record.seq)
             if course is Course.START:
-                await self._start_container()
+                await self._start_container(run)
             return course
         link = await self._link.reach(timeout_s=self._parts.timings.relink_s)
         if not run.claimed.is_adoption:
             return Course.START
         return course_with_agent(turn=run.turn, agent_turn=link.welcome.turn, last_n=run.last_n)
 
-    async def _start_container(self) -> None:
-        await self._parts.starts.begin(self._held.conversation)
+    async def _start_container(self, run: TurnRun) -> None:
+        parts = self._parts
+        timeline = StartTimeline(parts.clock, run.claimed.record, isolation=parts.host.name)
+        run.timeline = timeline
+        await parts.starts.begin(self._held.conversation)
+        timeline.note(StartPhase.SLOT)
         await self._record.move(ConversationState.STARTING, container=None)
-        await self._session.start()
-        await self._link.reach(timeout_s=self._parts.isolation.container_start_timeout_s)
+        await self._session.start(timeline.note)
+        if (container := self._session.container) is not None:
+            timeline.note_at(StartPhase.CREATED, container.made_ms)
+        await self._link.reach(timeout_s=parts.isolation.container_start_timeout_s)
+        timeline.note(StartPhase.LINKED)
 
     async def _stand(self, claimed: Claimed) -> Standing:
         """Decide the memory on which the turn is started."""

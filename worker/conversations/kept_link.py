@@ -19,7 +19,7 @@ from infra.runtime.clock import Clock
 from infra.runtime.logs import RatedLog, fields
 from infra.wire.errors import AgentUnreachable, MalformedMessage, UnknownMessage
 from infra.wire.ids import ConversationKey
-from infra.wire.link import Answer, Command, Hello, Refused
+from infra.wire.link import AgentTimes, Answer, Command, Hello, Refused
 from worker.hosts.host import ContainerId
 from worker.lines import HeldLines
 from worker.ownership import HeldLease
@@ -102,6 +102,10 @@ class Hearer(Protocol):
         """The link broke, and a new one to the same container is up."""
         ...
 
+    def on_times(self, times: AgentTimes) -> None:
+        """The agent reports how it started."""
+        ...
+
 
 class KeptLink:
     """The link of one conversation. `tend` and `watch_silence` are its tasks."""
@@ -171,8 +175,15 @@ class KeptLink:
 
     def on_answer(self, answer: Answer) -> None:
         """See `LinkListener`."""
-        if isinstance(answer, Refused) and self._hearer is not None:
-            self._hearer.on_refused(answer)
+        if self._hearer is None:
+            return
+        match answer:
+            case Refused():
+                self._hearer.on_refused(answer)
+            case AgentTimes():
+                self._hearer.on_times(answer)
+            case _:
+                pass
 
     def on_link_lost(self) -> None:
         """See `LinkListener`."""

@@ -22,6 +22,7 @@ from worker.gateway_client.registrar import GatewayRegistrar
 from worker.hosts.host import Container, ContainerExit, ContainerId
 from worker.ownership import HeldLease
 from worker.parts import HostParts
+from worker.turns.start_timeline import Note, StartPhase, unnoted
 from worker.waiting import FIRST_PAUSE_S, LONGEST_PAUSE_S, until_store_answers
 
 log = logging.getLogger(__name__)
@@ -68,27 +69,25 @@ class HostSession:
         """The container has ended, or its agent was given up."""
         self._lost = self._container.id if self._container else None
 
-    async def start(self) -> None:
-        """Create sockets and a container.
+    async def start(self, note: Note = unnoted) -> None:
+        """Create sockets and a container. `note` is told when its phases are reached.
 
         Raises `EngineFailed` and other `ContainerFailed`, `GatewayUnavailable`, `LeaseLost`.
         """
         parts, c, fence = self._parts, self.conversation, self._held.fence
         await self._held.until_sure()
         folders = await parts.engine.make_folders(c, fence)
+        note(StartPhase.FOLDERS)
         await self._gateway.open_session(c, sockets=folders.sockets, fence=fence)
+        note(StartPhase.GATEWAY)
         self._early_exit = None
-        began_s = parts.clock.monotonic()
         await self._held.until_sure()
         self._container = started = await parts.engine.start(c, self._held.fence, folders)
+        note(StartPhase.STARTED)
         if (early := self._early()) and early.id == started.id:
             code = ErrorCode.OUT_OF_MEMORY if early.is_out_of_memory else ErrorCode.CONTAINER_FAILED
             raise ContainerFailed("the container ended at once", code=code)
-        took_ms = int((parts.clock.monotonic() - began_s) * 1000)
-        log.info(
-            "container started",
-            extra=fields(conversation=c, id=started.id, took_ms=took_ms),
-        )
+        log.info("container started", extra=fields(conversation=c, id=started.id))
 
     def _early(self) -> ContainerExit | None:
         """An exit that was reported while the start was in progress; mypy thinks that the attribute

@@ -12,7 +12,7 @@ from infra.wire.errors import AgentUnreachable
 from infra.wire.events import is_end
 from infra.wire.frames import decode_frame
 from infra.wire.ids import TurnId
-from infra.wire.link import Ack, Interrupt, InterruptReason, Refused, Replay
+from infra.wire.link import Ack, AgentTimes, Interrupt, InterruptReason, Refused, Replay
 from worker.turns.agent_link import AgentLink
 
 
@@ -57,3 +57,6 @@ class StrayTurn:
 
     def on_relinked(self, link: AgentLink) -> None:
         """See `Hearer`: it does not continue over another link. Its deadline ends the wait."""
+
+    def on_times(self, times: AgentTimes) -> None:
+        """See `Hearer`: nobody waits for this agent's start."""

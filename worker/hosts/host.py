@@ -70,6 +70,9 @@ class Container:
     fence: Fence
     is_running: bool
     created_ms: int
+    made_ms: int | None = None
+    """Unix time at which an engine had made it and began to start it; None if nobody knows, or if
+    its host does both at once."""
 
 
 @dataclass(frozen=True)

@@ -18,13 +18,14 @@ from infra.runtime.logs import fields
 from infra.store.turns.turns import Claimed
 from infra.wire.endings import declared_end, interrupted_end
 from infra.wire.errors import ErrorCode, MalformedMessage
-from infra.wire.events import TurnEnded, TurnStarted, check_event
+from infra.wire.events import TurnEnded, TurnStarted, check_event, is_delta
 from infra.wire.foreign import foreign
 from infra.wire.frames import Frame, decode_frame, frame_head
 from infra.wire.gateway import OpenTurn
 from infra.wire.ids import TurnId
 from infra.wire.link import (
     Ack,
+    AgentTimes,
     Interrupt,
     InterruptReason,
     Refused,
@@ -43,6 +44,7 @@ from worker.turns.memory import Standing, is_resending
 from worker.turns.output import TurnOutput
 from worker.turns.phases import RUN_TRANSITIONS, RunPhase
 from worker.turns.spending import Spending
+from worker.turns.start_timeline import StartPhase, StartTimeline
 from worker.turns.steps import (
     Ending,
     Gap,
@@ -76,6 +78,8 @@ class TurnRun:
         self.sdk_session: str | None = None
         self.spoke = asyncio.Event()
         """Set when the agent has sent an event of the turn, or the turn's end is decided."""
+        self.timeline: StartTimeline | None = None
+        """How its agent starts; None if it runs already, and once the line is logged."""
         self.spending = Spending(parts, held, claimed.record, is_taken_over=claimed.is_adoption)
         first = first_phase(state=claimed.record.state, is_adoption=claimed.is_adoption)
         self._life = Life(f"run of {self.turn}", first, RUN_TRANSITIONS)
@@ -156,6 +160,9 @@ class TurnRun:
         request = self.claimed.request
         settings = agent_settings(request, self._parts.agents, self._parts.models)
         link.send_line(self._standing.start_line(request, settings))
+        if self.timeline is not None:
+            self.timeline.is_resumed = self._standing.transcript is not None
+            self.timeline.note(StartPhase.TOLD)
         self._tell_to_stop()
 
     def replay(self, link: AgentLink) -> None:
@@ -253,6 +260,8 @@ class TurnRun:
     def _take_event(self, n: int, line: bytes, payload: bytes) -> None:
         """Validate an event once, for all later readers; publish and log it, or end with it."""
         self.spoke.set()
+        if self.timeline is not None:
+            self._time(payload)
         try:
             event = check_event(payload)
             if isinstance(event, TurnEnded):
@@ -268,6 +277,24 @@ class TurnRun:
         self._output.say(payload, line=line)
         if self._output.is_full and self._link:
             self._link.pause()
+
+    def on_times(self, times: AgentTimes) -> None:
+        """Note how the agent started."""
+        if self.timeline is not None:
+            self.timeline.take(times)
+
+    def _time(self, payload: bytes) -> None:
+        """Note what the agent's first events say about its start, until it has answered."""
+        assert self.timeline is not None
+        self.timeline.note(StartPhase.SPOKE)
+        if is_delta(payload):
+            self.timeline.note(StartPhase.FIRST_DELTA)
+            self._tell_times()
+
+    def _tell_times(self) -> None:
+        if self.timeline is not None:
+            self.timeline.tell()
+            self.timeline = None
 
     def on_refused(self, refused: Refused) -> None:
         """The agent will not run the turn."""
@@ -314,6 +341,7 @@ class TurnRun:
             return
         memory = memory_after(ending, ended_in=self.phase)
         self._life.to(RunPhase.ENDED)
+        self._tell_times()
         self.spoke.set()
         self._ending.set_result(replace(ending, memory=memory))
 

@@ -334,3 +334,17 @@ async def test_a_welcome_can_follow_a_silent_link(agent: Agent) -> None:
         assert isinstance(welcome, Welcome)
         await link.send(Ping())
         await link.expect(Pong)
+
+
+async def test_an_agent_reports_its_start_once_before_it_answers(agent: Agent) -> None:
+    async with connected(agent.socket) as (link, _):
+        await link.run(start_turn("t1", "count 1"))
+        [times] = link.times
+        await link.run(start_turn("t2", "count 1"))
+
+    assert link.times == [times]
+    assert times.listening_ms
+    assert times.cli_spawned_ms
+    assert times.cli_connected_ms
+    assert times.python_ms <= times.listening_ms
+    assert times.cli_spawned_ms <= times.cli_connected_ms

@@ -201,7 +201,9 @@ class DockerHost:
                 if attempt == _NAME_ATTEMPTS - 1:
                     raise
                 threading.Event().wait(_NAME_WAIT_S)
-        made = Container(id, spec.conversation, spec.fence, True, created_ms)
+        made = Container(
+            id, spec.conversation, spec.fence, True, created_ms, made_ms=self._clock.unix_ms()
+        )
         self._watch.expect([made])
         try:
             self._engine.start(id)
