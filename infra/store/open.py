@@ -23,7 +23,8 @@ from infra.store.placement.queue import PlacementQueue, PlacementWorker, SideCla
 from infra.store.placement.start_slots import StartSlots
 from infra.store.placement.waiting_room import WaitingRoom
 from infra.store.placement.workers import WorkerRegistry
-from infra.store.server.connection import CONNECT_TIMEOUT_S, FAULTS, connect, translate
+from infra.store.server.connection import CONNECT_TIMEOUT_S, connect, translate
+from infra.store.server.faults import FAULTS
 from infra.store.server.fitness import check
 from infra.store.server.tls import TlsFiles
 from infra.store.turns.live import LivePublisher, LiveSubscriber

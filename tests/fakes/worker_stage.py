@@ -34,7 +34,7 @@ from infra.store.access.limits import SubmitLimits
 from infra.store.keys import Keys
 from infra.store.open import Store, store_on
 from infra.store.placement.waiting_room import Taken
-from infra.store.server.connection import FAULTS
+from infra.store.server.faults import FAULTS
 from infra.store.turns.turns import NewTurn
 from infra.wire.answers import shown_head
 from infra.wire.errors import StoreUnavailable

@@ -37,7 +37,8 @@ from redis.asyncio.client import Pipeline
 
 from infra.store.keys import Keys
 from infra.store.server.calls import Call
-from infra.store.server.connection import FAULTS, dedicated, delays
+from infra.store.server.connection import dedicated
+from infra.store.server.faults import FAULTS, delays
 from infra.store.server.replies import Answer
 from infra.store.server.scripts import Scripts
 from infra.wire.errors import AgClusterError

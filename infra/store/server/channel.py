@@ -17,7 +17,8 @@ from redis.asyncio import Redis
 from redis.asyncio.client import PubSub
 from redis.asyncio.connection import AbstractConnection
 
-from infra.store.server.connection import CONNECT_TIMEOUT_S, FAULTS, dedicated, delays
+from infra.store.server.connection import CONNECT_TIMEOUT_S, dedicated
+from infra.store.server.faults import FAULTS, delays
 from infra.store.server.sentinels import Primary
 
 PING_AFTER_S = 2.0

@@ -8,21 +8,24 @@ the password.
 from __future__ import annotations
 
 import asyncio
-import random
 import re
 import socket
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
-from redis.asyncio import BlockingConnectionPool, Redis
+from redis.asyncio import BlockingConnectionPool, ConnectionPool, Redis
 from redis.asyncio.connection import AbstractConnection, Connection, parse_url
 from redis.asyncio.retry import Retry
 from redis.backoff import ExponentialBackoff
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import NoPermissionError, ReadOnlyError, RedisError
+from redis.exceptions import NoPermissionError, ReadOnlyError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
+from infra.store.server.commands import PooledCommands, StoreClient
+from infra.store.server.faults import FAULTS
+from infra.store.server.pipelined import PipelinedCommands
 from infra.store.server.sentinels import (
     ASK_TIMEOUT_S,
     Primary,
@@ -50,12 +53,10 @@ KEEPALIVE: dict[str, Any] = {
     },
 }
 
-FAULTS: tuple[type[Exception], ...] = (RedisError, OSError, TimeoutError)
-"""What redis-py raises if Redis is unavailable, slow, full or read-only."""
 
-
-def connect(url: str, *, timeout_s: float, name: str, tls: TlsFiles = NO_FILES) -> Redis:
-    """A client with a pool of its own. Connects on first use; close it with `aclose()`.
+def connect(url: str, *, timeout_s: float, name: str, tls: TlsFiles = NO_FILES) -> StoreClient:
+    """A client with a pool of its own, and one connection for commands
+    (`infra.store.server.pipelined`). Connects on first use; close it with `aclose()`.
 
     `redis://`, `rediss://`, `unix://`, or `redis+sentinel://` and `rediss+sentinel://`
     (`infra.store.server.sentinels`). `decode_responses` is off: values are bytes. Raises
@@ -76,7 +77,19 @@ def connect(url: str, *, timeout_s: float, name: str, tls: TlsFiles = NO_FILES) 
     }
     options |= _place(url, tls)
     options["connection_class"] = _cancellable(options["connection_class"])
-    return Redis.from_pool(BlockingConnectionPool(**options))
+    client = StoreClient.from_pool(BlockingConnectionPool(**options))
+    assert isinstance(client, StoreClient)
+    client.commands = PipelinedCommands(
+        partial(_own_connection, client.connection_pool, timeout_s),
+        timeout_s=timeout_s,
+        big=PooledCommands(client),
+    )
+    return client
+
+
+def _own_connection(pool: ConnectionPool, timeout_s: float) -> AbstractConnection:
+    options = _own_options(pool, timeout_s=timeout_s, purpose="commands")
+    return pool.connection_class(**options)
 
 
 def _place(url: str, files: TlsFiles) -> dict[str, Any]:
@@ -124,12 +137,7 @@ def dedicated(redis: Redis, *, timeout_s: float | None, purpose: str) -> Redis:
     learns of every lost connection. Close it with `aclose()`.
     """
     pool = redis.connection_pool
-    options = dict(pool.connection_kwargs)
-    for shared in ("retry", "retry_on_error", "retry_on_timeout", "event_dispatcher"):
-        options.pop(shared, None)
-    options["socket_timeout"] = timeout_s
-    if name := options.get("client_name"):
-        options["client_name"] = client_name(f"{name}-{purpose}")
+    options = _own_options(pool, timeout_s=timeout_s, purpose=purpose)
     return Redis.from_pool(
         BlockingConnectionPool(
             max_connections=4,
@@ -138,6 +146,17 @@ def dedicated(redis: Redis, *, timeout_s: float | None, purpose: str) -> Redis:
             **options,
         )
     )
+
+
+def _own_options(pool: ConnectionPool, *, timeout_s: float | None, purpose: str) -> dict[str, Any]:
+    """For a connection to the same Redis, outside the pool and without its retries."""
+    options = dict(pool.connection_kwargs)
+    for shared in ("retry", "retry_on_error", "retry_on_timeout", "event_dispatcher"):
+        options.pop(shared, None)
+    options["socket_timeout"] = timeout_s
+    if name := options.get("client_name"):
+        options["client_name"] = client_name(f"{name}-{purpose}")
+    return options
 
 
 @contextmanager
@@ -152,14 +171,6 @@ def translate() -> Iterator[None]:
 def is_refused(error: StoreUnavailable) -> bool:
     """Whether Redis answered that its user may not do that."""
     return isinstance(error.__cause__, NoPermissionError)
-
-
-def delays(*, first_s: float = 0.05, most_s: float = 2.0) -> Iterator[float]:
-    """Pauses between attempts, without end: doubling up to a limit, with jitter."""
-    delay = first_s
-    while True:
-        yield delay * random.uniform(0.5, 1.0)
-        delay = min(delay * 2, most_s)
 
 
 class _Cancellable(AbstractConnection):

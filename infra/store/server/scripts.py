@@ -23,6 +23,7 @@ from redis.exceptions import NoScriptError
 
 from infra.store.keys import Keys
 from infra.store.server.calls import Call, CallShape, shape_of
+from infra.store.server.commands import runner_of
 from infra.store.server.connection import translate
 from infra.store.server.replies import reader_of
 from infra.wire.ids import ConversationKey, HostId, ReplicaId, TenantId, TurnId, WorkerId
@@ -67,7 +68,7 @@ class Scripts:
     """Runs the scripts of one deployment (one `Keys`) on one client."""
 
     def __init__(self, redis: Redis, keys: Keys) -> None:
-        self._redis = redis
+        self._commands = runner_of(redis)
         self._keys = keys
         self._loaded: dict[type, Script] = {}
 
@@ -81,10 +82,10 @@ class Scripts:
         sent = _in_order(script, call, keys)
         with translate():
             try:
-                reply = await self._redis.execute_command("EVALSHA", script.sha, *sent)  # type: ignore[no-untyped-call]
+                reply = await self._commands.run("EVALSHA", script.sha, *sent)
             except NoScriptError:
                 # EVAL also caches the script, so the next call finds it again.
-                reply = await self._redis.execute_command("EVAL", script.source, *sent)  # type: ignore[no-untyped-call]
+                reply = await self._commands.run("EVAL", script.source, *sent)
         answer: _Answer = script.read(reply)
         return answer
 

@@ -192,6 +192,10 @@ class PrimaryConnection(Connection):
         super().__init__(**options)
         primary.take_in(self)
 
+    def doubt(self) -> None:
+        """Its server has shown that it is not the primary: the next connection asks again."""
+        self._primary.doubt()
+
     def break_off(self) -> None:
         """Close it at once, even if it waits for an answer, unless it is connected to the
         primary."""
@@ -209,7 +213,7 @@ class PrimaryConnection(Connection):
         try:
             await super()._connect()  # type: ignore[no-untyped-call]
         except (OSError, TimeoutError):
-            self._primary.doubt()
+            self.doubt()
             raise
 
     async def on_connect(self) -> None:
@@ -221,7 +225,7 @@ class PrimaryConnection(Connection):
         except NoPermissionError:
             return  # These users may not ask; a write to a replica is refused anyway.
         if role != b"master":
-            self._primary.doubt()
+            self.doubt()
             raise RedisConnectionError(f"{self.host}:{self.port} is not the primary")
 
     async def read_response(self, *arguments: Any, **options: Any) -> Any:
@@ -230,6 +234,6 @@ class PrimaryConnection(Connection):
         try:
             return await super().read_response(*arguments, **options)
         except ReadOnlyError:
-            self._primary.doubt()
+            self.doubt()
             await self.disconnect(nowait=True)
             raise RedisConnectionError("the primary has become a replica") from None

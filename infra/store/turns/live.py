@@ -18,7 +18,8 @@ from infra.runtime.contents import Contents
 from infra.runtime.logs import RatedLog
 from infra.store.keys import Keys
 from infra.store.server.channel import ANSWER_WITHIN_S, PING_AFTER_S, follow_primary, listen
-from infra.store.server.connection import FAULTS, delays
+from infra.store.server.commands import runner_of
+from infra.store.server.faults import FAULTS, delays
 from infra.store.turns.log import event_place
 from infra.wire.errors import AgClusterError, ContentNotOpened, MalformedMessage
 from infra.wire.frames import Frame, decode_frame, join_frames
@@ -51,6 +52,7 @@ class LivePublisher:
         contents: Contents | None = None,
     ) -> None:
         self._redis = redis
+        self._commands = runner_of(redis)
         self._contents = contents
         self._keys = keys
         self._pending_max_bytes = pending_max_bytes
@@ -107,12 +109,13 @@ class LivePublisher:
         return taken
 
     async def _flush(self, flushed: dict[ReplicaId, list[bytes]]) -> None:
-        async with self._redis.pipeline(transaction=False) as pipe:
-            for replica, frames in flushed.items():
-                channel = self._keys.replica_channel(replica)
-                for some in _chunks(frames):
-                    pipe.publish(channel, join_frames(some))
-            await pipe.execute()
+        await self._commands.run_first(
+            [
+                ("PUBLISH", self._keys.replica_channel(replica), join_frames(some))
+                for replica, frames in flushed.items()
+                for some in _chunks(frames)
+            ]
+        )
 
 
 class LiveTurn:

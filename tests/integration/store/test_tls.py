@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 
+from infra.store.server.commands import runner_of
 from infra.store.server.connection import connect, dedicated, translate
 from infra.store.server.tls import TlsFiles
 from infra.wire.errors import StoreUnavailable
@@ -37,12 +38,13 @@ async def tls_redis(
 
 
 async def ask(url: str, files: TlsFiles) -> None:
-    """Over a pooled connection and over one that stays."""
+    """Over a pooled connection, the one for commands, and one that stays."""
     client = connect(url, timeout_s=5, name="test", tls=files)
     waiting = dedicated(client, timeout_s=5, purpose="bell")
     try:
         with translate():
             assert await client.ping()
+            assert await runner_of(client).run("PING")
             assert await waiting.ping()
     finally:
         await client.aclose()

@@ -18,7 +18,8 @@ from redis.exceptions import (
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from infra.store.server.connection import client_name, connect, dedicated, delays, translate
+from infra.store.server.connection import client_name, connect, dedicated, translate
+from infra.store.server.faults import delays
 from infra.store.server.sentinels import parse_sentinel_url
 from infra.store.server.tls import TlsFiles
 from infra.wire.errors import LeaseLost, StoreUnavailable
