@@ -21,7 +21,7 @@ from typing import NamedTuple
 from infra.wire.answers import HEAD_CHARS, agree
 from infra.wire.base import Message
 from infra.wire.ids import TurnId
-from infra.wire.turns import ContentBlock, TextBlock
+from infra.wire.turns import ContentBlock, TextBlock, TurnRequest
 
 GO_ON = "Go on from where your last answer ends. Do not repeat any of it."
 """The prompt for an agent if the client's last message is an answer ("Continue")."""
@@ -94,6 +94,13 @@ def digest(content: Iterable[ContentBlock]) -> str:
             total.update(block.type[:1].encode() + hashlib.sha256(block.data.encode()).digest())
         total.update(b"\0")
     return total.hexdigest()[:16]
+
+
+def sent_by(request: TurnRequest) -> tuple[str, ...]:
+    """The digests of a request's user messages, the prompt last; computed here if an older API did
+    not send them."""
+    said = (digest(m.content) for m in request.history if m.role == "user")
+    return request.sent or (*said, digest(request.prompt))
 
 
 def tails(content: Sequence[ContentBlock]) -> tuple[str, ...]:

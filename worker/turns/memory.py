@@ -13,7 +13,8 @@ from infra.store.conversations.transcripts import StoredTranscript
 from infra.store.turns.history import TurnBase
 from infra.store.turns.records import Unheard
 from infra.store.turns.turns import Claimed
-from infra.wire.history import Base, Continue, Fresh, Rewind, decide, digest
+from infra.wire.going_on import past_of
+from infra.wire.history import Base, Continue, Fresh, Rewind, decide, sent_by
 from infra.wire.link import AgentSettings, BaseKind, StartTurn
 from infra.wire.turns import TurnRequest
 
@@ -58,7 +59,7 @@ def needs_transcript(claimed: Claimed) -> str | None:
 
     A session without any accepted prompt is of no use.
     """
-    if claimed.is_transcript_full or not (claimed.accepted or claimed.record.base):
+    if claimed.is_transcript_full or not (claimed.known or claimed.record.base):
         return None
     is_fresh = isinstance(_decided(claimed), Fresh)
     return None if is_fresh else claimed.sdk_session
@@ -106,18 +107,27 @@ def _base(claimed: Claimed, *, has_session: bool, can_resume: bool, can_restore:
     unheard = tuple(said.digest for said in _unheard(claimed))
     return base.model_copy(
         update={
-            "known": len(claimed.accepted) + len(claimed.unheard),
+            "known": claimed.known + len(claimed.unheard),
             "before": (*base.before, *unheard),
             "tails": claimed.request.tails,
+            "past": None if unheard else _past(claimed.request, base),
         }
     )
+
+
+def _past(request: TurnRequest, base: TurnBase) -> str | None:
+    """The digest of the sent history, if the kept prompts are all of it."""
+    *before, _ = sent_by(request)
+    if not before or base.kind is BaseKind.FRESH or base.before:
+        return None
+    return past_of(before, request.answers)
 
 
 def _unheard(claimed: Claimed) -> tuple[Unheard, ...]:
     """What is sent with the prompt of a client that will not send it again, unless it does so
     now."""
     request, unheard = claimed.request, claimed.unheard
-    sent = _sent(request)
+    sent = sent_by(request)
     if not unheard or not request.is_thin or claimed.is_resending or len(sent) > 1:
         return ()
     return unheard[:-1] if unheard[-1].digest == sent[-1] else unheard
@@ -127,11 +137,11 @@ def _base_of_sent(
     claimed: Claimed, *, has_session: bool, can_resume: bool, can_restore: bool
 ) -> TurnBase:
     request = claimed.request
-    *before, prompt = _sent(request)
+    *before, prompt = sent_by(request)
     fresh = TurnBase(
         kind=BaseKind.FRESH, before=tuple(before), heads=request.answers, digest=prompt
     )
-    decided, known = _decided(claimed), len(claimed.accepted)
+    decided, known = _decided(claimed), claimed.known
     if not known:
         # Whatever the agent remembers does not belong to this conversation.
         is_new = isinstance(decided, Continue) and not has_session
@@ -147,7 +157,7 @@ def _base_of_sent(
     return TurnBase(
         kind=BaseKind.REWIND if is_rewind else BaseKind.CONTINUE,
         keep=keep,
-        checkpoint=claimed.accepted[keep - 1].checkpoint,
+        checkpoint=claimed.accepted[keep - 1 - claimed.unread].checkpoint,
         shown=decided.shown,
         before=tuple(before[shown:]) if decided.restores else (),
         heads=request.answers[shown:] if decided.restores else (),
@@ -160,16 +170,12 @@ def _decided(claimed: Claimed) -> Base:
         return Fresh() if base.kind is BaseKind.FRESH else Continue()
     if _unheard(claimed):
         return Continue()
+    if claimed.decided is not None:
+        return claimed.decided
     return decide(
         claimed.accepted,
-        _sent(claimed.request),
+        sent_by(claimed.request),
         is_thin=claimed.request.is_thin,
         resends=claimed.is_resending,
         answers=claimed.request.answers,
     )
-
-
-def _sent(request: TurnRequest) -> tuple[str, ...]:
-    """The digests of the user messages; computed here if an older API did not send them."""
-    said = (digest(m.content) for m in request.history if m.role == "user")
-    return request.sent or (*said, digest(request.prompt))

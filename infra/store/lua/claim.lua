@@ -5,9 +5,8 @@
 --       out_of_attempts (end event of a turn that is), out_of_attempts_code,
 --       cancelled (end event of a turn that is), events_max, ended_ttl_ms
 -- Returns 'lost' | 'none' | 'claimed' turn, is_adoption, host (of the container, or ''),
---       record (the turn's hash), request, sdk_session, is_resending, transcript_full, accepted,
---       unheard (turn and request, in turn, of messages the agent has not heard), options,
---       age_ms (since the turn was first claimed)
+--       record (the turn's hash), request, sdk_session, is_resending, transcript_full, options,
+--       known (accepted prompts), newest (of them), age_ms (since the turn was first claimed)
 --
 -- The attempt is counted before the start. A turn whose log has begun is only ever adopted: its
 -- tools may have had effects; `adoptions` counts the owners that took it since it last got on, or
@@ -37,6 +36,7 @@ local function claimed(turn, is_adoption)
   local held = redis.call('HMGET', K.conversation, 'host', 'sdk_session', 'resends', 'transcript_full',
     'options')
   local since = tonumber(redis.call('HGET', turn.key, 'claimed')) or now_ms()
+  local accepted = key('accepted', conversation)
   return {'claimed',
     'turn', turn.id,
     'is_adoption', is_adoption,
@@ -48,8 +48,8 @@ local function claimed(turn, is_adoption)
     'is_resending', held[3] or '',
     'transcript_full', held[4] or '',
     'options', held[5] or '',
-    'accepted', redis.call('LRANGE', key('accepted', conversation), 0, -1),
-    'unheard', redis.call('HGETALL', key('unheard', conversation)),
+    'known', redis.call('LLEN', accepted),
+    'newest', redis.call('LINDEX', accepted, -1) or '',
   }
 end
 

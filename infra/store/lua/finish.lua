@@ -32,11 +32,12 @@ if through and not (TURN_NEXT[turn.state].running and TURN_NEXT.running[new]) th
   return {'illegal', 'state', turn.state}
 end
 
-local function accept(digest, answer, checkpoint, tails)
+local function accept(digest, answer, checkpoint, tails, past)
   local entry = {digest = digest, turn = turn.id}
   if answer and answer ~= '' then entry.answer = answer end
   if checkpoint and checkpoint ~= '' then entry.checkpoint = checkpoint end
   if tails and #tails > 0 then entry.tails = tails end
+  entry.past = past
   local encoded = cjson.encode(entry)
   redis.call('RPUSH', key('accepted', A.conversation), encoded)
   hold(turn.tenant, A.conversation, accepted_bytes(encoded))
@@ -91,7 +92,7 @@ local function remember()
     accept('')
   else
     for i, digest in ipairs(base.before) do accept(digest, heads[i]) end
-    accept(base.digest, A.answer_heads, A.checkpoint, base.tails)
+    accept(base.digest, A.answer_heads, A.checkpoint, base.tails, base.past)
     replace_session(A.conversation, session)
   end
   for _, entry in ipairs(later) do redis.call('RPUSH', list, entry) end

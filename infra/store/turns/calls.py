@@ -94,8 +94,8 @@ class ClaimAnswer(Answer, frozen=True):
     is_resending: bool = False
     transcript_full: str | None = None
     options: str | None = None
-    accepted: Sequence[bytes] = ()
-    unheard: Mapping[TurnId, bytes] = msgspec.field(default_factory=dict)
+    known: int = 0
+    newest: bytes = b""
 
 
 class ClaimCall(Call[ClaimAnswer], frozen=True):

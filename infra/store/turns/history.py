@@ -17,6 +17,7 @@ from infra.runtime.contents import Contents
 from infra.wire.answers import HEAD_CHARS, HEADS_MAX
 from infra.wire.base import Message, decode
 from infra.wire.errors import ContentNotOpened
+from infra.wire.going_on import NewestPrompt
 from infra.wire.history import Accepted
 from infra.wire.ids import ConversationKey, TurnId
 from infra.wire.link import BaseKind
@@ -30,7 +31,8 @@ class TurnBase(Message):
     `before` has digests of prompts after those, from a sent history or not heard until now; `heads`
     has the beginnings of their answers ('' if unknown; stored separately, because they are an
     agent's words). `digest` is the prompt's own, and `tails` are those under which it may come
-    back.
+    back. `past` is the digest of the sent history, if the kept prompts are just that
+    (`infra.wire.going_on`).
     """
 
     kind: BaseKind
@@ -42,6 +44,7 @@ class TurnBase(Message):
     heads: tuple[str, ...] = ()
     digest: str
     tails: tuple[str, ...] = ()
+    past: str | None = None
 
     @property
     def restored_from(self) -> int:
@@ -68,6 +71,7 @@ class KeptPrompt(Message):
     checkpoint: str | None = None
     answer: str | None = None
     tails: tuple[str, ...] = ()
+    past: str | None = None
     unheard: bool = False
 
 
@@ -104,9 +108,26 @@ def read_accepted(contents: Contents, c: ConversationKey, raw: bytes) -> Accepte
 
     Raises `MalformedMessage`.
     """
-    kept, heads = decode_kept(raw), None
-    if kept.unheard:
-        return UnheardTurn(turn=kept.turn)
+    kept = decode_kept(raw)
+    return UnheardTurn(turn=kept.turn) if kept.unheard else _accepted(contents, c, kept)
+
+
+def read_newest(
+    contents: Contents, c: ConversationKey, raw: bytes, *, known: int
+) -> NewestPrompt | None:
+    """The end of the list of `known` entries, by its last one (empty: there is none); None if that
+    has not been heard.
+
+    Raises `MalformedMessage`.
+    """
+    if not raw:
+        return NewestPrompt(0, None)
+    kept = decode_kept(raw)
+    return None if kept.unheard else NewestPrompt(known, _accepted(contents, c, kept), kept.past)
+
+
+def _accepted(contents: Contents, c: ConversationKey, kept: KeptPrompt) -> Accepted:
+    heads = None
     if kept.answer:
         try:
             opened = contents.open(kept.answer.encode(), f"answer {c} {kept.digest}")

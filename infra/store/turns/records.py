@@ -14,7 +14,7 @@ from infra.store.turns.calls import FoundOpen
 from infra.store.turns.history import TurnBase, decode_base
 from infra.wire.base import decode
 from infra.wire.events import Usage
-from infra.wire.history import Accepted
+from infra.wire.history import Accepted, Base
 from infra.wire.ids import (
     ConversationKey,
     Fence,
@@ -135,7 +135,12 @@ class Claimed:
     """The host of the conversation's last container. If it is not the claimer's host, that
     container is out of its reach."""
     accepted: tuple[Accepted, ...] = ()
-    """The prompts in the agent's memory."""
+    """The prompts in the agent's memory, or the end of that list."""
+    unread: int = 0
+    """How many stand before those and were not read, because they change nothing."""
+    decided: Base | None = None
+    """What follows from what the client sent (`infra.wire.history.decide`), where that could be
+    said without them."""
     unheard: tuple[Unheard, ...] = ()
     """What its client has sent since, and will not send again."""
     sdk_session: str | None = None
@@ -147,6 +152,11 @@ class Claimed:
     age_s: float = 0.0
     """Milliseconds since it was begun, by the clock of Redis. Its deadline counts from there, not
     from its current owner's claim."""
+
+    @property
+    def known(self) -> int:
+        """The number of prompts in the agent's memory."""
+        return self.unread + len(self.accepted)
 
     @property
     def left_s(self) -> float:

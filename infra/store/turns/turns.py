@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping
 from functools import partial
 
 from redis.asyncio import Redis
@@ -22,7 +21,6 @@ from infra.store.server.replies import fields, optional
 from infra.store.server.scripts import Scripts
 from infra.store.turns.calls import (
     CancelCall,
-    ClaimAnswer,
     ClaimCall,
     ExpireCall,
     FinishCall,
@@ -32,7 +30,8 @@ from infra.store.turns.calls import (
     StartCall,
     UnclaimedCall,
 )
-from infra.store.turns.history import Memory, TurnBase, UnheardTurn, keep_heads, read_accepted
+from infra.store.turns.claims import ClaimReader, request_place
+from infra.store.turns.history import Memory, TurnBase, keep_heads
 from infra.store.turns.log import event_place
 from infra.store.turns.records import (
     Claimed,
@@ -41,9 +40,7 @@ from infra.store.turns.records import (
     RepeatOf,
     Submitted,
     TurnRecord,
-    Unheard,
     open_turn,
-    options_kept,
     turn_record,
 )
 from infra.store.turns.submission import OPEN_TTL_S, blinded, submit_call, submit_keys, submitted
@@ -59,10 +56,9 @@ from infra.wire.errors import (
 )
 from infra.wire.events import TurnEnded, encode_event
 from infra.wire.gateway import TurnMeter
-from infra.wire.history import Accepted
 from infra.wire.ids import ConversationKey, TenantId, TurnId
 from infra.wire.states import TurnState
-from infra.wire.turns import TurnRequest, decode_turn_request
+from infra.wire.turns import TurnRequest
 from infra.wire.words import Case
 
 log = logging.getLogger(__name__)
@@ -108,6 +104,7 @@ class TurnStore:
         self._contents = contents or PlainContents()
         self._keys = keys
         self._scripts = Scripts(redis, keys)
+        self._claims = ClaimReader(redis, keys, self._contents)
         self._ended_ttl_s = ended_ttl_s
 
     async def submit(self, new: NewTurn, *, limits: SubmitLimits, retention_s: float) -> Submitted:
@@ -130,7 +127,7 @@ class TurnStore:
         return submitted(answer)
 
     def _written(self, request: TurnRequest) -> str | bytes:
-        return self._contents.seal(request.encode(), _place(request.turn))
+        return self._contents.seal(request.encode(), request_place(request.turn))
 
     async def claim(self, lease: Lease) -> Claimed | None:
         """The conversation's unfinished turn (adoption), otherwise the head of its FIFO, otherwise
@@ -162,37 +159,7 @@ class TurnStore:
         )
         if answer.outcome == "lost":
             raise LeaseLost(c, lease.fence)
-        return self._claimed(c, answer) if answer.outcome == "claimed" else None
-
-    def _claimed(self, c: ConversationKey, answer: ClaimAnswer) -> Claimed:
-        kept = [read_accepted(self._contents, c, entry) for entry in answer.accepted]
-        request = decode_turn_request(self._contents.open(answer.request, _place(answer.turn)))
-        if answer.options is not None:
-            options = request.options.over(options_kept(answer.options))
-            request = request.model_copy(update={"options": options})
-        return Claimed(
-            record=turn_record(answer.turn, answer.record),
-            request=request,
-            is_adoption=answer.is_adoption,
-            host=answer.host,
-            accepted=tuple(entry for entry in kept if isinstance(entry, Accepted)),
-            unheard=tuple(
-                self._unheard(entry, answer.unheard)
-                for entry in kept
-                if isinstance(entry, UnheardTurn)
-            ),
-            sdk_session=answer.sdk_session,
-            is_resending=answer.is_resending,
-            is_transcript_full=answer.transcript_full == answer.sdk_session,
-            age_s=answer.age_ms / 1000,
-        )
-
-    def _unheard(self, entry: UnheardTurn, said: Mapping[TurnId, bytes]) -> Unheard:
-        if entry.turn not in said:
-            return Unheard(digest="", prompt=())
-        raw = self._contents.open(said[entry.turn], _place(entry.turn))
-        request = decode_turn_request(raw)
-        return Unheard(digest=request.sent[-1] if request.sent else "", prompt=request.prompt)
+        return await self._claims.read(c, answer) if answer.outcome == "claimed" else None
 
     async def start(
         self,
@@ -214,7 +181,8 @@ class TurnStore:
                 keep_heads(self._contents, c, [head], of=digest)
                 for digest, head in zip(base.before, base.heads, strict=False)
             ]
-            base = base.model_copy(update={"heads": ()})
+            past = base.past and self._contents.blind(base.past)
+            base = base.model_copy(update={"heads": (), "past": past})
         answer = await self._scripts.run(
             StartCall(
                 worker=lease.worker,
@@ -432,10 +400,6 @@ CANCELLED = encode_event(TurnEnded(state=TurnState.CANCELLED))
 """The end of a turn that was stopped before it had an agent."""
 _ADRIFT = encode_event(declared_end(Case.CONVERSATION_LOST))
 _OUT_OF_ATTEMPTS = encode_event(declared_end(Case.STARTS_SPENT))
-
-
-def _place(turn: TurnId) -> str:
-    return f"request {turn}"
 
 
 def _ms(seconds: float) -> int:

@@ -67,6 +67,8 @@ class Scene:
         idle_timeout_s: float = 60.0,
         label: str = "",
         is_thin: bool = False,
+        sent: tuple[str, ...] = (),
+        answers: tuple[str, ...] = (),
     ) -> NewTurn:
         request = TurnRequest(
             turn=turn or new_turn_id(),
@@ -77,6 +79,8 @@ class Scene:
             deadline_s=600,
             idle_timeout_s=idle_timeout_s,
             is_thin=is_thin,
+            sent=sent,
+            answers=answers,
         )
         return NewTurn(
             request=request,

@@ -8,7 +8,8 @@ from infra.store.conversations.leases import Lease
 from infra.store.turns.history import Memory, TurnBase
 from infra.store.turns.turns import Claimed
 from infra.wire.events import TurnEnded, TurnStarted, encode_event
-from infra.wire.history import Accepted
+from infra.wire.going_on import past_of
+from infra.wire.history import Accepted, Continue
 from infra.wire.ids import TurnId
 from infra.wire.link import BaseKind
 from infra.wire.states import ConversationState, TurnState
@@ -88,8 +89,10 @@ class Talk:
         """As the next turn's claim finds it."""
         return (await self.next()).accepted
 
-    async def next(self) -> Claimed:
-        await self.scene.submit()
+    async def next(self, *sent: str, answers: tuple[str, ...] = ()) -> Claimed:
+        """Of a client that shows another history, unless another one is named."""
+        sent = sent or ("another past", "another prompt")
+        await self.scene.offer(self.scene.new_turn(sent=sent, answers=answers))
         assert self.lease
         return await self.scene.claim(self.lease)
 
@@ -346,3 +349,54 @@ async def test_what_waits_goes_with_its_conversation(talk: Talk) -> None:
     assert await redis.pttl(key) > 0
     await talk.scene.store.conversations.delete(C, tenant=None, is_forced=True, reason="test")
     assert not await redis.exists(key)
+
+
+async def remembered_past(talk: Talk, *digests: str, past: str | None = None) -> None:
+    """Turns that go on from one another; the last one's client showed `past`."""
+    for n, digest in enumerate(digests):
+        base = TurnBase(kind=BaseKind.CONTINUE, keep=n, known=n, digest=digest)
+        is_last = n == len(digests) - 1
+        await talk.say(base.model_copy(update={"past": past if is_last else None}), f"at-{digest}")
+
+
+async def test_who_goes_on_from_all_that_is_recorded_has_no_list_read(talk: Talk) -> None:
+    await remembered_past(talk, "a", "b", "c", past=past_of("ab", ("A", "B")))
+
+    claimed = await talk.next("a", "b", "c", "d", answers=("A", "B", "C"))
+
+    assert (claimed.decided, claimed.unread, claimed.known) == (Continue(), 2, 3)
+    assert [entry.checkpoint for entry in claimed.accepted] == ["at-c"]
+
+
+@pytest.mark.parametrize(
+    "sent", [("a", "x", "c", "d"), ("a", "b", "x", "d"), ("a", "b", "d"), ("a", "b", "c", "d", "e")]
+)
+async def test_who_shows_something_else_has_the_whole_list_read(
+    talk: Talk, sent: tuple[str, ...]
+) -> None:
+    await remembered_past(talk, "a", "b", "c", past=past_of("ab", ("A", "B")))
+
+    claimed = await talk.next(*sent, answers=("A", "B", "C", "D")[: len(sent) - 1])
+
+    assert (claimed.decided, claimed.unread, claimed.known) == (None, 0, 3)
+    assert [entry.checkpoint for entry in claimed.accepted] == ["at-a", "at-b", "at-c"]
+
+
+async def test_a_new_message_alone_has_no_list_read(talk: Talk) -> None:
+    await remembered_past(talk, "a", "b", "c")
+    await talk.scene.submit(is_thin=True)
+    assert talk.lease
+
+    claimed = await talk.scene.claim(talk.lease)
+
+    assert (claimed.decided, claimed.unread) == (Continue(), 2)
+
+
+async def test_a_rewind_leaves_the_past_of_what_it_keeps(talk: Talk) -> None:
+    """A digest stands with its prompt, so it goes with it and never speaks of another list."""
+    await remembered_past(talk, "a", "b", "c", past=past_of("ab", ("A", "B")))
+    await talk.say(REWIND, "at-d")
+
+    claimed = await talk.next("a", "b", "c", "e", answers=("A", "B", "C"))
+
+    assert (claimed.decided, claimed.known) == (None, 2)

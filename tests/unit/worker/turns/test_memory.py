@@ -11,7 +11,8 @@ from infra.store.conversations.transcripts import StoredTranscript
 from infra.store.turns.history import TurnBase
 from infra.store.turns.records import Unheard
 from infra.store.turns.turns import Claimed, TurnRecord
-from infra.wire.history import GO_ON, Accepted, digest
+from infra.wire.going_on import past_of
+from infra.wire.history import GO_ON, Accepted, Continue, digest
 from infra.wire.ids import ConversationKey, Fence, ReplicaId, TenantId, TurnId
 from infra.wire.link import AgentSettings, BaseKind, StartTurn, decode_command
 from infra.wire.options import ConversationOptions
@@ -27,6 +28,9 @@ TRANSCRIPT = StoredTranscript("session-1", {"": [b'{"uuid":"a"}'], "sub": [b'{"u
 
 def of(text: str) -> str:
     return digest([TextBlock(text=text)])
+
+
+PAST = past_of((of("one"),), ("one!",))
 
 
 def accepted(*texts: str) -> tuple[Accepted, ...]:
@@ -110,13 +114,37 @@ def test_an_agent_that_remembers_what_nobody_said_here_begins_anew() -> None:
 
 def test_the_next_turn_goes_on_from_where_the_last_one_ended() -> None:
     assert kind(claimed(accepted("one"), "one", "two")) == TurnBase(
-        kind=BaseKind.CONTINUE, keep=1, checkpoint="at-one", digest=of("two")
+        kind=BaseKind.CONTINUE, keep=1, checkpoint="at-one", digest=of("two"), past=PAST
     )
+
+
+def test_a_decision_made_without_the_list_makes_the_same_base() -> None:
+    known = accepted("one", "two", "three")
+    sent = ("one", "two", "three", "four")
+    whole = claimed(known, *sent)
+    brief = claimed(known[-1:], *sent, unread=2, decided=Continue())
+    assert brief.known == whole.known
+    assert stand(brief, has_session=True) == stand(whole, has_session=True)
+    assert needs_transcript(brief) == needs_transcript(whole) == "session-1"
+
+
+@pytest.mark.parametrize(
+    ("known", "sent"),
+    [
+        pytest.param(("one",), ("one", "lost", "three"), id="restored"),
+        pytest.param(("one",), ("other", "two"), id="fresh"),
+        pytest.param(("one",), ("one",), id="lone"),
+    ],
+)
+def test_only_what_the_client_shows_is_kept_as_its_past(
+    known: tuple[str, ...], sent: tuple[str, ...]
+) -> None:
+    assert kind(claimed(accepted(*known), *sent)).past is None
 
 
 def test_a_redone_turn_goes_back_to_the_one_before_it() -> None:
     assert kind(claimed(accepted("one", "two"), "one", "two again")) == TurnBase(
-        kind=BaseKind.REWIND, keep=1, checkpoint="at-one", digest=of("two again")
+        kind=BaseKind.REWIND, keep=1, checkpoint="at-one", digest=of("two again"), past=PAST
     )
 
 
