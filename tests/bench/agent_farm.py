@@ -12,6 +12,8 @@ import sys
 from contextlib import AsyncExitStack
 from pathlib import Path
 
+import uvloop
+
 from infra.runtime.lifecycle import stop_signals
 from tests.fakes.scripted_agent import ScriptedAgent
 
@@ -52,4 +54,5 @@ async def _obey(orders: asyncio.Queue[tuple[str, asyncio.StreamWriter]]) -> None
 
 
 if __name__ == "__main__":
-    asyncio.run(main(sys.argv[1]))
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(main(sys.argv[1]))

@@ -20,11 +20,12 @@ from redis.asyncio import Redis
 
 from infra.store.server.connection import connect
 from tests.bench import border_cost, redis_cost, report, runs, streams, targets
+from tests.bench.not_here import NotHere
 from tests.bench.report import Report
 from tests.bench.stand_in import StandIn, stand_in
 from tests.bench.stats import spread
 from tests.bench.table import ms, render
-from tests.bench.targets import NotHere, Target
+from tests.bench.targets import Target
 from tests.e2e.deployments import scripted_model
 
 STAND_IN = "AgCluster, stand-in agent"

@@ -16,7 +16,8 @@ from infra.wire.ids import HostId, TurnId
 
 Calls = Mapping[str, int]
 _OURS = frozenset({"info", "config", "client"})
-_ASKED = ("evalsha", "publish", "xrange", "blpop", "exec", "hgetall")
+_SCRIPTS = ("evalsha", "eval", "fcall")
+_ASKED = (*_SCRIPTS, "publish", "xrange", "blpop", "exec", "hgetall")
 PLACED_WITHIN_S = 30.0
 
 
@@ -40,6 +41,45 @@ def difference(before: Calls, after: Calls) -> Calls:
 def asked(ran: Calls) -> int:
     """How many of them were asked for from outside: a script or a MULTI counts once."""
     return sum(ran.get(name, 0) for name in _ASKED)
+
+
+def scripts(ran: Calls) -> int:
+    """How many of them were scripts."""
+    return sum(ran.get(name, 0) for name in _SCRIPTS)
+
+
+def said(ran: Calls, per: float, *, most: int = 6) -> str:
+    """Scripts, requests and commands for each of `per`, with the most frequent commands."""
+    names = ", ".join(f"{name} {count / per:.2f}" for name, count in list(ran.items())[:most])
+    return (
+        f"{scripts(ran) / per:.2f} scripts, {asked(ran) / per:.2f} requests, "
+        f"{sum(ran.values()) / per:.2f} commands ({names})"
+    )
+
+
+class Counted:
+    """What ran in a Redis between `begin` and `end`, added up over several such times."""
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+        self._before: Calls = {}
+        self._total: dict[str, int] = {}
+
+    async def begin(self) -> None:
+        self._before = await self._now()
+
+    async def end(self) -> None:
+        for name, count in difference(self._before, await self._now()).items():
+            self._total[name] = self._total.get(name, 0) + count
+
+    @property
+    def ran(self) -> Calls:
+        """The most frequent first."""
+        return difference({}, self._total)
+
+    async def _now(self) -> Calls:
+        async with Redis.from_url(self._url) as redis:
+            return await calls(redis)
 
 
 async def during(redis: Redis, seconds: float) -> Calls:

@@ -19,6 +19,7 @@ from typing import Protocol
 import aiohttp
 
 from tests.bench import sdk_container, streams
+from tests.bench.not_here import NotHere
 from tests.bench.processes import started
 from tests.bench.streams import Answer, Question
 from tests.e2e.deployments import GOOD_KEY, MODEL, embedded, free_port
@@ -31,10 +32,6 @@ PACED_STAND_IN = "stream {deltas} every {every_ms:g} ms"
 """The stand-in agent's scripts are spelled a little differently from the scripted model's."""
 LITELLM_START_S = 120.0
 INSTALL_S = 1200.0
-
-
-class NotHere(Exception):
-    """A target this machine cannot start; the message says what is missing."""
 
 
 class Target(Protocol):
