@@ -30,7 +30,13 @@ from infra.wire.ids import ConversationKey, TurnId, WorkerId
 from infra.wire.states import WORKER_TRANSITIONS, WorkerState
 from worker.gateway_client.registrar import Gateway, GatewayRegistrar
 from worker.hosts.blocking import BlockingCalls
-from worker.hosts.capacity import HostMemory, available_memory_mb, memory_needed_mb, slots_for
+from worker.hosts.capacity import (
+    HostMemory,
+    memory_needed_mb,
+    memory_reader,
+    slots_for,
+    water_marks,
+)
 from worker.hosts.engine import Engine
 from worker.hosts.folders.folders import Folders
 from worker.hosts.folders.machine import machine_of, refusal, strangers
@@ -42,6 +48,7 @@ from worker.lanes import WorkerLane
 from worker.life import Life
 from worker.ownership import Ownership
 from worker.parts import Timings, WorkerParts
+from worker.placement.hibernation import MemoryRelief
 from worker.placement.placement import Placement
 from worker.placement.reaper import Reaper
 from worker.side.lane import SideLane
@@ -68,7 +75,8 @@ class Surroundings:
     renew_every_s: float = RENEW_EVERY_S
     fence_after_s: float = SELF_FENCE_AFTER_S
     beat_every_s: float = BEAT_EVERY_S
-    available_memory_mb: Callable[[], int | None] = available_memory_mb
+    available_memory_mb: Callable[[], int | None] | None = None
+    """None: as the settings say."""
 
 
 class WorkerProcess:
@@ -88,7 +96,8 @@ class WorkerProcess:
             reserve_mb=settings.host_memory_reserve_mb,
             machine_mb=machine_mb,
         )
-        self._memory = HostMemory(around.available_memory_mb, needed_mb=needed_mb)
+        read_mb = around.available_memory_mb or memory_reader(settings.meminfo_file)
+        self._memory = HostMemory(read_mb, needed_mb=needed_mb)
         self._removals = BlockingCalls("removals", threads=REMOVAL_THREADS)
         self.parts = self._assembled(around)
         self.placement = Placement(
@@ -101,6 +110,17 @@ class WorkerProcess:
         self.side = SideLane(self.parts, on_room=self._on_side_room)
         self._lanes: Sequence[WorkerLane] = (self.placement, self.side)
         self.reaper = Reaper(self.parts, self.placement, self.side)
+        self.relief = MemoryRelief(
+            self.parts,
+            self.placement.conversations,
+            self._memory,
+            water_marks(
+                needed_mb=needed_mb,
+                low_mb=settings.hibernate_below_mb,
+                high_mb=settings.hibernate_until_mb,
+            ),
+            on_room=self._on_room,
+        )
         self._queues = store.placement(
             worker,
             claim=self.placement.claim,
@@ -235,6 +255,7 @@ class WorkerProcess:
                     "exits": self._watch_exits(),
                     "inventory": self._keep_inventory(),
                     "sweeps": self.reaper.run_sweeps(),
+                    "memory": self.relief.run(),
                     "reconciler": self.reaper.run_reconciler(),
                     "trash": self.reaper.run_trash(),
                 }.items()
@@ -289,6 +310,8 @@ class WorkerProcess:
                 memory_needed_mb=self._memory.needed_mb,
                 starts_max=self.parts.starts.most,
                 machine=self._machine,
+                idle_since_ms=self.relief.idle_since_ms(),
+                hibernated=self.placement.hibernated,
             )
         )
         self.placement.look_if_left()

@@ -29,8 +29,9 @@ class Keys:
         """Hash: tenant, label, state, owner, host, fence, container, sdk_session, turns, created,
         last_active, idle_at, options (what its client chose, JSON), turn (the unfinished one),
         owner_host, retention, idle_timeout, lane, resends (1: the client sends its history),
-        transcript_full (an SDK session too large to keep). Scripts write it; lives for the
-        retention."""
+        transcript_full (an SDK session too large to keep), hibernated (why its container was
+        stopped early: memory or room; until it has one again), hibernated_at (ms). Scripts write
+        it; lives for the retention."""
         return f"{self.prefix}:conv:{c}"
 
     def todo(self, c: ConversationKey) -> str:

@@ -41,6 +41,16 @@ class ConversationState(StrEnum):
     LOST = "lost"
 
 
+class Hibernation(StrEnum):
+    """Why an idle conversation's container was stopped before its deadline, for the sake of
+    others."""
+
+    MEMORY = "memory"
+    """Its host had little memory left."""
+    ROOM = "room"
+    """Another conversation needed its slot."""
+
+
 class WorkerState(StrEnum):
     """Whether a worker takes conversations that it does not own yet: only a ready one does."""
 

@@ -160,7 +160,7 @@ class Stage:
         self.machine = MemoryMachine(agent or self._agent)
         self._script = script
         self._stack = AsyncExitStack()
-        self._workers: list[RunningWorker] = []
+        self.workers: list[RunningWorker] = []
 
     async def __aenter__(self) -> Self:
         self._stack.callback(shutil.rmtree, self.folder, ignore_errors=True)
@@ -177,7 +177,7 @@ class Stage:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        for worker in self._workers:
+        for worker in self.workers:
             await worker.kill()
         self._listener.cancel()
         await self._stack.__aexit__(kind, error, trace)
@@ -214,7 +214,7 @@ class Stage:
         )
         process = WorkerProcess(WorkerId(f"{host.host}-{secrets.token_hex(4)}"), around)
         worker = RunningWorker(process, self._group)
-        self._workers.append(worker)
+        self.workers.append(worker)
         await self._registered(worker.id)
         return worker
 

@@ -34,9 +34,10 @@ from infra.wire.events import TurnEnded
 from infra.wire.gateway import AGENT_SOCKET
 from infra.wire.ids import ConversationKey, TurnId
 from infra.wire.link import Hello, InterruptReason, TranscriptStored
-from infra.wire.states import ConversationState
+from infra.wire.states import ConversationState, Hibernation
 from worker.conversations.claims import Claims, TurnNotRead
 from worker.conversations.delivery import Delivery
+from worker.conversations.idle_end import IdleEnd
 from worker.conversations.inbox import Inbox
 from worker.conversations.kept_link import KeptLink
 from worker.conversations.next_step import Facts, Left, Step, next_step
@@ -72,11 +73,13 @@ class Conversation:
         found: ConversationRecord | None,
         *,
         on_rest: Callable[[], None] = lambda: None,
+        on_hibernated: Callable[[Hibernation], None] = lambda reason: None,
         giving_way: Callable[[], int | None] = lambda: None,
     ) -> None:
         """`found` is the record before the lease was acquired.
 
-        `on_rest` is called when there is nothing to do and the container could make room.
+        `on_rest` is called when there is nothing to do and the container could make room;
+        `on_hibernated` when it is stopped early for the sake of others.
         `giving_way` returns how many conversations give way already; None while there is room.
         """
         self.key: ConversationKey = held.conversation
@@ -112,10 +115,12 @@ class Conversation:
             held.lease,
             parts.clock,
             parts.held_lines,
+            is_complete=found is None or not found.is_transcript_full,
             on_stored=self._tell_stored,
         )
         self._workspace = WorkspaceGuard(parts, self.key, self._session, running=lambda: self._run)
         self._inbox = Inbox()
+        self._idle_end = IdleEnd(self.key, self._record, self._inbox, on_hibernated=on_hibernated)
         self._run: TurnRun | None = None
         self._idle_timeout_s: float | None = None
         """How long it may rest after the turn it ran last; None: it has run none."""
@@ -133,7 +138,14 @@ class Conversation:
     def is_resting(self) -> bool:
         """Whether it is warm with nothing to do, so that its container may be stopped for another
         conversation."""
-        return self._life.state is ActorPhase.RESTING and Wish.ROOM not in self._inbox
+        going = self._inbox.wishes & {Wish.ROOM, Wish.HIBERNATE}
+        return self._life.state is ActorPhase.RESTING and not going
+
+    @property
+    def is_resumable(self) -> bool:
+        """Whether another agent could go on with everything that this one remembers; otherwise it
+        would have only what the client sends."""
+        return self._transcripts.is_complete
 
     def is_due(self, now_s: float) -> bool:
         """Whether it has been idle for as long as it may, as far as this worker knows."""
@@ -163,6 +175,10 @@ class Conversation:
     def reap(self) -> None:
         """The idle deadline has passed: stop the container if the store agrees."""
         self._inbox.put(Wish.REAP)
+
+    def hibernate(self, reason: Hibernation) -> None:
+        """Stop the container for the sake of others, if the store agrees that no turn wants it."""
+        self._idle_end.want_hibernated(reason)
 
     def make_room(self) -> None:
         """Stop the container if no turn wants it."""
@@ -299,7 +315,12 @@ class Conversation:
                 case Step.CLAIM:
                     await self._run_next()
                 case Step.ASK_TO_REAP:
-                    await self._ask_to_reap()
+                    await self._idle_end.ask_to_reap()
+                case Step.ASK_TO_HIBERNATE:
+                    idle_s = self._parts.clock.monotonic() - self.idle_since_s
+                    await self._idle_end.ask_to_hibernate(
+                        idle_s=idle_s, is_resumable=self.is_resumable
+                    )
                 case Step.STOP:
                     self._life.to(ActorPhase.STOPPING)
                     await self._discard_container()
@@ -333,13 +354,6 @@ class Conversation:
             self._inbox.forget_idle()
             self._life.to(ActorPhase.RUNNING)
             await self._run_turn(claimed)
-
-    async def _ask_to_reap(self) -> None:
-        has_agreed = await self._record.reap()
-        # Not before: until the answer it counts as one that is being stopped.
-        self._inbox.take(Wish.REAP)
-        if has_agreed:
-            log.info("idle container reaped", extra=fields(conversation=self.key))
 
     async def _rest(self) -> None:
         await self._move(ConversationState.WARM)

@@ -25,6 +25,8 @@ class Step(Enum):
     """Ask the store for the next turn, and run it."""
     ASK_TO_REAP = auto()
     """Ask the store whether the idle deadline has passed."""
+    ASK_TO_HIBERNATE = auto()
+    """Ask the store whether the container may go before that."""
     STOP = auto()
     """Stop the container."""
     REST = auto()
@@ -60,6 +62,8 @@ def next_step(facts: Facts) -> Step:
         return Step.GO_COLD
     if facts.is_container_lost or facts.gives_way or facts.wishes & {Wish.ROOM, Wish.RETIRE}:
         return Step.STOP
+    if Wish.HIBERNATE in facts.wishes:
+        return Step.ASK_TO_HIBERNATE
     return Step.ASK_TO_REAP if Wish.REAP in facts.wishes else Step.REST
 
 

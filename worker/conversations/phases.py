@@ -67,6 +67,8 @@ class Wish(Enum):
     """The container's place, if no turn wants it."""
     REAP = auto()
     """The container's end, if the store agrees that the idle deadline has passed."""
+    HIBERNATE = auto()
+    """The container's end before that, if the store agrees that no turn wants it."""
     RETIRE = auto()
     """The container's end, whatever waits."""
     DRAIN = auto()
@@ -75,5 +77,5 @@ class Wish(Enum):
     """The same at once, in the middle of whatever it does."""
 
 
-OF_THE_IDLE = frozenset({Wish.ROOM, Wish.REAP})
+OF_THE_IDLE = frozenset({Wish.ROOM, Wish.REAP, Wish.HIBERNATE})
 """Wishes that no longer apply when a turn runs."""

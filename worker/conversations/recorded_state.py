@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from infra.runtime.clock import Clock
 from infra.store.conversations.conversations import ConversationRecord, ConversationStore
 from infra.wire.errors import IllegalTransition
-from infra.wire.states import CONVERSATION_TRANSITIONS, ConversationState
+from infra.wire.states import CONVERSATION_TRANSITIONS, ConversationState, Hibernation
 from worker.hosts.host import ContainerId
 from worker.ownership import HeldLease
 from worker.waiting import until_store_answers
@@ -54,6 +54,14 @@ class RecordedState:
         won = await until_store_answers(
             lambda: conversations.reap(lease.conversation, lease.worker), self._clock
         )
+        if won:
+            self.state = ConversationState.STOPPING
+        return won
+
+    async def hibernate(self, reason: Hibernation) -> bool:
+        """warm -> stopping, if the store agrees that no turn runs or waits. Raises `LeaseLost`."""
+        conversations, lease = self._conversations, self._held.lease
+        won = await until_store_answers(lambda: conversations.hibernate(lease, reason), self._clock)
         if won:
             self.state = ConversationState.STOPPING
         return won

@@ -62,9 +62,11 @@ class TranscriptKeeper:
         clock: Clock,
         held: HeldLines,
         *,
+        is_complete: bool,
         on_stored: Callable[[int, ContainerId | None], None],
     ) -> None:
-        """`on_stored` is called with the message's `seq` and the agent process that sent it."""
+        """`is_complete`: whether what is stored already lacks nothing. `on_stored` is called with
+        the message's `seq` and the agent process that sent it."""
         self._store = store
         self._lease = lease
         self._clock = clock
@@ -78,6 +80,9 @@ class TranscriptKeeper:
         self._arrived = asyncio.Event()
         self._empty = asyncio.Event()
         self._empty.set()
+        self.is_complete = is_complete
+        """Whether the stored transcript has all entries that were taken, so that another agent can
+        resume its session."""
 
     def take(self, line: bytes, container: ContainerId | None = None) -> None:
         """Accept a message's line. Returns at once. Raises `MalformedMessage`."""
@@ -145,7 +150,9 @@ class TranscriptKeeper:
         except MalformedMessage as error:
             # Answered all the same: said again, it would not be better.
             self._log.warning("transcript entries dropped: %s", error)
+            self.is_complete = False
             return
+        self.is_complete = is_kept
         if not is_kept:
             self._log.info("transcript too large")
 

@@ -1,30 +1,30 @@
-"""The host's available memory, as a worker's heartbeats see it, and whether it is enough.
+"""The host's available memory, as its workers see it, and whether it is enough.
 
-A host without memory kills agents in the middle of their turns. So a worker starts nothing new if
-another agent that used its full limit would not fit.
+A host without memory kills agents in the middle of their turns. So idle agents go when it becomes
+low, and a worker starts nothing new if another agent that used its full limit would not fit.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from infra.runtime.logs import fields
 from infra.wire.ids import ConversationKey
 
-_MEMINFO = Path("/proc/meminfo")
-
 log = logging.getLogger(__name__)
 
 
-def available_memory_mb() -> int | None:
-    """The memory that new programs could use without swapping; None if the system does not say.
+def available_memory_mb(meminfo: Path) -> int | None:
+    """The memory that new programs could use without swapping; None if the file does not say.
 
     The kernel computes the figure when it is read: no disk access, tens of microseconds.
     """
     try:
-        lines = _MEMINFO.read_text().splitlines()
+        lines = meminfo.read_text().splitlines()
     except OSError:
         return None
     for line in lines:
@@ -34,8 +34,13 @@ def available_memory_mb() -> int | None:
     return None
 
 
+def memory_reader(meminfo: Path) -> Callable[[], int | None]:
+    """Reads the available memory from this file, which has the format of `/proc/meminfo`."""
+    return partial(available_memory_mb, meminfo)
+
+
 class HostMemory:
-    """One worker's view, updated by `look` with each heartbeat.
+    """One worker's view, updated by `look`: each second, and with each heartbeat.
 
     A look does not show what an agent that is starting will use. So starting agents are counted
     separately: from `expect` until `settle` and the next look.
@@ -120,3 +125,23 @@ def memory_needed_mb(*, container_mb: int, reserve_mb: int, machine_mb: int) -> 
     would otherwise never start anything.
     """
     return min(container_mb + reserve_mb, machine_mb // 2)
+
+
+@dataclass(frozen=True)
+class WaterMarks:
+    """Between which amounts of available memory idle conversations are hibernated."""
+
+    low_mb: int
+    """They start to go when less is available..."""
+    high_mb: int
+    """...and go on until this much is."""
+
+
+def water_marks(*, needed_mb: int, low_mb: int, high_mb: int) -> WaterMarks:
+    """The marks of a host. Where one is 0, it follows from the other figures.
+
+    By default the low mark lets one more agent start before nothing new may (`needed_mb`), and the
+    high one is two agents above it, so that few go at a time.
+    """
+    low_mb = low_mb or needed_mb + IDLE_AGENT_MB
+    return WaterMarks(low_mb, max(high_mb or low_mb + 2 * IDLE_AGENT_MB, low_mb))

@@ -18,7 +18,7 @@ from infra.store.conversations.conversations import ConversationRecord
 from infra.store.placement.waiting_room import Elsewhere, NoRoom, Taken
 from infra.wire.errors import AgClusterError, LeaseHeld
 from infra.wire.ids import ConversationKey, TurnId, WorkerId
-from infra.wire.states import ConversationState, WorkerState
+from infra.wire.states import ConversationState, Hibernation, WorkerState
 from worker.conversations.actor import Conversation
 from worker.conversations.next_step import Left
 from worker.conversations.phases import Departure
@@ -62,6 +62,8 @@ class Placement:
         """Whether the waiting room last reported that something waits and nobody has room."""
         self._is_asking = False
         """A slot is reserved while the waiting room is asked what is next."""
+        self.hibernated = 0
+        """How many containers were stopped early for the sake of others."""
 
     @property
     def slots(self) -> int:
@@ -281,7 +283,7 @@ class Placement:
         return [actor for actor in self.conversations.values() if actor.is_resting]
 
     def _make_room(self) -> bool:
-        """Make room for one more; if there is none, the longest idle conversation is stopped.
+        """Make room for one more; if there is none, the longest idle conversation is hibernated.
 
         Its container stops while the new one starts: for that moment there is one more than there
         are slots.
@@ -291,16 +293,21 @@ class Placement:
         resting = self._resting()
         if not resting:
             return False
-        longest = min(resting, key=lambda actor: actor.idle_since_s)
-        log.info("making room", extra=fields(conversation=longest.key))
-        longest.make_room()
+        first = min(resting, key=lambda actor: (not actor.is_resumable, actor.idle_since_s))
+        log.info("making room", extra=fields(conversation=first.key))
+        first.hibernate(Hibernation.ROOM)
         return True
 
     # Actors
 
     def _begin(self, held: HeldLease, found: ConversationRecord | None) -> None:
         actor = Conversation(
-            self._parts, held, found, on_rest=self._note_rest, giving_way=self._giving_way
+            self._parts,
+            held,
+            found,
+            on_rest=self._note_rest,
+            on_hibernated=self._note_hibernated,
+            giving_way=self._giving_way,
         )
         self._members.put(actor.key, actor)
         self._members.start(self._supervise(actor, held))
@@ -315,6 +322,9 @@ class Placement:
         """Idle conversations count as room if there is no other."""
         if not self._free_slots():
             self._on_room()
+
+    def _note_hibernated(self, reason: Hibernation) -> None:
+        self.hibernated += 1
 
     async def _supervise(self, actor: Conversation, held: HeldLease) -> None:
         left = Left(Departure.BROKEN)

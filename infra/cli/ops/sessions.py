@@ -58,10 +58,11 @@ def list_sessions(
             print_json([_facts(record) for record in found])
             return
         print_table(
-            ("conversation", "state", "turns", "last_active", "host", "tenant", "label"),
+            ("conversation", "state", "hibernated", "turns", "last_active", "host", "tenant",
+             "label"),
             (
-                (r.conversation, r.state.value, r.turns, at(r.last_active_ms), r.host or "-",
-                 r.tenant, r.label)
+                (r.conversation, r.state.value, _hibernated(r), r.turns, at(r.last_active_ms),
+                 r.host or "-", r.tenant, r.label)
                 for r in found
             ),
         )  # fmt: skip
@@ -124,12 +125,17 @@ async def _has_ended(store: Store, turn: TurnId) -> bool:
     return record is None or record.state.is_terminal
 
 
+def _hibernated(record: ConversationRecord) -> str:
+    """Why its container was stopped early, if it was."""
+    return record.hibernated.value if record.hibernated else "-"
+
+
 def _facts(record: ConversationRecord) -> dict[str, Any]:
     return asdict(record)
 
 
 def _readable(record: ConversationRecord) -> dict[str, Any]:
     facts = _facts(record)
-    for name in ("created", "last_active", "idle_at"):
+    for name in ("created", "last_active", "idle_at", "hibernated_at"):
         facts[name] = at(facts.pop(f"{name}_ms"))
     return facts

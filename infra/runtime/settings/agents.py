@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import ClassVar
 
 from pydantic import Field
@@ -114,4 +115,22 @@ class IsolationSettings(Section):
         ge=0,
         description="A worker starts nothing new if its host has less available memory than one "
         "agent may use plus this much. It never asks for more than half of the machine's memory.",
+    )
+    hibernate_below_mb: int = Field(
+        0,
+        ge=0,
+        description="When its host has less available memory than this, a worker stops the "
+        "containers of idle conversations, the longest idle first; the next turn starts one again. "
+        "0: one idle agent (200 MB) more than it needs to start anything new.",
+    )
+    hibernate_until_mb: int = Field(
+        0,
+        ge=0,
+        description="It stops them until this much memory is available. 0: 400 MB more than the "
+        "amount at which it begins.",
+    )
+    meminfo_file: Path = Field(
+        Path("/proc/meminfo"),
+        description="Where a worker reads its host's available memory, for a worker that sees "
+        "another machine's figures there.",
     )

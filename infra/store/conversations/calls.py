@@ -8,7 +8,7 @@ from typing import Literal
 from infra.store.server.calls import Call
 from infra.store.server.replies import Answer, AnswerRow
 from infra.wire.ids import ConversationKey, Fence, HostId, TenantId, TurnId, WorkerId
-from infra.wire.states import ConversationState
+from infra.wire.states import ConversationState, Hibernation
 
 
 class UpdateAnswer(Answer, frozen=True):
@@ -50,6 +50,18 @@ class ReapAnswer(Answer, frozen=True):
 class ReapCall(Call[ReapAnswer], frozen=True):
     conversation: ConversationKey
     worker: WorkerId
+    again_ms: int
+
+
+class HibernateAnswer(Answer, frozen=True):
+    outcome: Literal["won", "no", "lost"]
+
+
+class HibernateCall(Call[HibernateAnswer], frozen=True):
+    conversation: ConversationKey
+    worker: WorkerId
+    fence: Fence
+    reason: Hibernation
     again_ms: int
 
 

@@ -13,6 +13,7 @@ from infra.store.conversations.calls import (
     DeleteAnswer,
     DeleteCall,
     DueCall,
+    HibernateCall,
     ListConversationsCall,
     ReapCall,
     RestoreCall,
@@ -28,7 +29,7 @@ from infra.wire.control import StopSession
 from infra.wire.errors import ConversationBusy, ConversationNotFound, IllegalTransition, LeaseLost
 from infra.wire.events import TurnEnded, encode_event
 from infra.wire.ids import ConversationKey, Fence, HostId, TenantId, TurnId, WorkerId
-from infra.wire.states import ConversationState, TurnState
+from infra.wire.states import ConversationState, Hibernation, TurnState
 from infra.wire.turns import Lane
 
 _CANCELLED = encode_event(TurnEnded(state=TurnState.CANCELLED))
@@ -73,6 +74,15 @@ class ConversationRecord:
     """Whether its client has sent history before."""
     transcript_full: str | None = None
     """An SDK session that grew too large to be stored."""
+    hibernated: Hibernation | None = None
+    """Why its last container was stopped before the idle deadline; None if it was not, or if it
+    has one again."""
+    hibernated_at_ms: int | None = None
+
+    @property
+    def is_transcript_full(self) -> bool:
+        """Whether its session grew too large to be stored."""
+        return self.transcript_full is not None and self.transcript_full == self.sdk_session
 
 
 @dataclass(frozen=True)
@@ -109,8 +119,9 @@ class ConversationStore:
     A record exists from the first submit until the conversation's retention has passed without a
     turn, or until `delete`. Only its owner moves a conversation's state, under the lease's fence;
     the store refuses transitions that `infra.wire.states` does not have. Of several callers of
-    `reap`, exactly one wins. `stop` and `delete` work without the lease, and the owner learns of
-    them by message, otherwise with its next renewal or sweep. All methods raise `StoreUnavailable`.
+    `reap`, exactly one wins; only the owner may `hibernate`. `stop` and `delete` work without the
+    lease, and the owner learns of them by message, otherwise with its next renewal or sweep. All
+    methods raise `StoreUnavailable`.
     """
 
     def __init__(
@@ -201,6 +212,30 @@ class ConversationStore:
             todo=self._keys.todo(c),
             idle=self._keys.idle(),
         )
+        return answer.outcome == "won"
+
+    async def hibernate(self, lease: Lease, reason: Hibernation) -> bool:
+        """Win the right to stop an idle conversation's container for the sake of others: warm ->
+        stopping. The record says why and when, until a container starts again.
+
+        The winner finishes as that of `reap` does. Returns False if a turn runs or waits. Raises
+        `LeaseLost`.
+        """
+        c = lease.conversation
+        answer = await self._scripts.run(
+            HibernateCall(
+                conversation=c,
+                worker=lease.worker,
+                fence=lease.fence,
+                reason=reason,
+                again_ms=round(REAP_AGAIN_S * 1000),
+            ),
+            conversation=self._keys.conversation(c),
+            todo=self._keys.todo(c),
+            idle=self._keys.idle(),
+        )
+        if answer.outcome == "lost":
+            raise LeaseLost(c, lease.fence)
         return answer.outcome == "won"
 
     async def list(
@@ -400,4 +435,6 @@ def _record(c: ConversationKey, held: Mapping[str, str]) -> ConversationRecord:
         lane=word(Lane, held.get("lane", Lane.AGENT)),
         is_resending=held.get("resends") == "1",
         transcript_full=held.get("transcript_full"),
+        hibernated=word(Hibernation, held["hibernated"]) if "hibernated" in held else None,
+        hibernated_at_ms=int(held["hibernated_at"]) if "hibernated_at" in held else None,
     )

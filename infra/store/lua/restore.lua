@@ -28,6 +28,7 @@ if not held[1] then
 end
 redis.call('HSET', K.conversation, 'host', A.host, 'container', A.container, 'fence', A.fence,
   'last_active', ms)
+redis.call('HDEL', K.conversation, 'hibernated', 'hibernated_at')
 step_conversation(K.conversation, 'cold', 'starting')
 step_conversation(K.conversation, 'starting', 'busy')
 step_conversation(K.conversation, 'busy', 'warm')

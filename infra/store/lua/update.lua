@@ -11,7 +11,7 @@ if old ~= new and not CONVERSATION_NEXT[old][new] then return {'illegal', 'state
 write_even_when_full()
 if old ~= new then step_conversation(K.conversation, old, new) end
 if new == 'starting' then
-  redis.call('HDEL', K.conversation, 'container')
+  redis.call('HDEL', K.conversation, 'container', 'hibernated', 'hibernated_at')
   redis.call('HSET', K.conversation, 'host', redis.call('HGET', K.conversation, 'owner_host'))
 elseif new == 'cold' or new == 'lost' then
   redis.call('HDEL', K.conversation, 'container', 'idle_at')

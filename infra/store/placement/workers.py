@@ -51,6 +51,11 @@ class WorkerRecord:
     """The id of its host's machine, independent of the host's name; None if unknown."""
     coming: int = 0
     """Turns that were given to it since its last heartbeat."""
+    idle_since_ms: Sequence[int] = ()
+    """Since when (Unix ms, by its host's clock) those of its conversations are idle that it would
+    hibernate first; the longest idle first."""
+    hibernated: int = 0
+    """How many containers it has stopped before their idle deadline, for the sake of others."""
 
     @property
     def has_free_slot(self) -> bool:
@@ -132,6 +137,8 @@ class WorkerRegistry:
             "state": record.state.value,
             "started": record.started_ms,
             "memory_needed_mb": record.memory_needed_mb,
+            "idle_since": " ".join(map(str, record.idle_since_ms)),
+            "hibernated": record.hibernated,
         }
         if record.memory_mb is not None:
             hash_fields["memory_mb"] = record.memory_mb
@@ -258,6 +265,8 @@ def _record(worker: WorkerId, held: Mapping[str, str]) -> WorkerRecord:
         starts_max=int(held["starts_max"]) if "starts_max" in held else None,
         machine=held.get("machine"),
         coming=int(held.get("coming", 0)),
+        idle_since_ms=tuple(map(int, held.get("idle_since", "").split())),
+        hibernated=int(held.get("hibernated", 0)),
     )
 
 

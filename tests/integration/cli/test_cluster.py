@@ -28,7 +28,7 @@ from infra.wire.events import (
 )
 from infra.wire.gateway import ModelUsage, TurnMeter
 from infra.wire.ids import ConversationKey, HostId, TurnId, WorkerId
-from infra.wire.states import TurnState, WorkerState
+from infra.wire.states import ConversationState, Hibernation, TurnState, WorkerState
 from tests.contract.store.scene import (
     DONE,
     HOST_A,
@@ -118,6 +118,20 @@ async def test_sessions_of_all_tenants_are_listed(scene: Scene, agcluster: Comma
     assert [record["label"] for record in theirs] == ["their-thread"]
     assert C in warm
     assert OTHER_C not in warm
+
+
+async def test_a_hibernated_session_is_told_from_one_that_was_idle_for_long(
+    scene: Scene, agcluster: Command
+) -> None:
+    lease, turn = await scene.begin()
+    await scene.store.turns.finish(lease, turn, 1, DONE, idle_timeout_s=60)
+    assert await scene.store.conversations.hibernate(lease, Hibernation.MEMORY)
+    await scene.store.leases.release(lease, ConversationState.COLD)
+
+    listed = (await agcluster.told("sessions", "list")).splitlines()[1]
+    assert listed.split()[:3] == [C, "cold", "memory"]
+    shown = await agcluster.told("sessions", "show", C)
+    assert "hibernated_at" in shown
 
 
 async def test_session_is_shown_by_key_and_by_label(scene: Scene, agcluster: Command) -> None:

@@ -28,7 +28,7 @@ from infra.wire.errors import (
 )
 from infra.wire.events import TurnEnded, decode_event, encode_event, is_end
 from infra.wire.ids import ConversationKey, TurnId, WorkerId
-from infra.wire.states import ConversationState, TurnState
+from infra.wire.states import ConversationState, Hibernation, TurnState
 from tests.unit.cluster_model.machines import Box, Link
 from worker.conversations.next_step import Facts, Step, inherit, next_step
 from worker.conversations.phases import OF_THE_IDLE, Wish
@@ -96,6 +96,7 @@ class Actor:
         self._link: Link | None = None
         self._cancelled: TurnId | None = None
         self._is_discarding = False
+        self._hibernation = Hibernation.MEMORY
         self.turn: TurnId | None = None
 
     @property
@@ -114,6 +115,10 @@ class Actor:
 
     def reap(self) -> None:
         self.wishes.add(Wish.REAP)
+
+    def hibernate(self, reason: Hibernation) -> None:
+        self._hibernation = reason
+        self.wishes.add(Wish.HIBERNATE)
 
     def make_room(self) -> None:
         self.wishes.add(Wish.ROOM)
@@ -147,6 +152,8 @@ class Actor:
                     await self._run_next()
                 case Step.ASK_TO_REAP:
                     await self._ask_to_reap()
+                case Step.ASK_TO_HIBERNATE:
+                    await self._ask_to_hibernate()
                 case Step.STOP:
                     await self._discard()
                 case Step.REST:
@@ -184,6 +191,19 @@ class Actor:
         self.wishes.discard(Wish.REAP)
         if won:
             self._state = ConversationState.STOPPING
+
+    async def _ask_to_hibernate(self) -> None:
+        conversations, lease, reason = (
+            self._worker.conversations,
+            self.held.lease,
+            self._hibernation,
+        )
+        won = await self._insist(lambda: conversations.hibernate(lease, reason))
+        self.wishes.discard(Wish.HIBERNATE)
+        if won:
+            self._state = ConversationState.STOPPING
+        else:
+            self.wishes.add(Wish.TURN)
 
     async def _rest(self) -> None:
         await self._move(ConversationState.WARM)

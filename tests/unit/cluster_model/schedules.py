@@ -25,6 +25,7 @@ SCRIPTS = (
     "claim",
     "due",
     "finish",
+    "hibernate",
     "put_back",
     "reap",
     "release",
@@ -50,6 +51,10 @@ _WHOLE_ONE_IN = 5
 """Schedules that are followed until nothing is left; that takes twice as long."""
 
 
+_SHORT_ONE_IN = 3
+"""Schedules on hosts whose memory is always low."""
+
+
 def drawn(seed: int) -> Schedule:
     """Turns and faults; the seed also decides everything the schedule leaves open."""
     chance = random.Random(seed)
@@ -60,6 +65,7 @@ def drawn(seed: int) -> Schedule:
         faults=tuple(_fault(chance, _COMMON) for _ in range(chance.randint(2, 8))),
         bad_starts=chance.choice((0.0, 0.0, 0.0, 0.3, 1.0)),
         is_to_the_end=seed % _WHOLE_ONE_IN == 0,
+        has_little_memory=seed % _SHORT_ONE_IN == 1,
         walls_ahead_s=_walls(chance),
     )
 
@@ -74,6 +80,7 @@ def wild(seed: int) -> Schedule:
         faults=tuple(_fault(chance, _WILD) for _ in range(chance.randint(5, 16))),
         bad_starts=chance.choice((0.0, 0.0, 0.2, 0.6)),
         is_to_the_end=True,
+        has_little_memory=seed % _SHORT_ONE_IN == 1,
         walls_ahead_s=_walls(chance),
     )
 

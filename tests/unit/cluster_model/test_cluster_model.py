@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from infra.store.conversations.calls import ReapCall
+from infra.store.conversations.calls import HibernateCall, ReapCall
 from infra.store.keys import Keys
 from infra.store.server.calls import Call, shape_of
 from infra.store.server.scripts import load
@@ -107,6 +107,13 @@ def test_a_turn_goes_on_when_its_worker_is_killed() -> None:
         _must_hold(replace(KILLED_IN_A_TURN, seed=seed))
 
 
+def test_a_conversation_whose_worker_is_killed_while_it_hibernates_it_goes_on() -> None:
+    for seed in range(10):
+        world = World(replace(KILLED_IN_A_HIBERNATION, seed=seed))
+        world.live()
+        assert "hibernate" in world.scripts
+
+
 # Each rule is needed: without it the invariants break.
 
 ALL = range(3)
@@ -140,6 +147,19 @@ REAPED_WITHOUT_AN_ANSWER = Schedule(
     0,
     (replace(LONG, events=3, every_s=0.1), replace(LONG, at_s=30.0, events=3)),
     tuple(Fault(0.1, Trouble.LOSE_AT, who, 1, "reap", Moment.UNHEARD) for who in ALL),
+)
+HIBERNATED_WITHOUT_AN_ANSWER = Schedule(
+    0,
+    (replace(LONG, events=3, every_s=0.1), replace(LONG, at_s=30.0, events=3)),
+    tuple(Fault(0.1, Trouble.LOSE_AT, who, 1, "hibernate", Moment.UNHEARD) for who in ALL),
+    has_little_memory=True,
+)
+KILLED_IN_A_HIBERNATION = Schedule(
+    0,
+    (replace(LONG, events=3, every_s=0.1), replace(LONG, at_s=20.0, events=3)),
+    tuple(Fault(0.1, Trouble.KILL_AT, who, 2, "hibernate", Moment.UNHEARD) for who in (0, 2)),
+    has_little_memory=True,
+    costs_no_turn=True,
 )
 KILLED_IN_A_TURN = Schedule(
     0,
@@ -219,6 +239,13 @@ MOVED_AND_CAME_BACK = Schedule(
             ),
             REAPED_WITHOUT_AN_ANSWER,
             id="a reap that is asked again is won again",
+        ),
+        pytest.param(
+            without(
+                "if held[1] == 'stopping' and held[3] then return {'won'} end", of=HibernateCall
+            ),
+            HIBERNATED_WITHOUT_AN_ANSWER,
+            id="a hibernation that is asked again is won again",
         ),
         pytest.param(
             without("redis.call('UNLINK', request, heads)"),

@@ -23,7 +23,7 @@ from infra.store.turns.log import TurnLog
 from infra.store.turns.turns import TurnStore
 from infra.wire.errors import AgClusterError
 from infra.wire.ids import ConversationKey, HostId, TurnId, WorkerId
-from infra.wire.states import WorkerState
+from infra.wire.states import Hibernation, WorkerState
 from tests.fakes.virtual_time import DriftingClock, Kernel
 from tests.unit.cluster_model.actors import Places
 from tests.unit.cluster_model.line import Line
@@ -32,6 +32,7 @@ from worker.hosts.capacity import IDLE_AGENT_MB
 from worker.hosts.host import ContainerId
 from worker.ownership import HeldLease, Ownership
 from worker.parts import Timings, WorkerParts
+from worker.placement.hibernation import LOOK_AT_LEAST_S, LOOK_AT_MOST_S
 from worker.placement.placement import Placement
 from worker.placement.reaper import Reaper
 from worker.placement.sweeping import Fate, container_fate
@@ -99,6 +100,7 @@ class ModelWorker:
         task_of: Callable[[TurnId], Task],
         bad_starts: float,
         wall_ahead_s: float,
+        has_little_memory: bool,
         rules: Rules,
     ) -> None:
         self.id = worker
@@ -111,6 +113,7 @@ class ModelWorker:
         self.task_of = task_of
         self.bad_starts = bad_starts
         self.rules = rules
+        self._has_little_memory = has_little_memory
         self.clock = DriftingClock(
             kernel,
             offset_s=chance.uniform(0, 1e6),
@@ -175,6 +178,10 @@ class ModelWorker:
         at_least_s, at_most_s = TIMINGS.sweep_at_least_s, TIMINGS.sweep_at_most_s
         self.spawn(self._repeat(self._reaper.sweep, "sweep", at_least_s, at_most_s))
         self.spawn(self._reaper.idle.run())
+        if self._has_little_memory:
+            self.spawn(
+                self._repeat(self._hibernate, "hibernation", LOOK_AT_LEAST_S, LOOK_AT_MOST_S)
+            )
         every_s = TIMINGS.reconcile_every_s
         self.spawn(self._repeat(self._reconcile, "reconcile", every_s, every_s))
 
@@ -220,6 +227,13 @@ class ModelWorker:
                 started_ms=self.clock.unix_ms(),
             )
         )
+
+    async def _hibernate(self) -> None:
+        """One at a time, as a host does whose memory stays low."""
+        actors = self.places.conversations.values()
+        resting = [one for one in actors if one.is_resting and not one.is_being_stopped]
+        if resting:
+            min(resting, key=lambda one: one.idle_since_s).hibernate(Hibernation.MEMORY)
 
     async def _reconcile(self) -> None:
         """As the real one, without files."""

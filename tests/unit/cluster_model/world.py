@@ -100,6 +100,8 @@ class Schedule:
     """Also whether nothing is left long after."""
     walls_ahead_s: tuple[float, float, float] = (0.0, 0.0, 0.0)
     """By how much the wall clocks of the workers are wrong; Redis' own is right."""
+    has_little_memory: bool = False
+    """Whatever becomes idle is hibernated within a second."""
     costs_no_turn: bool = False
     """Its faults leave every turn to end well."""
 
@@ -110,7 +112,9 @@ _SPRINGS = {
     Trouble.SUSPEND_AT: Spring.SUSPEND,
     Trouble.LOSE_AT: Spring.LOSE,
 }
-_OWNERS = frozenset({"append", "start", "claim", "finish", "requeue", "update", "release"})
+_OWNERS = frozenset(
+    {"append", "start", "claim", "finish", "requeue", "update", "release", "hibernate"}
+)
 """Scripts only an owner may run: they name it and its fence, and the conversation comes first of
 their keys."""
 
@@ -224,6 +228,7 @@ class World:
             task_of=lambda turn: self.turns[turn].task,
             bad_starts=self.schedule.bad_starts,
             wall_ahead_s=self.schedule.walls_ahead_s[slot],
+            has_little_memory=self.schedule.has_little_memory,
             rules=self._rules,
         )
         worker.line.suspend = lambda for_s: self._suspend(HOSTS[slot], for_s)

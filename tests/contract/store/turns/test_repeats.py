@@ -23,7 +23,7 @@ from infra.store.turns.turns import Claimed
 from infra.wire.gateway import TurnMeter
 from infra.wire.ids import TurnId
 from infra.wire.link import BaseKind
-from infra.wire.states import ConversationState
+from infra.wire.states import ConversationState, Hibernation
 from tests.contract.store.access.test_usage import metered, used
 from tests.contract.store.scene import DONE, HOST_A, TENANT, W1, W2, C, Scene, text_events
 
@@ -125,6 +125,10 @@ REPEATED: dict[str, tuple[Prepare, Repeat]] = {
         lambda s, lease, _: s.store.conversations.update(lease, ConversationState.STARTING),
     ),
     "reap": (_idle, lambda s, lease, _: s.store.conversations.reap(C, W1)),
+    "hibernate": (
+        _idle,
+        lambda s, lease, _: s.store.conversations.hibernate(lease, Hibernation.MEMORY),
+    ),
     "wiped": (
         Scene.begin,
         lambda s, lease, _: s.store.conversations.wiped(C, lease.worker),  # type: ignore[arg-type]

@@ -46,6 +46,11 @@ def box(name: str, *, is_running: bool = True) -> Container:
         (facts(Wish.ROOM), Step.STOP),
         (facts(Wish.REAP), Step.ASK_TO_REAP),
         (facts(Wish.REAP, Wish.ROOM), Step.STOP),
+        (facts(Wish.HIBERNATE), Step.ASK_TO_HIBERNATE),
+        (facts(Wish.HIBERNATE, Wish.REAP), Step.ASK_TO_HIBERNATE),
+        (facts(Wish.HIBERNATE, Wish.TURN), Step.CLAIM),
+        (facts(Wish.HIBERNATE, Wish.ROOM), Step.STOP),
+        (facts(Wish.HIBERNATE, container=False), Step.GO_COLD),
         (facts(Wish.ROOM, container=False), Step.GO_COLD),
         (facts(lost=True), Step.STOP),
         (facts(lost=True, container=False), Step.GO_COLD),
@@ -92,7 +97,12 @@ def test_only_a_good_container_that_nobody_wants_anything_of_rests() -> None:
 def test_a_container_is_stopped_and_kept_only_where_there_is_one() -> None:
     for known in EVERYTHING:
         step = next_step(known)
-        assert known.has_container or step not in (Step.STOP, Step.ASK_TO_REAP, Step.REST)
+        assert known.has_container or step not in (
+            Step.STOP,
+            Step.ASK_TO_REAP,
+            Step.ASK_TO_HIBERNATE,
+            Step.REST,
+        )
         assert not known.has_container or step is not Step.GO_COLD, "it would be nobody's"
 
 
@@ -108,6 +118,8 @@ def carried_out(step: Step, known: Facts, *, agrees: bool) -> Facts:
             return replace(known, wishes=known.wishes - {Wish.TURN})
         case Step.ASK_TO_REAP:
             return replace(known, wishes=known.wishes - {Wish.REAP}, is_reaped=agrees)
+        case Step.ASK_TO_HIBERNATE:
+            return replace(known, wishes=known.wishes - {Wish.HIBERNATE}, is_reaped=agrees)
         case Step.STOP:
             left = known.wishes - OF_THE_IDLE
             return Facts(left, has_container=False, gives_way=known.gives_way)

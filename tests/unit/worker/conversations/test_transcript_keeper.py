@@ -62,6 +62,7 @@ async def stored(
         LEASE,
         ManualClock(),
         held,
+        is_complete=True,
         on_stored=lambda seq, of: answered.append(seq if of is None else (seq, of)),
     )
     others = held.held_bytes

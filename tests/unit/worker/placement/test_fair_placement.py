@@ -11,8 +11,7 @@ import pytest
 from infra.wire.ids import ConversationKey, HostId, TenantId, TurnId
 from infra.wire.states import TurnState
 from tests.fakes.worker_stage import QUICK, Stage, conversation, eventually
-from worker.hosts import capacity as host_memory
-from worker.hosts.capacity import HostMemory, available_memory_mb
+from worker.hosts.capacity import HostMemory, available_memory_mb, memory_reader
 
 pytestmark = pytest.mark.slow
 
@@ -169,7 +168,7 @@ async def test_a_turn_waits_until_there_is_memory_and_the_log_says_so_once(
 
 async def test_without_memory_an_idle_conversation_still_gives_its_place(stage: Stage) -> None:
     available = [64_000]
-    worker = await stage.worker(memory=lambda: available[0])
+    worker = await stage.worker(memory=lambda: available[0], hibernate_below_mb=1)
     await stage.ended(await stage.ask(C, "echo idle now"))
     available[0] = 100
     await eventually(lambda: worker.process.placement._memory.is_short)
@@ -204,15 +203,13 @@ def test_a_machine_that_does_not_say_is_not_short() -> None:
     assert not memory.is_short
 
 
-def test_available_memory_is_read_from_the_kernel(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    assert (available_memory_mb() or 0) > 0
+def test_available_memory_is_read_from_the_kernel(tmp_path: Path) -> None:
+    assert (available_memory_mb(Path("/proc/meminfo")) or 0) > 0
 
     file = tmp_path / "meminfo"
-    monkeypatch.setattr(host_memory, "_MEMINFO", file)
-    assert available_memory_mb() is None
+    read_mb = memory_reader(file)
+    assert read_mb() is None
     file.write_text("MemTotal:       16000000 kB\nMemAvailable:    2048000 kB\n")
-    assert available_memory_mb() == 2000
+    assert read_mb() == 2000
     file.write_text("MemTotal:       16000000 kB\n")
-    assert available_memory_mb() is None
+    assert read_mb() is None
