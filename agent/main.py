@@ -1,31 +1,21 @@
 """The agent server's process: `python -m agent.main --socket … --model-socket …`.
 
-It listens first and imports the Agent SDK afterwards, so that it can welcome a worker at once.
-Everything it has to do arrives over the link; its arguments are only paths.
+It starts its CLI first, if its worker left the settings for it, and imports everything else while
+the CLI boots (`agent.cli.early`). Everything else it has to do arrives over the link; its arguments
+are only paths.
 """
 
 from __future__ import annotations
 
 import argparse
-import asyncio
-import importlib
-import importlib.metadata
-import logging
 import os
-import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from agent import BEGAN_MS
-from agent.cli.without_mcp import leave_out_mcp
-from agent.forwarder import Forwarder
-from agent.memory.transcripts import Transcripts
-from agent.server import LinkServer
-from agent.start_times import StartTimes
-from agent.turn import AgentSession
-from infra.wire.base import VERSION
-from infra.wire.gateway import AGENT_SOCKET, EGRESS_SOCKET, MODEL_SOCKET
+from agent.cli.early import EarlyCli, start_early
+from agent.cli.setup import CONNECT_TIMEOUT_S, CliSetup
+from infra.wire.socket_folder import AGENT_SOCKET, EGRESS_SOCKET, MODEL_SOCKET
 
 _SOCKETS = Path("/run/agcluster")
 _CLI_TEMP = Path("/run/cli")
@@ -35,55 +25,32 @@ _CLI_TEMP = Path("/run/cli")
 def main(arguments: Sequence[str] | None = None) -> int:
     """Serve until told to exit, by the worker or by SIGTERM."""
     given = _parser().parse_args(arguments)
-    logging.basicConfig(
-        level=given.log_level, stream=sys.stderr, format="%(levelname)s %(name)s: %(message)s"
+    around = CliSetup(
+        given.workspace,
+        given.model_socket,
+        cli=given.cli,
+        connect_timeout_s=given.connect_timeout_s or CONNECT_TIMEOUT_S,
+        temp_dir=_CLI_TEMP if os.access(_CLI_TEMP, os.W_OK) else None,
     )
-    asyncio.run(serve(given))
+    early = start_early(given.socket.parent, around, egress_socket=given.egress_socket)
+    try:
+        _serve(given, around, early)
+    finally:
+        if early is not None and early.process.poll() is None:
+            early.end()
     return 0
 
 
-async def serve(given: argparse.Namespace) -> None:
-    """Run the server with a real session behind it."""
-    async with asyncio.TaskGroup() as group:
-        forwarder = Forwarder(given.egress_socket, group)
-        transcripts = Transcripts()
-        times = StartTimes(python_ms=BEGAN_MS)
+def _serve(given: argparse.Namespace, around: CliSetup, early: EarlyCli | None) -> None:
+    import asyncio
+    import logging
 
-        async def open_session(tasks: asyncio.TaskGroup) -> AgentSession:
-            times.note_listening()
-            leave_out_mcp()
-            # In a thread, so that the loop can answer while the SDK is imported.
-            await asyncio.to_thread(importlib.import_module, "agent.session")
-            from agent.cli.options import CONNECT_TIMEOUT_S, CliSetup
-            from agent.session import ClaudeSession
+    from agent.serving import serve
 
-            around = CliSetup(
-                given.workspace,
-                given.model_socket,
-                cli=given.cli,
-                connect_timeout_s=given.connect_timeout_s or CONNECT_TIMEOUT_S,
-                temp_dir=_CLI_TEMP if os.access(_CLI_TEMP, os.W_OK) else None,
-            )
-            return ClaudeSession(
-                around,
-                group=tasks,
-                forwarder=forwarder,
-                transcripts=transcripts,
-                times=times,
-                tell=server.tell,
-            )
-
-        server = LinkServer(
-            open_session,
-            transcripts=transcripts,
-            agent_version=VERSION,
-            sdk_version=importlib.metadata.version("claude-agent-sdk"),
-        )
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, server.close)
-        await server.serve(given.socket)
-        forwarder.close()
+    logging.basicConfig(
+        level=given.log_level, stream=sys.stderr, format="%(levelname)s %(name)s: %(message)s"
+    )
+    asyncio.run(serve(given.socket, around, egress_socket=given.egress_socket, early=early))
 
 
 def _parser() -> argparse.ArgumentParser:

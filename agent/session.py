@@ -18,8 +18,10 @@ from pathlib import Path
 from claude_agent_sdk import Message, SystemMessage
 
 from agent.cli.cli import Cli, CliFailed, CliNotStarted, first_of
-from agent.cli.options import CliSetup, build_options, launch_key
+from agent.cli.early import EarlyCli
+from agent.cli.options import build_options, launch_key
 from agent.cli.processes import is_crowded, oom_kills
+from agent.cli.setup import CliSetup
 from agent.forwarder import Forwarder
 from agent.memory.history import content_of
 from agent.memory.memory import AgentMemory, Mark
@@ -30,9 +32,15 @@ from agent.start_times import StartTimes, now_ms
 from agent.translate.translator import Translator
 from agent.turn import RunningTurn
 from infra.wire.endings import declared_end, interrupted_end
-from infra.wire.errors import ErrorCode
+from infra.wire.errors import ErrorCode, MalformedMessage, UnknownMessage
 from infra.wire.events import Notice, TextDelta, ToolCall, TurnEnded
-from infra.wire.link import AgentSettings, Answer, InterruptReason, StartTurn
+from infra.wire.link import (
+    AgentSettings,
+    Answer,
+    InterruptReason,
+    StartTurn,
+    decode_launch,
+)
 from infra.wire.states import TurnState
 
 log = logging.getLogger(__name__)
@@ -56,8 +64,10 @@ class ClaudeSession:
         transcripts: Transcripts,
         times: StartTimes,
         tell: Callable[[Answer], None],
+        early: EarlyCli | None = None,
     ) -> None:
-        """`tell` sends a message to the worker that is linked."""
+        """`tell` sends a message to the worker that is linked. `early`: a CLI that runs already."""
+        self._early = early
         self._times = times
         self._tell = tell
         self._around = around
@@ -88,6 +98,7 @@ class ClaudeSession:
         if self._cli is not None:
             self._cli.kill()
             await self._drop_cli()
+        await self._take_early(None)
         self._scratch.cleanup()
 
     async def _run(self, turn: RunningTurn) -> TurnEnded:
@@ -186,8 +197,9 @@ class ClaudeSession:
             return await self._connect(start.settings)
 
     async def _connect(self, settings: AgentSettings) -> Cli:
-        mark = uuid.uuid4().hex
-        past = self._memory.opening()
+        past, proxy = self._memory.opening(), await self._forwarder.proxy_url()
+        early = await self._take_early(launch_key(settings) if past == Past() else None, proxy)
+        mark = early.mark if early else uuid.uuid4().hex
         store = LinkedSessionStore(  # type: ignore[abstract] # the rest is optional
             self._transcripts, ends_at=past.at
         )
@@ -197,16 +209,17 @@ class ClaudeSession:
             store=store,
             past=past,
             mark=mark,
-            proxy=await self._forwarder.proxy_url(),
-            prompt_file=self._write_system_prompt(settings),
+            proxy=proxy,
+            prompt_file=early.prompt_file if early else self._write_system_prompt(settings),
         )
         cli = self._cli = Cli(
             options,
             mark=mark,
             group=self._group,
             connect_timeout_s=self._around.connect_timeout_s,
+            early=early,
         )
-        spawned_ms = now_ms()
+        spawned_ms = early.spawned_ms if early else now_ms()
         try:
             await cli.connect()
         except CliFailed:
@@ -216,6 +229,22 @@ class ClaudeSession:
             self._times.note_cli(spawned_ms=spawned_ms)
             self._tell(self._times.told)
         return cli
+
+    async def _take_early(
+        self, key: tuple[object, ...] | None, proxy: str | None = None
+    ) -> EarlyCli | None:
+        """The CLI that runs already, if it was started just so; otherwise it is ended.
+
+        `key` is the launch key that is needed; None for a CLI with a past, or for none at all.
+        """
+        early, self._early = self._early, None
+        if early is None:
+            return None
+        if key is not None and key == _key_of(early) and proxy == early.proxy:
+            return early
+        log.info("the early CLI is not the one that is needed")
+        await asyncio.to_thread(early.end)
+        return None
 
     async def _drop_failed(self, turn: RunningTurn, failure: CliFailed) -> None:
         if self._cli is not None:
@@ -286,6 +315,14 @@ class ClaudeSession:
                 except CliFailed as failure:
                     log.info("the interrupt was not taken: %s", failure.detail)
             await asyncio.sleep(INTERRUPT_AGAIN_S)
+
+
+def _key_of(early: EarlyCli) -> tuple[object, ...] | None:
+    """The launch key with which it was started."""
+    try:
+        return launch_key(decode_launch(early.launch).settings)
+    except (MalformedMessage, UnknownMessage):
+        return None
 
 
 def _stopped(turn: RunningTurn) -> TurnEnded | None:

@@ -14,11 +14,14 @@ import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any
 
-from claude_agent_sdk import ClaudeAgentOptions, ClaudeSDKClient, Message, ResultMessage
+from claude_agent_sdk import ClaudeAgentOptions, ClaudeSDKClient, Message, ResultMessage, Transport
 from claude_agent_sdk._errors import MessageParseError
 
-from agent.cli.options import MARK
+from agent.cli.early import EarlyCli
+from agent.cli.early_transport import EarlyTransport
+from agent.cli.options import LINE_MAX_BYTES
 from agent.cli.processes import children, kill_marked
+from agent.cli.setup import MARK
 from agent.memory.history import Said, message_of
 
 log = logging.getLogger(__name__)
@@ -59,10 +62,14 @@ class Cli:
         mark: str,
         group: asyncio.TaskGroup,
         connect_timeout_s: float,
+        early: EarlyCli | None = None,
     ) -> None:
-        """`group` outlives the CLI; the reading task runs in it."""
+        """`group` outlives the CLI; the reading task runs in it. `early` was started with the same
+        options and `mark`, and is used instead of a new process."""
         options.stderr = self._keep_stderr
-        self._client = ClaudeSDKClient(options)
+        self._early = early
+        transport = self._transport_of(early) if early else None
+        self._client = ClaudeSDKClient(options, transport=transport)
         self._mark = mark
         self._group = group
         self._connect_timeout_s = connect_timeout_s
@@ -76,7 +83,7 @@ class Cli:
 
     async def connect(self) -> None:
         """Start the CLI. Raises `CliNotStarted`; then none of its processes are left."""
-        others = children()
+        others = children() - {self._early.process.pid if self._early else 0}
         last = asyncio.get_running_loop().call_later(self._connect_timeout_s, self.give_up_start)
         try:
             async with asyncio.timeout(None) as self._patience:
@@ -93,6 +100,8 @@ class Cli:
         finally:
             last.cancel()
             self._patience = None
+            if self._early is not None:
+                self._early.forget_prompt()
         # No tool has run yet: all our processes now belong to the CLI.
         self._own = children() - others
         self._group.create_task(self._drain())
@@ -204,6 +213,11 @@ class Cli:
             self.fault = f"{type(error).__name__}: {error} {self._last_words}"
         finally:
             self.gone.set()
+
+    def _transport_of(self, early: EarlyCli) -> Transport:
+        return EarlyTransport(
+            early.process, line_max_bytes=LINE_MAX_BYTES, on_stderr=self._keep_stderr
+        )
 
     def _keep_stderr(self, line: str) -> None:
         self._last_words = line[-500:]

@@ -2,43 +2,16 @@
 
 from __future__ import annotations
 
-import json
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from claude_agent_sdk import ClaudeAgentOptions, SessionStore
 
+from agent.cli.setup import CLI_SETTINGS, CliSetup, environment
 from agent.memory.past import Past
 from infra.wire.link import AgentSettings
 
-MODEL_URL = "http://model.agcluster"
-"""The CLI's address of the model. It is never resolved, because the traffic goes to the socket."""
-
-CONNECT_TIMEOUT_S = 60.0
-"""Seconds that a CLI may take to answer on a busy machine. The SDK also gives up after this."""
-
-MARK = "AGCLUSTER_CLI"
-"""Environment variable that marks a CLI and everything it starts, so that both can be killed."""
-
-_API_TIMEOUT_MS = 300_000
-_LINE_MAX_BYTES = 64 * 1024 * 1024
-
-
-@dataclass(frozen=True)
-class CliSetup:
-    """What an agent's CLI gets in its container."""
-
-    workspace: Path
-    model_socket: Path
-    config_dir: Path = Path.home() / ".claude"
-    """The folder for the CLI's own files, including transcripts."""
-    cli: Path | None = None
-    """The CLI's program; None for the one bundled with the SDK."""
-    temp_dir: Path | None = None
-    """The folder for the output of its tools; None for the folder of all temporary files."""
-    connect_timeout_s: float = CONNECT_TIMEOUT_S
-    """A CLI that has not come up by then is started again."""
+LINE_MAX_BYTES = 64 * 1024 * 1024
 
 
 def launch_key(settings: AgentSettings) -> tuple[object, ...]:
@@ -93,17 +66,16 @@ def build_options(
         # Nothing in the workspace configures the agent: no hooks, no CLAUDE.md, no MCP servers.
         setting_sources=[],
         strict_mcp_config=True,
-        # Otherwise WebFetch first asks an Anthropic host about every address.
-        settings=json.dumps({"skipWebFetchPreflight": True}),
+        settings=CLI_SETTINGS,
         # The default, 1 MiB, ends the session when the agent reads a photo.
-        max_buffer_size=_LINE_MAX_BYTES,
+        max_buffer_size=LINE_MAX_BYTES,
         # Eager, so that the output of a killed CLI is there when the conversation is resumed.
         session_store=store,
         session_store_flush="eager",
         resume=past.session,
         resume_session_at=past.at,
         fork_session=past.at is not None,
-        env=_environment(settings, around, mark, proxy),
+        env=environment(settings.model_tiers, around, mark=mark, proxy=proxy),
     )
 
 
@@ -116,42 +88,3 @@ def _thinking(settings: AgentSettings) -> dict[str, Any]:
             return {"thinking": {"type": "disabled"}}
         case tokens:
             return {"thinking": {"type": "enabled", "budget_tokens": tokens}}
-
-
-def _environment(
-    settings: AgentSettings, around: CliSetup, mark: str, proxy: str | None
-) -> dict[str, str]:
-    values = {
-        MARK: mark,
-        # The gateway replaces this by the caller's key.
-        "ANTHROPIC_API_KEY": "placeholder",
-        "ANTHROPIC_BASE_URL": MODEL_URL,
-        "ANTHROPIC_UNIX_SOCKET": str(around.model_socket),
-        # Without this: 19 s of retries at startup, telemetry, and a second model call per session.
-        "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1",
-        # Background sub-agents would end in a turn that nobody asked for.
-        "CLAUDE_CODE_DISABLE_BACKGROUND_TASKS": "1",
-        # TodoWrite exists only without the newer task tools.
-        "CLAUDE_CODE_ENABLE_TASKS": "0",
-        # With the default of 10, a user waits for three minutes. Six retries take about 35 s,
-        # enough to replace a gateway on a slow machine. If the upstream fails, the gateway ends
-        # them after three tries.
-        "CLAUDE_CODE_MAX_RETRIES": "6",
-        "API_TIMEOUT_MS": str(_API_TIMEOUT_MS),
-        # Without this, a request for an older model is silently answered by a newer one.
-        "CLAUDE_CODE_DISABLE_LEGACY_MODEL_REMAP": "1",
-        "DISABLE_AUTOUPDATER": "1",
-        # The SDK looks for transcripts here, whatever HOME is, and ignores others.
-        "CLAUDE_CONFIG_DIR": str(around.config_dir),
-    }
-    if around.temp_dir is not None:
-        # In /tmp, tools that fill the folder would lose their own output.
-        values["CLAUDE_CODE_TMPDIR"] = str(around.temp_dir)
-    for tier, model in settings.model_tiers.items():
-        # By default the CLI uses its newest model for a tier, which the gateway may refuse.
-        values[f"ANTHROPIC_DEFAULT_{tier.upper()}_MODEL"] = model
-    if proxy is not None:
-        own = "127.0.0.1,localhost,::1," + MODEL_URL.removeprefix("http://")
-        for name, value in (("HTTP_PROXY", proxy), ("HTTPS_PROXY", proxy), ("NO_PROXY", own)):
-            values[name] = values[name.lower()] = value
-    return values

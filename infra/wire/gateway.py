@@ -26,10 +26,6 @@ from infra.wire.events import Usage
 from infra.wire.ids import ConversationKey, Fence, TenantId, TurnId
 from infra.wire.options import NO_OPTIONS, ConversationOptions
 
-MODEL_SOCKET = "model.sock"
-EGRESS_SOCKET = "egress.sock"
-AGENT_SOCKET = "agent.sock"
-
 
 class OpenSession(Message):
     """Listen on `model.sock` and `egress.sock` in `socket_dir`, a folder of the host that only this

@@ -215,6 +215,17 @@ class TranscriptAppend(Message):
     part: TranscriptPart
 
 
+class Launch(Message):
+    """The settings of the turn for which a container is started, in its launch file.
+
+    With them the agent starts its CLI before the turn arrives. If the turn then needs another one,
+    the agent ends this one. It contains no secret.
+    """
+
+    type: Literal["launch"] = "launch"
+    settings: AgentSettings
+
+
 UnixMs = Annotated[int, Field(ge=0, lt=2**53)]
 
 
@@ -245,6 +256,7 @@ Command = Annotated[
 Answer = Annotated[
     Welcome | Refused | TranscriptAppend | AgentTimes | Pong, Field(discriminator="type")
 ]
+_LAUNCH: TypeAdapter[Launch] = TypeAdapter(Launch)
 _COMMAND: TypeAdapter[Command] = TypeAdapter(Command)
 _ANSWER: TypeAdapter[Answer] = TypeAdapter(Answer)
 
@@ -260,3 +272,9 @@ def decode_answer(line: bytes) -> Answer:
     `MalformedMessage`."""
     answer: Answer = decode(_ANSWER, line, max_bytes=TRANSCRIPT_LINE_MAX_BYTES)
     return answer
+
+
+def decode_launch(raw: bytes) -> Launch:
+    """Decode a launch file. Raises `MalformedMessage`."""
+    launch: Launch = decode(_LAUNCH, raw)
+    return launch

@@ -8,8 +8,8 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from infra.wire.gateway import AGENT_SOCKET
 from infra.wire.ids import HostId
+from infra.wire.socket_folder import AGENT_SOCKET
 from worker.hosts.host import Container, ContainerExit, ContainerId, ContainerSpec
 
 ANSWER_TIMEOUT_S = 20.0

@@ -207,9 +207,12 @@ ACCEPTED: dict[str, Message] = {
     ),
 }
 
+LAUNCH: dict[str, Message] = {"launch": link.Launch(settings=SETTINGS)}
+
 LINKS: tuple[tuple[str, dict[str, Message], Decode], ...] = (
     ("event", EVENTS, decode_event),
     ("command", COMMANDS, link.decode_command),
+    ("link", LAUNCH, link.decode_launch),
     ("answer", ANSWERS, link.decode_answer),
     ("control", CONTROL, control.decode_control),
     ("turns", TURNS, turns.decode_turn_request),

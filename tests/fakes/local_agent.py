@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from infra.wire.events import Event
+from infra.wire.socket_folder import LAUNCH_FILE
 from tests.fakes.link_client import connected, start_turn
 
 _numbers = itertools.count(1)
@@ -38,12 +39,21 @@ class LocalAgent:
 
 @contextmanager
 def local_agent(
-    model_socket: Path, *, cli: Path | None = None, connect_timeout_s: float | None = None
+    model_socket: Path,
+    *,
+    cli: Path | None = None,
+    connect_timeout_s: float | None = None,
+    launch: bytes | None = None,
 ) -> Iterator[LocalAgent]:
-    """An agent that asks the model at that socket, with another CLI than the SDK's own."""
+    """An agent that asks the model at that socket, with another CLI than the SDK's own.
+
+    `launch` is what its launch file says, if it gets one.
+    """
     folder = Path(tempfile.mkdtemp(prefix="agc-l-", dir="/tmp"))
     agent = LocalAgent(folder / "agent.sock", folder / "w")
     agent.workspace.mkdir()
+    if launch is not None:
+        (folder / LAUNCH_FILE).write_bytes(launch)
     # fmt: off
     command = [
         sys.executable, "-m", "agent.main", "--socket", str(agent.socket),

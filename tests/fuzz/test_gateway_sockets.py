@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 
 from infra.runtime.settings import EgressPolicy
-from infra.wire.gateway import EGRESS_SOCKET, MODEL_SOCKET, OpenSession
+from infra.wire.gateway import OpenSession
 from infra.wire.ids import Fence
+from infra.wire.socket_folder import EGRESS_SOCKET, MODEL_SOCKET
 from tests.fakes.scripted_model import RunningModel
 from tests.fuzz.mutations import IS_LONG, exchanged, fuzz, request
 from tests.integration.gateway.conftest import (

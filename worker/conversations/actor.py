@@ -31,9 +31,9 @@ from infra.wire.errors import (
     LeaseLost,
 )
 from infra.wire.events import TurnEnded
-from infra.wire.gateway import AGENT_SOCKET
 from infra.wire.ids import ConversationKey, TurnId
 from infra.wire.link import Hello, InterruptReason, TranscriptStored
+from infra.wire.socket_folder import AGENT_SOCKET
 from infra.wire.states import ConversationState, Hibernation
 from worker.conversations.claims import Claims, TurnNotRead
 from worker.conversations.delivery import Delivery

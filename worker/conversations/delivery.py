@@ -22,14 +22,16 @@ from infra.wire.errors import (
     GatewayUnavailable,
     LeaseLost,
 )
+from infra.wire.link import Launch
 from infra.wire.states import ConversationState, TurnState
 from worker.conversations.kept_link import KeptLink
 from worker.conversations.recorded_state import RecordedState
 from worker.conversations.session import HostSession
 from worker.ownership import HeldLease
 from worker.parts import ConversationParts
+from worker.turns.agent_settings import agent_settings
 from worker.turns.course import Course, course_before_container, course_with_agent
-from worker.turns.memory import Standing, needs_transcript, stand
+from worker.turns.memory import Standing, begins_afresh, needs_transcript, stand
 from worker.turns.run import TurnRun
 from worker.turns.start_timeline import StartPhase, StartTimeline
 from worker.waiting import until_store_answers
@@ -120,11 +122,18 @@ class Delivery:
         await parts.starts.begin(self._held.conversation)
         timeline.note(StartPhase.SLOT)
         await self._record.move(ConversationState.STARTING, container=None)
-        await self._session.start(timeline.note)
+        await self._session.start(launch=self._launch(run.claimed), note=timeline.note)
         if (container := self._session.container) is not None:
             timeline.note_at(StartPhase.CREATED, container.made_ms)
         await self._link.reach(timeout_s=parts.isolation.container_start_timeout_s)
         timeline.note(StartPhase.LINKED)
+
+    def _launch(self, claimed: Claimed) -> bytes | None:
+        """For an agent that can start its CLI before it gets the turn: one without a past."""
+        if not begins_afresh(claimed):
+            return None
+        settings = agent_settings(claimed.request, self._parts.agents, self._parts.models)
+        return Launch(settings=settings).encode()
 
     async def _stand(self, claimed: Claimed) -> Standing:
         """Decide the memory on which the turn is started."""

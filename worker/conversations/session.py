@@ -69,14 +69,15 @@ class HostSession:
         """The container has ended, or its agent was given up."""
         self._lost = self._container.id if self._container else None
 
-    async def start(self, note: Note = unnoted) -> None:
-        """Create sockets and a container. `note` is told when its phases are reached.
+    async def start(self, *, launch: bytes | None = None, note: Note = unnoted) -> None:
+        """Create sockets and a container. `launch` is for the agent's launch file; `note` is told
+        when the start's phases are reached.
 
         Raises `EngineFailed` and other `ContainerFailed`, `GatewayUnavailable`, `LeaseLost`.
         """
         parts, c, fence = self._parts, self.conversation, self._held.fence
         await self._held.until_sure()
-        folders = await parts.engine.make_folders(c, fence)
+        folders = await parts.engine.make_folders(c, fence, launch=launch)
         note(StartPhase.FOLDERS)
         await self._gateway.open_session(c, sockets=folders.sockets, fence=fence)
         note(StartPhase.GATEWAY)

@@ -12,7 +12,7 @@ from infra.runtime.bounded_server import take_connections
 from infra.runtime.http_log import http_log
 from infra.runtime.logs import fields
 from infra.runtime.sockets import BoundSocket, check_folder, listen_at
-from infra.wire.gateway import EGRESS_SOCKET, MODEL_SOCKET
+from infra.wire.socket_folder import EGRESS_SOCKET, MODEL_SOCKET
 from worker.gateway.egress.proxy import HEAD_MAX_BYTES, EgressProxy
 from worker.gateway.model.proxy import ModelProxy
 from worker.gateway.sessions import GatewaySession

@@ -65,14 +65,17 @@ class Engine:
         """Whether containers are started here."""
         return self._breaker.is_closed
 
-    async def make_folders(self, c: ConversationKey, fence: Fence) -> SessionFolders:
-        """Create the conversation's folders, private to the agent.
+    async def make_folders(
+        self, c: ConversationKey, fence: Fence, *, launch: bytes | None = None
+    ) -> SessionFolders:
+        """Create the conversation's folders, private to the agent. `launch` is what its launch file
+        says, if it gets one.
 
         Raises `LeaseLost` if a newer owner has them, and `EngineFailed` if a disk is full.
         """
         self._refuse_if_open()
         try:
-            return await asyncio.to_thread(self._folders.make, c, fence)
+            return await asyncio.to_thread(self._folders.make, c, fence, launch=launch)
         except OSError as error:
             failed = EngineFailed(f"no folders for a conversation: {error}")
             self._note(self._breaker.start_failed(), failed)

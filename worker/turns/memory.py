@@ -65,6 +65,11 @@ def needs_transcript(claimed: Claimed) -> str | None:
     return None if is_fresh else claimed.sdk_session
 
 
+def begins_afresh(claimed: Claimed) -> bool:
+    """Whether a new agent will begin an empty session for the turn."""
+    return needs_transcript(claimed) is None and not claimed.request.history
+
+
 def stand(
     claimed: Claimed,
     *,

@@ -17,9 +17,10 @@ import uvloop
 from infra.runtime.clock import SystemClock
 from infra.runtime.sealing import SealContext, Sealer
 from infra.runtime.settings import EgressPolicy
-from infra.wire.gateway import MODEL_SOCKET, OpenSession, OpenTurn, TurnMeter
+from infra.wire.gateway import OpenSession, OpenTurn, TurnMeter
 from infra.wire.ids import ConversationKey, Fence, TenantId, TurnId
 from infra.wire.options import NO_OPTIONS, ConversationOptions
+from infra.wire.socket_folder import MODEL_SOCKET
 from tests.fakes.scripted_model import RunningModel, running_model
 from worker.gateway.egress.proxy import EgressRules
 from worker.gateway.main import GatewayConfig, Outside, serve

@@ -13,8 +13,9 @@ from pathlib import Path
 import pytest
 
 from infra.wire.errors import GatewayUnavailable
-from infra.wire.gateway import EGRESS_SOCKET, MODEL_SOCKET, GatewayFault, OpenSession
+from infra.wire.gateway import GatewayFault, OpenSession
 from infra.wire.ids import ConversationKey, Fence
+from infra.wire.socket_folder import EGRESS_SOCKET, MODEL_SOCKET
 from tests.fakes.held_connections import held_connections
 from tests.fakes.scripted_model import RunningModel
 from tests.integration.gateway.conftest import (

@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from infra.wire.gateway import MODEL_SOCKET
+from infra.wire.socket_folder import MODEL_SOCKET
 from tests.integration.gateway.conftest import PATIENCE_S, Host
 
 JUNK = [

@@ -93,7 +93,8 @@ async def test_a_turn_and_its_sub_agents_call_only_models_that_are_open(
     need("sdk")
     from claude_agent_sdk import InMemorySessionStore
 
-    from agent.cli.options import CliSetup, build_options
+    from agent.cli.options import build_options
+    from agent.cli.setup import CliSetup
     from agent.memory.past import Past
     from infra.wire.link import AgentSettings
 

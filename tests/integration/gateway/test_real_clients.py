@@ -27,7 +27,7 @@ from pathlib import Path
 import pytest
 
 from infra.runtime.settings import EgressPolicy
-from infra.wire.gateway import EGRESS_SOCKET
+from infra.wire.socket_folder import EGRESS_SOCKET
 from tests.integration.gateway.conftest import HostMaker
 from tests.integration.gateway.test_egress import LOOPBACK, NameBook, around
 from tests.integration.gateway.test_web_fetch import SITE, make_certificate

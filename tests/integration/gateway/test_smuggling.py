@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from infra.wire.gateway import MODEL_SOCKET
+from infra.wire.socket_folder import MODEL_SOCKET
 from tests.fakes.held_threads import held_threads
 from tests.fakes.scripted_model import RunningModel
 from tests.integration.gateway.conftest import KEY, PATIENCE_S, Host, HostMaker, agent_at, asking

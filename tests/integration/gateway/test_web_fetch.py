@@ -23,7 +23,7 @@ from cryptography.x509.oid import NameOID
 
 from infra.runtime.settings import EgressPolicy
 from infra.wire.events import ToolCall, ToolResult
-from infra.wire.gateway import EGRESS_SOCKET
+from infra.wire.socket_folder import EGRESS_SOCKET
 from tests.fakes.contained_agent import ContainedAgent, scripted_model
 from tests.fakes.link_client import connected, start_turn, text_of
 from tests.integration.gateway.conftest import HostMaker

@@ -27,6 +27,7 @@ from functools import partial
 from pathlib import Path
 
 from infra.wire.ids import ConversationKey, Fence
+from infra.wire.socket_folder import LAUNCH_FILE
 from worker.hosts.folders.records import FolderRecords
 from worker.hosts.folders.trees import open_folder, remove_tree
 from worker.hosts.host import SessionFolders
@@ -36,6 +37,7 @@ _SOCKETS, _WORKSPACES, _RECORDS = "s", "w", "f"
 _TRASH = ".trash"
 _KEY = re.compile(r"[0-9a-f]{24}")
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 def agent_uid() -> int:
@@ -78,14 +80,19 @@ class Folders:
         """The paths, whether they exist or not."""
         return SessionFolders(self._data_dir / _SOCKETS / c, self._data_dir / _WORKSPACES / c)
 
-    def make(self, c: ConversationKey, fence: Fence) -> SessionFolders:
-        """Create the folders, private to the agent's uid."""
+    def make(
+        self, c: ConversationKey, fence: Fence, *, launch: bytes | None = None
+    ) -> SessionFolders:
+        """Create the folders, private to the agent's uid. `launch` is the content of the launch
+        file, which the agent removes; if it cannot be written, there is none."""
         with self._records() as records, records.held(c) as record:
             record.take(fence)
             for kind in (_SOCKETS, _WORKSPACES):
                 (self._data_dir / kind).mkdir(exist_ok=True)
                 with self._opened(kind) as above:
                     _make_private(c, above)
+            with contextlib.suppress(OSError), self._opened(_SOCKETS) as above:
+                _put(LAUNCH_FILE, launch, c, above)
         return self.of(c)
 
     def take(self, c: ConversationKey, fence: Fence) -> SessionFolders:
@@ -224,6 +231,23 @@ def _make_private(name: str, above: int) -> None:
     fd = os.open(name, _FOLDER, dir_fd=above)
     try:
         os.fchown(fd, AGENT_UID, AGENT_UID)
+    finally:
+        os.close(fd)
+
+
+def _put(name: str, content: bytes | None, folder: str, above: int) -> None:
+    """Write a file for the agent into one of its folders, or none. An earlier agent may have left
+    anything under that name."""
+    fd = os.open(folder, _FOLDER, dir_fd=above)
+    try:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(name, dir_fd=fd)
+        if content is None:
+            return
+        with open(os.open(name, _NEW_FILE, 0o600, dir_fd=fd), "wb") as file:
+            if os.getuid() == 0:
+                os.fchown(file.fileno(), AGENT_UID, AGENT_UID)
+            file.write(content)
     finally:
         os.close(fd)
 

@@ -6,7 +6,8 @@ from pathlib import Path
 
 from claude_agent_sdk import ClaudeAgentOptions, InMemorySessionStore
 
-from agent.cli.options import CliSetup, build_options, launch_key
+from agent.cli.options import build_options, launch_key
+from agent.cli.setup import CliSetup
 from agent.memory.past import Past
 from infra.wire.link import AgentSettings
 

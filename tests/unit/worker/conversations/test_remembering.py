@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import stat
+from collections.abc import Iterable
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from redis.asyncio import Redis
@@ -13,7 +16,8 @@ from infra.store.conversations.transcripts import RawPart, TranscriptStore
 from infra.wire.errors import StoreUnavailable
 from infra.wire.history import Accepted
 from infra.wire.ids import TurnId
-from infra.wire.link import BaseKind
+from infra.wire.link import BaseKind, decode_launch
+from infra.wire.socket_folder import LAUNCH_FILE
 from infra.wire.states import TurnState
 from tests.fakes.scripted_agent import Say, Script, WaitFor, message_text
 from tests.fakes.worker_stage import Stage, conversation, eventually
@@ -169,6 +173,26 @@ async def test_a_conversation_goes_on_from_its_transcript_on_a_fresh_container(
     assert fresh.sdk_session == session
     assert fresh.started[0].base is BaseKind.CONTINUE
     assert fresh.started[0].transcript is not None
+
+
+async def test_a_new_agent_is_left_the_settings_of_its_first_turn_and_a_resumed_one_none(
+    stage: Stage,
+) -> None:
+    """A CLI with a past cannot be started before its transcript is there."""
+    await stage.worker()
+    [launch_file] = [*(await said_and_found(stage, "echo one"))]
+    launch = decode_launch(launch_file.read_bytes())
+    assert launch.settings == stage.agents[C][0].session.started[0].settings
+    assert stat.S_IMODE(launch_file.stat().st_mode) == 0o600
+    await until_cold(stage)
+
+    assert not [*(await said_and_found(stage, "echo one", "echo two"))]
+
+
+async def said_and_found(stage: Stage, *prompts: str) -> Iterable[Path]:
+    """The launch files after a turn: a scripted agent leaves them."""
+    await said(stage, *prompts)
+    return stage.folder.rglob(LAUNCH_FILE)
 
 
 async def test_also_of_a_thin_client_and_by_another_worker_of_the_host(stage: Stage) -> None:

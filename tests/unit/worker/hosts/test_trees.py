@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from infra.wire.ids import ConversationKey, Fence
+from infra.wire.socket_folder import LAUNCH_FILE
 from tests.fakes.exchanger import Exchanger, acting, exchange_for_ever
 from worker.hosts.folders.folders import AGENT_UID, Folders
 from worker.hosts.folders.trees import HELD_MAX, remove_tree
@@ -241,3 +242,30 @@ def test_nothing_is_removed_with_the_rights_of_root(
     os.close(above)
 
     assert (tmp_path / "top" / "file").exists()
+
+
+@pytest.mark.parametrize("plant", [Path.mkdir, Path.touch, "link"])
+@pytest.mark.parametrize("launch", [b"{}", None])
+def test_what_an_agent_left_in_place_of_its_launch_file_leads_nowhere(
+    place: Path, victim: Victim, plant: Callable[[Path], None] | str, launch: bytes | None
+) -> None:
+    folders = Folders(place / "data")
+    left = folders.make(C, FENCE, launch=b"before").sockets / LAUNCH_FILE
+    assert left.read_bytes() == b"before"
+    left.unlink()
+    if isinstance(plant, str):
+        left.symlink_to(victim.folder / "one")
+    else:
+        plant(left)
+
+    folders.make(C, FENCE, launch=launch)
+
+    assert victim.is_whole()
+    if plant is Path.mkdir:
+        assert left.is_dir()  # Then there is none, and nothing fails.
+    elif launch is None:
+        assert not os.path.lexists(left)
+    else:
+        assert not left.is_symlink()
+        assert left.read_bytes() == launch
+        assert stat.S_IMODE(left.stat().st_mode) == 0o600

@@ -18,7 +18,7 @@ from infra.wire.link import AgentSettings, BaseKind, StartTurn, decode_command
 from infra.wire.options import ConversationOptions
 from infra.wire.states import TurnState
 from infra.wire.turns import HistoryMessage, Lane, OnDisconnect, TextBlock, TurnRequest
-from worker.turns.memory import Standing, needs_transcript, stand
+from worker.turns.memory import Standing, begins_afresh, needs_transcript, stand
 
 C = ConversationKey("c" * 24)
 TENANT = TenantId("t" * 20)
@@ -225,6 +225,22 @@ def test_without_session_and_transcript_the_sent_history_is_the_memory() -> None
 def test_a_transcript_that_was_too_large_is_not_asked_for() -> None:
     claim = claimed(accepted("one"), "one", "two", is_transcript_full=True)
     assert needs_transcript(claim) is None
+
+
+@pytest.mark.parametrize(
+    ("known", "sent", "is_afresh"),
+    [
+        ((), ("one",), True),
+        (("one", "two"), ("other",), True),
+        (("one",), ("one", "two"), False),
+        ((), ("one", "two"), False),
+    ],
+    ids=["the first turn", "edited to begin anew", "a next turn", "a past nobody knows"],
+)
+def test_a_cli_can_be_started_early_only_for_a_session_without_a_past(
+    known: tuple[str, ...], sent: tuple[str, ...], is_afresh: bool
+) -> None:
+    assert begins_afresh(claimed(accepted(*known), *sent)) is is_afresh
 
 
 def test_an_adopted_turn_stands_on_what_was_decided_before() -> None:

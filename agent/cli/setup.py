@@ -1,0 +1,80 @@
+"""What every CLI of this agent gets: its folders, its environment.
+
+Imports the standard library only, because `agent.cli.early` needs it before anything else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+MODEL_URL = "http://model.agcluster"
+"""The CLI's address of the model. It is never resolved, because the traffic goes to the socket."""
+
+CONNECT_TIMEOUT_S = 60.0
+"""Seconds that a CLI may take to answer on a busy machine. The SDK also gives up after this."""
+
+MARK = "AGCLUSTER_CLI"
+"""Environment variable that marks a CLI and everything it starts, so that both can be killed."""
+
+# Otherwise WebFetch first asks an Anthropic host about every address.
+CLI_SETTINGS = '{"skipWebFetchPreflight": true}'
+
+_API_TIMEOUT_MS = 300_000
+
+
+@dataclass(frozen=True)
+class CliSetup:
+    """What an agent's CLI gets in its container."""
+
+    workspace: Path
+    model_socket: Path
+    config_dir: Path = Path.home() / ".claude"
+    """The folder for the CLI's own files, including transcripts."""
+    cli: Path | None = None
+    """The CLI's program; None for the one bundled with the SDK."""
+    temp_dir: Path | None = None
+    """The folder for the output of its tools; None for the folder of all temporary files."""
+    connect_timeout_s: float = CONNECT_TIMEOUT_S
+    """A CLI that has not come up by then is started again."""
+
+
+def environment(
+    model_tiers: Mapping[str, str], around: CliSetup, *, mark: str, proxy: str | None
+) -> dict[str, str]:
+    """The variables that a CLI gets in addition to ours. `proxy` is for its tools only."""
+    values = {
+        MARK: mark,
+        # The gateway replaces this by the caller's key.
+        "ANTHROPIC_API_KEY": "placeholder",
+        "ANTHROPIC_BASE_URL": MODEL_URL,
+        "ANTHROPIC_UNIX_SOCKET": str(around.model_socket),
+        # Without this: 19 s of retries at startup, telemetry, and a second model call per session.
+        "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1",
+        # Background sub-agents would end in a turn that nobody asked for.
+        "CLAUDE_CODE_DISABLE_BACKGROUND_TASKS": "1",
+        # TodoWrite exists only without the newer task tools.
+        "CLAUDE_CODE_ENABLE_TASKS": "0",
+        # With the default of 10, a user waits for three minutes. Six retries take about 35 s,
+        # enough to replace a gateway on a slow machine. If the upstream fails, the gateway ends
+        # them after three tries.
+        "CLAUDE_CODE_MAX_RETRIES": "6",
+        "API_TIMEOUT_MS": str(_API_TIMEOUT_MS),
+        # Without this, a request for an older model is silently answered by a newer one.
+        "CLAUDE_CODE_DISABLE_LEGACY_MODEL_REMAP": "1",
+        "DISABLE_AUTOUPDATER": "1",
+        # The SDK looks for transcripts here, whatever HOME is, and ignores others.
+        "CLAUDE_CONFIG_DIR": str(around.config_dir),
+    }
+    if around.temp_dir is not None:
+        # In /tmp, tools that fill the folder would lose their own output.
+        values["CLAUDE_CODE_TMPDIR"] = str(around.temp_dir)
+    for tier, model in model_tiers.items():
+        # By default the CLI uses its newest model for a tier, which the gateway may refuse.
+        values[f"ANTHROPIC_DEFAULT_{tier.upper()}_MODEL"] = model
+    if proxy is not None:
+        own = "127.0.0.1,localhost,::1," + MODEL_URL.removeprefix("http://")
+        for name, value in (("HTTP_PROXY", proxy), ("HTTPS_PROXY", proxy), ("NO_PROXY", own)):
+            values[name] = values[name.lower()] = value
+    return values
