@@ -55,6 +55,8 @@ CONTENT_SECRET = "another one that seals what is said to agents"
 READY_S = 60.0
 LEAVE_S = 40.0
 """A program that leaves may take this long; beyond it, it is killed and the run has failed."""
+PLENTY_MB = 64_000
+"""Available memory of a machine with which nothing is wrong."""
 _LOOK_S = 0.1
 
 
@@ -103,6 +105,14 @@ class Host:
     def workspace(self, c: ConversationKey) -> Path:
         """Where a conversation's files are on this machine."""
         return self.settings.data_dir / "w" / c
+
+    def has_memory(self, available_mb: int) -> None:
+        """What the machine's kernel says from now on."""
+        file = self.settings.meminfo_file
+        # Not written in place: a worker would find it empty.
+        new = file.with_suffix(".new")
+        new.write_text(f"MemAvailable: {available_mb * 1024} kB\n")
+        new.replace(file)
 
     async def lose(self) -> None:
         """The machine is gone: all its processes at once, and its containers with them."""
@@ -331,10 +341,14 @@ def _host(made: Cluster, settings: Settings, number: int, workers: int) -> Host:
     name = f"h{number}"
     data_dir = made.folder / name
     data_dir.mkdir()
-    own = settings.model_copy(update={"host_id": name, "data_dir": data_dir})
+    meminfo = made.folder / f"{name}-meminfo"
+    own = settings.model_copy(
+        update={"host_id": name, "data_dir": data_dir, "meminfo_file": meminfo}
+    )
     if made.shape.agents is not Agents.LIGHT:
         engine = made.shape.engines[number] if made.shape.engines else engine_address()
         host = Host(own, host_of(own.isolation, own, engine=engine))
+        host.has_memory(PLENTY_MB)
         host.gateway = _ours(made, f"{name}-gateway", "gateway", own)
         host.workers = [
             _ours(made, f"{name}-worker-{i}", "worker", own, {"DOCKER_HOST": engine})
@@ -343,6 +357,7 @@ def _host(made: Cluster, settings: Settings, number: int, workers: int) -> Host:
         return host
     farm = str(data_dir / "farm.sock")
     host = Host(own, FarmHost(own.host_name, farm))
+    host.has_memory(PLENTY_MB)
     python = (sys.executable, "-m")
     host.farm = Process(
         f"{name}-farm",

@@ -16,9 +16,13 @@ from dataclasses import dataclass, field
 from infra.store.conversations.leases import LEASE_S
 from tests.chaos.checker import Outcome
 from tests.chaos.client import Telling
-from tests.chaos.cluster import LEAVE_S, Cluster, Host
+from tests.chaos.cluster import LEAVE_S, PLENTY_MB, Cluster, Host
 from tests.chaos.processes import Process
 from tests.fakes.redis_proxy import Way
+
+LOW_MB, SHORT_MB = 1400, 800
+"""Available memory with which idle conversations go, and with which nothing new may start either
+(the marks of agents with 1024 MB each are 1480 and 1280)."""
 
 
 @dataclass(frozen=True)
@@ -121,6 +125,23 @@ async def host_lost(scene: Scene) -> None:
     host = scene.cluster.host_of(await scene.an_owner())
     await host.lose()
     scene.did(f"{host.name} is gone")
+
+
+# Machines
+
+
+async def memory_low(scene: Scene) -> None:
+    """Something else on the machines takes their memory for a while: what is idle goes, and in
+    the worst case nothing new starts until it is back."""
+    available_mb = scene.rng.choice((LOW_MB, SHORT_MB))
+    for host in scene.cluster.hosts:
+        host.has_memory(available_mb)
+    scene.did(f"the machines have {available_mb} MB left")
+    await asyncio.sleep(scene.rng.uniform(3.0, 8.0))
+    for host in scene.cluster.hosts:
+        host.has_memory(PLENTY_MB)
+    hibernated = sum(one.hibernated for one in await scene.cluster.store.workers.alive())
+    scene.did(f"memory is back; the workers hibernated {hibernated} conversations until now")
 
 
 # API replicas

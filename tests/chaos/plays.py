@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
+
+from infra.wire.states import ConversationState, Hibernation
 from tests.chaos import faults
 from tests.chaos.act import COMPLETE, Act, Crowd
 from tests.chaos.checker import VISIBLE, Outcome, Promise
 from tests.chaos.client import Telling
-from tests.chaos.cluster import until
+from tests.chaos.cluster import PLENTY_MB, until
 
 # What is promised
 
@@ -24,6 +27,10 @@ FOLLOWED = Promise(silence_max_s=8)
 REDIS = Promise(silence_max_s=20)
 AGENTS = Crowd(turns=2, plain=True, numbers=(60, 90), chat="agent")
 GREEDY = "sk-ant-chaos-greedy"
+HIBERNATED_WITHIN_S = 15.0
+"""A look each second, a stop, and a busy machine."""
+ADOPTED_WITHIN_S = 45.0
+"""The lease, a sweep, and then the same."""
 SHORT = Crowd(numbers=(60, 90), every_ms=(50, 80))
 
 
@@ -154,6 +161,65 @@ async def idle_containers(act: Act) -> None:
     await act.done()
     idle_s = act.cluster.hosts[0].settings.idle_timeout_s
     await _until_gone(act, telling, within_s=idle_s + 15)
+
+
+async def memory_comes_and_goes(act: Act) -> None:
+    """Idle conversations go while others run, and come back knowing everything; a turn that comes
+    while nothing may start waits until memory is back."""
+    resting = await _at_rest(act, 3)
+    crowd = Crowd(turns=4)
+    for i in range(3, 3 + crowd.turns):
+        act.ask(act.telling(i, crowd))
+    await act.under_way(crowd.reached)
+    for host in act.cluster.hosts:
+        host.has_memory(faults.SHORT_MB)
+    act.scene.did("the machines have little memory left")
+    for telling in resting:
+        await _until_gone(act, telling, within_s=HIBERNATED_WITHIN_S)
+        record = await act.cluster.conversation(telling.api_key, telling.conversation)
+        if record is None or record.hibernated is not Hibernation.MEMORY:
+            act.complain(f"{telling.conversation} went, but its record says {record}")
+    waiting = act.telling(len(act.scene.tellings), Crowd(numbers=(5, 5), tools=False))
+    waiting.conversation = resting[0].conversation
+    act.ask(waiting)
+    await waiting.accepted()
+    for host in act.cluster.hosts:
+        host.has_memory(PLENTY_MB)
+    act.scene.did("memory is back")
+    await act.done()
+
+
+async def killed_while_it_hibernates(act: Act) -> None:
+    """Its worker dies in the middle: the container is stopped, and the conversation goes on."""
+    victim, *others = await _at_rest(act, 3)
+    owner = await act.cluster.owner_of(victim.api_key, victim.conversation)
+    assert owner is not None, "a warm conversation has an owner"
+    for host in act.cluster.hosts:
+        host.has_memory(faults.LOW_MB)
+    await asyncio.sleep(act.rng.uniform(0.3, 1.2))
+    await owner.kill()
+    act.scene.did(f"memory is low, and kill -9 {owner.name} in the next moment")
+    owner.start()
+    await act.cluster.ready()
+    for telling in (victim, *others):
+        await _until_gone(act, telling, within_s=ADOPTED_WITHIN_S)
+    for host in act.cluster.hosts:
+        host.has_memory(PLENTY_MB)
+    act.scene.did("memory is back")
+
+
+async def _at_rest(act: Act, count: int) -> list[Telling]:
+    """Conversations that are warm and have nothing to do."""
+    crowd = Crowd(numbers=(5, 5), tools=False)
+    tellings = [act.ask(act.telling(i, crowd)) for i in range(count)]
+    await act.done()
+
+    async def rest() -> bool:
+        found = [await act.cluster.conversation(t.api_key, t.conversation) for t in tellings]
+        return all(one and one.state is ConversationState.WARM for one in found)
+
+    await until("the conversations rest", rest)
+    return tellings
 
 
 async def orphaned_container(act: Act) -> None:

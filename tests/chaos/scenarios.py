@@ -51,6 +51,8 @@ TRACKS: Sequence[Track] = (
             ),
             (Scenario("worker_killed", faults.worker_killed),),
             (Scenario("worker_frozen", faults.worker_frozen),),
+            (Scenario("memory_low", None, play=plays.memory_comes_and_goes),),
+            (Scenario("worker_killed_hibernating", None, play=plays.killed_while_it_hibernates),),
             (Scenario("worker_leaves", faults.worker_leaves, Promise(silence_max_s=8)),),
             (
                 Scenario(

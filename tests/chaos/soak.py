@@ -57,6 +57,7 @@ EVERYWHERE: Sequence[tuple[Fault, int]] = (
     (faults.scripts_flushed, 2),
     (faults.redis_emptied, 1),
     (faults.container_killed, 4),
+    (faults.memory_low, 4),
 )
 """Faults and how often each comes."""
 WITH_REAL_AGENTS: Sequence[tuple[Fault, int]] = (

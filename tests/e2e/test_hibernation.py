@@ -51,12 +51,16 @@ class LowHost:
     def states(self) -> dict[str, str]:
         return {name: record["state"] for name, record in self.records().items()}
 
-    def agents(self) -> list[str]:
-        """What runs of agents: containers, or sandboxes' processes."""
-        if self.deployment.kind == "docker":
-            return self.deployment.containers()
-        ours = os.fsencode(str(self.deployment.data_dir))
-        return [str(pid) for pid, command in _commands() if b"bwrap" in command and ours in command]
+    def agents(self) -> list[int]:
+        """The processes that have one of its workspaces mounted."""
+        assert self.deployment.data_dir is not None
+        workspaces = os.fsencode(str(self.deployment.data_dir / "w"))
+        found = []
+        for process in Path("/proc").glob("[0-9]*"):
+            with contextlib.suppress(OSError):
+                if workspaces in (process / "mountinfo").read_bytes():
+                    found.append(int(process.name))
+        return found
 
     def kept_bytes(self) -> list[int]:
         """What Redis keeps of each conversation."""
@@ -72,12 +76,6 @@ class LowHost:
         assert self.deployment.data_dir is not None
         socket = str(self.deployment.data_dir / "redis/redis.sock")
         return redis.Redis(unix_socket_path=socket, decode_responses=True)
-
-
-def _commands() -> Iterator[tuple[int, bytes]]:
-    for process in Path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(OSError):
-            yield int(process.name), (process / "cmdline").read_bytes()
 
 
 @pytest.fixture(scope="module", params=KINDS[:2])
