@@ -42,6 +42,9 @@ class FarmHost:
         self._containers[id] = (container, socket)
         return container
 
+    async def limit_cpus(self, id: ContainerId, cpus: float) -> None:
+        """See `ContainerHost`: its agents have no limits."""
+
     async def stop(self, id: ContainerId, *, grace_s: float = 2.0) -> None:
         if known := self._containers.pop(id, None):
             await self._ask(f"stop {known[1]}")

@@ -42,6 +42,9 @@ class FarmHost:
             raise LeaseLost(spec.conversation, spec.fence)
         return _container(_good(answer))
 
+    async def limit_cpus(self, id: ContainerId, cpus: float) -> None:
+        """See `ContainerHost`: its agents have no limits."""
+
     async def stop(self, id: ContainerId, *, grace_s: float = 2.0) -> None:
         """See `ContainerHost`."""
         _good(await self._ask({"do": "stop", "id": id}))

@@ -60,6 +60,8 @@ class MemoryMachine:
         self.agent = agent
         self.feed = ExitFeed()
         self.kept: dict[ContainerId, _Kept] = {}
+        self.cpus: dict[ContainerId, float] = {}
+        """The limit that each container got after its start."""
         self.unlinked_bytes = 0
         """What each container holds open that is in no folder."""
         self._numbers = count(1)
@@ -167,6 +169,10 @@ class MemoryHost:
         return await self.machine.run(
             spec, cluster=self._cluster, host=self.host, created_ms=self._clock.unix_ms()
         )
+
+    async def limit_cpus(self, id: ContainerId, cpus: float) -> None:
+        """See `ContainerHost`."""
+        self.machine.cpus[id] = cpus
 
     async def stop(self, id: ContainerId, *, grace_s: float = 2.0) -> None:
         """See `ContainerHost`."""

@@ -46,6 +46,7 @@ from worker.conversations.recorded_state import RecordedState
 from worker.conversations.recovery import Recovery
 from worker.conversations.release import go_cold, hand_over
 from worker.conversations.session import HostSession
+from worker.conversations.start_boost import StartBoost
 from worker.conversations.transcript_keeper import TranscriptKeeper
 from worker.conversations.turn import see_through
 from worker.conversations.workspace_guard import WorkspaceGuard
@@ -119,6 +120,7 @@ class Conversation:
             on_stored=self._tell_stored,
         )
         self._workspace = WorkspaceGuard(parts, self.key, self._session, running=lambda: self._run)
+        self._boost = StartBoost(parts, container=lambda: self.container)
         self._inbox = Inbox()
         self._idle_end = IdleEnd(self.key, self._record, self._inbox, on_hibernated=on_hibernated)
         self._run: TurnRun | None = None
@@ -281,6 +283,7 @@ class Conversation:
                     group.create_task(self._link.watch_silence()),
                     group.create_task(self._workspace.watch()),
                     group.create_task(self._transcripts.run()),
+                    group.create_task(self._boost.run()),
                 ]
                 left = await self._serve()
                 for watcher in watchers:
@@ -373,8 +376,7 @@ class Conversation:
                 run,
                 is_cancelled=self._inbox.wants_cancelled(run.turn),
                 prepare=partial(self._prepare, run),
-                # Let the host start another agent as soon as this one works.
-                on_spoken=partial(self._parts.starts.end, self.key),
+                on_spoken=self._end_start,
             )
         self._record.note_rest()
         if outcome.is_another_waiting:
@@ -390,6 +392,11 @@ class Conversation:
         if not outcome.is_container_usable:
             self._life.to(ActorPhase.STOPPING)
             await self._discard_container()
+
+    async def _end_start(self) -> None:
+        """The agent works: let the host start another one."""
+        self._boost.over()
+        await self._parts.starts.end(self.key)
 
     async def _prepare(self, run: TurnRun) -> None:
         if self._session.is_lost:

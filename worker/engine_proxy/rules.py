@@ -22,7 +22,13 @@ from infra.runtime.settings import ClusterSettings, IsolationSettings
 from infra.wire.ids import ConversationKey, Fence, HostId
 from worker.engine_proxy.mounts import EngineCallRefused, first_exchanged, held_folders
 from worker.hosts.docker.engine import LABEL
-from worker.hosts.docker.host import DockerOptions, container_name, create_body, host_labels
+from worker.hosts.docker.host import (
+    DockerOptions,
+    container_name,
+    create_body,
+    host_labels,
+    nano_cpus,
+)
 from worker.hosts.folders.folders import Folders
 from worker.hosts.host import ContainerSpec, Limits
 
@@ -69,6 +75,7 @@ class Rules:
             cluster.host_name,
             Limits(
                 cpus=settings.container_cpus,
+                start_cpus=settings.container_start_cpus,
                 memory_mb=settings.container_memory_mb,
                 pids=settings.container_pids,
                 tmp_mb=settings.container_tmp_mb,
@@ -147,6 +154,13 @@ class Rules:
         if not re.fullmatch(r"\d{1,3}", grace_s):
             raise EngineCallRefused("a stop needs a grace in seconds")
         return {"t": grace_s}
+
+    def update(self, given: bytes) -> Json:
+        """The body that limits a container that has started. Raises `EngineCallRefused`."""
+        wanted = {"NanoCpus": nano_cpus(self.limits.cpus)}
+        if differs := first_difference(_strict_json(given), wanted):
+            raise EngineCallRefused(f"{differs} of an update is not what this proxy is set to")
+        return wanted
 
     def remove_query(self, query: str) -> dict[str, str]:
         """The query of a removal: by force, with its anonymous volumes."""

@@ -93,11 +93,19 @@ class EngineProxy:
             ("GET", re.compile("/containers/([^/:]+)/json"), self._inspect),
             ("GET", re.compile(f"/containers/([^/:]+){UNLINKED}"), self._unlinked),
             ("POST", re.compile("/containers/([^/:]+)/start"), self._start),
+            ("POST", re.compile("/containers/([^/:]+)/update"), self._update),
             ("POST", re.compile("/containers/([^/:]+)/stop"), self._stop),
             ("DELETE", re.compile("/containers/([^/:]+)"), self._remove),
             ("GET", re.compile("/images/(.+)/json"), self._image),
         )
-        self._plain = (self._info, self._inspect, self._unlinked, self._start, self._image)
+        self._plain = (
+            self._info,
+            self._inspect,
+            self._unlinked,
+            self._start,
+            self._update,
+            self._image,
+        )
         self._looks = asyncio.Semaphore(LOOKS_MAX)
         self.app = web.Application(client_max_size=BODY_MAX_BYTES)
         self.app.router.add_route("*", "/{any:.*}", self._answer)
@@ -143,7 +151,7 @@ class EngineProxy:
             found = pattern.fullmatch(target.path)
             if found is None or method != request.method:
                 continue
-            if body and handler != self._create:
+            if body and handler not in (self._create, self._update):
                 raise EngineCallRefused("a body where none belongs")
             if query and handler in self._plain:
                 raise EngineCallRefused("a query where none belongs")
@@ -195,6 +203,15 @@ class EngineProxy:
         if isinstance(found, web.Response):
             return found
         return _passed(await self._starts.start(call.version, found[0], str(found[1]["Id"])))
+
+    async def _update(self, call: _Call) -> web.StreamResponse:
+        body = self._rules.update(call.body)
+        found = await self._own(call)
+        if isinstance(found, web.Response):
+            return found
+        return await self._pass(
+            _path(call, f"/containers/{found[1]['Id']}/update"), "POST", body=body
+        )
 
     async def _stop(self, call: _Call) -> web.StreamResponse:
         query = self._rules.stop_query(call.query)

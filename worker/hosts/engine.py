@@ -121,6 +121,7 @@ class Engine:
             folders=folders,
             limits=Limits(
                 cpus=settings.container_cpus,
+                start_cpus=settings.container_start_cpus,
                 memory_mb=settings.container_memory_mb,
                 pids=settings.container_pids,
                 tmp_mb=settings.container_tmp_mb,

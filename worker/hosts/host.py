@@ -28,11 +28,19 @@ class Limits:
     """What one agent may use. Memory includes no swap."""
 
     cpus: float
+    """In the long run; see `first_cpus`."""
     memory_mb: int
     pids: int
     tmp_mb: int
     file_mb: int = 4096
     """Maximum size of any single file, which stops a careless writer at once."""
+    start_cpus: float = 0.0
+    """While it starts, if that is more than `cpus`."""
+
+    @property
+    def first_cpus(self) -> float:
+        """What it has from its start until `ContainerHost.limit_cpus`."""
+        return max(self.cpus, self.start_cpus)
 
 
 @dataclass(frozen=True)
@@ -108,6 +116,11 @@ class ContainerHost(Protocol):
         engine itself does not work, so that other conversations would fail too. If cancelled,
         nothing is left behind.
         """
+        ...
+
+    async def limit_cpus(self, id: ContainerId, cpus: float) -> None:
+        """From now on it may use this many CPUs. It is not an error if the container is gone, or if
+        this host cannot limit CPUs."""
         ...
 
     async def stop(self, id: ContainerId, *, grace_s: float = 2.0) -> None:

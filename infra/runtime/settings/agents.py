@@ -83,6 +83,12 @@ class IsolationSettings(Section):
     )
     container_runtime: str = Field("runc", description="Docker runtime of agents: runc, runsc.")
     container_cpus: float = Field(1.0, gt=0, description="CPUs of one agent.")
+    container_start_cpus: float = Field(
+        2.0,
+        ge=0,
+        description="CPUs of one agent until it has sent its first event, if that is more than its "
+        "usual ones. With two, its CLI and its Python start side by side.",
+    )
     container_memory_mb: int = Field(
         1024, ge=256, description="Memory of one agent; swap is not added."
     )

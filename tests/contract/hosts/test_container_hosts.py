@@ -96,6 +96,18 @@ async def test_stopping_twice_or_something_unknown_is_no_error(machine: Machine)
     assert await host.list() == []
 
 
+async def test_limiting_one_that_runs_or_is_gone_is_no_error(machine: Machine) -> None:
+    host, spec = machine.host(), machine.spec()
+    started = await host.start(spec)
+
+    await host.limit_cpus(started.id, 0.5)
+    await host.stop(started.id)
+    await host.limit_cpus(started.id, 0.5)
+    await host.limit_cpus(ContainerId("never-there"), 0.5)
+
+    assert await host.list() == []
+
+
 async def test_a_killed_container_is_told_as_out_of_memory_and_stays_listed(
     machine: Machine,
 ) -> None:

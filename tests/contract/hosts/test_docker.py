@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +60,16 @@ async def test_a_container_is_bounded_and_cut_off_as_inspect_shows_it(
     assert shown["Config"]["Hostname"] == "agent"
     names = {pair.split("=")[0] for pair in shown["Config"]["Env"]}
     assert names <= {"HOME", "LANG", "PATH"}
+
+
+async def test_the_cpus_of_its_start_are_taken_back(docker: DockerMachine) -> None:
+    made, host = docker.spec(), docker.host()
+    started = await host.start(replace(made, limits=replace(made.limits, start_cpus=2.0)))
+    assert (await _inspect(started.id))["HostConfig"]["NanoCpus"] == 2 * 10**9
+
+    await host.limit_cpus(started.id, made.limits.cpus)
+
+    assert (await _inspect(started.id))["HostConfig"]["NanoCpus"] == 10**9
 
 
 async def test_labels_say_whose_container_it_is(docker: DockerMachine) -> None:

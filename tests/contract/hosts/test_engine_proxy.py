@@ -103,6 +103,9 @@ async def test_a_worker_behind_the_proxy_can_do_all_it_has_to(
 
     second = await host.start(machine.spec(spec.conversation, fence=2))
     assert [c.id for c in await host.list()] == [second.id]
+    await host.limit_cpus(second.id, LIMITS.cpus)
+    with pytest.raises(ContainerFailed, match="NanoCpus"):
+        await host.limit_cpus(second.id, LIMITS.cpus * 2)
     await host.stop(second.id)
     assert await host.list() == []
     await host.aclose()

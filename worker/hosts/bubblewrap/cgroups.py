@@ -73,28 +73,39 @@ class CgroupRoot:
             raise
         return group
 
+    def limit_cpus(self, name: str, cpus: float) -> None:
+        """Change the CPUs of a group. A group that is gone needs no limit."""
+        with contextlib.suppress(OSError):
+            for file, value in self._cpu_values(cpus).items():
+                _write_where_known(self.get(name).folders, file, value)
+
     def get(self, name: str) -> Cgroup:
         """The group with that name, whether it exists or not."""
         return Cgroup(tuple(folder / name for folder in self.folders))
 
     def _values(self, limits: Limits) -> Mapping[str, str]:
         memory = str(limits.memory_mb * 1024 * 1024)
-        quota = str(int(limits.cpus * _PERIOD_US))
+        cpus = self._cpu_values(limits.first_cpus)
         if self.version == 2:
             return {
                 "memory.max": memory,
                 "memory.swap.max": "0",
                 "pids.max": str(limits.pids),
-                "cpu.max": f"{quota} {_PERIOD_US}",
+                **cpus,
             }
         return {
             # In this order: memory and swap together may not be less than memory.
             "memory.limit_in_bytes": memory,
             "memory.memsw.limit_in_bytes": memory,
             "pids.max": str(limits.pids),
-            "cpu.cfs_period_us": str(_PERIOD_US),
-            "cpu.cfs_quota_us": quota,
+            **cpus,
         }
+
+    def _cpu_values(self, cpus: float) -> Mapping[str, str]:
+        quota = str(int(cpus * _PERIOD_US))
+        if self.version == 2:
+            return {"cpu.max": f"{quota} {_PERIOD_US}"}
+        return {"cpu.cfs_period_us": str(_PERIOD_US), "cpu.cfs_quota_us": quota}
 
 
 @dataclass(frozen=True)

@@ -140,6 +140,12 @@ class BubblewrapHost:
         self._watch(record, was_running=True)
         return _container(record, is_running=True)
 
+    async def limit_cpus(self, id: ContainerId, cpus: float) -> None:
+        """See `ContainerHost`. Without control groups, there is no limit at all."""
+        if (groups := _cgroup_root()) is not None:
+            # One small file of the kernel's: not worth a thread.
+            groups.limit_cpus(id, cpus)
+
     async def stop(self, id: ContainerId, *, grace_s: float = 2.0) -> None:
         """See `ContainerHost`."""
         self._feed.expect_end(id)

@@ -114,6 +114,14 @@ class DockerHost:
             undo=lambda made: self._discard(made.id),
         )
 
+    async def limit_cpus(self, id: ContainerId, cpus: float) -> None:
+        """See `ContainerHost`."""
+        await self._run(
+            lambda: self._engine.limit_cpus(id, nano_cpus(cpus)),
+            f"limit container {id[:12]}",
+            self._options.call_timeout_s,
+        )
+
     async def stop(self, id: ContainerId, *, grace_s: float = 2.0) -> None:
         """See `ContainerHost`."""
         self._feed.expect_end(id)
@@ -275,6 +283,11 @@ def create_body(
     return {name: value for name, value in body.items() if value is not None}
 
 
+def nano_cpus(cpus: float) -> int:
+    """CPUs in the engine's unit."""
+    return int(cpus * 1e9)
+
+
 def hardening(spec: ContainerSpec) -> Json:
     """The options that make our containers safe, in the docker SDK's terms."""
     limits = spec.limits
@@ -308,7 +321,7 @@ def hardening(spec: ContainerSpec) -> Json:
         "pids_limit": limits.pids,
         "mem_limit": f"{limits.memory_mb}m",
         "memswap_limit": f"{limits.memory_mb}m",
-        "nano_cpus": int(limits.cpus * 1e9),
+        "nano_cpus": nano_cpus(limits.first_cpus),
         # When the machine itself runs out of memory, an agent is killed before Redis or a worker.
         "oom_score_adj": 500,
         "ulimits": [

@@ -385,6 +385,37 @@ async def test_calls_a_worker_has_no_need_of_do_not_reach_the_engine(
     assert line.made == []
 
 
+UPDATE = {"NanoCpus": 10**9}
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"NanoCpus": 0},
+        {"NanoCpus": 2 * 10**9},
+        {"NanoCpus": "1000000000"},
+        {**UPDATE, "Memory": 0},
+        {"nanocpus": 10**9},
+        {**UPDATE, "RestartPolicy": {"Name": "always"}},
+        {},
+        None,
+        [UPDATE],
+    ],
+)
+async def test_an_update_sets_the_usual_cpus_and_nothing_else(line: Line, body: Any) -> None:
+    line.engine.containers["ours"] = described(line, "1" * 64)
+    line.engine.containers["redis"] = {"Id": "4" * 64, "Config": {"Labels": None}}
+
+    assert (await line.ask("POST", "/v1.41/containers/ours/update", json.dumps(body)))[0] == 403
+    assert line.made == []
+
+    for name, expected in (("ours", 200), ("redis", 403), ("nobody", 404)):
+        path = f"/v1.41/containers/{name}/update"
+        assert (await line.ask("POST", path, json.dumps(UPDATE)))[0] == expected
+    [(_, path, sent)] = line.made
+    assert (path, json.loads(sent)) == (f"/v1.41/containers/{'1' * 64}/update", UPDATE)
+
+
 async def test_a_body_on_a_start_is_refused(line: Line) -> None:
     """Engines of long ago took a whole host configuration from it."""
     line.engine.containers["ours"] = described(line, "1" * 64)

@@ -4,6 +4,7 @@ suite.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -41,6 +42,18 @@ def test_version_one_has_a_group_per_controller(tmp_path: Path) -> None:
 
     assert (memory / "x/memory.memsw.limit_in_bytes").read_text() == "268435456"
     assert (cpu / "x/cpu.cfs_quota_us").read_text() == "50000"
+
+
+def test_what_a_start_had_is_taken_back(tmp_path: Path) -> None:
+    _kernel(tmp_path / "x", *V2_FILES)
+    root = CgroupRoot((tmp_path,), 2)
+    root.make("x", replace(LIMITS, start_cpus=2.0))
+    assert (tmp_path / "x/cpu.max").read_text() == "200000 100000"
+
+    root.limit_cpus("x", LIMITS.cpus)
+    root.limit_cpus("long gone", LIMITS.cpus)
+
+    assert (tmp_path / "x/cpu.max").read_text() == "50000 100000"
 
 
 def test_a_kernel_without_swap_accounting_is_fine(tmp_path: Path) -> None:
