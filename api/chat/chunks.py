@@ -16,7 +16,7 @@ setting.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from api.chat.vocabulary import FINISH_REASONS, completion_id, usage_of
 from api.errors import error_body
@@ -94,6 +94,22 @@ class ChunkFrames:
                 out.append(shown[1])
                 out.append(tail)
         return b"".join(out)
+
+    def render_plain(self, events: Sequence[bytes], first: int) -> bytes | None:
+        """The same for deltas that only continue the newest text or thinking. None for all others;
+        then nothing has changed, and `render` is needed."""
+        shown = self._channels.plain(events)
+        if shown is None:
+            return None
+        is_reasoning, literals = shown
+        if not literals:
+            return b""
+        opening, tail = self._reasoning if is_reasoning else self._content, self._tail
+        if not self._is_numbered:
+            return opening + (tail + opening).join(literals) + tail
+        return b"".join(
+            [b"id: %d\n%b%b%b" % (n, opening, said, tail) for n, said in enumerate(literals, first)]
+        )
 
     def queue_comment(self, ahead: int) -> bytes:
         """A comment with the place in the queue; also serves as a ping."""

@@ -6,6 +6,9 @@ Differences from `EventSourceResponse`, on purpose:
   the client to disconnect), the relay's wait ends in time for the next ping, and one timer per
   stream detects a stuck reader.
 - Bytes are sent as they are, joined per pass of the loop.
+- Deltas that simply continue the text are written where they arrive, without waking the stream's
+  task (`Relay.pushing`, `ClientConnection.push`). The task does everything else: tools, ends,
+  pings, gaps, and all that comes while the client reads too slowly.
 - The 200 waits for the first event that settles the outcome (or `commit_after_s`), so that an early
   failure keeps its own status. Pings start after that.
 - `api.http.drain` tells the relay about a shutdown, and the relay ends the stream with a clean
@@ -16,13 +19,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 
 from sse_starlette.sse import EventSourceResponse
 from starlette.types import Receive, Scope, Send
 
 from api.chat.chunks import ChunkFrames
+from api.http.client import ClientConnection, connection_of
 from api.http.disconnect import HungUp, while_connected
 from api.turns.channels import is_sight, read_end
 from api.turns.open_answer import OpenAnswer
@@ -67,13 +71,16 @@ class ChatStream(EventSourceResponse):
         self._clock = clock
         self._commit_after_s = commit_after_s
         self._ping_interval_s = ping_interval_s
-        self._stall = _StallTimer(send_timeout_s)
+        self._connection: ClientConnection | None = None
+        self._stall = _StallTimer(send_timeout_s, self._is_clogged)
+        self._written_s = 0.0
         self._queue_display = queue_display
         self._told_ahead: int | None = None
         turn.relay.is_place_wanted = queue_display is not QueueDisplay.OFF
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         has_hung_up = True
+        self._connection = connection_of(scope)
         try:
             await while_connected(receive, self._stream(send))
             has_hung_up = False
@@ -140,17 +147,40 @@ class ChatStream(EventSourceResponse):
     async def _relay(self, send: Send) -> tuple[bytes, bytes]:
         """Send everything up to the end event. Returns the bytes to send together with it, and the
         event."""
-        relay, clock, interval_s = self._turn.relay, self._clock, self._ping_interval_s
-        ping_at_s = clock.monotonic() + interval_s
-        while True:
-            first = relay.cursor + 1
-            events = await relay.next(until_s=ping_at_s)
-            body = self._frames.render(events, first) if events else self._silence()
-            if events and is_end(events[-1]):
-                return body, events[-1]
-            if body:
-                await self._push(send, body)
-                ping_at_s = clock.monotonic() + interval_s
+        relay = self._turn.relay
+        with relay.pushing(self._push_now):
+            while True:
+                events = await relay.next(until_s=self._ping_at_s)
+                if not events and relay.ahead is None and self._clock.monotonic() < self._ping_at_s:
+                    continue  # Something was pushed meanwhile.
+                first = relay.cursor - len(events) + 1
+                body = self._frames.render(events, first) if events else self._silence()
+                if events and is_end(events[-1]):
+                    return body, events[-1]
+                if body:
+                    await self._push(send, body)
+
+    @property
+    def _ping_at_s(self) -> float:
+        """When the next ping is due, unless something else is written before."""
+        return self._written_s + self._ping_interval_s
+
+    def _push_now(self, events: Sequence[bytes], first: int) -> bool:
+        """Write these events, if that needs no waiting and no thinking (`Relay.pushing`)."""
+        if self._connection is None or self._connection.is_clogged:
+            return False
+        body = self._frames.render_plain(events, first)
+        if body is None:
+            return False
+        if body and not self._connection.push(body):
+            return False
+        if body:
+            self._written_s = self._clock.monotonic()
+            self._stall.end()
+        return True
+
+    def _is_clogged(self) -> bool:
+        return self._connection is not None and self._connection.is_clogged
 
     def _silence(self) -> bytes:
         """What is sent during silence: the place in the queue, otherwise a ping."""
@@ -167,14 +197,21 @@ class ChatStream(EventSourceResponse):
     async def _push(self, send: Send, body: bytes, *, more: bool = True) -> None:
         self._stall.begin()
         await send({"type": "http.response.body", "body": body, "more_body": more})
+        self._written_s = self._clock.monotonic()
         self._stall.end()
 
 
 class _StallTimer:
-    """Ends a block if a send in it takes too long: one timer per stream, none per send."""
+    """Ends a block if its client reads nothing for too long: one timer per stream, none per send.
 
-    def __init__(self, stall_s: float) -> None:
+    That is a send that waits, or a clogged connection to which nothing was written meanwhile: no
+    send waits for what was pushed.
+    """
+
+    def __init__(self, stall_s: float, is_clogged: Callable[[], bool]) -> None:
         self._stall_s = stall_s
+        self._is_clogged = is_clogged
+        self._is_sending = False
         self._since_s: float | None = None
         self._timer: asyncio.TimerHandle | None = None
 
@@ -193,17 +230,23 @@ class _StallTimer:
 
     def begin(self) -> None:
         """A send starts."""
+        self._is_sending = True
         self._since_s = asyncio.get_running_loop().time()
 
     def end(self) -> None:
-        """The send has finished."""
+        """Something was written: the client reads."""
+        self._is_sending = False
         self._since_s = None
 
     def _look(self, block: asyncio.Timeout) -> None:
-        """Runs four times per limit, so that a stuck send is noticed a quarter of the limit late at
-        most."""
+        """Runs four times per limit, so that a stuck client is noticed a quarter of the limit late
+        at most."""
         loop = asyncio.get_running_loop()
         now_s = loop.time()
+        if not self._is_sending and not self._is_clogged():
+            self._since_s = None
+        elif self._since_s is None:
+            self._since_s = now_s
         if self._since_s is not None and now_s - self._since_s >= self._stall_s:
             block.reschedule(now_s)
         else:

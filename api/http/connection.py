@@ -5,7 +5,8 @@ nothing. It accepts a head, chunk extensions or trailers of any size. It never s
 request was answered before its body had arrived, and it adds a body's trailers to the headers. It
 answers what the parser refuses in plain text, and HTTP/1.0 in chunks, which HTTP/1.0 does not
 support. Here every such wait has a deadline, everything unparsed has a limit, trailers are dropped,
-and every refusal has the form of our errors.
+and every refusal has the form of our errors. It also offers each request what ASGI lacks
+(`api.http.client`).
 
 (`api.http.edge` limits the body of a request that is being served.)
 """
@@ -24,6 +25,7 @@ from uvicorn.protocols.http.httptools_impl import (
 )
 
 from api.errors import error_response
+from api.http.client import offered
 from infra.wire.errors import ErrorCode, RequestRefused
 from infra.wire.words import Case, refused
 
@@ -31,7 +33,24 @@ HEAD_MAX_BYTES = 64 * 1024
 """Bytes that may arrive without completing a head or a piece of a body."""
 
 
-class _PlainCycle(RequestResponseCycle):
+class _Cycle(RequestResponseCycle):
+    """One request and its answer, which may also be pushed (`api.http.client.ClientConnection`)."""
+
+    @property
+    def is_clogged(self) -> bool:
+        return self.flow.write_paused
+
+    def push(self, body: bytes) -> bool:
+        is_open = self.response_started and not self.response_complete and not self.disconnected
+        if not is_open or not self.chunked_encoding:
+            return False
+        if self.flow.write_paused or self.transport.is_closing():
+            return False
+        self.transport.write(b"%x\r\n%b\r\n" % (len(body), body))
+        return True
+
+
+class _PlainCycle(_Cycle):
     """An answer over HTTP/1.0, which does not support chunks: a body of unknown length ends with
     its connection."""
 
@@ -111,9 +130,12 @@ class BoundedConnection(HttpToolsProtocol):
         self._expect_nothing()
         super().on_headers_complete()
 
-        if self.scope["http_version"] == "1.0" and self.cycle is not None:
+        if self.cycle is not None:
             # There is no other way to replace it; nothing of it has run yet.
-            self.cycle.__class__ = _PlainCycle
+            is_plain = self.scope["http_version"] == "1.0"
+            self.cycle.__class__ = _PlainCycle if is_plain else _Cycle
+            assert isinstance(self.cycle, _Cycle)
+            self.scope["extensions"] = offered(self.cycle)
 
     def on_body(self, body: bytes) -> None:
         self._unparsed_bytes = 0

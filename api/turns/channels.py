@@ -6,8 +6,10 @@ Dialects render the result. This module knows no dialect.
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from enum import Enum
 from json.encoder import encode_basestring_ascii
+from typing import cast
 
 from api.turns.chain import AnswerHead
 from infra.runtime.settings import ToolDisplay
@@ -73,6 +75,22 @@ class Channels:
             self._is_reasoning, _Kind.TOOL, encode_basestring_ascii(line + "\n").encode()
         )
 
+    def plain(self, payloads: Sequence[bytes]) -> tuple[bool, list[bytes]] | None:
+        """The pieces of several deltas, `(is_reasoning, literals)`, if they only continue what was
+        shown last in their channel. Otherwise None, and nothing has changed.
+
+        Deltas of thinking that is not shown have no pieces.
+        """
+        text = [text_literal(payload) for payload in payloads]
+        if None not in text:
+            return self._continued(False, _Kind.TEXT, cast(list[bytes], text))
+        thinking = [thinking_literal(payload) for payload in payloads]
+        if None in thinking:
+            return None
+        if self._display is ToolDisplay.OFF:
+            return self._is_reasoning, []
+        return self._continued(self._is_reasoning, _Kind.THINKING, cast(list[bytes], thinking))
+
     def note(self, line: str) -> bytes:
         """The literal of a line of our own in the reasoning."""
         return self._shown(True, _Kind.TOOL, encode_basestring_ascii(line + "\n").encode())[1]
@@ -80,6 +98,18 @@ class Channels:
     @property
     def _is_reasoning(self) -> bool:
         return self._display is ToolDisplay.REASONING
+
+    def _continued(
+        self, is_reasoning: bool, kind: _Kind, literals: list[bytes]
+    ) -> tuple[bool, list[bytes]] | None:
+        is_headed = self._head is None or is_reasoning or self._head.is_full
+        if not is_headed or self._kind.get(is_reasoning) is not kind:
+            return None
+        for literal in reversed(literals):
+            if literal != b'""':
+                self._last[is_reasoning] = literal
+                break
+        return is_reasoning, literals
 
     def _shown(self, is_reasoning: bool, kind: _Kind, literal: bytes) -> tuple[bool, bytes]:
         if self._kind.get(is_reasoning) is not kind:

@@ -44,6 +44,22 @@ class Merge:
                 self._ahead[frame.n] = frame.payload
         return out
 
+    def continues(self, frames: Iterable[Frame]) -> bool:
+        """Whether these live frames are the next events and nothing else is to be decided: of the
+        known owner, in order, with nothing missing before or between them."""
+        if self._ahead or self.is_ended:
+            return False
+        fence, n = self._fence, self.cursor
+        for frame in frames:
+            n += 1
+            if frame.n != n or frame.fence != fence:
+                return False
+        return True
+
+    def pass_over(self, count: int) -> None:
+        """The next events, as many as this, were given out elsewhere. None of them is an end."""
+        self.cursor += count
+
     def logged(self, events: Sequence[tuple[int, bytes]]) -> list[bytes]:
         """The new events of a page of the log. Raises `TurnFailed` if the log itself has a gap.
 

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import logging
 import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Protocol
 
 from api.turns.merge import Merge
@@ -54,8 +56,15 @@ OVERDUE_S = 120.0
 """Seconds after the turn's deadline, which its worker enforces, before the relay does."""
 
 
+Push = Callable[[list[bytes], int], bool]
+"""Sends events at once, the first of which has this number. Returns False, and does nothing, if it
+cannot send all of them now. It neither waits nor raises."""
+
+
 class Mailbox(Protocol):
-    """Live frames of one turn (`infra.store.turns.live.LiveTurn`)."""
+    """Live frames of one turn (`infra.store.turns.mailbox.LiveTurn`)."""
+
+    sink: Callable[[Sequence[Frame]], bool] | None
 
     @property
     def overflowed(self) -> bool: ...
@@ -208,6 +217,31 @@ class Relay:
         """Make the current or next wait raise `error`."""
         self._stopped = error
         self._mailbox.overflow()  # Wakes the wait.
+
+    @contextmanager
+    def pushing(self, push: Push) -> Iterator[None]:
+        """Until the block ends, live events that arrive during `next` are offered to `push`.
+
+        Those that it sends count as given out, and `next` sleeps on. So a delta costs no switch of
+        tasks. Whatever is not simply the next event wakes `next`, as do events that `push` does not
+        send.
+        """
+
+        def take(frames: Sequence[Frame]) -> bool:
+            first = self._merge.cursor + 1
+            if not self._merge.continues(frames):
+                return False
+            if not push([frame.payload for frame in frames], first):
+                return False
+            self._merge.pass_over(len(frames))
+            self._watch.heard(self._clock.monotonic(), gap=False, overflowed=False)
+            return True
+
+        self._mailbox.sink = take
+        try:
+            yield
+        finally:
+            self._mailbox.sink = None
 
     def __aiter__(self) -> Relay:
         return self

@@ -21,6 +21,7 @@ from infra.store.server.channel import ANSWER_WITHIN_S, PING_AFTER_S, follow_pri
 from infra.store.server.commands import runner_of
 from infra.store.server.faults import FAULTS, delays
 from infra.store.turns.log import event_place
+from infra.store.turns.mailbox import LiveTurn
 from infra.wire.errors import AgClusterError, ContentNotOpened, MalformedMessage
 from infra.wire.frames import Frame, decode_frame, join_frames
 from infra.wire.ids import ReplicaId, TurnId
@@ -118,95 +119,6 @@ class LivePublisher:
         )
 
 
-class LiveTurn:
-    """One relay's bounded mailbox of live frames. Supports one waiter at a time.
-
-    It waits on a plain future, and one timer serves many waits: an event and a timeout per wait
-    would cost twice as much as everything else that the relay does for a delta.
-    """
-
-    overflowed: bool
-    """Whether frames were dropped since the last `take`, so that the log must be read. Also set if
-    the subscription was renewed. Check it before `take`, which resets it."""
-
-    def __init__(self, *, frames_max: int, bytes_max: int) -> None:
-        self._frames_max = frames_max
-        self._bytes_max = bytes_max
-        self._frames: list[Frame] = []
-        self._bytes = 0
-        self._is_news = False
-        self._waiter: asyncio.Future[bool] | None = None
-        self._until_s = 0.0
-        self._timer: asyncio.TimerHandle | None = None
-        # Kept here, because uvloop returns a timer that is already due as a plain handle.
-        self._rings_at_s = 0.0
-        self.overflowed = False
-
-    async def wait(self, timeout_s: float) -> bool:
-        """Wait until a frame is there, or frames were lost. Returns False after `timeout_s` of
-        silence."""
-        if self._is_news:
-            return True
-        loop = asyncio.get_running_loop()
-        self._until_s = loop.time() + timeout_s
-        if self._timer is None or self._rings_at_s > self._until_s:
-            self._ring_at(loop, self._until_s)
-        self._waiter = loop.create_future()
-        try:
-            return await self._waiter
-        finally:
-            self._waiter = None
-
-    def take(self) -> list[Frame]:
-        """All waiting frames, in order of arrival."""
-        taken, self._frames = self._frames, []
-        self._bytes = 0
-        self.overflowed = False
-        self._is_news = False
-        return taken
-
-    def put(self, frame: Frame) -> None:
-        """Add a frame. Beyond the limits it is dropped and `overflowed` is set."""
-        size = len(frame.payload)
-        if len(self._frames) >= self._frames_max or self._bytes + size > self._bytes_max:
-            self.overflow()
-            return
-        self._frames.append(frame)
-        self._bytes += size
-        self._wake(True)
-
-    def overflow(self) -> None:
-        """Frames may have been lost: wake the relay, so that it reads the log."""
-        self.overflowed = True
-        self._wake(True)
-
-    def close(self) -> None:
-        """Nobody waits any longer."""
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-
-    def _wake(self, is_news: bool) -> None:
-        self._is_news |= is_news
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(is_news)
-
-    def _ring_at(self, loop: asyncio.AbstractEventLoop, at_s: float) -> None:
-        self.close()
-        self._rings_at_s = at_s
-        self._timer = loop.call_at(at_s, self._ring, loop)
-
-    def _ring(self, loop: asyncio.AbstractEventLoop) -> None:
-        """The wait that the timer was set for may be over, and another one in progress."""
-        self._timer = None
-        if self._waiter is None:
-            return
-        if loop.time() < self._until_s:
-            self._ring_at(loop, self._until_s)
-        else:
-            self._wake(False)
-
-
 class LiveSubscriber:
     """An API replica's receiving side of the fast path: one SUBSCRIBE for the process.
 
@@ -280,16 +192,19 @@ class LiveSubscriber:
 
     def _deliver(self, message: bytes) -> None:
         """Distribute the frames of a message, which belong to many turns: a bad frame only affects
-        its own turn."""
+        its own turn, and each turn gets all its frames at once."""
+        arrived: defaultdict[TurnId, list[Frame]] = defaultdict(list)
         for line in message.split(b"\n"):
             try:
                 frame = decode_frame(line)
-                if mailboxes := self._mailboxes.get(frame.turn):
+                if frame.turn in self._mailboxes:
                     opened = _opened(frame, self._contents) if self._contents else frame
-                    for mailbox in mailboxes:
-                        mailbox.put(opened)
+                    arrived[frame.turn].append(opened)
             except (MalformedMessage, ContentNotOpened) as error:
                 self._skip(line, error)
+        for turn, frames in arrived.items():
+            for mailbox in self._mailboxes.get(turn, ()):
+                mailbox.deliver(frames)
 
     def _skip(self, line: bytes, error: AgClusterError) -> None:
         """If the frame names its turn, that turn reads the log, which has the valid events."""

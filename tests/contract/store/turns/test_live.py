@@ -10,7 +10,8 @@ import pytest
 
 from infra.runtime.identity import new_turn_id
 from infra.store.keys import Keys
-from infra.store.turns.live import LivePublisher, LiveSubscriber, LiveTurn
+from infra.store.turns.live import LivePublisher, LiveSubscriber
+from infra.store.turns.mailbox import LiveTurn
 from infra.wire.frames import Frame
 from infra.wire.ids import Fence, ReplicaId, TurnId
 from tests.contract.store.listening import Listener

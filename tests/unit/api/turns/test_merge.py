@@ -70,11 +70,26 @@ def test_what_an_older_owner_sent_ahead_is_not_trusted_after_a_takeover() -> Non
     assert merge.live([frame(3, fence=2)]) == [payload(3)]
 
 
+def test_frames_continue_only_what_came_right_before_them_from_the_same_owner() -> None:
+    merge = Merge()
+    assert not merge.continues([frame(1)]), "the owner is not known yet"
+    merge.live([frame(1)])
+    assert merge.continues([frame(2), frame(3)])
+    assert not merge.continues([frame(2), frame(4)])
+    assert not merge.continues([frame(1), frame(2)])
+    assert not merge.continues([frame(2), frame(3, fence=2)])
+    assert not merge.continues([frame(2, fence=0)])
+    merge.pass_over(2)
+    assert merge.live([frame(3), frame(4), frame(6)]) == [payload(4)]
+    assert not merge.continues([frame(5)]), "a later one is kept"
+
+
 def test_nothing_follows_the_end() -> None:
     merge = Merge()
     assert merge.live([frame(1), frame(2, said=END), frame(3)]) == [payload(1), END]
     assert merge.is_ended
     assert merge.logged([(3, payload(3))]) == []
+    assert not merge.continues([frame(3)])
 
 
 def test_hole_in_the_log_is_never_passed_silently() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import math
+from collections.abc import Callable, Sequence
 
 import pytest
 
@@ -35,6 +36,8 @@ def payload(n: int) -> bytes:
 
 class ScriptedMailbox:
     """Live frames a test puts in; silence makes the clock pass at once."""
+
+    sink: Callable[[Sequence[Frame]], bool] | None = None
 
     def __init__(self, clock: ManualClock) -> None:
         self._clock = clock

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 
 import pytest
 import uvloop
 from redis.asyncio import Redis
 
 from infra.store.keys import Keys
-from infra.store.turns.live import LivePublisher, LiveSubscriber, LiveTurn
+from infra.store.turns.live import LivePublisher, LiveSubscriber
+from infra.store.turns.mailbox import LiveTurn
 from infra.wire.frames import Frame
 from infra.wire.ids import Fence, ReplicaId, TurnId
 from tests.fakes.fake_redis import fake_redis
@@ -69,6 +70,51 @@ async def test_an_overflow_wakes_a_relay_that_waits() -> None:
         mailbox.overflow()
     assert waiting.result()
     assert mailbox.take() == []
+
+
+async def test_a_sink_is_offered_what_arrives_while_the_relay_waits() -> None:
+    mailbox = LiveTurn(frames_max=3, bytes_max=1000)
+    taken: list[list[int]] = []
+
+    def sink(frames: Sequence[Frame]) -> bool:
+        taken.append([f.n for f in frames])
+        return frames[0].n != 6
+
+    mailbox.sink = sink
+    mailbox.deliver([frame(1)])
+    assert taken == [], "nobody waits"
+    assert [f.n for f in mailbox.take()] == [1]
+    async with asyncio.TaskGroup() as group:
+        waiting = group.create_task(mailbox.wait(10))
+        await asyncio.sleep(0)
+        mailbox.deliver([frame(n) for n in range(2, 6)])
+        assert taken == [[2, 3, 4], [5]], "never more at once than a mailbox holds"
+        assert not waiting.done()
+        mailbox.deliver([frame(6), frame(7)])
+        mailbox.deliver([frame(8)])
+        assert taken[2:] == [[6, 7]], "once it is woken, everything else is its own affair"
+    assert [f.n for f in mailbox.take()] == [6, 7, 8]
+
+
+async def test_each_relay_of_a_turn_gets_the_frames_of_a_message_at_once(redis: Redis) -> None:
+    subscriber = LiveSubscriber(redis, Keys(), REPLICA)
+    other = TurnId("turn_2")
+    lines = [frame(1).encode(), Frame(other, Fence(1), 1, b"y").encode(), frame(2).encode()]
+    heard: list[list[int]] = []
+
+    def sink(frames: Sequence[Frame]) -> bool:
+        heard.append([f.n for f in frames])
+        return True
+
+    with subscriber.attach(TURN) as one, subscriber.attach(TURN) as two:
+        one.sink = two.sink = sink
+        async with asyncio.TaskGroup() as group:
+            waits = [group.create_task(mailbox.wait(10)) for mailbox in (one, two)]
+            await asyncio.sleep(0)
+            subscriber._deliver(b"\n".join(lines))
+            assert heard == [[1, 2], [1, 2]]
+            for waiting in waits:
+                waiting.cancel()
 
 
 async def test_a_detached_mailbox_is_forgotten(redis: Redis) -> None:
