@@ -31,6 +31,7 @@ from worker.hosts.folders.workspace import WorkspaceGauge
 from worker.hosts.host import ContainerHost
 from worker.hosts.start_slots import Starts
 from worker.lines import HeldLines
+from worker.meter_rounds import MeterRounds
 from worker.ownership import Ownership
 
 
@@ -110,6 +111,7 @@ class TurnParts(CommonParts):
     turns: TurnStore
     turn_log: TurnLog
     usage: UsageStore
+    meters: MeterRounds
     live: LivePublisher
 
 

@@ -46,6 +46,7 @@ from worker.hosts.host import Container, ContainerHost
 from worker.hosts.start_slots import Starts, starts_at_once
 from worker.lanes import WorkerLane
 from worker.life import Life
+from worker.meter_rounds import MeterRounds
 from worker.ownership import Ownership
 from worker.parts import Timings, WorkerParts
 from worker.placement.hibernation import MemoryRelief
@@ -187,6 +188,7 @@ class WorkerProcess:
             turns=store.turns,
             turn_log=store.log,
             usage=store.usage,
+            meters=MeterRounds(clock, every_s=around.timings.meter_every_s),
             conversations=store.conversations,
             transcripts=store.transcripts,
             queue=store.queue,
@@ -248,6 +250,7 @@ class WorkerProcess:
                     "leases": self.parts.ownership.run(),
                     "starts": self.parts.starts.run(),
                     "gateway": self.parts.gateway.run(),
+                    "meters": self.parts.meters.run(),
                     "heartbeat": self._beat_for_ever(),
                     "changes": self._tell_changes(),
                     "engine": self.parts.engine.run(),

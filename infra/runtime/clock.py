@@ -4,7 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Callable
 from typing import Protocol
+
+
+class Timer(Protocol):
+    """A call that is still to come."""
+
+    def cancel(self) -> None:
+        """Do not make it. No error if it was made."""
+        ...
 
 
 class Clock(Protocol):
@@ -21,6 +30,10 @@ class Clock(Protocol):
 
     async def sleep(self, seconds: float) -> None:
         """Wait. Can be cancelled like any await."""
+        ...
+
+    def call_later(self, seconds: float, callback: Callable[[], None]) -> Timer:
+        """Call this after a time, from the running loop."""
         ...
 
 
@@ -40,3 +53,6 @@ class SystemClock:
 
     async def sleep(self, seconds: float) -> None:
         await asyncio.sleep(seconds)
+
+    def call_later(self, seconds: float, callback: Callable[[], None]) -> Timer:
+        return asyncio.get_running_loop().call_later(seconds, callback)

@@ -6,6 +6,9 @@ import asyncio
 import heapq
 import itertools
 import time
+from collections.abc import Callable
+
+from infra.runtime.clock import Clock, Timer
 
 
 class ManualClock:
@@ -30,6 +33,9 @@ class ManualClock:
         woken = asyncio.get_running_loop().create_future()
         heapq.heappush(self._sleepers, (self._now_s + seconds, next(self._order), woken))
         await woken
+
+    def call_later(self, seconds: float, callback: Callable[[], None]) -> Timer:
+        return timer_of(self, seconds, callback)
 
     async def advance(self, seconds: float) -> None:
         """Let time pass, waking sleepers one by one and letting each run before the next."""
@@ -81,3 +87,27 @@ class FreezingClock:
     async def sleep(self, seconds: float) -> None:
         await asyncio.sleep(seconds)
         await self._awake.wait()
+
+    def call_later(self, seconds: float, callback: Callable[[], None]) -> Timer:
+        return timer_of(self, seconds, callback)
+
+
+def timer_of(clock: Clock, seconds: float, callback: Callable[[], None]) -> Timer:
+    """A timer that fires when a sleeper of that clock would wake."""
+
+    async def later() -> None:
+        await clock.sleep(seconds)
+        callback()
+
+    task: asyncio.Task[None] = asyncio.get_running_loop().create_task(later())
+    return _TaskTimer(task)
+
+
+class _TaskTimer:
+    def __init__(self, task: asyncio.Task[None]) -> None:
+        self._task = task
+
+    def cancel(self) -> None:
+        # A callback may cancel its own timer, and must not be cut off by that.
+        if self._task is not asyncio.current_task():
+            self._task.cancel()

@@ -12,10 +12,12 @@ from __future__ import annotations
 
 import heapq
 import random
-from collections.abc import Coroutine, Generator
+from collections.abc import Callable, Coroutine, Generator
 from dataclasses import dataclass
 from itertools import count
 from typing import Any
+
+from infra.runtime.clock import Timer
 
 
 @dataclass(eq=False)
@@ -105,3 +107,6 @@ class DriftingClock:
 
     async def sleep(self, seconds: float) -> None:
         await pause(max(0.0, seconds) / self._rate)
+
+    def call_later(self, seconds: float, callback: Callable[[], None]) -> Timer:
+        raise NotImplementedError("what runs in virtual time sets no timers")

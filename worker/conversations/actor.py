@@ -17,9 +17,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 from infra.runtime.logs import fields
 from infra.store.conversations.conversations import ConversationRecord
@@ -393,10 +394,10 @@ class Conversation:
             self._life.to(ActorPhase.STOPPING)
             await self._discard_container()
 
-    async def _end_start(self) -> None:
-        """The agent works: let the host start another one."""
+    def _end_start(self) -> Coroutine[Any, Any, None] | None:
+        """The agent works, or never will for this turn: let the host start another one."""
         self._boost.over()
-        await self._parts.starts.end(self.key)
+        return self._parts.starts.ending(self.key)
 
     async def _prepare(self, run: TurnRun) -> None:
         if self._session.is_lost:

@@ -157,9 +157,10 @@ class Delivery:
         try:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._parts.gateway.open_turn(run.open_request()))
-                group.create_task(self._record.move(ConversationState.BUSY, container=container))
                 if standing is not None:
                     group.create_task(run.put_on(standing))
+                # Of a warm conversation, the claim has recorded that already.
+                await self._record.move(ConversationState.BUSY, container=container)
         except BaseExceptionGroup as group:
             raise _first(group) from None
 

@@ -41,33 +41,32 @@ async def see_through(
     *,
     is_cancelled: bool,
     prepare: Callable[[], Coroutine[Any, Any, None]],
-    on_spoken: Callable[[], Coroutine[Any, Any, None]],
+    on_spoken: Callable[[], Coroutine[Any, Any, None] | None],
 ) -> Outcome:
     """Run until the turn is closed or back in the queue. Raises `LeaseLost`, in a group.
 
     `is_cancelled`: somebody already wants it stopped. `prepare` brings the turn to its agent, and
     is cancelled if the turn's end is decided before. `on_spoken` is called when the agent has sent
-    its first event, or the end is decided. If cancelled, the turn stays as it is: the agent keeps
-    its events for the next owner.
+    its first event, or the end is decided; what it returns is run beside the turn. If cancelled,
+    the turn stays as it is: the agent keeps its events for the next owner.
     """
     _tell_claimed(run)
     if is_cancelled or run.claimed.record.cancel is not None:
         run.interrupt(InterruptReason.CANCELLED)
-
-    async def when_spoken() -> None:
-        await run.spoke.wait()
-        await on_spoken()
-
     async with asyncio.TaskGroup() as group:
         logging_events = group.create_task(run.log_events())
-        watching = group.create_task(run.watch())
-        group.create_task(when_spoken())
         preparing = group.create_task(prepare())
-        ending = await run.ended()
-        watching.cancel()
-        preparing.cancel()
-        # A start under way cleans up after itself before anything else happens here.
-        await asyncio.wait({preparing})
+
+        def spoken() -> None:
+            if (work := on_spoken()) is not None:
+                group.create_task(work)
+
+        with run.watched(on_spoken=spoken):
+            ending = await run.ended()
+        if not preparing.done():
+            preparing.cancel()
+            # A start under way cleans up after itself before anything else happens here.
+            await asyncio.wait({preparing})
         outcome = await _concluded(run, ending)
         logging_events.cancel()
     return outcome

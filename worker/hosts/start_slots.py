@@ -15,7 +15,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any
 
 from infra.runtime.clock import Clock
 from infra.runtime.logs import fields
@@ -96,12 +97,13 @@ class Starts:
         self._under_way.add(c)
         self._memory.expect(c)
 
-    async def end(self, c: ConversationKey) -> None:
-        """The agent has sent its first message, or never will. Does nothing if it was not
-        starting."""
+    def ending(self, c: ConversationKey) -> Coroutine[Any, Any, None] | None:
+        """The agent has sent its first message, or never will. Run what is returned before its next
+        start; None if it was not starting."""
         self._memory.settle(c)
-        if c not in self._under_way:
-            return
+        return self._end(c) if c in self._under_way else None
+
+    async def _end(self, c: ConversationKey) -> None:
         try:
             async with self._telling:
                 await until_store_answers(lambda: self._slots.end(c, self._host), self._clock)
@@ -109,7 +111,7 @@ class Starts:
             self.forget(c)
 
     def forget(self, c: ConversationKey) -> None:
-        """Like `end`, for a conversation that we no longer own; its start has already stopped to
+        """Like `ending`, for a conversation that we no longer own; its start has already stopped to
         count."""
         self._memory.settle(c)
         if c in self._under_way:

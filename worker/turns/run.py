@@ -12,7 +12,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 
 from infra.runtime.logs import fields
 from infra.store.turns.turns import Claimed
@@ -60,6 +63,7 @@ from worker.turns.steps import (
     refused_ending,
     stop_in,
 )
+from worker.turns.time_limits import TimeLimits
 from worker.waiting import until_store_answers
 
 log = logging.getLogger(__name__)
@@ -74,13 +78,25 @@ class TurnRun:
 
     def __init__(self, parts: TurnParts, held: HeldLease, claimed: Claimed) -> None:
         self.claimed = claimed
+        self._on_spoken: Callable[[], None] | None = None
         self.turn: TurnId = claimed.record.turn
         self.sdk_session: str | None = None
-        self.spoke = asyncio.Event()
-        """Set when the agent has sent an event of the turn, or the turn's end is decided."""
         self.timeline: StartTimeline | None = None
         """How its agent starts; None if it runs already, and once the line is logged."""
-        self.spending = Spending(parts, held, claimed.record, is_taken_over=claimed.is_adoption)
+        self._limits = TimeLimits(
+            parts.clock,
+            grace_s=parts.agents.disconnect_grace_s,
+            on_deadline=partial(self.interrupt, InterruptReason.DEADLINE),
+            on_grace_over=self._give_up,
+            on_overrun_over=partial(self.interrupt, InterruptReason.CANCELLED),
+        )
+        self.spending = Spending(
+            parts,
+            held,
+            claimed.record,
+            is_taken_over=claimed.is_adoption,
+            on_overrun=self._limits.overrun,
+        )
         first = first_phase(state=claimed.record.state, is_adoption=claimed.is_adoption)
         self._life = Life(f"run of {self.turn}", first, RUN_TRANSITIONS)
         self._parts = parts
@@ -202,6 +218,7 @@ class TurnRun:
         if stop is Stop.NOTHING or not self._stop.ask(reason):
             return
         log.info("turn interrupted", extra=fields(turn=self.turn, reason=reason))
+        self._limits.interrupted()
         if stop is Stop.END:
             self.declare(interrupted_end(reason))
         else:
@@ -259,7 +276,8 @@ class TurnRun:
 
     def _take_event(self, n: int, line: bytes, payload: bytes) -> None:
         """Validate an event once, for all later readers; publish and log it, or end with it."""
-        self.spoke.set()
+        if self._on_spoken is not None:
+            self._note_spoken()
         if self.timeline is not None:
             self._time(payload)
         try:
@@ -277,6 +295,11 @@ class TurnRun:
         self._output.say(payload, line=line)
         if self._output.is_full and self._link:
             self._link.pause()
+
+    def _note_spoken(self) -> None:
+        call, self._on_spoken = self._on_spoken, None
+        if call is not None:
+            call()
 
     def on_times(self, times: AgentTimes) -> None:
         """Note how the agent started."""
@@ -341,8 +364,9 @@ class TurnRun:
             return
         memory = memory_after(ending, ended_in=self.phase)
         self._life.to(RunPhase.ENDED)
+        self._limits.stop()
         self._tell_times()
-        self.spoke.set()
+        self._note_spoken()
         self._ending.set_result(replace(ending, memory=memory))
 
     async def ended(self) -> Ending:
@@ -353,28 +377,28 @@ class TurnRun:
         """Keep logging until cancelled. Raises `LeaseLost`."""
         await self._output.run()
 
-    async def watch(self) -> None:
-        """Enforce the deadline and the grace time of an interrupt, and book the turn's usage, until
-        cancelled. Raises `LeaseLost`, in a group."""
-        async with asyncio.TaskGroup() as group:
-            following = group.create_task(self.spending.follow(self.open_request))
-            stopping = group.create_task(self._stop_overrun())
-            await self._watch_time()
-            following.cancel()
-            stopping.cancel()
+    @contextmanager
+    def watched(self, *, on_spoken: Callable[[], None]) -> Iterator[None]:
+        """Meanwhile, enforce the deadline and the grace time of an interrupt, and book the turn's
+        usage. Whoever loses its lease is told by the lease.
 
-    async def _stop_overrun(self) -> None:
-        """An agent whose calls are refused because of the budget ends its turn; one that continues
-        is stopped."""
-        await self.spending.overrun.wait()
-        await self._parts.clock.sleep(self._parts.agents.disconnect_grace_s)
-        self.interrupt(InterruptReason.CANCELLED)
+        `on_spoken` is called once, when the agent has sent its first event of the turn, or the
+        turn's end is decided.
+        """
+        self._on_spoken = on_spoken
+        if self.phase is RunPhase.ENDED:
+            self._note_spoken()
+        self._limits.start(left_s=self.claimed.left_s)
+        try:
+            look = partial(self.spending.look, self.open_request)
+            with self._parts.meters.following(look, self._held):
+                yield
+        finally:
+            self._limits.stop()
+            self._on_spoken = None
 
-    async def _watch_time(self) -> None:
-        clock, grace_s = self._parts.clock, self._parts.agents.disconnect_grace_s
-        if not await self._stop.asked(clock, within_s=self.claimed.left_s):
-            self.interrupt(InterruptReason.DEADLINE)
-        await clock.sleep(grace_s)
+    def _give_up(self) -> None:
+        """The grace time is over. An agent that is not done by then is not used again."""
         if self._stop.reason and self.phase is not RunPhase.ENDED:
             log.warning("interrupted agent did not end", extra=fields(turn=self.turn))
             self.declare(interrupted_end(self._stop.reason), usable=False)

@@ -8,7 +8,6 @@ before a turn.
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import Callable
 
@@ -36,10 +35,13 @@ class Spending:
         record: TurnRecord,
         *,
         is_taken_over: bool = False,
+        on_overrun: Callable[[], None] = lambda: None,
     ) -> None:
-        """`is_taken_over`: another worker may have booked for the turn before."""
+        """`is_taken_over`: another worker may have booked for the turn before. `on_overrun` is
+        called when the gateway has stopped calls of the turn because of its budget."""
         self._parts = parts
         self._held = held
+        self._on_overrun = on_overrun
         self._record = record
         self._turn_budget = parts.budgets.turn_budget_tokens
         self._tenant_budget = parts.budgets.tenant_budget_tokens
@@ -47,8 +49,6 @@ class Spending:
         self._is_taken_over = is_taken_over
         self._instances: set[str] = set()
         """Instances of the gateway whose figures are booked."""
-        self.overrun = asyncio.Event()
-        """Whether the gateway has stopped calls of the turn because of its budget."""
         self.budget_tokens: int | None = None
         """The value up to which the gateway's own meter of the turn may count; None for no
         limit."""
@@ -70,17 +70,15 @@ class Spending:
         self.budget_tokens = self._limit(meter, spent)
         return self._end_if_spent(spent)
 
-    async def follow(self, request: Callable[[], OpenTurn]) -> None:
-        """Book and adjust until cancelled. `request` is the command for the gateway.
+    async def look(self, request: Callable[[], OpenTurn]) -> None:
+        """Book what is new and adjust the budgets. `request` is the command for the gateway.
 
-        Raises `LeaseLost`.
+        If store or gateway are away, the next look does it. Raises `LeaseLost`.
         """
-        while True:
-            await self._parts.clock.sleep(self._parts.timings.meter_every_s)
-            try:
-                await self._look(request)
-            except (StoreUnavailable, GatewayUnavailable) as error:
-                log.warning("usage not booked now: %s", error, extra=fields(turn=self._record.turn))
+        try:
+            await self._look(request)
+        except (StoreUnavailable, GatewayUnavailable) as error:
+            log.warning("usage not booked now: %s", error, extra=fields(turn=self._record.turn))
 
     async def end_of_overrun(self, meter: TurnMeter) -> TurnEnded | None:
         """The end of a turn that the gateway stopped because of its budget; None for any other.
@@ -110,7 +108,7 @@ class Spending:
         if meter is None:
             return
         if meter.is_over_budget:
-            self.overrun.set()
+            self._on_overrun()
         # The tenant's other turns spend as well.
         if meter == self._booked and not self._tenant_budget:
             return

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Callable
 from typing import Any
 
-from infra.runtime.clock import SystemClock
+from infra.runtime.clock import SystemClock, Timer
 from infra.wire.ids import HostId
+from tests.fakes.manual_clock import timer_of
 from tests.fakes.worker_stage import Stage, conversation
 
 C = conversation("one")
@@ -44,6 +46,9 @@ class SuspendedClock:
     async def sleep(self, seconds: float) -> None:
         await asyncio.sleep(seconds)
         await self.awake()
+
+    def call_later(self, seconds: float, callback: Callable[[], None]) -> Timer:
+        return timer_of(self, seconds, callback)
 
 
 async def test_a_resumed_worker_gives_no_agent_a_turn_that_has_ended_meanwhile(
