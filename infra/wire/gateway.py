@@ -2,13 +2,16 @@
 
     PUT    /sessions/{conversation}              OpenSession: create its sockets; GatewayStatus
     DELETE /sessions/{conversation}              close its sockets, wipe its keys
-    PUT    /sessions/{conversation}/turn         OpenTurn: allow model calls with this key
-    DELETE /sessions/{conversation}/turn/{turn}  stop model calls, wipe the key; TurnMeter
+    GET    /turns                                a WebSocket, see below
     POST   /sessions/{conversation}/complete     SideCall: one model call; the upstream's SSE bytes
     GET    /meters                               Meters: what the running turns have used so far
     GET    /health                               GatewayStatus
 
-Both deletions take `?fence=`, so that a stale owner cannot undo what a newer one has set up. A
+Over the WebSocket come `OpenTurn` and `CloseTurn`, as binary messages; each is answered, in order,
+by `GatewayStatus` or `TurnMeter`, or by `GatewayRefused`. (Workers of an earlier build send both as
+requests: PUT /sessions/{conversation}/turn and DELETE /sessions/{conversation}/turn/{turn}.)
+
+The deletion takes `?fence=`, so that a stale owner cannot undo what a newer one has set up. A
 refusal is a 4xx with `GatewayRefused`. All are idempotent. `GatewayStatus.instance` changes when
 the gateway restarts; a worker that sees another one registers its sessions and open turns again.
 """
@@ -17,9 +20,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from enum import StrEnum
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import TypeAdapter
+from pydantic import Field, TypeAdapter
 
 from infra.wire.base import Message, decode
 from infra.wire.events import Usage
@@ -58,6 +61,19 @@ class OpenTurn(Message):
     for no limit."""
     options: ConversationOptions = NO_OPTIONS
     """The conversation's, for this turn."""
+
+
+class CloseTurn(Message):
+    """Stop the turn's model calls and connections, and wipe its key.
+
+    Without a fence it closes the turn whoever owns the session; with one, a newer owner's is left
+    alone.
+    """
+
+    type: Literal["close_turn"] = "close_turn"
+    turn: TurnId
+    conversation: ConversationKey
+    fence: Fence | None = None
 
 
 class SideCall(Message):
@@ -146,6 +162,10 @@ class GatewayRefused(Message):
     fence: Fence | None = None
 
 
+TurnCommand = Annotated[OpenTurn | CloseTurn, Field(discriminator="type")]
+TurnAnswer = Annotated[GatewayStatus | TurnMeter | GatewayRefused, Field(discriminator="type")]
+_TURN_COMMAND: TypeAdapter[TurnCommand] = TypeAdapter(TurnCommand)
+_TURN_ANSWER: TypeAdapter[TurnAnswer] = TypeAdapter(TurnAnswer)
 _OPEN_SESSION = TypeAdapter(OpenSession)
 _OPEN_TURN = TypeAdapter(OpenTurn)
 _SIDE_CALL = TypeAdapter(SideCall)
@@ -162,6 +182,18 @@ def decode_open_turn(raw: bytes) -> OpenTurn:
     """Raises `MalformedMessage`."""
     command: OpenTurn = decode(_OPEN_TURN, raw)
     return command
+
+
+def decode_turn_command(raw: bytes) -> TurnCommand:
+    """Raises `UnknownMessage` and `MalformedMessage`."""
+    command: TurnCommand = decode(_TURN_COMMAND, raw)
+    return command
+
+
+def decode_turn_answer(raw: bytes) -> TurnAnswer:
+    """Raises `UnknownMessage` and `MalformedMessage`."""
+    answer: TurnAnswer = decode(_TURN_ANSWER, raw)
+    return answer
 
 
 def decode_side_call(raw: bytes) -> SideCall:

@@ -178,6 +178,9 @@ REFUSED: dict[str, Message] = {
 OPEN_SESSION: dict[str, Message] = {
     "open_session": gateway.OpenSession(socket_dir="/data/s/0123", fence=FENCE),
 }
+CLOSE_TURN: dict[str, Message] = {
+    "close_turn": gateway.CloseTurn(turn=TURN, conversation=CONVERSATION, fence=FENCE)
+}
 OPEN_TURN: dict[str, Message] = {
     "open_turn": gateway.OpenTurn(
         turn=TURN,
@@ -223,6 +226,7 @@ LINKS: tuple[tuple[str, dict[str, Message], Decode], ...] = (
     ("gateway", REFUSED, gateway.decode_refused),
     ("gateway", OPEN_SESSION, gateway.decode_open_session),
     ("gateway", OPEN_TURN, gateway.decode_open_turn),
+    ("gateway", CLOSE_TURN, gateway.decode_turn_command),
     ("gateway", SIDE_CALL, gateway.decode_side_call),
 )
 CASES = [

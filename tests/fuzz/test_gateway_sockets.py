@@ -94,6 +94,14 @@ async def test_the_egress_socket(make_host: HostMaker, caplog: pytest.LogCapture
     no_fault_of_ours(caplog)
 
 
+UPGRADED = (
+    b"GET /turns HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
+    b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n"
+    # A masked frame of two bytes.
+    b"\x82\x82\0\0\0\0{}"
+)
+
+
 async def test_the_control_socket(
     host: Host, data_dir: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -107,6 +115,8 @@ async def test_the_control_socket(
         request(f"PUT /sessions/{CONVERSATION}/turn", turn),
         request(f"DELETE /sessions/{CONVERSATION}/turn/{TURN}?fence=1"),
         request(f"POST /sessions/{CONVERSATION}/complete", b"{}"),
+        request("GET /turns"),
+        UPGRADED,
         request("GET /meters"),
         request("GET /health"),
     ]

@@ -6,19 +6,22 @@ import logging
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
-from aiohttp import web
+from aiohttp import WSMsgType, web
 
 from infra.runtime.http_log import http_log
 from infra.runtime.logs import fields
 from infra.runtime.sockets import BoundSocket, SocketRefused, is_answered, listen_at
 from infra.wire.base import Message
-from infra.wire.errors import AgClusterError, KeyNotOpened, MalformedMessage
+from infra.wire.errors import AgClusterError, KeyNotOpened, MalformedMessage, UnknownMessage
 from infra.wire.gateway import (
+    CloseTurn,
     GatewayFault,
     GatewayRefused,
+    OpenTurn,
     decode_open_session,
     decode_open_turn,
     decode_side_call,
+    decode_turn_command,
 )
 from infra.wire.ids import ConversationKey, Fence, TurnId
 from worker.gateway.model.side_calls import SideCalls
@@ -60,11 +63,14 @@ class ControlServer:
         self._table = table
         self._side_calls = side_calls
         self._bound = bound
+        self._lines: set[web.WebSocketResponse] = set()
         app = web.Application(client_max_size=side_calls.body_max_bytes + _ENVELOPE_MAX_BYTES)
         app.add_routes(
             [
                 web.put("/sessions/{conversation}", _answering(self._open_session)),
                 web.delete("/sessions/{conversation}", _answering(self._close_session)),
+                web.get("/turns", self._turns),
+                # For workers of an earlier build.
                 web.put("/sessions/{conversation}/turn", _answering(self._open_turn)),
                 web.delete("/sessions/{conversation}/turn/{turn}", _answering(self._close_turn)),
                 web.post("/sessions/{conversation}/complete", _answering(self._complete)),
@@ -89,6 +95,8 @@ class ControlServer:
     async def aclose(self) -> None:
         """Stop listening and remove the socket."""
         self._bound.unlink()
+        for line in tuple(self._lines):
+            await line.close()
         await self._runner.cleanup()
 
     async def _open_session(self, request: web.Request) -> Message:
@@ -99,6 +107,33 @@ class ControlServer:
     async def _close_session(self, request: web.Request) -> Message:
         await self._table.close_session(_conversation(request), _fence(request))
         return self._table.status()
+
+    async def _turns(self, request: web.Request) -> web.WebSocketResponse:
+        """Open and close turns until the worker hangs up. Nothing in between waits for anything."""
+        line = web.WebSocketResponse(
+            timeout=_CLOSE_S, max_msg_size=_ENVELOPE_MAX_BYTES, compress=False
+        )
+        await line.prepare(request)
+        self._lines.add(line)
+        try:
+            async for message in line:
+                if message.type is not WSMsgType.BINARY:
+                    break
+                await line.send_bytes(self._answer_to(message.data).encode())
+        finally:
+            self._lines.discard(line)
+        return line
+
+    def _answer_to(self, raw: bytes) -> Message:
+        try:
+            match decode_turn_command(raw):
+                case OpenTurn() as command:
+                    self._table.open_turn(command)
+                    return self._table.status()
+                case CloseTurn(conversation=c, turn=turn, fence=fence):
+                    return self._table.close_turn(c, turn, fence)
+        except AgClusterError as error:
+            return _refusal(error)[1]
 
     async def _open_turn(self, request: web.Request) -> Message:
         command = decode_open_turn(await request.read())
@@ -125,27 +160,36 @@ class ControlServer:
 
 
 def _answering(handler: _Handler) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
-    """Translates our messages and errors to HTTP. The only place here that chooses a status."""
+    """Translates our messages and errors to HTTP."""
 
     async def answer(request: web.Request) -> web.StreamResponse:
         try:
             answered = await handler(request)
-            return _as_json(answered, 200) if isinstance(answered, Message) else answered
-        except StaleFence as error:
-            refused = _refused(GatewayFault.STALE_FENCE, error, fence=error.fence)
-            return _as_json(refused, 409)
-        except NoSession as error:
-            return _as_json(_refused(GatewayFault.NO_SESSION, error), 404)
-        except KeyNotOpened as error:
-            log.warning("key not opened", extra=fields(reason=error))
-            return _as_json(_refused(GatewayFault.KEY_NOT_OPENED, error), 403)
-        except SocketRefused as error:
-            log.warning("session not opened", extra=fields(reason=error))
-            return _as_json(_refused(GatewayFault.NO_SOCKETS, error), 422)
-        except MalformedMessage as error:
-            return _as_json(_refused(GatewayFault.BAD_REQUEST, error), 400)
+        except AgClusterError as error:
+            status, refused = _refusal(error)
+            return _as_json(refused, status)
+        return _as_json(answered, 200) if isinstance(answered, Message) else answered
 
     return answer
+
+
+def _refusal(error: AgClusterError) -> tuple[int, GatewayRefused]:
+    """A status and what the worker is told. Raises errors that are nobody's refusal."""
+    match error:
+        case StaleFence(fence=fence):
+            return 409, _refused(GatewayFault.STALE_FENCE, error, fence=fence)
+        case NoSession():
+            return 404, _refused(GatewayFault.NO_SESSION, error)
+        case KeyNotOpened():
+            log.warning("key not opened", extra=fields(reason=error))
+            return 403, _refused(GatewayFault.KEY_NOT_OPENED, error)
+        case SocketRefused():
+            log.warning("session not opened", extra=fields(reason=error))
+            return 422, _refused(GatewayFault.NO_SOCKETS, error)
+        case MalformedMessage() | UnknownMessage():
+            return 400, _refused(GatewayFault.BAD_REQUEST, error)
+        case _:
+            raise error
 
 
 def _as_json(message: Message, status: int) -> web.Response:

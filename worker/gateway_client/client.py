@@ -11,13 +11,14 @@ from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Self, TypeVar
 
 import aiohttp
 
 from infra.wire.base import Message
-from infra.wire.errors import GatewayUnavailable, MalformedMessage
+from infra.wire.errors import GatewayUnavailable, MalformedMessage, UnknownMessage
 from infra.wire.gateway import (
+    CloseTurn,
     GatewayFault,
     GatewayRefused,
     GatewayStatus,
@@ -26,12 +27,14 @@ from infra.wire.gateway import (
     OpenTurn,
     SideCall,
     TurnMeter,
-    decode_meter,
     decode_meters,
     decode_refused,
     decode_status,
 )
 from infra.wire.ids import ConversationKey, Fence, TurnId
+from worker.gateway_client.turn_line import TurnLine
+
+_AnswerT = TypeVar("_AnswerT", GatewayStatus, TurnMeter)
 
 FENCES_MAX = 10_000
 """Far more than the sessions that a worker has open at the same time."""
@@ -77,6 +80,7 @@ class GatewayClient:
         self._socket = socket
         self._timeout_s = timeout_s
         self._http: aiohttp.ClientSession | None = None
+        self._turns = TurnLine(self._session, base_url=_BASE)
         self._fences: OrderedDict[ConversationKey, Fence] = OrderedDict()
         """The fence with which each session was opened. A session that another worker took over is
         never closed here, so the oldest entries are dropped."""
@@ -112,16 +116,17 @@ class GatewayClient:
 
     async def open_turn(self, request: OpenTurn) -> GatewayStatus:
         """Allow the session's model calls. A turn that was open before ends."""
-        path = f"/sessions/{request.conversation}/turn"
-        return decode_status(await self._send("PUT", path, request))
+        return await self._ask(request, GatewayStatus)
 
     async def close_turn(self, conversation: ConversationKey, turn: TurnId) -> TurnMeter:
         """Cut off the turn's model calls and connections, and wipe its key.
 
         The meter is empty if the gateway has restarted since.
         """
-        path = f"/sessions/{conversation}/turn/{turn}{self._fence(conversation)}"
-        return decode_meter(await self._send("DELETE", path))
+        command = CloseTurn(
+            turn=turn, conversation=conversation, fence=self._fences.get(conversation)
+        )
+        return await self._ask(command, TurnMeter)
 
     async def meters(self) -> Meters:
         """What the running turns have used so far."""
@@ -180,12 +185,19 @@ class GatewayClient:
 
     async def aclose(self) -> None:
         """Close the connections."""
+        await self._turns.aclose()
         if self._http is not None:
             await self._http.close()
 
-    def _fence(self, conversation: ConversationKey) -> str:
-        fence = self._fences.get(conversation)
-        return "" if fence is None else f"?fence={fence}"
+    async def _ask(self, command: OpenTurn | CloseTurn, kind: type[_AnswerT]) -> _AnswerT:
+        with self._translating():
+            async with asyncio.timeout(self._timeout_s):
+                answer = await self._turns.ask(command)
+        if isinstance(answer, GatewayRefused):
+            raise CommandRefused(answer)
+        if not isinstance(answer, kind):
+            raise GatewayUnavailable(f"the gateway answered with a {answer.type}")
+        return answer
 
     async def _send(self, method: str, path: str, command: Message | None = None) -> bytes:
         body = command.encode() if command is not None else None
@@ -203,7 +215,7 @@ class GatewayClient:
     def _translating(self) -> Iterator[None]:
         try:
             yield
-        except (aiohttp.ClientError, OSError, TimeoutError) as error:
+        except (aiohttp.ClientError, OSError, TimeoutError, UnknownMessage) as error:
             told = f"{type(error).__name__} {error}".rstrip()
             raise GatewayUnavailable(f"gateway at {self._socket}: {told}") from error
 
