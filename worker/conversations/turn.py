@@ -61,7 +61,7 @@ async def see_through(
             if (work := on_spoken()) is not None:
                 group.create_task(work)
 
-        with run.watched(on_spoken=spoken):
+        async with run.watched(on_spoken=spoken):
             ending = await run.ended()
         if not preparing.done():
             preparing.cancel()

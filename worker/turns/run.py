@@ -12,8 +12,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from functools import partial
 
@@ -377,8 +377,8 @@ class TurnRun:
         """Keep logging until cancelled. Raises `LeaseLost`."""
         await self._output.run()
 
-    @contextmanager
-    def watched(self, *, on_spoken: Callable[[], None]) -> Iterator[None]:
+    @asynccontextmanager
+    async def watched(self, *, on_spoken: Callable[[], None]) -> AsyncIterator[None]:
         """Meanwhile, enforce the deadline and the grace time of an interrupt, and book the turn's
         usage. Whoever loses its lease is told by the lease.
 
@@ -391,7 +391,7 @@ class TurnRun:
         self._limits.start(left_s=self.claimed.left_s)
         try:
             look = partial(self.spending.look, self.open_request)
-            with self._parts.meters.following(look, self._held):
+            async with self._parts.meters.following(look, self._held):
                 yield
         finally:
             self._limits.stop()
