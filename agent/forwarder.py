@@ -27,10 +27,14 @@ class Forwarder:
         self._port = port
         self._server: asyncio.Server | None = None
 
-    async def proxy_url(self) -> str | None:
-        """`http://127.0.0.1:<port>`, or None without egress."""
+    async def proxy_url(self, *, is_expected: bool = False) -> str | None:
+        """`http://127.0.0.1:<port>`, or None without egress.
+
+        `is_expected`: the egress socket will be there when something connects; until then
+        connections are closed.
+        """
         if self._server is None:
-            if not self._egress_socket.is_socket():
+            if not is_expected and not self._egress_socket.is_socket():
                 return None
             self._server = await self._listen()
         port = self._server.sockets[0].getsockname()[1]

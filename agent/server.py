@@ -24,6 +24,7 @@ from infra.wire.ids import Fence, TurnId
 from infra.wire.link import (
     LINE_MAX_BYTES,
     Ack,
+    AgentSettings,
     Answer,
     Close,
     Command,
@@ -32,6 +33,8 @@ from infra.wire.link import (
     InterruptReason,
     Ping,
     Pong,
+    Prepare,
+    Prepared,
     Refused,
     Replay,
     StartTurn,
@@ -81,7 +84,8 @@ class LinkServer:
         self._link: _Link | None = None
         self._turn: RunningTurn | None = None
         self._just_ended: TurnId | None = None
-        self._starts: asyncio.Queue[RunningTurn] = asyncio.Queue()
+        self._starts: asyncio.Queue[RunningTurn | AgentSettings] = asyncio.Queue()
+        """Turns to run, or settings to be ready for."""
         self._links: set[_Link] = set()
         self._closing = asyncio.Event()
         self.listening = asyncio.Event()
@@ -141,10 +145,21 @@ class LinkServer:
         session = self._session = await self._open_session(group)
         try:
             while True:
-                turn = await self._starts.get()
-                self._end(turn, await _run_guarded(session, turn))
+                match await self._starts.get():
+                    case RunningTurn() as turn:
+                        self._end(turn, await _run_guarded(session, turn))
+                    case settings:
+                        self._tell_prepared(await session.prepare(settings))
         finally:
             await session.aclose()
+
+    def _tell_prepared(self, is_ready: bool) -> None:
+        if self._link is None:
+            return
+        if is_ready:
+            self._link.answer(Prepared())
+        else:
+            _refuse(self._link, "no CLI came up", code=ErrorCode.AGENT_FAILED)
 
     def _end(self, turn: RunningTurn, ended: TurnEnded) -> None:
         if turn.outbox.is_ended:
@@ -226,6 +241,11 @@ class LinkServer:
         match command:
             case Ping():
                 link.answer(Pong())
+            case Prepare(settings=settings):
+                if self._turn is not None:
+                    _refuse(link, "only a spare is prepared, and this agent has had a turn")
+                else:
+                    self._starts.put_nowait(settings)
             case StartTurn():
                 self._start(link, command)
             case Replay(turn=id, after=after):

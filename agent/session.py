@@ -22,6 +22,7 @@ from agent.cli.early import EarlyCli
 from agent.cli.options import build_options, launch_key
 from agent.cli.processes import is_crowded, oom_kills
 from agent.cli.setup import CliSetup
+from agent.cli.spare import begins_afresh, restatements
 from agent.forwarder import Forwarder
 from agent.memory.history import content_of
 from agent.memory.memory import AgentMemory, Mark
@@ -78,11 +79,24 @@ class ClaudeSession:
         self._scratch = tempfile.TemporaryDirectory(prefix="agcluster-")
         self._cli: Cli | None = None
         self._launched: tuple[object, ...] = ()
+        self._spare: AgentSettings | None = None
+        """What the CLI was prepared for, until its first turn."""
 
     @property
     def sdk_session(self) -> str | None:
         """See `AgentSession.sdk_session`."""
         return self._memory.past.session
+
+    async def prepare(self, settings: AgentSettings) -> bool:
+        """See `AgentSession.prepare`."""
+        try:
+            # Its sockets are there when the first turn comes.
+            self._cli = await self._connect(settings, is_egress_expected=True)
+        except CliFailed as failure:
+            log.warning("the spare's CLI did not start: %s", failure.detail)
+            return False
+        self._launched, self._spare = launch_key(settings), settings
+        return True
 
     async def run(self, turn: RunningTurn) -> TurnEnded:
         """See `AgentSession.run`."""
@@ -196,8 +210,9 @@ class ClaudeSession:
             self._memory.begin_with_history(start)
             return await self._connect(start.settings)
 
-    async def _connect(self, settings: AgentSettings) -> Cli:
-        past, proxy = self._memory.opening(), await self._forwarder.proxy_url()
+    async def _connect(self, settings: AgentSettings, *, is_egress_expected: bool = False) -> Cli:
+        past = self._memory.opening()
+        proxy = await self._forwarder.proxy_url(is_expected=is_egress_expected)
         early = await self._take_early(launch_key(settings) if past == Past() else None, proxy)
         mark = early.mark if early else uuid.uuid4().hex
         store = LinkedSessionStore(  # type: ignore[abstract] # the rest is optional
@@ -270,9 +285,27 @@ class ClaudeSession:
 
     async def _stand_on_base(self, start: StartTurn) -> None:
         """Switch the memory to the turn's base. A CLI with another memory is closed."""
-        if self._memory.has_other(start):
+        spare, self._spare = self._spare, None
+        if self._memory.has_other(start) or (spare and not await self._takes(spare, start)):
             await self._drop_cli()
         self._memory.stand_on(start, has_cli=self._cli is not None)
+
+    async def _takes(self, spare: AgentSettings, start: StartTurn) -> bool:
+        """Whether the spare's CLI is as good for its first turn as one that starts now."""
+        # The CLI may have looked at its folder when it started.
+        is_empty = not any(self._around.workspace.iterdir())
+        requests = restatements(spare, start.settings)
+        if self._cli is None or requests is None or not (is_empty and begins_afresh(start)):
+            return False
+        if self._launched != launch_key(start.settings):
+            try:
+                for request in requests:
+                    await self._cli.restate(request)
+            except CliFailed as failure:
+                log.warning("the spare's CLI is not used: %s", failure.detail)
+                return False
+            self._launched = launch_key(start.settings)
+        return True
 
     async def _remember(self, hearing: _Hearing, ended: TurnEnded, before: Mark) -> TurnEnded:
         """Record what the turn has added to the memory, or remove it.

@@ -11,7 +11,7 @@ from typing import Protocol
 from agent.outbox import Outbox
 from infra.wire.answers import ToldHeads
 from infra.wire.events import Event, TurnEnded
-from infra.wire.link import InterruptReason, StartTurn
+from infra.wire.link import AgentSettings, InterruptReason, StartTurn
 
 
 class RunningTurn:
@@ -49,6 +49,13 @@ class AgentSession(Protocol):
     @property
     def sdk_session(self) -> str | None:
         """The id under which the agent remembers the conversation; None before its first turn."""
+        ...
+
+    async def prepare(self, settings: AgentSettings) -> bool:
+        """Become a spare: be ready for a first turn with these settings. False if that failed.
+
+        A turn may come even so.
+        """
         ...
 
     async def run(self, turn: RunningTurn) -> TurnEnded:

@@ -29,6 +29,7 @@ from worker.hosts.engine import Engine
 from worker.hosts.folders.folders import Folders
 from worker.hosts.folders.workspace import WorkspaceGauge
 from worker.hosts.host import ContainerHost
+from worker.hosts.pool.pool import WarmPool
 from worker.hosts.start_slots import Starts
 from worker.lines import HeldLines
 from worker.meter_rounds import MeterRounds
@@ -47,6 +48,8 @@ class Timings:
     """Between two checks for the socket of a starting agent, which listens after less than 1 s."""
     connect_pause_max_s: float = 0.03
     greeting_s: float = 5.0
+    spare_greeting_s: float = 2.0
+    """A spare that does not answer its conversation by then is replaced by a start."""
     relink_s: float = 10.0
     """An agent whose link broke is given up if it cannot be reached for this long."""
     silence_s: float = 10.0
@@ -142,6 +145,7 @@ class HostParts(CommonParts):
     """Starts containers on `host`."""
     starts: Starts
     """Decides when one may be started."""
+    pool: WarmPool
     folders: Folders
     gauge: WorkspaceGauge
 

@@ -43,6 +43,9 @@ from worker.hosts.folders.machine import machine_of, refusal, strangers
 from worker.hosts.folders.owner import DataOwner, HeldFolder, hold
 from worker.hosts.folders.workspace import WorkspaceGauge
 from worker.hosts.host import Container, ContainerHost
+from worker.hosts.pool.host import PooledHost
+from worker.hosts.pool.pool import PoolNeeds, WarmPool
+from worker.hosts.pool.records import SpareRecords
 from worker.hosts.start_slots import Starts, starts_at_once
 from worker.lanes import WorkerLane
 from worker.life import Life
@@ -53,6 +56,8 @@ from worker.placement.hibernation import MemoryRelief
 from worker.placement.placement import Placement
 from worker.placement.reaper import Reaper
 from worker.side.lane import SideLane
+from worker.turns.agent_settings import usual_settings
+from worker.turns.spare_link import SpareLinks
 from worker.waiting import periodically, until_store_answers
 
 log = logging.getLogger(__name__)
@@ -100,6 +105,12 @@ class WorkerProcess:
         read_mb = around.available_memory_mb or memory_reader(settings.meminfo_file)
         self._memory = HostMemory(read_mb, needed_mb=needed_mb)
         self._removals = BlockingCalls("removals", threads=REMOVAL_THREADS)
+        self._host = PooledHost(
+            around.host,
+            SpareRecords(settings.data_dir),
+            Folders(settings.data_dir, later=self._removals.later),
+            on_spare_ended=lambda id: self.parts.pool.ended(id),
+        )
         self.parts = self._assembled(around)
         self.placement = Placement(
             self.parts,
@@ -139,6 +150,26 @@ class WorkerProcess:
     def _assembled(self, around: Surroundings) -> WorkerParts:
         settings, store, clock = around.settings, around.store, around.clock
         folders = Folders(settings.data_dir, later=self._removals.later)
+        engine = Engine(
+            self._host,
+            folders,
+            settings,
+            clock,
+            worker=self.worker,
+            has_egress=settings.has_egress,
+            cool_down_s=around.timings.engine_cool_down_s,
+            cool_down_max_s=around.timings.engine_cool_down_max_s,
+            on_change=self._on_engine,
+        )
+        starts = Starts(
+            store.starts,
+            clock,
+            self._memory,
+            host=around.host.host,
+            most=starts_at_once(settings.start_slots),
+            keep_every_s=around.timings.keep_starts_every_s,
+            on_over=self._on_room,
+        )
         ownership = Ownership(
             store.leases,
             clock,
@@ -160,27 +191,10 @@ class WorkerProcess:
             cluster=settings,
             limits=settings,
             clock=clock,
-            host=around.host,
-            engine=Engine(
-                around.host,
-                folders,
-                settings,
-                clock,
-                worker=self.worker,
-                has_egress=settings.has_egress,
-                cool_down_s=around.timings.engine_cool_down_s,
-                cool_down_max_s=around.timings.engine_cool_down_max_s,
-                on_change=self._on_engine,
-            ),
-            starts=Starts(
-                store.starts,
-                clock,
-                self._memory,
-                host=around.host.host,
-                most=starts_at_once(settings.start_slots),
-                keep_every_s=around.timings.keep_starts_every_s,
-                on_over=self._on_room,
-            ),
+            host=self._host,
+            engine=engine,
+            starts=starts,
+            pool=self._pool(engine, starts),
             folders=folders,
             gauge=WorkspaceGauge(),
             gateway=GatewayRegistrar(around.gateway, clock, on_superseded=ownership.superseded),
@@ -195,6 +209,31 @@ class WorkerProcess:
             room=store.room,
             registry=store.workers,
             live=store.publisher(),
+        )
+
+    def _pool(self, engine: Engine, starts: Starts) -> WarmPool:
+        around, settings = self._around, self._around.settings
+        links = SpareLinks(
+            around.clock,
+            around.timings,
+            worker=self.worker,
+            timeout_s=settings.container_start_timeout_s,
+        )
+        return WarmPool(
+            self._host,
+            engine,
+            starts,
+            self._memory,
+            around.clock,
+            settings,
+            worker=self.worker,
+            prepare=links.prepare,
+            needs=PoolNeeds(
+                settings=usual_settings(settings, settings),
+                free_slots=lambda: self.placement.slots - self.placement.used,
+                running=lambda: self.placement.running,
+                living=around.store.workers.living,
+            ),
         )
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -254,6 +293,7 @@ class WorkerProcess:
                     "heartbeat": self._beat_for_ever(),
                     "changes": self._tell_changes(),
                     "engine": self.parts.engine.run(),
+                    "warm pool": self.parts.pool.run(),
                     "control": self._obey(),
                     "exits": self._watch_exits(),
                     "inventory": self._keep_inventory(),
@@ -394,6 +434,7 @@ class WorkerProcess:
         async with asyncio.TaskGroup() as group:
             for lane in self._lanes:
                 group.create_task(lane.drain(is_retiring=self._is_retiring))
+            group.create_task(self.parts.pool.close())
         await self._tell("say goodbye", self._say_goodbye())
 
     async def _say_goodbye(self) -> None:

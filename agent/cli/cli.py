@@ -157,6 +157,12 @@ class Cli:
             if self.gone.is_set():
                 raise CliFailed(self.fault or "the CLI ended")
 
+    async def restate(self, request: dict[str, Any]) -> None:
+        """Change the settings of a CLI that has not had a turn yet (`agent.cli.spare`). Raises
+        `CliFailed`."""
+        # The SDK's own method for this request does not pass on the system prompt.
+        await self._control(self._client._query._send_control_request(request))  # type: ignore[union-attr]
+
     def ignore(self) -> None:
         """Drop further messages instead of passing them on."""
         self._listener = None
@@ -189,7 +195,7 @@ class Cli:
             force.cancel()
             self.kill()  # The CLI is gone, but not what its tools left running.
 
-    async def _control(self, request: Awaitable[None]) -> None:
+    async def _control(self, request: Awaitable[object]) -> None:
         try:
             async with asyncio.timeout(CONTROL_TIMEOUT_S):
                 await request

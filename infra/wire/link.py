@@ -5,9 +5,10 @@ The agent server listens; a worker of the host connects. One connection is activ
 refused. The agent survives its worker: it keeps a turn's frames until they are acknowledged, and
 replays them from any number.
 
-    worker -> agent   Hello · StartTurn · Replay · Ack · Interrupt · TranscriptStored · Ping · Close
-    agent -> worker   Welcome · Refused · TranscriptAppend · AgentTimes · Pong · and frames
-                      (`infra.wire.frames`)
+    worker -> agent   Hello · Prepare · StartTurn · Replay · Ack · Interrupt · TranscriptStored
+                      Ping · Close
+    agent -> worker   Welcome · Prepared · Refused · TranscriptAppend · AgentTimes · Pong
+                      and frames (`infra.wire.frames`)
 """
 
 from __future__ import annotations
@@ -63,6 +64,12 @@ class AgentSettings(Message):
     """Seconds that an interrupted turn may take to end before its CLI is killed."""
     buffer_max_bytes: int = 32 * 1024 * 1024
     """Limit of unacknowledged frames. Beyond it the agent joins deltas, then stops reading."""
+
+    @property
+    def spare_class(self) -> tuple[object, ...]:
+        """What is fixed when a CLI starts. A spare serves the turns of its class."""
+        tiers = tuple(sorted(self.model_tiers.items()))
+        return (self.tools, self.max_turns, self.max_thinking_tokens, tiers)
 
 
 class Hello(Message):
@@ -124,6 +131,17 @@ class StartTurn(Message):
     history: tuple[HistoryMessage, ...] = ()
     restore_from: int | None = None
     prompt: tuple[ContentBlock, ...]
+
+
+class Prepare(Message):
+    """Start a CLI with these settings for a turn that is not known yet, and answer `Prepared`, or
+    `Refused` if it does not start.
+
+    For a spare, before its first turn. A turn whose settings differ changes or replaces the CLI.
+    """
+
+    type: Literal["prepare"] = "prepare"
+    settings: AgentSettings
 
 
 class Replay(Message):
@@ -192,6 +210,12 @@ class Welcome(Message):
     restores: bool = False
 
 
+class Prepared(Message):
+    """The CLI that `Prepare` asked for is connected."""
+
+    type: Literal["prepared"] = "prepared"
+
+
 class Refused(Message):
     """A command was not carried out. After a refused `Hello` the connection is closed."""
 
@@ -250,11 +274,12 @@ class Pong(Message):
 
 
 Command = Annotated[
-    Hello | StartTurn | Replay | Ack | Interrupt | TranscriptStored | Ping | Close,
+    Hello | Prepare | StartTurn | Replay | Ack | Interrupt | TranscriptStored | Ping | Close,
     Field(discriminator="type"),
 ]
 Answer = Annotated[
-    Welcome | Refused | TranscriptAppend | AgentTimes | Pong, Field(discriminator="type")
+    Welcome | Prepared | Refused | TranscriptAppend | AgentTimes | Pong,
+    Field(discriminator="type"),
 ]
 _LAUNCH: TypeAdapter[Launch] = TypeAdapter(Launch)
 _COMMAND: TypeAdapter[Command] = TypeAdapter(Command)

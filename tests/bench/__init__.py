@@ -13,7 +13,7 @@ Which module answers which question:
     counts            Redis' scripts, requests and commands for a turn and a delta, and their limits
     burst             a hundred new conversations at once, with real agents
     fleet_cost        what a thousand workers cost Redis while nobody asks
-    fleet_memory      what warm and hibernated conversations hold, with real agents in Docker
+    fleet_memory      what warm and idle conversations hold, with real agents in Docker
     redis_bytes       what a conversation takes in Redis
 
 `raw_client` asks and measures, `quick_model` and `stand_in` are what is asked, `field` puts them

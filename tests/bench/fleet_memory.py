@@ -1,10 +1,8 @@
 """What a fleet of agents holds: `python -m tests.bench.fleet_memory`.
 
-One deployment with the real agent. Memory before anybody came, with N conversations warm,
-hibernated because the host said that it had little memory left, and when all have come back. The
-figure that counts is the third row: what a conversation costs that is neither used nor forgotten.
-Then how long a hibernated one's next answer takes, one at a time, beside a warm one's and the
-first one of a new conversation.
+One deployment with Docker and the real agent. Memory before anybody came, with N conversations
+warm, after they were idle and cleaned up, and when all have come back. The figure that counts is
+the third row: what an idle conversation costs for the days it may be continued.
 """
 
 from __future__ import annotations
@@ -13,14 +11,10 @@ import argparse
 import asyncio
 import json
 import re
-import statistics
 import subprocess
-import tempfile
-import time
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import openai
 import redis
@@ -31,10 +25,7 @@ from tests.bench.report import Report
 from tests.bench.table import render
 from tests.e2e.deployments import MODEL, Deployment, embedded, wait_until
 
-HIBERNATED_WITHIN_S = 90.0
-LOOKED_AGAIN_S = 1.5
-"""The workers have seen that there is memory again."""
-PLENTY_MB = 64_000
+SWEEP_SLACK_S = 30.0
 FIRST = "tool bash echo kept-4711 > note.txt; head -c 2000 /dev/zero | tr '\\0' x"
 SECOND = "tool read /workspace/note.txt"
 _UNITS = {"B": 1 / 2**20, "KiB": 1 / 2**10, "MiB": 1.0, "GiB": 2.0**10}
@@ -87,69 +78,23 @@ def measure(deployment: Deployment) -> Held:
     )
 
 
-def bench(agents: int, resumes: int, out: Report) -> None:
-    """Start, fill, take the memory away, come back, stop."""
+def bench(agents: int, idle_s: float, out: Report) -> None:
+    """Start, fill, wait for the reaper, come back, stop."""
     out.add(report.machine())
-    with tempfile.TemporaryDirectory(prefix="agc-") as folder:
-        meminfo = Path(folder) / "meminfo"
-        _say_available(meminfo, PLENTY_MB)
-        settings = {"AGCLUSTER_MEMINFO_FILE": str(meminfo), "AGCLUSTER_IDLE_TIMEOUT_S": "3600"}
-        with embedded("docker", **settings) as deployment:
-            rows, chats = _fill(deployment, meminfo, agents)
-            times = [_resumed(deployment, meminfo, chats[0]) for _ in range(resumes)]
-    out.add(f"### Memory of a fleet ({agents} conversations)")
+    with embedded("docker", AGCLUSTER_IDLE_TIMEOUT_S=str(idle_s)) as deployment:
+        rows = [measure(deployment).row("before")]
+        chats = [Chat(f"fleet-{uuid.uuid4()}") for _ in range(agents)]
+        asyncio.run(_say(deployment, chats, FIRST, expect=None))
+        warm = measure(deployment)
+        if warm.containers < agents:
+            raise SystemExit("agents went before they were measured: give a longer --idle-s")
+        rows.append(warm.row(f"{agents} conversations warm"))
+        wait_until("the idle clean-up", lambda: not deployment.containers(), idle_s + SWEEP_SLACK_S)
+        rows.append(measure(deployment).row("after idle clean-up"))
+        asyncio.run(_say(deployment, chats, SECOND, expect="kept-4711"))
+        rows.append(measure(deployment).row("all have come back"))
+    out.add(f"### Memory of a fleet ({agents} conversations, idle after {idle_s:g} s)")
     out.add(render(COLUMNS, rows))
-    figures = [
-        [kind, *_spread(took)]
-        for kind, took in zip(("hibernated", "warm", "new"), zip(*times, strict=True), strict=True)
-    ]
-    out.add(f"### The next answer of one conversation, {resumes} times, alternating (s)")
-    out.add(render(["the conversation was", "median", "min"], figures))
-
-
-def _fill(
-    deployment: Deployment, meminfo: Path, agents: int
-) -> tuple[list[list[str]], Sequence[Chat]]:
-    rows = [measure(deployment).row("before")]
-    chats = [Chat(f"fleet-{uuid.uuid4()}") for _ in range(agents)]
-    asyncio.run(_say(deployment, chats, FIRST, expect=None))
-    rows.append(measure(deployment).row(f"{agents} conversations warm"))
-    _hibernate(deployment, meminfo)
-    rows.append(measure(deployment).row("all hibernated"))
-    asyncio.run(_say(deployment, chats, SECOND, expect="kept-4711"))
-    rows.append(measure(deployment).row("all have come back"))
-    return rows, chats
-
-
-def _resumed(deployment: Deployment, meminfo: Path, chat: Chat) -> tuple[float, float, float]:
-    """Seconds of one answer after a hibernation, of one after that, and of a new conversation's."""
-    _hibernate(deployment, meminfo)
-    hibernated_s, warm_s = (_answered_s(deployment, chat) for _ in range(2))
-    return hibernated_s, warm_s, _answered_s(deployment, Chat(f"fleet-{uuid.uuid4()}"))
-
-
-def _answered_s(deployment: Deployment, chat: Chat) -> float:
-    began_s = time.perf_counter()
-    asyncio.run(_say(deployment, [chat], "hello", expect=None))
-    return time.perf_counter() - began_s
-
-
-def _hibernate(deployment: Deployment, meminfo: Path) -> None:
-    """Let the host have little memory until no container is left."""
-    _say_available(meminfo, 1)
-    wait_until("the hibernation", lambda: not deployment.containers(), HIBERNATED_WITHIN_S)
-    _say_available(meminfo, PLENTY_MB)
-    time.sleep(LOOKED_AGAIN_S)
-
-
-def _say_available(meminfo: Path, available_mb: int) -> None:
-    new = meminfo.with_suffix(".new")
-    new.write_text(f"MemAvailable: {available_mb * 1024} kB\n")
-    new.replace(meminfo)
-
-
-def _spread(times_s: Sequence[float]) -> list[str]:
-    return [f"{statistics.median(times_s):.2f}", f"{min(times_s):.2f}"]
 
 
 class Chat:
@@ -204,9 +149,9 @@ def _mb(usage: str) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.bench.fleet_memory", description=__doc__)
     parser.add_argument("--agents", type=int, default=10)
-    parser.add_argument("--resumes", type=int, default=5)
+    parser.add_argument("--idle-s", type=float, default=60.0)
     given = parser.parse_args()
-    bench(given.agents, given.resumes, Report())
+    bench(given.agents, given.idle_s, Report())
 
 
 if __name__ == "__main__":

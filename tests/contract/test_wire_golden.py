@@ -96,6 +96,7 @@ EVENTS: dict[str, Message] = {
 }
 COMMANDS: dict[str, Message] = {
     "hello": link.Hello(worker=WORKER, fence=FENCE),
+    "prepare": link.Prepare(settings=SETTINGS),
     "start_turn": link.StartTurn(turn=TURN, settings=SETTINGS, history=HISTORY, prompt=PROMPT),
     "start_turn_rewind": link.StartTurn(
         turn=TURN,
@@ -123,6 +124,7 @@ ANSWERS: dict[str, Message] = {
         last_n=9,
         restores=True,
     ),
+    "prepared": link.Prepared(),
     "refused": link.Refused(code=ErrorCode.INVALID_REQUEST, message="no", turn=TURN),
     "transcript_append": link.TranscriptAppend(seq=3, sdk_session="s", part=PART),
     "agent_times": link.AgentTimes(

@@ -42,7 +42,14 @@ from infra.wire.events import (
     TurnStarted,
     Usage,
 )
-from infra.wire.link import AgentTimes, Answer, BaseKind, InterruptReason, StartTurn
+from infra.wire.link import (
+    AgentSettings,
+    AgentTimes,
+    Answer,
+    BaseKind,
+    InterruptReason,
+    StartTurn,
+)
 from infra.wire.states import TurnState
 from infra.wire.turns import HistoryMessage, TextBlock
 
@@ -279,11 +286,17 @@ class ScriptedSession:
         self.started: list[StartTurn] = []
         """Every turn this agent ran, for tests to look at."""
         self.tell: Callable[[Answer], None] = lambda answer: None
+        self.prepared: AgentSettings | None = None
+        """What it was prepared for as a spare."""
 
     @property
     def prompts(self) -> list[str]:
         """What it remembers, oldest first."""
         return [entry["text"] for entry in self._memory]
+
+    async def prepare(self, settings: AgentSettings) -> bool:
+        self.prepared = settings
+        return True
 
     async def run(self, turn: RunningTurn) -> TurnEnded:
         if not self.started:

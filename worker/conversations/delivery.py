@@ -119,6 +119,8 @@ class Delivery:
         parts = self._parts
         timeline = StartTimeline(parts.clock, run.claimed.record, isolation=parts.host.name)
         run.timeline = timeline
+        if parts.pool.has_one() and await self._start_with_spare(run, timeline):
+            return
         await parts.starts.begin(self._held.conversation)
         timeline.note(StartPhase.SLOT)
         await self._record.move(ConversationState.STARTING, container=None)
@@ -134,6 +136,30 @@ class Delivery:
             return None
         settings = agent_settings(claimed.request, self._parts.agents, self._parts.models)
         return Launch(settings=settings).encode()
+
+    async def _start_with_spare(self, run: TurnRun, timeline: StartTimeline) -> bool:
+        """Have a spare do what a start would do; False if there is none, or it does not answer."""
+        parts, session = self._parts, self._session
+        settings = agent_settings(run.claimed.request, parts.agents, parts.models)
+        await self._record.move(ConversationState.STARTING, container=None)
+        if (claimed := await session.claim_spare(settings)) is None:
+            return False
+        timeline.note(StartPhase.CLAIMED_SPARE)
+        is_taken = False
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(parts.starts.skip(self._held.conversation))
+                group.create_task(self._link.reach(timeout_s=parts.timings.spare_greeting_s))
+            is_taken = session.take_spare(claimed)
+        except* AgentUnreachable as error:
+            log.warning("claimed spare: %r", _first(error), extra=fields(turn=run.turn))
+        finally:
+            if not is_taken:
+                self._link.drop()
+                await session.drop_spare(claimed)
+        if is_taken:
+            timeline.note(StartPhase.LINKED)
+        return is_taken
 
     async def _stand(self, claimed: Claimed) -> Standing:
         """Decide the memory on which the turn is started."""

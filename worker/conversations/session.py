@@ -18,6 +18,7 @@ from infra.runtime.logs import fields
 from infra.store.conversations.conversations import ConversationStore
 from infra.wire.errors import ContainerFailed, ErrorCode
 from infra.wire.ids import ConversationKey, Fence
+from infra.wire.link import AgentSettings
 from worker.gateway_client.registrar import GatewayRegistrar
 from worker.hosts.host import Container, ContainerExit, ContainerId
 from worker.ownership import HeldLease
@@ -89,6 +90,38 @@ class HostSession:
             code = ErrorCode.OUT_OF_MEMORY if early.is_out_of_memory else ErrorCode.CONTAINER_FAILED
             raise ContainerFailed("the container ended at once", code=code)
         log.info("container started", extra=fields(conversation=c, id=started.id))
+
+    async def claim_spare(self, settings: AgentSettings) -> Container | None:
+        """A spare with the conversation's folders, sockets and files; None if there is none.
+
+        It becomes the conversation's with `take_spare`, or goes with `drop_spare`. Raises
+        `LeaseLost` and `GatewayUnavailable`.
+        """
+        parts, c, fence = self._parts, self.conversation, self._held.fence
+        await self._held.until_sure()
+        self._early_exit = None
+        claimed = await parts.pool.claim(c, fence, settings)
+        if claimed is not None:
+            try:
+                sockets = parts.folders.of(c).sockets
+                await self._gateway.open_session(c, sockets=sockets, fence=fence)
+            except BaseException:
+                await self.drop_spare(claimed)
+                raise
+        return claimed
+
+    def take_spare(self, claimed: Container) -> bool:
+        """Continue with a claimed spare. False if it has ended meanwhile."""
+        if (early := self._early()) and early.id == claimed.id:
+            return False
+        self._container = claimed
+        log.info("spare claimed", extra={**self._fields(), "id": claimed.id})
+        return True
+
+    async def drop_spare(self, claimed: Container) -> None:
+        """Remove a claimed spare that is of no use. Raises `LeaseLost`."""
+        self._parts.pool.note_useless()
+        await self._has_stopped(claimed.id, 0.0)
 
     def _early(self) -> ContainerExit | None:
         """An exit that was reported while the start was in progress; mypy thinks that the attribute

@@ -54,11 +54,25 @@ class HostMemory:
         self._expected: set[ConversationKey] = set()
         self._settled: set[ConversationKey] = set()
         self._was_short = False
+        self.spares = 0
+        """Spare agents of this worker. They give way to a start, or serve it."""
 
     @property
     def left_mb(self) -> int | None:
         """The available memory at the last look, minus what starting agents will use, each as an
-        idle one."""
+        idle one, plus what spares would give back."""
+        if (free_mb := self._free_mb) is None:
+            return None
+        return free_mb + self.spares * SPARE_MB
+
+    @property
+    def beyond_need_mb(self) -> int | None:
+        """The memory that spares may use: what is available, minus what has to be available before
+        anything is started. Negative if even that is lacking; None if unknown."""
+        return None if (free_mb := self._free_mb) is None else free_mb - self.needed_mb
+
+    @property
+    def _free_mb(self) -> int | None:
         if self._available_mb is None:
             return None
         return self._available_mb - len(self._expected | self._settled) * IDLE_AGENT_MB
@@ -99,6 +113,8 @@ MEMORY_SHARE = 0.75
 
 
 IDLE_AGENT_MB = 200
+SPARE_MB = 140
+"""What stopping a spare gives back: it has not worked yet."""
 
 
 OVERCOMMIT = 4

@@ -30,6 +30,11 @@ container that Redis forgot. A fence from this machine's clock alone could be, i
 behind."""
 
 
+def fence_of_nobody(clock: Clock) -> Fence:
+    """The fence of a container that belongs to no conversation."""
+    return Fence(_OF_NOBODY + clock.unix_ms() * 1000)
+
+
 class Engine:
     """One worker's view of its host's engine. `run` is its task."""
 
@@ -143,7 +148,7 @@ class Engine:
         key = self._probe_key
         async with asyncio.timeout(self._settings.container_start_timeout_s):
             await self._host.check()
-        fence = Fence(_OF_NOBODY + self._clock.unix_ms() * 1000)
+        fence = fence_of_nobody(self._clock)
         folders = await asyncio.to_thread(self._folders.make, key, fence)
         container = await self._start(key, fence, folders)
         await self._host.stop(container.id, grace_s=0)

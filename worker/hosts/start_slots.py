@@ -13,6 +13,7 @@ as its worker keeps reporting it, not for a fixed time, which an overloaded host
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 from collections.abc import Callable, Coroutine, Sequence
@@ -30,6 +31,8 @@ log = logging.getLogger(__name__)
 
 LOOK_AGAIN_S = 0.5
 """We are not told when a start of another worker of this host ends."""
+SPARE_START_S = 5.0
+"""Nobody owns a spare, and a start without an owner counts no longer than this."""
 _ROUNDS_MISSED = 6
 """A start is dropped when its worker has missed this many rounds of `Starts.run`."""
 
@@ -75,6 +78,11 @@ class Starts:
         """Whether this worker alone uses or waits for all start slots of its host."""
         return len(self._under_way) + self._waiting >= self.most
 
+    @property
+    def is_busy(self) -> bool:
+        """Whether conversations of this worker start or wait to start."""
+        return bool(self._under_way or self._waiting)
+
     async def run(self) -> None:
         """Keep reporting the starts in progress, until cancelled."""
         while True:
@@ -96,6 +104,28 @@ class Starts:
             self._waiting -= 1
         self._under_way.add(c)
         self._memory.expect(c)
+
+    async def begin_spare(self, spare: ConversationKey) -> bool:
+        """Whether a spare may start now. It then counts for `SPARE_START_S`; ask again to go on.
+
+        The last free start slot is left to conversations.
+        """
+        most = max(1, self.most - 1)
+        try:
+            return await self._slots.begin(spare, self._host, most=most, life_s=SPARE_START_S)
+        except StoreUnavailable:
+            return False
+
+    async def end_spare(self, spare: ConversationKey) -> None:
+        """The spare has started, or will not."""
+        with contextlib.suppress(StoreUnavailable):
+            await self._slots.end(spare, self._host)
+        self._on_over()
+
+    async def skip(self, c: ConversationKey) -> None:
+        """The conversation has got a spare, and needs no start."""
+        await until_store_answers(lambda: self._slots.end(c, self._host), self._clock)
+        self._on_over()
 
     def ending(self, c: ConversationKey) -> Coroutine[Any, Any, None] | None:
         """The agent has sent its first message, or never will. Run what is returned before its next

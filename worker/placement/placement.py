@@ -74,6 +74,11 @@ class Placement:
         return len(self._members)
 
     @property
+    def running(self) -> int:
+        """Conversations that work on a turn."""
+        return sum(actor.turn is not None for actor in self.conversations.values())
+
+    @property
     def coming(self) -> int:
         """Conversations that have a slot but have not started here yet."""
         return len(self._coming)

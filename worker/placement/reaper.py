@@ -213,7 +213,8 @@ class Reaper:
             await self._settle(container)
         listed = {container.id for container in containers}
         self._orphans_s = {id: s for id, s in self._orphans_s.items() if id in listed}
-        await self._tidy_folders({container.conversation for container in containers})
+        in_use = {container.conversation for container in containers}
+        await self._tidy_folders(in_use | await self._parts.pool.keys())
 
     def _notice_vanished(
         self, owned: dict[ConversationKey, ContainerId | None], containers: Sequence[Container]

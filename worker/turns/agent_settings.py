@@ -16,9 +16,20 @@ def agent_settings(
     request: TurnRequest, agents: AgentDefaults, models: ModelSettings
 ) -> AgentSettings:
     """The settings in the turn's `StartTurn`."""
+    settings = usual_settings(agents, models)
+    return settings.model_copy(
+        update={
+            "model": request.model,
+            "system_prompt": request.system_prompt or agents.system_prompt,
+        }
+    )
+
+
+def usual_settings(agents: AgentDefaults, models: ModelSettings) -> AgentSettings:
+    """The settings of a turn whose request wants nothing special. Spares are prepared for them."""
     return AgentSettings(
-        model=request.model,
-        system_prompt=request.system_prompt or agents.system_prompt,
+        model=models.models[0],
+        system_prompt=agents.system_prompt,
         tools=agents.tools,
         model_tiers=models.model_tiers,
         max_turns=agents.max_turns,

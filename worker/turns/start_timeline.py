@@ -27,6 +27,8 @@ class StartPhase(StrEnum):
     """What has been reached, in the usual order. Some of it happens side by side."""
 
     CLAIMED = "claimed"
+    CLAIMED_SPARE = "spare"
+    """A spare has become its container. Then the next phases, up to the link, were long ago."""
     SLOT = "slot"
     """The host has a start slot for it."""
     FOLDERS = "folders"

@@ -1,6 +1,6 @@
 """Every setting, by section: from the environment and `.env`, read once in a program's `main`."""
 
-from infra.runtime.settings.agents import AgentDefaults, IsolationSettings
+from infra.runtime.settings.agents import AgentDefaults, IsolationSettings, PoolSettings
 from infra.runtime.settings.chats import AnswerSettings, ConversationSettings, SideSettings
 from infra.runtime.settings.cluster import ClusterSettings, LogSettings, RedisSettings
 from infra.runtime.settings.edge import EdgeSettings
@@ -41,6 +41,7 @@ __all__ = [
     "LogSettings",
     "ModelCallSettings",
     "ModelSettings",
+    "PoolSettings",
     "QueueDisplay",
     "RedisSettings",
     "Section",

@@ -140,3 +140,25 @@ class IsolationSettings(Section):
         description="Where a worker reads its host's available memory, for a worker that sees "
         "another machine's figures there.",
     )
+
+
+class PoolSettings(Section):
+    """Spare agents, which wait for conversations that are still to come."""
+
+    title: ClassVar = "Warm pool"
+
+    spares_min: int = Field(
+        1,
+        ge=0,
+        description="Spare agents that each worker keeps if nothing happens, so that a new "
+        "conversation's first words come at once.",
+    )
+    spares_max: int = Field(
+        0,
+        ge=0,
+        description="Spare agents of one worker when many conversations start. A spare takes about "
+        "140 MB. 0: no spares.",
+    )
+    spare_max_age_s: float = Field(
+        1800.0, gt=0, description="A spare that was not used for this long is replaced."
+    )

@@ -14,7 +14,7 @@ from pathlib import Path
 from dotenv import dotenv_values
 from pydantic import BaseModel, SecretStr, ValidationError, model_validator
 
-from infra.runtime.settings.agents import AgentDefaults, IsolationSettings
+from infra.runtime.settings.agents import AgentDefaults, IsolationSettings, PoolSettings
 from infra.runtime.settings.chats import AnswerSettings, ConversationSettings, SideSettings
 from infra.runtime.settings.cluster import ClusterSettings, LogSettings, RedisSettings
 from infra.runtime.settings.edge import EdgeSettings
@@ -36,6 +36,7 @@ SECTIONS: tuple[type[Section], ...] = (
     SideSettings,
     AgentDefaults,
     IsolationSettings,
+    PoolSettings,
     EgressSettings,
     RedisSettings,
     ClusterSettings,
@@ -58,6 +59,7 @@ class Settings(
     SideSettings,
     AgentDefaults,
     IsolationSettings,
+    PoolSettings,
     EgressSettings,
     RedisSettings,
     ClusterSettings,

@@ -28,6 +28,7 @@ from pathlib import Path
 
 from infra.wire.ids import ConversationKey, Fence
 from infra.wire.socket_folder import LAUNCH_FILE
+from worker.hosts.folders.moves import move_entries
 from worker.hosts.folders.records import FolderRecords
 from worker.hosts.folders.trees import open_folder, remove_tree
 from worker.hosts.host import SessionFolders
@@ -94,6 +95,38 @@ class Folders:
             with contextlib.suppress(OSError), self._opened(_SOCKETS) as above:
                 _put(LAUNCH_FILE, launch, c, above)
         return self.of(c)
+
+    def adopt(self, spare: ConversationKey, c: ConversationKey, fence: Fence) -> SessionFolders:
+        """The folders of a spare become the conversation's, and get the files that it has here.
+
+        Its container keeps them mounted. Repeat it after a crash: what was done is not done again.
+        """
+        with self._records() as records, records.held(c) as record:
+            record.take(fence)
+            # First, because it may be refused.
+            self._adopt_workspace(spare, c)
+            self._adopt_sockets(spare, c)
+        return self.of(c)
+
+    def _adopt_sockets(self, spare: ConversationKey, c: ConversationKey) -> None:
+        with self._opened(_SOCKETS) as above, _trash(above) as trash:
+            if not _is_there(spare, above):
+                return
+            moved = f"{c}-{secrets.token_hex(4)}"
+            if is_moved := _move(c, above, moved, trash):
+                self._later(partial(self._remove, _SOCKETS, moved))
+            if is_moved is False:
+                raise OSError(f"the sockets of {c} stay where they are")
+            os.rename(spare, c, src_dir_fd=above, dst_dir_fd=above)
+
+    def _adopt_workspace(self, spare: ConversationKey, c: ConversationKey) -> None:
+        with self._opened(_WORKSPACES) as above:
+            if not _is_there(spare, above):
+                return
+            if _is_there(c, above):
+                move_entries(c, spare, above=above)
+            # An empty folder of that name is replaced.
+            os.rename(spare, c, src_dir_fd=above, dst_dir_fd=above)
 
     def take(self, c: ConversationKey, fence: Fence) -> SessionFolders:
         """Record a new owner for the folders of a running container."""
@@ -263,6 +296,14 @@ def _move(name: str, above: int, moved: str, trash: int) -> bool | None:
     except FileNotFoundError:
         return None
     except OSError:
+        return False
+    return True
+
+
+def _is_there(name: str, above: int) -> bool:
+    try:
+        os.stat(name, dir_fd=above, follow_symlinks=False)
+    except FileNotFoundError:
         return False
     return True
 

@@ -1,0 +1,224 @@
+"""A worker with spares: a new conversation gets one, and nobody gets the same one twice."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import pytest
+from redis.asyncio import Redis
+
+from infra.wire.ids import ConversationKey, Fence
+from infra.wire.states import TurnState
+from tests.fakes.memory_host import BrokenHost
+from tests.fakes.worker_stage import RunningWorker, Stage, conversation, eventually
+from worker.hosts.host import Container
+from worker.hosts.pool.pool import WarmPool
+
+C, D = conversation("one"), conversation("two")
+
+
+@pytest.fixture
+async def stage(redis: Redis) -> AsyncIterator[Stage]:
+    async with Stage(redis, spares_max=2, slots=4) as stage:
+        yield stage
+
+
+def pool_of(worker: RunningWorker) -> WarmPool:
+    return worker.process.parts.pool
+
+
+async def worker_with_spares(stage: Stage, count: int = 1, **more: object) -> RunningWorker:
+    """A worker whose spares are ready."""
+    worker = await stage.worker(**more)  # type: ignore[arg-type]
+    await eventually(lambda: pool_of(worker).spares == count)
+    return worker
+
+
+async def test_a_new_conversation_gets_the_spare_and_its_folders(stage: Stage) -> None:
+    worker = await worker_with_spares(stage)
+    (spare,) = stage.containers()
+
+    turn = await stage.ask(C, "echo hello there")
+    assert (await stage.ended(turn)).state is TurnState.DONE
+    assert await stage.log_text(turn) == "hello there"
+
+    (agent,) = stage.agents[spare]
+    assert [start.turn for start in agent.session.started] == [turn]
+    assert agent.session.prepared is not None
+    assert pool_of(worker).hits == 1
+    folders = worker.process.parts.folders
+    assert folders.of(C).sockets.is_dir()
+    assert folders.of(C).workspace.is_dir()
+    assert not folders.of(spare).sockets.exists()
+    assert stage.gateway.sessions[C].socket_dir == str(folders.of(C).sockets)
+    assert spare not in stage.gateway.sessions
+
+
+async def test_its_later_turns_stay_in_the_container(stage: Stage) -> None:
+    worker = await worker_with_spares(stage)
+    (spare,) = stage.containers()
+    await stage.ended(await stage.ask(C, "echo one", is_thin=True))
+    await stage.ended(await stage.ask(C, "echo two", is_thin=True))
+    assert stage.agents[spare][0].session.prompts == ["echo one", "echo two"]
+    assert pool_of(worker).hits == 1
+
+
+async def test_another_spare_takes_the_place_of_a_claimed_one(stage: Stage) -> None:
+    worker = await worker_with_spares(stage)
+    (first,) = stage.containers()
+    await stage.ended(await stage.ask(C, "echo one", is_thin=True))
+    await eventually(lambda: pool_of(worker).spares == 1)
+    await stage.ended(await stage.ask(D, "echo two"))
+    assert pool_of(worker).hits == 2
+    assert [len(a.session.started) for agents in stage.agents.values() for a in agents][:2] == [
+        1,
+        1,
+    ]
+    assert first in stage.agents
+
+
+async def test_the_files_of_a_conversation_move_to_its_spare(stage: Stage) -> None:
+    worker = await worker_with_spares(stage)
+    await stage.ended(await stage.ask(C, "echo one", idle_timeout_s=0.1))
+    folders = worker.process.parts.folders.of(C)
+    (folders.workspace / "sub").mkdir()
+    (folders.workspace / "sub" / "notes").write_text("mine")
+    await eventually(lambda: C not in worker.process.placement.conversations)
+    await eventually(lambda: pool_of(worker).spares == 1)
+
+    await stage.ended(await stage.ask(C, "echo two", is_thin=True))
+
+    assert pool_of(worker).hits == 2
+    assert (folders.workspace / "sub" / "notes").read_text() == "mine"
+
+
+async def test_a_spare_that_died_is_handed_to_nobody(stage: Stage) -> None:
+    worker = await worker_with_spares(stage)
+    (dead,) = stage.containers()
+    await stage.machine.kill(dead)
+    await eventually(lambda: pool_of(worker).spares == 1 and dead not in stage.containers())
+    turn = await stage.ask(C, "echo hello")
+    assert (await stage.ended(turn)).state is TurnState.DONE
+    assert not stage.agents[dead][0].session.started
+
+
+async def test_a_spare_that_dies_in_the_claim_is_not_noticed_by_the_user(stage: Stage) -> None:
+    worker = await worker_with_spares(stage)
+    host = worker.process._host
+    claim = host.claim
+
+    async def claim_and_kill(container: Container, *args: object, **more: object) -> Container:
+        claimed = await claim(container, *args, **more)  # type: ignore[arg-type]
+        await stage.machine.kill(container.conversation)
+        return claimed
+
+    host.claim = claim_and_kill  # type: ignore[method-assign]
+    turn = await stage.ask(C, "echo hello")
+    assert (await stage.ended(turn)).state is TurnState.DONE
+    assert await stage.log_text(turn) == "hello"
+    assert (pool_of(worker).hits, pool_of(worker).misses) == (0, 1)
+    assert len(stage.agents[C]) == 1, "it was started for it"
+    record = await stage.store.turns.get(turn)
+    assert record is not None
+    assert record.attempt == 1
+
+
+async def test_a_spare_that_cannot_be_claimed_leaves_the_start_as_it_was(stage: Stage) -> None:
+    worker = await worker_with_spares(stage)
+
+    async def refuse(*_: object, **__: object) -> Container:
+        raise OSError("no space left on device")
+
+    worker.process._host.claim = refuse  # type: ignore[method-assign]
+    turn = await stage.ask(C, "echo hello")
+    assert (await stage.ended(turn)).state is TurnState.DONE
+    assert len(stage.agents[C]) == 1
+
+
+async def test_a_worker_that_leaves_takes_its_spares_along(stage: Stage) -> None:
+    worker = await worker_with_spares(stage)
+    await stage.ended(await stage.ask(C, "echo hello"))
+    await eventually(lambda: pool_of(worker).spares == 1)
+    (claimed,) = (k for k in stage.agents if stage.agents[k][0].session.started)
+    await worker.stop()
+    assert stage.containers() == [claimed], "the conversation's goes on for the next worker"
+
+
+async def test_a_claimed_container_goes_on_under_the_next_worker(stage: Stage) -> None:
+    worker = await worker_with_spares(stage)
+    (spare,) = stage.containers()
+    await stage.ended(await stage.ask(C, "echo one", is_thin=True))
+    await worker.stop()
+    await stage.worker(spares_max=0)
+    turn = await stage.ask(C, "echo two", is_thin=True)
+    assert (await stage.ended(turn)).state is TurnState.DONE
+    assert stage.agents[spare][0].session.prompts == ["echo one", "echo two"]
+
+
+async def test_the_next_worker_removes_a_killed_ones_spares(stage: Stage) -> None:
+    worker = await worker_with_spares(stage)
+    (left,) = stage.containers()
+    await worker.kill()
+    await stage.store.workers.leave(worker.id)
+    following = await worker_with_spares(stage)
+    await eventually(lambda: left not in stage.containers())
+    assert not following.process.parts.folders.of(left).workspace.exists()
+    turn = await stage.ask(C, "echo hello")
+    assert (await stage.ended(turn)).state is TurnState.DONE
+    assert not stage.agents[left][0].session.started
+
+
+async def test_two_workers_of_a_host_leave_each_other_their_spares(stage: Stage) -> None:
+    one = await worker_with_spares(stage)
+    two = await worker_with_spares(stage)
+    for worker in (one, two):
+        await pool_of(worker)._tidy()
+    assert len(stage.containers()) == 2
+    turns = [await stage.ask(conversation(f"c{n}"), "echo x") for n in range(4)]
+    for turn in turns:
+        assert (await stage.ended(turn)).state is TurnState.DONE
+    started = [len(a.session.started) for agents in stage.agents.values() for a in agents]
+    assert max(started) == 1, "an agent has served two conversations"
+
+
+async def test_there_are_no_spares_where_memory_is_short(stage: Stage) -> None:
+    free_mb = 100_000
+    worker = await worker_with_spares(stage, memory=lambda: free_mb)
+    free_mb = 50
+    await eventually(lambda: not stage.containers())
+    assert pool_of(worker).spares == 0
+
+
+async def test_a_spare_that_was_not_used_is_replaced(stage: Stage) -> None:
+    worker = await worker_with_spares(stage, spare_max_age_s=0.5)
+    (first,) = stage.containers()
+    await eventually(lambda: first not in stage.containers() and pool_of(worker).spares == 1)
+
+
+async def test_the_reconciler_leaves_spares_alone(stage: Stage) -> None:
+    worker = await worker_with_spares(stage)
+    (spare,) = stage.containers()
+    for _ in range(3):
+        await worker.process.reaper.reconcile()
+        await asyncio.sleep(0.3)  # Longer than an orphan is let be on this stage.
+    assert stage.containers() == [spare]
+    assert worker.process.parts.folders.of(spare).sockets.exists()
+    assert await stage.store.conversations.get(spare) is None
+
+
+async def test_an_engine_that_fails_is_not_asked_for_spares_all_the_time(stage: Stage) -> None:
+    host = BrokenHost(stage.machine)
+    worker = await stage.worker(host=host)
+    await eventually(lambda: host.starts > 0)
+    await asyncio.sleep(1.0)
+    assert host.starts < 10
+    assert pool_of(worker).spares == 0
+
+
+async def test_a_spare_has_no_conversation_on_record(stage: Stage) -> None:
+    worker = await worker_with_spares(stage)
+    (spare,) = stage.containers()
+    assert await worker.process.parts.host.list() == []
+    assert worker.process.parts.folders.last_fence(spare) > Fence(2**52)
+    assert ConversationKey(spare) not in stage.gateway.sessions
