@@ -12,7 +12,8 @@ from api.errors import error_response, routing_error
 from api.http.auth import without_key
 from api.http.cross_origin import CrossOrigin
 from api.http.edge import Edge
-from api.routes.chat import chat_routes
+from api.http.hot_route import HotRoute
+from api.routes.chat import PATHS, ChatCompletions, chat_routes
 from api.routes.completions import completion_routes
 from api.routes.health import health_routes
 from api.routes.models import model_routes
@@ -32,7 +33,8 @@ def create_app(deps: ApiDeps) -> FastAPI:
         redoc_url=None,
         redirect_slashes=False,
     )
-    app.include_router(chat_routes(deps))
+    chat = ChatCompletions(deps)
+    app.include_router(chat_routes(chat, max_header_chars=deps.settings.max_header_chars))
     app.include_router(completion_routes(deps))
     app.include_router(session_routes(deps))
     app.include_router(model_routes(deps))
@@ -41,6 +43,8 @@ def create_app(deps: ApiDeps) -> FastAPI:
     app.add_exception_handler(HTTPException, _refuse_route)
     app.add_exception_handler(RequestValidationError, _refuse_fields)
     settings = deps.settings
+    # The last one that is added is the outermost.
+    app.add_middleware(HotRoute, endpoint=chat.create_chat_completion, paths=PATHS)
     app.add_middleware(
         Edge,
         max_body_bytes=settings.max_body_bytes,

@@ -2,8 +2,8 @@
 
 Differences from `EventSourceResponse`, on purpose:
 - It runs four tasks per stream and a cancel scope per event: 60 KiB per idle stream and more than
-  half of the cost of a delta. Here there is one task in addition to the request's own (it waits for
-  the client to disconnect), the relay's wait ends in time for the next ping, and one timer per
+  half of the cost of a delta. Here there is the request's own task, to which the connection tells
+  when the client disconnects; the relay's wait ends in time for the next ping, and one timer per
   stream detects a stuck reader.
 - Bytes are sent as they are, joined per pass of the loop.
 - Deltas that simply continue the text are written where they arrive, without waking the stream's
@@ -82,7 +82,7 @@ class ChatStream(EventSourceResponse):
         has_hung_up = True
         self._connection = connection_of(scope)
         try:
-            await while_connected(receive, self._stream(send))
+            await while_connected(scope, receive, self._stream(send))
             has_hung_up = False
         except SlowConsumer:
             log.warning("client reads nothing; dropped", extra=fields(turn=self._turn.id))

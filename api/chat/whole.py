@@ -59,7 +59,7 @@ class WholeAnswer(Response):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         has_hung_up = True
         try:
-            await while_connected(receive, self._run(scope, receive, send))
+            await while_connected(scope, receive, self._run(scope, receive, send))
             has_hung_up = False
         except HungUp:
             log.debug("client left before its answer", extra=fields(turn=self._turn.id))

@@ -1,12 +1,14 @@
 """What an answer may ask of its client's connection, beyond ASGI.
 
-ASGI's `send` may wait, so only the request's own task can call it. A connection that offers itself
-here takes the next bytes of a body from any code of the loop, at once or not at all.
+ASGI's `send` may wait, so only the request's own task can call it, and only a task that waits in
+`receive` learns that the client has left. A connection that offers itself here takes the next bytes
+of a body from any code of the loop, at once or not at all, and tells when its client leaves.
 (`api.http.connection` does; under other servers, answers do without.)
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol
 from weakref import ref
 
@@ -29,6 +31,14 @@ class ClientConnection(Protocol):
 
         Returns False, and writes nothing, if the connection is clogged or closing, or if the body
         is not sent in chunks. May only be called between two calls of `send`.
+        """
+        ...
+
+    def on_departure(self, tell: Callable[[], None] | None) -> bool:
+        """Call this, once, when the client has disconnected; None: nobody.
+
+        Returns False, and calls nothing, if the request's body has not arrived completely: then
+        only ASGI's `receive` tells, as it has to read the rest.
         """
         ...
 

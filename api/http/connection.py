@@ -36,6 +36,8 @@ HEAD_MAX_BYTES = 64 * 1024
 class _Cycle(RequestResponseCycle):
     """One request and its answer, which may also be pushed (`api.http.client.ClientConnection`)."""
 
+    _tell_departure: Callable[[], None] | None = None
+
     @property
     def is_clogged(self) -> bool:
         return self.flow.write_paused
@@ -48,6 +50,22 @@ class _Cycle(RequestResponseCycle):
             return False
         self.transport.write(b"%x\r\n%b\r\n" % (len(body), body))
         return True
+
+    def on_departure(self, tell: Callable[[], None] | None) -> bool:
+        if self.more_body:
+            return False
+        self._tell_departure = tell
+        if self.disconnected:
+            self.depart()
+        else:
+            self.flow.resume_reading()  # Or the end of the connection would not be read.
+        return True
+
+    def depart(self) -> None:
+        """The client has disconnected."""
+        tell, self._tell_departure = self._tell_departure, None
+        if tell is not None:
+            tell()
 
 
 class _PlainCycle(_Cycle):
@@ -100,6 +118,8 @@ class BoundedConnection(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._expect_nothing()
         super().connection_lost(exc)
+        if isinstance(self.cycle, _Cycle):
+            self.cycle.depart()
 
     def data_received(self, data: bytes) -> None:
         if self.transport.is_closing():

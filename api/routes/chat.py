@@ -21,29 +21,34 @@ from api.turns.ask import Ask
 from api.turns.open_answer import OpenAnswer
 from infra.wire.errors import ErrorCode, RequestRefused
 
+PATHS = ("/v1/chat/completions", "/chat/completions")
+"""Both, because clients are configured with and without `/v1`. Only the first is documented."""
 
-def chat_routes(deps: ApiDeps) -> APIRouter:
-    """Both paths, because clients are configured with and without `/v1`."""
-    router = APIRouter(tags=["chat"])
-    rules = SideRules(deps.settings, models=deps.settings)
-    reader = ChatReader(
-        deps.settings,
-        egress_profiles=frozenset(deps.settings.egress_profiles),
-        rules=rules,
-        catalog=deps.catalog,
-        large=deps.large,
-    )
 
-    async def create_chat_completion(request: Request) -> Response:
+class ChatCompletions:
+    """The endpoint. `api.app` gives it its requests directly (`api.http.hot_route`)."""
+
+    def __init__(self, deps: ApiDeps) -> None:
+        self._deps = deps
+        self._reader = ChatReader(
+            deps.settings,
+            egress_profiles=frozenset(deps.settings.egress_profiles),
+            rules=SideRules(deps.settings, models=deps.settings),
+            catalog=deps.catalog,
+            large=deps.large,
+        )
+
+    async def create_chat_completion(self, request: Request) -> Response:
         """Ask an agent. `X-Conversation-ID` names the turn's conversation. With `X-On-Disconnect:
         continue` the turn continues when the client disconnects. With `X-Event-IDs: true` a
         stream's events are numbered, so that a broken stream can be resumed. A repeat with the same
         `Idempotency-Key` or `X-Message-ID` is answered by the turn that it repeats."""
+        deps = self._deps
         caller = await deps.admission.admit(request)
         if deps.drain.is_closed:
             raise RequestRefused("", code=ErrorCode.SHUTTING_DOWN)
         is_numbered = _wants_numbers(request.headers)
-        chat, ask = await reader.read(request, caller)
+        chat, ask = await self._reader.read(request, caller)
         turn = await deps.turns.open(ask)
         held_body(request).hold(0)  # The answer needs only a few fields of it.
         try:
@@ -52,18 +57,22 @@ def chat_routes(deps: ApiDeps) -> APIRouter:
             turn.leave(hung_up=True)
             raise
 
-    for path, in_schema in (("/v1/chat/completions", True), ("/chat/completions", False)):
+
+def chat_routes(chat: ChatCompletions, *, max_header_chars: int) -> APIRouter:
+    """The endpoint in the document."""
+    router = APIRouter(tags=["chat"])
+    for path in PATHS:
         router.add_api_route(
             path,
-            create_chat_completion,
+            chat.create_chat_completion,
             methods=["POST"],
             response_model=None,
             responses={
                 200: {"model": ChatCompletion, "content": EVENT_STREAM},
                 **errors(408, is_of_turns=True),
             },
-            openapi_extra=KEYED | CHAT_BODY | chat_headers(deps.settings.max_header_chars),
-            include_in_schema=in_schema,
+            openapi_extra=KEYED | CHAT_BODY | chat_headers(max_header_chars),
+            include_in_schema=path == PATHS[0],
         )
     return router
 

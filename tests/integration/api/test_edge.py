@@ -528,18 +528,6 @@ async def test_path_cannot_write_lines_into_the_log(caplog: pytest.LogCaptureFix
     assert path == "/x%0Aanswered%20status=200%1b[31m"
 
 
-async def test_follower_that_owes_a_body_just_leaves() -> None:
-    """Its stream watches for its leaving, and so reads what it sends."""
-    from api.http.disconnect import HungUp, while_connected
-    from infra.wire.errors import ErrorCode, RequestRefused
-
-    async def receive() -> Any:
-        raise RequestRefused("too slow", code=ErrorCode.REQUEST_TIMEOUT)
-
-    with pytest.raises(HungUp):
-        await while_connected(receive, asyncio.Event().wait())
-
-
 def test_bounds_are_on_in_every_replica() -> None:
     assert BoundedConnection.bounds.head_s <= 30
     assert BoundedConnection.bounds.rest_s <= 30

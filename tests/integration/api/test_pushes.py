@@ -136,6 +136,44 @@ async def test_a_clogged_connection_takes_no_push_until_its_client_has_read() ->
     assert raw.endswith(b"1\r\n|\r\n1\r\n>\r\n0\r\n\r\n")
 
 
+async def test_a_connection_tells_once_that_its_client_left() -> None:
+    begun, told = asyncio.Event(), asyncio.Queue[str]()
+
+    async def answer(connection: ClientConnection, send: Send) -> None:
+        await send(START)
+        assert connection.on_departure(lambda: told.put_nowait("first"))
+        assert connection.on_departure(lambda: told.put_nowait("second"))
+        begun.set()
+        await told.get()
+        assert connection.on_departure(lambda: told.put_nowait("at once"))
+        told.put_nowait(await told.get())
+
+    async with served(answer) as address, asyncio.timeout(20):
+        _, writer = await asyncio.open_connection(*address)
+        writer.write(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n")
+        await begun.wait()
+        writer.transport.abort()
+        await until(lambda: told.qsize() == 1)
+    assert told.get_nowait() == "at once"
+
+
+async def test_a_connection_does_not_tell_while_a_body_is_owed() -> None:
+    """Its rest has to be read, and that is ASGI's `receive`."""
+    answers: list[bool] = []
+
+    async def answer(connection: ClientConnection, send: Send) -> None:
+        answers.append(connection.on_departure(lambda: None))
+        await send(START)
+        await send(part(b"", more=False))
+
+    async with served(answer) as address, asyncio.timeout(20):
+        reader, writer = await asyncio.open_connection(*address)
+        writer.write(b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 3\r\n\r\na")
+        await reader.readuntil(b"0\r\n\r\n")
+        writer.close()
+    assert answers == [False]
+
+
 async def test_a_client_that_is_gone_takes_no_push() -> None:
     begun, is_refused = asyncio.Event(), asyncio.Event()
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import ExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -58,6 +58,7 @@ class Wire:
         self.sent: list[bytes] = []
         self.gone = asyncio.Event()
         self.pinged = asyncio.Event()
+        self._tell: Callable[[], None] | None = None
         self._is_writable = asyncio.Event()
         self._is_writable.set()
 
@@ -67,6 +68,15 @@ class Wire:
         self.pushed.append(body)
         self.body += body
         return True
+
+    def on_departure(self, tell: Callable[[], None] | None) -> bool:
+        self._tell = tell
+        return True
+
+    def leave(self) -> None:
+        self.gone.set()
+        if self._tell is not None:
+            self._tell()
 
     async def receive(self) -> Message:
         await self.gone.wait()
@@ -361,10 +371,11 @@ async def test_a_delta_during_a_ping_comes_after_it() -> None:
     assert bytes(stage.wire.body).replace(b": ping\n\n", b"") == expected(stage.events)
 
 
-async def test_a_client_that_left_gets_nothing_more() -> None:
-    async with streaming() as stage:
+@pytest.mark.parametrize("is_pushable", [True, False])
+async def test_a_client_that_left_gets_nothing_more(is_pushable: bool) -> None:
+    async with streaming(is_pushable=is_pushable) as stage:
         await stage.hear(*texts("a"))
-        stage.wire.gone.set()
+        stage.wire.leave()
         await stage.hear(*texts("b"))
         assert stage.mailbox.sink is None
         stage.deliver(*texts("c"))
