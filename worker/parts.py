@@ -89,6 +89,8 @@ class Timings:
     have been the cause. The time doubles with each failure..."""
     engine_cool_down_max_s: float = 60.0
     """...and so on up to this."""
+    touch_every_s: float = 10.0
+    """How often a used folder is marked as such. Unused ones are kept for a minute at least."""
     workspace_every_s: float = 10.0
     """Between two measurements of a workspace in use."""
     workspace_glance_s: float = 0.25

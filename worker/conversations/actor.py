@@ -125,6 +125,7 @@ class Conversation:
         self._inbox = Inbox()
         self._idle_end = IdleEnd(self.key, self._record, self._inbox, on_hibernated=on_hibernated)
         self._run: TurnRun | None = None
+        self._touched_s = -parts.timings.touch_every_s
         self._idle_timeout_s: float | None = None
         """How long it may rest after the turn it ran last; None: it has run none."""
 
@@ -389,7 +390,7 @@ class Conversation:
             is_remembered=outcome.is_remembered, has_begun=run.sdk_session is not None
         )
         self._run = None
-        self._parts.folders.touch(self.key)
+        self._note_use()
         if not outcome.is_container_usable:
             self._life.to(ActorPhase.STOPPING)
             await self._discard_container()
@@ -403,6 +404,13 @@ class Conversation:
         if self._session.is_lost:
             await self._discard_container()
         await self._delivery.deliver(run)
+
+    def _note_use(self) -> None:
+        """Keep its folders from being taken for unused ones, which takes some calls to the disk."""
+        now_s = self._parts.clock.monotonic()
+        if now_s - self._touched_s >= self._parts.timings.touch_every_s:
+            self._touched_s = now_s
+            self._parts.folders.touch(self.key)
 
     # The container's end, and ours
 

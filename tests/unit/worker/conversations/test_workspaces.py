@@ -402,15 +402,19 @@ async def test_files_of_a_known_conversation_stay_however_old(stage: Stage) -> N
     assert workspace.exists()
 
 
-async def test_a_turn_keeps_its_workspace_young(stage: Stage) -> None:
-    await stage.worker()
+@pytest.mark.parametrize("every_s", [0.0, 600.0])
+async def test_a_turn_keeps_its_workspace_young(stage: Stage, every_s: float) -> None:
+    await stage.worker(timings=replace(QUICK, touch_every_s=every_s))
     await stage.ended(await stage.ask(C, "echo hi"))
     used = stage.folder / "f" / C
     _age(used, days=80)
 
     await stage.ended(await stage.ask(C, "echo again"))
 
-    await eventually(lambda: time.time() - used.stat().st_mtime < 60)
+    if every_s:  # It was marked a moment ago.
+        assert time.time() - used.stat().st_mtime > 60
+    else:
+        await eventually(lambda: time.time() - used.stat().st_mtime < 60)
     record = await stage.store.conversations.get(C)
     assert record is not None
     assert record.state is ConversationState.WARM
