@@ -23,7 +23,8 @@ class CommandRunner(Protocol):
         ...
 
     async def run_first(self, commands: Sequence[Command]) -> Sequence[Any]:
-        """Run commands before everything that has not left yet, and return their replies."""
+        """Run commands at once, before everything that has not left yet, and return their
+        replies."""
         ...
 
     async def aclose(self) -> None:

@@ -78,9 +78,11 @@ class PipelinedCommands:
         return await request.answer
 
     async def run_first(self, commands: Sequence[Command]) -> Sequence[Any]:
-        """The replies. The commands may be of any length."""
+        """The replies. The commands may be of any length. They leave at once, not when the pass is
+        over."""
         requests = [self._new(_packed(command)) for command in commands]
         self._unsent.extendleft(reversed(requests))
+        self._send()
         return await asyncio.gather(*(request.answer for request in requests))
 
     async def aclose(self) -> None:
@@ -107,11 +109,14 @@ class PipelinedCommands:
             self._timer = loop.call_at(request.due_s, self._look_at_oldest)
         if not self._will_send:
             self._will_send = True
-            loop.call_soon(self._send)
+            loop.call_soon(self._send_all)
         return request
 
-    def _send(self) -> None:
+    def _send_all(self) -> None:
         self._will_send = False
+        self._send()
+
+    def _send(self) -> None:
         link = self._link
         if link is None:
             self._connect_soon()

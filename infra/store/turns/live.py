@@ -1,7 +1,8 @@
 """The fast path: frames over pub/sub, one channel and one subscriber connection per API process.
 
-Frames may be lost; the turn log has them all. Publishing never waits: whatever is ready is sent
-together at the end of the loop pass, with one flush in progress at a time.
+Frames may be lost; the turn log has them all. Publishing never waits: whatever is published in a
+pass of the loop is sent together in the next one, before any other command, with one flush in
+progress at a time.
 """
 
 from __future__ import annotations
@@ -89,9 +90,6 @@ class LivePublisher:
         pauses = delays()
         while True:
             await self._is_ready.wait()
-            # Let everything else that is ready in this pass of the loop run first: one flush for
-            # all.
-            await asyncio.sleep(0)
             flushed = self._take()
             try:
                 await self._flush(flushed)

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import pytest
+from redis.asyncio import Redis
 
 from infra.runtime.identity import new_turn_id
 from infra.store.keys import Keys
@@ -16,7 +17,7 @@ from infra.wire.frames import Frame
 from infra.wire.ids import Fence, ReplicaId, TurnId
 from tests.contract.store.listening import Listener
 from tests.contract.store.running import running, until
-from tests.contract.store.scene import REPLICA, Scene, scene_at
+from tests.contract.store.scene import REPLICA, Scene, scene_at, text_events
 from tests.fakes.redis_server import real_redis
 
 OTHER_REPLICA = ReplicaId("api-2")
@@ -46,6 +47,25 @@ async def collect(mailbox: LiveTurn, count: int) -> list[Frame]:
             assert await mailbox.wait(15)
             got += mailbox.take()
     return got
+
+
+@pytest.mark.redis
+async def test_frames_leave_before_what_was_asked_for_with_them(real: Redis, keys: Keys) -> None:
+    """A reader waits for them, and nobody for the log."""
+    scene = Scene(real, keys)
+    lease, turn = await scene.begin()
+    async with live(scene) as (publisher, _), real.monitor() as monitor:
+        [frame] = frames_of(turn, 1, 1)
+        async with asyncio.TaskGroup() as group:
+            publisher.publish(REPLICA, frame.encode())
+            group.create_task(scene.store.log.append(lease, turn, text_events(1, 1)))
+        asked: list[str] = []
+        async with asyncio.timeout(10):
+            while len(asked) < 2:
+                told = (await monitor.next_command())["command"]
+                if told.startswith(("PUBLISH", "EVALSHA")) and str(turn) in told:
+                    asked.append(told.split()[0])
+    assert asked == ["PUBLISH", "EVALSHA"]
 
 
 async def test_frames_arrive_in_order_at_the_turn_they_belong_to(scene: Scene) -> None:
