@@ -21,7 +21,6 @@ from infra.store.placement.queue import PlacementQueue
 from infra.store.placement.waiting_room import WaitingRoom
 from infra.store.placement.workers import WorkerRegistry
 from infra.store.turns.live import LivePublisher
-from infra.store.turns.log import TurnLog
 from infra.store.turns.turns import TurnStore
 from infra.wire.ids import HostId, WorkerId
 from worker.gateway_client.registrar import GatewayRegistrar
@@ -32,6 +31,7 @@ from worker.hosts.host import ContainerHost
 from worker.hosts.pool.pool import WarmPool
 from worker.hosts.start_slots import Starts
 from worker.lines import HeldLines
+from worker.log_flusher import LogFlusher
 from worker.meter_rounds import MeterRounds
 from worker.ownership import Ownership
 
@@ -114,7 +114,7 @@ class TurnParts(CommonParts):
     budgets: ModelCallSettings
     gateway: GatewayRegistrar
     turns: TurnStore
-    turn_log: TurnLog
+    logs: LogFlusher
     usage: UsageStore
     meters: MeterRounds
     live: LivePublisher

@@ -49,6 +49,7 @@ from worker.hosts.pool.records import SpareRecords
 from worker.hosts.start_slots import Starts, starts_at_once
 from worker.lanes import WorkerLane
 from worker.life import Life
+from worker.log_flusher import LogFlusher
 from worker.meter_rounds import MeterRounds
 from worker.ownership import Ownership
 from worker.parts import Timings, WorkerParts
@@ -200,7 +201,7 @@ class WorkerProcess:
             gateway=GatewayRegistrar(around.gateway, clock, on_superseded=ownership.superseded),
             ownership=ownership,
             turns=store.turns,
-            turn_log=store.log,
+            logs=LogFlusher(store.log, clock, every_s=around.timings.log_every_s),
             usage=store.usage,
             meters=MeterRounds(clock, every_s=around.timings.meter_every_s),
             conversations=store.conversations,
@@ -286,6 +287,7 @@ class WorkerProcess:
                     "conversations": self.placement.run(),
                     "side turns": self.side.run(),
                     "live frames": self.parts.live.run(),
+                    "turn logs": self.parts.logs.run(),
                     "leases": self.parts.ownership.run(),
                     "starts": self.parts.starts.run(),
                     "gateway": self.parts.gateway.run(),

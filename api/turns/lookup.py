@@ -19,6 +19,8 @@ from infra.wire.states import TurnState
 
 LOOK_BACK_EVENTS = 2000
 """How many events before the cursor are read, because they decide the line breaks after it."""
+PAGE_ENTRIES = 100
+"""Read at once: an entry of a log may hold a second's events."""
 
 
 class TurnLookup:
@@ -70,11 +72,15 @@ class TurnLookup:
 
     async def seen(self, record: TurnRecord, *, upto: int) -> list[bytes]:
         """The newest events up to number `upto`. Raises `StoreUnavailable`."""
+        seen: list[bytes] = []
         after = max(upto - LOOK_BACK_EVENTS, 0)
-        if upto <= after:
-            return []
-        page = await self._log.read(record.turn, after=after, limit=upto - after)
-        return [payload for n, payload in page.events if n <= upto]
+        while after < upto:
+            page = await self._log.read(record.turn, after=after, limit=PAGE_ENTRIES)
+            if not page.events:
+                break
+            seen += [payload for n, payload in page.events if n <= upto]
+            after = page.events[-1][0]
+        return seen
 
     async def cancel(self, turn: TurnId, caller: Caller) -> TurnState:
         """Cancel the turn and return its current state. Raises `TurnNotFound` and

@@ -26,12 +26,12 @@ from infra.wire.states import TurnState
 
 log = logging.getLogger(__name__)
 
-PAGE_EVENTS = 500
-FIRST_PAGE_EVENTS = 100
+PAGE_ENTRIES = 500
+FIRST_PAGE_ENTRIES = 8
 PAGE_BYTES = 256 * 1024
 """About what is read of the log at once; a reader that is stuck holds that much, and its mailbox.
 
-How many events that is is told by the page before.
+How many entries that is is told by the page before.
 """
 SILENCE_S = 1.0
 """Seconds of silence after which the log is read. Each silent read waits half as long again."""
@@ -194,7 +194,7 @@ class Relay:
             else Watch(due)
         )
         self._stopped: AgClusterError | None = None
-        self._page = FIRST_PAGE_EVENTS
+        self._page = FIRST_PAGE_ENTRIES
         self.is_place_wanted = False
         """Whether somebody shows `ahead`; otherwise it is not read."""
         self.ahead: int | None = None
@@ -294,11 +294,11 @@ class Relay:
         events = self._merge.logged(page.events)
         now = self._clock.monotonic()
         found = len(page.events)
-        is_full = found >= self._page
+        is_full = page.entries >= self._page
         self._watch.read(now, found=found, gap=self._merge.has_gap, is_full=is_full)
         if found:
             size = sum(len(payload) for _, payload in page.events)
-            self._page = max(1, min(PAGE_EVENTS, PAGE_BYTES * found // max(size, 1)))
+            self._page = max(1, min(PAGE_ENTRIES, PAGE_BYTES * page.entries // max(size, 1)))
         return events or await self._judge(page, now, is_full=is_full)
 
     async def _judge(self, page: LogPage, now: float, *, is_full: bool) -> list[bytes]:

@@ -97,8 +97,8 @@ class Keys:
         return f"{self.prefix}:turn:{turn}:request"
 
     def turn_events(self, turn: TurnId) -> str:
-        """Stream, the turn log: `<n>-0` -> field `e`, the event's JSON. append, finish; as long as
-        the turn."""
+        """Stream, the turn log: `<n>-0` -> field `e`, event n as JSON, or `r`, a run of events that
+        ends with n, one in a line. append, finish; as long as the turn."""
         return f"{self.prefix}:turn:{turn}:events"
 
     def turn_heads(self, turn: TurnId) -> str:

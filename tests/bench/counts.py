@@ -36,8 +36,8 @@ LIMITS = (
     Limit("commands_per_turn", "commands of a tiny turn", 60, 260),
     Limit("one_requests_per_delta", "requests for a delta of one stream", 0.3, 1.4),
     Limit("few_requests_per_delta", "requests for a delta of 20 streams", 0.25, 1.2),
-    Limit("few_scripts_per_delta", "scripts for a delta of 20 streams", 0.09, 0.2),
-    Limit("few_xadd_per_delta", "XADD for a delta of 20 streams", 0.09, 1.05),
+    Limit("few_scripts_per_delta", "scripts for a delta of 20 streams", 0.09, 0.12),
+    Limit("few_xadd_per_delta", "XADD for a delta of 20 streams", 0.09, 0.15),
 )
 """Turns included: a stream's deltas bear the commands of its turn, so 100 deltas a turn."""
 

@@ -429,7 +429,7 @@ class VirtualRedis:
     # Streams
 
     def _do_xadd(self, key: bytes, *args: bytes) -> bytes:
-        assert args[:2] == (b"MAXLEN", b"~"), args
+        assert args[:2] == (b"MINID", b"~"), args
         id, *pairs = args[3:]
         found = self._make(_text(key), list)
         if found and _number(id) <= _number(found[-1][0]):

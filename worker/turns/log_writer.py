@@ -1,10 +1,10 @@
-"""Writes one turn's events to the turn log.
+"""Collects one turn's events for the turn log.
 
 The first event, tool events and everything except deltas are logged at once, deltas at least every
-250 ms. Only logged events are acknowledged to the agent. While Redis is unavailable, the agent
-keeps the events, and this writer holds a bounded copy and retries. It also keeps the newest logged
-events: replication is asynchronous, so a failover may lose the end of a log, which is then logged
-again.
+250 ms; `worker.log_flusher` does it for all turns together. Only logged events are acknowledged to
+the agent. While Redis is unavailable, the agent keeps the events, and this writer holds a bounded
+copy. It also keeps the newest logged events: replication is asynchronous, so a failover may lose
+the end of a log, which is then logged again.
 """
 
 from __future__ import annotations
@@ -15,14 +15,13 @@ from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
-from infra.runtime.clock import Clock
 from infra.runtime.logs import fields
 from infra.store.conversations.leases import Lease
-from infra.store.turns.log import TurnLog
-from infra.wire.errors import ErrorCode, StoreUnavailable, TenantHoldsTooMuch, TurnLogTorn
+from infra.store.turns.log import Appended
+from infra.wire.errors import ErrorCode, TenantHoldsTooMuch, TurnLogTorn
 from infra.wire.events import is_delta
 from infra.wire.ids import TurnId
-from worker.waiting import FIRST_PAUSE_S, LONGEST_PAUSE_S, signalled
+from worker.log_flusher import Events, LogFlusher
 
 _Answer = TypeVar("_Answer")
 
@@ -36,39 +35,38 @@ KEPT_MAX_BYTES = 256 * 1024
 
 
 class TurnLogWriter:
-    """Collects a turn's events and appends them under the owner's lease."""
+    """A turn's events on their way to the log, under the owner's lease."""
 
     def __init__(
         self,
-        turn_log: TurnLog,
+        flusher: LogFlusher,
         lease: Lease,
         turn: TurnId,
-        clock: Clock,
         *,
         on_logged: Callable[[int], None],
         on_broken: Callable[[ErrorCode], None] = lambda _: None,
-        every_s: float = 0.25,
         pending_max_bytes: int = PENDING_MAX_BYTES,
     ) -> None:
         """`on_logged` is called with the newest logged number after each append; `on_broken` once,
         with the reason, if nothing more can be logged."""
-        self._turn_log = turn_log
-        self._lease = lease
-        self._turn = turn
-        self._clock = clock
+        self.lease = lease
+        self.turn = turn
+        self._flusher = flusher
         self._on_logged = on_logged
         self._on_broken = on_broken
-        self._every_s = every_s
         self._pending_max_bytes = pending_max_bytes
         self._pending: list[tuple[int, bytes]] = []
         self._pending_bytes = 0
+        self._urgent_to = 0
+        """Events up to this number are logged at once."""
         self._kept: deque[tuple[int, bytes]] = deque()
         self._kept_bytes = 0
         self.broken: ErrorCode | None = None
         """Why nothing is logged any more: the log has lost what cannot be put back, or its tenant
         holds all it may."""
-        self._arrived = asyncio.Event()
-        self._urgent = asyncio.Event()
+        self.failure: Exception | None = None
+        """`LeaseLost`, if the conversation is another worker's."""
+        self._failed = asyncio.Event()
         self._empty = asyncio.Event()
         self._empty.set()
 
@@ -84,21 +82,63 @@ class TurnLogWriter:
         self._pending.append((n, payload))
         self._pending_bytes += len(payload)
         self._empty.clear()
-        self._arrived.set()
         if n == 1 or self.is_full or not is_delta(payload):
-            self._urgent.set()
+            self._urgent_to = n
+            self._flusher.urge(self)
+        else:
+            self._flusher.delay(self)
 
     async def run(self) -> None:
-        """Append events until cancelled. Raises `LeaseLost`."""
-        while True:
-            await self._arrived.wait()
-            await signalled(self._urgent, self._clock, timeout_s=self._every_s)
-            await self._append_all()
+        """Have events logged until cancelled. Raises `LeaseLost`."""
+        self._flusher.join(self)
+        self._ask()
+        try:
+            await self._failed.wait()
+        finally:
+            self._flusher.leave(self)
+        assert self.failure is not None
+        raise self.failure
+
+    def batch(self) -> Events:
+        """The oldest events that wait."""
+        return self._pending[:BATCH_MAX_EVENTS]
+
+    def settle(self, batch: Events, appended: Appended) -> None:
+        """What became of a batch. It may have been settled before, because a call outlives a
+        cancellation."""
+        match appended:
+            case TurnLogTorn():
+                self._mend(appended.newest)
+            case TenantHoldsTooMuch():
+                log.error("%s", appended, extra=fields(turn=self.turn))
+                self._break(appended.code)
+            case int():
+                self._take_logged(batch, appended)
+            case _:
+                self.fail(appended)
+                return
+        self._ask()
+
+    def fail(self, error: Exception) -> None:
+        """Nothing more can be logged: `run` raises the error."""
+        self.failure = error
+        self._failed.set()
+        self._flusher.leave(self)
+
+    def _ask(self) -> None:
+        """What waits is due at once or soon."""
+        if not self._pending:
+            self._empty.set()
+        elif self._pending[0][0] <= self._urgent_to:
+            self._flusher.urge(self)
+        else:
+            self._flusher.delay(self)
 
     async def flush(self) -> None:
-        """Wait until every event added so far is logged; `run` does the work."""
+        """Wait until every event added so far is logged, while `run` runs."""
         if self._pending:
-            self._urgent.set()
+            self._urgent_to = self._pending[-1][0]
+            self._ask()
         await self._empty.wait()
 
     async def finish(
@@ -127,38 +167,22 @@ class TurnLogWriter:
         Raises `LeaseLost` and `StoreUnavailable`; the agent still has what is not logged.
         """
         while self._pending:
-            await self._append_batch()
+            batch = self.batch()
+            [appended] = await self._flusher.append({self: batch})
+            self.settle(batch, appended)
+            if self.failure is not None:
+                raise self.failure
 
-    async def _append_all(self) -> None:
-        pause_s = FIRST_PAUSE_S
-        while self._pending:
-            try:
-                await self._append_batch()
-                pause_s = FIRST_PAUSE_S
-            except StoreUnavailable as error:
-                log.warning("events not logged: %s", error, extra=fields(turn=self._turn))
-                await self._clock.sleep(pause_s)
-                pause_s = min(pause_s * 2, LONGEST_PAUSE_S)
-        self._arrived.clear()
-        self._urgent.clear()
-        self._empty.set()
-
-    async def _append_batch(self) -> None:
-        batch = self._pending[:BATCH_MAX_EVENTS]
-        try:
-            logged = await self._turn_log.append(self._lease, self._turn, batch)
-        except TurnLogTorn as torn:
-            self._mend(torn.newest)
-            return
-        except TenantHoldsTooMuch as full:
-            log.error("%s", full, extra=fields(turn=self._turn))
-            self._break(full.code)
-            return
-        # Only now, because a failed append must find its events again.
-        del self._pending[: len(batch)]
-        self._pending_bytes -= sum(len(payload) for _, payload in batch)
-        self._keep(batch)
-        self._on_logged(logged)
+    def _take_logged(self, batch: Events, newest: int) -> None:
+        """Only now they go, because a failed append must find them again."""
+        last = batch[-1][0]
+        logged = [event for event in self._pending[: len(batch)] if event[0] <= last]
+        del self._pending[: len(logged)]
+        self._pending_bytes -= sum(len(payload) for _, payload in logged)
+        self._keep(logged)
+        if self._pending and len(batch) == BATCH_MAX_EVENTS:
+            self._urgent_to = self._pending[-1][0]
+        self._on_logged(newest)
 
     def _keep(self, batch: list[tuple[int, bytes]]) -> None:
         self._kept.extend(batch)
@@ -170,15 +194,15 @@ class TurnLogWriter:
         """Put events in front again that were logged and are missing, if they are still kept."""
         lost = [event for event in self._kept if event[0] > newest]
         is_whole = bool(lost) and lost[0][0] == newest + 1
-        extra = fields(turn=self._turn, newest=newest, lost=len(lost))
+        extra = fields(turn=self.turn, newest=newest, lost=len(lost))
         self._kept = deque(event for event in self._kept if event[0] <= newest)
         self._kept_bytes = sum(len(payload) for _, payload in self._kept)
         if is_whole:
             log.warning("the log has lost its end, which is logged again", extra=extra)
             self._pending[:0] = lost
             self._pending_bytes += sum(len(payload) for _, payload in lost)
+            self._urgent_to = self._pending[-1][0]
             self._empty.clear()
-            self._arrived.set()
             return
         log.error("the log has lost more than is held", extra=extra)
         self._break(ErrorCode.LOG_LOST)

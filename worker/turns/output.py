@@ -44,13 +44,11 @@ class TurnOutput:
         self._held = held
         self._record = record
         self._log = TurnLogWriter(
-            parts.turn_log,
+            parts.logs,
             held.lease,
             record.turn,
-            parts.clock,
             on_logged=on_logged,
             on_broken=on_broken,
-            every_s=parts.timings.log_every_s,
         )
 
     @property
@@ -65,7 +63,7 @@ class TurnOutput:
         self._log.add(self.n, payload)
 
     async def run(self) -> None:
-        """Keep logging until cancelled. Raises `LeaseLost`."""
+        """Have events logged until cancelled. Raises `LeaseLost`."""
         await self._log.run()
 
     async def flush(self) -> None:

@@ -1,58 +1,74 @@
--- append: logs a turn's new events under the owner's fence.
+-- append: logs new events of any number of turns, each under its owner's fence.
 --
--- KEYS  conversation, turn, turn_events
--- ARGS  worker, fence, turn, events_max (of a log), bytes_max (its tenant may hold; 0: any number),
---       events (for each: n, payload)
--- Returns 'ok' newest | 'lost' | 'torn' newest | 'full' newest
+-- KEYS  none
+-- ARGS  events_max (of a log), bytes_max (a tenant may hold; 0: any number),
+--       runs (for each: conversation, worker, fence, turn, first, last, events)
+-- Returns 'ok' outcomes (of each run: 'ok', 'lost', 'torn' or 'full'), newest
+--
+-- A run is the events first to last of a turn, joined by line breaks, and becomes one entry: its id is
+-- the last number, its field `e` if it is a single event, else `r`. What befalls one turn touches no
+-- other. `newest` is the number of the turn's last logged event.
 --
 -- 'torn': numbers before the first one are missing, for a failover can lose what was logged, and
 -- events never leave a hole. 'full': the tenant would hold too much.
 --
--- The event's number is the stream id, so Redis itself refuses doubles; numbers that are there are
--- skipped. XADD is the first write: a full Redis refuses the whole script. The hottest script.
-local held = redis.call('HMGET', K.conversation, 'owner', 'fence', 'turn')
-if held[1] ~= A.worker or held[2] ~= A.fence then return {'lost'} end
-local was = redis.call('HMGET', K.turn, 'state', 'seq', 'said', 'tenant')
-local state, seq, tenant = was[1], tonumber(was[2]) or 0, was[4]
-if not state then return {'lost'} end
-if is_ended(state) then return {'ok', 'newest', int(seq)} end
-if held[3] ~= A.turn then return {'lost'} end
-
-local first = A.events[1]
-if first and tonumber(first.n) > seq + 1 then return {'torn', 'newest', int(seq)} end
-
-local bytes, added = 0, 0
-for _, event in ipairs(A.events) do
-  event.n = tonumber(event.n)
-  if event.n > seq then bytes, added = bytes + #event.payload, added + 1 end
-end
-local size = bytes + added * EVENT_BYTES
+-- The last number is the stream id, so Redis itself refuses doubles; of a run that is there in part
+-- the rest is logged. XADD is the first write: a full Redis refuses the whole script. The hottest
+-- script.
 local bytes_max = tonumber(A.bytes_max)
-if bytes_max > 0 then
-  local total = tonumber(redis.call('HGET', key('tenant_held', tenant), 'total')) or 0
-  if total + size > bytes_max and held_by(tenant, now_ms()) + size > bytes_max then
-    return {'full', 'newest', int(seq)}
-  end
+
+-- Events without the first `count` of them.
+local function behind(events, count)
+  local from = 1
+  for _ = 1, count do from = string.find(events, '\n', from, true) + 1 end
+  return string.sub(events, from)
 end
 
-local newest = seq
-for _, event in ipairs(A.events) do
-  local n = event.n
-  if n > newest then
-    redis.call('XADD', K.turn_events, 'MAXLEN', '~', A.events_max, int(n) .. '-0', 'e', event.payload)
-    newest = n
-  end
+local function is_full(tenant, size)
+  if bytes_max == 0 then return false end
+  local total = tonumber(redis.call('HGET', key('tenant_held', tenant), 'total')) or 0
+  return total + size > bytes_max and held_by(tenant, now_ms()) + size > bytes_max
 end
-if newest > seq then
-  redis.call('HSET', K.turn, 'seq', int(newest), 'said', int((tonumber(was[3]) or 0) + bytes))
-  hold(tenant, A.turn, size)
+
+local function append(run)
+  local held = redis.call('HMGET', key('conversation', run.conversation), 'owner', 'fence', 'turn')
+  if held[1] ~= run.worker or held[2] ~= run.fence then return 'lost', 0 end
+  local turn_key = key('turn', run.turn)
+  local was = redis.call('HMGET', turn_key, 'state', 'seq', 'said', 'tenant')
+  local state, seq, tenant = was[1], tonumber(was[2]) or 0, was[4]
+  if not state then return 'lost', 0 end
+  if is_ended(state) then return 'ok', seq end
+  if held[3] ~= run.turn then return 'lost', 0 end
+
+  local first, last, events = tonumber(run.first), tonumber(run.last), run.events
+  if first > seq + 1 then return 'torn', seq end
+  if last <= seq then return 'ok', seq end
+  if first <= seq then
+    events = behind(events, seq + 1 - first)
+    first = seq + 1
+  end
+
+  local breaks = last - first
+  local bytes = #events - breaks
+  local size = bytes + (breaks + 1) * EVENT_BYTES
+  if is_full(tenant, size) then return 'full', seq end
+
+  local log, oldest = key('turn_events', run.turn), math.max(0, last - tonumber(A.events_max))
+  redis.call('XADD', log, 'MINID', '~', int(oldest) .. '-0', int(last) .. '-0',
+    breaks == 0 and 'e' or 'r', events)
+  redis.call('HSET', turn_key, 'seq', int(last), 'said', int((tonumber(was[3]) or 0) + bytes))
+  hold(tenant, run.turn, size)
   if seq == 0 then
-    redis.call('PEXPIRE', K.turn_events, redis.call('PTTL', K.turn))
-    note_started(K.turn, first.payload)
+    redis.call('PEXPIRE', log, redis.call('PTTL', turn_key))
+    note_started(turn_key, breaks == 0 and events or string.match(events, '^[^\n]*'))
   end
   if state == 'claimed' then
-    step_turn({key = K.turn, state = state}, 'running')
-    redis.call('HSET', K.turn, 'started', int(now_ms()))
+    step_turn({key = turn_key, state = state}, 'running')
+    redis.call('HSET', turn_key, 'started', int(now_ms()))
   end
+  return 'ok', last
 end
-return {'ok', 'newest', int(newest)}
+
+local outcomes, newest = {}, {}
+for i, run in ipairs(A.runs) do outcomes[i], newest[i] = append(run) end
+return {'ok', 'outcomes', outcomes, 'newest', newest}

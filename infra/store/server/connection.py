@@ -20,7 +20,7 @@ from redis.asyncio.connection import AbstractConnection, Connection, parse_url
 from redis.asyncio.retry import Retry
 from redis.backoff import ExponentialBackoff
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import NoPermissionError, ReadOnlyError
+from redis.exceptions import NoPermissionError, ReadOnlyError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from infra.store.server.commands import PooledCommands, StoreClient
@@ -166,6 +166,11 @@ def translate() -> Iterator[None]:
         yield
     except FAULTS as error:
         raise StoreUnavailable(_explain(error)) from error
+
+
+def is_answered(error: StoreUnavailable) -> bool:
+    """Whether Redis answered, with an error: asking again the same way may not help."""
+    return isinstance(error.__cause__, ResponseError)
 
 
 def is_refused(error: StoreUnavailable) -> bool:

@@ -37,6 +37,7 @@ from worker.hosts.host import ContainerId
 from worker.ownership import HeldLease
 from worker.placement.sweeping import is_begun
 from worker.turns.course import Course, course_before_container, course_with_agent
+from worker.turns.log_writer import TurnLogWriter
 from worker.turns.phases import RunPhase
 from worker.turns.steps import failed_start, first_phase
 from worker.waiting import until_store_answers
@@ -47,7 +48,6 @@ if TYPE_CHECKING:
 _Answer = TypeVar("_Answer")
 
 CANCELLED = TurnEnded(state=TurnState.CANCELLED)
-LOG_EVERY_S = 0.25
 RELINK_S = 10.0
 IDLE_S = 15.0
 
@@ -62,7 +62,7 @@ class Run:
 
     claimed: Claimed
     last_n: int
-    pending: list[tuple[int, bytes]]
+    writer: TurnLogWriter
     is_given: bool = False
     ending: TurnEnded | None = None
     payload: bytes | None = None
@@ -172,7 +172,7 @@ class Actor:
         if claimed := await self._claim():
             self.wishes -= OF_THE_IDLE
             self.turn = claimed.record.turn
-            await self._run(Run(claimed, claimed.record.seq, []))
+            await self._run_logged(claimed)
             self.turn = None
 
     async def _claim(self) -> Claimed | None:
@@ -233,6 +233,22 @@ class Actor:
             await self._discard()
 
     # A turn
+
+    async def _run_logged(self, claimed: Claimed) -> None:
+        """Its events are logged by the worker's flusher, together with those of other turns."""
+        turn, logs = claimed.record.turn, self._worker.logs
+        writer = TurnLogWriter(
+            logs, self.held.lease, turn, on_logged=lambda n: self._acknowledge(turn, n)
+        )
+        logs.join(writer)
+        try:
+            await self._run(Run(claimed, claimed.record.seq, writer))
+        finally:
+            logs.leave(writer)
+
+    def _acknowledge(self, turn: TurnId, n: int) -> None:
+        if self._link:
+            self._link.ack(turn, n)
 
     async def _run(self, run: Run) -> None:
         is_usable = True
@@ -306,14 +322,15 @@ class Actor:
     async def _copy(self, run: Run) -> None:
         """The agent's events, live and into the log, until its end or the container's."""
         clock = self._worker.clock
-        logged_s = clock.monotonic()
         while run.ending is None:
-            self._check()
+            self._check_log(run)
             if self._link is not None:
                 self._take(run, self._link)
             if Wish.DRAIN in self.wishes:
+                self._worker.logs.leave(run.writer)
                 with suppress(StoreUnavailable):
-                    await self._append(run)
+                    await run.writer.append_rest()
+                self._check()
                 await self._release(self._state)
                 raise LeaseLost(self.key, self.held.fence)
             if self._box is None or self._box.process.is_dead:
@@ -332,10 +349,6 @@ class Actor:
             assert self._link is not None
             if self._is_cancelled(run):
                 self._link.interrupt(run.turn)
-            if run.pending and clock.monotonic() - logged_s >= LOG_EVERY_S:
-                logged_s = clock.monotonic()
-                with suppress(StoreUnavailable):
-                    await self._append(run)
             await clock.sleep(self._chance.uniform(0.02, 0.2))
 
     def _take(self, run: Run, link: Link) -> None:
@@ -350,25 +363,23 @@ class Actor:
                 return
             run.last_n = n
             self._publish(run, n, payload)
-            run.pending.append((n, payload))
+            run.writer.add(n, payload)
 
     def _publish(self, run: Run, n: int, payload: bytes) -> None:
         if self.held.may_publish():
             self._worker.on_publish(self._worker.id, self.held, run.turn, n, payload)
 
-    async def _append(self, run: Run) -> None:
-        batch = list(run.pending)
-        if not batch:
-            return
-        logged = await self._worker.log.append(self.held.lease, run.turn, batch)
+    def _check_log(self, run: Run) -> None:
+        """What the task that logs does: a lost lease ends the turn."""
         self._check()
-        del run.pending[: len(batch)]
-        if self._link:
-            self._link.ack(run.turn, logged)
+        if run.writer.failure is not None:
+            raise run.writer.failure
 
     async def _conclude(self, run: Run) -> None:
         worker, lease = self._worker, self.held.lease
-        await self._insist(lambda: self._append(run))
+        while run.writer.batch():
+            self._check_log(run)
+            await worker.clock.sleep(self._chance.uniform(0.02, 0.1))
         assert run.ending is not None
         end, n = run.ending, run.last_n + 1
         if await self._insist(

@@ -63,8 +63,8 @@ class Line:
         on_script: Callable[[str, Mapping[str, Any]], None],
         on_error: Callable[[Exception], None],
     ) -> None:
-        """`on_script` hears of each script before it runs: its arguments by name, its keys as KEYS.
-
+        """`on_script` hears of each script before it runs: its arguments by name, rows as a list of
+        such, its keys as KEYS.
 
         `on_error` hears of commands the server refuses: none of ours may be.
         """
@@ -163,5 +163,10 @@ def _sha(command: Sequence[Any]) -> str:
 
 def _named(call: type[Call[Any]], command: Sequence[Any]) -> dict[str, Any]:
     first = 3 + int(command[2])
-    names = shape_of(call).names
-    return {"KEYS": command[3:first], **dict(zip(names, command[first:], strict=False))}
+    shape, sent = shape_of(call), command[first:]
+    named = {"KEYS": command[3:first], **dict(zip(shape.names, sent, strict=False))}
+    if shape.rows and shape.columns:
+        values = iter(sent[len(shape.names) :])
+        rows = zip(*[values] * len(shape.columns), strict=True)
+        named[shape.rows] = [dict(zip(shape.columns, row, strict=True)) for row in rows]
+    return named

@@ -18,7 +18,6 @@ from infra.store.keys import Keys
 from infra.store.server.calls import Call, shape_of
 from infra.store.server.scripts import load
 from infra.store.turns.calls import UnclaimedCall
-from infra.store.turns.log import AppendCall
 from tests.unit.cluster_model.line import Moment
 from tests.unit.cluster_model.schedules import SCRIPTS, drawn, shortest, told, wild
 from tests.unit.cluster_model.workers import Rules
@@ -187,8 +186,7 @@ MOVED_AND_CAME_BACK = Schedule(
     [
         pytest.param(
             without(
-                "if held[1] ~= A.worker or held[2] ~= A.fence then return {'lost'} end",
-                of=AppendCall,
+                "if held[1] ~= run.worker or held[2] ~= run.fence then return 'lost', 0 end",
             ),
             FROZEN_BEFORE_AN_APPEND,
             id="an append is refused under an older fence",
@@ -214,9 +212,14 @@ MOVED_AND_CAME_BACK = Schedule(
             id="a turn that runs is adopted",
         ),
         pytest.param(
-            without("if n > newest then", "if true then"),
+            without("if last <= seq then return 'ok', seq end"),
             None,
-            id="an event is logged once",
+            id="a run is logged once",
+        ),
+        pytest.param(
+            without("if first <= seq then", "if false then"),
+            None,
+            id="of a run that is there in part the rest is logged",
         ),
         pytest.param(
             without("'attempt', turn.attempt + 1", "'attempt', turn.attempt"),
@@ -253,7 +256,7 @@ MOVED_AND_CAME_BACK = Schedule(
             id="a request goes with the end of its turn",
         ),
         pytest.param(
-            without("hold(tenant, A.turn, size)", of=AppendCall),
+            without("hold(tenant, run.turn, size)"),
             None,
             id="what a turn says counts",
         ),

@@ -21,7 +21,7 @@ from infra.store.placement.waiting_room import Elsewhere, NoRoom, Taken, Waiting
 from infra.store.placement.workers import BEAT_EVERY_S, WorkerRecord, WorkerRegistry
 from infra.store.turns.log import TurnLog
 from infra.store.turns.turns import TurnStore
-from infra.wire.errors import AgClusterError
+from infra.wire.errors import AgClusterError, StoreUnavailable
 from infra.wire.ids import ConversationKey, HostId, TurnId, WorkerId
 from infra.wire.states import Hibernation, WorkerState
 from tests.fakes.virtual_time import DriftingClock, Kernel
@@ -30,6 +30,7 @@ from tests.unit.cluster_model.line import Line
 from tests.unit.cluster_model.machines import Machine, Task
 from worker.hosts.capacity import IDLE_AGENT_MB
 from worker.hosts.host import ContainerId
+from worker.log_flusher import LogFlusher
 from worker.ownership import HeldLease, Ownership
 from worker.parts import Timings, WorkerParts
 from worker.placement.hibernation import LOOK_AT_LEAST_S, LOOK_AT_MOST_S
@@ -122,7 +123,7 @@ class ModelWorker:
         )
         redis = cast(Redis, line)
         self.turns = TurnStore(redis, keys)
-        self.log = TurnLog(redis, keys)
+        self.logs = LogFlusher(TurnLog(redis, keys), self.clock)
         self.conversations = ConversationStore(redis, keys)
         self.ownership = Ownership(
             LeaseStore(redis, keys),
@@ -174,6 +175,7 @@ class ModelWorker:
     def start(self) -> None:
         """Begin all loops."""
         self.spawn(self.ownership.run())
+        self.spawn(self._flush_logs())
         self.spawn(self._repeat(self._beat, "heartbeat", BEAT_EVERY_S, BEAT_EVERY_S))
         at_least_s, at_most_s = TIMINGS.sweep_at_least_s, TIMINGS.sweep_at_most_s
         self.spawn(self._repeat(self._reaper.sweep, "sweep", at_least_s, at_most_s))
@@ -234,6 +236,14 @@ class ModelWorker:
         resting = [one for one in actors if one.is_resting and not one.is_being_stopped]
         if resting:
             min(resting, key=lambda one: one.idle_since_s).hibernate(Hibernation.MEMORY)
+
+    async def _flush_logs(self) -> None:
+        """As `LogFlusher.run`, which waits for signals."""
+        while True:
+            await self.clock.sleep(self.chance.uniform(0.02, 0.3))
+            self.logs.ripen()
+            with suppress(StoreUnavailable):
+                await self.logs.flush()
 
     async def _reconcile(self) -> None:
         """As the real one, without files."""

@@ -20,6 +20,7 @@ from redis.asyncio import Redis
 
 from infra.store.access.limits import SubmitLimits
 from infra.store.keys import Keys
+from infra.store.turns.runs import events_in
 from infra.store.turns.turns import NewTurn, TurnStore
 from infra.wire.errors import TurnNotFound
 from infra.wire.events import is_end
@@ -112,9 +113,7 @@ _SPRINGS = {
     Trouble.SUSPEND_AT: Spring.SUSPEND,
     Trouble.LOSE_AT: Spring.LOSE,
 }
-_OWNERS = frozenset(
-    {"append", "start", "claim", "finish", "requeue", "update", "release", "hibernate"}
-)
+_OWNERS = frozenset({"start", "claim", "finish", "requeue", "update", "release", "hibernate"})
 """Scripts only an owner may run: they name it and its fence, and the conversation comes first of
 their keys."""
 
@@ -161,6 +160,7 @@ class World:
         self._starts: Counter[TurnId] = Counter()
         self._tools: Counter[TurnId] = Counter()
         self._caller: tuple[str, str, str] | None = None
+        self._appenders: dict[TurnId, tuple[str, str, str]] = {}
         """Conversation, worker and fence of the script that runs."""
         self._publishers: dict[tuple[ConversationKey, int], WorkerId] = {}
         for machine in self._machines.values():
@@ -377,7 +377,16 @@ class World:
     def _on_script(self, script: str, call: Mapping[str, Any]) -> None:
         """Who calls, and under which fence: nothing of an older one may be written."""
         self._caller = None
+        self._appenders = {}
         self.scripts.add(script)
+        if script == "append":
+            for run in call["runs"]:
+                conversation = KEYS.conversation(ConversationKey(run["conversation"]))
+                self._appenders[TurnId(run["turn"])] = (
+                    conversation,
+                    run["worker"],
+                    str(run["fence"]),
+                )
         if script in _OWNERS:
             self._caller = (str(call["KEYS"][0]), str(call["worker"]), str(call["fence"]))
 
@@ -408,19 +417,24 @@ class World:
 
     def _on_write(self, command: str, key: str, args: Sequence[bytes]) -> None:
         if self._caller is not None and command != "PUBLISH":
-            conversation, worker, fence = self._caller
-            held = self._redis.execute("HMGET", conversation, "owner", "fence")
-            if held != [worker.encode(), fence.encode()]:
-                self._break(f"{worker} wrote {key} under {fence}; {held} has it")
+            self._check_owner(key, *self._caller)
             self._caller = None
         if not key.startswith("agc:turn:"):
             return
         turn = TurnId(key.split(":")[2])
         seen = self.turns[turn]
         if command == "XADD":
-            self._on_logged(turn, seen, int(args[3].partition(b"-")[0]), args[5])
+            if appender := self._appenders.get(turn):
+                self._check_owner(key, *appender)
+            for n, payload in events_in(args[3], {args[4]: args[5]}):
+                self._on_logged(turn, seen, n, payload)
         elif command == "HSET" and b"state" in args[::2]:
             self._on_state(turn, seen, args[args.index(b"state") + 1].decode())
+
+    def _check_owner(self, key: str, conversation: str, worker: str, fence: str) -> None:
+        held = self._redis.execute("HMGET", conversation, "owner", "fence")
+        if held != [worker.encode(), fence.encode()]:
+            self._break(f"{worker} wrote {key} under {fence}; {held} has it")
 
     def _on_logged(self, turn: TurnId, seen: Seen, n: int, payload: bytes) -> None:
         if n != len(seen.numbers) + 1:

@@ -40,7 +40,8 @@ local function log_end(turn, n, payload, events_max)
     if newest[1] and string.sub(newest[1][2][2], 1, 13) == '{"type":"end"' then return turn.seq end
     n = turn.seq + 1
   end
-  redis.call('XADD', events, 'MAXLEN', '~', events_max, int(n) .. '-0', 'e', payload)
+  redis.call('XADD', events, 'MINID', '~', int(math.max(0, n - tonumber(events_max))) .. '-0',
+    int(n) .. '-0', 'e', payload)
   return n
 end
 

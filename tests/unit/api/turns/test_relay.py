@@ -13,7 +13,7 @@ from api.turns.relay import (
     GIVE_UP_S,
     OVERDUE_S,
     PAGE_BYTES,
-    PAGE_EVENTS,
+    PAGE_ENTRIES,
     POSITION_S,
     Relay,
     Watch,
@@ -80,12 +80,12 @@ class ScriptedLog:
         self.place: int | None = None
         self.asked: list[float] = []
 
-    async def read(self, turn: TurnId, *, after: int, limit: int = PAGE_EVENTS) -> LogPage:
+    async def read(self, turn: TurnId, *, after: int, limit: int = PAGE_ENTRIES) -> LogPage:
         self.reads.append(self._clock.monotonic())
         if self.is_away:
             raise StoreUnavailable("away")
         page = [(n, e) for n, e in sorted(self.events.items()) if n > after][:limit]
-        return LogPage(page, self.state)
+        return LogPage(page, self.state, len(page))
 
     async def newest(self, turn: TurnId) -> bytes | None:
         return self.events[max(self.events)] if self.events else None
@@ -161,7 +161,7 @@ async def test_turn_that_ended_before_the_relay_came_is_read_from_the_log() -> N
 
 async def test_long_log_is_read_page_after_page_without_waiting() -> None:
     bench = Bench()
-    last = PAGE_EVENTS * 2 + 7
+    last = PAGE_ENTRIES * 2 + 7
     bench.log.events = {n: payload(n) for n in range(1, last)} | {last: END}
     assert len(await bench.all()) == last
     assert bench.mailbox.waits == []

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Sequence
 import pytest
 
 from infra.store.conversations.leases import Lease
+from infra.store.turns.log import Appended, TurnAppend
 from infra.wire.errors import (
     ErrorCode,
     LeaseLost,
@@ -18,6 +19,7 @@ from infra.wire.errors import (
 from infra.wire.events import Notice, TextDelta, encode_event
 from infra.wire.ids import ConversationKey, Fence, TurnId, WorkerId
 from tests.fakes.manual_clock import ManualClock, settle
+from worker.log_flusher import LogFlusher
 from worker.turns.log_writer import BATCH_MAX_EVENTS, KEPT_MAX_EVENTS, TurnLogWriter
 
 LEASE = Lease(ConversationKey("c" * 24), WorkerId("host-1-a"), Fence(7))
@@ -40,16 +42,20 @@ class LogOfPaper:
         """A failover: what came after this number had not reached the replica."""
         self.newest = n
 
-    async def append(self, lease: Lease, turn: TurnId, events: Sequence[tuple[int, bytes]]) -> int:
+    async def append_all(self, appends: Sequence[TurnAppend]) -> list[Appended]:
         await asyncio.sleep(0)
-        if self.is_lost:
-            raise LeaseLost(lease.conversation, lease.fence)
         if self.is_away:
             raise StoreUnavailable("away")
+        [append] = appends
+        return [self._append(append.lease, append.turn, append.events)]
+
+    def _append(self, lease: Lease, turn: TurnId, events: Sequence[tuple[int, bytes]]) -> Appended:
+        if self.is_lost:
+            return LeaseLost(lease.conversation, lease.fence)
         if events[0][0] > self.newest + 1:
-            raise TurnLogTorn(turn, self.newest)
+            return TurnLogTorn(turn, self.newest)
         if self.is_full:
-            raise TenantHoldsTooMuch(turn, self.newest)
+            return TenantHoldsTooMuch(turn, self.newest)
         self.batches.append([n for n, _ in events])
         self.newest = events[-1][0]
         return self.newest
@@ -67,11 +73,11 @@ class Scene:
         self.log = LogOfPaper()
         self.acknowledged: list[int] = []
         self.torn = asyncio.Event()
+        self.flusher = LogFlusher(self.log, self.clock)  # type: ignore[arg-type]
         self.writer = TurnLogWriter(
-            self.log,  # type: ignore[arg-type]
+            self.flusher,
             LEASE,
             TURN,
-            self.clock,
             on_logged=self.acknowledged.append,
             on_broken=self._break,
             pending_max_bytes=1000,
@@ -89,9 +95,12 @@ class Scene:
 async def scene() -> AsyncIterator[Scene]:
     scene = Scene()
     async with asyncio.TaskGroup() as group:
+        flushing = group.create_task(scene.flusher.run())
         writing = group.create_task(scene.writer.run())
+        await settle()
         yield scene
         writing.cancel()
+        flushing.cancel()
 
 
 async def test_the_first_event_is_logged_at_once(scene: Scene) -> None:
@@ -173,8 +182,52 @@ async def test_a_lost_lease_ends_the_writer() -> None:
     scene = Scene()
     scene.log.is_lost = True
     scene.add(1, 1)
-    with pytest.raises(LeaseLost):
-        await scene.writer.run()
+    async with asyncio.TaskGroup() as group:
+        flushing = group.create_task(scene.flusher.run())
+        with pytest.raises(LeaseLost):
+            await scene.writer.run()
+        flushing.cancel()
+
+
+async def test_what_waits_when_the_writer_ends_is_logged_once_more(scene: Scene) -> None:
+    scene.add(1, 1)
+    await settle()
+    scene.log.is_away = True
+    scene.add(2, 2, NOTICE)
+    await settle()
+    scene.flusher.leave(scene.writer)
+    with pytest.raises(StoreUnavailable):
+        await scene.writer.append_rest()
+
+    scene.log.is_away = False
+    await scene.writer.append_rest()
+    await scene.clock.advance(3)
+
+    assert scene.log.batches == [[1], [2]]
+
+
+async def test_a_batch_that_was_settled_before_is_not_settled_again(scene: Scene) -> None:
+    """A call that was under way when its turn was given up brings its answer late."""
+    scene.add(1, 3)
+    batch = scene.writer.batch()
+    await settle()
+    scene.add(4, 4)
+
+    scene.writer.settle(batch, 3)
+
+    await scene.clock.advance(0.3)
+    assert scene.log.batches == [[1, 2, 3], [4]]
+
+
+async def test_deltas_that_come_while_an_append_is_under_way_wait_for_others(scene: Scene) -> None:
+    scene.add(1, 1)
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    scene.add(2, 2)
+    await settle()
+    scene.add(3, 3)
+    await scene.clock.advance(0.3)
+    assert scene.log.batches == [[1], [2, 3]]
 
 
 async def test_what_a_failover_lost_of_the_log_is_logged_again(scene: Scene) -> None:
