@@ -119,7 +119,7 @@ class LogFlusher:
         """Log what is due. Raises `StoreUnavailable`; then what was not logged is due again."""
         self._is_due.clear()
         due, self._urgent = self._urgent, {}
-        while due:
+        while due := {waiting: None for waiting in due if waiting in self._joined}:
             call = _next_call(due)
             if not call:
                 break

@@ -184,6 +184,7 @@ class SideRun:
 
     async def _finish(self, record: TurnRecord, end: TurnEnded, output: TurnOutput) -> None:
         """Close the turn, then publish its end. Keeps trying while Redis is unavailable."""
+        output.hurry()
         meter = await self._parts.gateway.close_turn(record.conversation, record.turn)
         if meter.usage != Usage():
             end = end.model_copy(update={"usage": meter.usage})

@@ -59,6 +59,8 @@ class TurnLogWriter:
         self._pending_bytes = 0
         self._urgent_to = 0
         """Events up to this number are logged at once."""
+        self._asked_to = 0
+        """The log was asked to take events up to this number."""
         self._kept: deque[tuple[int, bytes]] = deque()
         self._kept_bytes = 0
         self.broken: ErrorCode | None = None
@@ -100,8 +102,11 @@ class TurnLogWriter:
         raise self.failure
 
     def batch(self) -> Events:
-        """The oldest events that wait."""
-        return self._pending[:BATCH_MAX_EVENTS]
+        """The oldest events that wait, to be asked for at once."""
+        batch = self._pending[:BATCH_MAX_EVENTS]
+        if batch:
+            self._asked_to = batch[-1][0]
+        return batch
 
     def settle(self, batch: Events, appended: Appended) -> None:
         """What became of a batch. It may have been settled before, because a call outlives a
@@ -134,6 +139,13 @@ class TurnLogWriter:
         else:
             self._flusher.delay(self)
 
+    def hurry(self) -> None:
+        """Have every event added so far logged at once. Returns at once."""
+        if self._pending:
+            self._urgent_to = self._pending[-1][0]
+            if self._urgent_to > self._asked_to:
+                self._flusher.urge(self)
+
     async def flush(self) -> None:
         """Wait until every event added so far is logged, while `run` runs."""
         if self._pending:
@@ -149,15 +161,19 @@ class TurnLogWriter:
         `finish` is called with the end's number and, if the log is incomplete, the reason; it is
         called again if a failover has lost events before it, which are logged again first. A broken
         log ends where it broke. Raises what `finish` raises, and `LeaseLost`.
+
+        An append under way is not waited for: commands keep their order, and if it fails, events
+        before the end are missing, and `finish` says so.
         """
-        await self.flush()
+        if self._pending and self._pending[-1][0] > self._asked_to:
+            await self.flush()
         while True:
             try:
                 return await finish(n, self.broken)
             except TurnLogTorn as torn:
-                if not self.broken:
+                if not self._pending and not self.broken:
                     self._mend(torn.newest)
-                    await self.flush()
+                await self.flush()
                 if self.broken:
                     n = torn.newest + 1
 
@@ -193,6 +209,7 @@ class TurnLogWriter:
     def _mend(self, newest: int) -> None:
         """Put events in front again that were logged and are missing, if they are still kept."""
         lost = [event for event in self._kept if event[0] > newest]
+        self._asked_to = newest
         is_whole = bool(lost) and lost[0][0] == newest + 1
         extra = fields(turn=self.turn, newest=newest, lost=len(lost))
         self._kept = deque(event for event in self._kept if event[0] <= newest)

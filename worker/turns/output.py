@@ -66,6 +66,10 @@ class TurnOutput:
         """Have events logged until cancelled. Raises `LeaseLost`."""
         await self._log.run()
 
+    def hurry(self) -> None:
+        """Have everything logged at once; `run` does the work."""
+        self._log.hurry()
+
     async def flush(self) -> None:
         """Wait until everything is logged; `run` does the work."""
         await self._log.flush()

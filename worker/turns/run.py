@@ -411,6 +411,7 @@ class TurnRun:
         """
         parts, c = self._parts, self.claimed.record.conversation
         assert ending.end is not None
+        self._output.hurry()
         meter = await parts.gateway.close_turn(c, self.turn)
         overrun = await self.spending.end_of_overrun(meter)
         end = settled_end(

@@ -37,6 +37,8 @@ class LogOfPaper:
         self.is_lost = False
         self.is_full = False
         self.newest = 0
+        self.passes = asyncio.Event()
+        self.passes.set()
 
     def lose_after(self, n: int) -> None:
         """A failover: what came after this number had not reached the replica."""
@@ -44,6 +46,7 @@ class LogOfPaper:
 
     async def append_all(self, appends: Sequence[TurnAppend]) -> list[Appended]:
         await asyncio.sleep(0)
+        await self.passes.wait()
         if self.is_away:
             raise StoreUnavailable("away")
         [append] = appends
@@ -264,6 +267,35 @@ async def test_a_log_that_lost_more_than_is_held_takes_nothing_more(scene: Scene
 
     assert scene.torn.is_set()
     assert scene.log.batches == []
+
+
+async def test_an_end_does_not_wait_for_the_answer_of_an_append_before_it(scene: Scene) -> None:
+    scene.add(1, 2, NOTICE)
+    await settle()
+    scene.log.passes.clear()
+    scene.add(3, 3, NOTICE)
+    await settle()
+    ended: list[int] = []
+
+    async def finish(n: int, broken: ErrorCode | None) -> str:
+        ended.append(n)
+        scene.log.passes.set()
+        if len(ended) == 1:
+            raise TurnLogTorn(TURN, 2)  # As if the append had failed.
+        return await scene.log.finish(n, broken)
+
+    assert await scene.writer.finish(finish, 4) == "whole"
+    assert ended == [4, 4]
+    assert scene.log.batches == [[1, 2], [3]]
+    assert scene.log.newest == 4
+
+
+async def test_an_end_waits_for_events_that_nobody_was_asked_to_log(scene: Scene) -> None:
+    scene.add(1, 1)
+    await settle()
+    scene.add(2, 2)
+    assert await scene.writer.finish(scene.log.finish, 3) == "whole"
+    assert scene.log.batches == [[1], [2]]
 
 
 async def test_an_end_goes_behind_what_a_failover_took(scene: Scene) -> None:
