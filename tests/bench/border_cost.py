@@ -6,7 +6,7 @@ import timeit
 from collections.abc import Mapping
 
 from infra.wire.events import TextDelta, ToolCall, check_event, encode_event
-from tests.bench.table import render
+from tests.bench.section import Section
 
 _ROUNDS, _CALLS = 25, 4_000
 
@@ -18,12 +18,11 @@ EVENTS: Mapping[str, bytes] = {
 }
 
 
-def table() -> str:
+async def measure(is_quick: bool) -> Section:
     """Microseconds an event, the best of some rounds: others use this machine too."""
-    return render(
-        ["the check of", "us"],
-        [[what, f"{_best_s(payload) * 1e6:.2f}"] for what, payload in EVENTS.items()],
-    )
+    out = Section("What the worker's look at an event costs", ["the check of", "us"])
+    out.rows = [[what, f"{_best_s(payload) * 1e6:.2f}"] for what, payload in EVENTS.items()]
+    return out
 
 
 def _best_s(payload: bytes) -> float:

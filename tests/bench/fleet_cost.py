@@ -13,7 +13,6 @@ import asyncio
 import itertools
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 from redis.asyncio import Redis
 
@@ -239,14 +238,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--workers", type=int, nargs="+", default=[10, 100, 1000])
     parser.add_argument("--conversations", type=int, default=10_000)
-    parser.add_argument("--write", type=Path, help="put the result between a document's markers")
     given = parser.parse_args()
     out = Report()
     out.add(report.machine())
     for workers in given.workers:
         asyncio.run(bench(workers, given.conversations, out))
-    if given.write:
-        out.write(given.write)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ import re
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 from urllib.parse import urlsplit
 
 STAMP = re.compile(rb"(\d+)@(\d{9,19}) ")
@@ -122,11 +122,19 @@ def openai(base_url: str, *, model: str, key: str, conversation: str | None = No
     return Question(base_url, "/v1/chat/completions", headers, {"model": model})
 
 
+class Transport(Protocol):
+    """What a connection needs of asyncio's."""
+
+    def write(self, data: bytes) -> None: ...
+    def is_closing(self) -> bool: ...
+    def abort(self) -> None: ...
+
+
 class Connection(asyncio.Protocol):
     """One connection of HTTP/1.1 that is kept between questions; one question at a time."""
 
     def __init__(self) -> None:
-        self._transport: asyncio.Transport | None = None
+        self._transport: Transport | None = None
         self._url = ""
         self._answer: Answer | None = None
         self._done: asyncio.Future[None] | None = None
@@ -146,9 +154,8 @@ class Connection(asyncio.Protocol):
     ) -> Answer:
         """Ask and read to the end. Raises `Incomplete`, `OSError` and `TimeoutError`."""
         answer = await self.open(question, messages, is_streamed=is_streamed)
-        assert self._done is not None
         async with asyncio.timeout(within_s):
-            await self._done
+            await self.ended()
         self._answer = None
         self._used_s = time.monotonic()
         return answer
@@ -168,6 +175,20 @@ class Connection(asyncio.Protocol):
         self._answer = answer = Answer(time.monotonic_ns())
         transport.write(request)
         return answer
+
+    async def ended(self) -> None:
+        """Until the answer is whole. Raises `Incomplete` for one that never will be."""
+        assert self._done is not None
+        await self._done
+
+    @property
+    def is_done(self) -> bool:
+        """Whether the answer is whole, or never will be."""
+        return self._done is not None and self._done.done()
+
+    def connected_to(self, url: str, transport: Transport) -> None:
+        """Use this connection, which was made just now."""
+        self._transport, self._url, self._used_s = transport, url, time.monotonic()
 
     def close(self) -> None:
         """Hang up, in the middle of an answer too."""
@@ -211,7 +232,7 @@ class Connection(asyncio.Protocol):
             self._fail(f"{head[:200]!r} {body[:500]!r}")
         return body
 
-    async def _connected(self, url: str) -> asyncio.Transport:
+    async def _connected(self, url: str) -> Transport:
         if self._transport is not None and self._transport.is_closing():
             self._transport = None
         if self._transport is not None and (
@@ -224,7 +245,8 @@ class Connection(asyncio.Protocol):
             self._done = None
             async with asyncio.timeout(CONNECT_TIMEOUT_S):
                 transport, _ = await loop.create_connection(lambda: self, host, int(port))
-            self._transport, self._url = transport, url
+            self.connected_to(url, transport)
+        assert self._transport is not None
         return self._transport
 
     def _end(self) -> None:

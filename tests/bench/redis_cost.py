@@ -1,24 +1,16 @@
-"""What Redis is asked to do: per delta, while idle, and between a turn's hint and its claim."""
+"""What Redis was asked to do, by its own counters."""
 
 from __future__ import annotations
 
-import asyncio
-import time
 from collections.abc import Mapping
 from typing import Any
 
 from redis.asyncio import Redis
 
-from infra.runtime.identity import new_turn_id, new_worker_id
-from infra.store.keys import Keys
-from infra.store.placement.queue import PlacementQueue, PlacementWorker
-from infra.wire.ids import HostId, TurnId
-
 Calls = Mapping[str, int]
 _OURS = frozenset({"info", "config", "client"})
 _SCRIPTS = ("evalsha", "eval", "fcall")
 _ASKED = (*_SCRIPTS, "publish", "xrange", "blpop", "exec", "hgetall")
-PLACED_WITHIN_S = 30.0
 
 
 async def calls(redis: Redis) -> Calls:
@@ -80,51 +72,3 @@ class Counted:
     async def _now(self) -> Calls:
         async with Redis.from_url(self._url) as redis:
             return await calls(redis)
-
-
-async def during(redis: Redis, seconds: float) -> Calls:
-    """What runs while nobody asks for anything."""
-    before = await calls(redis)
-    await asyncio.sleep(seconds)
-    return difference(before, await calls(redis))
-
-
-async def placements(queue_redis: Redis, worker_redis: Redis, jobs: int) -> list[float]:
-    """Seconds from before the enqueue of a turn's hint until a waiting worker claims it."""
-    keys = Keys("agcbench")
-    claimed: asyncio.Queue[tuple[TurnId, float]] = asyncio.Queue()
-
-    async def claim(turn: TurnId) -> None:
-        claimed.put_nowait((turn, time.perf_counter()))
-
-    worker = PlacementWorker(
-        worker_redis, keys, new_worker_id(HostId("bench")), claim=claim, has_room=lambda: True
-    )
-    queue = PlacementQueue(queue_redis, keys)
-    took: list[float] = []
-    async with asyncio.TaskGroup() as group:
-        serving = group.create_task(worker.run())
-        for _ in range(jobs):
-            took.append(await _placed(queue, claimed))
-        await _tidied(queue_redis, keys)
-        serving.cancel()
-    return took
-
-
-async def _placed(queue: PlacementQueue, claimed: asyncio.Queue[tuple[TurnId, float]]) -> float:
-    turn, began_s = new_turn_id(), time.perf_counter()
-    await queue.enqueue(turn, None)
-    async with asyncio.timeout(PLACED_WITHIN_S):
-        while True:
-            placed, at_s = await claimed.get()
-            if placed == turn:
-                return at_s - began_s
-
-
-async def _tidied(redis: Redis, keys: Keys) -> None:
-    """arq takes a job out of its queue after the claim; leaving before that looks like a crash."""
-    async with asyncio.timeout(PLACED_WITHIN_S):
-        for _ in range(1000):
-            if not await redis.zcard(keys.place_queue()):
-                return
-            await asyncio.sleep(0.01)

@@ -10,7 +10,7 @@ import asyncio
 from collections.abc import Sequence
 
 from tests.bench.cpu import CLIENT, Spent, with_client
-from tests.bench.field import AT_ONCE, TITLES, Field, Target
+from tests.bench.field import AT_ONCE, LITELLM, TITLES, Field, Target
 from tests.bench.section import Section, by_role, run_alone
 from tests.bench.stats import spread
 from tests.bench.table import ms
@@ -31,7 +31,7 @@ async def measure(field: Field, is_quick: bool) -> Section:
         for target in able:
             await target.warm_up(streams)
         for target in able:
-            rounds = LITELLM_ROUNDS if is_quick or target.name == "litellm" else ROUNDS
+            rounds = LITELLM_ROUNDS if is_quick or target.name == LITELLM else ROUNDS
             await _tell(out, target, streams, rounds)
             target.hang_up()
     return out

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import os
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -15,7 +18,7 @@ RUN_WITHIN_S = 110
 pytestmark = [pytest.mark.redis, pytest.mark.timeout(120)]
 
 
-async def output_of(*command: str) -> str:
+async def output_of(*command: str, within_s: float = RUN_WITHIN_S) -> str:
     need("redis")
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", *command),
@@ -23,16 +26,37 @@ async def output_of(*command: str) -> str:
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,
     )
-    async with asyncio.timeout(RUN_WITHIN_S):
+    async with asyncio.timeout(within_s):
         output, _ = await process.communicate()
     assert process.returncode == 0, output.decode()[-3000:]
     return output.decode()
 
 
 async def test_bench_measures_the_cluster_beside_the_direct_stream() -> None:
-    output = await output_of("tests.bench.first_delta", "--quick", "--only", "stand-in")
-    for row in ("| model asked directly", "| AgCluster, stand-in agent", "| per delta, 10 streams"):
+    output = await output_of("tests.bench", "--quick", "--only", "hot")
+    for row in ("| model asked directly", "| AgCluster", "| tiny turns/s"):
         assert row in output
+    assert "Not measured" not in output
+
+
+@pytest.mark.soak
+@pytest.mark.docker
+@pytest.mark.bwrap
+@pytest.mark.timeout(400)
+async def test_a_quick_bench_measures_everything(tmp_path: Path) -> None:
+    if os.environ.get("CI") != "true":
+        pytest.skip("runs where everything is run; by hand: `make bench ARGS=--quick`")
+    for part in ("docker", "bwrap", "sdk"):
+        need(part)
+    page, kept = tmp_path / "page.md", tmp_path / "run.json"
+    page.write_text("<!-- marks -->\n<!-- /marks -->\n<!-- bench -->\n<!-- /bench -->\n")
+    output = await output_of(
+        *("tests.bench", "--quick", "--save", str(kept), "--write", str(page)), within_s=380
+    )
+    assert "Not measured" not in output
+    assert "| tiny turns/s" in page.read_text()
+    figures = json.loads(kept.read_text())["figures"]
+    assert {"cold_docker_s", "pooled_bubblewrap_s", "hibernated_mb", "burst_last_s"} <= set(figures)
 
 
 async def test_bench_measures_what_a_conversation_takes_in_redis() -> None:
