@@ -101,12 +101,12 @@ class ModelSettings(Section):
     def model_tiers(self) -> dict[str, str]:
         """The open model for each tier that agents can ask for. A tier without one gets the first
         open model; the smallest tier gets a utility model if there is one."""
-        if not self.open_models:
+        if not (models := self.open_models):
             return {}
-        first = self.open_models[0]
-        small = next((m for m in self.utility_models.values() if m in self.open_models), first)
+        first = models[0]
+        small = next((m for m in self.utility_models.values() if m in models), first)
         return {
-            tier: next((m for m in self.open_models if tier in m), instead)
+            tier: next((m for m in models if tier in m), instead)
             for tier, instead in (
                 ("haiku", small),
                 ("sonnet", first),
