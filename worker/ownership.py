@@ -156,13 +156,16 @@ class Ownership:
             await self.renew()
         await held.until_sure()
 
-    async def release(self, held: HeldLease, state: ConversationState) -> TurnId | None:
-        """Release the lease at once, here and in Redis. Returns a waiting turn.
+    async def release(
+        self, held: HeldLease, state: ConversationState, *, runs: TurnId | None = None
+    ) -> TurnId | None:
+        """Release the lease at once, here and in Redis. Returns a waiting turn. `runs` is the turn
+        that an agent may have from us.
 
         Raises `StoreUnavailable`; then the lease expires.
         """
         self.forget(held)
-        return await self._leases.release(held.lease, state)
+        return await self._leases.release(held.lease, state, runs=runs)
 
     def forget(self, held: HeldLease) -> None:
         """No longer renew it."""

@@ -383,7 +383,7 @@ class WorkerProcess:
                 case CancelTurn():
                     self._cancel(message.conversation, message.turn)
                 case TurnWaits():
-                    self.placement.turn_waits(message.conversation)
+                    self.placement.turn_waits(message)
                 case StopSession():
                     self.placement.stop(message.conversation, is_deleted=message.is_deleted)
                 case DrainWorker():

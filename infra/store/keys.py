@@ -30,8 +30,8 @@ class Keys:
         last_active, idle_at, options (what its client chose, JSON), turn (the unfinished one),
         owner_host, retention, idle_timeout, lane, resends (1: the client sends its history),
         transcript_full (an SDK session too large to keep), hibernated (why its container was
-        stopped early: memory or room; until it has one again), hibernated_at (ms). Scripts write
-        it; lives for the retention."""
+        stopped early: memory or room; until it has one again), hibernated_at (ms), begun (how
+        many of its turns submit began). Scripts write it; lives for the retention."""
         return f"{self.prefix}:conv:{c}"
 
     def todo(self, c: ConversationKey) -> str:
@@ -87,8 +87,9 @@ class Keys:
         told, by instance and model: calls, input, output, cache creation, cache read, thinking),
         idem, on_disconnect, cancel, delivered, key_sealed, key_expires, base
         (`infra.store.turns.history`), sdk_session, remembered, given (the worker that take handed
-        it to), unowned (since when a begun one has no owner). Scripts write it; for an hour after
-        the end."""
+        it to), unowned (since when a begun one has no owner), options (its conversation's, as they
+        were at its submit), begun (its number, if submit began it), known (the accepted prompts
+        then). Scripts write it; for an hour after the end."""
         return f"{self.prefix}:turn:{turn}"
 
     def turn_request(self, turn: TurnId) -> str:

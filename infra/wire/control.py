@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field, TypeAdapter
 
 from infra.wire.base import Message, decode
-from infra.wire.ids import ConversationKey, TurnId
+from infra.wire.ids import ConversationKey, Fence, TurnId
 
 CONTROL_MAX_BYTES = 64 * 1024
 
@@ -24,16 +24,39 @@ class CancelTurn(Message):
     reason: str
 
 
+class BegunTurn(Message):
+    """A turn that the submit script has begun for the conversation's owner: what the owner's claim
+    would answer, as Redis has it.
+
+    `fence` is the owner's. `serial` counts such turns of the conversation, so that an old message
+    is known for one. `known` and `newest` are the accepted prompts, `record` has the names and
+    values of the turn's hash, in turn.
+    """
+
+    fence: Fence
+    serial: int
+    known: int
+    newest: str
+    record: tuple[str, ...]
+    request: str
+    host: str = ""
+    sdk_session: str = ""
+    is_resending: str = ""
+    transcript_full: str = ""
+
+
 class TurnWaits(Message):
     """A turn has arrived for a conversation that you own.
 
     Sent by: the submit script, so that a warm conversation starts its turn without going through a
-    queue. A hint: the conversation's FIFO is authoritative, and the sweepers check it.
+    queue, and a sweep, if nothing was logged of a turn that was begun. A hint: the conversation's
+    record and FIFO are authoritative, and the sweepers check them. `begun`: it is yours already.
     """
 
     type: Literal["turn_waits"] = "turn_waits"
     conversation: ConversationKey
     turn: TurnId
+    begun: BegunTurn | None = None
 
 
 class DrainWorker(Message):

@@ -10,8 +10,9 @@ from infra.wire.base import Message
 class ConversationOptions(Message):
     """The options that a request names; the conversation keeps each until another one is named.
 
-    None in a field: the request says nothing about it. A claim fills in what the conversation has
-    (`over`), so the worker that runs the turn finds all its options in its request.
+    None in a field: the request says nothing about it. A claim fills in what the conversation had
+    when the turn was asked for (`over`), so the worker that runs the turn finds all its options in
+    its request.
     """
 
     egress_profile: str | None = None

@@ -140,6 +140,21 @@ CONTROL: dict[str, Message] = {
     "drain": control.DrainWorker(),
     "retire": control.DrainWorker(retire=True),
     "turn_waits": control.TurnWaits(conversation=CONVERSATION, turn=TURN),
+    "turn_waits_begun": control.TurnWaits(
+        conversation=CONVERSATION,
+        turn=TURN,
+        begun=control.BegunTurn(
+            fence=Fence(7),
+            serial=3,
+            known=2,
+            newest='{"digest":"d"}',
+            record=("state", "claimed"),
+            request="{}",
+            host="host-a",
+            sdk_session="s",
+            is_resending="1",
+        ),
+    ),
     "stop_session": control.StopSession(conversation=CONVERSATION, is_deleted=True),
 }
 TURNS: dict[str, Message] = {

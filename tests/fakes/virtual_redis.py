@@ -127,6 +127,8 @@ class VirtualRedis:
         self._sources: dict[str, bytes] = {}
         self.watch: Watch | None = None
         self.published: list[tuple[str, bytes]] = []
+        self.hearers: Callable[[str, bytes], int] = lambda channel, message: 0
+        """Gets what is published, and says how many have subscribed."""
         """What was said on channels; nobody hears it unless they look here."""
 
     def execute(self, name: str, *args: Any) -> Any:
@@ -237,7 +239,7 @@ class VirtualRedis:
 
     def _do_publish(self, channel: bytes, message: bytes) -> int:
         self.published.append((_text(channel), message))
-        return 0
+        return self.hearers(_text(channel), message)
 
     # Hashes
 

@@ -25,6 +25,7 @@ from typing import Any
 from infra.runtime.logs import fields
 from infra.store.conversations.conversations import ConversationRecord
 from infra.store.turns.turns import Claimed
+from infra.wire.control import TurnWaits
 from infra.wire.endings import declared_end
 from infra.wire.errors import (
     AgentUnreachable,
@@ -169,6 +170,10 @@ class Conversation:
     def poke(self) -> None:
         """A turn may be waiting."""
         self._inbox.put(Wish.TURN)
+
+    def bring(self, waits: TurnWaits) -> None:
+        """A turn is waiting, or was begun for us."""
+        self._inbox.bring(waits)
 
     def cancel(self, turn: TurnId) -> None:
         """Somebody wants this turn stopped; other turns are not affected."""
@@ -344,12 +349,15 @@ class Conversation:
 
     async def _run_next(self) -> None:
         """Run the next turn, if there is one and it does not have to wait for others'."""
-        self.gives_way = await self._claims.gives_way()
+        claimed = None
+        if begun := self._inbox.take_begun():
+            claimed = await self._claims.begun(begun)
+        self.gives_way = claimed is None and await self._claims.gives_way()
         if self.gives_way:
             return
         self._inbox.take(Wish.TURN)
         try:
-            claimed = await self._claims.next()
+            claimed = claimed or await self._claims.next()
         except TurnNotRead:
             self._inbox.put(Wish.TURN)
             # If an agent has it already, it goes with its container: nobody could follow.

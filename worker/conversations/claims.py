@@ -8,6 +8,7 @@ from collections.abc import Callable
 from infra.runtime.logs import fields
 from infra.store.turns.history import Memory
 from infra.store.turns.turns import Claimed
+from infra.wire.control import TurnWaits
 from infra.wire.endings import declared_end
 from infra.wire.errors import (
     ContentNotOpened,
@@ -51,6 +52,7 @@ class Claims:
         self._record = record
         self._giving_way = giving_way
         self._has_claimed = False
+        self._newest_begun = 0
 
     async def gives_way(self) -> bool:
         """Whether the next turn has to wait until its tenant is served, like turns of other
@@ -88,10 +90,32 @@ class Claims:
         # As the script leaves the record: a claim makes a warm conversation busy.
         if claimed is None:
             self._record.note_rest()
-        elif not claimed.is_adoption:
-            self._record.note(ConversationState.WARM, ConversationState.BUSY)
-        self._has_claimed |= claimed is not None
+        else:
+            self._note(claimed)
         return claimed
+
+    async def begun(self, waits: TurnWaits) -> Claimed | None:
+        """The turn that this message brings; None if the store has to be asked.
+
+        It was begun for our lease, and we have not heard of it before: neither a message that comes
+        late or twice nor one of an earlier owner may start a turn again.
+        """
+        begun, lease = waits.begun, self._held.lease
+        if begun is None or begun.fence != lease.fence or begun.serial <= self._newest_begun:
+            return None
+        try:
+            claimed = await self._parts.turns.begun(lease.conversation, waits.turn, begun)
+        except (ContentNotOpened, MalformedMessage, UnknownMessage, StoreUnavailable) as error:
+            log.warning("begun turn not read: %s", error, extra=fields(turn=waits.turn))
+            return None
+        self._note(claimed)
+        return claimed
+
+    def _note(self, claimed: Claimed) -> None:
+        self._has_claimed = True
+        self._newest_begun = max(self._newest_begun, claimed.record.begun or 0)
+        if not claimed.is_adoption:
+            self._record.note(ConversationState.WARM, ConversationState.BUSY)
 
     async def _end_unread(self) -> bool:
         """End the recorded turn that cannot be read here. Returns whether there was one."""

@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Set
 
+from infra.wire.control import TurnWaits
 from infra.wire.ids import TurnId
 from worker.conversations.phases import OF_THE_IDLE, Wish
 
@@ -16,6 +17,7 @@ class Inbox:
 
     def __init__(self) -> None:
         self._cancelled: TurnId | None = None
+        self._begun: TurnWaits | None = None
         self._wishes = {Wish.TURN}
         self._bell = asyncio.Event()
 
@@ -31,6 +33,17 @@ class Inbox:
         """Add a wish, and ring."""
         self._wishes.add(wish)
         self.ring()
+
+    def bring(self, waits: TurnWaits) -> None:
+        """A turn waits, and may have been begun for us. Of several the newest counts: whoever asks
+        the store finds the others."""
+        self._begun = waits if waits.begun else self._begun
+        self.put(Wish.TURN)
+
+    def take_begun(self) -> TurnWaits | None:
+        """The message of a begun turn, once."""
+        begun, self._begun = self._begun, None
+        return begun
 
     def cancel(self, turn: TurnId) -> None:
         """Somebody wants this turn stopped. It may not be claimed yet."""

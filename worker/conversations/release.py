@@ -39,7 +39,7 @@ async def hand_over(
         async with asyncio.timeout(parts.timings.hand_over_s):
             if run is not None:
                 await run.append_rest()
-            waiting = await _released(parts, held, record)
+            waiting = await _released(parts, held, record, runs=None if run is None else run.turn)
     except (StoreUnavailable, LeaseLost, TimeoutError) as error:
         log.warning("not handed over: %r", error, extra=fields(conversation=c))
         parts.ownership.forget(held)
@@ -49,13 +49,13 @@ async def hand_over(
 
 
 async def _released(
-    parts: ConversationParts, held: HeldLease, record: RecordedState
+    parts: ConversationParts, held: HeldLease, record: RecordedState, *, runs: TurnId | None
 ) -> TurnId | None:
     """The conversation stays in its recorded state. That may differ from ours, because an answer
     was lost or a script changed it."""
     try:
-        return await parts.ownership.release(held, record.state)
+        return await parts.ownership.release(held, record.state, runs=runs)
     except IllegalTransition:
         found = await record.read()
         state = found.state if found else ConversationState.COLD
-        return await parts.ownership.release(held, state)
+        return await parts.ownership.release(held, state, runs=runs)

@@ -16,6 +16,7 @@ from collections.abc import Callable, Mapping
 from infra.runtime.logs import fields
 from infra.store.conversations.conversations import ConversationRecord
 from infra.store.placement.waiting_room import Elsewhere, NoRoom, Taken
+from infra.wire.control import TurnWaits
 from infra.wire.errors import AgClusterError, LeaseHeld
 from infra.wire.ids import ConversationKey, TurnId, WorkerId
 from infra.wire.states import ConversationState, Hibernation, WorkerState
@@ -227,11 +228,11 @@ class Placement:
         if waiting := await self._parts.ownership.release(held, state):
             await self._offer(waiting)
 
-    def turn_waits(self, c: ConversationKey) -> None:
+    def turn_waits(self, waits: TurnWaits) -> None:
         """A turn has arrived. If the conversation is no longer ours, the sweepers offer the
         turn."""
-        if actor := self.conversations.get(c):
-            actor.poke()
+        if actor := self.conversations.get(waits.conversation):
+            actor.bring(waits)
 
     def poke_all(self) -> None:
         """Wake all actors, because turns may have arrived without a message."""
@@ -337,7 +338,7 @@ class Placement:
             left = await actor.run()
         except Exception:
             log.exception("conversation failed", extra=fields(conversation=actor.key))
-            await self._abandon(held)
+            await self._abandon(held, runs=actor.turn)
         finally:
             self._members.remove(actor.key)
         log.info("conversation left", extra=fields(conversation=actor.key, why=left.how.name))
@@ -402,9 +403,9 @@ class Placement:
         except AgClusterError as error:
             log.info("left to the sweepers: %s", error, extra=fields(turn=turn))
 
-    async def _abandon(self, held: HeldLease) -> None:
+    async def _abandon(self, held: HeldLease, *, runs: TurnId | None) -> None:
         try:
-            await self._parts.ownership.release(held, ConversationState.COLD)
+            await self._parts.ownership.release(held, ConversationState.COLD, runs=runs)
         except AgClusterError as error:
             log.warning("lease left to lapse: %s", error, extra=fields(c=held.conversation))
 

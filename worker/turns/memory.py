@@ -100,6 +100,19 @@ def stand(
     )
 
 
+def begun_base(claimed: Claimed) -> TurnBase | None:
+    """What a turn that its submit began stands on if nothing else is on record: its agent goes on
+    from all that it remembers. None for another turn.
+
+    It follows from the request and the accepted prompts alone, which do not change while the turn
+    runs, so that whoever takes it over finds the same.
+    """
+    if claimed.record.begun is None or claimed.record.base is not None:
+        return None
+    base = _base(claimed, has_session=True, can_resume=True, can_restore=False)
+    return base if base.kind is BaseKind.CONTINUE and not base.before else None
+
+
 def is_resending(request: TurnRequest) -> bool:
     """Whether the client resends earlier messages."""
     return bool(request.history)

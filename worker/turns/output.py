@@ -9,7 +9,7 @@ import logging
 from collections.abc import Callable
 
 from infra.runtime.logs import fields
-from infra.store.turns.history import Memory
+from infra.store.turns.history import Memory, TurnBase
 from infra.store.turns.records import TurnRecord
 from infra.wire.endings import declared_end
 from infra.wire.errors import ErrorCode
@@ -86,6 +86,7 @@ class TurnOutput:
         idle_timeout_s: float,
         memory: Memory = Memory.TOLD,
         digest: str | None = None,
+        base: TurnBase | None = None,
     ) -> bool:
         """Log the end, close the turn, then publish the end. Returns whether another turn waits.
 
@@ -107,6 +108,7 @@ class TurnOutput:
                     idle_timeout_s=idle_timeout_s,
                     memory=memory,
                     digest=digest,
+                    base=base,
                     meter=meter,
                 ),
                 self._parts.clock,

@@ -43,7 +43,7 @@ from worker.turns.agent_settings import agent_settings
 from worker.turns.course import Course, course_with_agent
 from worker.turns.endings import settled_end
 from worker.turns.interruption import Interruption
-from worker.turns.memory import Standing, is_resending
+from worker.turns.memory import Standing, begun_base, is_resending
 from worker.turns.output import TurnOutput
 from worker.turns.phases import RUN_TRANSITIONS, RunPhase
 from worker.turns.spending import Spending
@@ -102,6 +102,8 @@ class TurnRun:
         self._parts = parts
         self._held = held
         self._standing: Standing | None = None
+        self._begun_base = begun_base(claimed)
+        """Its base, unless one is on record."""
         self._link: AgentLink | None = None
         self._stop = Interruption()
         self._ending: asyncio.Future[Ending] = asyncio.get_running_loop().create_future()
@@ -154,15 +156,25 @@ class TurnRun:
         Keeps trying while Redis is unavailable. Raises `LeaseLost`.
         """
         self._standing = standing
-        if self.claimed.record.state is TurnState.RUNNING:
+        if self._has_base_on_record():
             return
         turns, lease, request = self._parts.turns, self._held.lease, self.claimed.request
+        if standing.base == self._begun_base and (
+            self.claimed.is_resending or not is_resending(request)
+        ):
+            return
+        self._begun_base = None
         await until_store_answers(
             lambda: turns.start(
                 lease, self.turn, base=standing.base, is_resending=is_resending(request)
             ),
             self._parts.clock,
         )
+
+    def _has_base_on_record(self) -> bool:
+        record = self.claimed.record
+        is_begun = record.begun is not None and record.base is None
+        return record.state is TurnState.RUNNING and (record.seq > 0 or not is_begun)
 
     def start(self, link: AgentLink) -> None:
         """Send the turn to the agent; again after a reconnect, if the agent reports that it never
@@ -427,6 +439,7 @@ class TurnRun:
             idle_timeout_s=self.claimed.request.idle_timeout_s,
             memory=ending.memory,
             digest=self._digest(),
+            base=self._begun_base,
         )
         if self._link:
             self._link.send(Ack(turn=self.turn, n=self.last_n + 1))
@@ -448,7 +461,8 @@ class TurnRun:
         return True
 
     def _digest(self) -> str | None:
-        base = self._standing.base if self._standing else self.claimed.record.base
+        standing = self._standing.base if self._standing else None
+        base = standing or self.claimed.record.base or self._begun_base
         return base.digest if base else None
 
     async def append_rest(self) -> None:

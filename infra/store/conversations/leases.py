@@ -96,6 +96,7 @@ class ReleaseCall(Call[ReleaseAnswer], frozen=True):
     worker: WorkerId
     fence: Fence
     state: ConversationState
+    runs: TurnId | None
 
 
 class LeaseStore:
@@ -146,18 +147,24 @@ class LeaseStore:
         cancelled = {found.conversation: (found.turn, found.reason) for found in answer.cancelled}
         return Renewal(frozenset(answer.lost), cancelled)
 
-    async def release(self, lease: Lease, state: ConversationState) -> TurnId | None:
+    async def release(
+        self, lease: Lease, state: ConversationState, *, runs: TurnId | None = None
+    ) -> TurnId | None:
         """Give the lease up and leave the conversation in `state` (cold). A lost lease is not an
         error.
 
         If the table has no direct transition, cold is reached through stopping; the current state
         is allowed too (a handover leaves it warm or busy). The next sweep finds an unfinished turn.
+        `runs` is the turn that its owner works on; one that was begun for it and that it does not
+        work on waits again.
         Returns the waiting turn if there is one and none is unfinished, because only this owner was
         told of it. Raises `IllegalTransition`.
         """
         c = lease.conversation
         answer = await self._scripts.run(
-            ReleaseCall(conversation=c, worker=lease.worker, fence=lease.fence, state=state),
+            ReleaseCall(
+                conversation=c, worker=lease.worker, fence=lease.fence, state=state, runs=runs
+            ),
             conversation=self._keys.conversation(c),
             lease=self._keys.lease(c),
             idle=self._keys.idle(),

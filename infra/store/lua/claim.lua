@@ -6,12 +6,14 @@
 --       cancelled (end event of a turn that is), events_max, ended_ttl_ms
 -- Returns 'lost' | 'none' | 'claimed' turn, is_adoption, host (of the container, or ''),
 --       record (the turn's hash), request, sdk_session, is_resending, transcript_full, options,
---       known (accepted prompts), newest (of them), age_ms (since the turn was first claimed)
+--       known (accepted prompts, as the turn was begun), newest (of them),
+--       age_ms (since the turn was first claimed)
 --
 -- The attempt is counted before the start. A turn whose log has begun is only ever adopted: its
 -- tools may have had effects; `adoptions` counts the owners that took it since it last got on, or
--- was last handed over by one that lived. Called again after a lost answer it gives the same turn
--- again.
+-- was last handed over by one that lived. So is one that submit began for an owner that is gone: its
+-- agent may have it. Called again after a lost answer, or when the message of a begun turn was lost,
+-- it gives the same turn again.
 local conversation, fence = A.conversation, A.fence
 if not is_owner(K.conversation, A.worker, fence) then return {'lost'} end
 write_even_when_full()
@@ -35,8 +37,10 @@ local function claimed(turn, is_adoption)
   redis.call('ZADD', K.turns_open, int(now_ms() + tonumber(A.look_after_ms)), turn.id)
   local held = redis.call('HMGET', K.conversation, 'host', 'sdk_session', 'resends', 'transcript_full',
     'options')
-  local since = tonumber(redis.call('HGET', turn.key, 'claimed')) or now_ms()
+  local was = redis.call('HMGET', turn.key, 'claimed', 'known')
+  local since = tonumber(was[1]) or now_ms()
   local accepted = key('accepted', conversation)
+  local known = tonumber(was[2]) or redis.call('LLEN', accepted)
   return {'claimed',
     'turn', turn.id,
     'is_adoption', is_adoption,
@@ -48,8 +52,8 @@ local function claimed(turn, is_adoption)
     'is_resending', held[3] or '',
     'transcript_full', held[4] or '',
     'options', held[5] or '',
-    'known', redis.call('LLEN', accepted),
-    'newest', redis.call('LINDEX', accepted, -1) or '',
+    'known', int(known),
+    'newest', known > 0 and redis.call('LINDEX', accepted, int(known - 1)) or '',
   }
 end
 
@@ -68,6 +72,7 @@ end
 local unfinished = redis.call('HGET', K.conversation, 'turn')
 if unfinished then
   local turn = read_turn(unfinished)
+  if turn and turn.fence ~= fence and is_begun_unsaid(turn) then step_turn(turn, 'running') end
   if turn and turn.state == 'running' then
     if turn.fence ~= fence then
       local last = redis.call('HMGET', turn.key, 'adoptions', 'adopted_seq')

@@ -4,6 +4,7 @@
 -- ARGS  conversation, worker, fence, turn, n (of the end event), end_event, state, reason, usage,
 --       idle_timeout_ms, events_max, ended_ttl_ms,
 --       memory (what the agent made of the turn: nothing, unknown or told),
+--       base (of a turn that submit began, see start: it goes on from all it found),
 --       checkpoint (the transcript entry the turn ended at),
 --       answer_heads (how its answer begins, as it is kept),
 --       metered (a report of the gateway, see book)
@@ -73,11 +74,18 @@ end
 
 -- They go with the turn's end.
 local heads = cjson.decode(redis.call('GET', key('turn_heads', turn.id)) or '[]')
-local stood_on = redis.call('HGET', turn.key, 'base')
+local stood_on = redis.call('HMGET', turn.key, 'base', 'begun', 'known')
+
+local function base_of_turn()
+  if stood_on[1] or A.base ~= '' then return cjson.decode(stood_on[1] or A.base) end
+  local known = tonumber(stood_on[3])
+  -- Who ends it cannot read its request: its prompt may be in the memory all the same.
+  return stood_on[2] and {kind = 'continue', keep = known, known = known, before = {}, digest = ''}
+end
 
 local function remember()
-  if not stood_on or A.memory == 'nothing' then return end
-  local base, list = cjson.decode(stood_on), key('accepted', A.conversation)
+  local base, list = base_of_turn(), key('accepted', A.conversation)
+  if not base or A.memory == 'nothing' then return end
   local held = redis.call('HMGET', turn.key, 'sdk_session', 'remembered')
   local session, remembered = held[1], held[2]
   -- Messages that were stopped, in the queue, after it was decided on what the turn is to stand.

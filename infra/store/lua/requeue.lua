@@ -1,8 +1,8 @@
 -- requeue: claimed -> queued, at the FIFO's head.
 --
--- KEYS  conversation, todo, turns_open
+-- KEYS  conversation, turns_open
 -- ARGS  conversation, worker, fence, turn, attempts_max, cancelled (end event of a turn that is),
---       events_max, ended_ttl_ms, todo_ttl_ms,
+--       events_max, ended_ttl_ms,
 --       refusals_max (how often it may come back without its attempt being counted)
 -- Returns 'ok' | 'no' | 'lost'
 --
@@ -22,22 +22,18 @@ local is_counted = refused >= tonumber(A.refusals_max)
 if is_counted and turn.attempt >= tonumber(A.attempts_max) and not turn.cancel then return {'no'} end
 
 write_even_when_full()
-redis.call('HDEL', K.conversation, 'turn')
 if redis.call('HGET', K.conversation, 'state') == 'busy' then
   step_conversation(K.conversation, 'busy', 'warm')
 end
 if turn.cancel then
+  redis.call('HDEL', K.conversation, 'turn')
   local n = end_turn(turn, 'cancelled', 1, A.cancelled, turn.cancel, A.events_max, A.ended_ttl_ms)
   announce(turn, A.fence, n, A.cancelled)
   settle(A.conversation)
   return {'ok'}
 end
-step_turn(turn, 'queued')
-if not is_counted then
-  redis.call('HSET', turn.key, 'attempt', turn.attempt - 1, 'refused', refused + 1)
-end
-redis.call('LPUSH', K.todo, turn.id)
-redis.call('PEXPIRE', K.todo, A.todo_ttl_ms)
+if not is_counted then redis.call('HSET', turn.key, 'refused', refused + 1) end
+wait_again(turn, is_counted and turn.attempt or turn.attempt - 1)
 redis.call('ZADD', K.turns_open, int(now_ms()), turn.id)
 enter_room(A.conversation, turn.tenant)
 return {'ok'}

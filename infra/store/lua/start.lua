@@ -6,15 +6,17 @@
 --       heads (how the answers of that history begin, a JSON list)
 -- Returns 'ok' | 'lost' | 'illegal' state
 --
--- A turn that already runs is no error and keeps the base it was started with. The heads have a key
+-- A turn that already runs is no error and keeps the base it was started with; one that submit began may
+-- have none. The heads have a key
 -- of their own, because operators may read a turn's hash but not what was said.
 if not is_owner(K.conversation, A.worker, A.fence) then return {'lost'} end
 local turn = read_turn(A.turn)
 if not turn or redis.call('HGET', K.conversation, 'turn') ~= turn.id then return {'lost'} end
-if turn.state == 'running' then return {'ok'} end
-if not TURN_NEXT[turn.state].running then return {'illegal', 'state', turn.state} end
+local has_base = redis.call('HEXISTS', turn.key, 'base') == 1
+if turn.state == 'running' and (has_base or turn.seq > 0) then return {'ok'} end
+if turn.state ~= 'running' and not TURN_NEXT[turn.state].running then return {'illegal', 'state', turn.state} end
 write_even_when_full()
-step_turn(turn, 'running')
+if turn.state ~= 'running' then step_turn(turn, 'running') end
 redis.call('HSET', turn.key, 'started', int(now_ms()))
 if A.base ~= '' then
   redis.call('HSET', turn.key, 'base', A.base)

@@ -8,7 +8,8 @@
 --       or left: only one under way that nobody reads),
 --       supersedes (a turn that it is known not to repeat), reader (who will read it),
 --       is_thin (its client may be one that sends only what is new),
---       order (control message for the owner), open_ttl_ms, retention_ms, todo_ttl_ms,
+--       order (control message for the owner), look_after_ms (delay of the sweep's next look at a
+--       turn that is begun), open_ttl_ms, retention_ms, todo_ttl_ms,
 --       idle_timeout_ms, listed_max (turns of a conversation besides those on record),
 --       turns_waiting_max (of the conversation), queue_max (that wait for a worker),
 --       tenant_turns_max (open ones), tenant_queue_max (of them, that wait),
@@ -27,6 +28,9 @@
 -- A repeat is never refused. If the turn is under way, the repeat becomes one of its readers in this
 -- step ('joined'), so the turn goes on when the first client hangs up. If it has ended or is being
 -- cancelled, the caller decides what to do ('repeated'). Without a living owner the conversation enters the waiting room.
+--
+-- A turn that its conversation's living owner could only claim at once is begun here, as by a claim of
+-- that owner, and the control message brings what its claim would answer (see begin_warm).
 local conversation, turn, tenant = A.conversation, A.turn, A.tenant
 
 local function answer(word, id, told)
@@ -70,13 +74,60 @@ if A.digest ~= '' then
   end
 end
 
--- Each option stays until another value is named: a JSON object of names and texts.
+-- Each option stays until another value is named: a JSON object of names and texts. Returns those of
+-- this turn, for a later one may name others before it is claimed.
 local function keep_options(named)
-  if named == '' then return end
   local held = redis.call('HGET', K.conversation, 'options')
+  if named == '' then return held or nil end
   local options = held and cjson.decode(held) or {}
   for name, value in pairs(cjson.decode(named)) do options[name] = value end
-  redis.call('HSET', K.conversation, 'options', cjson.encode(options))
+  local encoded = cjson.encode(options)
+  redis.call('HSET', K.conversation, 'options', encoded)
+  return encoded
+end
+
+-- Of a warm conversation with a living owner and nothing before this turn, neither here nor among
+-- those that wait for a place: what its owner's claim would say about it. Else nil.
+local function warm_claim(owner, waiting)
+  if owner == '' or waiting > 0 or A.lane == 'side' or #A.request > BEGUN_BYTES_MAX then return nil end
+  local held = redis.call('HMGET', K.conversation, 'state', 'turn', 'owner', 'fence', 'begun', 'host',
+    'sdk_session', 'resends', 'transcript_full')
+  if held[1] ~= 'warm' or held[2] or held[3] ~= owner then return nil end
+  if redis.call('EXISTS', KEY.ring) == 1 then return nil end
+  local accepted = key('accepted', conversation)
+  return {
+    fence = held[4],
+    serial = int((tonumber(held[5]) or 0) + 1),
+    known = int(redis.call('LLEN', accepted)),
+    newest = redis.call('LINDEX', accepted, -1) or '',
+    request = A.request,
+    host = held[6] or '',
+    sdk_session = held[7] or '',
+    is_resending = held[8] or '',
+    transcript_full = held[9] or '',
+  }
+end
+
+local function flat(record)
+  local fields = {}
+  for name, value in pairs(record) do
+    fields[#fields + 1] = name
+    fields[#fields + 1] = value
+  end
+  return fields
+end
+
+-- Begins the turn for the owner. It may hand it to the agent at once and need not say so before the
+-- first event, so to everybody else the turn is one that may have had effects (see claim).
+local function begin_warm(owner, claim, record)
+  record.state, record.attempt, record.fence = 'claimed', '1', claim.fence
+  record.claimed, record.begun, record.known = record.created, claim.serial, claim.known
+  claim.record = flat(record)
+  local order = cjson.encode({
+    type = 'turn_waits', conversation = conversation, turn = turn, begun = claim,
+  })
+  if #order > ORDER_BYTES_MAX then return 0 end
+  return redis.call('PUBLISH', key('control_channel', owner), order)
 end
 
 local now, owner = now_ms(), living_owner(conversation)
@@ -116,11 +167,20 @@ end
 
 -- The first write may grow: a full Redis refuses the script here, before anything has changed.
 redis.call('SET', K.turn_request, A.request, 'PX', A.open_ttl_ms)
-redis.call('HSET', K.turn,
-  'conv', conversation, 'tenant', tenant, 'lane', A.lane, 'replica', A.replica, 'model', A.model,
-  'state', 'queued', 'attempt', '0', 'fence', '0', 'seq', '0', 'created', int(now),
-  'on_disconnect', A.on_disconnect, 'key_sealed', A.sealed_key, 'key_expires', A.key_expires_ms, 'idem', A.digest,
-  'thin', A.is_thin)
+local record = {
+  conv = conversation, tenant = tenant, lane = A.lane, replica = A.replica, model = A.model,
+  state = 'queued', attempt = '0', fence = '0', seq = '0', created = int(now),
+  on_disconnect = A.on_disconnect, key_sealed = A.sealed_key, key_expires = A.key_expires_ms,
+  idem = A.digest, thin = A.is_thin, options = keep_options(A.options),
+}
+local claim = warm_claim(owner, waiting)
+local told = claim and begin_warm(owner, claim, record) or 0
+local is_begun = told > 0
+if claim and not is_begun then
+  record.state, record.attempt, record.fence = 'queued', '0', '0'
+  record.claimed, record.begun, record.known = nil, nil, nil
+end
+redis.call('HSET', K.turn, unpack(flat(record)))
 redis.call('PEXPIRE', K.turn, A.open_ttl_ms)
 read_by(turn)
 if A.digest ~= '' then redis.call('SET', K.idempotency, turn, 'PX', A.open_ttl_ms) end
@@ -132,7 +192,6 @@ redis.call('HSETNX', K.conversation, 'fence', '0')
 redis.call('HSET', K.conversation, 'tenant', tenant, 'last_active', int(now),
   'retention', A.retention_ms, 'idle_timeout', A.idle_timeout_ms, 'lane', A.lane)
 if A.label ~= '' then redis.call('HSET', K.conversation, 'label', A.label) end
-keep_options(A.options)
 redis.call('HDEL', K.conversation, 'idle_at')
 redis.call('RPUSH', key('conversation_turns', conversation), turn)
 list_no_expired(conversation, tonumber(A.listed_max))
@@ -141,18 +200,23 @@ sweep_holds(tenant, now)
 hold(tenant, turn, size, now + A.open_ttl_ms)
 list_conversation(conversation, tenant, A.lane, now, A.retention_ms)
 
-redis.call('RPUSH', K.todo, turn)
-redis.call('PEXPIRE', K.todo, A.todo_ttl_ms)
 redis.call('ZREM', K.idle, conversation)
-redis.call('ZADD', K.turns_open, int(now), turn)
+redis.call('ZADD', K.turns_open, int(is_begun and now + tonumber(A.look_after_ms) or now), turn)
 redis.call('ZADD', K.tenant_running, int(now), turn)
-redis.call('ZADD', tenant_waiting, int(now), turn)
+if is_begun then
+  redis.call('HSET', K.conversation, 'turn', turn, 'begun', claim.serial)
+  step_conversation(K.conversation, 'warm', 'busy')
+else
+  redis.call('RPUSH', K.todo, turn)
+  redis.call('PEXPIRE', K.todo, A.todo_ttl_ms)
+  redis.call('ZADD', tenant_waiting, int(now), turn)
+end
 for _, turns in ipairs({K.tenant_running, tenant_waiting}) do
   redis.call('ZREMRANGEBYSCORE', turns, '-inf', '(' .. since)
   redis.call('PEXPIRE', turns, A.open_ttl_ms)
 end
--- A warm conversation's owner hears of it here and now; the waiting room is for the others.
-local told = 0
+-- A living owner hears of it here and now; the waiting room is for the others.
+if is_begun then return answer('created', turn, told) end
 if owner ~= '' then
   told = redis.call('PUBLISH', key('control_channel', owner), A.order)
 else

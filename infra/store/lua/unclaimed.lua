@@ -13,7 +13,8 @@
 -- hints; a begun one whose owner lives until its lease would lapse. A queued one without an owner
 -- (again) enters the waiting room: its taker may have died. Since when a begun one has had
 -- no owner is kept with it, for the next look may be another worker's: an owner that left in order is
--- missed from the first look on, one that fell silent did so a lease earlier. A begun one that its
+-- missed from the first look on, one that fell silent did so a lease earlier. An owner may have missed
+-- the message of a turn that submit began for it: it is told again until something is logged. A begun one that its
 -- conversation does not know of ends here.
 local pause, most = tonumber(A.pause_ms), tonumber(A.most)
 local now = now_ms()
@@ -42,6 +43,10 @@ for _, id in ipairs(due) do
       and redis.call('HGET', key('conversation', turn.conversation), 'fence') == turn.fence then
       is_found = false
       redis.call('HDEL', turn.key, 'unowned')
+      if turn.seq == 0 and is_begun_unsaid(turn) then
+        local order = {type = 'turn_waits', conversation = turn.conversation, turn = id}
+        redis.call('PUBLISH', key('control_channel', owner), cjson.encode(order))
+      end
       next_look = now - pause + math.max(redis.call('PTTL', key('lease', turn.conversation)), 0) + 1
     else
       local fell_silent = redis.call('HEXISTS', key('conversation', turn.conversation), 'owner') == 1

@@ -69,6 +69,7 @@ class SubmitCall(Call[SubmitAnswer], frozen=True):
     reader: ReaderId | None
     is_thin: bool
     order: bytes
+    look_after_ms: int
     open_ttl_ms: int
     retention_ms: int
     todo_ttl_ms: int
@@ -139,7 +140,6 @@ class RequeueCall(Call[RequeueAnswer], frozen=True):
     cancelled: bytes
     events_max: int
     ended_ttl_ms: int
-    todo_ttl_ms: int
 
 
 class FinishAnswer(Answer, frozen=True):
@@ -163,6 +163,7 @@ class FinishCall(Call[FinishAnswer], frozen=True):
     events_max: int
     ended_ttl_ms: int
     memory: Memory
+    base: bytes
     checkpoint: str | None
     answer_heads: str
     metered: str

@@ -11,13 +11,31 @@ from redis.asyncio import Redis
 from infra.runtime.contents import Contents
 from infra.store.keys import Keys
 from infra.store.server.connection import translate
+from infra.store.server.replies import fields
 from infra.store.turns.calls import ClaimAnswer
 from infra.store.turns.history import UnheardTurn, read_accepted, read_newest
 from infra.store.turns.records import Claimed, Unheard, options_kept, turn_record
+from infra.wire.control import BegunTurn
 from infra.wire.going_on import NewestPrompt, decide_from_newest
 from infra.wire.history import Accepted, Base, sent_by
-from infra.wire.ids import ConversationKey, TurnId
+from infra.wire.ids import ConversationKey, HostId, TurnId
 from infra.wire.turns import TurnRequest, decode_turn_request
+
+
+def claim_of(turn: TurnId, begun: BegunTurn) -> ClaimAnswer:
+    """What the owner's claim would answer."""
+    return ClaimAnswer(
+        outcome="claimed",
+        turn=turn,
+        record=fields(begun.record),
+        request=begun.request.encode(),
+        host=HostId(begun.host) if begun.host else None,
+        sdk_session=begun.sdk_session or None,
+        is_resending=bool(begun.is_resending),
+        transcript_full=begun.transcript_full or None,
+        known=begun.known,
+        newest=begun.newest.encode(),
+    )
 
 
 class ClaimReader:
@@ -52,8 +70,9 @@ class ClaimReader:
 
     def _without_past(self, c: ConversationKey, answer: ClaimAnswer) -> Claimed:
         request = self._request(answer.turn, answer.request)
-        if answer.options is not None:
-            options = request.options.over(options_kept(answer.options))
+        # An API of before keeps the options with the conversation only.
+        if kept := answer.record.get("options", answer.options):
+            options = request.options.over(options_kept(kept))
             request = request.model_copy(update={"options": options})
         return Claimed(
             record=turn_record(answer.turn, answer.record),

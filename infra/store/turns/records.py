@@ -111,6 +111,9 @@ class TurnRecord:
     """The memory that it continues."""
     usage: Usage | None = None
     """Its usage so far."""
+    begun: int | None = None
+    """Which of its conversation's turns it is that the submit script began for their owner; None if
+    a claim began it. Its base need not be on record."""
     adoptions: int = 0
     """How many owners took it over from one that died, since its last event was logged."""
 
@@ -205,6 +208,7 @@ def turn_record(turn: TurnId, held: Mapping[str, str]) -> TurnRecord:
         is_delivered="delivered" in held,
         base=decode_base(held["base"]) if "base" in held else None,
         usage=Usage.model_validate_json(held["usage"]) if "usage" in held else None,
+        begun=int(held["begun"]) if "begun" in held else None,
         adoptions=int(held.get("adoptions", 0)),
     )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from infra.runtime.contents import Contents
 from infra.store.access.limits import SubmitLimits, refusal
 from infra.store.bounds import LISTED_TURNS_MAX
+from infra.store.conversations.leases import LEASE_S
 from infra.store.keys import Keys
 from infra.store.turns.calls import SubmitAnswer, SubmitCall
 from infra.store.turns.records import NewTurn, Submitted, options_named
@@ -13,6 +14,8 @@ from infra.wire.turns import TurnRequest
 
 OPEN_TTL_S = 86400.0
 """Seconds that an open turn and a FIFO are kept."""
+CLAIMED_LOOK_AFTER_S = LEASE_S - 2.0
+"""Seconds until a sweep looks at a turn that was begun."""
 
 
 def blinded(request: TurnRequest, contents: Contents) -> TurnRequest:
@@ -52,6 +55,7 @@ def submit_call(
         reader=new.reader,
         is_thin=request.is_thin and not request.history,
         order=TurnWaits(conversation=c, turn=turn).encode(),
+        look_after_ms=_ms(CLAIMED_LOOK_AFTER_S),
         open_ttl_ms=_ms(OPEN_TTL_S + request.deadline_s),
         retention_ms=_ms(retention_s),
         todo_ttl_ms=_ms(OPEN_TTL_S),

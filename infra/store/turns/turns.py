@@ -30,7 +30,7 @@ from infra.store.turns.calls import (
     StartCall,
     UnclaimedCall,
 )
-from infra.store.turns.claims import ClaimReader, request_place
+from infra.store.turns.claims import ClaimReader, claim_of, request_place
 from infra.store.turns.history import Memory, TurnBase, keep_heads
 from infra.store.turns.log import event_place
 from infra.store.turns.records import (
@@ -43,8 +43,14 @@ from infra.store.turns.records import (
     open_turn,
     turn_record,
 )
-from infra.store.turns.submission import OPEN_TTL_S, blinded, submit_call, submit_keys, submitted
-from infra.wire.control import CancelTurn
+from infra.store.turns.submission import (
+    CLAIMED_LOOK_AFTER_S,
+    blinded,
+    submit_call,
+    submit_keys,
+    submitted,
+)
+from infra.wire.control import BegunTurn, CancelTurn
 from infra.wire.endings import declared_end
 from infra.wire.errors import (
     ErrorCode,
@@ -74,7 +80,6 @@ REFUSALS_MAX = 20
 """How often hosts may fail to start anything for a turn before that counts as its attempts. Enough
 for half a dozen hosts to find out that their engines are broken, but still a limit."""
 
-_CLAIMED_LOOK_AFTER_S = LEASE_S - 2.0
 _LOOK_PAUSE_MAX_S = 15.0
 _RETRY_AFTER_S = 5.0
 _TENANTS_LOOKED_AT = 100
@@ -145,7 +150,7 @@ class TurnStore:
                 worker=lease.worker,
                 fence=lease.fence,
                 attempts_max=ATTEMPTS_MAX,
-                look_after_ms=_ms(_CLAIMED_LOOK_AFTER_S),
+                look_after_ms=_ms(CLAIMED_LOOK_AFTER_S),
                 out_of_attempts=_OUT_OF_ATTEMPTS,
                 out_of_attempts_code=ErrorCode.CONTAINER_FAILED,
                 cancelled=CANCELLED,
@@ -160,6 +165,13 @@ class TurnStore:
         if answer.outcome == "lost":
             raise LeaseLost(c, lease.fence)
         return await self._claims.read(c, answer) if answer.outcome == "claimed" else None
+
+    async def begun(self, c: ConversationKey, turn: TurnId, begun: BegunTurn) -> Claimed:
+        """A turn that the submit script began for this owner, as its claim would find it.
+
+        Raises `StoreUnavailable`, `MalformedMessage`, `UnknownMessage`, `ContentNotOpened`.
+        """
+        return await self._claims.read(c, claim_of(turn, begun))
 
     async def start(
         self,
@@ -181,14 +193,12 @@ class TurnStore:
                 keep_heads(self._contents, c, [head], of=digest)
                 for digest, head in zip(base.before, base.heads, strict=False)
             ]
-            past = base.past and self._contents.blind(base.past)
-            base = base.model_copy(update={"heads": (), "past": past})
         answer = await self._scripts.run(
             StartCall(
                 worker=lease.worker,
                 fence=lease.fence,
                 turn=turn,
-                base=base.encode() if base else b"",
+                base=self._kept_base(base),
                 is_resending=is_resending,
                 heads=json.dumps(heads) if heads else "",
             ),
@@ -198,6 +208,12 @@ class TurnStore:
             raise LeaseLost(c, lease.fence)
         if answer.outcome == "illegal":
             raise IllegalTransition(f"turn {turn}", answer.state, TurnState.RUNNING)
+
+    def _kept_base(self, base: TurnBase | None) -> bytes:
+        if base is None:
+            return b""
+        past = base.past and self._contents.blind(base.past)
+        return base.model_copy(update={"heads": (), "past": past}).encode()
 
     async def requeue(self, lease: Lease, turn: TurnId, *, is_counted: bool = True) -> bool:
         """claimed -> queued, at the head of the FIFO.
@@ -220,10 +236,8 @@ class TurnStore:
                 cancelled=CANCELLED,
                 events_max=EVENTS_MAX,
                 ended_ttl_ms=_ms(self._ended_ttl_s),
-                todo_ttl_ms=_ms(OPEN_TTL_S),
             ),
             conversation=self._keys.conversation(c),
-            todo=self._keys.todo(c),
             turns_open=self._keys.turns_open(),
         )
         if answer.outcome == "lost":
@@ -240,13 +254,15 @@ class TurnStore:
         idle_timeout_s: float,
         memory: Memory = Memory.TOLD,
         digest: str | None = None,
+        base: TurnBase | None = None,
         meter: TurnMeter | None = None,
     ) -> bool:
         """Log the end event under number `n`, delete the sealed key, close the turn, and book what
         the gateway metered.
 
         Applies the turn's base to the accepted prompts, as far as `memory` says what the agent
-        remembers; `digest` is its prompt's. Sets the conversation's idle deadline if nothing waits.
+        remembers; `digest` is its prompt's. `base` is that of a turn that its submit began and for
+        which `start` was not called. Sets the conversation's idle deadline if nothing waits.
         Returns True if another turn waits.
 
         Finishing twice is harmless; a log has one end. Raises `LeaseLost`, `IllegalTransition`, and
@@ -268,6 +284,7 @@ class TurnStore:
                 events_max=EVENTS_MAX,
                 ended_ttl_ms=_ms(self._ended_ttl_s),
                 memory=memory,
+                base=self._kept_base(base),
                 checkpoint=end.checkpoint,
                 answer_heads=keep_heads(self._contents, c, end.heads, of=digest) if digest else "",
                 metered=report(meter) if meter else "",

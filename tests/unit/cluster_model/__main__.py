@@ -12,11 +12,11 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 
-from tests.unit.cluster_model.schedules import drawn, shortest, told, wild
+from tests.unit.cluster_model.schedules import drawn, shortest, told, warm, wild
 from tests.unit.cluster_model.world import Schedule, World
 
 BLOCK = 50
-KINDS: dict[str, Callable[[int], Schedule]] = {"drawn": drawn, "wild": wild}
+KINDS: dict[str, Callable[[int], Schedule]] = {"drawn": drawn, "wild": wild, "warm": warm}
 
 
 def main() -> int:

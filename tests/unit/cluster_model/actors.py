@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, TypeVar
 from infra.store.conversations.conversations import ConversationRecord
 from infra.store.placement.waiting_room import Elsewhere, Taken
 from infra.store.turns.turns import Claimed
+from infra.wire.control import TurnWaits
 from infra.wire.endings import declared_end
 from infra.wire.errors import (
     AgClusterError,
@@ -95,6 +96,8 @@ class Actor:
         self._box: Box | None = None
         self._link: Link | None = None
         self._cancelled: TurnId | None = None
+        self._begun: TurnWaits | None = None
+        self._newest_begun = 0
         self._is_discarding = False
         self._hibernation = Hibernation.MEMORY
         self.turn: TurnId | None = None
@@ -112,6 +115,13 @@ class Actor:
 
     def poke(self) -> None:
         self.wishes.add(Wish.TURN)
+
+    def bring(self, waits: TurnWaits) -> None:
+        self._begun = waits if waits.begun else self._begun
+        self.poke()
+
+    def retire(self) -> None:
+        self.wishes.add(Wish.RETIRE)
 
     def reap(self) -> None:
         self.wishes.add(Wish.REAP)
@@ -178,7 +188,9 @@ class Actor:
     async def _claim(self) -> Claimed | None:
         self.wishes.discard(Wish.TURN)
         turns, lease = self._worker.turns, self.held.lease
-        claimed = await self._insist(lambda: turns.claim(lease))
+        claimed = await self._begun_for_us() or await self._insist(lambda: turns.claim(lease))
+        if claimed:
+            self._newest_begun = max(self._newest_begun, claimed.record.begun or 0)
         if claimed and not claimed.is_adoption and self._state is ConversationState.WARM:
             self._state = ConversationState.BUSY
         elif claimed is None and self._state is ConversationState.BUSY:
@@ -231,6 +243,15 @@ class Actor:
             await self._linked()
         except AgentUnreachable:
             await self._discard()
+
+    async def _begun_for_us(self) -> Claimed | None:
+        """As `Claims.begun`."""
+        waits, self._begun = self._begun, None
+        if waits is None or waits.begun is None or waits.begun.fence != self.held.fence:
+            return None
+        if self._worker.rules.knows_old_messages and waits.begun.serial <= self._newest_begun:
+            return None
+        return await self._worker.turns.begun(self.key, waits.turn, waits.begun)
 
     # A turn
 
@@ -300,7 +321,9 @@ class Actor:
         worker, lease = self._worker, self.held.lease
         await self._move(ConversationState.BUSY)
         if course is Course.START:
-            if run.claimed.record.state is not TurnState.RUNNING:
+            # One that its submit began goes to its agent without a word, if it only goes on.
+            is_said = run.claimed.record.begun is None or self._chance.random() < 0.2
+            if run.claimed.record.state is not TurnState.RUNNING and is_said:
                 await self._insist(lambda: worker.turns.start(lease, run.turn))
             # A worker that froze here finds out before it starts anything.
             self._check()
@@ -446,11 +469,15 @@ class Actor:
     async def _release(self, state: ConversationState) -> None:
         with suppress(StoreUnavailable):
             try:
-                self.left_waiting = await self._worker.ownership.release(self.held, state)
+                self.left_waiting = await self._worker.ownership.release(
+                    self.held, state, runs=self.turn
+                )
             except IllegalTransition:
                 record = await self._insist(lambda: self._worker.conversations.get(self.key))
                 state = record.state if record else ConversationState.COLD
-                self.left_waiting = await self._worker.ownership.release(self.held, state)
+                self.left_waiting = await self._worker.ownership.release(
+                    self.held, state, runs=self.turn
+                )
 
     async def _move(self, target: ConversationState) -> None:
         try:

@@ -46,6 +46,15 @@ _WILD = (
     *[Trouble.LEAVE] * 2,
     *Trouble,
 )
+_WARM = (
+    *[Trouble.RETIRE] * 3,
+    *[Trouble.LEAVE] * 2,
+    *[Trouble.KILL] * 3,
+    *[Trouble.CANCEL] * 6,
+    *[Trouble.CONTAINER_DIES] * 2,
+    *[Trouble.FREEZE] * 3,
+    *Trouble,
+)
 _WALLS_AHEAD_S = (0.0, 0.5, -0.5, 3600.0, -3600.0)
 _WHOLE_ONE_IN = 5
 """Schedules that are followed until nothing is left; that takes twice as long."""
@@ -82,6 +91,21 @@ def wild(seed: int) -> Schedule:
         is_to_the_end=True,
         has_little_memory=seed % _SHORT_ONE_IN == 1,
         walls_ahead_s=_walls(chance),
+    )
+
+
+def warm(seed: int) -> Schedule:
+    """Many short turns of one or two conversations, most of which find them warm: their submit
+    begins them, while their owners freeze, leave, retire and die."""
+    chance = random.Random(f"warm {seed}")
+    conversations = chance.choice((1, 1, 2))
+    asks = (_ask(chance, conversations) for _ in range(chance.randint(8, 16)))
+    short = chance.choice((0.05, 0.3))
+    return Schedule(
+        seed=seed,
+        asks=tuple(replace(ask, events=min(ask.events, 4), every_s=short) for ask in asks),
+        faults=tuple(_fault(chance, _WARM) for _ in range(chance.randint(2, 8))),
+        is_to_the_end=seed % _WHOLE_ONE_IN == 0,
     )
 
 

@@ -19,7 +19,7 @@ from infra.store.server.calls import Call, shape_of
 from infra.store.server.scripts import load
 from infra.store.turns.calls import UnclaimedCall
 from tests.unit.cluster_model.line import Moment
-from tests.unit.cluster_model.schedules import SCRIPTS, drawn, shortest, told, wild
+from tests.unit.cluster_model.schedules import SCRIPTS, drawn, shortest, told, warm, wild
 from tests.unit.cluster_model.workers import Rules
 from tests.unit.cluster_model.world import Ask, Fault, Schedule, Trouble, World
 
@@ -58,6 +58,22 @@ def test_and_under_wilder_faults_too(block: int) -> None:
     """A few; `make model` tries thousands."""
     for seed in range(block * WILD_BLOCK, (block + 1) * WILD_BLOCK):
         _must_hold(wild(seed))
+
+
+@pytest.mark.parametrize(
+    "block", [0, *(pytest.param(block, marks=pytest.mark.slow) for block in range(1, 4))]
+)
+def test_and_when_submits_begin_them(block: int) -> None:
+    """Their messages are lost, come twice or late; their owners retire, freeze and die."""
+    for seed in range(block * WILD_BLOCK, (block + 1) * WILD_BLOCK):
+        _must_hold(warm(seed))
+
+
+def test_submits_begin_many_turns_of_the_model() -> None:
+    worlds = [World(warm(seed)) for seed in range(4)]
+    for world in worlds:
+        world.live()
+    assert sum(world.begun for world in worlds) > 10
 
 
 def _must_hold(schedule: Schedule) -> None:
@@ -222,6 +238,13 @@ MOVED_AND_CAME_BACK = Schedule(
             id="of a run that is there in part the rest is logged",
         ),
         pytest.param(
+            without(
+                "if turn and turn.fence ~= fence and is_begun_unsaid(turn) then", "if false then"
+            ),
+            None,
+            id="a turn that its submit began is only adopted",
+        ),
+        pytest.param(
             without("'attempt', turn.attempt + 1", "'attempt', turn.attempt"),
             None,
             id="attempts are counted",
@@ -288,6 +311,11 @@ def test_without_this_rule_of_the_scripts_the_model_breaks(
             id="the time that a machine is suspended counts",
         ),
         pytest.param(
+            Rules(knows_old_messages=False),
+            None,
+            id="an old message begins no turn again",
+        ),
+        pytest.param(
             Rules(adopts_only_the_recorded=False),
             MOVED_AND_CAME_BACK,
             id="only the container on record is adopted",
@@ -295,7 +323,7 @@ def test_without_this_rule_of_the_scripts_the_model_breaks(
     ],
 )
 def test_without_this_rule_of_the_workers_the_model_breaks(
-    rules: Rules, schedule: Schedule
+    rules: Rules, schedule: Schedule | None
 ) -> None:
     assert_breaks(schedule, rules=rules)
 
@@ -308,9 +336,10 @@ def assert_breaks(
 ) -> None:
     """Chance decides the rest: some seed shows it."""
     for seed in range(TRIES):
-        tried = replace(schedule, seed=seed) if schedule else drawn(seed)
-        try:
-            World(tried, rules=rules or Rules(), mutate=mutate).live()
-        except AssertionError:
-            return
+        kinds = [replace(schedule, seed=seed)] if schedule else [drawn(seed), warm(seed)]
+        for tried in kinds:
+            try:
+                World(tried, rules=rules or Rules(), mutate=mutate).live()
+            except AssertionError:
+                return
     pytest.fail(f"not noticed in {TRIES} schedules")

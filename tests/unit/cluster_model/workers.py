@@ -21,6 +21,7 @@ from infra.store.placement.waiting_room import Elsewhere, NoRoom, Taken, Waiting
 from infra.store.placement.workers import BEAT_EVERY_S, WorkerRecord, WorkerRegistry
 from infra.store.turns.log import TurnLog
 from infra.store.turns.turns import TurnStore
+from infra.wire.control import TurnWaits
 from infra.wire.errors import AgClusterError, StoreUnavailable
 from infra.wire.ids import ConversationKey, HostId, TurnId, WorkerId
 from infra.wire.states import Hibernation, WorkerState
@@ -66,6 +67,7 @@ class Rules:
     adopts_only_the_recorded: bool = True
     starts_only_when_sure: bool = True
     counts_suspended: bool = True
+    knows_old_messages: bool = True
 
 
 @dataclass(frozen=True)
@@ -197,11 +199,22 @@ class ModelWorker:
         self._state = WorkerState.DRAINING
         self.spawn(self._leave())
 
-    async def _leave(self) -> None:
+    def retire(self) -> None:
+        """Its containers stop first, for no other worker will follow."""
+        self.places.is_closed = True
+        self._state = WorkerState.DRAINING
+        self.spawn(self._leave(is_retiring=True))
+
+    def hears(self, waits: TurnWaits) -> None:
+        """A message for it: perhaps late, perhaps again."""
+        if actor := self.places.conversations.get(waits.conversation):
+            actor.bring(waits)
+
+    async def _leave(self, *, is_retiring: bool = False) -> None:
         with suppress(AgClusterError):
             await self._beat()
         for actor in self.places.conversations.values():
-            actor.hand_over()
+            actor.retire() if is_retiring else actor.hand_over()
         give_up_s = self.clock.monotonic() + 5.0
         while self.places.conversations and self.clock.monotonic() < give_up_s:
             await self.clock.sleep(0.1)

@@ -22,6 +22,7 @@ from infra.store.access.limits import SubmitLimits
 from infra.store.keys import Keys
 from infra.store.turns.runs import events_in
 from infra.store.turns.turns import NewTurn, TurnStore
+from infra.wire.control import TurnWaits, decode_control
 from infra.wire.errors import TurnNotFound
 from infra.wire.events import is_end
 from infra.wire.ids import ConversationKey, HostId, ReplicaId, TenantId, TurnId, WorkerId
@@ -60,6 +61,7 @@ class Trouble(StrEnum):
     LOSE_AT = "lose a script's answer"
     KILL = "kill"
     LEAVE = "leave"
+    RETIRE = "retire"
     HOST_DIES = "host dies"
     SUSPEND = "suspend the machine"
     CUT = "cut off from redis"
@@ -146,6 +148,8 @@ class World:
         self.turns: dict[TurnId, Seen] = {}
         self.story: list[str] = []
         self.stale_writes = 0
+        self.begun = 0
+        """How many turns their submit began."""
         self.scripts: set[str] = set()
         """All that have run."""
         self._rules = rules
@@ -154,6 +158,7 @@ class World:
         self._clock_step_s = 0.0
         self._redis = VirtualRedis(self._redis_us, mutate=mutate)
         self._redis.watch = self._on_write
+        self._redis.hearers = self._on_message
         self._machines = {host: Machine(host, self._kernel) for host in set(HOSTS)}
         self._workers: list[ModelWorker] = []
         self._born = 0
@@ -265,7 +270,7 @@ class World:
         submitted = await TurnStore(line, KEYS).submit(
             new, limits=SubmitLimits(turns_waiting_max=99), retention_s=3600
         )
-        if ask.is_hinted:
+        if ask.is_hinted and not submitted.is_told:
             self._hint(turn, submitted.owner)
 
     def _hint(self, turn: TurnId, owner: WorkerId | None) -> None:
@@ -277,6 +282,30 @@ class World:
         if named and self._chance.random() < 0.9:
             worker = self._chance.choice(named)
             worker.spawn(self._bring(worker, turn, is_shared=owner is None))
+
+    def _on_message(self, channel: str, message: bytes) -> int:
+        """A control message: one in ten is lost, comes twice, or comes much later."""
+        for worker in self._workers:
+            is_up = not worker.process.is_dead and worker.line.cut_until_s <= self._kernel.now_s
+            if channel != KEYS.control_channel(worker.id) or not is_up:
+                continue
+            said = decode_control(message)
+            if isinstance(said, TurnWaits):
+                self.begun += said.begun is not None
+                for delay_s in self._delays():
+                    worker.spawn(self._tell(worker, said, delay_s))
+            return 1
+        return 0
+
+    def _delays(self) -> tuple[float, ...]:
+        soon_s, late_s = self._chance.uniform(0.0005, 0.01), self._chance.uniform(1.0, 25.0)
+        if self._kernel.now_s >= TROUBLE_S:
+            return (soon_s,)
+        return self._chance.choice((*[(soon_s,)] * 7, (), (soon_s, late_s), (late_s,)))
+
+    async def _tell(self, worker: ModelWorker, waits: TurnWaits, delay_s: float) -> None:
+        await pause(delay_s)
+        worker.hears(waits)
 
     async def _bring(self, worker: ModelWorker, turn: TurnId, *, is_shared: bool) -> None:
         await pause(self._chance.uniform(0.001, 0.1))
@@ -300,7 +329,7 @@ class World:
                     await self._replace_when_dead(slot, fault.for_s)
             case Trouble.SUSPEND:
                 self._suspend(HOSTS[slot], fault.for_s)
-            case Trouble.KILL | Trouble.LEAVE | Trouble.HOST_DIES:
+            case Trouble.KILL | Trouble.LEAVE | Trouble.RETIRE | Trouble.HOST_DIES:
                 await self._take_away(fault.trouble, slot, fault.for_s)
             case Trouble.CUT:
                 worker.line.cut_until_s = until_s
@@ -325,6 +354,8 @@ class World:
         slots = [slot]
         if trouble is Trouble.LEAVE:
             self._workers[slot].leave()
+        elif trouble is Trouble.RETIRE:
+            self._workers[slot].retire()
         else:
             if trouble is Trouble.HOST_DIES:
                 slots = [i for i, host in enumerate(HOSTS) if host == HOSTS[slot]]

@@ -1,5 +1,9 @@
 -- A turn's record, its steps and its end.
 
+-- The longest request that travels with a control message, and the longest such message.
+local BEGUN_BYTES_MAX = 24576
+local ORDER_BYTES_MAX = 61440
+
 -- The turn's hash as a table; nil if there is no record of the turn.
 local function read_turn(id)
   local held = redis.call('HMGET', key('turn', id),
@@ -24,6 +28,21 @@ local function step_turn(turn, new)
     redis.call('PEXPIRE', waiting, WAITING_LIFE_MS)
   end
   turn.state = new
+end
+
+-- A turn that no agent got goes back to the head of its FIFO.
+local function wait_again(turn, attempt)
+  step_turn(turn, 'queued')
+  redis.call('HSET', turn.key, 'attempt', int(attempt))
+  redis.call('HDEL', turn.key, 'begun', 'known')
+  redis.call('HDEL', key('conversation', turn.conversation), 'turn')
+  redis.call('LPUSH', key('todo', turn.conversation), turn.id)
+  redis.call('PEXPIRE', key('todo', turn.conversation), WAITING_LIFE_MS)
+end
+
+-- Whether its owner may have handed it to the agent without a word since submit began it.
+local function is_begun_unsaid(turn)
+  return turn.state == 'claimed' and redis.call('HEXISTS', turn.key, 'begun') == 1
 end
 
 local function step_conversation(conversation_key, old, new)

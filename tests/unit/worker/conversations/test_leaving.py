@@ -398,7 +398,7 @@ async def test_a_turn_only_the_leaving_owner_was_told_of_is_started_by_another(
     unhurried = replace(QUICK, sweep_at_least_s=60.0, sweep_at_most_s=60.0, reconcile_every_s=60.0)
     first = await stage.worker(timings=unhurried)
     await stage.ended(await stage.ask(C, "echo hi"))
-    first.process.placement.turn_waits = lambda c: None  # type: ignore[method-assign]
+    first.process.placement.turn_waits = lambda waits: None  # type: ignore[method-assign]
     turn = await stage.ask(C, "echo heard", is_hinted=False)
     second = await stage.worker(timings=unhurried)
     first.stop_asked.set()
