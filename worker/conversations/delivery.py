@@ -177,16 +177,15 @@ class Delivery:
         )
 
     async def _open(self, run: TurnRun, standing: Standing | None) -> None:
-        """Prepare everything that the agent needs before it may work, concurrently, because the
-        user is waiting."""
+        """Prepare everything that the agent needs before it may work: the gateway beside the store,
+        because the user is waiting. Of a warm turn, the store often knows it all already."""
         container = self._session.container.id if self._session.container else None
         try:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._parts.gateway.open_turn(run.open_request()))
-                if standing is not None:
-                    group.create_task(run.put_on(standing))
-                # Of a warm conversation, the claim has recorded that already.
                 await self._record.move(ConversationState.BUSY, container=container)
+                if standing is not None:
+                    await run.put_on(standing)
         except BaseExceptionGroup as group:
             raise _first(group) from None
 
