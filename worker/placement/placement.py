@@ -319,8 +319,12 @@ class Placement:
         self._members.start(self._supervise(actor, held))
 
     def _giving_way(self) -> int | None:
-        """How many conversations give way to others; None if there is room and none has to."""
-        if self._free_slots() or self._resting():
+        """How many conversations give way to others; None if there is room and none has to.
+
+        A resting conversation is room, unless something waits in spite of it: its client may ask
+        again before it could be stopped, each time.
+        """
+        if self._free_slots() or (self._resting() and not self._is_something_left):
             return None
         return sum(actor.gives_way for actor in self.conversations.values())
 

@@ -8,9 +8,12 @@
 -- Asked before a warm conversation takes the next turn of its own FIFO, past the waiting room. Which
 -- counts as its tenant's service then: those that wait are before it. One that gives way is to come back
 -- to the host of its files, if that has room again soon, so its next turn counts as young once more.
-local tenant = redis.call('HGET', K.conversation, 'tenant')
+-- It may give way with an empty FIFO: else a turn that comes between this question and the claim would
+-- be taken past those that wait, and so would the one after it.
+local held = redis.call('HMGET', K.conversation, 'tenant', 'turn')
+local tenant, unfinished = held[1], held[2]
 local first = redis.call('LINDEX', K.todo, 0)
-if not tenant or not first then return {'stays'} end
+if not tenant or unfinished then return {'stays'} end
 write_even_when_full()
 local now, waiting, giving = now_ms(), 0, tonumber(A.giving_way)
 for _, other in ipairs(redis.call('ZRANGE', K.ring, 0, giving + 1)) do
@@ -19,9 +22,9 @@ for _, other in ipairs(redis.call('ZRANGE', K.ring, 0, giving + 1)) do
     waiting = waiting + 1
   end
 end
-redis.call('ZADD', K.ring, 'XX', last_place(), tenant)
+if first then redis.call('ZADD', K.ring, 'XX', last_place(), tenant) end
 if waiting <= giving then return {'stays'} end
-if redis.call('EXISTS', key('turn', first)) == 1 then
+if first and redis.call('EXISTS', key('turn', first)) == 1 then
   redis.call('HSET', key('turn', first), 'home_since', int(now))
 end
 return {'gives_way'}

@@ -356,6 +356,21 @@ async def test_a_conversation_gives_way_to_so_many_other_tenants_as_wait(room: R
     assert not await given_way(room, waited_s=60.0), "they may be placed yet"
 
 
+async def test_a_conversation_gives_way_before_its_next_turn_comes_but_not_while_one_runs(
+    room: Room,
+) -> None:
+    """It was told to stay, and took the turn that came between that answer and its claim."""
+    scene = room.scene
+    gives_way = scene.store.room.gives_way
+    lease, turn = await scene.begin()
+    await room.wait(B)
+    assert not await gives_way(lease.conversation, waited_s=0.0, giving_way=0), "a turn runs"
+
+    await scene.store.turns.finish(lease, turn, 1, DONE, idle_timeout_s=60)
+
+    assert await gives_way(lease.conversation, waited_s=0.0, giving_way=0)
+
+
 async def test_a_tenant_served_past_the_room_is_served_after_those_that_wait(room: Room) -> None:
     await room.wait(A, 0)
     again, other = await room.wait(A, 1), await room.wait(B)

@@ -96,6 +96,36 @@ async def test_a_tenant_with_a_turn_behind_each_running_one_does_not_keep_its_sl
     assert all(task.done() and task.exception() is None for task in feeding)
 
 
+@pytest.mark.parametrize("pause_s", [0.0, 0.05])
+async def test_a_tenant_that_asks_again_after_each_answer_does_not_keep_its_slots(
+    stage: Stage, pause_s: float
+) -> None:
+    """None of its turns waits when another tenant's comes, and all of them are younger."""
+    await stage.worker(slots=2, timings=UNHURRIED)
+    stop, asked = asyncio.Event(), list[TurnId]()
+
+    async def keep_asking(c: ConversationKey) -> None:
+        while not stop.is_set():
+            asked.append(await stage.ask(c, "stream 5 every 20 ms", tenant=FLOOD))
+            assert (await stage.ended(asked[-1])).state is TurnState.DONE
+            await asyncio.sleep(pause_s)
+
+    feeding = [stage.background(keep_asking(conversation(f"f{n}"))) for n in range(2)]
+    await eventually(lambda: len(asked) >= 6)
+    earlier = set(asked)
+
+    turn = await stage.ask(conversation("alone"), "echo me", tenant=ALONE)
+
+    assert (await stage.ended(turn, timeout_s=10)).state is TurnState.DONE
+    stop.set()
+    await asyncio.wait(feeding, timeout=20)
+    assert all(task.done() and task.exception() is None for task in feeding)
+    served = await claimed_at(stage, turn)
+    later = [one for one in asked if one not in earlier and await claimed_at(stage, one) < served]
+    # Two run when it comes; while it waits for the 0.2 s one or two more; then one gives way.
+    assert len(later) <= 8
+
+
 async def test_a_tenant_keeps_its_warm_conversations_while_there_is_room(stage: Stage) -> None:
     await stage.worker(slots=2, start_slots=1, timings=UNHURRIED)
     turns = [await stage.ask(C, "echo hi", tenant=FLOOD) for _ in range(6)]
