@@ -129,6 +129,11 @@ def test_a_conversation_whose_worker_is_killed_while_it_hibernates_it_goes_on() 
         assert "hibernate" in world.scripts
 
 
+def test_an_append_that_is_asked_again_with_more_events_costs_no_turn() -> None:
+    for seed in range(10):
+        _must_hold(replace(APPENDED_WITHOUT_AN_ANSWER, seed=seed))
+
+
 # Each rule is needed: without it the invariants break.
 
 ALL = range(3)
@@ -176,6 +181,13 @@ KILLED_IN_A_HIBERNATION = Schedule(
     has_little_memory=True,
     costs_no_turn=True,
 )
+APPENDED_WITHOUT_AN_ANSWER = Schedule(
+    0,
+    (replace(LONG, every_s=0.05), replace(LONG, at_s=0.6, conversation=1, every_s=0.05)),
+    tuple(Fault(0.1, Trouble.LOSE_AT, who, 1, "append", Moment.UNHEARD) for who in ALL),
+    costs_no_turn=True,
+)
+"""Events come while the answer is waited for: the next append overlaps the log."""
 KILLED_IN_A_TURN = Schedule(
     0,
     (LONG,),
@@ -234,7 +246,7 @@ MOVED_AND_CAME_BACK = Schedule(
         ),
         pytest.param(
             without("if first <= seq then", "if false then"),
-            None,
+            APPENDED_WITHOUT_AN_ANSWER,
             id="of a run that is there in part the rest is logged",
         ),
         pytest.param(
