@@ -139,6 +139,12 @@ class LogFlusher:
             # Something of one of them makes the script fail: the others are logged without it.
             await self._append_each(call)
             return
+        except Exception as error:  # noqa: BLE001 - it ends one turn's writer, not the worker
+            if len(call) > 1:
+                await self._append_each(call)
+            else:
+                next(iter(call)).fail(error)
+            return
         for (waiting, batch), appended in zip(call.items(), answers, strict=True):
             if waiting in self._joined:
                 _settle(waiting, batch, appended)

@@ -31,11 +31,15 @@ class LogsOfPaper:
     lost: set[TurnId] = field(default_factory=set)
     poisoned: set[TurnId] = field(default_factory=set)
     """Those that make the script fail."""
+    broken: set[TurnId] = field(default_factory=set)
+    """Those whose events cannot even be sent."""
     passes: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def append_all(self, appends: Sequence[TurnAppend]) -> list[Appended]:
         self.calls.append({append.turn: [n for n, _ in append.events] for append in appends})
         await self.passes.wait()
+        if self.broken & {append.turn for append in appends}:
+            raise TypeError("no bytes")
         if self.poisoned & {append.turn for append in appends}:
             raise StoreUnavailable("refused") from ResponseError("WRONGTYPE")
         return [self._append(append) for append in appends]
@@ -74,7 +78,7 @@ class Scene:
     async def _run(self, writer: TurnLogWriter) -> None:
         try:
             await writer.run()
-        except LeaseLost:
+        except (LeaseLost, TypeError):
             self.lost.append(writer.turn)
 
 
@@ -160,6 +164,18 @@ async def test_a_turn_that_makes_the_script_fail_keeps_no_other_from_being_logge
     scene.logs.poisoned.clear()
     await scene.clock.advance(3)
     assert scene.logs.newest[writers[1].turn] == 1
+
+
+async def test_events_that_cannot_be_sent_end_their_own_turn_only(scene: Scene) -> None:
+    writers = await scene.writers(3)
+    scene.logs.broken.add(writers[1].turn)
+    for n in (1, 2):
+        for writer in writers:
+            writer.add(n, NOTICE)
+        await settle()
+
+    assert scene.lost == [writers[1].turn]
+    assert [scene.logs.newest.get(writer.turn) for writer in writers] == [2, None, 2]
 
 
 async def test_a_turn_that_left_is_told_nothing_more(scene: Scene) -> None:
