@@ -103,6 +103,11 @@ class WorkerProcess:
             reserve_mb=settings.host_memory_reserve_mb,
             machine_mb=machine_mb,
         )
+        self._water_marks = water_marks(
+            needed_mb=needed_mb,
+            low_mb=settings.hibernate_below_mb,
+            high_mb=settings.hibernate_until_mb,
+        )
         read_mb = around.available_memory_mb or memory_reader(settings.meminfo_file)
         self._memory = HostMemory(read_mb, needed_mb=needed_mb)
         self._removals = BlockingCalls("removals", threads=REMOVAL_THREADS)
@@ -127,11 +132,7 @@ class WorkerProcess:
             self.parts,
             self.placement.conversations,
             self._memory,
-            water_marks(
-                needed_mb=needed_mb,
-                low_mb=settings.hibernate_below_mb,
-                high_mb=settings.hibernate_until_mb,
-            ),
+            self._water_marks,
             on_room=self._on_room,
         )
         self._queues = store.placement(
@@ -233,6 +234,8 @@ class WorkerProcess:
                 settings=usual_settings(settings, settings),
                 free_slots=lambda: self.placement.slots - self.placement.used,
                 running=lambda: self.placement.running,
+                # Before conversations are hibernated for it.
+                memory_mark_mb=self._water_marks.low_mb,
                 living=around.store.workers.living,
             ),
         )
@@ -357,6 +360,9 @@ class WorkerProcess:
                 machine=self._machine,
                 idle_since_ms=self.relief.idle_since_ms(),
                 hibernated=self.placement.hibernated,
+                spares=self.parts.pool.spares,
+                spare_hits=self.parts.pool.hits,
+                spare_misses=self.parts.pool.misses,
             )
         )
         self.placement.look_if_left()

@@ -157,8 +157,8 @@ class Keys:
     def worker(self, worker: WorkerId) -> str:
         """Hash: host, pid, version, slots, used, state, started, beat, memory_mb (available on its
         host), memory_needed_mb, starts_max (agents that its host starts at once), machine (the id
-        of its host's machine), coming (turns given to it since its last heartbeat). Its worker and
-        take; 15 s."""
+        of its host's machine), hibernated, spares, spare_hits and spare_misses (since it started),
+        coming (turns given to it since its last heartbeat). Its worker and take; 15 s."""
         return f"{self.prefix}:worker:{worker}"
 
     def host_workers(self, host: HostId) -> str:

@@ -87,6 +87,7 @@ def _environ(redis_url: str, model_url: str) -> Mapping[str, str]:
         "AGCLUSTER_ANTHROPIC_BASE_URL": model_url,
         "AGCLUSTER_MODELS": MODEL,
         "AGCLUSTER_SLOTS": str(SLOTS),
+        "AGCLUSTER_SPARES_MAX": "0",
         # One key asks for everything.
         "AGCLUSTER_TENANT_TURNS_MAX": "0",
         "AGCLUSTER_TENANT_QUEUE_MAX": "0",

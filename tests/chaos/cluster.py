@@ -47,8 +47,11 @@ from tests.fakes.redis_server import RealRedis, real_redis
 from tests.parts import AGENT_IMAGE
 from worker.hosts.bubblewrap.records import SandboxRecords
 from worker.hosts.docker.engine import engine_address
+from worker.hosts.folders.folders import Folders
 from worker.hosts.host import Container, ContainerHost
 from worker.hosts.isolation import host_of
+from worker.hosts.pool.host import PooledHost
+from worker.hosts.pool.records import SpareRecords
 
 SECRET = "a secret for the chaos tests, long enough"
 CONTENT_SECRET = "another one that seals what is said to agents"
@@ -155,10 +158,12 @@ class Host:
                 os.kill(found.init.pid, signal.SIGKILL)
 
     async def containers(self) -> list[Container]:
-        """Those of the cluster on this machine; none when the machine is gone."""
+        """Those of the cluster's conversations on this machine; none when the machine is gone."""
         if self.farm is not None and not self.farm.is_running:
             return []
-        return list(await self.engine.list())
+        data_dir = self.settings.data_dir
+        seen = PooledHost(self.engine, SpareRecords(data_dir), Folders(data_dir))
+        return list(await seen.list())
 
     @property
     def _farm_socket(self) -> Path:
@@ -309,6 +314,7 @@ def _settings(shape: Shape, name: str, redis_url: str) -> Settings:
         "models": (MODEL,),
         "key_check": False,
         "slots": 16,
+        "spares_max": 0,
         "ping_interval_s": 1.0,
         "commit_after_s": 1.0,
         "drain_timeout_s": 4.0,

@@ -10,11 +10,13 @@ counts: it appends one line to a file of the conversation's workspace. Nothing i
 from __future__ import annotations
 
 import asyncio
+import os
 import re
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from types import TracebackType
 
 from agent.turn import RunningTurn
 from infra.wire.events import ToolCall, ToolResult, TurnEnded
@@ -70,11 +72,34 @@ class Crash:
 def light_agent(spec: ContainerSpec, *, crash: Callable[[], None]) -> ScriptedAgent:
     """The agent of one container. `crash` ends that container."""
 
+    # A container follows its folder when a spare's is renamed; so does a descriptor.
+    folder = os.open(spec.folders.workspace, os.O_RDONLY | os.O_DIRECTORY)
+    workspace = Path(f"/proc/self/fd/{folder}")
+
     def choose(start: StartTurn) -> Script:
-        steps = [_step(words, spec.folders.workspace, crash) for words in _steps(start)]
+        steps = [_step(words, workspace, crash) for words in _steps(start)]
         return script_of(start) if None in steps else [step for step in steps if step]
 
-    return ScriptedAgent(spec.folders.sockets / "agent.sock", choose=choose)
+    return LightAgent(spec.folders.sockets / "agent.sock", choose=choose, folder=folder)
+
+
+class LightAgent(ScriptedAgent):
+    """A scripted agent with an open folder."""
+
+    def __init__(self, socket: Path, *, choose: Callable[[StartTurn], Script], folder: int) -> None:
+        super().__init__(socket, choose=choose)
+        self._folder = folder
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        try:
+            await super().__aexit__(kind, error, trace)
+        finally:
+            os.close(self._folder)
 
 
 def _steps(start: StartTurn) -> list[str]:

@@ -36,6 +36,15 @@ class Track:
 
 TRACKS: Sequence[Track] = (
     Track(
+        "pool",
+        Shape(workers=(2,), settings={"spares_min": 1, "spares_max": 3}),
+        (
+            (Scenario("pool_worker_killed", faults.worker_killed),),
+            (Scenario("pool_worker_frozen", faults.worker_frozen),),
+            (Scenario("pool_worker_leaves", faults.worker_leaves, Promise(silence_max_s=8)),),
+        ),
+    ),
+    Track(
         "workers",
         Shape(replicas=3, workers=(2, 2)),
         (

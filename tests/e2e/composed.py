@@ -48,6 +48,8 @@ def composed() -> Iterator[Deployment]:
             "AGCLUSTER_MODELS": f"{MODEL},fake-error-401,fake-error-429,fake-error-529",
             "AGCLUSTER_MODEL_ALIASES": f"claude-sonnet-4.5={MODEL}",
             "AGCLUSTER_IDLE_TIMEOUT_S": IDLE_TIMEOUT_S,
+            # Tests count containers.
+            "AGCLUSTER_SPARES_MAX": "0",
         }
         env_file = Path(folder) / "env"
         env_file.write_text("".join(f"{name}={value}\n" for name, value in values.items()))

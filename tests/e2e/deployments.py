@@ -114,7 +114,10 @@ def scripted_model() -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
 
 @contextlib.contextmanager
 def embedded(isolation: str, **settings: str) -> Iterator[Deployment]:
-    """`agcluster up` with a scripted upstream; stopped by SIGINT, as Ctrl-C does."""
+    """`agcluster up` with a scripted upstream; stopped by SIGINT, as Ctrl-C does.
+
+    In Docker without spares unless told otherwise, because there tests count containers.
+    """
     with scripted_model() as (model_url, _), tempfile.TemporaryDirectory(prefix="agc-") as folder:
         port = free_port()
         cluster = f"e2e-{isolation}-{os.getpid()}-{port}"  # Two may run at once.
@@ -130,6 +133,7 @@ def embedded(isolation: str, **settings: str) -> Iterator[Deployment]:
             "AGCLUSTER_MODELS": f"{MODEL},fake-error-401,fake-error-429,fake-error-529",
             "AGCLUSTER_MODEL_ALIASES": f"claude-sonnet-4.5={MODEL}",
             "AGCLUSTER_IDLE_TIMEOUT_S": IDLE_TIMEOUT_S,
+            **({"AGCLUSTER_SPARES_MAX": "0"} if isolation == "docker" else {}),
             **settings,
         }
         with log.open("wb") as output:

@@ -138,6 +138,7 @@ class Stage:
             **{
                 "data_dir": self.folder,
                 "slots": 20,
+                "spares_max": 0,
                 "container_start_timeout_s": 10.0,
                 "disconnect_grace_s": 2.0,
                 "drain_timeout_s": 5.0,

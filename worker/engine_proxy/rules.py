@@ -10,6 +10,7 @@ the same way.
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
@@ -30,7 +31,8 @@ from worker.hosts.docker.host import (
     nano_cpus,
 )
 from worker.hosts.folders.folders import Folders
-from worker.hosts.host import ContainerSpec, Limits
+from worker.hosts.host import ContainerSpec, Limits, SessionFolders
+from worker.hosts.pool.records import SpareRecords
 
 Json = Any
 """Decoded JSON from others: its shape is not guaranteed."""
@@ -111,16 +113,31 @@ class Rules:
     def held_folders(self, conversation: str) -> AbstractContextManager[Mapping[str, int]]:
         """The folders to mount, held open. Raises `EngineCallRefused` if they must not be
         mounted."""
-        return held_folders(Folders(self.data_dir).of(ConversationKey(conversation)))
+        return held_folders(self._folders(conversation))
 
     def first_exchanged(self, conversation: str, held: Mapping[str, int]) -> str | None:
         """The first held folder that was replaced by another one."""
-        folders = Folders(self.data_dir).of(ConversationKey(conversation))
-        return first_exchanged(held, folders)
+        return first_exchanged(held, self._folders(conversation))
 
     def workspace(self, conversation: str) -> Path:
         """The path of its files."""
-        return Folders(self.data_dir).of(ConversationKey(conversation)).workspace
+        return self._folders(conversation).workspace
+
+    def _folders(self, conversation: str) -> SessionFolders:
+        """Where the folders of a container are by now that was created for this key.
+
+        Those of a spare are renamed when it is claimed, one after the other.
+        """
+        key, folders = ConversationKey(conversation), Folders(self.data_dir)
+        first = folders.of(key)
+        record = SpareRecords(self.data_dir).get(key)
+        if record is None or record.claimed_by is None:
+            return first
+        later = folders.of(record.claimed_by)
+        return SessionFolders(
+            sockets=_in_place(first.sockets, later.sockets),
+            workspace=_in_place(first.workspace, later.workspace),
+        )
 
     def own_conversation(self, inspected: Json) -> str:
         """The conversation of one of our containers. Raises `EngineCallRefused`."""
@@ -179,6 +196,10 @@ class Rules:
         if differs := first_difference(given, wanted):
             raise EngineCallRefused(f"{differs} of the filters is not that of this host's cluster")
         return json.dumps(wanted)
+
+
+def _in_place(first: Path, later: Path) -> Path:
+    return first if os.path.lexists(first) else later
 
 
 def target_of(path: str) -> Target:

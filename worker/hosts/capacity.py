@@ -65,11 +65,10 @@ class HostMemory:
             return None
         return free_mb + self.spares * SPARE_MB
 
-    @property
-    def beyond_need_mb(self) -> int | None:
-        """The memory that spares may use: what is available, minus what has to be available before
-        anything is started. Negative if even that is lacking; None if unknown."""
-        return None if (free_mb := self._free_mb) is None else free_mb - self.needed_mb
+    def beyond_mb(self, mark_mb: int) -> int | None:
+        """The available memory beyond this mark; negative if even that is lacking, None if unknown.
+        What spares would give back does not count."""
+        return None if (free_mb := self._free_mb) is None else free_mb - mark_mb
 
     @property
     def _free_mb(self) -> int | None:

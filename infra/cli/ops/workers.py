@@ -39,12 +39,12 @@ def list_workers(as_json: Json = False) -> None:
             print_json([_facts(one) for one in found])
             return
         print_table(
-            ("worker", "host", "state", "used", "slots", "memory_mb", "hibernated", "pid",
-             "version", "started"),
+            ("worker", "host", "state", "used", "slots", "memory_mb", "hibernated", "spares",
+             "spare_hits", "spare_misses", "pid", "version", "started"),
             (
                 (w.worker, w.host, w.state.value, w.used, w.slots,
-                 "-" if w.memory_mb is None else w.memory_mb, w.hibernated, w.pid, w.version,
-                 at(w.started_ms))
+                 "-" if w.memory_mb is None else w.memory_mb, w.hibernated, w.spares,
+                 w.spare_hits, w.spare_misses, w.pid, w.version, at(w.started_ms))
                 for w in found
             ),
         )  # fmt: skip

@@ -54,6 +54,11 @@ class WorkerRecord:
     idle_since_ms: Sequence[int] = ()
     """Since when (Unix ms, by its host's clock) those of its conversations are idle that it would
     hibernate first; the longest idle first."""
+    spares: int = 0
+    """Spare agents that wait for a conversation."""
+    spare_hits: int = 0
+    spare_misses: int = 0
+    """Conversations that got a spare since it started, and that found none."""
     hibernated: int = 0
     """How many containers it has stopped before their idle deadline, for the sake of others."""
 
@@ -139,6 +144,9 @@ class WorkerRegistry:
             "memory_needed_mb": record.memory_needed_mb,
             "idle_since": " ".join(map(str, record.idle_since_ms)),
             "hibernated": record.hibernated,
+            "spares": record.spares,
+            "spare_hits": record.spare_hits,
+            "spare_misses": record.spare_misses,
         }
         if record.memory_mb is not None:
             hash_fields["memory_mb"] = record.memory_mb
@@ -267,6 +275,9 @@ def _record(worker: WorkerId, held: Mapping[str, str]) -> WorkerRecord:
         coming=int(held.get("coming", 0)),
         idle_since_ms=tuple(map(int, held.get("idle_since", "").split())),
         hibernated=int(held.get("hibernated", 0)),
+        spares=int(held.get("spares", 0)),
+        spare_hits=int(held.get("spare_hits", 0)),
+        spare_misses=int(held.get("spare_misses", 0)),
     )
 
 

@@ -12,12 +12,13 @@ import signal
 import tempfile
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Protocol, Self
 
 import pytest
 
-from infra.wire.ids import ConversationKey, Fence, HostId
+from infra.wire.ids import ConversationKey, Fence, HostId, WorkerId
 from tests.fakes import probe
 from tests.fakes.memory_host import MemoryHost, MemoryMachine
 from tests.parts import need
@@ -26,7 +27,9 @@ from worker.hosts.bubblewrap.host import BubblewrapHost, BubblewrapOptions
 from worker.hosts.docker.engine import engine_address
 from worker.hosts.docker.host import DockerHost, DockerOptions
 from worker.hosts.folders.folders import Folders
-from worker.hosts.host import ContainerHost, ContainerId, ContainerSpec, Limits
+from worker.hosts.host import Container, ContainerHost, ContainerId, ContainerSpec, Limits
+from worker.hosts.pool.host import PooledHost
+from worker.hosts.pool.records import SpareRecords
 
 BASE_IMAGE = os.environ.get("AGCLUSTER_BASE_IMAGE", "python:3.11-slim-bookworm")
 RUNTIME = os.environ.get("AGCLUSTER_CONTAINER_RUNTIME", "runc")
@@ -35,6 +38,8 @@ LIMITS = Limits(cpus=1.0, memory_mb=256, pids=64, tmp_mb=16)
 
 class Machine(Protocol):
     """What the suite needs of the thing behind a host."""
+
+    data_dir: Path
 
     def host(self, name: str = "host-1") -> ContainerHost:
         """Another host object for the same containers; closed after the test."""
@@ -129,6 +134,33 @@ class BubblewrapMachine(_Machine):
     async def kill(self, spec: ContainerSpec, id: ContainerId) -> None:
         noted = json.loads((self.data_dir / "b" / id / "process.json").read_text())
         os.kill(noted["init"]["pid"], signal.SIGKILL)
+
+
+WORKER = WorkerId("host-1-worker")
+
+
+def pooled(machine: Machine, host: ContainerHost) -> PooledHost:
+    """The host as a worker has it, which may hand out its containers as spares."""
+    return PooledHost(host, SpareRecords(machine.data_dir), Folders(machine.data_dir))
+
+
+async def started_as_spare(machine: Machine, host: PooledHost) -> tuple[ContainerSpec, Container]:
+    """A spare that runs."""
+    spec = machine.spec()
+    await host.make(spec.conversation, WORKER)
+    return spec, await host.start(spec)
+
+
+async def claimed(
+    machine: Machine, host: PooledHost, c: ConversationKey | None = None
+) -> tuple[ContainerSpec, Container]:
+    """A spare that a conversation has claimed, as the conversation sees it."""
+    spec, container = await started_as_spare(machine, host)
+    await probe.listening(spec.folders.sockets)
+    c = c or ConversationKey(secrets.token_hex(12))
+    taken = await host.claim(container, c, Fence(5), by=WORKER)
+    folders = Folders(machine.data_dir).of(c)
+    return replace(spec, conversation=c, fence=Fence(5), folders=folders), taken
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +19,18 @@ from tests.contract.hosts.conftest import (
     BASE_IMAGE,
     LIMITS,
     DockerMachine,
+    claimed,
     docker_machine,
     output_of,
+    pooled,
+    started_as_spare,
 )
 from tests.fakes import probe
 from worker.engine_proxy.main import serve
 from worker.engine_proxy.rules import Rules
 from worker.hosts.docker.engine import engine_address
 from worker.hosts.docker.host import DockerHost, DockerOptions
+from worker.hosts.pool.records import SpareRecords
 
 pytestmark = pytest.mark.docker
 
@@ -51,8 +55,8 @@ async def proxy(machine: DockerMachine) -> AsyncIterator[str]:
 
 
 @contextlib.asynccontextmanager
-async def _served(rules: Rules) -> AsyncIterator[str]:
-    socket, stop, is_ready = rules.data_dir / "engine.sock", asyncio.Event(), asyncio.Event()
+async def _served(rules: Rules, name: str = "engine.sock") -> AsyncIterator[str]:
+    socket, stop, is_ready = rules.data_dir / name, asyncio.Event(), asyncio.Event()
     async with asyncio.TaskGroup() as group:
         group.create_task(serve(rules, socket, stop, is_ready=is_ready))
         await is_ready.wait()
@@ -109,6 +113,58 @@ async def test_a_worker_behind_the_proxy_can_do_all_it_has_to(
     await host.stop(second.id)
     assert await host.list() == []
     await host.aclose()
+
+
+async def test_a_claimed_spare_stays_under_the_next_proxy(
+    machine: DockerMachine, proxy: str
+) -> None:
+    """It is known by the key of the spare, and its folders have been renamed."""
+    host = pooled(machine, machine.host(engine=proxy))
+    spec, taken = await claimed(machine, host)
+    rules = Rules(
+        DockerOptions(
+            BASE_IMAGE, machine.cluster, engine=engine_address(), command=probe.DOCKER_COMMAND
+        ),
+        HostId("host-1"),
+        LIMITS,
+        machine.data_dir,
+    )
+    async with _served(rules, "next.sock") as address:
+        again = pooled(machine, machine.host(engine=address))
+        assert [one.id for one in await again.list()] == [taken.id]
+        hide = "held = open('/workspace/x', 'wb'); import os; os.unlink('/workspace/x');"
+        hide += "os.posix_fallocate(held.fileno(), 0, 9 << 20); globals()['kept'] = held"
+        code = f"import builtins; exec({hide!r}, builtins.__dict__)"
+        assert (await probe.python(spec.folders.sockets, code)).code == 0
+        assert await again.unlinked_bytes(taken.id, spec.folders.workspace) == 9 << 20
+        await again.limit_cpus(taken.id, LIMITS.cpus)
+        await again.stop(taken.id)
+        assert await again.list() == []
+
+
+async def test_a_record_that_names_anothers_folders_lets_no_container_stay(
+    machine: DockerMachine, proxy: str
+) -> None:
+    """A worker that was taken over writes what it likes, but a mount stays what it is."""
+    host = pooled(machine, machine.host(engine=proxy))
+    made, _ = await started_as_spare(machine, host)
+    other = machine.spec()
+    for path in (made.folders.sockets, made.folders.workspace):
+        path.rename(path.with_name("hidden"))
+    with SpareRecords(machine.data_dir).held(made.conversation) as held:
+        held.write(replace(held.record, claimed_by=other.conversation))
+    rules = Rules(
+        DockerOptions(
+            BASE_IMAGE, machine.cluster, engine=engine_address(), command=probe.DOCKER_COMMAND
+        ),
+        HostId("host-1"),
+        LIMITS,
+        machine.data_dir,
+    )
+    async with _served(rules, "next.sock"), asyncio.timeout(30):
+        # The proxy removes it on its own, and tells nobody.
+        while await machine.host().list():  # noqa: ASYNC110
+            await asyncio.sleep(0.1)
 
 
 async def test_a_worker_with_other_settings_is_told_what_differs(

@@ -9,18 +9,22 @@ from pathlib import Path
 
 import pytest
 
-from tests.contract.hosts.conftest import LIMITS, Machine
+from tests.contract.hosts.conftest import LIMITS, Machine, claimed, pooled
 from tests.fakes import probe
 from worker.hosts.host import ContainerSpec
 
 PROJECT = Path(__file__).resolve().parents[3]
 
 
-@pytest.fixture
-async def inside(real_machine: Machine) -> ContainerSpec:
-    """A running container, asked by way of its socket."""
+@pytest.fixture(params=["started", "claimed"])
+async def inside(request: pytest.FixtureRequest, real_machine: Machine) -> ContainerSpec:
+    """A running container, asked by way of its socket: its conversation's from the start, or a
+    spare before."""
+    host = pooled(real_machine, real_machine.host())
+    if request.param == "claimed":
+        return (await claimed(real_machine, host))[0]
     spec = real_machine.spec()
-    await real_machine.host().start(spec)
+    await host.start(spec)
     return spec
 
 

@@ -63,19 +63,18 @@ class PooledHost:
 
     async def start(self, spec: ContainerSpec) -> Container:
         """See `ContainerHost`."""
-        await self._clear_the_way(spec)
+        await self._end_claims_of(spec.conversation, spec.fence)
         return await self._inner.start(spec)
 
-    async def _clear_the_way(self, spec: ContainerSpec) -> None:
+    async def _end_claims_of(self, c: ConversationKey, fence: Fence) -> None:
         """Remove what was a spare and became the conversation's earlier."""
-        known = await self._known()
-        ours = [record for record in known.values() if record.claimed_by == spec.conversation]
+        ours = [record for record in (await self._known()).values() if record.claimed_by == c]
         if not ours:
             return
         running = {one.conversation: one.id for one in await self._inner.list()}
         for record in ours:
-            if record.fence > spec.fence:
-                raise LeaseLost(spec.conversation, spec.fence)
+            if record.fence > fence:
+                raise LeaseLost(c, fence)
             if (id := running.get(record.spare)) is not None:
                 await self._inner.stop(id, grace_s=0)
             await self._end_claim(record.spare)
@@ -147,11 +146,22 @@ class PooledHost:
         """The spare becomes the conversation's, with its folders.
 
         Raises `LeaseLost` if the conversation has a newer owner, and `OSError`: the spare is not to
-        be had, or the files cannot be moved. Then it has to be removed.
+        be had, or the files cannot be moved. Then it has to be removed. A container that the
+        conversation has here is removed first, as by a start; if that fails, `ContainerFailed`.
         """
+        if await asyncio.to_thread(self._folders.last_fence, c):
+            await self._remove_leftovers(c, fence)
         await asyncio.to_thread(self._claim, container.conversation, c, fence, by)
         self._claimed[container.id] = container.conversation
         return replace(container, conversation=c, fence=fence)
+
+    async def _remove_leftovers(self, c: ConversationKey, fence: Fence) -> None:
+        """Nothing may work in a folder whose files are moved."""
+        await self._end_claims_of(c, fence)
+        for left in [one for one in await self._inner.list() if one.conversation == c]:
+            if left.fence > fence:
+                raise LeaseLost(c, fence)
+            await self._inner.stop(left.id, grace_s=0)
 
     async def spares(self) -> Sequence[FoundSpare]:
         """The unclaimed spares of all workers of this host."""

@@ -24,9 +24,9 @@ from infra.wire.ids import ConversationKey, Fence, WorkerId
 from infra.wire.link import AgentSettings
 from worker.hosts.capacity import HostMemory
 from worker.hosts.engine import Engine, fence_of_nobody
-from worker.hosts.folders.moves import TooManyEntries
 from worker.hosts.host import Container, ContainerId, SessionFolders
 from worker.hosts.pool.host import PooledHost
+from worker.hosts.pool.records import NotToBeHad
 from worker.hosts.pool.sizing import DEMAND_WINDOW_S, PoolFacts, wanted_spares
 from worker.hosts.start_slots import SPARE_START_S, Starts
 from worker.waiting import signalled
@@ -70,6 +70,8 @@ class PoolNeeds:
     free_slots: Callable[[], int]
     running: Callable[[], int]
     """Turns that run. A spare would take CPU from them."""
+    memory_mark_mb: int
+    """Spares go before less memory than this is available."""
     living: Callable[[set[WorkerId]], Awaitable[frozenset[WorkerId]]]
 
 
@@ -155,12 +157,12 @@ class WarmPool:
             except LeaseLost:
                 self._discard_soon(spare)
                 raise
-            except OSError as error:
+            except (OSError, ContainerFailed) as error:
                 told = fields(conversation=c, spare=spare.key)
                 log.warning("spare not claimed: %s", error, extra=told)
                 self._discard_soon(spare)
-                if isinstance(error, TooManyEntries):
-                    break
+                if not isinstance(error, NotToBeHad):
+                    break  # The next one would not get its files either.
             else:
                 spare.link.close()
                 self.hits += 1
@@ -245,7 +247,7 @@ class WarmPool:
                 recent_starts=len(self._asked_s),
                 free_slots=self._needs.free_slots(),
                 spares=len(self._ready),
-                spare_memory_mb=self._memory.beyond_need_mb,
+                spare_memory_mb=self._memory.beyond_mb(self._needs.memory_mark_mb),
             )
         )
         if (old := self._unwanted(wanted, now_s)) is not None:

@@ -25,7 +25,7 @@ class PoolFacts:
     spares: int
     """What there is, or is being made."""
     spare_memory_mb: int | None
-    """Available memory beyond what a start needs; None if unknown. Negative if it is short."""
+    """Available memory that nothing else needs; None if unknown. Negative if it is short."""
 
 
 def wanted_spares(facts: PoolFacts) -> int:

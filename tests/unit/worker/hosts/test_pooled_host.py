@@ -155,6 +155,22 @@ async def test_a_start_removes_what_the_conversation_had_as_a_spare(place: Place
     assert (list(place.machine.kept), place.records.all()) == ([cold.id], [])
 
 
+async def test_a_container_that_was_left_is_removed_before_files_are_moved(place: Place) -> None:
+    made = await place.spare()
+    left = await place.start(C, Fence(3))
+    claimed = await place.host.claim(made, C, Fence(5), by=ME)
+    assert left.id not in place.machine.kept
+    assert await place.host.list() == [claimed]
+
+
+async def test_what_a_newer_owner_has_started_is_left_alone(place: Place) -> None:
+    made = await place.spare()
+    newer = await place.start(C, Fence(9))
+    with pytest.raises(LeaseLost):
+        await place.host.claim(made, C, Fence(5), by=ME)
+    assert newer in await place.host.list()
+
+
 async def test_files_move_in_and_what_the_agent_closed_stays_closed(place: Place) -> None:
     made = await place.spare()
     place.write(C, a="1", b="2")

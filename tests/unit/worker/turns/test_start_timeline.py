@@ -96,7 +96,7 @@ async def test_a_cold_turn_tells_its_start_once_and_a_warm_one_nothing(
         await stage.ended(await stage.ask(C, prompt))
 
     [told] = lines(caplog)
-    assert {f"{phase}_ms" for phase in StartPhase} - told.keys() == {"created_ms"}
+    assert {f"{phase}_ms" for phase in StartPhase} - told.keys() == {"created_ms", "spare_ms"}
     assert told["resumed"] is False
 
 
