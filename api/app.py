@@ -6,13 +6,14 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
+from starlette.types import ASGIApp
 
 from api.deps import ApiDeps
 from api.errors import error_response, routing_error
 from api.http.auth import without_key
 from api.http.cross_origin import CrossOrigin
 from api.http.edge import Edge
-from api.http.hot_route import HotRoute
+from api.http.hot_route import HotEndpoint, HotRoute
 from api.routes.chat import PATHS, ChatCompletions, chat_routes
 from api.routes.completions import completion_routes
 from api.routes.health import health_routes
@@ -23,8 +24,28 @@ from infra.wire.base import VERSION
 from infra.wire.errors import AgClusterError, RequestRefused
 
 
-def create_app(deps: ApiDeps) -> FastAPI:
+def create_app(deps: ApiDeps) -> ASGIApp:
     """The API of one replica. `api.main` runs its background loops."""
+    settings = deps.settings
+    chat = ChatCompletions(deps)
+    hot: ASGIApp
+    hot = edge = Edge(
+        HotEndpoint(chat.create_chat_completion),
+        max_body_bytes=settings.max_body_bytes,
+        requests_max=settings.requests_max,
+        bodies_max_bytes=settings.bodies_max_bytes,
+    )
+    framework = _framework(deps, chat)
+    # The last one that is added is the outermost.
+    framework.add_middleware(edge.around)
+    if settings.cors_origins:
+        framework.add_middleware(CrossOrigin, allow_origins=settings.cors_origins)
+        hot = CrossOrigin(edge, allow_origins=settings.cors_origins)
+    return HotRoute(hot, framework, paths=PATHS)
+
+
+def _framework(deps: ApiDeps, chat: ChatCompletions) -> FastAPI:
+    """All routes, and the document about them."""
     app = FastAPI(
         title="AgCluster",
         version=VERSION,
@@ -33,7 +54,6 @@ def create_app(deps: ApiDeps) -> FastAPI:
         redoc_url=None,
         redirect_slashes=False,
     )
-    chat = ChatCompletions(deps)
     app.include_router(chat_routes(chat, max_header_chars=deps.settings.max_header_chars))
     app.include_router(completion_routes(deps))
     app.include_router(session_routes(deps))
@@ -42,17 +62,6 @@ def create_app(deps: ApiDeps) -> FastAPI:
     app.add_exception_handler(AgClusterError, _refuse)
     app.add_exception_handler(HTTPException, _refuse_route)
     app.add_exception_handler(RequestValidationError, _refuse_fields)
-    settings = deps.settings
-    # The last one that is added is the outermost.
-    app.add_middleware(HotRoute, endpoint=chat.create_chat_completion, paths=PATHS)
-    app.add_middleware(
-        Edge,
-        max_body_bytes=settings.max_body_bytes,
-        requests_max=settings.requests_max,
-        bodies_max_bytes=settings.bodies_max_bytes,
-    )
-    if settings.cors_origins:
-        app.add_middleware(CrossOrigin, allow_origins=settings.cors_origins)
     app.openapi = lambda: document(app)  # type: ignore[method-assign]  # FastAPI's own way
     return app
 

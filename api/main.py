@@ -112,6 +112,7 @@ def server_config(deps: ApiDeps) -> uvicorn.Config:
     proxies = list(deps.settings.trusted_proxies)
     return uvicorn.Config(
         create_app(deps),
+        interface="asgi3",
         http=bounded(ConnectionBounds(connections_max=2 * deps.settings.requests_max)),
         # By default, it trusts this machine.
         proxy_headers=bool(proxies),

@@ -59,18 +59,15 @@ class ChunkFrames:
         self._base = f'data: {{{ids},"model":{json.dumps(model)},"system_fingerprint":null'.encode()
         self._include_usage = include_usage
         self._close = b',"usage":null}\n\n' if include_usage else b"}\n\n"
-        opening = self._base + b',"choices":[{"index":0,"delta":{'
-        self._content = opening + b'"content":'
-        self._reasoning = opening + b'"reasoning_content":'
+        self._opening = self._base + b',"choices":[{"index":0,"delta":{'
+        self._content = self._opening + b'"content":'
         self._tail = b'},"logprobs":null,"finish_reason":null}]' + self._close
-        self._role = opening + b'"role":"assistant","content":""' + self._tail
-        self._finish = opening + b'},"logprobs":null,"finish_reason":"'
         self._channels = Channels(display, head=head)
 
     def first(self, n: int = 0) -> bytes:
         """The chunk that opens every answer; `n` is the last event that the client has seen
         before."""
-        return self._mark(n) + self._role
+        return self._mark(n) + self._opening + b'"role":"assistant","content":""' + self._tail
 
     def skip(self, events: Iterable[bytes]) -> None:
         """Events that the client has seen before. They decide about line breaks before the next
@@ -127,7 +124,8 @@ class ChunkFrames:
         `n` is the number of the end event.
         """
         mark = self._mark(n)
-        out = mark + self._finish + FINISH_REASONS[end.end_reason].encode() + b'"}]' + self._close
+        out = mark + self._opening + b'},"logprobs":null,"finish_reason":"'
+        out += FINISH_REASONS[end.end_reason].encode() + b'"}]' + self._close
         if self._include_usage:
             usage = usage_of(end.usage).model_dump_json().encode()
             out += mark + self._base + b',"choices":[],"usage":' + usage + b"}\n\n"
@@ -141,6 +139,10 @@ class ChunkFrames:
         """
         body = {"error": error_body(error), "id": completion_id(turn), "starting_after": n}
         return self._mark(n) + b"data: %b\n\n" % json.dumps(body, separators=(",", ":")).encode()
+
+    @property
+    def _reasoning(self) -> bytes:
+        return self._opening + b'"reasoning_content":'
 
     def _mark(self, n: int) -> bytes:
         """The first line of a block, with its event's number, if the client asked for it."""

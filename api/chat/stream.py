@@ -1,13 +1,13 @@
 """A streamed answer: events, client, keep-alive and shutdown; the first to end stops all.
 
-Differences from `EventSourceResponse`, on purpose:
+Differences from sse-starlette's `EventSourceResponse`, on purpose:
 - It runs four tasks per stream and a cancel scope per event: 60 KiB per idle stream and more than
   half of the cost of a delta. Here there is the request's own task, to which the connection tells
   when the client disconnects; the relay's wait ends in time for the next ping, and one timer per
   stream detects a stuck reader.
 - Bytes are sent as they are, joined per pass of the loop.
 - Deltas that simply continue the text are written where they arrive, without waking the stream's
-  task (`Relay.pushing`, `ClientConnection.push`). The task does everything else: tools, ends,
+  task (`Relay.push_to`, `ClientConnection.push`). The task does everything else: tools, ends,
   pings, gaps, and all that comes while the client reads too slowly.
 - The 200 waits for the first event that settles the outcome (or `commit_after_s`), so that an early
   failure keeps its own status. Pings start after that.
@@ -19,10 +19,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Sequence
+from types import TracebackType
 
-from sse_starlette.sse import EventSourceResponse
+from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from api.chat.chunks import ChunkFrames
@@ -45,7 +45,7 @@ class SlowConsumer(HungUp):
     """The client is connected but has read nothing for the send timeout."""
 
 
-class ChatStream(EventSourceResponse):
+class ChatStream(Response):
     """The answer to `stream: true`. It owns the open answer and leaves it, whatever happens.
 
     Raises the turn's failure as long as the 200 was not sent.
@@ -63,9 +63,8 @@ class ChatStream(EventSourceResponse):
         send_timeout_s: float,
         queue_display: QueueDisplay = QueueDisplay.OFF,
     ) -> None:
-        super().__init__(_nothing(), headers=HEADERS | headers, ping=ping_interval_s)
-        # The server sends this header: the library's would be a duplicate.
-        del self.headers["connection"]
+        super().__init__(headers=HEADERS | headers, media_type="text/event-stream")
+        del self.headers["content-length"]
         self._turn = turn
         self._frames = frames
         self._clock = clock
@@ -100,7 +99,7 @@ class ChatStream(EventSourceResponse):
         last = held[-1] if held and is_end(held[-1]) else None
         if last is not None and not any(map(is_sight, held[:-1])):
             read_end(last)  # Raises for a turn that failed before its first output.
-        async with self._stall.watching():
+        async with self._stall:
             await send(
                 {
                     "type": "http.response.start",
@@ -148,7 +147,8 @@ class ChatStream(EventSourceResponse):
         """Send everything up to the end event. Returns the bytes to send together with it, and the
         event."""
         relay = self._turn.relay
-        with relay.pushing(self._push_now):
+        relay.push_to(self._push_now)
+        try:
             while True:
                 events = await relay.next(until_s=self._ping_at_s)
                 if not events and relay.ahead is None and self._clock.monotonic() < self._ping_at_s:
@@ -159,6 +159,8 @@ class ChatStream(EventSourceResponse):
                     return body, events[-1]
                 if body:
                     await self._push(send, body)
+        finally:
+            relay.push_to(None)
 
     @property
     def _ping_at_s(self) -> float:
@@ -166,7 +168,7 @@ class ChatStream(EventSourceResponse):
         return self._written_s + self._ping_interval_s
 
     def _push_now(self, events: Sequence[bytes], first: int) -> bool:
-        """Write these events, if that needs no waiting and no thinking (`Relay.pushing`)."""
+        """Write these events, if that needs no waiting and no thinking (`Relay.push_to`)."""
         if self._connection is None or self._connection.is_clogged:
             return False
         body = self._frames.render_plain(events, first)
@@ -214,19 +216,25 @@ class _StallTimer:
         self._is_sending = False
         self._since_s: float | None = None
         self._timer: asyncio.TimerHandle | None = None
+        self._block = asyncio.timeout(None)
 
-    @asynccontextmanager
-    async def watching(self) -> AsyncIterator[None]:
-        """The block to watch. Raises `SlowConsumer` if a send in it was stuck."""
+    async def __aenter__(self) -> None:
+        """The block to watch. Raises `SlowConsumer` if its client reads nothing."""
+        await self._block.__aenter__()
+        self._look()
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
         try:
-            async with asyncio.timeout(None) as block:
-                self._look(block)
-                yield
-        except TimeoutError as error:
-            raise SlowConsumer("the client reads nothing") from error
-        finally:
-            if self._timer is not None:
-                self._timer.cancel()
+            await self._block.__aexit__(kind, error, trace)
+        except TimeoutError as late:
+            raise SlowConsumer("the client reads nothing") from late
 
     def begin(self) -> None:
         """A send starts."""
@@ -238,7 +246,7 @@ class _StallTimer:
         self._is_sending = False
         self._since_s = None
 
-    def _look(self, block: asyncio.Timeout) -> None:
+    def _look(self) -> None:
         """Runs four times per limit, so that a stuck client is noticed a quarter of the limit late
         at most."""
         loop = asyncio.get_running_loop()
@@ -248,12 +256,6 @@ class _StallTimer:
         elif self._since_s is None:
             self._since_s = now_s
         if self._since_s is not None and now_s - self._since_s >= self._stall_s:
-            block.reschedule(now_s)
+            self._block.reschedule(now_s)
         else:
-            self._timer = loop.call_later(self._stall_s / 4, self._look, block)
-
-
-async def _nothing() -> AsyncIterator[bytes]:
-    """The library needs an iterator; the relay is read directly."""
-    for line in tuple[bytes, ...]():
-        yield line
+            self._timer = loop.call_later(self._stall_s / 4, self._look)

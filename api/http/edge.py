@@ -13,6 +13,7 @@ import re
 import secrets
 import time
 from collections.abc import Mapping
+from copy import copy
 from urllib.parse import quote
 
 from starlette.datastructures import Headers, MutableHeaders
@@ -72,24 +73,28 @@ class Edge:
         self._requests_max = requests_max
         self._body_stall_s = body_stall_s
         self._held = HeldBodies(bodies_max_bytes)
-        self._open = 0
+        self._open: set[_Exchange] = set()
+
+    def around(self, app: ASGIApp) -> Edge:
+        """The same edge around another application: they share limits and counts."""
+        other = copy(self)
+        other._app = app
+        return other
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        headers = Headers(scope=scope)
-        more: dict[str, str] = {}
         state = scope.setdefault("state", {})
-        state[ANSWER_HEADERS] = more
-        exchange = _Exchange(request_id(headers), send, more)
+        state[ANSWER_HEADERS] = {}
+        exchange = _Exchange(scope, send, state[ANSWER_HEADERS])
         body = BoundedBody(receive, self._max_body_bytes, self._body_stall_s, self._held.request())
         state[BODY] = body
-        self._open += 1
+        self._open.add(exchange)
         try:
-            self._check(scope, headers)
-            meant = {**scope, "path": meant_path(scope["path"], scope["raw_path"])}
-            await self._app(meant, body, exchange.send)
+            self._check(scope)
+            scope["path"] = meant_path(scope["path"], scope["raw_path"])
+            await self._app(scope, body, exchange.send)
         except ClientDisconnect:
             pass  # The client is gone.
         except AgClusterError as error:
@@ -102,12 +107,12 @@ class Edge:
                 raise
             await error_response(AgClusterError())(scope, receive, exchange.send)
         finally:
-            self._open -= 1
+            self._open.remove(exchange)
             body.release()
-            exchange.log(scope)
+            exchange.log()
 
-    def _check(self, scope: Scope, headers: Headers) -> None:
-        if self._open > self._requests_max and not _is_probe(scope):
+    def _check(self, scope: Scope) -> None:
+        if len(self._open) > self._requests_max and not _is_probe(scope):
             raise RequestRefused("", code=ErrorCode.REPLICA_FULL)
         fields_sent = scope["headers"]
         size = sum(len(name) + len(value) for name, value in fields_sent)
@@ -117,7 +122,7 @@ class Edge:
                 f"{HEADERS_MAX_BYTES // 1024} KiB.",
                 code=ErrorCode.HEADERS_TOO_LARGE,
             )
-        length = headers.get("content-length", "0")
+        length = Headers(raw=fields_sent).get("content-length", "0")
         if length.isdigit() and int(length) > self._max_body_bytes:
             raise _too_large(self._max_body_bytes)
 
@@ -125,8 +130,12 @@ class Edge:
 class _Exchange:
     """One request and its answer: adds the headers, remembers the status."""
 
-    def __init__(self, request_id: str, send: Send, more: Mapping[str, str]) -> None:
-        self.request_id = request_id
+    def __init__(self, scope: Scope, send: Send, more: Mapping[str, str]) -> None:
+        headers = Headers(raw=scope["headers"])
+        self.request_id = request_id(headers)
+        # The request itself may be forgotten before its answer is complete.
+        self._method = scope["method"]
+        self._path = None if _is_probe(scope) else _loggable(scope, headers)
         self.status = 0
         self._send = send
         self._more = more
@@ -144,14 +153,14 @@ class _Exchange:
                 headers.setdefault(name, value)
         await self._send(message)
 
-    def log(self, scope: Scope) -> None:
-        if _is_probe(scope):
+    def log(self) -> None:
+        if self._path is None:
             return  # Probes arrive every few seconds and are not worth a log line.
         log.info(
             "answered",
             extra=fields(
-                method=scope["method"],
-                path=_loggable(scope),
+                method=self._method,
+                path=self._path,
                 status=self.status or None,
                 after_ms=round(self._took * 1000, 1),
                 open_s=round(time.perf_counter() - self._began, 2),
@@ -231,11 +240,16 @@ def held_body(request: Request) -> BoundedBody:
     return body
 
 
-def _loggable(scope: Scope) -> str:
+def forget_headers(request: Request) -> None:
+    """The answer needs none of them: an open stream should hold neither kilobytes nor a key."""
+    request.scope["headers"] = []
+
+
+def _loggable(scope: Scope, headers: Headers) -> str:
     """The path as it was sent, because a decoded one could contain a line break. A key in it is
     masked."""
     path: str = scope["path"]
-    shown = without_key(path, Headers(scope=scope))
+    shown = without_key(path, headers)
     if shown != path:
         return quote(shown, safe=_PATH_SIGNS)[:100]
     raw: bytes = scope["raw_path"]

@@ -15,7 +15,7 @@ from api.chat.side_requests import SideRules
 from api.chat.stream import ChatStream
 from api.chat.whole import WholeAnswer
 from api.deps import ApiDeps
-from api.http.edge import held_body
+from api.http.edge import forget_headers, held_body
 from api.routes.openapi import CHAT_BODY, EVENT_STREAM, KEYED, NUMBERS_HEADER, chat_headers, errors
 from api.turns.ask import Ask
 from api.turns.open_answer import OpenAnswer
@@ -51,6 +51,7 @@ class ChatCompletions:
         chat, ask = await self._reader.read(request, caller)
         turn = await deps.turns.open(ask)
         held_body(request).hold(0)  # The answer needs only a few fields of it.
+        forget_headers(request)
         try:
             return _answer(deps, chat, ask, turn, is_numbered=is_numbered)
         except BaseException:

@@ -65,9 +65,7 @@ class TurnLookup:
             after = min(after, record.seq - 1)
         mailbox = held.enter_context(self._relays.attached(record.turn))
         is_far = record.replica != self._relays.replica
-        relay = held.enter_context(
-            self._relays.relay(record.turn, mailbox, after=max(after, 0), is_far=is_far)
-        )
+        relay = self._relays.relay(record.turn, mailbox, held, after=max(after, 0), is_far=is_far)
         return OpenAnswer(relay, held.pop_all())
 
     async def seen(self, record: TurnRecord, *, upto: int) -> list[bytes]:

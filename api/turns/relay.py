@@ -10,8 +10,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from api.turns.merge import Merge
@@ -194,6 +193,7 @@ class Relay:
             else Watch(due)
         )
         self._stopped: AgClusterError | None = None
+        self._push: Push | None = None
         self._page = FIRST_PAGE_ENTRIES
         self.is_place_wanted = False
         """Whether somebody shows `ahead`; otherwise it is not read."""
@@ -218,30 +218,15 @@ class Relay:
         self._stopped = error
         self._mailbox.overflow()  # Wakes the wait.
 
-    @contextmanager
-    def pushing(self, push: Push) -> Iterator[None]:
-        """Until the block ends, live events that arrive during `next` are offered to `push`.
+    def push_to(self, push: Push | None) -> None:
+        """From now on, live events that arrive during `next` are offered to `push` (or to nobody).
 
         Those that it sends count as given out, and `next` sleeps on. So a delta costs no switch of
         tasks. Whatever is not simply the next event wakes `next`, as do events that `push` does not
         send.
         """
-
-        def take(frames: Sequence[Frame]) -> bool:
-            first = self._merge.cursor + 1
-            if not self._merge.continues(frames):
-                return False
-            if not push([frame.payload for frame in frames], first):
-                return False
-            self._merge.pass_over(len(frames))
-            self._watch.heard(self._clock.monotonic(), gap=False, overflowed=False)
-            return True
-
-        self._mailbox.sink = take
-        try:
-            yield
-        finally:
-            self._mailbox.sink = None
+        self._push = push
+        self._mailbox.sink = self._pushed if push is not None else None
 
     def __aiter__(self) -> Relay:
         return self
@@ -271,6 +256,17 @@ class Relay:
                 self.ahead = None
                 return events
         return []
+
+    def _pushed(self, frames: Sequence[Frame]) -> bool:
+        """The mailbox's sink."""
+        first = self._merge.cursor + 1
+        if self._push is None or not self._merge.continues(frames):
+            return False
+        if not self._push([frame.payload for frame in frames], first):
+            return False
+        self._merge.pass_over(len(frames))
+        self._watch.heard(self._clock.monotonic(), gap=False, overflowed=False)
+        return True
 
     async def _hear(self, timeout_s: float) -> list[bytes]:
         if not await self._mailbox.wait(timeout_s):

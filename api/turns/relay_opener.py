@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack
 
 from api.http.drain import Drain
 from api.turns.relay import Mailbox, Relay
 from infra.runtime.clock import Clock
 from infra.runtime.settings import AgentDefaults, LimitSettings
-from infra.store.turns.live import LiveSubscriber
+from infra.store.turns.live import AttachedMailbox, LiveSubscriber
 from infra.store.turns.log import TurnLog
 from infra.store.turns.turns import TurnRecord, TurnStore
 from infra.wire.errors import TurnFailed
@@ -41,11 +40,9 @@ class RelayOpener:
         self._drain = drain
         self._clock = clock
 
-    @contextmanager
-    def attached(self, turn: TurnId) -> Iterator[Mailbox]:
-        """Live frames of the turn are kept until the block ends."""
-        with self._live.attach(turn) as mailbox:
-            yield mailbox
+    def attached(self, turn: TurnId) -> AttachedMailbox:
+        """In its block, live frames of the turn are kept."""
+        return self._live.attach(turn)
 
     async def require_kept(self, record: TurnRecord, *, after: int) -> None:
         """Check that the log still has all events after number `after`.
@@ -59,17 +56,18 @@ class RelayOpener:
         if oldest is not None and oldest > after + 1:
             raise refused(Case.EVENTS_TRIMMED, param="starting_after", events=oldest - 1)
 
-    @contextmanager
     def relay(
         self,
         turn: TurnId,
         mailbox: Mailbox,
+        held: ExitStack,
         *,
         after: int = 0,
         is_fresh: bool = False,
         is_far: bool = False,
-    ) -> Iterator[Relay]:
-        """The events after number `after`. If this replica shuts down, the relay is told to end."""
+    ) -> Relay:
+        """The events after number `after`. If this replica shuts down before `held` is closed, the
+        relay is told to end."""
         relay = Relay(
             turn,
             mailbox=mailbox,
@@ -82,8 +80,8 @@ class RelayOpener:
             is_fresh=is_fresh,
             is_far=is_far,
         )
-        with self._drain.holds(lambda: relay.stop(_shutting_down())):
-            yield relay
+        held.enter_context(self._drain.holds(lambda: relay.stop(_shutting_down())))
+        return relay
 
 
 def _shutting_down() -> TurnFailed:

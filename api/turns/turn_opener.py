@@ -87,20 +87,20 @@ class TurnOpener:
             new = self._new_turn(ask, await self._conversation(ask))
             turn, conversation, is_far = new.request.turn, new.request.conversation, False
             # Attached before the submit, so that not even the first frame is missed.
-            attached = held.enter_context(ExitStack())
-            mailbox = attached.enter_context(self._relays.attached(turn))
+            attachment = self._relays.attached(turn)
+            mailbox = held.enter_context(attachment)
             joined = await self._submit(new, ask)
             if joined is None:
                 await self._note_name(ask, conversation)
             with self._left_if_it_fails(joined.turn if joined else turn, new):
                 if joined is not None:
                     await self._relays.require_kept(joined, after=0)
-                    attached.close()
+                    attachment.detach()
                     turn, conversation = joined.turn, joined.conversation
                     is_far = joined.replica != self._relays.replica
                     mailbox = held.enter_context(self._relays.attached(turn))
-                relay = held.enter_context(
-                    self._relays.relay(turn, mailbox, is_fresh=joined is None, is_far=is_far)
+                relay = self._relays.relay(
+                    turn, mailbox, held, is_fresh=joined is None, is_far=is_far
                 )
                 return self._held(ask, new, conversation, relay, held.pop_all())
 

@@ -133,8 +133,9 @@ class SubAgents:
     def __init__(self) -> None:
         self._tasks: dict[str, str] = {}
         self._parents: dict[str, str | None] = {}
-        self._working: set[str] = set()
-        self._crowded: set[str] = set()
+        # Most answers have no sub-agent, and an empty set is large.
+        self._working: frozenset[str] = frozenset()
+        self._crowded: frozenset[str] = frozenset()
 
     def signed(self, event: Event) -> Event:
         """The event, with the task of its sub-agent if others run beside that one."""
@@ -143,7 +144,7 @@ class SubAgents:
         if not isinstance(event, ToolCall | ToolResult):
             return event
         if isinstance(event, ToolResult):
-            self._working.discard(event.id)
+            self._working -= {event.id}
             if event.id in self._crowded:
                 summary = f"{self._tasks[event.id]}: {event.summary}"
                 return event.model_copy(update={"summary": summary})
@@ -157,7 +158,7 @@ class SubAgents:
         self._parents[call.id] = call.parent
         if beside := self._working - self._around(call):
             self._crowded |= beside | {call.id}
-        self._working.add(call.id)
+        self._working |= {call.id}
 
     def _around(self, call: ToolCall) -> set[str]:
         """The sub-agents that it works for."""

@@ -11,7 +11,8 @@ import asyncio
 import logging
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from contextlib import aclosing, contextmanager
+from contextlib import AbstractContextManager, aclosing
+from types import TracebackType
 
 from redis.asyncio import Redis
 
@@ -117,6 +118,44 @@ class LivePublisher:
         )
 
 
+class AttachedMailbox(AbstractContextManager[LiveTurn]):
+    """A mailbox that gets a turn's frames while the block runs. (There is one for each open answer,
+    and a generator would take three times the memory.)"""
+
+    __slots__ = ("_attached", "_mailbox", "_turn")
+
+    def __init__(
+        self,
+        attached: defaultdict[TurnId, list[LiveTurn]],
+        turn: TurnId,
+        mailbox: LiveTurn,
+    ) -> None:
+        self._attached = attached
+        self._turn = turn
+        self._mailbox = mailbox
+
+    def __enter__(self) -> LiveTurn:
+        self._attached[self._turn].append(self._mailbox)
+        return self._mailbox
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.detach()
+
+    def detach(self) -> None:
+        """No more frames. Harmless if it was done before."""
+        self._mailbox.close()
+        mailboxes = self._attached.get(self._turn, [])
+        if self._mailbox in mailboxes:
+            mailboxes.remove(self._mailbox)
+            if not mailboxes:
+                del self._attached[self._turn]
+
+
 class LiveSubscriber:
     """An API replica's receiving side of the fast path: one SUBSCRIBE for the process.
 
@@ -174,19 +213,10 @@ class LiveSubscriber:
                 else:
                     self._deliver(message)
 
-    @contextmanager
-    def attach(self, turn: TurnId) -> Iterator[LiveTurn]:
-        """The mailbox gets frames of this turn until the block ends. Several relays may attach."""
+    def attach(self, turn: TurnId) -> AttachedMailbox:
+        """In its block, the mailbox gets frames of this turn. Several relays may attach."""
         mailbox = LiveTurn(frames_max=self._frames_max, bytes_max=self._bytes_max)
-        attached = self._mailboxes[turn]
-        attached.append(mailbox)
-        try:
-            yield mailbox
-        finally:
-            mailbox.close()
-            attached.remove(mailbox)
-            if not attached:
-                del self._mailboxes[turn]
+        return AttachedMailbox(self._mailboxes, turn, mailbox)
 
     def _deliver(self, message: bytes) -> None:
         """Distribute the frames of a message, which belong to many turns: a bad frame only affects

@@ -174,6 +174,29 @@ async def test_a_connection_does_not_tell_while_a_body_is_owed() -> None:
     assert answers == [False]
 
 
+async def test_requests_that_are_sent_at_once_are_answered_one_after_the_other() -> None:
+    begun: list[int] = []
+
+    async def answer(connection: ClientConnection, send: Send) -> None:
+        begun.append(len(begun))
+        number = b"%d" % begun[-1]
+        await send(START)
+        await send(part(b"begin " + number))
+        await asyncio.sleep(0.01)
+        assert connection.push(b" end " + number)
+        await send(part(b"", more=False))
+
+    async with served(answer) as address, asyncio.timeout(20):
+        reader, writer = await asyncio.open_connection(*address)
+        writer.write(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n" * 3)
+        raw = b""
+        for _ in range(3):
+            raw += await reader.readuntil(b"0\r\n\r\n")
+        writer.close()
+    said = [line for line in raw.split(b"\r\n") if line.startswith((b"begin", b" end"))]
+    assert said == [b"begin 0", b" end 0", b"begin 1", b" end 1", b"begin 2", b" end 2"]
+
+
 async def test_a_client_that_is_gone_takes_no_push() -> None:
     begun, is_refused = asyncio.Event(), asyncio.Event()
 

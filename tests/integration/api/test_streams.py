@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import socket
 import time
@@ -11,6 +12,7 @@ from typing import Any
 import httpx
 import pytest
 
+from api.http.connection import BoundedConnection
 from infra.wire.errors import ErrorCode
 from infra.wire.events import TextDelta, ThinkingDelta
 from infra.wire.ids import TurnId
@@ -84,6 +86,22 @@ async def test_hang_up_while_queued_cancels_the_turn() -> None:
         record = await api.store.turns.get(TurnId(turn.decode().removeprefix("test:turn:")))
         assert record is not None
         assert record.state is TurnState.CANCELLED
+
+
+async def test_an_open_stream_holds_neither_its_request_nor_its_key() -> None:
+    """A thousand of them are open at a time, most of them silent."""
+    async with running_api(HELD) as api:
+        answer = await open_until(api, "hold", b"so far")
+        open_ones = [
+            one
+            for one in gc.get_objects()
+            if isinstance(one, BoundedConnection) and not one.cycle.response_complete
+        ]
+        held = [[*one.headers, *one.scope["headers"]] for one in open_ones]
+        api.worker.gates["rest"].set()
+        assert b"[DONE]" in await rest_of(answer)
+        await answer.aclose()
+    assert held == [[]]
 
 
 async def test_turn_goes_on_without_its_client_when_asked_to() -> None:

@@ -110,7 +110,7 @@ class Log:
     async def read(self, turn: TurnId, *, after: int, limit: int = 1000) -> LogPage:
         self.reads += 1
         page = [(n, e) for n, e in sorted(self.events.items()) if n > after][:limit]
-        return LogPage(page, self.state)
+        return LogPage(page, self.state, len(page))
 
     async def newest(self, turn: TurnId) -> bytes | None:
         return self.events[max(self.events)] if self.events else None

@@ -7,7 +7,7 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.types import Message, Receive, Scope, Send
 
-from api.http.hot_route import HotRoute
+from api.http.hot_route import HotEndpoint, HotRoute
 
 
 async def framework(scope: Scope, receive: Receive, send: Send) -> None:
@@ -39,6 +39,6 @@ async def test_only_posts_to_the_hot_paths_pass_the_framework(
     async def send(message: Message) -> None:
         sent.extend(message.get("body", b""))
 
-    app = HotRoute(framework, endpoint=endpoint, paths=("/hot", "/as-hot"))
+    app = HotRoute(HotEndpoint(endpoint), framework, paths=("/hot", "/as-hot"))
     await app({"type": "http", "method": method, "path": path, "headers": []}, receive, send)
     assert sent == told
