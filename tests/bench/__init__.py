@@ -18,13 +18,15 @@ Which module answers which question:
     starts              cold, pooled and resumed conversations; the phases of a cold start
     hibernation         what a hibernated conversation holds
     burst               many new conversations at once
+    profiles            where API and worker spend their CPU
     border_cost         the worker's look at one event
     fleet_cost          what a thousand workers cost Redis while nobody asks
     fleet_memory        what warm and idle conversations hold
     redis_bytes         what a conversation takes in Redis
 
 `starts`, `hibernation`, `burst` and `fleet_memory` need real agents; the others have stand-ins for
-them. The last three are not part of `make bench`.
+them. `profiles` and the last three
+are not part of `make bench`.
 
 `raw_client` asks and measures, `quick_model` and `stand_in` are what is asked, `field` puts them
 side by side, `cpu` and `redis_cost` count, `section` says what was found, `marks` what is wanted of

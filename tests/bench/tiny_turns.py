@@ -29,7 +29,7 @@ async def measure(field: Field, is_quick: bool) -> Section:
     )
     seconds, rounds = (0.5, 1) if is_quick else (2.0, ROUNDS)
     counted = redis_cost.Counted(field.cluster.redis_url)
-    runs = {target.name: _Run(target) for target in field.targets}
+    runs = {target.name: Run(target) for target in field.targets}
     for target in field.targets:
         await target.warm_up(CONNECTIONS)
     for _ in range(rounds):
@@ -48,7 +48,7 @@ async def measure(field: Field, is_quick: bool) -> Section:
     return out
 
 
-class _Run:
+class Run:
     """One target's turns."""
 
     def __init__(self, target: Target) -> None:
