@@ -11,7 +11,8 @@ Which module answers which question:
     paced_streams       age of a delta, CPU and commands for a delta, deltas/s per core, by load
     starting_at_once    the first delta of 50 and of 200 streams that begin at the same moment
     silent_streams      KiB of an open stream that says nothing
-    long_conversations  a turn after a thousand turns, beside one after ten
+    conversation_length a turn after a thousand turns, beside one after ten
+    long_conversation   the store's part of that, without agents and HTTP
     idle                what Redis is asked while nobody asks anything
     counts              Redis' scripts, requests and commands for a turn and a delta; their limits
     replicas            the same with two and four API and worker processes

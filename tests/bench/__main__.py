@@ -20,11 +20,11 @@ import uvloop
 from tests.bench import (
     border_cost,
     burst,
+    conversation_length,
     counts,
     first_words,
     hibernation,
     idle,
-    long_conversations,
     marks,
     paced_streams,
     plots,
@@ -58,7 +58,7 @@ HOT: dict[str, Sequence[Measure]] = {
         paced_streams.at(1000, deltas=100, rounds=1),
     ],
     "silent": [silent_streams.measure],
-    "long": [long_conversations.measure],
+    "long": [conversation_length.measure],
 }
 """Measured on clusters with stand-in agents, each line on one of its own."""
 OTHERS: dict[str, Callable[[bool], Awaitable[Section]]] = {
@@ -75,9 +75,10 @@ EVERYTHING = (*HOT, *OTHERS)
 class Run:
     """One run's sections, printed as they come."""
 
-    def __init__(self, *, is_quick: bool, program: str | None) -> None:
+    def __init__(self, *, is_quick: bool, program: str | None, keep_in: Path | None) -> None:
         self._is_quick = is_quick
         self._program = program
+        self._keep_in = keep_in
         self.results = results.of_this_machine()
         self.sections: list[str] = []
 
@@ -93,7 +94,10 @@ class Run:
             except NotHere as reason:
                 self._say(f"*Not measured: {name}. {reason}*")
             print(f"({name}: {time.monotonic() - began_s:.0f} s)", end="\n\n", flush=True)
-        self.results.conclude()
+            self.results.conclude()
+            if self._keep_in:
+                # A run that is ended has kept what it found.
+                self.results.save(self._keep_in)
 
     async def _hot(self, measures: Sequence[Measure]) -> None:
         with field_of(program=self._program) as field:
@@ -136,14 +140,12 @@ def main() -> None:
         parser.error(f"no such section: {', '.join(sorted(unknown))} (of {', '.join(EVERYTHING)})")
     before = Results.load(given.before) if given.before else None
     program = find_litellm(given.litellm, given.install_litellm)
-    run = Run(is_quick=given.quick, program=program)
+    run = Run(is_quick=given.quick, program=program, keep_in=given.save)
     # The client shares the machine with what it measures, so it has to be cheap.
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(run.go(names))
     table = marks.table(run.results.figures, before.figures if before else None)
     print(table)
-    if given.save:
-        run.results.save(given.save)
     if given.write:
         write(given.write, run, table, before)
 
@@ -153,12 +155,17 @@ def write(page: Path, run: Run, table: str, before: Results | None) -> None:
     heads = [f"Now: {run.results.headline()}"]
     if before:
         heads.append(f"Before: {before.headline()}")
+    folder = page.with_suffix("")
     document = Document(page)
     document.put("marks", "\n\n".join([table, *heads]))
+    drawn = plots.draw(run.results, before, folder)
+    document.put(
+        "plots",
+        "\n\n".join(f"![{title}]({folder.name}/{file})" for title, file in drawn)
+        or "No plots: matplotlib is not installed.",
+    )
     document.put("bench", "\n\n".join(run.sections))
     document.save()
-    for drawn in plots.draw(run.results, before, page.with_suffix("")):
-        print(f"drawn: {drawn}")
 
 
 if __name__ == "__main__":

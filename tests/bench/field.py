@@ -6,6 +6,7 @@ is a caller's place: a connection of its own and, at ours, a conversation of its
 
 from __future__ import annotations
 
+import asyncio
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -26,6 +27,7 @@ TITLES = {DIRECT: "model asked directly", LITELLM: "LiteLLM proxy", OURS: "AgClu
 AT_ONCE = "count 1"
 """Answered with one delta, at once."""
 LITELLM_LANES_MAX = 400
+WARM_AT_ONCE = 8
 
 
 @dataclass
@@ -50,8 +52,11 @@ class Target:
 
     async def warm_up(self, lanes: int) -> None:
         """Connections, conversations and code are warm before anything counts."""
-        for lane in range(min(lanes, self.lanes_max)):
-            await self.ask(AT_ONCE, lane=lane)
+        able = min(lanes, self.lanes_max)
+        for first in range(0, able, WARM_AT_ONCE):
+            async with asyncio.TaskGroup() as group:
+                for lane in range(first, min(able, first + WARM_AT_ONCE)):
+                    group.create_task(self.ask(AT_ONCE, lane=lane))
 
     def hang_up(self) -> None:
         """Close every connection."""

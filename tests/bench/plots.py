@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +15,11 @@ SIZE_IN = (7.0, 3.6)
 ISOLATIONS = ("docker", "bubblewrap")
 
 
-def draw(now: Results, before: Results | None, folder: Path) -> Iterator[Path]:
-    """Draw what there are figures for, into this folder; nothing without matplotlib."""
+def draw(now: Results, before: Results | None, folder: Path) -> list[tuple[str, str]]:
+    """Draw what there are figures for, into this folder: title and file name of each plot.
+
+    Nothing without matplotlib.
+    """
     try:
         import matplotlib
 
@@ -24,17 +27,19 @@ def draw(now: Results, before: Results | None, folder: Path) -> Iterator[Path]:
         from matplotlib import pyplot
     except ImportError:
         print("(no plots: `pip install -e '.[bench]'` brings matplotlib)")
-        return
+        return []
     # The same figures make the same file.
     matplotlib.rcParams["svg.hashsalt"] = "agcluster"
     folder.mkdir(exist_ok=True)
-    for name, plot in (("load", _load), ("length", _length), ("start", _start)):
+    drawn = []
+    for name, (title, plot) in PLOTS.items():
         figure, axes = pyplot.subplots(figsize=SIZE_IN)
         if plot(axes, now.figures, before.figures if before else {}):
             figure.tight_layout()
             figure.savefig(folder / f"{name}.svg", metadata={"Date": None})
-            yield folder / f"{name}.svg"
+            drawn.append((title, f"{name}.svg"))
         pyplot.close(figure)
+    return drawn
 
 
 def series(figures: Figures, pattern: str, target: str) -> list[tuple[int, float]]:
@@ -133,3 +138,10 @@ def _is_drawn(axes: Any) -> bool:
     axes.legend(fontsize="small")
     axes.grid(visible=True, which="both", alpha=0.2)
     return True
+
+
+PLOTS = {
+    "load": ("Age of a delta on arrival, by the number of streams", _load),
+    "length": ("CPU of a turn, by the turns its conversation has had", _length),
+    "start": ("The phases of a cold start", _start),
+}

@@ -49,7 +49,8 @@ async def test_a_quick_bench_measures_everything(tmp_path: Path) -> None:
     for part in ("docker", "bwrap", "sdk"):
         need(part)
     page, kept = tmp_path / "page.md", tmp_path / "run.json"
-    page.write_text("<!-- marks -->\n<!-- /marks -->\n<!-- bench -->\n<!-- /bench -->\n")
+    places = ("marks", "plots", "bench")
+    page.write_text("".join(f"<!-- {name} -->\n<!-- /{name} -->\n" for name in places))
     output = await output_of(
         *("tests.bench", "--quick", "--save", str(kept), "--write", str(page)), within_s=380
     )

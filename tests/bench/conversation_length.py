@@ -1,4 +1,4 @@
-"""What a turn costs when its conversation is long: `python -m tests.bench.long_conversations`.
+"""What a turn costs when its conversation is long: `python -m tests.bench.conversation_length`.
 
 Conversations grow to a thousand turns; then turns of theirs and of young ones (after ten turns) are
 measured in turn. Once for a thin client, which sends its new message only, once for one that
