@@ -11,24 +11,20 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Coroutine, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field
 from typing import Any
 
-from infra.runtime.clock import Clock
 from infra.runtime.logs import fields
-from infra.runtime.settings import Settings
-from infra.store.conversations.leases import RENEW_EVERY_S, SELF_FENCE_AFTER_S
-from infra.store.open import Store
 from infra.store.placement.queue import SideClaims
-from infra.store.placement.workers import BEAT_EVERY_S, Resubscribed, WorkerRecord
+from infra.store.placement.workers import Resubscribed, WorkerRecord
 from infra.wire.base import VERSION
 from infra.wire.control import CancelTurn, DrainWorker, StopSession, TurnWaits
 from infra.wire.errors import AgClusterError, ContainerFailed
 from infra.wire.ids import ConversationKey, TurnId, WorkerId
 from infra.wire.states import WORKER_TRANSITIONS, WorkerState
-from worker.gateway_client.registrar import Gateway, GatewayRegistrar
+from worker.assembly import PartWishes, assembled
+from worker.assembly import Surroundings as Surroundings
 from worker.hosts.blocking import BlockingCalls
 from worker.hosts.capacity import (
     HostMemory,
@@ -37,28 +33,15 @@ from worker.hosts.capacity import (
     slots_for,
     water_marks,
 )
-from worker.hosts.engine import Engine
-from worker.hosts.folders.folders import Folders
 from worker.hosts.folders.machine import machine_of, refusal, strangers
 from worker.hosts.folders.owner import DataOwner, HeldFolder, hold
-from worker.hosts.folders.workspace import WorkspaceGauge
-from worker.hosts.host import Container, ContainerHost
-from worker.hosts.pool.host import PooledHost
-from worker.hosts.pool.pool import PoolNeeds, WarmPool
-from worker.hosts.pool.records import SpareRecords
-from worker.hosts.start_slots import Starts, starts_at_once
+from worker.hosts.host import Container
 from worker.lanes import WorkerLane
 from worker.life import Life
-from worker.log_flusher import LogFlusher
-from worker.meter_rounds import MeterRounds
-from worker.ownership import Ownership
-from worker.parts import Timings, WorkerParts
 from worker.placement.hibernation import MemoryRelief
 from worker.placement.placement import Placement
 from worker.placement.reaper import Reaper
 from worker.side.lane import SideLane
-from worker.turns.agent_settings import usual_settings
-from worker.turns.spare_link import SpareLinks
 from worker.waiting import periodically, until_store_answers
 
 log = logging.getLogger(__name__)
@@ -67,23 +50,6 @@ REMOVAL_THREADS = 2
 """Removing an agent's files may take minutes; starts do not wait for these threads."""
 
 SIBLING_LOOK_EVERY_S = 1.0
-
-
-@dataclass(frozen=True)
-class Surroundings:
-    """A worker's environment: everything that differs between a deployment and a test."""
-
-    settings: Settings
-    store: Store
-    host: ContainerHost
-    gateway: Gateway
-    clock: Clock
-    timings: Timings = field(default_factory=Timings)
-    renew_every_s: float = RENEW_EVERY_S
-    fence_after_s: float = SELF_FENCE_AFTER_S
-    beat_every_s: float = BEAT_EVERY_S
-    available_memory_mb: Callable[[], int | None] | None = None
-    """None: as the settings say."""
 
 
 class WorkerProcess:
@@ -111,13 +77,20 @@ class WorkerProcess:
         read_mb = around.available_memory_mb or memory_reader(settings.meminfo_file)
         self._memory = HostMemory(read_mb, needed_mb=needed_mb)
         self._removals = BlockingCalls("removals", threads=REMOVAL_THREADS)
-        self._host = PooledHost(
-            around.host,
-            SpareRecords(settings.data_dir),
-            Folders(settings.data_dir, later=self._removals.later),
-            on_spare_ended=lambda id: self.parts.pool.ended(id),
+        self.parts = assembled(
+            worker,
+            around,
+            memory=self._memory,
+            removals=self._removals,
+            wishes=PartWishes(
+                on_engine=self._on_engine,
+                on_room=self._on_room,
+                on_cancelled=self._on_cancelled,
+                free_slots=lambda: self.placement.slots - self.placement.used,
+                running=lambda: self.placement.running,
+                spares_above_mb=self._water_marks.low_mb,
+            ),
         )
-        self.parts = self._assembled(around)
         self.placement = Placement(
             self.parts,
             slots=slots,
@@ -148,97 +121,6 @@ class WorkerProcess:
         self._told_to_drain = asyncio.Event()
         self._has_left = False
         self._is_retiring = settings.retire_on_exit
-
-    def _assembled(self, around: Surroundings) -> WorkerParts:
-        settings, store, clock = around.settings, around.store, around.clock
-        folders = Folders(settings.data_dir, later=self._removals.later)
-        engine = Engine(
-            self._host,
-            folders,
-            settings,
-            clock,
-            worker=self.worker,
-            has_egress=settings.has_egress,
-            cool_down_s=around.timings.engine_cool_down_s,
-            cool_down_max_s=around.timings.engine_cool_down_max_s,
-            on_change=self._on_engine,
-        )
-        starts = Starts(
-            store.starts,
-            clock,
-            self._memory,
-            host=around.host.host,
-            most=starts_at_once(settings.start_slots),
-            keep_every_s=around.timings.keep_starts_every_s,
-            on_over=self._on_room,
-        )
-        ownership = Ownership(
-            store.leases,
-            clock,
-            worker=self.worker,
-            host=around.host.host,
-            on_cancelled=self._on_cancelled,
-            renew_every_s=around.renew_every_s,
-            fence_after_s=around.fence_after_s,
-        )
-        return WorkerParts(
-            worker=self.worker,
-            host_id=around.host.host,
-            timings=around.timings,
-            agents=settings,
-            models=settings,
-            budgets=settings,
-            side=settings,
-            isolation=settings,
-            cluster=settings,
-            limits=settings,
-            clock=clock,
-            host=self._host,
-            engine=engine,
-            starts=starts,
-            pool=self._pool(engine, starts),
-            folders=folders,
-            gauge=WorkspaceGauge(),
-            gateway=GatewayRegistrar(around.gateway, clock, on_superseded=ownership.superseded),
-            ownership=ownership,
-            turns=store.turns,
-            logs=LogFlusher(store.log, clock, every_s=around.timings.log_every_s),
-            usage=store.usage,
-            meters=MeterRounds(clock, every_s=around.timings.meter_every_s),
-            conversations=store.conversations,
-            transcripts=store.transcripts,
-            queue=store.queue,
-            room=store.room,
-            registry=store.workers,
-            live=store.publisher(),
-        )
-
-    def _pool(self, engine: Engine, starts: Starts) -> WarmPool:
-        around, settings = self._around, self._around.settings
-        links = SpareLinks(
-            around.clock,
-            around.timings,
-            worker=self.worker,
-            timeout_s=settings.container_start_timeout_s,
-        )
-        return WarmPool(
-            self._host,
-            engine,
-            starts,
-            self._memory,
-            around.clock,
-            settings,
-            worker=self.worker,
-            prepare=links.prepare,
-            needs=PoolNeeds(
-                settings=usual_settings(settings, settings),
-                free_slots=lambda: self.placement.slots - self.placement.used,
-                running=lambda: self.placement.running,
-                # Before conversations are hibernated for it.
-                memory_mark_mb=self._water_marks.low_mb,
-                living=around.store.workers.living,
-            ),
-        )
 
     async def run(self, stop: asyncio.Event) -> None:
         """Work until `stop` is set, then leave. A loop that dies ends the worker with its error.

@@ -13,6 +13,7 @@ from infra.wire.states import TurnState
 from tests.fakes.memory_host import BrokenHost
 from tests.fakes.worker_stage import RunningWorker, Stage, conversation, eventually
 from worker.hosts.host import Container
+from worker.hosts.pool.host import PooledHost
 from worker.hosts.pool.pool import WarmPool
 
 C, D = conversation("one"), conversation("two")
@@ -26,6 +27,12 @@ async def stage(redis: Redis) -> AsyncIterator[Stage]:
 
 def pool_of(worker: RunningWorker) -> WarmPool:
     return worker.process.parts.pool
+
+
+def host_of(worker: RunningWorker) -> PooledHost:
+    host = worker.process.parts.host
+    assert isinstance(host, PooledHost)
+    return host
 
 
 async def worker_with_spares(stage: Stage, count: int = 1, **more: object) -> RunningWorker:
@@ -105,7 +112,7 @@ async def test_a_spare_that_died_is_handed_to_nobody(stage: Stage) -> None:
 
 async def test_a_spare_that_dies_in_the_claim_is_not_noticed_by_the_user(stage: Stage) -> None:
     worker = await worker_with_spares(stage)
-    host = worker.process._host
+    host = host_of(worker)
     claim = host.claim
 
     async def claim_and_kill(container: Container, *args: object, **more: object) -> Container:
@@ -130,7 +137,7 @@ async def test_a_spare_that_cannot_be_claimed_leaves_the_start_as_it_was(stage: 
     async def refuse(*_: object, **__: object) -> Container:
         raise OSError("no space left on device")
 
-    worker.process._host.claim = refuse  # type: ignore[method-assign]
+    host_of(worker).claim = refuse  # type: ignore[method-assign]
     turn = await stage.ask(C, "echo hello")
     assert (await stage.ended(turn)).state is TurnState.DONE
     assert len(stage.agents[C]) == 1
