@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import pytest
+import uvloop
 
 from infra.store.server.commands import runner_of
 from infra.store.server.connection import connect, dedicated, translate
@@ -49,6 +51,28 @@ async def ask(url: str, files: TlsFiles) -> None:
     finally:
         await client.aclose()
         await waiting.aclose()
+
+
+@pytest.mark.parametrize("is_tls", [True, False])
+def test_the_connection_for_commands_works_on_the_loop_of_the_programs(
+    made: Certificates, is_tls: bool
+) -> None:
+    """uvloop's transports are handed over too, and more is sent at once than they take."""
+
+    async def ask_much() -> None:
+        async with tls_redis(made, made.good) as server:
+            url = server.tls_url() if is_tls else server.url
+            files = TlsFiles(ca=made.ca) if is_tls else TlsFiles()
+            client = connect(url, timeout_s=20, name="test", tls=files)
+            try:
+                asked = [client.commands.run("ECHO", f"{i} ".ljust(60_000)) for i in range(100)]
+                answers = await asyncio.gather(*asked)
+                assert [int(answer.split()[0]) for answer in answers] == [*range(100)]
+            finally:
+                await client.aclose()
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(ask_much())
 
 
 @pytest.mark.parametrize("host", ["localhost", "127.0.0.1"])
