@@ -83,6 +83,8 @@ class PipelinedCommands:
         requests = [self._new(_packed(command)) for command in commands]
         self._unsent.extendleft(reversed(requests))
         self._send()
+        if len(requests) == 1:
+            return [await requests[0].answer]  # The usual case; gathering costs more than sending.
         return await asyncio.gather(*(request.answer for request in requests))
 
     async def aclose(self) -> None:
