@@ -20,7 +20,7 @@ from infra.wire.events import Event, TurnEnded, decode_event
 from infra.wire.foreign import foreign
 from infra.wire.ids import TurnId, turn_meant
 
-PAGE_EVENTS = 500
+PAGE_ENTRIES = 100
 LOOK_EVERY_S = 0.25
 """The log's own interval in seconds: live events are logged this late at most."""
 
@@ -120,11 +120,11 @@ async def _find(store: Store, turn: str) -> TurnRecord:
 
 async def _tail(store: Store, turn: TurnId, *, after: int, follow: bool, as_json: bool) -> None:
     while True:
-        page = await store.log.read(turn, after=after, limit=PAGE_EVENTS)
+        page = await store.log.read(turn, after=after, limit=PAGE_ENTRIES)
         for n, payload in page.events:
             after = n
             say(f"{n} {_json(payload)}" if as_json else f"{n:>6} {_line(payload)}")
-        if len(page.events) == PAGE_EVENTS:
+        if page.entries == PAGE_ENTRIES:
             continue
         if not follow or page.state is None or page.state.is_terminal:
             return

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from api.chat.vocabulary import completion_id
+from infra.cli.ops.turns import PAGE_ENTRIES
 from infra.store.keys import Keys
 from infra.store.placement.workers import WorkerRecord
 from infra.wire.control import CancelTurn, DrainWorker
@@ -208,6 +209,17 @@ async def test_events_of_a_turn_are_printed(scene: Scene, agcluster: Command) ->
         ["3", "end"],
     ]
     assert [line.split(" ", 1)[0] for line in rest.splitlines()] == ["2", "3"]
+
+
+async def test_a_log_longer_than_a_page_is_printed_whole(scene: Scene, agcluster: Command) -> None:
+    """Most of its entries are runs of events."""
+    lease, turn = await scene.begin()
+    count = 0
+    for i in range(PAGE_ENTRIES + 5):
+        await scene.store.log.append(lease, turn, some_text(count + 1, 1 + i % 3))
+        count += 1 + i % 3
+    printed = await agcluster.told("turns", "tail", turn, "--no-follow")
+    assert [int(line.split()[0]) for line in printed.splitlines()] == [*range(1, count + 1)]
 
 
 async def test_what_an_agent_said_does_nothing_to_a_terminal(
