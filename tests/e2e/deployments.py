@@ -116,7 +116,7 @@ def scripted_model() -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
 def embedded(isolation: str, **settings: str) -> Iterator[Deployment]:
     """`agcluster up` with a scripted upstream; stopped by SIGINT, as Ctrl-C does.
 
-    In Docker without spares unless told otherwise, because there tests count containers.
+    Without spares unless told otherwise, because tests count containers and try cold starts.
     """
     with scripted_model() as (model_url, _), tempfile.TemporaryDirectory(prefix="agc-") as folder:
         port = free_port()
@@ -133,7 +133,7 @@ def embedded(isolation: str, **settings: str) -> Iterator[Deployment]:
             "AGCLUSTER_MODELS": f"{MODEL},fake-error-401,fake-error-429,fake-error-529",
             "AGCLUSTER_MODEL_ALIASES": f"claude-sonnet-4.5={MODEL}",
             "AGCLUSTER_IDLE_TIMEOUT_S": IDLE_TIMEOUT_S,
-            **({"AGCLUSTER_SPARES_MAX": "0"} if isolation == "docker" else {}),
+            "AGCLUSTER_SPARES_MAX": "0",
             **settings,
         }
         with log.open("wb") as output:

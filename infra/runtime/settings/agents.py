@@ -154,7 +154,7 @@ class PoolSettings(Section):
         "conversation's first words come at once.",
     )
     spares_max: int = Field(
-        0,
+        4,
         ge=0,
         description="Spare agents of one worker when many conversations start. A spare takes about "
         "140 MB. 0: no spares.",
