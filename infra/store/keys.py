@@ -31,7 +31,8 @@ class Keys:
         owner_host, retention, idle_timeout, lane, resends (1: the client sends its history),
         transcript_full (an SDK session too large to keep), hibernated (why its container was
         stopped early: memory or room; until it has one again), hibernated_at (ms), begun (how
-        many of its turns submit began). Scripts write it; lives for the retention."""
+        many of its turns submit began), kept_until (ms). Scripts write it; lives for the
+        retention, and up to an eighth longer."""
         return f"{self.prefix}:conv:{c}"
 
     def todo(self, c: ConversationKey) -> str:
@@ -88,8 +89,8 @@ class Keys:
         idem, on_disconnect, cancel, delivered, key_sealed, key_expires, base
         (`infra.store.turns.history`), sdk_session, remembered, given (the worker that take handed
         it to), unowned (since when a begun one has no owner), options (its conversation's, as they
-        were at its submit), begun (its number, if submit began it), known (the accepted prompts
-        then). Scripts write it; for an hour after the end."""
+        were at its submit), request_bytes, begun (its number, if submit began it), known (the
+        accepted prompts then). Scripts write it; for an hour after the end."""
         return f"{self.prefix}:turn:{turn}"
 
     def turn_request(self, turn: TurnId) -> str:

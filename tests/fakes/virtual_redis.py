@@ -351,6 +351,10 @@ class VirtualRedis:
         self._drop_if_empty(_text(key), found)
         return before - len(found)
 
+    def _do_smismember(self, key: bytes, *members: bytes) -> list[int]:
+        found = self._find(_text(key)) or set()
+        return [int(member in found) for member in members]
+
     def _do_sismember(self, key: bytes, member: bytes) -> int:
         return int(member in (self._find(_text(key)) or ()))
 

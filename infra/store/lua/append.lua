@@ -16,6 +16,8 @@
 -- the rest is logged. XADD is the first write: a full Redis refuses the whole script. The hottest
 -- script.
 local bytes_max = tonumber(A.bytes_max)
+-- Longer than any turn is open; the end shortens it.
+local LOG_LIFE_MS = 2 * WAITING_LIFE_MS
 
 -- Events without the first `count` of them.
 local function behind(events, count)
@@ -27,7 +29,7 @@ end
 local function is_full(tenant, size)
   if bytes_max == 0 then return false end
   local total = tonumber(redis.call('HGET', key('tenant_held', tenant), 'total')) or 0
-  return total + size > bytes_max and held_by(tenant, now_ms()) + size > bytes_max
+  return total + size > bytes_max and held_by(tenant, expired_holds(tenant, now_ms())) + size > bytes_max
 end
 
 local function append(run)
@@ -56,15 +58,17 @@ local function append(run)
   local log, oldest = key('turn_events', run.turn), math.max(0, last - tonumber(A.events_max))
   redis.call('XADD', log, 'MINID', '~', int(oldest) .. '-0', int(last) .. '-0',
     breaks == 0 and 'e' or 'r', events)
-  redis.call('HSET', turn_key, 'seq', int(last), 'said', int((tonumber(was[3]) or 0) + bytes))
+  local fields = {'seq', int(last), 'said', int((tonumber(was[3]) or 0) + bytes)}
   hold(tenant, run.turn, size)
   if seq == 0 then
-    redis.call('PEXPIRE', log, redis.call('PTTL', turn_key))
-    note_started(turn_key, breaks == 0 and events or string.match(events, '^[^\n]*'))
+    redis.call('PEXPIRE', log, LOG_LIFE_MS)
+    add_started(fields, breaks == 0 and events or string.match(events, '^[^\n]*'))
   end
   if state == 'claimed' then
-    step_turn({key = turn_key, state = state}, 'running')
-    redis.call('HSET', turn_key, 'started', int(now_ms()))
+    fields[#fields + 1], fields[#fields + 2] = 'started', int(now_ms())
+    step_turn({key = turn_key, state = state}, 'running', fields)
+  else
+    redis.call('HSET', turn_key, unpack(fields))
   end
   return 'ok', last
 end

@@ -19,9 +19,10 @@
 -- session lives on if the agent told the end itself, or if entries of it were stored during the turn.
 -- Otherwise nobody knows what the agent remembers, and an entry that equals no prompt says so.
 -- Messages it has not heard stand at the list's end, until a turn ends that was given them too.
-if not is_owner(K.conversation, A.worker, A.fence) then return {'lost'} end
-local turn = read_turn(A.turn)
-local unfinished = redis.call('HGET', K.conversation, 'turn')
+local held = redis.call('HMGET', K.conversation, 'owner', 'fence', 'turn', 'state', 'retention', 'lane',
+  'kept_until', 'turns', 'sdk_session')
+if held[1] ~= A.worker or held[2] ~= A.fence then return {'lost'} end
+local turn, unfinished = read_turn(A.turn), held[3]
 if turn and is_ended(turn.state) then
   return {'ok', 'is_next_waiting', math.min(redis.call('LLEN', key('todo', A.conversation)), 1)}
 end
@@ -39,8 +40,10 @@ local function accept(digest, answer, checkpoint, tails, past)
   if checkpoint and checkpoint ~= '' then entry.checkpoint = checkpoint end
   if tails and #tails > 0 then entry.tails = tails end
   entry.past = past
-  local encoded = cjson.encode(entry)
-  redis.call('RPUSH', key('accepted', A.conversation), encoded)
+  local encoded, list = cjson.encode(entry), key('accepted', A.conversation)
+  if redis.call('RPUSH', list, encoded) == 1 then
+    redis.call('PEXPIRE', list, int(math.max(redis.call('PTTL', K.conversation), 1)))
+  end
   hold(turn.tenant, A.conversation, accepted_bytes(encoded))
 end
 
@@ -73,27 +76,27 @@ local function hear(entries)
 end
 
 -- They go with the turn's end.
-local heads = cjson.decode(redis.call('GET', key('turn_heads', turn.id)) or '[]')
-local stood_on = redis.call('HMGET', turn.key, 'base', 'begun', 'known')
+local heads = turn.base and redis.call('GET', key('turn_heads', turn.id))
+heads = heads and cjson.decode(heads) or {}
 
 local function base_of_turn()
-  if stood_on[1] or A.base ~= '' then return cjson.decode(stood_on[1] or A.base) end
-  local known = tonumber(stood_on[3])
+  if turn.base or A.base ~= '' then return cjson.decode(turn.base or A.base) end
+  local known = turn.known
   -- Who ends it cannot read its request: its prompt may be in the memory all the same.
-  return stood_on[2] and {kind = 'continue', keep = known, known = known, before = {}, digest = ''}
+  return turn.begun and {kind = 'continue', keep = known, known = known, before = {}, digest = ''}
 end
 
 local function remember()
   local base, list = base_of_turn(), key('accepted', A.conversation)
   if not base or A.memory == 'nothing' then return end
-  local held = redis.call('HMGET', turn.key, 'sdk_session', 'remembered')
-  local session, remembered = held[1], held[2]
+  local session, remembered = turn.sdk_session, turn.remembered
   -- Messages that were stopped, in the queue, after it was decided on what the turn is to stand.
   local later = base.known and redis.call('LRANGE', list, int(base.known), -1) or {}
   if base.known and base.known > base.keep then
     hear(redis.call('LRANGE', list, int(base.keep), int(base.known - 1)))
   end
-  if base.keep > 0 or base.known or base.kind ~= 'continue' then
+  local goes_on = base.kind == 'continue' and base.known == base.keep and #later == 0
+  if not goes_on and (base.keep > 0 or base.known or base.kind ~= 'continue') then
     forget(list, base.keep, base.known)
   end
   if not session or not (A.memory == 'told' or remembered == session) then
@@ -101,31 +104,34 @@ local function remember()
   else
     for i, digest in ipairs(base.before) do accept(digest, heads[i]) end
     accept(base.digest, A.answer_heads, A.checkpoint, base.tails, base.past)
-    replace_session(A.conversation, session)
+    if session ~= held[9] then replace_session(A.conversation, session) end
   end
   for _, entry in ipairs(later) do redis.call('RPUSH', list, entry) end
 end
 
-write_even_when_full()
+-- The first write cannot grow, so a full Redis lets the others through (see write_even_when_full).
+redis.call('HDEL', K.conversation, 'turn')
 if through then step_turn(turn, 'running') end
 local reason = A.reason
 if reason == '' and new == 'cancelled' then reason = turn.cancel or '' end
 if new == 'cancelled' and A.memory == 'nothing' and turn.state == 'running' then keep_unheard(turn) end
-end_turn(turn, new, tonumber(A.n), A.end_event, reason, A.events_max, A.ended_ttl_ms)
-if A.metered ~= '' then book(turn, cjson.decode(A.metered)) end
+end_turn(turn, new, tonumber(A.n), A.end_event, reason, A.events_max, A.ended_ttl_ms, A.usage)
 -- What was metered, on this host or another, counts more than what the agent says.
-if redis.call('HEXISTS', turn.key, 'metered') == 0 then
-  redis.call('HSET', turn.key, 'usage', A.usage)
-end
+if A.metered ~= '' then book(turn, cjson.decode(A.metered)) end
 
-redis.call('HDEL', K.conversation, 'turn')
-redis.call('HINCRBY', K.conversation, 'turns', 1)
-redis.call('HSET', K.conversation, 'last_active', int(now_ms()), 'idle_timeout', A.idle_timeout_ms)
-remember()
-local held = redis.call('HMGET', K.conversation, 'state', 'retention', 'lane')
-if held[2] then
-  keep_for(A.conversation, turn.tenant, held[2])
-  list_conversation(A.conversation, turn.tenant, held[3], now_ms(), held[2])
+local now = int(now_ms())
+local is_next_waiting = math.min(redis.call('LLEN', key('todo', A.conversation)), 1)
+local idle_at = is_next_waiting == 0 and idle_from_now(A.conversation, held[4], A.idle_timeout_ms)
+local fields = {'turns', int((tonumber(held[8]) or 0) + 1), 'last_active', now, 'idle_timeout', A.idle_timeout_ms}
+if idle_at then fields[7], fields[8] = 'idle_at', idle_at end
+if held[4] == 'busy' then
+  step_conversation(K.conversation, 'busy', 'warm', fields)
+else
+  redis.call('HSET', K.conversation, unpack(fields))
 end
-if held[1] == 'busy' then step_conversation(K.conversation, 'busy', 'warm') end
-return {'ok', 'is_next_waiting', settle(A.conversation)}
+remember()
+if held[5] then
+  local _, is_renewed = keep_for(A.conversation, turn.tenant, held[5], held[7])
+  list_conversation(A.conversation, turn.tenant, held[6], now, held[5], is_renewed)
+end
+return {'ok', 'is_next_waiting', is_next_waiting}

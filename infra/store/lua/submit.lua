@@ -47,7 +47,11 @@ local function answer(word, id, told)
   }
 end
 
-if redis.call('EXISTS', K.turn) == 1 then return answer('created', turn) end
+-- Whether there is anything of what in most cases is not: this turn, a turn before it, a waiting tenant.
+local is_anything_there = redis.call('EXISTS', K.turn, K.todo, KEY.ring) > 0
+if is_anything_there and redis.call('EXISTS', K.turn) == 1 then return answer('created', turn) end
+local held = redis.call('HMGET', K.conversation, 'state', 'turn', 'owner', 'fence', 'begun', 'host',
+  'sdk_session', 'resends', 'transcript_full', 'options', 'kept_until', 'idle_at')
 local function read_by(id)
   if A.reader == '' then return end
   redis.call('SADD', key('turn_readers', id), A.reader)
@@ -76,24 +80,18 @@ end
 
 -- Each option stays until another value is named: a JSON object of names and texts. Returns those of
 -- this turn, for a later one may name others before it is claimed.
-local function keep_options(named)
-  local held = redis.call('HGET', K.conversation, 'options')
-  if named == '' then return held or nil end
-  local options = held and cjson.decode(held) or {}
+local function with_options(named)
+  if named == '' then return held[10] or nil end
+  local options = held[10] and cjson.decode(held[10]) or {}
   for name, value in pairs(cjson.decode(named)) do options[name] = value end
-  local encoded = cjson.encode(options)
-  redis.call('HSET', K.conversation, 'options', encoded)
-  return encoded
+  return cjson.encode(options)
 end
 
 -- Of a warm conversation with a living owner and nothing before this turn, neither here nor among
 -- those that wait for a place: what its owner's claim would say about it. Else nil.
-local function warm_claim(owner, waiting)
-  if owner == '' or waiting > 0 or A.lane == 'side' or #A.request > BEGUN_BYTES_MAX then return nil end
-  local held = redis.call('HMGET', K.conversation, 'state', 'turn', 'owner', 'fence', 'begun', 'host',
-    'sdk_session', 'resends', 'transcript_full')
-  if held[1] ~= 'warm' or held[2] or held[3] ~= owner then return nil end
-  if redis.call('EXISTS', KEY.ring) == 1 then return nil end
+local function warm_claim(owner)
+  if owner == '' or is_anything_there or A.lane == 'side' then return nil end
+  if held[1] ~= 'warm' or held[2] or held[3] ~= owner or #A.request > BEGUN_BYTES_MAX then return nil end
   local accepted = key('accepted', conversation)
   return {
     fence = held[4],
@@ -142,7 +140,7 @@ local function refusal(word, turns, most)
   return {word, 'turns', count, 'oldest_ms', int(math.max(now - tonumber(oldest[2]), 0))}
 end
 
-local waiting = redis.call('LLEN', K.todo)
+local waiting = is_anything_there and redis.call('LLEN', K.todo) or 0
 if waiting >= tonumber(A.turns_waiting_max) then return {'conversation', 'turns', waiting} end
 local tenant_waiting = key('tenant_waiting', tenant)
 local refused = refusal('tenant', K.tenant_running, A.tenant_turns_max) or refusal('tenant_queue', tenant_waiting, A.tenant_queue_max)
@@ -156,12 +154,13 @@ if budget > 0 then
   if spent >= budget then return {'budget', 'day_left_ms', int(ms_to_midnight(now))} end
 end
 
+local expired = expired_holds(tenant, now)
 local bytes_max, size = tonumber(A.tenant_bytes_max), #A.request + TURN_BYTES
 if bytes_max > 0 then
-  local held = held_by(tenant, now)
-  if held + size > bytes_max then
-    sweep_holds(tenant, now)
-    return {'tenant_bytes', 'held_bytes', int(held)}
+  local bytes = held_by(tenant, expired)
+  if bytes + size > bytes_max then
+    sweep_holds(tenant, expired)
+    return {'tenant_bytes', 'held_bytes', int(bytes)}
   end
 end
 
@@ -171,9 +170,9 @@ local record = {
   conv = conversation, tenant = tenant, lane = A.lane, replica = A.replica, model = A.model,
   state = 'queued', attempt = '0', fence = '0', seq = '0', created = int(now),
   on_disconnect = A.on_disconnect, key_sealed = A.sealed_key, key_expires = A.key_expires_ms,
-  idem = A.digest, thin = A.is_thin, options = keep_options(A.options),
+  idem = A.digest, thin = A.is_thin, request_bytes = int(#A.request), options = with_options(A.options),
 }
-local claim = warm_claim(owner, waiting)
+local claim = warm_claim(owner)
 local told = claim and begin_warm(owner, claim, record) or 0
 local is_begun = told > 0
 if claim and not is_begun then
@@ -185,38 +184,49 @@ redis.call('PEXPIRE', K.turn, A.open_ttl_ms)
 read_by(turn)
 if A.digest ~= '' then redis.call('SET', K.idempotency, turn, 'PX', A.open_ttl_ms) end
 
-if not redis.call('HGET', K.conversation, 'state') then
-  redis.call('HSET', K.conversation, 'state', 'cold', 'created', int(now), 'turns', '0')
+local function note_conversation()
+  local fields = {
+    tenant = tenant, last_active = int(now), retention = A.retention_ms,
+    idle_timeout = A.idle_timeout_ms, lane = A.lane, options = record.options,
+    label = A.label ~= '' and A.label or nil,
+  }
+  if not held[1] then fields.state, fields.created, fields.turns = 'cold', int(now), '0' end
+  if not held[4] then fields.fence = '0' end
+  if is_begun then
+    fields.turn, fields.begun = turn, claim.serial
+    step_conversation(K.conversation, 'warm', 'busy', flat(fields))
+  else
+    redis.call('HSET', K.conversation, unpack(flat(fields)))
+  end
 end
-redis.call('HSETNX', K.conversation, 'fence', '0')
-redis.call('HSET', K.conversation, 'tenant', tenant, 'last_active', int(now),
-  'retention', A.retention_ms, 'idle_timeout', A.idle_timeout_ms, 'lane', A.lane)
-if A.label ~= '' then redis.call('HSET', K.conversation, 'label', A.label) end
-redis.call('HDEL', K.conversation, 'idle_at')
-redis.call('RPUSH', key('conversation_turns', conversation), turn)
-list_no_expired(conversation, tonumber(A.listed_max))
-keep_for(conversation, tenant, A.retention_ms)
-sweep_holds(tenant, now)
-hold(tenant, turn, size, now + A.open_ttl_ms)
-list_conversation(conversation, tenant, A.lane, now, A.retention_ms)
 
-redis.call('ZREM', K.idle, conversation)
+note_conversation()
+if held[12] then
+  redis.call('HDEL', K.conversation, 'idle_at')
+  redis.call('ZREM', K.idle, conversation)
+end
+local turns = key('conversation_turns', conversation)
+local length = redis.call('RPUSH', turns, turn)
+list_no_expired(conversation, length, tonumber(A.listed_max))
+local kept_until, is_renewed = keep_for(conversation, tenant, A.retention_ms, held[11])
+if length == 1 and not is_renewed then redis.call('PEXPIRE', turns, int(kept_until - now)) end
+sweep_holds(tenant, expired)
+hold(tenant, turn, size, now + A.open_ttl_ms, kept_until)
 redis.call('ZADD', K.turns_open, int(is_begun and now + tonumber(A.look_after_ms) or now), turn)
 redis.call('ZADD', K.tenant_running, int(now), turn)
-if is_begun then
-  redis.call('HSET', K.conversation, 'turn', turn, 'begun', claim.serial)
-  step_conversation(K.conversation, 'warm', 'busy')
-else
-  redis.call('RPUSH', K.todo, turn)
-  redis.call('PEXPIRE', K.todo, A.todo_ttl_ms)
-  redis.call('ZADD', tenant_waiting, int(now), turn)
-end
-for _, turns in ipairs({K.tenant_running, tenant_waiting}) do
-  redis.call('ZREMRANGEBYSCORE', turns, '-inf', '(' .. since)
-  redis.call('PEXPIRE', turns, A.open_ttl_ms)
+redis.call('PEXPIRE', K.tenant_running, A.open_ttl_ms)
+-- The list of a tenant's conversations, and what expired in its lists of turns, can wait for the end.
+if is_begun then return {'created', 'turn', turn, 'owner', owner, 'ahead', 0, 'told', told} end
+
+list_conversation(conversation, tenant, A.lane, now, A.retention_ms, is_renewed)
+redis.call('RPUSH', K.todo, turn)
+redis.call('PEXPIRE', K.todo, A.todo_ttl_ms)
+redis.call('ZADD', tenant_waiting, int(now), turn)
+redis.call('PEXPIRE', tenant_waiting, A.open_ttl_ms)
+for _, name in ipairs({K.tenant_running, tenant_waiting}) do
+  redis.call('ZREMRANGEBYSCORE', name, '-inf', '(' .. since)
 end
 -- A living owner hears of it here and now; the waiting room is for the others.
-if is_begun then return answer('created', turn, told) end
 if owner ~= '' then
   told = redis.call('PUBLISH', key('control_channel', owner), A.order)
 else

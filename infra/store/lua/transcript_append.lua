@@ -9,19 +9,42 @@
 -- its tenant may hold, is kept no more: half a transcript is worth less than the history the client
 -- sends. Besides the conversation's own session only this one is kept (a fork on its way): a third
 -- never came to life.
-if not is_owner(K.conversation, A.worker, A.fence) then return {'lost'} end
-local conversation, session = A.conversation, A.sdk_session
-local held = redis.call('HMGET', K.conversation, 'sdk_session', 'transcript_full', 'turn', 'retention',
+local held = redis.call('HMGET', K.conversation, 'sdk_session', 'transcript_full', 'turn', 'owner', 'fence',
   'tenant')
-local tenant = held[5]
+if held[4] ~= A.worker or held[5] ~= A.fence then return {'lost'} end
+local conversation, session, tenant = A.conversation, A.sdk_session, held[6]
 if held[2] == session then return {'full'} end
 
+local SEEN_AT_ONCE = 500
+
+-- Which of these uuids are there, in their order.
+local function seen(uuids)
+  local found = {}
+  for first = 1, #uuids, SEEN_AT_ONCE do
+    local some = {unpack(uuids, first, math.min(first + SEEN_AT_ONCE - 1, #uuids))}
+    for _, is_there in ipairs(redis.call('SMISMEMBER', K.transcript_seen, unpack(some))) do
+      found[#found + 1] = is_there
+    end
+  end
+  return found
+end
+
+local uuids = {}
+for _, entry in ipairs(A.entries) do
+  if entry.uuid ~= '' then uuids[#uuids + 1] = entry.uuid end
+end
+local is_seen, at = seen(uuids), 0
 local fresh, named = {}, {}
-local before = tonumber(redis.call('HGET', K.transcripts, session)) or 0
-local size = before
+local sizes = redis.call('HGETALL', K.transcripts)
+local known = 0
+for i = 1, #sizes, 2 do
+  if sizes[i] == session then known = tonumber(sizes[i + 1]) end
+end
+local before, size = known, known
 for _, entry in ipairs(A.entries) do
   local uuid = entry.uuid
-  if uuid == '' or not (named[uuid] or redis.call('SISMEMBER', K.transcript_seen, uuid) == 1) then
+  if uuid ~= '' then at = at + 1 end
+  if uuid == '' or not (named[uuid] or is_seen[at] == 1) then
     if uuid ~= '' then named[uuid] = true end
     fresh[#fresh + 1] = entry
     size = size + #entry.json
@@ -30,7 +53,7 @@ end
 local added, bytes_max = size - before + #fresh * ENTRY_BYTES, tonumber(A.tenant_bytes_max)
 local is_full = size > tonumber(A.session_bytes_max)
 if not is_full and tenant and bytes_max > 0 then
-  is_full = held_by(tenant, now_ms()) + added > bytes_max
+  is_full = held_by(tenant, expired_holds(tenant, now_ms())) + added > bytes_max
 end
 if is_full then
   write_even_when_full()
@@ -39,15 +62,27 @@ if is_full then
   return {'full'}
 end
 
-for _, entry in ipairs(fresh) do
-  redis.call('RPUSH', K.transcript, A.subpath .. '\n' .. entry.json)
-  if entry.uuid ~= '' then redis.call('SADD', K.transcript_seen, entry.uuid) end
+-- In one command each, for the usual handful of entries.
+local function push(command, name, values)
+  for first = 1, #values, SEEN_AT_ONCE do
+    redis.call(command, name, unpack(values, first, math.min(first + SEEN_AT_ONCE - 1, #values)))
+  end
 end
+
+local lines, new = {}, {}
+for _, entry in ipairs(fresh) do
+  lines[#lines + 1] = A.subpath .. '\n' .. entry.json
+  if entry.uuid ~= '' then new[#new + 1] = entry.uuid end
+end
+push('RPUSH', K.transcript, lines)
+push('SADD', K.transcript_seen, new)
 redis.call('HSET', K.transcripts, session, int(size))
-for _, other in ipairs(redis.call('HKEYS', K.transcripts)) do
+for i = 1, #sizes, 2 do
+  local other = sizes[i]
   if other ~= session and other ~= held[1] then drop_transcript(conversation, other) end
 end
-local ttl = tonumber(held[4] or redis.call('PTTL', K.conversation))
+-- What is there already is kept as long as its conversation (keep_for).
+local ttl = before == 0 and redis.call('PTTL', K.conversation) or 0
 if ttl > 0 then
   for _, name in ipairs({K.transcripts, K.transcript, K.transcript_seen}) do
     redis.call('PEXPIRE', name, int(ttl))

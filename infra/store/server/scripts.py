@@ -108,7 +108,8 @@ def load(call: type[Call[Any]], keys: Keys) -> Script:
     """A script of `lua/`, preceded by the shared definitions that it needs."""
     body = (_FOLDER / f"{call.script}.lua").read_text()
     names, shape = _key_names(body), shape_of(call)
-    source = _needed_of(_shared(keys), body) + shape.rows_in_lua() + shape.placed(body, names)
+    code = _needed_of(_shared(), body) + shape.rows_in_lua() + shape.placed(body, names)
+    source = _key_table(keys, code) + code
     sha = hashlib.sha1(source.encode(), usedforsecurity=False).hexdigest()
     return Script(source, sha, names, shape, reader_of(call.answer))
 
@@ -122,10 +123,9 @@ def _key_names(body: str) -> tuple[str, ...]:
 
 
 @cache
-def _shared(keys: Keys) -> str:
+def _shared() -> str:
     return "\n".join(
         (
-            _key_table(keys),
             _steps("TURN_NEXT", TURN_TRANSITIONS),
             _steps("CONVERSATION_NEXT", CONVERSATION_TRANSITIONS),
             *((_FOLDER / "shared" / f"{part}.lua").read_text() for part in SHARED),
@@ -149,7 +149,9 @@ def _needed_of(shared: str, body: str) -> str:
     return needed
 
 
-def _key_table(keys: Keys) -> str:
+def _key_table(keys: Keys, code: str) -> str:
+    """Those patterns that the code uses: `key('todo', …)`, `KEY.todo`, or by such a name in a
+    list."""
     patterns = {
         "conversation": keys.conversation(ConversationKey(_ID)),
         "todo": keys.todo(ConversationKey(_ID)),
@@ -188,7 +190,12 @@ def _key_table(keys: Keys) -> str:
         "idle": keys.idle(),
         "nothing": keys.nothing(),
     }
-    return f"local KEY = {{{', '.join(f'{k} = {v!r}' for k, v in patterns.items())}}}"
+    used = [
+        f"{name} = {pattern!r}"
+        for name, pattern in patterns.items()
+        if re.search(rf"'{name}'|\bKEY\.{name}\b", code)
+    ]
+    return f"local KEY = {{{', '.join(used)}}}\n" if used else ""
 
 
 def _steps(table: str, transitions: Mapping[Any, frozenset[StrEnum]]) -> str:

@@ -18,9 +18,15 @@ local function int(number)
   return string.format('%.0f', number)
 end
 
+-- The time is asked for once: a script takes none, as far as Redis' keys are concerned.
+local TOLD = {}
+
 local function now_us()
-  local time = redis.call('TIME')
-  return tonumber(time[1]) * 1000000 + tonumber(time[2])
+  if not TOLD.us then
+    local time = redis.call('TIME')
+    TOLD.us = tonumber(time[1]) * 1000000 + tonumber(time[2])
+  end
+  return TOLD.us
 end
 
 local function now_ms()

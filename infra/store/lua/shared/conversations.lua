@@ -26,33 +26,45 @@ local function belongings(conversation)
   return names
 end
 
-local function keep_for(conversation, tenant, retention_ms)
+-- Keeps a conversation for its retention, at the least: each time for an eighth longer, so that it is
+-- done anew only when that is used up. `kept_until` is the field of that name. Returns when it expires
+-- (ms), and whether something was done.
+local function keep_for(conversation, tenant, retention_ms, kept_until)
+  local retention, now = tonumber(retention_ms), now_ms()
+  local left = (tonumber(kept_until) or 0) - now
+  if left >= retention and left <= retention * 9 / 8 then return tonumber(kept_until), false end
+  local life = int(retention * 9 / 8)
   local is_new = redis.call('HEXISTS', key('tenant_held', tenant), conversation) == 0
-  hold(tenant, conversation, is_new and CONVERSATION_BYTES or 0, now_ms() + retention_ms)
-  redis.call('PEXPIRE', key('conversation', conversation), retention_ms)
-  for _, name in ipairs(belongings(conversation)) do redis.call('PEXPIRE', name, retention_ms) end
+  hold(tenant, conversation, is_new and CONVERSATION_BYTES or 0, now + life)
+  redis.call('HSET', key('conversation', conversation), 'kept_until', int(now + life))
+  redis.call('PEXPIRE', key('conversation', conversation), life)
+  for _, name in ipairs(belongings(conversation)) do redis.call('PEXPIRE', name, life) end
+  return now + life, true
 end
 
 -- How many turns are looked at when one comes: more than come, so that the list gets shorter.
 local UNLISTED_MAX = 20
 
--- The list of a conversation's turns names all turns on record, because a delete finds them by it.
--- Beyond `most` it drops those that are no longer on record.
-local function list_no_expired(conversation, most)
+-- The list of a conversation's turns, `length` long, names all turns on record, because a delete finds
+-- them by it. Beyond `most` it drops those that are no longer on record.
+local function list_no_expired(conversation, length, most)
   local list = key('conversation_turns', conversation)
-  for _ = 1, math.min(redis.call('LLEN', list) - most, UNLISTED_MAX) do
+  for _ = 1, math.min(length - most, UNLISTED_MAX) do
     if redis.call('EXISTS', key('turn', redis.call('LINDEX', list, 0))) == 1 then return end
     redis.call('LPOP', list)
   end
 end
 
--- Lists a conversation under its tenant as used now; a side turn's never.
-local function list_conversation(conversation, tenant, lane, now, retention_ms)
+-- Lists a conversation under its tenant as used now; a side turn's never. `is_renewed`: it was just
+-- said anew how long it is kept, so the list is tidied too.
+local function list_conversation(conversation, tenant, lane, now, retention_ms, is_renewed)
   if lane == 'side' then return end
   local index = key('tenant_conversations', tenant)
   redis.call('ZADD', index, int(now), conversation)
-  redis.call('ZREMRANGEBYSCORE', index, '-inf', int(now - tonumber(retention_ms)))
-  redis.call('PEXPIRE', index, retention_ms)
+  if not is_renewed then return end
+  local life = int(tonumber(retention_ms) * 9 / 8)
+  redis.call('ZREMRANGEBYSCORE', index, '-inf', int(now - life))
+  redis.call('PEXPIRE', index, life)
 end
 
 local function drop_transcript(conversation, session)
@@ -82,13 +94,13 @@ local function replace_session(conversation, session)
   end
 end
 
--- Notes from a turn's first event that the agent took it in, and under which session.
-local function note_started(turn_key, payload)
+-- Adds to a turn's fields, from its first event, that the agent took it in, and under which session.
+local function add_started(fields, payload)
   if string.sub(payload, 1, 17) ~= '{"type":"started"' then return end
   local is_read, event = pcall(cjson.decode, payload)
   local session = is_read and event.sdk_session
   if type(session) ~= 'string' or #session > 64 or not string.match(session, '^[%w-]*$') then
     session = ''
   end
-  redis.call('HSET', turn_key, 'sdk_session', session)
+  fields[#fields + 1], fields[#fields + 2] = 'sdk_session', session
 end

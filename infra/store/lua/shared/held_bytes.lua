@@ -8,26 +8,29 @@ local CHAIN_BYTES = 350
 local ENTRY_BYTES = 100
 local EVENT_BYTES = 16
 local HELD_SWEPT_MAX = 500
+local HELD_SLACK_MS = 3600000
 local UNHEARD_BYTES_MAX = 4194304
 
 -- Adds to a record; until_ms says (again) when it expires. One that is unknown, or forgotten
--- meanwhile, is only begun with until_ms, and never falls below nothing.
-local function hold(tenant, record, bytes, until_ms)
-  local held = key('tenant_held', tenant)
-  local had = redis.call('HGET', held, record)
+-- meanwhile, is only begun with until_ms, and never falls below nothing. The lists outlive what is
+-- in them, by up to HELD_SLACK_MS, so that they need not be prolonged for each record; nor if another
+-- record is in them that expires later (at `sure_until_ms`).
+local function hold(tenant, record, bytes, until_ms, sure_until_ms)
+  local held, listed = key('tenant_held', tenant), key('tenant_held_until', tenant)
+  local was = redis.call('HMGET', held, record, 'total')
+  local had, total = tonumber(was[1]), tonumber(was[2]) or 0
   if not had and not until_ms then return end
-  bytes = math.max(bytes, -(tonumber(had) or 0))
-  if bytes ~= 0 then
-    redis.call('HINCRBY', held, record, int(bytes))
-    redis.call('HINCRBY', held, 'total', int(bytes))
-  elseif not had then
-    redis.call('HSET', held, record, '0')
+  bytes = math.max(bytes, -(had or 0))
+  if bytes ~= 0 or not had then
+    redis.call('HSET', held, record, int((had or 0) + bytes), 'total', int(total + bytes))
   end
   if not until_ms then return end
-  redis.call('ZADD', key('tenant_held_until', tenant), int(until_ms), record)
-  local life = int(math.max(redis.call('PTTL', held), until_ms - now_ms()))
-  redis.call('PEXPIRE', held, life)
-  redis.call('PEXPIRE', key('tenant_held_until', tenant), life)
+  redis.call('ZADD', listed, int(until_ms), record)
+  if sure_until_ms and sure_until_ms >= until_ms then return end
+  local life = until_ms - now_ms()
+  if redis.call('PTTL', held) >= life then return end
+  redis.call('PEXPIRE', held, int(life + HELD_SLACK_MS))
+  redis.call('PEXPIRE', listed, int(life + HELD_SLACK_MS))
 end
 
 local function hold_no_more(tenant, record)
@@ -51,15 +54,14 @@ local function expired_holds(tenant, now)
     'LIMIT', 0, HELD_SWEPT_MAX)
 end
 
-local function sweep_holds(tenant, now)
-  for _, record in ipairs(expired_holds(tenant, now)) do hold_no_more(tenant, record) end
+local function sweep_holds(tenant, expired)
+  for _, record in ipairs(expired) do hold_no_more(tenant, record) end
 end
 
--- The bytes that a tenant holds. Only reads.
-local function held_by(tenant, now)
+-- The bytes that a tenant holds without what has expired. Only reads.
+local function held_by(tenant, expired)
   local held = key('tenant_held', tenant)
   local total = tonumber(redis.call('HGET', held, 'total')) or 0
-  local expired = expired_holds(tenant, now)
   if #expired > 0 then
     for _, bytes in ipairs(redis.call('HMGET', held, unpack(expired))) do
       total = total - (tonumber(bytes) or 0)

@@ -7,18 +7,22 @@ local ORDER_BYTES_MAX = 61440
 -- The turn's hash as a table; nil if there is no record of the turn.
 local function read_turn(id)
   local held = redis.call('HMGET', key('turn', id),
-    'state', 'conv', 'tenant', 'replica', 'seq', 'attempt', 'cancel', 'fence', 'created')
+    'state', 'conv', 'tenant', 'replica', 'seq', 'attempt', 'cancel', 'fence', 'created', 'base', 'idem',
+    'metered', 'begun', 'known', 'sdk_session', 'remembered', 'request_bytes')
   if not held[1] then return nil end
   return {
     id = id, key = key('turn', id), state = held[1], conversation = held[2], tenant = held[3],
     replica = held[4], seq = tonumber(held[5]) or 0, attempt = tonumber(held[6]) or 0,
-    cancel = held[7], fence = held[8], created = tonumber(held[9]) or 0,
+    cancel = held[7], fence = held[8], created = tonumber(held[9]) or 0, base = held[10], idem = held[11],
+    metered = held[12], begun = held[13], known = tonumber(held[14]), sdk_session = held[15],
+    remembered = held[16], request_bytes = tonumber(held[17]),
   }
 end
 
-local function step_turn(turn, new)
+-- Moves a turn to a state, and writes these fields (names and values) with it.
+local function step_turn(turn, new, fields)
   assert(TURN_NEXT[turn.state][new], 'turn: ' .. turn.state .. ' -> ' .. new .. ' is not a step')
-  redis.call('HSET', turn.key, 'state', new)
+  redis.call('HSET', turn.key, 'state', new, unpack(fields or {}))
   if turn.state == 'queued' then
     redis.call('ZREM', KEY.turns_waiting, turn.id)
     redis.call('ZREM', key('tenant_waiting', turn.tenant), turn.id)
@@ -42,12 +46,12 @@ end
 
 -- Whether its owner may have handed it to the agent without a word since submit began it.
 local function is_begun_unsaid(turn)
-  return turn.state == 'claimed' and redis.call('HEXISTS', turn.key, 'begun') == 1
+  return turn.state == 'claimed' and turn.begun
 end
 
-local function step_conversation(conversation_key, old, new)
+local function step_conversation(conversation_key, old, new, fields)
   assert(CONVERSATION_NEXT[old][new], 'conversation: ' .. old .. ' -> ' .. new .. ' is not a step')
-  redis.call('HSET', conversation_key, 'state', new)
+  redis.call('HSET', conversation_key, 'state', new, unpack(fields or {}))
 end
 
 -- Logs the end event at number n, or behind what is there, unless an end is there already.
@@ -66,9 +70,8 @@ end
 
 -- The key by which a repeat finds this turn; nil when there is none, or it leads to a later one.
 local function idempotency_of(turn)
-  local digest = redis.call('HGET', turn.key, 'idem')
-  if not digest or digest == '' then return nil end
-  local name = key('idempotency', turn.tenant, digest)
+  if not turn.idem or turn.idem == '' then return nil end
+  local name = key('idempotency', turn.tenant, turn.idem)
   return redis.call('GET', name) == turn.id and name or nil
 end
 
@@ -91,26 +94,27 @@ end
 
 -- Ends a turn: its last event, its state, a short remaining life. What only a turn needs that goes on
 -- is no longer kept and no longer counts: sealed key, request, heads, and the base, which may name
--- thousands of prompts.
+-- thousands of prompts. `usage`, if there is one, is kept unless something was metered.
 -- Returns the number of the end event.
-local function end_turn(turn, new, n, payload, reason, events_max, ended_ttl_ms)
+local function end_turn(turn, new, n, payload, reason, events_max, ended_ttl_ms, usage)
   n = log_end(turn, n, payload, events_max)
   if new == 'cancelled' and turn.state ~= 'running' then keep_unheard(turn) end
-  step_turn(turn, new)
-  redis.call('HSET', turn.key, 'seq', int(n), 'ended', int(now_ms()))
-  if reason ~= '' then redis.call('HSET', turn.key, 'reason', reason) end
   local request, heads = key('turn_request', turn.id), key('turn_heads', turn.id)
-  local let_go = redis.call('STRLEN', request) + redis.call('STRLEN', heads)
-    + redis.call('HSTRLEN', turn.key, 'base')
-  hold(turn.tenant, turn.id, #payload - let_go, now_ms() + ended_ttl_ms)
-  redis.call('UNLINK', request, heads)
+  local let_go = turn.request_bytes or redis.call('STRLEN', request)
+  if turn.base then let_go = let_go + #turn.base + redis.call('STRLEN', heads) end
+  local fields = {'seq', int(n), 'ended', int(now_ms())}
+  if reason ~= '' then fields[5], fields[6] = 'reason', reason end
+  if usage and not turn.metered then fields[#fields + 1], fields[#fields + 2] = 'usage', usage end
+  step_turn(turn, new, fields)
+  hold(turn.tenant, turn.id, #payload - let_go)
+  redis.call('ZADD', key('tenant_held_until', turn.tenant), 'XX', int(now_ms() + ended_ttl_ms), turn.id)
+  redis.call('UNLINK', request, heads, key('turn_readers', turn.id))
   redis.call('HDEL', turn.key, 'key_sealed', 'base')
   for _, kind in ipairs({'turn', 'turn_events'}) do
     redis.call('PEXPIRE', key(kind, turn.id), ended_ttl_ms)
   end
   local idempotency = idempotency_of(turn)
   if idempotency then redis.call('PEXPIRE', idempotency, ended_ttl_ms) end
-  redis.call('DEL', key('turn_readers', turn.id))
   redis.call('ZREM', KEY.turns_open, turn.id)
   redis.call('ZREM', key('tenant_running', turn.tenant), turn.id)
   return n
@@ -122,6 +126,14 @@ local function announce(turn, fence, n, payload)
     turn.id .. ' ' .. fence .. ' ' .. int(n) .. ' ' .. payload)
 end
 
+-- The idle deadline of a conversation without a turn, in the list of all; nil if it holds no container
+-- or has one already.
+local function idle_from_now(conversation, state, idle_timeout)
+  if not state or state == 'cold' or state == 'lost' then return nil end
+  local deadline = int(now_ms() + (tonumber(idle_timeout) or 0))
+  return redis.call('ZADD', KEY.idle, 'NX', deadline, conversation) == 1 and deadline or nil
+end
+
 -- Sets a conversation's idle deadline when it may hold a container and nothing runs or waits; one
 -- that is set stays.
 -- Returns 1 when something still waits in its FIFO, else 0.
@@ -129,11 +141,7 @@ local function settle(conversation)
   local conversation_key = key('conversation', conversation)
   if redis.call('LLEN', key('todo', conversation)) > 0 then return 1 end
   local held = redis.call('HMGET', conversation_key, 'turn', 'state', 'idle_timeout')
-  if held[2] and not held[1] and held[2] ~= 'cold' and held[2] ~= 'lost' then
-    local deadline = int(now_ms() + (tonumber(held[3]) or 0))
-    if redis.call('ZADD', KEY.idle, 'NX', deadline, conversation) == 1 then
-      redis.call('HSET', conversation_key, 'idle_at', deadline)
-    end
-  end
+  local deadline = not held[1] and idle_from_now(conversation, held[2], held[3])
+  if deadline then redis.call('HSET', conversation_key, 'idle_at', deadline) end
   return 0
 end

@@ -134,7 +134,7 @@ async def test_sums_have_their_lifetimes(scene: Scene) -> None:
     days = 86400
     assert 399 * days < await redis.ttl(keys.tenant_usage(TENANT)) <= 400 * days
     assert 61 * days < await redis.ttl(keys.tenant_usage_of(TENANT, today())) <= 62 * days
-    assert 3000 < await redis.ttl(keys.conversation_usage(C)) <= 3600
+    assert 3600 < await redis.ttl(keys.conversation_usage(C)) <= 4050
     await scene.store.turns.finish(lease, turn, 1, DONE, idle_timeout_s=60)
     await scene.store.conversations.delete(C, tenant=None, reason="test", is_forced=True)
     assert not await redis.exists(keys.conversation_usage(C))

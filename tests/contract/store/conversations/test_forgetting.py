@@ -247,11 +247,28 @@ async def test_everything_of_a_conversation_lives_as_long_as_its_record(scene: S
     belongings = [key for key in await names(scene) if f":{C}:" in key]
     for key in belongings:
         await scene.redis.pexpire(key, 1000)
+    # Its retention and the eighth beyond it are used up.
+    await scene.redis.hset(scene.keys.conversation(C), "kept_until", "1")  # type: ignore[misc]
 
     await scene.store.turns.finish(lease, turn, 1, DONE, idle_timeout_s=60)
 
     for key in (*belongings, scene.keys.tenant_conversations(TENANT)):
-        assert 3_590_000 < await scene.redis.pttl(key) <= 3_600_000, key
+        assert 4_040_000 < await scene.redis.pttl(key) <= 4_050_000, key
+
+
+async def test_a_conversation_is_always_kept_for_its_retention_at_the_least(scene: Scene) -> None:
+    """And said to be kept only when that is no longer so."""
+    lease, turn = await scene.begin()
+    conversation, renewed = scene.keys.conversation(C), []
+    for left_ms in (3_700_000, 3_500_000):
+        await scene.redis.pexpire(conversation, left_ms)
+        now_s, _ = await scene.redis.time()
+        await scene.redis.hset(conversation, "kept_until", str(now_s * 1000 + left_ms))  # type: ignore[misc]
+        await scene.store.turns.finish(lease, turn, 1, DONE, idle_timeout_s=60)
+        renewed.append(await scene.redis.pttl(conversation) > 3_800_000)
+        turn = await scene.submit()
+        await scene.claim(lease)
+    assert renewed == [False, True]
 
 
 @pytest.mark.parametrize("at_once", [1000, 30])

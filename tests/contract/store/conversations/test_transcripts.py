@@ -216,4 +216,4 @@ async def test_what_is_kept_lives_as_long_as_the_conversation(scene: Scene) -> N
         scene.keys.transcript(C, S1),
         scene.keys.transcript_seen(C, S1),
     ):
-        assert 3_590_000 < await scene.redis.pttl(key) <= 3_600_000
+        assert 4_040_000 < await scene.redis.pttl(key) <= 4_050_000
