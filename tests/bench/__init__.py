@@ -26,8 +26,7 @@ Which module answers which question:
     redis_bytes         what a conversation takes in Redis
 
 `starts`, `hibernation`, `burst` and `fleet_memory` need real agents; the others have stand-ins for
-them. `profiles` and the last three
-are not part of `make bench`.
+them. `long_conversation`, `profiles` and the last three are not part of `make bench`.
 
 `raw_client` asks and measures, `quick_model` and `stand_in` are what is asked, `field` puts them
 side by side, `cpu` and `redis_cost` count, `section` says what was found, `marks` what is wanted of

@@ -45,7 +45,7 @@ async def measure(
     }
     try:
         with real_agents(isolation, **settings) as clients:
-            await _measured(clients, 2 if is_quick else size, isolation, out)
+            await _measured(clients, 2 if is_quick else size, isolation, out, is_quick=is_quick)
     except (NotHere, RuntimeError, TimeoutError) as reason:
         out.notes.append(f"*Not measured: {reason}*")
     return out
@@ -80,11 +80,14 @@ async def _warm_meanwhile(clients: Clients) -> list[float]:
     return found
 
 
-async def _measured(clients: Clients, size: int, isolation: str, out: Section) -> None:
+async def _measured(
+    clients: Clients, size: int, isolation: str, out: Section, *, is_quick: bool
+) -> None:
     """Lone ones first, then the burst."""
-    lone = [await clients.first_delta_s(f"lone-{n}") for n in range(LONE_STARTS)]
+    starts, turns = (1, 2) if is_quick else (LONE_STARTS, LONE_TURNS)
+    lone = [await clients.first_delta_s(f"lone-{n}") for n in range(starts)]
     await clients.first_delta_s("warm")
-    idle = [await clients.first_delta_s("warm") for _ in range(LONE_TURNS)]
+    idle = [await clients.first_delta_s("warm") for _ in range(turns)]
     async with asyncio.TaskGroup() as group:
         warm = group.create_task(_warm_meanwhile(clients))
         other = group.create_task(_other(clients))

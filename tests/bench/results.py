@@ -59,9 +59,15 @@ def of_this_machine() -> Results:
 
 
 def _commit() -> str:
-    command: Sequence[str] = ("git", "-C", str(ROOT), "describe", "--always", "--dirty")
+    """The product's: what the bench itself and its pages have that is not committed is no news."""
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
+        changed = _git("status", "--porcelain", "--", ".", ":!tests/bench", ":!docs")
+        return _git("describe", "--always") + ("-dirty" if changed else "")
     except (OSError, subprocess.SubprocessError):
         return "unknown"
+
+
+def _git(*arguments: str) -> str:
+    command: Sequence[str] = ("git", "-C", str(ROOT), *arguments)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
     return done.stdout.strip()

@@ -34,17 +34,20 @@ async def measure(is_quick: bool) -> Section:
         "Time to the first delta of a conversation without a container, real agents",
         ["start", "isolation", "p50 s", "fastest s", "slowest s"],
     )
-    starts = 1 if is_quick else STARTS
+    starts, warm_turns = (1, 2) if is_quick else (STARTS, WARM_TURNS)
     for isolation in ISOLATIONS:
+        # A quick run sees each kind of start once.
         try:
-            await _cold_and_resumed(out, isolation, starts)
-            await _pooled(out, isolation, starts)
+            if not is_quick or isolation == "docker":
+                await _cold_and_resumed(out, isolation, starts, warm_turns)
+            if not is_quick or isolation == "bubblewrap":
+                await _pooled(out, isolation, starts)
         except (NotHere, RuntimeError, TimeoutError) as reason:
             out.notes.append(f"*Not measured in {isolation}: {reason}*")
     return out
 
 
-async def _cold_and_resumed(out: Section, isolation: str, starts: int) -> None:
+async def _cold_and_resumed(out: Section, isolation: str, starts: int, warm_turns: int) -> None:
     names = [f"cold-{n}" for n in range(starts)]
     settings = {"AGCLUSTER_IDLE_TIMEOUT_S": str(IDLE_S), **real.without_spares()}
     with real_agents(isolation, **settings) as clients:
@@ -52,7 +55,7 @@ async def _cold_and_resumed(out: Section, isolation: str, starts: int) -> None:
         await clients.first_delta_s("first")
         _tell(out, "cold", isolation, [await clients.first_delta_s(name) for name in names])
         _tell_timeline(out, isolation, clients.deployment.output())
-        warm = [await clients.first_delta_s("first") for _ in range(WARM_TURNS)]
+        warm = [await clients.first_delta_s("first") for _ in range(warm_turns)]
         _tell(out, "warm", isolation, warm)
         await clients.until_none_is_warm(within_s=IDLE_S + GONE_WITHIN_S)
         resumed = [await clients.first_delta_s(name) for name in names]
