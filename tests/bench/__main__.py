@@ -152,6 +152,10 @@ def main() -> None:
         runner.run(run.go(names))
     table = marks.table(run.results.figures, before.figures if before else None)
     print(table)
+    if given.quick:
+        print(
+            "\nA quick run has few samples, few streams and short conversations: not to be quoted."
+        )
     if given.write:
         write(given.write, run, table, before)
 
