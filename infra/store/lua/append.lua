@@ -16,8 +16,6 @@
 -- the rest is logged. XADD is the first write: a full Redis refuses the whole script. The hottest
 -- script.
 local bytes_max = tonumber(A.bytes_max)
--- Longer than any turn is open; the end shortens it.
-local LOG_LIFE_MS = 2 * WAITING_LIFE_MS
 
 -- Events without the first `count` of them.
 local function behind(events, count)
@@ -61,7 +59,7 @@ local function append(run)
   local fields = {'seq', int(last), 'said', int((tonumber(was[3]) or 0) + bytes)}
   hold(tenant, run.turn, size)
   if seq == 0 then
-    redis.call('PEXPIRE', log, LOG_LIFE_MS)
+    redis.call('PEXPIRE', log, redis.call('PTTL', turn_key))
     add_started(fields, breaks == 0 and events or string.match(events, '^[^\n]*'))
   end
   if state == 'claimed' then
