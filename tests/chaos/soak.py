@@ -331,7 +331,13 @@ async def soak(
         agents=agents,
         workers=(2, 1),
         has_proxy=True,
-        settings={"idle_timeout_s": IDLE_S, "queue_timeout_s": 60.0},
+        # Spares come with the new conversations, and are gone when nobody asks any more.
+        settings={
+            "idle_timeout_s": IDLE_S,
+            "queue_timeout_s": 60.0,
+            "spares_min": 0,
+            "spares_max": 3,
+        },
     )
     async with cluster(shape, name="soak") as made, chaos_client(made.urls) as client:
         run = Soak(made, client, report, end_s=time.monotonic() + seconds, only=only)

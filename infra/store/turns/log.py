@@ -108,7 +108,7 @@ class TurnLog:
         raise appended
 
     async def append_all(self, appends: Sequence[TurnAppend]) -> Sequence[Appended]:
-        """TurnAppend events of many turns in one step, skipping numbers that are already there.
+        """Append events of many turns in one step, skipping numbers that are already there.
         Returns for each turn the newest number in its log, or why nothing more was logged.
 
         The first event makes a claimed turn running. A turn that has ended accepts nothing more;
