@@ -16,10 +16,12 @@ from api.http.edge import Edge
 from api.http.hot_route import HotEndpoint, HotRoute
 from api.routes.chat import PATHS, ChatCompletions, chat_routes
 from api.routes.completions import completion_routes
+from api.routes.files import file_routes
 from api.routes.health import health_routes
 from api.routes.models import model_routes
 from api.routes.openapi import document
 from api.routes.sessions import session_routes
+from api.routes.uploads import upload_routes
 from infra.wire.base import VERSION
 from infra.wire.errors import AgClusterError, RequestRefused
 
@@ -34,6 +36,7 @@ def create_app(deps: ApiDeps) -> ASGIApp:
         max_body_bytes=settings.max_body_bytes,
         requests_max=settings.requests_max,
         bodies_max_bytes=settings.bodies_max_bytes,
+        file_max_bytes=settings.file_max_bytes,
     )
     framework = _framework(deps, chat)
     # The last one that is added is the outermost.
@@ -57,6 +60,8 @@ def _framework(deps: ApiDeps, chat: ChatCompletions) -> FastAPI:
     app.include_router(chat_routes(chat, max_header_chars=deps.settings.max_header_chars))
     app.include_router(completion_routes(deps))
     app.include_router(session_routes(deps))
+    app.include_router(file_routes(deps))
+    app.include_router(upload_routes(deps))
     app.include_router(model_routes(deps))
     app.include_router(health_routes(deps))
     app.add_exception_handler(AgClusterError, _refuse)

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from api.access.admission import Admission
 from api.access.catalog import ModelCatalog
 from api.conversations.sessions import Sessions
+from api.files.parted_uploads import PartedUploads
+from api.files.stored_files import StoredFiles
 from api.http.bodies import LargeBodies
 from api.http.drain import Drain
 from api.turns.deferred import DeferredCalls
@@ -26,6 +28,8 @@ class ApiDeps:
     turns: TurnOpener
     lookup: TurnLookup
     sessions: Sessions
+    files: StoredFiles
+    uploads: PartedUploads
     admission: Admission
     workers: WorkerRegistry
     drain: Drain

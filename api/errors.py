@@ -59,6 +59,12 @@ TABLE: Mapping[ErrorCode, Shown] = {
     ErrorCode.TURN_RUNNING: Shown(409, _INVALID, retry_after_s=2),
     ErrorCode.CONVERSATION_NOT_FOUND: Shown(404, _INVALID),
     ErrorCode.CONVERSATION_BUSY: Shown(409, _INVALID, should_retry=False),
+    ErrorCode.FILE_NOT_FOUND: Shown(404, _INVALID),
+    ErrorCode.FILE_TOO_LARGE: Shown(413, _INVALID),
+    # 413, because nobody repeats one, and only deleting files helps.
+    ErrorCode.FILES_FULL: Shown(413, _INVALID, should_retry=False),
+    ErrorCode.RANGE_NOT_SATISFIABLE: Shown(416, _INVALID),
+    ErrorCode.FILE_STORE_UNAVAILABLE: Shown(503, _API, retry_after_s=5),
     ErrorCode.QUEUE_FULL: Shown(429, _LIMIT, retry_after_s=5),
     ErrorCode.TENANT_LIMIT: Shown(429, _LIMIT, retry_after_s=5),
     ErrorCode.CLUSTER_FULL: Shown(503, _API, retry_after_s=10),

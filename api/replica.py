@@ -15,6 +15,9 @@ from api.access.catalog import ModelCatalog
 from api.access.key_check import TIMEOUT_S, KeyCheck
 from api.conversations.sessions import Sessions
 from api.deps import ApiDeps
+from api.files.intake import FileIntake
+from api.files.parted_uploads import PartedUploads
+from api.files.stored_files import StoredFiles
 from api.http.bodies import LargeBodies
 from api.http.drain import Drain
 from api.turns.deferred import DeferredCalls
@@ -22,11 +25,15 @@ from api.turns.lookup import TurnLookup
 from api.turns.relay_opener import RelayOpener
 from api.turns.temporary import TemporaryNames
 from api.turns.turn_opener import TurnOpener
+from infra.files.open import open_file_store
+from infra.files.store import FileStore
 from infra.runtime.clock import Clock
 from infra.runtime.identity import new_replica_id
 from infra.runtime.settings import Settings, SettingsRefused
+from infra.store.files.files import FileRecords
 from infra.store.open import Store
 from infra.store.turns.live import LiveSubscriber
+from infra.wire.errors import AgClusterError
 from infra.wire.ids import ReplicaId
 
 log = logging.getLogger(__name__)
@@ -49,6 +56,7 @@ async def running_replica(
     secret = settings.secret.get_secret_value().encode()
     replica = new_replica_id(settings.host_name)
     live = store.subscriber(replica)
+    files = open_file_store(settings, data_dir=settings.data_dir)
     deps = _parts(
         settings,
         store=store,
@@ -57,10 +65,15 @@ async def running_replica(
         secret=secret,
         replica=replica,
         live=live,
+        files=files,
     )
     deferred = deps.deferred
     async with asyncio.TaskGroup() as group:
-        loops = [group.create_task(live.run()), group.create_task(deferred.run())]
+        loops = [
+            group.create_task(live.run()),
+            group.create_task(deferred.run()),
+            group.create_task(_look_at_files(files, store.files)),
+        ]
         try:
             yield deps
             await _settle(deferred)
@@ -78,6 +91,7 @@ def _parts(
     secret: bytes,
     replica: ReplicaId,
     live: LiveSubscriber,
+    files: FileStore,
 ) -> ApiDeps:
     drain = Drain()
     deferred = DeferredCalls(clock)
@@ -97,6 +111,7 @@ def _parts(
     names = TemporaryNames(
         settings, secret=secret, chains=store.chains, retention_s=settings.retention_s
     )
+    intake = FileIntake(settings, records=store.files, files=files)
     return ApiDeps(
         settings=settings,
         clock=clock,
@@ -122,6 +137,10 @@ def _parts(
             turns=store.turns,
             lookup=lookup,
         ),
+        files=StoredFiles(records=store.files, intake=intake, clock=clock),
+        uploads=PartedUploads(
+            uploads=store.uploads, records=store.files, intake=intake, clock=clock
+        ),
         admission=_admission(settings, store=store, upstream=upstream, clock=clock, secret=secret),
         workers=store.workers,
         drain=drain,
@@ -129,6 +148,16 @@ def _parts(
         large=large,
         catalog=ModelCatalog(settings, upstream, clock),
     )
+
+
+async def _look_at_files(files: FileStore, records: FileRecords) -> None:
+    """Say in the log what will not work with files. Nothing else waits for them."""
+    try:
+        told = files.warning(await records.see_store(await files.identity()))
+    except AgClusterError as error:
+        told = f"the file store ({files.place}) does not work: {error}"
+    if told is not None:
+        log.warning("%s", told)
 
 
 def _admission(

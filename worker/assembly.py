@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from infra.files.store import FileStore
 from infra.runtime.clock import Clock
 from infra.runtime.settings import Settings
 from infra.store.conversations.leases import RENEW_EVERY_S, SELF_FENCE_AFTER_S
@@ -45,6 +46,8 @@ class Surroundings:
     beat_every_s: float = BEAT_EVERY_S
     available_memory_mb: Callable[[], int | None] | None = None
     """None: as the settings say."""
+    files: FileStore | None = None
+    """Swept by this worker, if given."""
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ import logging
 import sys
 from contextlib import aclosing
 
+from infra.files.open import open_file_store
 from infra.runtime.clock import SystemClock
 from infra.runtime.console import complain
 from infra.runtime.identity import new_worker_id
@@ -41,7 +42,12 @@ async def work(settings: Settings) -> None:
                 aclosing(GatewayClient(settings.gateway_socket)) as gateway,
             ):
                 around = Surroundings(
-                    settings=settings, store=store, host=host, gateway=gateway, clock=clock
+                    settings=settings,
+                    store=store,
+                    host=host,
+                    gateway=gateway,
+                    clock=clock,
+                    files=open_file_store(settings, data_dir=settings.data_dir),
                 )
                 await WorkerProcess(new_worker_id(host.host), around).run(stop)
 

@@ -38,6 +38,7 @@ from worker.hosts.folders.owner import DataOwner, HeldFolder, hold
 from worker.hosts.host import Container
 from worker.lanes import WorkerLane
 from worker.life import Life
+from worker.placement.file_sweep import FileSweep
 from worker.placement.hibernation import MemoryRelief
 from worker.placement.placement import Placement
 from worker.placement.reaper import Reaper
@@ -169,6 +170,7 @@ class WorkerProcess:
             loops = [
                 group.create_task(_endless(loop, name))
                 for name, loop in {
+                    **self._file_sweeps(),
                     "conversations": self.placement.run(),
                     "side turns": self.side.run(),
                     "live frames": self.parts.live.run(),
@@ -202,6 +204,14 @@ class WorkerProcess:
             for loop in loops:
                 loop.cancel()
         log.info("worker has left", extra=fields(worker=self.worker))
+
+    def _file_sweeps(self) -> dict[str, Coroutine[Any, Any, None]]:
+        files, around = self._around.files, self._around
+        if files is None:
+            return {}
+        epoch = self.parts.registry.epoch
+        sweep = FileSweep(around.store.files, files, around.clock, epoch=epoch)
+        return {"files": sweep.run()}
 
     async def _until_told(self, stop: asyncio.Event) -> None:
         async with asyncio.TaskGroup() as group:

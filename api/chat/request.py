@@ -18,6 +18,7 @@ from typing import Annotated, Any, Literal, TypeVar, get_args
 import msgspec
 from msgspec import UNSET, Meta, Raw, Struct, UnsetType
 
+from api.http.bodies import type_refusal
 from infra.runtime.signs import SIGNS_MAX, has_many_signs
 from infra.wire.errors import RequestRefused
 
@@ -292,24 +293,8 @@ def given(value: Json) -> Raw | None:
 
 
 def refusal(error: msgspec.ValidationError, where: str = "") -> RequestRefused:
-    """A type error in OpenAI's notation: `messages[0].role`.
-
-    `where` is the field that was parsed.
-    """
-    what, _, path = str(error).partition(" - at `$")
-    param = (where + path.removesuffix("`")).removeprefix(".") or None
-    if missing := _MISSING.fullmatch(what):
-        param = f"{param}.{missing[1]}" if param else missing[1]
-        return RequestRefused(f"`{param}` is required.", param=param)
-    if param is None:
-        return RequestRefused("The body must be a JSON object.")
-    if what.startswith("Invalid enum value"):
-        # The received value is not repeated, because people put keys into the wrong fields.
-        return RequestRefused(f"`{param}` must be one of {', '.join(get_args(Role))}.", param=param)
-    return RequestRefused(f"`{param}`: {what[0].lower()}{what[1:].replace('`', '')}.", param=param)
-
-
-_MISSING = re.compile(r"Object missing required field `(\w+)`")
+    """A type error in OpenAI's notation; `where` is the field that was parsed."""
+    return type_refusal(error, where, known=get_args(Role))
 
 
 def _decoded(decoder: msgspec.json.Decoder[T], raw: Body | Raw) -> T:

@@ -6,11 +6,13 @@ Others are refused with 400, not 415, because LangChain repeats a 415 for minute
 from __future__ import annotations
 
 import asyncio
+import re
 from collections import OrderedDict, deque
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import TypeVar
 
+import msgspec
 from starlette.requests import Request
 
 from infra.runtime.threads import in_thread
@@ -33,6 +35,51 @@ async def json_body(request: Request) -> bytearray:
     async for piece in request.stream():
         body += piece
     return body
+
+
+SMALL_BYTES = 1024 * 1024
+
+
+async def read_small(request: Request, kind: type[T], *, known: Sequence[str] = ()) -> T:
+    """A small body of that form. `known` are the words of its enumerations.
+
+    Raises `RequestRefused` for anything else.
+    """
+    _check(request.headers)
+    body = bytearray()
+    async for piece in request.stream():
+        body += piece
+        if len(body) > SMALL_BYTES:
+            raise RequestRefused(f"The body is larger than {SMALL_BYTES} bytes.")
+    try:
+        return msgspec.json.decode(body, type=kind)
+    except msgspec.ValidationError as error:
+        raise type_refusal(error, known=known) from None
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        raise RequestRefused("The body is not valid JSON.") from None
+
+
+def type_refusal(
+    error: msgspec.ValidationError, where: str = "", *, known: Sequence[str] = ()
+) -> RequestRefused:
+    """A type error in OpenAI's notation: `messages[0].role`.
+
+    `where` is the field that was parsed, `known` are the words of its enumerations.
+    """
+    what, _, path = str(error).partition(" - at `$")
+    param = (where + path.removesuffix("`")).removeprefix(".") or None
+    if missing := _MISSING.fullmatch(what):
+        param = f"{param}.{missing[1]}" if param else missing[1]
+        return RequestRefused(f"`{param}` is required.", param=param)
+    if param is None:
+        return RequestRefused("The body must be a JSON object.")
+    if what.startswith("Invalid enum value"):
+        # The received value is not repeated, because people put keys into the wrong fields.
+        return RequestRefused(f"`{param}` must be one of {', '.join(known)}.", param=param)
+    return RequestRefused(f"`{param}`: {what[0].lower()}{what[1:].replace('`', '')}.", param=param)
+
+
+_MISSING = re.compile(r"Object missing required field `(\w+)`")
 
 
 def held_while_read(body: bytearray) -> int:

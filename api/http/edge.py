@@ -26,6 +26,7 @@ from api.http.held_bodies import Held, HeldBodies
 from infra.runtime.logs import fields
 from infra.wire.errors import AgClusterError, ErrorCode, RequestRefused
 from infra.wire.ids import TenantId
+from infra.wire.words import Case, refused
 
 log = logging.getLogger(__name__)
 
@@ -34,6 +35,10 @@ HEADERS_MAX = 128
 BODY_STALL_S = 20.0
 """Seconds that a body may take, plus one for every 64 KiB that has arrived."""
 BODY_BYTES_PER_S = 64 * 1024
+PROGRESS_BYTES = 16 * 1024
+"""An upload that sends fewer bytes than this in the time of a stall is given up."""
+FORM_BYTES = 64 * 1024
+"""What the rest of an upload's form may take beside its file."""
 ANSWER_HEADERS = "answer_headers"
 """Where in a request's state a route puts headers for its answer, even if that is an error."""
 BODY = "body"
@@ -47,6 +52,8 @@ _SECURITY_HEADERS = {
 """Default headers of answers. None of them is a page, so a browser must not run anything in
 them."""
 _PATH_SIGNS = "/!$&'()*+,:;=@[]"
+_UPLOADS = re.compile(r"/(?:v1/)?(?:files|uploads/[^/]+/parts)")
+"""Whose bodies are files."""
 _PREFIX = re.compile(r"/*((?:v1/+)*)")
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:@=+/-]{1,128}")
 
@@ -66,10 +73,12 @@ class Edge:
         max_body_bytes: int,
         requests_max: int,
         bodies_max_bytes: int,
+        file_max_bytes: int,
         body_stall_s: float = BODY_STALL_S,
     ) -> None:
         self._app = app
         self._max_body_bytes = max_body_bytes
+        self._file_max_bytes = file_max_bytes
         self._requests_max = requests_max
         self._body_stall_s = body_stall_s
         self._held = HeldBodies(bodies_max_bytes)
@@ -88,12 +97,13 @@ class Edge:
         state = scope.setdefault("state", {})
         state[ANSWER_HEADERS] = {}
         exchange = _Exchange(scope, send, state[ANSWER_HEADERS])
-        body = BoundedBody(receive, self._max_body_bytes, self._body_stall_s, self._held.request())
+        meant = meant_path(scope["path"], scope["raw_path"])
+        body = self._body(scope["method"], meant, receive)
         state[BODY] = body
         self._open.add(exchange)
         try:
-            self._check(scope)
-            scope["path"] = meant_path(scope["path"], scope["raw_path"])
+            self._check(scope, body)
+            scope["path"] = meant
             await self._app(scope, body, exchange.send)
         except ClientDisconnect:
             pass  # The client is gone.
@@ -111,7 +121,13 @@ class Edge:
             body.release()
             exchange.log()
 
-    def _check(self, scope: Scope) -> None:
+    def _body(self, method: str, path: str, receive: Receive) -> BoundedBody:
+        held = self._held.request()
+        if method == "POST" and _UPLOADS.fullmatch(path):
+            return PassingBody(receive, self._file_max_bytes, self._body_stall_s, held)
+        return BoundedBody(receive, self._max_body_bytes, self._body_stall_s, held)
+
+    def _check(self, scope: Scope, body: BoundedBody) -> None:
         if len(self._open) > self._requests_max and not _is_probe(scope):
             raise RequestRefused("", code=ErrorCode.REPLICA_FULL)
         fields_sent = scope["headers"]
@@ -123,8 +139,8 @@ class Edge:
                 code=ErrorCode.HEADERS_TOO_LARGE,
             )
         length = Headers(raw=fields_sent).get("content-length", "0")
-        if length.isdigit() and int(length) > self._max_body_bytes:
-            raise _too_large(self._max_body_bytes)
+        if length.isdigit():
+            body.announce(int(length))
 
 
 class _Exchange:
@@ -184,12 +200,16 @@ class BoundedBody:
         self._began = time.monotonic()
         self._is_complete = False
 
+    def announce(self, length: int) -> None:
+        """So many bytes are to come. Raises `RequestRefused` if they are too many."""
+        if length > self._max_bytes:
+            raise self._too_large()
+
     async def __call__(self) -> Message:
         if self._is_complete:
             return await self._receive()
-        allowed_s = self._stall_s + self._received / BODY_BYTES_PER_S
         try:
-            async with asyncio.timeout(self._began + allowed_s - time.monotonic()):
+            async with asyncio.timeout(self._left_s()):
                 message = await self._receive()
         except TimeoutError:
             raise RequestRefused("", code=ErrorCode.REQUEST_TIMEOUT) from None
@@ -197,10 +217,24 @@ class BoundedBody:
             size = len(message.get("body", b""))
             self._received += size
             if self._received > self._max_bytes:
-                raise _too_large(self._max_bytes)
-            self._held.add(size)
+                raise self._too_large()
+            self._arrived(size)
             self._is_complete = not message.get("more_body", False)
         return message
+
+    def _left_s(self) -> float:
+        """Seconds that the next piece may take."""
+        allowed_s = self._stall_s + self._received / BODY_BYTES_PER_S
+        return self._began + allowed_s - time.monotonic()
+
+    def _arrived(self, size: int) -> None:
+        self._held.add(size)
+
+    def _too_large(self) -> RequestRefused:
+        return RequestRefused(
+            f"The request body is larger than {self._max_bytes} bytes.",
+            code=ErrorCode.BODY_TOO_LARGE,
+        )
 
     def belong(self, tenant: TenantId) -> None:
         """Sets whose request it is, because each key has a share of the memory. Called before the
@@ -218,6 +252,36 @@ class BoundedBody:
     def release(self) -> None:
         """The body is no longer held."""
         self.hold(0)
+
+
+class PassingBody(BoundedBody):
+    """The body of an upload, which goes on to the file store as it arrives.
+
+    Of its bytes only those count as held that the route says. It may take any time, as long as it
+    moves: we wait at most `stall_s` for the next `PROGRESS_BYTES`. The time in which nobody asks
+    for more does not count, because then the file store is slow, not the sender.
+    """
+
+    def __init__(self, receive: Receive, max_bytes: int, stall_s: float, held: Held) -> None:
+        super().__init__(receive, max_bytes + FORM_BYTES, stall_s, held)
+        self._file_max_bytes = max_bytes
+        self._waited_s = 0.0
+        self._fresh = 0
+        self._asked = time.monotonic()
+
+    def _left_s(self) -> float:
+        self._asked = time.monotonic()
+        return self._stall_s - self._waited_s
+
+    def _arrived(self, size: int) -> None:
+        self._fresh += size
+        if self._fresh >= PROGRESS_BYTES:
+            self._fresh, self._waited_s = 0, 0.0
+        else:
+            self._waited_s += time.monotonic() - self._asked
+
+    def _too_large(self) -> RequestRefused:
+        return refused(Case.FILE_TOO_LARGE, bytes=self._file_max_bytes)
 
 
 def meant_path(path: str, raw_path: bytes) -> str:
@@ -259,12 +323,6 @@ def _loggable(scope: Scope, headers: Headers) -> str:
 def _is_probe(scope: Scope) -> bool:
     path: str = scope["path"]
     return path.startswith("/health")
-
-
-def _too_large(max_bytes: int) -> RequestRefused:
-    return RequestRefused(
-        f"The request body is larger than {max_bytes} bytes.", code=ErrorCode.BODY_TOO_LARGE
-    )
 
 
 def request_id(headers: Headers) -> str:

@@ -15,6 +15,7 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
 from api.chat.request import ChatRequest
+from api.files.shapes import PURPOSES, CompleteUploadBody, NewUploadBody
 from api.routes.shapes import ErrorAnswer
 from api.turns.options import OPTION_HEADERS
 
@@ -40,6 +41,31 @@ CHAT_BODY: dict[str, Any] = {
         },
     }
 }
+
+
+def json_of(body: type) -> dict[str, Any]:
+    """A body of that form, which the document describes (`BODIES`)."""
+    schema = {"$ref": f"#/components/schemas/{body.__name__}"}
+    return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}
+
+
+def _form(required: list[str], **fields: dict[str, Any]) -> dict[str, Any]:
+    schema = {"type": "object", "required": required, "properties": fields}
+    return {
+        "requestBody": {"required": True, "content": {"multipart/form-data": {"schema": schema}}}
+    }
+
+
+_BINARY = {"type": "string", "format": "binary"}
+FILE_FORM = _form(
+    ["file", "purpose"],
+    file=_BINARY,
+    purpose={"type": "string", "enum": list(PURPOSES)},
+)
+PART_FORM = _form(["data"], data=_BINARY)
+
+BODIES = (ChatRequest, NewUploadBody, CompleteUploadBody)
+"""Bodies that we parse ourselves."""
 
 _ANYWHERE = (400, 431, 500, 503)
 _FOR_KEYS = (401, 429)
@@ -100,6 +126,11 @@ LAST_EVENT: dict[str, Any] = {
 }
 
 
+RANGE: dict[str, Any] = {
+    "parameters": [header("Range", "The bytes that are wanted.", pattern="^bytes=[0-9]*-[0-9]*$")]
+}
+
+
 def document(app: FastAPI) -> dict[str, Any]:
     """The complete document, built once."""
     if app.openapi_schema is None:
@@ -107,7 +138,7 @@ def document(app: FastAPI) -> dict[str, Any]:
             title=app.title, version=app.version, description=app.description, routes=app.routes
         )
         _, bodies = msgspec.json.schema_components(
-            [ChatRequest], ref_template="#/components/schemas/{name}"
+            BODIES, ref_template="#/components/schemas/{name}"
         )
         components = schema["components"]
         components["schemas"] |= bodies

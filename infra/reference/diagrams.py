@@ -20,17 +20,21 @@ from infra.reference.generated import replace_part, run
 from infra.store.keys import Keys
 from infra.wire.ids import (
     ConversationKey,
+    FileId,
     HostId,
     ReplicaId,
     TenantId,
     TurnId,
+    UploadId,
     WorkerId,
 )
 from infra.wire.states import (
     CONVERSATION_TRANSITIONS,
+    FILE_TRANSITIONS,
     TURN_TRANSITIONS,
     WORKER_TRANSITIONS,
     ConversationState,
+    FileState,
     TurnState,
     WorkerState,
 )
@@ -44,6 +48,8 @@ PLACEHOLDERS: Mapping[object, str] = {
     WorkerId: "<worker>",
     HostId: "<host>",
     ReplicaId: "<replica>",
+    FileId: "<file>",
+    UploadId: "<upload>",
 }
 
 _WIDTH = 140
@@ -56,7 +62,9 @@ def states() -> str:
     turn = mermaid(TURN_TRANSITIONS, TurnState.QUEUED)
     conversation = mermaid(CONVERSATION_TRANSITIONS, ConversationState.COLD)
     worker = mermaid(WORKER_TRANSITIONS, WorkerState.READY)
-    return f"**Turn**\n{turn}\n**Conversation**\n{conversation}\n**Worker**\n{worker}"
+    file = mermaid(FILE_TRANSITIONS, FileState.UPLOADING)
+    parts = (("Turn", turn), ("Conversation", conversation), ("Worker", worker), ("File", file))
+    return "\n".join(f"**{name}**\n{diagram}" for name, diagram in parts)
 
 
 def mermaid(table: Mapping[State, frozenset[State]], *starts: State) -> str:

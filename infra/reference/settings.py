@@ -46,6 +46,10 @@ COMPOSE_PART = """
 # short.
 # COMPOSE_DATA_DIR=/var/lib/agcluster
 
+# For the S3 server of `--profile s3`: its secret key (openssl rand -hex 32), and its image.
+# S3_SECRET_KEY=
+# S3_IMAGE=chrislusf/seaweedfs:latest
+
 # How long a service that is to stop may take before it is killed: AGCLUSTER_DRAIN_TIMEOUT_S and
 # some seconds more.
 # COMPOSE_STOP_GRACE=45s

@@ -9,10 +9,12 @@ import secrets
 from infra.wire.ids import (
     TURN_PREFIX,
     ConversationKey,
+    FileId,
     HostId,
     ReplicaId,
     TenantId,
     TurnId,
+    UploadId,
     WorkerId,
 )
 
@@ -35,6 +37,19 @@ def address_id(secret: bytes, address: str) -> str:
 
 def new_turn_id() -> TurnId:
     return TurnId(TURN_PREFIX + secrets.token_hex(16))
+
+
+def new_file_id(now_ms: int) -> FileId:
+    """Of a file made at that time (Unix ms): younger ones stand behind it."""
+    return FileId(f"file-{now_ms:012x}{secrets.token_hex(10)}")
+
+
+def new_part_id(now_ms: int) -> FileId:
+    return FileId(f"part_{now_ms:012x}{secrets.token_hex(10)}")
+
+
+def new_upload_id() -> UploadId:
+    return UploadId(f"upload_{secrets.token_hex(16)}")
 
 
 def new_conversation_name() -> str:

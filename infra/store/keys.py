@@ -8,7 +8,16 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from infra.wire.ids import ConversationKey, HostId, ReplicaId, TenantId, TurnId, WorkerId
+from infra.wire.ids import (
+    ConversationKey,
+    FileId,
+    HostId,
+    ReplicaId,
+    TenantId,
+    TurnId,
+    UploadId,
+    WorkerId,
+)
 
 
 @dataclass(frozen=True)
@@ -220,6 +229,45 @@ class Keys:
     def tenant_usage_of(self, tenant: TenantId, day: str) -> str:
         """Hash: the same for one day (UTC, `20260131`). meter, finish; 62 d."""
         return f"{self.prefix}:tenant:{tenant}:usage:{day}"
+
+    def file(self, file: FileId) -> str:
+        """Hash: tenant, store (the identity of the file store with its bytes), state (`uploading`,
+        `part`, `ready`, `deleting`), held (bytes it counts for its tenant), name, type, purpose,
+        bytes, digest (SHA-256), created, expires (ms). Scripts; until its bytes are gone."""
+        return f"{self.prefix}:file:{file}"
+
+    def upload(self, upload: UploadId) -> str:
+        """Hash: tenant, status, name, type, purpose, bytes (announced), received (in parts), life
+        (s, of the file), created, expires (ms), file (that it made). API; a day after it
+        expires."""
+        return f"{self.prefix}:upload:{upload}"
+
+    def upload_parts(self, upload: UploadId) -> str:
+        """Hash: part -> its bytes. keep_part; as long as the upload."""
+        return f"{self.prefix}:upload:{upload}:parts"
+
+    def tenant_files(self, tenant: TenantId, purpose: str) -> str:
+        """Sorted set: the tenant's files of that purpose, or of `all`, in the order they were made;
+        all scores are 0. keep_file; until the last one goes."""
+        return f"{self.prefix}:tenant:{tenant}:files:{purpose}"
+
+    def tenant_filed(self, tenant: TenantId) -> str:
+        """Hash: files, bytes: what the tenant keeps in the file store, with what is being uploaded.
+        Scripts; until the last one goes."""
+        return f"{self.prefix}:tenant:{tenant}:filed"
+
+    def files_due(self, store: str) -> str:
+        """Sorted set: files of that store, by when a worker is to remove them (ms). Scripts."""
+        return f"{self.prefix}:files:{store}:due"
+
+    def files_tidied(self, store: str) -> str:
+        """String: there if somebody has looked for objects without a record lately; an hour."""
+        return f"{self.prefix}:files:{store}:tidied"
+
+    def file_stores(self) -> str:
+        """Sorted set: identities of the file stores that programs use, by until when that is known
+        (ms). see_file_store."""
+        return f"{self.prefix}:files:stores"
 
     def key_verdict(self, tenant: TenantId) -> str:
         """String: `ok` or `refused`, what the upstream said about the tenant's key. API;

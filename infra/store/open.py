@@ -18,6 +18,8 @@ from infra.store.conversations.chains import ChainStore
 from infra.store.conversations.conversations import ConversationStore
 from infra.store.conversations.leases import LeaseStore
 from infra.store.conversations.transcripts import MAX_BYTES, TranscriptStore
+from infra.store.files.files import FileRecords
+from infra.store.files.uploads import UploadRecords
 from infra.store.keys import Keys
 from infra.store.placement.queue import PlacementQueue, PlacementWorker, SideClaims
 from infra.store.placement.start_slots import StartSlots
@@ -58,6 +60,8 @@ class Store:
     usage: UsageStore
     rates: Rates
     readers: TurnReaders
+    files: FileRecords
+    uploads: UploadRecords
     contents: Contents | None = None
     """Seals prompts and answers, if the deployment has a content secret."""
     may_evict: bool = False
@@ -171,5 +175,7 @@ def store_on(
         rates=Rates(redis, keys),
         readers=TurnReaders(redis, keys, ended_ttl_s=ended_ttl_s, contents=contents),
         usage=UsageStore(redis, keys),
+        files=FileRecords(redis, keys, contents=contents),
+        uploads=UploadRecords(redis, keys, contents=contents),
         contents=contents,
     )

@@ -6,6 +6,9 @@
     ├── TurnNotFound               this tenant has no such turn
     ├── ConversationBusy           a turn of the conversation runs or waits
     ├── ConversationNotFound       this tenant has no such conversation
+    ├── FileNotKept                this tenant has no such file or upload
+    ├── FileGone                   a file's bytes are not where its record says
+    ├── FileStoreUnavailable       the file store did not answer, or refused
     ├── LeaseLost                  a newer owner exists: stop writing at once
     ├── TurnLogTorn                logged events are missing from the log
     ├── TenantHoldsTooMuch         the tenant of a running turn has used up its bytes in Redis
@@ -56,6 +59,11 @@ class ErrorCode(StrEnum):
     CONVERSATION_BUSY = "conversation_busy"
     TURN_RUNNING = "turn_running"
     CONVERSATION_NOT_FOUND = "conversation_not_found"
+    FILE_NOT_FOUND = "file_not_found"
+    FILE_TOO_LARGE = "file_too_large"
+    FILES_FULL = "file_quota_exceeded"
+    RANGE_NOT_SATISFIABLE = "range_not_satisfiable"
+    FILE_STORE_UNAVAILABLE = "file_store_unavailable"
     QUEUE_FULL = "queue_full"
     CLUSTER_FULL = "cluster_full"
     TENANT_LIMIT = "tenant_limit_exceeded"
@@ -136,6 +144,25 @@ class ConversationBusy(AgClusterError):
     def __init__(self, turn: str) -> None:
         super().__init__(f"turn {turn} has not ended")
         self.turn = turn
+
+
+class FileNotKept(AgClusterError):
+    """No such file or upload, or it belongs to another tenant: callers cannot tell the two
+    apart."""
+
+    code = ErrorCode.FILE_NOT_FOUND
+
+
+class FileGone(AgClusterError):
+    """The bytes of a file are not where its record says, or are fewer."""
+
+    code = ErrorCode.FILE_NOT_FOUND
+
+
+class FileStoreUnavailable(AgClusterError):
+    """The file store did not answer in time, refused, or is full."""
+
+    code = ErrorCode.FILE_STORE_UNAVAILABLE
 
 
 class LeaseLost(AgClusterError):
@@ -270,6 +297,7 @@ _RETRYABLE: frozenset[ErrorCode] = frozenset(
         ErrorCode.REPLICA_FULL,
         ErrorCode.QUEUE_TIMEOUT,
         ErrorCode.STORE_UNAVAILABLE,
+        ErrorCode.FILE_STORE_UNAVAILABLE,
         ErrorCode.SHUTTING_DOWN,
     }
 )

@@ -35,10 +35,31 @@ ReplicaId = NewType("ReplicaId", str)
 ReaderId = NewType("ReaderId", str)
 """`<replica> <serial>`: one open answer of a client that asked for the turn."""
 
+FileId = NewType("FileId", str)
+"""`file-` and 32 hex digits, the first 12 of which are when it was made, so that ids stand in that
+order. Parts of uploads: `part_` and such digits."""
+
+UploadId = NewType("UploadId", str)
+"""`upload_` and 32 hex digits."""
+
 Fence = NewType("Fence", int)
 """A lease's generation. It only grows for a conversation; writes with an older one are refused."""
 
 _DIALECTS_ID = re.compile(r"[a-z]+[-_]([0-9a-f]{32})")
+
+
+_FILE_ID = re.compile(r"(?:file-|part_)[0-9a-f]{32}")
+_UPLOAD_ID = re.compile(r"upload_[0-9a-f]{32}")
+
+
+def file_meant(said: str) -> FileId | None:
+    """The id, if it has the form of a file's or a part's."""
+    return FileId(said) if _FILE_ID.fullmatch(said) else None
+
+
+def upload_meant(said: str) -> UploadId | None:
+    """The id, if it has the form of an upload's."""
+    return UploadId(said) if _UPLOAD_ID.fullmatch(said) else None
 
 
 def turn_meant(shown: str) -> TurnId:

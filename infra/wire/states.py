@@ -1,4 +1,4 @@
-"""The states of turns, conversations and workers: one enum and one transition table each.
+"""The states of turns, conversations, workers and files: one enum and one transition table each.
 
 Only the store's scripts write them; every program reads them. The diagrams in ARCHITECTURE.md are
 generated from these tables (`python -m infra.reference.diagrams`).
@@ -61,6 +61,17 @@ class WorkerState(StrEnum):
     """It is shutting down."""
 
 
+class FileState(StrEnum):
+    """How far the record of a file is. Only a ready one is shown."""
+
+    UPLOADING = "uploading"
+    PART = "part"
+    """A whole part of an upload, which will go when the upload is over."""
+    READY = "ready"
+    DELETING = "deleting"
+    """Nobody finds it any more; its record goes when its bytes are gone."""
+
+
 TURN_TRANSITIONS: Mapping[TurnState, frozenset[TurnState]] = {
     TurnState.QUEUED: frozenset({TurnState.CLAIMED, TurnState.CANCELLED, TurnState.EXPIRED}),
     # It returns to the queue only if its log is empty and attempts are left: tools are not
@@ -103,6 +114,13 @@ WORKER_TRANSITIONS: Mapping[WorkerState, frozenset[WorkerState]] = {
     WorkerState.READY: frozenset({WorkerState.FAILING, WorkerState.DRAINING}),
     WorkerState.FAILING: frozenset({WorkerState.READY, WorkerState.DRAINING}),
     WorkerState.DRAINING: frozenset(),
+}
+
+FILE_TRANSITIONS: Mapping[FileState, frozenset[FileState]] = {
+    FileState.UPLOADING: frozenset({FileState.PART, FileState.READY, FileState.DELETING}),
+    FileState.PART: frozenset({FileState.DELETING}),
+    FileState.READY: frozenset({FileState.DELETING}),
+    FileState.DELETING: frozenset(),
 }
 
 State = TypeVar("State", bound=StrEnum)

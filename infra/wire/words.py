@@ -35,6 +35,11 @@ SENTENCES: Mapping[ErrorCode, str] = {
     ErrorCode.TURN_RUNNING: "The answer is not finished yet. Ask again, or read it as a stream.",
     ErrorCode.CONVERSATION_NOT_FOUND: "There is no such conversation.",
     ErrorCode.CONVERSATION_BUSY: "A turn of this conversation has not ended. Cancel it first.",
+    ErrorCode.FILE_NOT_FOUND: "There is no such file or upload.",
+    ErrorCode.FILE_TOO_LARGE: "The file is too large.",
+    ErrorCode.FILES_FULL: "The files of this API key take all the room they may. Delete some.",
+    ErrorCode.RANGE_NOT_SATISFIABLE: "The file has no bytes in the range that was asked for.",
+    ErrorCode.FILE_STORE_UNAVAILABLE: "Files are briefly unavailable. Please try again.",
     ErrorCode.QUEUE_FULL: "Too many turns of this conversation are waiting already.",
     ErrorCode.CLUSTER_FULL: "Too many requests are waiting already. Please try again later.",
     ErrorCode.TENANT_LIMIT: "The conversations and answers of this API key take all the room "
@@ -75,6 +80,20 @@ class Case(Enum):
     DAY_SPENT = (
         ErrorCode.BUDGET_EXCEEDED,
         "Today's token budget of this API key is used up. A new day begins at 0:00 UTC.",
+    )
+    FILES_COUNTED = (
+        ErrorCode.FILES_FULL,
+        "This API key keeps {files} files, which is as many as it may. Delete some.",
+    )
+    FILES_WEIGHED = (
+        ErrorCode.FILES_FULL,
+        "The files of this API key may take {bytes} bytes together. Delete some.",
+    )
+    FILE_TOO_LARGE = ErrorCode.FILE_TOO_LARGE, "A file may have {bytes} bytes at most."
+    FILE_ELSEWHERE = (
+        ErrorCode.FILE_STORE_UNAVAILABLE,
+        "This file is kept where this server cannot read it. Its operators can read in "
+        "AgCluster's manual how servers share their files.",
     )
     CONVERSATION_WAITS = (
         ErrorCode.QUEUE_FULL,

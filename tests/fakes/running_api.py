@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import tempfile
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from dataclasses import dataclass, replace
@@ -109,8 +110,12 @@ async def running_api(
     log_every: int = 1,
 ) -> AsyncIterator[RunningApi]:
     """Everything up, on fakeredis unless a store is given; torn down in order."""
-    chosen = Settings.model_validate(SETTINGS.model_dump(exclude_unset=True) | dict(settings or {}))
     async with AsyncExitStack() as held:
+        folder = held.enter_context(tempfile.TemporaryDirectory())
+        given = (
+            SETTINGS.model_dump(exclude_unset=True) | {"data_dir": folder} | dict(settings or {})
+        )
+        chosen = Settings.model_validate(given)
         hints = None
         if store is None:
             redis = FakeAsyncRedis(server=FakeServer())

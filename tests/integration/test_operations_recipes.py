@@ -21,13 +21,20 @@ from pathlib import Path
 import pytest
 from redis.asyncio import Redis
 
-from infra.runtime.identity import conversation_key, new_replica_id, new_turn_id, tenant_id
+from infra.runtime.identity import (
+    conversation_key,
+    new_file_id,
+    new_replica_id,
+    new_turn_id,
+    tenant_id,
+)
 from infra.store.access.key_verdicts import KeyVerdicts
 from infra.store.access.limits import SubmitLimits
 from infra.store.access.usage import UsageStore
 from infra.store.conversations.conversations import ConversationStore
 from infra.store.conversations.leases import Lease, LeaseStore
 from infra.store.conversations.transcripts import TranscriptStore
+from infra.store.files.files import FileQuota, FileRecords
 from infra.store.keys import Keys
 from infra.store.placement.queue import PlacementQueue
 from infra.store.placement.workers import WorkerRecord, WorkerRegistry
@@ -67,6 +74,8 @@ EXPECTED = {
     "List and show them with `agcluster`": "{TURN}",
     "Stop one with `agcluster`": "stopping {IDLE} (was warm)",
     "Delete one with `agcluster`": "deleted {IDLE}; {HOST} removes its files",
+    "Which file stores are in use": "0123456789abcdef",
+    "What a tenant keeps in the file store": "5000",
     "Which turns have not ended": "{TURN}",
     "What became of one": "running",
     "Its last words": "Hello",
@@ -180,6 +189,7 @@ async def _live_a_little(redis: Redis) -> dict[str, str]:
     )
     await WorkerRegistry(redis, keys).take_inventory(HOST, {"4f2a9c1b7d33": busy})
     await KeyVerdicts(redis, keys).put(tenant, True, ttl_s=300)
+    await _upload(FileRecords(redis, keys), tenant)
     return {
         "C": busy,
         "IDLE": idle,
@@ -208,6 +218,12 @@ async def _submitted(turns: TurnStore, tenant: TenantId, c: ConversationKey) -> 
     return (
         await turns.submit(new, limits=SubmitLimits(turns_waiting_max=8), retention_s=3600)
     ).turn
+
+
+async def _upload(files: FileRecords, tenant: TenantId) -> None:
+    store, quota = "0123456789abcdef", FileQuota(0, 0)
+    await files.see_store(store)
+    await files.begin(new_file_id(1), tenant, store=store, announced=5000, quota=quota)
 
 
 async def _begun_turn(redis: Redis, keys: Keys, lease: Lease, tenant: TenantId) -> TurnId:

@@ -19,8 +19,8 @@ _NOT_FOR_CHILDREN = ("ANTHROPIC_API_KEY", "ANTHROPIC_AUTH_TOKEN", "CLAUDE_CODE_O
 """Keys of the person at the terminal. Callers bring their own; no program needs these."""
 
 _SECRETS = {
-    "api": ("secret", "content_secret"),
-    "worker": ("content_secret",),
+    "api": ("secret", "content_secret", "file_store_options"),
+    "worker": ("content_secret", "file_store_options"),
     "gateway": ("secret",),
 }
 """The secrets that a program does not need: the worker passes keys on unopened, and the gateway
@@ -64,7 +64,9 @@ def bare_environment() -> dict[str, str]:
 def environment(settings: Settings, *, program: str = "") -> dict[str, str]:
     """The environment of one of our programs: the final settings, whatever our environment said,
     with only the secrets that it needs."""
-    withheld = {"secret", "content_secret"}.difference(_SECRETS.get(program, ()))
+    withheld = {"secret", "content_secret", "file_store_options"}.difference(
+        _SECRETS.get(program, ())
+    )
     given = settings.model_copy(update=dict.fromkeys(withheld))
     # Empty rather than absent, because the program reads the same `.env`, which may contain them.
     empty = {PREFIX + name.upper(): "" for name in withheld}

@@ -5,6 +5,7 @@ from infra.runtime.settings.chats import AnswerSettings, ConversationSettings, S
 from infra.runtime.settings.cluster import ClusterSettings, LogSettings, RedisSettings
 from infra.runtime.settings.edge import EdgeSettings
 from infra.runtime.settings.egress import EgressSettings
+from infra.runtime.settings.files import FileSettings, FileStoreSettings
 from infra.runtime.settings.limits import LimitSettings, ModelCallSettings
 from infra.runtime.settings.models import ModelSettings
 from infra.runtime.settings.types import (
@@ -35,6 +36,8 @@ __all__ = [
     "EgressPolicy",
     "EgressProfile",
     "EgressSettings",
+    "FileSettings",
+    "FileStoreSettings",
     "Isolation",
     "IsolationSettings",
     "LimitSettings",

@@ -19,6 +19,7 @@ from infra.runtime.settings.chats import AnswerSettings, ConversationSettings, S
 from infra.runtime.settings.cluster import ClusterSettings, LogSettings, RedisSettings
 from infra.runtime.settings.edge import EdgeSettings
 from infra.runtime.settings.egress import EgressSettings
+from infra.runtime.settings.files import FileSettings, FileStoreSettings
 from infra.runtime.settings.limits import LimitSettings, ModelCallSettings
 from infra.runtime.settings.models import ModelSettings
 from infra.runtime.settings.types import Section
@@ -38,6 +39,8 @@ SECTIONS: tuple[type[Section], ...] = (
     IsolationSettings,
     PoolSettings,
     EgressSettings,
+    FileSettings,
+    FileStoreSettings,
     RedisSettings,
     ClusterSettings,
     LogSettings,
@@ -61,6 +64,8 @@ class Settings(
     IsolationSettings,
     PoolSettings,
     EgressSettings,
+    FileSettings,
+    FileStoreSettings,
     RedisSettings,
     ClusterSettings,
     LogSettings,

@@ -26,8 +26,8 @@ from infra.store.server.calls import Call, CallShape, shape_of
 from infra.store.server.commands import runner_of
 from infra.store.server.connection import translate
 from infra.store.server.replies import reader_of
-from infra.wire.ids import ConversationKey, HostId, ReplicaId, TenantId, TurnId, WorkerId
-from infra.wire.states import CONVERSATION_TRANSITIONS, TURN_TRANSITIONS
+from infra.wire.ids import ConversationKey, FileId, HostId, ReplicaId, TenantId, TurnId, WorkerId
+from infra.wire.states import CONVERSATION_TRANSITIONS, FILE_TRANSITIONS, TURN_TRANSITIONS
 
 _FOLDER = files("infra.store") / "lua"
 SHARED = (
@@ -39,6 +39,7 @@ SHARED = (
     "starts",
     "conversations",
     "usage",
+    "files",
 )
 """The parts of `lua/shared/`. Each uses only what stands before it."""
 _ID = "%s"
@@ -128,6 +129,7 @@ def _shared() -> str:
         (
             _steps("TURN_NEXT", TURN_TRANSITIONS),
             _steps("CONVERSATION_NEXT", CONVERSATION_TRANSITIONS),
+            _steps("FILE_NEXT", FILE_TRANSITIONS),
             *((_FOLDER / "shared" / f"{part}.lua").read_text() for part in SHARED),
         )
     )
@@ -183,6 +185,10 @@ def _key_table(keys: Keys, code: str) -> str:
         "worker": keys.worker(WorkerId(_ID)),
         "replica_channel": keys.replica_channel(ReplicaId(_ID)),
         "control_channel": keys.control_channel(WorkerId(_ID)),
+        "file": keys.file(FileId(_ID)),
+        "tenant_files": keys.tenant_files(TenantId(_ID), _ID),
+        "tenant_filed": keys.tenant_filed(TenantId(_ID)),
+        "files_due": keys.files_due(_ID),
         "turns_open": keys.turns_open(),
         "turns_waiting": keys.turns_waiting(),
         "ring": keys.ring(),

@@ -113,12 +113,21 @@ async def test_no_made_up_request_breaks_or_hangs_the_api() -> None:
         document = (await api.http.get("/openapi.json")).json()
         names = [f"thread-{n}" for n in range(8)]
         turns = [await api.chat("hi", headers={"x-conversation-id": name}) for name in names]
+        form: dict[str, Any] = {"files": {"file": ("a", b"x")}, "data": {"purpose": "vision"}}
+        files = [await api.http.post("/v1/files", **form) for _ in range(8)]
+        announced = {"bytes": 0, "filename": "a", "mime_type": "a/b", "purpose": "vision"}
+        uploads = [await api.http.post("/v1/uploads", json=announced) for _ in range(8)]
         known: Known = {
             "model": MODELS,
             "model_id": MODELS,
             "messages": MESSAGES,
             "completion_id": [turn.json()["id"] for turn in turns],
             "name": names,
+            "file_id": [file.json()["id"] for file in files],
+            "upload_id": [upload.json()["id"] for upload in uploads],
+            "purpose": ("user_data",),
+            "part_ids": ([],),
+            "bytes": (0,),
         }
         fuzz = Fuzz(document, api.url, known)
         async with asyncio.timeout(150):

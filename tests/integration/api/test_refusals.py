@@ -169,6 +169,7 @@ async def test_slow_body_is_408() -> None:
             max_body_bytes=1000,
             requests_max=10,
             bodies_max_bytes=1000,
+            file_max_bytes=1000,
             body_stall_s=0.05,
         )
         sent: list[Any] = []

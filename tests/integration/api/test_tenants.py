@@ -40,9 +40,52 @@ async def every_call(api: RunningApi) -> list[Call]:
     return calls + [(m, p.removeprefix("/v1")) for m, p in calls if p.startswith("/v1/")]
 
 
-def url(path: str, *, turn: str, conversation: str) -> str:
+NO_FILE, NO_UPLOAD = f"file-{'0' * 32}", f"upload_{'0' * 32}"
+
+
+def url(
+    path: str,
+    *,
+    turn: str,
+    conversation: str,
+    file: str = NO_FILE,
+    upload: str = NO_UPLOAD,
+) -> str:
     """The path with the ids filled in. Fails for a parameter nobody has thought of."""
-    return path.format(completion_id=turn, name=conversation, model_id="claude-sonnet-4.5")
+    return path.format(
+        completion_id=turn,
+        name=conversation,
+        model_id="claude-sonnet-4.5",
+        file_id=file,
+        upload_id=upload,
+    )
+
+
+def content_of(path: str) -> dict[str, Any]:
+    """A good body for the path, if it takes one."""
+    if path.endswith("/chat/completions"):
+        return {"json": body("hi")}
+    if path.endswith("/files"):
+        return {"files": {"file": ("a", b"x")}, "data": {"purpose": "user_data"}}
+    if path.endswith("/parts"):
+        return {"files": {"data": ("a", b"x")}}
+    if path.endswith("/uploads"):
+        return {"json": {"bytes": 1, "filename": "a", "mime_type": "a/b", "purpose": "user_data"}}
+    return {"json": {"part_ids": []}} if path.endswith("/complete") else {}
+
+
+async def own_file(api: RunningApi) -> str:
+    """A file of the owner."""
+    made = await api.http.post("/v1/files", headers=OWNER, **content_of("/v1/files"))
+    id: str = made.json()["id"]
+    return id
+
+
+async def own_upload(api: RunningApi) -> str:
+    """An upload of the owner, which takes parts."""
+    made = await api.http.post("/v1/uploads", headers=OWNER, **content_of("/v1/uploads"))
+    id: str = made.json()["id"]
+    return id
 
 
 async def held_turn(api: RunningApi, group: asyncio.TaskGroup) -> tuple[str, str]:
@@ -65,15 +108,19 @@ def essence(answer: httpx.Response) -> tuple[Any, ...]:
 async def test_no_route_shows_a_stranger_what_is_the_owners() -> None:
     async with running_api(HELD) as api, asyncio.TaskGroup() as group:
         turn, conversation = await held_turn(api, group)
+        file, upload = await own_file(api), await own_upload(api)
         for method, path in await every_call(api):
             if "{" not in path or path.removeprefix("/v1") in KEYLESS:
                 continue
             for names in (conversation, NAME):
-                there = url(path, turn=turn, conversation=names)
+                there = url(path, turn=turn, conversation=names, file=file, upload=upload)
                 nowhere = url(path, turn="chatcmpl-" + "0" * 32, conversation="0" * 24)
                 for query in ("", "?stream=true"):
-                    told = await api.http.request(method, there + query, headers=STRANGER)
-                    made_up = await api.http.request(method, nowhere + query, headers=STRANGER)
+                    more = content_of(path) if method == "POST" else {}
+                    told = await api.http.request(method, there + query, headers=STRANGER, **more)
+                    made_up = await api.http.request(
+                        method, nowhere + query, headers=STRANGER, **more
+                    )
                     assert told.status_code == 404, (method, there)
                     assert essence(told) == essence(made_up), (method, there)
         record = await api.store.turns.get(api.worker.requests[0].turn)
@@ -101,8 +148,8 @@ async def test_every_route_that_wants_a_key_is_counted() -> None:
             if path.removeprefix("/v1") in KEYLESS:
                 continue
             there = url(path, turn="chatcmpl-" + "0" * 32, conversation="x")
-            content = body("hi") if path.endswith("/completions") else None
-            answer = await api.http.request(method, there, json=content)
+            content = content_of(path) if method == "POST" else {}
+            answer = await api.http.request(method, there, **content)
             assert answer.status_code == 429, (method, path)
 
 
@@ -160,7 +207,10 @@ async def test_a_strangers_guess_costs_the_same_work_right_or_wrong() -> None:
     async with running_api() as api:
         turn = (await api.chat("hi", headers=OWNER | {"x-conversation-id": NAME})).json()["id"]
         conversation = api.worker.requests[0].conversation
+        file = await own_file(api)
         for right, wrong in (
+            (f"/v1/files/{file}", f"/v1/files/{NO_FILE}"),
+            (f"/v1/files/{file}/content", f"/v1/files/{NO_FILE}/content"),
             (f"{CHAT}/{turn}", f"{CHAT}/chatcmpl-{'0' * 32}"),
             (f"/v1/sessions/{conversation}", f"/v1/sessions/{'0' * 24}"),
         ):

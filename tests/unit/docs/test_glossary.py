@@ -100,7 +100,8 @@ def test_a_class_of_one_word_is_in_the_glossary_or_plain() -> None:
 
 PLAIN = frozenset(
     {
-        "ack", "caller", "cancellation", "cgroup", "checked", "choice", "cli", "clock", "close",
+        "ack", "arrived", "caller", "cancellation", "cgroup", "checked", "choice", "chunks",
+        "cli", "clock", "close",
         "connections", "contents", "continue", "deleted", "elsewhere", "entry", "examination",
         "finding", "fleet", "folders", "fresh", "gap", "health", "heard", "hearer", "held",
         "hello", "images", "inbox", "interrupt", "interruption", "judged", "launched", "leaving",

@@ -1,9 +1,10 @@
 -- What every script may need: keys, numbers, times, who owns what.
 --
--- In front of these files stand three tables that infra/store/server/scripts.py makes:
+-- In front of these files stand four tables that infra/store/server/scripts.py makes:
 -- KEY                patterns of the keys a script finds only while it runs ("%s" is an id)
 -- TURN_NEXT          TURN_NEXT[old][new] is true for a legal step of a turn (infra/wire/states.py)
 -- CONVERSATION_NEXT  the same for conversations
+-- FILE_NEXT          the same for files
 --
 -- Numbers above 2^53 never occur; int() is needed all the same, as Lua prints 1.7e+15 otherwise.
 

@@ -33,7 +33,7 @@ def test_programs_get_the_decided_settings_and_nobodys_keys(
 
 
 def test_a_program_gets_no_secret_it_has_no_use_for() -> None:
-    secrets = {"secret": "s" * 32, "content_secret": "c" * 32}
+    secrets = {"secret": "s" * 32, "content_secret": "c" * 32, "file_store_options": "a=b"}
     settings = Settings.model_validate(secrets)
     given = {
         name: {
@@ -45,8 +45,8 @@ def test_a_program_gets_no_secret_it_has_no_use_for() -> None:
     }
     assert given == {
         "": set(),
-        "api": {"s" * 32, "c" * 32},
-        "worker": {"c" * 32},
+        "api": {"s" * 32, "c" * 32, "a=b"},
+        "worker": {"c" * 32, "a=b"},
         "gateway": {"s" * 32},
     }
 

@@ -160,12 +160,12 @@ def test_no_script_holds_a_key_literal(name: str) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_script_moves_states_only_by_the_tables(name: str) -> None:
-    """Writes of `state` outside the two helpers: only a turn's and a conversation's birth."""
+    """Writes of `state` outside the helpers: only the birth of a turn, a conversation, a file."""
     source = (FOLDER / f"{name}.lua").read_text()
     births = re.findall(r"HSET'[^)]*?'state', ([^,)]+)", source)
 
-    assert set(births) <= {"'queued'", "'cold'"}
-    assert births == [] or name in ("submit", "acquire", "restore")
+    assert set(births) <= {"'queued'", "'cold'", "'uploading'"}
+    assert births == [] or name in ("submit", "acquire", "restore", "begin_file")
 
 
 def test_the_tables_in_a_script_are_those_of_the_wire() -> None:
@@ -184,7 +184,7 @@ def test_the_tables_in_a_script_are_those_of_the_wire() -> None:
 def test_a_script_has_what_it_uses_of_the_shared_parts_and_no_more(name: str) -> None:
     """All of it took as long as several commands, in every call."""
     parts = "\n".join(SHARED.values())
-    shared = {*DEFINITION.findall(parts), "KEY", "TURN_NEXT", "CONVERSATION_NEXT"}
+    shared = {*DEFINITION.findall(parts), "KEY", "TURN_NEXT", "CONVERSATION_NEXT", "FILE_NEXT"}
     source = scripts.load(CALLS[name], Keys()).source
     code = "\n".join(line for line in source.splitlines() if not line.lstrip().startswith("--"))
     defined = [n for n in DEFINITION.findall(code) if n in shared]

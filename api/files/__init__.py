@@ -1,0 +1,1 @@
+"""Files that callers upload, list, read and delete. Bound to their tenant."""

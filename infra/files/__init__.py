@@ -1,0 +1,1 @@
+"""Where files' bytes are kept, outside Redis: a folder of this machine, or an object store."""

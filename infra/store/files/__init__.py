@@ -1,0 +1,1 @@
+"""Files on record: whose they are, how long they stay, and what a tenant may keep."""
