@@ -20,6 +20,7 @@ from typing import NamedTuple
 
 import httpx
 
+from infra.cli.file_store_doctor import look_at_files
 from infra.cli.findings import Examination, Finding, Verdict
 from infra.cli.program_doctor import examine_program, running_program
 from infra.cli.terminal import Terminal
@@ -69,6 +70,7 @@ async def examine(settings: Settings | None, refused: str | None) -> Examination
         _isolation,
         _sdk,
         _data_dir,
+        _files,
         _port,
         _upstream,
     )
@@ -225,6 +227,10 @@ async def _data_dir(context: _Context) -> list[Finding]:
     if fault := state.fault():
         return [Finding("data", Verdict.MISSING, fault)]
     return [Finding("data", Verdict.OK, str(state.root))]
+
+
+async def _files(context: _Context) -> list[Finding]:
+    return [await look_at_files(context.settings)]
 
 
 async def _port(context: _Context) -> list[Finding]:

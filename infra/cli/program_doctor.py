@@ -14,6 +14,7 @@ from pathlib import Path
 
 import httpx
 
+from infra.cli.file_store_doctor import look_at_files
 from infra.cli.findings import Finding, Verdict
 from infra.cli.up.isolation import probe_isolations
 from infra.cli.up.redis_server import redis_fault
@@ -168,8 +169,8 @@ async def _upstream(settings: Settings) -> Finding:
 
 
 _LOOKS: dict[str, tuple[Look, ...]] = {
-    "api": (_secret, _redis, _workers, _upstream, _api),
-    "worker": (_redis, _isolation, _gateway, _worker),
+    "api": (_secret, _redis, look_at_files, _workers, _upstream, _api),
+    "worker": (_redis, look_at_files, _isolation, _gateway, _worker),
     "gateway": (_secret, _upstream, _gateway),
     "engine-proxy": (_engine,),
 }

@@ -169,11 +169,20 @@ class FileStore:
         """
         if self._identity is None:
             await self.put_new(NAME, secrets.token_hex(8).encode())
-            said = await self.read(NAME, start=0, end=16)
-            if not re.fullmatch(rb"[0-9a-f]{16}", said):
-                raise FileStoreUnavailable(f"the object {NAME} of the file store is not ours")
-            self._identity = said.decode("ascii")
+            self._identity = await self.known_identity()
+            if self._identity is None:
+                raise FileStoreUnavailable(f"the object {NAME} of the file store is gone")
         return self._identity
+
+    async def known_identity(self) -> str | None:
+        """The same; None if the store was never used."""
+        try:
+            said = await self.read(NAME, start=0, end=16)
+        except FileGone:
+            return None
+        if not re.fullmatch(rb"[0-9a-f]{16}", said):
+            raise FileStoreUnavailable(f"the object {NAME} of the file store is not ours")
+        return said.decode("ascii")
 
     async def belongs_to(self, epoch: int) -> bool:
         """Whether the records of its objects are in the Redis with that epoch: the one whose

@@ -288,6 +288,15 @@ class FileRecords:
         )
         return answer.others
 
+    async def stores_in_use(self) -> Sequence[str]:
+        """The identities of file stores that programs named lately."""
+        with translate():
+            seconds, _ = await self._redis.time()
+            found = await self._redis.zrangebyscore(
+                self._keys.file_stores(), int(seconds) * 1000, "+inf"
+            )
+        return [text(one) for one in found]
+
     def _record(self, file: FileId, held: Mapping[str, str]) -> FileRecord | None:
         if held.get("state") != "ready":
             return None

@@ -138,6 +138,7 @@ async def test_a_folder_is_listed(shelf: Shelf) -> None:
 
 
 async def test_all_who_use_a_store_know_it_by_the_same_name(shelf: Shelf) -> None:
+    assert await shelf.files.known_identity() is None
     async with asyncio.TaskGroup() as group:
         asked = [group.create_task(shelf.again().identity()) for _ in range(4)]
     assert len({one.result() for one in asked}) == 1

@@ -258,6 +258,7 @@ async def test_programs_learn_of_other_file_stores_in_use(scene: Scene) -> None:
     assert await scene.store.files.see_store(STORE) == ()
     assert await scene.store.files.see_store(STORE) == ()
     assert await scene.store.files.see_store(OTHER_STORE) == (STORE,)
+    assert sorted(await scene.store.files.stores_in_use()) == [STORE, OTHER_STORE]
     assert await scene.store.files.see_store(STORE) == (OTHER_STORE,)
     await scene.redis.zadd(scene.keys.file_stores(), {OTHER_STORE: 1})
     assert await scene.store.files.see_store(STORE) == (), "it is no longer in use"
