@@ -1,9 +1,9 @@
 """Converts the content of OpenAI's messages to blocks for an agent. Pure.
 
-Nothing is ever fetched: a picture or document must be inline, because fetching URLs for a caller
-would give access to our network. Only the newest message is refused, with what to change.
-Unreadable content of earlier messages becomes a note, because clients resend their history, and one
-refused upload would end the chat for good.
+Nothing is ever fetched: a picture or document must be inline, or a file that the caller uploaded,
+because fetching URLs for a caller would give access to our network. Only the newest message is
+refused, with what to change. Unreadable content of earlier messages becomes a note, because clients
+resend their history, and one refused upload would end the chat for good.
 """
 
 from __future__ import annotations
@@ -11,13 +11,14 @@ from __future__ import annotations
 import base64
 import binascii
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import TypeVar
 
 import msgspec
 from msgspec import Struct
 
 from api.chat.request import Json, Part, given, read_content, refusal, text_of
+from api.files.given import PDF, GivenFile
 from infra.wire.errors import RequestRefused
 from infra.wire.turns import ContentBlock, DocumentBlock, ImageBlock, TextBlock
 
@@ -25,24 +26,45 @@ S = TypeVar("S", bound=Struct)
 
 IMAGE_TYPES = frozenset({"image/png", "image/jpeg", "image/gif", "image/webp"})
 
-_PDF = "application/pdf"
 _MEDIA_TYPE = re.compile(r"[a-z]{1,20}/[a-z0-9.+-]{1,80}")
 _TEXTS = frozenset({"text", "input_text", "output_text"})
+_PICTURES = frozenset({"image_url", "input_image"})
+_DOCUMENTS = frozenset({"file", "input_file"})
 _THOUGHTS = frozenset({"thinking", "redacted_thinking", "reasoning"})
 """The reasoning of an answer, which some clients send back. It is not part of the answer."""
 _SLICE_CHARS = 1024 * 1024
 
 
+class NamedFiles:
+    """The caller's files that the messages name. Without `known`, nothing is known of them yet, and
+    `asked` collects their ids."""
+
+    def __init__(self, known: Mapping[str, GivenFile] | None = None) -> None:
+        self._known = known
+        self.asked = set[str]()
+
+    def get(self, id: str) -> GivenFile | None:
+        """The file; None if there is none. Something in its place as long as nothing is known."""
+        if self._known is None:
+            self.asked.add(id)
+            return GivenFile(name="", media_type="image/png", data="")
+        return self._known.get(id)
+
+
 class _Picture(Struct, frozen=True):
     url: Json = msgspec.UNSET
+    file_id: Json = msgspec.UNSET
 
 
 class _File(Struct, frozen=True):
+    file_id: Json = msgspec.UNSET
     file_data: Json = msgspec.UNSET
     filename: Json = msgspec.UNSET
 
 
-def blocks_of(content: Json, where: str, *, is_newest: bool) -> list[ContentBlock]:
+def blocks_of(
+    content: Json, where: str, *, is_newest: bool, files: NamedFiles
+) -> list[ContentBlock]:
     """The content of a message. Raises `RequestRefused` for unreadable content of the newest
     one."""
     try:
@@ -57,13 +79,15 @@ def blocks_of(content: Json, where: str, *, is_newest: bool) -> list[ContentBloc
         return []
     if isinstance(read, str):
         return [TextBlock(text=read)] if read.strip() else []
-    return list(_blocks(read, where, is_newest=is_newest))
+    return list(_blocks(read, where, is_newest=is_newest, files=files))
 
 
-def _blocks(parts: list[Part], where: str, *, is_newest: bool) -> Iterator[ContentBlock]:
+def _blocks(
+    parts: list[Part], where: str, *, is_newest: bool, files: NamedFiles
+) -> Iterator[ContentBlock]:
     for i, part in enumerate(parts):
         try:
-            block = _block(part, f"{where}[{i}]")
+            block = _block(part, f"{where}[{i}]", files)
         except RequestRefused:
             if is_newest:
                 raise
@@ -72,16 +96,18 @@ def _blocks(parts: list[Part], where: str, *, is_newest: bool) -> Iterator[Conte
             yield block
 
 
-def _block(part: Part, where: str) -> ContentBlock | None:
+def _block(part: Part, where: str, files: NamedFiles) -> ContentBlock | None:
     kind = text_of(part.type)
     if kind in _TEXTS or kind == "refusal":
         field = "refusal" if kind == "refusal" else "text"
         text = _string(part.refusal if kind == "refusal" else part.text, f"{where}.{field}")
         return TextBlock(text=text) if text.strip() else None
-    if kind == "image_url":
-        return _image(part, where)
+    if kind in _PICTURES:
+        return _image(part, where, files)
     if kind == "file":
-        return _file(part, where)
+        return _file(_object(part.file, _File, f"{where}.file"), f"{where}.file", files)
+    if kind == "input_file":
+        return _file(_File(part.file_id, part.file_data, part.filename), where, files)
     if kind == "input_audio":
         raise RequestRefused("Audio is not supported: send text.", param=f"{where}.type")
     raise RequestRefused(
@@ -95,9 +121,9 @@ def _left_out(part: Part) -> TextBlock | None:
         return None
     if kind == "input_audio":
         return _note("a sound recording")
-    if kind == "image_url":
+    if kind in _PICTURES:
         return _note("a picture")
-    if kind == "file":
+    if kind in _DOCUMENTS:
         name = _name_of(part)
         return _note(f"the file {name}" if name else "a file")
     return _note("something of a kind that could not be read")
@@ -109,17 +135,23 @@ def _note(what: str) -> TextBlock:
 
 def _name_of(part: Part) -> str | None:
     try:
+        if (own := text_of(part.filename)) is not None:
+            return own
         raw = given(part.file)
         return None if raw is None else text_of(msgspec.json.decode(raw, type=_File).filename)
     except msgspec.MsgspecError:
         return None
 
 
-def _image(part: Part, where: str) -> ImageBlock:
+def _image(part: Part, where: str, files: NamedFiles) -> ImageBlock:
+    if given(part.file_id) is not None:
+        return _uploaded_image(part.file_id, f"{where}.file_id", files)
     # Some clients send the URL itself instead of the object.
     url = text_of(part.image_url)
     if url is None:
         holder = _object(part.image_url, _Picture, f"{where}.image_url")
+        if given(holder.file_id) is not None:
+            return _uploaded_image(holder.file_id, f"{where}.image_url.file_id", files)
         url = _string(holder.url, f"{where}.image_url.url")
     param = f"{where}.image_url.url"
     if not url.startswith("data:"):
@@ -134,12 +166,36 @@ def _image(part: Part, where: str) -> ImageBlock:
     return ImageBlock(media_type=media_type, data=data)
 
 
-def _file(part: Part, where: str) -> ContentBlock | None:
-    file = _object(part.file, _File, f"{where}.file")
-    param = f"{where}.file.file_data"
+def _uploaded_image(id: Json, param: str, files: NamedFiles) -> ImageBlock:
+    file = _uploaded(id, param, files)
+    if file.media_type not in IMAGE_TYPES:
+        raise RequestRefused(
+            f"The file is no picture of one of these types: {', '.join(sorted(IMAGE_TYPES))}.",
+            param=param,
+        )
+    return ImageBlock(media_type=file.media_type, data=file.data)
+
+
+def _uploaded(id: Json, param: str, files: NamedFiles) -> GivenFile:
+    file = files.get(_string(id, param))
+    if file is None:
+        raise RequestRefused(
+            "There is no file with this id, or no longer. Upload it to /v1/files.", param=param
+        )
+    return file
+
+
+def _file(file: _File, where: str, files: NamedFiles) -> ContentBlock | None:
+    if given(file.file_id) is not None:
+        found = _uploaded(file.file_id, f"{where}.file_id", files)
+        return _document(
+            found.media_type, found.data, filename=found.name, param=f"{where}.file_id"
+        )
+    param = f"{where}.file_data"
     if given(file.file_data) is None:
         raise RequestRefused(
-            "Files are sent inline, in `file_data` as a data: URL; there are no uploads.",
+            "Send the file inline, in `file_data` as a data: URL, or upload it to /v1/files and "
+            "send its `file_id`.",
             param=param,
         )
     value = _string(file.file_data, param)
@@ -150,8 +206,14 @@ def _file(part: Part, where: str) -> ContentBlock | None:
         raise RequestRefused("File URLs are not fetched. Send the file inline.", param=param)
     else:
         # OpenAI's own examples of PDF input once showed plain base64.
-        media_type, data = _PDF, _checked_base64(value, param)
-    if media_type == _PDF:
+        media_type, data = PDF, _checked_base64(value, param)
+    return _document(media_type, data, filename=filename, param=param)
+
+
+def _document(
+    media_type: str, data: str, *, filename: str | None, param: str
+) -> ContentBlock | None:
+    if media_type == PDF:
         return DocumentBlock(media_type=media_type, data=data, filename=filename)
     if media_type in IMAGE_TYPES:
         return ImageBlock(media_type=media_type, data=data)

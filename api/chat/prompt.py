@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Literal
 
-from api.chat.blocks import blocks_of
+from api.chat.blocks import NamedFiles, blocks_of
 from api.chat.request import Called, ChatMessage, built_of, counted, given, text_of
 from api.turns.ask import Prompt, prompt_of
 from infra.wire.errors import RequestRefused
@@ -24,13 +24,16 @@ _SYSTEM_ROLES = frozenset({"system", "developer"})
 _RESULT_ROLES = frozenset({"tool", "function"})
 
 
-def read_messages(messages: Sequence[ChatMessage]) -> Prompt:
-    """Raises `RequestRefused`, naming the message or part that is not valid."""
+def read_messages(messages: Sequence[ChatMessage], files: NamedFiles | None = None) -> Prompt:
+    """`files` are those that the messages may name by id.
+
+    Raises `RequestRefused`, naming the message or part that is not valid.
+    """
     with counted(built_of(messages)):
-        return _read(messages)
+        return _read(messages, files or NamedFiles({}))
 
 
-def _read(messages: Sequence[ChatMessage]) -> Prompt:
+def _read(messages: Sequence[ChatMessage], files: NamedFiles) -> Prompt:
     spoken = [i for i, message in enumerate(messages) if message.role not in _SYSTEM_ROLES]
     newest = spoken[-1] if spoken else len(messages) - 1
     system: list[str] = []
@@ -38,7 +41,8 @@ def _read(messages: Sequence[ChatMessage]) -> Prompt:
     begins: list[int] = []
     is_answered = True
     for i, message in enumerate(messages):
-        blocks = tuple(_blocks(message, f"messages[{i}]", is_newest=i == newest))
+        where = f"messages[{i}]"
+        blocks = tuple(_blocks(message, where, is_newest=i == newest, files=files))
         if message.role in _SYSTEM_ROLES and spoken:
             system.extend(_text(block) for block in blocks)
             continue
@@ -78,8 +82,10 @@ def _text(block: ContentBlock) -> str:
     return block.text if isinstance(block, TextBlock) else "[Left out here: a picture or document]"
 
 
-def _blocks(message: ChatMessage, where: str, *, is_newest: bool) -> Iterator[ContentBlock]:
-    blocks = blocks_of(message.content, f"{where}.content", is_newest=is_newest)
+def _blocks(
+    message: ChatMessage, where: str, *, is_newest: bool, files: NamedFiles
+) -> Iterator[ContentBlock]:
+    blocks = blocks_of(message.content, f"{where}.content", is_newest=is_newest, files=files)
     if message.role in _RESULT_ROLES:
         of = message.name or message.tool_call_id or "a tool"
         yield TextBlock(text=f"[Result of {of}]")

@@ -8,11 +8,14 @@ from dataclasses import replace
 from fastapi import Request
 
 from api.access.catalog import ModelCatalog
+from api.chat.blocks import NamedFiles
 from api.chat.prompt import read_messages
 from api.chat.request import ChatRequest, read_chat_request
 from api.chat.side_requests import SideRules, answer_bound, with_format
+from api.files.given import HELD_PER_BYTE, load_files
+from api.files.stored_files import StoredFiles
 from api.http.auth import Caller, without_key
-from api.http.bodies import LargeBodies, held_while_read, json_body
+from api.http.bodies import LARGE_BYTES, LargeBodies, held_while_read, json_body
 from api.http.edge import held_body
 from api.turns.ask import Ask, Prompt
 from api.turns.naming import conversation_name, resends_history
@@ -34,14 +37,18 @@ class ChatReader:
         rules: SideRules,
         catalog: ModelCatalog,
         large: LargeBodies,
+        files: StoredFiles,
+        max_body_bytes: int,
     ) -> None:
         """`egress_profiles` are the ones that a request may name; `large` parses long bodies in a
-        thread."""
+        thread. `max_body_bytes` bounds the files that messages name, as it bounds those in them."""
         self._settings = settings
         self._egress_profiles = egress_profiles
         self._rules = rules
         self._catalog = catalog
         self._large = large
+        self._files = files
+        self._max_body_bytes = max_body_bytes
 
     async def read(self, request: Request, caller: Caller) -> tuple[ChatRequest, Ask]:
         """The request's body and headers, as an `Ask`."""
@@ -68,7 +75,7 @@ class ChatReader:
                 code=ErrorCode.MODEL_NOT_FOUND,
                 param="model",
             )
-        prompt = await self._large.read(size, lambda: read_messages(chat.messages), tenant=tenant)
+        prompt = await self._read_messages(request, chat, caller, body)
         lane = self._rules.lane_of(chat, headers)
         if lane is Lane.SIDE:
             form = with_format(prompt.system_prompt, chat.form)
@@ -89,6 +96,31 @@ class ChatReader:
             repeat=read_repeat(headers, body, max_chars=settings.max_header_chars),
         )
         return chat, ask
+
+    async def _read_messages(
+        self, request: Request, chat: ChatRequest, caller: Caller, body: bytearray
+    ) -> Prompt:
+        """The prompt, with the files that the messages name. Few name any, so these are found by
+        reading, and the messages are read again with them."""
+        files = NamedFiles()
+
+        def read() -> Prompt:
+            return read_messages(chat.messages, files)
+
+        prompt = await self._large.read(len(body), read, tenant=caller.tenant)
+        if files.asked:
+            own = held_while_read(body)
+            files = NamedFiles(
+                await load_files(
+                    sorted(files.asked),
+                    caller,
+                    self._files,
+                    max_bytes=self._max_body_bytes,
+                    hold=lambda count: held_body(request).hold(own + HELD_PER_BYTE * count),
+                )
+            )
+            prompt = await self._large.read(LARGE_BYTES + 1, read, tenant=caller.tenant)
+        return prompt
 
 
 def _may_be_thin(headers: Mapping[str, str], name: str | None, prompt: Prompt) -> bool:

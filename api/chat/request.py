@@ -147,6 +147,9 @@ class Part(_Counted, frozen=True):
     refusal: Json = UNSET
     image_url: Json = UNSET
     file: Json = UNSET
+    file_id: Json = UNSET
+    file_data: Json = UNSET
+    filename: Json = UNSET
 
 
 class StreamOptions(Struct, frozen=True):

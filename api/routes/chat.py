@@ -36,6 +36,8 @@ class ChatCompletions:
             rules=SideRules(deps.settings, models=deps.settings),
             catalog=deps.catalog,
             large=deps.large,
+            files=deps.files,
+            max_body_bytes=deps.settings.max_body_bytes,
         )
 
     async def create_chat_completion(self, request: Request) -> Response:

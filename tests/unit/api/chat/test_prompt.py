@@ -176,7 +176,7 @@ def test_picture_urls_are_never_fetched(scheme: str) -> None:
             [{"type": "image_url", "image_url": {"url": f"data:image/tiff;base64,{PIXEL}"}}],
             "messages[0].content[0].image_url.url",
         ),
-        ([{"type": "file", "file": {"file_id": "f"}}], "messages[0].content[0].file.file_data"),
+        ([{"type": "file", "file": {"file_id": "f"}}], "messages[0].content[0].file.file_id"),
         (
             [{"type": "file", "file": {"file_data": "data:application/zip;base64,AAAA"}}],
             "messages[0].content[0].file.file_data",
