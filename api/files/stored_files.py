@@ -76,17 +76,22 @@ class StoredFiles:
         behind = None if after is None else file_meant(after)
         if after is not None and behind is None:
             raise RequestRefused("`after` must be the id of a file.", param="after")
-        return await self._records.page(
+        records, has_more = await self._records.page(
             caller.tenant, purpose=purpose, after=behind, limit=limit, is_rising=is_rising
         )
+        return [one for one in records if not self._is_expired(one)], has_more
 
     async def find(self, said: str, caller: Caller) -> FileRecord:
         """Raises `FileNotKept`, also for another tenant's."""
         file = file_meant(said)
         record = None if file is None else await self._records.get(file)
-        if record is None or not caller.owns(record.tenant):
+        if record is None or not caller.owns(record.tenant) or self._is_expired(record):
             raise FileNotKept(said)
         return record
+
+    def _is_expired(self, record: FileRecord) -> bool:
+        """Though no worker has removed it yet."""
+        return record.expires_ms is not None and record.expires_ms <= self._clock.unix_ms()
 
     async def reader(self, record: FileRecord) -> Callable[[int, int], AsyncIterator[bytes]]:
         """What reads its bytes, from one place to before another, and raises `FileGone` if it is

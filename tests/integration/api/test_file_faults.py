@@ -14,6 +14,7 @@ import pytest
 from infra.runtime.clock import SystemClock
 from infra.store.files.files import FileRecords
 from infra.wire.errors import StoreUnavailable
+from infra.wire.ids import FileId
 from tests.fakes.running_api import KEY, RunningApi, running_api, until
 from tests.fakes.s3_server import s3_server
 from tests.integration.api.test_edge import wire
@@ -282,11 +283,22 @@ async def test_expired_files_are_removed_by_one_of_the_sweeps() -> None:
         assert [one.id async for one in await client.files.list()] == [staying.id]
 
 
+async def test_an_expired_file_is_not_found_though_nobody_has_removed_it() -> None:
+    async with serving() as (api, client):
+        made = await client.files.create(file=("a", CONTENT), purpose="batch")
+        await api.store.redis.hset(api.store.keys.file(FileId(made.id)), "expires", "1")  # type: ignore[misc]
+        for call in (client.files.retrieve, client.files.content, client.files.delete):
+            with pytest.raises(openai.NotFoundError):
+                await call(made.id)
+        assert (await client.files.list()).data == []
+        assert objects_in(api) == [made.id]
+
+
 async def test_an_object_without_a_record_is_removed_when_it_is_old() -> None:
     async with serving() as (api, client):
         forgotten = await client.files.create(file=("a", CONTENT), purpose="user_data")
         known = await client.files.create(file=("b", CONTENT), purpose="user_data")
-        await api.store.redis.delete(api.store.keys.file(forgotten.id))  # type: ignore[arg-type]
+        await api.store.redis.delete(api.store.keys.file(FileId(forgotten.id)))
         await sweep_of(api).tidy()
         assert len(objects_in(api)) == 2, "a backup of Redis may come back"
         await sweep_of(api, forgotten_after_s=-1).tidy()

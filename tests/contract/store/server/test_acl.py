@@ -10,6 +10,9 @@ from dataclasses import replace
 import pytest
 from redis.exceptions import NoPermissionError, ResponseError
 
+from infra.runtime.identity import new_file_id, new_part_id, new_upload_id
+from infra.store.files.files import FileFacts, FileQuota
+from infra.store.files.uploads import NewUpload
 from infra.store.keys import Keys
 from infra.store.turns.history import TurnBase
 from infra.store.turns.readers import TurnLeft
@@ -71,6 +74,7 @@ async def _live_a_little(api: Scene, worker: Scene) -> None:
         assert not (await api.store.rates.hit("requests", TENANT, per_min=1)).is_exceeded
         assert (await api.store.rates.look("requests", TENANT, per_min=1)).is_exceeded
         await _read_and_leave(api)
+        await _keep_files(api, worker)
 
         turn = await api.submit()
         await api.store.queue.enqueue(turn, None)
@@ -121,6 +125,30 @@ async def _read_and_leave(api: Scene) -> None:
     await readers.withdraw(again.request.turn, second, tenant=TENANT, idempotency=again.idempotency)
     assert await readers.leave(turn, first, tenant=TENANT, hung_up=False) is TurnLeft.STAYS
     await api.store.turns.cancel(turn, tenant=TENANT, reason="over")
+
+
+async def _keep_files(api: Scene, worker: Scene) -> None:
+    files, uploads, store = api.store.files, api.store.uploads, "0" * 16
+    facts, quota = FileFacts("a", "", "user_data", "d" * 64, 1, None), FileQuota(9, 9)
+    file, part, upload = new_file_id(1), new_part_id(1), new_upload_id()
+    for one in (file, part):
+        assert await files.begin(one, TENANT, store=store, announced=0, quota=quota) == "ok"
+        assert await files.grow(one, count=1, quota=quota)
+    assert await files.keep(file, TENANT, facts, store=store)
+    assert (await files.page(TENANT, purpose=None, after=None, limit=1, is_rising=True))[0]
+    await uploads.begin(upload, TENANT, NewUpload("a", 1, "user_data", "", None))
+    assert isinstance(await uploads.keep_part(part, upload, count=1), int)
+    assert await uploads.get(upload)
+    assert await uploads.parts(upload)
+    assert await uploads.cancel(upload)
+    assert await files.drop(file, TENANT)
+    await worker.redis.zadd(worker.keys.files_due(store), {file: 1})
+    assert await worker.store.files.due(store, limit=9) == (file,)
+    await worker.store.files.forget(file, store=store)
+    assert await worker.store.files.on_record([file, part]) == {part}
+    assert await worker.store.files.see_store(store) == ()
+    assert await worker.store.files.stores_in_use() == [store]
+    assert await worker.store.files.may_tidy(store, every_s=1)
 
 
 DANGEROUS = """
