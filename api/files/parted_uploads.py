@@ -15,9 +15,16 @@ from api.http.forms import FormReader
 from infra.runtime.clock import Clock
 from infra.runtime.identity import new_file_id, new_part_id, new_upload_id
 from infra.store.files.files import FileFacts, FileRecord, FileRecords
-from infra.store.files.uploads import NewUpload, UploadRecord, UploadRecords, UploadStatus
+from infra.store.files.uploads import (
+    UPLOADS_MAX,
+    NewUpload,
+    UploadRecord,
+    UploadRecords,
+    UploadStatus,
+)
 from infra.wire.errors import FileGone, FileNotKept, RequestRefused
 from infra.wire.ids import FileId, TenantId, UploadId, upload_meant
+from infra.wire.words import Case, refused
 
 PART_MAX_BYTES = 64 * 1024 * 1024
 """OpenAI's, and what its clients send at once."""
@@ -52,7 +59,10 @@ class PartedUploads:
             type=media_type(body.mime_type),
             life_s=life_s,
         )
-        return await self._uploads.begin(new_upload_id(), caller.tenant, new)
+        record = await self._uploads.begin(new_upload_id(), caller.tenant, new)
+        if record is None:
+            raise refused(Case.KEY_UPLOADS, uploads=UPLOADS_MAX)
+        return record
 
     async def find(self, said: str, caller: Caller) -> UploadRecord:
         """Raises `FileNotKept`, also for another tenant's."""

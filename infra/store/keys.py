@@ -238,13 +238,18 @@ class Keys:
 
     def upload(self, upload: UploadId) -> str:
         """Hash: tenant, status, name, type, purpose, bytes (announced), received (in parts), life
-        (s, of the file), created, expires (ms), file (that it made). API; a day after it
+        (s, of the file), created, expires (ms), file (that it made). Scripts; an hour after it
         expires."""
         return f"{self.prefix}:upload:{upload}"
 
     def upload_parts(self, upload: UploadId) -> str:
         """Hash: part -> its bytes. keep_part; as long as the upload."""
         return f"{self.prefix}:upload:{upload}:parts"
+
+    def tenant_uploads(self, tenant: TenantId) -> str:
+        """Sorted set: the tenant's uploads, by when each is forgotten (ms). begin_upload; as long
+        as the last one."""
+        return f"{self.prefix}:tenant:{tenant}:uploads"
 
     def tenant_files(self, tenant: TenantId, purpose: str) -> str:
         """Sorted set: the tenant's files of that purpose, or of `all`, in the order they were made;

@@ -111,6 +111,10 @@ class Case(Enum):
         ErrorCode.TENANT_LIMIT,
         "{turns} requests of this API key are waiting already. Please wait for one to start.",
     )
+    KEY_UPLOADS = (
+        ErrorCode.TENANT_LIMIT,
+        "{uploads} uploads of this API key were begun in the last two hours already.",
+    )
     KEY_STREAMS = ErrorCode.TENANT_LIMIT, "{answers} answers to this key are open already."
     KEY_HOLDS = (
         ErrorCode.TENANT_LIMIT,

@@ -7,7 +7,7 @@ from typing import Literal
 
 from infra.store.server.calls import Call
 from infra.store.server.replies import Answer
-from infra.wire.ids import FileId, TenantId
+from infra.wire.ids import FileId, TenantId, UploadId
 
 
 class BeginFileAnswer(Answer, frozen=True):
@@ -78,6 +78,25 @@ class DueFilesAnswer(Answer, frozen=True):
 class DueFilesCall(Call[DueFilesAnswer], frozen=True):
     most: int
     again_ms: int
+
+
+class BeginUploadAnswer(Answer, frozen=True):
+    outcome: Literal["ok", "many"]
+    created_ms: int = 0
+    expires_ms: int = 0
+
+
+class BeginUploadCall(Call[BeginUploadAnswer], frozen=True):
+    upload: UploadId
+    tenant: TenantId
+    name: bytes
+    bytes: int
+    purpose: str
+    type: str
+    life: str
+    open_ms: int
+    shown_ms: int
+    most: int
 
 
 class KeepPartAnswer(Answer, frozen=True):

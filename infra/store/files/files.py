@@ -28,7 +28,7 @@ from infra.store.keys import Keys
 from infra.store.server.connection import translate
 from infra.store.server.replies import fields, text
 from infra.store.server.scripts import Scripts
-from infra.wire.errors import FileNotKept
+from infra.wire.errors import ContentNotOpened, FileNotKept
 from infra.wire.ids import FileId, TenantId, UploadId
 
 ALL = "all"
@@ -304,7 +304,7 @@ class FileRecords:
             id=file,
             tenant=TenantId(held["tenant"]),
             store=held["store"],
-            name=self._contents.open(held["name"].encode(), _place(file)).decode(),
+            name=self._name(file, held["name"]),
             bytes=int(held["bytes"]),
             purpose=held["purpose"],
             type=held["type"],
@@ -312,6 +312,13 @@ class FileRecords:
             created_ms=int(held["created"]),
             expires_ms=int(held["expires"]) if held["expires"] else None,
         )
+
+    def _name(self, file: FileId, kept: str) -> str:
+        try:
+            return self._contents.open(kept.encode(), _place(file)).decode()
+        except ContentNotOpened:
+            # Files outlive content secrets. Only the name is lost with an old one.
+            return file
 
 
 def _place(file: FileId) -> str:

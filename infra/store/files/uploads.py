@@ -10,7 +10,7 @@ from typing import Literal
 from redis.asyncio import Redis
 
 from infra.runtime.contents import Contents, PlainContents
-from infra.store.files.calls import CloseUploadCall, KeepPartCall
+from infra.store.files.calls import BeginUploadCall, CloseUploadCall, KeepPartCall
 from infra.store.files.files import AGAIN_S
 from infra.store.keys import Keys
 from infra.store.server.connection import translate
@@ -19,11 +19,13 @@ from infra.store.server.scripts import Scripts
 from infra.wire.errors import FileNotKept
 from infra.wire.ids import FileId, TenantId, UploadId
 
-LIFE_S = 3600.0
+OPEN_S = 3600.0
 """Seconds that an upload takes parts."""
+UPLOADS_MAX = 1000
+"""Uploads of a tenant that are on record."""
 SLACK_S = 3600.0
 """Parts stay this much longer, for an upload that is being completed when its time is over."""
-SHOWN_S = 86400.0
+SHOWN_S = 3600.0
 """Seconds that an upload can be asked for after its time."""
 
 
@@ -80,28 +82,29 @@ class UploadRecords:
         self._scripts = Scripts(redis, keys)
         self._contents = contents or PlainContents()
 
-    async def begin(self, upload: UploadId, tenant: TenantId, new: NewUpload) -> UploadRecord:
-        """Record an upload, which takes parts from now on."""
-        created_ms = await self._now_ms()
-        expires_ms = created_ms + round(LIFE_S * 1000)
-        name = self._contents.seal(new.name.encode(), _place(upload))
-        held: Mapping[str, str | bytes | int] = {
-            "tenant": tenant,
-            "status": UploadStatus.PENDING.value,
-            "name": name,
-            "bytes": new.bytes,
-            "purpose": new.purpose,
-            "type": new.type,
-            "life": "" if new.life_s is None else str(new.life_s),
-            "created": created_ms,
-            "expires": expires_ms,
-        }
-        key = self._keys.upload(upload)
-        with translate():
-            async with self._redis.pipeline(transaction=True) as pipe:
-                pipe.hset(key, mapping=dict(held))
-                pipe.pexpireat(key, expires_ms + round(SHOWN_S * 1000))
-                await pipe.execute()
+    async def begin(
+        self, upload: UploadId, tenant: TenantId, new: NewUpload
+    ) -> UploadRecord | None:
+        """Record an upload, which takes parts from now on; None if the tenant has too many on
+        record."""
+        answer = await self._scripts.run(
+            BeginUploadCall(
+                upload=upload,
+                tenant=tenant,
+                name=self._contents.seal(new.name.encode(), _place(upload)),
+                bytes=new.bytes,
+                purpose=new.purpose,
+                type=new.type,
+                life="" if new.life_s is None else str(new.life_s),
+                open_ms=round(OPEN_S * 1000),
+                shown_ms=round(SHOWN_S * 1000),
+                most=UPLOADS_MAX,
+            ),
+            upload=self._keys.upload(upload),
+            tenant_uploads=self._keys.tenant_uploads(tenant),
+        )
+        if answer.outcome == "many":
+            return None
         return UploadRecord(
             id=upload,
             tenant=tenant,
@@ -111,8 +114,8 @@ class UploadRecords:
             type=new.type,
             life_s=new.life_s,
             status=UploadStatus.PENDING,
-            created_ms=created_ms,
-            expires_ms=expires_ms,
+            created_ms=answer.created_ms,
+            expires_ms=answer.expires_ms,
             file=None,
         )
 

@@ -21,7 +21,7 @@ from infra.wire.words import SENTENCES, Case, refused
 ROOT = Path(__file__).parents[3]
 TABLE = ROOT / "infra" / "wire" / "words.py"
 PROGRAMS = ("api", "worker", "agent", "infra")
-FIGURES = {"limit", "turns", "answers", "mb", "events", "turn", "files", "bytes"}
+FIGURES = {"limit", "turns", "answers", "mb", "events", "turn", "files", "bytes", "uploads"}
 
 
 def all_sentences() -> list[str]:

@@ -235,6 +235,7 @@ async def test_an_upload_takes_no_parts_when_its_time_is_over(scene: Scene) -> N
 async def test_parts_are_due_after_their_upload(scene: Scene) -> None:
     uploads, upload, part = scene.store.uploads, new_upload_id(), new_part_id(1)
     record = await uploads.begin(upload, TENANT, NewUpload("a", 9, "user_data", "", None))
+    assert record is not None
     await begin(scene, part)
     await uploads.keep_part(part, upload, count=4)
     due = await scene.redis.zscore(scene.keys.files_due(STORE), part)
@@ -252,6 +253,30 @@ async def test_names_are_sealed_where_contents_are(scene: Scene) -> None:
     assert b"secret-name" not in b"".join(found.values())
     assert record is not None
     assert record.name == "a-secret-name.pdf"
+
+
+async def test_a_file_outlives_the_secret_of_its_name(scene: Scene) -> None:
+    before, after = (
+        FileRecords(scene.redis, scene.keys, contents=contents_of(secret * 32)) for secret in "ab"
+    )
+    id = file()
+    await begin(scene, id)
+    await before.keep(id, TENANT, FACTS, store=STORE)
+    record = await after.get(id)
+    assert record is not None
+    assert (record.name, record.bytes) == (id, FACTS.bytes)
+
+
+async def test_uploads_on_record_are_bounded(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("infra.store.files.uploads.UPLOADS_MAX", 3)
+    new, uploads = NewUpload("a", 9, "user_data", "", None), scene.store.uploads
+    ids = [new_upload_id() for _ in range(4)]
+    begun = [await uploads.begin(id, TENANT, new) for id in ids]
+    assert [one is not None for one in begun] == [True, True, True, False]
+    assert await uploads.get(ids[3]) is None
+    assert await uploads.begin(new_upload_id(), OTHER_TENANT, new)
+    await scene.redis.zadd(scene.keys.tenant_uploads(TENANT), {ids[0]: 1})
+    assert await uploads.begin(new_upload_id(), TENANT, new), "one is forgotten"
 
 
 async def test_programs_learn_of_other_file_stores_in_use(scene: Scene) -> None:
