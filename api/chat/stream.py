@@ -1,6 +1,6 @@
 """A streamed answer: events, client, keep-alive and shutdown; the first to end stops all.
 
-Differences from sse-starlette's `EventSourceResponse`, on purpose:
+Differences from `EventSourceResponse`, on purpose:
 - It runs four tasks per stream and a cancel scope per event: 60 KiB per idle stream and more than
   half of the cost of a delta. Here there is the request's own task, to which the connection tells
   when the client disconnects; the relay's wait ends in time for the next ping, and one timer per
@@ -19,10 +19,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from types import TracebackType
 
-from starlette.responses import Response
+from sse_starlette.sse import EventSourceResponse
 from starlette.types import Receive, Scope, Send
 
 from api.chat.chunks import ChunkFrames
@@ -41,11 +41,21 @@ log = logging.getLogger(__name__)
 HEADERS = {"cache-control": "no-cache, no-store", "x-accel-buffering": "no"}
 
 
+class _Nothing(AsyncIterator[bytes]):
+    """The library needs an iterator; the relay is read directly. One for all streams."""
+
+    async def __anext__(self) -> bytes:
+        raise StopAsyncIteration
+
+
+_NOTHING = _Nothing()
+
+
 class SlowConsumer(HungUp):
     """The client is connected but has read nothing for the send timeout."""
 
 
-class ChatStream(Response):
+class ChatStream(EventSourceResponse):
     """The answer to `stream: true`. It owns the open answer and leaves it, whatever happens.
 
     Raises the turn's failure as long as the 200 was not sent.
@@ -63,8 +73,9 @@ class ChatStream(Response):
         send_timeout_s: float,
         queue_display: QueueDisplay = QueueDisplay.OFF,
     ) -> None:
-        super().__init__(headers=HEADERS | headers, media_type="text/event-stream")
-        del self.headers["content-length"]
+        super().__init__(_NOTHING, headers=HEADERS | headers, ping=ping_interval_s)
+        # The server sends this header: the library's would be a duplicate.
+        del self.headers["connection"]
         self._turn = turn
         self._frames = frames
         self._clock = clock
