@@ -12,6 +12,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from itertools import count
 from pathlib import Path
 
 from tests.bench import litellm, raw_client
@@ -39,12 +40,13 @@ class Target:
     roles: Roles
     lanes_max: int
     lanes: dict[int, Connection] = field(default_factory=dict)
+    _asked: Iterator[int] = field(default_factory=count)
 
     async def ask(self, prompt: str, *, lane: int = 0, is_streamed: bool = True) -> Answer:
         """One answer, to its end. Raises `Incomplete`."""
-        return await self.connection(lane).ask(
-            self.question(lane), raw_client.says(prompt), is_streamed=is_streamed
-        )
+        # The same words again would be taken for a repeat of the request, which costs more.
+        says = raw_client.says(f"{prompt} #{next(self._asked)}")
+        return await self.connection(lane).ask(self.question(lane), says, is_streamed=is_streamed)
 
     def connection(self, lane: int) -> Connection:
         """The lane's own."""
