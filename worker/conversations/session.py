@@ -78,6 +78,7 @@ class HostSession:
         """
         parts, c, fence = self._parts, self.conversation, self._held.fence
         await self._held.until_sure()
+        await parts.pool.end_claims_of(c, fence)
         folders = await parts.engine.make_folders(c, fence, launch=launch)
         note(StartPhase.FOLDERS)
         await self._gateway.open_session(c, sockets=folders.sockets, fence=fence)
@@ -219,7 +220,10 @@ class HostSession:
         conversations, host = self._conversations, parts.host_id
         if not await until_store_answers(lambda: conversations.is_wipe_due(c, host), parts.clock):
             return True
+        await self._held.until_sure()
         try:
+            # A claim that broke off would bring files back later.
+            await parts.pool.end_claims_of(c, self._held.fence)
             left = [one.id for one in await parts.host.list() if one.conversation == c]
         except ContainerFailed as error:
             log.error("deleted, not stopped: %s", error, extra=self._fields())

@@ -133,6 +133,8 @@ class Rules:
         record = SpareRecords(self.data_dir).get(key)
         if record is None or record.claimed_by is None:
             return first
+        if not _CONVERSATION.fullmatch(record.claimed_by):
+            raise EngineCallRefused("a spare was claimed by what is no conversation")
         later = folders.of(record.claimed_by)
         return SessionFolders(
             sockets=_in_place(first.sockets, later.sockets),

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+import threading
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import replace
 
 import pytest
 from redis.asyncio import Redis
 
+from infra.wire.gateway import OpenSession
 from infra.wire.ids import ConversationKey, Fence
 from infra.wire.states import TurnState
 from tests.fakes.memory_host import BrokenHost
-from tests.fakes.worker_stage import RunningWorker, Stage, conversation, eventually
+from tests.fakes.worker_stage import TENANT, RunningWorker, Stage, conversation, eventually
 from worker.hosts.host import Container
 from worker.hosts.pool.host import PooledHost
 from worker.hosts.pool.pool import WarmPool
+from worker.hosts.pool.records import SpareRecords
 
 C, D = conversation("one"), conversation("two")
 
@@ -229,3 +233,109 @@ async def test_a_spare_has_no_conversation_on_record(stage: Stage) -> None:
     assert await worker.process.parts.host.list() == []
     assert worker.process.parts.folders.last_fence(spare) > Fence(2**52)
     assert ConversationKey(spare) not in stage.gateway.sessions
+
+
+async def given_up(pool: WarmPool, is_at_it: Callable[[], Awaitable[object]]) -> None:
+    """A claim whose client hangs up in the middle."""
+    async with asyncio.TaskGroup() as group:
+        claiming = group.create_task(pool.claim(C, Fence(5), pool._ready[0].settings))
+        async with asyncio.timeout(10):
+            await is_at_it()
+        claiming.cancel()
+    assert claiming.cancelled()
+
+
+async def test_a_claim_that_succeeds_after_its_client_hung_up_is_undone(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    worker = await worker_with_spares(stage)
+    (spare,), (ready,) = stage.containers(), pool_of(worker)._ready
+    folders, asked = worker.process.parts.folders, threading.Event()
+    adopt = folders.adopt
+
+    def slow(*args: object, **more: object) -> object:
+        asked.set()
+        threading.Event().wait(0.2)
+        return adopt(*args, **more)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(folders, "adopt", slow)
+    await given_up(pool_of(worker), lambda: asyncio.to_thread(asked.wait))
+
+    assert spare not in stage.containers()
+    assert C not in [one.conversation for one in await host_of(worker).list()]
+    assert not ready.link.is_open
+    assert pool_of(worker).hits == 0
+
+
+async def test_a_spare_whose_claim_was_given_up_is_removed(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    worker = await worker_with_spares(stage)
+    (spare,), (ready,) = stage.containers(), pool_of(worker)._ready
+    asked = asyncio.Event()
+
+    async def hang(*_: object, **__: object) -> Container:
+        asked.set()
+        return await asyncio.Event().wait()  # type: ignore[return-value]
+
+    monkeypatch.setattr(host_of(worker), "claim", hang)
+    await given_up(pool_of(worker), asked.wait)
+
+    assert not ready.link.is_open
+    await eventually(lambda: spare not in stage.containers())
+
+
+SPARE = ConversationKey("5" * 24)
+
+
+async def claim_that_broke_off(worker: RunningWorker, stage: Stage) -> None:
+    """What a worker leaves that is killed in the middle of a claim for C, whose machine then starts
+    anew: one file has been moved."""
+    folders = worker.process.parts.folders
+    await host_of(worker).make(SPARE, worker.id)
+    moved = await asyncio.to_thread(folders.make, SPARE, Fence(2**52))
+    (moved.workspace / "moved").write_text("mine")
+    with SpareRecords(stage.folder).held(SPARE) as held:
+        held.write(replace(held.record, claimed_by=C, fence=Fence(0)))
+
+
+async def test_a_claim_that_broke_off_is_ended_before_a_start_uses_the_folders(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The gateway's sockets were moved away with the folder that the claim replaces."""
+    worker = await stage.worker(spares_max=0)
+    await eventually(lambda: pool_of(worker)._group is not None)
+    await asyncio.sleep(0.1)  # It has tidied, and does so again in half a minute.
+    await claim_that_broke_off(worker, stage)
+    folders = worker.process.parts.folders.of(C)
+    open_session, opened_in = stage.gateway.open_session, list[int]()
+
+    async def noted(c: ConversationKey, opened: OpenSession) -> object:
+        opened_in.append(folders.sockets.stat().st_ino)
+        return await open_session(c, opened)
+
+    monkeypatch.setattr(stage.gateway, "open_session", noted)
+    assert (await stage.ended(await stage.ask(C, "echo hello"))).state is TurnState.DONE
+
+    assert opened_in[-1] == folders.sockets.stat().st_ino
+    assert (folders.workspace / "moved").read_text() == "mine"
+    assert SpareRecords(stage.folder).all() == []
+
+
+async def test_files_of_a_deleted_conversation_do_not_come_back_by_a_claim(stage: Stage) -> None:
+    worker = await stage.worker(spares_max=0)
+    await stage.ended(await stage.ask(C, "echo hello", idle_timeout_s=0.1))
+    await eventually(lambda: C not in worker.process.placement.conversations)
+    await claim_that_broke_off(worker, stage)
+
+    await stage.store.conversations.delete(C, tenant=TENANT, reason="test")
+    folders = worker.process.parts.folders
+    await eventually(lambda: not folders.of(C).workspace.exists())
+    host = worker.process.parts.host_id
+    async with asyncio.timeout(10):
+        while await stage.store.conversations.wipes(host):  # noqa: ASYNC110 - Redis tells nobody
+            await asyncio.sleep(0.01)
+    await host_of(worker).tidy()
+
+    assert not folders.of(C).workspace.exists()
+    assert not folders.of(SPARE).workspace.exists()

@@ -96,13 +96,23 @@ class Folders:
                 _put(LAUNCH_FILE, launch, c, above)
         return self.of(c)
 
-    def adopt(self, spare: ConversationKey, c: ConversationKey, fence: Fence) -> SessionFolders:
+    def adopt(
+        self,
+        spare: ConversationKey,
+        c: ConversationKey,
+        fence: Fence,
+        *,
+        begin: Callable[[], None] = lambda: None,
+    ) -> SessionFolders:
         """The folders of a spare become the conversation's, and get the files that it has here.
 
         Its container keeps them mounted. Repeat it after a crash: what was done is not done again.
+        `begin` is called under the record's lock, before anything is moved: a newer owner that
+        takes the folders later finds what it wrote, and after a newer owner it is not called.
         """
         with self._records() as records, records.held(c) as record:
             record.take(fence)
+            begin()
             # First, because it may be refused.
             self._adopt_workspace(spare, c)
             self._adopt_sockets(spare, c)

@@ -63,12 +63,27 @@ class PooledHost:
 
     async def start(self, spec: ContainerSpec) -> Container:
         """See `ContainerHost`."""
-        await self._end_claims_of(spec.conversation, spec.fence)
+        await self.end_claims_of(spec.conversation, spec.fence)
         return await self._inner.start(spec)
 
-    async def _end_claims_of(self, c: ConversationKey, fence: Fence) -> None:
-        """Remove what was a spare and became the conversation's earlier."""
-        ours = [record for record in (await self._known()).values() if record.claimed_by == c]
+    async def end_claims_of(self, c: ConversationKey, fence: Fence) -> None:
+        """Remove what was a spare and became the conversation's earlier. Called before its folders
+        are used or dropped, because a claim that broke off replaces them.
+
+        From now on no older owner can claim for it. Raises `LeaseLost`, and `ContainerFailed` if
+        its files cannot be brought together.
+        """
+        if not self._records.are_there:
+            return
+        # First, so that no claim is begun after we have looked. On a full disk, whoever uses the
+        # folders next fails in the same way, and knows what to do about it.
+        with contextlib.suppress(OSError):
+            await asyncio.to_thread(self._folders.take, c, fence)
+        try:
+            known = await self._known()
+        except OSError as error:
+            raise ContainerFailed(f"the spares are not to be read: {error}") from error
+        ours = [record for record in known.values() if record.claimed_by == c]
         if not ours:
             return
         running = {one.conversation: one.id for one in await self._inner.list()}
@@ -89,9 +104,24 @@ class PooledHost:
         """Forget a claim whose container is gone. Raises `ContainerFailed` if files of its
         conversation cannot be moved to where they belong."""
         try:
-            await asyncio.to_thread(self._settle, spare, is_gone=True, timeout_s=LOCK_S)
+            await self._finish(spare, is_gone=True, timeout_s=LOCK_S)
         except OSError as error:
             raise ContainerFailed(f"the claim of a spare cannot be finished: {error}") from error
+
+    async def _finish(self, spare: ConversationKey, *, is_gone: bool, timeout_s: float) -> None:
+        """Bring a claim to its end that nobody works on. Raises `OSError` and `ContainerFailed`."""
+        record = await asyncio.to_thread(self._records.get, spare)
+        is_taken_over = record is not None and await self._is_taken_over(record)
+        settle = self._withdraw_claim if is_taken_over else self._settle
+        await asyncio.to_thread(settle, spare, is_gone=is_gone, timeout_s=timeout_s)
+
+    async def _is_taken_over(self, record: SpareRecord) -> bool:
+        """Whether a claim broke off, and a newer owner's container works in the folders that it
+        would replace. That one's start found no claim, so nothing was moved."""
+        if record.claimed_by is None or record.is_settled:
+            return False
+        theirs = [one for one in await self.list() if one.conversation == record.claimed_by]
+        return any(one.is_running and one.fence > record.fence for one in theirs)
 
     async def list(self) -> Sequence[Container]:
         """See `ContainerHost`. Without spares that nobody has claimed."""
@@ -148,16 +178,37 @@ class PooledHost:
         Raises `LeaseLost` if the conversation has a newer owner, and `OSError`: the spare is not to
         be had, or the files cannot be moved. Then it has to be removed. A container that the
         conversation has here is removed first, as by a start; if that fails, `ContainerFailed`.
+        If cancelled, a spare that has become the conversation's is removed: nobody would know of
+        it. What resists then is an orphan for the reconciler.
         """
         if await asyncio.to_thread(self._folders.last_fence, c):
             await self._remove_leftovers(c, fence)
-        await asyncio.to_thread(self._claim, container.conversation, c, fence, by)
+        # A thread cannot be interrupted: it may succeed after its caller has gone.
+        claiming = asyncio.get_running_loop().run_in_executor(
+            None, self._claim, container.conversation, c, fence, by
+        )
+        try:
+            await asyncio.shield(claiming)
+        except asyncio.CancelledError:
+            await self._undo(claiming, container)
+            raise
         self._claimed[container.id] = container.conversation
         return replace(container, conversation=c, fence=fence)
 
+    async def _undo(self, claiming: asyncio.Future[None], container: Container) -> None:
+        await asyncio.wait({claiming})
+        if claiming.exception() is not None:
+            return
+        self._claimed[container.id] = container.conversation
+        try:
+            await self.stop(container.id, grace_s=0)
+        except ContainerFailed as error:
+            # A cancellation is being handled; a failure here must not replace it.
+            log.error("claimed spare not removed: %s", error, extra=fields(id=container.id))
+
     async def _remove_leftovers(self, c: ConversationKey, fence: Fence) -> None:
         """Nothing may work in a folder whose files are moved."""
-        await self._end_claims_of(c, fence)
+        await self.end_claims_of(c, fence)
         for left in [one for one in await self._inner.list() if one.conversation == c]:
             if left.fence > fence:
                 raise LeaseLost(c, fence)
@@ -196,7 +247,7 @@ class PooledHost:
         for record in claimed:
             is_gone = record.spare not in running
             try:
-                await asyncio.to_thread(self._settle, record.spare, is_gone=is_gone, timeout_s=0)
+                await self._finish(record.spare, is_gone=is_gone, timeout_s=0)
             except LockBusy:
                 pass  # Somebody is at it.
             except OSError as error:
@@ -216,9 +267,10 @@ class PooledHost:
             found = held.record
             if found.claimed_by is not None or found.worker != by:
                 raise NotToBeHad(f"spare {spare} is not to be had")
-            held.write(replace(found, claimed_by=c, fence=fence))
+            claimed = replace(found, claimed_by=c, fence=fence)
             try:
-                self._folders.adopt(spare, c, fence)
+                # Written only once it is sure that no newer owner uses the folders.
+                self._folders.adopt(spare, c, fence, begin=lambda: held.write(claimed))
             except NotMovedBack:
                 raise  # The claim has to be finished, because files are in both places.
             except (OSError, LeaseLost):
@@ -227,7 +279,7 @@ class PooledHost:
             held.write(replace(held.record, is_settled=True))
 
     def _settle(self, spare: ConversationKey, *, is_gone: bool, timeout_s: float) -> None:
-        """Bring a claim to its end that nobody works on. Raises `OSError`."""
+        """Bring files of a claim to where they belong. Raises `OSError`."""
         with (
             contextlib.suppress(NotToBeHad),
             self._records.held(spare, timeout_s=timeout_s) as held,
@@ -235,11 +287,23 @@ class PooledHost:
             record = held.record
             if (c := record.claimed_by) is not None and not record.is_settled:
                 log.warning("claim of a spare finished", extra=fields(spare=spare))
-                # No newer owner has a container: its start would have come by here first.
+                # A newer owner may have died before its start: it has no container.
                 fence = max(record.fence, self._folders.last_fence(c))
                 self._folders.adopt(spare, c, fence)
                 held.write(replace(record, is_settled=True))
             if is_gone:
+                held.forget()
+
+    def _withdraw_claim(self, spare: ConversationKey, *, is_gone: bool, timeout_s: float) -> None:
+        """Make it a spare again that nobody can claim: it is removed as a leftover."""
+        with (
+            contextlib.suppress(NotToBeHad),
+            self._records.held(spare, timeout_s=timeout_s) as held,
+        ):
+            if not held.record.is_settled:
+                log.warning("claim of a spare withdrawn", extra=fields(spare=spare))
+                held.write(replace(held.record, claimed_by=None, worker=_NOBODY))
+            elif is_gone:
                 held.forget()
 
     def _withdraw(self, spare: ConversationKey) -> bool:

@@ -19,7 +19,7 @@ from typing import Protocol
 from infra.runtime.clock import Clock
 from infra.runtime.logs import fields
 from infra.runtime.settings.agents import PoolSettings
-from infra.wire.errors import AgClusterError, ContainerFailed, LeaseLost
+from infra.wire.errors import AgClusterError, ContainerFailed
 from infra.wire.ids import ConversationKey, Fence, WorkerId
 from infra.wire.link import AgentSettings
 from worker.hosts.capacity import HostMemory
@@ -149,26 +149,32 @@ class WarmPool:
         """A spare that is now the conversation's container, with the conversation's files in it;
         None if there is none to be had.
 
-        Its agent listens, and its sockets are not open yet. Raises `LeaseLost`.
+        Its agent listens, and its sockets are not open yet. Raises `LeaseLost`. If cancelled, the
+        conversation has no container.
         """
         while (spare := self._next(settings)) is not None:
             try:
                 container = await self._host.claim(spare.container, c, fence, by=self._worker)
-            except LeaseLost:
-                self._discard_soon(spare)
-                raise
             except (OSError, ContainerFailed) as error:
                 told = fields(conversation=c, spare=spare.key)
                 log.warning("spare not claimed: %s", error, extra=told)
                 self._discard_soon(spare)
                 if not isinstance(error, NotToBeHad):
                     break  # The next one would not get its files either.
+            except BaseException:
+                self._discard_soon(spare)
+                raise
             else:
                 spare.link.close()
                 self.hits += 1
                 return container
         self.misses += 1
         return None
+
+    async def end_claims_of(self, c: ConversationKey, fence: Fence) -> None:
+        """Before the conversation's folders are used without a claim: finish earlier claims of it.
+        Raises `LeaseLost` and `ContainerFailed`."""
+        await self._host.end_claims_of(c, fence)
 
     def has_one(self) -> bool:
         """Whether there may be a spare for a conversation that needs a container now."""
@@ -213,14 +219,17 @@ class WarmPool:
         async with asyncio.TaskGroup() as group:
             self._group = group
             tidied_s = float("-inf")
-            while True:
-                if self._clock.monotonic() - tidied_s >= TIDY_EVERY_S:
-                    await self._tidy()
-                    tidied_s = self._clock.monotonic()
-                if not self._is_closed:
-                    self._look()
-                self._wake.clear()
-                await signalled(self._wake, self._clock, timeout_s=LOOK_EVERY_S)
+            try:
+                while True:
+                    if self._clock.monotonic() - tidied_s >= TIDY_EVERY_S:
+                        await self._tidy()
+                        tidied_s = self._clock.monotonic()
+                    if not self._is_closed:
+                        self._look()
+                    self._wake.clear()
+                    await signalled(self._wake, self._clock, timeout_s=LOOK_EVERY_S)
+            finally:
+                self._group = None
 
     async def close(self) -> None:
         """Remove all spares, because the worker leaves. Takes bounded time."""
@@ -318,6 +327,7 @@ class WarmPool:
         self._wake.set()
 
     def _discard_soon(self, spare: Spare) -> None:
+        spare.link.close()
         if self._group is not None:
             self._group.create_task(self._discard(spare))
 

@@ -23,7 +23,8 @@ from worker.hosts.folders.locks import lock_file
 
 LOCK_S = 5.0
 _FOLDER = "p"
-_SPARE = re.compile(r"[0-9a-f]{24}")
+_KEY = re.compile(r"[0-9a-f]{24}")
+_TO_READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _BYTES = 1024
 NO_FENCE = Fence(0)
 
@@ -97,10 +98,14 @@ class SpareRecords:
 
     def get(self, spare: ConversationKey) -> SpareRecord | None:
         """The record of one spare; None if there is none, or it cannot be read."""
-        if not _SPARE.fullmatch(spare):
+        if not _KEY.fullmatch(spare):
             return None
         with contextlib.suppress(OSError):
-            return _read((self._path / spare).read_bytes())
+            fd = os.open(self._path / spare, _TO_READ)
+            try:
+                return _read(os.pread(fd, _BYTES, 0), spare)
+            finally:
+                os.close(fd)
         return None
 
     @contextlib.contextmanager
@@ -112,7 +117,7 @@ class SpareRecords:
         try:
             fd = lock_file(folder, spare, timeout_s=timeout_s)
             try:
-                record = _read(os.pread(fd, _BYTES, 0))
+                record = _read(os.pread(fd, _BYTES, 0), spare)
                 if record is None:
                     # Opening it for the lock has created it.
                     os.unlink(spare, dir_fd=folder)
@@ -129,8 +134,22 @@ def _write(fd: int, record: SpareRecord) -> None:
     os.pwrite(fd, json.dumps(asdict(record)).encode().ljust(_BYTES), 0)
 
 
-def _read(raw: bytes) -> SpareRecord | None:
+def _read(raw: bytes, spare: ConversationKey) -> SpareRecord | None:
+    """None unless it is a record of this spare in every field. The engine proxy makes paths of it,
+    and a worker that was taken over may have written anything."""
     try:
-        return SpareRecord(**json.loads(raw))
-    except (ValueError, TypeError):
+        record = SpareRecord(**json.loads(raw))
+    except (ValueError, TypeError, RecursionError):
         return None
+    is_sound = (
+        record.spare == spare
+        and isinstance(record.worker, str)
+        and (record.claimed_by is None or _is_key(record.claimed_by))
+        and type(record.fence) is int
+        and isinstance(record.is_settled, bool)
+    )
+    return record if is_sound else None
+
+
+def _is_key(value: object) -> bool:
+    return isinstance(value, str) and _KEY.fullmatch(value) is not None

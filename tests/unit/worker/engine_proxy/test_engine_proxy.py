@@ -15,12 +15,14 @@ import pytest
 
 from infra.runtime.settings import load_settings
 from infra.wire.errors import ContainerFailed
+from infra.wire.ids import ConversationKey, WorkerId
 from tests.unit.worker.engine_proxy.conftest import CONVERSATION, Line
 from worker.engine_proxy.rules import Rules, first_difference
 from worker.hosts.docker.engine import ImageStore
 from worker.hosts.docker.host import container_name, host_labels
 from worker.hosts.folders.folders import Folders, agent_uid
 from worker.hosts.host import SOCKETS_AT, WORKSPACE_AT
+from worker.hosts.pool.records import SpareRecord, SpareRecords
 
 Change = Callable[[dict[str, Any]], Any]
 
@@ -270,6 +272,45 @@ async def test_who_hangs_up_does_not_get_out_of_the_comparison(line: Line) -> No
     async with asyncio.timeout(10):
         while line.made[-1][0] != "DELETE":  # noqa: ASYNC110 - the fake engine tells nobody
             await asyncio.sleep(0.01)
+
+
+CLAIMANTS = ["/proc/77/root/home/ubuntu", "../../x", "../w", "", 5, None, ["c" * 24]]
+
+
+def claimed_by(line: Line, claimant: object) -> None:
+    """What a worker may write of a spare, whose folders are gone by then."""
+    records = line.rules.data_dir / "p"
+    records.mkdir()
+    record = {"spare": CONVERSATION, "worker": "w", "claimed_by": claimant, "fence": 1}
+    (records / CONVERSATION).write_text(json.dumps(record | {"is_settled": True}))
+    folders = Folders(line.rules.data_dir).of(CONVERSATION)
+    folders.sockets.rmdir()
+    folders.workspace.rmdir()
+
+
+@pytest.mark.parametrize("claimant", CLAIMANTS, ids=str)
+async def test_the_record_of_a_spare_leads_to_no_folder_but_a_conversations(
+    line: Line, claimant: object
+) -> None:
+    """A worker writes it, and the path of a mount is made of it."""
+    claimed_by(line, claimant)
+    for base in ("s", "w"):
+        (line.rules.data_dir / base / "../../x").mkdir(exist_ok=True)
+
+    assert (await line.create(line.body()))[0] == 403
+    own = Folders(line.rules.data_dir).of(CONVERSATION).workspace
+    assert line.rules.workspace(CONVERSATION) == own
+
+
+async def test_the_rules_look_at_the_claimant_themselves(
+    line: Line, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    record = SpareRecord(CONVERSATION, WorkerId("w"), ConversationKey("../../x"))
+    monkeypatch.setattr(SpareRecords, "get", lambda *_: record)
+
+    status, said = await line.create(line.body())
+
+    assert (status, "no conversation" in said) == (403, True)
 
 
 def described(line: Line, id: str, **labels: str) -> dict[str, Any]:

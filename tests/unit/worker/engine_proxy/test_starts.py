@@ -12,7 +12,7 @@ import pytest
 
 from tests.fakes.held_connections import held_connections
 from tests.unit.worker.engine_proxy.conftest import Line
-from tests.unit.worker.engine_proxy.test_engine_proxy import described
+from tests.unit.worker.engine_proxy.test_engine_proxy import claimed_by, described
 from worker.engine_proxy.main import CONNECTIONS_MAX, serve
 from worker.engine_proxy.server import CALLS_MAX, STREAMS_MAX
 from worker.engine_proxy.starts import STARTS_MAX
@@ -193,3 +193,20 @@ async def test_the_program_looks_at_what_runs_as_soon_as_it_serves(line: Line) -
         stop.set()
 
     assert not listen.exists()
+
+
+@pytest.mark.parametrize("claimant", ["../../x", 5], ids=str)
+async def test_a_proxy_begins_whatever_a_worker_wrote_of_its_spares(
+    line: Line, claimant: object
+) -> None:
+    _runs(line)
+    claimed_by(line, claimant)
+    proxy = line.successor()
+    await proxy.setup()
+    async with asyncio.TaskGroup() as group:
+        verifying = group.create_task(proxy.run())
+        async with asyncio.timeout(10):
+            await proxy.has_looked.wait()
+        await _until(lambda: not line.engine.containers)
+        verifying.cancel()
+    await proxy.aclose()

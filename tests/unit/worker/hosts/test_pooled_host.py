@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import tempfile
+import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -19,7 +21,7 @@ from worker.hosts.folders.folders import Folders
 from worker.hosts.folders.moves import ENTRIES_MAX, NotMovedBack, TooManyEntries
 from worker.hosts.host import Container, ContainerSpec, Limits
 from worker.hosts.pool.host import PooledHost
-from worker.hosts.pool.records import NotToBeHad, SpareRecord, SpareRecords
+from worker.hosts.pool.records import HeldSpare, NotToBeHad, SpareRecord, SpareRecords
 
 SPARE, C, D = (ConversationKey(letter * 24) for letter in "abc")
 ME, OTHER = WorkerId("host-1-me"), WorkerId("host-1-other")
@@ -299,4 +301,163 @@ async def test_half_a_record_is_no_record(place: Place) -> None:
     (place.folders.of(C).workspace.parents[1] / "p" / SPARE).write_bytes(b'{"spare": "a')
     assert place.records.all() == []
     with pytest.raises(NotToBeHad):
+        await place.host.claim(made, C, Fence(5), by=ME)
+
+
+FIELDS = {"spare": SPARE, "worker": ME, "claimed_by": C, "fence": 5, "is_settled": True}
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"spare": D},
+        {"spare": None},
+        {"worker": 5},
+        {"claimed_by": "/proc/77/root/home/ubuntu"},
+        {"claimed_by": "../../x"},
+        {"claimed_by": C + "\n"},
+        {"claimed_by": C.upper()},
+        {"claimed_by": ""},
+        {"claimed_by": 5},
+        {"claimed_by": [C]},
+        {"fence": "5"},
+        {"fence": 5.0},
+        {"fence": True},
+        {"fence": None},
+        {"is_settled": 1},
+        {"one_more": 1},
+    ],
+    ids=str,
+)
+async def test_a_record_with_a_wrong_field_is_no_record(
+    place: Place, wrong: dict[str, object]
+) -> None:
+    await place.host.make(SPARE, ME)
+    written = place.folders.of(C).workspace.parents[1] / "p" / SPARE
+    written.write_text(json.dumps(FIELDS))
+    assert place.records.get(SPARE) == SpareRecord(SPARE, ME, C, Fence(5), is_settled=True)
+    written.write_text(json.dumps(FIELDS | wrong))
+    assert place.records.get(SPARE) is None
+
+
+@pytest.mark.parametrize("written", [b"[" * 1000, b"\xff", b"[]", b'"x"', b"null", b""])
+async def test_what_is_no_record_at_all_is_none(place: Place, written: bytes) -> None:
+    await place.host.make(SPARE, ME)
+    (place.folders.of(C).workspace.parents[1] / "p" / SPARE).write_bytes(written)
+    assert place.records.get(SPARE) is None
+
+
+async def test_nobody_waits_for_a_pipe_in_the_place_of_a_record(place: Place) -> None:
+    await place.host.make(SPARE, ME)
+    written = place.folders.of(C).workspace.parents[1] / "p" / SPARE
+    written.unlink()
+    os.mkfifo(written)
+    writer = os.open(written, os.O_RDWR)
+    try:
+        async with asyncio.timeout(5):
+            assert await asyncio.to_thread(place.records.get, SPARE) is None
+    finally:
+        os.close(writer)  # Who waits for it after all goes on.
+
+
+async def test_a_claim_nobody_waits_for_leaves_no_container(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A thread goes on when its caller is cancelled."""
+    made = await place.spare()
+    place.write(C, a="1")
+    adopt, is_at_it, may_go_on = place.folders.adopt, threading.Event(), threading.Event()
+
+    def slow(*args: object, **more: object) -> object:
+        is_at_it.set()
+        may_go_on.wait(10)
+        return adopt(*args, **more)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(place.folders, "adopt", slow)
+    async with asyncio.TaskGroup() as group:
+        claiming = group.create_task(place.host.claim(made, C, Fence(5), by=ME))
+        await asyncio.to_thread(is_at_it.wait, 10)
+        claiming.cancel()
+        await asyncio.sleep(0)
+        may_go_on.set()
+    assert claiming.cancelled()
+    assert (place.machine.kept, place.records.all()) == ({}, [])
+    assert place.read(C) == {"a": "1"}
+
+
+async def test_nothing_is_written_of_a_claim_that_comes_too_late(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its worker stood still after it had looked, and the conversation was started elsewhere."""
+    made = await place.spare()
+    claim, write, written = place.host._claim, HeldSpare.write, list[SpareRecord]()
+
+    def late(spare: ConversationKey, c: ConversationKey, fence: Fence, by: WorkerId) -> None:
+        place.folders.take(C, Fence(9))
+        claim(spare, c, fence, by)
+
+    def noted(held: HeldSpare, record: SpareRecord) -> None:
+        written.append(record)
+        write(held, record)
+
+    monkeypatch.setattr(place.host, "_claim", late)
+    monkeypatch.setattr(HeldSpare, "write", noted)
+    with pytest.raises(LeaseLost):
+        await place.host.claim(made, C, Fence(5), by=ME)
+    assert C not in [record.claimed_by for record in written]
+
+
+async def test_a_claim_is_on_record_before_anything_is_moved(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = await place.spare()
+    place.write(C, a="1")
+    found: list[SpareRecord | None] = []
+
+    def noted(*args: object, **more: object) -> None:
+        found.append(place.records.get(SPARE))
+
+    monkeypatch.setattr("worker.hosts.folders.folders.move_entries", noted)
+    monkeypatch.setattr(place.folders, "_adopt_sockets", noted)
+    place.folders.of(C).workspace.joinpath("a").unlink()
+    await place.host.claim(made, C, Fence(5), by=ME)
+    assert found == [SpareRecord(SPARE, ME, C, Fence(5))] * 2
+
+
+@pytest.mark.parametrize("finisher", ["tidy", "stop", "start of the newer owner"])
+async def test_a_stale_claim_moves_nothing_under_a_newer_owners_container(
+    place: Place, finisher: str
+) -> None:
+    made = await place.spare()
+    newer = await place.start(C, Fence(6))
+    place.folders.of(C).workspace.joinpath("a").write_text("1")
+    inodes = [path.stat().st_ino for path in places_of(place, C)]
+    with place.records.held(SPARE) as held:
+        held.write(replace(held.record, claimed_by=C, fence=Fence(5)))
+
+    assert len(await place.host.list()) == 2
+    if finisher == "tidy":
+        await place.host.tidy()
+    elif finisher == "stop":
+        await place.host.stop(made.id)
+    else:
+        await place.host.end_claims_of(C, Fence(6))
+
+    assert [path.stat().st_ino for path in places_of(place, C)] == inodes
+    assert place.read(C) == {"a": "1"}
+    assert await place.host.list() == [newer]
+    (left,) = await place.host.spares()
+    await place.host.remove(SPARE, left.container.id if left.container else None)
+    assert (list(place.machine.kept), place.records.all()) == ([newer.id], [])
+
+
+def places_of(place: Place, c: ConversationKey) -> tuple[Path, Path]:
+    folders = place.folders.of(c)
+    return folders.sockets, folders.workspace
+
+
+async def test_an_owner_that_ended_the_claims_is_claimed_for_by_no_older_one(place: Place) -> None:
+    made = await place.spare()
+    await place.host.end_claims_of(C, Fence(6))
+    with pytest.raises(LeaseLost):
         await place.host.claim(made, C, Fence(5), by=ME)
