@@ -32,7 +32,7 @@ class Limit:
 
 
 LIMITS = (
-    Limit("scripts_per_turn", "scripts of a tiny turn", 4, 7.0),
+    Limit("scripts_per_turn", "scripts of a tiny turn", 4, 5),
     Limit("commands_per_turn", "commands of a tiny turn", 60, 90),
     Limit("one_requests_per_delta", "requests for a delta of one stream", 0.3, 1.3),
     Limit("few_requests_per_delta", "requests for a delta of 20 streams", 0.25, 0.45),

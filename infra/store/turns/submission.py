@@ -10,6 +10,7 @@ from infra.store.keys import Keys
 from infra.store.turns.calls import SubmitAnswer, SubmitCall
 from infra.store.turns.records import NewTurn, Submitted, options_named
 from infra.wire.control import TurnWaits
+from infra.wire.history import GO_ON_DIGEST
 from infra.wire.turns import TurnRequest
 
 OPEN_TTL_S = 86400.0
@@ -19,8 +20,13 @@ CLAIMED_LOOK_AFTER_S = LEASE_S - 2.0
 
 
 def blinded(request: TurnRequest, contents: Contents) -> TurnRequest:
-    """The request with keyed digests in place of the digests of what was said."""
-    sent = tuple(map(contents.blind, request.sent))
+    """The request with keyed digests in place of the digests of what was said.
+
+    The sentence that continues an answer is our own: it tells nothing, and is looked for later.
+    """
+    sent = tuple(
+        digest if digest == GO_ON_DIGEST else contents.blind(digest) for digest in request.sent
+    )
     tails = tuple(map(contents.blind, request.tails))
     return request.model_copy(update={"sent": sent, "tails": tails})
 

@@ -14,7 +14,7 @@ from infra.store.open import Store, store_on
 from infra.store.server.channel import listen
 from infra.wire.errors import ContentNotOpened
 from infra.wire.frames import Frame
-from infra.wire.history import digest
+from infra.wire.history import GO_ON_DIGEST, digest
 from infra.wire.ids import Fence, TurnId
 from tests.contract.store.scene import REPLICA, TENANT, C, Scene
 from tests.contract.store.whole_turn import (
@@ -70,6 +70,15 @@ async def test_those_with_the_secret_read_all_of_it(sealed: Scene) -> None:
     claimed = await sealed.claim(await sealed.acquire())
     assert [entry.heads for entry in claimed.accepted] == [(MARKER,), (MARKER, f"Bash{MARKER}")]
     assert [message.prompt for message in claimed.unheard] == [SAID]
+
+
+async def test_a_continued_answer_is_still_known_for_one(sealed: Scene) -> None:
+    before = digest(SAID)
+    await sealed.offer(sealed.new_turn(sent=(before, GO_ON_DIGEST)))
+    claimed = await sealed.claim(await sealed.acquire())
+    blinded, go_on = claimed.request.sent
+    assert go_on == GO_ON_DIGEST
+    assert blinded != before
 
 
 async def test_another_secret_fails_visibly_and_starts_the_memory_anew(sealed: Scene) -> None:
