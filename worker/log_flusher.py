@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from infra.runtime.clock import Clock
+from infra.runtime.logs import fields
 from infra.store.conversations.leases import Lease
 from infra.store.server.connection import is_answered
 from infra.store.turns.log import Appended, TurnAppend, TurnLog
@@ -150,14 +151,18 @@ class LogFlusher:
                 _settle(waiting, batch, appended)
 
     async def _append_each(self, call: dict[WaitingLog, Events]) -> None:
-        refused: StoreUnavailable | None = None
+        refused: dict[WaitingLog, StoreUnavailable] = {}
         for waiting, batch in call.items():
             try:
                 await self._append({waiting: batch})
             except StoreUnavailable as error:
-                refused = error
-        if refused is not None:
-            raise refused
+                refused[waiting] = error
+        if len(refused) == len(call):
+            raise next(iter(refused.values()))
+        # It is not Redis that is unavailable: the others must not wait for these.
+        for waiting, reason in refused.items():
+            log.warning("events not logged: %s", reason, extra=fields(turn=waiting.turn))
+            self.delay(waiting)
 
     async def append(self, call: dict[WaitingLog, Events]) -> Sequence[Appended]:
         """Append batches, whether their logs have joined or not. Raises `StoreUnavailable`."""

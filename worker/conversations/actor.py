@@ -197,6 +197,8 @@ class Conversation:
         """Interrupt the running turn, and stop the container if no other turn wants it."""
         if self._run:
             self._run.interrupt(InterruptReason.CANCELLED)
+        else:
+            self._inbox.cancel_begun()
         self.make_room()
 
     def disown(self) -> None:
@@ -364,7 +366,8 @@ class Conversation:
             self._session.lose()
             return
         if claimed is not None:
-            self._inbox.forget_idle()
+            if not self._inbox.wants_cancelled(claimed.record.turn):
+                self._inbox.forget_idle()
             self._life.to(ActorPhase.RUNNING)
             await self._run_turn(claimed)
 

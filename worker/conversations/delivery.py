@@ -119,6 +119,7 @@ class Delivery:
         parts = self._parts
         timeline = StartTimeline(parts.clock, run.claimed.record, isolation=parts.host.name)
         run.timeline = timeline
+        run.needs_record()
         if parts.pool.has_one() and await self._start_with_spare(run, timeline):
             return
         await parts.starts.begin(self._held.conversation)

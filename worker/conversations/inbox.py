@@ -18,6 +18,7 @@ class Inbox:
     def __init__(self) -> None:
         self._cancelled: TurnId | None = None
         self._begun: TurnWaits | None = None
+        self._newest_begun: TurnId | None = None
         self._wishes = {Wish.TURN}
         self._bell = asyncio.Event()
 
@@ -37,7 +38,9 @@ class Inbox:
     def bring(self, waits: TurnWaits) -> None:
         """A turn waits, and may have been begun for us. Of several the newest counts: whoever asks
         the store finds the others."""
-        self._begun = waits if waits.begun else self._begun
+        if waits.begun:
+            self._begun = waits
+            self._newest_begun = waits.turn
         self.put(Wish.TURN)
 
     def take_begun(self) -> TurnWaits | None:
@@ -48,6 +51,11 @@ class Inbox:
     def cancel(self, turn: TurnId) -> None:
         """Somebody wants this turn stopped. It may not be claimed yet."""
         self._cancelled = turn
+
+    def cancel_begun(self) -> None:
+        """Somebody wants the conversation stopped, and with it the turn that was begun for us last,
+        if it has not started."""
+        self._cancelled = self._newest_begun or self._cancelled
 
     def wants_cancelled(self, turn: TurnId) -> bool:
         """Whether this is the last turn that somebody wanted stopped."""

@@ -58,8 +58,13 @@ async def see_through(
         preparing = group.create_task(prepare())
 
         def spoken() -> None:
-            if (work := on_spoken()) is not None:
+            if (work := on_spoken()) is None:
+                return
+            try:
                 group.create_task(work)
+            except RuntimeError:
+                # The group ends, because the lease is lost; its actor forgets the start.
+                work.close()
 
         async with run.watched(on_spoken=spoken):
             ending = await run.ended()

@@ -168,10 +168,12 @@ class TurnLogWriter:
         if self._pending and self._pending[-1][0] > self._asked_to:
             await self.flush()
         while True:
+            had_pending = bool(self._pending)
             try:
                 return await finish(n, self.broken)
             except TurnLogTorn as torn:
-                if not self._pending and not self.broken:
+                # A long append goes another way than this end, and may have come after it.
+                if not had_pending and not self.broken:
                     self._mend(torn.newest)
                 await self.flush()
                 if self.broken:

@@ -171,6 +171,11 @@ class TurnRun:
             self._parts.clock,
         )
 
+    def needs_record(self) -> None:
+        """It gets a new agent. Then the store takes a begun turn for one that nobody has heard of
+        again, so its memory has to be on record before the agent hears of it."""
+        self._begun_base = None
+
     def _has_base_on_record(self) -> bool:
         record = self.claimed.record
         is_begun = record.begun is not None and record.base is None
@@ -378,8 +383,8 @@ class TurnRun:
         self._life.to(RunPhase.ENDED)
         self._limits.stop()
         self._tell_times()
-        self._note_spoken()
         self._ending.set_result(replace(ending, memory=memory))
+        self._note_spoken()
 
     async def ended(self) -> Ending:
         """How the run ended, as soon as it has."""
@@ -404,10 +409,13 @@ class TurnRun:
         try:
             look = partial(self.spending.look, self.open_request)
             async with self._parts.meters.following(look, self._held):
-                yield
+                try:
+                    yield
+                finally:
+                    # Whoever ends the run from now on starts nothing in a group that is over.
+                    self._on_spoken = None
         finally:
             self._limits.stop()
-            self._on_spoken = None
 
     def _give_up(self) -> None:
         """The grace time is over. An agent that is not done by then is not used again."""

@@ -20,6 +20,8 @@ from infra.wire.states import ConversationState
 LEASE_S = 15.0
 RENEW_EVERY_S = 5.0
 SELF_FENCE_AFTER_S = 10.0
+SURE_LEASE_S = LEASE_S - RENEW_EVERY_S - 1.0
+"""What a lease has left at least, in seconds, if its owner renews it in time."""
 
 _UNKNOWN_CONVERSATION_TTL_S = 86400
 """Seconds that a conversation is kept which only its container still knew (Redis had been

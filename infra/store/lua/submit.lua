@@ -9,7 +9,8 @@
 --       supersedes (a turn that it is known not to repeat), reader (who will read it),
 --       is_thin (its client may be one that sends only what is new),
 --       order (control message for the owner), look_after_ms (delay of the sweep's next look at a
---       turn that is begun), open_ttl_ms, retention_ms, todo_ttl_ms,
+--       turn that is begun), lease_sure_ms (that the owner's lease has left if it is renewed in time),
+--       open_ttl_ms, retention_ms, todo_ttl_ms,
 --       idle_timeout_ms, listed_max (turns of a conversation besides those on record),
 --       turns_waiting_max (of the conversation), queue_max (that wait for a worker),
 --       tenant_turns_max (open ones), tenant_queue_max (of them, that wait),
@@ -92,6 +93,8 @@ end
 local function warm_claim(owner)
   if owner == '' or is_anything_there or A.lane == 'side' then return nil end
   if held[1] ~= 'warm' or held[2] or held[3] ~= owner or #A.request > BEGUN_BYTES_MAX then return nil end
+  -- An owner that has missed a renewal may be dead, and what is begun for it is lost with it.
+  if redis.call('PTTL', key('lease', conversation)) < tonumber(A.lease_sure_ms) then return nil end
   local accepted = key('accepted', conversation)
   return {
     fence = held[4],

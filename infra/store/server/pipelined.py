@@ -73,6 +73,7 @@ class PipelinedCommands:
         packed = _packed(command)
         if len(packed) > BIG_BYTES:
             return await self._big.run(*command)
+        self._check_room(len(packed))
         request = self._new(packed)
         self._unsent.append(request)
         return await request.answer
@@ -80,7 +81,9 @@ class PipelinedCommands:
     async def run_first(self, commands: Sequence[Command]) -> Sequence[Any]:
         """The replies. The commands may be of any length. They leave at once, not when the pass is
         over."""
-        requests = [self._new(_packed(command)) for command in commands]
+        packed = [_packed(command) for command in commands]
+        self._check_room(sum(map(len, packed)))
+        requests = [self._new(one) for one in packed]
         self._unsent.extendleft(reversed(requests))
         self._send()
         if len(requests) == 1:
@@ -98,12 +101,14 @@ class PipelinedCommands:
         for request in self._take_all():
             request.fail(RedisConnectionError("the client is closed"))
 
-    def _new(self, packed: bytes) -> _Request:
-        """A request that is about to join the unsent ones."""
+    def _check_room(self, size_bytes: int) -> None:
         if self._is_closed:
             raise RedisConnectionError("the client is closed")
-        if self._held_bytes + len(packed) > self._held_max_bytes:
+        if self._held_bytes + size_bytes > self._held_max_bytes:
             raise RedisConnectionError("too much waits for Redis")
+
+    def _new(self, packed: bytes) -> _Request:
+        """A request that is about to join the unsent ones, and counts from now on."""
         loop = asyncio.get_running_loop()
         request = _Request(packed, loop.create_future(), loop.time() + self._timeout_s)
         self._held_bytes += len(packed)

@@ -70,6 +70,7 @@ class SubmitCall(Call[SubmitAnswer], frozen=True):
     is_thin: bool
     order: bytes
     look_after_ms: int
+    lease_sure_ms: int
     open_ttl_ms: int
     retention_ms: int
     todo_ttl_ms: int

@@ -5,7 +5,7 @@ from __future__ import annotations
 from infra.runtime.contents import Contents
 from infra.store.access.limits import SubmitLimits, refusal
 from infra.store.bounds import LISTED_TURNS_MAX
-from infra.store.conversations.leases import LEASE_S
+from infra.store.conversations.leases import LEASE_S, SURE_LEASE_S
 from infra.store.keys import Keys
 from infra.store.turns.calls import SubmitAnswer, SubmitCall
 from infra.store.turns.records import NewTurn, Submitted, options_named
@@ -62,6 +62,7 @@ def submit_call(
         is_thin=request.is_thin and not request.history,
         order=TurnWaits(conversation=c, turn=turn).encode(),
         look_after_ms=_ms(CLAIMED_LOOK_AFTER_S),
+        lease_sure_ms=_ms(SURE_LEASE_S),
         open_ttl_ms=_ms(OPEN_TTL_S + request.deadline_s),
         retention_ms=_ms(retention_s),
         todo_ttl_ms=_ms(OPEN_TTL_S),

@@ -166,6 +166,17 @@ async def test_a_turn_that_makes_the_script_fail_keeps_no_other_from_being_logge
     assert scene.logs.newest[writers[1].turn] == 1
 
 
+async def test_others_do_not_wait_for_a_turn_that_makes_the_script_fail(scene: Scene) -> None:
+    writers = await scene.writers(3)
+    scene.logs.poisoned.add(writers[1].turn)
+    for n in (1, 2, 3):
+        for writer in writers:
+            writer.add(n, NOTICE)
+        # No time passes: a pause for an outage would hold the others up.
+        await settle()
+        assert [scene.logs.newest.get(writer.turn) for writer in writers] == [n, None, n]
+
+
 async def test_events_that_cannot_be_sent_end_their_own_turn_only(scene: Scene) -> None:
     writers = await scene.writers(3)
     scene.logs.broken.add(writers[1].turn)

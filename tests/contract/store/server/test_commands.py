@@ -234,6 +234,21 @@ async def test_what_waits_is_bounded_in_bytes(real: StoreClient) -> None:
 
 
 @redis
+async def test_several_that_do_not_fit_hold_nothing(real: StoreClient) -> None:
+    runner = PipelinedCommands(
+        real.connection_pool.make_connection,
+        timeout_s=5,
+        big=PooledCommands(real),
+        held_max_bytes=10_000,
+    )
+    for _ in range(3):
+        with pytest.raises(RedisConnectionError):
+            await runner.run_first([("ECHO", "x" * 6_000), ("ECHO", "x" * 6_000)])
+    assert await runner.run("ECHO", "x" * 9_000) == b"x" * 9_000
+    await runner.aclose()
+
+
+@redis
 async def test_a_big_command_goes_over_the_pool() -> None:
     async with behind_proxy() as (_, proxy, client):
         await client.commands.run("PING")

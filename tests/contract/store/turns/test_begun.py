@@ -85,6 +85,16 @@ async def claim_told(scene: Scene, waits: TurnWaits) -> Claimed:
     return await scene.store.turns.begun(C, waits.turn, waits.begun)
 
 
+async def test_nothing_is_begun_for_an_owner_that_has_missed_a_renewal(scene: Scene) -> None:
+    await remembering(scene)
+    await scene.redis.pexpire(scene.keys.lease(C), 8_000)
+    waits = await told(scene)
+    assert waits.begun is None
+    record = await scene.store.turns.get(waits.turn)
+    assert record is not None
+    assert record.state is TurnState.QUEUED
+
+
 async def test_its_owner_hears_what_its_claim_would_answer(scene: Scene) -> None:
     lease = await remembering(scene)
     waits = await told(scene, scene.new_turn(is_thin=True, sent=("b" * 16,)))

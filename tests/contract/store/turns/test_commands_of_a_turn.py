@@ -102,10 +102,10 @@ def part(turn: TurnId) -> RawPart:
     ("limits", "most"),
     [
         pytest.param(
-            BOUNDED, {"submit": 30, "append": 10, "transcript": 10, "finish": 26}, id="bounded"
+            BOUNDED, {"submit": 31, "append": 10, "transcript": 10, "finish": 26}, id="bounded"
         ),
         pytest.param(
-            UNBOUNDED, {"submit": 26, "append": 10, "transcript": 10, "finish": 26}, id="unbounded"
+            UNBOUNDED, {"submit": 27, "append": 10, "transcript": 10, "finish": 26}, id="unbounded"
         ),
     ],
 )

@@ -155,6 +155,30 @@ async def test_a_cancel_before_the_message_stops_it(stage: Stage) -> None:
     assert (await stage.ended(missed.turn)).state is TurnState.CANCELLED
 
 
+async def test_one_that_needs_a_new_agent_is_recorded_before_that_hears_of_it(
+    stage: Stage,
+) -> None:
+    worker = await stage.worker()
+    missed = await missed_turn(stage, worker, "echo two")
+    actor = worker.process.placement.conversations[C]
+    asked = Asked(worker)
+    actor._session.lose()  # As its exit does, in the same moment.
+    actor.bring(missed)
+    assert (await stage.ended(missed.turn)).state is TurnState.DONE
+    assert asked.count["start"] == 1
+    assert len(stage.agents[C]) == 2
+
+
+async def test_a_stop_right_behind_the_message_stops_turn_and_container(stage: Stage) -> None:
+    worker = await stage.worker()
+    missed = await missed_turn(stage, worker, "hang")
+    actor = worker.process.placement.conversations[C]
+    actor.bring(missed)
+    actor.stop()
+    assert (await stage.ended(missed.turn)).state is TurnState.CANCELLED
+    await eventually(lambda: C not in worker.process.placement.conversations)
+
+
 async def test_a_turn_that_no_one_may_read_ends(stage: Stage) -> None:
     worker = await stage.worker()
     missed = await missed_turn(stage, worker, "echo two")

@@ -20,7 +20,12 @@ from infra.wire.events import Notice, TextDelta, encode_event
 from infra.wire.ids import ConversationKey, Fence, TurnId, WorkerId
 from tests.fakes.manual_clock import ManualClock, settle
 from worker.log_flusher import LogFlusher
-from worker.turns.log_writer import BATCH_MAX_EVENTS, KEPT_MAX_EVENTS, TurnLogWriter
+from worker.turns.log_writer import (
+    BATCH_MAX_EVENTS,
+    KEPT_MAX_BYTES,
+    KEPT_MAX_EVENTS,
+    TurnLogWriter,
+)
 
 LEASE = Lease(ConversationKey("c" * 24), WorkerId("host-1-a"), Fence(7))
 TURN = TurnId("turn_1")
@@ -288,6 +293,31 @@ async def test_an_end_does_not_wait_for_the_answer_of_an_append_before_it(scene:
     assert ended == [4, 4]
     assert scene.log.batches == [[1, 2], [3]]
     assert scene.log.newest == 4
+
+
+async def test_an_end_that_overtakes_an_append_does_not_take_its_log_for_damaged(
+    scene: Scene,
+) -> None:
+    """A long append goes over another connection, and more of it is logged than is kept."""
+    await settle()
+    scene.log.passes.clear()
+    long = encode_event(Notice(text="x" * 1000))
+    events = KEPT_MAX_BYTES // 1000 + 50
+    scene.add(1, events, long)
+    await settle()
+    ended: list[int] = []
+
+    async def finish(n: int, broken: ErrorCode | None) -> str:
+        ended.append(n)
+        if len(ended) == 1:
+            scene.log.passes.set()
+            await settle()
+            raise TurnLogTorn(TURN, 0)
+        return await scene.log.finish(n, broken)
+
+    assert await scene.writer.finish(finish, events + 1) == "whole"
+    assert not scene.torn.is_set()
+    assert scene.log.newest == events + 1
 
 
 async def test_an_end_waits_for_events_that_nobody_was_asked_to_log(scene: Scene) -> None:
