@@ -41,7 +41,9 @@ class LeasesOfPaper:
             raise StoreUnavailable("away")
         return Renewal(frozenset(self.lost), dict(self.cancelled))
 
-    async def release(self, lease: Lease, state: ConversationState) -> None:
+    async def release(
+        self, lease: Lease, state: ConversationState, *, runs: TurnId | None = None
+    ) -> None:
         self.released.append(lease.conversation)
 
 
