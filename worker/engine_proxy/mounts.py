@@ -65,12 +65,11 @@ def _opened(path: Path, above: int | None, opened: ExitStack) -> int:
     return fd
 
 
-def first_exchanged(held: Mapping[str, int], folders: SessionFolders) -> str | None:
-    """The first folder that was replaced by another one. Raises `EngineCallRefused`."""
-    with held_folders(folders) as again:
-        for place, fd in held.items():
-            if not os.path.sameopenfile(fd, again[place]):
-                return f"{place} is not the folder that was looked at"
+def first_exchanged(held: Mapping[str, int], again: Mapping[str, int]) -> str | None:
+    """The first folder that was replaced by another one, which was opened later."""
+    for place, fd in held.items():
+        if not os.path.sameopenfile(fd, again[place]):
+            return f"{place} is not the folder that was looked at"
     return None
 
 

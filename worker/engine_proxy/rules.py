@@ -12,8 +12,8 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -43,6 +43,8 @@ VERSION_MIN = (1, 41)
 _PATH = re.compile(r"(?:/v(1)\.(\d{2}))?((?:/[A-Za-z0-9_][A-Za-z0-9_.:-]*)+)")
 _CONVERSATION = re.compile(r"[0-9a-f]{24}")
 _NUMBER = re.compile(r"[0-9]{1,19}")
+_RENAMED = 2
+"""Folders of a spare that a claim renames, one after the other."""
 _INFO = ("OSType", "OperatingSystem", "SecurityOptions", "Runtimes")
 _EVENTS = {"type": ["container"], "event": ["start", "die"]}
 
@@ -110,14 +112,29 @@ class Rules:
         with self.held_folders(conversation):
             return made
 
-    def held_folders(self, conversation: str) -> AbstractContextManager[Mapping[str, int]]:
+    @contextmanager
+    def held_folders(self, conversation: str) -> Iterator[Mapping[str, int]]:
         """The folders to mount, held open. Raises `EngineCallRefused` if they must not be
         mounted."""
-        return held_folders(self._folders(conversation))
+        with ExitStack() as opened:
+            yield self._opened(conversation, opened)
+
+    def _opened(self, conversation: str, opened: ExitStack) -> Mapping[str, int]:
+        folders = self._folders(conversation)
+        for _ in range(_RENAMED):
+            try:
+                return opened.enter_context(held_folders(folders))
+            except EngineCallRefused:
+                earlier, folders = folders, self._folders(conversation)
+                if folders == earlier:
+                    raise
+                # The spare was claimed between our look and now.
+        return opened.enter_context(held_folders(folders))
 
     def first_exchanged(self, conversation: str, held: Mapping[str, int]) -> str | None:
-        """The first held folder that was replaced by another one."""
-        return first_exchanged(held, self._folders(conversation))
+        """The first held folder that was replaced by another one. Raises `EngineCallRefused`."""
+        with self.held_folders(conversation) as again:
+            return first_exchanged(held, again)
 
     def workspace(self, conversation: str) -> Path:
         """The path of its files."""

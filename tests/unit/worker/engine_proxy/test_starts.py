@@ -5,19 +5,25 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from infra.wire.ids import ConversationKey, Fence, WorkerId
 from tests.fakes.held_connections import held_connections
-from tests.unit.worker.engine_proxy.conftest import Line
+from tests.unit.worker.engine_proxy.conftest import CONVERSATION, Line
 from tests.unit.worker.engine_proxy.test_engine_proxy import claimed_by, described
 from worker.engine_proxy.main import CONNECTIONS_MAX, serve
+from worker.engine_proxy.mounts import held_folders
 from worker.engine_proxy.server import CALLS_MAX, STREAMS_MAX
 from worker.engine_proxy.starts import STARTS_MAX
 from worker.hosts.docker.host import host_labels
-from worker.hosts.host import WORKSPACE_AT
+from worker.hosts.folders.folders import Folders
+from worker.hosts.host import SOCKETS_AT, WORKSPACE_AT, SessionFolders
+from worker.hosts.pool.records import SpareRecord, SpareRecords
 
 ID = "a" * 64
 
@@ -210,3 +216,45 @@ async def test_a_proxy_begins_whatever_a_worker_wrote_of_its_spares(
         await _until(lambda: not line.engine.containers)
         verifying.cancel()
     await proxy.aclose()
+
+
+@pytest.mark.parametrize("runtime", ["runc", "runsc"])
+async def test_a_spare_that_is_claimed_while_a_proxy_begins_is_left_alone(
+    line: Line, monkeypatch: pytest.MonkeyPatch, runtime: str
+) -> None:
+    """Its folders get other names, one after the other, between the look for them and their
+    opening."""
+    _runs(line)
+    folders, claimant = Folders(line.rules.data_dir), ConversationKey("d" * 24)
+    records = SpareRecords(line.rules.data_dir)
+    claimed = SpareRecord(CONVERSATION, WorkerId("w"), claimant, Fence(1))
+    first, later = folders.of(CONVERSATION), folders.of(claimant)
+    line.mounted |= {SOCKETS_AT: later.sockets, WORKSPACE_AT: later.workspace}
+
+    def begin() -> None:
+        records.make(claimed)
+        first.workspace.rename(later.workspace)
+
+    def finish() -> None:
+        first.sockets.rename(later.sockets)
+
+    steps = [begin, finish]
+
+    def in_the_middle(folders: SessionFolders) -> AbstractContextManager[Mapping[str, int]]:
+        if steps:
+            steps.pop(0)()
+        return held_folders(folders)
+
+    monkeypatch.setattr("worker.engine_proxy.rules.held_folders", in_the_middle)
+    options = replace(line.rules.options, runtime=runtime)
+    line = replace(line, rules=replace(line.rules, options=options))
+    proxy = line.successor()
+    await proxy.setup()
+    async with asyncio.TaskGroup() as group:
+        verifying = group.create_task(proxy.run())
+        await proxy.has_looked.wait()
+        verifying.cancel()
+    await proxy.aclose()
+
+    assert set(line.engine.containers) == {ID}
+    assert not steps
