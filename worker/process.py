@@ -36,6 +36,7 @@ from worker.hosts.capacity import (
 from worker.hosts.folders.machine import machine_of, refusal, strangers
 from worker.hosts.folders.owner import DataOwner, HeldFolder, hold
 from worker.hosts.host import Container
+from worker.hosts.pool.host import FoundSpare
 from worker.lanes import WorkerLane
 from worker.life import Life
 from worker.placement.file_sweep import FileSweep
@@ -344,13 +345,17 @@ class WorkerProcess:
         and `ContainerFailed`.
         """
         found: Sequence[Container] = ()
+        spares: Sequence[FoundSpare] = ()
         if self._is_retiring:
             try:
                 found = await self.parts.host.list()
-            except ContainerFailed as error:
+                # Ours are gone. A worker that was killed just now has left its own.
+                spares = await self.parts.pool.found()
+            except (ContainerFailed, OSError) as error:
                 log.error("containers not listed: %s", error)
         self._has_left = True
         if not await self.parts.registry.leave(self.worker) and self._is_retiring:
+            await self.parts.pool.remove_all(spares)
             await self.reaper.stop_all(found)
 
     async def _tell(self, what: str, call: Coroutine[Any, Any, None]) -> None:

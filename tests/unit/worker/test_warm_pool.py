@@ -339,3 +339,62 @@ async def test_files_of_a_deleted_conversation_do_not_come_back_by_a_claim(stage
 
     assert not folders.of(C).workspace.exists()
     assert not folders.of(SPARE).workspace.exists()
+
+
+async def test_a_conversation_with_too_many_files_costs_no_spare(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("worker.hosts.folders.moves.ENTRIES_MAX", 2)
+    worker = await worker_with_spares(stage)
+    (spare,) = stage.containers()
+    workspace = worker.process.parts.folders.make(C, Fence(0)).workspace
+    for n in range(3):
+        (workspace / f"{n}").touch()
+
+    assert (await stage.ended(await stage.ask(C, "echo hello"))).state is TurnState.DONE
+
+    assert (pool_of(worker).hits, pool_of(worker).misses) == (0, 1)
+    assert spare in stage.containers()
+    turn = await stage.ask(D, "echo hello")
+    assert (await stage.ended(turn)).state is TurnState.DONE
+    assert [start.turn for start in stage.agents[spare][0].session.started] == [turn]
+
+
+async def test_a_worker_that_leaves_waits_for_a_removal(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A spare was taken from the list and its removal broken off, so its container stayed."""
+    worker = await worker_with_spares(stage, spare_max_age_s=0.3)
+    host, asked, may_go_on = host_of(worker), asyncio.Event(), asyncio.Event()
+    remove = host.remove
+
+    async def slow(*args: object) -> None:
+        asked.set()
+        await may_go_on.wait()
+        await remove(*args)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(host, "remove", slow)
+    async with asyncio.timeout(10):
+        await asked.wait()
+    worker.stop_asked.set()
+    await eventually(lambda: pool_of(worker)._is_closed)
+    await asyncio.sleep(0.1)
+    may_go_on.set()
+    await worker.left()
+
+    assert stage.containers() == []
+
+
+async def test_the_last_worker_of_a_host_that_retires_removes_a_killed_ones_spares(
+    stage: Stage,
+) -> None:
+    last = await worker_with_spares(stage, retire_on_exit=True)
+    killed = await worker_with_spares(stage)
+    await killed.kill()
+    await stage.store.workers.leave(killed.id)
+    assert len(stage.containers()) == 2
+
+    await last.stop()
+
+    assert stage.containers() == []
+    assert SpareRecords(stage.folder).all() == []

@@ -28,7 +28,7 @@ from pathlib import Path
 
 from infra.wire.ids import ConversationKey, Fence
 from infra.wire.socket_folder import LAUNCH_FILE
-from worker.hosts.folders.moves import move_entries
+from worker.hosts.folders.moves import move_entries, refuse_too_many
 from worker.hosts.folders.records import FolderRecords
 from worker.hosts.folders.trees import open_folder, remove_tree
 from worker.hosts.host import SessionFolders
@@ -108,15 +108,22 @@ class Folders:
 
         Its container keeps them mounted. Repeat it after a crash: what was done is not done again.
         `begin` is called under the record's lock, before anything is moved: a newer owner that
-        takes the folders later finds what it wrote, and after a newer owner it is not called.
+        takes the folders later finds what it wrote, and after a newer owner it is not called, nor
+        if there is too much to move (`TooManyEntries`).
         """
         with self._records() as records, records.held(c) as record:
             record.take(fence)
+            self._refuse_too_many(spare, c)
             begin()
             # First, because it may be refused.
             self._adopt_workspace(spare, c)
             self._adopt_sockets(spare, c)
         return self.of(c)
+
+    def _refuse_too_many(self, spare: ConversationKey, c: ConversationKey) -> None:
+        with self._opened(_WORKSPACES) as above:
+            if _is_there(spare, above) and _is_there(c, above):
+                refuse_too_many(c, above=above)
 
     def _adopt_sockets(self, spare: ConversationKey, c: ConversationKey) -> None:
         with self._opened(_SOCKETS) as above, _trash(above) as trash:

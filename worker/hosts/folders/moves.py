@@ -35,11 +35,7 @@ def move_entries(source: str, target: str, *, above: int) -> None:
     `NotMovedBack` if that failed too. Can be repeated after a crash.
     """
     with _opened(source, above) as from_fd, _opened(target, above) as to_fd:
-        with os.scandir(from_fd) as entries:
-            names = [entry.name for entry in islice(entries, ENTRIES_MAX + 1)]
-        if len(names) > ENTRIES_MAX:
-            raise TooManyEntries(f"more than {ENTRIES_MAX} entries")
-        moved: list[str] = []
+        names, moved = _names(from_fd), list[str]()
         try:
             for name in names:
                 _move(name, from_fd, to_fd)
@@ -47,6 +43,20 @@ def move_entries(source: str, target: str, *, above: int) -> None:
         except OSError:
             _move_back(moved, to_fd, from_fd)
             raise
+
+
+def refuse_too_many(source: str, *, above: int) -> None:
+    """Raises `TooManyEntries` if that is what `move_entries` would do. Blocking."""
+    with _opened(source, above) as from_fd:
+        _names(from_fd)
+
+
+def _names(folder: int) -> Sequence[str]:
+    with os.scandir(folder) as entries:
+        names = [entry.name for entry in islice(entries, ENTRIES_MAX + 1)]
+    if len(names) > ENTRIES_MAX:
+        raise TooManyEntries(f"more than {ENTRIES_MAX} entries")
+    return names
 
 
 def _move_back(names: Sequence[str], from_fd: int, to_fd: int) -> None:

@@ -19,7 +19,7 @@ from infra.wire.errors import ContainerFailed, LeaseLost
 from infra.wire.ids import ConversationKey, Fence, HostId, WorkerId
 from worker.hosts.folders.folders import Folders
 from worker.hosts.folders.locks import LockBusy
-from worker.hosts.folders.moves import NotMovedBack
+from worker.hosts.folders.moves import NotMovedBack, TooManyEntries
 from worker.hosts.host import Container, ContainerExit, ContainerHost, ContainerId, ContainerSpec
 from worker.hosts.pool.records import LOCK_S, NotToBeHad, SpareRecord, SpareRecords
 
@@ -176,7 +176,8 @@ class PooledHost:
         """The spare becomes the conversation's, with its folders.
 
         Raises `LeaseLost` if the conversation has a newer owner, and `OSError`: the spare is not to
-        be had, or the files cannot be moved. Then it has to be removed. A container that the
+        be had, or the files cannot be moved. Then it has to be removed, except after
+        `TooManyEntries`: it is as it was, for a conversation with fewer. A container that the
         conversation has here is removed first, as by a start; if that fails, `ContainerFailed`.
         If cancelled, a spare that has become the conversation's is removed: nobody would know of
         it. What resists then is an orphan for the reconciler.
@@ -271,6 +272,8 @@ class PooledHost:
             try:
                 # Written only once it is sure that no newer owner uses the folders.
                 self._folders.adopt(spare, c, fence, begin=lambda: held.write(claimed))
+            except TooManyEntries:
+                raise  # Nothing was begun.
             except NotMovedBack:
                 raise  # The claim has to be finished, because files are in both places.
             except (OSError, LeaseLost):

@@ -12,7 +12,7 @@ import asyncio
 import logging
 import secrets
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -24,8 +24,9 @@ from infra.wire.ids import ConversationKey, Fence, WorkerId
 from infra.wire.link import AgentSettings
 from worker.hosts.capacity import HostMemory
 from worker.hosts.engine import Engine, fence_of_nobody
+from worker.hosts.folders.moves import TooManyEntries
 from worker.hosts.host import Container, ContainerId, SessionFolders
-from worker.hosts.pool.host import PooledHost
+from worker.hosts.pool.host import FoundSpare, PooledHost
 from worker.hosts.pool.records import NotToBeHad
 from worker.hosts.pool.sizing import DEMAND_WINDOW_S, PoolFacts, wanted_spares
 from worker.hosts.start_slots import SPARE_START_S, Starts
@@ -122,6 +123,8 @@ class WarmPool:
         self._is_closed = False
         self._group: asyncio.TaskGroup | None = None
         self._work: asyncio.Task[None] | None = None
+        """The making of a spare."""
+        self._removals = set[asyncio.Task[None]]()
         self._pause_s = 0.0
         self._not_before_s = 0.0
         self._lacking_since_s = clock.monotonic()
@@ -155,6 +158,11 @@ class WarmPool:
         while (spare := self._next(settings)) is not None:
             try:
                 container = await self._host.claim(spare.container, c, fence, by=self._worker)
+            except TooManyEntries as error:
+                told = fields(conversation=c, spare=spare.key)
+                log.info("spare not claimed: %s", error, extra=told)
+                self._put_back(spare)
+                break
             except (OSError, ContainerFailed) as error:
                 told = fields(conversation=c, spare=spare.key)
                 log.warning("spare not claimed: %s", error, extra=told)
@@ -208,6 +216,14 @@ class WarmPool:
             return spare
         return None
 
+    def _put_back(self, spare: Spare) -> None:
+        """It is untouched. If it ended meanwhile, it is removed with the next look."""
+        if self._is_closed:
+            self._discard_soon(spare)
+            return
+        self._ready.insert(0, spare)
+        self._memory.spares = len(self._ready)
+
     def _take(self, spare: Spare) -> None:
         self._ready.remove(spare)
         self._memory.spares = len(self._ready)
@@ -237,14 +253,29 @@ class WarmPool:
         if self._work is not None:
             self._work.cancel()
             await asyncio.wait({self._work}, timeout=REMOVE_S)
+        for spare in list(self._ready):
+            self._take(spare)
+            self._discard_soon(spare)
+        if self._removals:
+            # Each of them gives up by itself. One that is cancelled leaves its container.
+            await asyncio.wait(self._removals)
+
+    async def found(self) -> Sequence[FoundSpare]:
+        """The unclaimed spares of this host, whoever made them. Raises `ContainerFailed` and
+        `OSError`."""
+        return await self._host.spares()
+
+    async def remove_all(self, found: Sequence[FoundSpare]) -> None:
+        """Remove spares that were found, except those that were claimed since. Takes bounded
+        time."""
         async with asyncio.TaskGroup() as group:
-            for spare in list(self._ready):
-                self._take(spare)
-                group.create_task(self._discard(spare))
+            for one in found:
+                group.create_task(self._remove(one.record.spare, one.container))
 
     def _look(self) -> None:
         """Do one thing about the number of spares, if something is to be done."""
-        if self._group is None or (self._work is not None and not self._work.done()):
+        is_at_work = self._work is not None and not self._work.done()
+        if self._group is None or is_at_work or self._removals:
             return
         now_s = self._clock.monotonic()
         while self._asked_s and now_s - self._asked_s[0] > DEMAND_WINDOW_S:
@@ -261,7 +292,7 @@ class WarmPool:
         )
         if (old := self._unwanted(wanted, now_s)) is not None:
             self._take(old)
-            self._work = self._group.create_task(self._discard(old))
+            self._discard_soon(old)
         elif len(self._ready) >= wanted:
             self._lacking_since_s = now_s
         elif self._may_make(now_s):
@@ -329,11 +360,9 @@ class WarmPool:
     def _discard_soon(self, spare: Spare) -> None:
         spare.link.close()
         if self._group is not None:
-            self._group.create_task(self._discard(spare))
-
-    async def _discard(self, spare: Spare) -> None:
-        spare.link.close()
-        await self._remove(spare.key, spare.container)
+            removal = self._group.create_task(self._remove(spare.key, spare.container))
+            self._removals.add(removal)
+            removal.add_done_callback(self._removals.discard)
 
     async def _remove(self, key: ConversationKey, container: Container | None) -> None:
         """Remove a spare. What resists is found again by `_tidy`."""

@@ -206,6 +206,7 @@ async def test_too_many_files_stay_where_they_are(
     place.write(C, a="1", b="2", c="3")
     with pytest.raises(TooManyEntries):
         await place.host.claim(made, C, Fence(5), by=ME)
+    assert place.records.all() == [SpareRecord(SPARE, ME)], "another conversation may have it"
     cold = await place.start(C, Fence(6))
     assert place.read(C) == {"a": "1", "b": "2", "c": "3"}
     assert [one.id for one in await place.host.list()] == [cold.id]
