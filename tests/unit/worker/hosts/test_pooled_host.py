@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import tempfile
 import threading
@@ -303,62 +302,6 @@ async def test_half_a_record_is_no_record(place: Place) -> None:
     assert place.records.all() == []
     with pytest.raises(NotToBeHad):
         await place.host.claim(made, C, Fence(5), by=ME)
-
-
-FIELDS = {"spare": SPARE, "worker": ME, "claimed_by": C, "fence": 5, "is_settled": True}
-
-
-@pytest.mark.parametrize(
-    "wrong",
-    [
-        {"spare": D},
-        {"spare": None},
-        {"worker": 5},
-        {"claimed_by": "/proc/77/root/home/ubuntu"},
-        {"claimed_by": "../../x"},
-        {"claimed_by": C + "\n"},
-        {"claimed_by": C.upper()},
-        {"claimed_by": ""},
-        {"claimed_by": 5},
-        {"claimed_by": [C]},
-        {"fence": "5"},
-        {"fence": 5.0},
-        {"fence": True},
-        {"fence": None},
-        {"is_settled": 1},
-        {"one_more": 1},
-    ],
-    ids=str,
-)
-async def test_a_record_with_a_wrong_field_is_no_record(
-    place: Place, wrong: dict[str, object]
-) -> None:
-    await place.host.make(SPARE, ME)
-    written = place.folders.of(C).workspace.parents[1] / "p" / SPARE
-    written.write_text(json.dumps(FIELDS))
-    assert place.records.get(SPARE) == SpareRecord(SPARE, ME, C, Fence(5), is_settled=True)
-    written.write_text(json.dumps(FIELDS | wrong))
-    assert place.records.get(SPARE) is None
-
-
-@pytest.mark.parametrize("written", [b"[" * 1000, b"\xff", b"[]", b'"x"', b"null", b""])
-async def test_what_is_no_record_at_all_is_none(place: Place, written: bytes) -> None:
-    await place.host.make(SPARE, ME)
-    (place.folders.of(C).workspace.parents[1] / "p" / SPARE).write_bytes(written)
-    assert place.records.get(SPARE) is None
-
-
-async def test_nobody_waits_for_a_pipe_in_the_place_of_a_record(place: Place) -> None:
-    await place.host.make(SPARE, ME)
-    written = place.folders.of(C).workspace.parents[1] / "p" / SPARE
-    written.unlink()
-    os.mkfifo(written)
-    writer = os.open(written, os.O_RDWR)
-    try:
-        async with asyncio.timeout(5):
-            assert await asyncio.to_thread(place.records.get, SPARE) is None
-    finally:
-        os.close(writer)  # Who waits for it after all goes on.
 
 
 async def test_a_claim_nobody_waits_for_leaves_no_container(
