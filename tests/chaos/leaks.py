@@ -96,7 +96,13 @@ def tracebacks(cluster: Cluster) -> dict[str, str]:
 async def immortal_keys(cluster: Cluster) -> list[str]:
     """Keys without a lifetime, beside the few that are the cluster's own."""
     redis, keys = cluster.store.redis, cluster.store.keys
-    known = {keys.turns_open(), keys.idle(), keys.workers(), keys.epoch()}
+    known = {
+        keys.turns_open(),
+        keys.idle(),
+        keys.workers(),
+        keys.epoch(),
+        keys.file_stores(),
+    }
     found = []
     async for raw in redis.scan_iter(count=1000):
         name = raw.decode()

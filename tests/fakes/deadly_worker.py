@@ -47,6 +47,8 @@ async def main(redis_url: str, prefix: str, data_dir: Path) -> None:
             "AGCLUSTER_REDIS_PREFIX": prefix,
             "AGCLUSTER_DATA_DIR": str(data_dir),
             "AGCLUSTER_SLOTS": "20",
+            # Starting a spare would kill it too.
+            "AGCLUSTER_SPARES_MAX": "0",
         }
     )
     async with (

@@ -9,7 +9,7 @@ worker. Implementations: `worker.hosts.docker.host` (Docker), `worker.hosts.bubb
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NewType, Protocol
 
@@ -78,9 +78,9 @@ class Container:
     fence: Fence
     is_running: bool
     created_ms: int
-    made_ms: int | None = None
+    made_ms: int | None = field(default=None, compare=False)
     """Unix time at which an engine had made it and began to start it; None if nobody knows, or if
-    its host does both at once."""
+    its host does both at once. Only whoever starts it knows."""
 
 
 @dataclass(frozen=True)

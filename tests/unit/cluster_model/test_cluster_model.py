@@ -250,13 +250,6 @@ MOVED_AND_CAME_BACK = Schedule(
             id="of a run that is there in part the rest is logged",
         ),
         pytest.param(
-            without(
-                "if turn and turn.fence ~= fence and is_begun_unsaid(turn) then", "if false then"
-            ),
-            None,
-            id="a turn that its submit began is only adopted",
-        ),
-        pytest.param(
             without("'attempt', turn.attempt + 1", "'attempt', turn.attempt"),
             None,
             id="attempts are counted",
