@@ -21,13 +21,13 @@ from types import TracebackType
 from agent.turn import RunningTurn
 from infra.wire.events import ToolCall, ToolResult, TurnEnded
 from infra.wire.link import StartTurn
+from infra.wire.turns import TextBlock
 from tests.fakes.scripted_agent import (
     Deltas,
     Script,
     ScriptedAgent,
     ScriptedSession,
     Step,
-    prompt_text,
     script_of,
 )
 from worker.hosts.host import ContainerSpec
@@ -103,7 +103,10 @@ class LightAgent(ScriptedAgent):
 
 
 def _steps(start: StartTurn) -> list[str]:
-    return prompt_text(start).split(" then ")
+    """Of the newest message: what an earlier one asked, which was stopped before the agent heard of
+    it, comes along in front of it."""
+    texts = [block.text for block in start.prompt if isinstance(block, TextBlock)]
+    return texts[-1].split(" then ") if texts else []
 
 
 def _step(words: str, workspace: Path, crash: Callable[[], None]) -> Step | None:
