@@ -6,12 +6,12 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Iterator
+from itertools import count
 
 import httpx
 
 from infra.runtime.settings import Settings
 from tests.bench import raw_client
-from tests.bench.field import AT_ONCE
 from tests.bench.not_here import NotHere
 from tests.bench.raw_client import Connection, says
 from tests.e2e.deployments import GOOD_KEY, MODEL, Deployment, embedded
@@ -27,11 +27,14 @@ class Clients:
 
     def __init__(self, deployment: Deployment) -> None:
         self.deployment = deployment
+        self._asked = count(1)
 
     async def first_delta_s(
-        self, conversation: str, *, prompt: str = AT_ONCE, key: str = GOOD_KEY
+        self, conversation: str, *, prompt: str | None = None, key: str = GOOD_KEY
     ) -> float:
         """How long one waits for the first word. Raises `Incomplete`, `OSError`, `TimeoutError`."""
+        # The first message of a conversation again would ask for another answer to it.
+        prompt = prompt or f"count {next(self._asked)}"
         connection = Connection()
         question = raw_client.openai(
             self.deployment.base_url, model=MODEL, key=key, conversation=conversation
