@@ -20,6 +20,8 @@ from worker.hosts.pool.host import PooledHost
 from worker.hosts.pool.pool import WarmPool
 from worker.hosts.pool.records import SpareRecords
 
+pytestmark = pytest.mark.slow
+
 C, D = conversation("one"), conversation("two")
 
 

@@ -17,6 +17,8 @@ from worker.hosts.host import ContainerId
 from worker.placement.hibernation import Idle, to_hibernate
 from worker.placement.idle_stops import STOPS_AT_ONCE
 
+pytestmark = pytest.mark.slow
+
 LOW_MB, HIGH_MB, PLENTY_MB = 2000, 2400, 64_000
 
 
