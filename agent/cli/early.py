@@ -4,7 +4,7 @@ A CLI takes longer to boot than everything else that an agent does at its start,
 be asked for it takes a fifth of a second to import pydantic, asyncio and the SDK. So the worker
 leaves the settings of the coming turn in the socket folder (`infra.wire.link.Launch`), and the CLI
 is started with them from here, by the command that the SDK would use (a test compares both).
-Whoever opens the session (`agent.session`) takes it, or ends it if the turn turns out to need
+The code that opens the session (`agent.session`) takes it, or ends it if the turn turns out to need
 another one. Anything unusual here means that there is no early CLI, and costs nothing.
 
 Imports the standard library and names only: each millisecond here delays the CLI.

@@ -66,8 +66,7 @@ class OpenTurn(Message):
 class CloseTurn(Message):
     """Stop the turn's model calls and connections, and wipe its key.
 
-    Without a fence it closes the turn whoever owns the session; with one, a newer owner's is left
-    alone.
+    Without a fence it closes the turn of any owner; with one, it leaves a newer owner's turn alone.
     """
 
     type: Literal["close_turn"] = "close_turn"

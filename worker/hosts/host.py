@@ -80,7 +80,7 @@ class Container:
     created_ms: int
     made_ms: int | None = field(default=None, compare=False)
     """Unix time at which an engine had made it and began to start it; None if nobody knows, or if
-    its host does both at once. Only whoever starts it knows."""
+    its host does both at once. Only the worker that starts it knows."""
 
 
 @dataclass(frozen=True)

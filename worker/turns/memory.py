@@ -105,7 +105,7 @@ def begun_base(claimed: Claimed) -> TurnBase | None:
     from all that it remembers. None for another turn.
 
     It follows from the request and the accepted prompts alone, which do not change while the turn
-    runs, so that whoever takes it over finds the same.
+    runs, so that the next owner finds the same.
     """
     if claimed.record.begun is None or claimed.record.base is not None:
         return None

@@ -397,7 +397,7 @@ class TurnRun:
     @asynccontextmanager
     async def watched(self, *, on_spoken: Callable[[], None]) -> AsyncIterator[None]:
         """Meanwhile, enforce the deadline and the grace time of an interrupt, and book the turn's
-        usage. Whoever loses its lease is told by the lease.
+        usage. The lease tells its owner when it is lost.
 
         `on_spoken` is called once, when the agent has sent its first event of the turn, or the
         turn's end is decided.
@@ -412,7 +412,7 @@ class TurnRun:
                 try:
                     yield
                 finally:
-                    # Whoever ends the run from now on starts nothing in a group that is over.
+                    # An end from now on starts nothing in a group that is over.
                     self._on_spoken = None
         finally:
             self._limits.stop()

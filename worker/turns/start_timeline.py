@@ -1,6 +1,6 @@
 """When the phases of one agent's start were reached, for one line in the log.
 
-A start lasts from a turn's request to its first delta. Whoever reaches a phase notes it here; the
+A start lasts from a turn's request to its first delta. Each part notes its phase here; the
 agent reports its own phases itself (`infra.wire.link.AgentTimes`). Its clock is this machine's. The
 time of the request is Redis' own, so on several machines all figures are as wrong as their clocks
 differ.

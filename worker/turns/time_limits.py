@@ -1,4 +1,4 @@
-"""The time limits of one turn: its deadline, and the grace of whoever was told to stop.
+"""The time limits of one turn: its deadline, and the grace of an agent that was told to stop.
 
 Timers instead of tasks that wait: most turns end long before the first of them, and each would cost
 as much as one of the turn's scripts.

@@ -36,7 +36,7 @@ ALL = "all"
 ALIVE_S = 300.0
 """An upload of which nothing is heard for this long has stopped, and is removed."""
 AGAIN_S = 60.0
-"""Whoever removes files has this long before a sweep does it again."""
+"""A worker that removes files has this long before a sweep does it again."""
 SEEN_S = 180.0
 """A program that has not named its file store for this long no longer uses it."""
 LISTED_AT_ONCE = 500

@@ -329,4 +329,4 @@ class PooledHost:
 
 _NOBODY = WorkerId("")
 _NEWEST = Fence(2**53 - 1)
-"""The folders of a withdrawn spare are nobody's, whoever made them."""
+"""The folders of a withdrawn spare are nobody's."""

@@ -261,7 +261,7 @@ class WarmPool:
             await asyncio.wait(self._removals)
 
     async def found(self) -> Sequence[FoundSpare]:
-        """The unclaimed spares of this host, whoever made them. Raises `ContainerFailed` and
+        """The unclaimed spares of this host, of all its workers. Raises `ContainerFailed` and
         `OSError`."""
         return await self._host.spares()
 

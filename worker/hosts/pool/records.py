@@ -3,9 +3,9 @@
 One small file per spare under `<data_dir>/p/`, which no agent can reach. The engine knows a
 container by the name under which it was made, and cannot change that. So this record says whose it
 has become. It is written before anything is done: the spare's record before its container is
-started, and a claim before a folder is moved. Whoever changes a record, or moves its folders, holds
-the record's lock; the kernel releases it when a process ends. So a spare is claimed once, by one
-worker of the host, and a claim whose worker died is finished by the next one.
+started, and a claim before a folder is moved. A worker that changes a record, or moves its folders,
+holds the record's lock; the kernel releases it when a process ends. So a spare is claimed once, by
+one worker of the host, and a claim whose worker died is finished by the next one.
 """
 
 from __future__ import annotations

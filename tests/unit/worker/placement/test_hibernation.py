@@ -121,7 +121,7 @@ async def state(stage: Stage, c: ConversationKey) -> ConversationState:
 
 
 async def test_the_longest_idle_go_until_enough_memory_is_there_again(stage: Stage) -> None:
-    """Whoever they belong to: the tenant with the longest idle one pays first."""
+    """Of any tenant: the one with the longest idle conversation pays first."""
     machine = Machine(stage)
     worker = await stage.worker(memory=machine.available_mb, **SETTINGS)
     cs = [await warm(stage, f"c{n}", tenant="ab"[n % 2]) for n in range(5)]
