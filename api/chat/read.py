@@ -11,7 +11,8 @@ from api.access.catalog import ModelCatalog
 from api.chat.blocks import NamedFiles
 from api.chat.prompt import read_messages
 from api.chat.request import ChatRequest, read_chat_request
-from api.chat.side_requests import SideRules, answer_bound, with_format
+from api.chat.side_requests import SideRules, with_format
+from api.chat.turn_options import read_turn_options
 from api.files.given import HELD_PER_BYTE, load_files
 from api.files.stored_files import StoredFiles
 from api.http.auth import Caller, without_key
@@ -91,8 +92,8 @@ class ChatReader:
             on_disconnect=on_disconnect,
             is_streamed=bool(chat.stream),
             lane=lane,
-            max_tokens=answer_bound(chat),
             options=read_options(headers, metadata, egress_profiles=self._egress_profiles),
+            turn_options=read_turn_options(chat),
             repeat=read_repeat(headers, body, max_chars=settings.max_header_chars),
         )
         return chat, ask

@@ -53,11 +53,6 @@ class SideRules:
         return any(beginning.match(text) for beginning in self._beginnings)
 
 
-def answer_bound(chat: ChatRequest) -> int | None:
-    """The client's limit on the answer in tokens, if it is a valid one."""
-    return chat.bound
-
-
 def with_format(system_prompt: str | None, response_format: Mapping[str, Any] | None) -> str | None:
     """The system prompt, with the requested format of the answer.
 

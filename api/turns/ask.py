@@ -9,7 +9,12 @@ from itertools import pairwise
 from api.http.auth import Caller
 from api.turns.repeats import Repeat
 from infra.wire.history import digest, tails
-from infra.wire.options import NO_OPTIONS, ConversationOptions
+from infra.wire.options import (
+    NO_OPTIONS,
+    NO_TURN_OPTIONS,
+    ConversationOptions,
+    TurnOptions,
+)
 from infra.wire.turns import (
     ContentBlock,
     HistoryMessage,
@@ -93,7 +98,7 @@ class Ask:
     repeat: Repeat | None = None
     is_streamed: bool = False
     lane: Lane = Lane.AGENT
-    max_tokens: int | None = None
-    """Maximum tokens of a side request's answer."""
     options: ConversationOptions = NO_OPTIONS
     """The options that it chooses for its conversation."""
+    turn_options: TurnOptions = NO_TURN_OPTIONS
+    """The options that it chooses for its turn."""

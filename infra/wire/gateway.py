@@ -27,7 +27,12 @@ from pydantic import Field, TypeAdapter
 from infra.wire.base import Message, decode
 from infra.wire.events import Usage
 from infra.wire.ids import ConversationKey, Fence, TenantId, TurnId
-from infra.wire.options import NO_OPTIONS, ConversationOptions
+from infra.wire.options import (
+    NO_OPTIONS,
+    NO_TURN_OPTIONS,
+    ConversationOptions,
+    TurnOptions,
+)
 
 
 class OpenSession(Message):
@@ -61,6 +66,8 @@ class OpenTurn(Message):
     for no limit."""
     options: ConversationOptions = NO_OPTIONS
     """The conversation's, for this turn."""
+    turn_options: TurnOptions = NO_TURN_OPTIONS
+    """The turn's own."""
 
 
 class CloseTurn(Message):

@@ -22,7 +22,12 @@ from pydantic import Field, TypeAdapter
 from infra.wire.base import PROTOCOL_VERSION, Message, decode
 from infra.wire.errors import ErrorCode
 from infra.wire.ids import Fence, SaidSession, SaidTurn, TurnId, WorkerId
-from infra.wire.options import NO_OPTIONS, ConversationOptions
+from infra.wire.options import (
+    NO_OPTIONS,
+    NO_TURN_OPTIONS,
+    ConversationOptions,
+    TurnOptions,
+)
 from infra.wire.turns import ContentBlock, HistoryMessage
 
 LINE_MAX_BYTES = 64 * 1024 * 1024
@@ -116,7 +121,8 @@ class StartTurn(Message):
 
     `base` says which memory it continues; `history` and `transcript` are included if it may need
     them. `restore_from` is an index into `history`: the messages from there on are not in the
-    base's memory and are replayed into it before the prompt. `options` are the conversation's.
+    base's memory and are replayed into it before the prompt. `options` are the conversation's,
+    `turn_options` this turn's.
     `settings` may differ from those of the previous turn; the agent then changes or reopens its
     session itself.
     """
@@ -125,6 +131,7 @@ class StartTurn(Message):
     turn: TurnId
     settings: AgentSettings
     options: ConversationOptions = NO_OPTIONS
+    turn_options: TurnOptions = NO_TURN_OPTIONS
     base: BaseKind = BaseKind.CONTINUE
     checkpoint: str | None = None
     transcript: Transcript | None = None

@@ -1,5 +1,5 @@
-"""What a client chooses for its conversation. Passes as a whole from the request to agent and
-gateway; nothing between them looks inside.
+"""What a client chooses for its conversation, and for one turn. Both pass as a whole from the
+request to agent and gateway; nothing between them looks inside.
 """
 
 from __future__ import annotations
@@ -24,3 +24,16 @@ class ConversationOptions(Message):
 
 
 NO_OPTIONS = ConversationOptions()
+
+
+class TurnOptions(Message):
+    """The options that a request names for its own turn. The next turn knows nothing of them.
+
+    None or empty in a field: the request says nothing about it.
+    """
+
+    max_tokens: int | None = None
+    """Maximum tokens of the answer."""
+
+
+NO_TURN_OPTIONS = TurnOptions()

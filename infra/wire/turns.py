@@ -13,7 +13,12 @@ from pydantic import Field, TypeAdapter
 
 from infra.wire.base import Message, decode
 from infra.wire.ids import ConversationKey, TenantId, TurnId
-from infra.wire.options import NO_OPTIONS, ConversationOptions
+from infra.wire.options import (
+    NO_OPTIONS,
+    NO_TURN_OPTIONS,
+    ConversationOptions,
+    TurnOptions,
+)
 
 
 class OnDisconnect(StrEnum):
@@ -97,8 +102,8 @@ class TurnRequest(Message):
     tails: tuple[str, ...] = ()
     is_thin: bool = False
     """The client may be one that sends only its new message."""
-    max_tokens: int | None = None
-    """Maximum tokens of the answer, for the side lane."""
+    turn_options: TurnOptions = NO_TURN_OPTIONS
+    """What the client chooses for this turn alone."""
     options: ConversationOptions = NO_OPTIONS
     """What the client chooses for its conversation. Once claimed, the worker finds the choices of
     before filled in."""

@@ -35,7 +35,7 @@ from infra.wire.events import (
     encode_event,
 )
 from infra.wire.ids import ConversationKey, Fence, TenantId, TurnId, WorkerId
-from infra.wire.options import ConversationOptions
+from infra.wire.options import ConversationOptions, TurnOptions
 from infra.wire.states import TurnState
 from infra.wire.turns import DocumentBlock, HistoryMessage, ImageBlock, TextBlock
 
@@ -209,6 +209,7 @@ OPEN_TURN: dict[str, Message] = {
         models=("claude-sonnet-4-5-20250929",),
         budget_tokens=50000,
         options=ConversationOptions(egress_profile="research"),
+        turn_options=TurnOptions(max_tokens=100),
     ),
 }
 SIDE_CALL: dict[str, Message] = {

@@ -37,7 +37,7 @@ def request_body(
 
     `budget_tokens` always limits it, because nothing cuts off a side turn's answer.
     """
-    answer_max = request.max_tokens or max_tokens
+    answer_max = request.turn_options.max_tokens or max_tokens
     if budget_tokens is not None:
         answer_max = max(1, min(answer_max, budget_tokens))
     body: Json = {

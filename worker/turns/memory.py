@@ -43,6 +43,7 @@ class Standing:
             turn=request.turn,
             settings=settings,
             options=request.options,
+            turn_options=request.turn_options,
             base=self.base.kind,
             checkpoint=self.base.checkpoint,
             history=() if goes_on else request.history,

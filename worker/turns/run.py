@@ -147,6 +147,7 @@ class TurnRun:
             models=self._parts.models.models_of_turn(self.claimed.request.model),
             budget_tokens=self.spending.budget_tokens,
             options=self.claimed.request.options,
+            turn_options=self.claimed.request.turn_options,
         )
 
     async def put_on(self, standing: Standing) -> None:

@@ -35,7 +35,7 @@ async def test_a_side_request_is_asked_for_in_its_own_words() -> None:
     [asked] = api.worker.requests
     assert asked.lane is Lane.SIDE
     assert asked.model == "claude-haiku-4-5-20251001"
-    assert (asked.system_prompt, asked.max_tokens) == (None, 50)
+    assert (asked.system_prompt, asked.turn_options.max_tokens) == (None, 50)
     assert (asked.deadline_s, asked.idle_timeout_s) == (7.0, 0.0)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from api.chat.request import read_chat_request
-from api.chat.side_requests import SideRules, answer_bound, with_format
+from api.chat.side_requests import SideRules, with_format
 from infra.runtime.settings import Settings, SettingsRefused, load_settings
 from infra.wire.turns import Lane
 
@@ -146,20 +146,6 @@ def test_the_utility_model_follows_the_models_that_are_offered() -> None:
     assert target(utility_models="claude-utility=claude-haiku-4.5") == "claude-haiku-4-5-20251001"
     assert target(utility_models="claude-utility=not-for-agents") == "not-for-agents"
     assert target(utility_models="titles=x") is None
-
-
-@pytest.mark.parametrize(
-    ("body", "bound"),
-    [
-        ({"max_tokens": 1000}, 1000),
-        ({"max_completion_tokens": 50, "max_tokens": 1000}, 50),
-        ({"max_tokens": None}, None),
-        ({}, None),
-    ],
-)
-def test_the_clients_bound_counts(body: dict[str, int | None], bound: int | None) -> None:
-    raw = {"model": MODEL, "messages": [user("hi")], **body}
-    assert answer_bound(read_chat_request(json.dumps(raw).encode())) == bound
 
 
 def test_a_wanted_form_is_told_to_the_model() -> None:

@@ -10,6 +10,7 @@ import pytest
 from infra.wire.errors import ErrorCode
 from infra.wire.events import EndReason, Event, TextDelta, ThinkingDelta, Usage
 from infra.wire.ids import ConversationKey, TenantId, TurnId
+from infra.wire.options import TurnOptions
 from infra.wire.states import TurnState
 from infra.wire.turns import (
     DocumentBlock,
@@ -55,7 +56,11 @@ def text_of(events: list[Event]) -> str:
 def test_an_answer_is_bound_to_what_a_budget_leaves() -> None:
     """A client may ask for a longer one, and nothing would cut it."""
     for asked, left, bound in ((64_000, 50, 50), (20, 50, 20), (None, 50, 50), (20, 0, 1)):
-        body = request_body(request_of(max_tokens=asked), max_tokens=1024, budget_tokens=left)
+        body = request_body(
+            request_of(turn_options=TurnOptions(max_tokens=asked)),
+            max_tokens=1024,
+            budget_tokens=left,
+        )
         assert body["max_tokens"] == bound
 
 
@@ -70,7 +75,8 @@ def test_a_request_streams_and_has_the_clients_words_only() -> None:
 
 
 def test_the_clients_system_prompt_and_bound_are_kept() -> None:
-    body = request_body(request_of(system_prompt="Be brief.", max_tokens=20), max_tokens=1024)
+    asked = request_of(system_prompt="Be brief.", turn_options=TurnOptions(max_tokens=20))
+    body = request_body(asked, max_tokens=1024)
     assert (body["system"], body["max_tokens"]) == ("Be brief.", 20)
 
 
