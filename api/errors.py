@@ -55,6 +55,8 @@ TABLE: Mapping[ErrorCode, Shown] = {
     ErrorCode.OVERLOADED: Shown(503, _API, retry_after_s=5),
     ErrorCode.UPSTREAM_ERROR: Shown(502, _API),
     ErrorCode.UPSTREAM_UNREACHABLE: Shown(502, _API),
+    # 409, because LangChain would repeat a 5xx, and with it all the agent's work, for minutes.
+    ErrorCode.NOT_AS_ASKED: Shown(409, _API, should_retry=False),
     ErrorCode.TURN_NOT_FOUND: Shown(404, _INVALID),
     ErrorCode.TURN_RUNNING: Shown(409, _INVALID, retry_after_s=2),
     ErrorCode.CONVERSATION_NOT_FOUND: Shown(404, _INVALID),

@@ -8,7 +8,7 @@ from pydantic import BaseModel
 
 from infra.wire.states import TurnState
 
-FinishReason = Literal["stop", "length", "content_filter"]
+FinishReason = Literal["stop", "tool_calls", "function_call", "length", "content_filter"]
 
 
 class PromptTokensDetails(BaseModel):

@@ -19,6 +19,7 @@ COMPLETION_PREFIX = "chatcmpl-"
 
 FINISH_REASONS: Mapping[EndReason, FinishReason] = {
     EndReason.DONE: "stop",
+    EndReason.CALLS: "tool_calls",
     EndReason.LENGTH: "length",
     EndReason.REFUSED: "content_filter",
 }

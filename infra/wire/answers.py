@@ -13,6 +13,7 @@ import re
 from collections.abc import Sequence
 
 from infra.wire.events import (
+    ClientCall,
     Event,
     Notice,
     TextDelta,
@@ -180,6 +181,6 @@ def describe(event: Event) -> str | None:
             line = f"{event.name} {sign} {event.summary}".rstrip()
         case Notice():
             return event.text
-        case TurnStarted() | TextDelta() | ThinkingDelta() | TurnEnded():
+        case TurnStarted() | TextDelta() | ThinkingDelta() | ClientCall() | TurnEnded():
             return None
     return f"  {line}" if event.parent else line

@@ -55,6 +55,7 @@ class ErrorCode(StrEnum):
     OVERLOADED = "upstream_overloaded"
     UPSTREAM_ERROR = "upstream_error"
     UPSTREAM_UNREACHABLE = "upstream_unreachable"
+    NOT_AS_ASKED = "model_did_not_comply"
     TURN_NOT_FOUND = "turn_not_found"
     CONVERSATION_BUSY = "conversation_busy"
     TURN_RUNNING = "turn_running"

@@ -55,6 +55,8 @@ class EndReason(StrEnum):
 
     DONE = "done"
     """The model finished its answer."""
+    CALLS = "calls"
+    """The agent waits for the results of the client's functions that it has called."""
     LENGTH = "length"
     """A limit was reached: of tokens, of the model's context, or of steps."""
     REFUSED = "refused"
@@ -119,6 +121,22 @@ class ToolResult(Message):
     parent: str | None = None
 
 
+class ClientCall(Message):
+    """The agent calls one of the client's functions, and the turn ends with that. Sent by: agent,
+    after the text of the answer, once for each call; the end then says `EndReason.CALLS`.
+
+    The client runs the function and sends the result with its next request.
+    """
+
+    type: Literal["client_call"] = "client_call"
+    id: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
+    arguments: str
+    """A JSON object, checked against the function's schema by the agent."""
+    is_legacy: bool = False
+    """The client expects it in OpenAI's older form, `function_call`."""
+
+
 class Notice(Message):
     """Something that a waiting user wants to know, such as a retry upstream or a compaction. Shown
     as reasoning."""
@@ -147,7 +165,14 @@ class TurnEnded(Message):
 
 
 Event = Annotated[
-    TurnStarted | TextDelta | ThinkingDelta | ToolCall | ToolResult | Notice | TurnEnded,
+    TurnStarted
+    | TextDelta
+    | ThinkingDelta
+    | ToolCall
+    | ToolResult
+    | ClientCall
+    | Notice
+    | TurnEnded,
     Field(discriminator="type"),
 ]
 _EVENT: TypeAdapter[Event] = TypeAdapter(Event)
@@ -155,6 +180,7 @@ _EVENT: TypeAdapter[Event] = TypeAdapter(Event)
 _TEXT_HEAD = b'{"type":"text","text":'
 _THINKING_HEAD = b'{"type":"thinking","text":'
 _END_HEAD = b'{"type":"end"'
+_CALL_HEAD = b'{"type":"client_call"'
 
 _DELTA = re.compile(
     rb'\{"type":"(?:text|thinking)","text":'
@@ -168,6 +194,8 @@ _WAIT_MAX_S = 31 * 86_400.0
 
 EVENT_MAX_BYTES = 64 * 1024
 """Maximum size in bytes of an event that is not a delta: a readable line or two, or an end."""
+CALL_MAX_BYTES = 512 * 1024
+"""Maximum size in bytes of a `ClientCall`, nearly all of it arguments."""
 
 
 def encode_event(event: Event) -> bytes:
@@ -199,13 +227,16 @@ def check_event(payload: bytes) -> Event | None:
     if _CONTROL.search(payload):
         raise MalformedMessage("an event that is not on one line")
     try:
-        event: Event = decode(_EVENT, payload, max_bytes=EVENT_MAX_BYTES)
+        max_bytes = CALL_MAX_BYTES if is_client_call(payload) else EVENT_MAX_BYTES
+        event: Event = decode(_EVENT, payload, max_bytes=max_bytes)
     except UnknownMessage as unknown:
         if not _KIND.fullmatch(unknown.kind):
             raise MalformedMessage(str(unknown)) from None
         return None
     if is_end(payload) is not isinstance(event, TurnEnded):
         raise MalformedMessage("an event whose beginning says something else")
+    if is_client_call(payload) is not isinstance(event, ClientCall):
+        raise MalformedMessage("a call whose beginning says something else")
     if isinstance(event, TurnEnded) and not _has_sane_numbers(event):
         raise MalformedMessage("an end with numbers that count nothing")
     return event
@@ -233,6 +264,11 @@ def thinking_literal(payload: bytes) -> bytes | None:
 def is_delta(payload: bytes) -> bool:
     """Whether the event is a text or thinking delta, which may be logged 250 ms late."""
     return payload.startswith((_TEXT_HEAD, _THINKING_HEAD))
+
+
+def is_client_call(payload: bytes) -> bool:
+    """Whether the event is a `ClientCall`."""
+    return payload.startswith(_CALL_HEAD)
 
 
 def is_end(payload: bytes) -> bool:

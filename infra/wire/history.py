@@ -21,7 +21,7 @@ from typing import NamedTuple
 from infra.wire.answers import HEAD_CHARS, agree
 from infra.wire.base import Message
 from infra.wire.ids import TurnId
-from infra.wire.turns import ContentBlock, TextBlock, TurnRequest
+from infra.wire.turns import CallBlock, ContentBlock, ResultBlock, TextBlock, TurnRequest
 
 GO_ON = "Go on from where your last answer ends. Do not repeat any of it."
 """The prompt for an agent if the client's last message is an answer ("Continue")."""
@@ -90,6 +90,10 @@ def digest(content: Iterable[ContentBlock]) -> str:
             total.update(b"t")
             for piece in _squeezed(block.text):
                 total.update(piece)
+        elif isinstance(block, ResultBlock):
+            total.update(f"r{block.call}\0{block.name}\0{digest(block.content)}".encode())
+        elif isinstance(block, CallBlock):
+            total.update(f"c{block.id}\0{block.name}\0{block.arguments}".encode())
         else:
             total.update(block.type[:1].encode() + hashlib.sha256(block.data.encode()).digest())
         total.update(b"\0")

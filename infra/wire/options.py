@@ -26,6 +26,27 @@ class ConversationOptions(Message):
 NO_OPTIONS = ConversationOptions()
 
 
+class ClientTool(Message):
+    """A function of the client's that the agent may call. Nobody runs it here."""
+
+    name: str
+    description: str = ""
+    parameters: str = '{"type":"object","properties":{}}'
+    """The JSON Schema of its arguments, whose root is an object."""
+
+
+class ClientTools(Message):
+    """The client's functions that are offered to the agent in this turn. There is at least one."""
+
+    tools: tuple[ClientTool, ...]
+    is_required: bool = False
+    """The turn has to end with a call."""
+    is_parallel: bool = True
+    """The turn may end with more than one call."""
+    is_legacy: bool = False
+    """The client sent them as `functions`: it takes one call, and that in the older form."""
+
+
 class TurnOptions(Message):
     """The options that a request names for its own turn. The next turn knows nothing of them.
 
@@ -34,6 +55,9 @@ class TurnOptions(Message):
 
     max_tokens: int | None = None
     """Maximum tokens of the answer."""
+
+    client_tools: ClientTools | None = None
+    """The client's functions that are offered; None for none."""
 
 
 NO_TURN_OPTIONS = TurnOptions()

@@ -63,7 +63,31 @@ class DocumentBlock(Message):
     filename: str | None = None
 
 
-ContentBlock = Annotated[TextBlock | ImageBlock | DocumentBlock, Field(discriminator="type")]
+class CallBlock(Message):
+    """The agent's call of a client's function, in an answer."""
+
+    type: Literal["call"] = "call"
+    id: str = ""
+    """As the client knows it; empty in the older form, which has none."""
+    name: str
+    arguments: str
+    """A JSON object."""
+
+
+class ResultBlock(Message):
+    """What a client's function returned, in a message of the client's."""
+
+    type: Literal["result"] = "result"
+    call: str = ""
+    """The id of the call that it answers; empty in the older form."""
+    name: str = ""
+    """The function's name, if the client sends it."""
+    content: tuple[Annotated[TextBlock | ImageBlock, Field(discriminator="type")], ...] = ()
+
+
+ContentBlock = Annotated[
+    TextBlock | ImageBlock | DocumentBlock | CallBlock | ResultBlock, Field(discriminator="type")
+]
 
 
 class HistoryMessage(Message):

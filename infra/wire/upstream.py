@@ -8,13 +8,14 @@ request itself faulty, they get the upstream's words, without host names and pat
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping
 from typing import Any
 
 from infra.wire.errors import ErrorCode
 from infra.wire.events import EndReason, TurnError, Usage
-from infra.wire.turns import ContentBlock, DocumentBlock, TextBlock
+from infra.wire.turns import CallBlock, ContentBlock, DocumentBlock, ResultBlock, TextBlock
 from infra.wire.words import SENTENCES, Case
 
 OPENING = "[The conversation begins with the assistant's words.]"
@@ -106,6 +107,12 @@ def content_block(block: ContentBlock) -> dict[str, Any]:
     """A block in the form of the Messages API."""
     if isinstance(block, TextBlock):
         return {"type": "text", "text": block.text}
+    if isinstance(block, CallBlock):
+        given = json.loads(block.arguments)
+        return {"type": "tool_use", "id": block.id, "name": block.name, "input": given}
+    if isinstance(block, ResultBlock):
+        told = [content_block(one) for one in block.content]
+        return {"type": "tool_result", "tool_use_id": block.call, "content": told}
     source = {"type": "base64", "media_type": block.media_type, "data": block.data}
     if isinstance(block, DocumentBlock) and block.filename is not None:
         return {"type": "document", "source": source, "title": block.filename}

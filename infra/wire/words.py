@@ -31,6 +31,7 @@ SENTENCES: Mapping[ErrorCode, str] = {
     ErrorCode.OVERLOADED: "The model's service is overloaded. Try again later.",
     ErrorCode.UPSTREAM_ERROR: "The model's service failed.",
     ErrorCode.UPSTREAM_UNREACHABLE: "The model's service could not be reached.",
+    ErrorCode.NOT_AS_ASKED: "The model did not answer in the form that was asked for.",
     ErrorCode.TURN_NOT_FOUND: "There is no answer with this id.",
     ErrorCode.TURN_RUNNING: "The answer is not finished yet. Ask again, or read it as a stream.",
     ErrorCode.CONVERSATION_NOT_FOUND: "There is no such conversation.",

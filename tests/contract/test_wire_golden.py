@@ -21,6 +21,7 @@ from infra.wire import control, events, gateway, link, turns
 from infra.wire.base import Message
 from infra.wire.errors import ErrorCode, MalformedMessage, UnknownMessage
 from infra.wire.events import (
+    ClientCall,
     EndReason,
     Notice,
     TextDelta,
@@ -35,9 +36,16 @@ from infra.wire.events import (
     encode_event,
 )
 from infra.wire.ids import ConversationKey, Fence, TenantId, TurnId, WorkerId
-from infra.wire.options import ConversationOptions, TurnOptions
+from infra.wire.options import ClientTool, ClientTools, ConversationOptions, TurnOptions
 from infra.wire.states import TurnState
-from infra.wire.turns import DocumentBlock, HistoryMessage, ImageBlock, TextBlock
+from infra.wire.turns import (
+    CallBlock,
+    DocumentBlock,
+    HistoryMessage,
+    ImageBlock,
+    ResultBlock,
+    TextBlock,
+)
 
 GOLDEN = Path(__file__).parent / "golden"
 WRITE = os.environ.get("AGCLUSTER_WRITE_GOLDEN") == "1"
@@ -65,6 +73,9 @@ PROMPT = (
     ImageBlock(media_type="image/png", data="iVBORw0KGgo="),
     DocumentBlock(media_type="application/pdf", data="JVBERi0=", filename="a.pdf"),
 )
+TOOLS = ClientTools(
+    tools=(ClientTool(name="get_weather", description="The weather now."),), is_required=True
+)
 PART = link.TranscriptPart(subpath="subagents/agent-1", entries=({"type": "user", "uuid": "u"},))
 USAGE = Usage(input_tokens=1, output_tokens=2, cache_creation_input_tokens=3)
 FAILED = TurnEnded(
@@ -85,6 +96,7 @@ EVENTS: dict[str, Message] = {
     "thinking": ThinkingDelta(text="hm"),
     "tool_call": ToolCall(id="toolu_1", name="Bash", summary="ls", parent="toolu_0"),
     "tool_result": ToolResult(id="toolu_1", name="Bash", summary="failed", is_error=True),
+    "client_call": ClientCall(id="call_1", name="get_weather", arguments='{"city":"Köln"}'),
     "notice": Notice(text="trying again"),
     "end": TurnEnded(
         state=TurnState.DONE,
@@ -98,6 +110,19 @@ COMMANDS: dict[str, Message] = {
     "hello": link.Hello(worker=WORKER, fence=FENCE),
     "prepare": link.Prepare(settings=SETTINGS),
     "start_turn": link.StartTurn(turn=TURN, settings=SETTINGS, history=HISTORY, prompt=PROMPT),
+    "start_turn_calls": link.StartTurn(
+        turn=TURN,
+        settings=SETTINGS,
+        turn_options=TurnOptions(client_tools=TOOLS),
+        history=(
+            *HISTORY[:1],
+            HistoryMessage(
+                role="assistant",
+                content=(CallBlock(id="call_1", name="get_weather", arguments="{}"),),
+            ),
+        ),
+        prompt=(ResultBlock(call="call_1", content=(TextBlock(text="sunny"),)),),
+    ),
     "start_turn_rewind": link.StartTurn(
         turn=TURN,
         settings=SETTINGS,
@@ -302,7 +327,7 @@ def test_every_message_of_the_wire_has_a_golden_file() -> None:
         if isinstance(model, type) and issubclass(model, BaseModel) and model is not Message
         if "type" in model.model_fields
     }
-    blocks = {TextBlock, ImageBlock, DocumentBlock}
+    blocks = {TextBlock, ImageBlock, DocumentBlock, CallBlock, ResultBlock}
     assert typed - blocks == shown - {turns.TurnRequest, history.KeptPrompt}
     assert {path.stem for path in GOLDEN.glob("*.json")} == {str(case.id) for case in CASES}
 
