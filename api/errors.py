@@ -78,6 +78,8 @@ TABLE: Mapping[ErrorCode, Shown] = {
     ErrorCode.CONTAINER_LOST: Shown(500, _API),
     ErrorCode.OUT_OF_MEMORY: Shown(500, _API, should_retry=False),
     ErrorCode.AGENT_FAILED: Shown(500, _API),
+    # Not to be repeated: the model was asked more than once already.
+    ErrorCode.FORM_NOT_KEPT: Shown(502, _API, should_retry=False),
     ErrorCode.WORKSPACE_FULL: Shown(413, _INVALID, should_retry=False),
     ErrorCode.LOG_LOST: Shown(500, _API, should_retry=False),
     # No client that follows x-should-retry repeats a 409, and neither does LangChain.

@@ -18,7 +18,10 @@ HONOURED: frozenset[str] = frozenset(
         "messages[].tool_calls[].custom", "messages[].tool_calls[].custom.input",
         "messages[].tool_calls[].custom.name", "messages[].tool_calls[].function",
         "messages[].tool_calls[].function.arguments", "messages[].tool_calls[].function.name",
-        "model", "stream", "stream_options", "stream_options.include_usage",
+        "model", "response_format", "response_format.json_schema",
+        "response_format.json_schema.description", "response_format.json_schema.name",
+        "response_format.json_schema.schema", "response_format.json_schema.strict",
+        "response_format.type", "stream", "stream_options", "stream_options.include_usage",
     }
 )  # fmt: skip
 
@@ -32,13 +35,13 @@ IGNORED_PARAMETERS: frozenset[str] = frozenset(
         "audio", "frequency_penalty", "function_call", "functions", "logit_bias", "logprobs",
         "max_completion_tokens", "max_tokens", "metadata", "modalities", "moderation",
         "parallel_tool_calls", "prediction", "presence_penalty", "prompt_cache_key",
-        "prompt_cache_options", "prompt_cache_retention", "reasoning_effort", "response_format",
+        "prompt_cache_options", "prompt_cache_retention", "reasoning_effort",
         "safety_identifier", "seed", "service_tier", "stop", "store", "temperature", "tool_choice",
         "tools", "top_logprobs", "top_p", "user", "verbosity", "web_search_options",
     }
 )  # fmt: skip
-"""The agent decides these itself, or runs its own tools. In a side request the token limits and
-`response_format` count (`api.chat.side_requests`). Fields that we do not know are ignored too."""
+"""The agent decides these itself, or runs its own tools. In a side request the token limits count
+(`api.chat.side_requests`). Fields that we do not know are ignored too."""
 
 IGNORED_INSIDE: frozenset[str] = frozenset(
     {

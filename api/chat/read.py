@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 
 from fastapi import Request
 
@@ -11,7 +10,7 @@ from api.access.catalog import ModelCatalog
 from api.chat.blocks import NamedFiles
 from api.chat.prompt import read_messages
 from api.chat.request import ChatRequest, read_chat_request
-from api.chat.side_requests import SideRules, with_format
+from api.chat.side_requests import SideRules
 from api.chat.turn_options import read_turn_options
 from api.files.given import HELD_PER_BYTE, load_files
 from api.files.stored_files import StoredFiles
@@ -24,7 +23,7 @@ from api.turns.options import read_options
 from api.turns.repeats import read_repeat
 from infra.runtime.settings import ConversationSettings
 from infra.wire.errors import ErrorCode, RequestRefused
-from infra.wire.turns import Lane, OnDisconnect
+from infra.wire.turns import OnDisconnect
 
 
 class ChatReader:
@@ -78,9 +77,6 @@ class ChatReader:
             )
         prompt = await self._read_messages(request, chat, caller, body)
         lane = self._rules.lane_of(chat, headers)
-        if lane is Lane.SIDE:
-            form = with_format(prompt.system_prompt, chat.form)
-            prompt = replace(prompt, system_prompt=form)
         ask = Ask(
             caller=caller,
             model=model,

@@ -226,13 +226,19 @@ class ChatRequest(Struct, frozen=True):
         raw = given(self.response_format)
         if raw is None:
             return None
-        return msgspec.json.decode(_small(raw, "response_format"), type=dict[str, Any])
+        try:
+            return _decoded(_FORM, _small(raw, "response_format"))
+        except RecursionError:
+            raise RequestRefused(
+                "`response_format` is nested too deeply.", param="response_format"
+            ) from None
 
 
 _REQUEST = msgspec.json.Decoder(ChatRequest)
 _CONTENT_OF = msgspec.json.Decoder(str | list[Part] | None)
 _TEXT_OF = msgspec.json.Decoder(str)
 _METADATA = msgspec.json.Decoder(_Metadata)
+_FORM = msgspec.json.Decoder(dict[str, Any])
 _BIAS = msgspec.json.Decoder(dict[str, Annotated[float, Meta(ge=-100, le=100)]])
 
 _BEGINS = {

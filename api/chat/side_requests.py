@@ -8,10 +8,8 @@ program added to it. They are answered by one model call and never reach an agen
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
-from typing import Any
 
 from api.chat.request import ChatMessage, ChatRequest
 from api.turns.naming import is_given
@@ -51,22 +49,6 @@ class SideRules:
             # What Open WebUI found in an attached file, in front of the user's words.
             return False
         return any(beginning.match(text) for beginning in self._beginnings)
-
-
-def with_format(system_prompt: str | None, response_format: Mapping[str, Any] | None) -> str | None:
-    """The system prompt, with the requested format of the answer.
-
-    A program reads the answer to a side request: LibreChat parses structured titles as JSON.
-    """
-    match response_format:
-        case {"type": "json_schema", "json_schema": {"schema": dict(schema)}}:
-            form = f"one JSON value that fits this schema: {json.dumps(schema)}"
-        case {"type": "json_object" | "json_schema"}:
-            form = "one JSON object"
-        case _:
-            return system_prompt
-    asked = f"Answer with {form}. Write nothing else, and no code fence around it."
-    return f"{system_prompt}\n\n{asked}" if system_prompt else asked
 
 
 def _first_text(message: ChatMessage) -> str:

@@ -25,6 +25,7 @@ ALLOWED = frozenset(
         "MIT",
         "MIT-0",
         "MPL-2.0",  # of a file, not of the work it is used in
+        "CNRI-Python",  # of Python 1.6, as permissive as PSF-2.0
         "PSF-2.0",
     }
 )

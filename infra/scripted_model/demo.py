@@ -8,7 +8,8 @@ chat) it answers in one sentence. Pure.
 from __future__ import annotations
 
 from infra.scripted_model.replies import Block, Reply, Stop, Text, Thinking, ToolUse, words
-from infra.scripted_model.script import Asked, Prompt, said_by_person, told_by_tool
+from infra.scripted_model.samples import form_tool
+from infra.scripted_model.script import Asked, Prompt, complying, said_by_person, told_by_tool
 
 FILE = "/workspace/hello.md"
 PACE_S = 0.02
@@ -25,9 +26,16 @@ It has no network of its own and never holds your API key.
 
 def showcase(asked: Asked, prompt: Prompt) -> Reply:
     """The next step of the tour, by what has been done since the prompt."""
+    if _must_comply(asked, prompt) and (call := complying(asked)):
+        return call
     wanted = _first_turn if _turns(asked) <= 1 else _later_turn
     steps = [step for step in wanted(asked, prompt) if _can(asked, step)]
     return steps[min(prompt.answered, len(steps) - 1)]
+
+
+def _must_comply(asked: Asked, prompt: Prompt) -> bool:
+    """Whether the tour is over and the answer has to have a form."""
+    return form_tool(asked.tools) is not None and prompt.answered >= 2
 
 
 def _first_turn(asked: Asked, prompt: Prompt) -> list[Reply]:

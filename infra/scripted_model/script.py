@@ -15,7 +15,8 @@ told, else the answer is "ok".
     tool NAME {json}           any tool
     tools CALL ;; CALL         calls in parallel
     say TEXT + tool …          text and a call in one message
-    json {…}                   a call of StructuredOutput with this object
+    json {…}                   a call of the tool that gives an answer in a form, with this object
+    comply                     the same with an object that fits the tool's schema
     bytes N                    one delta of N characters
     sleep MS                   "slept", after that long
     assistants | history | image | model | system | toolnames | key | headers
@@ -60,10 +61,12 @@ from infra.scripted_model.replies import (
     Text,
     Thinking,
     Tokens,
+    ToolUse,
     text,
     words,
 )
 from infra.scripted_model.rest import rest_of
+from infra.scripted_model.samples import FORM_TOOL, form_tool, sample_of
 from infra.scripted_model.spelled import spelled
 
 Answer = Reply | Refusal
@@ -100,8 +103,19 @@ class Asked:
         return messages
 
     @property
+    def tools(self) -> Sequence[Json]:
+        tools: Sequence[Json] = self.body.get("tools") or ()
+        return tools
+
+    @property
     def tool_names(self) -> Sequence[str]:
-        return [tool.get("name", "?") for tool in self.body.get("tools") or ()]
+        return [tool.get("name", "?") for tool in self.tools]
+
+    @property
+    def is_forced(self) -> bool:
+        """Whether the answer has to be a call of one tool."""
+        choice = self.body.get("tool_choice")
+        return isinstance(choice, dict) and choice.get("type") == "tool"
 
 
 @dataclass(frozen=True)
@@ -171,8 +185,12 @@ def answer(asked: Asked, *, otherwise: Callable[[Asked, Prompt], Answer] | None 
         return Refusal(int(fails[1]))
     prompt = find_prompt(asked.messages)
     steps = [step.strip() for step in prompt.text.split(" then ")]
-    if otherwise is not None and not is_script(steps[0], asked):
-        return otherwise(asked, prompt)
+    if not is_script(steps[0], asked):
+        # As the real model does, where the request leaves it no choice.
+        if asked.is_forced and (call := complying(asked)):
+            return call
+        if otherwise is not None:
+            return otherwise(asked, prompt)
     if prompt.answered < len(steps):
         return act(steps[prompt.answered], asked) or text("ok")
     if asked.messages and _asks_for_rest(asked.messages[-1]):
@@ -183,6 +201,15 @@ def answer(asked: Asked, *, otherwise: Callable[[Asked, Prompt], Answer] | None 
     if told is None:
         return text("ok")
     return text(("tool error: " if told[1] else "tool said: ") + told[0][:_TOLD_CHARS])
+
+
+def complying(asked: Asked) -> Reply | None:
+    """An answer in the form that is asked for, if one is."""
+    tool = form_tool(asked.tools)
+    if tool is None:
+        return None
+    call = ToolUse(tool["name"], sample_of(tool.get("input_schema") or {}))
+    return Reply((call,), stop=Stop.TOOL_USE)
 
 
 def is_script(step: str, asked: Asked) -> bool:
@@ -235,7 +262,12 @@ def _say(m: re.Match[str], asked: Asked) -> Answer | None:
 
 
 def _json(m: re.Match[str], asked: Asked) -> Answer | None:
-    return _calling((), ["StructuredOutput " + m[1]])
+    tool = form_tool(asked.tools)
+    return _calling((), [f"{tool['name'] if tool else FORM_TOOL} {m[1]}"])
+
+
+def _comply(m: re.Match[str], asked: Asked) -> Answer:
+    return complying(asked) or text("no form is asked for")
 
 
 def _bytes(m: re.Match[str], asked: Asked) -> Answer:
@@ -345,6 +377,7 @@ def _verbs() -> dict[str, tuple[re.Pattern[str], _Verb]]:
         "tools": (r"tools (.*)", _tools),
         "say": (r"say (.*?) \+ tool (.*)", _say),
         "json": (r"json (\{.*\})", _json),
+        "comply": (r"comply", _comply),
         "bytes": (r"bytes (\d+)", _bytes),
         "sleep": (r"sleep ([\d.]+)", _sleep),
         "assistants": (r"assistants", _assistants),

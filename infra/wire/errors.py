@@ -77,6 +77,7 @@ class ErrorCode(StrEnum):
     OUT_OF_MEMORY = "out_of_memory"
     WORKSPACE_FULL = "workspace_full"
     AGENT_FAILED = "agent_failed"
+    FORM_NOT_KEPT = "structured_output_failed"
     LOG_LOST = "turn_log_lost"
     LOG_TRIMMED = "turn_log_trimmed"
     STORE_UNAVAILABLE = "store_unavailable"

@@ -47,6 +47,18 @@ class ClientTools(Message):
     """The client sent them as `functions`: it takes one call, and that in the older form."""
 
 
+class AnswerForm(Message):
+    """The form of a turn's answer: one JSON object, with nothing before or after it."""
+
+    name: str = "answer"
+    """The client's name for it."""
+    description: str | None = None
+    """What the object is for, in the client's words."""
+    schema_text: str | None = None
+    """The JSON schema that the object fits, as JSON; None for an object of any shape. The API has
+    checked it (`api.chat.schemas`): `infra.wire.form_checks` relies on that."""
+
+
 class TurnOptions(Message):
     """The options that a request names for its own turn. The next turn knows nothing of them.
 
@@ -55,7 +67,8 @@ class TurnOptions(Message):
 
     max_tokens: int | None = None
     """Maximum tokens of the answer."""
-
+    answer_form: AnswerForm | None = None
+    """The answer is a JSON object of this form; None for text."""
     client_tools: ClientTools | None = None
     """The client's functions that are offered; None for none."""
 

@@ -57,6 +57,8 @@ SENTENCES: Mapping[ErrorCode, str] = {
     "turn was ended. The next one may remove some; it is ended when it adds to them.",
     ErrorCode.AGENT_FAILED: "The agent failed in the middle of the turn. "
     "The next message goes on with the conversation so far.",
+    ErrorCode.FORM_NOT_KEPT: "The model did not give the JSON that `response_format` asks for, "
+    "though it was asked more than once.",
     ErrorCode.LOG_LOST: "Part of this answer was lost with Redis' data. "
     "Please send the message again.",
     ErrorCode.LOG_TRIMMED: "The beginning of this answer is no longer kept.",

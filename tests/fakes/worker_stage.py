@@ -41,6 +41,7 @@ from infra.wire.errors import StoreUnavailable
 from infra.wire.events import Event, TextDelta, TurnEnded, decode_event
 from infra.wire.frames import Frame, split_frames
 from infra.wire.ids import ConversationKey, HostId, ReplicaId, TenantId, TurnId, WorkerId
+from infra.wire.options import NO_TURN_OPTIONS, TurnOptions
 from infra.wire.states import TurnState
 from infra.wire.turns import HistoryMessage, Lane, TextBlock, TurnRequest
 from tests.fakes.memory_gateway import MemoryGateway
@@ -286,6 +287,7 @@ class Stage:
         is_thin: bool = False,
         lane: Lane = Lane.AGENT,
         tenant: TenantId = TENANT,
+        turn_options: TurnOptions = NO_TURN_OPTIONS,
     ) -> TurnId:
         """Submit a turn and ring the bell, as the API does.
 
@@ -315,6 +317,7 @@ class Stage:
                     idle_timeout_s=idle_timeout_s,
                     lane=lane,
                     is_thin=is_thin,
+                    turn_options=turn_options,
                 ),
                 replica=REPLICA,
                 sealed_key=self.seal(SealContext(tenant, c, turn, KEY_EXPIRES_MS)),
@@ -336,9 +339,17 @@ class Stage:
         *,
         deadline_s: float = 60.0,
         is_hinted: bool = True,
+        turn_options: TurnOptions = NO_TURN_OPTIONS,
     ) -> TurnId:
         """Submit a side turn; `c` must be new."""
-        return await self.ask(c, prompt, deadline_s=deadline_s, is_hinted=is_hinted, lane=Lane.SIDE)
+        return await self.ask(
+            c,
+            prompt,
+            deadline_s=deadline_s,
+            is_hinted=is_hinted,
+            lane=Lane.SIDE,
+            turn_options=turn_options,
+        )
 
     async def cancel(self, turn: TurnId) -> None:
         await self.store.turns.cancel(turn, tenant=TENANT, reason="client_gone")

@@ -1,6 +1,7 @@
 """The Messages API for the side lane: a turn as a request, the streamed answer as events.
 
-Pure. Agents use the SDK for this; a side turn is one call without tools, and its answer is text.
+Pure. Agents use the SDK for this; a side turn is one call, and its answer is text, or the input of
+the only tool (`infra.wire.form_tool`) if it has to be JSON.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from typing import Any
 from infra.wire.characters import Pieces
 from infra.wire.errors import ErrorCode
 from infra.wire.events import Event, TextDelta, ThinkingDelta, TurnEnded, TurnError, Usage
+from infra.wire.form_tool import FORM_TOOL, input_schema, tool_description
 from infra.wire.states import TurnState
 from infra.wire.turns import ContentBlock, TextBlock, TurnRequest
 from infra.wire.upstream import (
@@ -28,6 +30,8 @@ Json = dict[str, Any]
 """A JSON object of the Messages API, for which we have no types."""
 
 _LINE_MAX_BYTES = 1024 * 1024
+INPUT_MAX_CHARS = 1024 * 1024
+"""The longest input of a tool call."""
 
 
 def request_body(
@@ -48,6 +52,10 @@ def request_body(
     }
     if request.system_prompt:
         body["system"] = request.system_prompt
+    if form := request.turn_options.answer_form:
+        tool = {"description": tool_description(form), "input_schema": input_schema(form)}
+        body["tools"] = [{"name": FORM_TOOL, **tool}]
+        body["tool_choice"] = {"type": "tool", "name": FORM_TOOL}
     return body
 
 
@@ -69,6 +77,9 @@ class AnswerStream:
         self._rest = b""
         self._text, self._thinking = Pieces(), Pieces()
         self._figures: dict[str, int] = {}
+        self._call_id: str | None = None
+        self._input: list[str] = []
+        self._input_chars = 0
         self._stop_reason: str | None = None
         self._is_whole = False
         self._error: TurnError | None = None
@@ -77,6 +88,11 @@ class AnswerStream:
     def usage(self) -> Usage:
         """The usage known so far."""
         return Usage(**self._figures)
+
+    @property
+    def call(self) -> tuple[str, str] | None:
+        """The id and the input, as JSON, of the tool call in the answer."""
+        return (self._call_id, "".join(self._input)) if self._call_id else None
 
     @property
     def is_over(self) -> bool:
@@ -123,6 +139,14 @@ class AnswerStream:
             }:
                 if text := self._thinking.add(piece):
                     yield ThinkingDelta(text=text)
+            case {
+                "type": "content_block_start",
+                "content_block": {"type": "tool_use", "id": str(id)},
+            }:
+                # Of several calls only the newest counts.
+                self._call_id, self._input, self._input_chars = id, [], 0
+            case {"type": "content_block_delta", "delta": {"partial_json": str(piece)}}:
+                self._take_input(piece)
             case {"type": "content_block_stop"}:
                 if text := self._text.end():
                     yield TextDelta(text=text)
@@ -138,6 +162,12 @@ class AnswerStream:
                 status = STATUS_OF_KIND.get(_text(error, "type"), 500)
                 prose = _text(error, "message")
                 self._error = upstream_error(code_of(status, prose), prose)
+
+    def _take_input(self, piece: str) -> None:
+        self._input.append(piece)
+        self._input_chars += len(piece)
+        if self._input_chars > INPUT_MAX_CHARS:
+            self._error = upstream_error(ErrorCode.UPSTREAM_ERROR)
 
     def _count(self, usage: object) -> None:
         """Later figures replace earlier ones, because the API counts up."""

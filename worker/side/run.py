@@ -1,4 +1,5 @@
-"""Runs one side turn: one streamed model call that becomes events in the turn log."""
+"""Runs one side turn: one streamed model call that becomes events in the turn log. Only an answer
+that has to be JSON and is not takes another call."""
 
 from __future__ import annotations
 
@@ -6,8 +7,10 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import AsyncIterator
+from functools import partial
 
 from infra.runtime.logs import fields
+from infra.runtime.threads import in_thread
 from infra.store.turns.turns import Claimed, TurnRecord
 from infra.wire.endings import declared_end, interrupted_end
 from infra.wire.errors import (
@@ -17,7 +20,8 @@ from infra.wire.errors import (
     LeaseLost,
     MalformedMessage,
 )
-from infra.wire.events import TurnEnded, Usage, encode_event
+from infra.wire.events import EndReason, TurnEnded, Usage, encode_event
+from infra.wire.form_tool import TRIES
 from infra.wire.gateway import SideCall
 from infra.wire.ids import TurnId
 from infra.wire.link import InterruptReason
@@ -25,6 +29,7 @@ from infra.wire.states import ConversationState, TurnState
 from worker.gateway_client.client import CommandRefused
 from worker.ownership import HeldLease
 from worker.parts import SideParts
+from worker.side.formed_answer import FormedAnswer
 from worker.side.messages_api import AnswerStream, refusal, request_body
 from worker.side.steps import end_before_start, end_of_broken_call
 from worker.turns.interruption import Interruption
@@ -52,6 +57,13 @@ class SideRun:
         self._turn = turn
         self._stop = Interruption()
         self._answer = AnswerStream()
+        self._formed: FormedAnswer | None = None
+        self._used = Usage()
+        """What the calls before the current one used."""
+
+    @property
+    def _usage(self) -> Usage:
+        return self._used + self._answer.usage
 
     def interrupt(self, reason: InterruptReason) -> None:
         """Stop it. The first reason counts."""
@@ -118,13 +130,42 @@ class SideRun:
         if is_answered:
             return speaking.result()
         end = interrupted_end(self._stop.reason or InterruptReason.DEADLINE)
-        return end.model_copy(update={"usage": self._answer.usage})
+        return end.model_copy(update={"usage": self._usage})
 
     async def _speak(self, claimed: Claimed, output: TurnOutput) -> TurnEnded:
         spending = Spending(self._parts, self._held, claimed.record)
         if end := await spending.begin():
             return end
         call = self._call(claimed, spending.budget_tokens)
+        form = claimed.request.turn_options.answer_form
+        if form is None:
+            return await self._answered(call, output)
+        self._formed = FormedAnswer(form, budget_tokens=spending.budget_tokens)
+        return await self._give(self._formed, call, output)
+
+    async def _give(self, formed: FormedAnswer, call: SideCall, output: TurnOutput) -> TurnEnded:
+        """The answer in its form: a model that misses it is asked again, a few times."""
+        for _ in range(TRIES):
+            end = await self._answered(call, output)
+            end = end.model_copy(update={"usage": self._usage})
+            if end.state is not TurnState.DONE or end.end_reason is not EndReason.DONE:
+                return end
+            said = await in_thread(partial(formed.read, self._answer))
+            if said is not None:
+                for event in said:
+                    output.say(encode_event(event))
+                return end
+            self._used, self._answer = self._usage, AnswerStream()
+            body = formed.again(call.body, self._used)
+            if body is None:
+                return declared_end(ErrorCode.BUDGET_EXCEEDED).model_copy(
+                    update={"usage": self._used}
+                )
+            call = call.model_copy(update={"body": body})
+        return declared_end(ErrorCode.FORM_NOT_KEPT).model_copy(update={"usage": self._used})
+
+    async def _answered(self, call: SideCall, output: TurnOutput) -> TurnEnded:
+        """One answer. A call that broke before the first output is made again."""
         give_up_s = self._parts.clock.monotonic() + _GATEWAY_PATIENCE_S
         pause_s = FIRST_PAUSE_S
         while True:
@@ -143,7 +184,7 @@ class SideRun:
                 broken,
                 has_spoken=output.n > 0,
                 is_patient=self._parts.clock.monotonic() + pause_s <= give_up_s,
-                usage=self._answer.usage,
+                usage=self._usage,
             )
             if end is not None:
                 return end
@@ -175,7 +216,8 @@ class SideRun:
                 return TurnEnded(state=TurnState.FAILED, error=error)
             async for chunk in upstream.chunks:
                 for event in self._answer.feed(chunk):
-                    output.say(encode_event(event))
+                    if self._formed is None or self._formed.lets_pass(event):
+                        output.say(encode_event(event))
                 if output.is_full:
                     await output.flush()
                 if self._answer.is_over:

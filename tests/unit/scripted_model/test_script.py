@@ -21,6 +21,7 @@ from infra.scripted_model.replies import (
     ToolUse,
     words,
 )
+from infra.scripted_model.samples import FORM_TOOL
 from infra.scripted_model.script import Answer, Asked, answer, find_prompt
 
 
@@ -111,7 +112,7 @@ def test_thinking_comes_before_its_answer() -> None:
         ('tool Edit {"a": 1}', ToolUse("Edit", {"a": 1})),
         ('tool Bash {"command": "ls"}', ToolUse("Bash", {"command": "ls"})),
         ("tool TodoWrite", ToolUse("TodoWrite", {})),
-        ('json {"a": [1]}', ToolUse("StructuredOutput", {"a": [1]})),
+        ('json {"a": [1]}', ToolUse(FORM_TOOL, {"a": [1]})),
     ],
 )
 def test_tools_are_called(prompt: str, call: ToolUse) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from api.chat.request import read_chat_request
-from api.chat.side_requests import SideRules, with_format
+from api.chat.side_requests import SideRules
 from infra.runtime.settings import Settings, SettingsRefused, load_settings
 from infra.wire.turns import Lane
 
@@ -146,16 +146,3 @@ def test_the_utility_model_follows_the_models_that_are_offered() -> None:
     assert target(utility_models="claude-utility=claude-haiku-4.5") == "claude-haiku-4-5-20251001"
     assert target(utility_models="claude-utility=not-for-agents") == "not-for-agents"
     assert target(utility_models="titles=x") is None
-
-
-def test_a_wanted_form_is_told_to_the_model() -> None:
-    schema = {"type": "object", "properties": {"title": {"type": "string"}}}
-    told = with_format(
-        "Be kind.", {"type": "json_schema", "json_schema": {"name": "t", "schema": schema}}
-    )
-    assert told is not None
-    assert told.startswith("Be kind.\n\n")
-    assert json.dumps(schema) in told
-    assert "JSON object" in (with_format(None, {"type": "json_object"}) or "")
-    assert with_format("Be kind.", {"type": "text"}) == "Be kind."
-    assert with_format(None, None) is None

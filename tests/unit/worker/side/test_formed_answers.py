@@ -1,0 +1,141 @@
+"""Side turns whose answer has to be JSON."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from redis.asyncio import Redis
+
+from infra.wire.errors import ErrorCode
+from infra.wire.events import EndReason, TurnEnded, Usage
+from infra.wire.form_tool import FORM_TOOL, TRIES
+from infra.wire.gateway import SideCall
+from infra.wire.ids import TurnId
+from infra.wire.options import AnswerForm, TurnOptions
+from infra.wire.states import TurnState
+from tests.fakes.memory_gateway import SSE_END, SSE_START, sse, sse_text, stream_of
+from tests.fakes.worker_stage import Stage, conversation
+from worker.gateway_client.client import UpstreamAnswer
+
+C = conversation("formed")
+FORM = AnswerForm(
+    name="title",
+    schema_text=json.dumps(
+        {"type": "object", "properties": {"title": {"type": "string"}}, "required": ["title"]}
+    ),
+)
+GOOD = {"title": "Weekend in Rome"}
+USED = Usage(input_tokens=7, output_tokens=5)
+
+Say = Callable[[SideCall], bytes]
+
+
+def prose(text: str) -> bytes:
+    return SSE_START + sse_text(text) + SSE_END
+
+
+def call(given: Any, *, text: str = "", stop: str = "tool_use") -> bytes:
+    """A call of the tool, its input in pieces."""
+    raw = given if isinstance(given, str) else json.dumps(given)
+    block = {"type": "tool_use", "id": "toolu_1", "name": FORM_TOOL, "input": {}}
+    pieces = [raw[at : at + 5] for at in range(0, len(raw), 5)]
+    return (
+        SSE_START
+        + (sse_text(text) if text else b"")
+        + sse(
+            {"type": "content_block_start", "content_block": block},
+            *(
+                {
+                    "type": "content_block_delta",
+                    "delta": {"type": "input_json_delta", "partial_json": piece},
+                }
+                for piece in pieces
+            ),
+            {"type": "content_block_stop"},
+        )
+        + SSE_END.replace(b"end_turn", stop.encode())
+    )
+
+
+async def ended(stage: Stage, *answers: bytes, form: AnswerForm = FORM) -> tuple[TurnId, TurnEnded]:
+    """The end of a turn whose calls are answered like this, the last answer for all further
+    ones."""
+    left = list(answers)
+
+    def upstream(call: SideCall) -> UpstreamAnswer:
+        return UpstreamAnswer(200, None, stream_of(left.pop(0) if len(left) > 1 else left[0]))
+
+    stage.gateway.upstream = upstream
+    await stage.worker()
+    turn = await stage.ask_side(C, "Title", turn_options=TurnOptions(answer_form=form))
+    return turn, await stage.ended(turn)
+
+
+async def test_the_answer_is_exactly_the_json_of_the_call(redis: Redis) -> None:
+    async with Stage(redis) as stage:
+        turn, end = await ended(stage, call(GOOD, text="Here it is:"))
+        assert (end.state, end.end_reason, end.usage) == (TurnState.DONE, EndReason.DONE, USED)
+        assert await stage.log_text(turn) == '{"title":"Weekend in Rome"}'
+        [asked] = stage.gateway.side_calls
+        assert [tool["name"] for tool in asked.body["tools"]] == [FORM_TOOL]
+        assert asked.body["tools"][0]["input_schema"] == json.loads(FORM.schema_text or "")
+        assert asked.body["tool_choice"] == {"type": "tool", "name": FORM_TOOL}
+
+
+async def test_an_answer_that_does_not_fit_is_given_back_with_what_is_wrong(redis: Redis) -> None:
+    async with Stage(redis) as stage:
+        turn, end = await ended(stage, call({"title": 5}), call(GOOD))
+        assert end.state is TurnState.DONE
+        assert json.loads(await stage.log_text(turn)) == GOOD
+        assert end.usage == USED + USED
+        told = stage.gateway.side_calls[1].body["messages"]
+        assert [message["role"] for message in told] == ["user", "assistant", "user"]
+        assert told[1]["content"][0]["input"] == {"title": 5}
+        result = told[2]["content"][0]
+        assert (result["tool_use_id"], result["is_error"]) == ("toolu_1", True)
+        assert "`title`: 5 is not of type 'string'" in result["content"]
+
+
+async def test_json_in_words_is_taken_if_it_is_nothing_else(redis: Redis) -> None:
+    async with Stage(redis) as stage:
+        turn, end = await ended(stage, prose('```json\n{"title": "Weekend in Rome"}\n```'))
+        assert end.state is TurnState.DONE
+        assert json.loads(await stage.log_text(turn)) == GOOD
+
+
+@pytest.mark.parametrize("answer", [prose("A weekend in Rome."), call("{"), call([1]), prose("")])
+async def test_a_model_that_never_complies_ends_the_turn_with_an_error(
+    redis: Redis, answer: bytes
+) -> None:
+    async with Stage(redis) as stage:
+        turn, end = await ended(stage, answer)
+        assert end.error is not None
+        assert end.error.code is ErrorCode.FORM_NOT_KEPT
+        assert len(stage.gateway.side_calls) == TRIES
+        assert await stage.log_text(turn) == ""
+        assert end.usage.output_tokens == TRIES * USED.output_tokens
+
+
+async def test_an_answer_that_was_cut_off_is_not_asked_for_again(redis: Redis) -> None:
+    async with Stage(redis) as stage:
+        turn, end = await ended(stage, call('{"title": "Week', stop="max_tokens"))
+        assert (end.state, end.end_reason) == (TurnState.DONE, EndReason.LENGTH)
+        assert await stage.log_text(turn) == ""
+        assert len(stage.gateway.side_calls) == 1
+
+
+async def test_an_input_without_end_is_not_kept(redis: Redis) -> None:
+    async with Stage(redis) as stage:
+        _, end = await ended(stage, call('{"title": "' + "x" * 2_000_000))
+        assert end.error is not None
+        assert end.error.code is ErrorCode.UPSTREAM_ERROR
+
+
+async def test_an_object_of_any_shape(redis: Redis) -> None:
+    async with Stage(redis) as stage:
+        turn, end = await ended(stage, call({"anything": [1]}), form=AnswerForm())
+        assert end.state is TurnState.DONE
+        assert json.loads(await stage.log_text(turn)) == {"anything": [1]}

@@ -1,0 +1,72 @@
+"""An answer of the side lane that has to be JSON: read, checked, and asked for again."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from infra.wire.events import Event, TextDelta, Usage
+from infra.wire.form_tool import FORM_TOOL, REMINDER, answer_in
+from infra.wire.options import AnswerForm
+from worker.side.messages_api import INPUT_MAX_CHARS, AnswerStream
+
+Json = dict[str, Any]
+
+
+class FormedAnswer:
+    """The answers of one turn to one form, until one fits."""
+
+    def __init__(self, form: AnswerForm, *, budget_tokens: int | None) -> None:
+        self._form = form
+        self._budget_tokens = budget_tokens
+        self._prose: list[str] = []
+        self._prose_chars = 0
+        self._misfit: list[Json] = []
+        """The newest answer that did not fit, and what was wrong with it, as messages."""
+
+    def lets_pass(self, event: Event) -> bool:
+        """Whether the event is shown as it is. Text is not: it is no JSON yet."""
+        if not isinstance(event, TextDelta):
+            return True
+        if self._prose_chars <= INPUT_MAX_CHARS:
+            self._prose.append(event.text)
+            self._prose_chars += len(event.text)
+        return False
+
+    def read(self, answer: AnswerStream) -> list[TextDelta] | None:
+        """The text of the answer; None if it does not fit. To be run in a thread."""
+        # Only turns with a form pay for this import, and not the loop.
+        from infra.wire.form_checks import FormCheck, deltas_of, object_in
+
+        prose = "".join(self._prose)
+        self._prose, self._prose_chars = [], 0
+        found = object_in((answer.call[1] or "{}") if answer.call else prose)
+        given = answer_in(self._form, found) if found is not None else None
+        fault = FormCheck(self._form).fault_of(given)
+        if fault is None:
+            return list(deltas_of(given))
+        self._misfit = _misfit(answer, prose, found or {}, fault)
+        return None
+
+    def again(self, body: Json, used: Usage) -> Json | None:
+        """The call that asks for it again; None if no tokens are left for it."""
+        left = body["max_tokens"]
+        if self._budget_tokens is not None:
+            left = min(left, self._budget_tokens - used.spent_tokens)
+        if left <= 0:
+            return None
+        return {**body, "max_tokens": left, "messages": [*body["messages"], *self._misfit]}
+
+
+def _misfit(answer: AnswerStream, prose: str, found: Json, fault: str) -> list[Json]:
+    """The Messages API accepts no empty text, and wants each call answered."""
+    text = [{"type": "text", "text": prose}] if prose.strip() else []
+    if answer.call is None:
+        asked = {"role": "user", "content": [{"type": "text", "text": REMINDER}]}
+        return [{"role": "assistant", "content": text}, asked] if text else [asked]
+    id, _ = answer.call
+    call = {"type": "tool_use", "id": id, "name": FORM_TOOL, "input": found}
+    result = {"type": "tool_result", "tool_use_id": id, "is_error": True, "content": fault}
+    return [
+        {"role": "assistant", "content": [*text, call]},
+        {"role": "user", "content": [result]},
+    ]
