@@ -15,26 +15,26 @@ import uuid
 from collections.abc import Callable
 from pathlib import Path
 
-from claude_agent_sdk import Message, SystemMessage
-
 from agent.cli.cli import Cli, CliFailed, CliNotStarted, first_of
 from agent.cli.early import EarlyCli
-from agent.cli.options import build_options, launch_key
+from agent.cli.options import build_options, launch_key, own_tools
 from agent.cli.processes import is_crowded, oom_kills
 from agent.cli.setup import CliSetup
 from agent.cli.spare import begins_afresh, restatements
+from agent.client_functions import ClientFunctions
 from agent.forwarder import Forwarder
-from agent.memory.history import content_of
+from agent.hearing import TurnHearing
+from agent.memory.calls import OpenCall, UnfinishedAnswer, paired
+from agent.memory.history import Json, Said, content_of
 from agent.memory.memory import AgentMemory, Mark
 from agent.memory.past import Past
 from agent.memory.session_store import LinkedSessionStore
 from agent.memory.transcripts import Transcripts
 from agent.start_times import StartTimes, now_ms
-from agent.translate.translator import Translator
 from agent.turn import RunningTurn
 from infra.wire.endings import declared_end, interrupted_end
 from infra.wire.errors import ErrorCode, MalformedMessage, UnknownMessage
-from infra.wire.events import Notice, TextDelta, ToolCall, TurnEnded
+from infra.wire.events import EndReason, TurnEnded
 from infra.wire.link import (
     AgentSettings,
     Answer,
@@ -78,6 +78,10 @@ class ClaudeSession:
         self._memory = AgentMemory(transcripts, around.workspace)
         self._scratch = tempfile.TemporaryDirectory(prefix="agcluster-")
         self._cli: Cli | None = None
+        self._unfinished: UnfinishedAnswer | None = None
+        """What the CLI has to get before anything else."""
+        self._open_calls: tuple[OpenCall, ...] = ()
+        """Calls of the client's functions that wait for their results in the CLI."""
         self._launched: tuple[object, ...] = ()
         self._spare: AgentSettings | None = None
         """What the CLI was prepared for, until its first turn."""
@@ -117,7 +121,8 @@ class ClaudeSession:
 
     async def _run(self, turn: RunningTurn) -> TurnEnded:
         oom_before = oom_kills()
-        hearing, before = _Hearing(turn), self._memory.mark
+        functions = await asyncio.to_thread(_functions, turn)
+        hearing, before = TurnHearing(turn, functions), self._memory.mark
         try:
             ended = await self._ask_patiently(turn, hearing)
         except CliFailed as failure:
@@ -132,6 +137,8 @@ class ClaudeSession:
             if self._cli is not None:
                 self._cli.ignore()
         ended = await self._remember(hearing, ended, before)
+        if self._cli is not None and ended.end_reason is EndReason.CALLS:
+            self._open_calls = tuple(OpenCall(call.id, call.name) for call in hearing.calls)
         await self._tidy(turn)
         return ended
 
@@ -147,7 +154,7 @@ class ClaudeSession:
         else:
             self._cli.kill_leftovers()
 
-    async def _ask_patiently(self, turn: RunningTurn, hearing: _Hearing) -> TurnEnded:
+    async def _ask_patiently(self, turn: RunningTurn, hearing: TurnHearing) -> TurnEnded:
         """`_ask`, repeated if the prompt did not reach the model. Raises `CliFailed`.
 
         That happens if the CLI died since the last turn, or a new one does not come up.
@@ -164,22 +171,48 @@ class ClaudeSession:
                     raise
         raise AssertionError("the last try returns or raises")
 
-    async def _ask(self, turn: RunningTurn, hearing: _Hearing) -> TurnEnded:
+    async def _ask(self, turn: RunningTurn, hearing: TurnHearing) -> TurnEnded:
         """Pass the prompt to a CLI and listen until it has finished. Raises `CliFailed`."""
         if stopped := _stopped(turn):
             return stopped
         cli = await self._ready(turn.start)
         if stopped := _stopped(turn):
             return stopped
-        to_tell = self._memory.to_tell
-        await cli.tell(to_tell.frames, model=turn.start.settings.model)
-        content = [*to_tell.content, *content_of(turn.start.prompt)]
+        await cli.offer(hearing.functions.offers)
+        hearing.offers = cli.offers
+        *frames, prompt = self._to_say(turn.start, hearing.functions)
+        await cli.tell(frames, model=turn.start.settings.model)
+        self._unfinished, self._open_calls = None, ()
         hearing.is_asked = True
-        await cli.ask(content, id=hearing.prompt_id, listener=hearing.hear)
+        ended = await self._heard(cli, hearing, prompt.content, id=hearing.prompt_id)
+        if hearing.lacks_call(ended) and not turn.interrupted:
+            reminder = {"type": "text", "text": hearing.functions.reminder}
+            ended = await self._heard(cli, hearing, [reminder], id=hearing.listen_again())
+        ended = hearing.judged(ended)
+        if ended.end_reason is EndReason.CALLS:
+            await hearing.tell_calls()
+        return ended
+
+    async def _heard(
+        self, cli: Cli, hearing: TurnHearing, content: list[Json], *, id: str
+    ) -> TurnEnded:
+        """Pass on a prompt and listen until the CLI has finished. Raises `CliFailed`."""
+        await cli.ask(content, id=id, listener=hearing.hear)
         await first_of(hearing.over, cli.gone)
         if hearing.ended is None:
             raise CliFailed(cli.fault or "the CLI ended")
         return hearing.ended
+
+    def _to_say(self, start: StartTurn, functions: ClientFunctions) -> list[Said]:
+        """What the CLI gets for the turn: the prompt, and before it what its memory lacks."""
+        to_tell = self._memory.to_tell
+        wish = [{"type": "text", "text": functions.wish}] if functions.wish else []
+        prompt = Said("user", [*to_tell.content, *content_of(start.prompt), *wish])
+        first, *others = [*to_tell.frames, prompt]
+        if (left := self._unfinished) is None:
+            return paired([first, *others], self._open_calls)
+        answered = Said("user", [*left.results, *first.content])
+        return paired([Said("assistant", left.answer), answered, *others])
 
     # The CLI
 
@@ -211,7 +244,7 @@ class ClaudeSession:
             return await self._connect(start.settings)
 
     async def _connect(self, settings: AgentSettings, *, is_egress_expected: bool = False) -> Cli:
-        past = self._memory.opening()
+        past, unfinished = self._memory.opening()
         proxy = await self._forwarder.proxy_url(is_expected=is_egress_expected)
         early = await self._take_early(launch_key(settings) if past == Past() else None, proxy)
         mark = early.mark if early else uuid.uuid4().hex
@@ -232,6 +265,7 @@ class ClaudeSession:
             mark=mark,
             group=self._group,
             connect_timeout_s=self._around.connect_timeout_s,
+            own_tools=own_tools(settings),
             early=early,
         )
         spawned_ms = early.spawned_ms if early else now_ms()
@@ -240,6 +274,7 @@ class ClaudeSession:
         except CliFailed:
             self._cli = None
             raise
+        self._unfinished = unfinished
         if not self._times.has_cli:
             self._times.note_cli(spawned_ms=spawned_ms)
             self._tell(self._times.told)
@@ -269,6 +304,7 @@ class ClaudeSession:
 
     async def _drop_cli(self) -> None:
         cli, self._cli = self._cli, None
+        self._unfinished, self._open_calls = None, ()
         if cli is not None:
             if cli.gone.is_set():
                 cli.kill()
@@ -307,7 +343,7 @@ class ClaudeSession:
             self._launched = launch_key(start.settings)
         return True
 
-    async def _remember(self, hearing: _Hearing, ended: TurnEnded, before: Mark) -> TurnEnded:
+    async def _remember(self, hearing: TurnHearing, ended: TurnEnded, before: Mark) -> TurnEnded:
         """Record what the turn has added to the memory, or remove it.
 
         A turn that failed before its answer leaves nothing; otherwise a message that the model
@@ -377,34 +413,12 @@ def _end_of(
     return declared_end(ErrorCode.CONTAINER_FAILED)
 
 
-class _Hearing:
-    """Listens to the CLI for one turn and reports its events."""
-
-    def __init__(self, turn: RunningTurn) -> None:
-        self._turn = turn
-        self.prompt_id = str(uuid.uuid4())
-        self.translator = Translator(self.prompt_id)
-        self.ended: TurnEnded | None = None
-        self.over = asyncio.Event()
-        self.is_asked = False
-        """Whether the prompt was sent to a CLI."""
-        self.has_said = False
-        """Whether the answer has begun, or a tool was called."""
-
-    async def hear(self, message: Message) -> None:
-        """Report the events of a message. Waits while the outbox is full."""
-        if self.over.is_set():
-            return
-        if isinstance(message, SystemMessage) and message.subtype == "mirror_error":
-            log.warning("the transcript is not stored: %s", message.data.get("error"))
-        try:
-            for event in self.translator.read(message, self._turn.interrupted):
-                if isinstance(event, TurnEnded):
-                    self.ended = event
-                    self.over.set()
-                    return
-                self.has_said = self.has_said or isinstance(event, TextDelta | ToolCall)
-                await self._turn.say(event)
-        except Exception:  # A message that we cannot read must not end the reading.
-            log.exception("a message of the CLI could not be translated")
-            await self._turn.say(Notice(text="A part of the agent's answer could not be read."))
+def _functions(turn: RunningTurn) -> ClientFunctions:
+    """What the turn offers of its client; its history then says the names that the model knows."""
+    start = turn.start
+    taken = own_tools(start.settings)
+    functions = ClientFunctions(start.turn_options.client_tools, taken=taken)
+    history = functions.known_as(start.history)
+    if history != start.history:
+        turn.start = start.model_copy(update={"history": history})
+    return functions

@@ -9,9 +9,10 @@ listener.
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
 from typing import Any
 
 from claude_agent_sdk import ClaudeAgentOptions, ClaudeSDKClient, Message, ResultMessage, Transport
@@ -19,6 +20,7 @@ from claude_agent_sdk._errors import MessageParseError
 
 from agent.cli.early import EarlyCli
 from agent.cli.early_transport import EarlyTransport
+from agent.cli.offers import Offer, Offers
 from agent.cli.options import LINE_MAX_BYTES
 from agent.cli.processes import children, kill_marked
 from agent.cli.setup import MARK
@@ -62,11 +64,17 @@ class Cli:
         mark: str,
         group: asyncio.TaskGroup,
         connect_timeout_s: float,
+        own_tools: Collection[str] = (),
         early: EarlyCli | None = None,
     ) -> None:
         """`group` outlives the CLI; the reading task runs in it. `early` was started with the same
-        options and `mark`, and is used instead of a new process."""
+        options and `mark`, and is used instead of a new process. `own_tools` are the names of the
+        CLI's tools, which cannot be offered (`offer`)."""
         options.stderr = self._keep_stderr
+        self.offers = Offers()
+        """The tools that it offers for its turn."""
+        self._servers = itertools.count(1)
+        options.hooks = self.offers.hooks(own_tools)
         self._early = early
         transport = self._transport_of(early) if early else None
         self._client = ClaudeSDKClient(options, transport=transport)
@@ -162,6 +170,22 @@ class Cli:
         `CliFailed`."""
         # The SDK's own method for this request does not pass on the system prompt.
         await self._control(self._client._query._send_control_request(request))  # type: ignore[union-attr]
+
+    async def offer(self, offers: Sequence[Offer]) -> None:
+        """Offer exactly these tools to the model from its next call on. Raises `CliFailed`.
+
+        Takes some milliseconds if they differ from those of the last turn, otherwise nothing.
+        """
+        if not self.offers.take(offers):
+            return
+        query: Any = self._client._query
+        # A server of the same name would keep the tools that it had.
+        name = f"offered{next(self._servers)}"
+        query._sdk_mcp_bridges = {name: self.offers.server()} if offers else {}
+        servers = {name: {"type": "sdk", "name": name}} if offers else {}
+        await self._control(
+            query._send_control_request({"subtype": "mcp_set_servers", "servers": servers})
+        )
 
     def ignore(self) -> None:
         """Drop further messages instead of passing them on."""

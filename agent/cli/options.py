@@ -30,6 +30,11 @@ def launch_key(settings: AgentSettings) -> tuple[object, ...]:
     )
 
 
+def own_tools(settings: AgentSettings) -> frozenset[str]:
+    """The names of the CLI's own tools. It knows the sub-agents' one by two."""
+    return frozenset(settings.tools) | {"Agent", "Task"}
+
+
 def build_options(
     settings: AgentSettings,
     around: CliSetup,

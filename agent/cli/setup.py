@@ -64,6 +64,11 @@ def environment(
         # Without this, a request for an older model is silently answered by a newer one.
         "CLAUDE_CODE_DISABLE_LEGACY_MODEL_REMAP": "1",
         "DISABLE_AUTOUPDATER": "1",
+        # A client's functions keep their names (`agent.cli.offers`).
+        "CLAUDE_AGENT_SDK_MCP_NO_PREFIX": "1",
+        # Otherwise a CLI that is opened on a call that waits for its result calls the model before
+        # anybody has asked it anything.
+        "CLAUDE_CODE_DISABLE_DEFERRED_TOOL_RESUME": "1",
         # The SDK looks for transcripts here, whatever HOME is, and ignores others.
         "CLAUDE_CONFIG_DIR": str(around.config_dir),
     }

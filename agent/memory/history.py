@@ -12,7 +12,7 @@ import uuid
 from collections.abc import Iterable, Sequence
 from typing import Any, Literal, NamedTuple
 
-from infra.wire.turns import ContentBlock, HistoryMessage, TextBlock
+from infra.wire.turns import CallBlock, ContentBlock, HistoryMessage, TextBlock
 from infra.wire.upstream import OPENING, content_block
 
 Json = dict[str, Any]
@@ -80,9 +80,9 @@ def messages_of(history: Iterable[HistoryMessage]) -> list[Said]:
 
 
 def _content(message: HistoryMessage) -> list[Json]:
-    """Of an assistant only text: the Messages API accepts nothing else back."""
+    """Of an assistant only text and calls: the Messages API accepts nothing else back."""
     if message.role == "assistant":
-        return content_of([b for b in message.content if isinstance(b, TextBlock)])
+        return content_of([b for b in message.content if isinstance(b, TextBlock | CallBlock)])
     return content_of(message.content)
 
 

@@ -20,6 +20,7 @@ from pathlib import Path
 
 from claude_agent_sdk import project_key_for_directory
 
+from agent.memory.calls import UnfinishedAnswer, paired, unfinished
 from agent.memory.history import Json, Said, messages_of, transcript_of
 from agent.memory.past import Past
 from agent.memory.transcripts import Entry, PartKey, Transcripts
@@ -69,16 +70,19 @@ class AgentMemory:
         session = self.past.session
         return session is not None and self._transcripts.entries(self._part(session)) is None
 
-    def opening(self) -> Past:
-        """What a new CLI is opened on."""
+    def opening(self) -> tuple[Past, UnfinishedAnswer | None]:
+        """What a new CLI is opened on, and the answer with open calls that it has to get after
+        that."""
         past = self.past
-        if past.session is None or past.at is not None:
-            return past
-        entries = self._transcripts.entries(self._part(past.session)) or []
-        said = [entry for entry in entries if _is_said(entry)]
-        if said and said[-1].get("type") == "user" and (last := self._last_id()):
-            return replace(past, at=last)
-        return past
+        if past.session is None:
+            return past, None
+        said = self._said_until(past.at)
+        if (open_end := unfinished(said)) is not None:
+            return (replace(past, at=open_end.at) if open_end.at else Past()), open_end
+        is_question = bool(said) and said[-1].get("type") == "user"
+        if past.at is None and is_question and (last := self._last_id()):
+            return replace(past, at=last), None
+        return past, None
 
     # Standing on a base
 
@@ -111,7 +115,7 @@ class AgentMemory:
         session = str(uuid.uuid4())
         said, self.to_tell = _parted(start.history)
         entries = transcript_of(
-            said,
+            paired(said),
             session=session,
             cwd=str(self._workspace),
             model=start.settings.model,
@@ -193,6 +197,15 @@ class AgentMemory:
     def _last_id(self) -> str | None:
         session = self.past.session
         return self._transcripts.last_id(self._part(session)) if session else None
+
+    def _said_until(self, id: str | None) -> list[Entry]:
+        """The session's messages, up to that entry or to the end."""
+        assert self.past.session is not None
+        entries = self._transcripts.entries(self._part(self.past.session)) or []
+        if id is not None:
+            at = next((i for i, entry in enumerate(entries) if entry.get("uuid") == id), None)
+            entries = entries if at is None else entries[: at + 1]
+        return [entry for entry in entries if _is_said(entry)]
 
     def _is_said_after(self, id: str) -> bool:
         assert self.past.session is not None

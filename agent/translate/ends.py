@@ -62,7 +62,7 @@ LOOP_ENDS: Mapping[str, ErrorCode | EndReason | None] = {
     "turn_setup_failed": ErrorCode.AGENT_FAILED,
     "stop_hook_prevented": ErrorCode.AGENT_FAILED,
     "hook_stopped": ErrorCode.AGENT_FAILED,
-    "tool_deferred": ErrorCode.AGENT_FAILED,
+    "tool_deferred": EndReason.CALLS,
     "tool_deferred_unavailable": ErrorCode.AGENT_FAILED,
     "background_requested": ErrorCode.AGENT_FAILED,
     "budget_exhausted": ErrorCode.AGENT_FAILED,
@@ -138,6 +138,8 @@ def _finish(told: CliEnd) -> EndReason:
     """Something was withheld, although the model may have continued after it."""
     if told.was_refused:
         return EndReason.REFUSED
+    if told.loop_end == "tool_deferred":
+        return EndReason.CALLS
     return end_reason_of(told.stop_reason)
 
 

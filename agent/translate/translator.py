@@ -13,7 +13,7 @@ sub-agents (their tool calls are reported, with their parent).
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from typing import Any
 
 from claude_agent_sdk import (
@@ -65,9 +65,13 @@ _WITHHELD = (
 class Translator:
     """Reads the messages of one turn, in order."""
 
-    def __init__(self, prompt_id: str) -> None:
-        """`prompt_id` is the uuid with which the prompt was sent."""
-        self._prompt_id = prompt_id
+    def __init__(self, prompt_id: str, *, offered: Container[str] = ()) -> None:
+        """`prompt_id` is the uuid with which the prompt was sent, `offered` the names of tools that
+        nobody runs here (`agent.cli.offers`): their calls are not shown as the agent's work."""
+        self._prompt_ids = {prompt_id}
+        self._offered = offered
+        self.offered_calls: list[str] = []
+        """The ids of the main thread's calls of these tools."""
         self._text = Voice(TextDelta, is_kept=True)
         # Thinking alone does not survive a broken stream.
         self._thinking = Voice(ThinkingDelta, is_kept=False)
@@ -88,6 +92,10 @@ class Translator:
         """Tokens that the stream has reported so far, for a turn that never gets its result."""
         return self._streamed
 
+    def expect(self, prompt_id: str) -> None:
+        """A further prompt of the same turn is sent."""
+        self._prompt_ids.add(prompt_id)
+
     def read(self, message: Message, interrupt: InterruptReason | None = None) -> Iterator[Event]:
         """The events for a message; a `TurnEnded` is the turn's last.
 
@@ -100,7 +108,9 @@ class Translator:
                 yield from self._read_assistant(message)
             case UserMessage(content=list() as blocks):
                 for block in blocks:
-                    if isinstance(block, ToolResultBlock):
+                    if not isinstance(block, ToolResultBlock):
+                        continue
+                    if block.tool_use_id not in self.offered_calls:
                         yield self._tool_result(block, message.parent_tool_use_id)
             case SystemMessage():
                 yield from self._read_system(message)
@@ -178,6 +188,9 @@ class Translator:
         for block in message.content:
             if isinstance(block, ToolUseBlock | ServerToolUseBlock):
                 self._tools[block.id] = block.name
+                if is_main and block.name in self._offered:
+                    self.offered_calls.append(block.id)
+                    continue
                 yield ToolCall(
                     id=block.id,
                     name=block.name,
@@ -244,7 +257,7 @@ class Translator:
     def _is_ours(self, message: ResultMessage) -> bool:
         """A result may belong to an earlier prompt that was interrupted before it started."""
         ids = message.user_message_uuids
-        return not ids or self._prompt_id in ids
+        return not ids or not self._prompt_ids.isdisjoint(ids)
 
     def _read_result(
         self, message: ResultMessage, interrupt: InterruptReason | None

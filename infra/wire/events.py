@@ -194,7 +194,7 @@ _WAIT_MAX_S = 31 * 86_400.0
 
 EVENT_MAX_BYTES = 64 * 1024
 """Maximum size in bytes of an event that is not a delta: a readable line or two, or an end."""
-CALL_MAX_BYTES = 512 * 1024
+CALL_MAX_BYTES = 1024 * 1024
 """Maximum size in bytes of a `ClientCall`, nearly all of it arguments."""
 
 

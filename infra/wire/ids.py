@@ -49,6 +49,9 @@ _DIALECTS_ID = re.compile(r"[a-z]+[-_]([0-9a-f]{32})")
 
 
 _FILE_ID = re.compile(r"(?:file-|part_)[0-9a-f]{32}")
+_CALL_PREFIX = "call_"
+_NO_CALL_ID = re.compile(r"^call_|[^A-Za-z0-9_-]")
+_CALL_ID_MAX_CHARS = 59
 _UPLOAD_ID = re.compile(r"upload_[0-9a-f]{32}")
 
 
@@ -60,6 +63,12 @@ def file_meant(said: str) -> FileId | None:
 def upload_meant(said: str) -> UploadId | None:
     """The id, if it has the form of an upload's."""
     return UploadId(said) if _UPLOAD_ID.fullmatch(said) else None
+
+
+def client_call_id(told: str) -> str:
+    """The id under which a client knows the model's call of one of its functions, in OpenAI's
+    form. The same again if it is given one of its own."""
+    return _CALL_PREFIX + _NO_CALL_ID.sub("", told.removeprefix("toolu_"))[:_CALL_ID_MAX_CHARS]
 
 
 def turn_meant(shown: str) -> TurnId:

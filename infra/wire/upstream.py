@@ -104,15 +104,20 @@ def usage_figures(usage: object) -> dict[str, int]:
 
 
 def content_block(block: ContentBlock) -> dict[str, Any]:
-    """A block in the form of the Messages API."""
+    """A block in the form of the Messages API.
+
+    A result keeps its function's name, which that API does not know: whoever sends it pairs it with
+    its call first.
+    """
     if isinstance(block, TextBlock):
         return {"type": "text", "text": block.text}
     if isinstance(block, CallBlock):
         given = json.loads(block.arguments)
         return {"type": "tool_use", "id": block.id, "name": block.name, "input": given}
     if isinstance(block, ResultBlock):
-        told = [content_block(one) for one in block.content]
-        return {"type": "tool_result", "tool_use_id": block.call, "content": told}
+        told = [content_block(b) for b in block.content if not _is_blank(b)]
+        named = {"name": block.name} if block.name else {}
+        return {"type": "tool_result", "tool_use_id": block.call, "content": told, **named}
     source = {"type": "base64", "media_type": block.media_type, "data": block.data}
     if isinstance(block, DocumentBlock) and block.filename is not None:
         return {"type": "document", "source": source, "title": block.filename}
@@ -122,6 +127,10 @@ def content_block(block: ContentBlock) -> dict[str, Any]:
 def end_reason_of(stop_reason: str | None) -> EndReason:
     """Our end reason for a `stop_reason`. An unknown one counts as a finished answer."""
     return STOP_REASONS.get(stop_reason or "", EndReason.DONE)
+
+
+def _is_blank(block: ContentBlock) -> bool:
+    return isinstance(block, TextBlock) and not block.text.strip()
 
 
 def _is_too_long(prose: str) -> bool:

@@ -72,6 +72,16 @@ class Case(Enum):
     """A case of a code that has a sentence of its own, as it asks something else of the reader."""
 
     NOT_HTTP = ErrorCode.INVALID_REQUEST, "The request is not valid HTTP."
+    CALL_MISSING = (
+        ErrorCode.NOT_AS_ASKED,
+        "The model called none of your functions, although `tool_choice` asked for a call. "
+        "Say in your message what is to be called, or send `tool_choice` `auto`.",
+    )
+    CALLS_WRONG = (
+        ErrorCode.NOT_AS_ASKED,
+        "The model called your functions with arguments that do not match their schemas, again "
+        "and again.",
+    )
     UPSTREAM_REFUSED = ErrorCode.INVALID_REQUEST, "The model's service refused the request."
     KEY_MALFORMED = ErrorCode.INVALID_KEY, "The API key is malformed."
     KEY_UNREADABLE = (

@@ -27,6 +27,7 @@ from infra.wire.link import (
     Welcome,
     decode_answer,
 )
+from infra.wire.options import NO_TURN_OPTIONS, TurnOptions
 from infra.wire.turns import ContentBlock, HistoryMessage, TextBlock
 from tests.fakes.transcript_shelf import TranscriptShelf
 
@@ -175,6 +176,7 @@ def start_turn(
     checkpoint: str | None = None,
     transcript: Transcript | None = None,
     restore_from: int | None = None,
+    turn_options: TurnOptions = NO_TURN_OPTIONS,
 ) -> StartTurn:
     """A `StartTurn` of the usual kind."""
     settings = AgentSettings(
@@ -194,6 +196,7 @@ def start_turn(
         transcript=transcript,
         history=history,
         restore_from=restore_from,
+        turn_options=turn_options,
         prompt=blocks,
     )
 

@@ -19,7 +19,7 @@ from infra.wire.frames import Frame
 from infra.wire.ids import TurnId
 from infra.wire.link import BaseKind, Interrupt, InterruptReason, Transcript, TranscriptPart
 from infra.wire.states import TurnState
-from infra.wire.turns import HistoryMessage, TextBlock
+from infra.wire.turns import ContentBlock, HistoryMessage, TextBlock
 from tests.fakes.contained_agent import ContainedAgent
 from tests.fakes.link_client import LinkClient, connected, end_of, start_turn, text_of
 from tests.fakes.transcript_shelf import TranscriptShelf
@@ -29,13 +29,17 @@ pytestmark = [pytest.mark.docker, pytest.mark.timeout(240)]
 TOOLS = ("Bash", "Read", "Write", "Task")
 _numbers = itertools.count(1)
 
+Blocks = tuple[ContentBlock, ...]
 
-async def ask(link: LinkClient, prompt: str, **more: Any) -> list[Event]:
+
+async def ask(link: LinkClient, prompt: str | Blocks, **more: Any) -> list[Event]:
     """Run a turn; its id is new each time."""
     return await link.run(start_turn(f"m{next(_numbers)}", prompt, **{"tools": TOOLS, **more}))
 
 
-async def rewind(link: LinkClient, prompt: str, to: list[Event], **more: Any) -> list[Event]:
+async def rewind(
+    link: LinkClient, prompt: str | Blocks, to: list[Event], **more: Any
+) -> list[Event]:
     """Run a turn on what was known at the end of an earlier one."""
     checkpoint = end_of(to).checkpoint
     assert checkpoint is not None

@@ -61,7 +61,7 @@ LOOPS: dict[str, Told] = {
     "turn_setup_failed": ErrorCode.AGENT_FAILED,
     "stop_hook_prevented": ErrorCode.AGENT_FAILED,
     "hook_stopped": ErrorCode.AGENT_FAILED,
-    "tool_deferred": ErrorCode.AGENT_FAILED,
+    "tool_deferred": EndReason.CALLS,
     "tool_deferred_unavailable": ErrorCode.AGENT_FAILED,
     "background_requested": ErrorCode.AGENT_FAILED,
     "budget_exhausted": ErrorCode.AGENT_FAILED,
@@ -101,7 +101,8 @@ def test_a_loop_end_is_told(loop_end: str) -> None:
     assert told(ending(end)) == LOOPS[loop_end]
     of_the_cli = ErrorCode.AGENT_FAILED if loop_end in BY_ERROR else LOOPS[loop_end]
     assert told(ending(replace(end, is_api_error=False))) == of_the_cli
-    assert told(ending(replace(end, is_error=False))) == EndReason.DONE
+    well = EndReason.CALLS if loop_end == "tool_deferred" else EndReason.DONE
+    assert told(ending(replace(end, is_error=False))) == well
 
 
 @pytest.mark.parametrize("loop_end", LOOPS)

@@ -1,0 +1,179 @@
+"""Tools that a turn offers to the model beside the CLI's own, and that nobody runs here.
+
+The CLI takes them from a tool server in this process, which a control request puts in place for a
+turn and takes away again (`Cli.offer`). A hook before each call asks the offer what to do with it:
+it is answered at once, or stays open. An open call ends the turn, and its result comes with a later
+prompt, as a block of type `tool_result`.
+
+Both doors were found by experiment (`tests/contract/agent/test_offers.py`): the request
+`mcp_set_servers`, and the hook's decision `defer`. The SDK's own bridge to such a server needs
+`mcp`, which takes most of a second to import; the four messages that the CLI sends need nothing.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from claude_agent_sdk import HookMatcher
+from claude_agent_sdk.types import HookEvent
+
+Json = dict[str, Any]
+
+_NOT_HERE = "This tool can only be called by the main agent. Give your findings as text instead."
+_LOST = "The call was not made. Make it again."
+_USE_ID = "claudecode/toolUseId"
+_ENDS_TURN = "claude/endTurn"
+_METHOD_NOT_FOUND = -32601
+
+
+@dataclass(frozen=True)
+class OfferedCall:
+    """A call of an offered tool, as the model made it. The input is not checked by the CLI."""
+
+    id: str
+    name: str
+    input: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class CallReply:
+    """What the model is told at once about its call."""
+
+    text: str
+    is_error: bool = True
+    ends_turn: bool = False
+    """The turn ends with it, and the model is not called again."""
+
+
+Judge = Callable[[OfferedCall], CallReply | None]
+"""Decides about a call; None leaves it open, which ends the turn. Must not block."""
+
+
+@dataclass(frozen=True)
+class Offer:
+    """A tool that is offered for one turn.
+
+    `schema` is the JSON Schema of its input, for the model. The name must not be one of the CLI's
+    own tools.
+    """
+
+    name: str
+    description: str
+    schema: Mapping[str, Any]
+    judge: Judge
+
+    @property
+    def listed(self) -> Json:
+        """The tool as a tool server lists it."""
+        return {
+            "name": self.name,
+            "description": self.description,
+            "inputSchema": dict(self.schema),
+            # Otherwise the CLI asks about them one after the other.
+            "annotations": {"readOnlyHint": True},
+        }
+
+
+class Offers:
+    """What one CLI offers at the moment, and the calls that were left open."""
+
+    def __init__(self) -> None:
+        self._offers: Mapping[str, Offer] = {}
+        self._replies: dict[str, CallReply] = {}
+        self._open: dict[str, OfferedCall] = {}
+
+    @property
+    def open_calls(self) -> Mapping[str, OfferedCall]:
+        """The calls of this turn that were left open, by their ids."""
+        return self._open
+
+    def take(self, offers: Iterable[Offer]) -> bool:
+        """Offer these from now on. Returns whether the CLI has to be told."""
+        new = {offer.name: offer for offer in offers}
+        is_other = _listed(new) != _listed(self._offers)
+        self._offers = new
+        self._replies.clear()
+        self._open.clear()
+        return is_other
+
+    def hooks(self, own: Collection[str]) -> dict[HookEvent, list[HookMatcher]]:
+        """The hooks for the SDK. `own` are the CLI's tools, whose calls are none of our business
+        and cost nothing."""
+        names = "|".join(sorted(map(re.escape, own)))
+        matcher = HookMatcher(matcher=f"^(?!(?:{names})$)", hooks=[self._before_call])
+        return {"PreToolUse": [matcher]}
+
+    async def _before_call(self, given: Any, id: str | None, _: Any) -> Any:
+        offer = self._offers.get(str(given.get("tool_name")))
+        if offer is None or id is None:
+            return {}
+        call = OfferedCall(id, offer.name, given.get("tool_input") or {})
+        # Left open in a sub-agent, a call would be lost with all that the sub-agent found.
+        reply = CallReply(_NOT_HERE) if given.get("agent_id") else offer.judge(call)
+        if reply is not None:
+            self._replies[id] = reply
+            return {}
+        self._open[id] = call
+        decision = {"hookEventName": "PreToolUse", "permissionDecision": "defer"}
+        return {"hookSpecificOutput": decision}
+
+    def called(self, name: str, id: str) -> Json:
+        """The result of a call that the CLI carries out."""
+        reply = self._replies.pop(id, None)
+        if reply is None:
+            # The CLI ignores the hook's decision if it got several calls in an answer that was not
+            # streamed.
+            self._open.pop(id, None)
+            reply = CallReply(_LOST)
+        result: Json = {
+            "content": [{"type": "text", "text": reply.text}],
+            "isError": reply.is_error,
+        }
+        return result | ({"_meta": {_ENDS_TURN: True}} if reply.ends_turn else {})
+
+    def server(self) -> OfferServer:
+        """A tool server with what is offered now."""
+        return OfferServer([offer.listed for offer in self._offers.values()], self.called)
+
+
+class OfferServer:
+    """Speaks to the CLI as a tool server; stands in for the SDK's bridge to one."""
+
+    def __init__(self, listed: list[Json], called: Callable[[str, str], Json]) -> None:
+        self._listed = listed
+        self._called = called
+
+    async def handle(self, message: Mapping[str, Any]) -> Json | None:
+        """Answer a message of the CLI; None for one that gets no answer."""
+        if "id" not in message:
+            return None
+        given = message.get("params") or {}
+        head = {"jsonrpc": "2.0", "id": message["id"]}
+        match message.get("method"):
+            case "initialize":
+                result: Json = {
+                    "protocolVersion": given.get("protocolVersion"),
+                    "capabilities": {"tools": {}},
+                    "serverInfo": {"name": "offered", "version": "1"},
+                }
+            case "tools/list":
+                result = {"tools": self._listed}
+            case "tools/call":
+                id = str((given.get("_meta") or {}).get(_USE_ID))
+                result = self._called(str(given.get("name")), id)
+            case "ping":
+                result = {}
+            case _:
+                error = {"code": _METHOD_NOT_FOUND, "message": "unknown method"}
+                return {**head, "error": error}
+        return {**head, "result": result}
+
+    async def aclose(self) -> None:
+        """Nothing is open."""
+
+
+def _listed(offers: Mapping[str, Offer]) -> list[Json]:
+    return [offer.listed for offer in offers.values()]

@@ -1,0 +1,97 @@
+"""What an agent hears from its CLI in one turn, and how the turn ends by that."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import uuid
+
+from claude_agent_sdk import Message, SystemMessage
+
+from agent.cli.offers import OfferedCall, Offers
+from agent.client_functions import ClientFunctions
+from agent.translate.translator import Translator
+from agent.turn import RunningTurn
+from infra.wire.endings import declared_end
+from infra.wire.errors import ErrorCode
+from infra.wire.events import EndReason, Notice, TextDelta, ToolCall, TurnEnded
+from infra.wire.states import TurnState
+from infra.wire.words import Case
+
+log = logging.getLogger(__name__)
+
+
+class TurnHearing:
+    """Listens to the CLI for one turn and reports its events."""
+
+    def __init__(self, turn: RunningTurn, functions: ClientFunctions) -> None:
+        self._turn = turn
+        self.functions = functions
+        self.offers: Offers | None = None
+        """What the CLI that was asked offers."""
+        self.prompt_id = str(uuid.uuid4())
+        offered = frozenset(offer.name for offer in functions.offers)
+        self.translator = Translator(self.prompt_id, offered=offered)
+        self.ended: TurnEnded | None = None
+        self.over = asyncio.Event()
+        self.is_asked = False
+        """Whether the prompt was sent to a CLI."""
+        self.has_said = False
+        """Whether the answer has begun, or a tool was called."""
+
+    @property
+    def calls(self) -> list[OfferedCall]:
+        """The calls of the client's functions that are open, in the model's order."""
+        left_open = self.offers.open_calls if self.offers else {}
+        return [left_open[id] for id in self.translator.offered_calls if id in left_open]
+
+    def listen_again(self) -> str:
+        """The CLI is asked once more in this turn. Returns the id of that prompt."""
+        id = str(uuid.uuid4())
+        self.translator.expect(id)
+        self.ended = None
+        self.over.clear()
+        return id
+
+    def lacks_call(self, ended: TurnEnded) -> bool:
+        """Whether the model has finished without the call that the turn has to end with."""
+        is_finished = ended.state is TurnState.DONE and ended.end_reason is EndReason.DONE
+        return is_finished and self.functions.needs_call and not self.functions.is_given_up
+
+    def judged(self, ended: TurnEnded) -> TurnEnded:
+        """How the turn ends, if the CLI ended like this."""
+        if ended.state is TurnState.DONE and self.functions.is_given_up:
+            return _failed_as(Case.CALLS_WRONG, ended)
+        if self.lacks_call(ended):
+            return _failed_as(Case.CALL_MISSING, ended)
+        if ended.end_reason is EndReason.CALLS and not self.calls:
+            return _failed_as(ErrorCode.AGENT_FAILED, ended)
+        return ended
+
+    async def tell_calls(self) -> None:
+        """Report the open calls."""
+        for call in self.functions.told(self.calls):
+            await self._turn.say(call)
+
+    async def hear(self, message: Message) -> None:
+        """Report the events of a message. Waits while the outbox is full."""
+        if self.over.is_set():
+            return
+        if isinstance(message, SystemMessage) and message.subtype == "mirror_error":
+            log.warning("the transcript is not stored: %s", message.data.get("error"))
+        try:
+            for event in self.translator.read(message, self._turn.interrupted):
+                if isinstance(event, TurnEnded):
+                    self.ended = event
+                    self.over.set()
+                    return
+                self.has_said = self.has_said or isinstance(event, TextDelta | ToolCall)
+                await self._turn.say(event)
+        except Exception:  # A message that we cannot read must not end the reading.
+            log.exception("a message of the CLI could not be translated")
+            await self._turn.say(Notice(text="A part of the agent's answer could not be read."))
+
+
+def _failed_as(why: ErrorCode | Case, ended: TurnEnded) -> TurnEnded:
+    kept = {"usage": ended.usage, "checkpoint": ended.checkpoint}
+    return declared_end(why).model_copy(update=kept)
