@@ -56,6 +56,7 @@ fmt: $(VENV)/.dev ## format the code and mend what the linter can mend
 docs: $(VENV)/.dev ## renew what is generated: .env.example, docs/settings.md, docs/failures.md, ARCHITECTURE.md
 	$(BIN)/python -m infra.reference.settings --write
 	$(BIN)/python -m infra.reference.diagrams --write
+	$(BIN)/python -m infra.reference.profiles --write
 	$(BIN)/python -m worker.diagrams --write
 	$(BIN)/python -m tests.failures --write
 

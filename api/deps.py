@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from api.access.admission import Admission
+from api.access.agents import AgentCatalog
 from api.access.catalog import ModelCatalog
 from api.conversations.sessions import Sessions
 from api.files.parted_uploads import PartedUploads
@@ -36,3 +37,4 @@ class ApiDeps:
     deferred: DeferredCalls
     large: LargeBodies
     catalog: ModelCatalog
+    agents: AgentCatalog

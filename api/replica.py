@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager
 import httpx
 
 from api.access.admission import Admission
+from api.access.agents import AgentCatalog
 from api.access.answer_quota import AnswerQuota
 from api.access.catalog import ModelCatalog
 from api.access.key_check import TIMEOUT_S, KeyCheck
@@ -27,6 +28,7 @@ from api.turns.temporary import TemporaryNames
 from api.turns.turn_opener import TurnOpener
 from infra.files.open import open_file_store
 from infra.files.store import FileStore
+from infra.profiles.folder import ProfileFolder
 from infra.runtime.clock import Clock
 from infra.runtime.identity import new_replica_id
 from infra.runtime.settings import Settings, SettingsRefused
@@ -73,6 +75,7 @@ async def running_replica(
             group.create_task(live.run()),
             group.create_task(deferred.run()),
             group.create_task(_look_at_files(files, store.files)),
+            group.create_task(deps.agents.run()),
         ]
         try:
             yield deps
@@ -111,6 +114,7 @@ def _parts(
     names = TemporaryNames(
         settings, secret=secret, chains=store.chains, retention_s=settings.retention_s
     )
+    catalog = ModelCatalog(settings, upstream, clock)
     intake = FileIntake(settings, records=store.files, files=files)
     return ApiDeps(
         settings=settings,
@@ -146,7 +150,15 @@ def _parts(
         drain=drain,
         deferred=deferred,
         large=large,
-        catalog=ModelCatalog(settings, upstream, clock),
+        catalog=catalog,
+        agents=AgentCatalog(
+            ProfileFolder(settings.agents_dir),
+            models=catalog,
+            profiles=store.profiles,
+            default_model=settings.models[0],
+            keep_s=settings.retention_s * 9 / 8,
+            clock=clock,
+        ),
     )
 
 

@@ -160,6 +160,7 @@ def assembled(
         transcripts=store.transcripts,
         queue=store.queue,
         room=store.room,
+        profiles=store.profiles,
         registry=store.workers,
         live=store.publisher(),
     )

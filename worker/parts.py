@@ -20,6 +20,7 @@ from infra.store.conversations.transcripts import TranscriptStore
 from infra.store.placement.queue import PlacementQueue
 from infra.store.placement.waiting_room import WaitingRoom
 from infra.store.placement.workers import WorkerRegistry
+from infra.store.profiles import ProfileStore
 from infra.store.turns.live import LivePublisher
 from infra.store.turns.turns import TurnStore
 from infra.wire.ids import HostId, WorkerId
@@ -160,6 +161,7 @@ class ConversationParts(LaneParts, HostParts):
     conversations: ConversationStore
     transcripts: TranscriptStore
     room: WaitingRoom
+    profiles: ProfileStore
     held_lines: HeldLines = field(default_factory=HeldLines)
 
     @property

@@ -21,7 +21,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from agent.cli.setup import CLI_SETTINGS, CliSetup, environment
+from agent.cli.setup import CLI_SETTINGS, CliSetup, environment, prompt_flag
 from infra.wire.socket_folder import LAUNCH_FILE
 
 PROXY = "http://127.0.0.1:3128"
@@ -104,7 +104,13 @@ def _started(
         env={
             **{name: value for name, value in os.environ.items() if name != "CLAUDECODE"},
             "CLAUDE_CODE_ENTRYPOINT": "sdk-py",
-            **environment(settings.get("model_tiers", {}), around, mark=mark, proxy=proxy),
+            **environment(
+                settings.get("model_tiers", {}),
+                around,
+                mark=mark,
+                proxy=proxy,
+                variables=settings.get("environment", {}),
+            ),
             "CLAUDE_AGENT_SDK_VERSION": _version(package),
             "CLAUDE_CODE_SDK_READS_SESSION_STATE": "1",
             "PWD": str(around.workspace),
@@ -154,10 +160,16 @@ def command(cli: Path, settings: Mapping[str, Any], prompt_file: Path | None) ->
         *("--settings", CLI_SETTINGS),
         *("--include-partial-messages", "--strict-mcp-config", "--session-mirror"),
         "--setting-sources=",
-        *(("--system-prompt-file", str(prompt_file)) if prompt_file else ()),
+        *_prompt(settings, prompt_file),
         *_thinking(thinking),
         *("--input-format", "stream-json"),
     ]
+
+
+def _prompt(settings: Mapping[str, Any], file: Path | None) -> tuple[str, ...]:
+    if file is None:
+        return ()
+    return (f"--{prompt_flag(bool(settings.get('is_prompt_added')))}", str(file))
 
 
 def _thinking(tokens: int | None) -> tuple[str, ...]:

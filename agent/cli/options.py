@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from claude_agent_sdk import ClaudeAgentOptions, SessionStore
+from claude_agent_sdk import AgentDefinition, ClaudeAgentOptions, SessionStore
 
-from agent.cli.setup import CLI_SETTINGS, CliSetup, environment
+from agent.cli.setup import CLI_SETTINGS, CliSetup, environment, prompt_flag
 from agent.memory.past import Past
 from infra.wire.link import AgentSettings
 
@@ -20,14 +20,7 @@ def launch_key(settings: AgentSettings) -> tuple[object, ...]:
     The model is one of them: a running CLI can change its model, but records that in the
     conversation as if the user had typed a command.
     """
-    return (
-        settings.model,
-        settings.system_prompt,
-        settings.tools,
-        settings.max_turns,
-        settings.max_thinking_tokens,
-        tuple(sorted(settings.model_tiers.items())),
-    )
+    return (settings.model, settings.system_prompt, *settings.spare_class)
 
 
 def own_tools(settings: AgentSettings) -> frozenset[str]:
@@ -48,20 +41,22 @@ def build_options(
     """The options of one CLI.
 
     `prompt_file` contains the system prompt: as an argument it would be limited to 128 KiB and
-    visible in the process list. `proxy` is for tools only.
+    visible in the process list. It replaces Claude Code's own, or stands behind it. `proxy` is for
+    tools only.
     """
     return ClaudeAgentOptions(
         model=settings.model,
         # Without a file this is the agent's own prompt; the file replaces it. Without a snapshot,
         # because otherwise a conversation would always keep the prompt of its first turn.
         system_prompt={"type": "preset", "preset": "claude_code", "snapshot": False},
-        extra_args={"system-prompt-file": str(prompt_file)} if prompt_file else {},
+        extra_args={prompt_flag(settings.is_prompt_added): str(prompt_file)} if prompt_file else {},
         # Explicit, because the default list lacks Grep and Glob and includes schedulers and
         # messengers.
         tools=list(settings.tools),
         # The isolation replaces permissions; nobody is there to ask.
         permission_mode="bypassPermissions",
         max_turns=settings.max_turns,
+        agents=_sub_agents(settings),
         **_thinking(settings),
         cwd=around.workspace,
         cli_path=around.cli,
@@ -80,8 +75,23 @@ def build_options(
         resume=past.session,
         resume_session_at=past.at,
         fork_session=past.at is not None,
-        env=environment(settings.model_tiers, around, mark=mark, proxy=proxy),
+        env=environment(
+            settings.model_tiers, around, mark=mark, proxy=proxy, variables=settings.environment
+        ),
     )
+
+
+def _sub_agents(settings: AgentSettings) -> dict[str, AgentDefinition] | None:
+    return {
+        name: AgentDefinition(
+            description=one.description,
+            prompt=one.prompt,
+            tools=list(one.tools) if one.tools is not None else None,
+            model=one.model,
+            maxTurns=one.max_turns,
+        )
+        for name, one in settings.sub_agents.items()
+    } or None
 
 
 def _thinking(settings: AgentSettings) -> dict[str, Any]:

@@ -40,11 +40,23 @@ class CliSetup:
     """A CLI that has not come up by then is started again."""
 
 
+def prompt_flag(is_added: bool) -> str:
+    """The CLI's option for a file with a system prompt."""
+    return "append-system-prompt-file" if is_added else "system-prompt-file"
+
+
 def environment(
-    model_tiers: Mapping[str, str], around: CliSetup, *, mark: str, proxy: str | None
+    model_tiers: Mapping[str, str],
+    around: CliSetup,
+    *,
+    mark: str,
+    proxy: str | None,
+    variables: Mapping[str, str],
 ) -> dict[str, str]:
-    """The variables that a CLI gets in addition to ours. `proxy` is for its tools only."""
+    """The variables that a CLI gets in addition to ours. `proxy` is for its tools only, and so are
+    the agent's own `variables`, which replace none of the others."""
     values = {
+        **variables,
         MARK: mark,
         # The gateway replaces this by the caller's key.
         "ANTHROPIC_API_KEY": "placeholder",

@@ -39,7 +39,7 @@ LISTED_MAX = 1000
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:@-]{0,127}")
 _DATE = re.compile(r"-(20\d{2})(\d{2})(\d{2})$")
 _DOT = re.compile(r"(?<=\d)\.(?=\d)")
-_UNDATED = 1_735_689_600
+UNDATED = 1_735_689_600
 """2025-01-01, for models without a known date."""
 
 
@@ -127,11 +127,11 @@ def created_of(model: str) -> int:
     """When a model was created, according to its id."""
     dated = _DATE.search(model)
     if dated is None:
-        return _UNDATED
+        return UNDATED
     try:
         return calendar.timegm(time.strptime("".join(dated.groups()), "%Y%m%d"))
     except ValueError:
-        return _UNDATED
+        return UNDATED
 
 
 def _models_of(answer: Any) -> Iterable[tuple[str, int]]:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from fastapi import Request
 
-from api.access.catalog import ModelCatalog
+from api.access.agents import AgentCatalog, ChosenAgent
 from api.chat.blocks import NamedFiles
 from api.chat.prompt import read_messages
 from api.chat.request import ChatRequest, read_chat_request
@@ -19,11 +19,12 @@ from api.http.bodies import LARGE_BYTES, LargeBodies, held_while_read, json_body
 from api.http.edge import held_body
 from api.turns.ask import Ask, Prompt
 from api.turns.naming import conversation_name, resends_history
-from api.turns.options import read_options
+from api.turns.options import EGRESS_PROFILE_HEADER, read_options
 from api.turns.repeats import read_repeat
 from infra.runtime.settings import ConversationSettings
 from infra.wire.errors import ErrorCode, RequestRefused
-from infra.wire.turns import OnDisconnect
+from infra.wire.options import ConversationOptions
+from infra.wire.turns import Lane, OnDisconnect
 
 
 class ChatReader:
@@ -35,7 +36,7 @@ class ChatReader:
         *,
         egress_profiles: frozenset[str],
         rules: SideRules,
-        catalog: ModelCatalog,
+        agents: AgentCatalog,
         large: LargeBodies,
         files: StoredFiles,
         max_body_bytes: int,
@@ -45,7 +46,7 @@ class ChatReader:
         self._settings = settings
         self._egress_profiles = egress_profiles
         self._rules = rules
-        self._catalog = catalog
+        self._agents = agents
         self._large = large
         self._files = files
         self._max_body_bytes = max_body_bytes
@@ -67,8 +68,8 @@ class ChatReader:
             names=settings.conversation_headers,
             max_chars=settings.max_header_chars,
         )
-        model = await self._catalog.resolve(chat.model, caller)
-        if model is None:
+        chosen = await self._agents.choose(chat.model, caller)
+        if chosen is None:
             shown = without_key(chat.model, headers)
             raise RequestRefused(
                 f"The model `{shown}` does not exist. GET /v1/models lists those that do.",
@@ -79,7 +80,9 @@ class ChatReader:
         lane = self._rules.lane_of(chat, headers)
         ask = Ask(
             caller=caller,
-            model=model,
+            model=chosen.model,
+            agent=None if lane is Lane.SIDE else chosen.agent,
+            profile=None if lane is Lane.SIDE else chosen.profile,
             asked_model=chat.model,
             prompt=prompt,
             size=size,
@@ -88,7 +91,9 @@ class ChatReader:
             on_disconnect=on_disconnect,
             is_streamed=bool(chat.stream),
             lane=lane,
-            options=read_options(headers, metadata, egress_profiles=self._egress_profiles),
+            options=_options_under(
+                chosen, read_options(headers, metadata, egress_profiles=self._egress_profiles)
+            ),
             turn_options=read_turn_options(chat),
             repeat=read_repeat(headers, body, max_chars=settings.max_header_chars),
         )
@@ -118,6 +123,20 @@ class ChatReader:
             )
             prompt = await self._large.read(LARGE_BYTES + 1, read, tenant=caller.tenant)
         return prompt
+
+
+def _options_under(chosen: ChosenAgent, named: ConversationOptions) -> ConversationOptions:
+    """The conversation's options, with what its agent prescribes. Raises `RequestRefused` if the
+    request names something else."""
+    if chosen.profile is None or (egress := chosen.profile.egress_profile) is None:
+        return named
+    if named.egress_profile not in (None, egress):
+        raise RequestRefused(
+            f"This agent goes out by the egress profile `{egress}`; leave "
+            f"`{EGRESS_PROFILE_HEADER}` away.",
+            param=EGRESS_PROFILE_HEADER,
+        )
+    return named.model_copy(update={"egress_profile": egress})
 
 
 def _may_be_thin(headers: Mapping[str, str], name: str | None, prompt: Prompt) -> bool:

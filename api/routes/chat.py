@@ -35,7 +35,7 @@ class ChatCompletions:
             deps.settings,
             egress_profiles=frozenset(deps.settings.egress_profiles),
             rules=SideRules(deps.settings, models=deps.settings),
-            catalog=deps.catalog,
+            agents=deps.agents,
             large=deps.large,
             files=deps.files,
             max_body_bytes=deps.settings.max_body_bytes,

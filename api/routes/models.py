@@ -4,12 +4,24 @@ from __future__ import annotations
 
 from fastapi import APIRouter, Request
 
-from api.access.catalog import created_of
+from api.access.catalog import UNDATED, created_of
 from api.deps import ApiDeps
 from api.http.auth import without_key
 from api.routes.openapi import OPEN_OR_KEYED, errors
 from api.routes.shapes import Model, ModelList
 from infra.wire.errors import ErrorCode, RequestRefused
+from infra.wire.profiles import AgentProfile
+
+
+def _agent(name: str, profile: AgentProfile) -> Model:
+    return Model(
+        id=name,
+        created=UNDATED,
+        owned_by="agcluster",
+        description=profile.description or None,
+        icon=profile.icon,
+        url=profile.url,
+    )
 
 
 def model_routes(deps: ApiDeps) -> APIRouter:
@@ -17,14 +29,20 @@ def model_routes(deps: ApiDeps) -> APIRouter:
     router = APIRouter(tags=["models"])
 
     async def list_models(request: Request) -> ModelList:
-        """All models, aliases and utility models. With a key also those that the upstream lists for
-        it; a key that the upstream refuses is 401."""
-        offered = await deps.catalog.offered(await deps.admission.greet(request))
-        return ModelList(data=[Model(id=id, created=made) for id, made in offered.items()])
+        """All agents, models, aliases and utility models. With a key also those that the upstream
+        lists for it; a key that the upstream refuses is 401."""
+        caller = await deps.admission.greet(request)
+        offered = await deps.catalog.offered(caller)
+        agents = [_agent(name, one) for name, one in deps.agents.offered(caller).items()]
+        return ModelList(
+            data=[*agents, *(Model(id=id, created=made) for id, made in offered.items())]
+        )
 
     async def get_model(request: Request, model_id: str) -> Model:
-        """One model or alias, in any form in which it can be requested."""
+        """One agent, model or alias, in any form in which it can be requested."""
         caller = await deps.admission.greet(request)
+        if (agent := await deps.agents.found(model_id, caller)) is not None:
+            return _agent(model_id, agent)
         offered = await deps.catalog.offered(caller)
         if model_id in offered:
             return Model(id=model_id, created=offered[model_id])
@@ -41,6 +59,7 @@ def model_routes(deps: ApiDeps) -> APIRouter:
         router.add_api_route(
             f"{prefix}/models",
             list_models,
+            response_model_exclude_none=True,
             include_in_schema=in_schema,
             responses=errors(),
             openapi_extra=OPEN_OR_KEYED,
@@ -48,6 +67,7 @@ def model_routes(deps: ApiDeps) -> APIRouter:
         router.add_api_route(
             f"{prefix}/models/{{model_id:path}}",
             get_model,
+            response_model_exclude_none=True,
             include_in_schema=in_schema,
             responses=errors(404),
             openapi_extra=OPEN_OR_KEYED,

@@ -8,12 +8,16 @@ from pydantic import BaseModel
 
 
 class Model(BaseModel):
-    """A model that can be requested."""
+    """A model or an agent that can be requested."""
 
     id: str
     object: Literal["model"] = "model"
     created: int
     owned_by: str = "anthropic"
+    description: str | None = None
+    """What an agent is for."""
+    icon: str | None = None
+    url: str | None = None
 
 
 class ModelList(BaseModel):

@@ -15,6 +15,7 @@ from infra.wire.options import (
     ConversationOptions,
     TurnOptions,
 )
+from infra.wire.profiles import AgentProfile, AgentRef
 from infra.wire.turns import (
     ContentBlock,
     HistoryMessage,
@@ -87,6 +88,9 @@ class Ask:
     model: str
     """The real model id, with aliases resolved."""
     prompt: Prompt
+    agent: AgentRef | None = None
+    profile: AgentProfile | None = None
+    """The agent that the client picked, and its profile; None for the usual one."""
     asked_model: str | None = None
     """The client's name for the model."""
     name: str | None = None

@@ -32,6 +32,7 @@ from infra.wire.answers import shown_head
 from infra.wire.errors import RequestRefused, StoreUnavailable
 from infra.wire.history import GO_ON_DIGEST
 from infra.wire.ids import ConversationKey, ReaderId, TurnId
+from infra.wire.profiles import AgentProfile
 from infra.wire.turns import Lane, TurnRequest
 
 log = logging.getLogger(__name__)
@@ -283,11 +284,24 @@ class TurnOpener:
             return max(SIDE_RETENTION_S, limits.queue_timeout_s + limits.side_deadline_s)
         return limits.retention_s
 
+    def _default_prompt(self, ask: Ask) -> str | None:
+        """For the usual agent. Others have a prompt of their own, side requests none."""
+        is_usual = ask.lane is not Lane.SIDE and ask.agent is None
+        return self._settings.system_prompt if is_usual else None
+
+    def _deadline_s(self, profile: AgentProfile | None) -> float:
+        own_s = profile.turn_deadline_s if profile else None
+        return min(own_s or self._settings.turn_deadline_s, self._settings.turn_deadline_s)
+
+    def _idle_timeout_s(self, profile: AgentProfile | None) -> float:
+        own_s = profile.idle_timeout_s if profile else None
+        return own_s or self._settings.idle_timeout_s
+
     def _new_turn(self, ask: Ask, conversation: ConversationKey) -> NewTurn:
         limits, is_side = self._settings, ask.lane is Lane.SIDE
         turn = new_turn_id()
         tenant = ask.caller.tenant
-        deadline_s = limits.side_deadline_s if is_side else limits.turn_deadline_s
+        deadline_s = limits.side_deadline_s if is_side else self._deadline_s(ask.profile)
         lives_s = limits.queue_timeout_s + deadline_s + KEY_SLACK_S
         expires_ms = self._clock.unix_ms() + int(lives_s * 1000)
         context = SealContext(tenant, conversation, turn, expires_ms)
@@ -297,15 +311,14 @@ class TurnOpener:
                 conversation=conversation,
                 tenant=tenant,
                 model=ask.model,
-                # The default one is for agents.
-                system_prompt=ask.prompt.system_prompt
-                or (None if is_side else limits.system_prompt),
+                system_prompt=ask.prompt.system_prompt or self._default_prompt(ask),
                 history=ask.prompt.history,
                 prompt=ask.prompt.prompt,
                 deadline_s=deadline_s,
-                idle_timeout_s=0.0 if is_side else limits.idle_timeout_s,
+                idle_timeout_s=0.0 if is_side else self._idle_timeout_s(ask.profile),
                 lane=ask.lane,
                 options=ask.options,
+                agent=ask.agent,
                 turn_options=ask.turn_options,
                 sent=ask.prompt.sent,
                 begins=ask.prompt.begins,

@@ -17,7 +17,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from infra.cli.doctor import examine, report
-from infra.cli.ops import sessions, turns, usage, workers
+from infra.cli.ops import agents, sessions, turns, usage, workers
 from infra.cli.terminal import Terminal, say
 from infra.cli.up.command import run_up
 from infra.cli.up.isolation import image_command
@@ -36,6 +36,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
+app.add_typer(agents.app, name="agents")
 app.add_typer(sessions.app, name="sessions")
 app.add_typer(turns.app, name="turns")
 app.add_typer(usage.app, name="usage")

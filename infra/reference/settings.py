@@ -46,6 +46,9 @@ COMPOSE_PART = """
 # short.
 # COMPOSE_DATA_DIR=/var/lib/agcluster
 
+# Folder of this host with the profiles of agents (docs/agents.md).
+# COMPOSE_AGENTS_DIR=./infra/agents
+
 # For the S3 server of `--profile s3`: its secret key (openssl rand -hex 32), and its image.
 # S3_SECRET_KEY=
 # S3_IMAGE=chrislusf/seaweedfs:latest

@@ -274,6 +274,11 @@ class Keys:
         (ms). see_file_store."""
         return f"{self.prefix}:files:stores"
 
+    def agent_profile(self, digest: str) -> str:
+        """String: JSON of a version of an agent's profile. API; kept for an eighth longer than a
+        conversation, renewed hourly while replicas offer it."""
+        return f"{self.prefix}:agent:{digest}"
+
     def key_verdict(self, tenant: TenantId) -> str:
         """String: `ok` or `refused`, what the upstream said about the tenant's key. API;
         minutes."""

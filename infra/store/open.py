@@ -25,6 +25,7 @@ from infra.store.placement.queue import PlacementQueue, PlacementWorker, SideCla
 from infra.store.placement.start_slots import StartSlots
 from infra.store.placement.waiting_room import WaitingRoom
 from infra.store.placement.workers import WorkerRegistry
+from infra.store.profiles import ProfileStore
 from infra.store.server.connection import CONNECT_TIMEOUT_S, connect, translate
 from infra.store.server.faults import FAULTS
 from infra.store.server.fitness import check
@@ -57,6 +58,7 @@ class Store:
     room: WaitingRoom
     starts: StartSlots
     key_verdicts: KeyVerdicts
+    profiles: ProfileStore
     usage: UsageStore
     rates: Rates
     readers: TurnReaders
@@ -172,6 +174,7 @@ def store_on(
         room=WaitingRoom(redis, keys),
         starts=StartSlots(redis, keys),
         key_verdicts=KeyVerdicts(redis, keys),
+        profiles=ProfileStore(redis, keys),
         rates=Rates(redis, keys),
         readers=TurnReaders(redis, keys, ended_ttl_s=ended_ttl_s, contents=contents),
         usage=UsageStore(redis, keys),

@@ -28,6 +28,7 @@ from infra.wire.options import (
     ConversationOptions,
     TurnOptions,
 )
+from infra.wire.profiles import SubAgent
 from infra.wire.turns import ContentBlock, HistoryMessage
 
 LINE_MAX_BYTES = 64 * 1024 * 1024
@@ -59,7 +60,12 @@ class AgentSettings(Message):
 
     model: str
     system_prompt: str | None = None
+    is_prompt_added: bool = False
+    """The system prompt stands behind Claude Code's own, instead of replacing it."""
     tools: tuple[str, ...]
+    sub_agents: Mapping[str, SubAgent] = {}
+    environment: Mapping[str, str] = {}
+    """Variables for its tools, in addition to ours."""
     model_tiers: Mapping[str, str] = {}
     """The models for `haiku`, `sonnet` and the like in this deployment. The agent uses these names
     for sub-agents and small tasks."""
@@ -73,8 +79,15 @@ class AgentSettings(Message):
     @property
     def spare_class(self) -> tuple[object, ...]:
         """What is fixed when a CLI starts. A spare serves the turns of its class."""
-        tiers = tuple(sorted(self.model_tiers.items()))
-        return (self.tools, self.max_turns, self.max_thinking_tokens, tiers)
+        return (
+            self.tools,
+            self.max_turns,
+            self.max_thinking_tokens,
+            self.is_prompt_added,
+            tuple(sorted(self.model_tiers.items())),
+            tuple(sorted(self.environment.items())),
+            tuple(sorted((name, one.model_dump_json()) for name, one in self.sub_agents.items())),
+        )
 
 
 class Hello(Message):

@@ -19,6 +19,7 @@ from infra.wire.options import (
     ConversationOptions,
     TurnOptions,
 )
+from infra.wire.profiles import AgentRef
 
 
 class OnDisconnect(StrEnum):
@@ -126,6 +127,8 @@ class TurnRequest(Message):
     tails: tuple[str, ...] = ()
     is_thin: bool = False
     """The client may be one that sends only its new message."""
+    agent: AgentRef | None = None
+    """The agent that the client picked; None for the usual one."""
     turn_options: TurnOptions = NO_TURN_OPTIONS
     """What the client chooses for this turn alone."""
     options: ConversationOptions = NO_OPTIONS

@@ -37,6 +37,7 @@ from infra.wire.events import (
 )
 from infra.wire.ids import ConversationKey, Fence, TenantId, TurnId, WorkerId
 from infra.wire.options import ClientTool, ClientTools, ConversationOptions, TurnOptions
+from infra.wire.profiles import SubAgent
 from infra.wire.states import TurnState
 from infra.wire.turns import (
     CallBlock,
@@ -63,6 +64,9 @@ SETTINGS = link.AgentSettings(
     model_tiers={"haiku": "claude-haiku-4-5-20251001"},
     max_turns=200,
     max_thinking_tokens=2048,
+    is_prompt_added=True,
+    sub_agents={"finder": SubAgent(description="Finds.", prompt="Find.", tools=("Grep",))},
+    environment={"LANG": "C.UTF-8"},
 )
 HISTORY = (
     HistoryMessage(role="user", content=(TextBlock(text="hello"),)),
@@ -85,7 +89,7 @@ FAILED = TurnEnded(
     is_remembered=False,
 )
 
-OPAQUE = {"entries", "body", "models", "model_tiers", "turns"}
+OPAQUE = {"entries", "body", "models", "model_tiers", "sub_agents", "environment", "turns"}
 """Fields whose JSON is not ours and is passed on as it came, and maps, whose names are values."""
 
 Decode = Callable[[bytes], Message]

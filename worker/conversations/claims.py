@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from dataclasses import replace
 
 from infra.runtime.logs import fields
 from infra.store.turns.history import Memory
@@ -18,6 +19,7 @@ from infra.wire.errors import (
     UnknownMessage,
 )
 from infra.wire.states import ConversationState
+from worker.conversations.agent_versions import AgentVersions, ProfileGone
 from worker.conversations.recorded_state import RecordedState
 from worker.ownership import HeldLease
 from worker.parts import ConversationParts
@@ -25,10 +27,12 @@ from worker.waiting import until_store_answers
 
 log = logging.getLogger(__name__)
 
+_UNREADABLE = (ContentNotOpened, MalformedMessage, UnknownMessage, ProfileGone)
+
 
 class TurnNotRead(Exception):
-    """The next turn was sealed with another secret, or is of another version, so it cannot run
-    here.
+    """The next turn was sealed with another secret, is of another version, or its agent's profile
+    is gone, so it cannot run here.
 
     It has been ended, and another one may wait.
     """
@@ -53,6 +57,7 @@ class Claims:
         self._giving_way = giving_way
         self._has_claimed = False
         self._newest_begun = 0
+        self._versions = AgentVersions(parts.profiles, parts.clock)
 
     async def gives_way(self) -> bool:
         """Whether the next turn has to wait until its tenant is served, like turns of other
@@ -82,7 +87,9 @@ class Claims:
         turns, lease = self._parts.turns, self._held.lease
         try:
             claimed = await until_store_answers(lambda: turns.claim(lease), self._parts.clock)
-        except (ContentNotOpened, MalformedMessage, UnknownMessage) as error:
+            if claimed is not None:
+                claimed = await self._with_profile(claimed)
+        except _UNREADABLE as error:
             log.error("turn not read: %s", error, extra=fields(conversation=lease.conversation))
             if await self._end_unread():
                 raise TurnNotRead from error
@@ -104,12 +111,19 @@ class Claims:
         if begun is None or begun.fence != lease.fence or begun.serial <= self._newest_begun:
             return None
         try:
-            claimed = await self._parts.turns.begun(lease.conversation, waits.turn, begun)
-        except (ContentNotOpened, MalformedMessage, UnknownMessage, StoreUnavailable) as error:
+            claimed = await self._with_profile(
+                await self._parts.turns.begun(lease.conversation, waits.turn, begun)
+            )
+        except (*_UNREADABLE, StoreUnavailable) as error:
             log.warning("begun turn not read: %s", error, extra=fields(turn=waits.turn))
             return None
         self._note(claimed)
         return claimed
+
+    async def _with_profile(self, claimed: Claimed) -> Claimed:
+        """With the profile of its agent. Raises what `AgentVersions.of` raises."""
+        profile = await self._versions.of(claimed.request.agent)
+        return claimed if profile is None else replace(claimed, profile=profile)
 
     def _note(self, claimed: Claimed) -> None:
         self._has_claimed = True

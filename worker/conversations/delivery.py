@@ -22,7 +22,7 @@ from infra.wire.errors import (
     GatewayUnavailable,
     LeaseLost,
 )
-from infra.wire.link import Launch
+from infra.wire.link import AgentSettings, Launch
 from infra.wire.states import ConversationState, TurnState
 from worker.conversations.kept_link import KeptLink
 from worker.conversations.recorded_state import RecordedState
@@ -135,13 +135,17 @@ class Delivery:
         """For an agent that can start its CLI before it gets the turn: one without a past."""
         if not begins_afresh(claimed):
             return None
-        settings = agent_settings(claimed.request, self._parts.agents, self._parts.models)
-        return Launch(settings=settings).encode()
+        return Launch(settings=self._settings(claimed)).encode()
+
+    def _settings(self, claimed: Claimed) -> AgentSettings:
+        return agent_settings(
+            claimed.request, self._parts.agents, self._parts.models, profile=claimed.profile
+        )
 
     async def _start_with_spare(self, run: TurnRun, timeline: StartTimeline) -> bool:
         """Have a spare do what a start would do; False if there is none, or it does not answer."""
         parts, session = self._parts, self._session
-        settings = agent_settings(run.claimed.request, parts.agents, parts.models)
+        settings = self._settings(run.claimed)
         await self._record.move(ConversationState.STARTING, container=None)
         if (claimed := await session.claim_spare(settings)) is None:
             return False

@@ -1,11 +1,12 @@
-"""The settings with which an agent works on a turn: the request's, otherwise the deployment's.
-Pure."""
+"""The settings with which an agent works on a turn: the request's, otherwise those of its profile,
+otherwise the deployment's. Pure."""
 
 from __future__ import annotations
 
 from infra.runtime.settings.agents import AgentDefaults
 from infra.runtime.settings.models import ModelSettings
 from infra.wire.link import AgentSettings
+from infra.wire.profiles import AgentProfile
 from infra.wire.turns import TurnRequest
 
 AGENT_SHARE_OF_GRACE = 0.6
@@ -13,10 +14,23 @@ AGENT_SHARE_OF_GRACE = 0.6
 
 
 def agent_settings(
-    request: TurnRequest, agents: AgentDefaults, models: ModelSettings
+    request: TurnRequest,
+    agents: AgentDefaults,
+    models: ModelSettings,
+    *,
+    profile: AgentProfile | None = None,
 ) -> AgentSettings:
-    """The settings in the turn's `StartTurn`."""
+    """The settings in the turn's `StartTurn`. `profile` is its agent's; None for the usual one."""
     settings = usual_settings(agents, models)
+    if profile is not None:
+        return _of_profile(settings, profile, models).model_copy(
+            update={
+                "model": request.model,
+                "system_prompt": _prompt(profile, request.system_prompt),
+                "is_prompt_added": profile.system_prompt is not None
+                and profile.system_prompt.mode == "append",
+            }
+        )
     return settings.model_copy(
         update={
             "model": request.model,
@@ -35,3 +49,42 @@ def usual_settings(agents: AgentDefaults, models: ModelSettings) -> AgentSetting
         max_turns=agents.max_turns,
         interrupt_grace_s=agents.disconnect_grace_s * AGENT_SHARE_OF_GRACE,
     )
+
+
+def models_of_turn(
+    request: TurnRequest, models: ModelSettings, *, profile: AgentProfile | None = None
+) -> tuple[str, ...]:
+    """The models that the turn's agent and its sub-agents may call."""
+    if profile is None:
+        return models.models_of_turn(request.model)
+    return tuple(dict.fromkeys((request.model, *_open_models(profile, models))))
+
+
+def _of_profile(
+    settings: AgentSettings, profile: AgentProfile, models: ModelSettings
+) -> AgentSettings:
+    update: dict[str, object] = {
+        "sub_agents": profile.sub_agents,
+        "environment": profile.environment,
+        "model_tiers": models.tiers_of(_open_models(profile, models)),
+    }
+    if profile.tools is not None:
+        update["tools"] = profile.tools
+    if profile.max_turns is not None:
+        update["max_turns"] = profile.max_turns
+    return settings.model_copy(update=update)
+
+
+def _prompt(profile: AgentProfile, clients: str | None) -> str | None:
+    """The profile's prompt, with the client's instructions behind it: the operator's come first."""
+    own = profile.system_prompt.text if profile.system_prompt else None
+    return "\n\n".join(part for part in (own, clients) if part) or None
+
+
+def _open_models(profile: AgentProfile, models: ModelSettings) -> tuple[str, ...]:
+    """The models of a profile that lists some, otherwise the deployment's; and those that its
+    sub-agents name."""
+    named = [one.model for one in profile.sub_agents.values() if one.model is not None]
+    asked = (*profile.models, *(name for name in named if name not in models.model_tiers))
+    known = tuple(models.resolve_model(name) or name for name in asked)
+    return known if profile.models else (*models.open_models, *known)

@@ -39,7 +39,7 @@ from worker.life import Life
 from worker.ownership import HeldLease
 from worker.parts import TurnParts
 from worker.turns.agent_link import AgentLink
-from worker.turns.agent_settings import agent_settings
+from worker.turns.agent_settings import agent_settings, models_of_turn
 from worker.turns.course import Course, course_with_agent
 from worker.turns.endings import settled_end
 from worker.turns.interruption import Interruption
@@ -144,7 +144,9 @@ class TurnRun:
             fence=self._held.fence,
             sealed_key=record.sealed_key or "",
             expires_ms=record.key_expires_ms,
-            models=self._parts.models.models_of_turn(self.claimed.request.model),
+            models=models_of_turn(
+                self.claimed.request, self._parts.models, profile=self.claimed.profile
+            ),
             budget_tokens=self.spending.budget_tokens,
             options=self.claimed.request.options,
             turn_options=self.claimed.request.turn_options,
@@ -192,7 +194,9 @@ class TurnRun:
         if not self._opened(link):
             return
         request = self.claimed.request
-        settings = agent_settings(request, self._parts.agents, self._parts.models)
+        settings = agent_settings(
+            request, self._parts.agents, self._parts.models, profile=self.claimed.profile
+        )
         link.send_line(self._standing.start_line(request, settings))
         if self.timeline is not None:
             self.timeline.is_resumed = self._standing.transcript is not None

@@ -35,6 +35,11 @@ class AgentDefaults(Section):
         ),
         description="Tools of an agent.",
     )
+    agents_dir: Path = Field(
+        Path("agents"),
+        description="Folder with the profiles of agents, a YAML file each (docs/agents.md). "
+        "Clients pick an agent by its name, as `model`. No folder: no agents beside the usual one.",
+    )
     max_turns: int = Field(200, gt=0, description="Maximum number of model calls in one turn.")
     turn_deadline_s: float = Field(3600.0, gt=0, description="Maximum duration of a turn.")
     idle_timeout_s: float = Field(

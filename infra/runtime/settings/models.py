@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import ClassVar, Self
 
 from pydantic import Field, field_validator, model_validator
@@ -99,9 +100,13 @@ class ModelSettings(Section):
 
     @property
     def model_tiers(self) -> dict[str, str]:
-        """The open model for each tier that agents can ask for. A tier without one gets the first
-        open model; the smallest tier gets a utility model if there is one."""
-        if not (models := self.open_models):
+        """The open model for each tier that agents can ask for."""
+        return self.tiers_of(self.open_models)
+
+    def tiers_of(self, models: Sequence[str]) -> dict[str, str]:
+        """The model for each tier, of these. A tier without one gets the first; the smallest tier
+        gets a utility model if there is one."""
+        if not models:
             return {}
         first = models[0]
         small = next((m for m in self.utility_models.values() if m in models), first)

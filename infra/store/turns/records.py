@@ -26,6 +26,7 @@ from infra.wire.ids import (
     WorkerId,
 )
 from infra.wire.options import NO_OPTIONS, ConversationOptions
+from infra.wire.profiles import AgentProfile
 from infra.wire.states import TurnState
 from infra.wire.turns import ContentBlock, Lane, OnDisconnect, TurnRequest
 
@@ -152,6 +153,9 @@ class Claimed:
     """Whether the conversation's client has sent history before."""
     is_transcript_full: bool = False
     """Whether that session was too large to be stored, so that it cannot be resumed elsewhere."""
+    profile: AgentProfile | None = None
+    """The profile of its agent, in the version that its conversation works with; None for the usual
+    one. Who claims it adds this."""
     age_s: float = 0.0
     """Milliseconds since it was begun, by the clock of Redis. Its deadline counts from there, not
     from its current owner's claim."""

@@ -20,6 +20,7 @@ from agent.cli.setup import MARK, CliSetup
 from agent.forwarder import PORT
 from agent.memory.past import Past
 from infra.wire.link import AgentSettings, Launch
+from infra.wire.profiles import SubAgent
 from infra.wire.socket_folder import LAUNCH_FILE
 
 PLAIN = AgentSettings(model="m", tools=("Bash", "Task"))
@@ -77,8 +78,16 @@ def told_by(early: EarlyCli) -> Any:
         AgentSettings(model="m", tools=("Bash",), model_tiers={"haiku": "h", "opus": "o"}),
         AgentSettings(model="m", tools=("Bash",), max_turns=7, max_thinking_tokens=0),
         AgentSettings(model="m", tools=("Bash",), max_thinking_tokens=2048),
+        AgentSettings(
+            model="m",
+            tools=("Task",),
+            system_prompt="You are kind.",
+            is_prompt_added=True,
+            environment={"GREETING": "good day"},
+            sub_agents={"finder": SubAgent(description="Finds.", prompt="Find.")},
+        ),
     ],
-    ids=["plain", "no tools", "system prompt", "tiers", "no thinking", "thinking"],
+    ids=["plain", "no tools", "system prompt", "tiers", "no thinking", "thinking", "a profile's"],
 )
 async def test_it_is_started_just_as_the_sdk_starts_one(
     started: Started, settings: AgentSettings

@@ -1,0 +1,109 @@
+"""`agcluster agents`: look at the profiles in the agents' folder, before replicas read them."""
+
+from __future__ import annotations
+
+import difflib
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from infra.cli.ops.cluster import USAGE_ERROR, Json, print_json, print_table
+from infra.cli.terminal import say
+from infra.profiles.places import ProfileRefused
+from infra.profiles.read import read_folder
+from infra.profiles.schema import profile_schema_text
+from infra.runtime.settings import SettingsRefused, load_settings
+from infra.wire.profiles import AgentProfile
+
+app = typer.Typer(help="Look at agents' profiles.", no_args_is_help=True)
+
+Folder = Annotated[
+    Path | None,
+    typer.Option("--dir", help="The agents' folder [default: AGCLUSTER_AGENTS_DIR, or agents]."),
+]
+Name = Annotated[str, typer.Argument(help="An agent's name.")]
+
+
+@app.command("list")
+def list_agents(folder: Folder = None, as_json: Json = False) -> None:
+    """List the agents."""
+    profiles = _read(folder)
+    if as_json:
+        print_json({name: _facts(profile) for name, profile in profiles.items()})
+        return
+    print_table(
+        ("agent", "version", "model", "description"),
+        (
+            (name, one.digest[:12], one.model or next(iter(one.models), "-"), one.description)
+            for name, one in profiles.items()
+        ),
+    )
+
+
+@app.command("show")
+def show_agent(name: Name, folder: Folder = None) -> None:
+    """Show one agent as JSON, with what it inherits."""
+    profiles = _read(folder)
+    if name not in profiles:
+        say(f"agcluster: there is no agent {name}", is_error=True)
+        raise typer.Exit(1)
+    print_json(_facts(profiles[name]))
+
+
+@app.command("validate")
+def validate_agents(folder: Folder = None) -> None:
+    """Check all profiles. Each fault is named with its file, line and field."""
+    say(f"{len(_read(folder))} agents, all valid")
+
+
+@app.command("diff")
+def diff_agents(
+    other: Annotated[Path, typer.Argument(help="Another agents' folder: as it was before.")],
+    folder: Folder = None,
+) -> None:
+    """Show what differs from another folder, inheritance included. Exits with 1 if anything
+    does."""
+    before, now = _read(other), _read(folder)
+    differing = False
+    for name in sorted({*before, *now}):
+        old, new = _lines(before.get(name)), _lines(now.get(name))
+        for line in difflib.unified_diff(old, new, f"{name} before", name, lineterm=""):
+            differing = True
+            say(line)
+    raise typer.Exit(1 if differing else 0)
+
+
+@app.command("schema")
+def print_schema() -> None:
+    """Print the JSON Schema of a profile, for editors."""
+    say(profile_schema_text().rstrip())
+
+
+def _read(folder: Path | None) -> dict[str, AgentProfile]:
+    try:
+        found = folder or load_settings().agents_dir
+        if folder is not None and not folder.is_dir():
+            raise ProfileRefused([f"{folder}: there is no such folder"])
+        return read_folder(found)
+    except SettingsRefused as error:
+        say(f"agcluster: {error}", is_error=True)
+        raise typer.Exit(USAGE_ERROR) from None
+    except ProfileRefused as refused:
+        for fault in refused.faults:
+            say(fault, is_error=True)
+        raise typer.Exit(1) from None
+    except OSError as error:
+        say(f"agcluster: {error.filename}: {error.strerror}", is_error=True)
+        raise typer.Exit(1) from None
+
+
+def _facts(profile: AgentProfile) -> dict[str, object]:
+    return {"version": profile.digest, **profile.model_dump(mode="json", exclude_defaults=True)}
+
+
+def _lines(profile: AgentProfile | None) -> list[str]:
+    if profile is None:
+        return []
+    return json.dumps(profile.model_dump(mode="json", exclude_defaults=True), indent=2).splitlines()

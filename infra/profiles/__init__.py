@@ -1,0 +1,1 @@
+"""Reads agents' profiles: a folder of YAML files, checked, with errors that name file and line."""

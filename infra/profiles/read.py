@@ -1,0 +1,179 @@
+"""Reads profiles from YAML: inheritance, files of prompts, validation.
+
+`extends` names another profile of the same folder: mappings are merged, anything else replaces what
+was inherited. `system_prompt` may be text, or a mapping with `text` or `file`, and `mode`.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path as FilePath
+from typing import Any
+
+from pydantic import ValidationError
+from pydantic_core import ErrorDetails
+
+from infra.profiles.places import Path, PlacedYaml, ProfileRefused, YamlPlace, read_document
+from infra.wire.profiles import NAME, PROMPT_MAX_CHARS, AgentProfile, is_reserved
+
+SUFFIX = ".yaml"
+FILE_MAX_BYTES = 512 * 1024
+PROFILES_MAX = 500
+EXTENDS_MAX = 8
+"""Longest chain of profiles that extend one another."""
+
+_FIELD_OF_FAULTS: Mapping[str, str] = {
+    "extra_forbidden": "is not a field of an agent",
+    "missing": "is missing",
+}
+
+
+def read_folder(folder: FilePath) -> dict[str, AgentProfile]:
+    """All profiles of a folder by name; none if there is no folder.
+
+    Raises `ProfileRefused` with the faults of all files, and `OSError`.
+    """
+    documents, faults = _documents(folder)
+    profiles: dict[str, AgentProfile] = {}
+    for name in sorted(documents):
+        try:
+            profiles[name] = _profile(name, documents, folder)
+        except ProfileRefused as refused:
+            faults.extend(refused.faults)
+    if faults:
+        # An inherited fault is found once for each heir.
+        raise ProfileRefused(list(dict.fromkeys(faults)))
+    return profiles
+
+
+def _documents(folder: FilePath) -> tuple[dict[str, PlacedYaml], list[str]]:
+    documents: dict[str, PlacedYaml] = {}
+    faults: list[str] = []
+    for path in _files(folder):
+        file = str(path)
+        if not NAME.fullmatch(path.stem):
+            faults.append(
+                f"{file}: an agent's name has small letters, digits, and `.`, `_`, `-` between them"
+            )
+            continue
+        try:
+            documents[path.stem] = read_document(_text(path), file)
+        except ProfileRefused as refused:
+            faults.extend(refused.faults)
+    return documents, faults
+
+
+def _files(folder: FilePath) -> list[FilePath]:
+    if not folder.is_dir():
+        return []
+    found = sorted(path for path in folder.iterdir() if path.suffix == SUFFIX)
+    if len(found) > PROFILES_MAX:
+        raise ProfileRefused([f"{folder}: more than {PROFILES_MAX} agents"])
+    return found
+
+
+def _text(path: FilePath) -> str:
+    with path.open("rb") as file:
+        raw = file.read(FILE_MAX_BYTES + 1)
+    if len(raw) > FILE_MAX_BYTES:
+        raise ProfileRefused([f"{path}: larger than {FILE_MAX_BYTES // 1024} KiB"])
+    try:
+        return raw.decode()
+    except UnicodeDecodeError:
+        raise ProfileRefused([f"{path}: not UTF-8"]) from None
+
+
+def _profile(name: str, documents: Mapping[str, PlacedYaml], folder: FilePath) -> AgentProfile:
+    document = _inherited(name, documents)
+    _read_prompt(document, folder)
+    try:
+        profile = AgentProfile.model_validate(document.data, extra="forbid")
+    except ValidationError as error:
+        raise ProfileRefused([_told(fault, document) for fault in _faults(error)]) from None
+    if faults := list(_other_faults(profile, document)):
+        raise ProfileRefused(faults)
+    return profile
+
+
+def _inherited(name: str, documents: Mapping[str, PlacedYaml]) -> PlacedYaml:
+    """The document, laid over those that it extends."""
+    chain = [name]
+    while (parent := documents[chain[-1]].data.get("extends")) is not None:
+        place = documents[chain[-1]].place_of(("extends",))
+        if not isinstance(parent, str) or parent not in documents:
+            raise ProfileRefused([f"{place}: extends: there is no agent {parent!r} here"])
+        if parent in chain:
+            raise ProfileRefused([f"{place}: extends: {' -> '.join([*chain, parent])} is a circle"])
+        chain.append(parent)
+        if len(chain) > EXTENDS_MAX:
+            raise ProfileRefused([f"{place}: extends: more than {EXTENDS_MAX} agents in a row"])
+    whole = PlacedYaml({}, {})
+    for one in reversed(chain):
+        data = {key: value for key, value in documents[one].data.items() if key != "extends"}
+        _lay_over(whole.data, data)
+        whole.places |= documents[one].places
+    return whole
+
+
+def _lay_over(below: dict[str, Any], above: Mapping[str, Any]) -> None:
+    for key, value in above.items():
+        if isinstance(value, dict) and isinstance(below.get(key), dict):
+            below[key] = dict(below[key])
+            _lay_over(below[key], value)
+        else:
+            below[key] = value
+
+
+def _read_prompt(document: PlacedYaml, folder: FilePath) -> None:
+    """Replace the short forms of `system_prompt` by the whole one."""
+    given = document.data.get("system_prompt")
+    if isinstance(given, str):
+        document.data["system_prompt"] = {"text": given}
+    if not isinstance(given, dict) or "file" not in given:
+        return
+    place = document.place_of(("system_prompt", "file"))
+    if "text" in given:
+        raise ProfileRefused([f"{place}: system_prompt: give `text` or `file`, not both"])
+    rest = {key: value for key, value in given.items() if key != "file"}
+    text = _prompt_text(given["file"], folder, place)
+    document.data["system_prompt"] = {"text": text, **rest}
+
+
+def _prompt_text(file: object, folder: FilePath, place: YamlPlace) -> str:
+    told = f"{place}: system_prompt.file"
+    if not isinstance(file, str) or not file:
+        raise ProfileRefused([f"{told}: must be a file's name"])
+    base = os.path.realpath(folder)
+    path = os.path.realpath(os.path.join(base, file))
+    if os.path.commonpath([base, path]) != base:
+        raise ProfileRefused([f"{told}: {file} is outside the agents' folder"])
+    try:
+        text = _text(FilePath(path))
+    except OSError as error:
+        raise ProfileRefused([f"{told}: {file}: {error.strerror}"]) from None
+    if not text.strip() or len(text) > PROMPT_MAX_CHARS:
+        raise ProfileRefused(
+            [f"{told}: {file}: must have text, of at most {PROMPT_MAX_CHARS:,} characters"]
+        )
+    return text
+
+
+def _faults(error: ValidationError) -> Iterable[ErrorDetails]:
+    return error.errors(include_url=False, include_input=False)
+
+
+def _told(fault: ErrorDetails, document: PlacedYaml) -> str:
+    path: Path = fault["loc"]
+    what = _FIELD_OF_FAULTS.get(fault["type"], fault["msg"])
+    return f"{document.place_of(path)}: {'.'.join(map(str, path))}: {what}"
+
+
+def _other_faults(profile: AgentProfile, document: PlacedYaml) -> Iterable[str]:
+    """Faults that concern several fields."""
+    for name in profile.environment:
+        if is_reserved(name):
+            place = document.place_of(("environment", name))
+            yield f"{place}: environment.{name}: this variable is the service's own"
+    if profile.model is not None and profile.models and profile.model not in profile.models:
+        yield f"{document.place_of(('model',))}: model: is not one of `models`"

@@ -1,0 +1,45 @@
+"""A folder of profiles is read again when it has changed."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import pytest
+
+from infra.profiles.folder import ProfileFolder
+
+
+def test_a_change_is_seen_and_a_mistake_takes_nothing_away(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = ProfileFolder(tmp_path / "agents")
+    assert not folder.look()
+    assert folder.profiles == {}
+    (tmp_path / "agents").mkdir()
+    file = tmp_path / "agents" / "one.yaml"
+    file.write_text("description: first\n")
+    assert folder.look()
+    assert not folder.look()
+    file.write_text("descripton: a mistake\n")
+    with caplog.at_level(logging.ERROR):
+        assert not folder.look()
+        assert not folder.look()
+    assert folder.profiles["one"].description == "first"
+    assert len(caplog.records) == 1
+    assert "one.yaml:1: descripton" in caplog.text
+    file.write_text("description: second\n")
+    assert folder.look()
+    assert folder.profiles["one"].description == "second"
+
+
+def test_a_prompt_beside_it_counts(tmp_path: Path) -> None:
+    (tmp_path / "p.md").write_text("one")
+    (tmp_path / "a.yaml").write_text("system_prompt: {file: p.md}\n")
+    folder = ProfileFolder(tmp_path)
+    assert folder.look()
+    (tmp_path / "p.md").write_text("another")
+    assert folder.look()
+    prompt = folder.profiles["a"].system_prompt
+    assert prompt is not None
+    assert prompt.text == "another"

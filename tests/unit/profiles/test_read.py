@@ -1,0 +1,131 @@
+"""Profiles are read from YAML, and each fault is named with file, line and field."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from infra.profiles.places import ProfileRefused
+from infra.profiles.read import read_folder
+from infra.wire.profiles import AgentProfile, SystemPrompt, decode_profile
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return tmp_path
+
+
+def faults(folder: Path, **files: str) -> list[str]:
+    """What is wrong with these files, without the folder in front."""
+    for name, text in files.items():
+        (folder / f"{name}.yaml").write_text(text)
+    with pytest.raises(ProfileRefused) as refused:
+        read_folder(folder)
+    return [fault.replace(f"{folder}/", "") for fault in refused.value.faults]
+
+
+def test_a_file_is_an_agent(folder: Path) -> None:
+    (folder / "reviewer.yaml").write_text(
+        "description: Reads patches.\n"
+        "system_prompt: You review.\n"
+        "tools: [Read, Grep]\n"
+        "models: [claude-opus-4.5, claude-haiku-4.5]\n"
+        "sub_agents:\n"
+        "  finder:\n"
+        "    description: Finds files.\n"
+        "    prompt: Find.\n"
+        "    model: haiku\n"
+        "environment: {LANG: C.UTF-8}\n"
+    )
+    (folder / "notes.txt").write_text("not an agent")
+    [(name, profile)] = read_folder(folder).items()
+    assert name == "reviewer"
+    assert profile.system_prompt == SystemPrompt(text="You review.")
+    assert profile.tools == ("Read", "Grep")
+    assert profile.sub_agents["finder"].model == "haiku"
+    assert profile.environment == {"LANG": "C.UTF-8"}
+
+
+def test_no_folder_is_no_agents(folder: Path) -> None:
+    assert read_folder(folder / "none") == {}
+
+
+def test_an_heir_says_only_what_differs(folder: Path) -> None:
+    (folder / "base.yaml").write_text(
+        "description: Base.\ntools: [Bash, Read]\nenvironment: {A: a, B: b}\n"
+    )
+    (folder / "heir.yaml").write_text("extends: base\ntools: [Read]\nenvironment: {B: other}\n")
+    heir = read_folder(folder)["heir"]
+    assert (heir.description, heir.tools) == ("Base.", ("Read",))
+    assert heir.environment == {"A": "a", "B": "other"}
+
+
+def test_a_prompt_may_be_a_file_beside_it(folder: Path) -> None:
+    (folder / "prompts").mkdir()
+    (folder / "prompts" / "long.md").write_text("# Be thorough\n")
+    (folder / "a.yaml").write_text("system_prompt: {file: prompts/long.md, mode: append}\n")
+    assert read_folder(folder)["a"].system_prompt == SystemPrompt(
+        text="# Be thorough\n", mode="append"
+    )
+
+
+def test_each_fault_has_its_place(folder: Path) -> None:
+    found = faults(
+        folder,
+        typo="descripton: x\n",
+        tool="tools:\n  - Bash\n  - no tool\n",
+        heir="extends: tool\n",
+        model="models: [a]\nmodel: b\n",
+        variable="description: x\nenvironment:\n  LD_PRELOAD: x\n",
+        form="tools: [\n",
+        list="- a\n",
+        twice="description: a\ndescription: b\n",
+        lost="extends: nobody\n",
+        round="extends: trip\n",
+        trip="extends: round\n",
+        alias="a: &x 1\nb: *x\n",
+        tagged="description: !!python/object/apply:os.getcwd []\n",
+    )
+    assert [fault for fault in found if "tool.yaml" in fault] == [
+        "tool.yaml:3: tools.1: String should match pattern '^[A-Za-z][A-Za-z0-9_]{0,63}$'"
+    ]
+    for fault in (
+        "typo.yaml:1: descripton: is not a field of an agent",
+        "model.yaml:2: model: is not one of `models`",
+        "variable.yaml:3: environment.LD_PRELOAD: this variable is the service's own",
+        "list.yaml:1: must be a mapping (`field: value`)",
+        "twice.yaml:2: `description` stands here twice",
+        "lost.yaml:1: extends: there is no agent 'nobody' here",
+        "round.yaml:1: extends: trip -> round -> trip is a circle",
+        "alias.yaml: aliases (`*name`) are not supported",
+    ):
+        assert fault in found
+    assert any(fault.startswith("form.yaml:2: ") for fault in found)
+    assert any(fault.startswith("tagged.yaml:1: ") for fault in found)
+
+
+def test_a_prompt_outside_the_folder_is_not_read(folder: Path) -> None:
+    (folder / "own").mkdir()
+    (folder / "secret.txt").write_text("do not tell")
+    (folder / "own" / "link.md").symlink_to(folder / "secret.txt")
+    for i, file in enumerate(("../secret.txt", "link.md", str(folder / "secret.txt"))):
+        path = folder / "own" / f"a{i}.yaml"
+        path.write_text(f"system_prompt: {{file: {file}}}\n")
+        with pytest.raises(ProfileRefused, match="outside the agents' folder"):
+            read_folder(folder / "own")
+        path.unlink()
+
+
+def test_a_name_that_is_none(folder: Path) -> None:
+    (folder / "No Name.yaml").write_text("description: x\n")
+    with pytest.raises(ProfileRefused, match="an agent's name has small letters"):
+        read_folder(folder)
+
+
+def test_a_digest_names_a_version() -> None:
+    one = AgentProfile(description="x", environment={"A": "1", "B": "2"})
+    same = AgentProfile(environment={"B": "2", "A": "1"}, description="x")
+    other = AgentProfile(description="y")
+    assert one.digest == same.digest != other.digest
+    assert decode_profile(one.model_dump_json(exclude_defaults=True).encode()).digest == one.digest
