@@ -36,11 +36,11 @@ class Keys:
 
     def conversation(self, c: ConversationKey) -> str:
         """Hash: tenant, label, state, owner, host, fence, container, sdk_session, turns, created,
-        last_active, idle_at, options (what its client chose, JSON), turn (the unfinished one),
-        owner_host, retention, idle_timeout, lane, resends (1: the client sends its history),
-        transcript_full (an SDK session too large to keep), hibernated (why its container was
-        stopped early: memory or room; until it has one again), hibernated_at (ms), begun (how
-        many of its turns submit began), kept_until (ms). Scripts write it; lives for the
+        last_active, idle_at (of one without a turn), options (what its client chose, JSON),
+        turn (the unfinished one), owner_host, retention, idle_timeout, lane, resends (1: the client
+        sends its history), transcript_full (an SDK session too large to keep), hibernated (why its
+        container was stopped early: memory or room; until it has one again), hibernated_at (ms),
+        begun (how many of its turns submit began), kept_until (ms). Scripts write it; lives for the
         retention, and up to an eighth longer."""
         return f"{self.prefix}:conv:{c}"
 
@@ -67,8 +67,8 @@ class Keys:
         return f"{self.prefix}:conv:{c}:turns"
 
     def transcripts(self, c: ConversationKey) -> str:
-        """Hash: SDK session -> stored bytes of its transcript. transcript_append; as long as the
-        conversation."""
+        """Hash: SDK session -> bytes of its transcript, with a hundred for each entry.
+        transcript_append; as long as the conversation."""
         return f"{self.prefix}:conv:{c}:transcripts"
 
     def transcript(self, c: ConversationKey, session: str) -> str:
@@ -99,7 +99,8 @@ class Keys:
         (`infra.store.turns.history`), sdk_session, remembered, given (the worker that take handed
         it to), unowned (since when a begun one has no owner), options (its conversation's, as they
         were at its submit), request_bytes, begun (its number, if submit began it), known (the
-        accepted prompts then). Scripts write it; for an hour after the end."""
+        accepted prompts then), expires (of an open one, ms). Scripts write it; for an hour
+        after the end. An ended one has an empty `key_sealed`."""
         return f"{self.prefix}:turn:{turn}"
 
     def turn_request(self, turn: TurnId) -> str:
@@ -119,7 +120,7 @@ class Keys:
 
     def turn_readers(self, turn: TurnId) -> str:
         """Set: the open answers of clients for the turn, each `<replica> <serial>`. submit adds,
-        leave removes; until the turn ends."""
+        leave removes; until the turn ends, or the sweep misses its record."""
         return f"{self.prefix}:turn:{turn}:readers"
 
     def idempotency(self, tenant: TenantId, digest: str) -> str:
@@ -213,6 +214,7 @@ class Keys:
     def tenant_held(self, tenant: TenantId) -> str:
         """Hash: the tenant's bytes in Redis, by turn (request and log), by conversation (stored
         data, including transcripts) and by day (`chains 20260131`), and their sum as `total`.
+        Logs of open turns and transcripts count in steps of 2 KiB, ahead.
         Scripts; as long as the longest part."""
         return f"{self.prefix}:tenant:{tenant}:held"
 

@@ -32,8 +32,8 @@ class Limit:
 
 
 LIMITS = (
-    Limit("scripts_per_turn", "scripts of a tiny turn", 4, 6.5),
-    Limit("commands_per_turn", "commands of a tiny turn", 60, 120),
+    Limit("scripts_per_turn", "scripts of a tiny turn", 4, 5.5),
+    Limit("commands_per_turn", "commands of a tiny turn", 60, 70),
     Limit("one_requests_per_delta", "requests for a delta of one stream", 0.3, 1.3),
     Limit("few_requests_per_delta", "requests for a delta of 20 streams", 0.25, 0.6),
     Limit("few_scripts_per_delta", "scripts for a delta of 20 streams", 0.09, 0.12),

@@ -72,9 +72,7 @@ async def _left(cluster: Cluster) -> Any:
         async for name in redis.scan_iter(match=f"{keys.prefix}:{pattern}", count=1000):
             yield f"{what} {name.decode()}"
     async for name in redis.scan_iter(match=f"{keys.prefix}:turn:*", count=1000):
-        sealed: Any = (
-            redis.hexists(name, "key_sealed") if await redis.type(name) == b"hash" else None
-        )
+        sealed: Any = redis.hget(name, "key_sealed") if await redis.type(name) == b"hash" else None
         if sealed is not None and await sealed:
             yield f"sealed key in {name.decode()}"
     for worker in await cluster.store.workers.alive():

@@ -211,6 +211,12 @@ class VirtualRedis:
         self._kept[_text(key)].expires_ms = self._now_us() // 1000 + int(ms)
         return 1
 
+    def _do_pexpireat(self, key: bytes, ms: bytes) -> int:
+        if self._find(_text(key)) is None:
+            return 0
+        self._kept[_text(key)].expires_ms = int(ms)
+        return 1
+
     def _do_pttl(self, key: bytes) -> int:
         if self._find(_text(key)) is None:
             return -2
@@ -218,6 +224,11 @@ class VirtualRedis:
         return -1 if expires_ms is None else int(expires_ms - self._now_us() // 1000)
 
     def _do_get(self, key: bytes) -> Any:
+        return self._find(_text(key))
+
+    def _do_getex(self, key: bytes, unit: bytes, ms: bytes) -> Any:
+        assert unit == b"PX"
+        self._do_pexpire(key, ms)
         return self._find(_text(key))
 
     def _do_strlen(self, key: bytes) -> int:
@@ -329,9 +340,9 @@ class VirtualRedis:
         return b"OK"
 
     def _do_lrem(self, key: bytes, count: bytes, value: bytes) -> int:
-        assert int(count) == 0, "only all of them"
         found = self._find(_text(key)) or []
         gone = found.count(value)
+        assert int(count) == 0 or (int(count) == -1 and gone <= 1), "only all of them"
         found[:] = [part for part in found if part != value]
         self._drop_if_empty(_text(key), found)
         return gone

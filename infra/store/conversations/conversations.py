@@ -431,7 +431,7 @@ def _record(c: ConversationKey, held: Mapping[str, str]) -> ConversationRecord:
         turns=int(held.get("turns", 0)),
         created_ms=int(held.get("created", 0)),
         last_active_ms=int(held.get("last_active", 0)),
-        idle_at_ms=int(held["idle_at"]) if "idle_at" in held else None,
+        idle_at_ms=int(held["idle_at"]) if "idle_at" in held and "turn" not in held else None,
         lane=word(Lane, held.get("lane", Lane.AGENT)),
         is_resending=held.get("resends") == "1",
         transcript_full=held.get("transcript_full"),

@@ -26,16 +26,15 @@ end
 
 local function is_full(tenant, size)
   if bytes_max == 0 then return false end
-  local total = tonumber(redis.call('HGET', key('tenant_held', tenant), 'total')) or 0
-  return total + size > bytes_max and held_by(tenant, expired_holds(tenant, now_ms())) + size > bytes_max
+  return held_in_all(tenant) + size > bytes_max and held_by(tenant, expired_holds(tenant, now_ms())) + size > bytes_max
 end
 
 local function append(run)
   local held = redis.call('HMGET', key('conversation', run.conversation), 'owner', 'fence', 'turn')
   if held[1] ~= run.worker or held[2] ~= run.fence then return 'lost', 0 end
   local turn_key = key('turn', run.turn)
-  local was = redis.call('HMGET', turn_key, 'state', 'seq', 'said', 'tenant')
-  local state, seq, tenant = was[1], tonumber(was[2]) or 0, was[4]
+  local was = redis.call('HMGET', turn_key, 'state', 'seq', 'said', 'tenant', 'expires')
+  local state, seq, said, tenant = was[1], tonumber(was[2]) or 0, tonumber(was[3]) or 0, was[4]
   if not state then return 'lost', 0 end
   if is_ended(state) then return 'ok', seq end
   if held[3] ~= run.turn then return 'lost', 0 end
@@ -50,16 +49,16 @@ local function append(run)
 
   local breaks = last - first
   local bytes = #events - breaks
-  local size = bytes + (breaks + 1) * EVENT_BYTES
-  if is_full(tenant, size) then return 'full', seq end
+  local more = counted_log(said + bytes, last) - counted_log(said, seq)
+  if more > 0 and is_full(tenant, more) then return 'full', seq end
 
   local log, oldest = key('turn_events', run.turn), math.max(0, last - tonumber(A.events_max))
   redis.call('XADD', log, 'MINID', '~', int(oldest) .. '-0', int(last) .. '-0',
     breaks == 0 and 'e' or 'r', events)
-  local fields = {'seq', int(last), 'said', int((tonumber(was[3]) or 0) + bytes)}
-  hold(tenant, run.turn, size)
+  local fields = {'seq', int(last), 'said', int(said + bytes)}
+  if more > 0 then hold(tenant, run.turn, more) end
   if seq == 0 then
-    redis.call('PEXPIRE', log, redis.call('PTTL', turn_key))
+    redis.call('PEXPIREAT', log, was[5] or int(now_ms() + redis.call('PTTL', turn_key)))
     add_started(fields, breaks == 0 and events or string.match(events, '^[^\n]*'))
   end
   if state == 'claimed' then

@@ -34,28 +34,32 @@ if through and not (TURN_NEXT[turn.state].running and TURN_NEXT.running[new]) th
   return {'illegal', 'state', turn.state}
 end
 
+-- What the conversation holds more in the end.
+local list, counted = key('accepted', A.conversation), 0
+
+-- Returns the length of the list.
 local function accept(digest, answer, checkpoint, tails, past)
   local entry = {digest = digest, turn = turn.id}
   if answer and answer ~= '' then entry.answer = answer end
   if checkpoint and checkpoint ~= '' then entry.checkpoint = checkpoint end
   if tails and #tails > 0 then entry.tails = tails end
   entry.past = past
-  local encoded, list = cjson.encode(entry), key('accepted', A.conversation)
-  if redis.call('RPUSH', list, encoded) == 1 then
+  local encoded = cjson.encode(entry)
+  local length = redis.call('RPUSH', list, encoded)
+  if length == 1 then
     redis.call('PEXPIRE', list, int(math.max(redis.call('PTTL', K.conversation), 1)))
   end
-  hold(turn.tenant, A.conversation, accepted_bytes(encoded))
+  counted = counted + accepted_bytes(encoded)
+  return length
 end
 
 -- Leaves the first `keep` entries of the list, and those from `known` on to be put there again.
-local function forget(list, keep, known)
-  local bytes = 0
+local function forget(keep, known)
   if not known or known > keep then
     for _, entry in ipairs(redis.call('LRANGE', list, int(keep), int((known or 0) - 1))) do
-      bytes = bytes + accepted_bytes(entry)
+      counted = counted - accepted_bytes(entry)
     end
   end
-  hold(turn.tenant, A.conversation, -bytes)
   if keep > 0 then
     redis.call('LTRIM', list, 0, int(keep - 1))
   else
@@ -69,7 +73,7 @@ local function hear(entries)
   for _, entry in ipairs(entries) do
     local kept = cjson.decode(entry)
     if kept.unheard then
-      hold(turn.tenant, A.conversation, -redis.call('HSTRLEN', unheard, kept.turn) - ENTRY_BYTES)
+      counted = counted - redis.call('HSTRLEN', unheard, kept.turn) - ENTRY_BYTES
       redis.call('HDEL', unheard, kept.turn)
     end
   end
@@ -86,26 +90,37 @@ local function base_of_turn()
   return turn.begun and {kind = 'continue', keep = known, known = known, before = {}, digest = ''}
 end
 
+-- Puts what the agent remembers of the turn at the list's end. Returns how many entries that are, and
+-- the length of the list.
+local function accept_all(base)
+  local session = turn.sdk_session
+  if not session or not (A.memory == 'told' or turn.remembered == session) then return 1, accept('') end
+  for i, digest in ipairs(base.before) do accept(digest, heads[i]) end
+  local length = accept(base.digest, A.answer_heads, A.checkpoint, base.tails, base.past)
+  if session ~= held[9] then replace_session(A.conversation, session) end
+  return #base.before + 1, length
+end
+
+-- Messages that were stopped, in the queue, after it was decided on what the turn is to stand, come
+-- behind it: those from `known` on. If it goes on from all that is known, the list's length says
+-- whether there are any.
 local function remember()
-  local base, list = base_of_turn(), key('accepted', A.conversation)
+  local base = base_of_turn()
   if not base or A.memory == 'nothing' then return end
-  local session, remembered = turn.sdk_session, turn.remembered
-  -- Messages that were stopped, in the queue, after it was decided on what the turn is to stand.
-  local later = base.known and redis.call('LRANGE', list, int(base.known), -1) or {}
-  if base.known and base.known > base.keep then
-    hear(redis.call('LRANGE', list, int(base.keep), int(base.known - 1)))
+  local keep, known = base.keep, base.known
+  if known and known > keep then hear(redis.call('LRANGE', list, int(keep), int(known - 1))) end
+  if base.kind == 'continue' and known == keep then
+    local count, length = accept_all(base)
+    if length - count <= known then return end
+    for _, entry in ipairs(redis.call('LRANGE', list, int(known), int(length - count - 1))) do
+      redis.call('LREM', list, -1, entry)
+      redis.call('RPUSH', list, entry)
+    end
+    return
   end
-  local goes_on = base.kind == 'continue' and base.known == base.keep and #later == 0
-  if not goes_on and (base.keep > 0 or base.known or base.kind ~= 'continue') then
-    forget(list, base.keep, base.known)
-  end
-  if not session or not (A.memory == 'told' or remembered == session) then
-    accept('')
-  else
-    for i, digest in ipairs(base.before) do accept(digest, heads[i]) end
-    accept(base.digest, A.answer_heads, A.checkpoint, base.tails, base.past)
-    if session ~= held[9] then replace_session(A.conversation, session) end
-  end
+  local later = known and redis.call('LRANGE', list, int(known), -1) or {}
+  if keep > 0 or known or base.kind ~= 'continue' then forget(keep, known) end
+  accept_all(base)
   for _, entry in ipairs(later) do redis.call('RPUSH', list, entry) end
 end
 
@@ -115,7 +130,8 @@ if through then step_turn(turn, 'running') end
 local reason = A.reason
 if reason == '' and new == 'cancelled' then reason = turn.cancel or '' end
 if new == 'cancelled' and A.memory == 'nothing' and turn.state == 'running' then keep_unheard(turn) end
-end_turn(turn, new, tonumber(A.n), A.end_event, reason, A.events_max, A.ended_ttl_ms, A.usage)
+remember()
+end_turn(turn, new, tonumber(A.n), A.end_event, reason, A.events_max, A.ended_ttl_ms, A.usage, counted)
 -- What was metered, on this host or another, counts more than what the agent says.
 if A.metered ~= '' then book(turn, cjson.decode(A.metered)) end
 
@@ -129,7 +145,6 @@ if held[4] == 'busy' then
 else
   redis.call('HSET', K.conversation, unpack(fields))
 end
-remember()
 if held[5] then
   local _, is_renewed = keep_for(A.conversation, turn.tenant, held[5], held[7])
   list_conversation(A.conversation, turn.tenant, held[6], now, held[5], is_renewed)

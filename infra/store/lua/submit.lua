@@ -32,6 +32,7 @@
 --
 -- A turn that its conversation's living owner could only claim at once is begun here, as by a claim of
 -- that owner, and the control message brings what its claim would answer (see begin_warm).
+local SWEPT_EVERY = 16
 local conversation, turn, tenant = A.conversation, A.turn, A.tenant
 
 local function answer(word, id, told)
@@ -55,8 +56,8 @@ local held = redis.call('HMGET', K.conversation, 'state', 'turn', 'owner', 'fenc
   'sdk_session', 'resends', 'transcript_full', 'options', 'kept_until', 'idle_at')
 local function read_by(id)
   if A.reader == '' then return end
+  -- Without a lifetime: it goes when the turn ends, or when the sweep misses its record (unclaimed).
   redis.call('SADD', key('turn_readers', id), A.reader)
-  redis.call('PEXPIRE', key('turn_readers', id), A.open_ttl_ms)
 end
 
 local function may_repeat(found)
@@ -90,11 +91,11 @@ end
 
 -- Of a warm conversation with a living owner and nothing before this turn, neither here nor among
 -- those that wait for a place: what its owner's claim would say about it. Else nil.
-local function warm_claim(owner)
+local function warm_claim(owner, lease_left_ms)
   if owner == '' or is_anything_there or A.lane == 'side' then return nil end
   if held[1] ~= 'warm' or held[2] or held[3] ~= owner or #A.request > BEGUN_BYTES_MAX then return nil end
   -- An owner that has missed a renewal may be dead, and what is begun for it is lost with it.
-  if redis.call('PTTL', key('lease', conversation)) < tonumber(A.lease_sure_ms) then return nil end
+  if lease_left_ms < tonumber(A.lease_sure_ms) then return nil end
   local accepted = key('accepted', conversation)
   return {
     fence = held[4],
@@ -131,14 +132,25 @@ local function begin_warm(owner, claim, record)
   return redis.call('PUBLISH', key('control_channel', owner), order)
 end
 
-local now, owner = now_ms(), living_owner(conversation)
+-- A lease is held by the owner on record: its life tells both.
+local function owner_and_lease()
+  if not held[3] then return living_owner(conversation), 0 end
+  local left = redis.call('PTTL', key('lease', conversation))
+  return left == -2 and '' or held[3], left
+end
+
+local now = now_ms()
+local owner, lease_left_ms = owner_and_lease()
 -- Only reads: turns whose records have expired are left out, and removed further down.
 local since = int(now - tonumber(A.open_ttl_ms))
 
-local function refusal(word, turns, most)
-  if tonumber(most) == 0 then return nil end
+-- What is to be answered if there are too many turns, and how many there are. `fewer`: at the most as
+-- many as these, which need not be counted if that is few enough.
+local function refusal(word, turns, most, fewer)
+  most = tonumber(most)
+  if most == 0 or (fewer and fewer < most) then return nil end
   local count = redis.call('ZCOUNT', turns, since, '+inf')
-  if count < tonumber(most) then return nil end
+  if count < most then return nil, count end
   local oldest = redis.call('ZRANGEBYSCORE', turns, since, '+inf', 'WITHSCORES', 'LIMIT', 0, 1)
   return {word, 'turns', count, 'oldest_ms', int(math.max(now - tonumber(oldest[2]), 0))}
 end
@@ -146,7 +158,9 @@ end
 local waiting = is_anything_there and redis.call('LLEN', K.todo) or 0
 if waiting >= tonumber(A.turns_waiting_max) then return {'conversation', 'turns', waiting} end
 local tenant_waiting = key('tenant_waiting', tenant)
-local refused = refusal('tenant', K.tenant_running, A.tenant_turns_max) or refusal('tenant_queue', tenant_waiting, A.tenant_queue_max)
+local refused, open = refusal('tenant', K.tenant_running, A.tenant_turns_max)
+-- Those that wait are among the open ones.
+refused = refused or refusal('tenant_queue', tenant_waiting, A.tenant_queue_max, open)
 if not refused and A.lane ~= 'side' and owner == '' then
   refused = refusal('cluster', KEY.turns_waiting, A.queue_max)
 end
@@ -157,9 +171,14 @@ if budget > 0 then
   if spent >= budget then return {'budget', 'day_left_ms', int(ms_to_midnight(now))} end
 end
 
-local expired = expired_holds(tenant, now)
-local bytes_max, size = tonumber(A.tenant_bytes_max), #A.request + TURN_BYTES
-if bytes_max > 0 then
+local claim = warm_claim(owner, lease_left_ms)
+-- A warm conversation leaves what expired to each sixteenth of its turns, unless the room is wanted.
+local sweeps = not claim or tonumber(claim.serial) % SWEPT_EVERY == 0
+local expired = sweeps and expired_holds(tenant, now) or {}
+local bytes_max, size = tonumber(A.tenant_bytes_max), #A.request + TURN_BYTES + counted_log(0, 0)
+local in_all = held_in_all(tenant)
+if bytes_max > 0 and in_all + size > bytes_max then
+  expired = expired_holds(tenant, now)
   local bytes = held_by(tenant, expired)
   if bytes + size > bytes_max then
     sweep_holds(tenant, expired)
@@ -174,8 +193,8 @@ local record = {
   state = 'queued', attempt = '0', fence = '0', seq = '0', created = int(now),
   on_disconnect = A.on_disconnect, key_sealed = A.sealed_key, key_expires = A.key_expires_ms,
   idem = A.digest, thin = A.is_thin, request_bytes = int(#A.request), options = with_options(A.options),
+  expires = int(now + A.open_ttl_ms),
 }
-local claim = warm_claim(owner)
 local told = claim and begin_warm(owner, claim, record) or 0
 local is_begun = told > 0
 if claim and not is_begun then
@@ -204,17 +223,19 @@ local function note_conversation()
 end
 
 note_conversation()
-if held[12] then
-  redis.call('HDEL', K.conversation, 'idle_at')
-  redis.call('ZREM', K.idle, conversation)
-end
+-- That of a conversation with a turn means nothing, so it may stay: the turn's end replaces it.
+if held[12] and not is_begun then redis.call('HDEL', K.conversation, 'idle_at') end
+if held[12] then redis.call('ZREM', K.idle, conversation) end
 local turns = key('conversation_turns', conversation)
 local length = redis.call('RPUSH', turns, turn)
 list_no_expired(conversation, length, tonumber(A.listed_max))
 local kept_until, is_renewed = keep_for(conversation, tenant, A.retention_ms, held[11])
 if length == 1 and not is_renewed then redis.call('PEXPIRE', turns, int(kept_until - now)) end
 sweep_holds(tenant, expired)
-hold(tenant, turn, size, now + A.open_ttl_ms, kept_until)
+-- Both may have changed the sum; the turn itself is new.
+if is_renewed or #expired > 0 then in_all = held_in_all(tenant) end
+redis.call('HSET', key('tenant_held', tenant), turn, int(size), 'total', int(in_all + size))
+hold_until(tenant, turn, now + A.open_ttl_ms, kept_until)
 redis.call('ZADD', K.turns_open, int(is_begun and now + tonumber(A.look_after_ms) or now), turn)
 redis.call('ZADD', K.tenant_running, int(now), turn)
 redis.call('PEXPIRE', K.tenant_running, A.open_ttl_ms)

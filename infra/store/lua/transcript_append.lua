@@ -33,27 +33,42 @@ local uuids = {}
 for _, entry in ipairs(A.entries) do
   if entry.uuid ~= '' then uuids[#uuids + 1] = entry.uuid end
 end
-local is_seen, at = seen(uuids), 0
-local fresh, named = {}, {}
 local sizes = redis.call('HGETALL', K.transcripts)
-local known = 0
+local before = 0
 for i = 1, #sizes, 2 do
-  if sizes[i] == session then known = tonumber(sizes[i + 1]) end
+  if sizes[i] == session then before = tonumber(sizes[i + 1]) end
 end
-local before, size = known, known
-for _, entry in ipairs(A.entries) do
-  local uuid = entry.uuid
-  if uuid ~= '' then at = at + 1 end
-  if uuid == '' or not (named[uuid] or is_seen[at] == 1) then
-    if uuid ~= '' then named[uuid] = true end
-    fresh[#fresh + 1] = entry
-    size = size + #entry.json
+
+-- The entries that are not there yet, and the transcript's size with them. `is_seen`: of the uuids, in
+-- their order.
+local function sift(is_seen)
+  local fresh, named, at, size = {}, {}, 0, before
+  for _, entry in ipairs(A.entries) do
+    local uuid = entry.uuid
+    if uuid ~= '' then at = at + 1 end
+    if uuid == '' or not (named[uuid] or is_seen[at] == 1) then
+      if uuid ~= '' then named[uuid] = true end
+      fresh[#fresh + 1] = entry
+      size = size + #entry.json + ENTRY_BYTES
+    end
   end
+  return fresh, size
 end
-local added, bytes_max = size - before + #fresh * ENTRY_BYTES, tonumber(A.tenant_bytes_max)
-local is_full = size > tonumber(A.session_bytes_max)
-if not is_full and tenant and bytes_max > 0 then
-  is_full = held_by(tenant, expired_holds(tenant, now_ms())) + added > bytes_max
+
+local function is_full_at(size)
+  if size > tonumber(A.session_bytes_max) then return true end
+  local added, bytes_max = in_steps(size) - in_steps(before), tonumber(A.tenant_bytes_max)
+  if added <= 0 or not tenant or bytes_max == 0 then return false end
+  return held_by(tenant, expired_holds(tenant, now_ms())) + added > bytes_max
+end
+
+-- Whether a single entry is there says SADD further down, if it fits in any case.
+local is_one = #uuids == 1
+local fresh, size = sift(is_one and {} or seen(uuids))
+local is_full = is_full_at(size)
+if is_full and is_one then
+  fresh, size = sift(seen(uuids))
+  is_full = is_full_at(size)
 end
 if is_full then
   write_even_when_full()
@@ -62,20 +77,22 @@ if is_full then
   return {'full'}
 end
 
--- In one command each, for the usual handful of entries.
+-- In one command each, for the usual handful of entries. Returns how many the last one took.
 local function push(command, name, values)
+  local taken = 0
   for first = 1, #values, SEEN_AT_ONCE do
-    redis.call(command, name, unpack(values, first, math.min(first + SEEN_AT_ONCE - 1, #values)))
+    taken = redis.call(command, name, unpack(values, first, math.min(first + SEEN_AT_ONCE - 1, #values)))
   end
+  return taken
 end
 
 local lines, new = {}, {}
 for _, entry in ipairs(fresh) do
-  lines[#lines + 1] = A.subpath .. '\n' .. entry.json
   if entry.uuid ~= '' then new[#new + 1] = entry.uuid end
 end
+if push('SADD', K.transcript_seen, new) == 0 and is_one then fresh, size = sift({1}) end
+for _, entry in ipairs(fresh) do lines[#lines + 1] = A.subpath .. '\n' .. entry.json end
 push('RPUSH', K.transcript, lines)
-push('SADD', K.transcript_seen, new)
 redis.call('HSET', K.transcripts, session, int(size))
 for i = 1, #sizes, 2 do
   local other = sizes[i]
@@ -88,6 +105,7 @@ if ttl > 0 then
     redis.call('PEXPIRE', name, int(ttl))
   end
 end
-if tenant then hold(tenant, conversation, added) end
+local added = in_steps(size) - in_steps(before)
+if tenant and added ~= 0 then hold(tenant, conversation, added) end
 if A.subpath == '' and held[3] then redis.call('HSET', key('turn', held[3]), 'remembered', session) end
 return {'ok'}

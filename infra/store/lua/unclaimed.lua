@@ -27,6 +27,7 @@ for _, id in ipairs(due) do
   local turn = read_turn(id)
   if not turn or is_ended(turn.state) then
     redis.call('ZREM', K.turns_open, id)
+    if not turn then redis.call('UNLINK', key('turn_readers', id)) end
   elseif is_adrift(turn) then
     local n = end_turn(turn, 'failed', turn.seq + 1, A.adrift, A.adrift_code, A.events_max, A.ended_ttl_ms)
     announce(turn, '0', n, A.adrift)

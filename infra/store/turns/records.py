@@ -201,7 +201,7 @@ def turn_record(turn: TurnId, held: Mapping[str, str]) -> TurnRecord:
         fence=Fence(int(held["fence"])),
         seq=int(held["seq"]),
         created_ms=int(held["created"]),
-        sealed_key=held.get("key_sealed"),
+        sealed_key=held.get("key_sealed") or None,
         key_expires_ms=int(held["key_expires"]),
         on_disconnect=word(OnDisconnect, held["on_disconnect"]),
         lane=word(Lane, held.get("lane", Lane.AGENT)),

@@ -284,7 +284,7 @@ MOVED_AND_CAME_BACK = Schedule(
             id="a request goes with the end of its turn",
         ),
         pytest.param(
-            without("hold(tenant, run.turn, size)"),
+            without("if more > 0 then hold(tenant, run.turn, more) end"),
             None,
             id="what a turn says counts",
         ),

@@ -71,8 +71,7 @@ local function drop_transcript(conversation, session)
   local tenant = redis.call('HGET', key('conversation', conversation), 'tenant')
   if tenant then
     local size = tonumber(redis.call('HGET', key('transcripts', conversation), session)) or 0
-    local entries = redis.call('LLEN', key('transcript', conversation, session))
-    hold(tenant, conversation, -(size + entries * ENTRY_BYTES))
+    hold(tenant, conversation, -in_steps(size))
   end
   redis.call('UNLINK', key('transcript', conversation, session),
     key('transcript_seen', conversation, session))

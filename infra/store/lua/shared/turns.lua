@@ -8,14 +8,14 @@ local ORDER_BYTES_MAX = 61440
 local function read_turn(id)
   local held = redis.call('HMGET', key('turn', id),
     'state', 'conv', 'tenant', 'replica', 'seq', 'attempt', 'cancel', 'fence', 'created', 'base', 'idem',
-    'metered', 'begun', 'known', 'sdk_session', 'remembered', 'request_bytes')
+    'metered', 'begun', 'known', 'sdk_session', 'remembered', 'request_bytes', 'said')
   if not held[1] then return nil end
   return {
     id = id, key = key('turn', id), state = held[1], conversation = held[2], tenant = held[3],
     replica = held[4], seq = tonumber(held[5]) or 0, attempt = tonumber(held[6]) or 0,
     cancel = held[7], fence = held[8], created = tonumber(held[9]) or 0, base = held[10], idem = held[11],
     metered = held[12], begun = held[13], known = tonumber(held[14]), sdk_session = held[15],
-    remembered = held[16], request_bytes = tonumber(held[17]),
+    remembered = held[16], request_bytes = tonumber(held[17]), said = tonumber(held[18]) or 0,
   }
 end
 
@@ -75,6 +75,16 @@ local function idempotency_of(turn)
   return redis.call('GET', name) == turn.id and name or nil
 end
 
+-- A repeat finds the turn for as long as its record lives. A key that leads to a later turn lives as
+-- long as that one's.
+local function shorten_idempotency(turn, life_ms)
+  if not turn.idem or turn.idem == '' then return end
+  local name = key('idempotency', turn.tenant, turn.idem)
+  local found = redis.call('GETEX', name, 'PX', life_ms)
+  if not found or found == turn.id then return end
+  redis.call('PEXPIRE', name, redis.call('PTTL', key('turn', found)))
+end
+
 -- Keeps a message that was stopped before its agent had it, of a client that will not send it again:
 -- it goes with the next one. Called while the request is there; longer ones are let go.
 local function keep_unheard(turn)
@@ -94,27 +104,28 @@ end
 
 -- Ends a turn: its last event, its state, a short remaining life. What only a turn needs that goes on
 -- is no longer kept and no longer counts: sealed key, request, heads, and the base, which may name
--- thousands of prompts. `usage`, if there is one, is kept unless something was metered.
+-- thousands of prompts. `usage`, if there is one, is kept unless something was metered; `remembered` is
+-- what its conversation holds more than before, if that is known here.
 -- Returns the number of the end event.
-local function end_turn(turn, new, n, payload, reason, events_max, ended_ttl_ms, usage)
+local function end_turn(turn, new, n, payload, reason, events_max, ended_ttl_ms, usage, remembered)
   n = log_end(turn, n, payload, events_max)
   if new == 'cancelled' and turn.state ~= 'running' then keep_unheard(turn) end
   local request, heads = key('turn_request', turn.id), key('turn_heads', turn.id)
   local let_go = turn.request_bytes or redis.call('STRLEN', request)
   if turn.base then let_go = let_go + #turn.base + redis.call('STRLEN', heads) end
-  local fields = {'seq', int(n), 'ended', int(now_ms())}
-  if reason ~= '' then fields[5], fields[6] = 'reason', reason end
+  local fields = {'seq', int(n), 'ended', int(now_ms()), 'key_sealed', ''}
+  if reason ~= '' then fields[7], fields[8] = 'reason', reason end
   if usage and not turn.metered then fields[#fields + 1], fields[#fields + 2] = 'usage', usage end
   step_turn(turn, new, fields)
-  hold(turn.tenant, turn.id, #payload - let_go)
+  let_go = let_go + counted_log(turn.said, turn.seq) - log_bytes(turn.said, turn.seq)
+  hold_more(turn.tenant, {{turn.id, #payload - let_go}, {turn.conversation, remembered or 0}})
   redis.call('ZADD', key('tenant_held_until', turn.tenant), 'XX', int(now_ms() + ended_ttl_ms), turn.id)
   redis.call('UNLINK', request, heads, key('turn_readers', turn.id))
-  redis.call('HDEL', turn.key, 'key_sealed', 'base')
+  if turn.base then redis.call('HDEL', turn.key, 'base') end
   for _, kind in ipairs({'turn', 'turn_events'}) do
     redis.call('PEXPIRE', key(kind, turn.id), ended_ttl_ms)
   end
-  local idempotency = idempotency_of(turn)
-  if idempotency then redis.call('PEXPIRE', idempotency, ended_ttl_ms) end
+  shorten_idempotency(turn, ended_ttl_ms)
   redis.call('ZREM', KEY.turns_open, turn.id)
   redis.call('ZREM', key('tenant_running', turn.tenant), turn.id)
   return n

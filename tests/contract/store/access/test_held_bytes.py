@@ -7,6 +7,8 @@ resends its history grew with the square of its length.
 
 from __future__ import annotations
 
+import json
+
 import pytest
 from redis.asyncio import Redis
 
@@ -174,6 +176,41 @@ async def test_a_message_stopped_while_the_first_turn_runs_counts_on(scene: Scen
     assert await held_of(scene, C) == before + 300
 
 
+async def test_a_message_stopped_while_a_later_turn_runs_stands_behind_it(scene: Scene) -> None:
+    """The list goes on from all that was known, and is longer than that."""
+    first, _ = await remember(scene, TurnBase(kind=BaseKind.FRESH, digest="0" * 16))
+    turn = (await scene.offer(scene.new_turn())).turn
+    lease = await scene.acquire()
+    await scene.claim(lease)
+    base = TurnBase(kind=BaseKind.CONTINUE, keep=1, known=1, digest="1" * 16)
+    await scene.store.turns.start(lease, turn, base=base)
+    stopped = [await scene.submit(is_thin=True) for _ in range(2)]
+    for waiting in stopped:
+        await scene.store.turns.cancel(waiting, tenant=TENANT, reason="stop")
+    started = encode_event(TurnStarted(sdk_session="s-1", model="m"))
+    await scene.store.log.append(lease, turn, [(1, started)])
+    await scene.store.turns.finish(lease, turn, 2, DONE, idle_timeout_s=60)
+    entries = await scene.redis.lrange(scene.keys.accepted(C), 0, -1)  # type: ignore[misc]
+    assert [json.loads(entry)["turn"] for entry in entries] == [first, turn, *stopped]
+
+
+async def test_a_log_counts_in_steps_until_its_turn_ends(scene: Scene) -> None:
+    lease, turn = await run(scene, saying(scene, "Hello"))
+    before, last = await held_of(scene, turn), 0
+    counted = []
+    for _ in range(8):
+        last = await scene.store.log.append(lease, turn, text_events(last + 1, 20))
+        counted.append(await held_of(scene, turn) - before)
+    assert counted[0] == 0, "a step is counted from the beginning"
+    assert len(set(counted)) < len(counted) - 2
+    said = int(await scene.redis.hget(scene.keys.turn(turn), "said") or 0)  # type: ignore[misc]
+    assert 0 <= 2048 + counted[-1] - (said + 16 * last) < 2048
+
+    await scene.store.turns.finish(lease, turn, last + 1, DONE, idle_timeout_s=60)
+    kept = await held_of(scene, turn) - TURN_BYTES - said - 16 * last
+    assert 0 < kept < 300, "the end event"
+
+
 async def test_a_message_that_waited_unheard_counts_until_it_is_heard(scene: Scene) -> None:
     first = TurnBase(kind=BaseKind.FRESH, digest="0" * 16)
     await remember(scene, first)
@@ -265,7 +302,7 @@ async def test_a_tenant_at_its_bound_is_refused_and_nobody_else(scene: Scene) ->
 
 
 async def test_a_repeat_is_not_refused_at_the_bound(scene: Scene) -> None:
-    limits = SubmitLimits(turns_waiting_max=8, tenant_bytes_max=TURN_BYTES + 1000)
+    limits = SubmitLimits(turns_waiting_max=8, tenant_bytes_max=TURN_BYTES + 3000)
     first = await scene.offer(scene.new_turn(idempotency="k"), limits=limits)
     again = await scene.offer(scene.new_turn(idempotency="k"), limits=limits)
     assert (again.created, again.turn) == (False, first.turn)

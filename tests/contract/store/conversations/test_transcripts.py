@@ -113,7 +113,7 @@ async def test_a_stale_owner_keeps_nothing(scene: Scene) -> None:
 
 
 async def test_a_session_that_grows_too_large_is_not_kept_at_all(scene: Scene) -> None:
-    small = TranscriptStore(scene.redis, scene.keys, max_bytes=120)
+    small = TranscriptStore(scene.redis, scene.keys, max_bytes=320)
     lease = await scene.acquire()
     assert await small.append(lease, S1, part("a"))
     assert await small.append(lease, S1, part("b", "a"))
@@ -138,7 +138,7 @@ async def test_a_claim_tells_that_the_session_cannot_be_resumed(scene: Scene) ->
 
 
 async def test_a_new_session_starts_with_room_again(scene: Scene) -> None:
-    small = TranscriptStore(scene.redis, scene.keys, max_bytes=60)
+    small = TranscriptStore(scene.redis, scene.keys, max_bytes=160)
     lease = await scene.acquire()
     await make_own(scene, lease, S1)
     assert not await small.append(lease, S1, part("a", "b"))

@@ -18,7 +18,7 @@ from infra.wire.events import Event, TextDelta, TurnStarted, encode_event
 from infra.wire.ids import ReaderId, TurnId
 from infra.wire.link import BaseKind
 from tests.contract.store.listening import Listener
-from tests.contract.store.scene import DONE, W1, C, Scene, scene_at
+from tests.contract.store.scene import DONE, TENANT, W1, C, Scene, scene_at
 from tests.fakes.redis_server import RealRedis
 
 pytestmark = pytest.mark.redis
@@ -102,10 +102,10 @@ def part(turn: TurnId) -> RawPart:
     ("limits", "most"),
     [
         pytest.param(
-            BOUNDED, {"submit": 31, "append": 10, "transcript": 10, "finish": 26}, id="bounded"
+            BOUNDED, {"submit": 25, "append": 7, "transcript": 8, "finish": 21}, id="bounded"
         ),
         pytest.param(
-            UNBOUNDED, {"submit": 27, "append": 10, "transcript": 10, "finish": 26}, id="unbounded"
+            UNBOUNDED, {"submit": 23, "append": 7, "transcript": 8, "finish": 21}, id="unbounded"
         ),
     ],
 )
@@ -128,3 +128,25 @@ async def test_a_warm_turn_is_four_scripts_of_few_commands(
     assert record is not None
     assert record.turns == 4
     assert counted.commands == most
+
+
+async def test_a_warm_conversation_sweeps_expired_bytes_now_and_then() -> None:
+    """Not in each turn, which would cost a command."""
+    server = RealRedis()
+    try:
+        server.launch()
+        async with scene_at(server.url, Keys("counted")) as scene:
+            counted = Counted(scene, BOUNDED)
+            await counted.turn()
+            held = scene.keys.tenant_held(TENANT)
+            await scene.redis.hset(held, mapping={"gone": 5})  # type: ignore[misc]
+            await scene.redis.zadd(scene.keys.tenant_held_until(TENANT), {"gone": 1})
+            is_there = []
+            async with Listener(scene, scene.keys.control_channel(W1)):
+                for _ in range(20):
+                    await counted.turn()
+                    is_there.append(await scene.redis.hexists(held, "gone"))  # type: ignore[misc]
+    finally:
+        server.remove()
+    assert is_there[:10] == [True] * 10
+    assert not is_there[-1]

@@ -156,3 +156,24 @@ async def test_another_tenants_reader_ends_nothing(scene: Scene) -> None:
     assert await state_of(scene, first.turn) is TurnState.QUEUED
     gone = await scene.store.readers.leave(TurnId("t"), reader(1), tenant=TENANT, hung_up=True)
     assert gone is TurnLeft.UNKNOWN
+
+
+async def test_readers_of_a_turn_whose_record_is_gone_go_with_the_next_look(scene: Scene) -> None:
+    """They have no lifetime of their own."""
+    first = await scene.offer(read_by(scene, reader(1)))
+    await scene.redis.delete(scene.keys.turn(first.turn))
+    assert await scene.redis.exists(scene.keys.turn_readers(first.turn)) == 1
+    assert await scene.store.turns.unclaimed(older_than_ms=0) == []
+    assert await scene.redis.exists(scene.keys.turn_readers(first.turn)) == 0
+
+
+async def test_end_of_a_turn_leaves_the_key_of_a_later_one_its_life(scene: Scene) -> None:
+    first = await scene.offer(read_by(scene, reader(1)))
+    other = await scene.offer(read_by(scene, reader(2), supersedes=first.turn))
+    assert other.turn != first.turn
+    await scene.store.turns.cancel(first.turn, tenant=TENANT, reason="stop")
+    record, key = scene.keys.turn(other.turn), scene.keys.idempotency(TENANT, "digest")
+    assert abs(await scene.redis.pttl(key) - await scene.redis.pttl(record)) < 60_000
+    await scene.store.turns.cancel(other.turn, tenant=TENANT, reason="stop")
+    assert abs(await scene.redis.pttl(key) - await scene.redis.pttl(record)) < 60_000
+    assert await scene.redis.pttl(record) < 2 * 3_600_000
