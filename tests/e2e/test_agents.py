@@ -1,0 +1,52 @@
+"""An agent that ships with the product is picked as `model`, on every kind of deployment."""
+
+from __future__ import annotations
+
+import json
+import uuid
+from typing import Any
+
+import openai
+import pytest
+
+from tests.e2e.deployments import MODEL, Deployment
+from tests.e2e.upstream import asked_for
+
+pytestmark = pytest.mark.timeout(240)
+
+
+def ask(deployment: Deployment, model: str, seen: list[Any], text: str) -> str:
+    """One more turn of the chat, which resends what it sees."""
+    seen.append({"role": "user", "content": text})
+    with deployment.client() as client:
+        answer = client.chat.completions.create(model=model, messages=seen)
+    said = answer.choices[0].message.content or ""
+    seen.append({"role": "assistant", "content": said})
+    return said
+
+
+def test_an_agent_works_with_its_own_prompt_and_sub_agents(deployment: Deployment) -> None:
+    task = f"toolnames {uuid.uuid4().hex}"
+    call = {"description": "find", "prompt": task, "subagent_type": "finder"}
+    ask(deployment, "reviewer", [], f"tool Agent {json.dumps(call)}")
+    found = [call["facts"] for call in asked_for(deployment, task)]
+    [finder] = [facts for facts in found if facts["prompt"].startswith("toolnames")]
+    assert finder["tools"] == 3, "Grep, Glob and Read"
+
+
+def test_a_chat_may_change_its_agent_and_forgets_nothing(deployment: Deployment) -> None:
+    seen: list[Any] = []
+    mark = uuid.uuid4().hex
+    ask(deployment, "reviewer", seen, f"tool bash echo {mark} > kept; echo reviewed-{mark}")
+    ask(deployment, MODEL, seen, f"tool bash cat kept then echo usual-{mark}")
+    told = ask(deployment, "reviewer", seen, "history")
+    assert f"reviewed-{mark}" in told
+    assert f"usual-{mark}" in told
+
+
+def test_who_asks_for_no_agent_is_told(deployment: Deployment) -> None:
+    with pytest.raises(openai.NotFoundError) as refused:
+        ask(deployment, "no-such-agent", [], "hi")
+    assert refused.value.code == "model_not_found"
+    with deployment.client() as client:
+        assert "reviewer" in {model.id for model in client.models.list()}
