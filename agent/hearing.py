@@ -8,11 +8,12 @@ import uuid
 
 from claude_agent_sdk import Message, SystemMessage
 
+from agent.answer_in_form import AnswerInForm
 from agent.cli.offers import OfferedCall, Offers
 from agent.client_functions import ClientFunctions
 from agent.translate.translator import Translator
 from agent.turn import RunningTurn
-from infra.wire.endings import declared_end
+from infra.wire.endings import declared_end, interrupted_end
 from infra.wire.errors import ErrorCode
 from infra.wire.events import EndReason, Notice, TextDelta, ToolCall, TurnEnded
 from infra.wire.states import TurnState
@@ -24,13 +25,19 @@ log = logging.getLogger(__name__)
 class TurnHearing:
     """Listens to the CLI for one turn and reports its events."""
 
-    def __init__(self, turn: RunningTurn, functions: ClientFunctions) -> None:
+    def __init__(
+        self, turn: RunningTurn, functions: ClientFunctions, answer: AnswerInForm | None
+    ) -> None:
+        """`answer`: the turn ends with an answer in a form, unless it ends with a call."""
         self._turn = turn
         self.functions = functions
+        self._answer = answer
         self.offers: Offers | None = None
         """What the CLI that was asked offers."""
         self.prompt_id = str(uuid.uuid4())
-        offered = frozenset(offer.name for offer in functions.offers)
+        self.offered = [*functions.offers, *(answer.offers if answer else ())]
+        """The tools that the turn offers."""
+        offered = frozenset(offer.name for offer in self.offered)
         self.translator = Translator(self.prompt_id, offered=offered)
         self.ended: TurnEnded | None = None
         self.over = asyncio.Event()
@@ -38,6 +45,11 @@ class TurnHearing:
         """Whether the prompt was sent to a CLI."""
         self.has_said = False
         """Whether the answer has begun, or a tool was called."""
+
+    @property
+    def wish(self) -> str | None:
+        """What is added to the prompt."""
+        return self._answer.wish if self._answer else self.functions.wish
 
     @property
     def calls(self) -> list[OfferedCall]:
@@ -53,25 +65,50 @@ class TurnHearing:
         self.over.clear()
         return id
 
-    def lacks_call(self, ended: TurnEnded) -> bool:
-        """Whether the model has finished without the call that the turn has to end with."""
-        is_finished = ended.state is TurnState.DONE and ended.end_reason is EndReason.DONE
-        return is_finished and self.functions.needs_call and not self.functions.is_given_up
+    async def reminder(self, ended: TurnEnded) -> str | None:
+        """What to tell the model if it has finished without what the turn has to end with."""
+        if self._lacks_call(ended):
+            return self.functions.reminder
+        if self._answer and _is_finished(ended):
+            await asyncio.to_thread(self._answer.read_prose)
+            if not self._answer.is_given and not self._answer.is_given_up:
+                return self._answer.reminder
+        return None
 
-    def judged(self, ended: TurnEnded) -> TurnEnded:
-        """How the turn ends, if the CLI ended like this."""
+    async def concluded(self, ended: TurnEnded) -> TurnEnded:
+        """Report what the turn ends with, and return how it ends if the CLI ended like this."""
+        ended = self._judged(ended)
+        if ended.end_reason is EndReason.CALLS:
+            for call in self.functions.told(self.calls):
+                await self._turn.say(call)
+        elif self._answer and ended.state is TurnState.DONE:
+            return await self._tell_answer(self._answer, ended)
+        return ended
+
+    async def _tell_answer(self, answer: AnswerInForm, ended: TurnEnded) -> TurnEnded:
+        await asyncio.to_thread(answer.read_prose)
+        if answer.is_given:
+            for event in answer.told():
+                await self._turn.say(event)
+            return ended.model_copy(update={"end_reason": EndReason.DONE})
+        if (reason := self._turn.interrupted) is not None:  # Before it could be asked again.
+            return interrupted_end(reason).model_copy(update={"usage": ended.usage})
+        return _failed_as(ErrorCode.FORM_NOT_KEPT, ended) if _is_finished(ended) else ended
+
+    def _lacks_call(self, ended: TurnEnded) -> bool:
+        """Whether the model has finished without the call that the turn has to end with."""
+        functions = self.functions
+        return _is_finished(ended) and functions.needs_call and not functions.is_given_up
+
+    def _judged(self, ended: TurnEnded) -> TurnEnded:
+        """How the turn ends by the calls of the client's functions."""
         if ended.state is TurnState.DONE and self.functions.is_given_up:
             return _failed_as(Case.CALLS_WRONG, ended)
-        if self.lacks_call(ended):
+        if self._lacks_call(ended):
             return _failed_as(Case.CALL_MISSING, ended)
         if ended.end_reason is EndReason.CALLS and not self.calls:
             return _failed_as(ErrorCode.AGENT_FAILED, ended)
         return ended
-
-    async def tell_calls(self) -> None:
-        """Report the open calls."""
-        for call in self.functions.told(self.calls):
-            await self._turn.say(call)
 
     async def hear(self, message: Message) -> None:
         """Report the events of a message. Waits while the outbox is full."""
@@ -86,10 +123,14 @@ class TurnHearing:
                     self.over.set()
                     return
                 self.has_said = self.has_said or isinstance(event, TextDelta | ToolCall)
-                await self._turn.say(event)
+                await self._turn.say(self._answer.shown(event) if self._answer else event)
         except Exception:  # A message that we cannot read must not end the reading.
             log.exception("a message of the CLI could not be translated")
             await self._turn.say(Notice(text="A part of the agent's answer could not be read."))
+
+
+def _is_finished(ended: TurnEnded) -> bool:
+    return ended.state is TurnState.DONE and ended.end_reason is EndReason.DONE
 
 
 def _failed_as(why: ErrorCode | Case, ended: TurnEnded) -> TurnEnded:

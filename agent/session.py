@@ -15,6 +15,7 @@ import uuid
 from collections.abc import Callable
 from pathlib import Path
 
+from agent.answer_in_form import AnswerInForm
 from agent.cli.cli import Cli, CliFailed, CliNotStarted, first_of
 from agent.cli.early import EarlyCli
 from agent.cli.options import build_options, launch_key, own_tools
@@ -35,6 +36,7 @@ from agent.turn import RunningTurn
 from infra.wire.endings import declared_end, interrupted_end
 from infra.wire.errors import ErrorCode, MalformedMessage, UnknownMessage
 from infra.wire.events import EndReason, TurnEnded
+from infra.wire.form_tool import FORM_TOOL
 from infra.wire.link import (
     AgentSettings,
     Answer,
@@ -122,7 +124,8 @@ class ClaudeSession:
     async def _run(self, turn: RunningTurn) -> TurnEnded:
         oom_before = oom_kills()
         functions = await asyncio.to_thread(_functions, turn)
-        hearing, before = TurnHearing(turn, functions), self._memory.mark
+        answer = await asyncio.to_thread(_answer_in_form, turn)
+        hearing, before = TurnHearing(turn, functions, answer), self._memory.mark
         try:
             ended = await self._ask_patiently(turn, hearing)
         except CliFailed as failure:
@@ -178,20 +181,17 @@ class ClaudeSession:
         cli = await self._ready(turn.start)
         if stopped := _stopped(turn):
             return stopped
-        await cli.offer(hearing.functions.offers)
+        await cli.offer(hearing.offered)
         hearing.offers = cli.offers
-        *frames, prompt = self._to_say(turn.start, hearing.functions)
+        *frames, prompt = self._to_say(turn.start, hearing.wish)
         await cli.tell(frames, model=turn.start.settings.model)
         self._unfinished, self._open_calls = None, ()
         hearing.is_asked = True
         ended = await self._heard(cli, hearing, prompt.content, id=hearing.prompt_id)
-        if hearing.lacks_call(ended) and not turn.interrupted:
-            reminder = {"type": "text", "text": hearing.functions.reminder}
-            ended = await self._heard(cli, hearing, [reminder], id=hearing.listen_again())
-        ended = hearing.judged(ended)
-        if ended.end_reason is EndReason.CALLS:
-            await hearing.tell_calls()
-        return ended
+        if (reminder := await hearing.reminder(ended)) and not turn.interrupted:
+            content = [{"type": "text", "text": reminder}]
+            ended = await self._heard(cli, hearing, content, id=hearing.listen_again())
+        return await hearing.concluded(ended)
 
     async def _heard(
         self, cli: Cli, hearing: TurnHearing, content: list[Json], *, id: str
@@ -203,11 +203,11 @@ class ClaudeSession:
             raise CliFailed(cli.fault or "the CLI ended")
         return hearing.ended
 
-    def _to_say(self, start: StartTurn, functions: ClientFunctions) -> list[Said]:
+    def _to_say(self, start: StartTurn, wish: str | None) -> list[Said]:
         """What the CLI gets for the turn: the prompt, and before it what its memory lacks."""
         to_tell = self._memory.to_tell
-        wish = [{"type": "text", "text": functions.wish}] if functions.wish else []
-        prompt = Said("user", [*to_tell.content, *content_of(start.prompt), *wish])
+        wished = [{"type": "text", "text": wish}] if wish else []
+        prompt = Said("user", [*to_tell.content, *content_of(start.prompt), *wished])
         first, *others = [*to_tell.frames, prompt]
         if (left := self._unfinished) is None:
             return paired([first, *others], self._open_calls)
@@ -416,9 +416,16 @@ def _end_of(
 def _functions(turn: RunningTurn) -> ClientFunctions:
     """What the turn offers of its client; its history then says the names that the model knows."""
     start = turn.start
-    taken = own_tools(start.settings)
+    taken = own_tools(start.settings) | {FORM_TOOL}
     functions = ClientFunctions(start.turn_options.client_tools, taken=taken)
     history = functions.known_as(start.history)
     if history != start.history:
         turn.start = start.model_copy(update={"history": history})
     return functions
+
+
+def _answer_in_form(turn: RunningTurn) -> AnswerInForm | None:
+    """The answer, if it has to have a form. A turn that has to end with a call has none."""
+    wanted = turn.start.turn_options
+    is_call = wanted.client_tools is not None and wanted.client_tools.is_required
+    return AnswerInForm(wanted.answer_form) if wanted.answer_form and not is_call else None

@@ -26,6 +26,9 @@ from infra.wire.errors import ErrorCode, RequestRefused
 from infra.wire.options import ConversationOptions
 from infra.wire.turns import Lane, OnDisconnect
 
+_FORM_COST = 32
+"""A byte of a schema costs as much to check as so many bytes of a body to parse."""
+
 
 class ChatReader:
     """Reads chat requests; raises `RequestRefused` for invalid ones."""
@@ -77,6 +80,9 @@ class ChatReader:
                 param="model",
             )
         prompt = await self._read_messages(request, chat, caller, body)
+        turn_options = await self._large.read(
+            chat.form_bytes * _FORM_COST, lambda: read_turn_options(chat), tenant=tenant
+        )
         lane = self._rules.lane_of(chat, headers)
         ask = Ask(
             caller=caller,
@@ -94,7 +100,7 @@ class ChatReader:
             options=_options_under(
                 chosen, read_options(headers, metadata, egress_profiles=self._egress_profiles)
             ),
-            turn_options=read_turn_options(chat),
+            turn_options=turn_options,
             repeat=read_repeat(headers, body, max_chars=settings.max_header_chars),
         )
         return chat, ask

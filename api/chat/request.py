@@ -221,6 +221,12 @@ class ChatRequest(Struct, frozen=True):
         }
 
     @property
+    def form_bytes(self) -> int:
+        """The size of `response_format`."""
+        raw = given(self.response_format)
+        return len(memoryview(raw)) if raw is not None else 0
+
+    @property
     def form(self) -> dict[str, Any] | None:
         """The requested format of the answer. Raises `RequestRefused`."""
         raw = given(self.response_format)

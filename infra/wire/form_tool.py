@@ -17,6 +17,8 @@ FORM_TOOL = "give_answer"
 """Its name, as the model sees it, perhaps behind a prefix."""
 TRIES = 4
 """How often a model may give an answer that does not fit, or none at all."""
+WISH = f"[Finish this turn by calling `{FORM_TOOL}` with your final answer.]"
+"""What is added to a prompt, because a description alone is easily forgotten."""
 REMINDER = (
     f"[You have not given your answer yet. Call the tool {FORM_TOOL} now, with the whole answer as "
     "its input. What you write outside of it is not seen.]"
