@@ -10,7 +10,7 @@ from typing import Protocol
 
 from agent.outbox import Outbox
 from infra.wire.answers import ToldHeads
-from infra.wire.events import Event, TurnEnded
+from infra.wire.events import Event, Notice, TurnEnded, TurnStarted
 from infra.wire.link import AgentSettings, InterruptReason, StartTurn
 
 
@@ -29,6 +29,9 @@ class RunningTurn:
         """Report an event. Waits while the outbox is full."""
         self.answer.add(event)
         await self.outbox.put(event)
+        if isinstance(event, TurnStarted):
+            for text in self.start.notices:
+                await self.outbox.put(Notice(text=text))
 
     def interrupt(self, reason: InterruptReason) -> None:
         """Ask the turn to end. The first reason counts."""

@@ -47,7 +47,7 @@ class Surroundings:
     available_memory_mb: Callable[[], int | None] | None = None
     """None: as the settings say."""
     files: FileStore | None = None
-    """Swept by this worker, if given."""
+    """What callers upload; swept by this worker."""
 
 
 @dataclass(frozen=True)
@@ -161,6 +161,7 @@ def assembled(
         queue=store.queue,
         room=store.room,
         profiles=store.profiles,
+        files=around.files,
         registry=store.workers,
         live=store.publisher(),
     )

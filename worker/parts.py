@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from infra.files.store import FileStore
 from infra.runtime.clock import Clock
 from infra.runtime.settings.agents import AgentDefaults, IsolationSettings
 from infra.runtime.settings.chats import SideSettings
@@ -162,6 +163,8 @@ class ConversationParts(LaneParts, HostParts):
     transcripts: TranscriptStore
     room: WaitingRoom
     profiles: ProfileStore
+    files: FileStore | None = None
+    """What callers upload; None in a test without any."""
     held_lines: HeldLines = field(default_factory=HeldLines)
 
     @property

@@ -9,8 +9,11 @@ from __future__ import annotations
 HONOURED: frozenset[str] = frozenset(
     {
         "messages", "messages[].content", "messages[].content[].file",
-        "messages[].content[].file.file_data", "messages[].content[].file.filename",
+        "messages[].content[].file.file_data", "messages[].content[].file.file_id",
+        "messages[].content[].file.filename",
         "messages[].content[].image_url", "messages[].content[].image_url.url",
+        "messages[].content[].input_audio", "messages[].content[].input_audio.data",
+        "messages[].content[].input_audio.format",
         "messages[].content[].refusal", "messages[].content[].text", "messages[].content[].type",
         "messages[].function_call", "messages[].function_call.arguments",
         "messages[].function_call.name", "messages[].name", "messages[].refusal",
@@ -25,9 +28,7 @@ HONOURED: frozenset[str] = frozenset(
     }
 )  # fmt: skip
 
-REFUSED: frozenset[str] = frozenset(
-    {"messages[].content[].file.file_id", "messages[].content[].input_audio", "n"}
-)
+REFUSED: frozenset[str] = frozenset({"n"})
 """400 in the newest message, a note in an earlier one; `n` above 1 is 400."""
 
 IGNORED_PARAMETERS: frozenset[str] = frozenset(

@@ -10,15 +10,18 @@ runs its own tools.
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Iterator, Sequence
 from typing import Literal
 
-from api.chat.blocks import NamedFiles, blocks_of
+from api.chat.attached import NamedFiles
+from api.chat.blocks import blocks_of
 from api.chat.request import Called, ChatMessage, built_of, counted, given, text_of
 from api.turns.ask import Prompt, prompt_of
+from infra.files.kinds import text_in
 from infra.wire.errors import RequestRefused
 from infra.wire.history import GO_ON
-from infra.wire.turns import ContentBlock, HistoryMessage, TextBlock
+from infra.wire.turns import ContentBlock, FileBlock, HistoryMessage, TextBlock
 
 _SYSTEM_ROLES = frozenset({"system", "developer"})
 _RESULT_ROLES = frozenset({"tool", "function"})
@@ -79,7 +82,14 @@ def _has_answers(messages: Sequence[ChatMessage]) -> bool:
 
 
 def _text(block: ContentBlock) -> str:
-    return block.text if isinstance(block, TextBlock) else "[Left out here: a picture or document]"
+    if isinstance(block, TextBlock):
+        return block.text
+    if isinstance(block, FileBlock) and block.data is not None:
+        text = text_in(base64.b64decode(block.data))
+        if text is not None:
+            head = f"[File {block.filename}]\n" if block.filename else ""
+            return head + text
+    return "[Left out here: a picture or document]"
 
 
 def _blocks(

@@ -7,15 +7,15 @@ from collections.abc import Mapping
 from fastapi import Request
 
 from api.access.agents import AgentCatalog, ChosenAgent
-from api.chat.blocks import NamedFiles
+from api.chat.attached import NamedFiles
 from api.chat.prompt import read_messages
 from api.chat.request import ChatRequest, read_chat_request
 from api.chat.side_requests import SideRules
 from api.chat.turn_options import read_turn_options
-from api.files.given import HELD_PER_BYTE, load_files
+from api.files.given import FileBounds, find_files
 from api.files.stored_files import StoredFiles
 from api.http.auth import Caller, without_key
-from api.http.bodies import LARGE_BYTES, LargeBodies, held_while_read, json_body
+from api.http.bodies import LargeBodies, held_while_read, json_body
 from api.http.edge import held_body
 from api.turns.ask import Ask, Prompt
 from api.turns.naming import conversation_name, resends_history
@@ -42,17 +42,17 @@ class ChatReader:
         agents: AgentCatalog,
         large: LargeBodies,
         files: StoredFiles,
-        max_body_bytes: int,
+        file_bounds: FileBounds,
     ) -> None:
         """`egress_profiles` are the ones that a request may name; `large` parses long bodies in a
-        thread. `max_body_bytes` bounds the files that messages name, as it bounds those in them."""
+        thread."""
         self._settings = settings
         self._egress_profiles = egress_profiles
         self._rules = rules
         self._agents = agents
         self._large = large
         self._files = files
-        self._max_body_bytes = max_body_bytes
+        self._file_bounds = file_bounds
 
     async def read(self, request: Request, caller: Caller) -> tuple[ChatRequest, Ask]:
         """The request's body and headers, as an `Ask`."""
@@ -79,7 +79,7 @@ class ChatReader:
                 code=ErrorCode.MODEL_NOT_FOUND,
                 param="model",
             )
-        prompt = await self._read_messages(request, chat, caller, body)
+        prompt = await self._read_messages(chat, caller, body)
         turn_options = await self._large.read(
             chat.form_bytes * _FORM_COST, lambda: read_turn_options(chat), tenant=tenant
         )
@@ -105,29 +105,28 @@ class ChatReader:
         )
         return chat, ask
 
-    async def _read_messages(
-        self, request: Request, chat: ChatRequest, caller: Caller, body: bytearray
-    ) -> Prompt:
+    async def _read_messages(self, chat: ChatRequest, caller: Caller, body: bytearray) -> Prompt:
         """The prompt, with the files that the messages name. Few name any, so these are found by
         reading, and the messages are read again with them."""
-        files = NamedFiles()
+        most = self._file_bounds.files_max
+        files = NamedFiles(files_max=most)
 
         def read() -> Prompt:
             return read_messages(chat.messages, files)
 
         prompt = await self._large.read(len(body), read, tenant=caller.tenant)
-        if files.asked:
-            own = held_while_read(body)
+        if files.is_asked:
             files = NamedFiles(
-                await load_files(
-                    sorted(files.asked),
+                await find_files(
+                    files.newest,
+                    reversed(files.earlier),
                     caller,
                     self._files,
-                    max_bytes=self._max_body_bytes,
-                    hold=lambda count: held_body(request).hold(own + HELD_PER_BYTE * count),
-                )
+                    bounds=self._file_bounds,
+                ),
+                files_max=most,
             )
-            prompt = await self._large.read(LARGE_BYTES + 1, read, tenant=caller.tenant)
+            prompt = await self._large.read(len(body), read, tenant=caller.tenant)
         return prompt
 
 

@@ -52,8 +52,8 @@ _CONTENT = Meta(
             {"type": "array", "items": {"type": "object", "additionalProperties": True}},
             {"type": "null"},
         ],
-        "description": "Text, or parts of type `text`, `image_url` (data: URLs) and `file` (data: "
-        "URLs of PDF documents, text or images).",
+        "description": "Text, or parts of type `text`, `image_url`, `file` (each with a data: URL "
+        "or the `file_id` of an uploaded file of any type) and `input_audio`.",
     }
 )
 _Tokens = Annotated[float, Meta(ge=1, le=2**53), _WHOLE] | None
@@ -149,6 +149,8 @@ class Part(_Counted, frozen=True):
     file: Json = UNSET
     file_id: Json = UNSET
     file_data: Json = UNSET
+    file_url: Json = UNSET
+    input_audio: Json = UNSET
     filename: Json = UNSET
 
 

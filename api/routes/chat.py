@@ -15,6 +15,7 @@ from api.chat.side_requests import SideRules
 from api.chat.stream import ChatStream
 from api.chat.whole import WholeAnswer
 from api.deps import ApiDeps
+from api.files.given import FileBounds
 from api.http.edge import forget_headers, held_body
 from api.routes.openapi import CHAT_BODY, EVENT_STREAM, KEYED, NUMBERS_HEADER, chat_headers, errors
 from api.turns.ask import Ask
@@ -38,7 +39,7 @@ class ChatCompletions:
             agents=deps.agents,
             large=deps.large,
             files=deps.files,
-            max_body_bytes=deps.settings.max_body_bytes,
+            file_bounds=FileBounds.of(deps.settings),
         )
 
     async def create_chat_completion(self, request: Request) -> Response:

@@ -21,7 +21,14 @@ from typing import NamedTuple
 from infra.wire.answers import HEAD_CHARS, agree
 from infra.wire.base import Message
 from infra.wire.ids import TurnId
-from infra.wire.turns import CallBlock, ContentBlock, ResultBlock, TextBlock, TurnRequest
+from infra.wire.turns import (
+    CallBlock,
+    ContentBlock,
+    FileBlock,
+    ResultBlock,
+    TextBlock,
+    TurnRequest,
+)
 
 GO_ON = "Go on from where your last answer ends. Do not repeat any of it."
 """The prompt for an agent if the client's last message is an answer ("Continue")."""
@@ -94,6 +101,9 @@ def digest(content: Iterable[ContentBlock]) -> str:
             total.update(f"r{block.call}\0{block.name}\0{digest(block.content)}".encode())
         elif isinstance(block, CallBlock):
             total.update(f"c{block.id}\0{block.name}\0{block.arguments}".encode())
+        elif isinstance(block, FileBlock):
+            # The same whether its bytes came with the message or were uploaded before.
+            total.update(b"f" + bytes.fromhex(block.digest))
         else:
             total.update(block.type[:1].encode() + hashlib.sha256(block.data.encode()).digest())
         total.update(b"\0")

@@ -151,6 +151,8 @@ class StartTurn(Message):
     history: tuple[HistoryMessage, ...] = ()
     restore_from: int | None = None
     prompt: tuple[ContentBlock, ...]
+    notices: tuple[str, ...] = ()
+    """What its user wants to know about it, told when it starts."""
 
 
 class Prepare(Message):

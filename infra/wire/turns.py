@@ -12,7 +12,7 @@ from typing import Annotated, Literal
 from pydantic import Field, TypeAdapter
 
 from infra.wire.base import Message, decode
-from infra.wire.ids import ConversationKey, TenantId, TurnId
+from infra.wire.ids import ConversationKey, FileId, TenantId, TurnId
 from infra.wire.options import (
     NO_OPTIONS,
     NO_TURN_OPTIONS,
@@ -46,12 +46,13 @@ class TextBlock(Message):
 
 
 class ImageBlock(Message):
-    """An inline image. URLs are never fetched, so there is no other form."""
+    """An inline image, of a type that models see."""
 
     type: Literal["image"] = "image"
     media_type: str
     data: str
     """Base64."""
+    filename: str | None = None
 
 
 class DocumentBlock(Message):
@@ -86,8 +87,32 @@ class ResultBlock(Message):
     content: tuple[Annotated[TextBlock | ImageBlock, Field(discriminator="type")], ...] = ()
 
 
+class FileBlock(Message):
+    """A file of any type. Either its bytes are here (`data`), or they are in the file store (`file`
+    and `store`).
+
+    The worker puts it into the workspace, and what the model can read in its place. So an agent
+    gets none.
+    """
+
+    type: Literal["file"] = "file"
+    media_type: str
+    """As its sender says; may be empty, and wrong."""
+    bytes: int
+    digest: str
+    """SHA-256 of its content, 64 hex digits."""
+    filename: str | None = None
+    """As its sender calls it. Never used as a path."""
+    data: str | None = None
+    """Base64."""
+    file: FileId | None = None
+    store: str | None = None
+    """The identity of the file store that has it."""
+
+
 ContentBlock = Annotated[
-    TextBlock | ImageBlock | DocumentBlock | CallBlock | ResultBlock, Field(discriminator="type")
+    TextBlock | ImageBlock | DocumentBlock | FileBlock | CallBlock | ResultBlock,
+    Field(discriminator="type"),
 ]
 
 

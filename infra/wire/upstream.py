@@ -8,14 +8,23 @@ request itself faulty, they get the upstream's words, without host names and pat
 
 from __future__ import annotations
 
+import base64
 import json
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 from infra.wire.errors import ErrorCode
 from infra.wire.events import EndReason, TurnError, Usage
-from infra.wire.turns import CallBlock, ContentBlock, DocumentBlock, ResultBlock, TextBlock
+from infra.wire.turns import (
+    CallBlock,
+    ContentBlock,
+    DocumentBlock,
+    FileBlock,
+    ResultBlock,
+    TextBlock,
+)
 from infra.wire.words import SENTENCES, Case
 
 OPENING = "[The conversation begins with the assistant's words.]"
@@ -118,10 +127,23 @@ def content_block(block: ContentBlock) -> dict[str, Any]:
         told = [content_block(b) for b in block.content if not _is_blank(b)]
         named = {"name": block.name} if block.name else {}
         return {"type": "tool_result", "tool_use_id": block.call, "content": told, **named}
+    if isinstance(block, FileBlock):
+        return {"type": "text", "text": _shown(block)}
     source = {"type": "base64", "media_type": block.media_type, "data": block.data}
     if isinstance(block, DocumentBlock) and block.filename is not None:
         return {"type": "document", "source": source, "title": block.filename}
     return {"type": block.type, "source": source}
+
+
+def _shown(file: FileBlock) -> str:
+    """Where there is no agent, and so no workspace: its text, or that it was left out."""
+    name = file.filename or "without a name"
+    if file.data is not None:
+        with suppress(ValueError):  # Not base64, or not UTF-8.
+            text = base64.b64decode(file.data).decode()
+            if "\0" not in text:
+                return f"[File {name}]\n{text}"
+    return f"[Left out here: the file {name}]"
 
 
 def end_reason_of(stop_reason: str | None) -> EndReason:

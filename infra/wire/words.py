@@ -103,6 +103,24 @@ class Case(Enum):
         "The files of this API key may take {bytes} bytes together. Delete some.",
     )
     FILE_TOO_LARGE = ErrorCode.FILE_TOO_LARGE, "A file may have {bytes} bytes at most."
+    REQUEST_FILES = (
+        ErrorCode.INVALID_REQUEST,
+        "A message may carry {files} files at most. Send the others with another message.",
+    )
+    REQUEST_FILE_BYTES = (
+        ErrorCode.FILE_TOO_LARGE,
+        "The files of a message may have {bytes} bytes together. Send some with another message.",
+    )
+    FILES_DO_NOT_FIT = (
+        ErrorCode.WORKSPACE_FULL,
+        "The files that came with the message do not fit into the room that the files of this "
+        "conversation may take, so the turn was not begun. Send smaller ones, or ask the agent to "
+        "delete some first.",
+    )
+    SENT_FILE_GONE = (
+        ErrorCode.FILE_NOT_FOUND,
+        "A file that came with the message was deleted before the agent had it. Upload it again.",
+    )
     FILE_ELSEWHERE = (
         ErrorCode.FILE_STORE_UNAVAILABLE,
         "This file is kept where this server cannot read it. Its operators can read in "

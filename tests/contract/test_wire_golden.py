@@ -35,13 +35,14 @@ from infra.wire.events import (
     decode_event,
     encode_event,
 )
-from infra.wire.ids import ConversationKey, Fence, TenantId, TurnId, WorkerId
+from infra.wire.ids import ConversationKey, Fence, FileId, TenantId, TurnId, WorkerId
 from infra.wire.options import ClientTool, ClientTools, ConversationOptions, TurnOptions
 from infra.wire.profiles import SubAgent
 from infra.wire.states import TurnState
 from infra.wire.turns import (
     CallBlock,
     DocumentBlock,
+    FileBlock,
     HistoryMessage,
     ImageBlock,
     ResultBlock,
@@ -79,6 +80,17 @@ PROMPT = (
 )
 TOOLS = ClientTools(
     tools=(ClientTool(name="get_weather", description="The weather now."),), is_required=True
+)
+FILES = (
+    FileBlock(media_type="text/csv", bytes=4, digest="0" * 64, filename="a.csv", data="YTti"),
+    FileBlock(
+        media_type="",
+        bytes=300_000_000,
+        digest="f" * 64,
+        filename="b.zip",
+        file=FileId(f"file-{'0' * 32}"),
+        store="0123456789abcdef",
+    ),
 )
 PART = link.TranscriptPart(subpath="subagents/agent-1", entries=({"type": "user", "uuid": "u"},))
 USAGE = Usage(input_tokens=1, output_tokens=2, cache_creation_input_tokens=3)
@@ -194,7 +206,7 @@ TURNS: dict[str, Message] = {
         model="claude-sonnet-4-5-20250929",
         system_prompt="You are Ada.",
         history=HISTORY,
-        prompt=PROMPT,
+        prompt=(*PROMPT, *FILES),
         deadline_s=3600.0,
         idle_timeout_s=1800.0,
         sent=("0123456789abcdef", "fedcba9876543210"),
@@ -331,7 +343,7 @@ def test_every_message_of_the_wire_has_a_golden_file() -> None:
         if isinstance(model, type) and issubclass(model, BaseModel) and model is not Message
         if "type" in model.model_fields
     }
-    blocks = {TextBlock, ImageBlock, DocumentBlock, CallBlock, ResultBlock}
+    blocks = {TextBlock, ImageBlock, DocumentBlock, FileBlock, CallBlock, ResultBlock}
     assert typed - blocks == shown - {turns.TurnRequest, history.KeptPrompt}
     assert {path.stem for path in GOLDEN.glob("*.json")} == {str(case.id) for case in CASES}
 

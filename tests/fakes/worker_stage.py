@@ -26,6 +26,7 @@ from typing import Any, Self
 
 from redis.asyncio import Redis
 
+from infra.files.store import FileStore
 from infra.runtime.clock import Clock, SystemClock
 from infra.runtime.identity import new_turn_id
 from infra.runtime.sealing import SealContext
@@ -43,7 +44,7 @@ from infra.wire.frames import Frame, split_frames
 from infra.wire.ids import ConversationKey, HostId, ReplicaId, TenantId, TurnId, WorkerId
 from infra.wire.options import NO_TURN_OPTIONS, TurnOptions
 from infra.wire.states import TurnState
-from infra.wire.turns import HistoryMessage, Lane, TextBlock, TurnRequest
+from infra.wire.turns import ContentBlock, HistoryMessage, Lane, TextBlock, TurnRequest
 from tests.fakes.memory_gateway import MemoryGateway
 from tests.fakes.memory_host import HOST, MemoryHost, MemoryMachine
 from tests.fakes.scripted_agent import Script, ScriptedAgent
@@ -89,6 +90,10 @@ async def eventually(condition: Callable[[], bool], *, timeout_s: float = WAIT_S
     async with asyncio.timeout(timeout_s):
         while not condition():  # noqa: ASYNC110 - what is awaited here has no event to set
             await asyncio.sleep(0.01)
+
+
+def _blocks(said: str | tuple[ContentBlock, ...]) -> tuple[ContentBlock, ...]:
+    return (TextBlock(text=said),) if isinstance(said, str) else said
 
 
 class RunningWorker:
@@ -153,6 +158,8 @@ class Stage:
             tenant_bytes_max=self.settings.tenant_bytes_max,
         )
         self.gateway = MemoryGateway()
+        self.files: FileStore | None = None
+        """What workers started from now on find callers' files in."""
         self.real_gateway: Gateway | None = None
         """Used by workers started from now on, in place of the one in memory."""
         self.seal: Callable[[SealContext], str] = lambda context: "v1.sealed"
@@ -213,6 +220,7 @@ class Stage:
             renew_every_s=renew_every_s,
             beat_every_s=beat_every_s,
             available_memory_mb=memory,
+            files=self.files,
         )
         process = WorkerProcess(WorkerId(f"{host.host}-{secrets.token_hex(4)}"), around)
         worker = RunningWorker(process, self._group)
@@ -277,9 +285,9 @@ class Stage:
     async def ask(
         self,
         c: ConversationKey,
-        prompt: str,
+        prompt: str | tuple[ContentBlock, ...],
         *,
-        history: tuple[str, ...] = (),
+        history: tuple[str | tuple[ContentBlock, ...], ...] = (),
         answers: tuple[str, ...] = (),
         deadline_s: float = 60.0,
         idle_timeout_s: float = 60.0,
@@ -299,7 +307,7 @@ class Stage:
         begins: list[int] = []
         for text, answer in zip_longest(history, answers):
             begins.append(len(said))
-            said.append(HistoryMessage(role="user", content=(TextBlock(text=text),)))
+            said.append(HistoryMessage(role="user", content=_blocks(text)))
             if answer:
                 said.append(HistoryMessage(role="assistant", content=(TextBlock(text=answer),)))
         submitted = await self.store.turns.submit(
@@ -312,7 +320,7 @@ class Stage:
                     history=tuple(said),
                     begins=tuple(begins),
                     answers=tuple(map(shown_head, answers)),
-                    prompt=(TextBlock(text=prompt),),
+                    prompt=_blocks(prompt),
                     deadline_s=deadline_s,
                     idle_timeout_s=idle_timeout_s,
                     lane=lane,

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from dataclasses import replace
 
 from infra.runtime.logs import fields
 from infra.store.turns.turns import ADOPTIONS_MAX, Claimed
@@ -24,6 +25,7 @@ from infra.wire.errors import (
 )
 from infra.wire.link import AgentSettings, Launch
 from infra.wire.states import ConversationState, TurnState
+from worker.conversations.files_in import FilesIn, NotDelivered
 from worker.conversations.kept_link import KeptLink
 from worker.conversations.recorded_state import RecordedState
 from worker.conversations.session import HostSession
@@ -56,6 +58,7 @@ class Delivery:
         self._session = session
         self._link = link
         self._record = record
+        self._files = FilesIn(parts, held)
 
     async def deliver(self, run: TurnRun) -> None:
         """Work until the agent has been told of the turn, or the turn's end is decided.
@@ -91,6 +94,13 @@ class Delivery:
             run.declare(end, usable=False)
             return
         standing = await self._stand(run.claimed) if course is Course.START else None
+        if standing is not None:
+            try:
+                standing = await self._with_files(run, standing)
+            except NotDelivered as error:
+                log.info("files not delivered: %s", error, extra=fields(turn=run.turn))
+                run.declare(error.end)
+                return
         await self._open(run, standing)
         # The machine may have been suspended since the store agreed.
         await self._parts.ownership.make_sure(self._held)
@@ -180,6 +190,14 @@ class Delivery:
             transcript=transcript,
             restores=(link := self._link.current) is not None and link.welcome.restores,
         )
+
+    async def _with_files(self, run: TurnRun, standing: Standing) -> Standing:
+        """With the files of its messages in the workspace. Raises `NotDelivered`."""
+        delivered = await self._files.deliver(
+            run.claimed.request, standing.unheard, with_history=standing.tells_history
+        )
+        run.tell(delivered.request, notices=delivered.notices)
+        return replace(standing, unheard=delivered.unheard)
 
     async def _open(self, run: TurnRun, standing: Standing | None) -> None:
         """Prepare everything that the agent needs before it may work: the gateway beside the store,

@@ -31,13 +31,20 @@ class Standing:
     unheard: tuple[Unheard, ...] = ()
     """Messages that are sent together with the prompt."""
 
-    def start_line(self, request: TurnRequest, settings: AgentSettings) -> bytes:
+    @property
+    def tells_history(self) -> bool:
+        """Whether the agent gets the sent history. One that goes on has it."""
+        is_known = self.base.kind is BaseKind.CONTINUE and self.has_session
+        return self.restores or not is_known
+
+    def start_line(
+        self, request: TurnRequest, settings: AgentSettings, *, notices: tuple[str, ...] = ()
+    ) -> bytes:
         """The encoded `StartTurn`.
 
         The transcript is included as stored, because parsing 32 MiB would delay everybody else's
         deltas.
         """
-        goes_on = self.base.kind is BaseKind.CONTINUE and self.has_session and not self.restores
         unheard = tuple(block for said in self.unheard for block in said.prompt)
         line = StartTurn(
             turn=request.turn,
@@ -46,9 +53,10 @@ class Standing:
             turn_options=request.turn_options,
             base=self.base.kind,
             checkpoint=self.base.checkpoint,
-            history=() if goes_on else request.history,
+            history=request.history if self.tells_history else (),
             restore_from=request.begins[self.base.restored_from] if self.restores else None,
             prompt=(*unheard, *request.prompt),
+            notices=notices,
         ).encode()
         if self.transcript is None:
             return line

@@ -35,6 +35,7 @@ from infra.wire.link import (
     Replay,
 )
 from infra.wire.states import TurnState
+from infra.wire.turns import TurnRequest
 from worker.life import Life
 from worker.ownership import HeldLease
 from worker.parts import TurnParts
@@ -102,6 +103,8 @@ class TurnRun:
         self._parts = parts
         self._held = held
         self._standing: Standing | None = None
+        self._told = claimed.request
+        self._notices: tuple[str, ...] = ()
         self._begun_base = begun_base(claimed)
         """Its base, unless one is on record."""
         self._link: AgentLink | None = None
@@ -174,6 +177,12 @@ class TurnRun:
             self._parts.clock,
         )
 
+    def tell(self, request: TurnRequest, *, notices: tuple[str, ...]) -> None:
+        """What its agent is told in place of the claimed request, which names files that are in its
+        workspace now."""
+        self._told = request
+        self._notices = notices
+
     def needs_record(self) -> None:
         """It gets a new agent. Then the store takes a begun turn for one that nobody has heard of
         again, so its memory has to be on record before the agent hears of it."""
@@ -193,11 +202,11 @@ class TurnRun:
         assert self._standing is not None, "a turn starts on a memory"
         if not self._opened(link):
             return
-        request = self.claimed.request
+        request = self._told
         settings = agent_settings(
             request, self._parts.agents, self._parts.models, profile=self.claimed.profile
         )
-        link.send_line(self._standing.start_line(request, settings))
+        link.send_line(self._standing.start_line(request, settings, notices=self._notices))
         if self.timeline is not None:
             self.timeline.is_resumed = self._standing.transcript is not None
             self.timeline.note(StartPhase.TOLD)

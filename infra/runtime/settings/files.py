@@ -74,6 +74,17 @@ class FileSettings(Section):
         ge=0,
         description="Their bytes together; beyond it 413. 0: no limit.",
     )
+    request_files_max: int = Field(
+        50,
+        gt=0,
+        description="Files that one message may carry, inline or by their ids; beyond it 400. Of "
+        "the messages before it, the latest as many are given to the agent.",
+    )
+    request_file_bytes_max: int = Field(
+        1024 * 1024 * 1024,
+        gt=0,
+        description="Their bytes together, as far as they are named by their ids; beyond it 413.",
+    )
 
 
 def _parsed(text: str) -> dict[str, str]:

@@ -151,6 +151,18 @@ class Folders:
             record.take(fence)
         return self.of(c)
 
+    @contextlib.contextmanager
+    def entered(self, c: ConversationKey, fence: Fence) -> Iterator[int]:
+        """The open workspace, while no newer owner can take it."""
+        with self._records() as records, records.held(c) as record:
+            record.refuse_if_newer(fence)
+            with self._opened(_WORKSPACES) as above:
+                workspace, _ = open_folder(c, above, to_change=True)
+                try:
+                    yield workspace
+                finally:
+                    os.close(workspace)
+
     def last_fence(self, c: ConversationKey) -> Fence:
         """The fence of the last owner on this host; 0 if there is none, or it cannot be read."""
         with contextlib.suppress(OSError), self._records() as records:

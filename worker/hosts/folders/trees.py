@@ -126,7 +126,7 @@ def remove_tree(name: str, above: int, *, timeout_s: float = REMOVE_MAX_S) -> bo
     except OSError:
         return False
     try:
-        with _rights_of_the_owner(top):
+        with rights_of_the_owner(top):
             _empty(top, give_up_s=time.monotonic() + timeout_s)
     except PermissionError:
         return False
@@ -184,7 +184,7 @@ def _opened(name: str, above: int, device: int) -> Level:
 
 
 @contextlib.contextmanager
-def _rights_of_the_owner(folder: int) -> Iterator[None]:
+def rights_of_the_owner(folder: int) -> Iterator[None]:
     """Meanwhile root's thread has only the folder owner's rights over files.
 
     The kernel keeps these ids per thread, and takes the file capabilities away with them.

@@ -3,34 +3,36 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import json
 from typing import Any
 
 import pytest
 
+from api.chat.attached import NamedFiles
 from api.chat.prompt import read_messages
 from api.chat.request import read_chat_request
 from api.turns.ask import Prompt
 from infra.wire.errors import RequestRefused
 from infra.wire.history import GO_ON, digest
-from infra.wire.turns import DocumentBlock, HistoryMessage, ImageBlock, TextBlock
+from infra.wire.turns import DocumentBlock, FileBlock, HistoryMessage, ImageBlock, TextBlock
 
 PIXEL = base64.b64encode(b"pixel").decode()
 PNG = f"data:image/png;base64,{PIXEL}"
 
 
-def read(*messages: dict[str, Any]) -> Prompt:
+def read(*messages: dict[str, Any], files: NamedFiles | None = None) -> Prompt:
     body = json.dumps({"model": "m", "messages": messages}).encode()
-    return read_messages(read_chat_request(body).messages)
+    return read_messages(read_chat_request(body).messages, files)
 
 
 def user(content: Any) -> dict[str, Any]:
     return {"role": "user", "content": content}
 
 
-def refused(*messages: dict[str, Any]) -> RequestRefused:
+def refused(*messages: dict[str, Any], files: NamedFiles | None = None) -> RequestRefused:
     with pytest.raises(RequestRefused) as error:
-        read(*messages)
+        read(*messages, files=files)
     return error.value
 
 
@@ -137,11 +139,67 @@ def test_pdf_is_a_document() -> None:
     )
 
 
-def test_text_file_is_text() -> None:
-    data = base64.b64encode("größe".encode()).decode()
-    file = {"filename": "a.txt", "file_data": f"data:text/plain;base64,{data}"}
-    told = read(user([{"type": "file", "file": file}]))
-    assert told.prompt == (TextBlock(text="[File a.txt]\ngröße"),)
+FILES: list[tuple[str | None, str, str]] = [
+    ("größe.txt", "data:text/plain;base64,{}", "text/plain"),
+    ("a.docx", "data:application/msword;base64,{}", "application/msword"),
+    ("a.xml", "data:application/xml;base64,{}", "application/xml"),
+    ("../a.py", "data:text/x-python;base64,{}", "text/x-python"),
+    (None, "data:application/octet-stream;base64,{}", "application/octet-stream"),
+    ("a.csv", "{}", ""),
+    (None, "data:no type at all;base64,{}", ""),
+]
+
+
+@pytest.mark.parametrize(("filename", "url", "media_type"), FILES)
+def test_a_file_of_any_type_is_taken(filename: str | None, url: str, media_type: str) -> None:
+    content = "größe\0".encode()
+    data = base64.b64encode(content).decode()
+    file = {"filename": filename, "file_data": url.format(data)}
+    block = FileBlock(
+        media_type=media_type,
+        bytes=len(content),
+        digest=hashlib.sha256(content).hexdigest(),
+        filename=filename,
+        data=data,
+    )
+    for part in ({"type": "file", "file": file}, {"type": "input_file", **file}):
+        assert read(user([part])).prompt == (block,)
+        # As well in the messages before, which clients send again and again.
+        told = read(user([part]), {"role": "assistant", "content": "b"}, user("c"))
+        assert told.history[0].content == (block,)
+
+
+def test_a_sound_is_a_file() -> None:
+    part = {"type": "input_audio", "input_audio": {"data": "AAAA", "format": "mp3"}}
+    (block,) = read(user([part])).prompt
+    assert isinstance(block, FileBlock)
+    assert (block.filename, block.media_type) == ("recording.mp3", "audio/mpeg")
+    assert (block.bytes, block.data) == (3, "AAAA")
+
+
+def test_a_picture_that_no_model_sees_is_a_file() -> None:
+    part = {"type": "image_url", "image_url": {"url": "data:image/svg+xml;base64,AAAA"}}
+    (block,) = read(user([part])).prompt
+    assert isinstance(block, FileBlock)
+    assert block.media_type == "image/svg+xml"
+
+
+def test_a_message_carries_so_many_files_and_no_more() -> None:
+    files = NamedFiles({}, files_max=3)
+    picture = {"type": "image_url", "image_url": {"url": PNG}}
+    assert len(read(user([picture] * 3), files=files).prompt) == 3
+    error = refused(user([picture] * 4), files=files)
+    assert error.param == "messages[0].content[3]"
+    assert "3 files" in error.message
+    later = [{"role": "assistant", "content": "b"}, user("c")]
+    assert len(read(user([picture] * 4), *later, files=files).history[0].content) == 4
+
+
+def test_a_text_file_in_a_system_message_is_its_text() -> None:
+    data = base64.b64encode(b"Be brief.").decode()
+    file = {"filename": "rules.md", "file_data": f"data:text/markdown;base64,{data}"}
+    told = read({"role": "system", "content": [{"type": "file", "file": file}]}, user("x"))
+    assert told.system_prompt == "[File rules.md]\nBe brief."
 
 
 @pytest.mark.parametrize("scheme", ["http", "https", "file", "ftp"])
@@ -161,7 +219,18 @@ def test_picture_urls_are_never_fetched(scheme: str) -> None:
         ([{"text": "x"}], "messages[0].content[0].type"),
         ([{"type": "video"}], "messages[0].content[0].type"),
         ([{"type": "text", "text": 5}], "messages[0].content[0].text"),
-        ([{"type": "input_audio", "input_audio": {}}], "messages[0].content[0].type"),
+        (
+            [{"type": "input_audio", "input_audio": {}}],
+            "messages[0].content[0].input_audio.format",
+        ),
+        (
+            [{"type": "input_audio", "input_audio": {"format": "../x", "data": "AAAA"}}],
+            "messages[0].content[0].input_audio.format",
+        ),
+        (
+            [{"type": "input_audio", "input_audio": {"format": "wav", "data": "%"}}],
+            "messages[0].content[0].input_audio.data",
+        ),
         ([{"type": "image_url"}], "messages[0].content[0].image_url"),
         ([{"type": "image_url", "image_url": {}}], "messages[0].content[0].image_url.url"),
         (
@@ -172,14 +241,10 @@ def test_picture_urls_are_never_fetched(scheme: str) -> None:
             [{"type": "image_url", "image_url": {"url": "data:image/png,raw"}}],
             "messages[0].content[0].image_url.url",
         ),
-        (
-            [{"type": "image_url", "image_url": {"url": f"data:image/tiff;base64,{PIXEL}"}}],
-            "messages[0].content[0].image_url.url",
-        ),
         ([{"type": "file", "file": {"file_id": "f"}}], "messages[0].content[0].file.file_id"),
         (
-            [{"type": "file", "file": {"file_data": "data:application/zip;base64,AAAA"}}],
-            "messages[0].content[0].file.file_data",
+            [{"type": "input_file", "file_url": "https://x/y.pdf"}],
+            "messages[0].content[0].file_url",
         ),
         (
             [{"type": "file", "file": {"file_data": "https://x/y.pdf"}}],
@@ -236,14 +301,13 @@ def test_pictures_have_no_place_in_a_system_message() -> None:
 
 
 UNREADABLE: list[tuple[Any, str | None]] = [
-    ({"type": "input_audio", "input_audio": {"data": "AA", "format": "wav"}}, "a sound recording"),
+    ({"type": "input_audio", "input_audio": {"data": "A", "format": "wav"}}, "a sound recording"),
     ({"type": "image_url", "image_url": {"url": "https://x/y.png"}}, "a picture"),
-    ({"type": "image_url", "image_url": {"url": "data:image/svg+xml;base64,AAAA"}}, "a picture"),
     ({"type": "image_url"}, "a picture"),
     (
         {
             "type": "file",
-            "file": {"filename": "a.docx", "file_data": "data:application/msword;base64,AAAA"},
+            "file": {"filename": "a.docx", "file_data": "data:application/msword;base64,A"},
         },
         "the file a.docx",
     ),

@@ -14,13 +14,14 @@ from infra.wire.options import TurnOptions
 from infra.wire.states import TurnState
 from infra.wire.turns import (
     DocumentBlock,
+    FileBlock,
     HistoryMessage,
     ImageBlock,
     Lane,
     TextBlock,
     TurnRequest,
 )
-from infra.wire.upstream import OPENING
+from infra.wire.upstream import OPENING, content_block
 from tests.fakes.memory_gateway import SSE_END, SSE_START, sse, sse_text
 from worker.side.messages_api import AnswerStream, refusal, request_body
 
@@ -108,6 +109,18 @@ def test_pictures_and_documents_go_along() -> None:
     image, document = body["messages"][0]["content"]
     assert image["source"] == {"type": "base64", "media_type": "image/png", "data": "aGk="}
     assert (document["type"], document["title"]) == ("document", "a.pdf")
+
+
+def test_of_a_file_a_side_request_gets_the_text_or_that_it_was_left_out() -> None:
+    """It has no workspace."""
+    file = FileBlock(media_type="", bytes=4, digest="0" * 64, filename="a.csv", data="YTti")
+    gone = file.model_copy(update={"data": None})
+    assert content_block(file) == {"type": "text", "text": "[File a.csv]\na;b"}
+    for other in (gone, file.model_copy(update={"data": "AAAA"})):
+        assert content_block(other) == {
+            "type": "text",
+            "text": "[Left out here: the file a.csv]",
+        }
 
 
 def test_deltas_are_read_wherever_their_bytes_are_cut() -> None:

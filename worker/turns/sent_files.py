@@ -1,0 +1,137 @@
+"""What an agent is told of a file that came with a message. Pure.
+
+A line says where the file is. Behind it comes what the model can read at once: a picture, a PDF
+document, a text, as long as there is room. Anything else it reads with its tools.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+
+from infra.files.kinds import PDF, PICTURES
+from infra.wire.turns import ContentBlock, DocumentBlock, FileBlock, ImageBlock, TextBlock
+
+PICTURES_MAX = 100
+"""Pictures that the CLI passes on of one conversation. It drops some of more, without a word."""
+SHRUNK_ABOVE_BYTES = 3_500_000
+"""The CLI makes larger pictures smaller before the model sees them."""
+TEXT_MAX_BYTES = 128 * 1024
+TEXTS_MAX_BYTES = 256 * 1024
+"""Of all texts of a turn. The agent reads more of them where they are."""
+NATIVE_MAX_BYTES = 20 * 1024 * 1024
+"""Of all pictures and documents of a turn that are read from the file store: as much as its line to
+the agent has room for, beside what came inline."""
+
+MANY_PICTURES = (
+    "This conversation has {count} pictures. The model sees {most} of them at most; the agent has "
+    "all of them as files."
+)
+LARGE_PICTURES = (
+    "Large pictures are made smaller for the model. The agent has them in full as files."
+)
+
+SentFile = ImageBlock | DocumentBlock | FileBlock
+
+
+def files_in(blocks: Iterable[ContentBlock]) -> Iterator[SentFile]:
+    """Those of the blocks that are files."""
+    return (block for block in blocks if isinstance(block, SentFile))
+
+
+def size_of(file: SentFile) -> int:
+    """Its bytes."""
+    if isinstance(file, FileBlock):
+        return file.bytes
+    return len(file.data) * 3 // 4 - file.data[-2:].count("=")
+
+
+@dataclass(frozen=True)
+class LandedFile:
+    """A file in the workspace."""
+
+    path: str
+    """In the container."""
+    media_type: str
+    bytes: int
+    shown: ContentBlock | None = None
+    """What the model sees of it at once."""
+
+    @property
+    def line(self) -> str:
+        """Says where it is."""
+        return f"[File: {self.path}, {self.bytes:,} bytes, {self.media_type}]"
+
+
+class RoomToShow:
+    """How much of a turn's files the model may still be shown at once."""
+
+    def __init__(self) -> None:
+        self._bytes = NATIVE_MAX_BYTES
+        self._text_bytes = TEXTS_MAX_BYTES
+
+    def may_show(self, media_type: str, size: int) -> bool:
+        """Whether a file of that size may be, which it then takes."""
+        if media_type in PICTURES or media_type == PDF:
+            self._bytes -= (fits := size <= self._bytes) * size
+            return fits
+        fits = size <= TEXT_MAX_BYTES and size <= self._text_bytes
+        self._text_bytes -= fits * size
+        return fits
+
+
+def told(
+    blocks: Iterable[ContentBlock], landed: Mapping[int, LandedFile]
+) -> tuple[ContentBlock, ...]:
+    """The blocks with files as an agent gets them. `landed` has the files by the `id` of their
+    block; one that is missing is left out."""
+    return tuple(one for block in blocks for one in _told(block, landed.get(id(block))))
+
+
+def _told(block: ContentBlock, landed: LandedFile | None) -> Iterator[ContentBlock]:
+    if not isinstance(block, SentFile):
+        yield block
+    elif landed is not None:
+        if isinstance(landed.shown, TextBlock):
+            yield TextBlock(text=f"{landed.line}\n{landed.shown.text}")
+            return
+        yield TextBlock(text=landed.line)
+        if landed.shown is not None:
+            yield landed.shown
+    elif isinstance(block, FileBlock):
+        name = "without a name" if block.filename is None else block.filename
+        yield TextBlock(text=f"[Left out here: the file {name}]")
+    else:
+        yield block
+
+
+def notices_for(
+    prompt: Iterable[ContentBlock], pictures: int, *, prompt_pictures: int
+) -> tuple[str, ...]:
+    """What the user wants to know. `pictures` has the whole conversation, `prompt_pictures` of them
+    its newest message."""
+    notices = list[str]()
+    if pictures > PICTURES_MAX and prompt_pictures:
+        notices.append(MANY_PICTURES.format(count=pictures, most=PICTURES_MAX))
+    if any(isinstance(one, ImageBlock) and size_of(one) > SHRUNK_ABOVE_BYTES for one in prompt):
+        notices.append(LARGE_PICTURES)
+    return tuple(notices)
+
+
+def without_older_pictures(
+    contents: list[tuple[ContentBlock, ...]], *, most: int
+) -> list[tuple[ContentBlock, ...]]:
+    """The contents, of whose pictures the last `most` are shown. The lines that name the files of
+    the others stay."""
+    left = most
+    shown = list[tuple[ContentBlock, ...]]()
+    for content in reversed(contents):
+        kept = list[ContentBlock]()
+        for block in reversed(content):
+            if isinstance(block, ImageBlock):
+                left -= 1
+                if left < 0:
+                    continue
+            kept.append(block)
+        shown.append(tuple(reversed(kept)))
+    return shown[::-1]
