@@ -130,9 +130,12 @@ class Delivery:
         timeline = StartTimeline(parts.clock, run.claimed.record, isolation=parts.host.name)
         run.timeline = timeline
         run.needs_record()
-        if parts.pool.has_one() and await self._start_with_spare(run, timeline):
+        c, settings = self._held.conversation, self._settings(run.claimed)
+        if parts.pool.has_one(c, settings) and await self._start_with_spare(
+            run, settings, timeline
+        ):
             return
-        await parts.starts.begin(self._held.conversation)
+        await parts.starts.begin(c)
         timeline.note(StartPhase.SLOT)
         await self._record.move(ConversationState.STARTING, container=None)
         await self._session.start(launch=self._launch(run.claimed), note=timeline.note)
@@ -152,10 +155,11 @@ class Delivery:
             claimed.request, self._parts.agents, self._parts.models, profile=claimed.profile
         )
 
-    async def _start_with_spare(self, run: TurnRun, timeline: StartTimeline) -> bool:
+    async def _start_with_spare(
+        self, run: TurnRun, settings: AgentSettings, timeline: StartTimeline
+    ) -> bool:
         """Have a spare do what a start would do; False if there is none, or it does not answer."""
         parts, session = self._parts, self._session
-        settings = self._settings(run.claimed)
         await self._record.move(ConversationState.STARTING, container=None)
         if (claimed := await session.claim_spare(settings)) is None:
             return False

@@ -97,7 +97,8 @@ class Placement:
 
     def has_room(self) -> bool:
         """Whether a new conversation could start, replacing an idle one if necessary."""
-        if self._members.has_closed() or self._parts.starts.is_full:
+        parts = self._parts
+        if self._members.has_closed() or (parts.starts.is_full and not parts.pool.free_spares):
             return False
         return bool(self._free_slots() or self._resting())
 
@@ -154,6 +155,7 @@ class Placement:
                 home_patience_s=parts.timings.home_patience_s,
                 container_mb=IDLE_AGENT_MB,
                 has_room=has_room,
+                spares=parts.pool.free_spares,
             )
         finally:
             self._is_asking = False
@@ -197,8 +199,11 @@ class Placement:
         self._placing.add(c)
         self._coming.add(c)
         self._memory.expect(c)
+        self._parts.pool.expect(c)
         try:
             found = await self._parts.conversations.get(c)
+            if found is not None and found.container is not None:
+                self._parts.pool.settle(c)
             # After a failover Redis may know less than the host, which refuses older fences.
             above = self._parts.folders.last_fence(c)
             held = await self._parts.ownership.acquire(c, above=above)
@@ -214,6 +219,7 @@ class Placement:
             self._coming.discard(c)
             if c not in self.conversations:
                 self._memory.settle(c)
+                self._parts.pool.settle(c)
                 self._on_room()
 
     async def _put_back(self, turn: TurnId) -> None:
@@ -345,6 +351,7 @@ class Placement:
             await self._abandon(held, runs=actor.turn)
         finally:
             self._members.remove(actor.key)
+            self._parts.pool.settle(actor.key)
         log.info("conversation left", extra=fields(conversation=actor.key, why=left.how.name))
         if left.makes_room:
             self._on_room()

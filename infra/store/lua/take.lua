@@ -2,7 +2,8 @@
 --
 -- KEYS  ring, workers
 -- ARGS  worker, host, home_patience_ms (how long a turn waits for its conversation's host),
---       container_mb (memory that a container takes at first), has_room (the asking worker itself)
+--       container_mb (memory that a container takes at first), has_room (the asking worker itself),
+--       spares (its ready ones that no conversation is about to claim)
 -- Returns 'taken' conversation, turn | 'elsewhere' worker, turn | 'none' | 'full'
 --
 -- 'full': nothing is for this worker, nor has another one that was looked at room.
@@ -15,7 +16,8 @@
 -- this one is without it. load = (used + coming) / slots; the counter `coming` spreads turns that are
 -- asked for between two heartbeats, and their containers count with the memory an idle one takes.
 -- Nobody is given the same turn twice without asking: it may have died, its heartbeat still being good.
--- A host that starts as many agents as it may has no room for one that is to be started.
+-- A host that starts as many agents as it may has no room for one that is to be started, unless the
+-- worker has a spare: to claim it is no start.
 --
 -- Costs a few commands for each worker that is looked at. Up to LOOK_AT_ALL they are all; of more, two
 -- (the better of two is nearly as good as the best of all), or LOOK_AT_ALL when the asking one has
@@ -25,7 +27,7 @@ local worker, host, ring = A.worker, A.host, K.ring
 
 local function read_worker(id)
   local held = redis.call('HMGET', key('worker', id), 'host', 'state', 'slots', 'used', 'coming',
-    'memory_mb', 'memory_needed_mb', 'starts_max')
+    'memory_mb', 'memory_needed_mb', 'starts_max', 'spares')
   if not held[1] then return nil end
   local slots, coming = math.max(tonumber(held[3]) or 1, 1), tonumber(held[5]) or 0
   local busy = (tonumber(held[4]) or 0) + coming
@@ -35,6 +37,7 @@ local function read_worker(id)
   return {
     id = id, host = held[1], is_ready = held[2] == 'ready', slots = slots, busy = busy,
     load = busy / slots, has_room = fits and busy < slots, starts_max = tonumber(held[8]),
+    spares = (tonumber(held[9]) or 0) - coming,
   }
 end
 
@@ -75,13 +78,14 @@ end
 local function choose(turn, is_there)
   local under_way = {}
   local function may_start(one)
-    if not one.starts_max or is_there(one) then return true end
+    if not one.starts_max or is_there(one) or one.spares > 0 then return true end
     under_way[one.host] = under_way[one.host] or starts_under_way(one.host)
     return under_way[one.host] < one.starts_max
   end
 
   local me = read_worker(worker)
     or {id = worker, host = host, is_ready = true, load = 0, has_room = true}
+  me.spares = tonumber(A.spares)
   local can_take = me.is_ready and A.has_room == '1' and may_start(me)
   me.has_room = me.has_room and can_take
   local held = redis.call('HMGET', key('conversation', turn.conversation), 'host', 'turns')
@@ -104,7 +108,7 @@ local function leave_for(chosen, turn, tenant, is_there)
   redis.call('ZADD', ring, 'XX', last_place(), tenant)
   local record = key('worker', chosen.id)
   if redis.call('EXISTS', record) == 1 then redis.call('HINCRBY', record, 'coming', 1) end
-  if chosen.starts_max and not is_there(chosen) then
+  if chosen.starts_max and not is_there(chosen) and chosen.spares <= 0 then
     add_start(chosen.host, turn.conversation, START_GIVEN_MS)
   end
 end

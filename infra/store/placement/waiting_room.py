@@ -58,6 +58,7 @@ class TakeCall(Call[TakeAnswer], frozen=True):
     home_patience_ms: int
     container_mb: int
     has_room: bool
+    spares: int
 
 
 class GivesWayAnswer(Answer, frozen=True):
@@ -98,6 +99,7 @@ class WaitingRoom:
         home_patience_s: float,
         container_mb: int,
         has_room: bool = True,
+        spares: int = 0,
     ) -> Taken | Elsewhere | NoRoom | None:
         """What a worker with room should do about a hint. None: nothing waits.
 
@@ -105,8 +107,9 @@ class WaitingRoom:
         files, while a worker there has room; otherwise to the asking worker, unless another one is
         clearly less loaded. `container_mb` is what a container takes of a host's memory at first.
         What is taken has left the room; if its taker dies, a sweep (`TurnStore.unclaimed`) puts it
-        back. `has_room` False: only conversations that another worker can take are given. Raises
-        `StoreUnavailable`.
+        back. `has_room` False: only conversations that another worker can take are given. `spares`:
+        how many ready ones the asking worker may still give to conversations, which needs no start
+        slot. Raises `StoreUnavailable`.
         """
         answer = await self._scripts.run(
             TakeCall(
@@ -115,6 +118,7 @@ class WaitingRoom:
                 home_patience_ms=round(home_patience_s * 1000),
                 container_mb=container_mb,
                 has_room=has_room,
+                spares=spares,
             ),
             ring=self._keys.ring(),
             workers=self._keys.workers(),

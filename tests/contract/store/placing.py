@@ -48,6 +48,7 @@ class Room:
         *,
         home_patience_s: float = PATIENCE_S,
         has_room: bool = True,
+        spares: int = 0,
     ) -> Taken | Elsewhere | NoRoom | None:
         return await self.scene.store.room.take(
             worker,
@@ -55,6 +56,7 @@ class Room:
             home_patience_s=home_patience_s,
             container_mb=IDLE_MB,
             has_room=has_room,
+            spares=spares,
         )
 
     async def taken(self, worker: WorkerId = W1, host: HostId = HOST_A) -> TurnId:
@@ -79,6 +81,7 @@ class Room:
         state: WorkerState = WorkerState.READY,
         memory_mb: int | None = None,
         starts_max: int | None = None,
+        spares: int = 0,
     ) -> None:
         """A heartbeat; a new container needs 1000 MB."""
         await self.scene.store.workers.beat(
@@ -94,5 +97,6 @@ class Room:
                 memory_mb=memory_mb,
                 memory_needed_mb=1000,
                 starts_max=starts_max,
+                spares=spares,
             )
         )

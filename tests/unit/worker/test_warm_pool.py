@@ -10,14 +10,16 @@ from dataclasses import replace
 import pytest
 from redis.asyncio import Redis
 
+from infra.wire.errors import AgentUnreachable
 from infra.wire.gateway import OpenSession
-from infra.wire.ids import ConversationKey, Fence
+from infra.wire.ids import ConversationKey, Fence, WorkerId
+from infra.wire.link import AgentSettings
 from infra.wire.states import TurnState
 from tests.fakes.memory_host import BrokenHost
 from tests.fakes.worker_stage import TENANT, RunningWorker, Stage, conversation, eventually
-from worker.hosts.host import Container
+from worker.hosts.host import Container, SessionFolders
 from worker.hosts.pool.host import PooledHost
-from worker.hosts.pool.pool import WarmPool
+from worker.hosts.pool.pool import PreparedAgent, WarmPool
 from worker.hosts.pool.records import SpareRecords
 
 pytestmark = pytest.mark.slow
@@ -400,3 +402,96 @@ async def test_the_last_worker_of_a_host_that_retires_removes_a_killed_ones_spar
 
     assert stage.containers() == []
     assert SpareRecords(stage.folder).all() == []
+
+
+class SlowMaking:
+    """Has the spares of a pool wait before their CLI is connected."""
+
+    def __init__(self, pool: WarmPool, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.pool = pool
+        self.may_go_on = asyncio.Event()
+        self.failure: AgentUnreachable | None = None
+        self._prepare = pool._prepare
+        monkeypatch.setattr(pool, "_prepare", self._wait)
+
+    async def begun(self, stage: Stage) -> None:
+        """The ready spare is gone, and another one has its container."""
+        (spare,) = stage.containers()
+        await stage.machine.kill(spare)
+        await eventually(lambda: (m := self.pool._making) is not None and m.has_container)
+
+    def has_waiter(self) -> bool:
+        return (making := self.pool._making) is not None and making.is_waited_for
+
+    async def _wait(self, folders: SessionFolders, settings: AgentSettings) -> PreparedAgent:
+        await self.may_go_on.wait()
+        if self.failure is not None:
+            raise self.failure
+        return await self._prepare(folders, settings)
+
+
+async def test_a_conversation_waits_for_a_spare_whose_container_runs_already(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would start one of its own, and be later."""
+    worker = await worker_with_spares(stage)
+    making = SlowMaking(pool_of(worker), monkeypatch)
+    await making.begun(stage)
+    (spare,) = stage.containers()
+
+    turn = await stage.ask(C, "echo hello")
+    await eventually(making.has_waiter)
+    making.may_go_on.set()
+
+    assert (await stage.ended(turn)).state is TurnState.DONE
+    assert [start.turn for start in stage.agents[spare][0].session.started] == [turn]
+    assert (pool_of(worker).hits, pool_of(worker).misses) == (1, 0)
+
+
+async def test_of_two_conversations_one_waits_for_the_spare_in_the_making(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    worker = await worker_with_spares(stage)
+    making = SlowMaking(pool_of(worker), monkeypatch)
+    await making.begun(stage)
+    first = await stage.ask(C, "echo one")
+    await eventually(making.has_waiter)
+
+    assert (await stage.ended(await stage.ask(D, "echo two"))).state is TurnState.DONE
+
+    assert len(stage.agents[D]) == 1, "it was started for it"
+    making.may_go_on.set()
+    assert (await stage.ended(first)).state is TurnState.DONE
+
+
+async def test_a_spare_that_fails_in_the_making_keeps_nobody_waiting(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    worker = await worker_with_spares(stage)
+    making = SlowMaking(pool_of(worker), monkeypatch)
+    await making.begun(stage)
+    turn = await stage.ask(C, "echo hello")
+    await eventually(making.has_waiter)
+    making.failure = AgentUnreachable("it is gone")
+    making.may_go_on.set()
+
+    assert (await stage.ended(turn)).state is TurnState.DONE
+    assert len(stage.agents[C]) == 1, "it was started for it"
+    assert (pool_of(worker).hits, pool_of(worker).misses) == (0, 1)
+
+
+async def test_a_spare_serves_while_all_start_slots_are_taken(stage: Stage) -> None:
+    worker = await worker_with_spares(stage, start_slots=1)
+    (spare,) = stage.containers()
+    parts = worker.process.parts
+    await stage.store.leases.acquire(D, WorkerId("host-b-00000001"), parts.host_id)
+    await parts.starts.begin(D)
+    assert parts.starts.is_full
+
+    turn = await stage.ask(C, "echo hello")
+
+    assert (await stage.ended(turn)).state is TurnState.DONE
+    assert [start.turn for start in stage.agents[spare][0].session.started] == [turn]
+    assert parts.starts.is_full
+    assert pool_of(worker).free_spares == 0, "nobody is expected any longer"
+    assert not worker.process.placement.has_room()

@@ -13,7 +13,7 @@ import logging
 import secrets
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from infra.runtime.clock import Clock
@@ -43,6 +43,8 @@ PATIENCE_S = 10.0
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 2.0, 120.0
 """Between two tries after a spare could not be made."""
 REMOVE_S = 60.0
+SOON_S = 2.0
+"""A conversation waits no longer than this for a spare whose container runs already."""
 
 
 class PreparedAgent(Protocol):
@@ -87,6 +89,24 @@ class Spare:
     made_s: float
 
 
+@dataclass
+class SpareInTheMaking:
+    """A spare that is not ready yet."""
+
+    key: ConversationKey
+    settings: AgentSettings
+    has_container: bool = False
+    """What is left is done sooner than a start, which does the same after its container."""
+    is_waited_for: bool = False
+    over: asyncio.Event = field(default_factory=asyncio.Event)
+    """It is ready, or will not be."""
+
+    def serves(self, settings: AgentSettings) -> bool:
+        """Whether a conversation that starts now has it sooner than a container of its own."""
+        is_fitting = self.settings.spare_class == settings.spare_class
+        return self.has_container and is_fitting and not self.over.is_set()
+
+
 class WarmPool:
     """The spares of one worker."""
 
@@ -117,7 +137,9 @@ class WarmPool:
         self._prepare = prepare
         self._needs = needs
         self._ready: list[Spare] = []
-        self._making: ConversationKey | None = None
+        self._making: SpareInTheMaking | None = None
+        self._expected = set[ConversationKey]()
+        """Conversations that are about to ask for a spare."""
         self._asked_s: deque[float] = deque()
         self._wake = asyncio.Event()
         self._is_closed = False
@@ -139,6 +161,12 @@ class WarmPool:
         """How many are ready."""
         return len(self._ready)
 
+    @property
+    def free_spares(self) -> int:
+        """How many are ready that no conversation here is about to claim."""
+        there = sum(spare.link.is_open for spare in self._ready)
+        return max(0, there - len(self._expected))
+
     async def keys(self) -> frozenset[ConversationKey]:
         """The keys of this host's spares, under which there are folders of no conversation. Raises
         `OSError`."""
@@ -146,15 +174,28 @@ class WarmPool:
 
     # A conversation's side
 
+    def expect(self, c: ConversationKey) -> None:
+        """The conversation is being placed here and may need a container, until `settle` or its
+        claim."""
+        self._expected.add(c)
+
+    def settle(self, c: ConversationKey) -> None:
+        """The conversation needs no spare, or goes. Harmless if it was not expected."""
+        self._expected.discard(c)
+
     async def claim(
         self, c: ConversationKey, fence: Fence, settings: AgentSettings
     ) -> Container | None:
         """A spare that is now the conversation's container, with the conversation's files in it;
-        None if there is none to be had.
+        None if there is none to be had. Waits up to `SOON_S` for one in the making that serves.
 
         Its agent listens, and its sockets are not open yet. Raises `LeaseLost`. If cancelled, the
         conversation has no container.
         """
+        try:
+            await self._wait_for_one(settings)
+        finally:
+            self.settle(c)
         while (spare := self._next(settings)) is not None:
             try:
                 container = await self._host.claim(spare.container, c, fence, by=self._worker)
@@ -184,15 +225,30 @@ class WarmPool:
         Raises `LeaseLost` and `ContainerFailed`."""
         await self._host.end_claims_of(c, fence)
 
-    def has_one(self) -> bool:
-        """Whether there may be a spare for a conversation that needs a container now."""
+    def has_one(self, c: ConversationKey, settings: AgentSettings) -> bool:
+        """Whether there may be a spare for a conversation that needs a container now, or soon
+        enough."""
         if not self.is_on:
             return False
         self._asked_s.append(self._clock.monotonic())
-        if not (found := any(spare.link.is_open for spare in self._ready)):
+        making = self._making
+        is_there = any(spare.link.is_open for spare in self._ready)
+        comes = making is not None and making.serves(settings) and not making.is_waited_for
+        if not (found := is_there or comes):
+            self.settle(c)
             self.misses += 1
             self._wake.set()
         return found
+
+    async def _wait_for_one(self, settings: AgentSettings) -> None:
+        """If there is none, but one in the making that nobody waits for, wait for that one."""
+        making = self._making
+        if making is None or making.is_waited_for or not making.serves(settings):
+            return
+        if any(spare.link.is_open for spare in self._ready):
+            return
+        making.is_waited_for = True
+        await signalled(making.over, self._clock, timeout_s=SOON_S)
 
     def note_useless(self) -> None:
         """A claimed spare did not answer, and its conversation starts without it."""
@@ -315,14 +371,16 @@ class WarmPool:
         return now_s - asked_s > REST_S and not self._needs.running()
 
     async def _make(self) -> None:
-        key = self._making = ConversationKey(secrets.token_hex(12))
+        key = ConversationKey(secrets.token_hex(12))
+        self._making = making = SpareInTheMaking(key, self._needs.settings)
         try:
             if await self._starts.begin_spare(key):
                 async with asyncio.TaskGroup() as group:
                     keeping = group.create_task(self._keep_slot(key))
-                    await self._make_ready(key)
+                    await self._make_ready(making)
                     keeping.cancel()
         finally:
+            making.over.set()
             self._making = None
             await self._starts.end_spare(key)
 
@@ -331,22 +389,25 @@ class WarmPool:
             await self._clock.sleep(SPARE_START_S / 3)
             await self._starts.begin_spare(key)
 
-    async def _make_ready(self, key: ConversationKey) -> None:
-        settings, began_s = self._needs.settings, self._clock.monotonic()
+    async def _make_ready(self, making: SpareInTheMaking) -> None:
+        key, settings, began_s = making.key, making.settings, self._clock.monotonic()
         container: Container | None = None
         try:
             await self._host.make(key, self._worker)
             fence = fence_of_nobody(self._clock)
             folders = await self._engine.make_folders(key, fence)
             container = await self._engine.start(key, fence, folders)
+            making.has_container = True
             link = await self._prepare(folders, settings)
         except (AgClusterError, OSError) as error:
+            making.over.set()
             self._pause_s = min(max(2 * self._pause_s, FIRST_PAUSE_S), LONGEST_PAUSE_S)
             self._not_before_s = self._clock.monotonic() + self._pause_s
             log.warning("no spare: %s", error, extra=fields(spare=key, pause_s=self._pause_s))
             await self._remove(key, container)
             return
         except BaseException:
+            making.over.set()
             await self._remove(key, container)
             raise
         self._pause_s = 0.0
@@ -355,6 +416,7 @@ class WarmPool:
         self._memory.spares = len(self._ready)
         took_ms = int((made_s - began_s) * 1000)
         log.info("spare ready", extra=fields(spare=key, id=container.id, took_ms=took_ms))
+        making.over.set()
         self._wake.set()
 
     def _discard_soon(self, spare: Spare) -> None:
@@ -382,7 +444,9 @@ class WarmPool:
         except (AgClusterError, OSError) as error:
             log.warning("spares not looked through: %s", error)
             return
-        ours = {spare.key for spare in self._ready} | {self._making}
+        ours = {spare.key for spare in self._ready}
+        if self._making is not None:
+            ours.add(self._making.key)
         for one in found:
             key = one.record.spare
             if one.record.worker not in living and key not in ours:

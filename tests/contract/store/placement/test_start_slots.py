@@ -127,6 +127,29 @@ async def test_a_container_that_is_there_needs_no_start(room: Room) -> None:
     assert await room.take(W1) == Taken(C, turn)
 
 
+async def test_a_ready_spare_needs_no_start(room: Room) -> None:
+    """It stood ready while a conversation waited for one of the slots that others used."""
+    await room.beat(W1, starts_max=1)
+    turns = [await room.wait(A, n) for n in range(3)]
+    assert isinstance(await room.take(W1), Taken)
+    assert await room.take(W1) == NoRoom()
+
+    assert await room.take(W1, spares=1) == Taken(conversation_of(A, 1), turns[1])
+
+    await room.scene.store.starts.end(conversation_of(A, 0), HOST_A)
+    assert await room.take(W1) == Taken(conversation_of(A, 2), turns[2]), "it took no slot"
+
+
+async def test_another_workers_spare_is_given_once_between_two_heartbeats(room: Room) -> None:
+    await room.beat(W1, starts_max=1)
+    await room.beat(W2, starts_max=1, spares=1)
+    turns = [await room.wait(A, n) for n in range(3)]
+    assert isinstance(await room.take(W1), Taken)
+
+    assert await room.take(W1) == Elsewhere(W2, turns[1])
+    assert await room.take(W1) == NoRoom()
+
+
 async def test_a_worker_without_room_is_only_told_what_another_can_take(room: Room) -> None:
     await room.beat(W1)
     turn = await room.wait(A)
