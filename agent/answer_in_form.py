@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 
 from agent.cli.offers import CallReply, Offer, OfferedCall
 from agent.cli.without_mcp import load_left_out
-from infra.wire.events import Event, TextDelta, ThinkingDelta, ToolCall
+from infra.wire.events import Event, TextDelta, ThinkingDelta, ToolCall, TurnStarted
 from infra.wire.form_tool import (
     FORM_TOOL,
     REMINDER,
@@ -74,6 +74,8 @@ class AnswerInForm:
                 return ThinkingDelta(text=text)
             case ToolCall():
                 self._forget_prose()
+            case TurnStarted():
+                return event.model_copy(update={"has_form": True})
         return event
 
     def read_prose(self) -> None:

@@ -20,7 +20,6 @@ from api.http.edge import forget_headers, held_body
 from api.routes.openapi import CHAT_BODY, EVENT_STREAM, KEYED, NUMBERS_HEADER, chat_headers, errors
 from api.turns.ask import Ask
 from api.turns.open_answer import OpenAnswer
-from infra.runtime.settings import ToolDisplay
 from infra.wire.errors import ErrorCode, RequestRefused
 
 PATHS = ("/v1/chat/completions", "/chat/completions")
@@ -86,9 +85,6 @@ def _answer(
     deps: ApiDeps, chat: ChatRequest, ask: Ask, turn: OpenAnswer, *, is_numbered: bool
 ) -> Response:
     settings = deps.settings
-    display = settings.tool_display
-    if ask.turn_options.answer_form and display is ToolDisplay.TEXT:
-        display = ToolDisplay.REASONING  # The content is JSON and nothing else.
     headers = {"x-conversation-id": ask.name} if ask.name else {}
     created = deps.clock.unix_ms() // 1000
     if not chat.stream:
@@ -96,7 +92,7 @@ def _answer(
             turn,
             model=chat.model,
             created=created,
-            display=display,
+            display=settings.tool_display,
             headers=headers,
             clock=deps.clock,
             blanks_every_s=settings.blanks_every_s,
@@ -106,7 +102,7 @@ def _answer(
         created=created,
         model=chat.model,
         include_usage=chat.wants_usage,
-        display=display,
+        display=settings.tool_display,
         head=turn.head,
         is_numbered=is_numbered,
     )

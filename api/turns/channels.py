@@ -17,6 +17,7 @@ from infra.wire.answers import SubAgents, describe
 from infra.wire.errors import ErrorCode, TurnFailed, UnknownMessage
 from infra.wire.events import (
     TurnEnded,
+    TurnStarted,
     decode_event,
     is_end,
     text_literal,
@@ -135,10 +136,18 @@ class Channels:
 
     def _line(self, payload: bytes) -> str | None:
         try:
-            return describe(self._sub_agents.signed(decode_event(payload)))
+            event = decode_event(payload)
         except UnknownMessage:
             self.unknown += 1
             return None
+        if isinstance(event, TurnStarted) and event.has_form:
+            self._keep_apart()
+        return describe(self._sub_agents.signed(event))
+
+    def _keep_apart(self) -> None:
+        """The text is JSON: whatever else is shown is reasoning."""
+        if self._display is ToolDisplay.TEXT:
+            self._display = ToolDisplay.REASONING
 
 
 def read_end(payload: bytes) -> TurnEnded:

@@ -77,6 +77,8 @@ class TurnStarted(Message):
     type: Literal["started"] = "started"
     sdk_session: SaidSession
     model: str
+    has_form: bool = False
+    """Whether the turn's text is a JSON object, with which nothing else may be mixed."""
 
 
 class TextDelta(Message):

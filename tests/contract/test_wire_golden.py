@@ -36,7 +36,7 @@ from infra.wire.events import (
     encode_event,
 )
 from infra.wire.ids import ConversationKey, Fence, FileId, TenantId, TurnId, WorkerId
-from infra.wire.options import ClientTool, ClientTools, ConversationOptions, TurnOptions
+from infra.wire.options import AnswerForm, ClientTool, ClientTools, ConversationOptions, TurnOptions
 from infra.wire.profiles import SubAgent
 from infra.wire.states import TurnState
 from infra.wire.turns import (
@@ -138,6 +138,14 @@ COMMANDS: dict[str, Message] = {
             ),
         ),
         prompt=(ResultBlock(call="call_1", content=(TextBlock(text="sunny"),)),),
+    ),
+    "start_turn_form": link.StartTurn(
+        turn=TURN,
+        settings=SETTINGS,
+        turn_options=TurnOptions(
+            answer_form=AnswerForm(name="trip", description="d", schema_text='{"type":"object"}')
+        ),
+        prompt=PROMPT,
     ),
     "start_turn_rewind": link.StartTurn(
         turn=TURN,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from infra.wire.events import Event, TextDelta, Usage
+from infra.wire.events import Event, TextDelta, ThinkingDelta, Usage
 from infra.wire.form_tool import FORM_TOOL, REMINDER, answer_in
 from infra.wire.options import AnswerForm
 from worker.side.messages_api import INPUT_MAX_CHARS, AnswerStream
@@ -24,9 +24,10 @@ class FormedAnswer:
         """The newest answer that did not fit, and what was wrong with it, as messages."""
 
     def lets_pass(self, event: Event) -> bool:
-        """Whether the event is shown as it is. Text is not: it is no JSON yet."""
+        """Whether the event is shown. Text is not, as it is no JSON yet, and no thoughts are, as
+        they may be shown in the text."""
         if not isinstance(event, TextDelta):
-            return True
+            return not isinstance(event, ThinkingDelta)
         if self._prose_chars <= INPUT_MAX_CHARS:
             self._prose.append(event.text)
             self._prose_chars += len(event.text)

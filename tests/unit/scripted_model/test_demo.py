@@ -6,6 +6,7 @@ from typing import Any
 
 from infra.scripted_model.demo import FILE, showcase
 from infra.scripted_model.replies import Reply, Stop, Text, Thinking, ToolUse
+from infra.scripted_model.samples import FORM_TOOL
 from infra.scripted_model.script import Asked, answer
 
 TOOLS = [{"name": "Bash"}, {"name": "Write"}]
@@ -80,3 +81,12 @@ def test_scripts_work_in_a_demo_too() -> None:
 def test_words_that_only_begin_like_a_script_get_the_tour() -> None:
     for prompt in ("count me in", "think about life", "history of Rome", "model a house"):
         assert "scripted demo model" in text(ask(user(prompt)))
+
+
+def test_the_tour_ends_with_the_object_that_is_asked_for() -> None:
+    schema = {"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]}
+    tools: list[Any] = [*TOOLS, {"name": FORM_TOOL, "input_schema": schema}]
+    told = [user("Hello there, and give me JSON")]
+    assert [call.name for call in calls(ask(*told, tools=tools))] == ["Bash"]
+    told += [*result("Linux"), *result("written")]
+    assert calls(ask(*told, tools=tools)) == [ToolUse(FORM_TOOL, {"a": 0})]

@@ -71,6 +71,21 @@ def shown(events: Sequence[Event], display: ToolDisplay) -> tuple[str, str]:
     return out[False], out[True]
 
 
+def test_nothing_is_shown_inside_a_text_that_is_json() -> None:
+    formed = STARTED.model_copy(update={"has_form": True})
+    events: list[Event] = [
+        formed,
+        ThinkingDelta(text="hm"),
+        CALL,
+        RESULT,
+        TextDelta(text='{"a":1}'),
+    ]
+    content, reasoning = shown(events, ToolDisplay.TEXT)
+    assert content == '{"a":1}'
+    assert "Bash" in reasoning
+    assert "Bash" in shown([STARTED, *events[1:]], ToolDisplay.TEXT)[0]
+
+
 def test_text_delta_is_spliced_byte_for_byte() -> None:
     rendered = frames(is_numbered=True).render([encode_event(TextDelta(text='a "b"\n é 😀'))], 7)
     assert rendered == (
