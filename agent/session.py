@@ -124,7 +124,7 @@ class ClaudeSession:
     async def _run(self, turn: RunningTurn) -> TurnEnded:
         oom_before = oom_kills()
         functions = await asyncio.to_thread(_functions, turn)
-        answer = await asyncio.to_thread(_answer_in_form, turn)
+        answer = await _answer_in_form(turn)
         hearing, before = TurnHearing(turn, functions, answer), self._memory.mark
         try:
             ended = await self._ask_patiently(turn, hearing)
@@ -424,8 +424,10 @@ def _functions(turn: RunningTurn) -> ClientFunctions:
     return functions
 
 
-def _answer_in_form(turn: RunningTurn) -> AnswerInForm | None:
+async def _answer_in_form(turn: RunningTurn) -> AnswerInForm | None:
     """The answer, if it has to have a form. A turn that has to end with a call has none."""
     wanted = turn.start.turn_options
     is_call = wanted.client_tools is not None and wanted.client_tools.is_required
-    return AnswerInForm(wanted.answer_form) if wanted.answer_form and not is_call else None
+    if wanted.answer_form is None or is_call:
+        return None
+    return await asyncio.to_thread(AnswerInForm, wanted.answer_form)

@@ -72,5 +72,10 @@ class TurnOptions(Message):
     client_tools: ClientTools | None = None
     """The client's functions that are offered; None for none."""
 
+    @property
+    def without_schemas(self) -> TurnOptions:
+        """What the gateway gets of them: schemas may be large, and only the answerer reads them."""
+        return self.model_copy(update={"answer_form": None, "client_tools": None})
+
 
 NO_TURN_OPTIONS = TurnOptions()

@@ -152,7 +152,7 @@ class TurnRun:
             ),
             budget_tokens=self.spending.budget_tokens,
             options=self.claimed.request.options,
-            turn_options=self.claimed.request.turn_options,
+            turn_options=self.claimed.request.turn_options.without_schemas,
         )
 
     async def put_on(self, standing: Standing) -> None:

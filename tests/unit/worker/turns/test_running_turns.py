@@ -10,6 +10,7 @@ from infra.wire.errors import ErrorCode, MalformedMessage, UnknownMessage
 from infra.wire.events import TurnEnded, TurnStarted, Usage
 from infra.wire.gateway import TurnMeter, UpstreamError
 from infra.wire.link import Answer, InterruptReason
+from infra.wire.options import AnswerForm, ClientTool, ClientTools, TurnOptions
 from infra.wire.states import ConversationState, TurnState
 from tests.fakes.worker_stage import Stage, conversation, eventually
 from worker.turns.agent_link import AgentLink
@@ -56,6 +57,19 @@ class Pipe(asyncio.Transport):
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
         self.lines.append(bytes(data))
+
+
+async def test_the_gateway_gets_no_schemas_of_a_turn(stage: Stage) -> None:
+    """They may be large, and it opens a turn anew whenever its budget changes."""
+    await stage.worker()
+    options = TurnOptions(
+        max_tokens=7,
+        answer_form=AnswerForm(schema_text='{"type":"object"}'),
+        client_tools=ClientTools(tools=(ClientTool(name="go"),)),
+    )
+    await stage.ended(await stage.ask(C, "echo x", turn_options=options))
+    [opened] = stage.gateway.opened
+    assert opened.turn_options == TurnOptions(max_tokens=7)
 
 
 async def test_a_turn_is_logged_and_published_exactly_once(stage: Stage) -> None:
