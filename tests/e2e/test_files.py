@@ -113,7 +113,10 @@ def test_what_an_agent_puts_where_files_come_leads_nowhere(deployment: Deploymen
     assert "ready" in told
     contents = {f"{letter}.bin": ODD.randbytes(100) for letter in "abcd"}
     parts = [uploaded(client, *one) for one in contents.items()]
-    look = "cd /workspace/uploads && sha256sum ?-*.bin; find . -type f | wc -l; ls ../elsewhere | wc -l"
+    look = (
+        "cd /workspace/uploads && sha256sum ?-*.bin; "
+        "find . -type f | wc -l; ls ../elsewhere | wc -l"
+    )
     told = said(client, name, *parts, then="tool Bash " + json.dumps({"command": look}))
     for file, content in contents.items():
         assert f"{digest(content)}  {file[0]}-{digest(content)[:8]}.bin" in told

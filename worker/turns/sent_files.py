@@ -6,6 +6,8 @@ document, a text, as long as there is room. Anything else it reads with its tool
 
 from __future__ import annotations
 
+import base64
+import binascii
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
@@ -14,14 +16,17 @@ from infra.wire.turns import ContentBlock, DocumentBlock, FileBlock, ImageBlock,
 
 PICTURES_MAX = 100
 """Pictures that the CLI passes on of one conversation. It drops some of more, without a word."""
-SHRUNK_ABOVE_BYTES = 3_500_000
-"""The CLI makes larger pictures smaller before the model sees them."""
+SHRUNK_ABOVE_BYTES, SHRUNK_ABOVE_PIXELS = 512_000, 2000
+"""The CLI makes larger pictures smaller before the model sees them, and wider or higher ones."""
 TEXT_MAX_BYTES = 128 * 1024
 TEXTS_MAX_BYTES = 256 * 1024
 """Of all texts of a turn. The agent reads more of them where they are."""
 NATIVE_MAX_BYTES = 20 * 1024 * 1024
 """Of all pictures and documents of a turn that are read from the file store: as much as its line to
 the agent has room for, beside what came inline."""
+
+_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
+"""The segments of a JPEG that say how large it is."""
 
 MANY_PICTURES = (
     "This conversation has {count} pictures. The model sees {most} of them at most; the agent has "
@@ -113,9 +118,34 @@ def notices_for(
     notices = list[str]()
     if pictures > PICTURES_MAX and prompt_pictures:
         notices.append(MANY_PICTURES.format(count=pictures, most=PICTURES_MAX))
-    if any(isinstance(one, ImageBlock) and size_of(one) > SHRUNK_ABOVE_BYTES for one in prompt):
+    if any(isinstance(one, ImageBlock) and _is_shrunk(one) for one in prompt):
         notices.append(LARGE_PICTURES)
     return tuple(notices)
+
+
+def _is_shrunk(picture: ImageBlock) -> bool:
+    if size_of(picture) > SHRUNK_ABOVE_BYTES:
+        return True
+    try:
+        sides = sides_of(base64.b64decode(picture.data))
+    except binascii.Error:
+        return False
+    return max(sides) > SHRUNK_ABOVE_PIXELS
+
+
+def sides_of(content: bytes) -> tuple[int, int]:
+    """Width and height of a PNG, GIF or JPEG in pixels; zeros if they cannot be read."""
+    if content.startswith(b"\x89PNG") and len(content) >= 24:
+        return int.from_bytes(content[16:20]), int.from_bytes(content[20:24])
+    if content.startswith(b"GIF8") and len(content) >= 10:
+        return int.from_bytes(content[6:8], "little"), int.from_bytes(content[8:10], "little")
+    at = 2
+    while content.startswith(b"\xff\xd8") and at + 9 <= len(content) and content[at] == 0xFF:
+        if content[at + 1] in _FRAMES:
+            height, width = content[at + 5 : at + 7], content[at + 7 : at + 9]
+            return int.from_bytes(width), int.from_bytes(height)
+        at += 2 + max(2, int.from_bytes(content[at + 2 : at + 4]))
+    return 0, 0
 
 
 def without_older_pictures(

@@ -5,6 +5,7 @@ Tools run inside the container only; it has no network.
 
 from __future__ import annotations
 
+import ast
 import asyncio
 import base64
 import itertools
@@ -38,6 +39,7 @@ from infra.wire.states import TurnState
 from infra.wire.turns import ContentBlock, HistoryMessage, ImageBlock, TextBlock
 from tests.fakes.contained_agent import ContainedAgent
 from tests.fakes.link_client import LinkClient, connected, end_of, start_turn, text_of
+from worker.turns.sent_files import PICTURES_MAX, SHRUNK_ABOVE_PIXELS
 
 pytestmark = [pytest.mark.docker, pytest.mark.timeout(240)]
 
@@ -196,6 +198,26 @@ async def test_an_image_in_the_prompt_reaches_the_model(real_agent: ContainedAge
     async with connected(real_agent.socket) as (link, _):
         events = await ask(link, (image, TextBlock(text="image")))
     assert "image/png" in text_of(events)
+
+
+async def test_the_cli_shrinks_and_drops_pictures_as_we_say_that_it_does(
+    real_agent: ContainedAgent,
+) -> None:
+    """It says nothing of it, so its users are told by us."""
+
+    async def shown(*pictures: str) -> list[str]:
+        images = [ImageBlock(media_type="image/png", data=data) for data in pictures]
+        async with connected(real_agent.socket) as (link, _):
+            told = text_of(await ask(link, (*images, TextBlock(text="image"))))
+        found: list[str] = ast.literal_eval(told.removeprefix("images: "))
+        return found
+
+    small, wide = png(64, 64), png(SHRUNK_ABOVE_PIXELS + 50, 10)
+    one, other = await shown(small, wide)
+    assert one == f"image/png:{len(small)}"
+    assert other != f"image/png:{len(wide)}"
+    assert len(await shown(*[small] * (PICTURES_MAX - 2))) == PICTURES_MAX
+    assert len(await shown(small)) < PICTURES_MAX
 
 
 async def test_reading_a_large_photo_does_not_end_the_session(real_agent: ContainedAgent) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import hashlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,10 +18,13 @@ from infra.files.store import PIECE_BYTES, FileStore
 from infra.runtime.identity import new_file_id
 from infra.runtime.settings import FileStoreSettings
 from infra.wire.errors import ErrorCode, FileStoreUnavailable
+from infra.wire.events import Notice, decode_event
 from infra.wire.ids import FileId
 from infra.wire.states import TurnState
 from infra.wire.turns import ContentBlock, DocumentBlock, FileBlock, ImageBlock, TextBlock
+from tests.fakes.s3_server import s3_server
 from tests.fakes.worker_stage import TENANT, Stage, conversation, eventually
+from worker.turns.sent_files import LARGE_PICTURES, MANY_PICTURES, PICTURES_MAX, sides_of
 
 C = conversation("one")
 PNG = b"\x89PNG\r\n\x1a\n" + b"pixels"
@@ -82,8 +85,14 @@ class Scene:
 
 
 @pytest.fixture
-async def scene(stage: Stage) -> Scene:
-    files = open_file_store(FileStoreSettings.model_validate({}), data_dir=stage.folder)
+def place() -> dict[str, str]:
+    """The settings of the file store; a folder if they are empty."""
+    return {}
+
+
+@pytest.fixture
+async def scene(stage: Stage, place: dict[str, str]) -> Scene:
+    files = open_file_store(FileStoreSettings.model_validate(place), data_dir=stage.folder)
     stage.files = files
     await stage.worker()
     return Scene(stage, files)
@@ -142,6 +151,31 @@ async def test_the_same_file_again_is_the_same_file(scene: Scene) -> None:
     assert len(list(scene.uploads.iterdir())) == 2
     assert isinstance(told[1], TextBlock)
     assert "/workspace/uploads/a.bin, 5 bytes" in told[1].text
+
+
+@pytest.fixture(scope="module")
+def bucket() -> Iterator[dict[str, str]]:
+    with s3_server() as server:
+        yield {"file_store": server.url, "file_store_options": server.options}
+
+
+class TestInABucket:
+    """A folder is everywhere else."""
+
+    @pytest.fixture
+    def place(self, bucket: dict[str, str]) -> dict[str, str]:
+        return bucket
+
+    async def test_a_file_of_an_object_store_arrives(self, scene: Scene) -> None:
+        content = bytes(range(256)) * (2 * PIECE_BYTES // 256) + b"end"
+        await scene.told(await scene.stored("large.bin", content), inline("a.bin", b"\xff\0"))
+        assert (scene.uploads / "large.bin").read_bytes() == content
+
+    async def test_a_file_that_is_gone_from_it_ends_the_turn(self, scene: Scene) -> None:
+        block = await scene.stored("a.txt", b"text")
+        assert block.file is not None
+        await scene.files.delete(object_name(block.file))
+        assert await scene.failed(block) is ErrorCode.FILE_NOT_FOUND
 
 
 async def test_a_large_file_comes_piece_by_piece(
@@ -319,3 +353,47 @@ async def test_a_file_of_no_store_is_told_as_such(stage: Stage) -> None:
     ended = await stage.ended(await stage.ask(C, (ASK, block)))
     assert ended.error is not None
     assert ended.error.code is ErrorCode.FILE_STORE_UNAVAILABLE
+
+
+async def test_pictures_that_the_cli_drops_or_shrinks_are_told_to_the_user(scene: Scene) -> None:
+    small = ImageBlock(media_type="image/png", data=encoded(PNG))
+    large = ImageBlock(media_type="image/png", data=encoded(PNG + b"x" * 600_000))
+    history: tuple[tuple[ContentBlock, ...], ...] = ((ASK, *[small] * PICTURES_MAX),)
+
+    async def notices(*blocks: ContentBlock) -> list[str]:
+        turn = await scene.stage.ask(C, (ASK, *blocks), history=history, answers=("ok",))
+        await scene.stage.ended(turn)
+        said = (decode_event(frame.payload) for frame in scene.stage.frames[turn])
+        return [one.text for one in said if isinstance(one, Notice)]
+
+    assert await notices() == []
+    many = MANY_PICTURES.format(count=PICTURES_MAX + 1, most=PICTURES_MAX)
+    assert await notices(small) == [many]
+    assert await notices(large) == [many, LARGE_PICTURES]
+
+
+async def test_of_too_many_pictures_a_new_agent_is_shown_the_latest(scene: Scene) -> None:
+    pictures = [
+        ImageBlock(media_type="image/png", data=encoded(PNG + bytes([n]))) for n in range(120)
+    ]
+    await scene.told(pictures[-1], history=((ASK, *pictures[:-1]),))
+    start = scene.stage.agents[C][-1].session.started[-1]
+    shown = [one for one in start.history[0].content if isinstance(one, ImageBlock)]
+    assert shown == pictures[20:-1]
+    assert pictures[-1] in start.prompt
+
+
+@pytest.mark.parametrize(
+    ("content", "sides"),
+    [
+        (b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR\0\0\x08\x34\0\0\0\x0a", (2100, 10)),
+        (b"GIF89a\x34\x08\x0a\0", (2100, 10)),
+        (b"\xff\xd8\xff\xe0\0\x04JF\xff\xc2\0\x11\x08\0\x0a\x08\x34", (2100, 10)),
+        (b"\xff\xd8\xff\xe0\0\0\xff\xe0\0\0", (0, 0)),
+        (b"\xff\xd8", (0, 0)),
+        (b"\x89PNG", (0, 0)),
+        (b"RIFF\0\0\0\0WEBP", (0, 0)),
+    ],
+)
+def test_the_sides_of_a_picture_are_in_its_head(content: bytes, sides: tuple[int, int]) -> None:
+    assert sides_of(content) == sides
