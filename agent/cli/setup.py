@@ -40,6 +40,11 @@ class CliSetup:
     """A CLI that has not come up by then is started again."""
 
 
+def mcp_url(name: str) -> str:
+    """Where an MCP server is, for a CLI: the gateway leads there."""
+    return f"http://{name}.mcp.internal/"
+
+
 def prompt_flag(is_added: bool) -> str:
     """The CLI's option for a file with a system prompt."""
     return "append-system-prompt-file" if is_added else "system-prompt-file"
@@ -76,6 +81,9 @@ def environment(
         # Without this, a request for an older model is silently answered by a newer one.
         "CLAUDE_CODE_DISABLE_LEGACY_MODEL_REMAP": "1",
         "DISABLE_AUTOUPDATER": "1",
+        # By default, the first turn waits for half a minute for a server that does not answer.
+        "MCP_TIMEOUT": "10000",
+        "CLAUDE_CODE_MCP_STARTUP_WAIT_MS": "3000",
         # A client's functions keep their names (`agent.cli.offers`).
         "CLAUDE_AGENT_SDK_MCP_NO_PREFIX": "1",
         # Otherwise a CLI that is opened on a call that waits for its result calls the model before

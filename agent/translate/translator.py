@@ -246,6 +246,7 @@ class Translator:
                 if not self._has_started:
                     self._has_started = True
                     yield TurnStarted(sdk_session=session, model=model)
+                    yield from _silent_servers(data.get("mcp_servers"))
             case "api_retry", _:
                 yield Notice(text=_retry_words(data))
             case "status", {"status": "compacting"} if not self._has_compacted:
@@ -321,6 +322,15 @@ class _Message:
     def is_broken(self) -> bool:
         """Whether its stream ended without a stop reason."""
         return self.is_streamed and self.stop_reason is None
+
+
+def _silent_servers(servers: object) -> Iterator[Event]:
+    """Notices about the MCP servers that cannot be used in this turn."""
+    for server in servers if isinstance(servers, list) else ():
+        match server:
+            case {"name": str() as name, "status": "failed" | "pending" | "needs-auth" as status}:
+                why = "asks for a login" if status == "needs-auth" else "does not answer"
+                yield Notice(text=f"The MCP server {name} {why}; its tools are missing.")
 
 
 def _retry_words(data: Mapping[str, Any]) -> str:

@@ -33,6 +33,7 @@ from infra.wire.options import (
     ConversationOptions,
     TurnOptions,
 )
+from infra.wire.profiles import McpServer
 
 
 class OpenSession(Message):
@@ -66,6 +67,8 @@ class OpenTurn(Message):
     for no limit."""
     options: ConversationOptions = NO_OPTIONS
     """The conversation's, for this turn."""
+    mcp_servers: Mapping[str, McpServer] = {}
+    """The MCP servers of its agent, by the names that the agent knows."""
     turn_options: TurnOptions = NO_TURN_OPTIONS
     """The turn's own."""
 

@@ -64,6 +64,8 @@ class AgentSettings(Message):
     """The system prompt stands behind Claude Code's own, instead of replacing it."""
     tools: tuple[str, ...]
     sub_agents: Mapping[str, SubAgent] = {}
+    mcp_servers: tuple[str, ...] = ()
+    """Names of MCP servers, which the gateway leads to."""
     environment: Mapping[str, str] = {}
     """Variables for its tools, in addition to ours."""
     model_tiers: Mapping[str, str] = {}
@@ -84,6 +86,7 @@ class AgentSettings(Message):
             self.max_turns,
             self.max_thinking_tokens,
             self.is_prompt_added,
+            self.mcp_servers,
             tuple(sorted(self.model_tiers.items())),
             tuple(sorted(self.environment.items())),
             tuple(sorted((name, one.model_dump_json()) for name, one in self.sub_agents.items())),

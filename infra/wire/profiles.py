@@ -27,10 +27,15 @@ _OURS = re.compile(
     r"(?:HTTPS?|NO|ALL)_PROXY$)"
 )
 
+_URL = r"^https?://[^\s/@?#]+(?:/[^\s?#]*)?(?:\?[^\s#]*)?$"
+_HEADER_VALUE = r"^[\x20-\x7e]{0,4000}$"
+
 Prompt = Annotated[str, Field(min_length=1, max_length=PROMPT_MAX_CHARS)]
 Line = Annotated[str, Field(max_length=1000)]
 ToolName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z][A-Za-z0-9_]{0,63}$")]
 ModelName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:@/-]{0,127}$")]
+HeaderName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9-]{1,100}$")]
+ServerName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9-]{0,39}$")]
 VariableName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,63}$")]
 
 
@@ -64,6 +69,19 @@ class SubAgent(ProfilePart):
     """Maximum number of its model calls for one task."""
 
 
+class McpServer(ProfilePart):
+    """An MCP server that is reached over HTTP.
+
+    The agent knows only its name. The gateway knows its address and adds the headers, so no secret
+    enters the container.
+    """
+
+    url: Annotated[str, StringConstraints(pattern=_URL, max_length=2000)]
+    """Its address, as in its own documentation."""
+    headers: Mapping[HeaderName, Annotated[str, StringConstraints(pattern=_HEADER_VALUE)]] = {}
+    """Headers of each request. `${NAME}` stands for a secret of `AGCLUSTER_MCP_SECRETS`."""
+
+
 class SystemPrompt(ProfilePart):
     """What the agent is told before anything else."""
 
@@ -91,6 +109,9 @@ class AgentProfile(ProfilePart):
     max_turns: Annotated[int, Field(gt=0, le=10_000)] | None = None
     """Maximum number of model calls in one turn."""
     sub_agents: Mapping[Annotated[str, StringConstraints(pattern=_NAME)], SubAgent] = {}
+    mcp_servers: Mapping[ServerName, McpServer] = {}
+    """MCP servers whose tools it has. Its tools reach them whatever the egress policy says, as long
+    as its deployment has egress at all."""
     environment: Mapping[VariableName, Line] = {}
     """Variables that its tools see. No secrets: the agent can read them."""
     egress_profile: str | None = None

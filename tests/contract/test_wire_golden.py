@@ -101,7 +101,16 @@ FAILED = TurnEnded(
     is_remembered=False,
 )
 
-OPAQUE = {"entries", "body", "models", "model_tiers", "sub_agents", "environment", "turns"}
+OPAQUE = {
+    "entries",
+    "body",
+    "models",
+    "model_tiers",
+    "sub_agents",
+    "environment",
+    "mcp_servers",
+    "turns",
+}
 """Fields whose JSON is not ours and is passed on as it came, and maps, whose names are values."""
 
 Decode = Callable[[bytes], Message]

@@ -145,10 +145,15 @@ class Delivery:
         timeline.note(StartPhase.LINKED)
 
     def _launch(self, claimed: Claimed) -> bytes | None:
-        """For an agent that can start its CLI before it gets the turn: one without a past."""
-        if not begins_afresh(claimed):
+        """For an agent that can start its CLI before it gets the turn: one without a past.
+
+        A CLI asks its MCP servers as soon as it runs, and the gateway lets nobody out before the
+        turn is open.
+        """
+        settings = self._settings(claimed)
+        if not begins_afresh(claimed) or settings.mcp_servers:
             return None
-        return Launch(settings=self._settings(claimed)).encode()
+        return Launch(settings=settings).encode()
 
     def _settings(self, claimed: Claimed) -> AgentSettings:
         return agent_settings(

@@ -28,6 +28,7 @@ from infra.runtime.settings import Settings, SettingsRefused, load_settings
 from infra.wire.errors import AgClusterError
 from worker.gateway.control import ControlServer, claim_control_socket
 from worker.gateway.egress.addresses import IPAddress, IPNetwork, but_not, why_refused_here
+from worker.gateway.egress.mcp import McpSecrets
 from worker.gateway.egress.proxy import (
     EgressLimits,
     EgressProxy,
@@ -61,6 +62,7 @@ class GatewayConfig:
     model_limits: ModelLimits = field(default_factory=ModelLimits)
     egress_limits: EgressLimits = field(default_factory=EgressLimits)
     timeouts: UpstreamTimeouts = field(default_factory=UpstreamTimeouts)
+    mcp_secrets: McpSecrets = field(default_factory=McpSecrets)
     denied: tuple[IPNetwork, ...] = ()
     """Networks that tools may not reach, in addition to those that nobody may."""
     neighbours: tuple[str, ...] = ()
@@ -98,6 +100,7 @@ def config_from(settings: Settings) -> GatewayConfig:
             idle_timeout_s=settings.egress_idle_timeout_s,
             turn_bytes_max=settings.egress_turn_bytes_max,
         ),
+        mcp_secrets=_mcp_secrets(settings),
         denied=settings.egress_deny,
         neighbours=_hosts_of(settings.redis_url),
         drain_timeout_s=settings.drain_timeout_s,
@@ -175,6 +178,7 @@ async def _egress(config: GatewayConfig, resolver: Resolver, outside: Outside) -
         config.egress,
         resolver,
         limits=config.egress_limits,
+        mcp_secrets=config.mcp_secrets,
         why_refused=but_not(denied, outside.why_refused),
     )
 
@@ -190,6 +194,14 @@ async def _networks_of(hosts: Sequence[str], resolver: Resolver) -> list[IPNetwo
         except (OSError, TimeoutError) as error:
             log.warning("neighbour not found", extra=fields(host=host, reason=type(error).__name__))
     return found
+
+
+def _mcp_secrets(settings: Settings) -> McpSecrets:
+    told = settings.mcp_secrets
+    try:
+        return McpSecrets(told.get_secret_value() if told else "")
+    except ValueError as error:
+        raise SettingsRefused(f"AGCLUSTER_MCP_SECRETS: {error}") from None
 
 
 def _hosts_of(url: str | None) -> tuple[str, ...]:

@@ -97,6 +97,7 @@ class Turn:
         self.tenant = command.tenant
         self.models = frozenset(command.models)
         self.options = command.options
+        self.mcp_servers = command.mcp_servers
         self.expires_ms = command.expires_ms
         self.budget_tokens = command.budget_tokens
         self.key = key

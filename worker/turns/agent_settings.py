@@ -66,6 +66,7 @@ def _of_profile(
     update: dict[str, object] = {
         "sub_agents": profile.sub_agents,
         "environment": profile.environment,
+        "mcp_servers": tuple(profile.mcp_servers),
         "model_tiers": models.tiers_of(_open_models(profile, models)),
     }
     if profile.tools is not None:

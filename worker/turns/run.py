@@ -139,7 +139,7 @@ class TurnRun:
 
     def open_request(self) -> OpenTurn:
         """What the gateway needs to know about the turn."""
-        record = self.claimed.record
+        record, profile = self.claimed.record, self.claimed.profile
         return OpenTurn(
             turn=self.turn,
             tenant=record.tenant,
@@ -152,6 +152,7 @@ class TurnRun:
             ),
             budget_tokens=self.spending.budget_tokens,
             options=self.claimed.request.options,
+            mcp_servers=profile.mcp_servers if profile else {},
             turn_options=self.claimed.request.turn_options.without_schemas,
         )
 

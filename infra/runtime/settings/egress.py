@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from pydantic import Field
+from pydantic import Field, SecretStr
 
 from infra.runtime.settings.types import (
     EgressPolicy,
@@ -33,6 +33,11 @@ class EgressSettings(Section):
         '["pypi.org", "files.pythonhosted.org"]}}`. A request selects one with the header '
         "X-AgCluster-Egress-Profile or metadata.egress_profile, and its conversation keeps it; an "
         "unknown name is 400.",
+    )
+    mcp_secrets: SecretStr | None = Field(
+        None,
+        description="Secrets that the headers of agents' MCP servers name, as JSON: "
+        '`{"GITHUB_TOKEN": "..."}` (docs/agents.md). Only gateways read them.',
     )
     egress_ports: Ports = Field(
         (80, 443), description="Ports that tools may reach: HTTP, HTTPS, git over HTTPS."

@@ -27,6 +27,7 @@ from infra.runtime.settings import EgressPolicy, EgressProfile
 from infra.wire.errors import AgClusterError
 from worker.gateway.bounds import Pace, Places, PlacesTaken, TooFast
 from worker.gateway.egress.addresses import IPAddress, why_refused_here
+from worker.gateway.egress.mcp import McpRefused, McpSecrets, connected_to, is_mcp, request_to
 from worker.gateway.egress.request import BadProxyRequest, ProxyRequest, parse_request
 from worker.gateway.sessions import GatewaySession, Turn, TurnOver
 
@@ -157,11 +158,13 @@ class EgressProxy:
         resolver: Resolver,
         *,
         limits: EgressLimits | None = None,
+        mcp_secrets: McpSecrets | None = None,
         why_refused: Callable[[IPAddress], str | None] = why_refused_here,
     ) -> None:
         self._rules = rules
         self._resolver = resolver
         self._limits = limits or EgressLimits()
+        self._mcp_secrets = mcp_secrets or McpSecrets()
         self._why_refused = why_refused
 
     def bounds(self) -> EgressBounds:
@@ -198,8 +201,12 @@ class EgressProxy:
                 told["turn"] = turn.id
                 async with turn.while_open():
                     await _until_due(bounds.rate)
+                    carried = _Carried(turn, bounds, told)
+                    if is_mcp(request):
+                        await self._ask_mcp(carried, request, agent)
+                        return
                     server = await self._open(self._rules.of(turn.options.egress_profile), request)
-                    await self._carry(_Carried(turn, bounds, told), request, agent, server)
+                    await self._carry(carried, request, agent, server)
         except EgressRefused as refused:
             bounds.log.info(
                 "egress refused", **told, reason=refused.message, address=refused.detail
@@ -235,6 +242,32 @@ class EgressProxy:
             server[1].close()
             told = fields(**carried.told, sent=carried.sent, received=carried.received)
             log.info("egress over", extra=told)
+
+    async def _ask_mcp(self, carried: _Carried, request: ProxyRequest, agent: Streams) -> None:
+        """Pass one request on to an MCP server, and its answer back. Raises `EgressRefused`."""
+        try:
+            asked = request_to(request, carried.turn.mcp_servers, self._mcp_secrets)
+            body = await self._read_body(agent[0], asked.body_bytes)
+            server = await connected_to(asked)
+        except McpRefused as error:
+            raise EgressRefused(error.status, error.message, detail=error.detail) from error
+        try:
+            server[1].write(asked.head + body)
+            carried.sent = len(body)
+            await _answer(agent, server, carried, self._limits)
+        finally:
+            server[1].close()
+            told = fields(**carried.told, sent=carried.sent, received=carried.received)
+            log.info("mcp asked", extra=told)
+
+    async def _read_body(self, reader: asyncio.StreamReader, size: int) -> bytes:
+        try:
+            async with asyncio.timeout(self._limits.head_timeout_s):
+                return await reader.readexactly(size)
+        except TimeoutError as error:
+            raise EgressRefused(408, "the request's body did not come") from error
+        except asyncio.IncompleteReadError as error:
+            raise ConnectionResetError("left before the body's end") from error
 
     async def _open(self, rules: EgressRules, request: ProxyRequest) -> Streams:
         """Connect to an address that was checked. Raises `EgressRefused`."""
@@ -353,6 +386,20 @@ async def _exchange(
         raise ConnectionResetError("a side left") from errors
     except* _Limit as errors:
         raise _Limit(str(errors.exceptions[0])) from errors
+
+
+async def _answer(agent: Streams, server: Streams, carried: _Carried, limits: EgressLimits) -> None:
+    """Pass an answer on to its end. Raises `_Limit` or `OSError`."""
+    try:
+        async with asyncio.timeout(limits.idle_timeout_s) as silence:
+            watch = _Watch(silence, carried, limits)
+            while data := await server[0].read(carried.bounds.chunk_bytes):
+                carried.received += len(data)
+                await watch.passed(len(data))
+                agent[1].write(data)
+                await agent[1].drain()
+    except TimeoutError as error:
+        raise _Limit(f"silent for {limits.idle_timeout_s:g} s") from error
 
 
 @contextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from urllib.parse import SplitResult, urlsplit
 
@@ -28,6 +29,10 @@ class ProxyRequest:
     port: int
     is_tunnel: bool
     opening: bytes = b""
+    method: str = "CONNECT"
+    path: str = ""
+    headers: tuple[bytes, ...] = ()
+    """The header lines of a plain request, without those that concern the connection."""
 
 
 def parse_request(head: bytes) -> ProxyRequest:
@@ -44,8 +49,16 @@ def parse_request(head: bytes) -> ProxyRequest:
     if parts.scheme != "http":
         raise BadProxyRequest("this is a proxy: use CONNECT for https, an absolute URL for http")
     host, port = _authority(parts, port=80)
+    headers = _headers(lines)
+    target = _target(parts)
     return ProxyRequest(
-        host, port, is_tunnel=False, opening=_opening(method, parts, port, host, lines)
+        host,
+        port,
+        is_tunnel=False,
+        opening=opening(method, target, authority_of(host, port, usual=80), headers),
+        method=method,
+        path=target,
+        headers=headers,
     )
 
 
@@ -95,19 +108,31 @@ def _is_ipv4(host: str) -> bool:
     return True
 
 
-def _opening(method: str, parts: SplitResult, port: int, host: str, lines: list[bytes]) -> bytes:
+def authority_of(host: str, port: int, *, usual: int) -> str:
+    """A URL's host and port as its server expects them."""
+    shown = f"[{host}]" if ":" in host else host
+    return shown if port == usual else f"{shown}:{port}"
+
+
+def opening(method: str, target: str, authority: str, headers: Iterable[bytes]) -> bytes:
     """The request in the form its server expects: origin-form, the URL's own host, one request
     only."""
+    head = [f"{method} {target} HTTP/1.1".encode(), f"Host: {authority}".encode(), *headers]
+    return b"\r\n".join([*head, b"Connection: close", b"", b""])
+
+
+def _target(parts: SplitResult) -> str:
     path = parts.path or "/"
-    target = f"{path}?{parts.query}" if parts.query else path
-    shown = f"[{host}]" if ":" in host else host
-    authority = shown if port == 80 else f"{shown}:{port}"
-    head = [f"{method} {target} HTTP/1.1".encode(), f"Host: {authority}".encode()]
+    return f"{path}?{parts.query}" if parts.query else path
+
+
+def _headers(lines: Iterable[bytes]) -> tuple[bytes, ...]:
+    kept = []
     for line in lines:
         found = _HEADER.fullmatch(line)
         if found is None:
             raise BadProxyRequest("a header line is malformed")
         name = found[1].lower()
         if name not in _DROPPED and not name.startswith(b"proxy-"):
-            head.append(line)
-    return b"\r\n".join([*head, b"Connection: close", b"", b""])
+            kept.append(line)
+    return tuple(kept)

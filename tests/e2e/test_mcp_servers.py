@@ -1,0 +1,122 @@
+"""An agent uses an MCP server whose address and key it never sees."""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+from openai.types.chat import ChatCompletion
+
+from tests.e2e.deployments import Deployment, embedded, free_port
+from tests.fakes.mcp_server import RunningMcpServer, mcp_server
+from tests.parts import need
+
+pytestmark = [pytest.mark.bwrap, pytest.mark.timeout(240)]
+
+SECRET = "mcp-canary-7f3a9c"
+FINDS_IT = f"echo {base64.b64encode(SECRET.encode()).decode()} | base64 -d"
+LOOKS_FOR_IT = f'cat /proc/*/environ /proc/*/cmdline | tr "\\0" "\\n" | grep -c "$({FINDS_IT})"'
+
+
+CURL = "tool bash curl -s --noproxy '' -o /dev/null -w '%{http_code}' -d x"
+"""Through the proxy, whatever NO_PROXY says."""
+
+
+@dataclass(frozen=True)
+class Scene:
+    """A deployment with two agents: one with a server that works, one with a dead one beside it."""
+
+    deployment: Deployment
+    server: RunningMcpServer
+
+    def ask(self, prompt: str, *, model: str = "helper", **more: Any) -> ChatCompletion:
+        with self.deployment.client() as client:
+            answer: ChatCompletion = client.chat.completions.create(
+                model=model, messages=[{"role": "user", "content": prompt}], **more
+            )
+            return answer
+
+
+@pytest.fixture(scope="module")
+def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
+    need("bwrap")
+    need("redis")
+    agents = tmp_path_factory.mktemp("agents")
+    with mcp_server(tmp_path_factory.mktemp("mcp"), key=f"Bearer {SECRET}") as server:
+        echo = f"""
+mcp_servers:
+  echo:
+    url: {server.url}
+    headers: {{Authorization: "Bearer ${{ECHO_KEY}}"}}
+"""
+        dead = f"  dead: {{url: 'http://127.0.0.1:{free_port()}/mcp'}}\n"
+        (agents / "helper.yaml").write_text(echo)
+        (agents / "unlucky.yaml").write_text(echo + dead)
+        settings = {
+            "AGCLUSTER_AGENTS_DIR": str(agents),
+            "AGCLUSTER_MCP_SECRETS": json.dumps({"ECHO_KEY": SECRET}),
+            # Private hosts are closed to tools, but not an MCP server that an operator named.
+            "AGCLUSTER_EGRESS": "allowlist",
+        }
+        with embedded("bubblewrap", **settings) as deployment:
+            yield Scene(deployment, server)
+
+
+def said(answer: ChatCompletion) -> str:
+    return answer.choices[0].message.content or ""
+
+
+def shown(answer: ChatCompletion) -> str:
+    return str((answer.choices[0].message.model_extra or {}).get("reasoning_content"))
+
+
+def test_its_tools_are_the_agents_and_its_key_is_the_gateways(scene: Scene) -> None:
+    answer = scene.ask('tool mcp__echo__repeat {"text": "good day"}')
+    assert "GOOD DAY" in said(answer)
+    assert "mcp__echo__repeat" in shown(answer)
+    asked = scene.server.requests
+    assert asked
+    assert all(request["is_right"] for request in asked)
+    assert {request["method"] for request in asked} <= {"POST", "DELETE"}
+
+
+def test_they_stay_beside_what_a_request_offers(scene: Scene) -> None:
+    name = {"X-Conversation-ID": "mcp-and-an-object"}
+    form = {"type": "json_schema", "json_schema": {"name": "any", "schema": {"type": "object"}}}
+    asks = 'tool mcp__echo__repeat {"text": "one"} then json {"a": 1}'
+    first = scene.ask(asks, response_format=form, extra_headers=name)
+    assert json.loads(said(first)) == {"a": 1}
+    assert "mcp__echo__repeat" in shown(first)
+    second = scene.ask('tool mcp__echo__repeat {"text": "two"}', extra_headers=name)
+    assert "TWO" in said(second)
+
+
+def test_nothing_in_the_container_has_the_key(scene: Scene) -> None:
+    prompt = f'tool mcp__echo__repeat {{"text": "x"}} then tool bash {LOOKS_FOR_IT}'
+    assert said(scene.ask(prompt)).strip().splitlines()[-1].strip() == "0"
+
+
+def test_an_agent_cannot_use_the_way_for_anything_else(scene: Scene) -> None:
+    for target, word in (
+        ("http://echo.mcp.internal/.well-known/oauth-protected-resource", "404"),
+        ("http://other.mcp.internal/", "404"),
+        (scene.server.url, "403"),
+    ):
+        assert word in said(scene.ask(f"{CURL} {target}")), target
+
+
+def test_a_dead_server_is_told_and_holds_nobody_up(scene: Scene) -> None:
+    answer = scene.ask('tool mcp__echo__repeat {"text": "still here"}', model="unlucky")
+    assert "STILL HERE" in said(answer)
+    assert "The MCP server dead" in shown(answer)
+
+
+def test_an_agent_without_it_has_none_of_its_tools(scene: Scene) -> None:
+    answer = scene.ask("toolnames", model="claude-sonnet-4.5")
+    assert "mcp__" not in said(answer)
+    refused = scene.ask(f"{CURL} http://echo.mcp.internal/", model="claude-sonnet-4.5")
+    assert "404" in said(refused)

@@ -1,0 +1,106 @@
+"""What an MCP server is sent of an agent's request."""
+
+from __future__ import annotations
+
+import pytest
+
+from infra.wire.profiles import McpServer
+from worker.gateway.egress.mcp import McpRefused, McpSecrets, is_mcp, request_to
+from worker.gateway.egress.request import parse_request
+
+SERVERS = {
+    "github": McpServer(
+        url="https://mcp.example.com:8443/mcp/?toolset=all",
+        headers={"Authorization": "Bearer ${TOKEN}", "X-Team": "blue"},
+    ),
+    "plain": McpServer(url="http://10.0.0.7/mcp"),
+    "unset": McpServer(url="http://10.0.0.7/mcp", headers={"X-Key": "${NOBODY}"}),
+}
+SECRETS = McpSecrets('{"TOKEN": "s3cret"}')
+
+
+def head(
+    name: str = "github", method: str = "POST", path: str = "/", *lines: str, port: str = ""
+) -> bytes:
+    first = f"{method} http://{name}.mcp.internal{port}{path} HTTP/1.1"
+    return "\r\n".join((first, *(lines or ("Content-Length: 5",)), "", "")).encode()
+
+
+def test_the_servers_address_and_secrets_are_added_outside() -> None:
+    request = parse_request(
+        head(
+            "github",
+            "POST",
+            "/",
+            "Content-Length: 5",
+            "Accept: application/json, text/event-stream",
+            "Authorization: Bearer mine",
+            "x-team: red",
+            "Cookie: a=b",
+            "Mcp-Session-Id: 77",
+            "Connection: keep-alive",
+        )
+    )
+    assert is_mcp(request)
+    asked = request_to(request, SERVERS, SECRETS)
+    assert (asked.host, asked.port, asked.is_tls) == ("mcp.example.com", 8443, True)
+    assert asked.body_bytes == 5
+    assert asked.head.decode().split("\r\n") == [
+        "POST /mcp/?toolset=all HTTP/1.1",
+        "Host: mcp.example.com:8443",
+        "Content-Length: 5",
+        "Accept: application/json, text/event-stream",
+        "Mcp-Session-Id: 77",
+        "Authorization: Bearer s3cret",
+        "X-Team: blue",
+        "Connection: close",
+        "",
+        "",
+    ]
+
+
+def test_a_server_on_a_private_network_is_an_operators_choice() -> None:
+    asked = request_to(parse_request(head("plain")), SERVERS, SECRETS)
+    assert (asked.host, asked.port, asked.is_tls) == ("10.0.0.7", 80, False)
+    assert asked.head.startswith(b"POST /mcp HTTP/1.1\r\nHost: 10.0.0.7\r\n")
+
+
+@pytest.mark.parametrize(
+    ("request_head", "status"),
+    [
+        (head("another"), 404),
+        (head("github", "POST", "/.well-known/oauth-protected-resource"), 404),
+        (head("github", "POST", "/?toolset=none"), 404),
+        (head("github", "POST", "//"), 404),
+        (head("github", "GET"), 405),
+        (head("github", "PUT"), 405),
+        (head("github", port=":8080"), 400),
+        (b"CONNECT github.mcp.internal:443 HTTP/1.1\r\n\r\n", 400),
+        (head("github", "POST", "/", "Accept: */*"), 411),
+        (head("github", "POST", "/", "Transfer-Encoding: chunked"), 411),
+        (head("github", "POST", "/", "Content-Length: 5", "Transfer-Encoding: chunked"), 411),
+        (head("github", "POST", "/", "Content-Length: 5", "Content-Length: 6"), 411),
+        (head("github", "POST", "/", "Content-Length: -1"), 411),
+        (head("github", "POST", "/", "Content-Length: 99999999"), 413),
+        (head("unset"), 502),
+    ],
+)
+def test_anything_else_is_refused(request_head: bytes, status: int) -> None:
+    with pytest.raises(McpRefused) as refused:
+        request_to(parse_request(request_head), SERVERS, SECRETS)
+    assert refused.value.status == status
+    assert "s3cret" not in f"{refused.value} {refused.value.detail}"
+    assert "example.com" not in refused.value.message
+
+
+def test_the_end_of_a_session_has_no_body() -> None:
+    asked = request_to(
+        parse_request(head("github", "DELETE", "/", "Mcp-Session-Id: 7")), SERVERS, SECRETS
+    )
+    assert asked.body_bytes == 0
+
+
+@pytest.mark.parametrize("told", ["[]", "{", '{"A": 1}', '{"A": "b\\r\\nX: y"}', '{"A": "ü"}'])
+def test_secrets_are_names_and_texts_of_one_line(told: str) -> None:
+    with pytest.raises(ValueError, match=r"JSON object|Expecting"):
+        McpSecrets(told)
