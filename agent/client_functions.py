@@ -8,14 +8,14 @@ apart from loading the schema checker.
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 
 from agent.cli.offers import CallReply, Offer, OfferedCall
-from agent.cli.schemas import Check, checker
+from agent.cli.without_mcp import load_left_out
 from infra.wire.characters import whole
 from infra.wire.events import ClientCall
 from infra.wire.ids import client_call_id
-from infra.wire.options import ClientTool, ClientTools
+from infra.wire.options import AnswerForm, ClientTool, ClientTools
 from infra.wire.turns import CallBlock, ContentBlock, HistoryMessage
 
 WRONG_MAX = 5
@@ -24,6 +24,9 @@ CALLS_MAX = 64
 """Calls that one turn may end with."""
 ARGUMENTS_MAX_BYTES = 256 * 1024
 """Arguments of one call, as they are sent to the client."""
+
+Check = Callable[[object], str | None]
+"""What is wrong with the arguments, in words for the model; None if nothing is."""
 
 _NAME_MAX_CHARS = 64
 
@@ -97,12 +100,11 @@ class ClientFunctions:
         return block
 
     def _offer(self, tool: ClientTool) -> Offer:
-        schema = json.loads(tool.parameters)
-        check = checker(schema)
+        check = _check(tool.parameters)
         return Offer(
             self._own_names[tool.name],
             tool.description,
-            schema,
+            json.loads(tool.parameters),
             lambda call: self._judge(call, check),
         )
 
@@ -117,12 +119,20 @@ class ClientFunctions:
             return None
         self._wrong += 1
         text = f"The arguments do not match the function's schema: {fault}"
-        return CallReply(text, ends_turn=self.is_given_up)
+        # A result that is an error never ends a turn.
+        return CallReply(text, is_error=not self.is_given_up, ends_turn=self.is_given_up)
 
     def _fault(self, call: OfferedCall, check: Check) -> str | None:
         if len(_written(call).encode()) > ARGUMENTS_MAX_BYTES:
             return f"they are larger than {ARGUMENTS_MAX_BYTES // 1024} KiB"
         return check(call.input)
+
+
+def _check(schema: str) -> Check:
+    load_left_out("jsonschema")
+    from infra.wire.form_checks import FormCheck
+
+    return FormCheck(AnswerForm(schema_text=schema)).fault_of
 
 
 def _written(call: OfferedCall) -> str:

@@ -25,7 +25,7 @@ from agent.cli.spare import begins_afresh, restatements
 from agent.client_functions import ClientFunctions
 from agent.forwarder import Forwarder
 from agent.hearing import TurnHearing
-from agent.memory.calls import OpenCall, UnfinishedAnswer, paired
+from agent.memory.calls import UnfinishedAnswer, answered
 from agent.memory.history import Json, Said, content_of
 from agent.memory.memory import AgentMemory, Mark
 from agent.memory.past import Past
@@ -44,6 +44,7 @@ from infra.wire.link import (
     StartTurn,
     decode_launch,
 )
+from infra.wire.paired import OpenCall
 from infra.wire.states import TurnState
 
 log = logging.getLogger(__name__)
@@ -210,9 +211,9 @@ class ClaudeSession:
         prompt = Said("user", [*to_tell.content, *content_of(start.prompt), *wished])
         first, *others = [*to_tell.frames, prompt]
         if (left := self._unfinished) is None:
-            return paired([first, *others], self._open_calls)
-        answered = Said("user", [*left.results, *first.content])
-        return paired([Said("assistant", left.answer), answered, *others])
+            return answered([first, *others], self._open_calls)
+        first = Said("user", [*left.results, *first.content])
+        return answered([Said("assistant", left.answer), first, *others])
 
     # The CLI
 

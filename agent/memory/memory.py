@@ -20,7 +20,7 @@ from pathlib import Path
 
 from claude_agent_sdk import project_key_for_directory
 
-from agent.memory.calls import UnfinishedAnswer, paired, unfinished
+from agent.memory.calls import UnfinishedAnswer, answered, unfinished
 from agent.memory.history import Json, Said, messages_of, transcript_of
 from agent.memory.past import Past
 from agent.memory.transcripts import Entry, PartKey, Transcripts
@@ -115,7 +115,7 @@ class AgentMemory:
         session = str(uuid.uuid4())
         said, self.to_tell = _parted(start.history)
         entries = transcript_of(
-            paired(said),
+            answered(said),
             session=session,
             cwd=str(self._workspace),
             model=start.settings.model,

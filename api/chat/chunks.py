@@ -8,9 +8,9 @@ If the client asks for event numbers, each chunk carries its event's number as t
 same block as its data (an id without data breaks clients). A client that lost the stream resumes
 with the last number.
 
-The agent's thinking and tools are never shown as `tool_calls`, because clients would try to run
-those and loop. They go to `reasoning_content`, into the answer's text, or nowhere, depending on a
-setting.
+Only calls of the client's own functions are `tool_calls`. The agent's own tools and thinking never
+are, because clients would try to run those and loop. They go to `reasoning_content`, into the
+answer's text, or nowhere, depending on a setting.
 """
 
 from __future__ import annotations
@@ -18,13 +18,14 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Sequence
 
-from api.chat.vocabulary import FINISH_REASONS, completion_id, usage_of
+from api.chat.call_pieces import CallPieces
+from api.chat.vocabulary import completion_id, finish_reason, usage_of
 from api.errors import error_body
 from api.turns.chain import AnswerHead
 from api.turns.channels import Channels
 from infra.runtime.settings import ToolDisplay
 from infra.wire.errors import AgClusterError
-from infra.wire.events import TurnEnded
+from infra.wire.events import ClientCall, TurnEnded
 from infra.wire.ids import TurnId
 
 DONE = b"data: [DONE]\n\n"
@@ -63,6 +64,7 @@ class ChunkFrames:
         self._content = self._opening + b'"content":'
         self._tail = b'},"logprobs":null,"finish_reason":null}]' + self._close
         self._channels = Channels(display, head=head)
+        self._calls = CallPieces()
 
     def first(self, n: int = 0) -> bytes:
         """The chunk that opens every answer; `n` is the last event that the client has seen
@@ -74,6 +76,8 @@ class ChunkFrames:
         one."""
         for payload in events:
             self._channels.piece(payload)
+            if (call := self._channels.call(payload)) is not None:
+                self._calls.of(call)
 
     def render(self, events: Iterable[bytes], first: int) -> bytes:
         """The chunks for these events, joined; `first` is the number of the first event.
@@ -90,7 +94,17 @@ class ChunkFrames:
                 out.append(reasoning if shown[0] else content)
                 out.append(shown[1])
                 out.append(tail)
+            elif (call := self._channels.call(payload)) is not None:
+                out.append(self._called(call, n))
         return b"".join(out)
+
+    def _called(self, call: ClientCall, n: int) -> bytes:
+        """The chunks of a call. Only the last one has its event's number: a client that has not got
+        all of them resumes before it."""
+        *pieces, last = self._calls.of(call)
+        before, opening, tail = self._mark(n - 1), self._opening, self._tail
+        told = [before + opening + piece + tail for piece in pieces]
+        return b"".join([*told, self._mark(n) + opening + last + tail])
 
     def render_plain(self, events: Sequence[bytes], first: int) -> bytes | None:
         """The same for deltas that only continue the newest text or thinking. None for all others;
@@ -125,7 +139,8 @@ class ChunkFrames:
         """
         mark = self._mark(n)
         out = mark + self._opening + b'},"logprobs":null,"finish_reason":"'
-        out += FINISH_REASONS[end.end_reason].encode() + b'"}]' + self._close
+        out += finish_reason(end.end_reason, is_legacy=self._calls.is_legacy).encode()
+        out += b'"}]' + self._close
         if self._include_usage:
             usage = usage_of(end.usage).model_dump_json().encode()
             out += mark + self._base + b',"choices":[],"usage":' + usage + b"}\n\n"

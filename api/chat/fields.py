@@ -8,6 +8,13 @@ from __future__ import annotations
 
 HONOURED: frozenset[str] = frozenset(
     {
+        "function_call", "functions", "functions[].description", "functions[].name",
+        "functions[].parameters", "messages[].tool_calls[].id", "parallel_tool_calls",
+        "function_call.name", "tool_choice", "tool_choice.allowed_tools",
+        "tool_choice.allowed_tools.mode", "tool_choice.allowed_tools.tools",
+        "tool_choice.function", "tool_choice.function.name", "tool_choice.type", "tools",
+        "tools[].function", "tools[].function.description", "tools[].function.name",
+        "tools[].function.parameters", "tools[].function.strict", "tools[].type",
         "messages", "messages[].content", "messages[].content[].file",
         "messages[].content[].file.file_data", "messages[].content[].file.file_id",
         "messages[].content[].file.filename",
@@ -28,17 +35,17 @@ HONOURED: frozenset[str] = frozenset(
     }
 )  # fmt: skip
 
-REFUSED: frozenset[str] = frozenset({"n"})
-"""400 in the newest message, a note in an earlier one; `n` above 1 is 400."""
+REFUSED: frozenset[str] = frozenset({"n", "tool_choice.custom", "tools[].custom"})
+"""`n` above 1 and `custom` tools are 400."""
 
 IGNORED_PARAMETERS: frozenset[str] = frozenset(
     {
-        "audio", "frequency_penalty", "function_call", "functions", "logit_bias", "logprobs",
+        "audio", "frequency_penalty", "logit_bias", "logprobs",
         "max_completion_tokens", "max_tokens", "metadata", "modalities", "moderation",
-        "parallel_tool_calls", "prediction", "presence_penalty", "prompt_cache_key",
+        "prediction", "presence_penalty", "prompt_cache_key",
         "prompt_cache_options", "prompt_cache_retention", "reasoning_effort",
-        "safety_identifier", "seed", "service_tier", "stop", "store", "temperature", "tool_choice",
-        "tools", "top_logprobs", "top_p", "user", "verbosity", "web_search_options",
+        "safety_identifier", "seed", "service_tier", "stop", "store", "temperature",
+        "top_logprobs", "top_p", "user", "verbosity", "web_search_options",
     }
 )  # fmt: skip
 """The agent decides these itself, or runs its own tools. In a side request the token limits count
@@ -47,7 +54,7 @@ IGNORED_PARAMETERS: frozenset[str] = frozenset(
 IGNORED_INSIDE: frozenset[str] = frozenset(
     {
         "messages[].audio", "messages[].content[].image_url.detail",
-        "messages[].content[].prompt_cache_breakpoint", "messages[].tool_calls[].id",
+        "messages[].content[].prompt_cache_breakpoint",
         "messages[].tool_calls[].type", "stream_options.include_obfuscation",
     }
 )  # fmt: skip

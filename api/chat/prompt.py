@@ -4,8 +4,9 @@ The prompt is everything that the user said since the last answer. Everything be
 which is used only if the agent's memory differs from what the client sees. What the user said
 between two answers is one turn, and has one digest, however many messages it took. If the last
 message is an answer, the agent is asked to continue it. If there are only instructions, the last of
-them is the prompt. Tool calls and results of the client's own tools become text, because this agent
-runs its own tools.
+them is the prompt. Results of the client's functions are said by the user, as everything that is
+not an answer: they are a prompt like any other. If the agent does not get the client's functions,
+calls and results become text.
 """
 
 from __future__ import annotations
@@ -16,7 +17,15 @@ from typing import Literal
 
 from api.chat.attached import NamedFiles
 from api.chat.blocks import blocks_of
-from api.chat.request import Called, ChatMessage, built_of, counted, given, text_of
+from api.chat.calls import (
+    RESULT_ROLES,
+    calls_as_text,
+    calls_in,
+    check_pairs,
+    result_as_text,
+    result_blocks,
+)
+from api.chat.request import ChatMessage, built_of, counted
 from api.turns.ask import Prompt, prompt_of
 from infra.files.kinds import text_in
 from infra.wire.errors import RequestRefused
@@ -24,19 +33,24 @@ from infra.wire.history import GO_ON
 from infra.wire.turns import ContentBlock, FileBlock, HistoryMessage, TextBlock
 
 _SYSTEM_ROLES = frozenset({"system", "developer"})
-_RESULT_ROLES = frozenset({"tool", "function"})
 
 
-def read_messages(messages: Sequence[ChatMessage], files: NamedFiles | None = None) -> Prompt:
-    """`files` are those that the messages may name by id.
+def read_messages(
+    messages: Sequence[ChatMessage], files: NamedFiles | None = None, *, has_tools: bool = False
+) -> Prompt:
+    """`files` are those that the messages may name by id. `has_tools`: the agent gets the client's
+    functions.
 
     Raises `RequestRefused`, naming the message or part that is not valid.
     """
     with counted(built_of(messages)):
-        return _read(messages, files or NamedFiles({}))
+        reader = _Reader(files or NamedFiles({}), has_tools=has_tools)
+        if has_tools:
+            check_pairs(messages)
+        return _read(messages, reader)
 
 
-def _read(messages: Sequence[ChatMessage], files: NamedFiles) -> Prompt:
+def _read(messages: Sequence[ChatMessage], reader: _Reader) -> Prompt:
     spoken = [i for i, message in enumerate(messages) if message.role not in _SYSTEM_ROLES]
     newest = spoken[-1] if spoken else len(messages) - 1
     system: list[str] = []
@@ -45,7 +59,7 @@ def _read(messages: Sequence[ChatMessage], files: NamedFiles) -> Prompt:
     is_answered = True
     for i, message in enumerate(messages):
         where = f"messages[{i}]"
-        blocks = tuple(_blocks(message, where, is_newest=i == newest, files=files))
+        blocks = tuple(reader.blocks(message, where, is_newest=i == newest))
         if message.role in _SYSTEM_ROLES and spoken:
             system.extend(_text(block) for block in blocks)
             continue
@@ -92,29 +106,24 @@ def _text(block: ContentBlock) -> str:
     return "[Left out here: a picture or document]"
 
 
-def _blocks(
-    message: ChatMessage, where: str, *, is_newest: bool, files: NamedFiles
-) -> Iterator[ContentBlock]:
-    blocks = blocks_of(message.content, f"{where}.content", is_newest=is_newest, files=files)
-    if message.role in _RESULT_ROLES:
-        of = message.name or message.tool_call_id or "a tool"
-        yield TextBlock(text=f"[Result of {of}]")
-    yield from blocks
-    if message.refusal and message.refusal.strip():
-        yield TextBlock(text=message.refusal)
-    yield from (TextBlock(text=line) for line in _calls(message))
+class _Reader:
+    """Reads messages one by one."""
 
+    def __init__(self, files: NamedFiles, *, has_tools: bool) -> None:
+        self._files = files
+        self._has_tools = has_tools
 
-def _calls(message: ChatMessage) -> Iterator[str]:
-    calls = [call.function or call.custom for call in message.tool_calls or ()]
-    for called in [*calls, message.function_call]:
-        if called is not None:
-            yield f"[Called {text_of(called.name) or 'a tool'} with {_arguments(called)}]"
-
-
-def _arguments(called: Called) -> str:
-    raw = given(called.arguments) or given(called.input)
-    if raw is None:
-        return ""
-    told = text_of(raw)
-    return bytes(raw).decode("utf-8", "replace") if told is None else told
+    def blocks(
+        self, message: ChatMessage, where: str, *, is_newest: bool
+    ) -> Iterator[ContentBlock]:
+        """The content of a message."""
+        content = f"{where}.content"
+        blocks = blocks_of(message.content, content, is_newest=is_newest, files=self._files)
+        if message.role in RESULT_ROLES:
+            read = result_blocks if self._has_tools else result_as_text
+            yield from read(message, blocks)
+        else:
+            yield from blocks
+        if message.refusal and message.refusal.strip():
+            yield TextBlock(text=message.refusal)
+        yield from calls_in(message) if self._has_tools else calls_as_text(message)

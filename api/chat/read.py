@@ -8,6 +8,7 @@ from fastapi import Request
 
 from api.access.agents import AgentCatalog, ChosenAgent
 from api.chat.attached import NamedFiles
+from api.chat.client_tools import means_its_tools
 from api.chat.prompt import read_messages
 from api.chat.request import ChatRequest, read_chat_request
 from api.chat.side_requests import SideRules
@@ -21,12 +22,12 @@ from api.turns.ask import Ask, Prompt
 from api.turns.naming import conversation_name, resends_history
 from api.turns.options import EGRESS_PROFILE_HEADER, read_options
 from api.turns.repeats import read_repeat
-from infra.runtime.settings import ConversationSettings
+from infra.runtime.settings import ClientToolsUse, ConversationSettings
 from infra.wire.errors import ErrorCode, RequestRefused
 from infra.wire.options import ConversationOptions
 from infra.wire.turns import Lane, OnDisconnect
 
-_FORM_COST = 32
+_SCHEMA_COST = 32
 """A byte of a schema costs as much to check as so many bytes of a body to parse."""
 
 
@@ -79,9 +80,13 @@ class ChatReader:
                 code=ErrorCode.MODEL_NOT_FOUND,
                 param="model",
             )
-        prompt = await self._read_messages(chat, caller, body)
+        use = chosen.profile.client_tools if chosen.profile else None
+        has_tools = means_its_tools(headers, ClientToolsUse(use) if use else settings.client_tools)
+        prompt = await self._read_messages(chat, caller, body, has_tools=has_tools)
         turn_options = await self._large.read(
-            chat.form_bytes * _FORM_COST, lambda: read_turn_options(chat), tenant=tenant
+            chat.schema_bytes * _SCHEMA_COST,
+            lambda: read_turn_options(chat, has_tools=has_tools),
+            tenant=tenant,
         )
         lane = self._rules.lane_of(chat, headers)
         ask = Ask(
@@ -105,14 +110,16 @@ class ChatReader:
         )
         return chat, ask
 
-    async def _read_messages(self, chat: ChatRequest, caller: Caller, body: bytearray) -> Prompt:
+    async def _read_messages(
+        self, chat: ChatRequest, caller: Caller, body: bytearray, *, has_tools: bool
+    ) -> Prompt:
         """The prompt, with the files that the messages name. Few name any, so these are found by
         reading, and the messages are read again with them."""
         most = self._file_bounds.files_max
         files = NamedFiles(files_max=most)
 
         def read() -> Prompt:
-            return read_messages(chat.messages, files)
+            return read_messages(chat.messages, files, has_tools=has_tools)
 
         prompt = await self._large.read(len(body), read, tenant=caller.tenant)
         if files.is_asked:

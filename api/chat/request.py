@@ -110,6 +110,7 @@ class Called(_Counted, frozen=True):
 class ChatToolCall(_Counted, frozen=True):
     """A tool call in an answer."""
 
+    id: Json = UNSET
     function: Called | None = None
     custom: Called | None = None
 
@@ -223,10 +224,10 @@ class ChatRequest(Struct, frozen=True):
         }
 
     @property
-    def form_bytes(self) -> int:
-        """The size of `response_format`."""
-        raw = given(self.response_format)
-        return len(memoryview(raw)) if raw is not None else 0
+    def schema_bytes(self) -> int:
+        """The size of the fields that hold schemas."""
+        fields = map(given, (self.response_format, self.tools, self.functions))
+        return sum(len(memoryview(raw)) for raw in fields if raw is not None)
 
     @property
     def form(self) -> dict[str, Any] | None:

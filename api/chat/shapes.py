@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
 from infra.wire.states import TurnState
 
@@ -33,13 +33,37 @@ class CompletionUsage(BaseModel):
     completion_tokens_details: CompletionTokensDetails = CompletionTokensDetails()
 
 
+class CalledFunction(BaseModel):
+    """A client's function, and the arguments of one call of it as JSON."""
+
+    name: str
+    arguments: str
+
+
+class AnswerToolCall(BaseModel):
+    """A call of one of the client's functions. The client runs it and sends the result."""
+
+    id: str
+    type: Literal["function"] = "function"
+    function: CalledFunction
+
+
+def _is_none(value: object) -> bool:
+    return value is None
+
+
 class AnswerMessage(BaseModel):
-    """The agent's answer. `reasoning_content` is thinking and tool activity, if shown."""
+    """The agent's answer. `reasoning_content` is thinking and tool activity, if shown.
+
+    `tool_calls`, or `function_call` in the older form, is there only if the answer ends with calls.
+    """
 
     role: Literal["assistant"] = "assistant"
     content: str | None
     refusal: str | None = None
     reasoning_content: str | None = None
+    tool_calls: list[AnswerToolCall] | None = Field(None, exclude_if=_is_none)
+    function_call: CalledFunction | None = Field(None, exclude_if=_is_none)
 
 
 class Choice(BaseModel):

@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 from api.chat.answer_form import read_answer_form
+from api.chat.client_tools import read_client_tools
 from api.chat.request import ChatRequest
 from infra.wire.options import TurnOptions
 
 
-def read_turn_options(chat: ChatRequest) -> TurnOptions:
-    """Raises `RequestRefused` for an invalid value."""
-    return TurnOptions(max_tokens=chat.bound, answer_form=read_answer_form(chat))
+def read_turn_options(chat: ChatRequest, *, has_tools: bool) -> TurnOptions:
+    """`has_tools`: the agent may call what the client sends as its tools. Raises `RequestRefused`
+    for an invalid value."""
+    return TurnOptions(
+        max_tokens=chat.bound,
+        answer_form=read_answer_form(chat),
+        client_tools=read_client_tools(chat) if has_tools else None,
+    )

@@ -24,6 +24,13 @@ FINISH_REASONS: Mapping[EndReason, FinishReason] = {
     EndReason.REFUSED: "content_filter",
 }
 
+
+def finish_reason(end: EndReason, *, is_legacy: bool = False) -> FinishReason:
+    """OpenAI's word for it. `is_legacy`: the calls are told in the older form."""
+    reason = FINISH_REASONS[end]
+    return "function_call" if is_legacy and reason == "tool_calls" else reason
+
+
 _ID = re.compile(rf"(?:{COMPLETION_PREFIX}|{TURN_PREFIX})([0-9a-f]{{32}})")
 
 

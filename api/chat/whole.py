@@ -9,8 +9,9 @@ import math
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from api.chat.call_pieces import called, tool_call
 from api.chat.shapes import AnswerMessage, ChatCompletion, Choice
-from api.chat.vocabulary import FINISH_REASONS, completion_id, usage_of
+from api.chat.vocabulary import completion_id, finish_reason, usage_of
 from api.errors import error_response
 from api.http.disconnect import HungUp, while_connected
 from api.turns.channels import Channels, is_sight, read_end
@@ -20,7 +21,7 @@ from infra.runtime.logs import fields
 from infra.runtime.settings import ToolDisplay
 from infra.wire.characters import whole
 from infra.wire.errors import AgClusterError
-from infra.wire.events import is_end
+from infra.wire.events import ClientCall, is_end
 
 log = logging.getLogger(__name__)
 
@@ -90,6 +91,7 @@ class WholeAnswer(Response):
     async def _gather(self, send: Send) -> ChatCompletion:
         channels = Channels(self._display, head=self._turn.head)
         said: dict[bool, list[str]] = {False: [], True: []}
+        calls: list[ClientCall] = []
         payload = b""
         blank_at_s = self._clock.monotonic() + self._blanks_every_s
         while not self._turn.relay.is_ended:
@@ -97,20 +99,31 @@ class WholeAnswer(Response):
             for payload in events:
                 if (shown := channels.piece(payload)) is not None:
                     said[shown[0]].append(json.loads(shown[1]))
+                elif (call := channels.call(payload)) is not None:
+                    calls.append(call)
                 self._had_effects |= is_sight(payload) and not is_end(payload)
             if self._clock.monotonic() >= blank_at_s and not self._turn.relay.is_ended:
                 await self._send_blank(send)
                 blank_at_s = self._clock.monotonic() + self._blanks_every_s
         end = read_end(payload)
+        text = whole("".join(said[False]))
+        is_legacy = any(call.is_legacy for call in calls)
         message = AnswerMessage(
-            content=whole("".join(said[False])),
+            content=None if calls and not text else text,
             reasoning_content=whole("".join(said[True])) or None,
+            tool_calls=None if is_legacy or not calls else list(map(tool_call, calls)),
+            function_call=called(calls[0]) if is_legacy else None,
         )
         return ChatCompletion(
             id=completion_id(self._turn.id),
             created=self._created,
             model=self._model,
-            choices=[Choice(message=message, finish_reason=FINISH_REASONS[end.end_reason])],
+            choices=[
+                Choice(
+                    message=message,
+                    finish_reason=finish_reason(end.end_reason, is_legacy=is_legacy),
+                )
+            ],
             usage=usage_of(end.usage),
         )
 

@@ -17,6 +17,7 @@ from infra.wire.options import (
 )
 from infra.wire.profiles import AgentProfile, AgentRef
 from infra.wire.turns import (
+    CallBlock,
     ContentBlock,
     HistoryMessage,
     Lane,
@@ -44,6 +45,9 @@ class Prompt:
     """The index in the history where each of those turns begins."""
     tails: tuple[str, ...] = ()
     """Digests under which the prompt may come back."""
+    closings: tuple[str, ...] = ()
+    """What each of those answers is told apart by: its text or, if it ended with calls of the
+    client's functions, the ids of the calls."""
 
 
 def prompt_of(
@@ -67,13 +71,20 @@ def prompt_of(
         prompt=turns[-1],
         sent=tuple(map(digest, turns)),
         has_answers=has_answers,
-        answers=tuple(
-            "".join(block.text for block in answer if isinstance(block, TextBlock))
-            for answer in answers
-        ),
+        answers=tuple(map(_text_of, answers)),
+        closings=tuple(call_ids(answer) or _text_of(answer) for answer in answers),
         begins=tuple(begins[:-1]),
         tails=tails(turns[-1]),
     )
+
+
+def call_ids(answer: Blocks) -> str:
+    """The ids of an answer's calls, joined; empty for an answer that ended with words."""
+    return "".join(block.id for block in answer if isinstance(block, CallBlock))
+
+
+def _text_of(answer: Blocks) -> str:
+    return "".join(block.text for block in answer if isinstance(block, TextBlock))
 
 
 def _blocks_of(messages: Iterable[HistoryMessage], role: str) -> Blocks:

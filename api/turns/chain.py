@@ -34,10 +34,22 @@ _OF_A_MOMENT = re.compile(rf"\d+|\b(?:{_DAYS}|{_MONTHS}|[AaPp]\.?[Mm]\.?)(?!\w)"
 
 
 class AnswerHead(Head):
-    """Collects the head of an answer while it is relayed."""
+    """Collects the head of an answer while it is relayed. An answer that ends with calls of the
+    client's functions is known by their ids, because its text may be empty, or the same in many
+    conversations."""
 
     def __init__(self) -> None:
         super().__init__(HEAD_CHARS)
+        self._calls = ""
+
+    @property
+    def text(self) -> str:
+        """The head so far."""
+        return head_of(self._calls) if self._calls else super().text
+
+    def add_call(self, id: str) -> None:
+        """The answer ends with that call."""
+        self._calls += id
 
 
 def head_of(answer: str) -> str:

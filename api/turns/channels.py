@@ -16,9 +16,11 @@ from infra.runtime.settings import ToolDisplay
 from infra.wire.answers import SubAgents, describe
 from infra.wire.errors import ErrorCode, TurnFailed, UnknownMessage
 from infra.wire.events import (
+    ClientCall,
     TurnEnded,
     TurnStarted,
     decode_event,
+    is_client_call,
     is_end,
     text_literal,
     thinking_literal,
@@ -91,6 +93,16 @@ class Channels:
         if self._display is ToolDisplay.OFF:
             return self._is_reasoning, []
         return self._continued(self._is_reasoning, _Kind.THINKING, cast(list[bytes], thinking))
+
+    def call(self, payload: bytes) -> ClientCall | None:
+        """The call of a client's function that an event is; None for any other event."""
+        if not is_client_call(payload):
+            return None
+        call = decode_event(payload)
+        assert isinstance(call, ClientCall), "its beginning was checked with it"
+        if self._head is not None and not call.is_legacy:
+            self._head.add_call(call.id)
+        return call
 
     def note(self, line: str) -> bytes:
         """The literal of a line of our own in the reasoning."""

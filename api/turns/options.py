@@ -11,8 +11,11 @@ from infra.wire.options import ConversationOptions
 EGRESS_PROFILE_HEADER = "X-AgCluster-Egress-Profile"
 _EGRESS_PROFILE_FIELD = "egress_profile"
 
+CLIENT_TOOLS_HEADER = "X-AgCluster-Client-Tools"
+
 OPTION_HEADERS: Mapping[str, str] = {
     EGRESS_PROFILE_HEADER: "The egress profile that the conversation's tools go out by.",
+    CLIENT_TOOLS_HEADER: "`on` or `off`: whether the agent may call what the body has in `tools`.",
 }
 """The meaning of each, for the OpenAPI document."""
 

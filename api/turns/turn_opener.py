@@ -158,7 +158,7 @@ class TurnOpener:
             return None
         before, earlier = await self._large.read(
             ask.size,
-            lambda: last_chains(said.system_prompt, said.sent, said.answers),
+            lambda: last_chains(said.system_prompt, said.sent, said.closings),
             tenant=ask.caller.tenant,
         )
         return await self._chains.take(
@@ -181,7 +181,7 @@ class TurnOpener:
             chain=OpenChain(said.system_prompt, before),
             lasts=tuple(dict.fromkeys((last, *said.tails[:1]))),
             retention_s=self._settings.retention_s,
-            begun=head_of(said.answers[-1]) if goes_on else "",
+            begun=head_of(said.closings[-1]) if goes_on else "",
         )
 
     async def _submit(self, new: NewTurn, ask: Ask) -> TurnRecord | None:

@@ -98,7 +98,7 @@ def digest(content: Iterable[ContentBlock]) -> str:
             for piece in _squeezed(block.text):
                 total.update(piece)
         elif isinstance(block, ResultBlock):
-            total.update(f"r{block.call}\0{block.name}\0{digest(block.content)}".encode())
+            total.update(f"r{block.call or block.name}\0{digest(block.content)}".encode())
         elif isinstance(block, CallBlock):
             total.update(f"c{block.id}\0{block.name}\0{block.arguments}".encode())
         elif isinstance(block, FileBlock):

@@ -108,6 +108,8 @@ class AgentProfile(ProfilePart):
     tools: tuple[ToolName, ...] | None = None
     max_turns: Annotated[int, Field(gt=0, le=10_000)] | None = None
     """Maximum number of model calls in one turn."""
+    client_tools: Literal["auto", "on", "off"] | None = None
+    """Whether it may call the functions that clients send as `tools`."""
     sub_agents: Mapping[Annotated[str, StringConstraints(pattern=_NAME)], SubAgent] = {}
     mcp_servers: Mapping[ServerName, McpServer] = {}
     """MCP servers whose tools it has. Its tools reach them whatever the egress policy says, as long

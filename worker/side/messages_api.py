@@ -8,14 +8,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from infra.wire.characters import Pieces
 from infra.wire.errors import ErrorCode
 from infra.wire.events import Event, TextDelta, ThinkingDelta, TurnEnded, TurnError, Usage
 from infra.wire.form_tool import FORM_TOOL, input_schema, tool_description
+from infra.wire.options import ClientTool, ClientTools
+from infra.wire.paired import Role, as_text, paired
 from infra.wire.states import TurnState
-from infra.wire.turns import ContentBlock, TextBlock, TurnRequest
+from infra.wire.turns import CallBlock, ContentBlock, HistoryMessage, TextBlock, TurnRequest
 from infra.wire.upstream import (
     OPENING,
     STATUS_OF_KIND,
@@ -56,7 +59,21 @@ def request_body(
         tool = {"description": tool_description(form), "input_schema": input_schema(form)}
         body["tools"] = [{"name": FORM_TOOL, **tool}]
         body["tool_choice"] = {"type": "tool", "name": FORM_TOOL}
+    if functions := request.turn_options.client_tools:
+        body["tools"] = [*body.get("tools", ()), *map(_function, functions.tools)]
+        body["tool_choice"] = _choice(functions, has_form=form is not None)
     return body
+
+
+def _function(tool: ClientTool) -> Json:
+    schema = json.loads(tool.parameters)
+    return {"name": tool.name, "description": tool.description, "input_schema": schema}
+
+
+def _choice(functions: ClientTools, *, has_form: bool) -> Json:
+    how = {"disable_parallel_tool_use": True} if not functions.is_parallel else {}
+    # An answer in a form is a call too.
+    return {"type": "any" if functions.is_required or has_form else "auto", **how}
 
 
 def refusal(status: int, raw: bytes, *, retry_after_s: float | None) -> TurnError:
@@ -70,6 +87,20 @@ def refusal(status: int, raw: bytes, *, retry_after_s: float | None) -> TurnErro
     return upstream_error(code_of(status, prose), prose, retry_after_s=retry_after_s)
 
 
+@dataclass
+class SideCallMade:
+    """A tool call that the model makes."""
+
+    id: str
+    name: str
+    pieces: list[str] = field(default_factory=list)
+
+    @property
+    def input(self) -> str:
+        """The JSON that was given so far."""
+        return "".join(self.pieces)
+
+
 class AnswerStream:
     """Reads a streamed answer, in pieces of any size."""
 
@@ -77,8 +108,8 @@ class AnswerStream:
         self._rest = b""
         self._text, self._thinking = Pieces(), Pieces()
         self._figures: dict[str, int] = {}
-        self._call_id: str | None = None
-        self._input: list[str] = []
+        self.calls: list[SideCallMade] = []
+        """The tool calls in the answer."""
         self._input_chars = 0
         self._stop_reason: str | None = None
         self._is_whole = False
@@ -91,8 +122,8 @@ class AnswerStream:
 
     @property
     def call(self) -> tuple[str, str] | None:
-        """The id and the input, as JSON, of the tool call in the answer."""
-        return (self._call_id, "".join(self._input)) if self._call_id else None
+        """The id and the input, as JSON, of the newest tool call in the answer."""
+        return (self.calls[-1].id, self.calls[-1].input) if self.calls else None
 
     @property
     def is_over(self) -> bool:
@@ -141,10 +172,9 @@ class AnswerStream:
                     yield ThinkingDelta(text=text)
             case {
                 "type": "content_block_start",
-                "content_block": {"type": "tool_use", "id": str(id)},
+                "content_block": {"type": "tool_use", "id": str(id), "name": str(name)},
             }:
-                # Of several calls only the newest counts.
-                self._call_id, self._input, self._input_chars = id, [], 0
+                self.calls.append(SideCallMade(id, name))
             case {"type": "content_block_delta", "delta": {"partial_json": str(piece)}}:
                 self._take_input(piece)
             case {"type": "content_block_stop"}:
@@ -164,7 +194,8 @@ class AnswerStream:
                 self._error = upstream_error(code_of(status, prose), prose)
 
     def _take_input(self, piece: str) -> None:
-        self._input.append(piece)
+        if self.calls:
+            self.calls[-1].pieces.append(piece)
         self._input_chars += len(piece)
         if self._input_chars > INPUT_MAX_CHARS:
             self._error = upstream_error(ErrorCode.UPSTREAM_ERROR)
@@ -176,24 +207,33 @@ class AnswerStream:
 
 def _messages(request: TurnRequest) -> Sequence[Json]:
     """All messages, the prompt last; neighbours of the same role are joined."""
-    joined: list[Json] = []
-    said = [(message.role, message.content) for message in request.history]
-    for role, blocks in [*said, ("user", request.prompt)]:
+    # The Messages API takes calls and results only together with tools.
+    shown = _as_it_is if request.turn_options.client_tools else as_text
+    joined: list[tuple[Role, list[Json]]] = []
+    for message in [*request.history, HistoryMessage(role="user", content=request.prompt)]:
+        role = message.role
+        blocks = [block for one in message.content for block in shown(one)]
         content = [content_block(b) for b in blocks if _is_sayable(b, role)]
         if not content:
             continue
-        if joined and joined[-1]["role"] == role:
-            joined[-1]["content"] += content
+        if joined and joined[-1][0] == role:
+            joined[-1][1].extend(content)
         else:
-            joined.append({"role": role, "content": content})
-    if joined and joined[0]["role"] == "assistant":
-        joined.insert(0, {"role": "user", "content": [{"type": "text", "text": OPENING}]})
-    return joined
+            joined.append((role, content))
+    if joined and joined[0][0] == "assistant":
+        joined.insert(0, ("user", [{"type": "text", "text": OPENING}]))
+    return [{"role": role, "content": content} for role, content in paired(joined)]
+
+
+def _as_it_is(block: ContentBlock) -> tuple[ContentBlock, ...]:
+    return (block,)
 
 
 def _is_sayable(block: ContentBlock, role: str) -> bool:
-    """The Messages API accepts no empty text, and only text from an assistant."""
-    return bool(block.text.strip()) if isinstance(block, TextBlock) else role == "user"
+    """The Messages API accepts no empty text, and only text and calls from an assistant."""
+    if isinstance(block, TextBlock):
+        return bool(block.text.strip())
+    return role == "user" or isinstance(block, CallBlock)
 
 
 def _text(holder: object, name: str) -> str:

@@ -25,10 +25,12 @@ from infra.wire.form_tool import TRIES
 from infra.wire.gateway import SideCall
 from infra.wire.ids import TurnId
 from infra.wire.link import InterruptReason
+from infra.wire.options import ClientTools
 from infra.wire.states import ConversationState, TurnState
 from worker.gateway_client.client import CommandRefused
 from worker.ownership import HeldLease
 from worker.parts import SideParts
+from worker.side.client_calls import client_calls
 from worker.side.formed_answer import FormedAnswer
 from worker.side.messages_api import AnswerStream, refusal, request_body
 from worker.side.steps import end_before_start, end_of_broken_call
@@ -138,16 +140,24 @@ class SideRun:
             return end
         call = self._call(claimed, spending.budget_tokens)
         form = claimed.request.turn_options.answer_form
+        functions = claimed.request.turn_options.client_tools
         if form is None:
-            return await self._answered(call, output)
+            end = await self._answered(call, output)
+            return self._with_calls(end, functions, output)
         self._formed = FormedAnswer(form, budget_tokens=spending.budget_tokens)
-        return await self._give(self._formed, call, output)
+        return await self._give(self._formed, call, output, functions)
 
-    async def _give(self, formed: FormedAnswer, call: SideCall, output: TurnOutput) -> TurnEnded:
+    async def _give(
+        self,
+        formed: FormedAnswer,
+        call: SideCall,
+        output: TurnOutput,
+        functions: ClientTools | None,
+    ) -> TurnEnded:
         """The answer in its form: a model that misses it is asked again, a few times."""
         for _ in range(TRIES):
             end = await self._answered(call, output)
-            end = end.model_copy(update={"usage": self._usage})
+            end = self._with_calls(end.model_copy(update={"usage": self._usage}), functions, output)
             if end.state is not TurnState.DONE or end.end_reason is not EndReason.DONE:
                 return end
             said = await in_thread(partial(formed.read, self._answer))
@@ -163,6 +173,19 @@ class SideRun:
                 )
             call = call.model_copy(update={"body": body})
         return declared_end(ErrorCode.FORM_NOT_KEPT).model_copy(update={"usage": self._used})
+
+    def _with_calls(
+        self, end: TurnEnded, functions: ClientTools | None, output: TurnOutput
+    ) -> TurnEnded:
+        """The end of an answer, after its calls of the client's functions."""
+        if functions is None or end.state is not TurnState.DONE:
+            return end
+        calls = client_calls(self._answer.calls, functions)
+        if not calls or end.end_reason is not EndReason.DONE:
+            return end
+        for call in calls:
+            output.say(encode_event(call))
+        return end.model_copy(update={"end_reason": EndReason.CALLS})
 
     async def _answered(self, call: SideCall, output: TurnOutput) -> TurnEnded:
         """One answer. A call that broke before the first output is made again."""

@@ -9,6 +9,7 @@ from infra.runtime.settings.files import FileSettings, FileStoreSettings
 from infra.runtime.settings.limits import LimitSettings, ModelCallSettings
 from infra.runtime.settings.models import ModelSettings
 from infra.runtime.settings.types import (
+    ClientToolsUse,
     EgressPolicy,
     EgressProfile,
     Isolation,
@@ -30,6 +31,7 @@ __all__ = [
     "SECTIONS",
     "AgentDefaults",
     "AnswerSettings",
+    "ClientToolsUse",
     "ClusterSettings",
     "ConversationSettings",
     "EdgeSettings",

@@ -6,7 +6,14 @@ from typing import ClassVar
 
 from pydantic import Field
 
-from infra.runtime.settings.types import Names, Patterns, QueueDisplay, Section, ToolDisplay
+from infra.runtime.settings.types import (
+    ClientToolsUse,
+    Names,
+    Patterns,
+    QueueDisplay,
+    Section,
+    ToolDisplay,
+)
 
 
 class ConversationSettings(Section):
@@ -26,6 +33,12 @@ class ConversationSettings(Section):
         True,
         description="Append a single new message under a known name to the conversation, for "
         "clients that do not send their history; false: start anew.",
+    )
+    client_tools: ClientToolsUse = Field(
+        ClientToolsUse.AUTO,
+        description="Whether agents may call the functions that clients send as `tools`: `on`; "
+        "`off`, they are ignored; `auto`, ignored from Open WebUI only, which sends many with "
+        "every turn. An agent's profile and the header X-AgCluster-Client-Tools count more.",
     )
     temporary_name_patterns: Patterns = Field(
         ("local:",),

@@ -32,6 +32,14 @@ class ToolDisplay(StrEnum):
     TEXT = "text"
 
 
+class ClientToolsUse(StrEnum):
+    """Whether an agent may call the functions that a client sends."""
+
+    AUTO = "auto"
+    ON = "on"
+    OFF = "off"
+
+
 class QueueDisplay(StrEnum):
     """Where a waiting stream shows its place in the queue."""
 

@@ -55,13 +55,14 @@ def test_a_good_call_stays_open_and_a_wrong_one_is_explained() -> None:
     assert reply is not None
     assert reply.is_error
     assert not reply.ends_turn
-    assert "$.n: 'one' is not of type 'integer'" in reply.text
+    assert "'one' is not of type 'integer'" in reply.text
 
 
 def test_too_many_wrong_calls_end_the_turn() -> None:
     of = functions("go")
     replies = [judged(of, {}) for _ in range(WRONG_MAX)]
-    assert [reply is not None and reply.ends_turn for reply in replies] == [False] * 4 + [True]
+    assert [reply.ends_turn for reply in replies if reply] == [False] * 4 + [True]
+    assert [reply.is_error for reply in replies if reply] == [True] * 4 + [False]
     assert of.is_given_up
 
 
@@ -83,18 +84,6 @@ def test_the_largest_call_is_an_event_that_passes_the_check() -> None:
     reply = judged(of, {"a": "x" * ARGUMENTS_MAX_BYTES})
     assert reply is not None
     assert "larger than 256 KiB" in reply.text
-
-
-@pytest.mark.parametrize(
-    "schema",
-    [
-        {"type": "object", "$ref": "https://example.org/schema.json"},
-        {"type": "object", "$ref": "#/$defs/none"},
-        {"type": "object", "allOf": [{"$ref": "#"}]},
-    ],
-)
-def test_what_cannot_be_checked_counts_as_right(schema: Any) -> None:
-    assert judged(functions("go", schema=schema), {"n": "x"}) is None
 
 
 @pytest.mark.parametrize("id", ["toolu_01AbC", "call_1", "chatcmpl-tool-9", "x y\n", "a" * 300])

@@ -21,5 +21,5 @@ from api.chat.turn_options import read_turn_options
 )
 def test_the_clients_bound_counts(body: dict[str, int | None], bound: int | None) -> None:
     raw = {"model": "m", "messages": [{"role": "user", "content": "hi"}], **body}
-    options = read_turn_options(read_chat_request(json.dumps(raw).encode()))
+    options = read_turn_options(read_chat_request(json.dumps(raw).encode()), has_tools=True)
     assert options.max_tokens == bound
