@@ -15,7 +15,7 @@ from infra.wire.link import BaseKind
 from infra.wire.options import AnswerForm, ClientTool, ClientTools, TurnOptions
 from infra.wire.states import TurnState
 from tests.contract.agent.test_client_functions import agent_of, offered
-from tests.contract.agent.test_memory import ask, told
+from tests.contract.agent.test_memory import ask, stop_in, told
 from tests.fakes.contained_agent import scripted_model
 from tests.fakes.link_client import LinkClient, connected, end_of, text_of
 from tests.fakes.local_agent import LocalAgent, local_agent
@@ -164,3 +164,16 @@ async def test_it_goes_on_from_its_transcript_elsewhere(model: Path) -> None:
         events = await ask(link, f"json {GOOD}", turn_options=FORM, transcript=shelf.transcript())
         assert text_of(events) == GOOD
         assert (await told(model))[-1].startswith("user: result Your answer was given. | json")
+
+
+@pytest.mark.parametrize("kind", [ToolCall, ThinkingDelta])
+async def test_a_turn_that_is_stopped_before_its_answer_was_stopped(
+    link: LinkClient, kind: type[Event]
+) -> None:
+    """It lacks an answer, but that is no fault of the model's."""
+    script = "stream 40 deltas every 50 ms plain" if kind is ThinkingDelta else "tool bash sleep 30"
+    events = await stop_in(
+        link, f"{script} then json {GOOD}", kind, base=BaseKind.FRESH, turn_options=FORM
+    )
+    assert (end_of(events).state, text_of(events)) == (TurnState.CANCELLED, "")
+    assert text_of(await ask(link, f"json {GOOD}", turn_options=FORM)) == GOOD
