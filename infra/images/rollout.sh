@@ -87,6 +87,8 @@ docker compose run --rm --no-deps -T settings # says what it refuses
 for service in redis engine-proxy gateway; do
   docker compose up -d --no-build --wait "$service"
 done
+# Workers first: an old worker would end a turn whose request it cannot read, or not do what it asks
+# for; an old replica asks for nothing new, and skips what it does not know of an answer.
 replace worker
 replace api
 docker compose up -d --no-build --wait balancer
