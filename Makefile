@@ -23,7 +23,7 @@ QUICK := not slow and not redis and not docker and not bwrap and not sdk and not
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check static fmt docs image control-image env compose rollout ops redis-cli compose-down bench bench-burst bench-fleet model soak fuzz clean lock sbom audit licenses test-runsc
+.PHONY: help run test check static static-format static-lint static-types static-borders fmt docs image control-image env compose rollout ops redis-cli compose-down bench bench-burst bench-fleet model soak fuzz clean lock sbom audit licenses test-runsc
 
 help: ## say what there is
 	@echo "AgCluster:"
@@ -44,9 +44,18 @@ check: $(VENV)/.dev static ## format, lint, types, import borders, unit and cont
 	$(BIN)/pytest -q -n logical --dist worksteal -m "$(QUICK)" tests/unit tests/contract
 
 static: $(VENV)/.dev
+	$(MAKE) --no-print-directory -j4 --keep-going static-format static-lint static-types static-borders
+
+static-format:
 	$(BIN)/ruff format --check .
+
+static-lint:
 	$(BIN)/ruff check .
+
+static-types:
 	$(BIN)/mypy
+
+static-borders:
 	$(BIN)/lint-imports
 
 fmt: $(VENV)/.dev ## format the code and mend what the linter can mend

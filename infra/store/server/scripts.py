@@ -46,6 +46,8 @@ _ID = "%s"
 _KEYS = re.compile(r"^-- KEYS  (.+?)(?=^-- (?:ARGS|Returns))", re.MULTILINE | re.DOTALL)
 _DEFINITION = re.compile(r"^local (?:function )?(\w+)", re.MULTILINE)
 """In the tables and `lua/shared/`, where each begins in the first column."""
+_PATTERN = re.compile(r"'(\w+)'|\bKEY\.(\w+)")
+_NAME = re.compile(r"\w+")
 _COMMENT = re.compile(r"^\s*--.*$", re.MULTILINE)
 _Answer = TypeVar("_Answer")
 
@@ -107,12 +109,29 @@ def _in_order(script: Script, call: Call[Any], keys: Mapping[str, str]) -> list[
 
 def load(call: type[Call[Any]], keys: Keys) -> Script:
     """A script of `lua/`, preceded by the shared definitions that it needs."""
+    code = _code_of(call)
+    source = _key_table(keys, code.patterns) + code.text
+    sha = hashlib.sha1(source.encode(), usedforsecurity=False).hexdigest()
+    return Script(source, sha, code.keys, code.shape, code.read)
+
+
+@dataclass(frozen=True)
+class _Code:
+    """What is the same of a script for all deployments. To put it together takes milliseconds."""
+
+    text: str
+    keys: tuple[str, ...]
+    patterns: tuple[str, ...]
+    shape: CallShape
+    read: Callable[[Sequence[Any]], Any]
+
+
+@cache
+def _code_of(call: type[Call[Any]]) -> _Code:
     body = (_FOLDER / f"{call.script}.lua").read_text()
     names, shape = _key_names(body), shape_of(call)
-    code = _needed_of(_shared(), body) + shape.rows_in_lua() + shape.placed(body, names)
-    source = _key_table(keys, code) + code
-    sha = hashlib.sha1(source.encode(), usedforsecurity=False).hexdigest()
-    return Script(source, sha, names, shape, reader_of(call.answer))
+    text = _needed_of(_shared(), body) + shape.rows_in_lua() + shape.placed(body, names)
+    return _Code(text, names, _patterns_in(text), shape, reader_of(call.answer))
 
 
 def _key_names(body: str) -> tuple[str, ...]:
@@ -143,18 +162,36 @@ def _needed_of(shared: str, body: str) -> str:
     """
     starts = [*_DEFINITION.finditer(shared)]
     ends = [*(match.start() for match in starts[1:]), len(shared)]
-    needed = ""
+    needed, named = "", _names_in(body)
     for match, end in reversed([*zip(starts, ends, strict=True)]):
         # A definition only uses definitions before it.
-        if re.search(rf"\b{match[1]}\b", _COMMENT.sub("", needed + body)):
-            needed = shared[match.start() : end] + needed
+        if match[1] in named:
+            definition = shared[match.start() : end]
+            needed = definition + needed
+            named |= _names_in(definition)
     return needed
 
 
-def _key_table(keys: Keys, code: str) -> str:
+def _names_in(code: str) -> set[str]:
+    return set(_NAME.findall(_COMMENT.sub("", code)))
+
+
+def _patterns_in(code: str) -> tuple[str, ...]:
     """Those patterns that the code uses: `key('todo', …)`, `KEY.todo`, or by such a name in a
     list."""
-    patterns = {
+    used = {quoted or named for quoted, named in _PATTERN.findall(code)}
+    return tuple(name for name in _patterns(Keys()) if name in used)
+
+
+def _key_table(keys: Keys, used: Sequence[str]) -> str:
+    patterns = _patterns(keys)
+    rows = ", ".join(f"{name} = {patterns[name]!r}" for name in used)
+    return f"local KEY = {{{rows}}}\n" if used else ""
+
+
+def _patterns(keys: Keys) -> Mapping[str, str]:
+    """All there are, by the names they have in scripts."""
+    return {
         "conversation": keys.conversation(ConversationKey(_ID)),
         "todo": keys.todo(ConversationKey(_ID)),
         "accepted": keys.accepted(ConversationKey(_ID)),
@@ -196,12 +233,6 @@ def _key_table(keys: Keys, code: str) -> str:
         "idle": keys.idle(),
         "nothing": keys.nothing(),
     }
-    used = [
-        f"{name} = {pattern!r}"
-        for name, pattern in patterns.items()
-        if re.search(rf"'{name}'|\bKEY\.{name}\b", code)
-    ]
-    return f"local KEY = {{{', '.join(used)}}}\n" if used else ""
 
 
 def _steps(table: str, transitions: Mapping[Any, frozenset[StrEnum]]) -> str:
