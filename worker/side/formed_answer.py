@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from infra.wire.events import Event, TextDelta, ThinkingDelta, Usage
+from infra.wire.errors import ErrorCode
+from infra.wire.events import Event, TextDelta, ThinkingDelta, TurnEnded, Usage
 from infra.wire.form_tool import FORM_TOOL, REMINDER, answer_in
 from infra.wire.options import AnswerForm
 from worker.side.messages_api import INPUT_MAX_CHARS, AnswerStream
@@ -23,6 +24,19 @@ class FormedAnswer:
         self._misfit: list[Json] = []
         """The newest answer that did not fit, and what was wrong with it, as messages."""
 
+    def begin(self) -> None:
+        """An answer begins. What was heard of one that broke off does not count."""
+        self._prose, self._prose_chars = [], 0
+
+    def unforced(self, body: Json, end: TurnEnded) -> Json | None:
+        """The call without a choice of tools, if that was refused: a model that always thinks
+        cannot be forced. None for any other end."""
+        if end.error is None or end.error.code is not ErrorCode.INVALID_REQUEST:
+            return None
+        if "tool_choice" not in body or "tool_choice" not in end.error.message:
+            return None
+        return {name: value for name, value in body.items() if name != "tool_choice"}
+
     def lets_pass(self, event: Event) -> bool:
         """Whether the event is shown. Text is not, as it is no JSON yet, and no thoughts are, as
         they may be shown in the text."""
@@ -39,7 +53,6 @@ class FormedAnswer:
         from infra.wire.form_checks import FormCheck, deltas_of, object_in
 
         prose = "".join(self._prose)
-        self._prose, self._prose_chars = [], 0
         found = object_in((answer.call[1] or "{}") if answer.call else prose)
         given = answer_in(self._form, found) if found is not None else None
         fault = FormCheck(self._form).fault_of(given)

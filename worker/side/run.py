@@ -158,6 +158,9 @@ class SideRun:
         for _ in range(TRIES):
             end = await self._answered(call, output)
             end = self._with_calls(end.model_copy(update={"usage": self._usage}), functions, output)
+            if (body := formed.unforced(call.body, end)) is not None:
+                call = call.model_copy(update={"body": body})
+                continue
             if end.state is not TurnState.DONE or end.end_reason is not EndReason.DONE:
                 return end
             said = await in_thread(partial(formed.read, self._answer))
@@ -232,6 +235,8 @@ class SideRun:
     async def _listen(self, call: SideCall, output: TurnOutput) -> TurnEnded:
         """One call, whose answer is published and logged as it arrives."""
         self._answer = AnswerStream()
+        if self._formed is not None:
+            self._formed.begin()
         async with self._parts.gateway.complete(call) as upstream:
             if upstream.status >= 400:
                 raw = b"".join([chunk async for chunk in upstream.chunks])

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
 from redis.asyncio import Redis
 
-from infra.wire.errors import ErrorCode
+from infra.wire.errors import ErrorCode, GatewayUnavailable
 from infra.wire.events import EndReason, TurnEnded, Usage
 from infra.wire.form_tool import FORM_TOOL, TRIES
 from infra.wire.gateway import SideCall
@@ -30,14 +30,12 @@ FORM = AnswerForm(
 GOOD = {"title": "Weekend in Rome"}
 USED = Usage(input_tokens=7, output_tokens=5)
 
-Say = Callable[[SideCall], bytes]
-
 
 def prose(text: str) -> bytes:
     return SSE_START + sse_text(text) + SSE_END
 
 
-def call(given: Any, *, text: str = "", stop: str = "tool_use") -> bytes:
+def called(given: Any, *, text: str = "", stop: str = "tool_use") -> bytes:
     """A call of the tool, its input in pieces."""
     raw = given if isinstance(given, str) else json.dumps(given)
     block = {"type": "tool_use", "id": "toolu_1", "name": FORM_TOOL, "input": {}}
@@ -76,7 +74,7 @@ async def ended(stage: Stage, *answers: bytes, form: AnswerForm = FORM) -> tuple
 
 async def test_the_answer_is_exactly_the_json_of_the_call(redis: Redis) -> None:
     async with Stage(redis) as stage:
-        turn, end = await ended(stage, call(GOOD, text="Here it is:"))
+        turn, end = await ended(stage, called(GOOD, text="Here it is:"))
         assert (end.state, end.end_reason, end.usage) == (TurnState.DONE, EndReason.DONE, USED)
         assert await stage.log_text(turn) == '{"title":"Weekend in Rome"}'
         [asked] = stage.gateway.side_calls
@@ -87,7 +85,7 @@ async def test_the_answer_is_exactly_the_json_of_the_call(redis: Redis) -> None:
 
 async def test_an_answer_that_does_not_fit_is_given_back_with_what_is_wrong(redis: Redis) -> None:
     async with Stage(redis) as stage:
-        turn, end = await ended(stage, call({"title": 5}), call(GOOD))
+        turn, end = await ended(stage, called({"title": 5}), called(GOOD))
         assert end.state is TurnState.DONE
         assert json.loads(await stage.log_text(turn)) == GOOD
         assert end.usage == USED + USED
@@ -106,7 +104,9 @@ async def test_json_in_words_is_taken_if_it_is_nothing_else(redis: Redis) -> Non
         assert json.loads(await stage.log_text(turn)) == GOOD
 
 
-@pytest.mark.parametrize("answer", [prose("A weekend in Rome."), call("{"), call([1]), prose("")])
+@pytest.mark.parametrize(
+    "answer", [prose("A weekend in Rome."), called("{"), called([1]), prose("")]
+)
 async def test_a_model_that_never_complies_ends_the_turn_with_an_error(
     redis: Redis, answer: bytes
 ) -> None:
@@ -121,7 +121,7 @@ async def test_a_model_that_never_complies_ends_the_turn_with_an_error(
 
 async def test_an_answer_that_was_cut_off_is_not_asked_for_again(redis: Redis) -> None:
     async with Stage(redis) as stage:
-        turn, end = await ended(stage, call('{"title": "Week', stop="max_tokens"))
+        turn, end = await ended(stage, called('{"title": "Week', stop="max_tokens"))
         assert (end.state, end.end_reason) == (TurnState.DONE, EndReason.LENGTH)
         assert await stage.log_text(turn) == ""
         assert len(stage.gateway.side_calls) == 1
@@ -129,13 +129,42 @@ async def test_an_answer_that_was_cut_off_is_not_asked_for_again(redis: Redis) -
 
 async def test_an_input_without_end_is_not_kept(redis: Redis) -> None:
     async with Stage(redis) as stage:
-        _, end = await ended(stage, call('{"title": "' + "x" * 2_000_000))
+        _, end = await ended(stage, called('{"title": "' + "x" * 2_000_000))
         assert end.error is not None
         assert end.error.code is ErrorCode.UPSTREAM_ERROR
 
 
 async def test_an_object_of_any_shape(redis: Redis) -> None:
     async with Stage(redis) as stage:
-        turn, end = await ended(stage, call({"anything": [1]}), form=AnswerForm())
+        turn, end = await ended(stage, called({"anything": [1]}), form=AnswerForm())
         assert end.state is TurnState.DONE
         assert json.loads(await stage.log_text(turn)) == {"anything": [1]}
+
+
+async def test_a_model_that_cannot_be_forced_is_asked(redis: Redis) -> None:
+    def upstream(call: SideCall) -> UpstreamAnswer:
+        if "tool_choice" in call.body:
+            told = {"error": {"message": "Thinking may not be enabled when tool_choice forces it."}}
+            return UpstreamAnswer(400, None, stream_of(json.dumps(told).encode()))
+        return UpstreamAnswer(200, None, stream_of(called(GOOD)))
+
+    async with Stage(redis) as stage:
+        stage.gateway.upstream = upstream
+        await stage.worker()
+        turn = await stage.ask_side(C, "Title", turn_options=TurnOptions(answer_form=FORM))
+        assert (await stage.ended(turn)).state is TurnState.DONE
+        assert json.loads(await stage.log_text(turn)) == GOOD
+
+
+async def test_what_was_heard_of_a_broken_answer_does_not_count(redis: Redis) -> None:
+    async def broken() -> AsyncIterator[bytes]:
+        yield SSE_START + sse_text('{"title": "Half')
+        raise GatewayUnavailable
+
+    answers = [broken(), stream_of(prose(json.dumps(GOOD)))]
+    async with Stage(redis) as stage:
+        stage.gateway.upstream = lambda call: UpstreamAnswer(200, None, answers.pop(0))
+        await stage.worker()
+        turn = await stage.ask_side(C, "Title", turn_options=TurnOptions(answer_form=FORM))
+        assert (await stage.ended(turn)).state is TurnState.DONE
+        assert json.loads(await stage.log_text(turn)) == GOOD
