@@ -46,6 +46,7 @@ from infra.wire.link import (
 )
 from infra.wire.paired import OpenCall
 from infra.wire.states import TurnState
+from infra.wire.turns import FileBlock
 
 log = logging.getLogger(__name__)
 
@@ -110,6 +111,11 @@ class ClaudeSession:
         async with asyncio.TaskGroup() as group:
             watch = group.create_task(self._stop_when_interrupted(turn))
             try:
+                if any(isinstance(block, FileBlock) for block in turn.start.prompt):
+                    # Few turns have one, and what it takes delays a start by its import.
+                    from agent.fetching import fetch_files
+
+                    await fetch_files(turn, self._around.workspace, self._forwarder)
                 return await self._run(turn)
             finally:
                 watch.cancel()

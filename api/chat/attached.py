@@ -17,9 +17,9 @@ import msgspec
 from msgspec import Struct
 
 from api.chat.request import Json, Part, given, text_of
-from infra.files.kinds import PDF, PICTURES
 from infra.store.files.files import FileRecord
 from infra.wire.errors import RequestRefused
+from infra.wire.file_kinds import PDF, PICTURES
 from infra.wire.turns import DocumentBlock, FileBlock, ImageBlock
 
 S = TypeVar("S", bound=Struct)
@@ -32,6 +32,8 @@ FILES_MAX = 50
 _SLICE_CHARS = 1024 * 1024
 _NAME_MAX_CHARS = 1024
 _MEDIA_TYPE = re.compile(r"[a-z]{1,20}/[a-z0-9.+-]{1,80}")
+_URL_MAX_CHARS = 2048
+_URL = re.compile(r"https?://[A-Za-z0-9.:\[\]_-]{1,255}(?:[/?#][!-~]{0,1780})?", re.ASCII)
 _FORMAT = re.compile(r"[a-z0-9]{1,16}")
 _SOUNDS = {"mp3": "audio/mpeg"}
 _AUDIO_NAME = "recording"
@@ -44,11 +46,16 @@ class NamedFiles:
     `newest` and `earlier` collect their ids, in the order in which they are named."""
 
     def __init__(
-        self, known: Mapping[str, FileRecord] | None = None, *, files_max: int = FILES_MAX
+        self,
+        known: Mapping[str, FileRecord] | None = None,
+        *,
+        files_max: int = FILES_MAX,
+        are_urls_fetched: bool = False,
     ) -> None:
         self._known = known
         self.files_max = files_max
         """Those that the newest message may carry, inline ones among them."""
+        self.are_urls_fetched = are_urls_fetched
         self.newest = dict[str, None]()
         """Those in the newest message."""
         self.earlier = dict[str, None]()
@@ -160,11 +167,7 @@ def _picture(part: Part, where: str, files: NamedFiles, *, is_newest: bool) -> A
         url = _string(holder.url, f"{where}.image_url.url")
     param = f"{where}.image_url.url"
     if not url.startswith("data:"):
-        raise RequestRefused(
-            "Image URLs are not fetched. Send the picture inline, as a data: URL, or upload it to "
-            "/v1/files and send its `file_id`.",
-            param=param,
-        )
+        return _at_url(url, param, files, filename=None)
     return _data_url(url, param).block(None)
 
 
@@ -174,7 +177,9 @@ def _file(file: _File, where: str, files: NamedFiles, *, is_newest: bool) -> Att
     param = f"{where}.file_data"
     if given(file.file_data) is None:
         if given(file.file_url) is not None:
-            raise _not_fetched(f"{where}.file_url")
+            param = f"{where}.file_url"
+            url = _string(file.file_url, param)
+            return _at_url(url, param, files, filename=text_of(file.filename))
         raise RequestRefused(
             "Send the file inline, in `file_data` as a data: URL, or upload it to /v1/files and "
             "send its `file_id`.",
@@ -185,7 +190,7 @@ def _file(file: _File, where: str, files: NamedFiles, *, is_newest: bool) -> Att
     if value.startswith("data:"):
         return _data_url(value, param).block(filename)
     if value.startswith(("http://", "https://")):
-        raise _not_fetched(param)
+        return _at_url(value, param, files, filename=filename)
     # OpenAI's own examples of PDF input once showed plain base64.
     is_pdf = filename is None or filename.lower().endswith(".pdf")
     return _inline(PDF if is_pdf else "", value, param).block(filename)
@@ -213,12 +218,23 @@ def _uploaded(id: Json, param: str, files: NamedFiles, *, is_newest: bool) -> Fi
     return file
 
 
-def _not_fetched(param: str) -> RequestRefused:
-    return RequestRefused(
-        "File URLs are not fetched. Send the file inline, or upload it to /v1/files and send its "
-        "`file_id`.",
-        param=param,
-    )
+def _at_url(url: str, param: str, files: NamedFiles, *, filename: str | None) -> FileBlock:
+    """A file that the agent fetches, in its sandbox. Nothing is ever fetched here."""
+    if not files.are_urls_fetched:
+        raise RequestRefused(
+            "URLs are not fetched. Send the file inline, as a data: URL, or upload it to /v1/files "
+            "and send its `file_id`.",
+            param=param,
+        )
+    if not _URL.fullmatch(url):
+        raise RequestRefused(
+            f"The URL must begin with http:// or https://, be in ASCII, name no user, and have at "
+            f"most {_URL_MAX_CHARS} characters.",
+            param=param,
+        )
+    digest = hashlib.sha256(b"url:" + url.encode()).hexdigest()
+    name = None if filename is None else filename[:_NAME_MAX_CHARS]
+    return FileBlock(media_type="", bytes=0, digest=digest, filename=name, url=url)
 
 
 def _data_url(url: str, param: str) -> _Inline:

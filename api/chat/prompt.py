@@ -27,8 +27,8 @@ from api.chat.calls import (
 )
 from api.chat.request import ChatMessage, built_of, counted
 from api.turns.ask import Prompt, prompt_of
-from infra.files.kinds import text_in
 from infra.wire.errors import RequestRefused
+from infra.wire.file_kinds import text_in
 from infra.wire.history import GO_ON
 from infra.wire.turns import ContentBlock, FileBlock, HistoryMessage, TextBlock
 

@@ -115,8 +115,8 @@ class ChatReader:
     ) -> Prompt:
         """The prompt, with the files that the messages name. Few name any, so these are found by
         reading, and the messages are read again with them."""
-        most = self._file_bounds.files_max
-        files = NamedFiles(files_max=most)
+        bounds = self._file_bounds
+        files = NamedFiles(files_max=bounds.files_max, are_urls_fetched=bounds.are_urls_fetched)
 
         def read() -> Prompt:
             return read_messages(chat.messages, files, has_tools=has_tools)
@@ -129,9 +129,10 @@ class ChatReader:
                     reversed(files.earlier),
                     caller,
                     self._files,
-                    bounds=self._file_bounds,
+                    bounds=bounds,
                 ),
-                files_max=most,
+                files_max=bounds.files_max,
+                are_urls_fetched=bounds.are_urls_fetched,
             )
             prompt = await self._large.read(len(body), read, tenant=caller.tenant)
         return prompt

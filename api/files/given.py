@@ -25,11 +25,13 @@ class FileBounds:
 
     files_max: int
     bytes_max: int
+    are_urls_fetched: bool = False
+    """Whether a message may name a file by its URL."""
 
     @classmethod
     def of(cls, settings: FileSettings) -> FileBounds:
         """As the settings say."""
-        return cls(settings.request_files_max, settings.request_file_bytes_max)
+        return cls(settings.request_files_max, settings.request_file_bytes_max, settings.fetch_urls)
 
 
 async def find_files(

@@ -88,11 +88,11 @@ class ResultBlock(Message):
 
 
 class FileBlock(Message):
-    """A file of any type. Either its bytes are here (`data`), or they are in the file store (`file`
-    and `store`).
+    """A file of any type. Its bytes are here (`data`), in the file store (`file` and `store`), or
+    somewhere on the internet (`url`).
 
-    The worker puts it into the workspace, and what the model can read in its place. So an agent
-    gets none.
+    The worker puts it into the workspace, and what the model can read in its place. Only one with a
+    URL goes on to the agent, which fetches it through its egress.
     """
 
     type: Literal["file"] = "file"
@@ -100,7 +100,7 @@ class FileBlock(Message):
     """As its sender says; may be empty, and wrong."""
     bytes: int
     digest: str
-    """SHA-256 of its content, 64 hex digits."""
+    """SHA-256 of its content, or of its URL; 64 hex digits."""
     filename: str | None = None
     """As its sender calls it. Never used as a path."""
     data: str | None = None
@@ -108,6 +108,8 @@ class FileBlock(Message):
     file: FileId | None = None
     store: str | None = None
     """The identity of the file store that has it."""
+    url: str | None = None
+    """http or https, in ASCII."""
 
 
 ContentBlock = Annotated[

@@ -137,6 +137,8 @@ def content_block(block: ContentBlock) -> dict[str, Any]:
 
 def _shown(file: FileBlock) -> str:
     """Where there is no agent, and so no workspace: its text, or that it was left out."""
+    if file.url is not None:
+        return f"[The file at {file.url}]"
     name = file.filename or "without a name"
     if file.data is not None:
         with suppress(ValueError):  # Not base64, or not UTF-8.

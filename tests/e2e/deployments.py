@@ -134,6 +134,7 @@ def embedded(isolation: str, **settings: str) -> Iterator[Deployment]:
             "AGCLUSTER_MODEL_ALIASES": f"claude-sonnet-4.5={MODEL}",
             "AGCLUSTER_IDLE_TIMEOUT_S": IDLE_TIMEOUT_S,
             "AGCLUSTER_SPARES_MAX": "0",
+            "AGCLUSTER_FETCH_URLS": "true",
             "AGCLUSTER_AGENTS_DIR": str(ROOT / "infra" / "agents"),
             **settings,
         }

@@ -134,3 +134,21 @@ def test_what_an_agent_puts_where_files_come_leads_nowhere(deployment: Deploymen
     )
     assert digest(content) in told
     assert told.split()[-1] == "0"
+
+
+@each_isolation
+def test_a_url_leads_into_no_network_of_ours(deployment: Deployment) -> None:
+    """The agent fetches it in its sandbox, through the egress policy."""
+    ours = f"{deployment.model_url}/_script/log"
+    for url in (ours, ours.replace("127.0.0.1", "localhost"), "http://169.254.169.254/latest"):
+        content: Any = [
+            {"type": "input_file", "file_url": url},
+            {"type": "image_url", "image_url": {"url": url}},
+            {"type": "text", "text": "echo done"},
+        ]
+        answer = deployment.client().chat.completions.create(
+            model=MODEL, messages=[{"role": "user", "content": content}]
+        )
+        message = answer.choices[0].message
+        assert message.content == "done"
+        assert "could not be fetched" in str(message.model_dump())

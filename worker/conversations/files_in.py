@@ -17,7 +17,6 @@ import logging
 from collections.abc import AsyncIterator, Iterable, Sequence
 from dataclasses import dataclass, replace
 
-from infra.files.kinds import HEAD_BYTES, PDF, PICTURES, is_text_in, media_type_of, text_in
 from infra.files.names import object_name
 from infra.runtime.logs import fields
 from infra.store.turns.records import Unheard
@@ -30,6 +29,8 @@ from infra.wire.errors import (
     FileStoreUnavailable,
 )
 from infra.wire.events import TurnEnded
+from infra.wire.file_kinds import HEAD_BYTES, PDF, PICTURES, is_text_in, media_type_of, text_in
+from infra.wire.file_names import safe_name
 from infra.wire.turns import (
     ContentBlock,
     DocumentBlock,
@@ -39,7 +40,6 @@ from infra.wire.turns import (
     TurnRequest,
 )
 from infra.wire.words import Case
-from worker.hosts.folders.upload_names import safe_name
 from worker.hosts.folders.uploads import UploadFolder
 from worker.hosts.host import WORKSPACE_AT
 from worker.ownership import HeldLease

@@ -11,14 +11,14 @@ import binascii
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
-from infra.files.kinds import PDF, PICTURES
+from infra.wire.file_kinds import PDF, PICTURES
+from infra.wire.file_names import TEXT_MAX_BYTES, file_line
 from infra.wire.turns import ContentBlock, DocumentBlock, FileBlock, ImageBlock, TextBlock
 
 PICTURES_MAX = 100
 """Pictures that the CLI passes on of one conversation. It drops some of more, without a word."""
 SHRUNK_ABOVE_BYTES, SHRUNK_ABOVE_PIXELS = 512_000, 2000
 """The CLI makes larger pictures smaller before the model sees them, and wider or higher ones."""
-TEXT_MAX_BYTES = 128 * 1024
 TEXTS_MAX_BYTES = 256 * 1024
 """Of all texts of a turn. The agent reads more of them where they are."""
 NATIVE_MAX_BYTES = 20 * 1024 * 1024
@@ -41,7 +41,7 @@ SentFile = ImageBlock | DocumentBlock | FileBlock
 
 def files_in(blocks: Iterable[ContentBlock]) -> Iterator[SentFile]:
     """Those of the blocks that are files."""
-    return (block for block in blocks if isinstance(block, SentFile))
+    return (block for block in blocks if isinstance(block, SentFile) and not _is_elsewhere(block))
 
 
 def size_of(file: SentFile) -> int:
@@ -65,7 +65,7 @@ class LandedFile:
     @property
     def line(self) -> str:
         """Says where it is."""
-        return f"[File: {self.path}, {self.bytes:,} bytes, {self.media_type}]"
+        return file_line(self.path, self.bytes, self.media_type)
 
 
 class RoomToShow:
@@ -93,8 +93,13 @@ def told(
     return tuple(one for block in blocks for one in _told(block, landed.get(id(block))))
 
 
+def _is_elsewhere(file: SentFile) -> bool:
+    """Whether the agent fetches it itself."""
+    return isinstance(file, FileBlock) and file.url is not None
+
+
 def _told(block: ContentBlock, landed: LandedFile | None) -> Iterator[ContentBlock]:
-    if not isinstance(block, SentFile):
+    if not isinstance(block, SentFile) or _is_elsewhere(block):
         yield block
     elif landed is not None:
         if isinstance(landed.shown, TextBlock):

@@ -85,6 +85,12 @@ class FileSettings(Section):
         gt=0,
         description="Their bytes together, as far as they are named by their ids; beyond it 413.",
     )
+    fetch_urls: bool = Field(
+        False,
+        description="Let messages name pictures and files by http and https URLs: the agent "
+        "fetches them into its workspace, in its sandbox and through its egress policy. Off: such "
+        "a message is 400.",
+    )
 
 
 def _parsed(text: str) -> dict[str, str]:

@@ -20,12 +20,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
 
+from infra.wire.file_names import COMPARED, UPLOADS, names_for
 from infra.wire.ids import ConversationKey, Fence
 from worker.hosts.folders.folders import Folders
 from worker.hosts.folders.trees import open_folder, rights_of_the_owner
-from worker.hosts.folders.upload_names import COMPARED, names_for
 
-UPLOADS = "uploads"
 _FOLDERS = (UPLOADS, *(f"{UPLOADS}-{n}" for n in range(2, 10)))
 """The first of them that is a folder, or can become one."""
 _FILE = os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK

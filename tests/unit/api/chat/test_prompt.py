@@ -202,6 +202,49 @@ def test_a_text_file_in_a_system_message_is_its_text() -> None:
     assert told.system_prompt == "[File rules.md]\nBe brief."
 
 
+URL = "https://example.org/a%20b.png?x=1"
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        {"type": "image_url", "image_url": {"url": URL}},
+        {"type": "image_url", "image_url": URL},
+        {"type": "input_image", "image_url": URL},
+        {"type": "file", "file": {"file_data": URL}},
+        {"type": "input_file", "file_url": URL},
+    ],
+)
+def test_a_url_is_the_agents_to_fetch_where_that_is_allowed(part: dict[str, Any]) -> None:
+    files = NamedFiles({}, are_urls_fetched=True)
+    (block,) = read(user([part]), files=files).prompt
+    assert isinstance(block, FileBlock)
+    assert (block.url, block.data, block.file) == (URL, None, None)
+    assert len(bytes.fromhex(block.digest)) == 32
+    assert "not fetched" in refused(user([part])).message
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "ftp://example.org/x",
+        "file:///etc/passwd",
+        "HTTP://example.org/x",
+        "https://user:secret@example.org/x",
+        "https:///x",
+        "https://example.org/ x",
+        "https://example.org/\nx",
+        "https://exämple.org/x y",
+        f"https://example.org/{'x' * 3000}",
+    ],
+)
+def test_a_url_has_a_plain_form(url: str) -> None:
+    files = NamedFiles({}, are_urls_fetched=True)
+    error = refused(user([{"type": "image_url", "image_url": {"url": url}}]), files=files)
+    assert error.param == "messages[0].content[0].image_url.url"
+    assert "secret" not in error.message
+
+
 @pytest.mark.parametrize("scheme", ["http", "https", "file", "ftp"])
 def test_picture_urls_are_never_fetched(scheme: str) -> None:
     url = f"{scheme}://169.254.169.254/x.png"

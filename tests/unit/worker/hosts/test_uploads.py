@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from infra.wire.errors import LeaseLost
+from infra.wire.file_names import NAME_MAX_BYTES, names_for, safe_name
 from infra.wire.ids import ConversationKey, Fence
 from worker.hosts.folders.folders import Folders, agent_uid
-from worker.hosts.folders.upload_names import NAME_MAX_BYTES, names_for, safe_name
 from worker.hosts.folders.uploads import UploadFolder
 
 C = ConversationKey("c" * 24)

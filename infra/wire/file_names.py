@@ -5,7 +5,7 @@ from __future__ import annotations
 import unicodedata
 from collections.abc import Iterator
 
-from infra.files.kinds import ending_for
+from infra.wire.file_kinds import ending_for
 
 NAME_MAX_BYTES = 180
 """In UTF-8. File systems take 255, and a name may get a few characters more."""
@@ -14,6 +14,11 @@ TRIES = 100
 """Names that one file may be kept under, should others have the ones before."""
 COMPARED = 4
 """The first of these names are compared with what has them, which means reading it."""
+
+UPLOADS = "uploads"
+"""The folder in a workspace for what callers send."""
+TEXT_MAX_BYTES = 128 * 1024
+"""Of a text that the model is shown at once. The agent reads a longer one where it is."""
 
 _ALLOWED = frozenset(" ._-()[]+,@=~\u200c\u200d")
 """Beside letters, digits, marks and pictures of any script. The last two join letters."""
@@ -64,3 +69,8 @@ def _shown(c: str) -> str:
 
 def _cut(text: str, most: int) -> str:
     return text.encode()[:most].decode("utf-8", "ignore").rstrip(" .") or "_"
+
+
+def file_line(path: str, size: int, media_type: str) -> str:
+    """What an agent is told of a file in its workspace."""
+    return f"[File: {path}, {size:,} bytes, {media_type}]"

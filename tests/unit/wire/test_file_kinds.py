@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from infra.files.kinds import HEAD_BYTES, ending_for, media_type_of
+from infra.wire.file_kinds import HEAD_BYTES, ending_for, media_type_of
 
 PNG = b"\x89PNG\r\n\x1a\n...."
 CASES = [
