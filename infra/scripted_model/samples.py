@@ -73,7 +73,7 @@ def _of_type(kind: str, schema: Json, root: Json, left: int) -> Any:
 
 def _simplest(found: Sequence[Any]) -> Any:
     """Null where it may be null: so a model that contains itself ends."""
-    return next((one for one in found if one.get("type") == "null"), found[0])
+    return next((one for one in found if one == {"type": "null"}), found[0])
 
 
 def _target(root: Json, reference: str) -> Any:

@@ -7,6 +7,8 @@ from enum import StrEnum
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from openai.lib._pydantic import to_strict_json_schema
 from pydantic import BaseModel, Field
 
@@ -237,3 +239,36 @@ def test_not_strict_is_more_than_strict() -> None:
     assert form_of(named(loose)) is not None
     with pytest.raises(RequestRefused):
         form_of(named(loose, strict=True))
+
+
+KEYWORDS = (
+    "type", "properties", "required", "items", "anyOf", "$ref", "$defs", "enum", "pattern",
+    "additionalProperties", "allOf", "not", "if", "uniqueItems", "minimum", "format", "$id",
+)  # fmt: skip
+LEAVES = st.sampled_from(
+    [None, True, 0, -1, 1.5, "", "object", "string", "#", "#/$defs/a", "#/anyOf/0", "(", "a+"]
+)
+VALUES = st.recursive(
+    LEAVES,
+    lambda inside: (
+        st.lists(inside, max_size=2)
+        | st.dictionaries(st.sampled_from([*KEYWORDS, "a"]), inside, max_size=4)
+    ),
+    max_leaves=12,
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.dictionaries(st.sampled_from(KEYWORDS), VALUES, max_size=6), st.booleans())
+def test_any_schema_is_refused_with_its_place_or_can_be_checked(
+    schema: dict[str, Any], strict: bool
+) -> None:
+    try:
+        form = form_of(named({"type": "object"} | schema, strict=strict))
+    except RequestRefused as error:
+        place = error.param or ""
+    else:
+        assert form is not None
+        FormCheck(form).fault_of({"a": {"a": [1, "x", None]}})
+        place = WHERE + ".schema"
+    assert place.startswith(f"{WHERE}.schema")
