@@ -36,6 +36,7 @@ from tests.bench import (
     tiny_turns,
 )
 from tests.bench.document import Document
+from tests.bench.ending import end_in_order
 from tests.bench.field import field_of
 from tests.bench.litellm import find_litellm
 from tests.bench.not_here import NotHere
@@ -179,4 +180,5 @@ def write(page: Path, run: Run, table: str, before: Results | None) -> None:
 
 
 if __name__ == "__main__":
+    end_in_order()
     main()

@@ -15,6 +15,7 @@ import contextlib
 import uvloop
 
 from tests.bench import real
+from tests.bench.ending import end_in_order
 from tests.bench.field import OURS
 from tests.bench.not_here import NotHere
 from tests.bench.raw_client import Incomplete
@@ -138,4 +139,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    end_in_order()
     main()

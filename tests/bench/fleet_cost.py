@@ -30,6 +30,7 @@ from infra.wire.ids import ConversationKey, HostId, ReplicaId, TenantId, TurnId,
 from infra.wire.states import WorkerState
 from infra.wire.turns import TextBlock, TurnRequest
 from tests.bench import report
+from tests.bench.ending import end_in_order
 from tests.bench.report import Report
 from tests.bench.table import render
 from tests.fakes.redis_server import real_redis
@@ -246,4 +247,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    end_in_order()
     main()

@@ -20,6 +20,7 @@ import openai
 import redis
 
 from tests.bench import report
+from tests.bench.ending import end_in_order
 from tests.bench.processes import memory_mb
 from tests.bench.report import Report
 from tests.bench.table import render
@@ -155,4 +156,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    end_in_order()
     main()

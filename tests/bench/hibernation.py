@@ -15,6 +15,7 @@ from pathlib import Path
 import uvloop
 
 from tests.bench import real
+from tests.bench.ending import end_in_order
 from tests.bench.field import OURS
 from tests.bench.fleet_memory import measure as held_by
 from tests.bench.not_here import NotHere
@@ -85,5 +86,6 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true")
     given = parser.parse_args()
+    end_in_order()
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         print(runner.run(measure(given.quick)).markdown())

@@ -35,6 +35,7 @@ from infra.wire.events import Event, TextDelta, TurnEnded, TurnStarted, encode_e
 from infra.wire.ids import ConversationKey, HostId, ReplicaId, TenantId, WorkerId
 from infra.wire.states import ConversationState, TurnState
 from infra.wire.turns import TextBlock, TurnRequest
+from tests.bench.ending import end_in_order
 from tests.bench.table import render
 from tests.fakes.redis_server import RealRedis
 from worker.turns.memory import stand
@@ -181,4 +182,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    end_in_order()
     main()

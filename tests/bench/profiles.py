@@ -20,6 +20,7 @@ from typing import Any
 
 import uvloop
 
+from tests.bench.ending import end_in_order
 from tests.bench.field import Field, field_of
 from tests.bench.paced_streams import Run as StreamsRun
 from tests.bench.stand_in import PROFILES
@@ -112,4 +113,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    end_in_order()
     main()

@@ -26,6 +26,7 @@ from infra.wire.link import BaseKind
 from infra.wire.states import ConversationState, TurnState
 from infra.wire.turns import TextBlock, TurnRequest
 from tests.bench import report
+from tests.bench.ending import end_in_order
 from tests.bench.report import Report
 from tests.bench.table import render
 from tests.fakes.redis_server import real_redis
@@ -151,4 +152,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    end_in_order()
     main()

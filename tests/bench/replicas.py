@@ -15,6 +15,7 @@ from collections.abc import Mapping
 import uvloop
 
 from tests.bench import paced_streams, tiny_turns
+from tests.bench.ending import end_in_order
 from tests.bench.field import OURS, field_of
 from tests.bench.section import Section
 
@@ -66,5 +67,6 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true")
     given = parser.parse_args()
+    end_in_order()
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         print(runner.run(measure(given.quick)).markdown())

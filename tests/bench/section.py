@@ -10,6 +10,7 @@ from pathlib import Path
 
 import uvloop
 
+from tests.bench.ending import end_in_order
 from tests.bench.field import Field, field_of
 from tests.bench.litellm import find_litellm
 from tests.bench.table import render
@@ -57,6 +58,7 @@ def run_alone(*measures: Measure, about: str | None) -> None:
             for measure in measures:
                 print((await measure(field, given.quick)).markdown(), end="\n\n", flush=True)
 
+    end_in_order()
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(run())
 

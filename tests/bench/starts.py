@@ -14,6 +14,7 @@ from collections.abc import Sequence
 import uvloop
 
 from tests.bench import real
+from tests.bench.ending import end_in_order
 from tests.bench.field import OURS
 from tests.bench.not_here import NotHere
 from tests.bench.real import real_agents
@@ -98,5 +99,6 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true")
     given = parser.parse_args()
+    end_in_order()
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         print(runner.run(measure(given.quick)).markdown())

@@ -33,6 +33,8 @@ def filled_users() -> str:
 class GuardedRedis(RealRedis):
     """Made by `guarded_redis`. Each user's password is its name and `-password`."""
 
+    _greeting = b"AUTH watcher watcher-password\r\n"
+
     def __init__(self, *, config: Path | None = None, users: str | None = None) -> None:
         # Nothing but the users' rights stands in the way of anything.
         options = ("--aclfile", "users.acl", "--enable-debug-command", "yes")

@@ -31,6 +31,9 @@ class RealRedis:
     port for TLS (`tls_url`); the options name its certificate.
     """
 
+    _greeting = b""
+    """What is sent before it is asked whether it is up: a line for each command."""
+
     def __init__(
         self,
         *,
@@ -130,9 +133,12 @@ class RealRedis:
             with socket.socket(socket.AF_UNIX) as probe:
                 probe.settimeout(1)
                 probe.connect(str(self._socket))
-                probe.sendall(b"PING\r\n")
-                # A server with users refuses, one that loads its log says so: only the first is up.
-                return probe.recv(64).startswith((b"+PONG", b"-NOAUTH"))
+                probe.sendall(self._greeting + b"PING\r\n")
+                # One that loads its log says so, but only to those whom it knows.
+                with probe.makefile("rb") as answers:
+                    for _ in self._greeting.splitlines():
+                        answers.readline()
+                    return answers.readline().startswith((b"+PONG", b"-NOAUTH"))
         except OSError:
             return False
 
