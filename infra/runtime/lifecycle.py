@@ -21,9 +21,11 @@ def up_mark() -> dict[str, str]:
 
 @contextmanager
 def stop_signals() -> Iterator[asyncio.Event]:
-    """An event that SIGTERM or SIGINT sets.
+    """An event that SIGTERM or SIGINT sets. For the outermost block of a program.
 
-    A second signal has no further effect, because shutdown has its own time limit.
+    A second signal has no further effect, because shutdown has its own time limit. Nor has one that
+    comes after the block, while the process ends: a worker that was told to leave may be sent
+    SIGTERM just then, and would report that it was killed.
     """
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -33,5 +35,9 @@ def stop_signals() -> Iterator[asyncio.Event]:
     try:
         yield stop
     finally:
+        # To remove a handler is to let the signal kill us, so none may arrive in between.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, signals)
         for number in signals:
             loop.remove_signal_handler(number)
+            signal.signal(number, signal.SIG_IGN)
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
