@@ -11,6 +11,7 @@ from claude_agent_sdk import Message, SystemMessage
 from agent.answer_in_form import AnswerInForm
 from agent.cli.offers import OfferedCall, Offers
 from agent.client_functions import ClientFunctions
+from agent.questions import UserQuestions, is_question, text_of
 from agent.translate.translator import Translator
 from agent.turn import RunningTurn
 from infra.wire.endings import declared_end, interrupted_end
@@ -26,16 +27,27 @@ class TurnHearing:
     """Listens to the CLI for one turn and reports its events."""
 
     def __init__(
-        self, turn: RunningTurn, functions: ClientFunctions, answer: AnswerInForm | None
+        self,
+        turn: RunningTurn,
+        functions: ClientFunctions,
+        answer: AnswerInForm | None,
+        questions: UserQuestions,
     ) -> None:
         """`answer`: the turn ends with an answer in a form, unless it ends with a call."""
         self._turn = turn
+        self._has_text = False
+        self.left_open: list[OfferedCall] = []
+        """The calls with which the turn ended."""
         self.functions = functions
         self._answer = answer
         self.offers: Offers | None = None
         """What the CLI that was asked offers."""
         self.prompt_id = str(uuid.uuid4())
-        self.offered = [*functions.offers, *(answer.offers if answer else ())]
+        self.offered = [
+            *functions.offers,
+            *(answer.offers if answer else ()),
+            *questions.offers,
+        ]
         """The tools that the turn offers."""
         offered = frozenset(offer.name for offer in self.offered)
         self.translator = Translator(self.prompt_id, offered=offered)
@@ -53,7 +65,7 @@ class TurnHearing:
 
     @property
     def calls(self) -> list[OfferedCall]:
-        """The calls of the client's functions that are open, in the model's order."""
+        """The calls of offered tools that are open, in the model's order."""
         left_open = self.offers.open_calls if self.offers else {}
         return [left_open[id] for id in self.translator.offered_calls if id in left_open]
 
@@ -79,11 +91,20 @@ class TurnHearing:
         """Report what the turn ends with, and return how it ends if the CLI ended like this."""
         ended = self._judged(ended)
         if ended.end_reason is EndReason.CALLS:
-            for call in self.functions.told(self.calls):
-                await self._turn.say(call)
-        elif self._answer and ended.state is TurnState.DONE:
+            return await self._tell_calls(ended)
+        if self._answer and ended.state is TurnState.DONE:
             return await self._tell_answer(self._answer, ended)
         return ended
+
+    async def _tell_calls(self, ended: TurnEnded) -> TurnEnded:
+        self.left_open = self.calls
+        for question in filter(is_question, self.left_open):
+            gap = "\n\n" if self._has_text else ""
+            await self._turn.say(TextDelta(text=gap + text_of(question)))
+        calls = [call for call in self.left_open if not is_question(call)]
+        for call in self.functions.told(calls):
+            await self._turn.say(call)
+        return ended if calls else ended.model_copy(update={"end_reason": EndReason.DONE})
 
     async def _tell_answer(self, answer: AnswerInForm, ended: TurnEnded) -> TurnEnded:
         await asyncio.to_thread(answer.read_prose)
@@ -122,6 +143,7 @@ class TurnHearing:
                     self.ended = event
                     self.over.set()
                     return
+                self._has_text = self._has_text or isinstance(event, TextDelta)
                 self.has_said = self.has_said or isinstance(event, TextDelta | ToolCall)
                 await self._turn.say(self._answer.shown(event) if self._answer else event)
         except Exception:  # A message that we cannot read must not end the reading.

@@ -31,11 +31,12 @@ from agent.memory.memory import AgentMemory, Mark
 from agent.memory.past import Past
 from agent.memory.session_store import LinkedSessionStore
 from agent.memory.transcripts import Transcripts
+from agent.questions import UserQuestions
 from agent.start_times import StartTimes, now_ms
 from agent.turn import RunningTurn
 from infra.wire.endings import declared_end, interrupted_end
 from infra.wire.errors import ErrorCode, MalformedMessage, UnknownMessage
-from infra.wire.events import EndReason, TurnEnded
+from infra.wire.events import TurnEnded
 from infra.wire.form_tool import FORM_TOOL
 from infra.wire.link import (
     AgentSettings,
@@ -132,7 +133,10 @@ class ClaudeSession:
         oom_before = oom_kills()
         functions = await asyncio.to_thread(_functions, turn)
         answer = await _answer_in_form(turn)
-        hearing, before = TurnHearing(turn, functions, answer), self._memory.mark
+        may_ask = turn.start.settings.asks_questions and not (answer or functions.needs_call)
+        questions = UserQuestions(are_allowed=may_ask)
+        hearing = TurnHearing(turn, functions, answer, questions)
+        before = self._memory.mark
         try:
             ended = await self._ask_patiently(turn, hearing)
         except CliFailed as failure:
@@ -147,8 +151,8 @@ class ClaudeSession:
             if self._cli is not None:
                 self._cli.ignore()
         ended = await self._remember(hearing, ended, before)
-        if self._cli is not None and ended.end_reason is EndReason.CALLS:
-            self._open_calls = tuple(OpenCall(call.id, call.name) for call in hearing.calls)
+        if self._cli is not None:
+            self._open_calls = tuple(OpenCall(call.id, call.name) for call in hearing.left_open)
         await self._tidy(turn)
         return ended
 

@@ -66,6 +66,8 @@ class AgentSettings(Message):
     sub_agents: Mapping[str, SubAgent] = {}
     mcp_servers: tuple[str, ...] = ()
     """Names of MCP servers, which the gateway leads to."""
+    asks_questions: bool = False
+    """The agent may end a turn with a question to its user."""
     environment: Mapping[str, str] = {}
     """Variables for its tools, in addition to ours."""
     model_tiers: Mapping[str, str] = {}

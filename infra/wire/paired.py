@@ -18,6 +18,9 @@ Role = Literal["user", "assistant"]
 
 NO_RESULT = "The user's program gave no result for this call."
 
+QUESTION_TOOL = "AskUserQuestion"
+"""With this tool the agent asks its user; whatever they say next is the call's result."""
+
 _EMPTY = "(no output)"
 
 
@@ -57,6 +60,11 @@ def paired(
 def _answered(content: Sequence[Json], calls: Sequence[OpenCall]) -> Iterator[Json]:
     """The results in the order of the calls, then everything else."""
     results = [block for block in content if block.get("type") == "tool_result"]
+    if said := [block for block in content if block.get("type") == "text"]:
+        asked = [call for call in calls if call.name == QUESTION_TOOL]
+        if asked:
+            results.append(_result(asked[0].id, _told(said), is_error=False))
+            content = [*(block for block in content if block not in said), results[-1]]
     for call in calls:
         found = next((block for block in results if _is_result_of(block, call)), None)
         if found is None:
@@ -69,6 +77,11 @@ def _answered(content: Sequence[Json], calls: Sequence[OpenCall]) -> Iterator[Js
             yield block
         elif any(block is left for left in results):
             yield from _as_text(block)
+
+
+def _told(said: Iterable[Json]) -> str:
+    words = "\n\n".join(str(block.get("text")) for block in said)
+    return f"The user answered: {words}"
 
 
 def _is_result_of(block: Json, call: OpenCall) -> bool:

@@ -114,6 +114,9 @@ class AgentProfile(ProfilePart):
     mcp_servers: Mapping[ServerName, McpServer] = {}
     """MCP servers whose tools it has. Its tools reach them whatever the egress policy says, as long
     as its deployment has egress at all."""
+    questions: bool | None = None
+    """It may ask its user in the middle of the work: its turn ends with the question, and goes on
+    with what they say next."""
     environment: Mapping[VariableName, Line] = {}
     """Variables that its tools see. No secrets: the agent can read them."""
     egress_profile: str | None = None

@@ -66,6 +66,8 @@ SETTINGS = link.AgentSettings(
     max_turns=200,
     max_thinking_tokens=2048,
     is_prompt_added=True,
+    asks_questions=True,
+    mcp_servers=("github",),
     sub_agents={"finder": SubAgent(description="Finds.", prompt="Find.", tools=("Grep",))},
     environment={"LANG": "C.UTF-8"},
 )

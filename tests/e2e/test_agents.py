@@ -10,7 +10,7 @@ import openai
 import pytest
 
 from tests.e2e.deployments import MODEL, Deployment
-from tests.e2e.upstream import asked_for
+from tests.e2e.upstream import asked_for, last_asked
 
 pytestmark = pytest.mark.timeout(240)
 
@@ -42,6 +42,19 @@ def test_a_chat_may_change_its_agent_and_forgets_nothing(deployment: Deployment)
     told = ask(deployment, "reviewer", seen, "history")
     assert f"reviewed-{mark}" in told
     assert f"usual-{mark}" in told
+
+
+def test_an_agent_asks_in_plain_chat_and_goes_on_with_the_answer(deployment: Deployment) -> None:
+    seen: list[Any] = []
+    mark = uuid.uuid4().hex
+    question = {"question": f"Go on with {mark}?", "options": [{"label": "yes"}, {"label": "no"}]}
+    call = f"tool AskUserQuestion {json.dumps({'questions': [question]})}"
+    shown = ask(deployment, "reviewer", seen, f"tool bash echo before then {call} then echo done")
+    assert shown == f"**Go on with {mark}?**\n\n1. yes\n2. no"
+    assert ask(deployment, "reviewer", seen, f"the first-{mark}") == "done"
+    told = json.dumps(last_asked(deployment)["messages"])
+    assert f"The user answered: the first-{mark}" in told
+    assert "echo before" in told, "what was done before the question is remembered"
 
 
 def test_who_asks_for_no_agent_is_told(deployment: Deployment) -> None:

@@ -47,6 +47,7 @@ def usual_settings(agents: AgentDefaults, models: ModelSettings) -> AgentSetting
         tools=agents.tools,
         model_tiers=models.model_tiers,
         max_turns=agents.max_turns,
+        asks_questions=agents.questions,
         interrupt_grace_s=agents.disconnect_grace_s * AGENT_SHARE_OF_GRACE,
     )
 
@@ -71,6 +72,8 @@ def _of_profile(
     }
     if profile.tools is not None:
         update["tools"] = profile.tools
+    if profile.questions is not None:
+        update["asks_questions"] = profile.questions
     if profile.max_turns is not None:
         update["max_turns"] = profile.max_turns
     return settings.model_copy(update=update)

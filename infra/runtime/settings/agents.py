@@ -41,6 +41,12 @@ class AgentDefaults(Section):
         "Clients pick an agent by its name, as `model`. No folder: no agents beside the usual one.",
     )
     max_turns: int = Field(200, gt=0, description="Maximum number of model calls in one turn.")
+    questions: bool = Field(
+        False,
+        description="The agent may ask its user in the middle of the work: its answer ends with "
+        "the question, and it goes on with what they say next. An agent's profile decides for "
+        "itself.",
+    )
     turn_deadline_s: float = Field(3600.0, gt=0, description="Maximum duration of a turn.")
     idle_timeout_s: float = Field(
         1800.0,
