@@ -127,6 +127,8 @@ class LaneParts(TurnParts):
     """For lanes, which run turns under leases of their own."""
 
     ownership: Ownership
+    files: FileStore | None = None
+    """What callers upload; None in a test without any."""
     queue: PlacementQueue
     cluster: ClusterSettings
 
@@ -163,8 +165,6 @@ class ConversationParts(LaneParts, HostParts):
     transcripts: TranscriptStore
     room: WaitingRoom
     profiles: ProfileStore
-    files: FileStore | None = None
-    """What callers upload; None in a test without any."""
     held_lines: HeldLines = field(default_factory=HeldLines)
 
     @property

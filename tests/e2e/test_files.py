@@ -60,7 +60,6 @@ def digest(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
-@each_isolation
 def test_files_of_any_type_reach_a_real_agent_which_may_change_them(
     deployment: Deployment,
 ) -> None:
@@ -101,7 +100,6 @@ def test_files_of_any_type_reach_a_real_agent_which_may_change_them(
     assert f"{digest(WAV)}  sound.wav" in told
 
 
-@each_isolation
 def test_what_an_agent_puts_where_files_come_leads_nowhere(deployment: Deployment) -> None:
     client, name = deployment.client(), f"files-{uuid.uuid4()}"
     trap = (

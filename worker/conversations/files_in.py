@@ -9,34 +9,24 @@ nothing.
 from __future__ import annotations
 
 import asyncio
-import base64
-import binascii
 import errno
 import hashlib
 import logging
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
+from typing import TypeVar
 
-from infra.files.names import object_name
 from infra.runtime.logs import fields
 from infra.store.turns.records import Unheard
-from infra.wire.endings import declared_end
 from infra.wire.errors import (
-    AgClusterError,
     ContainerFailed,
-    ErrorCode,
-    FileGone,
-    FileStoreUnavailable,
 )
-from infra.wire.events import TurnEnded
-from infra.wire.file_kinds import HEAD_BYTES, PDF, PICTURES, is_text_in, media_type_of, text_in
 from infra.wire.file_names import safe_name
 from infra.wire.turns import (
     ContentBlock,
-    DocumentBlock,
-    FileBlock,
     ImageBlock,
-    TextBlock,
     TurnRequest,
 )
 from infra.wire.words import Case
@@ -44,6 +34,7 @@ from worker.hosts.folders.uploads import UploadFolder
 from worker.hosts.host import WORKSPACE_AT
 from worker.ownership import HeldLease
 from worker.parts import ConversationParts
+from worker.turns.file_bytes import FileBytes, KnownFile, NotDelivered
 from worker.turns.sent_files import (
     PICTURES_MAX,
     LandedFile,
@@ -51,24 +42,16 @@ from worker.turns.sent_files import (
     SentFile,
     files_in,
     notices_for,
-    size_of,
     told,
     without_older_pictures,
 )
 
+T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 EARLIER_MAX = 100
 """Files of earlier messages that are delivered, the latest first."""
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
-
-
-class NotDelivered(AgClusterError):
-    """The turn cannot start without these files. `end` says why, to its user."""
-
-    def __init__(self, why: ErrorCode | Case) -> None:
-        self.end: TurnEnded = declared_end(why)
-        super().__init__(self.end.error.message if self.end.error else "")
 
 
 @dataclass(frozen=True)
@@ -84,14 +67,19 @@ class DeliveredTurn:
 class _Wanted:
     """A file that the workspace is to have."""
 
-    file: SentFile
+    known: KnownFile
     name: str
-    digest: str
-    size: int
-    media_type: str
-    is_text: bool
     is_needed: bool
     """The turn does not start without it."""
+
+    @property
+    def size(self) -> int:
+        return self.known.size
+
+    @property
+    def place(self) -> tuple[str, str]:
+        """The same for the same file sent again."""
+        return self.name, self.known.digest
 
 
 class FilesIn:
@@ -126,7 +114,7 @@ class FilesIn:
                 raise NotDelivered(Case.FILES_DO_NOT_FIT) from error
             raise ContainerFailed(f"its files cannot be delivered: {error}") from error
         finally:
-            uploads.close()
+            await _to_its_end(uploads.close)
         return _told_of(request, unheard, landed)
 
 
@@ -137,6 +125,7 @@ class _OneDelivery:
         self._parts = parts
         self._held = held
         self._uploads = uploads
+        self._bytes = FileBytes(parts.files)
         self._room = RoomToShow()
         self._paths = dict[tuple[str, str], str]()
 
@@ -156,7 +145,7 @@ class _OneDelivery:
         for one in wanted:
             if one not in left:
                 try:
-                    landed[id(one.file)] = await self._landed(one)
+                    landed[id(one.known.file)] = await self._landed(one)
                 except NotDelivered as error:
                     if one.is_needed:
                         raise
@@ -164,34 +153,19 @@ class _OneDelivery:
         return landed
 
     async def _wanted(self, file: SentFile, *, is_needed: bool) -> _Wanted:
-        if isinstance(file, FileBlock):
-            head = await self._head(file)
-            media_type = media_type_of(head, said=file.media_type, name=file.filename or "")
-            digest, is_text = file.digest, is_text_in(head)
-        else:
-            is_text = False
-            content = await asyncio.to_thread(_decoded, file.data)
-            media_type = file.media_type
-            digest = await asyncio.to_thread(lambda: hashlib.sha256(content).hexdigest())
-        name = safe_name(file.filename, media_type)
-        return _Wanted(file, name, digest, size_of(file), media_type, is_text, is_needed)
-
-    async def _head(self, file: FileBlock) -> bytes:
-        if file.data is not None:
-            return _decoded(file.data[: HEAD_BYTES * 4 // 3 // 4 * 4])
-        end = min(file.bytes, HEAD_BYTES)
-        return b"".join([piece async for piece in self._stored(file, end)])
+        known = await self._bytes.known(file)
+        return _Wanted(known, safe_name(file.filename, known.media_type), is_needed)
 
     async def _missing(self, wanted: Iterable[_Wanted]) -> list[_Wanted]:
         """Those that are not there yet."""
         missing = list[_Wanted]()
         for one in wanted:
-            find = self._uploads.find
-            path = await asyncio.to_thread(find, one.name, digest=one.digest, size=one.size)
+            find = partial(self._uploads.find, one.name, digest=one.known.digest, size=one.size)
+            path = await _to_its_end(find)
             if path is None:
                 missing.append(one)
             else:
-                self._paths[one.name, one.digest] = path
+                self._paths[one.place] = path
         return missing
 
     async def _fitting(self, missing: Sequence[_Wanted]) -> list[_Wanted]:
@@ -214,76 +188,47 @@ class _OneDelivery:
         return out
 
     async def _landed(self, one: _Wanted) -> LandedFile:
-        shown = await self._shown(one)
-        path = self._paths.get((one.name, one.digest))
+        shown = await self._bytes.shown(one.known, self._room)
+        path = self._paths.get(one.place)
         if path is None:
             path = await self._written(one)
-            self._paths[one.name, one.digest] = path
+            self._paths[one.place] = path
             log.info(
                 "file delivered",
                 extra=fields(conversation=self._held.conversation, bytes=one.size),
             )
-        return LandedFile(f"{WORKSPACE_AT}/{path}", one.media_type, one.size, shown)
-
-    async def _shown(self, one: _Wanted) -> ContentBlock | None:
-        """What the model sees of it at once."""
-        file = one.file
-        if not isinstance(file, FileBlock):
-            return file
-        is_seen = one.media_type in PICTURES or one.media_type == PDF
-        if not is_seen and not one.is_text:
-            return None
-        if not one.size or not self._room.may_show(one.media_type, one.size):
-            return None
-        content = b"".join([piece async for piece in self._pieces(file)])
-        if not is_seen:
-            text = text_in(content)
-            return None if text is None or not text.strip() else TextBlock(text=text)
-        data = base64.b64encode(content).decode("ascii")
-        if one.media_type == PDF:
-            return DocumentBlock(media_type=PDF, data=data, filename=file.filename)
-        return ImageBlock(media_type=one.media_type, data=data)
+        return LandedFile(f"{WORKSPACE_AT}/{path}", one.known.media_type, one.size, shown)
 
     async def _written(self, one: _Wanted) -> str:
         """Write it, and return its path in the workspace."""
         uploads, check = self._uploads, hashlib.sha256()
-        upload = await asyncio.to_thread(uploads.begin)
+        upload = await _to_its_end(uploads.begin)
+        async for piece in self._bytes.pieces(one.known.file):
+            check.update(piece)
+            await _to_its_end(partial(upload.write, piece))
+        if check.hexdigest() != one.known.digest:
+            raise NotDelivered(Case.SENT_FILE_GONE)
+        # The machine may have been suspended for longer than the lease.
+        await self._held.until_sure()
+        settle = partial(uploads.settle, upload, one.name, digest=one.known.digest, size=one.size)
         try:
-            async for piece in self._pieces(one.file):
-                check.update(piece)
-                await asyncio.to_thread(upload.write, piece)
-            if check.hexdigest() != one.digest:
-                raise NotDelivered(Case.SENT_FILE_GONE)
-            # The machine may have been suspended for longer than the lease.
-            await self._held.until_sure()
-            settle = uploads.settle
-            return await asyncio.to_thread(
-                settle, upload, one.name, digest=one.digest, size=one.size
-            )
+            return await _to_its_end(settle)
         finally:
-            uploads.drop(upload)
+            await _to_its_end(partial(uploads.drop, upload))
 
-    async def _pieces(self, file: SentFile) -> AsyncIterator[bytes]:
-        if file.data is not None:
-            yield await asyncio.to_thread(_decoded, file.data)
-            return
-        assert isinstance(file, FileBlock)
-        async for piece in self._stored(file, file.bytes):
-            yield piece
 
-    async def _stored(self, file: FileBlock, end: int) -> AsyncIterator[bytes]:
-        """The bytes of a file of the file store, to before `end`."""
-        store = self._parts.files
-        try:
-            if store is None or file.file is None or file.store != await store.identity():
-                raise NotDelivered(Case.FILE_ELSEWHERE)
-            async for piece in store.pieces(object_name(file.file), start=0, end=end):
-                yield piece
-        except FileGone:
-            raise NotDelivered(Case.SENT_FILE_GONE) from None
-        except FileStoreUnavailable as error:
-            log.error("file store: %s", error)
-            raise NotDelivered(ErrorCode.FILE_STORE_UNAVAILABLE) from error
+async def _to_its_end(call: Callable[[], T]) -> T:
+    """The result of a call in a thread. If the caller is cancelled, it waits for the thread all the
+    same: the descriptors that this uses are closed afterwards."""
+    working = asyncio.get_running_loop().run_in_executor(None, call)
+    try:
+        return await asyncio.shield(working)
+    except asyncio.CancelledError:
+        while not working.done():
+            # A second cancellation changes nothing: the first one is raised below.
+            with suppress(asyncio.CancelledError):
+                await asyncio.wait({working})
+        raise
 
 
 def _told_of(
@@ -312,10 +257,3 @@ def _told_of(
         others,
         notices_for(now, before + pictures, prompt_pictures=pictures),
     )
-
-
-def _decoded(data: str) -> bytes:
-    try:
-        return base64.b64decode(data)
-    except binascii.Error as error:
-        raise NotDelivered(Case.SENT_FILE_GONE) from error

@@ -27,6 +27,7 @@ from infra.wire.ids import TurnId
 from infra.wire.link import InterruptReason
 from infra.wire.options import ClientTools
 from infra.wire.states import ConversationState, TurnState
+from infra.wire.turns import FileBlock, TurnRequest
 from worker.gateway_client.client import CommandRefused
 from worker.ownership import HeldLease
 from worker.parts import SideParts
@@ -34,6 +35,7 @@ from worker.side.client_calls import client_calls
 from worker.side.formed_answer import FormedAnswer
 from worker.side.messages_api import AnswerStream, refusal, request_body
 from worker.side.steps import end_before_start, end_of_broken_call
+from worker.turns.file_bytes import FileBytes, with_stored_files
 from worker.turns.interruption import Interruption
 from worker.turns.output import TurnOutput
 from worker.turns.spending import Spending
@@ -138,7 +140,8 @@ class SideRun:
         spending = Spending(self._parts, self._held, claimed.record)
         if end := await spending.begin():
             return end
-        call = self._call(claimed, spending.budget_tokens)
+        request = await self._with_files(claimed.request)
+        call = self._call(claimed, request, spending.budget_tokens)
         form = claimed.request.turn_options.answer_form
         functions = claimed.request.turn_options.client_tools
         if form is None:
@@ -217,7 +220,23 @@ class SideRun:
             await self._parts.clock.sleep(pause_s)
             pause_s = min(pause_s * 2, LONGEST_PAUSE_S)
 
-    def _call(self, claimed: Claimed, budget_tokens: int | None) -> SideCall:
+    async def _with_files(self, request: TurnRequest) -> TurnRequest:
+        """With what the model can read of files that it names by their ids."""
+        said = [*(message.content for message in request.history), request.prompt]
+        if not any(isinstance(block, FileBlock) for content in said for block in content):
+            return request
+        *history, prompt = await with_stored_files(said, FileBytes(self._parts.files))
+        messages = zip(request.history, history, strict=True)
+        return request.model_copy(
+            update={
+                "prompt": prompt,
+                "history": tuple(
+                    message.model_copy(update={"content": content}) for message, content in messages
+                ),
+            }
+        )
+
+    def _call(self, claimed: Claimed, request: TurnRequest, budget_tokens: int | None) -> SideCall:
         record = claimed.record
         return SideCall(
             turn=record.turn,
@@ -226,7 +245,7 @@ class SideRun:
             sealed_key=record.sealed_key or "",
             expires_ms=record.key_expires_ms,
             body=request_body(
-                claimed.request,
+                request,
                 max_tokens=self._parts.side.side_max_tokens,
                 budget_tokens=budget_tokens,
             ),

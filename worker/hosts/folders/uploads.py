@@ -20,6 +20,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
 
+from infra.wire.errors import LeaseLost
 from infra.wire.file_names import COMPARED, UPLOADS, names_for
 from infra.wire.ids import ConversationKey, Fence
 from worker.hosts.folders.folders import Folders
@@ -60,6 +61,7 @@ class UploadFolder:
         self._fence = fence
         self._folder: int | None = None
         self._called = ""
+        self._arriving = list[OpenUpload]()
 
     def find(self, name: str, *, digest: str, size: int) -> str | None:
         """The path in the workspace of a file with this content that has one of its names."""
@@ -73,7 +75,12 @@ class UploadFolder:
         return None
 
     def begin(self) -> OpenUpload:
-        """Open a new file."""
+        """Open a new file, until it is dropped."""
+        upload = self._opened()
+        self._arriving.append(upload)
+        return upload
+
+    def _opened(self) -> OpenUpload:
         with self._entered() as folder:
             try:
                 return OpenUpload(
@@ -100,13 +107,16 @@ class UploadFolder:
 
     def drop(self, upload: OpenUpload) -> None:
         """Close the file, and remove what nobody will see."""
+        self._arriving.remove(upload)
         os.close(upload.fd)
         if upload.name is not None:
-            with contextlib.suppress(OSError), self._entered() as folder:
+            with contextlib.suppress(OSError, LeaseLost), self._entered() as folder:
                 os.unlink(upload.name, dir_fd=folder)
 
     def close(self) -> None:
-        """Close the folder."""
+        """Drop what has not arrived, and close the folder."""
+        for upload in tuple(self._arriving):
+            self.drop(upload)
         if self._folder is not None:
             os.close(self._folder)
             self._folder = None

@@ -21,7 +21,7 @@ from infra.wire.errors import ErrorCode, FileStoreUnavailable
 from infra.wire.events import Notice, decode_event
 from infra.wire.ids import FileId
 from infra.wire.states import TurnState
-from infra.wire.turns import ContentBlock, DocumentBlock, FileBlock, ImageBlock, TextBlock
+from infra.wire.turns import ContentBlock, DocumentBlock, FileBlock, ImageBlock, Lane, TextBlock
 from tests.fakes.s3_server import s3_server
 from tests.fakes.worker_stage import TENANT, Stage, conversation, eventually
 from worker.turns.sent_files import LARGE_PICTURES, MANY_PICTURES, PICTURES_MAX, sides_of
@@ -397,3 +397,57 @@ async def test_of_too_many_pictures_a_new_agent_is_shown_the_latest(scene: Scene
 )
 def test_the_sides_of_a_picture_are_in_its_head(content: bytes, sides: tuple[int, int]) -> None:
     assert sides_of(content) == sides
+
+
+async def test_a_side_request_is_shown_what_a_model_reads_of_stored_files(scene: Scene) -> None:
+    """It has no workspace."""
+    gone = (await scene.stored("a.txt", b"x")).model_copy(update={"store": "0" * 16})
+    blocks = [
+        await scene.stored("a.png", PNG),
+        await scene.stored("b.csv", b"1;2"),
+        await scene.stored("c.docx", b"PK\xff\0"),
+        gone,
+    ]
+    turn = await scene.stage.ask(C, (ASK, *blocks), lane=Lane.SIDE)
+    await scene.stage.ended(turn)
+    (call,) = scene.stage.gateway.side_calls
+    assert call.body["messages"][-1]["content"] == [
+        {"type": "text", "text": "hello"},
+        {
+            "type": "image",
+            "source": {"type": "base64", "media_type": "image/png", "data": encoded(PNG)},
+        },
+        {"type": "text", "text": "[File b.csv]\n1;2"},
+        {"type": "text", "text": "[Left out here: the file c.docx]"},
+        {"type": "text", "text": "[Left out here: the file a.txt]"},
+    ]
+
+
+async def test_a_message_that_was_stopped_before_its_agent_had_it_keeps_its_files(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The agent gets it with the next one."""
+    block = await scene.stored("a.bin", b"\xff" * 2 * PIECE_BYTES)
+    reached, read = asyncio.Event(), FileStore.read
+
+    async def stuck(self: FileStore, name: str, *, start: int, end: int) -> bytes:
+        reached.set()
+        return await asyncio.Event().wait()  # type: ignore[return-value]
+
+    await scene.files.identity()
+    monkeypatch.setattr(FileStore, "read", stuck)
+    turn = await scene.stage.ask(C, (ASK, block), is_thin=True)
+    await reached.wait()
+    await scene.stage.store.turns.cancel(turn, tenant=TENANT, reason="test")
+    await scene.stage.ended(turn)
+    monkeypatch.setattr(FileStore, "read", read)
+    turn = await scene.stage.ask(C, "and now?", is_thin=True)
+    await scene.stage.ended(turn)
+    prompt = scene.stage.agents[C][-1].session.started[-1].prompt
+    assert prompt == (
+        ASK,
+        TextBlock(
+            text="[File: /workspace/uploads/a.bin, 2,097,152 bytes, application/octet-stream]"
+        ),
+        TextBlock(text="and now?"),
+    )
