@@ -125,6 +125,8 @@ class AgentProfile(ProfilePart):
     """Its container is stopped after this long without a turn."""
     turn_deadline_s: Annotated[float, Field(gt=0, le=7 * 86400.0)] | None = None
     """Maximum duration of a turn; never longer than the deployment's."""
+    turn_budget_tokens: Annotated[int, Field(gt=0, le=2**50)] | None = None
+    """Tokens that one turn may spend; never more than the deployment's."""
     tenants: tuple[Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{20}$")], ...] = ()
     """The tenants that may see and use it; empty for all. `agcluster usage list` shows tenants."""
 

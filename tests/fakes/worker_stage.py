@@ -43,6 +43,7 @@ from infra.wire.events import Event, TextDelta, TurnEnded, decode_event
 from infra.wire.frames import Frame, split_frames
 from infra.wire.ids import ConversationKey, HostId, ReplicaId, TenantId, TurnId, WorkerId
 from infra.wire.options import NO_TURN_OPTIONS, TurnOptions
+from infra.wire.profiles import AgentRef
 from infra.wire.states import TurnState
 from infra.wire.turns import ContentBlock, HistoryMessage, Lane, TextBlock, TurnRequest
 from tests.fakes.memory_gateway import MemoryGateway
@@ -296,6 +297,7 @@ class Stage:
         lane: Lane = Lane.AGENT,
         tenant: TenantId = TENANT,
         turn_options: TurnOptions = NO_TURN_OPTIONS,
+        agent: AgentRef | None = None,
     ) -> TurnId:
         """Submit a turn and ring the bell, as the API does.
 
@@ -323,6 +325,7 @@ class Stage:
                     prompt=_blocks(prompt),
                     deadline_s=deadline_s,
                     idle_timeout_s=idle_timeout_s,
+                    agent=agent,
                     lane=lane,
                     is_thin=is_thin,
                     turn_options=turn_options,

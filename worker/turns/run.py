@@ -96,6 +96,7 @@ class TurnRun:
             held,
             claimed.record,
             is_taken_over=claimed.is_adoption,
+            agent_budget_tokens=claimed.profile.turn_budget_tokens if claimed.profile else None,
             on_overrun=self._limits.overrun,
         )
         first = first_phase(state=claimed.record.state, is_adoption=claimed.is_adoption)

@@ -35,15 +35,19 @@ class Spending:
         record: TurnRecord,
         *,
         is_taken_over: bool = False,
+        agent_budget_tokens: int | None = None,
         on_overrun: Callable[[], None] = lambda: None,
     ) -> None:
-        """`is_taken_over`: another worker may have booked for the turn before. `on_overrun` is
-        called when the gateway has stopped calls of the turn because of its budget."""
+        """`is_taken_over`: another worker may have booked for the turn before.
+        `agent_budget_tokens`: what a turn of its agent may spend, if that is less than what any
+        turn may. `on_overrun` is called when the gateway has stopped calls of the turn because of
+        its budget."""
         self._parts = parts
         self._held = held
         self._on_overrun = on_overrun
         self._record = record
-        self._turn_budget = parts.budgets.turn_budget_tokens
+        budgets = (parts.budgets.turn_budget_tokens, agent_budget_tokens)
+        self._turn_budget = min((tokens for tokens in budgets if tokens), default=0)
         self._tenant_budget = parts.budgets.tenant_budget_tokens
         self._booked: TurnMeter | None = None
         self._is_taken_over = is_taken_over

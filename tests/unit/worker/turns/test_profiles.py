@@ -1,0 +1,105 @@
+"""What a turn's gateway and agent are told of its agent's profile."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+import pytest
+from redis.asyncio import Redis
+
+from infra.runtime.settings import Settings
+from infra.wire.errors import ErrorCode
+from infra.wire.events import TurnEnded
+from infra.wire.ids import ConversationKey, TurnId
+from infra.wire.profiles import AgentProfile, AgentRef, McpServer, SubAgent, SystemPrompt
+from infra.wire.states import TurnState
+from infra.wire.turns import TextBlock, TurnRequest
+from tests.fakes.worker_stage import TENANT, Stage
+from worker.turns.agent_settings import agent_settings, models_of_turn
+
+C = ConversationKey("c" * 24)
+SETTINGS = Settings.model_validate({"turn_budget_tokens": 1000, "questions": False})
+HAIKU, OPUS = "claude-haiku-4-5-20251001", "claude-opus-4-5-20251101"
+
+
+@pytest.fixture
+async def stage(redis: Redis) -> AsyncIterator[Stage]:
+    async with Stage(redis, turn_budget_tokens=1000) as stage:
+        await stage.worker()
+        yield stage
+
+
+async def kept(stage: Stage, profile: AgentProfile) -> AgentRef:
+    return AgentRef(name="a", digest=await stage.store.profiles.keep(profile, ttl_s=60))
+
+
+async def opened(stage: Stage, profile: AgentProfile) -> TurnEnded:
+    """A whole turn of that agent; the gateway remembers what it was told."""
+    turn = await stage.ask(C, "echo hi", agent=await kept(stage, profile))
+    return await stage.ended(turn)
+
+
+@pytest.mark.parametrize(("own", "told"), [(70, 70), (5000, 1000), (None, 1000)])
+async def test_the_smaller_budget_counts(stage: Stage, own: int | None, told: int) -> None:
+    assert (await opened(stage, AgentProfile(turn_budget_tokens=own))).state is TurnState.DONE
+    assert stage.gateway.opened[-1].budget_tokens == told
+
+
+async def test_the_gateway_knows_its_servers_and_models(stage: Stage) -> None:
+    servers = {"echo": McpServer(url="https://mcp.example.com/")}
+    await opened(stage, AgentProfile(mcp_servers=servers, models=(HAIKU,)))
+    command = stage.gateway.opened[-1]
+    assert command.mcp_servers == servers
+    assert set(command.models) == {"claude-test", HAIKU}
+
+
+async def test_a_turn_whose_profile_is_gone_ends(stage: Stage) -> None:
+    turn = await stage.ask(C, "echo hi", agent=AgentRef(name="a", digest="0" * 32))
+    end = await stage.ended(turn)
+    assert end.error is not None
+    assert end.error.code is ErrorCode.INTERNAL
+    assert (await stage.ended(await stage.ask(C, "echo next"))).state is TurnState.DONE
+
+
+def request(system_prompt: str | None = None) -> TurnRequest:
+    return TurnRequest(
+        turn=TurnId("turn_1"),
+        conversation=C,
+        tenant=TENANT,
+        model=OPUS,
+        system_prompt=system_prompt,
+        prompt=(TextBlock(text="hi"),),
+        deadline_s=1,
+        idle_timeout_s=1,
+    )
+
+
+def test_the_agent_is_told_what_its_profile_says() -> None:
+    profile = AgentProfile(
+        system_prompt=SystemPrompt(text="You review.", mode="append"),
+        tools=("Read",),
+        max_turns=3,
+        questions=True,
+        environment={"A": "b"},
+        mcp_servers={"echo": McpServer(url="https://mcp.example.com/")},
+        sub_agents={"finder": SubAgent(description="d", prompt="p", model=HAIKU)},
+    )
+    told = agent_settings(request("Be brief."), SETTINGS, SETTINGS, profile=profile)
+    assert told.system_prompt == "You review.\n\nBe brief."
+    assert told.is_prompt_added
+    assert (told.tools, told.max_turns, told.asks_questions) == (("Read",), 3, True)
+    assert (told.environment, told.mcp_servers) == ({"A": "b"}, ("echo",))
+    assert told.sub_agents == profile.sub_agents
+    assert told.model == OPUS
+
+
+def test_a_profile_that_says_nothing_changes_nothing() -> None:
+    usual = agent_settings(request("Be brief."), SETTINGS, SETTINGS)
+    assert agent_settings(request("Be brief."), SETTINGS, SETTINGS, profile=AgentProfile()) == usual
+
+
+def test_models_of_its_own_are_all_that_its_helpers_get() -> None:
+    profile = AgentProfile(models=("claude-haiku-4.5",))
+    told = agent_settings(request(), SETTINGS, SETTINGS, profile=profile)
+    assert set(told.model_tiers.values()) == {HAIKU}
+    assert models_of_turn(request(), SETTINGS, profile=profile) == (OPUS, HAIKU)
