@@ -151,7 +151,7 @@ class _Fetch:
             raise NotFetched(_TOO_LONG) from None
         except (OSError, http.client.HTTPException, ValueError) as error:
             # A refusal of the proxy's is an OSError too: "Tunnel connection failed: 403 …".
-            log.info("not fetched: %r", error)
+            log.info("not fetched: %s", type(error).__name__)
             raise NotFetched("its server cannot be reached, or may not be") from None
 
     def _kept(self) -> _Fetched:

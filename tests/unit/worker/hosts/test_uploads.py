@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import stat
@@ -13,6 +14,7 @@ import pytest
 from infra.wire.errors import LeaseLost
 from infra.wire.file_names import NAME_MAX_BYTES, names_for, safe_name
 from infra.wire.ids import ConversationKey, Fence
+from tests.fakes.exchanger import Exchanger, acting
 from worker.hosts.folders.folders import Folders, agent_uid
 from worker.hosts.folders.uploads import UploadFolder
 
@@ -197,6 +199,45 @@ def test_a_folder_that_is_exchanged_meanwhile_is_still_the_agents(
     uploads.settle(upload, NAME, digest="0" * 64, size=3)
     uploads.drop(upload)
     assert (workspace / "moved" / NAME).read_bytes() == b"one"
+
+
+def test_an_agent_that_exchanges_between_any_two_calls_gets_nothing_written_outside(
+    folders: Folders, workspace: Path, victim: Path
+) -> None:
+    """Though everybody may write there."""
+    victim.chmod(0o777)
+    agents_folder(workspace / "uploads")
+    agents_folder(workspace / "uploads" / "b.bin")
+    exchanger = Exchanger(workspace, victim)
+    exchanger.plant(workspace / "uploads")
+    exchanger.plant(workspace / "uploads" / "b.bin")
+    uploads = UploadFolder(folders, C, FENCE)
+    arrived = 0
+    with acting(exchanger):
+        for n in range(20):
+            with contextlib.suppress(OSError):
+                put(uploads, b"content %d" % n, name=f"{'ab'[n % 2]}.bin")
+                arrived += 1
+        uploads.close()
+    assert exchanger.calls
+    assert arrived
+    written = [path for path in workspace.rglob("*.bin") if path.is_file()]
+    assert len(written) >= arrived
+
+
+@pytest.mark.parametrize("temporary", ["a hidden name"], indirect=True)
+def test_a_hidden_name_that_is_exchanged_is_given_no_other(
+    temporary: str, uploads: UploadFolder, workspace: Path, victim: Path
+) -> None:
+    upload = uploads.begin()
+    upload.write(b"one")
+    (hidden,) = (workspace / "uploads").iterdir()
+    hidden.unlink()
+    hidden.symlink_to(victim / "secret")
+    os.chown(hidden, agent_uid(), -1, follow_symlinks=False)
+    with pytest.raises(OSError, match="replaced"):
+        uploads.settle(upload, NAME, digest="0" * 64, size=3)
+    uploads.close()
 
 
 def test_after_a_newer_owner_nothing_is_written(
