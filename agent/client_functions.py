@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Collection, Iterable, Sequence
 
-from agent.cli.offers import CallReply, Offer, OfferedCall
+from agent.cli.offers import MCP_PREFIX, CallReply, Offer, OfferedCall
 from agent.cli.without_mcp import load_left_out
 from infra.wire.characters import whole
 from infra.wire.events import ClientCall
@@ -145,7 +145,7 @@ def _renamed(names: Sequence[str], taken: Collection[str]) -> dict[str, str]:
     renamed: dict[str, str] = {}
     for name in names:
         own, number = name, 0
-        while own in taken or (own != name and own in used):
+        while own.startswith(MCP_PREFIX) or own in taken or (own != name and own in used):
             number += 1
             mark = f"client{number if number > 1 else ''}_"
             own = mark + name[: _NAME_MAX_CHARS - len(mark)]

@@ -223,7 +223,7 @@ class ClaudeSession:
         if (left := self._unfinished) is None:
             return answered([first, *others], self._open_calls)
         first = Said("user", [*left.results, *first.content])
-        return answered([Said("assistant", left.answer), first, *others])
+        return answered([Said("assistant", left.answer, left.id), first, *others])
 
     # The CLI
 
@@ -255,7 +255,7 @@ class ClaudeSession:
             return await self._connect(start.settings)
 
     async def _connect(self, settings: AgentSettings, *, is_egress_expected: bool = False) -> Cli:
-        past, unfinished = self._memory.opening()
+        past, unfinished = self._memory.opening(own_tools(settings))
         proxy = await self._forwarder.proxy_url(is_expected=is_egress_expected)
         early = await self._take_early(launch_key(settings) if past == Past() else None, proxy)
         mark = early.mark if early else uuid.uuid4().hex

@@ -145,9 +145,11 @@ class Cli:
         The last message must be an answer. Raises `CliFailed`.
         """
         frame: dict[str, Any]
-        for role, content in said:
+        for role, content, own_id in said:
             if role == "assistant":
                 frame = {"type": role, "message": message_of(role, content, model)}
+                if own_id is not None:
+                    frame["uuid"] = own_id
                 await self._control(self._client.query(_one(frame)))
                 continue
             id, taken = str(uuid.uuid4()), asyncio.Event()

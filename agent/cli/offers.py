@@ -22,6 +22,9 @@ from claude_agent_sdk.types import HookEvent
 
 Json = dict[str, Any]
 
+MCP_PREFIX = "mcp__"
+"""The beginning of the names of tool servers' tools. No offer has such a name."""
+
 _NOT_HERE = "This tool can only be called by the main agent. Give your findings as text instead."
 _LOST = "The call was not made. Make it again."
 _USE_ID = "claudecode/toolUseId"
@@ -100,10 +103,11 @@ class Offers:
         return is_other
 
     def hooks(self, own: Collection[str]) -> dict[HookEvent, list[HookMatcher]]:
-        """The hooks for the SDK. `own` are the CLI's tools, whose calls are none of our business
-        and cost nothing."""
+        """The hooks for the SDK. `own` are the CLI's tools. Their calls, and those of tool servers,
+        are none of our business and cost nothing."""
         names = "|".join(sorted(map(re.escape, own)))
-        matcher = HookMatcher(matcher=f"^(?!(?:{names})$)", hooks=[self._before_call])
+        pattern = rf"^(?!{MCP_PREFIX}|(?:{names})$)"
+        matcher = HookMatcher(matcher=pattern, hooks=[self._before_call])
         return {"PreToolUse": [matcher]}
 
     async def _before_call(self, given: Any, id: str | None, _: Any) -> Any:

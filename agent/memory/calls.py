@@ -7,7 +7,7 @@ is opened on the entries before the answer that contains the call, and gets that
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from typing import Any, NamedTuple
 
 from agent.memory.history import Json, Said
@@ -19,14 +19,23 @@ class UnfinishedAnswer(NamedTuple):
 
     at: str | None
     """The entry before that answer."""
+    id: str | None
+    """The entry with which the session ends. The answer takes its place where it is told again, so
+    that a checkpoint there stays one."""
     answer: list[Json]
     """The answer's blocks."""
     results: list[Json]
     """Results that its other calls have got."""
 
 
-def unfinished(entries: Sequence[Json]) -> UnfinishedAnswer | None:
-    """What is open at the end of these messages of a session; None if nothing is."""
+def unfinished(
+    entries: Sequence[Json], *, id: str | None, later: Sequence[Json], own: Container[str]
+) -> UnfinishedAnswer | None:
+    """What is open at the end of these messages of a session; None if nothing is.
+
+    `later` are the messages after them: they have results of the CLI's `own` tools, if the answer
+    was told again with its results behind it.
+    """
     last = next((i for i in reversed(range(len(entries))) if _is_answer(entries[i])), None)
     if last is None:
         return None
@@ -43,7 +52,13 @@ def unfinished(entries: Sequence[Json]) -> UnfinishedAnswer | None:
     if len(results) < len(after) or all(call.id in known for call in calls_in(answer)):
         return None
     before = entries[first - 1].get("uuid") if first else None
-    return UnfinishedAnswer(before, answer, results)
+    names = {call.id: call.name for call in calls_in(answer)}
+    for block in (block for entry in later for block in _blocks(entry)):
+        used = block.get("tool_use_id")
+        if used in names and used not in known and names[used] in own:
+            results.append(block)
+            known.add(used)
+    return UnfinishedAnswer(before, id, answer, results)
 
 
 def _is_answer(entry: Json) -> bool:
@@ -73,4 +88,5 @@ def _blocks(entry: Json) -> list[Json]:
 
 def answered(said: Sequence[Said], open_calls: Sequence[OpenCall] = ()) -> list[Said]:
     """The messages with one result for each call before them (`infra.wire.paired`)."""
-    return [Said(role, content) for role, content in paired(said, open_calls)]
+    told = paired(((one.role, one.content) for one in said), open_calls)
+    return [Said(role, content, one.id) for one, (role, content) in zip(said, told, strict=True)]

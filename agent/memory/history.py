@@ -27,6 +27,8 @@ class Said(NamedTuple):
 
     role: Literal["user", "assistant"]
     content: list[Json]
+    id: str | None = None
+    """The uuid that its entry gets, if it has to be a certain one."""
 
 
 def transcript_of(
@@ -38,7 +40,7 @@ def transcript_of(
     """
     entries: list[Json] = []
     parent: str | None = None
-    for role, content in said:
+    for role, content, _ in said:
         id = str(uuid.uuid4())
         entries.append(
             {

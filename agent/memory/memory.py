@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import logging
 import uuid
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -70,14 +70,15 @@ class AgentMemory:
         session = self.past.session
         return session is not None and self._transcripts.entries(self._part(session)) is None
 
-    def opening(self) -> tuple[Past, UnfinishedAnswer | None]:
+    def opening(self, own: Container[str] = ()) -> tuple[Past, UnfinishedAnswer | None]:
         """What a new CLI is opened on, and the answer with open calls that it has to get after
-        that."""
+        that. `own` are the names of the CLI's tools."""
         past = self.past
         if past.session is None:
             return past, None
-        said = self._said_until(past.at)
-        if (open_end := unfinished(said)) is not None:
+        said, later = self._said_until(past.at)
+        id = past.at or self._last_id()
+        if (open_end := unfinished(said, id=id, later=later, own=own)) is not None:
             return (replace(past, at=open_end.at) if open_end.at else Past()), open_end
         is_question = bool(said) and said[-1].get("type") == "user"
         if past.at is None and is_question and (last := self._last_id()):
@@ -198,14 +199,13 @@ class AgentMemory:
         session = self.past.session
         return self._transcripts.last_id(self._part(session)) if session else None
 
-    def _said_until(self, id: str | None) -> list[Entry]:
-        """The session's messages, up to that entry or to the end."""
+    def _said_until(self, id: str | None) -> tuple[list[Entry], list[Entry]]:
+        """The session's messages up to that entry, or to the end; and those after it."""
         assert self.past.session is not None
         entries = self._transcripts.entries(self._part(self.past.session)) or []
-        if id is not None:
-            at = next((i for i, entry in enumerate(entries) if entry.get("uuid") == id), None)
-            entries = entries if at is None else entries[: at + 1]
-        return [entry for entry in entries if _is_said(entry)]
+        ids = [entry.get("uuid") for entry in entries]
+        end = ids.index(id) + 1 if id is not None and id in ids else len(entries)
+        return list(filter(_is_said, entries[:end])), list(filter(_is_said, entries[end:]))
 
     def _is_said_after(self, id: str) -> bool:
         assert self.past.session is not None

@@ -304,3 +304,21 @@ async def test_a_function_of_the_older_form_is_known_by_its_name(
     assert call.is_legacy
     answer = (ResultBlock(name="get_weather", content=(TextBlock(text="sunny"),)),)
     assert text_of(await ask(link, answer, turn_options=legacy)) == "done"
+
+
+async def test_a_checkpoint_at_an_open_call_stays_one_in_another_agent(model: Path) -> None:
+    """The answer with the call is told again there, and can be gone back to as before."""
+    shelf = TranscriptShelf()
+    script = 'tools bash echo own ;; get_weather {"city":"A"} then history'
+    async with agent_of(model, shelf) as link:
+        first = await ask(link, script, turn_options=ONE)
+    (call,) = calls(first)
+    async with agent_of(model, shelf) as link:
+        past = {"transcript": shelf.transcript(), "checkpoint": end_of(first).checkpoint}
+        await ask(link, (result(call, "sunny"),), turn_options=ONE, **past)
+        for told_now in ("rain", "snow"):
+            await rewind(link, (result(call, told_now),), first, turn_options=ONE)
+            assert (await told(model))[-2:] == [
+                'assistant: call Bash "echo own" | call get_weather null',
+                f"user: result own | result {told_now}",
+            ]

@@ -34,6 +34,10 @@ def test_names_that_are_taken_are_replaced_and_told_as_the_clients() -> None:
     assert told == ClientCall(id="call_1", name="Read", arguments='{"n":1}')
 
 
+def test_no_name_looks_like_that_of_a_tool_server() -> None:
+    assert [offer.name for offer in functions("mcp__a__b").offers] == ["client_mcp__a__b"]
+
+
 def test_a_long_name_that_is_taken_stays_short_enough() -> None:
     name = "x" * 64
     of = ClientFunctions(ClientTools(tools=(ClientTool(name=name),)), taken={name})

@@ -84,6 +84,7 @@ async def test_other_tools_are_none_of_its_business() -> None:
     (matcher,) = offers.hooks(["Bash", "Read"])["PreToolUse"]
     assert matcher.matcher is not None
     assert not re.search(matcher.matcher, "Bash")
+    assert not re.search(matcher.matcher, "mcp__server__tool")
     assert re.search(matcher.matcher, "BashLike")
 
 

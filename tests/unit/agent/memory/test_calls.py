@@ -19,6 +19,12 @@ def call(id: str) -> dict[str, Any]:
     return {"type": "tool_use", "id": id, "name": "one", "input": {}}
 
 
+def open_in(
+    entries: list[dict[str, Any]], later: list[dict[str, Any]] | None = None
+) -> UnfinishedAnswer | None:
+    return unfinished(entries, id="end", later=later or [], own={"Bash"})
+
+
 def entry(kind: str, content: Any, *, id: str = "m", uuid: str = "u") -> dict[str, Any]:
     return {"type": kind, "uuid": uuid, "message": {"id": id, "content": content}}
 
@@ -28,7 +34,7 @@ ASKED = entry("user", [TEXT], uuid="asked")
 
 def test_an_answer_with_a_call_without_a_result_is_unfinished() -> None:
     entries = [ASKED, entry("assistant", [TEXT]), entry("assistant", [call("toolu_a")])]
-    assert unfinished(entries) == UnfinishedAnswer("asked", [TEXT, call("toolu_a")], [])
+    assert open_in(entries) == UnfinishedAnswer("asked", "end", [TEXT, call("toolu_a")], [])
 
 
 def test_results_of_its_other_calls_belong_to_it() -> None:
@@ -41,8 +47,8 @@ def test_results_of_its_other_calls_belong_to_it() -> None:
         entry("user", own),
         entry("assistant", [call("toolu_a")]),
     ]
-    assert unfinished(entries) == UnfinishedAnswer(
-        "before", [call("toolu_own"), call("toolu_a")], own
+    assert open_in(entries) == UnfinishedAnswer(
+        "before", "end", [call("toolu_own"), call("toolu_a")], own
     )
 
 
@@ -57,10 +63,20 @@ def test_results_of_its_other_calls_belong_to_it() -> None:
     ],
 )
 def test_nothing_is_open(after: list[dict[str, Any]]) -> None:
-    assert unfinished([ASKED, *after]) is None
+    assert open_in([ASKED, *after]) is None
 
 
 def test_an_answer_that_begins_a_session_has_nothing_before_it() -> None:
-    assert unfinished([entry("assistant", [call("toolu_a")])]) == UnfinishedAnswer(
-        None, [call("toolu_a")], []
+    assert open_in([entry("assistant", [call("toolu_a")])]) == UnfinishedAnswer(
+        None, "end", [call("toolu_a")], []
+    )
+
+
+def test_results_of_the_clis_own_tools_may_stand_behind_it() -> None:
+    """After an answer was told again, they come together with the client's results."""
+    own = {"type": "tool_use", "id": "toolu_own", "name": "Bash", "input": {}}
+    answer = entry("assistant", [own, call("toolu_a")])
+    later = [entry("user", [result("toolu_own"), result("toolu_a")])]
+    assert open_in([ASKED, answer], later) == UnfinishedAnswer(
+        "asked", "end", [own, call("toolu_a")], [result("toolu_own")]
     )
