@@ -13,6 +13,8 @@ JOBS   ?= 2
 BIN := $(VENV)/bin
 # Tools that look at the dependencies do not add to them.
 SUPPLY := $(VENV)/supply
+# The client libraries pin what we do not: they have an environment of their own.
+CLIENTS := $(VENV)/clients
 # What the environment depends on. The install is editable, so the code itself is not among it.
 INPUTS := pyproject.toml
 # Real parts take their time (contracts run on the fakes here, on both in `make test`); `check` is for
@@ -23,7 +25,7 @@ QUICK := not slow and not redis and not docker and not bwrap and not sdk and not
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check static static-format static-lint static-types static-borders fmt docs image control-image env compose rollout ops redis-cli compose-down bench bench-burst bench-fleet model soak fuzz clean lock sbom audit licenses test-runsc
+.PHONY: help run test check static static-format static-lint static-types static-borders fmt docs image control-image env compose rollout ops redis-cli compose-down bench bench-burst bench-fleet model soak fuzz clean lock sbom audit licenses test-runsc test-clients
 
 help: ## say what there is
 	@echo "AgCluster:"
@@ -39,6 +41,9 @@ test: $(VENV)/.dev static ## every ring this machine can run (with CI=true nothi
 test-runsc: $(VENV)/.dev ## the container tests under gVisor, where the engine has the runtime runsc
 	AGCLUSTER_CONTAINER_RUNTIME=runsc CI=true $(BIN)/pytest -k docker tests/contract/hosts/test_hardening.py \
 	  tests/contract/hosts/test_container_hosts.py $(ARGS)
+
+test-clients: $(VENV)/.dev $(CLIENTS)/.made ## the client libraries that programs use, on Docker and bubblewrap (minutes)
+	AGCLUSTER_TEST_CLIENTS="$(abspath $(CLIENTS))" CI=true $(BIN)/pytest -n 0 tests/clients $(ARGS)
 
 check: $(VENV)/.dev static ## format, lint, types, import borders, unit and contract tests
 	$(BIN)/pytest -q -n logical --dist worksteal -m "$(QUICK)" tests/unit tests/contract
@@ -68,6 +73,7 @@ docs: $(VENV)/.dev ## renew what is generated: .env.example, docs/settings.md, d
 	$(BIN)/python -m infra.reference.profiles --write
 	$(BIN)/python -m worker.diagrams --write
 	$(BIN)/python -m tests.failures --write
+	$(BIN)/python -m tests.compatibility --write
 
 image: $(VENV)/.embedded ## build the agents' image (BASE_IMAGE=...)
 	AGCLUSTER_BASE_IMAGE=$(BASE_IMAGE) $(BIN)/agcluster build-image
@@ -155,6 +161,13 @@ $(SUPPLY)/.made: $(VENV)/.made $(INPUTS)
 	@$(BIN)/python -m venv $(SUPPLY)
 	@$(BIN)/python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["supply"], sep="\n")' > $(SUPPLY)/wanted.txt
 	@$(SUPPLY)/bin/python -m pip install -q --disable-pip-version-check -r $(SUPPLY)/wanted.txt
+	@touch $@
+
+$(CLIENTS)/.made: tests/clients/requirements.txt tests/clients/package.json $(VENV)/.dev
+	@echo "==> installing the client libraries into $(CLIENTS) (minutes, the first time)"
+	@$(BIN)/python -m venv $(CLIENTS)
+	@$(CLIENTS)/bin/python -m pip install -q --disable-pip-version-check -r tests/clients/requirements.txt
+	@$(BIN)/python -m tests.clients.install $(CLIENTS)
 	@touch $@
 
 $(VENV)/.made:

@@ -6,7 +6,7 @@ import uuid
 from dataclasses import dataclass, field
 from typing import Any
 
-from tests.e2e.clients.node import Call, NodeProgram
+from tests.e2e.clients.node import Call, LineProgram
 
 
 @dataclass
@@ -23,7 +23,7 @@ class Answer:
 class Chat:
     """`seen` is the branch the page shows; every request sends the whole of it."""
 
-    librechat: NodeProgram
+    librechat: LineProgram
     base_url: str | None = None
     instructions: str | None = None
     conversation: str = field(default_factory=lambda: str(uuid.uuid4()))

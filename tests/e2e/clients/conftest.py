@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.clients.node import NodeProgram, install, running
+from tests.e2e.clients.node import LineProgram, install, running
 from tests.e2e.deployments import GOOD_KEY, MODEL, Deployment
 from tests.parts import give_up, need
 
@@ -23,20 +23,20 @@ def packages() -> Path:
 
 
 @pytest.fixture(scope="module")
-def librechat(docker_deployment: Deployment, packages: Path) -> Iterator[NodeProgram]:
+def librechat(docker_deployment: Deployment, packages: Path) -> Iterator[LineProgram]:
     with _client("librechat.cjs", docker_deployment, packages) as program:
         yield program
 
 
 @pytest.fixture(scope="module")
-def openai_node(docker_deployment: Deployment, packages: Path) -> Iterator[NodeProgram]:
+def openai_node(docker_deployment: Deployment, packages: Path) -> Iterator[LineProgram]:
     with _client("openai_node.cjs", docker_deployment, packages) as program:
         yield program
 
 
 def _client(
     program: str, deployment: Deployment, packages: Path
-) -> AbstractContextManager[NodeProgram]:
+) -> AbstractContextManager[LineProgram]:
     return running(
         program,
         packages=packages,

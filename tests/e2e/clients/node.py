@@ -18,7 +18,7 @@ import shutil
 import subprocess
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -66,8 +66,8 @@ class Call:
         return line.get("ok")
 
 
-class NodeProgram:
-    """One of the programs beside this file, running."""
+class LineProgram:
+    """A client that takes commands as lines, running."""
 
     def __init__(self, process: subprocess.Popen[str]) -> None:
         self._process = process
@@ -103,17 +103,25 @@ class NodeProgram:
             self._calls[line["id"]].put(line)
 
 
-@contextlib.contextmanager
-def running(program: str, *, packages: Path, **environ: str) -> Iterator[NodeProgram]:
+def running(
+    program: str, *, packages: Path, **environ: str
+) -> contextlib.AbstractContextManager[LineProgram]:
     """`program` of this folder, with the packages that `install` made."""
+    command = [str(node_program()), str(HERE / program)]
+    return driving(command, NODE_PATH=str(packages / "node_modules"), **environ)
+
+
+@contextlib.contextmanager
+def driving(command: Sequence[str], **environ: str) -> Iterator[LineProgram]:
+    """A client's program, until the end of the block. It gets no other environment."""
     process = subprocess.Popen(
-        [str(node_program()), str(HERE / program)],
-        env={"PATH": os.environ["PATH"], "NODE_PATH": str(packages / "node_modules"), **environ},
+        command,
+        env={"PATH": os.environ["PATH"], **environ},
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
     )
-    driven = NodeProgram(process)
+    driven = LineProgram(process)
     try:
         yield driven
     finally:
@@ -142,14 +150,22 @@ def install() -> Path:
 
 
 def _install_into(folder: Path) -> None:
-    node = node_program()
-    assert node is not None
     for name in _PINNED:
         shutil.copy(HERE / name, folder)
-    own_npm = node.parent.parent / "lib/node_modules/npm/bin/npm-cli.js"
-    npm = [str(node), str(own_npm)] if own_npm.exists() else ["npm"]
+    npm(folder, "ci")
+
+
+def npm(folder: Path, *arguments: str) -> None:
+    """Run npm on a folder's `package.json`. No package runs scripts of its own.
+
+    Raises `RuntimeError` with npm's own words.
+    """
+    node = node_program()
+    assert node is not None
+    own = node.parent.parent / "lib/node_modules/npm/bin/npm-cli.js"
+    command = [str(node), str(own)] if own.exists() else ["npm"]
     done = subprocess.run(
-        [*npm, "ci", "--ignore-scripts"],
+        [*command, *arguments, "--ignore-scripts"],
         cwd=folder,
         env={**os.environ, "PATH": f"{node.parent}:{os.environ['PATH']}"},
         capture_output=True,
@@ -158,7 +174,7 @@ def _install_into(folder: Path) -> None:
         check=False,
     )
     if done.returncode:
-        raise RuntimeError(f"npm ci: {done.stderr[-2000:]}")
+        raise RuntimeError(f"npm {arguments[0]}: {done.stderr[-2000:]}")
 
 
 if __name__ == "__main__":

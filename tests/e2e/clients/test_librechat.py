@@ -15,7 +15,7 @@ import pytest
 
 from tests.e2e.clients.balancer import impatient_balancer
 from tests.e2e.clients.chat import Chat
-from tests.e2e.clients.node import NodeProgram
+from tests.e2e.clients.node import LineProgram
 from tests.e2e.deployments import Deployment
 from tests.e2e.upstream import asked_for, last_asked
 
@@ -31,7 +31,7 @@ def known(text: str) -> list[str]:
 
 
 def test_title_leaves_first_and_never_enters_the_chat(
-    docker_deployment: Deployment, librechat: NodeProgram
+    docker_deployment: Deployment, librechat: LineProgram
 ) -> None:
     before = set(docker_deployment.containers())
     librechat.ask("posts")
@@ -56,7 +56,7 @@ def test_title_leaves_first_and_never_enters_the_chat(
 
 
 def test_answer_streams_folds_tools_away_and_follows_the_instructions(
-    docker_deployment: Deployment, librechat: NodeProgram
+    docker_deployment: Deployment, librechat: LineProgram
 ) -> None:
     chat = Chat(librechat, instructions="the word is heliotrope")
     assert "pondering" in chat.send("think pondering => done then tool bash true").reasoning
@@ -72,7 +72,7 @@ def test_answer_streams_folds_tools_away_and_follows_the_instructions(
 
 
 def test_regenerated_answer_does_not_know_the_one_before(
-    docker_deployment: Deployment, librechat: NodeProgram
+    docker_deployment: Deployment, librechat: LineProgram
 ) -> None:
     """Of the first message, of a later one, and under the id of the answer it replaces."""
     chat = Chat(librechat)
@@ -87,7 +87,7 @@ def test_regenerated_answer_does_not_know_the_one_before(
 
 
 def test_edited_message_drops_what_followed_but_no_file(
-    docker_deployment: Deployment, librechat: NodeProgram
+    docker_deployment: Deployment, librechat: LineProgram
 ) -> None:
     chat = Chat(librechat)
     write = "tool bash echo kept-4711 > note.txt"
@@ -100,7 +100,7 @@ def test_edited_message_drops_what_followed_but_no_file(
 
 
 def test_stopped_answer_and_next_turn_fit_together(
-    docker_deployment: Deployment, librechat: NodeProgram
+    docker_deployment: Deployment, librechat: LineProgram
 ) -> None:
     chat = Chat(librechat)
     chat.send("echo warm")
@@ -117,7 +117,7 @@ def test_stopped_answer_and_next_turn_fit_together(
 
 
 def test_turn_repeated_while_it_runs_is_run_once(
-    docker_deployment: Deployment, librechat: NodeProgram
+    docker_deployment: Deployment, librechat: LineProgram
 ) -> None:
     """LangChain repeats a turn after any 5xx, here of a balancer that lost patience."""
     mark = f"slow-{uuid.uuid4()}"

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.e2e.clients.node import ClientFailed, NodeProgram
+from tests.e2e.clients.node import ClientFailed, LineProgram
 from tests.e2e.deployments import MODEL
 
 pytestmark = [pytest.mark.docker, pytest.mark.timeout(240)]
@@ -28,7 +28,7 @@ def text_of(chunk: dict[str, Any]) -> str:
     return (choices[0]["delta"].get("content") or "") if choices else ""
 
 
-def test_whole_answer(openai_node: NodeProgram) -> None:
+def test_whole_answer(openai_node: LineProgram) -> None:
     answer = openai_node.ask("whole", messages=user("echo hello there"), headers=CHAT)
     (choice,) = answer["choices"]
     assert choice["message"]["content"] == "hello there"
@@ -36,7 +36,7 @@ def test_whole_answer(openai_node: NodeProgram) -> None:
     assert answer["usage"]["total_tokens"] > 0
 
 
-def test_stream_arrives_delta_by_delta_with_its_usage(openai_node: NodeProgram) -> None:
+def test_stream_arrives_delta_by_delta_with_its_usage(openai_node: LineProgram) -> None:
     call = openai_node.start(
         "stream",
         messages=user("stream 20 deltas every 50 ms"),
@@ -51,7 +51,7 @@ def test_stream_arrives_delta_by_delta_with_its_usage(openai_node: NodeProgram) 
     assert chunks[-1]["usage"]["completion_tokens"] > 0
 
 
-def test_abort_frees_the_conversation(openai_node: NodeProgram) -> None:
+def test_abort_frees_the_conversation(openai_node: LineProgram) -> None:
     call = openai_node.start("stream", messages=user("stream 600 deltas every 50 ms"), headers=CHAT)
     assert len([text for text in map(text_of, itertools.islice(call.events(), 6)) if text]) > 2
     openai_node.ask("abort", stream=call.id)
@@ -63,7 +63,7 @@ def test_abort_frees_the_conversation(openai_node: NodeProgram) -> None:
     assert told.endswith('"stream 600 deltas every 50 ms", "history"]')
 
 
-def test_refusals_have_their_class_and_field(openai_node: NodeProgram) -> None:
+def test_refusals_have_their_class_and_field(openai_node: LineProgram) -> None:
     with pytest.raises(ClientFailed, match="NotFoundError") as refused:
         openai_node.ask("whole", messages=user("echo x"), body={"model": "gpt-99"})
     assert (refused.value.status, refused.value.code) == (404, "model_not_found")
@@ -72,5 +72,5 @@ def test_refusals_have_their_class_and_field(openai_node: NodeProgram) -> None:
     assert (refused.value.status, refused.value.param) == (400, "messages")
 
 
-def test_models_are_listed(openai_node: NodeProgram) -> None:
+def test_models_are_listed(openai_node: LineProgram) -> None:
     assert MODEL in [model["id"] for model in openai_node.ask("models")]

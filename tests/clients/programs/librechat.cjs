@@ -1,0 +1,71 @@
+"use strict";
+// LibreChat's library: a graph of an agent with a function of LibreChat's own.
+
+const { HumanMessage } = require("@langchain/core/messages");
+const { tool } = require("@langchain/core/tools");
+const { GraphEvents, Providers, Run, ToolEndHandler, createContentAggregator } =
+  require("@librechat/agents");
+const { serve } = require("../../e2e/clients/lines.cjs");
+const { City, told, weather } = require("./weather.cjs");
+
+const { BASE_URL, API_KEY, MODEL } = process.env;
+
+async function answer({ prompt, tools, more }) {
+  const { contentParts, aggregateContent } = createContentAggregator();
+  const collect = (event) => ({ handle: (_, data) => aggregateContent({ event, data }) });
+  const collected = [
+    GraphEvents.ON_RUN_STEP,
+    GraphEvents.ON_RUN_STEP_DELTA,
+    GraphEvents.ON_RUN_STEP_COMPLETED,
+    GraphEvents.ON_MESSAGE_DELTA,
+    GraphEvents.ON_REASONING_DELTA,
+  ];
+  const id = crypto.randomUUID();
+  const run = await Run.create({
+    runId: id,
+    graphConfig: {
+      type: "standard",
+      tools,
+      llmConfig: {
+        provider: Providers.OPENAI,
+        streaming: true,
+        model: MODEL,
+        apiKey: API_KEY,
+        maxRetries: 0,
+        configuration: {
+          baseURL: BASE_URL,
+          defaultHeaders: { "X-Conversation-ID": id, "X-Parent-Message-ID": id },
+        },
+        ...more,
+      },
+    },
+    returnContent: true,
+    customHandlers: {
+      ...Object.fromEntries(collected.map((event) => [event, collect(event)])),
+      [GraphEvents.TOOL_END]: new ToolEndHandler(),
+    },
+  });
+  await run.processStream(
+    { messages: [new HumanMessage({ content: prompt })] },
+    { configurable: { thread_id: id }, recursionLimit: 20, streamMode: "values", version: "v2" },
+  );
+  const texts = contentParts.filter((part) => part?.type === "text");
+  return texts.map((part) => part.text).join("");
+}
+
+serve({
+  async loop({ prompt }) {
+    const called = [];
+    const ours = tool((given) => told(called, given), {
+      name: weather.name,
+      description: weather.description,
+      schema: City,
+    });
+    return { text: await answer({ prompt, tools: [ours] }), called };
+  },
+
+  async stream({ prompt, stop, max_tokens }) {
+    const more = { ...(stop && { stop }), ...(max_tokens && { maxTokens: max_tokens }) };
+    return { text: await answer({ prompt, more }) };
+  },
+});

@@ -1,0 +1,39 @@
+"""The examples in JavaScript do what they say."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.clients.conftest import ENVIRONMENT
+from tests.e2e.deployments import Deployment
+from tests.examples import FOLDER, READ, TRIP, WEATHER, run_example
+from tests.parts import node_program
+
+pytestmark = pytest.mark.timeout(240)
+
+
+@pytest.fixture(scope="module")
+def examples() -> Iterator[Path]:
+    """A copy of the examples beside the packages, where node looks for them."""
+    assert ENVIRONMENT is not None
+    folder = Path(ENVIRONMENT) / "examples"
+    shutil.copytree(FOLDER, folder, dirs_exist_ok=True)
+    yield folder
+    shutil.rmtree(folder)
+
+
+def test_they_do_what_those_in_python_do(
+    deployment: Deployment, examples: Path, tmp_path: Path
+) -> None:
+    def printed(name: str, *arguments: str) -> str:
+        return run_example(deployment, [str(node_program())], name, *arguments, folder=examples)
+
+    table = tmp_path / "table.csv"
+    table.write_text("order,date\n17,2026-12-01\n")
+    assert printed("structured_output.mjs", TRIP) == "3 days in Rome\n"
+    assert printed("functions.mjs", WEATHER) == "called get_weather: sunny in Rome\nIt is nice.\n"
+    assert "17,2026-12-01" in printed("files_in.mjs", str(table), READ)
