@@ -20,6 +20,8 @@ from tests.fakes.memory_gateway import SSE_END, SSE_START, sse, sse_text, stream
 from tests.fakes.worker_stage import Stage, conversation
 from worker.gateway_client.client import UpstreamAnswer
 
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(60)]
+
 C = conversation("formed")
 FORM = AnswerForm(
     name="title",
