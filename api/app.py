@@ -10,10 +10,13 @@ from starlette.types import ASGIApp
 
 from api.deps import ApiDeps
 from api.errors import error_response, routing_error
+from api.files.links import AT
 from api.http.auth import without_key
 from api.http.cross_origin import CrossOrigin
 from api.http.edge import Edge
+from api.http.files_host import FilesHost
 from api.http.hot_route import HotEndpoint, HotRoute
+from api.routes.artifacts import artifact_routes
 from api.routes.chat import PATHS, ChatCompletions, chat_routes
 from api.routes.completions import completion_routes
 from api.routes.files import file_routes
@@ -44,7 +47,10 @@ def create_app(deps: ApiDeps) -> ASGIApp:
     if settings.cors_origins:
         framework.add_middleware(CrossOrigin, allow_origins=settings.cors_origins)
         hot = CrossOrigin(edge, allow_origins=settings.cors_origins)
-    return HotRoute(hot, framework, paths=PATHS)
+    app: ASGIApp = HotRoute(hot, framework, paths=PATHS)
+    if settings.files_url is not None:
+        app = FilesHost(app, files_url=settings.files_url, at=AT)
+    return app
 
 
 def _framework(deps: ApiDeps, chat: ChatCompletions) -> FastAPI:
@@ -59,6 +65,8 @@ def _framework(deps: ApiDeps, chat: ChatCompletions) -> FastAPI:
     )
     app.include_router(chat_routes(chat, max_header_chars=deps.settings.max_header_chars))
     app.include_router(completion_routes(deps))
+    # Before the sessions, whose names may contain slashes.
+    app.include_router(artifact_routes(deps))
     app.include_router(session_routes(deps))
     app.include_router(file_routes(deps))
     app.include_router(upload_routes(deps))

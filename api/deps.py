@@ -8,6 +8,8 @@ from api.access.admission import Admission
 from api.access.agents import AgentCatalog
 from api.access.catalog import ModelCatalog
 from api.conversations.sessions import Sessions
+from api.files.links import FileLinks
+from api.files.made_files import MadeFiles
 from api.files.parted_uploads import PartedUploads
 from api.files.stored_files import StoredFiles
 from api.http.bodies import LargeBodies
@@ -31,6 +33,8 @@ class ApiDeps:
     sessions: Sessions
     files: StoredFiles
     uploads: PartedUploads
+    made: MadeFiles
+    links: FileLinks
     admission: Admission
     workers: WorkerRegistry
     drain: Drain

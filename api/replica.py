@@ -17,6 +17,8 @@ from api.access.key_check import TIMEOUT_S, KeyCheck
 from api.conversations.sessions import Sessions
 from api.deps import ApiDeps
 from api.files.intake import FileIntake
+from api.files.links import FileLinks
+from api.files.made_files import MadeFiles
 from api.files.parted_uploads import PartedUploads
 from api.files.stored_files import StoredFiles
 from api.http.bodies import LargeBodies
@@ -74,7 +76,11 @@ async def running_replica(
         loops = [
             group.create_task(live.run()),
             group.create_task(deferred.run()),
-            group.create_task(_look_at_files(files, store.files)),
+            group.create_task(
+                _look_at_files(
+                    files, store.files, public_url=settings.files_url or settings.public_url
+                )
+            ),
             group.create_task(deps.agents.run()),
         ]
         try:
@@ -145,6 +151,8 @@ def _parts(
         uploads=PartedUploads(
             uploads=store.uploads, records=store.files, intake=intake, clock=clock
         ),
+        made=MadeFiles(records=store.files, made=store.made, clock=clock),
+        links=FileLinks.of(settings),
         admission=_admission(settings, store=store, upstream=upstream, clock=clock, secret=secret),
         workers=store.workers,
         drain=drain,
@@ -162,7 +170,7 @@ def _parts(
     )
 
 
-async def _look_at_files(files: FileStore, records: FileRecords) -> None:
+async def _look_at_files(files: FileStore, records: FileRecords, *, public_url: str | None) -> None:
     """Say in the log what will not work with files. Nothing else waits for them."""
     try:
         told = files.warning(await records.see_store(await files.identity()))
@@ -170,6 +178,11 @@ async def _look_at_files(files: FileStore, records: FileRecords) -> None:
         told = f"the file store ({files.place}) does not work: {error}"
     if told is not None:
         log.warning("%s", told)
+    if public_url is None:
+        log.warning(
+            "answers have no links to the files that agents make: set AGCLUSTER_PUBLIC_URL to "
+            "where browsers reach this API"
+        )
 
 
 def _admission(

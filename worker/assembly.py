@@ -26,7 +26,7 @@ from worker.hosts.start_slots import Starts, starts_at_once
 from worker.log_flusher import LogFlusher
 from worker.meter_rounds import MeterRounds
 from worker.ownership import CancelListener, Ownership
-from worker.parts import Timings, WorkerParts
+from worker.parts import FilesKept, Timings, WorkerParts
 from worker.turns.agent_settings import usual_settings
 from worker.turns.spare_link import SpareLinks
 
@@ -132,6 +132,11 @@ def assembled(
             living=store.workers.living,
         ),
     )
+    kept_files = None
+    if around.files is not None:
+        kept_files = FilesKept(
+            settings=settings, files=around.files, records=store.files, made=store.made
+        )
     return WorkerParts(
         worker=worker,
         host_id=around.host.host,
@@ -162,6 +167,7 @@ def assembled(
         room=store.room,
         profiles=store.profiles,
         files=around.files,
+        kept_files=kept_files,
         registry=store.workers,
         live=store.publisher(),
     )

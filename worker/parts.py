@@ -13,11 +13,14 @@ from infra.runtime.clock import Clock
 from infra.runtime.settings.agents import AgentDefaults, IsolationSettings
 from infra.runtime.settings.chats import SideSettings
 from infra.runtime.settings.cluster import ClusterSettings
+from infra.runtime.settings.files import FileSettings
 from infra.runtime.settings.limits import LimitSettings, ModelCallSettings
 from infra.runtime.settings.models import ModelSettings
 from infra.store.access.usage import UsageStore
 from infra.store.conversations.conversations import ConversationStore
 from infra.store.conversations.transcripts import TranscriptStore
+from infra.store.files.files import FileRecords
+from infra.store.files.made import MadeRecords
 from infra.store.placement.queue import PlacementQueue
 from infra.store.placement.waiting_room import WaitingRoom
 from infra.store.placement.workers import WorkerRegistry
@@ -157,6 +160,16 @@ class HostParts(CommonParts):
 
 
 @dataclass(frozen=True, kw_only=True)
+class FilesKept:
+    """Where what agents make is kept, and how much of it."""
+
+    settings: FileSettings
+    files: FileStore
+    records: FileRecords
+    made: MadeRecords
+
+
+@dataclass(frozen=True, kw_only=True)
 class ConversationParts(LaneParts, HostParts):
     """For a conversation with its agent."""
 
@@ -165,6 +178,8 @@ class ConversationParts(LaneParts, HostParts):
     transcripts: TranscriptStore
     room: WaitingRoom
     profiles: ProfileStore
+    kept_files: FilesKept | None = None
+    """For what agents make; None in a test that keeps nothing."""
     held_lines: HeldLines = field(default_factory=HeldLines)
 
     @property

@@ -19,6 +19,7 @@ import json
 from collections.abc import Iterable, Sequence
 
 from api.chat.call_pieces import CallPieces
+from api.chat.made import FileDisplay, shown_files
 from api.chat.vocabulary import completion_id, finish_reason, usage_of
 from api.errors import error_body
 from api.turns.chain import AnswerHead
@@ -50,7 +51,9 @@ class ChunkFrames:
         display: ToolDisplay,
         head: AnswerHead | None = None,
         is_numbered: bool = False,
+        files: FileDisplay | None = None,
     ) -> None:
+        self._files = files
         self._is_numbered = is_numbered
         # Between numbered blocks a comment has no blank line: once openai-python has seen an id, it
         # takes a lone blank line for an event, and its missing data for broken JSON.
@@ -133,18 +136,33 @@ class ChunkFrames:
         return self._mark(n) + self._reasoning + literal + self._tail
 
     def last(self, end: TurnEnded, n: int) -> bytes:
-        """The chunks that close a good answer: the finish reason, the usage if requested, `[DONE]`.
+        """The chunks that close a good answer: the files that its turn made, the finish reason, the
+        usage if requested, `[DONE]`.
 
         `n` is the number of the end event.
         """
         mark = self._mark(n)
-        out = mark + self._opening + b'},"logprobs":null,"finish_reason":"'
+        out, metadata = self._made(end, mark)
+        out += mark + self._opening + b'},"logprobs":null,"finish_reason":"'
         out += finish_reason(end.end_reason, is_legacy=self._calls.is_legacy).encode()
-        out += b'"}]' + self._close
+        out += b'"}]' + metadata + self._close
         if self._include_usage:
             usage = usage_of(end.usage).model_dump_json().encode()
             out += mark + self._base + b',"choices":[],"usage":' + usage + b"}\n\n"
         return out + mark + DONE
+
+    def _made(self, end: TurnEnded, mark: bytes) -> tuple[bytes, bytes]:
+        """The chunks with the files that the turn made, and what the last one says of them."""
+        shown = shown_files(self._files, end, has_form=self._channels.has_form)
+        if shown is None:
+            return b"", b""
+        out = b""
+        if shown.text:
+            out += mark + self._content + json.dumps(shown.text).encode() + self._tail
+        if shown.annotations:
+            cited = json.dumps(shown.annotations, separators=(",", ":")).encode()
+            out += mark + self._opening + b'"annotations":' + cited + self._tail
+        return out, b',"agcluster":' + json.dumps(shown.metadata, separators=(",", ":")).encode()
 
     def failure(self, error: AgClusterError, turn: TurnId, n: int) -> bytes:
         """The last event of a stream that failed after its 200; no `[DONE]` follows.

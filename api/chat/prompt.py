@@ -25,6 +25,7 @@ from api.chat.calls import (
     result_as_text,
     result_blocks,
 )
+from api.chat.made import without_files
 from api.chat.request import ChatMessage, built_of, counted
 from api.turns.ask import Prompt, prompt_of
 from infra.wire.errors import RequestRefused
@@ -60,6 +61,8 @@ def _read(messages: Sequence[ChatMessage], reader: _Reader) -> Prompt:
     for i, message in enumerate(messages):
         where = f"messages[{i}]"
         blocks = tuple(reader.blocks(message, where, is_newest=i == newest))
+        if message.role == "assistant":
+            blocks = tuple(_without_files(blocks))
         if message.role in _SYSTEM_ROLES and spoken:
             system.extend(_text(block) for block in blocks)
             continue
@@ -89,6 +92,14 @@ def _read(messages: Sequence[ChatMessage], reader: _Reader) -> Prompt:
         system_prompt="\n\n".join(system) or None,
         has_answers=_has_answers(messages),
     )
+
+
+def _without_files(blocks: Sequence[ContentBlock]) -> Iterator[ContentBlock]:
+    for block in blocks:
+        if not isinstance(block, TextBlock) or (text := without_files(block.text)) is block.text:
+            yield block
+        elif text.strip():
+            yield TextBlock(text=text)
 
 
 def _has_answers(messages: Sequence[ChatMessage]) -> bool:

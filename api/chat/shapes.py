@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, Field
 
@@ -64,6 +64,30 @@ class AnswerMessage(BaseModel):
     reasoning_content: str | None = None
     tool_calls: list[AnswerToolCall] | None = Field(None, exclude_if=_is_none)
     function_call: CalledFunction | None = Field(None, exclude_if=_is_none)
+    annotations: list[dict[str, Any]] | None = Field(
+        None,
+        exclude_if=_is_none,
+        description="The files that its turn made, if they are shown as annotations.",
+    )
+
+
+class AnswerFile(BaseModel):
+    """A file that a turn made or changed."""
+
+    id: str
+    path: str = Field(description="In the agent's workspace.")
+    bytes: int
+    type: str
+    expires_at: int = Field(description="When it is deleted, and its link ends. Unix seconds.")
+    url: str | None = Field(description="A link that needs no key; null without a public URL.")
+
+
+class AnswerFiles(BaseModel):
+    """What became of the files that a turn made or changed."""
+
+    files: list[AnswerFile]
+    not_kept: list[str] = Field(description="Paths of others, with the reason.")
+    more: int = Field(description="How many others there are that are not named, at least.")
 
 
 class Choice(BaseModel):
@@ -85,6 +109,11 @@ class ChatCompletion(BaseModel):
     system_fingerprint: str | None = None
     choices: list[Choice]
     usage: CompletionUsage
+    agcluster: AnswerFiles | None = Field(
+        None,
+        exclude_if=_is_none,
+        description="The files that its turn made; absent if there are none.",
+    )
 
 
 class Cancellation(BaseModel):

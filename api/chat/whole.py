@@ -10,7 +10,8 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from api.chat.call_pieces import called, tool_call
-from api.chat.shapes import AnswerMessage, ChatCompletion, Choice
+from api.chat.made import FileDisplay, shown_files
+from api.chat.shapes import AnswerFiles, AnswerMessage, ChatCompletion, Choice
 from api.chat.vocabulary import completion_id, finish_reason, usage_of
 from api.errors import error_response
 from api.http.disconnect import HungUp, while_connected
@@ -45,6 +46,7 @@ class WholeAnswer(Response):
         headers: dict[str, str],
         clock: Clock,
         blanks_every_s: float = 0.0,
+        files: FileDisplay | None = None,
     ) -> None:
         super().__init__(headers=headers)
         self._clock = clock
@@ -54,6 +56,7 @@ class WholeAnswer(Response):
         self._model = model
         self._created = created
         self._display = display
+        self._files = files
         self._extra = headers
         self._had_effects = False
 
@@ -106,13 +109,15 @@ class WholeAnswer(Response):
                 await self._send_blank(send)
                 blank_at_s = self._clock.monotonic() + self._blanks_every_s
         end = read_end(payload)
-        text = whole("".join(said[False]))
+        made = shown_files(self._files, end, has_form=channels.has_form)
+        text = whole("".join(said[False])) + (made.text if made else "")
         is_legacy = any(call.is_legacy for call in calls)
         message = AnswerMessage(
             content=None if calls and not text else text,
             reasoning_content=whole("".join(said[True])) or None,
             tool_calls=None if is_legacy or not calls else list(map(tool_call, calls)),
             function_call=called(calls[0]) if is_legacy else None,
+            annotations=[dict(one) for one in made.annotations] or None if made else None,
         )
         return ChatCompletion(
             id=completion_id(self._turn.id),
@@ -125,6 +130,7 @@ class WholeAnswer(Response):
                 )
             ],
             usage=usage_of(end.usage),
+            agcluster=AnswerFiles.model_validate(made.metadata) if made else None,
         )
 
     async def _send_blank(self, send: Send) -> None:

@@ -44,3 +44,43 @@ class SessionDeleted(BaseModel):
     object: Literal["session.deleted"] = "session.deleted"
     conversation: str
     deleted: bool = True
+
+
+class SessionFile(BaseModel):
+    """A file that the agent made or changed, as it was at the end of a turn. Unix seconds."""
+
+    id: str
+    path: str = Field(description="In the agent's workspace.")
+    bytes: int
+    type: str
+    kept_at: int
+    expires_at: int | None
+
+
+class SessionFiles(BaseModel):
+    """The newest version of each, by path."""
+
+    object: Literal["list"] = "list"
+    data: list[SessionFile]
+
+
+class ContainerFile(BaseModel):
+    """The same file in OpenAI's form."""
+
+    id: str
+    object: Literal["container.file"] = "container.file"
+    bytes: int
+    container_id: str
+    created_at: int
+    path: str
+    source: Literal["assistant"] = "assistant"
+
+
+class ContainerFileList(BaseModel):
+    """All of them, by path."""
+
+    object: Literal["list"] = "list"
+    data: list[ContainerFile]
+    first_id: str | None
+    last_id: str | None
+    has_more: bool = False

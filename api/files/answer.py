@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
+from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Callable, Mapping
 from urllib.parse import quote
 
@@ -16,48 +17,45 @@ from api.http.disconnect import HungUp, while_connected
 from infra.runtime.logs import fields
 from infra.store.files.files import FileRecord
 from infra.wire.errors import AgClusterError, ErrorCode, RequestRefused
+from infra.wire.file_kinds import PICTURES, TEXT
 
 log = logging.getLogger(__name__)
 
 _RANGE = re.compile(r"bytes=([0-9]{0,15})-([0-9]{0,15})")
 _SAFE = re.compile(r"[^A-Za-z0-9 ._()\[\]-]")
 
+_GUARDED = {
+    "content-security-policy": "default-src 'none'; frame-ancestors 'none'; sandbox",
+    "cross-origin-resource-policy": "cross-origin",
+    "referrer-policy": "no-referrer",
+}
+_SHOWN = {kind: kind for kind in PICTURES} | {TEXT: "text/plain; charset=utf-8"}
+"""What a browser may show, and as what: never anything that runs."""
+
 Reader = Callable[[int, int], AsyncIterator[bytes]]
 """The bytes from one place to before another."""
 
 
-class FileAnswer(Response):
-    """Sends a file in pieces, each within the send timeout. A client that leaves ends it.
+class PiecesAnswer(Response, ABC):
+    """Sends bytes in pieces, each within the send timeout. A client that leaves ends it.
 
-    It is sent as an attachment of no type: what is in it, and what its sender said of it, must
-    mean nothing to a browser. The first piece is read before the answer begins, so a file store
-    that does not answer is an error like any other.
+    Nothing in it may mean anything to a browser. The first piece is read before the answer begins,
+    so a file store that does not answer is an error like any other.
     """
 
     def __init__(
-        self, record: FileRecord, read: Reader, headers: Mapping[str, str], *, send_timeout_s: float
+        self, *, name: str, headers: dict[str, str], send_timeout_s: float, status: int = 200
     ) -> None:
-        """Raises `RequestRefused` for a range that the file does not have."""
-        self._record = record
-        self._read = read
+        """`name` is for the log."""
+        self._name = name
         self._send_timeout_s = send_timeout_s
-        self._start, self._end = byte_range(headers, record)
-        is_part = self._end - self._start < record.bytes
-        super().__init__(status_code=206 if is_part else 200, headers=self._told(is_part))
+        super().__init__(status_code=status, headers=_GUARDED | headers)
+        if "content-length" not in headers:
+            del self.headers["content-length"]
 
-    def _told(self, is_part: bool) -> dict[str, str]:
-        headers = {
-            "content-type": "application/octet-stream",
-            "content-length": str(self._end - self._start),
-            "content-disposition": attachment(self._record.name),
-            "content-security-policy": "default-src 'none'; frame-ancestors 'none'; sandbox",
-            "accept-ranges": "bytes",
-            "etag": etag(self._record),
-        }
-        if is_part:
-            span = f"{self._start}-{self._end - 1}"
-            headers["content-range"] = f"bytes {span}/{self._record.bytes}"
-        return headers
+    @abstractmethod
+    def pieces(self) -> AsyncIterator[bytes]:
+        """What is sent. Raises `FileGone` and `FileStoreUnavailable`."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
@@ -66,7 +64,7 @@ class FileAnswer(Response):
             raise ClientDisconnect from None
 
     async def _run(self, send: Send) -> None:
-        pieces = self._read(self._start, self._end)
+        pieces = self.pieces()
         piece = await anext(pieces, b"")
         start = {"type": "http.response.start", "status": self.status_code}
         await self._say(send, start | {"headers": self.raw_headers})
@@ -81,7 +79,7 @@ class FileAnswer(Response):
             return await anext(pieces, b"")
         except AgClusterError as error:
             # Too late for an answer that says so. It ends before the length that it announced.
-            log.warning("file cut: %s", error, extra=fields(file=self._record.id))
+            log.warning("file cut: %s", error, extra=fields(file=self._name))
             raise HungUp("the file ended early") from None
 
     async def _say(self, send: Send, message: dict[str, object]) -> None:
@@ -90,6 +88,53 @@ class FileAnswer(Response):
                 await send(message)
         except TimeoutError:
             raise HungUp("the client reads nothing") from None
+
+
+class FileAnswer(PiecesAnswer):
+    """Sends a file, or a range of it: as an attachment of no type, because what is in it, and what
+    its sender said of it, must mean nothing to a browser."""
+
+    def __init__(
+        self,
+        record: FileRecord,
+        read: Reader,
+        headers: Mapping[str, str],
+        *,
+        send_timeout_s: float,
+        may_be_shown: bool = False,
+    ) -> None:
+        """`may_be_shown`: pictures and plain text are sent as such, for a browser to show.
+
+        Raises `RequestRefused` for a range that the file does not have.
+        """
+        self._record = record
+        self._read = read
+        self._start, self._end = byte_range(headers, record)
+        is_part = self._end - self._start < record.bytes
+        super().__init__(
+            name=record.id,
+            headers=self._told(is_part, _SHOWN.get(record.type) if may_be_shown else None),
+            send_timeout_s=send_timeout_s,
+            status=206 if is_part else 200,
+        )
+
+    def pieces(self) -> AsyncIterator[bytes]:
+        """See `PiecesAnswer`."""
+        return self._read(self._start, self._end)
+
+    def _told(self, is_part: bool, shown_as: str | None) -> dict[str, str]:
+        saved = attachment(self._record.name)
+        headers = {
+            "content-type": shown_as or "application/octet-stream",
+            "content-length": str(self._end - self._start),
+            "content-disposition": saved.replace("attachment", "inline", 1) if shown_as else saved,
+            "accept-ranges": "bytes",
+            "etag": etag(self._record),
+        }
+        if is_part:
+            span = f"{self._start}-{self._end - 1}"
+            headers["content-range"] = f"bytes {span}/{self._record.bytes}"
+        return headers
 
 
 def byte_range(headers: Mapping[str, str], record: FileRecord) -> tuple[int, int]:

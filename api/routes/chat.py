@@ -8,6 +8,7 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from api.chat.chunks import ChunkFrames
+from api.chat.made import FileDisplay
 from api.chat.read import ChatReader
 from api.chat.request import ChatRequest
 from api.chat.shapes import ChatCompletion
@@ -85,6 +86,7 @@ def _answer(
     deps: ApiDeps, chat: ChatRequest, ask: Ask, turn: OpenAnswer, *, is_numbered: bool
 ) -> Response:
     settings = deps.settings
+    files = FileDisplay(deps.links, settings.artifact_display)
     headers = {"x-conversation-id": ask.name} if ask.name else {}
     created = deps.clock.unix_ms() // 1000
     if not chat.stream:
@@ -96,6 +98,7 @@ def _answer(
             headers=headers,
             clock=deps.clock,
             blanks_every_s=settings.blanks_every_s,
+            files=files,
         )
     frames = ChunkFrames(
         turn.id,
@@ -105,6 +108,7 @@ def _answer(
         display=settings.tool_display,
         head=turn.head,
         is_numbered=is_numbered,
+        files=files,
     )
     return ChatStream(
         turn,

@@ -9,6 +9,7 @@ from fastapi import APIRouter, Query, Request
 from starlette.responses import Response
 
 from api.chat.chunks import ChunkFrames
+from api.chat.made import FileDisplay
 from api.chat.shapes import Cancellation, ChatCompletion
 from api.chat.stream import ChatStream
 from api.chat.vocabulary import completion_id as id_of
@@ -91,6 +92,7 @@ async def _whole(deps: ApiDeps, record: TurnRecord) -> WholeAnswer:
         display=deps.settings.tool_display,
         headers={},
         clock=deps.clock,
+        files=FileDisplay(deps.links, deps.settings.artifact_display),
     )
 
 
@@ -107,6 +109,7 @@ async def _stream(
             include_usage=include_usage,
             display=settings.tool_display,
             is_numbered=True,
+            files=FileDisplay(deps.links, settings.artifact_display),
         )
         frames.skip(await deps.lookup.seen(record, upto=turn.relay.cursor))
         return ChatStream(

@@ -58,6 +58,8 @@ class Channels:
         """The newest literal of each channel, by `is_reasoning`."""
         self._kind: dict[bool, _Kind] = {}
         self._sub_agents = SubAgents()
+        self.has_form = False
+        """Whether the text is JSON, to which nothing may be added."""
         self.unknown = 0
         """The number of skipped events of unknown types."""
 
@@ -158,6 +160,7 @@ class Channels:
 
     def _keep_apart(self) -> None:
         """The text is JSON: whatever else is shown is reasoning."""
+        self.has_form = True
         if self._display is ToolDisplay.TEXT:
             self._display = ToolDisplay.REASONING
 

@@ -74,7 +74,8 @@ COMPOSE_FILE = Path("compose.yaml")
 SET_BY_COMPOSE = frozenset(
     PREFIX + name
     for name in (
-        *("HOST", "PORT", "HOST_ID", "DATA_DIR", "REDIS_URL", "SECRET", "CONTENT_SECRET"),
+        *("HOST", "PORT", "HOST_ID", "DATA_DIR", "REDIS_URL", "SECRET"),
+        *("OLD_SECRETS", "CONTENT_SECRET"),
         *("ISOLATION", "LOG_FORMAT", "DEMO", "BASE_IMAGE"),
     )
 )

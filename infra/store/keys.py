@@ -238,6 +238,12 @@ class Keys:
         bytes, digest (SHA-256), created, expires (ms). Scripts; until its bytes are gone."""
         return f"{self.prefix}:file:{file}"
 
+    def conversation_made(self, c: ConversationKey) -> str:
+        """Hash: file -> its path in the workspace: what its agent made or changed, newest last by
+        id. note_made; as long as the youngest of them. Contains paths, so operators may not read
+        it."""
+        return f"{self.prefix}:conv:{c}:made"
+
     def upload(self, upload: UploadId) -> str:
         """Hash: tenant, status, name, type, purpose, bytes (announced), received (in parts), life
         (s, of the file), created, expires (ms), file (that it made). Scripts; an hour after it

@@ -19,6 +19,7 @@ from infra.store.conversations.conversations import ConversationStore
 from infra.store.conversations.leases import LeaseStore
 from infra.store.conversations.transcripts import MAX_BYTES, TranscriptStore
 from infra.store.files.files import FileRecords
+from infra.store.files.made import MadeRecords
 from infra.store.files.uploads import UploadRecords
 from infra.store.keys import Keys
 from infra.store.placement.queue import PlacementQueue, PlacementWorker, SideClaims
@@ -63,6 +64,7 @@ class Store:
     rates: Rates
     readers: TurnReaders
     files: FileRecords
+    made: MadeRecords
     uploads: UploadRecords
     contents: Contents | None = None
     """Seals prompts and answers, if the deployment has a content secret."""
@@ -179,6 +181,7 @@ def store_on(
         readers=TurnReaders(redis, keys, ended_ttl_s=ended_ttl_s, contents=contents),
         usage=UsageStore(redis, keys),
         files=FileRecords(redis, keys, contents=contents),
+        made=MadeRecords(redis, keys, contents=contents),
         uploads=UploadRecords(redis, keys, contents=contents),
         contents=contents,
     )

@@ -61,6 +61,7 @@ class ErrorCode(StrEnum):
     TURN_RUNNING = "turn_running"
     CONVERSATION_NOT_FOUND = "conversation_not_found"
     FILE_NOT_FOUND = "file_not_found"
+    LINK_EXPIRED = "link_expired"
     FILE_TOO_LARGE = "file_too_large"
     FILES_FULL = "file_quota_exceeded"
     RANGE_NOT_SATISFIABLE = "range_not_satisfiable"
@@ -153,6 +154,12 @@ class FileNotKept(AgClusterError):
     apart."""
 
     code = ErrorCode.FILE_NOT_FOUND
+
+
+class LinkExpired(AgClusterError):
+    """A link to a file that was good once: its time is over, or the file was deleted."""
+
+    code = ErrorCode.LINK_EXPIRED
 
 
 class FileGone(AgClusterError):

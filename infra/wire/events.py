@@ -18,7 +18,7 @@ from pydantic import Field, TypeAdapter
 
 from infra.wire.base import Message, decode
 from infra.wire.errors import ErrorCode, MalformedMessage, UnknownMessage
-from infra.wire.ids import SaidSession
+from infra.wire.ids import FileId, SaidSession
 from infra.wire.states import TurnState
 
 
@@ -147,6 +147,33 @@ class Notice(Message):
     text: str
 
 
+class Artifact(Message):
+    """A file that the agent made or changed in a turn, as it was at the turn's end.
+
+    It has no link: the API makes one when it shows the answer, so no record holds a valid link.
+    """
+
+    file: FileId
+    path: str
+    """In the workspace, for people: characters that nobody sees are replaced."""
+    bytes: int
+    media_type: str
+    """By its bytes as far as they say it (`infra.wire.file_kinds`)."""
+    expires_ms: int
+    """When the file store lets it go (Unix ms)."""
+
+
+class TurnFiles(Message):
+    """What became of the files that a turn made or changed."""
+
+    files: tuple[Artifact, ...] = ()
+    """Those that are kept."""
+    not_kept: tuple[str, ...] = ()
+    """The paths of others, as many as are named, each with the reason."""
+    more: int = 0
+    """How many others there are that are not named, at least."""
+
+
 class TurnEnded(Message):
     """The last event of a turn. Sent by: agent; by the worker or a script if the agent cannot.
 
@@ -154,6 +181,7 @@ class TurnEnded(Message):
     `checkpoint` is the SDK transcript entry at which the turn ended, for branching. `heads` says
     how the answer begins (`infra.wire.answers`); None if unknown. `is_remembered` is False if the
     turn left the agent's memory unchanged. `end_reason` is meaningful if the state is done.
+    `made` is the worker's to say: an end from an agent that has it is refused.
     """
 
     type: Literal["end"] = "end"
@@ -164,6 +192,7 @@ class TurnEnded(Message):
     checkpoint: str | None = None
     heads: tuple[str, ...] | None = None
     is_remembered: bool = True
+    made: TurnFiles | None = None
 
 
 Event = Annotated[
@@ -239,6 +268,8 @@ def check_event(payload: bytes) -> Event | None:
         raise MalformedMessage("an event whose beginning says something else")
     if is_client_call(payload) is not isinstance(event, ClientCall):
         raise MalformedMessage("a call whose beginning says something else")
+    if isinstance(event, TurnEnded) and event.made is not None:
+        raise MalformedMessage("an end that names kept files")
     if isinstance(event, TurnEnded) and not _has_sane_numbers(event):
         raise MalformedMessage("an end with numbers that count nothing")
     return event

@@ -178,7 +178,7 @@ class Host:
 
 
 class Cluster:
-    """The running thing. Made by `cluster`."""
+    """The running thing. TurnFiles by `cluster`."""
 
     def __init__(
         self,

@@ -21,6 +21,7 @@ from infra.wire import control, events, gateway, link, turns
 from infra.wire.base import Message
 from infra.wire.errors import ErrorCode, MalformedMessage, UnknownMessage
 from infra.wire.events import (
+    Artifact,
     ClientCall,
     EndReason,
     Notice,
@@ -30,6 +31,7 @@ from infra.wire.events import (
     ToolResult,
     TurnEnded,
     TurnError,
+    TurnFiles,
     TurnStarted,
     Usage,
     decode_event,
@@ -132,6 +134,22 @@ EVENTS: dict[str, Message] = {
         heads=("Itis", "Bash:lsItis"),
     ),
     "end_failed": FAILED,
+    "end_made": TurnEnded(
+        state=TurnState.DONE,
+        made=TurnFiles(
+            files=(
+                Artifact(
+                    file=FileId("file-0123456789abcdef0123456789abcdef"),
+                    path="outputs/größe.csv",
+                    bytes=8,
+                    media_type="text/csv",
+                    expires_ms=1_800_000_000_000,
+                ),
+            ),
+            not_kept=("core (too large)",),
+            more=1,
+        ),
+    ),
 }
 COMMANDS: dict[str, Message] = {
     "hello": link.Hello(worker=WORKER, fence=FENCE),

@@ -82,7 +82,7 @@ class _Authority:
 
 
 def certificates(folder: Path) -> Certificates:
-    """Made afresh, in `folder`."""
+    """TurnFiles afresh, in `folder`."""
     ours, other = _Authority("ca"), _Authority("other")
     ca = folder / "ca.pem"
     ca.write_bytes(ours.certificate.public_bytes(serialization.Encoding.PEM))

@@ -31,7 +31,7 @@ def filled_users() -> str:
 
 
 class GuardedRedis(RealRedis):
-    """Made by `guarded_redis`. Each user's password is its name and `-password`."""
+    """TurnFiles by `guarded_redis`. Each user's password is its name and `-password`."""
 
     _greeting = b"AUTH watcher watcher-password\r\n"
 

@@ -50,7 +50,7 @@ class _Trap:
 
 
 class RedisProxy:
-    """Made by `redis_proxy`."""
+    """TurnFiles by `redis_proxy`."""
 
     url: str
     """What to connect to in the server's place, with the server's credentials and database."""

@@ -34,7 +34,7 @@ _FAILOVER_S = 60.0
 
 
 class SentinelCluster:
-    """Made by `sentinels`."""
+    """TurnFiles by `sentinels`."""
 
     def __init__(self, *, tls: Certificates | None = None) -> None:
         need("redis")

@@ -39,6 +39,7 @@ from infra.wire.socket_folder import AGENT_SOCKET
 from infra.wire.states import ConversationState, Hibernation
 from worker.conversations.claims import Claims, TurnNotRead
 from worker.conversations.delivery import Delivery
+from worker.conversations.files_out import FilesOut
 from worker.conversations.idle_end import IdleEnd
 from worker.conversations.inbox import Inbox
 from worker.conversations.kept_link import KeptLink
@@ -123,6 +124,7 @@ class Conversation:
         )
         self._workspace = WorkspaceGuard(parts, self.key, self._session, running=lambda: self._run)
         self._boost = StartBoost(parts, container=lambda: self.container)
+        self._files = FilesOut(parts, held)
         self._inbox = Inbox()
         self._idle_end = IdleEnd(self.key, self._record, self._inbox, on_hibernated=on_hibernated)
         self._run: TurnRun | None = None
@@ -293,6 +295,7 @@ class Conversation:
                     group.create_task(self._workspace.watch()),
                     group.create_task(self._transcripts.run()),
                     group.create_task(self._boost.run()),
+                    group.create_task(self._files.run()),
                 ]
                 left = await self._serve()
                 for watcher in watchers:
@@ -390,6 +393,7 @@ class Conversation:
                 is_cancelled=self._inbox.wants_cancelled(run.turn),
                 prepare=partial(self._prepare, run),
                 on_spoken=self._end_start,
+                keep_files=partial(self._files.keep, run),
             )
         self._record.note_rest()
         if outcome.is_another_waiting:
@@ -415,6 +419,7 @@ class Conversation:
         if self._session.is_lost:
             await self._discard_container()
         await self._delivery.deliver(run)
+        self._files.begin(self.container)
 
     def _note_use(self) -> None:
         """Keep its folders from being taken for unused ones, which takes some calls to the disk."""

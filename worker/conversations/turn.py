@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, replace
 from typing import Any
 
 from infra.runtime.logs import fields
 from infra.wire.endings import declared_end
 from infra.wire.errors import ErrorCode
+from infra.wire.events import TurnEnded, TurnFiles
 from infra.wire.link import InterruptReason
 from worker.turns.run import TurnRun
 from worker.turns.steps import Ending
@@ -42,13 +43,15 @@ async def see_through(
     is_cancelled: bool,
     prepare: Callable[[], Coroutine[Any, Any, None]],
     on_spoken: Callable[[], Coroutine[Any, Any, None] | None],
+    keep_files: Callable[[TurnEnded], Awaitable[TurnFiles | None]],
 ) -> Outcome:
     """Run until the turn is closed or back in the queue. Raises `LeaseLost`, in a group.
 
     `is_cancelled`: somebody already wants it stopped. `prepare` brings the turn to its agent, and
     is cancelled if the turn's end is decided before. `on_spoken` is called when the agent has sent
-    its first event, or the end is decided; what it returns is run beside the turn. If cancelled,
-    the turn stays as it is: the agent keeps its events for the next owner.
+    its first event, or the end is decided; what it returns is run beside the turn. `keep_files`
+    keeps what the turn has made, before it ends. If cancelled, the turn stays as it is: the agent
+    keeps its events for the next owner.
     """
     _tell_claimed(run)
     if is_cancelled or run.claimed.record.cancel is not None:
@@ -72,7 +75,7 @@ async def see_through(
             preparing.cancel()
             # A start under way cleans up after itself before anything else happens here.
             await asyncio.wait({preparing})
-        outcome = await _concluded(run, ending)
+        outcome = await _concluded(run, ending, keep_files)
         logging_events.cancel()
     return outcome
 
@@ -91,7 +94,11 @@ def _tell_claimed(run: TurnRun) -> None:
     )
 
 
-async def _concluded(run: TurnRun, ending: Ending) -> Outcome:
+async def _concluded(
+    run: TurnRun,
+    ending: Ending,
+    keep_files: Callable[[TurnEnded], Awaitable[TurnFiles | None]],
+) -> Outcome:
     outcome = Outcome(
         is_container_usable=ending.is_container_usable,
         is_remembered=ending.end is not None and ending.end.error is None,
@@ -101,4 +108,6 @@ async def _concluded(run: TurnRun, ending: Ending) -> Outcome:
             is_here, is_elsewhere = ending.is_counted, not ending.is_counted
             return replace(outcome, is_another_waiting=is_here, is_given_away=is_elsewhere)
         ending = replace(ending, end=declared_end(ErrorCode.CONTAINER_FAILED))
-    return replace(outcome, is_another_waiting=await run.conclude(ending))
+    assert ending.end is not None
+    made = await keep_files(ending.end) if run.has_used_tools else None
+    return replace(outcome, is_another_waiting=await run.conclude(ending, made=made))

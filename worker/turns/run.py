@@ -21,7 +21,7 @@ from infra.runtime.logs import fields
 from infra.store.turns.turns import Claimed
 from infra.wire.endings import declared_end, interrupted_end
 from infra.wire.errors import ErrorCode, MalformedMessage
-from infra.wire.events import TurnEnded, TurnStarted, check_event, is_delta
+from infra.wire.events import ToolCall, TurnEnded, TurnFiles, TurnStarted, check_event, is_delta
 from infra.wire.foreign import foreign
 from infra.wire.frames import Frame, decode_frame, frame_head
 from infra.wire.gateway import OpenTurn
@@ -36,6 +36,7 @@ from infra.wire.link import (
 )
 from infra.wire.states import TurnState
 from infra.wire.turns import TurnRequest
+from worker.hosts.folders.made import file_time_ns
 from worker.life import Life
 from worker.ownership import HeldLease
 from worker.parts import TurnParts
@@ -106,6 +107,10 @@ class TurnRun:
         self._standing: Standing | None = None
         self._told = claimed.request
         self._notices: tuple[str, ...] = ()
+        self.has_used_tools = claimed.is_adoption
+        """Whether its agent may have changed files."""
+        self.told_ns: int | None = None
+        """When its agent was first told of it here, by the time of files."""
         self._begun_base = begun_base(claimed)
         """Its base, unless one is on record."""
         self._link: AgentLink | None = None
@@ -208,6 +213,8 @@ class TurnRun:
         settings = agent_settings(
             request, self._parts.agents, self._parts.models, profile=self.claimed.profile
         )
+        if self.told_ns is None:
+            self.told_ns = file_time_ns()
         link.send_line(self._standing.start_line(request, settings, notices=self._notices))
         if self.timeline is not None:
             self.timeline.is_resumed = self._standing.transcript is not None
@@ -325,6 +332,7 @@ class TurnRun:
             return
         if n == 1 and isinstance(event, TurnStarted):
             self.sdk_session = event.sdk_session
+        self.has_used_tools = self.has_used_tools or isinstance(event, ToolCall)
         self._output.say(payload, line=line)
         if self._output.is_full and self._link:
             self._link.pause()
@@ -439,9 +447,9 @@ class TurnRun:
             log.warning("interrupted agent did not end", extra=fields(turn=self.turn))
             self.declare(interrupted_end(self._stop.reason), usable=False)
 
-    async def conclude(self, ending: Ending) -> bool:
+    async def conclude(self, ending: Ending, *, made: TurnFiles | None = None) -> bool:
         """Log the end, close the turn and publish the end, in this order. Returns whether another
-        turn waits.
+        turn waits. `made`: what became of the files that it made.
 
         Keeps trying while Redis is unavailable. Raises `LeaseLost`.
         """
@@ -458,7 +466,7 @@ class TurnRun:
             overrun=overrun,
         )
         waits = await self._output.close(
-            end,
+            end if made is None else end.model_copy(update={"made": made}),
             meter=meter,
             idle_timeout_s=self.claimed.request.idle_timeout_s,
             memory=ending.memory,

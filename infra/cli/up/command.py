@@ -184,6 +184,10 @@ def complete(settings: Settings, state: StateDir) -> Settings:
             update["cluster"] = f"up-{digest}"
     if settings.port == 0:
         update["port"] = free_port()
+    if settings.public_url is None and settings.host in ("127.0.0.1", "::1", "localhost"):
+        # Nothing but this machine's browsers can reach it.
+        host = f"[{settings.host}]" if ":" in settings.host else settings.host
+        update["public_url"] = f"http://{host}:{update.get('port', settings.port)}"
     if "drain_timeout_s" not in settings.model_fields_set:
         update["drain_timeout_s"] = DRAIN_TIMEOUT_S
     if "drain_notice_s" not in settings.model_fields_set:

@@ -19,7 +19,7 @@ _NOT_FOR_CHILDREN = ("ANTHROPIC_API_KEY", "ANTHROPIC_AUTH_TOKEN", "CLAUDE_CODE_O
 """Keys of the person at the terminal. Callers bring their own; no program needs these."""
 
 _SECRETS = {
-    "api": ("secret", "content_secret", "file_store_options"),
+    "api": ("secret", "old_secrets", "content_secret", "file_store_options"),
     "worker": ("content_secret", "file_store_options"),
     "gateway": ("secret",),
 }
@@ -64,7 +64,7 @@ def bare_environment() -> dict[str, str]:
 def environment(settings: Settings, *, program: str = "") -> dict[str, str]:
     """The environment of one of our programs: the final settings, whatever our environment said,
     with only the secrets that it needs."""
-    withheld = {"secret", "content_secret", "file_store_options"}.difference(
+    withheld = {"secret", "old_secrets", "content_secret", "file_store_options"}.difference(
         _SECRETS.get(program, ())
     )
     given = settings.model_copy(update=dict.fromkeys(withheld))

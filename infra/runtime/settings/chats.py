@@ -7,6 +7,7 @@ from typing import ClassVar
 from pydantic import Field
 
 from infra.runtime.settings.types import (
+    ArtifactDisplay,
     ClientToolsUse,
     Names,
     Patterns,
@@ -84,6 +85,12 @@ class AnswerSettings(Section):
     )
     tool_display: ToolDisplay = Field(
         ToolDisplay.REASONING, description="Where tool activity and thinking are shown."
+    )
+    artifact_display: ArtifactDisplay = Field(
+        ArtifactDisplay.LINKS,
+        description="How an answer shows the files that its turn made: `links` at its end, "
+        "pictures among it, `annotations` (which Open WebUI shows as sources) or `off`. Programs "
+        "find them in the answer's metadata in any case.",
     )
 
 

@@ -53,6 +53,11 @@ class ClusterSettings(Section):
         description="The cluster secret, the same for API and gateway, at least 32 characters. If "
         "unset, `agcluster up` creates one.",
     )
+    old_secrets: SecretStr | None = Field(
+        None,
+        description="Cluster secrets of before, separated by commas. Links to files that were "
+        "signed with them still work.",
+    )
     content_secret: SecretStr | None = Field(
         None,
         description="Encrypts prompts, events and transcripts in Redis. The same for API and "
@@ -98,7 +103,7 @@ class ClusterSettings(Section):
             raise ValueError("must be at least 32 characters (openssl rand -hex 32)")
         return value
 
-    @field_validator("content_secret")
+    @field_validator("content_secret", "old_secrets")
     @classmethod
     def _each_long_enough(cls, value: SecretStr | None) -> SecretStr | None:
         parts = value.get_secret_value().split(",") if value else ()

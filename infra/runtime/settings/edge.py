@@ -39,6 +39,17 @@ class EdgeSettings(Section):
         description="Addresses and networks of the load balancers in front. Only their "
         "X-Forwarded-For is trusted.",
     )
+    public_url: str | None = Field(
+        None,
+        description="Where browsers reach this API (https://agents.example.org, with the path in "
+        "front of /v1 if there is one). Links to files begin with it; without it, answers have "
+        "none.",
+    )
+    files_url: str | None = Field(
+        None,
+        description="The same by another host name, for files only: what an agent made then never "
+        "has the origin of anything else. Other paths are 404 there.",
+    )
     cors_origins: Names = Field(
         (),
         description="Origins (https://chat.example.org, app://obsidian.md) whose pages may call "
@@ -55,6 +66,15 @@ class EdgeSettings(Section):
     send_timeout_s: float = Field(
         60.0, gt=0, description="A client that reads nothing for this long is disconnected."
     )
+
+    @field_validator("public_url", "files_url")
+    @classmethod
+    def _addresses(cls, value: str | None) -> str | None:
+        if value is None:
+            return None
+        if not re.fullmatch(r"https?://[A-Za-z0-9._\-\[\]:]+(/[A-Za-z0-9._~/\-]*)?", value):
+            raise ValueError("must be an address: https://agents.example.org")
+        return value.rstrip("/")
 
     @field_validator("trusted_proxies")
     @classmethod

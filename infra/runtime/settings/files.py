@@ -74,6 +74,28 @@ class FileSettings(Section):
         ge=0,
         description="Their bytes together; beyond it 413. 0: no limit.",
     )
+    artifacts_max: int = Field(
+        50,
+        ge=0,
+        le=200,
+        description="Files that one turn made or changed and that are kept for its user, those in "
+        "`outputs` first. 0: none are kept.",
+    )
+    artifact_bytes_max: int = Field(
+        256 * 1024 * 1024, gt=0, description="Their bytes together; what does not fit is named."
+    )
+    artifact_keep_s: float = Field(
+        20.0,
+        gt=0,
+        le=300,
+        description="Longest time in which they are kept, which delays the end of the answer.",
+    )
+    artifact_life_s: float = Field(
+        7 * 86_400.0,
+        ge=60,
+        description="How long they are kept, and their links work. Deleting the conversation "
+        "deletes them.",
+    )
     request_files_max: int = Field(
         50,
         gt=0,

@@ -70,6 +70,17 @@ class ForgetFileCall(Call[ForgetFileAnswer], frozen=True):
     file: FileId
 
 
+class NoteMadeAnswer(Answer, frozen=True):
+    outcome: Literal["ok", "gone"]
+
+
+class NoteMadeCall(Call[NoteMadeAnswer], frozen=True):
+    file: FileId
+    path: bytes
+    most: int
+    life_ms: int
+
+
 class DueFilesAnswer(Answer, frozen=True):
     outcome: Literal["ok"]
     found: Sequence[FileId]

@@ -225,6 +225,13 @@ class FileRecords:
                 ids = await self._redis.zrevrangebylex(listed, behind or "+", "-", 0, count)
         return [FileId(text(id)) for id in ids]
 
+    async def get_all(self, files: Sequence[FileId]) -> list[FileRecord | None]:
+        """The same for many, in their order."""
+        found = list[FileRecord | None]()
+        for start in range(0, len(files), LISTED_AT_ONCE):
+            found += await self._all(files[start : start + LISTED_AT_ONCE])
+        return found
+
     async def _all(self, ids: Sequence[FileId]) -> list[FileRecord | None]:
         if not ids:
             return []

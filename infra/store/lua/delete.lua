@@ -40,6 +40,9 @@ if running then
   announce(running, '0', n, A.cancelled)
 end
 local owner = living_owner(A.conversation)
+local made = key('conversation_made', A.conversation)
+for _, file in ipairs(redis.call('HKEYS', made)) do let_file_go(file, now_ms()) end
+redis.call('UNLINK', made)
 for _, name in ipairs(belongings(A.conversation)) do redis.call('UNLINK', name) end
 redis.call('DEL', K.conversation, K.todo, K.lease)
 redis.call('ZREM', K.idle, A.conversation)

@@ -200,6 +200,7 @@ def _patterns(keys: Keys) -> Mapping[str, str]:
         "transcripts": keys.transcripts(ConversationKey(_ID)),
         "transcript": keys.transcript(ConversationKey(_ID), _ID),
         "transcript_seen": keys.transcript_seen(ConversationKey(_ID), _ID),
+        "conversation_made": keys.conversation_made(ConversationKey(_ID)),
         "conversation_usage": keys.conversation_usage(ConversationKey(_ID)),
         "tenant_held": keys.tenant_held(TenantId(_ID)),
         "tenant_held_until": keys.tenant_held_until(TenantId(_ID)),

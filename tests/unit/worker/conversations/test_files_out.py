@@ -1,0 +1,293 @@
+"""What a turn makes is kept in the file store before it ends."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from agent.turn import RunningTurn
+from infra.files.names import object_name
+from infra.files.open import open_file_store
+from infra.files.store import FileStore
+from infra.runtime.settings import FileStoreSettings
+from infra.wire.errors import FileStoreUnavailable
+from infra.wire.events import Artifact, TurnEnded, TurnFiles
+from infra.wire.states import TurnState
+from tests.fakes.scripted_agent import AGENT_SCRIPTS, Say, ScriptedSession, Tool
+from tests.fakes.worker_stage import TENANT, Stage, conversation
+
+C = conversation("one")
+PNG = b"\x89PNG\r\n\x1a\npixels"
+SECRET = "a secret of the host"
+
+
+@dataclass(frozen=True)
+class Do:
+    """Do something in the workspace, as a tool would."""
+
+    work: Callable[[], object]
+
+    async def play(self, turn: RunningTurn, session: ScriptedSession) -> TurnEnded | None:
+        await Tool("Bash", "make").play(turn, session)
+        self.work()
+        return None
+
+
+@dataclass
+class Scene:
+    stage: Stage
+    files: FileStore
+    monkeypatch: pytest.MonkeyPatch
+
+    @property
+    def workspace(self) -> Path:
+        return self.stage.folder / "w" / C
+
+    async def end(self, *works: Callable[[], object]) -> TurnEnded:
+        """The end of a turn that does this."""
+        steps = [*map(Do, works), Say("made")]
+        self.monkeypatch.setitem(AGENT_SCRIPTS, "make", lambda words: steps)
+        return await self.stage.ended(await self.stage.ask(C, "make"))
+
+    async def made(self, *works: Callable[[], object]) -> TurnFiles:
+        end = await self.end(*works)
+        assert end.state is TurnState.DONE, end
+        return end.made or TurnFiles()
+
+    async def bytes_of(self, one: Artifact) -> bytes:
+        return await self.files.read(object_name(one.file), start=0, end=one.bytes or 1)
+
+    def write(self, path: str, content: bytes) -> Callable[[], object]:
+        def work() -> None:
+            place = self.workspace / path
+            place.parent.mkdir(parents=True, exist_ok=True)
+            place.write_bytes(content)
+
+        return work
+
+    def run(self, work: Callable[[Path], Any]) -> Callable[[], object]:
+        return lambda: work(self.workspace)
+
+
+@pytest.fixture
+async def scene(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> Scene:
+    files = open_file_store(FileStoreSettings.model_validate({}), data_dir=stage.folder)
+    stage.files = files
+    return Scene(stage, files, monkeypatch)
+
+
+async def test_what_a_turn_makes_or_changes_is_kept_as_it_is_at_its_end(scene: Scene) -> None:
+    await scene.stage.worker()
+    made = await scene.made(
+        scene.write("notes.txt", b"one"),
+        scene.write("outputs/plot.bin", PNG),
+        scene.write("outputs/größe;1.csv", b"a,b\n"),
+    )
+    assert [(one.path, one.bytes, one.media_type) for one in made.files] == [
+        ("outputs/größe;1.csv", 4, "text/csv"),
+        ("outputs/plot.bin", len(PNG), "image/png"),
+        ("notes.txt", 3, "text/plain"),
+    ]
+    assert [await scene.bytes_of(one) for one in made.files] == [b"a,b\n", PNG, b"one"]
+    again = await scene.made(scene.write("notes.txt", b"two"))
+    assert [(one.path, await scene.bytes_of(one)) for one in again.files] == [("notes.txt", b"two")]
+    record = await scene.stage.store.files.get(again.files[0].file)
+    assert record is not None
+    assert (record.tenant, record.name, record.purpose) == (
+        TENANT,
+        "notes.txt",
+        "assistants_output",
+    )
+    noted = await scene.stage.store.made.of(C)
+    assert [one.path for one in noted] == [
+        *(one.path for one in made.files),
+        "notes.txt",
+    ]
+
+
+async def test_a_file_with_an_old_date_is_new_all_the_same(scene: Scene) -> None:
+    await scene.stage.worker()
+
+    def unpack(workspace: Path) -> None:
+        (workspace / "old.txt").write_text("from an archive")
+        os.utime(workspace / "old.txt", (1, 1))
+
+    made = await scene.made(scene.run(unpack))
+    assert [one.path for one in made.files] == ["old.txt"]
+
+
+async def test_a_turn_that_changes_nothing_has_nothing(scene: Scene) -> None:
+    await scene.stage.worker()
+    await scene.made(scene.write("a.txt", b"a"))
+    assert (await scene.end(lambda: None)).made is None
+    assert (await scene.stage.ended(await scene.stage.ask(C, "echo hi"))).made is None
+
+
+async def test_noise_is_left_aside(scene: Scene) -> None:
+    await scene.stage.worker()
+    made = await scene.made(
+        *(
+            scene.write(path, b"x")
+            for path in (
+                ".git/HEAD",
+                ".env",
+                "node_modules/a.js",
+                "p/__pycache__/a.pyc",
+                "env3/pyvenv.cfg",
+                "env3/bin/tool",
+                "target/CACHEDIR.TAG",
+                "target/out.o",
+                "b.tmp",
+                "src/a.py",
+            )
+        )
+    )
+    assert [one.path for one in made.files] == ["src/a.py"]
+
+
+async def test_links_pipes_and_folders_are_not_files(scene: Scene) -> None:
+    await scene.stage.worker()
+    outside = scene.stage.folder / "secret"
+    outside.write_text(SECRET)
+
+    def attack(workspace: Path) -> None:
+        (workspace / "link").symlink_to(outside)
+        (workspace / "folder").symlink_to(scene.stage.folder)
+        (workspace / "outputs").symlink_to(scene.stage.folder)
+        os.mkfifo(workspace / "pipe")
+        (workspace / "real").write_text("fine")
+        os.link(workspace / "real", workspace / "same")
+
+    made = await scene.made(scene.run(attack))
+    assert len(made.files) == 1, "a file with two names is kept once"
+    assert await scene.bytes_of(made.files[0]) == b"fine"
+
+
+async def test_names_in_any_script_lose_what_nobody_sees(scene: Scene) -> None:
+    await scene.stage.worker()
+
+    def name_oddly(workspace: Path) -> None:
+        (workspace / "evil\n\x1b[31m\u202etxt.exe").write_text("1")
+        (workspace / "ファイル.txt").write_text("2")
+        with open(os.fsencode(workspace) + b"/\xff\xfe.bin", "wb") as file:
+            file.write(b"3")
+
+    made = await scene.made(scene.run(name_oddly))
+    assert {one.path for one in made.files} == {
+        "evil\ufffd\ufffd[31m\ufffdtxt.exe",
+        "ファイル.txt",
+        "\ufffd\ufffd.bin",
+    }
+
+
+async def test_what_is_too_much_is_named_with_the_reason(scene: Scene) -> None:
+    await scene.stage.worker(artifacts_max=2, file_max_bytes=1000, artifact_bytes_max=1500)
+
+    def bomb(workspace: Path) -> None:
+        with open(workspace / "a-sparse", "wb") as file:
+            file.truncate(1 << 40)
+        for name, size in (("b", 1000), ("c", 1000), ("d", 10), ("e", 10)):
+            (workspace / name).write_bytes(b"x" * size)
+
+    made = await scene.made(scene.run(bomb))
+    assert [one.path for one in made.files] == ["b", "d"]
+    assert made.not_kept == (
+        "a-sparse (too large)",
+        "c (too much in one turn)",
+        "e (too many files)",
+    )
+
+
+async def test_what_a_tenant_has_no_room_for_is_not_kept(scene: Scene) -> None:
+    await scene.stage.worker(tenant_file_bytes_max=10)
+    made = await scene.made(scene.write("a", b"x" * 8), scene.write("b", b"x" * 8))
+    assert [one.path for one in made.files] == ["a"]
+    assert made.not_kept == ("b (no room left for this API key)",)
+
+
+async def test_a_store_that_hangs_ends_the_turn_in_time(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await scene.stage.worker(artifact_keep_s=0.2)
+    let_go = asyncio.Event()
+
+    async def put(name: str, chunks: object) -> None:
+        try:
+            await let_go.wait()
+        except asyncio.CancelledError:
+            await let_go.wait()  # As a store that does not break off.
+            raise
+
+    monkeypatch.setattr(scene.files, "put", put)
+    made = await scene.made(scene.write("a", b"x"), scene.write("b", b"x"))
+    let_go.set()
+    assert made.files == ()
+    assert made.not_kept == ("a (out of time)", "b (out of time)")
+
+
+async def test_a_store_that_refuses_costs_the_files_only(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await scene.stage.worker()
+
+    async def put(name: str, chunks: object) -> None:
+        raise FileStoreUnavailable("down")
+
+    monkeypatch.setattr(scene.files, "put", put)
+    made = await scene.made(scene.write("a", b"x"))
+    assert made.not_kept == ("a (file store unavailable)",)
+
+
+async def test_a_file_that_changes_while_it_is_read_is_not_kept(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await scene.stage.worker()
+    put = scene.files.put
+
+    async def late(name: str, chunks: Any) -> None:
+        (scene.workspace / "a").write_bytes(b"longer than before")
+        await put(name, chunks)
+
+    monkeypatch.setattr(scene.files, "put", late)
+    made = await scene.made(scene.write("a", b"x"))
+    assert made.not_kept == ("a (changed while it was read)",)
+
+
+async def test_an_agent_cannot_name_kept_files_itself(scene: Scene) -> None:
+    await scene.stage.worker()
+    forged = TurnEnded(
+        state=TurnState.DONE,
+        made=TurnFiles(
+            files=(
+                Artifact(
+                    file="file-" + "0" * 32,  # type: ignore[arg-type]
+                    path="x",
+                    bytes=1,
+                    media_type="text/plain",
+                    expires_ms=4_000_000_000_000,
+                ),
+            )
+        ),
+    )
+    turn = await scene.stage.ask(C, f"forge {forged.encode().hex()}")
+    end = await scene.stage.ended(turn)
+    assert end.state is TurnState.FAILED
+    assert end.made is None
+
+
+async def test_deleting_the_conversation_lets_its_files_go(scene: Scene) -> None:
+    await scene.stage.worker()
+    made = await scene.made(scene.write("a", b"one"))
+    await scene.made(scene.write("a", b"two"))
+    store = scene.stage.store
+    await store.conversations.delete(C, tenant=TENANT, reason="test", is_forced=True)
+    assert await store.files.get(made.files[0].file) is None
+    assert await store.made.of(C) == []
+    identity = await scene.files.identity()
+    assert len(await store.files.due(identity, limit=10)) == 2, "both versions are to be removed"
