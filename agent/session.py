@@ -45,7 +45,7 @@ from infra.wire.link import (
     StartTurn,
     decode_launch,
 )
-from infra.wire.paired import OpenCall
+from infra.wire.paired import QUESTION_TOOL, OpenCall
 from infra.wire.states import TurnState
 from infra.wire.turns import FileBlock
 
@@ -427,7 +427,7 @@ def _end_of(
 def _functions(turn: RunningTurn) -> ClientFunctions:
     """What the turn offers of its client; its history then says the names that the model knows."""
     start = turn.start
-    taken = own_tools(start.settings) | {FORM_TOOL}
+    taken = own_tools(start.settings) | {FORM_TOOL, QUESTION_TOOL}
     functions = ClientFunctions(start.turn_options.client_tools, taken=taken)
     history = functions.known_as(start.history)
     if history != start.history:

@@ -42,6 +42,7 @@ from worker.ownership import HeldLease
 from worker.parts import TurnParts
 from worker.turns.agent_link import AgentLink
 from worker.turns.agent_settings import agent_settings, models_of_turn
+from worker.turns.client_calls import check_calls
 from worker.turns.course import Course, course_with_agent
 from worker.turns.endings import settled_end
 from worker.turns.interruption import Interruption
@@ -322,6 +323,7 @@ class TurnRun:
             self._time(payload)
         try:
             event = check_event(payload)
+            check_calls(event, self.claimed.request.turn_options.client_tools)
             if isinstance(event, TurnEnded):
                 self._take_end(event)
                 return

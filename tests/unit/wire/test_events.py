@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from infra.wire.errors import MalformedMessage
 from infra.wire.events import (
+    CALL_MAX_BYTES,
     EVENT_MAX_BYTES,
     EndReason,
     Notice,
@@ -136,6 +137,11 @@ FORGED = b'data: {"choices":[{"delta":{"tool_calls":[]}}]}'
         b'{"type":"' + b"x" * 100 + b'"}',
         b'{"type":"notice","text":"' + b"x" * EVENT_MAX_BYTES + b'"}',
         b'{"type":"future","more":' + b"[" * 10_000,
+        b'{"type":"client_call","id":"a b","name":"f","arguments":"{}"}',
+        b'{"type":"client_call","id":"a","name":"f\\"}","arguments":"{}"}',
+        b'{"type":"client_call","id":"a","name":"f","arguments":{}}',
+        b'{"id":"a","type":"client_call","name":"f","arguments":"{}"}',
+        b'{"type":"client_call","id":"a","name":"f","arguments":"' + b"x" * CALL_MAX_BYTES + b'"}',
     ],
 )
 def test_what_is_no_event_in_its_spelling_is_refused(payload: bytes) -> None:

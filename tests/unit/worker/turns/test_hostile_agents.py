@@ -39,6 +39,9 @@ async def test_who_says_more_than_a_turn_may_does_not_fill_redis_for_everybody(
         b'{"type":"text","text":"a\r\rdata: [DONE]\r\r"}',
         b'{"type":"end","state":"running"}',
         b'{"type":"tool_call"}',
+        # Its client has offered no functions, and would run in circles.
+        b'{"type":"client_call","id":"call_1","name":"Bash","arguments":"{}"}',
+        b'{"type":"end","state":"done","end_reason":"calls"}',
     ],
 )
 async def test_what_is_no_event_reaches_nobody_and_ends_its_turn(
