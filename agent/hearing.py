@@ -16,11 +16,29 @@ from agent.translate.translator import Translator
 from agent.turn import RunningTurn
 from infra.wire.endings import declared_end, interrupted_end
 from infra.wire.errors import ErrorCode
-from infra.wire.events import EndReason, Notice, TextDelta, ToolCall, TurnEnded
+from infra.wire.events import (
+    EndReason,
+    Event,
+    Notice,
+    TextDelta,
+    ThinkingDelta,
+    ToolCall,
+    TurnEnded,
+)
+from infra.wire.link import InterruptReason
+from infra.wire.options import Verbosity
 from infra.wire.states import TurnState
+from infra.wire.text_bounds import TextBounds
 from infra.wire.words import Case
 
 log = logging.getLogger(__name__)
+
+_VERBOSITY = {
+    Verbosity.LOW: "Keep your answer short.",
+    Verbosity.MEDIUM: None,
+    Verbosity.HIGH: "Answer at length and in detail.",
+}
+"""What the model is told of the wanted length."""
 
 
 class TurnHearing:
@@ -40,6 +58,9 @@ class TurnHearing:
         """The calls with which the turn ended."""
         self.functions = functions
         self._answer = answer
+        options = turn.start.turn_options
+        self._verbosity = options.verbosity
+        self._bounds = TextBounds(stop=options.stop, max_tokens=options.max_tokens)
         self.offers: Offers | None = None
         """What the CLI that was asked offers."""
         self.prompt_id = str(uuid.uuid4())
@@ -61,7 +82,9 @@ class TurnHearing:
     @property
     def wish(self) -> str | None:
         """What is added to the prompt."""
-        return self._answer.wish if self._answer else self.functions.wish
+        form = self._answer.wish if self._answer else self.functions.wish
+        length = _VERBOSITY[self._verbosity] if self._verbosity else None
+        return "\n\n".join(wish for wish in (length, form) if wish) or None
 
     @property
     def calls(self) -> list[OfferedCall]:
@@ -89,6 +112,9 @@ class TurnHearing:
 
     async def concluded(self, ended: TurnEnded) -> TurnEnded:
         """Report what the turn ends with, and return how it ends if the CLI ended like this."""
+        await self._say_held()
+        if self._bounds.ended is not None:
+            return self._as_cut(ended)
         ended = self._judged(ended)
         if ended.end_reason is EndReason.CALLS:
             return await self._tell_calls(ended)
@@ -110,7 +136,10 @@ class TurnHearing:
         await asyncio.to_thread(answer.read_prose)
         if answer.is_given:
             for event in answer.told():
-                await self._turn.say(event)
+                await self._say(event)
+            await self._say_held()
+            if self._bounds.ended is not None:
+                return self._as_cut(ended)
             return ended.model_copy(update={"end_reason": EndReason.DONE})
         if (reason := self._turn.interrupted) is not None:  # Before it could be asked again.
             return interrupted_end(reason).model_copy(update={"usage": ended.usage})
@@ -145,10 +174,42 @@ class TurnHearing:
                     return
                 self._has_text = self._has_text or isinstance(event, TextDelta)
                 self.has_said = self.has_said or isinstance(event, TextDelta | ToolCall)
-                await self._turn.say(self._answer.shown(event) if self._answer else event)
+                await self._say(self._answer.shown(event) if self._answer else event)
+                self._stop_if_cut()
         except Exception:  # A message that we cannot read must not end the reading.
             log.exception("a message of the CLI could not be translated")
             await self._turn.say(Notice(text="A part of the agent's answer could not be read."))
+
+    async def _say(self, event: Event) -> None:
+        """Report an event, and no text beyond the answer's bounds. After these, nothing."""
+        if self._bounds.ended is not None:
+            return
+        if isinstance(event, TextDelta):
+            if shown := self._bounds.add(event.text):
+                await self._turn.say(TextDelta(text=shown))
+            return
+        if isinstance(event, ThinkingDelta | ToolCall):
+            await self._say_held()
+        if self._bounds.ended is None:
+            await self._turn.say(event)
+
+    async def _say_held(self) -> None:
+        """The text goes no further for now: what was held back is no stop sequence."""
+        if held := self._bounds.release():
+            await self._turn.say(TextDelta(text=held))
+
+    def _stop_if_cut(self) -> None:
+        """Nobody waits for what the agent would do after the end of its answer."""
+        match self._bounds.ended:
+            case EndReason.LENGTH:
+                self._turn.interrupt(InterruptReason.LENGTH)
+            case EndReason.DONE:
+                self._turn.interrupt(InterruptReason.STOP)
+
+    def _as_cut(self, ended: TurnEnded) -> TurnEnded:
+        """The end of an answer that we cut, whatever the CLI made of that."""
+        cut = {"state": TurnState.DONE, "end_reason": self._bounds.ended, "error": None}
+        return ended.model_copy(update=cut)
 
 
 def _is_finished(ended: TurnEnded) -> bool:

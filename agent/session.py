@@ -193,6 +193,7 @@ class ClaudeSession:
         if stopped := _stopped(turn):
             return stopped
         await cli.offer(hearing.offered)
+        await cli.think(turn.start.turn_options.effort, turn.start.settings)
         hearing.offers = cli.offers
         *frames, prompt = self._to_say(turn.start, hearing.wish)
         await cli.tell(frames, model=turn.start.settings.model)

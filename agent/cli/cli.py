@@ -13,18 +13,21 @@ import itertools
 import logging
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 from claude_agent_sdk import ClaudeAgentOptions, ClaudeSDKClient, Message, ResultMessage, Transport
 from claude_agent_sdk._errors import MessageParseError
 
 from agent.cli.early import EarlyCli
 from agent.cli.early_transport import EarlyTransport
+from agent.cli.efforts import LIST_MODELS, ThinkingAbilities, abilities_of, requests_for
 from agent.cli.offers import Offer, Offers
 from agent.cli.options import LINE_MAX_BYTES
 from agent.cli.processes import children, kill_marked
 from agent.cli.setup import MARK
 from agent.memory.history import Said, message_of
+from infra.wire.link import AgentSettings
+from infra.wire.options import Effort
 
 log = logging.getLogger(__name__)
 
@@ -35,6 +38,7 @@ output by then: nothing of it is read after that."""
 CLOSE_TIMEOUT_S = 20.0
 """A final limit. On its own, the SDK ends a hanging CLI in steps that take 15 s."""
 
+T = TypeVar("T")
 Listener = Callable[[Message], Awaitable[None]]
 
 
@@ -74,6 +78,8 @@ class Cli:
         self.offers = Offers()
         """The tools that it offers for its turn."""
         self._servers = itertools.count(1)
+        self._effort: Effort | None = None
+        self._abilities: dict[str, ThinkingAbilities] = {}
         options.hooks = self.offers.hooks(own_tools)
         self._early = early
         transport = self._transport_of(early) if early else None
@@ -189,6 +195,24 @@ class Cli:
             query._send_control_request({"subtype": "mcp_set_servers", "servers": servers})
         )
 
+    async def think(self, effort: Effort | None, settings: AgentSettings) -> None:
+        """Set how much the model thinks from its next call on; None for its default. Raises
+        `CliFailed`.
+
+        Takes some milliseconds if it differs from the last turn's, otherwise nothing.
+        """
+        if effort == self._effort:
+            return
+        query: Any = self._client._query
+        if settings.model not in self._abilities:
+            told = await self._control(query._send_control_request(LIST_MODELS))
+            self._abilities[settings.model] = abilities_of(settings.model, told)
+        for request in requests_for(
+            effort, self._abilities[settings.model], usual_tokens=settings.max_thinking_tokens
+        ):
+            await self._control(query._send_control_request(request))
+        self._effort = effort
+
     def ignore(self) -> None:
         """Drop further messages instead of passing them on."""
         self._listener = None
@@ -221,10 +245,10 @@ class Cli:
             force.cancel()
             self.kill()  # The CLI is gone, but not what its tools left running.
 
-    async def _control(self, request: Awaitable[object]) -> None:
+    async def _control(self, request: Awaitable[T]) -> T:
         try:
             async with asyncio.timeout(CONTROL_TIMEOUT_S):
-                await request
+                return await request
         except TimeoutError as error:
             raise CliFailed("the CLI does not answer") from error
         except Exception as error:  # the SDK raises bare Exception for a refused control request

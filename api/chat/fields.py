@@ -31,9 +31,13 @@ HONOURED: frozenset[str] = frozenset(
         "model", "response_format", "response_format.json_schema",
         "response_format.json_schema.description", "response_format.json_schema.name",
         "response_format.json_schema.schema", "response_format.json_schema.strict",
-        "response_format.type", "stream", "stream_options", "stream_options.include_usage",
+        "max_completion_tokens", "max_tokens", "reasoning_effort", "response_format.type", "stop",
+        "stream", "stream_options", "stream_options.include_usage", "verbosity",
     }
 )  # fmt: skip
+
+OTHERS: frozenset[str] = frozenset({"reasoning"})
+"""Honoured too, though not OpenAI's: OpenRouter's form of `reasoning_effort`."""
 
 REFUSED: frozenset[str] = frozenset({"n", "tool_choice.custom", "tools[].custom"})
 """`n` above 1 and `custom` tools are 400."""
@@ -41,15 +45,16 @@ REFUSED: frozenset[str] = frozenset({"n", "tool_choice.custom", "tools[].custom"
 IGNORED_PARAMETERS: frozenset[str] = frozenset(
     {
         "audio", "frequency_penalty", "logit_bias", "logprobs",
-        "max_completion_tokens", "max_tokens", "metadata", "modalities", "moderation",
+        "metadata", "modalities", "moderation",
         "prediction", "presence_penalty", "prompt_cache_key",
-        "prompt_cache_options", "prompt_cache_retention", "reasoning_effort",
-        "safety_identifier", "seed", "service_tier", "stop", "store", "temperature",
-        "top_logprobs", "top_p", "user", "verbosity", "web_search_options",
+        "prompt_cache_options", "prompt_cache_retention", "safety_identifier", "seed",
+        "service_tier", "store", "temperature", "top_logprobs", "top_p", "user",
+        "web_search_options",
     }
 )  # fmt: skip
-"""The agent decides these itself, or runs its own tools. In a side request the token limits count
-(`api.chat.side_requests`). Fields that we do not know are ignored too."""
+"""The agent decides these itself, or runs its own tools. In side requests
+(`api.chat.side_requests`) `temperature` and `top_p` count. Fields that we do not know are ignored
+too."""
 
 IGNORED_INSIDE: frozenset[str] = frozenset(
     {

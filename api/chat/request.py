@@ -179,6 +179,12 @@ class ChatRequest(Struct, frozen=True):
     max_tokens: _Tokens = None
     metadata: Annotated[Json, _AN_OBJECT] = UNSET
     response_format: Annotated[Json, _AN_OBJECT] = UNSET
+    reasoning_effort: _Text = None
+    reasoning: Annotated[Json, _AN_OBJECT] = UNSET
+    stop: Annotated[Json, _WORDS] = UNSET
+    temperature: Annotated[float, Meta(ge=0, le=2)] | None = None
+    top_p: Annotated[float, Meta(ge=0, le=1)] | None = None
+    verbosity: _Text = None
     # Without effect; typed so that invalid values are refused.
     audio: Annotated[Json, _AN_OBJECT] = UNSET
     frequency_penalty: _Penalty = None
@@ -188,15 +194,11 @@ class ChatRequest(Struct, frozen=True):
     logprobs: _Flag = None
     parallel_tool_calls: _Flag = None
     presence_penalty: _Penalty = None
-    reasoning_effort: _Text = None
     seed: Annotated[float, Meta(ge=-(2**63), le=2**63), _WHOLE] | None = None
-    stop: Annotated[Json, _WORDS] = UNSET
     store: _Flag = None
-    temperature: Annotated[float, Meta(ge=0, le=2)] | None = None
     tool_choice: Annotated[Json, _A_CHOICE] = UNSET
     tools: Annotated[Json, _A_LIST] = UNSET
     top_logprobs: Annotated[float, Meta(ge=0, le=20), _WHOLE] | None = None
-    top_p: Annotated[float, Meta(ge=0, le=1)] | None = None
     user: _Text = None
 
     @property
@@ -224,6 +226,28 @@ class ChatRequest(Struct, frozen=True):
         }
 
     @property
+    def reasoning_told(self) -> dict[str, Any]:
+        """`reasoning`, OpenRouter's form of `reasoning_effort`. Raises `RequestRefused`."""
+        return self._decoded_small("reasoning", _FORM) or {}
+
+    @property
+    def stops(self) -> tuple[str, ...]:
+        """What `stop` names. Raises `RequestRefused`."""
+        told = self._decoded_small("stop", _STOPS)
+        return (told,) if isinstance(told, str) else tuple(told or ())
+
+    def _decoded_small(self, name: str, decoder: msgspec.json.Decoder[T]) -> T | None:
+        raw = given(getattr(self, name))
+        if raw is None:
+            return None
+        try:
+            return _decoded(decoder, _small(raw, name))
+        except msgspec.ValidationError as error:
+            raise refusal(error, name) from None
+        except RecursionError:
+            raise RequestRefused(f"`{name}` is nested too deeply.", param=name) from None
+
+    @property
     def schema_bytes(self) -> int:
         """The size of the fields that hold schemas."""
         fields = map(given, (self.response_format, self.tools, self.functions))
@@ -232,15 +256,7 @@ class ChatRequest(Struct, frozen=True):
     @property
     def form(self) -> dict[str, Any] | None:
         """The requested format of the answer. Raises `RequestRefused`."""
-        raw = given(self.response_format)
-        if raw is None:
-            return None
-        try:
-            return _decoded(_FORM, _small(raw, "response_format"))
-        except RecursionError:
-            raise RequestRefused(
-                "`response_format` is nested too deeply.", param="response_format"
-            ) from None
+        return self._decoded_small("response_format", _FORM)
 
 
 _REQUEST = msgspec.json.Decoder(ChatRequest)
@@ -248,12 +264,13 @@ _CONTENT_OF = msgspec.json.Decoder(str | list[Part] | None)
 _TEXT_OF = msgspec.json.Decoder(str)
 _METADATA = msgspec.json.Decoder(_Metadata)
 _FORM = msgspec.json.Decoder(dict[str, Any])
+_STOPS = msgspec.json.Decoder(str | list[str])
 _BIAS = msgspec.json.Decoder(dict[str, Annotated[float, Meta(ge=-100, le=100)]])
 
 _BEGINS = {
     "audio": b"{", "function_call": b'"{', "functions": b"[", "logit_bias": b"{",
-    "metadata": b"{", "response_format": b"{", "stop": b'"[', "tool_choice": b'"{',
-    "tools": b"[",
+    "metadata": b"{", "reasoning": b"{", "response_format": b"{", "stop": b'"[',
+    "tool_choice": b'"{', "tools": b"[",
 }  # fmt: skip
 """How the value of an unparsed field may begin; `null` is always allowed."""
 _WHOLES = ("n", "max_completion_tokens", "max_tokens", "seed", "top_logprobs")

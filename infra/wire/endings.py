@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from infra.wire.errors import ErrorCode
-from infra.wire.events import TurnEnded, TurnError
+from infra.wire.events import EndReason, TurnEnded, TurnError
 from infra.wire.link import InterruptReason
 from infra.wire.states import TurnState
 from infra.wire.words import SENTENCES, Case
@@ -30,3 +30,7 @@ def interrupted_end(reason: InterruptReason) -> TurnEnded:
             return declared_end(ErrorCode.TURN_TIMED_OUT)
         case InterruptReason.SHUTDOWN:
             return declared_end(ErrorCode.SHUTTING_DOWN, state=TurnState.INTERRUPTED)
+        case InterruptReason.STOP:
+            return TurnEnded(state=TurnState.DONE)
+        case InterruptReason.LENGTH:
+            return TurnEnded(state=TurnState.DONE, end_reason=EndReason.LENGTH)

@@ -53,6 +53,10 @@ class InterruptReason(StrEnum):
     CANCELLED = "cancelled"
     DEADLINE = "deadline"
     SHUTDOWN = "shutdown"
+    STOP = "stop"
+    """The answer is complete for its client, which named where it stops. Only the agent says so."""
+    LENGTH = "length"
+    """The answer is as long as its client allows. Only the agent says so."""
 
 
 class AgentSettings(Message):

@@ -4,6 +4,8 @@ request to agent and gateway; nothing between them looks inside.
 
 from __future__ import annotations
 
+from enum import StrEnum
+
 from infra.wire.base import Message
 
 
@@ -59,6 +61,38 @@ class AnswerForm(Message):
     checked it (`api.chat.schemas`): `infra.wire.form_checks` relies on that."""
 
 
+class Effort(StrEnum):
+    """How much a model thinks. The values are OpenAI's."""
+
+    NONE = "none"
+    MINIMAL = "minimal"
+    LOW = "low"
+    MEDIUM = "medium"
+    HIGH = "high"
+    XHIGH = "xhigh"
+    MAX = "max"
+
+
+class Verbosity(StrEnum):
+    """How long the answer should be. The values are OpenAI's."""
+
+    LOW = "low"
+    MEDIUM = "medium"
+    HIGH = "high"
+
+
+class Sampling(Message):
+    """How the model chooses its words. Only a side request's call of the model gets it: agents
+    think, and with thinking the Messages API takes no temperature."""
+
+    temperature: float | None = None
+    """From 0 to 2, OpenAI's range."""
+    top_p: float | None = None
+
+
+NO_SAMPLING = Sampling()
+
+
 class TurnOptions(Message):
     """The options that a request names for its own turn. The next turn knows nothing of them.
 
@@ -66,7 +100,13 @@ class TurnOptions(Message):
     """
 
     max_tokens: int | None = None
-    """Maximum tokens of the answer."""
+    """Maximum tokens of the answer that the client sees: not of thinking, nor of tool inputs."""
+    stop: tuple[str, ...] = ()
+    """The answer ends before the first of these. At most four, none of them empty."""
+    effort: Effort | None = None
+    """How much the model thinks; None for its default."""
+    verbosity: Verbosity | None = None
+    sampling: Sampling = NO_SAMPLING
     answer_form: AnswerForm | None = None
     """The answer is a JSON object of this form; None for text."""
     client_tools: ClientTools | None = None

@@ -15,7 +15,7 @@ from infra.wire.characters import Pieces
 from infra.wire.errors import ErrorCode
 from infra.wire.events import Event, TextDelta, ThinkingDelta, TurnEnded, TurnError, Usage
 from infra.wire.form_tool import FORM_TOOL, input_schema, tool_description
-from infra.wire.options import ClientTool, ClientTools
+from infra.wire.options import ClientTool, ClientTools, TurnOptions
 from infra.wire.paired import Role, as_text, paired
 from infra.wire.states import TurnState
 from infra.wire.turns import CallBlock, ContentBlock, HistoryMessage, TextBlock, TurnRequest
@@ -33,6 +33,7 @@ Json = dict[str, Any]
 """A JSON object of the Messages API, for which we have no types."""
 
 _LINE_MAX_BYTES = 1024 * 1024
+SAMPLING = frozenset({"temperature", "top_p"})
 INPUT_MAX_CHARS = 1024 * 1024
 """The longest input of a tool call."""
 
@@ -53,6 +54,7 @@ def request_body(
         "stream": True,
         "messages": _messages(request),
     }
+    body |= _sampling(request.turn_options)
     if request.system_prompt:
         body["system"] = request.system_prompt
     if form := request.turn_options.answer_form:
@@ -63,6 +65,23 @@ def request_body(
         body["tools"] = [*body.get("tools", ()), *map(_function, functions.tools)]
         body["tool_choice"] = _choice(functions, has_form=form is not None)
     return body
+
+
+def without_sampling(body: Json) -> Json:
+    """The request without what newer models refuse."""
+    return {name: value for name, value in body.items() if name not in SAMPLING}
+
+
+def _sampling(options: TurnOptions) -> Json:
+    """The Messages API takes temperatures up to 1, one of the two, and no blank sequences."""
+    chosen: Json = {}
+    if (temperature := options.sampling.temperature) is not None:
+        chosen["temperature"] = min(temperature, 1.0)
+    elif options.sampling.top_p is not None:
+        chosen["top_p"] = options.sampling.top_p
+    if options.answer_form is None and (stop := [one for one in options.stop if one.strip()]):
+        chosen["stop_sequences"] = stop
+    return chosen
 
 
 def _function(tool: ClientTool) -> Json:

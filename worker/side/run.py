@@ -8,6 +8,7 @@ import contextlib
 import logging
 from collections.abc import AsyncIterator
 from functools import partial
+from http import HTTPStatus
 
 from infra.runtime.logs import fields
 from infra.runtime.threads import in_thread
@@ -20,20 +21,21 @@ from infra.wire.errors import (
     LeaseLost,
     MalformedMessage,
 )
-from infra.wire.events import EndReason, TurnEnded, Usage, encode_event
+from infra.wire.events import EndReason, Event, TextDelta, TurnEnded, Usage, encode_event
 from infra.wire.form_tool import TRIES
 from infra.wire.gateway import SideCall
 from infra.wire.ids import TurnId
 from infra.wire.link import InterruptReason
 from infra.wire.options import ClientTools
 from infra.wire.states import ConversationState, TurnState
+from infra.wire.text_bounds import TextBounds
 from infra.wire.turns import FileBlock, TurnRequest
 from worker.gateway_client.client import CommandRefused
 from worker.ownership import HeldLease
 from worker.parts import SideParts
 from worker.side.client_calls import client_calls
 from worker.side.formed_answer import FormedAnswer
-from worker.side.messages_api import AnswerStream, refusal, request_body
+from worker.side.messages_api import SAMPLING, AnswerStream, refusal, request_body, without_sampling
 from worker.side.steps import end_before_start, end_of_broken_call
 from worker.turns.file_bytes import FileBytes, with_stored_files
 from worker.turns.interruption import Interruption
@@ -62,6 +64,7 @@ class SideRun:
         self._stop = Interruption()
         self._answer = AnswerStream()
         self._formed: FormedAnswer | None = None
+        self._bounds = TextBounds()
         self._used = Usage()
         """What the calls before the current one used."""
 
@@ -144,6 +147,8 @@ class SideRun:
         call = self._call(claimed, request, spending.budget_tokens)
         form = claimed.request.turn_options.answer_form
         functions = claimed.request.turn_options.client_tools
+        # The model's service counts the tokens.
+        self._bounds = TextBounds(stop=claimed.request.turn_options.stop)
         if form is None:
             end = await self._answered(call, output)
             return self._with_calls(end, functions, output)
@@ -169,7 +174,8 @@ class SideRun:
             said = await in_thread(partial(formed.read, self._answer))
             if said is not None:
                 for event in said:
-                    output.say(encode_event(event))
+                    self._say(event, output)
+                self._say_held(output)
                 return end
             self._used, self._answer = self._usage, AnswerStream()
             body = formed.again(call.body, self._used)
@@ -257,6 +263,10 @@ class SideRun:
         if self._formed is not None:
             self._formed.begin()
         async with self._parts.gateway.complete(call) as upstream:
+            if upstream.status == HTTPStatus.BAD_REQUEST and SAMPLING & call.body.keys():
+                # Newer models refuse it. If something else is wrong, that is refused again.
+                plain = call.model_copy(update={"body": without_sampling(call.body)})
+                return await self._listen(plain, output)
             if upstream.status >= 400:
                 raw = b"".join([chunk async for chunk in upstream.chunks])
                 error = refusal(upstream.status, raw, retry_after_s=upstream.retry_after_s)
@@ -264,12 +274,26 @@ class SideRun:
             async for chunk in upstream.chunks:
                 for event in self._answer.feed(chunk):
                     if self._formed is None or self._formed.lets_pass(event):
-                        output.say(encode_event(event))
+                        self._say(event, output)
+                if self._bounds.ended is not None:
+                    return TurnEnded(state=TurnState.DONE, usage=self._answer.usage)
                 if output.is_full:
                     await output.flush()
                 if self._answer.is_over:
                     await _read_out(upstream.chunks)
+        self._say_held(output)
         return self._answer.ended()
+
+    def _say(self, event: Event, output: TurnOutput) -> None:
+        """Publish and log an event, and no text from a stop sequence on."""
+        if not isinstance(event, TextDelta):
+            output.say(encode_event(event))
+        elif shown := self._bounds.add(event.text):
+            output.say(encode_event(TextDelta(text=shown)))
+
+    def _say_held(self, output: TurnOutput) -> None:
+        if held := self._bounds.release():
+            output.say(encode_event(TextDelta(text=held)))
 
     async def _finish(self, record: TurnRecord, end: TurnEnded, output: TurnOutput) -> None:
         """Close the turn, then publish its end. Keeps trying while Redis is unavailable."""
