@@ -14,6 +14,7 @@ from typing import Any
 
 from infra.wire.answers import SUB_AGENTS
 from infra.wire.errors import ErrorCode
+from infra.wire.events import EXCERPT_MAX_CHARS
 from infra.wire.upstream import code_of, upstream_error
 
 CALL_MAX_CHARS = 200
@@ -30,6 +31,10 @@ _NOTHING = re.compile(r"no (?:files|matches) found", re.IGNORECASE)
 _FOUND = re.compile(r"found (\d+) files?", re.IGNORECASE)
 _EXIT_CODE = re.compile(r"exit code (\d+)", re.IGNORECASE)
 _TOO_LARGE = re.compile(r"\s*<persisted-output>\s*Output too large \(([\d.]+) ?([KMG]?B)\)")
+_PREVIEW = re.compile(
+    r"\A\s*<persisted-output>[^\n]*\n(?:[^\n]*\n){0,4}?Preview[^\n]*\n|</persisted-output>"
+)
+"""What the CLI writes around the beginning of an output that it stored in a file."""
 _ADVICE = re.compile(r"\s*Note: your current working directory is .*")
 _API_ERROR = re.compile(r"due to an API error|^API Error", re.IGNORECASE)
 _HTTP_STATUS = re.compile(r"\bHTTP (\d{3})\b")
@@ -57,6 +62,17 @@ def summarise_result(name: str, content: object, *, is_error: bool) -> str:
     if images:
         return _count(images, "image")
     return _outcome(name, [line for line in text.splitlines() if not _REMARK.match(line)])
+
+
+def excerpt_of(name: str, content: object) -> str | None:
+    """The beginning of what a tool printed, for people who want to look: bounded lines without
+    control characters. None if there is nothing to read, and for sub-agents, who answer the model.
+    """
+    if name in SUB_AGENTS:
+        return None
+    text = _PREVIEW.sub("", _TAGS.sub("", _REMINDER.sub("", _read(content)[0])))
+    lines = map(_clean_columns, text[: 2 * EXCERPT_MAX_CHARS].strip("\n").splitlines())
+    return _cut("\n".join(lines).rstrip(), EXCERPT_MAX_CHARS) or None
 
 
 def summarise_server_result(content: object) -> tuple[str, bool]:
@@ -188,6 +204,14 @@ def _clean(text: str) -> str:
         " " if unicodedata.category(char) in _INVISIBLE else char for char in _ESCAPES.sub("", text)
     )
     return " ".join("".join(visible).split())
+
+
+def _clean_columns(line: str) -> str:
+    """The line without control characters, its columns kept."""
+    return "".join(
+        " " if unicodedata.category(char) in _INVISIBLE else char
+        for char in _ESCAPES.sub("", line.expandtabs(4))
+    ).rstrip()
 
 
 def _cut(line: str, max_chars: int) -> str:

@@ -31,7 +31,12 @@ from claude_agent_sdk import (
 )
 
 from agent.translate.ends import PAUSES, CliEnd, ending
-from agent.translate.tools import summarise_call, summarise_result, summarise_server_result
+from agent.translate.tools import (
+    excerpt_of,
+    summarise_call,
+    summarise_result,
+    summarise_server_result,
+)
 from agent.translate.voice import Voice
 from infra.wire.events import (
     Event,
@@ -230,6 +235,7 @@ class Translator:
             summary=summarise_result(name, block.content, is_error=is_error),
             is_error=is_error,
             parent=parent,
+            excerpt=excerpt_of(name, block.content),
         )
 
     def _server_result(self, id: str, content: object) -> ToolResult:

@@ -10,13 +10,14 @@ with the last number.
 
 Only calls of the client's own functions are `tool_calls`. The agent's own tools and thinking never
 are, because clients would try to run those and loop. They go to `reasoning_content`, into the
-answer's text, or nowhere, depending on a setting.
+answer's text, or nowhere, as the request or a setting says. If they are folded inside the text,
+what the agent does at the moment is told in `event`, a field of Open WebUI's.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from api.chat.call_pieces import CallPieces
 from api.chat.made import FileDisplay, shown_files
@@ -24,6 +25,7 @@ from api.chat.vocabulary import completion_id, finish_reason, usage_of
 from api.errors import error_body
 from api.turns.chain import AnswerHead
 from api.turns.channels import Channels
+from api.turns.folded import AgentStatus, FoldedChannels
 from infra.runtime.settings import ToolDisplay
 from infra.wire.errors import AgClusterError
 from infra.wire.events import ClientCall, TurnEnded
@@ -66,7 +68,9 @@ class ChunkFrames:
         self._opening = self._base + b',"choices":[{"index":0,"delta":{'
         self._content = self._opening + b'"content":'
         self._tail = b'},"logprobs":null,"finish_reason":null}]' + self._close
-        self._channels = Channels(display, head=head)
+        folded = FoldedChannels(head=head) if display is ToolDisplay.INLINE else None
+        self._folded = folded
+        self._channels: Channels = folded or Channels(display, head=head)
         self._calls = CallPieces()
 
     def first(self, n: int = 0) -> bytes:
@@ -81,6 +85,8 @@ class ChunkFrames:
             self._channels.piece(payload)
             if (call := self._channels.call(payload)) is not None:
                 self._calls.of(call)
+        if self._folded is not None:
+            self._folded.news()  # The client has seen them, too.
 
     def render(self, events: Iterable[bytes], first: int) -> bytes:
         """The chunks for these events, joined; `first` is the number of the first event.
@@ -89,7 +95,7 @@ class ChunkFrames:
         """
         out: list[bytes] = []
         content, reasoning, tail = self._content, self._reasoning, self._tail
-        piece, is_numbered = self._channels.piece, self._is_numbered
+        piece, is_numbered, folded = self._channels.piece, self._is_numbered, self._folded
         for n, payload in enumerate(events, first):
             if (shown := piece(payload)) is not None:
                 if is_numbered:
@@ -99,6 +105,8 @@ class ChunkFrames:
                 out.append(tail)
             elif (call := self._channels.call(payload)) is not None:
                 out.append(self._called(call, n))
+            if folded is not None:
+                out += self._statuses(folded, n)
         return b"".join(out)
 
     def _called(self, call: ClientCall, n: int) -> bytes:
@@ -133,6 +141,8 @@ class ChunkFrames:
         """A visible chunk with the place in the queue; `n` is the last event that the client has
         seen."""
         literal = self._channels.note(f"Waiting: {_place(ahead)}.")
+        if self._folded is not None:
+            return b"".join(self._statuses(self._folded, n))
         return self._mark(n) + self._reasoning + literal + self._tail
 
     def last(self, end: TurnEnded, n: int) -> bytes:
@@ -143,7 +153,7 @@ class ChunkFrames:
         """
         mark = self._mark(n)
         out, metadata = self._made(end, mark)
-        out += mark + self._opening + b'},"logprobs":null,"finish_reason":"'
+        out = self._ending(n) + out + mark + self._opening + b'},"logprobs":null,"finish_reason":"'
         out += finish_reason(end.end_reason, is_legacy=self._calls.is_legacy).encode()
         out += b'"}]' + metadata + self._close
         if self._include_usage:
@@ -171,7 +181,28 @@ class ChunkFrames:
         resume.
         """
         body = {"error": error_body(error), "id": completion_id(turn), "starting_after": n}
-        return self._mark(n) + b"data: %b\n\n" % json.dumps(body, separators=(",", ":")).encode()
+        said = json.dumps(body, separators=(",", ":")).encode()
+        # Who resumes goes on where it was.
+        ending = b"" if self._is_numbered else self._ending(n)
+        return ending + self._mark(n) + b"data: %b\n\n" % said
+
+    def _ending(self, n: int) -> bytes:
+        """What closes an answer that is folded."""
+        if self._folded is None:
+            return b""
+        literal = self._folded.end()
+        out = b"" if literal is None else self._mark(n) + self._content + literal + self._tail
+        return out + b"".join(self._statuses(self._folded, n))
+
+    def _statuses(self, folded: FoldedChannels, n: int) -> Iterator[bytes]:
+        """A chunk for each new status; their text is empty, for clients that know no `event`."""
+        for status in folded.news():
+            yield self._mark(n) + self._content + b'""' + self._status_tail(status)
+
+    def _status_tail(self, status: AgentStatus) -> bytes:
+        data = {"description": status.line, "done": status.is_over, "hidden": status.is_over}
+        event = json.dumps({"type": "status", "data": data}, separators=(",", ":")).encode()
+        return self._tail.removesuffix(b"}\n\n") + b',"event":' + event + b"}\n\n"
 
     @property
     def _reasoning(self) -> bytes:

@@ -12,7 +12,7 @@ calls and results become text.
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Literal
 
 from api.chat.attached import NamedFiles
@@ -28,6 +28,7 @@ from api.chat.calls import (
 from api.chat.made import without_files
 from api.chat.request import ChatMessage, built_of, counted
 from api.turns.ask import Prompt, prompt_of
+from infra.wire.answers import without_folded
 from infra.wire.errors import RequestRefused
 from infra.wire.file_kinds import text_in
 from infra.wire.history import GO_ON
@@ -117,6 +118,14 @@ def _text(block: ContentBlock) -> str:
     return "[Left out here: a picture or document]"
 
 
+def _without_folded(blocks: Iterable[ContentBlock]) -> Iterator[ContentBlock]:
+    for block in blocks:
+        if not isinstance(block, TextBlock):
+            yield block
+        elif (text := without_folded(block.text)).strip():
+            yield block if text == block.text else TextBlock(text=text)
+
+
 class _Reader:
     """Reads messages one by one."""
 
@@ -133,6 +142,8 @@ class _Reader:
         if message.role in RESULT_ROLES:
             read = result_blocks if self._has_tools else result_as_text
             yield from read(message, blocks)
+        elif message.role == "assistant":
+            yield from _without_folded(blocks)
         else:
             yield from blocks
         if message.refusal and message.refusal.strip():

@@ -92,7 +92,10 @@ class WholeAnswer(Response):
         )
 
     async def _gather(self, send: Send) -> ChatCompletion:
-        channels = Channels(self._display, head=self._turn.head)
+        # Nothing is live in it, and Open WebUI folds only what it streams.
+        is_inline = self._display is ToolDisplay.INLINE
+        display = ToolDisplay.REASONING if is_inline else self._display
+        channels = Channels(display, head=self._turn.head)
         said: dict[bool, list[str]] = {False: [], True: []}
         calls: list[ClientCall] = []
         payload = b""

@@ -8,6 +8,7 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from api.chat.chunks import ChunkFrames
+from api.chat.display import display_of
 from api.chat.made import FileDisplay
 from api.chat.read import ChatReader
 from api.chat.request import ChatRequest
@@ -21,6 +22,7 @@ from api.http.edge import forget_headers, held_body
 from api.routes.openapi import CHAT_BODY, EVENT_STREAM, KEYED, NUMBERS_HEADER, chat_headers, errors
 from api.turns.ask import Ask
 from api.turns.open_answer import OpenAnswer
+from infra.runtime.settings import ToolDisplay
 from infra.wire.errors import ErrorCode, RequestRefused
 
 PATHS = ("/v1/chat/completions", "/chat/completions")
@@ -52,12 +54,13 @@ class ChatCompletions:
         if deps.drain.is_closed:
             raise RequestRefused("", code=ErrorCode.SHUTTING_DOWN)
         is_numbered = _wants_numbers(request.headers)
+        display = display_of(request.headers, deps.settings)
         chat, ask = await self._reader.read(request, caller)
         turn = await deps.turns.open(ask)
         held_body(request).hold(0)  # The answer needs only a few fields of it.
         forget_headers(request)
         try:
-            return _answer(deps, chat, ask, turn, is_numbered=is_numbered)
+            return _answer(deps, chat, ask, turn, display=display, is_numbered=is_numbered)
         except BaseException:
             turn.leave(hung_up=True)
             raise
@@ -83,7 +86,13 @@ def chat_routes(chat: ChatCompletions, *, max_header_chars: int) -> APIRouter:
 
 
 def _answer(
-    deps: ApiDeps, chat: ChatRequest, ask: Ask, turn: OpenAnswer, *, is_numbered: bool
+    deps: ApiDeps,
+    chat: ChatRequest,
+    ask: Ask,
+    turn: OpenAnswer,
+    *,
+    display: ToolDisplay,
+    is_numbered: bool,
 ) -> Response:
     settings = deps.settings
     files = FileDisplay(deps.links, settings.artifact_display)
@@ -94,7 +103,7 @@ def _answer(
             turn,
             model=chat.model,
             created=created,
-            display=settings.tool_display,
+            display=display,
             headers=headers,
             clock=deps.clock,
             blanks_every_s=settings.blanks_every_s,
@@ -105,7 +114,7 @@ def _answer(
         created=created,
         model=chat.model,
         include_usage=chat.wants_usage,
-        display=settings.tool_display,
+        display=display,
         head=turn.head,
         is_numbered=is_numbered,
         files=files,

@@ -9,6 +9,7 @@ from fastapi import APIRouter, Query, Request
 from starlette.responses import Response
 
 from api.chat.chunks import ChunkFrames
+from api.chat.display import display_of
 from api.chat.made import FileDisplay
 from api.chat.shapes import Cancellation, ChatCompletion
 from api.chat.stream import ChatStream
@@ -17,6 +18,7 @@ from api.chat.vocabulary import turn_of
 from api.chat.whole import WholeAnswer
 from api.deps import ApiDeps
 from api.routes.openapi import EVENT_STREAM, KEYED, LAST_EVENT, errors
+from infra.runtime.settings import ToolDisplay
 from infra.store.turns.turns import TurnRecord
 from infra.wire.errors import ErrorCode, RequestRefused
 
@@ -46,9 +48,10 @@ def completion_routes(deps: ApiDeps) -> APIRouter:
             raise RequestRefused("", code=ErrorCode.SHUTTING_DOWN)
         record = await deps.lookup.find(turn_of(completion_id), caller)
         if not stream:
-            return await _whole(deps, record)
+            return await _whole(deps, record, display_of(request.headers, deps.settings))
         after = _cursor(request.headers, starting_after)
-        return await _stream(deps, record, after=after, include_usage=include_usage)
+        display = display_of(request.headers, deps.settings)
+        return await _stream(deps, record, display, after=after, include_usage=include_usage)
 
     async def cancel_chat_completion(request: Request, completion_id: str) -> Cancellation:
         """Cancel a completion. A running one ends within seconds for all its readers; a finished
@@ -82,14 +85,14 @@ def completion_routes(deps: ApiDeps) -> APIRouter:
     return router
 
 
-async def _whole(deps: ApiDeps, record: TurnRecord) -> WholeAnswer:
+async def _whole(deps: ApiDeps, record: TurnRecord, display: ToolDisplay) -> WholeAnswer:
     if not record.state.is_terminal:
         raise RequestRefused("", code=ErrorCode.TURN_RUNNING)
     return WholeAnswer(
         await deps.lookup.follow(record),
         model=record.model,
         created=record.created_ms // 1000,
-        display=deps.settings.tool_display,
+        display=display,
         headers={},
         clock=deps.clock,
         files=FileDisplay(deps.links, deps.settings.artifact_display),
@@ -97,7 +100,7 @@ async def _whole(deps: ApiDeps, record: TurnRecord) -> WholeAnswer:
 
 
 async def _stream(
-    deps: ApiDeps, record: TurnRecord, *, after: int, include_usage: bool
+    deps: ApiDeps, record: TurnRecord, display: ToolDisplay, *, after: int, include_usage: bool
 ) -> ChatStream:
     settings = deps.settings
     turn = await deps.lookup.follow(record, after=after)
@@ -107,7 +110,7 @@ async def _stream(
             created=record.created_ms // 1000,
             model=record.model,
             include_usage=include_usage,
-            display=settings.tool_display,
+            display=display,
             is_numbered=True,
             files=FileDisplay(deps.links, settings.artifact_display),
         )

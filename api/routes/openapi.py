@@ -14,10 +14,12 @@ import msgspec
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
+from api.chat.display import DISPLAY_HEADER
 from api.chat.request import ChatRequest
 from api.files.shapes import PURPOSES, CompleteUploadBody, NewUploadBody
 from api.routes.shapes import ErrorAnswer
 from api.turns.options import OPTION_HEADERS
+from infra.runtime.settings import ToolDisplay
 
 NUMBERS_HEADER = "X-Event-IDs"
 """Whether a stream's blocks carry the number of their event as its `id`."""
@@ -115,6 +117,7 @@ def chat_headers(max_chars: int) -> dict[str, Any]:
                 enum=["cancel", "continue"],
             ),
             header(NUMBERS_HEADER, "Whether events carry an `id`.", enum=["true", "false"]),
+            header(DISPLAY_HEADER, "Where thinking and tools are shown.", enum=list(ToolDisplay)),
         ]
     }
 

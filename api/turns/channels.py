@@ -17,6 +17,7 @@ from infra.wire.answers import SubAgents, describe
 from infra.wire.errors import ErrorCode, TurnFailed, UnknownMessage
 from infra.wire.events import (
     ClientCall,
+    Event,
     TurnEnded,
     TurnStarted,
     decode_event,
@@ -35,7 +36,9 @@ def is_sight(payload: bytes) -> bool:
     return not payload.startswith(_QUIET)
 
 
-class _Kind(Enum):
+class PieceKind(Enum):
+    """What a piece of an answer is."""
+
     TEXT = 1
     THINKING = 2
     TOOL = 3
@@ -56,7 +59,7 @@ class Channels:
         self._head = head
         self._last: dict[bool, bytes] = {}
         """The newest literal of each channel, by `is_reasoning`."""
-        self._kind: dict[bool, _Kind] = {}
+        self._kind: dict[bool, PieceKind] = {}
         self._sub_agents = SubAgents()
         self.has_form = False
         """Whether the text is JSON, to which nothing may be added."""
@@ -67,17 +70,17 @@ class Channels:
         """The output of one event, if any. End events have none."""
         literal = text_literal(payload)
         if literal is not None:
-            return self._shown(False, _Kind.TEXT, literal)
+            return self._shown(False, PieceKind.TEXT, literal)
         literal = thinking_literal(payload)
         if literal is not None:
             if self._display is ToolDisplay.OFF:
                 return None
-            return self._shown(self._is_reasoning, _Kind.THINKING, literal)
+            return self._shown(self._is_reasoning, PieceKind.THINKING, literal)
         line = None if is_end(payload) else self._line(payload)
         if line is None or self._display is ToolDisplay.OFF:
             return None
         return self._shown(
-            self._is_reasoning, _Kind.TOOL, encode_basestring_ascii(line + "\n").encode()
+            self._is_reasoning, PieceKind.TOOL, encode_basestring_ascii(line + "\n").encode()
         )
 
     def plain(self, payloads: Sequence[bytes]) -> tuple[bool, list[bytes]] | None:
@@ -88,13 +91,13 @@ class Channels:
         """
         text = [text_literal(payload) for payload in payloads]
         if None not in text:
-            return self._continued(False, _Kind.TEXT, cast(list[bytes], text))
+            return self._continued(False, PieceKind.TEXT, cast(list[bytes], text))
         thinking = [thinking_literal(payload) for payload in payloads]
         if None in thinking:
             return None
         if self._display is ToolDisplay.OFF:
             return self._is_reasoning, []
-        return self._continued(self._is_reasoning, _Kind.THINKING, cast(list[bytes], thinking))
+        return self._continued(self._is_reasoning, PieceKind.THINKING, cast(list[bytes], thinking))
 
     def call(self, payload: bytes) -> ClientCall | None:
         """The call of a client's function that an event is; None for any other event."""
@@ -108,14 +111,14 @@ class Channels:
 
     def note(self, line: str) -> bytes:
         """The literal of a line of our own in the reasoning."""
-        return self._shown(True, _Kind.TOOL, encode_basestring_ascii(line + "\n").encode())[1]
+        return self._shown(True, PieceKind.TOOL, encode_basestring_ascii(line + "\n").encode())[1]
 
     @property
     def _is_reasoning(self) -> bool:
         return self._display is ToolDisplay.REASONING
 
     def _continued(
-        self, is_reasoning: bool, kind: _Kind, literals: list[bytes]
+        self, is_reasoning: bool, kind: PieceKind, literals: list[bytes]
     ) -> tuple[bool, list[bytes]] | None:
         is_headed = self._head is None or is_reasoning or self._head.is_full
         if not is_headed or self._kind.get(is_reasoning) is not kind:
@@ -126,7 +129,7 @@ class Channels:
                 break
         return is_reasoning, literals
 
-    def _shown(self, is_reasoning: bool, kind: _Kind, literal: bytes) -> tuple[bool, bytes]:
+    def _shown(self, is_reasoning: bool, kind: PieceKind, literal: bytes) -> tuple[bool, bytes]:
         if self._kind.get(is_reasoning) is not kind:
             if not literal.startswith(b'"\\n'):
                 literal = self._break(is_reasoning, kind) + literal[1:]
@@ -137,7 +140,7 @@ class Channels:
             self._head.add(json.loads(literal))
         return is_reasoning, literal
 
-    def _break(self, is_reasoning: bool, kind: _Kind) -> bytes:
+    def _break(self, is_reasoning: bool, kind: PieceKind) -> bytes:
         """The opening quote, and the line breaks between this piece and the text before it."""
         last = self._last.get(is_reasoning, b'""')
         if last == b'""':
@@ -145,7 +148,7 @@ class Channels:
         if not last.endswith(b'\\n"'):
             return b'"\\n' if is_reasoning else b'"\\n\\n'
         # After tool lines the answer's own text starts a new paragraph.
-        after_lines = self._kind.get(is_reasoning) is _Kind.TOOL and kind is not _Kind.TOOL
+        after_lines = self._kind.get(is_reasoning) is PieceKind.TOOL and kind is not PieceKind.TOOL
         return b'"\\n' if after_lines and not is_reasoning else b'"'
 
     def _line(self, payload: bytes) -> str | None:
@@ -156,12 +159,16 @@ class Channels:
             return None
         if isinstance(event, TurnStarted) and event.has_form:
             self._keep_apart()
-        return describe(self._sub_agents.signed(event))
+        return self._told(self._sub_agents.signed(event))
+
+    def _told(self, event: Event) -> str | None:
+        """The line that an event adds."""
+        return describe(event)
 
     def _keep_apart(self) -> None:
         """The text is JSON: whatever else is shown is reasoning."""
         self.has_form = True
-        if self._display is ToolDisplay.TEXT:
+        if self._display in (ToolDisplay.TEXT, ToolDisplay.INLINE):
             self._display = ToolDisplay.REASONING
 
 

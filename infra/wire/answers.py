@@ -40,6 +40,9 @@ _ADDED = re.compile(
 )
 """How chat programs show thinking and tools inside an answer."""
 
+_FOLDED = re.compile(r'^<(?:(think)>|(details) type="tool_calls" [^>\n]*>)\n', re.MULTILINE)
+"""How begins what this service itself puts into a text to be folded (`api.turns.folded`)."""
+
 _CUT_MARKS = ".…"
 
 SUB_AGENTS = frozenset(("Agent", "Task"))
@@ -109,6 +112,24 @@ def shown_head(text: str) -> str:
         if head.is_full:
             break
     return head.text
+
+
+def without_folded(text: str) -> str:
+    """An answer that a client sends back, without the thinking and tools that this service showed
+    inside it. Takes time in proportion to the text."""
+    kept: list[str] = []
+    unclosed: set[str] = set()
+    begin = at = 0
+    while opening := _FOLDED.search(text, at):
+        closing = f"\n</{opening[1] or opening[2]}>"
+        end = -1 if closing in unclosed else text.find(closing, opening.end() - 1)
+        if end < 0:
+            unclosed.add(closing)
+            at = opening.end()
+        else:
+            kept.append(text[begin : opening.start()])
+            begin = at = end + len(closing)
+    return "".join([*kept, text[begin:]])
 
 
 def agree(told: Sequence[str] | None, shown: str | None) -> bool:

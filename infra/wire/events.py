@@ -50,6 +50,10 @@ class Usage(Message):
         )
 
 
+EXCERPT_MAX_CHARS = 2000
+"""Maximum number of characters of a tool's output that an event carries."""
+
+
 class EndReason(StrEnum):
     """Why the answer of a turn that is done ended where it does."""
 
@@ -113,7 +117,7 @@ class ToolCall(Message):
 
 
 class ToolResult(Message):
-    """The result of a tool call, as one readable line."""
+    """The result of a tool call: one readable line, and the beginning of what the tool printed."""
 
     type: Literal["tool_result"] = "tool_result"
     id: str
@@ -121,6 +125,9 @@ class ToolResult(Message):
     summary: str
     is_error: bool = False
     parent: str | None = None
+    excerpt: Annotated[str, Field(max_length=EXCERPT_MAX_CHARS)] | None = None
+    """May have several lines and hold anything that a program printed; None if there is nothing to
+    read."""
 
 
 class ClientCall(Message):

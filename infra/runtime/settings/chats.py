@@ -84,7 +84,16 @@ class AnswerSettings(Section):
         "comment of the event stream, which clients skip), `reasoning` (visible) or `off`.",
     )
     tool_display: ToolDisplay = Field(
-        ToolDisplay.REASONING, description="Where tool activity and thinking are shown."
+        ToolDisplay.REASONING,
+        description="Where tool activity and thinking are shown: in `reasoning_content` "
+        "(`reasoning`), as plain lines of the text (`text`), inside the text where they happened, "
+        "in the form that Open WebUI folds (`inline`; streams only), or not at all (`off`). The "
+        "header `X-AgCluster-Tool-Display` says it for one request.",
+    )
+    inline_client_headers: Names = Field(
+        ("x-openwebui-chat-id",),
+        description="Headers by which clients are known that fold what is shown `inline`. A "
+        "request with one of them gets `inline` where others get `reasoning`. `[]`: none.",
     )
     artifact_display: ArtifactDisplay = Field(
         ArtifactDisplay.LINKS,

@@ -30,6 +30,8 @@ class ToolDisplay(StrEnum):
     OFF = "off"
     REASONING = "reasoning"
     TEXT = "text"
+    INLINE = "inline"
+    """Inside the text, where it happened, in the form that Open WebUI folds."""
 
 
 class ClientToolsUse(StrEnum):

@@ -12,10 +12,12 @@ from agent.translate.tools import (
     CALL_MAX_CHARS,
     RESULT_MAX_CHARS,
     clean_line,
+    excerpt_of,
     summarise_call,
     summarise_result,
     summarise_server_result,
 )
+from infra.wire.events import EXCERPT_MAX_CHARS
 
 
 @pytest.mark.parametrize(
@@ -153,6 +155,38 @@ def test_tools_of_the_models_service_have_an_outcome() -> None:
     failed = {"type": "web_search_tool_result_error", "error_code": "max_uses_exceeded"}
     assert summarise_server_result(failed) == ("max uses exceeded", True)
     assert summarise_server_result({"type": "code_execution_result"}) == ("ok", False)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "excerpt"),
+    [
+        ("Bash", "\n\x1b[31mone\x1b[0m\n\n\ttwo\u202e \n", "one\n\n    two"),
+        ("Bash", [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}], "a\nb"),
+        ("Read", "1\tx<system-reminder>do this</system-reminder>", "1   x"),
+        (
+            "Bash",
+            "<persisted-output>\nOutput too large (1.2MB). Full output saved to: /tmp/x.txt\n\n"
+            "Preview (first 2KB):\nline\n...\n</persisted-output>",
+            "line\n...",
+        ),
+        ("Bash", "", None),
+        ("Read", [{"type": "image"}], None),
+        ("Agent", "a report for the model", None),
+        ("Bash", {"odd": 1}, None),
+    ],
+)
+def test_an_excerpt_is_what_a_person_would_read(
+    name: str, content: object, excerpt: str | None
+) -> None:
+    assert excerpt_of(name, content) == excerpt
+
+
+@given(st.text(st.characters(), max_size=5000))
+def test_an_excerpt_is_bounded_and_printable(text: str) -> None:
+    excerpt = excerpt_of("Bash", text * 3) or ""
+    assert len(excerpt) <= EXCERPT_MAX_CHARS
+    assert all(line.isprintable() for line in excerpt.split("\n"))
+    assert excerpt.encode().decode() == excerpt
 
 
 def test_escape_sequences_and_invisible_characters_are_left_out() -> None:

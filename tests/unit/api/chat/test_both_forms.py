@@ -18,6 +18,7 @@ from api.chat.stream import ChatStream
 from api.chat.whole import WholeAnswer
 from api.turns.open_answer import OpenAnswer
 from infra.runtime.settings import ToolDisplay
+from infra.wire.answers import without_folded
 from infra.wire.events import EndReason, Event, TurnEnded, Usage, encode_event
 from infra.wire.states import TurnState
 from tests.fakes.sse import data_of
@@ -82,7 +83,7 @@ async def streamed(events: Sequence[Event], display: ToolDisplay) -> list[ChatCo
     return [ChatCompletionChunk.model_validate(json.loads(chunk)) for chunk in chunks]
 
 
-@pytest.mark.parametrize("display", ToolDisplay)
+@pytest.mark.parametrize("display", [d for d in ToolDisplay if d is not ToolDisplay.INLINE])
 @pytest.mark.parametrize(("messages", "told"), CASES)
 async def test_streamed_equals_not_streamed(
     messages: list[Message], told: str, display: ToolDisplay
@@ -100,3 +101,13 @@ async def test_streamed_equals_not_streamed(
     finish = [c.choices[0].finish_reason for c in chunks if c.choices]
     assert finish == [None] * (len(finish) - 1) + [choice.finish_reason]
     assert chunks[-1].usage == answer.usage
+
+
+@pytest.mark.parametrize(("messages", "told"), CASES)
+async def test_only_a_stream_is_folded(messages: list[Message], told: str) -> None:
+    events = [*translate(messages), END]
+    assert await whole(events, ToolDisplay.INLINE) == await whole(events, ToolDisplay.REASONING)
+    chunks = await streamed(events, ToolDisplay.INLINE)
+    deltas = [chunk.choices[0].delta for chunk in chunks if chunk.choices]
+    shown = without_folded("".join(delta.content or "" for delta in deltas))
+    assert shown.split() == told.split()
