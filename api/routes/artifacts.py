@@ -49,7 +49,7 @@ def artifact_routes(deps: ApiDeps) -> APIRouter:
     async def get_session_file(
         request: Request,
         name: str,
-        path: Annotated[str, Query(max_length=PATH_MAX_CHARS, description="As it is listed.")],
+        path: Annotated[str, Query(max_length=PATH_MAX_CHARS, description="As it is listed.")] = "",
     ) -> Response:
         """The newest version of one file, as an attachment."""
         kept = await made.at(await of_session(request, name), path)
@@ -126,13 +126,18 @@ def artifact_routes(deps: ApiDeps) -> APIRouter:
     router.add_api_route(f"{AT}/{{token}}/{{name}}", get_artifact, openapi_extra=RANGE, **bytes_of)
     listed: dict[str, Any] = {"responses": errors(404), "openapi_extra": KEYED}
     ranged: dict[str, Any] = {"openapi_extra": KEYED | RANGE, **bytes_of}
+    zipped: dict[str, Any] = {
+        **bytes_of,
+        "openapi_extra": KEYED,
+        "responses": {200: {"content": {"application/zip": {}}}, **errors(404)},
+    }
     for prefix, in_schema in (("/v1", True), ("", False)):
         session = f"{prefix}/sessions/{{name:path}}/files"
         container = f"{prefix}/containers/{{container_id}}/files"
         for path, endpoint, how in (
             (session, list_session_files, listed),
             (f"{session}/content", get_session_file, ranged),
-            (f"{session}.zip", get_session_zip, {**ranged, "openapi_extra": KEYED}),
+            (f"{session}.zip", get_session_zip, zipped),
             (container, list_container_files, listed),
             (f"{container}/{{file_id}}", get_container_file, listed),
             (f"{container}/{{file_id}}/content", get_container_file_content, ranged),

@@ -6,7 +6,8 @@ import io
 import json
 import re
 import zipfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -22,6 +23,7 @@ from infra.wire.ids import ConversationKey, FileId
 from infra.wire.turns import TextBlock
 from tests.fakes.echo_worker import DONE
 from tests.fakes.running_api import RunningApi, running_api
+from tests.fakes.s3_server import S3Server, s3_server
 from tests.integration.api.test_files import OTHER_KEY, code_of
 
 PNG = b"\x89PNG\r\n\x1a\n" + b"\0" * 20
@@ -29,6 +31,21 @@ CSV = b"a,b\n1,2\n"
 HTML = b"<script>alert(1)</script>"
 NAME = {"X-Conversation-ID": "files"}
 PUBLIC = "https://agents.example.org"
+
+
+@pytest.fixture(scope="module")
+def s3() -> Iterator[S3Server]:
+    with s3_server() as server:
+        yield server
+
+
+@pytest.fixture(params=["folder", "s3"])
+def kept_in(request: pytest.FixtureRequest, tmp_path: Path) -> dict[str, Any]:
+    """A store that two replicas share."""
+    if request.param == "folder":
+        return {"file_store": f"file://{tmp_path}/store"}
+    server: S3Server = request.getfixturevalue("s3")
+    return {"file_store": server.url, "file_store_options": server.options}
 
 
 class Scene:
@@ -215,6 +232,20 @@ async def test_a_forged_expired_or_deleted_link_is_refused(scene: Scene) -> None
     assert code_of(expired)[:2] == (410, "link_expired")
     await scene.api.http.delete(f"/v1/files/{one.file}")
     assert (await scene.get(f"{PUBLIC}{AT}/{good}/x")).status_code == 410
+
+
+async def test_another_replica_serves_the_same_links(kept_in: dict[str, Any]) -> None:
+    settings = {"public_url": PUBLIC, **kept_in}
+    async with running_api(settings=settings) as api:
+        scene = Scene(api)
+        await scene.begin()
+        await scene.keep("a.png", PNG, "image/png")
+        scene.will_make("x")
+        link = links_of((await scene.ask()).json())[0]
+        async with running_api(settings=settings, store=api.store, has_worker=False) as other:
+            assert (await Scene(other).get(link, range="bytes=0-7")).content == PNG[:8]
+            await other.http.delete("/v1/sessions/files")
+        assert (await scene.get(link)).status_code == 410
 
 
 async def test_links_of_an_old_secret_work_as_long_as_it_is_named() -> None:

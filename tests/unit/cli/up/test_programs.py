@@ -109,7 +109,13 @@ def test_what_was_given_is_kept(tmp_path: Path) -> None:
         }
     )
     settings = complete(given, StateDir(tmp_path))
-    assert settings == given.model_copy(update={"retire_on_exit": True, "drain_notice_s": 0.0})
+    assert settings == given.model_copy(
+        update={
+            "retire_on_exit": True,
+            "drain_notice_s": 0.0,
+            "public_url": "http://127.0.0.1:9",
+        }
+    )
 
 
 def test_an_address_for_all_is_told_as_one_that_can_be_opened() -> None:

@@ -231,6 +231,31 @@ async def test_a_store_that_hangs_ends_the_turn_in_time(
     assert made.not_kept == ("a (out of time)", "b (out of time)")
 
 
+async def test_a_worker_that_dies_while_it_keeps_files_leaves_it_to_the_next(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    worker, put, began = await scene.stage.worker(), scene.files.put, asyncio.Event()
+
+    async def hang(name: str, chunks: object) -> None:
+        began.set()
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(scene.files, "put", hang)
+    monkeypatch.setitem(AGENT_SCRIPTS, "make", lambda words: [Do(scene.write("a", b"x")), Say("!")])
+    turn = await scene.stage.ask(C, "make")
+    async with asyncio.timeout(20):
+        await began.wait()
+    await worker.kill()
+    monkeypatch.setattr(scene.files, "put", put)
+    await scene.stage.lapse_lease(C)
+    await scene.stage.worker()
+    end = await scene.stage.ended(turn)
+    assert end.state is TurnState.DONE
+    assert end.made is not None
+    assert [await scene.bytes_of(one) for one in end.made.files] == [b"x"]
+    assert await scene.stage.log_text(turn) == "!"
+
+
 async def test_a_store_that_refuses_costs_the_files_only(
     scene: Scene, monkeypatch: pytest.MonkeyPatch
 ) -> None:
