@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import re
+import uuid
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -25,8 +26,11 @@ pytestmark = [
 
 PLAIN = {"model": MODEL, "messages": [{"role": "user", "content": "echo one two three"}]}
 SIDE = {"X-Task": "title_generation"}
-_OWN = re.compile(r"[0-9a-f]{8}-[0-9a-f-]{27}|(chatcmpl-|toolu_|call_|conv_|req_)?[0-9a-f]{24,}")
-"""Ids, which differ each time."""
+_OWN = re.compile(
+    r"[0-9a-f]{8}-[0-9a-f-]{27}|(chatcmpl-|toolu_|call_|conv_|req_)?[0-9a-f]{24,}"
+    r"|claude-resume-\w+"
+)
+"""Ids and temporary folders, which differ each time."""
 
 
 class Lane:
@@ -57,7 +61,12 @@ class Lane:
         answer = httpx.post(
             f"{self._deployment.base_url}/v1/chat/completions",
             content=body,
-            headers={"Content-Type": "application/json", **self._headers},
+            headers={
+                "Content-Type": "application/json",
+                # No agent goes on from another request's history.
+                "X-Conversation-ID": f"fields-{uuid.uuid4()}",
+                **self._headers,
+            },
             timeout=90,
         )
         if answer.status_code == 400:
