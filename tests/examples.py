@@ -16,6 +16,7 @@ TIMEOUT_S = 90.0
 
 TRIP = 'json {"city":"Rome","days":3}'
 WEATHER = 'tool get_weather {"city":"Rome"} then echo It is nice.'
+MAKE = "tool bash mkdir -p outputs && echo made-4711 > outputs/table.csv then echo Here it is."
 READ = "tool bash cat uploads/table.csv"
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from tests.clients.replicas import two_replicas
 from tests.e2e.clients.node import LineProgram, driving
-from tests.e2e.deployments import GOOD_KEY, MODEL, Deployment, embedded
+from tests.e2e.deployments import GOOD_KEY, MODEL, Deployment, embedded, free_port
 from tests.parts import need, node_program
 
 ENVIRONMENT = os.environ.get("AGCLUSTER_TEST_CLIENTS")
@@ -31,7 +31,12 @@ if ENVIRONMENT is None:
 @pytest.fixture(scope="session", params=KINDS)
 def deployment(request: pytest.FixtureRequest) -> Iterator[Deployment]:
     need({"docker": "docker", "bubblewrap": "bwrap"}[request.param])
-    with embedded(request.param) as running, two_replicas(running) as balanced:
+    port = free_port()
+    public = {"AGCLUSTER_PUBLIC_URL": f"http://127.0.0.1:{port}"}
+    with (
+        embedded(request.param, **public) as running,
+        two_replicas(running, port=port) as balanced,
+    ):
         yield balanced
 
 

@@ -25,8 +25,8 @@ _HOP = {"connection", "content-length", "transfer-encoding", "host", "date", "se
 class _Balancer(ThreadingHTTPServer):
     daemon_threads = False
 
-    def __init__(self, replicas: tuple[str, ...]) -> None:
-        super().__init__(("127.0.0.1", 0), _Handler)
+    def __init__(self, port: int, replicas: tuple[str, ...]) -> None:
+        super().__init__(("127.0.0.1", port), _Handler)
         self._next = itertools.cycle(replicas)
         self._lock = threading.Lock()
 
@@ -70,15 +70,14 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 @contextlib.contextmanager
-def two_replicas(deployment: Deployment) -> Iterator[Deployment]:
-    """The same deployment behind a balancer over two replicas."""
-    port = free_port()
-    with _second_replica(deployment, port) as url:
-        balancer = _Balancer((deployment.base_url, url))
+def two_replicas(deployment: Deployment, *, port: int) -> Iterator[Deployment]:
+    """The same deployment behind a balancer, on this port, over two replicas."""
+    with _second_replica(deployment, free_port()) as url:
+        balancer = _Balancer(port, (deployment.base_url, url))
         thread = threading.Thread(target=balancer.serve_forever)
         thread.start()
         try:
-            yield replace(deployment, base_url=f"http://127.0.0.1:{balancer.server_address[1]}")
+            yield replace(deployment, base_url=f"http://127.0.0.1:{port}")
         finally:
             balancer.shutdown()
             balancer.server_close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import pytest
 
 from tests.clients.conftest import ENVIRONMENT
 from tests.e2e.deployments import Deployment
-from tests.examples import FOLDER, READ, TRIP, WEATHER, run_example
+from tests.examples import FOLDER, MAKE, READ, TRIP, WEATHER, run_example
 from tests.parts import node_program
 
 pytestmark = pytest.mark.timeout(240)
@@ -37,3 +38,4 @@ def test_they_do_what_those_in_python_do(
     assert printed("structured_output.mjs", TRIP) == "3 days in Rome\n"
     assert printed("functions.mjs", WEATHER) == "called get_weather: sunny in Rome\nIt is nice.\n"
     assert "17,2026-12-01" in printed("files_in.mjs", str(table), READ)
+    assert "outputs/table.csv: 10 bytes" in printed("files_out.mjs", f"made-{uuid.uuid4()}", MAKE)

@@ -10,7 +10,7 @@ from pydantic import BaseModel
 
 Model = TypeVar("Model", bound=BaseModel)
 
-DOCUMENTED = {"reasoning_content"}
+DOCUMENTED = {"reasoning_content", "agcluster"}
 """What docs/clients.md says is in a message or a delta beyond OpenAI's."""
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import uuid
 from pathlib import Path
 
 import pytest
 
 from tests.e2e.conftest import KINDS
 from tests.e2e.deployments import Deployment
-from tests.examples import PYTHON, READ, SHELL, TRIP, WEATHER, run_example
+from tests.examples import MAKE, PYTHON, READ, SHELL, TRIP, WEATHER, run_example
 
 pytestmark = [
     pytest.mark.timeout(240),
@@ -35,3 +36,11 @@ def test_files_in(deployment: Deployment, tmp_path: Path) -> None:
     table.write_text("order,date\n17,2026-12-01\n")
     for command, name in ((PYTHON, "files_in.py"), (SHELL, "files_in.sh")):
         assert "17,2026-12-01" in run_example(deployment, command, name, str(table), READ)
+
+
+def test_files_out(deployment: Deployment) -> None:
+    told = run_example(deployment, PYTHON, "files_out.py", f"made-{uuid.uuid4()}", MAKE)
+    assert "outputs/table.csv: 10 bytes" in told
+    assert "table.csv" in run_example(
+        deployment, SHELL, "files_out.sh", f"made-{uuid.uuid4()}", MAKE
+    )
