@@ -10,19 +10,17 @@ settings are used. Names are accepted in the forms that clients write: without a
 from __future__ import annotations
 
 import asyncio
-import calendar
 import logging
 import re
-import time
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from datetime import datetime
 from typing import Any
 
 import httpx
 
 from api.access.key_check import ANTHROPIC_VERSION, TIMEOUT_S
+from api.access.model_facts import ModelFacts, facts_of
 from api.http.auth import Caller
 from infra.runtime.clock import Clock
 from infra.runtime.logs import fields
@@ -39,14 +37,12 @@ LISTED_MAX = 1000
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:@-]{0,127}")
 _DATE = re.compile(r"-(20\d{2})(\d{2})(\d{2})$")
 _DOT = re.compile(r"(?<=\d)\.(?=\d)")
-UNDATED = 1_735_689_600
-"""2025-01-01, for models without a known date."""
 
 
 @dataclass(frozen=True)
 class _Listed:
-    models: Mapping[str, int]
-    """Ids, and the creation time of each."""
+    models: Mapping[str, ModelFacts]
+    """Ids, and what is known of each."""
     until_s: float
 
 
@@ -60,13 +56,16 @@ class ModelCatalog:
         self._url = f"{settings.anthropic_base_url}/v1/models"
         self._remembered: OrderedDict[TenantId, _Listed] = OrderedDict()
         named = (*settings.models, *settings.model_aliases, *settings.utility_models)
-        self._own = {name: created_of(settings.resolve_model(name) or name) for name in named}
+        self._own = {name: settings.resolve_model(name) or name for name in named}
 
-    async def offered(self, caller: Caller | None) -> dict[str, int]:
-        """Names and creation times, ours first. Without a caller only ours."""
-        return self._own | {
-            id: made for id, made in (await self._listed(caller)).items() if id not in self._own
-        }
+    async def offered(self, caller: Caller | None) -> dict[str, ModelFacts]:
+        """Names and what is known of each, ours first. Without a caller only ours.
+
+        What the upstream says of a model counts for our names for it too.
+        """
+        listed = await self._listed(caller)
+        own = {name: listed.get(id) or facts_of(id) for name, id in self._own.items()}
+        return own | {id: facts for id, facts in listed.items() if id not in own}
 
     async def resolve(self, name: str, caller: Caller | None) -> str | None:
         """The id of the model that a name means; None if there is none."""
@@ -80,7 +79,7 @@ class ModelCatalog:
             return own
         return find(name, await self._listed(caller))
 
-    async def _listed(self, caller: Caller | None) -> Mapping[str, int]:
+    async def _listed(self, caller: Caller | None) -> Mapping[str, ModelFacts]:
         if caller is None or not self._settings.upstream_models:
             return {}
         known = self._remembered.get(caller.tenant)
@@ -97,7 +96,7 @@ class ModelCatalog:
             self._remembered.popitem(last=False)
         return held
 
-    async def _ask(self, caller: Caller) -> Mapping[str, int] | None:
+    async def _ask(self, caller: Caller) -> Mapping[str, ModelFacts] | None:
         headers = {"x-api-key": caller.api_key, "anthropic-version": ANTHROPIC_VERSION}
         try:
             async with asyncio.timeout(TIMEOUT_S):
@@ -123,30 +122,11 @@ def find(name: str, ids: Iterable[str]) -> str | None:
     return max(found, key=lambda id: (id == asked, id), default=None)
 
 
-def created_of(model: str) -> int:
-    """When a model was created, according to its id."""
-    dated = _DATE.search(model)
-    if dated is None:
-        return UNDATED
-    try:
-        return calendar.timegm(time.strptime("".join(dated.groups()), "%Y%m%d"))
-    except ValueError:
-        return UNDATED
-
-
-def _models_of(answer: Any) -> Iterable[tuple[str, int]]:
+def _models_of(answer: Any) -> Iterable[tuple[str, ModelFacts]]:
     """The upstream's list, as far as it is valid. Raises `ValueError`."""
     if not isinstance(answer, dict) or not isinstance(answer.get("data"), list):
         raise ValueError("not a list of models")
     for model in answer["data"][:LISTED_MAX]:
         id = model.get("id") if isinstance(model, dict) else None
         if isinstance(id, str) and _ID.fullmatch(id):
-            yield id, _made(model.get("created_at"), id)
-
-
-def _made(told: object, id: str) -> int:
-    try:
-        made = datetime.fromisoformat(told) if isinstance(told, str) else None
-    except ValueError:
-        made = None
-    return max(int(made.timestamp()), 0) if made is not None else created_of(id)
+            yield id, facts_of(id, model)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from fastapi import APIRouter, Request
 
-from api.access.catalog import UNDATED, created_of
+from api.access.model_facts import UNDATED, ModelFacts, facts_of
 from api.deps import ApiDeps
 from api.http.auth import without_key
 from api.routes.openapi import OPEN_OR_KEYED, errors
-from api.routes.shapes import Model, ModelList
+from api.routes.shapes import Model, ModelArchitecture, ModelList, ModelProvider
 from infra.wire.errors import ErrorCode, RequestRefused
 from infra.wire.profiles import AgentProfile
 
@@ -24,6 +24,34 @@ def _agent(name: str, profile: AgentProfile) -> Model:
     )
 
 
+def _model(name: str, facts: ModelFacts) -> Model:
+    modalities = [
+        "text",
+        *(["image"] if facts.takes_images else []),
+        *(["file"] if facts.takes_documents else []),
+    ]
+    return Model(
+        id=name,
+        created=facts.created,
+        context_length=facts.context_tokens,
+        context_window=facts.context_tokens,
+        max_model_len=facts.context_tokens,
+        max_output_tokens=facts.output_tokens,
+        architecture=ModelArchitecture(input_modalities=modalities),
+        top_provider=ModelProvider(
+            context_length=facts.context_tokens, max_completion_tokens=facts.output_tokens
+        ),
+        supported_parameters=SUPPORTED,
+    )
+
+
+SUPPORTED = [
+    "max_completion_tokens", "max_tokens", "reasoning", "reasoning_effort", "response_format",
+    "stop", "structured_outputs", "tool_choice", "tools", "verbosity",
+]  # fmt: skip
+"""Parameters that count, in OpenRouter's words."""
+
+
 def model_routes(deps: ApiDeps) -> APIRouter:
     """With and without `/v1`."""
     router = APIRouter(tags=["models"])
@@ -34,9 +62,7 @@ def model_routes(deps: ApiDeps) -> APIRouter:
         caller = await deps.admission.greet(request)
         offered = await deps.catalog.offered(caller)
         agents = [_agent(name, one) for name, one in deps.agents.offered(caller).items()]
-        return ModelList(
-            data=[*agents, *(Model(id=id, created=made) for id, made in offered.items())]
-        )
+        return ModelList(data=[*agents, *(_model(id, facts) for id, facts in offered.items())])
 
     async def get_model(request: Request, model_id: str) -> Model:
         """One agent, model or alias, in any form in which it can be requested."""
@@ -45,7 +71,7 @@ def model_routes(deps: ApiDeps) -> APIRouter:
             return _agent(model_id, agent)
         offered = await deps.catalog.offered(caller)
         if model_id in offered:
-            return Model(id=model_id, created=offered[model_id])
+            return _model(model_id, offered[model_id])
         meant = await deps.catalog.resolve(model_id, caller)
         if meant is None:
             raise RequestRefused(
@@ -53,7 +79,7 @@ def model_routes(deps: ApiDeps) -> APIRouter:
                 code=ErrorCode.MODEL_NOT_FOUND,
                 param="model",
             )
-        return Model(id=model_id, created=offered.get(meant, created_of(meant)))
+        return _model(model_id, offered.get(meant) or facts_of(meant))
 
     for prefix, in_schema in (("/v1", True), ("", False)):
         router.add_api_route(

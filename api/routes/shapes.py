@@ -7,6 +7,20 @@ from typing import Literal
 from pydantic import BaseModel
 
 
+class ModelArchitecture(BaseModel):
+    """What a model takes and gives, as OpenRouter says it."""
+
+    input_modalities: list[str]
+    output_modalities: list[str] = ["text"]
+
+
+class ModelProvider(BaseModel):
+    """How much a model reads and writes, as OpenRouter says it."""
+
+    context_length: int
+    max_completion_tokens: int | None = None
+
+
 class Model(BaseModel):
     """A model or an agent that can be requested."""
 
@@ -18,6 +32,15 @@ class Model(BaseModel):
     """What an agent is for."""
     icon: str | None = None
     url: str | None = None
+    context_length: int | None = None
+    """Tokens that the model reads; the same under the names of three kinds of clients."""
+    context_window: int | None = None
+    max_model_len: int | None = None
+    max_output_tokens: int | None = None
+    """Tokens that one message of the model has at most, if the upstream says so."""
+    architecture: ModelArchitecture | None = None
+    top_provider: ModelProvider | None = None
+    supported_parameters: list[str] | None = None
 
 
 class ModelList(BaseModel):

@@ -351,6 +351,13 @@ def _facts(body: Mapping[str, Any], size: int) -> dict[str, Any]:
     }
 
 
-def _model_object(id: str) -> dict[str, str]:
-    created = "2025-01-01T00:00:00Z"
-    return {"type": "model", "id": id, "display_name": id, "created_at": created}
+def _model_object(id: str) -> dict[str, Any]:
+    return {
+        "type": "model",
+        "id": id,
+        "display_name": id,
+        "created_at": "2025-01-01T00:00:00Z",
+        "max_input_tokens": 1_000_000,
+        "max_tokens": 64_000,
+        "capabilities": {"image_input": {"supported": True}, "pdf_input": {"supported": False}},
+    }

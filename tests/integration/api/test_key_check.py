@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 
 import pytest
 from aiohttp import web
+from openai.types import Model as OpenAIModel
 
 from tests.fakes.running_api import KEY, RunningApi, running_api
 
@@ -206,3 +207,27 @@ async def test_model_is_found_in_the_forms_that_clients_write(name: str) -> None
     assert answer.json()["model"] == name
     assert api.worker.requests[0].model == "claude-sonnet-4-5-20250929"
     assert (shown.status_code, shown.json()["id"]) == (200, name)
+
+
+async def test_models_say_what_clients_read() -> None:
+    """The upstream's figures count for our names of its models too."""
+    known = {
+        "id": "claude-sonnet-4-5-20250929",
+        "max_input_tokens": 1_000_000,
+        "max_tokens": 64_000,
+        "capabilities": {"pdf_input": {"supported": False}},
+    }
+    async with checked_api(upstream_models=True) as (api, upstream):
+        upstream.models = [known, NEW]
+        typed = OpenAIModel.model_validate((await api.http.get("/v1/models")).json()["data"][0])
+        told = (await api.http.get("/v1/models/claude-sonnet-4.5")).json()
+        new = (await api.http.get("/v1/models/claude-next-6")).json()
+    assert typed.object == "model"
+    assert {told[name] for name in ("context_length", "context_window", "max_model_len")} == {
+        1_000_000
+    }
+    assert told["max_output_tokens"] == 64_000
+    assert told["architecture"]["input_modalities"] == ["text", "image"]
+    assert told["top_provider"] == {"context_length": 1_000_000, "max_completion_tokens": 64_000}
+    assert (new["context_length"], "max_output_tokens" in new) == (200_000, False)
+    assert new["architecture"]["input_modalities"] == ["text", "image", "file"]
