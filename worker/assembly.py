@@ -83,55 +83,10 @@ def assembled(
         folders,
         on_spare_ended=lambda id: pool.ended(id),
     )
-    engine = Engine(
-        host,
-        folders,
-        settings,
-        clock,
-        worker=worker,
-        has_egress=settings.has_egress,
-        cool_down_s=around.timings.engine_cool_down_s,
-        cool_down_max_s=around.timings.engine_cool_down_max_s,
-        on_change=wishes.on_engine,
-    )
-    starts = Starts(
-        store.starts,
-        clock,
-        memory,
-        host=around.host.host,
-        most=starts_at_once(settings.start_slots),
-        keep_every_s=around.timings.keep_starts_every_s,
-        on_over=wishes.on_room,
-    )
-    ownership = Ownership(
-        store.leases,
-        clock,
-        worker=worker,
-        host=around.host.host,
-        on_cancelled=wishes.on_cancelled,
-        renew_every_s=around.renew_every_s,
-        fence_after_s=around.fence_after_s,
-    )
-    links = SpareLinks(
-        clock, around.timings, worker=worker, timeout_s=settings.container_start_timeout_s
-    )
-    pool = WarmPool(
-        host,
-        engine,
-        starts,
-        memory,
-        clock,
-        settings,
-        worker=worker,
-        prepare=links.prepare,
-        needs=PoolNeeds(
-            settings=usual_settings(settings, settings),
-            free_slots=wishes.free_slots,
-            running=wishes.running,
-            memory_mark_mb=wishes.spares_above_mb,
-            living=store.workers.living,
-        ),
-    )
+    engine = _engine(worker, around, host, folders, wishes)
+    starts = _starts(around, memory, wishes)
+    ownership = _ownership(worker, around, wishes)
+    pool = _pool(worker, around, host, engine, starts, memory, wishes)
     kept_files = None
     if around.files is not None:
         kept_files = FilesKept(
@@ -170,4 +125,80 @@ def assembled(
         kept_files=kept_files,
         registry=store.workers,
         live=store.publisher(),
+    )
+
+
+def _engine(
+    worker: WorkerId,
+    around: Surroundings,
+    host: PooledHost,
+    folders: Folders,
+    wishes: PartWishes,
+) -> Engine:
+    return Engine(
+        host,
+        folders,
+        around.settings,
+        around.clock,
+        worker=worker,
+        has_egress=around.settings.has_egress,
+        cool_down_s=around.timings.engine_cool_down_s,
+        cool_down_max_s=around.timings.engine_cool_down_max_s,
+        on_change=wishes.on_engine,
+    )
+
+
+def _starts(around: Surroundings, memory: HostMemory, wishes: PartWishes) -> Starts:
+    return Starts(
+        around.store.starts,
+        around.clock,
+        memory,
+        host=around.host.host,
+        most=starts_at_once(around.settings.start_slots),
+        keep_every_s=around.timings.keep_starts_every_s,
+        on_over=wishes.on_room,
+    )
+
+
+def _ownership(worker: WorkerId, around: Surroundings, wishes: PartWishes) -> Ownership:
+    return Ownership(
+        around.store.leases,
+        around.clock,
+        worker=worker,
+        host=around.host.host,
+        on_cancelled=wishes.on_cancelled,
+        renew_every_s=around.renew_every_s,
+        fence_after_s=around.fence_after_s,
+    )
+
+
+def _pool(
+    worker: WorkerId,
+    around: Surroundings,
+    host: PooledHost,
+    engine: Engine,
+    starts: Starts,
+    memory: HostMemory,
+    wishes: PartWishes,
+) -> WarmPool:
+    settings, clock = around.settings, around.clock
+    links = SpareLinks(
+        clock, around.timings, worker=worker, timeout_s=settings.container_start_timeout_s
+    )
+    return WarmPool(
+        host,
+        engine,
+        starts,
+        memory,
+        clock,
+        settings,
+        worker=worker,
+        prepare=links.prepare,
+        needs=PoolNeeds(
+            settings=usual_settings(settings, settings),
+            free_slots=wishes.free_slots,
+            running=wishes.running,
+            memory_mark_mb=wishes.spares_above_mb,
+            living=around.store.workers.living,
+        ),
     )

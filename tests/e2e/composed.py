@@ -21,54 +21,23 @@ from tests.e2e.deployments import (
     wait_until,
 )
 
+_SETTINGS = {
+    "AGCLUSTER_ANTHROPIC_BASE_URL": "http://model:8099",
+    # The model's journal shows keys only outside the demo mode.
+    "MODEL_MODE": "--latency-ms=0",
+    "AGCLUSTER_MODELS": f"{MODEL},fake-error-401,fake-error-429,fake-error-529",
+    "AGCLUSTER_MODEL_ALIASES": f"claude-sonnet-4.5={MODEL}",
+    "AGCLUSTER_IDLE_TIMEOUT_S": IDLE_TIMEOUT_S,
+    # Tests count containers.
+    "AGCLUSTER_SPARES_MAX": "0",
+}
+
 
 @contextlib.contextmanager
 def composed() -> Iterator[Deployment]:
     """The project's own compose.yaml under a name of its own; taken down with its volumes."""
-    cluster = f"e2e-compose-{os.getpid()}"
     with tempfile.TemporaryDirectory(prefix="agc-") as folder:
-        os.chmod(folder, 0o755)  # Its data folder is the containers' uid's.
-        data_dir = Path(folder) / "d"
-        data_dir.mkdir()
-        os.chown(data_dir, 1000, 1000)
-        port, model_port = free_port(), free_port()
-        values = {
-            "AGCLUSTER_SECRET": secrets.token_hex(32),
-            "REDIS_API_PASSWORD": secrets.token_hex(16),
-            "REDIS_WORKER_PASSWORD": secrets.token_hex(16),
-            "REDIS_OPS_PASSWORD": secrets.token_hex(16),
-            "DOCKER_GID": str(os.stat("/var/run/docker.sock").st_gid),
-            "COMPOSE_DATA_DIR": str(data_dir),
-            "AGCLUSTER_PORT": str(port),
-            "MODEL_PORT": str(model_port),
-            "AGCLUSTER_CLUSTER": cluster,
-            "AGCLUSTER_ANTHROPIC_BASE_URL": "http://model:8099",
-            # The model's journal shows keys only outside the demo mode.
-            "MODEL_MODE": "--latency-ms=0",
-            "AGCLUSTER_MODELS": f"{MODEL},fake-error-401,fake-error-429,fake-error-529",
-            "AGCLUSTER_MODEL_ALIASES": f"claude-sonnet-4.5={MODEL}",
-            "AGCLUSTER_IDLE_TIMEOUT_S": IDLE_TIMEOUT_S,
-            # Tests count containers.
-            "AGCLUSTER_SPARES_MAX": "0",
-        }
-        env_file = Path(folder) / "env"
-        env_file.write_text("".join(f"{name}={value}\n" for name, value in values.items()))
-        log = Path(folder) / "compose.log"
-        deployment = Deployment(
-            "compose",
-            f"http://127.0.0.1:{port}",
-            f"http://127.0.0.1:{model_port}",
-            cluster,
-            data_dir=data_dir,
-            log=log,
-            compose=os.environ
-            | {
-                "COMPOSE_PROJECT_NAME": cluster,
-                "COMPOSE_FILE": str(ROOT / "compose.yaml"),
-                "COMPOSE_ENV_FILES": str(env_file),
-                "COMPOSE_PROFILES": "demo",
-            },
-        )
+        deployment = _deployment(Path(folder))
         try:
             _run(deployment, "docker", "compose", "up", "-d", "--wait", "--no-build")
             wait_until(
@@ -80,11 +49,54 @@ def composed() -> Iterator[Deployment]:
             with contextlib.suppress(RuntimeError):
                 _run(deployment, "docker", "compose", "logs", "--no-color")
             said = _run(deployment, "make", "-s", "compose-down", "ARGS=-v")
-        assert deployment.containers() == []
-        assert _left_of(cluster) == []
-        assert "compose-down: no agent" in said
-        assert "exit code" not in said, said
-        assert "no worker has stopped" not in said, said
+        _judge_end(deployment, said)
+
+
+def _deployment(folder: Path) -> Deployment:
+    """What Compose is told of it, in files of the folder."""
+    cluster = f"e2e-compose-{os.getpid()}"
+    os.chmod(folder, 0o755)  # Its data folder is the containers' uid's.
+    data_dir = folder / "d"
+    data_dir.mkdir()
+    os.chown(data_dir, 1000, 1000)
+    port, model_port = free_port(), free_port()
+    values = _SETTINGS | {
+        "AGCLUSTER_SECRET": secrets.token_hex(32),
+        "REDIS_API_PASSWORD": secrets.token_hex(16),
+        "REDIS_WORKER_PASSWORD": secrets.token_hex(16),
+        "REDIS_OPS_PASSWORD": secrets.token_hex(16),
+        "DOCKER_GID": str(os.stat("/var/run/docker.sock").st_gid),
+        "COMPOSE_DATA_DIR": str(data_dir),
+        "AGCLUSTER_PORT": str(port),
+        "MODEL_PORT": str(model_port),
+        "AGCLUSTER_CLUSTER": cluster,
+    }
+    env_file = folder / "env"
+    env_file.write_text("".join(f"{name}={value}\n" for name, value in values.items()))
+    return Deployment(
+        "compose",
+        f"http://127.0.0.1:{port}",
+        f"http://127.0.0.1:{model_port}",
+        cluster,
+        data_dir=data_dir,
+        log=folder / "compose.log",
+        compose=os.environ
+        | {
+            "COMPOSE_PROJECT_NAME": cluster,
+            "COMPOSE_FILE": str(ROOT / "compose.yaml"),
+            "COMPOSE_ENV_FILES": str(env_file),
+            "COMPOSE_PROFILES": "demo",
+        },
+    )
+
+
+def _judge_end(deployment: Deployment, said: str) -> None:
+    """It ended in order, and nothing is left of it. `said`: by compose-down."""
+    assert deployment.containers() == []
+    assert _left_of(deployment.compose["COMPOSE_PROJECT_NAME"]) == []
+    assert "compose-down: no agent" in said
+    assert "exit code" not in said, said
+    assert "no worker has stopped" not in said, said
 
 
 def _leave_busy(deployment: Deployment) -> None:

@@ -6,17 +6,12 @@ from collections.abc import Mapping, Sequence
 from typing import Literal
 
 from infra.store.server.calls import Call
-from infra.store.server.replies import Answer, AnswerRow
+from infra.store.server.replies import Answer, AnswerRow, StepAnswer
 from infra.wire.ids import ConversationKey, Fence, HostId, TenantId, TurnId, WorkerId
 from infra.wire.states import ConversationState, Hibernation
 
 
-class UpdateAnswer(Answer, frozen=True):
-    outcome: Literal["ok", "lost", "illegal"]
-    state: str = ""
-
-
-class UpdateCall(Call[UpdateAnswer], frozen=True):
+class UpdateCall(Call[StepAnswer], frozen=True):
     conversation: ConversationKey
     worker: WorkerId
     fence: Fence

@@ -10,7 +10,7 @@ from infra.runtime.contents import Contents, PlainContents
 from infra.store.keys import Keys
 from infra.store.server.calls import Call
 from infra.store.server.connection import translate
-from infra.store.server.replies import Answer, optional
+from infra.store.server.replies import Answer, OkAnswer, optional
 from infra.store.server.scripts import Scripts
 from infra.wire.ids import ConversationKey, TenantId
 
@@ -24,11 +24,7 @@ class TakeChainCall(Call[TakeChainAnswer], frozen=True):
     retention_ms: int
 
 
-class PutChainAnswer(Answer, frozen=True):
-    outcome: Literal["ok"]
-
-
-class PutChainCall(Call[PutChainAnswer], frozen=True):
+class PutChainCall(Call[OkAnswer], frozen=True):
     conversation: ConversationKey
     retention_ms: int
     tenant: TenantId

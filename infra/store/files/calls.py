@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Literal
 
 from infra.store.server.calls import Call
-from infra.store.server.replies import Answer
+from infra.store.server.replies import Answer, OkAnswer
 from infra.wire.ids import FileId, TenantId, UploadId
 
 
@@ -62,11 +62,7 @@ class DropFileCall(Call[DropFileAnswer], frozen=True):
     again_ms: int
 
 
-class ForgetFileAnswer(Answer, frozen=True):
-    outcome: Literal["ok"]
-
-
-class ForgetFileCall(Call[ForgetFileAnswer], frozen=True):
+class ForgetFileCall(Call[OkAnswer], frozen=True):
     file: FileId
 
 

@@ -26,7 +26,7 @@ import secrets
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 from arq.connections import ArqRedis
 from arq.constants import job_key_prefix
@@ -39,7 +39,7 @@ from infra.store.keys import Keys
 from infra.store.server.calls import Call
 from infra.store.server.connection import dedicated
 from infra.store.server.faults import FAULTS, delays
-from infra.store.server.replies import Answer
+from infra.store.server.replies import OkAnswer
 from infra.store.server.scripts import Scripts
 from infra.wire.errors import AgClusterError
 from infra.wire.ids import TurnId, WorkerId
@@ -63,11 +63,7 @@ _CLAIMS_AT_ONCE = 8
 log = logging.getLogger(__name__)
 
 
-class HintAnswer(Answer, frozen=True):
-    outcome: Literal["ok"]
-
-
-class HintCall(Call[HintAnswer], frozen=True):
+class HintCall(Call[OkAnswer], frozen=True):
     job_id: str
     job: bytes
     job_ttl_ms: int

@@ -15,7 +15,7 @@ from redis.asyncio import Redis
 from infra.store.keys import Keys
 from infra.store.server.calls import Call
 from infra.store.server.connection import translate
-from infra.store.server.replies import Answer
+from infra.store.server.replies import Answer, OkAnswer
 from infra.store.server.scripts import Scripts
 from infra.wire.ids import ConversationKey, HostId
 
@@ -31,11 +31,7 @@ class BeginStartCall(Call[BeginStartAnswer], frozen=True):
     life_ms: int
 
 
-class KeepStartsAnswer(Answer, frozen=True):
-    outcome: Literal["ok"]
-
-
-class KeepStartsCall(Call[KeepStartsAnswer], frozen=True):
+class KeepStartsCall(Call[OkAnswer], frozen=True):
     host: HostId
     life_ms: int
     conversations: Sequence[ConversationKey]

@@ -55,6 +55,20 @@ class Answer(Struct, frozen=True):
     """
 
 
+class OkAnswer(Answer, frozen=True):
+    """Of a script that always does what it is asked for, and has nothing else to say."""
+
+    outcome: Literal["ok"]
+
+
+class StepAnswer(Answer, frozen=True):
+    """Of a script that moves something to another state, under a fence. `state`: the old one, from
+    which there is no such step."""
+
+    outcome: Literal["ok", "lost", "illegal"]
+    state: str = ""
+
+
 class AnswerRow(Struct, frozen=True):
     """Base of a record within an answer: a list of names and values."""
 

@@ -8,7 +8,7 @@ from typing import Literal
 import msgspec
 
 from infra.store.server.calls import Call
-from infra.store.server.replies import Answer, AnswerRow
+from infra.store.server.replies import Answer, AnswerRow, OkAnswer, StepAnswer
 from infra.store.turns.history import Memory
 from infra.wire.errors import ErrorCode
 from infra.wire.ids import (
@@ -113,12 +113,7 @@ class ClaimCall(Call[ClaimAnswer], frozen=True):
     ended_ttl_ms: int
 
 
-class StartAnswer(Answer, frozen=True):
-    outcome: Literal["ok", "lost", "illegal"]
-    state: str = ""
-
-
-class StartCall(Call[StartAnswer], frozen=True):
+class StartCall(Call[StepAnswer], frozen=True):
     worker: WorkerId
     fence: Fence
     turn: TurnId
@@ -185,11 +180,7 @@ class CancelCall(Call[CancelAnswer], frozen=True):
     ended_ttl_ms: int
 
 
-class MarkDeliveredAnswer(Answer, frozen=True):
-    outcome: Literal["ok"]
-
-
-class MarkDeliveredCall(Call[MarkDeliveredAnswer], frozen=True):
+class MarkDeliveredCall(Call[OkAnswer], frozen=True):
     pass
 
 
