@@ -27,6 +27,9 @@ from schemathesis.specs.openapi.checks import (
     status_code_conformance,
 )
 
+from api.files.links import FileLinks
+from infra.wire.events import Artifact
+from infra.wire.ids import ConversationKey, FileId
 from tests.fakes.running_api import KEY, MODEL, real_store, running_api
 
 EXAMPLES = 12
@@ -82,9 +85,12 @@ class Fuzz:
         )
         @given(case=cases, known=known)
         def check(case: Case[Any], known: dict[str, Any]) -> None:
-            for place in (case.path_parameters, case.body):
+            for place in (case.path_parameters, case.query, case.body):
                 if isinstance(place, dict):
                     place.update((name, it) for name, it in known.items() if it and name in place)
+            parameters = case.path_parameters or {}
+            if {"container_id", "file_id"} <= parameters.keys() and known["made_id"]:
+                parameters["file_id"] = known["made_id"]
             answer = case.call(
                 base_url=self._url,
                 headers={"authorization": f"Bearer {KEY}"},
@@ -96,6 +102,12 @@ class Fuzz:
                 assert_openai_shaped(answer.content)
 
         check()
+
+
+def token_of(links: FileLinks, file: FileId) -> str:
+    """Of a link to that file, which is good for long."""
+    made = Artifact(file=file, path="a", bytes=1, media_type="a/b", expires_ms=4_000_000_000_000)
+    return str(links.link(made)).split("/")[-2]
 
 
 def assert_openai_shaped(content: bytes) -> None:
@@ -114,16 +126,27 @@ async def test_no_made_up_request_breaks_or_hangs_the_api() -> None:
         names = [f"thread-{n}" for n in range(8)]
         turns = [await api.chat("hi", headers={"x-conversation-id": name}) for name in names]
         form: dict[str, Any] = {"files": {"file": ("a", b"x")}, "data": {"purpose": "vision"}}
-        files = [await api.http.post("/v1/files", **form) for _ in range(8)]
+        files = [await api.http.post("/v1/files", **form) for _ in range(32)]
         announced = {"bytes": 0, "filename": "a", "mime_type": "a/b", "purpose": "vision"}
         uploads = [await api.http.post("/v1/uploads", json=announced) for _ in range(8)]
+        ids = [FileId(file.json()["id"]) for file in files]
+        listed = (await api.http.get("/v1/sessions")).json()["data"]
+        conversations = [ConversationKey(one["conversation"]) for one in listed]
+        for c in conversations:
+            for id in ids[24:]:  # They go with their sessions.
+                await store.made.note(c, id, "a", life_s=3600)
+        links = FileLinks.of(api.deps.settings.model_copy(update={"public_url": api.url}))
         known: Known = {
+            "token": [token_of(links, id) for id in ids[24:]],
+            "container_id": [f"cntr_{c}" for c in conversations],
+            "path": ("a",),
             "model": MODELS,
             "model_id": MODELS,
             "messages": MESSAGES,
             "completion_id": [turn.json()["id"] for turn in turns],
             "name": names,
-            "file_id": [file.json()["id"] for file in files],
+            "file_id": ids[:24],
+            "made_id": ids[24:],
             "upload_id": [upload.json()["id"] for upload in uploads],
             "purpose": ("user_data",),
             "part_ids": ([],),
