@@ -137,3 +137,16 @@ def test_the_function_that_has_to_be_called(deployment: Deployment) -> None:
     offered = {tool["name"] for tool in last_asked(deployment)["tools"]}
     assert "order_status" in offered
     assert "client_Read" not in offered
+
+
+def test_a_side_request_calls_functions_too(deployment: Deployment) -> None:
+    """LibreChat's titles by `functions` are such a request."""
+    messages: list[Any] = [user(f"tool {CALL} then echo done")]
+    ask: Any = {"model": "claude-utility", "tools": TOOLS[:1]}
+    client = deployment.client()
+    (choice,) = client.chat.completions.create(messages=messages, **ask).choices
+    assert choice.finish_reason == "tool_calls"
+    assert choice.message.tool_calls is not None
+    messages += [choice.message, result(choice.message.tool_calls[0], "late")]
+    (choice,) = client.chat.completions.create(messages=messages, **ask).choices
+    assert (choice.finish_reason, choice.message.content) == ("stop", "done")

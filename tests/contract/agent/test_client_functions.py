@@ -18,7 +18,7 @@ import pytest
 from infra.wire.errors import ErrorCode
 from infra.wire.events import ClientCall, EndReason, Event, ToolCall
 from infra.wire.link import BaseKind
-from infra.wire.options import ClientTool, ClientTools, TurnOptions
+from infra.wire.options import AnswerForm, ClientTool, ClientTools, TurnOptions
 from infra.wire.turns import CallBlock, HistoryMessage, ResultBlock, TextBlock
 from tests.contract.agent.test_memory import ask, rewind, said, told
 from tests.fakes.contained_agent import scripted_model
@@ -322,3 +322,12 @@ async def test_a_checkpoint_at_an_open_call_stays_one_in_another_agent(model: Pa
                 'assistant: call Bash "echo own" | call get_weather null',
                 f"user: result own | result {told_now}",
             ]
+
+
+async def test_an_answer_in_a_form_may_need_a_function_first(link: LinkClient) -> None:
+    both = ONE.model_copy(update={"answer_form": AnswerForm()})
+    script = f"{ROME} then tool give_answer " + '{"sky":"blue"}'
+    (call,) = calls(await ask_anew(link, script, turn_options=both))
+    answer = await ask(link, (result(call, "sunny"),), turn_options=both)
+    assert text_of(answer) == '{"sky":"blue"}'
+    assert end_of(answer).end_reason is EndReason.DONE

@@ -139,3 +139,28 @@ async def test_a_bad_tool_is_refused_in_openais_form() -> None:
         assert error["type"] == "invalid_request_error"
         assert json.dumps(error)
         assert not api.worker.requests
+
+
+async def test_results_that_are_sent_twice_are_one_turn() -> None:
+    """They are a prompt like any other, for repeats too."""
+    async with running_api(SCRIPT) as api, api.openai() as client:
+        messages: list[Any] = [user("silent")]
+        named = {"X-Conversation-ID": "c"}
+        answer = await client.chat.completions.create(
+            model=MODEL, messages=messages, tools=TOOLS, extra_headers=named
+        )
+        messages += [
+            answer.choices[0].message,
+            {"role": "tool", "tool_call_id": "call_3", "content": "sunny"},
+        ]
+        ids = set()
+        for _ in range(2):
+            told = await client.chat.completions.create(
+                model=MODEL,
+                messages=messages,
+                tools=TOOLS,
+                extra_headers={**named, "Idempotency-Key": "k"},
+            )
+            ids.add(told.id)
+        assert len(ids) == 1
+        assert len(api.worker.requests) == 2
