@@ -15,6 +15,8 @@ BIN := $(VENV)/bin
 SUPPLY := $(VENV)/supply
 # The client libraries pin what we do not: they have an environment of their own.
 CLIENTS := $(VENV)/clients
+# Open WebUI is large (3 GB) and pins everything.
+WEBUI := $(VENV)/open-webui
 # What the environment depends on. The install is editable, so the code itself is not among it.
 INPUTS := pyproject.toml
 # Real parts take their time (contracts run on the fakes here, on both in `make test`); `check` is for
@@ -25,7 +27,7 @@ QUICK := not slow and not redis and not docker and not bwrap and not sdk and not
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check static static-format static-lint static-types static-borders fmt docs image control-image env compose rollout ops redis-cli compose-down bench bench-burst bench-fleet model soak fuzz clean lock sbom audit licenses test-runsc test-clients
+.PHONY: help run test check static static-format static-lint static-types static-borders fmt docs image control-image env compose rollout ops redis-cli compose-down bench bench-burst bench-fleet model soak fuzz clean lock sbom audit licenses test-runsc test-clients test-open-webui
 
 help: ## say what there is
 	@echo "AgCluster:"
@@ -44,6 +46,10 @@ test-runsc: $(VENV)/.dev ## the container tests under gVisor, where the engine h
 
 test-clients: $(VENV)/.dev $(CLIENTS)/.made ## the client libraries that programs use, on Docker and bubblewrap (minutes)
 	AGCLUSTER_TEST_CLIENTS="$(abspath $(CLIENTS))" CI=true $(BIN)/pytest -n 0 tests/clients $(ARGS)
+
+test-open-webui: $(VENV)/.dev $(WEBUI)/.made ## Open WebUI itself in headless Chromium (3 GB, minutes; PICTURES=docs/pictures renews those)
+	AGCLUSTER_TEST_OPEN_WEBUI="$(abspath $(WEBUI))" AGCLUSTER_TEST_PICTURES="$(PICTURES)" CI=true \
+	  $(BIN)/pytest -n 0 --timeout 600 tests/open_webui $(ARGS)
 
 check: $(VENV)/.dev static ## format, lint, types, import borders, unit and contract tests
 	$(BIN)/pytest -q -n logical --dist worksteal -m "$(QUICK)" tests/unit tests/contract
@@ -168,6 +174,12 @@ $(CLIENTS)/.made: tests/clients/requirements.txt tests/clients/package.json $(VE
 	@$(BIN)/python -m venv $(CLIENTS)
 	@$(CLIENTS)/bin/python -m pip install -q --disable-pip-version-check -r tests/clients/requirements.txt
 	@$(BIN)/python -m tests.clients.install $(CLIENTS)
+	@touch $@
+
+$(WEBUI)/.made: tests/open_webui/requirements.txt $(VENV)/.made
+	@echo "==> installing Open WebUI into $(WEBUI) (3 GB, minutes)"
+	@$(BIN)/python -m venv $(WEBUI)
+	@$(WEBUI)/bin/python -m pip install -q --disable-pip-version-check -r tests/open_webui/requirements.txt
 	@touch $@
 
 $(VENV)/.made:
