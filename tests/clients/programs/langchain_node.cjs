@@ -20,6 +20,11 @@ function model(more) {
   });
 }
 
+/** The bounds of a command by LangChain's names: it puts its own above those in `modelKwargs`. */
+function bounded({ stop, max_tokens }) {
+  return model({ ...(stop && { stop }), ...(max_tokens && { maxTokens: max_tokens }) });
+}
+
 const seen = (answer) => ({
   text: answer.content,
   finish: answer.response_metadata.finish_reason,
@@ -53,14 +58,13 @@ serve({
     return { text: answer.content, called };
   },
 
-  async ask({ prompt, id, do: _, ...more }) {
-    return seen(await model({ modelKwargs: more }).invoke([new HumanMessage({ content: prompt })]));
+  async ask({ prompt, ...more }) {
+    return seen(await bounded(more).invoke([new HumanMessage({ content: prompt })]));
   },
 
-  async stream({ prompt, id, do: _, ...more }) {
+  async stream({ prompt, ...more }) {
     let whole = null;
-    const asked = model({ modelKwargs: more });
-    for await (const chunk of await asked.stream([new HumanMessage({ content: prompt })])) {
+    for await (const chunk of await bounded(more).stream([new HumanMessage({ content: prompt })])) {
       whole = whole === null ? chunk : whole.concat(chunk);
     }
     return seen(whole);

@@ -83,9 +83,15 @@ def ask(prompt: Any, **more: Any) -> Any:
 
 
 def stream(prompt: Any, **more: Any) -> Any:
-    with CHAT.stream(model=MODEL, messages=user(prompt), **more) as stream:
-        choice = stream.get_final_completion().choices[0]
-    return {"text": choice.message.content, "finish": choice.finish_reason}
+    """Without the client's own `stream` helper: that one takes a limit that was reached as an
+    error.
+    """
+    text, finish = "", None
+    for chunk in CHAT.create(model=MODEL, messages=user(prompt), stream=True, **more):
+        for choice in chunk.choices:
+            text += choice.delta.content or ""
+            finish = choice.finish_reason or finish
+    return {"text": text, "finish": finish}
 
 
 serve(parse, loop, calls_streamed, ask, stream)
