@@ -57,12 +57,13 @@ def model_routes(deps: ApiDeps) -> APIRouter:
     router = APIRouter(tags=["models"])
 
     async def list_models(request: Request) -> ModelList:
-        """All agents, models, aliases and utility models. With a key also those that the upstream
-        lists for it; a key that the upstream refuses is 401."""
+        """All models, aliases, utility models and agents. With a key also the models that the
+        upstream lists for it; a key that the upstream refuses is 401."""
         caller = await deps.admission.greet(request)
         offered = await deps.catalog.offered(caller)
         agents = [_agent(name, one) for name, one in deps.agents.offered(caller).items()]
-        return ModelList(data=[*agents, *(_model(id, facts) for id, facts in offered.items())])
+        # Models first: some clients begin with the first one of a list.
+        return ModelList(data=[*(_model(id, facts) for id, facts in offered.items()), *agents])
 
     async def get_model(request: Request, model_id: str) -> Model:
         """One agent, model or alias, in any form in which it can be requested."""
