@@ -27,6 +27,7 @@ ALLOWED = frozenset(
         "MPL-2.0",  # of a file, not of the work it is used in
         "CNRI-Python",  # of Python 1.6, as permissive as PSF-2.0
         "PSF-2.0",
+        "Unlicense",  # the public domain
     }
 )
 """What may be shipped in an image whose own licence is MIT."""
