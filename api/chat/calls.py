@@ -8,7 +8,9 @@ call of a `custom` tool.
 from __future__ import annotations
 
 import re
+from array import array
 from collections.abc import Iterator, Sequence
+from itertools import accumulate
 
 import msgspec
 
@@ -19,12 +21,15 @@ from infra.wire.turns import CallBlock, ContentBlock, ImageBlock, ResultBlock, T
 RESULT_ROLES = frozenset({"tool", "function"})
 
 ID_MAX_CHARS = 256
-BRACKETS_MAX = 500
-"""In the arguments of a call. More could be nested too deeply for whoever reads them."""
+DEPTH_MAX = 500
+"""How deeply the arguments of a call may be nested. Whoever reads deeper ones could fail."""
 
 _ID = re.compile(rf"[a-zA-Z0-9_-]{{1,{ID_MAX_CHARS}}}")
 _NAME = re.compile(r"[a-zA-Z0-9_-]{1,64}")
 _OBJECT = msgspec.json.Decoder(dict[str, msgspec.Raw])
+_STRING = re.compile(r'"[^"\\]*+(?:\\.[^"\\]*+)*+"', re.DOTALL)
+_STEPS = bytes.maketrans(b"[{]}", b"\x01\x01\xff\xff")
+_NO_STEPS = bytes(set(range(256)) - set(b"[{]}"))
 
 
 def result_blocks(message: ChatMessage, content: Sequence[ContentBlock]) -> Iterator[ContentBlock]:
@@ -101,13 +106,23 @@ def _call(called: Called | None, id: str) -> CallBlock | None:
     if called is None or (name := text_of(called.name)) is None or not _NAME.fullmatch(name):
         return None
     arguments = text_of(called.arguments) or "{}"
-    if arguments.count("{") + arguments.count("[") > BRACKETS_MAX:
-        return None
     try:
         _OBJECT.decode(arguments)
     except (msgspec.MsgspecError, RecursionError):
         return None
+    if _depth(arguments) > DEPTH_MAX:
+        return None
     return CallBlock(id=id, name=name, arguments=arguments)
+
+
+def _depth(valid: str) -> int:
+    """How deeply a JSON text is nested, at most. An argument is often a whole file, so brackets in
+    its strings do not count. Takes time in proportion to a valid text."""
+    brackets = valid.count("{") + valid.count("[")
+    if brackets <= DEPTH_MAX:
+        return brackets
+    steps = array("b", _STRING.sub("", valid).encode().translate(_STEPS, _NO_STEPS))
+    return max(accumulate(steps), default=0)
 
 
 def _as_text(called: Called | None) -> Iterator[ContentBlock]:

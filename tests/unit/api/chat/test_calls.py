@@ -11,7 +11,11 @@ from api.chat.prompt import read_messages
 from api.chat.request import read_chat_request
 from api.turns.ask import Prompt
 from api.turns.chain import AnswerHead, head_of, last_chains
+from infra.wire.answers import ToldHeads, shown_head
 from infra.wire.errors import RequestRefused
+from infra.wire.events import ClientCall
+from infra.wire.history import Accepted, Continue, decide
+from infra.wire.ids import TurnId
 from infra.wire.turns import CallBlock, ImageBlock, ResultBlock, TextBlock
 
 USER = {"role": "user", "content": "go"}
@@ -106,6 +110,8 @@ def test_a_result_of_no_call_is_refused_in_the_newest_messages_only() -> None:
         calling("call_1", arguments="no json"),
         calling("call_1", arguments="[1]"),
         calling("call_1", arguments='{"a":' + "[" * 600 + "]" * 600 + "}"),
+        calling("call_1", arguments='{"a":' + "[" * 100_000 + "]" * 100_000 + "}"),
+        calling("call_1", arguments='{"a":"' + '\\"' * 100_000),
         calling("call_1", name="has blanks"),
         calling("call 1"),
         {"role": "assistant", "tool_calls": [{"id": "call_1", "custom": {"name": "f"}}]},
@@ -115,6 +121,29 @@ def test_a_call_that_no_model_would_take_back_is_text(call: dict[str, Any]) -> N
     (block,) = read(USER, call, USER).history[-1].content
     assert isinstance(block, TextBlock)
     assert block.text.startswith("[Called ")
+
+
+FILES = [
+    json.dumps([{"n": [n], "s": '"]}\\'} for n in range(1000)]),
+    'int main(void) { char *s = "\\"{"; return s[0]; }\n' * 1000,
+    "{" * 1000,
+]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [*(json.dumps({"content": file}) for file in FILES), json.dumps({"rows": [[1]] * 1000})],
+)
+def test_a_call_that_holds_a_whole_file_is_gone_on_from(arguments: str) -> None:
+    """Its brackets are many, but not nested."""
+    heads = ToldHeads()
+    heads.add(ClientCall(id="call_1", name="f", arguments=arguments))
+    told = read(USER, calling("call_1", arguments=arguments), result("call_1"))
+    assert told.history[-1].content == (CallBlock(id="call_1", name="f", arguments=arguments),)
+    known = [Accepted(digest=told.sent[0], turn=TurnId("turn_1"), heads=heads.heads)]
+    answers = [shown_head(answer) for answer in told.answers]
+    base = decide(known, told.sent, is_thin=False, resends=True, answers=answers)
+    assert base == Continue()
 
 
 def test_all_of_it_is_text_for_an_agent_without_the_clients_functions() -> None:
