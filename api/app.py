@@ -10,7 +10,6 @@ from starlette.types import ASGIApp
 
 from api.deps import ApiDeps
 from api.errors import error_response, routing_error
-from api.files.links import AT
 from api.http.auth import without_key
 from api.http.cross_origin import CrossOrigin
 from api.http.edge import Edge
@@ -49,7 +48,7 @@ def create_app(deps: ApiDeps) -> ASGIApp:
         hot = CrossOrigin(edge, allow_origins=settings.cors_origins)
     app: ASGIApp = HotRoute(hot, framework, paths=PATHS)
     if settings.files_url is not None:
-        app = FilesHost(app, files_url=settings.files_url, at=AT)
+        app = FilesHost(app, files_url=settings.files_url)
     return app
 
 

@@ -24,8 +24,9 @@ from infra.wire.profiles import AgentProfile, AgentRef
 log = logging.getLogger(__name__)
 
 LOOK_EVERY_S = 2.0
-KEPT_ANEW_S = 3600.0
-"""A version that is offered is kept anew when its last time is this long ago."""
+KEPT_ANEW_S = 60.0
+"""A version that is asked for is kept anew when its last time is this long ago: Redis may have lost
+it since, in a failover or altogether."""
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from api.files.links import AT, FileLinks
+from api.files.links import FileLinks
+from api.http.files_host import LINKS_AT
 from infra.runtime.settings import ArtifactDisplay
 from infra.wire.events import Artifact, EndReason, TurnEnded, TurnFiles
 from infra.wire.file_kinds import PICTURES
@@ -112,7 +113,7 @@ def _is_ours(line: str) -> bool:
     if line.startswith(("- [", "![")):
         # Names are escaped, so this cannot be in one.
         _, _, behind = line.partition("](")
-        return f"{AT}/" in behind.partition(")")[0]
+        return f"{LINKS_AT}/" in behind.partition(")")[0]
     is_left_out = line.startswith("- ") and line.endswith(_NOT_KEPT)
     return is_left_out or _MORE.fullmatch(line) is not None
 

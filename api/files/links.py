@@ -8,14 +8,12 @@ from __future__ import annotations
 
 from urllib.parse import quote
 
+from api.http.files_host import LINKS_AT
 from infra.runtime.links import LinkSigner
 from infra.runtime.settings import Settings
 from infra.wire.errors import FileNotKept, LinkExpired
 from infra.wire.events import Artifact
 from infra.wire.ids import FileId
-
-AT = "/v1/artifacts"
-"""Behind it: the token, and the file's name, which only people and browsers read."""
 
 
 class FileLinks:
@@ -43,7 +41,7 @@ class FileLinks:
             return None
         token = self._signer.token(made.file, expires_ms=made.expires_ms)
         name = quote(made.path.rpartition("/")[2], safe="")
-        return f"{self._base_url}{AT}/{token}/{name}"
+        return f"{self._base_url}{LINKS_AT}/{token}/{name}"
 
     def file_of(self, token: str, *, now_ms: int) -> FileId:
         """The file that a link names. Raises `FileNotKept` if the link is none of ours, and

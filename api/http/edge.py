@@ -22,6 +22,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api.errors import error_response
 from api.http.auth import without_key
+from api.http.files_host import LINKS_AT
 from api.http.held_bodies import Held, HeldBodies
 from infra.runtime.logs import fields
 from infra.wire.errors import AgClusterError, ErrorCode, RequestRefused
@@ -311,8 +312,10 @@ def forget_headers(request: Request) -> None:
 
 def _loggable(scope: Scope, headers: Headers) -> str:
     """The path as it was sent, because a decoded one could contain a line break. A key in it is
-    masked."""
+    masked, and so is a link to a file, which opens it without a key."""
     path: str = scope["path"]
+    if path.startswith(f"{LINKS_AT}/"):
+        return f"{LINKS_AT}/…"
     shown = without_key(path, headers)
     if shown != path:
         return quote(shown, safe=_PATH_SIGNS)[:100]

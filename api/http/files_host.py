@@ -10,6 +10,10 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from api.errors import routing_error
 
+LINKS_AT = "/v1/artifacts"
+"""The beginning of the paths of links to files. Behind it: the token, and the file's name, which
+only people and browsers read."""
+
 
 class FilesHost:
     """At that host there are files and nothing else; at others, links to files lead there.
@@ -17,19 +21,17 @@ class FilesHost:
     A proxy in front has to pass the `Host` header on.
     """
 
-    def __init__(self, app: ASGIApp, *, files_url: str, at: str) -> None:
-        """`at`: the beginning of the paths of files."""
+    def __init__(self, app: ASGIApp, *, files_url: str) -> None:
         self._app = app
         self._files_url = files_url
         self._host = urlsplit(files_url).netloc.lower()
-        self._at = f"{at}/"
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
         is_here = Headers(scope=scope).get("host", "").lower() == self._host
-        is_file = scope["path"].startswith(self._at)
+        is_file = scope["path"].startswith(f"{LINKS_AT}/")
         if is_here is is_file:
             await self._app(scope, receive, send)
         elif is_file:

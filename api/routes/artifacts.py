@@ -15,10 +15,10 @@ from api.conversations.shapes import (
 )
 from api.deps import ApiDeps
 from api.files.answer import FileAnswer
-from api.files.links import AT
 from api.files.made_files import KeptFile
 from api.files.zipped import ZipAnswer
 from api.http.edge import held_body
+from api.http.files_host import LINKS_AT
 from api.routes.openapi import KEYED, RANGE, errors
 from infra.files.store import PIECE_BYTES
 from infra.store.files.files import FileRecord
@@ -123,7 +123,9 @@ def artifact_routes(deps: ApiDeps) -> APIRouter:
             **errors(404, 410, 416),
         },
     }
-    router.add_api_route(f"{AT}/{{token}}/{{name}}", get_artifact, openapi_extra=RANGE, **bytes_of)
+    router.add_api_route(
+        f"{LINKS_AT}/{{token}}/{{name}}", get_artifact, openapi_extra=RANGE, **bytes_of
+    )
     listed: dict[str, Any] = {"responses": errors(404), "openapi_extra": KEYED}
     ranged: dict[str, Any] = {"openapi_extra": KEYED | RANGE, **bytes_of}
     zipped: dict[str, Any] = {

@@ -110,14 +110,28 @@ def _inherited(name: str, documents: Mapping[str, PlacedYaml]) -> PlacedYaml:
             raise ProfileRefused([f"{place}: extends: more than {EXTENDS_MAX} agents in a row"])
     whole = PlacedYaml({}, {})
     for one in reversed(chain):
-        data = {key: value for key, value in documents[one].data.items() if key != "extends"}
-        _lay_over(whole.data, data)
+        _lay_over(whole.data, _own(documents[one].data))
         whole.places |= documents[one].places
     return whole
 
 
+def _own(data: Mapping[str, Any]) -> dict[str, Any]:
+    """What one file says itself, its prompt in the whole form."""
+    said = {key: value for key, value in data.items() if key != "extends"}
+    if isinstance(prompt := said.get("system_prompt"), str):
+        said["system_prompt"] = {"text": prompt}
+    return said
+
+
+_INSTEAD = {"text": "file", "file": "text"}
+"""Of a prompt: what one of them replaces."""
+
+
 def _lay_over(below: dict[str, Any], above: Mapping[str, Any]) -> None:
     for key, value in above.items():
+        if key == "system_prompt" and isinstance(value, dict) and isinstance(below.get(key), dict):
+            given = {_INSTEAD.get(part) for part in value}
+            below[key] = {part: told for part, told in below[key].items() if part not in given}
         if isinstance(value, dict) and isinstance(below.get(key), dict):
             below[key] = dict(below[key])
             _lay_over(below[key], value)
@@ -126,10 +140,8 @@ def _lay_over(below: dict[str, Any], above: Mapping[str, Any]) -> None:
 
 
 def _read_prompt(document: PlacedYaml, folder: FilePath) -> None:
-    """Replace the short forms of `system_prompt` by the whole one."""
+    """Replace a file by its text."""
     given = document.data.get("system_prompt")
-    if isinstance(given, str):
-        document.data["system_prompt"] = {"text": given}
     if not isinstance(given, dict) or "file" not in given:
         return
     place = document.place_of(("system_prompt", "file"))
@@ -142,7 +154,7 @@ def _read_prompt(document: PlacedYaml, folder: FilePath) -> None:
 
 def _prompt_text(file: object, folder: FilePath, place: YamlPlace) -> str:
     told = f"{place}: system_prompt.file"
-    if not isinstance(file, str) or not file:
+    if not isinstance(file, str) or not file or "\0" in file:
         raise ProfileRefused([f"{told}: must be a file's name"])
     base = os.path.realpath(folder)
     path = os.path.realpath(os.path.join(base, file))

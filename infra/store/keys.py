@@ -284,7 +284,7 @@ class Keys:
 
     def agent_profile(self, digest: str) -> str:
         """String: JSON of a version of an agent's profile. API; kept for an eighth longer than a
-        conversation, renewed hourly while replicas offer it."""
+        conversation, renewed each minute in which it is asked for."""
         return f"{self.prefix}:agent:{digest}"
 
     def key_verdict(self, tenant: TenantId) -> str:

@@ -157,3 +157,16 @@ def test_settings_are_their_sections_each_once() -> None:
     assert set(SECTIONS) == set(Settings.__bases__)
     assert sorted(fields) == sorted(Settings.model_fields)
     assert all(section.title for section in SECTIONS)
+
+
+@pytest.mark.parametrize(
+    "files_url", ["https://agents.example.org", "https://files.example.org/files"]
+)
+def test_files_have_a_host_of_their_own_or_none(files_url: str) -> None:
+    given = {
+        "AGCLUSTER_PUBLIC_URL": "https://agents.example.org/api",
+        "AGCLUSTER_FILES_URL": files_url,
+    }
+    with pytest.raises(SettingsRefused, match="AGCLUSTER_FILES_URL"):
+        load_settings(given, env_file=None)
+    load_settings({**given, "AGCLUSTER_FILES_URL": "https://files.example.org"}, env_file=None)

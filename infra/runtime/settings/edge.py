@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from typing import ClassVar
+from typing import ClassVar, Self
+from urllib.parse import urlsplit
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from infra.runtime.settings.types import Names, Section
 
@@ -75,6 +76,17 @@ class EdgeSettings(Section):
         if not re.fullmatch(r"https?://[A-Za-z0-9._\-\[\]:]+(/[A-Za-z0-9._~/\-]*)?", value):
             raise ValueError("must be an address: https://agents.example.org")
         return value.rstrip("/")
+
+    @model_validator(mode="after")
+    def _files_have_a_host_of_their_own(self) -> Self:
+        if self.files_url is None:
+            return self
+        files = urlsplit(self.files_url)
+        if files.path:
+            raise ValueError("AGCLUSTER_FILES_URL is a host of its own, without a path")
+        if self.public_url and urlsplit(self.public_url).netloc.lower() == files.netloc.lower():
+            raise ValueError("AGCLUSTER_FILES_URL must be another host than AGCLUSTER_PUBLIC_URL's")
+        return self
 
     @field_validator("trusted_proxies")
     @classmethod

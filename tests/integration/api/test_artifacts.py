@@ -15,7 +15,7 @@ import httpx
 import pytest
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
-from api.files.links import AT
+from api.http.files_host import LINKS_AT
 from infra.runtime.links import LinkSigner
 from infra.wire.answers import shown_head
 from infra.wire.events import Artifact, TextDelta, ToolCall, TurnFiles, TurnStarted
@@ -202,7 +202,7 @@ async def test_an_answer_of_files_only_comes_back_as_the_same_answer(scene: Scen
     request = scene.api.worker.requests[-1]
     assert request.answers[-1] == shown_head("Short.")
     said = [block for one in request.history for block in one.content]
-    assert all(isinstance(block, TextBlock) and AT not in block.text for block in said)
+    assert all(isinstance(block, TextBlock) and LINKS_AT not in block.text for block in said)
 
 
 async def test_names_mean_nothing_in_an_answer(scene: Scene) -> None:
@@ -224,14 +224,14 @@ async def test_a_forged_expired_or_deleted_link_is_refused(scene: Scene) -> None
     one = scene.kept[0]
     signer = LinkSigner([b"test-secret-test-secret-test-secret-"])
     good = signer.token(one.file, expires_ms=one.expires_ms)
-    assert (await scene.get(f"{PUBLIC}{AT}/{good}/x")).content == PNG
+    assert (await scene.get(f"{PUBLIC}{LINKS_AT}/{good}/x")).content == PNG
     other = LinkSigner([b"another-secret-another-secret-anothe"])
     for token in (other.token(one.file, expires_ms=one.expires_ms), good[:-2] + "xx", "x", "." * 9):
-        assert (await scene.get(f"{PUBLIC}{AT}/{token}/x")).status_code == 404
-    expired = await scene.get(f"{PUBLIC}{AT}/{signer.token(one.file, expires_ms=1)}/x")
+        assert (await scene.get(f"{PUBLIC}{LINKS_AT}/{token}/x")).status_code == 404
+    expired = await scene.get(f"{PUBLIC}{LINKS_AT}/{signer.token(one.file, expires_ms=1)}/x")
     assert code_of(expired)[:2] == (410, "link_expired")
     await scene.api.http.delete(f"/v1/files/{one.file}")
-    assert (await scene.get(f"{PUBLIC}{AT}/{good}/x")).status_code == 410
+    assert (await scene.get(f"{PUBLIC}{LINKS_AT}/{good}/x")).status_code == 410
 
 
 async def test_another_replica_serves_the_same_links(kept_in: dict[str, Any]) -> None:
@@ -255,7 +255,7 @@ async def test_links_of_an_old_secret_work_as_long_as_it_is_named() -> None:
         await scene.begin()
         one = await scene.keep("a.txt", b"text", "text/plain")
         token = LinkSigner([old.encode()]).token(one.file, expires_ms=one.expires_ms)
-        found = await scene.get(f"{PUBLIC}{AT}/{token}/a.txt")
+        found = await scene.get(f"{PUBLIC}{LINKS_AT}/{token}/a.txt")
         assert (found.text, found.headers["content-type"]) == ("text", "text/plain; charset=utf-8")
 
 

@@ -528,6 +528,15 @@ async def test_path_cannot_write_lines_into_the_log(caplog: pytest.LogCaptureFix
     assert path == "/x%0Aanswered%20status=200%1b[31m"
 
 
+async def test_a_link_to_a_file_is_not_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    """It opens the file without a key."""
+    caplog.set_level(logging.INFO, logger="api.http.edge")
+    async with running_api() as api:
+        await api.http.get("/v1/artifacts/a-token/salary-of-anna.pdf")
+    (told,) = [record for record in caplog.records if record.name == "api.http.edge"]
+    assert told.__dict__["agc_fields"]["path"] == "/v1/artifacts/…"
+
+
 def test_bounds_are_on_in_every_replica() -> None:
     assert BoundedConnection.bounds.head_s <= 30
     assert BoundedConnection.bounds.rest_s <= 30

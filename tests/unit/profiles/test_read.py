@@ -61,6 +61,30 @@ def test_an_heir_says_only_what_differs(folder: Path) -> None:
     assert heir.environment == {"A": "a", "B": "other"}
 
 
+@pytest.mark.parametrize(
+    ("base", "heir", "prompt"),
+    [
+        ("{file: p.md}", "{text: mine}", SystemPrompt(text="mine")),
+        ("{file: p.md, mode: append}", "mine", SystemPrompt(text="mine", mode="append")),
+        ("theirs", "{file: p.md}", SystemPrompt(text="from a file")),
+        ("theirs", "{mode: append}", SystemPrompt(text="theirs", mode="append")),
+    ],
+)
+def test_an_heirs_prompt_replaces_the_other_form_of_it(
+    folder: Path, base: str, heir: str, prompt: SystemPrompt
+) -> None:
+    (folder / "p.md").write_text("from a file")
+    (folder / "base.yaml").write_text(f"system_prompt: {base}\n")
+    (folder / "heir.yaml").write_text(f"extends: base\nsystem_prompt: {heir}\n")
+    assert read_folder(folder)["heir"].system_prompt == prompt
+
+
+def test_a_file_with_an_odd_name_is_a_fault(folder: Path) -> None:
+    assert faults(folder, odd='system_prompt: {file: "a\\0b"}\n') == [
+        "odd.yaml:1: system_prompt.file: must be a file's name"
+    ]
+
+
 def test_a_prompt_may_be_a_file_beside_it(folder: Path) -> None:
     (folder / "prompts").mkdir()
     (folder / "prompts" / "long.md").write_text("# Be thorough\n")

@@ -36,6 +36,8 @@ log = logging.getLogger(__name__)
 HEAD_MAX_BYTES = 64 * 1024
 REFUSALS_LOGGED_MAX = 120
 """Log lines per minute about a session's refusals. Granted connections have a rate of their own."""
+MCP_REQUESTS_MAX = 4
+"""Requests to MCP servers at a time, of one session: their bodies are held in memory."""
 _CHUNK_BYTES = 64 * 1024
 _LOOKUP_THREADS = 32
 _CLOSED = EgressProfile(policy=EgressPolicy.NONE)
@@ -137,6 +139,7 @@ class EgressBounds:
     def __init__(self, limits: EgressLimits) -> None:
         self.all = Places(2 * limits.connections_max)
         self.carrying = Places(limits.connections_max)
+        self.mcp = Places(MCP_REQUESTS_MAX)
         self.rate = Pace(
             limits.connections_per_minute, what="connections", wait_s=limits.rate_wait_s
         )
@@ -203,7 +206,8 @@ class EgressProxy:
                     await _until_due(bounds.rate)
                     carried = _Carried(turn, bounds, told)
                     if is_mcp(request):
-                        await self._ask_mcp(carried, request, agent)
+                        with _taken(bounds.mcp):
+                            await self._ask_mcp(carried, request, agent)
                         return
                     server = await self._open(self._rules.of(turn.options.egress_profile), request)
                     await self._carry(carried, request, agent, server)
@@ -252,8 +256,9 @@ class EgressProxy:
         except McpRefused as error:
             raise EgressRefused(error.status, error.message, detail=error.detail) from error
         try:
-            server[1].write(asked.head + body)
+            server[1].writelines((asked.head, body))
             carried.sent = len(body)
+            del body
             await _answer(agent, server, carried, self._limits)
         finally:
             server[1].close()
@@ -393,6 +398,9 @@ async def _answer(agent: Streams, server: Streams, carried: _Carried, limits: Eg
     try:
         async with asyncio.timeout(limits.idle_timeout_s) as silence:
             watch = _Watch(silence, carried, limits)
+            for begin in range(0, carried.sent, carried.bounds.chunk_bytes):
+                await watch.passed(min(carried.bounds.chunk_bytes, carried.sent - begin))
+            await server[1].drain()
             while data := await server[0].read(carried.bounds.chunk_bytes):
                 carried.received += len(data)
                 await watch.passed(len(data))
