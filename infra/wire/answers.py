@@ -43,6 +43,11 @@ _ADDED = re.compile(
 _FOLDED = re.compile(r'^<(?:(think)>|(details) type="tool_calls" [^>\n]*>)\n', re.MULTILINE)
 """How begins what this service itself puts into a text to be folded (`api.turns.folded`)."""
 
+_TOLD_MARK = re.compile(r'<think>|<detailstype="(?:reasoning|tool_calls|code_interpreter)"')
+"""The same in a head, which has no blanks."""
+
+_TOLD_MARK_CHARS = len('<detailstype="code_interpreter"')
+
 _CUT_MARKS = ".…"
 
 SUB_AGENTS = frozenset(("Agent", "Task"))
@@ -76,12 +81,13 @@ class ToldHeads:
     """The heads of an answer, computed from its events: of its text alone, and of everything that
     may be shown.
 
-    A deployment may show thinking and tools inside the answer's text.
+    A deployment may show thinking and tools inside the answer's text. An answer that itself has the
+    marks of what is added for display has no known heads: nobody can tell what comes back of it.
     """
 
     def __init__(self) -> None:
-        self._text = Head()
-        self._all = Head()
+        self._text = Head(HEAD_CHARS + _TOLD_MARK_CHARS)
+        self._all = Head(HEAD_CHARS + _TOLD_MARK_CHARS)
         self._sub_agents = SubAgents()
 
     def add(self, event: Event) -> None:
@@ -98,9 +104,12 @@ class ToldHeads:
                 self._all.add(line)
 
     @property
-    def heads(self) -> tuple[str, ...]:
-        """Both heads, or one if they are equal."""
-        return tuple(dict.fromkeys((self._text.text, self._all.text)))
+    def heads(self) -> tuple[str, ...] | None:
+        """Both heads, or one if they are equal; None if they are unknown."""
+        told = (self._text.text, self._all.text)
+        if any(_TOLD_MARK.search(text) for text in told):
+            return None
+        return tuple(dict.fromkeys(text[:HEAD_CHARS] for text in told))
 
 
 def shown_head(text: str) -> str:

@@ -11,7 +11,7 @@ SONNET, HAIKU = "claude-sonnet-4-5-20250929", "claude-haiku-4-5-20251001"
 LONG = "".join(f"word{n} " for n in range(300))
 
 
-def told(*events: Event) -> tuple[str, ...]:
+def told(*events: Event) -> tuple[str, ...] | None:
     heads = ToldHeads()
     for event in events:
         heads.add(event)
@@ -70,8 +70,33 @@ def test_an_answer_shown_with_its_tools_agrees_too() -> None:
     assert not agree(heads, shown_head("Bash: rm\n\nHere it is."))
 
 
+@pytest.mark.parametrize(
+    "mark",
+    [
+        "<think>\nhm\n</think>",
+        '<details type="tool_calls" done="true">\nx\n</details>',
+        '<details type="code_interpreter">',
+    ],
+)
+@pytest.mark.parametrize("before", ["", "It writes ", "x" * (HEAD_CHARS - 1), "x" * HEAD_CHARS])
+def test_an_answer_about_the_marks_themselves_agrees(mark: str, before: str) -> None:
+    """What is taken out of it when it comes back is its own text."""
+    said = f"{before}{mark} around what it thinks."
+    heads = told(*(TextDelta(text=char) for char in said))
+    assert agree(heads, shown_head(said))
+    assert agree(heads, shown_head(said[:-5]))
+    assert agree(told(ThinkingDelta(text=mark), TextDelta(text="x")), shown_head(mark + "x"))
+
+
+def test_other_tags_are_told_as_they_are() -> None:
+    assert told(TextDelta(text="<details><b>1</b> <think")) == ("<details><b>1</b><think",)
+    far = told(TextDelta(text="x" * 2 * HEAD_CHARS + "<think>"))
+    assert far == ("x" * HEAD_CHARS,)
+
+
 def test_heads_are_bounded_however_the_answer_comes() -> None:
     pieces = told(*(TextDelta(text=word + " ") for word in LONG.split()))
+    assert pieces is not None
     assert pieces == told(TextDelta(text=LONG)) == (shown_head(LONG),)
     assert len(pieces[0]) == HEAD_CHARS
     assert shown_head(" " * 10_000 + "x") == "x"
