@@ -19,7 +19,7 @@ from infra.files.store import PIECE_BYTES
 from infra.runtime.identity import new_file_id
 from infra.runtime.logs import fields
 from infra.store.files.files import FileFacts, FileQuota
-from infra.wire.errors import AgClusterError, ErrorCode, LeaseLost
+from infra.wire.errors import AgClusterError, ErrorCode, FileNotKept, LeaseLost
 from infra.wire.events import Artifact, TurnEnded, TurnFiles
 from infra.wire.file_kinds import HEAD_BYTES, media_type_of
 from infra.wire.ids import FileId, TenantId
@@ -35,6 +35,7 @@ OUTPUT_PURPOSE = "assistants_output"
 NAMED_MAX = 10
 """Files that are not kept, but named."""
 PATH_MAX_CHARS = 255
+GONE = "the conversation is gone"
 AFTER_FAILURE_S = 5.0
 """A turn that did not end well keeps what can be kept in this time."""
 
@@ -230,15 +231,16 @@ class _OneTurn:
         id = new_file_id(self._parts.clock.unix_ms())
         path = shown_path(file.path)
         life_s = self._settings.artifact_life_s
-        # First of all, so that a delete of the conversation finds it.
-        if not await self._kept.made.note(self._held.conversation, id, path, life_s=life_s):
-            raise _NotKept("the conversation is gone")
-        room = await records.begin(
-            id, self._tenant, store=store, announced=file.bytes, quota=self._quota
-        )
-        if room != "ok":
-            raise _NotKept("no room left for this API key")
         try:
+            room = await records.begin(
+                id, self._tenant, store=store, announced=file.bytes, quota=self._quota
+            )
+            if room != "ok":
+                raise _NotKept("no room left for this API key")
+            # Noted on record and before its bytes: a delete of the conversation finds it from now
+            # on, and one that came first is noticed.
+            if not await self._kept.made.note(self._held.conversation, id, path, life_s=life_s):
+                raise _NotKept(GONE)
             await self._kept.files.put(object_name(id), reading)
             record = await records.keep(
                 id,
@@ -253,10 +255,12 @@ class _OneTurn:
                 ),
                 store=store,
             )
+        except FileNotKept:
+            raise _NotKept(GONE) from None
         except BaseException:
-            await self._remove(id, store)
+            await self._remove(id)
             raise
-        assert record is not None
+        assert record is not None, "only the file of an upload may be closed"
         assert record.expires_ms is not None
         self._left_bytes -= file.bytes
         return Artifact(
@@ -267,7 +271,7 @@ class _OneTurn:
             expires_ms=record.expires_ms,
         )
 
-    async def _remove(self, id: FileId, store: str) -> None:
+    async def _remove(self, id: FileId) -> None:
         # Whatever is left is removed by a sweep, which finds it by its record.
         with suppress(AgClusterError, TimeoutError, asyncio.CancelledError):
             async with asyncio.timeout(1.0):

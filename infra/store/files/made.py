@@ -44,7 +44,8 @@ class MadeRecords:
         self._contents = contents or PlainContents()
 
     async def note(self, c: ConversationKey, file: FileId, path: str, *, life_s: float) -> bool:
-        """A file is about to be kept. False if the conversation is gone: then it must not be."""
+        """A file on record is about to be kept. False if the conversation is gone: then it must not
+        be."""
         answer = await self._scripts.run(
             NoteMadeCall(
                 file=file,

@@ -21,6 +21,8 @@ from infra.wire.events import Artifact, TurnEnded, TurnFiles
 from infra.wire.states import TurnState
 from tests.fakes.scripted_agent import AGENT_SCRIPTS, Say, ScriptedSession, Tool
 from tests.fakes.worker_stage import TENANT, Stage, conversation
+from worker.conversations.files_out import _OneTurn
+from worker.hosts.folders.made import MadeFile
 
 C = conversation("one")
 PNG = b"\x89PNG\r\n\x1a\npixels"
@@ -209,6 +211,67 @@ async def test_what_a_tenant_has_no_room_for_is_not_kept(scene: Scene) -> None:
     made = await scene.made(scene.write("a", b"x" * 8), scene.write("b", b"x" * 8))
     assert [one.path for one in made.files] == ["a"]
     assert made.not_kept == ("b (no room left for this API key)",)
+
+
+async def test_what_there_is_no_room_for_is_not_noted(scene: Scene) -> None:
+    await scene.stage.worker(tenant_files_max=1)
+    made = await scene.made(*(scene.write(name, b"x") for name in "abc"))
+    noted = await scene.stage.store.made.of(C)
+    assert [one.file for one in noted] == [one.file for one in made.files]
+
+
+async def test_ids_of_files_that_are_gone_make_room_before_files_do(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("infra.store.files.made.MADE_MAX", 3)
+    await scene.stage.worker()
+    first, *gone = (await scene.made(*(scene.write(name, b"x") for name in "abc"))).files
+    for one in gone:
+        await scene.stage.store.files.drop(one.file)
+    later = (await scene.made(scene.write("d", b"x"), scene.write("e", b"x"))).files
+    kept = [one.file for one in (first, *later)]
+    assert [one.file for one in await scene.stage.store.made.of(C)] == kept
+    assert None not in await scene.stage.store.files.get_all(kept)
+
+
+@pytest.mark.parametrize("after", ["records.begin", "made.note", "files.put"])
+async def test_a_conversation_deleted_while_a_file_is_kept_leaves_none(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, after: str
+) -> None:
+    worker = await scene.stage.worker()
+    store, over = scene.stage.store, asyncio.Event()
+    part, step = after.split(".")
+    whose = getattr(worker.process.parts.kept_files, part)
+    work = getattr(whose, step)
+
+    async def then_deleted(*args: Any, **more: Any) -> Any:
+        answer = await work(*args, **more)
+        await store.conversations.delete(C, tenant=TENANT, reason="test", is_forced=True)
+        return answer
+
+    outcome = _OneTurn._outcome
+
+    results = list[object]()
+
+    async def keep(one: _OneTurn, file: MadeFile) -> None:
+        results.append(await outcome(one, file))
+        over.set()
+
+    async def to_its_end(one: _OneTurn, file: MadeFile) -> Any:
+        await asyncio.shield(scene.stage.background(keep(one, file)))
+        return results[0]
+
+    monkeypatch.setattr(_OneTurn, "_outcome", to_its_end)
+    monkeypatch.setattr(whose, step, then_deleted)
+    monkeypatch.setitem(AGENT_SCRIPTS, "make", lambda words: [Do(scene.write("a", b"x")), Say("!")])
+    await scene.stage.ask(C, "make")
+    async with asyncio.timeout(20):
+        await over.wait()
+    assert [str(one) for one in results] == ["the conversation is gone"]
+    assert not await scene.stage.redis.exists(scene.stage.keys.tenant_filed(TENANT))
+    await worker.stop()
+    assert await store.made.of(C) == []
+    assert not any(one.getMessage().startswith("file not kept") for one in caplog.records)
 
 
 async def test_a_store_that_hangs_ends_the_turn_in_time(
