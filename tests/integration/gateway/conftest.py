@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import shutil
 import tempfile
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -20,6 +20,7 @@ from infra.runtime.settings import EgressPolicy
 from infra.wire.gateway import OpenSession, OpenTurn, TurnMeter
 from infra.wire.ids import ConversationKey, Fence, TenantId, TurnId
 from infra.wire.options import NO_OPTIONS, ConversationOptions
+from infra.wire.profiles import McpServer
 from infra.wire.socket_folder import MODEL_SOCKET
 from tests.fakes.scripted_model import RunningModel, running_model
 from worker.gateway.egress.proxy import EgressRules
@@ -103,6 +104,7 @@ class Host:
         models: tuple[str, ...] = (),
         budget_tokens: int | None = None,
         options: ConversationOptions = NO_OPTIONS,
+        mcp_servers: Mapping[str, McpServer] | None = None,
     ) -> OpenTurn:
         expires_ms = self.surroundings.clock.unix_ms() + int(lasts_s * 1000)
         context = SealContext(TENANT, CONVERSATION, turn, expires_ms)
@@ -116,6 +118,7 @@ class Host:
             models=models,
             budget_tokens=budget_tokens,
             options=options,
+            mcp_servers=mcp_servers or {},
         )
         await self.worker.open_turn(request)
         return request

@@ -6,7 +6,7 @@ import asyncio
 import ipaddress
 import logging
 from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -14,11 +14,12 @@ import pytest
 from infra.runtime.settings import EgressPolicy, EgressProfile
 from infra.wire.ids import TurnId
 from infra.wire.options import ConversationOptions
+from infra.wire.profiles import McpServer
 from infra.wire.socket_folder import EGRESS_SOCKET
 from tests.fakes.scripted_model import RunningModel
 from tests.integration.gateway.conftest import CONVERSATION, PATIENCE_S, TURN, Host, HostMaker
 from worker.gateway.egress.addresses import IPAddress, why_refused
-from worker.gateway.egress.proxy import EgressLimits, EgressRules
+from worker.gateway.egress.proxy import MCP_REQUESTS_MAX, EgressLimits, EgressRules
 from worker.gateway.main import Outside
 
 PUBLIC = ipaddress.ip_address("93.184.216.34")
@@ -448,6 +449,36 @@ async def test_connections_of_a_session_are_bounded(make_host: HostMaker, echo: 
         await reader.readuntil(b"\r\n\r\n")
         status, raw = await ask(folder, f"CONNECT site.example:{echo.port} HTTP/1.1")
         assert (status, "too many connections" in raw) == (429, True)
+
+
+async def test_what_asks_mcp_servers_is_bounded_and_counted(
+    make_host: HostMaker, echo: Echo
+) -> None:
+    host = make_host(
+        egress=rules(echo, policy=EgressPolicy.ALLOWLIST),
+        egress_limits=EgressLimits(turn_bytes_max=30_000),
+    )
+    head = "POST http://echo.mcp.internal/ HTTP/1.1\r\nContent-Length: {}\r\n\r\n"
+    server = McpServer(url=f"http://{LOOPBACK}:{echo.port}/mcp")
+    async with host.gateway(), AsyncExitStack() as stack:
+        folder = await host.open_session()
+        await host.open_turn(mcp_servers={"echo": server})
+        for _ in range(MCP_REQUESTS_MAX):
+            reader, writer = await stack.enter_async_context(tool_at(folder))
+            writer.write(head.format(5).encode() + b"hello and more")
+            answered = await reader.readuntil(b"HELLO")
+            assert b"POST /MCP HTTP/1.1" in answered
+            assert b"AND MORE" not in answered
+        status, _ = await ask(folder, head.format(5).replace("\r\n", "\n").strip())
+        assert status == 429
+        await stack.aclose()
+        said = b"HTTP/1.1 429"
+        async with asyncio.timeout(PATIENCE_S):
+            while said.startswith(b"HTTP/1.1 429"):  # Until those who left are noticed.
+                async with tool_at(folder) as (reader, writer):
+                    writer.write(head.format(40_000).encode() + b"x" * 40_000)
+                    said = await reader.read()
+        assert said == b"", "more than its turn may send"
 
 
 @pytest.mark.parametrize(

@@ -14,9 +14,9 @@ import asyncio
 import ipaddress
 import logging
 import socket
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
@@ -362,6 +362,24 @@ class _Watch:
         self._silence.reschedule(self._loop.time() + self._limits.idle_timeout_s)
 
 
+@asynccontextmanager
+async def _watched(
+    carried: _Carried, limits: EgressLimits
+) -> AsyncIterator[tuple[_Watch, asyncio.TaskGroup]]:
+    """For what passes bytes in both directions, until all its tasks are done. Raises `_Limit` or
+    `OSError`."""
+    try:
+        async with asyncio.timeout(limits.idle_timeout_s) as silence:
+            async with asyncio.TaskGroup() as group:
+                yield _Watch(silence, carried, limits), group
+    except* OSError as errors:
+        if isinstance(errors.exceptions[0], TimeoutError):
+            raise _Limit(f"silent for {limits.idle_timeout_s:g} s") from errors
+        raise ConnectionResetError("a side left") from errors
+    except* _Limit as errors:
+        raise _Limit(str(errors.exceptions[0])) from errors
+
+
 async def _exchange(
     agent: Streams, server: Streams, carried: _Carried, limits: EgressLimits
 ) -> None:
@@ -379,35 +397,33 @@ async def _exchange(
         if sink.can_write_eof():
             sink.write_eof()
 
-    try:
-        async with asyncio.timeout(limits.idle_timeout_s) as silence:
-            watch = _Watch(silence, carried, limits)
-            async with asyncio.TaskGroup() as group:
-                group.create_task(pump(agent[0], server[1]))
-                group.create_task(pump(server[0], agent[1]))
-    except* OSError as errors:
-        if isinstance(errors.exceptions[0], TimeoutError):
-            raise _Limit(f"silent for {limits.idle_timeout_s:g} s") from errors
-        raise ConnectionResetError("a side left") from errors
-    except* _Limit as errors:
-        raise _Limit(str(errors.exceptions[0])) from errors
+    async with _watched(carried, limits) as (watch, group):
+        group.create_task(pump(agent[0], server[1]))
+        group.create_task(pump(server[0], agent[1]))
 
 
 async def _answer(agent: Streams, server: Streams, carried: _Carried, limits: EgressLimits) -> None:
-    """Pass an answer on to its end. Raises `_Limit` or `OSError`."""
-    try:
-        async with asyncio.timeout(limits.idle_timeout_s) as silence:
-            watch = _Watch(silence, carried, limits)
-            for begin in range(0, carried.sent, carried.bounds.chunk_bytes):
-                await watch.passed(min(carried.bounds.chunk_bytes, carried.sent - begin))
-            await server[1].drain()
-            while data := await server[0].read(carried.bounds.chunk_bytes):
-                carried.received += len(data)
-                await watch.passed(len(data))
-                agent[1].write(data)
-                await agent[1].drain()
-    except TimeoutError as error:
-        raise _Limit(f"silent for {limits.idle_timeout_s:g} s") from error
+    """Pass an answer on to its end. Raises `_Limit` or `OSError`; the latter also if the agent
+    leaves before."""
+
+    async def pump(leaving: asyncio.Task[None]) -> None:
+        for begin in range(0, carried.sent, carried.bounds.chunk_bytes):
+            await watch.passed(min(carried.bounds.chunk_bytes, carried.sent - begin))
+        await server[1].drain()
+        while data := await server[0].read(carried.bounds.chunk_bytes):
+            carried.received += len(data)
+            await watch.passed(len(data))
+            agent[1].write(data)
+            await agent[1].drain()
+        leaving.cancel()
+
+    async def until_left() -> None:
+        while await agent[0].read(carried.bounds.chunk_bytes):
+            continue  # What else it writes reaches nobody.
+        raise ConnectionResetError("the agent left")
+
+    async with _watched(carried, limits) as (watch, group):
+        group.create_task(pump(group.create_task(until_left())))
 
 
 @contextmanager
