@@ -15,11 +15,12 @@ from __future__ import annotations
 
 import html
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from api.turns.chain import AnswerHead
 from api.turns.channels import Channels, PieceKind
+from api.turns.own_tags import SaidText, without_tags
 from infra.runtime.settings import ToolDisplay
 from infra.wire.answers import describe
 from infra.wire.events import Event, Notice, ToolCall, ToolResult
@@ -51,6 +52,7 @@ class FoldedChannels(Channels):
         self._running: dict[str, str] = {}
         self._news: list[AgentStatus] = []
         self._is_busy = False
+        self._said = SaidText()
 
     def news(self) -> Sequence[AgentStatus]:
         """The statuses since the last call."""
@@ -71,20 +73,26 @@ class FoldedChannels(Channels):
 
     def plain(self, payloads: Sequence[bytes]) -> tuple[bool, list[bytes]] | None:
         shown = super().plain(payloads)
-        if shown is None or shown[0] or self._kind.get(False) is not PieceKind.THINKING:
+        if shown is None or not self._is_folding:
             return shown
-        return False, [_unmarked(literal) for literal in shown[1]]
+        return False, list(map(self._plain(self._kind[False]), shown[1]))
 
     @property
     def _is_folding(self) -> bool:
         return self._display is ToolDisplay.INLINE
 
+    def _plain(self, kind: PieceKind) -> Callable[[bytes], bytes]:
+        """Takes out of what the model wrote what would be folded."""
+        return self._said.shown if kind is PieceKind.TEXT else without_tags
+
     def _shown(self, is_reasoning: bool, kind: PieceKind, literal: bytes) -> tuple[bool, bytes]:
         if not self._is_folding:
             return super()._shown(is_reasoning, kind, literal)
         said, before = literal, self._kind.get(False)
-        if kind is PieceKind.THINKING:
-            literal = _unmarked(literal)
+        if kind is not before:
+            self._said = SaidText()
+        if kind is not PieceKind.TOOL:
+            literal = self._plain(kind)(literal)
         if kind is not before:
             literal = b'"' + _turn(before, kind) + literal[1:]
             self._kind[False] = kind
@@ -122,12 +130,6 @@ def _turn(before: PieceKind | None, kind: PieceKind) -> bytes:
     if kind is PieceKind.THINKING:
         return (rb"\n\n" if before is PieceKind.TEXT else b"") + rb"<think>\n"
     return closing or (rb"\n\n" if before is PieceKind.TEXT else b"")
-
-
-def _unmarked(literal: bytes) -> bytes:
-    """A literal in which no tag can begin, even one that is cut in two: every `<` is followed by a
-    space without width."""
-    return literal.replace(b"<", rb"<\u200b") if b"<" in literal else literal
 
 
 def _block(call: str, result: ToolResult) -> str:

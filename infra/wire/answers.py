@@ -48,6 +48,16 @@ _TOLD_MARK = re.compile(r'<think>|<detailstype="(?:reasoning|tool_calls|code_int
 
 _TOLD_MARK_CHARS = len('<detailstype="code_interpreter"')
 
+_PARTED = re.compile(
+    "|".join(
+        f"{tag[:at]}\u200b{tag[at:]}"
+        for tag in ("<think", "<details")
+        for at in range(1, len(tag) + 1)
+    ),
+    re.IGNORECASE | re.ASCII,
+)
+"""The tags of the answer's own text, as this service shows them (`api.turns.own_tags`)."""
+
 _CUT_MARKS = ".…"
 
 SUB_AGENTS = frozenset(("Agent", "Task"))
@@ -125,7 +135,7 @@ def shown_head(text: str) -> str:
 
 def without_folded(text: str) -> str:
     """An answer that a client sends back, without the thinking and tools that this service showed
-    inside it. Takes time in proportion to the text."""
+    inside it, and its own tags as it wrote them. Takes time in proportion to the text."""
     kept: list[str] = []
     unclosed: set[str] = set()
     begin = at = 0
@@ -138,7 +148,7 @@ def without_folded(text: str) -> str:
         else:
             kept.append(text[begin : opening.start()])
             begin = at = end + len(closing)
-    return "".join([*kept, text[begin:]])
+    return _PARTED.sub(lambda tag: tag[0].replace("\u200b", ""), "".join([*kept, text[begin:]]))
 
 
 def agree(told: Sequence[str] | None, shown: str | None) -> bool:
