@@ -23,6 +23,8 @@ def client_calls(made: Iterable[SideCallMade], functions: ClientTools) -> list[C
 def _told(call: SideCallMade, functions: ClientTools) -> ClientCall | None:
     try:
         given = json.loads(call.input or "{}")
+        # Python reads and writes numbers that are no JSON (`NaN`, `1e999`).
+        arguments = json.dumps(given, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
     except (ValueError, RecursionError):
         return None
     if not isinstance(given, dict):
@@ -30,6 +32,6 @@ def _told(call: SideCallMade, functions: ClientTools) -> ClientCall | None:
     return ClientCall(
         id=client_call_id(call.id),
         name=call.name,
-        arguments=json.dumps(given, ensure_ascii=False, separators=(",", ":")),
+        arguments=arguments,
         is_legacy=functions.is_legacy,
     )

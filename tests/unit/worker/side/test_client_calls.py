@@ -117,3 +117,10 @@ def test_only_one_where_one_was_asked_for() -> None:
 def test_what_no_client_could_run_is_left_out() -> None:
     assert called('{"n": ', "[1]", "") == [ClientCall(id="call_2", name="f", arguments="{}")]
     assert called("{}", name="give_answer") == []
+
+
+@pytest.mark.parametrize("number", ["NaN", "-Infinity", "1e999"])
+def test_a_number_that_is_no_json_reaches_no_client(number: str) -> None:
+    assert called(f'{{"a":[{number}]}}', '{"a":1e9}') == [
+        ClientCall(id="call_1", name="f", arguments='{"a":1000000000.0}')
+    ]
