@@ -2,7 +2,7 @@
 
 Text that may be the beginning of a stop sequence is held back until it is decided, so no part of a
 sequence is ever shown. Nobody tells the tokens of an unfinished text, so they are estimated from
-its size: rather too few, so that an answer within its limit is never cut.
+its size. An answer near its limit may so be cut a little below it, or go on beyond it.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from collections.abc import Sequence
 from infra.wire.events import EndReason
 
 BYTES_PER_TOKEN = 4
-"""English has about this many bytes of UTF-8 for each token; code and other languages have
-fewer."""
+"""English has about this many bytes of UTF-8 for each token: more with long words, fewer in code.
+Other scripts have fewer characters for each, but of two to four bytes."""
 
 
 class TextBounds:
