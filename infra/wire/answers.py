@@ -40,8 +40,9 @@ _ADDED = re.compile(
 )
 """How chat programs show thinking and tools inside an answer."""
 
-_FOLDED = re.compile(r'^<(?:(think)>|(details) type="tool_calls" [^>\n]*>)\n', re.MULTILINE)
-"""How begins what this service itself puts into a text to be folded (`api.turns.folded`)."""
+_FOLDED = re.compile(r'^<(?:(think)>|(details) type="tool_calls" [^>\n]*>)\r?\n', re.MULTILINE)
+"""How begins what this service itself puts into a text to be folded (`api.turns.folded`). Some
+clients send other line ends than they got."""
 
 _TOLD_MARK = re.compile(r'<think>|<detailstype="(?:reasoning|tool_calls|code_interpreter)"')
 """The same in a head, which has no blanks."""

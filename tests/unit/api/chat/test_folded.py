@@ -269,6 +269,11 @@ def test_the_model_never_sees_it_again() -> None:
     assert prompt.prompt == (TextBlock(text=text),)
 
 
+def test_a_client_may_send_other_line_ends() -> None:
+    text = text_of(streamed(TURN_WITH_ALL)).replace("\n", "\r\n")
+    assert without_folded(text).split() == ["I", "look.", "There", "are", "two."]
+
+
 def test_only_what_is_closed_is_taken_out() -> None:
     for text in (
         "<think>\nnever closed",
