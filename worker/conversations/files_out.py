@@ -23,6 +23,7 @@ from infra.wire.errors import AgClusterError, ErrorCode, FileNotKept, LeaseLost
 from infra.wire.events import Artifact, TurnEnded, TurnFiles
 from infra.wire.file_kinds import HEAD_BYTES, media_type_of
 from infra.wire.ids import FileId, TenantId
+from infra.wire.states import TurnState
 from worker.hosts.folders.made import FoundFiles, MadeFile, file_time_ns, look, open_made
 from worker.hosts.host import ContainerId
 from worker.ownership import HeldLease
@@ -94,7 +95,7 @@ class FilesOut:
         if not found.files and found.is_whole:
             return None
         limit_s = kept.settings.artifact_keep_s
-        if end.error is not None:
+        if end.state is not TurnState.DONE:
             limit_s = min(limit_s, AFTER_FAILURE_S)
         assert self._keeping is not None, "runs beside all turns"
         one = _OneTurn(self._parts, kept, self._held, record.tenant, self._keeping)

@@ -19,7 +19,7 @@ from infra.runtime.settings import FileStoreSettings
 from infra.wire.errors import FileStoreUnavailable
 from infra.wire.events import Artifact, TurnEnded, TurnFiles
 from infra.wire.states import TurnState
-from tests.fakes.scripted_agent import AGENT_SCRIPTS, Say, ScriptedSession, Tool
+from tests.fakes.scripted_agent import AGENT_SCRIPTS, Hang, Say, ScriptedSession, Tool
 from tests.fakes.worker_stage import TENANT, Stage, conversation
 from worker.conversations.files_out import _OneTurn
 from worker.hosts.folders.made import MadeFile
@@ -292,6 +292,28 @@ async def test_a_store_that_hangs_ends_the_turn_in_time(
     let_go.set()
     assert made.files == ()
     assert made.not_kept == ("a (out of time)", "b (out of time)")
+
+
+async def test_a_cancelled_turn_does_not_wait_long_for_a_store(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await scene.stage.worker(artifact_keep_s=600)
+    monkeypatch.setattr("worker.conversations.files_out.AFTER_FAILURE_S", 0.2)
+
+    async def put(name: str, chunks: object) -> None:
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(scene.files, "put", put)
+    made = asyncio.Event()
+    steps = [Do(scene.write("a", b"x")), Do(made.set), Hang()]
+    monkeypatch.setitem(AGENT_SCRIPTS, "make", lambda words: steps)
+    turn = await scene.stage.ask(C, "make")
+    async with asyncio.timeout(20):
+        await made.wait()
+    await scene.stage.cancel(turn)
+    end = await scene.stage.ended(turn)
+    assert end.state is TurnState.CANCELLED
+    assert end.made == TurnFiles(not_kept=("a (out of time)",))
 
 
 async def test_a_worker_that_dies_while_it_keeps_files_leaves_it_to_the_next(
