@@ -8,15 +8,12 @@ nothing.
 
 from __future__ import annotations
 
-import asyncio
 import errno
 import hashlib
 import logging
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import suppress
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TypeVar
 
 from infra.runtime.logs import fields
 from infra.store.turns.records import Unheard
@@ -30,6 +27,7 @@ from infra.wire.turns import (
     TurnRequest,
 )
 from infra.wire.words import Case
+from worker.conversations.threads import to_its_end
 from worker.hosts.folders.uploads import UploadFolder
 from worker.hosts.host import WORKSPACE_AT
 from worker.ownership import HeldLease
@@ -46,7 +44,6 @@ from worker.turns.sent_files import (
     without_older_pictures,
 )
 
-T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 EARLIER_MAX = 100
@@ -114,7 +111,7 @@ class FilesIn:
                 raise NotDelivered(Case.FILES_DO_NOT_FIT) from error
             raise ContainerFailed(f"its files cannot be delivered: {error}") from error
         finally:
-            await _to_its_end(uploads.close)
+            await to_its_end(uploads.close)
         return _told_of(request, unheard, landed)
 
 
@@ -161,7 +158,7 @@ class _OneDelivery:
         missing = list[_Wanted]()
         for one in wanted:
             find = partial(self._uploads.find, one.name, digest=one.known.digest, size=one.size)
-            path = await _to_its_end(find)
+            path = await to_its_end(find)
             if path is None:
                 missing.append(one)
             else:
@@ -202,33 +199,19 @@ class _OneDelivery:
     async def _written(self, one: _Wanted) -> str:
         """Write it, and return its path in the workspace."""
         uploads, check = self._uploads, hashlib.sha256()
-        upload = await _to_its_end(uploads.begin)
+        upload = await to_its_end(uploads.begin)
         async for piece in self._bytes.pieces(one.known.file):
             check.update(piece)
-            await _to_its_end(partial(upload.write, piece))
+            await to_its_end(partial(upload.write, piece))
         if check.hexdigest() != one.known.digest:
             raise NotDelivered(Case.SENT_FILE_GONE)
         # The machine may have been suspended for longer than the lease.
         await self._held.until_sure()
         settle = partial(uploads.settle, upload, one.name, digest=one.known.digest, size=one.size)
         try:
-            return await _to_its_end(settle)
+            return await to_its_end(settle)
         finally:
-            await _to_its_end(partial(uploads.drop, upload))
-
-
-async def _to_its_end(call: Callable[[], T]) -> T:
-    """The result of a call in a thread. If the caller is cancelled, it waits for the thread all the
-    same: the descriptors that this uses are closed afterwards."""
-    working = asyncio.get_running_loop().run_in_executor(None, call)
-    try:
-        return await asyncio.shield(working)
-    except asyncio.CancelledError:
-        while not working.done():
-            # A second cancellation changes nothing: the first one is raised below.
-            with suppress(asyncio.CancelledError):
-                await asyncio.wait({working})
-        raise
+            await to_its_end(partial(uploads.drop, upload))
 
 
 def _told_of(

@@ -12,7 +12,8 @@ import hashlib
 import logging
 import os
 from collections.abc import AsyncIterator
-from contextlib import suppress
+from contextlib import ExitStack, suppress
+from functools import partial
 
 from infra.files.names import object_name
 from infra.files.store import PIECE_BYTES
@@ -24,6 +25,7 @@ from infra.wire.events import Artifact, TurnEnded, TurnFiles
 from infra.wire.file_kinds import HEAD_BYTES, media_type_of
 from infra.wire.ids import FileId, TenantId
 from infra.wire.states import TurnState
+from worker.conversations.threads import to_its_end
 from worker.hosts.folders.made import FoundFiles, MadeFile, file_time_ns, look, open_made
 from worker.hosts.host import ContainerId
 from worker.ownership import HeldLease
@@ -218,14 +220,18 @@ class _OneTurn:
         if file.bytes > self._left_bytes:
             raise _NotKept("too much in one turn")
         c, fence = self._held.conversation, self._held.fence
-        try:
-            fd = await asyncio.to_thread(open_made, self._parts.folders, c, fence, file)
-        except OSError:
-            raise _NotKept("could not be read") from None
-        try:
+        with ExitStack() as held:
+
+            def opened() -> int:
+                fd = open_made(self._parts.folders, c, fence, file)
+                held.callback(os.close, fd)
+                return fd
+
+            try:
+                fd = await to_its_end(opened)
+            except OSError:
+                raise _NotKept("could not be read") from None
             return await self._keep_open(file, _Reading(fd, file.bytes))
-        finally:
-            os.close(fd)
 
     async def _keep_open(self, file: MadeFile, reading: _Reading) -> Artifact:
         records, store = self._kept.records, await self._kept.files.identity()
@@ -297,7 +303,7 @@ class _Reading:
         read = 0
         while read < self._size:
             most = min(PIECE_BYTES, self._size - read)
-            piece = await asyncio.to_thread(os.pread, self._fd, most, read)
+            piece = await to_its_end(partial(os.pread, self._fd, most, read))
             if not piece:
                 break
             read += len(piece)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,9 +21,9 @@ from infra.wire.errors import FileStoreUnavailable
 from infra.wire.events import Artifact, TurnEnded, TurnFiles
 from infra.wire.states import TurnState
 from tests.fakes.scripted_agent import AGENT_SCRIPTS, Hang, Say, ScriptedSession, Tool
-from tests.fakes.worker_stage import TENANT, Stage, conversation
+from tests.fakes.worker_stage import TENANT, Stage, conversation, eventually
 from worker.conversations.files_out import _OneTurn
-from worker.hosts.folders.made import MadeFile
+from worker.hosts.folders.made import MadeFile, open_made
 
 C = conversation("one")
 PNG = b"\x89PNG\r\n\x1a\npixels"
@@ -292,6 +293,49 @@ async def test_a_store_that_hangs_ends_the_turn_in_time(
     let_go.set()
     assert made.files == ()
     assert made.not_kept == ("a (out of time)", "b (out of time)")
+
+
+@pytest.mark.parametrize("slow", ["open_made", "os.pread"])
+async def test_a_file_given_up_in_the_middle_is_closed_when_nobody_reads_it(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch, slow: str
+) -> None:
+    await scene.stage.worker(artifact_keep_s=0.2)
+    name = f"worker.conversations.files_out.{slow}"
+    work: Callable[..., Any] = open_made if slow == "open_made" else os.pread
+    let_go, over, errors = threading.Event(), threading.Event(), list[OSError]()
+
+    def slowly(*args: Any) -> Any:
+        if slow == "os.pread" and not path_of(args[0]).endswith("a-slow-file"):
+            return work(*args)
+        fd = work(*args) if slow == "open_made" else None
+        let_go.wait(20)
+        try:
+            return fd or work(*args)
+        except OSError as error:
+            errors.append(error)
+            raise
+        finally:
+            over.set()
+
+    monkeypatch.setattr(name, slowly)
+    made = await scene.made(scene.write("a-slow-file", b"x"))
+    assert made.not_kept == ("a-slow-file (out of time)",)
+    let_go.set()
+    await asyncio.to_thread(over.wait, 20)
+    await eventually(lambda: not is_open("a-slow-file"))
+    assert not errors
+
+
+def is_open(name: str) -> bool:
+    """Whether this process has a file of that name open."""
+    return any(path_of(fd).endswith(name) for fd in os.listdir("/proc/self/fd"))
+
+
+def path_of(fd: int | str) -> str:
+    try:
+        return os.readlink(f"/proc/self/fd/{fd}")
+    except OSError:
+        return ""
 
 
 async def test_a_cancelled_turn_does_not_wait_long_for_a_store(
