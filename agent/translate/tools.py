@@ -207,9 +207,10 @@ def _clean(text: str) -> str:
 
 
 def _clean_columns(line: str) -> str:
-    """The line without control characters, its columns kept."""
+    """The line without control characters, its columns kept. Every kind of space becomes a plain
+    one."""
     return "".join(
-        " " if unicodedata.category(char) in _INVISIBLE else char
+        " " if char.isspace() or unicodedata.category(char) in _INVISIBLE else char
         for char in _ESCAPES.sub("", line.expandtabs(4))
     ).rstrip()
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from agent.translate.tools import (
@@ -181,6 +181,7 @@ def test_an_excerpt_is_what_a_person_would_read(
     assert excerpt_of(name, content) == excerpt
 
 
+@example("a\xa0\u3000b")
 @given(st.text(st.characters(), max_size=5000))
 def test_an_excerpt_is_bounded_and_printable(text: str) -> None:
     excerpt = excerpt_of("Bash", text * 3) or ""
