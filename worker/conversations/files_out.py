@@ -19,7 +19,8 @@ from infra.files.names import object_name
 from infra.files.store import PIECE_BYTES
 from infra.runtime.identity import new_file_id
 from infra.runtime.logs import fields
-from infra.store.files.files import FileFacts, FileQuota
+from infra.store.files.files import FileFacts, FileQuota, FileRecord
+from infra.store.turns.records import TurnRecord
 from infra.wire.errors import AgClusterError, ErrorCode, FileNotKept, LeaseLost
 from infra.wire.events import Artifact, TurnEnded, TurnFiles
 from infra.wire.file_kinds import HEAD_BYTES, media_type_of
@@ -39,6 +40,8 @@ NAMED_MAX = 10
 """Files that are not kept, but named."""
 PATH_MAX_CHARS = 255
 GONE = "the conversation is gone"
+BEFORE_MAX = 5
+"""Turns before one that was taken over which are asked when they ended."""
 AFTER_FAILURE_S = 5.0
 """A turn that did not end well keeps what can be kept in this time."""
 
@@ -89,7 +92,7 @@ class FilesOut:
             return None
         told_ns = run.told_ns
         if told_ns is None and run.claimed.is_adoption:
-            told_ns = record.created_ms * 1_000_000
+            told_ns = await self._begun_ms(record) * 1_000_000
         if told_ns is None:
             return None
         await self._held.until_sure()
@@ -101,7 +104,23 @@ class FilesOut:
             limit_s = min(limit_s, AFTER_FAILURE_S)
         assert self._keeping is not None, "runs beside all turns"
         one = _OneTurn(self._parts, kept, self._held, record.tenant, self._keeping)
+        if run.claimed.is_adoption:
+            await one.see_earlier()
         return await one.keep(found, limit_s=limit_s)
+
+    async def _begun_ms(self, record: TurnRecord) -> int:
+        """When a turn that was taken over can have begun, at the earliest: when it was asked, and
+        the turns that it waited for had ended. Unix ms."""
+        at_ms = record.created_ms
+        try:
+            turns = list(await self._parts.conversations.turns(record.conversation))
+            place = turns.index(record.turn) if record.turn in turns else 0
+            for turn in turns[max(0, place - BEFORE_MAX) : place]:
+                if (before := await self._parts.turns.get(turn)) is not None:
+                    at_ms = max(at_ms, before.ended_ms or 0)
+        except AgClusterError as error:
+            log.warning("earlier turns not known: %s", error, extra=fields(turn=record.turn))
+        return at_ms
 
     async def _look(self, told_ns: int) -> FoundFiles:
         began_ns = file_time_ns()
@@ -146,9 +165,24 @@ class _OneTurn:
         self._settings = kept.settings
         self._quota = FileQuota(kept.settings.tenant_files_max, kept.settings.tenant_file_bytes_max)
         self._left_bytes = kept.settings.artifact_bytes_max
+        self._earlier = dict[str, FileRecord]()
+        """By path: what may have been kept already."""
         self._files = list[Artifact]()
         self._not_kept = list[str]()
         self._more = 0
+
+    async def see_earlier(self) -> None:
+        """The owner before may have kept files of this turn: they are not kept again."""
+        try:
+            noted = await self._kept.made.of(self._held.conversation)
+            records = await self._kept.records.get_all([one.file for one in noted])
+        except AgClusterError as error:
+            told = fields(conversation=self._held.conversation)
+            log.warning("files kept earlier not known: %s", error, extra=told)
+            return
+        for one, record in zip(noted, records, strict=True):
+            if record is not None:
+                self._earlier[one.path] = record
 
     async def keep(self, found: FoundFiles, *, limit_s: float) -> TurnFiles:
         loop = asyncio.get_running_loop()
@@ -231,6 +265,9 @@ class _OneTurn:
                 fd = await to_its_end(opened)
             except OSError:
                 raise _NotKept("could not be read") from None
+            earlier = self._earlier.get(shown_path(file.path))
+            if earlier is not None and await _is_same(earlier, _Reading(fd, file.bytes)):
+                return self._made(file, earlier)
             return await self._keep_open(file, _Reading(fd, file.bytes))
 
     async def _keep_open(self, file: MadeFile, reading: _Reading) -> Artifact:
@@ -268,11 +305,14 @@ class _OneTurn:
             await self._remove(id)
             raise
         assert record is not None, "only the file of an upload may be closed"
-        assert record.expires_ms is not None
+        return self._made(file, record)
+
+    def _made(self, file: MadeFile, record: FileRecord) -> Artifact:
+        assert record.expires_ms is not None, "what an agent makes has an end"
         self._left_bytes -= file.bytes
         return Artifact(
-            file=id,
-            path=path,
+            file=record.id,
+            path=shown_path(file.path),
             bytes=file.bytes,
             media_type=record.type,
             expires_ms=record.expires_ms,
@@ -291,7 +331,7 @@ class _Reading:
     def __init__(self, fd: int, size: int) -> None:
         self.head = b""
         self._fd = fd
-        self._size = size
+        self.size = size
         self._digest = hashlib.sha256()
         self._before = os.fstat(fd)
 
@@ -301,8 +341,8 @@ class _Reading:
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         read = 0
-        while read < self._size:
-            most = min(PIECE_BYTES, self._size - read)
+        while read < self.size:
+            most = min(PIECE_BYTES, self.size - read)
             piece = await to_its_end(partial(os.pread, self._fd, most, read))
             if not piece:
                 break
@@ -312,9 +352,17 @@ class _Reading:
                 self.head += piece[: HEAD_BYTES - len(self.head)]
             yield piece
         now = os.fstat(self._fd)
-        is_same = (now.st_size, now.st_mtime_ns) == (self._size, self._before.st_mtime_ns)
-        if read != self._size or not is_same:
+        is_same = (now.st_size, now.st_mtime_ns) == (self.size, self._before.st_mtime_ns)
+        if read != self.size or not is_same:
             raise _NotKept("changed while it was read")
+
+
+async def _is_same(earlier: FileRecord, reading: _Reading) -> bool:
+    if earlier.bytes != reading.size:
+        return False
+    async for _ in reading:
+        pass
+    return reading.digest == earlier.digest
 
 
 def shown_path(path: str) -> str:

@@ -20,7 +20,7 @@ from infra.runtime.settings import FileStoreSettings
 from infra.wire.errors import FileStoreUnavailable
 from infra.wire.events import Artifact, TurnEnded, TurnFiles
 from infra.wire.states import TurnState
-from tests.fakes.scripted_agent import AGENT_SCRIPTS, Hang, Say, ScriptedSession, Tool
+from tests.fakes.scripted_agent import AGENT_SCRIPTS, Hang, Say, ScriptedSession, Tool, WaitFor
 from tests.fakes.worker_stage import TENANT, Stage, conversation, eventually
 from worker.conversations.files_out import _OneTurn
 from worker.hosts.folders.made import MadeFile, open_made
@@ -383,6 +383,42 @@ async def test_a_worker_that_dies_while_it_keeps_files_leaves_it_to_the_next(
     assert end.made is not None
     assert [await scene.bytes_of(one) for one in end.made.files] == [b"x"]
     assert await scene.stage.log_text(turn) == "!"
+
+
+async def test_a_take_over_keeps_no_file_again(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    worker, store = await scene.stage.worker(), scene.stage.store
+    put, began, may_go = scene.files.put, asyncio.Event(), asyncio.Event()
+
+    async def until_b(name: str, chunks: object) -> None:
+        if len(await store.made.of(C)) > 2:
+            began.set()
+            await asyncio.Event().wait()
+        await put(name, chunks)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(scene.files, "put", until_b)
+    first = [WaitFor(may_go), Do(scene.write("of-the-first", b"1"))]
+    second = [Do(scene.write("a", b"a")), Do(scene.write("b", b"b")), Say("!")]
+    monkeypatch.setitem(AGENT_SCRIPTS, "make", lambda words: first)
+    monkeypatch.setitem(AGENT_SCRIPTS, "more", lambda words: second)
+    earlier = await scene.stage.ask(C, "make")
+    turn = await scene.stage.ask(C, "more")
+    may_go.set()
+    async with asyncio.timeout(20):
+        await began.wait()
+    noted = {one.path: one.file for one in await store.made.of(C)}
+    await worker.kill()
+    monkeypatch.setattr(scene.files, "put", put)
+    await scene.stage.lapse_lease(C)
+    await scene.stage.worker()
+    assert (await scene.stage.ended(earlier)).state is TurnState.DONE
+    end = await scene.stage.ended(turn)
+    assert end.made is not None
+    assert [one.path for one in end.made.files] == ["a", "b"], "and none of the turn before"
+    assert end.made.files[0].file == noted["a"]
+    paths = [one.path for one in await store.made.of(C)]
+    assert paths.count("a") == 1
 
 
 async def test_a_store_that_refuses_costs_the_files_only(
