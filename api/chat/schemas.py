@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from typing import Any, cast
+from urllib.parse import unquote
 
 import regex
 from jsonschema import Draft202012Validator
@@ -31,7 +32,7 @@ _LISTS = frozenset({"anyOf", "allOf", "oneOf", "prefixItems"})
 _SINGLE = frozenset(
     {
         "items", "additionalProperties", "additionalItems", "contains", "not", "if", "then",
-        "else", "propertyNames",
+        "else", "propertyNames", "contentSchema",
     }
 )  # fmt: skip
 _REFUSED = frozenset(
@@ -177,11 +178,12 @@ def _with_object_root(schema: Schema, where: str) -> Schema:
 
 
 def _target(root: Schema, reference: object, where: str) -> Schema:
-    """The schema that a reference names."""
+    """The schema that a reference names, read as the library reads it: else another schema would be
+    looked at here than is used there."""
     if not isinstance(reference, str) or not (reference == "#" or reference.startswith("#/")):
         raise SchemaRefused("must refer to a place inside the schema (`#/$defs/…`).", where)
     found: object = root
-    for part in reference.removeprefix("#").split("/")[1:]:
+    for part in unquote(reference.removeprefix("#")).split("/")[1:]:
         name = part.replace("~1", "/").replace("~0", "~")
         if isinstance(found, list) and name.isdecimal() and int(name) < len(found):
             found = found[int(name)]

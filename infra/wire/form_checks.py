@@ -4,7 +4,7 @@ The schema is a caller's, and the object a model's: together they can make a che
 pattern may backtrack, and alternatives inside alternatives multiply. So every step looks at the
 time, and patterns are matched by an engine that can be stopped (`regex`). Nothing is ever fetched:
 `api.chat.schemas` accepts only references inside the schema, and the keywords whose checks know no
-such bound are refused there.
+such bound are refused there. Should one be reached all the same, the check is given up here.
 
 Not imported by `infra.wire` itself, because `jsonschema` costs time and memory that only turns with
 a form need.
@@ -113,10 +113,11 @@ def _told(fault: ValidationError) -> str:
 
 
 def _bounded(keyword: Keyword) -> Keyword:
-    def check(*what: Any) -> Iterator[ValidationError]:
-        if time.monotonic() > _until.get():
+    def check(validator: Any, value: Any, instance: Any, schema: Any) -> Iterator[ValidationError]:
+        # Checks of other keywords look at the unbounded ones beside them.
+        if time.monotonic() > _until.get() or not _UNBOUNDED.isdisjoint(schema):
             raise TooLong
-        yield from keyword(*what) or ()
+        yield from keyword(validator, value, instance, schema) or ()
 
     return check
 
@@ -143,6 +144,13 @@ def _unique_items(
             yield ValidationError("It has the same item twice.")
 
 
+_UNBOUNDED = frozenset(
+    {
+        "patternProperties", "unevaluatedItems", "unevaluatedProperties", "$dynamicRef",
+        "$recursiveRef",
+    }
+)  # fmt: skip
+"""They match with `re`, which nothing stops, or go in circles inside the library."""
 _OWN: Mapping[str, Keyword] = {"pattern": _pattern, "uniqueItems": _unique_items}
 _Bounded = extend(
     Draft202012Validator,
@@ -151,6 +159,20 @@ _Bounded = extend(
         for name, keyword in {**Draft202012Validator.VALIDATORS, **_OWN}.items()
     },
 )
+
+_evolve = _Bounded.evolve
+
+
+def _evolve_bounded(self: Any, **changes: Any) -> Any:
+    """The checker of a schema inside the schema. A `$schema` in it would choose one without our
+    bounds."""
+    evolved = _evolve(self, **changes)
+    if type(evolved) is not _Bounded:
+        raise TooLong
+    return evolved
+
+
+_Bounded.evolve = _evolve_bounded
 
 # Formats: only those that need no further package, so that every program checks the same ones.
 

@@ -108,6 +108,18 @@ def test_a_model_that_is_only_a_reference_gets_an_object_at_its_root() -> None:
     assert FormCheck(form).fault_of({"leaves": [], "children": [{}], "best": None}) is not None
 
 
+@pytest.mark.parametrize(
+    ("name", "reference"),
+    [("a b", "a%20b"), ("größe", "gr%C3%B6%C3%9Fe"), ("a%41", "a%2541"), ("a/b", "a~1b")],
+)
+def test_a_reference_names_what_the_check_finds(name: str, reference: str) -> None:
+    schema = an_object(x={"$ref": f"#/$defs/{reference}"}) | {"$defs": {name: TEXT}}
+    form = form_of(named(schema))
+    assert form is not None
+    assert FormCheck(form).fault_of({"x": "text"}) is None
+    assert "is not of type" in (FormCheck(form).fault_of({"x": 1}) or "")
+
+
 def test_a_schema_of_an_older_draft_is_taken() -> None:
     older = {
         "$schema": "http://json-schema.org/draft-07/schema#",
@@ -151,6 +163,21 @@ REFUSED: dict[str, tuple[Any, str]] = {
     "a reference to somewhere else": (
         named(an_object(x={"$ref": "https://example.org/y.json"})),
         f"{WHERE}.schema.properties.x.$ref",
+    ),
+    "a reference past a look-alike to names by pattern": (
+        named(
+            an_object(x={"$ref": "#/foo%41"})
+            | {"foo%41": {"type": "object"}, "fooA": {"patternProperties": {"^(a+)+$": TEXT}}}
+        ),
+        f"{WHERE}.schema.foo%41.patternProperties",
+    ),
+    "a reference to a name that is read otherwise": (
+        named(an_object(x={"$ref": "#/$defs/a%41"}) | {"$defs": {"a%41": TEXT}}),
+        f"{WHERE}.schema.properties.x.$ref",
+    ),
+    "a base for references in the schema of a content": (
+        named(an_object(x={"contentSchema": {"$id": "https://example.org/"}})),
+        f"{WHERE}.schema.properties.x.contentSchema.$id",
     ),
     "a reference to itself": (named({"$ref": "#"}), f"{WHERE}.schema.$ref"),
     "a reference that is no text": (
