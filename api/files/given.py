@@ -2,7 +2,9 @@
 
 Their bytes are not read here. The worker that runs the turn reads them from the file store, piece
 by piece, so a message may name a file of any size. A client resends its history, and so names the
-same files with each message; each is looked up once a request.
+same files with each message; each is looked up once a request. Those of earlier messages are
+recognised whatever a message may carry: one that was not would be another message than before, and
+its agent would forget the conversation. The worker bounds how many of them it delivers.
 """
 
 from __future__ import annotations
@@ -10,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import islice
 
 from api.files.stored_files import StoredFiles
 from api.http.auth import Caller
@@ -18,10 +21,13 @@ from infra.store.files.files import FileRecord
 from infra.wire.errors import FileNotKept
 from infra.wire.words import Case, refused
 
+EARLIER_MAX = 1000
+"""Files of earlier messages that are looked up, the latest first."""
+
 
 @dataclass(frozen=True)
 class FileBounds:
-    """What one request may carry."""
+    """What one message may carry."""
 
     files_max: int
     bytes_max: int
@@ -45,8 +51,8 @@ async def find_files(
     """Those of the files that there are, by id: `newest` are in the newest message, `earlier` in
     those before it, the latest first.
 
-    Raises `RequestRefused` if the newest message has too many, or too much. Earlier ones beyond the
-    bounds are left out, because a client cannot unsend them.
+    Raises `RequestRefused` if the newest message has too many, or too much. The bounds do not hold
+    for the earlier ones, because a client cannot unsend them.
     """
     found = dict[str, FileRecord]()
     named = list(newest)
@@ -58,15 +64,5 @@ async def find_files(
     total = sum(record.bytes for record in found.values())
     if total > bounds.bytes_max:
         raise refused(Case.REQUEST_FILE_BYTES, bytes=bounds.bytes_max, param="messages")
-    looked_up = len(named)
-    for id in earlier:
-        if id in found:
-            continue
-        if (looked_up := looked_up + 1) > bounds.files_max:
-            break
-        with suppress(FileNotKept):
-            record = await stored.find(id, caller)
-            if total + record.bytes <= bounds.bytes_max:
-                total += record.bytes
-                found[id] = record
-    return found
+    others = [id for id in islice(earlier, EARLIER_MAX) if id not in found]
+    return {**await stored.find_all(others, caller), **found}

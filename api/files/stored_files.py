@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 
 from api.files.fields import file_name, life_of, media_type, purpose_of
 from api.files.intake import FileIntake
@@ -85,9 +85,22 @@ class StoredFiles:
         """Raises `FileNotKept`, also for another tenant's."""
         file = file_meant(said)
         record = None if file is None else await self._records.get(file)
-        if record is None or not caller.owns(record.tenant) or self._is_expired(record):
+        if record is None or not self._is_found(record, caller):
             raise FileNotKept(said)
         return record
+
+    async def find_all(self, said: Sequence[str], caller: Caller) -> Mapping[str, FileRecord]:
+        """Those of many that there are, by what was said, in few round trips."""
+        meant = {one: file for one in said if (file := file_meant(one)) is not None}
+        records = await self._records.get_all(list(meant.values()))
+        return {
+            one: record
+            for one, record in zip(meant, records, strict=True)
+            if record is not None and self._is_found(record, caller)
+        }
+
+    def _is_found(self, record: FileRecord, caller: Caller) -> bool:
+        return caller.owns(record.tenant) and not self._is_expired(record)
 
     def _is_expired(self, record: FileRecord) -> bool:
         """Though no worker has removed it yet."""

@@ -39,6 +39,7 @@ from worker.turns.sent_files import (
     RoomToShow,
     SentFile,
     files_in,
+    latest,
     notices_for,
     told,
     without_older_pictures,
@@ -48,6 +49,8 @@ log = logging.getLogger(__name__)
 
 EARLIER_MAX = 100
 """Files of earlier messages that are delivered, the latest first."""
+EARLIER_MAX_BYTES = 1024 * 1024 * 1024
+"""Of these together."""
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 
@@ -131,7 +134,7 @@ class _OneDelivery:
     ) -> dict[int, LandedFile]:
         """Bring them into the workspace. Returns where they are, by the `id` of their block."""
         wanted = [await self._wanted(file, is_needed=True) for file in files_in(needed)]
-        for file in list(files_in(earlier))[-EARLIER_MAX:]:
+        for file in latest(files_in(earlier), most=EARLIER_MAX, most_bytes=EARLIER_MAX_BYTES):
             try:
                 wanted.append(await self._wanted(file, is_needed=False))
             except NotDelivered as error:

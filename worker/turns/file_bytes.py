@@ -26,6 +26,9 @@ from worker.turns.sent_files import RoomToShow, SentFile, size_of
 
 log = logging.getLogger(__name__)
 
+LOOKED_AT_MAX = 100
+"""Files that are looked at for a turn without a workspace, the latest first."""
+
 
 class NotDelivered(AgClusterError):
     """The turn cannot start without these files. `end` says why, to its user."""
@@ -120,14 +123,26 @@ async def with_stored_files(
     For a turn without a workspace, which does without a file rather than fail.
     """
     room, shown = RoomToShow(), list[tuple[ContentBlock, ...]]()
+    stored = [id(block) for content in contents for block in content if _is_stored(block)]
+    looked_at = frozenset(stored[-LOOKED_AT_MAX:])
     for content in reversed(contents):
-        shown.append(tuple([await _with_content(block, files, room) for block in content]))
+        shown.append(
+            tuple(
+                [
+                    await _with_content(block, files, room) if id(block) in looked_at else block
+                    for block in content
+                ]
+            )
+        )
     return shown[::-1]
 
 
+def _is_stored(block: ContentBlock) -> bool:
+    return isinstance(block, FileBlock) and block.file is not None
+
+
 async def _with_content(block: ContentBlock, files: FileBytes, room: RoomToShow) -> ContentBlock:
-    if not isinstance(block, FileBlock) or block.file is None:
-        return block
+    assert isinstance(block, FileBlock), "it is in the file store"
     try:
         shown = await files.shown(await files.known(block), room)
     except NotDelivered as error:

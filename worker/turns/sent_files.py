@@ -51,6 +51,16 @@ def size_of(file: SentFile) -> int:
     return len(file.data) * 3 // 4 - file.data[-2:].count("=")
 
 
+def latest(files: Iterable[SentFile], *, most: int, most_bytes: int) -> list[SentFile]:
+    """The last of the files, in their order, as many as have room."""
+    left, found = most_bytes, list[SentFile]()
+    for file in list(files)[: -most - 1 : -1]:
+        if (left := left - size_of(file)) < 0:
+            break
+        found.append(file)
+    return found[::-1]
+
+
 @dataclass(frozen=True)
 class LandedFile:
     """A file in the workspace."""

@@ -99,8 +99,8 @@ class FileSettings(Section):
     request_files_max: int = Field(
         50,
         gt=0,
-        description="Files that one message may carry, inline or by their ids; beyond it 400. Of "
-        "the messages before it, the latest as many are given to the agent.",
+        description="Files that one message may carry, inline or by their ids; beyond it 400. The "
+        "files of the messages before it do not count.",
     )
     request_file_bytes_max: int = Field(
         1024 * 1024 * 1024,

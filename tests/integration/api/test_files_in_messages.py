@@ -130,12 +130,23 @@ async def test_a_message_names_so_many_files_and_bytes_and_no_more() -> None:
         fits = await ask(api, asking(*map(file_part, small[:2])))
         too_many = await ask(api, asking(*map(file_part, small)))
         too_much = await ask(api, asking(file_part(small[0]), file_part(large)))
-        # What was sent before stays sent: the latest that fit are passed on, the others noted.
-        said = {"role": "assistant", "content": "Text."}
-        later = {"role": "user", "content": "And now?"}
-        goes_on = await ask(api, asking(*map(file_part, [*small, large])), said, later)
-    assert fits.status_code == goes_on.status_code == 200
+    assert fits.status_code == 200
     assert code_of(too_many)[:2] == (400, "invalid_request")
     assert code_of(too_much)[:2] == (413, "file_too_large")
-    kinds = [block.type for block in api.worker.requests[-1].history[0].content]
-    assert kinds == ["text", "text", "text", "text", "file"]
+
+
+async def test_files_of_earlier_messages_stay_the_same_beside_new_ones() -> None:
+    settings = {"request_files_max": 2, "request_file_bytes_max": 10_000}
+    said = {"role": "assistant", "content": "Text."}
+    async with running_api(settings=settings) as api:
+        ids = [await upload(api, f"{n}.txt", b"%d" % n * 4_000) for n in range(6)]
+        messages = [asking(*map(file_part, ids[at : at + 2])) for at in (0, 2, 4)]
+        first = await ask(api, messages[0])
+        second = await ask(api, messages[0], said, messages[1])
+        third = await ask(api, messages[0], said, messages[1], said, messages[2])
+    assert first.status_code == second.status_code == third.status_code == 200
+    # By these digests the conversation finds what its agent remembers.
+    one, two, three = (request.sent for request in api.worker.requests)
+    assert (three[:1], three[:2]) == (one, two)
+    for message in api.worker.requests[-1].history[::2]:
+        assert [block.type for block in message.content] == ["text", "file", "file"]

@@ -24,6 +24,8 @@ from infra.wire.states import TurnState
 from infra.wire.turns import ContentBlock, DocumentBlock, FileBlock, ImageBlock, Lane, TextBlock
 from tests.fakes.s3_server import s3_server
 from tests.fakes.worker_stage import TENANT, Stage, conversation, eventually
+from worker.conversations import files_in
+from worker.turns import file_bytes
 from worker.turns.sent_files import LARGE_PICTURES, MANY_PICTURES, PICTURES_MAX, sides_of
 
 C = conversation("one")
@@ -271,6 +273,19 @@ async def test_an_agent_without_memory_gets_the_files_of_the_history_with_it(
     )
 
 
+async def test_of_many_earlier_files_the_latest_are_delivered(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(files_in, "EARLIER_MAX", 3)
+    monkeypatch.setattr(files_in, "EARLIER_MAX_BYTES", 8)
+    blocks = [inline(f"{n}.bin", b"\xff\0%d" % n) for n in range(5)]
+    await scene.told(history=((ASK, *blocks),))
+    assert {one.name for one in scene.uploads.iterdir()} == {"3.bin", "4.bin"}
+    monkeypatch.setattr(files_in, "EARLIER_MAX_BYTES", 100)
+    await scene.told(history=((TextBlock(text="other"), *blocks),))
+    assert {one.name for one in scene.uploads.iterdir()} == {"2.bin", "3.bin", "4.bin"}
+
+
 async def test_a_worker_that_dies_while_a_file_arrives_leaves_it_to_the_next(
     scene: Scene, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -420,6 +435,20 @@ async def test_a_side_request_is_shown_what_a_model_reads_of_stored_files(scene:
         {"type": "text", "text": "[File b.csv]\n1;2"},
         {"type": "text", "text": "[Left out here: the file c.docx]"},
         {"type": "text", "text": "[Left out here: the file a.txt]"},
+    ]
+
+
+async def test_of_many_files_a_side_request_is_shown_the_latest(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(file_bytes, "LOOKED_AT_MAX", 1)
+    blocks = [await scene.stored(name, b"1;2") for name in ("a.csv", "b.csv")]
+    turn = await scene.stage.ask(C, (ASK, *blocks), lane=Lane.SIDE)
+    await scene.stage.ended(turn)
+    (call,) = scene.stage.gateway.side_calls
+    assert call.body["messages"][-1]["content"][1:] == [
+        {"type": "text", "text": "[Left out here: the file a.csv]"},
+        {"type": "text", "text": "[File b.csv]\n1;2"},
     ]
 
 
