@@ -31,10 +31,12 @@ class TextBounds:
         if self.ended is not None:
             return ""
         text = self._held + text
-        starts = [at for stop in self._stop if (at := text.find(stop)) >= 0]
-        if starts:
+        found = [(at + len(stop), at) for stop in self._stop if (at := text.find(stop)) >= 0]
+        if found:
+            # The first that is complete, in whatever pieces the text comes.
+            _, start = min(found)
             self._held = ""
-            shown = self._within(text[: min(starts)])
+            shown = self._within(text[:start])
             self.ended = self.ended or EndReason.DONE
             return shown
         held = max((_begun(text, stop) for stop in self._stop), default=0)

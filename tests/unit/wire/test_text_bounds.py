@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from infra.wire.events import EndReason
@@ -18,12 +18,13 @@ def shown(bounds: TextBounds, pieces: list[str]) -> list[str]:
     st.lists(st.text("abé", max_size=4), max_size=8),
     st.lists(st.text("abé", min_size=1, max_size=4), max_size=4),
 )
+@example(["éb", "a"], ["b", "éba"])
 def test_pieces_show_what_the_whole_text_shows(pieces: list[str], stop: list[str]) -> None:
     bounds = TextBounds(stop=stop)
     text = "".join(pieces)
-    starts = [text.find(one) for one in stop if one in text]
-    assert "".join(shown(bounds, pieces)) == (text[: min(starts)] if starts else text)
-    assert bounds.ended is (EndReason.DONE if starts else None)
+    found = [(text.find(one) + len(one), text.find(one)) for one in stop if one in text]
+    assert "".join(shown(bounds, pieces)) == (text[: min(found)[1]] if found else text)
+    assert bounds.ended is (EndReason.DONE if found else None)
 
 
 def test_what_may_be_the_beginning_of_a_sequence_is_held_back() -> None:
