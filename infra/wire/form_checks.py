@@ -37,6 +37,10 @@ OBJECT_MAX_CHARS = 1024 * 1024
 _DELTA_CHARS = 16 * 1024
 _FAULTS_TOLD = 5
 _FAULT_CHARS = 300
+_UNCHECKED = (
+    "It cannot be checked. It may be too large or too deeply nested, or have numbers that are too "
+    "large. Give a smaller one."
+)
 
 Keyword = Callable[[Any, Any, Any, Any], Iterator[ValidationError] | None]
 """How `jsonschema` checks a keyword: validator, value, instance, schema."""
@@ -60,14 +64,17 @@ class FormCheck:
         """What is wrong with the answer, for the model that gave it; None if nothing is."""
         if not isinstance(answer, dict):
             return "It is not a JSON object."
-        token = _until.set(time.monotonic() + CHECK_MAX_S)
         try:
             written(answer)
-            faults = list(islice(self._validator.iter_errors(answer), _FAULTS_TOLD))
-        except (TooLong, RecursionError):
-            return "It is too large or too deeply nested to be checked. Give a smaller one."
+        except RecursionError:
+            return _UNCHECKED
         except ValueError:
             return "It has a number that JSON cannot hold."
+        token = _until.set(time.monotonic() + CHECK_MAX_S)
+        try:
+            faults = list(islice(self._validator.iter_errors(answer), _FAULTS_TOLD))
+        except Exception:  # noqa: BLE001 - the library raises anything, with the caller's schema in it
+            return _UNCHECKED
         finally:
             _until.reset(token)
         return "\n".join(map(_told, faults)) or None

@@ -110,6 +110,24 @@ def test_a_reference_that_leads_in_circles_is_a_fault_of_the_answer() -> None:
     assert FormCheck(AnswerForm(schema_text=json.dumps(schema))).fault_of({"a": 1}) is not None
 
 
+@pytest.mark.parametrize(
+    ("answer", "inside"),
+    [
+        (1, {"$ref": "#/$defs/secret"}),
+        (10**400, {"multipleOf": 0.5}),
+        (1, {"minimum": "secret"}),
+    ],
+    ids=["a reference to nothing", "a number that is too large", "a bound that is none"],
+)
+def test_what_the_library_raises_is_a_fault_without_its_words(
+    answer: object, inside: dict[str, Any]
+) -> None:
+    fault = fault_of({"a": answer}, a=inside)
+    assert fault is not None
+    assert fault.startswith("It cannot be checked.")
+    assert "secret" not in fault
+
+
 def test_many_items_are_compared_in_linear_time() -> None:
     items: list[Any] = [{"a": i} for i in range(20_000)]
     assert fault_of({"a": items}, a={"uniqueItems": True}) is None
