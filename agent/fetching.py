@@ -26,7 +26,8 @@ from agent.forwarder import Forwarder
 from agent.turn import RunningTurn
 from infra.wire.base import VERSION
 from infra.wire.file_kinds import HEAD_BYTES, PDF, PICTURES, media_type_of, text_in
-from infra.wire.file_names import TEXT_MAX_BYTES, UPLOADS, file_line, names_for, safe_name
+from infra.wire.file_names import UPLOADS, file_line, names_for, safe_name
+from infra.wire.room_to_show import RoomToShow
 from infra.wire.turns import ContentBlock, DocumentBlock, FileBlock, ImageBlock, TextBlock
 
 log = logging.getLogger(__name__)
@@ -92,7 +93,7 @@ async def _fetched(
 ) -> tuple[dict[str, tuple[ContentBlock, ...]], list[str]]:
     """What the agent is told in place of each URL, and what its user is told."""
     proxy = await forwarder.proxy_url()
-    places, notices = asyncio.Semaphore(AT_ONCE), list[str]()
+    places, room, notices = asyncio.Semaphore(AT_ONCE), RoomToShow(), list[str]()
     give_up_s = time.monotonic() + FETCH_TIMEOUT_S
 
     async def one(block: FileBlock) -> tuple[ContentBlock, ...]:
@@ -105,7 +106,7 @@ async def _fetched(
                 try:
                     # A server may send its head so slowly that no step is ever late.
                     async with asyncio.timeout(max(0.0, give_up_s - time.monotonic())):
-                        return await asyncio.to_thread(fetch.run)
+                        return _told(await asyncio.to_thread(fetch.run), room)
                 except TimeoutError:
                     raise NotFetched(_TOO_LONG) from None
                 finally:
@@ -116,6 +117,23 @@ async def _fetched(
 
     told = await asyncio.gather(*map(one, wanted))
     return {block.url or "": blocks for block, blocks in zip(wanted, told, strict=True)}, notices
+
+
+def _told(fetched: _Fetched, room: RoomToShow) -> tuple[ContentBlock, ...]:
+    """What the agent is told of it: where it is, and what of it there is room for."""
+    media_type, content = fetched.media_type, fetched.content
+    line = file_line(str(fetched.path), fetched.size, media_type)
+    is_seen = media_type in PICTURES or media_type == PDF
+    text = None if is_seen or fetched.size > len(content) else text_in(content)
+    is_readable = text is not None or (is_seen and fetched.size <= SHOWN_MAX_BYTES)
+    if not is_readable or not room.may_show(media_type, fetched.size):
+        return (TextBlock(text=line),)
+    if text is not None:
+        return (TextBlock(text=f"{line}\n{text}"),)
+    data = base64.b64encode(content).decode("ascii")
+    if media_type == PDF:
+        return TextBlock(text=line), DocumentBlock(media_type=PDF, data=data)
+    return TextBlock(text=line), ImageBlock(media_type=media_type, data=data)
 
 
 class _Fetch:
@@ -139,11 +157,10 @@ class _Fetch:
         ):
             self._opener.add_handler(handler)
 
-    def run(self) -> tuple[ContentBlock, ...]:
-        """Fetch it, keep it, and say what the agent is told. Raises `NotFetched`."""
+    def run(self) -> _Fetched:
+        """Fetch it and keep it. Raises `NotFetched`."""
         try:
-            fetched = self._kept()
-            return self._told(fetched)
+            return self._kept()
         except urllib.error.HTTPError as error:
             error.close()
             raise NotFetched(f"its server answered {error.code}") from None
@@ -191,20 +208,6 @@ class _Fetch:
             if _digest_of(self._folder / tried) == digest:
                 return self._folder / tried
         raise NotFetched("there are too many files of its name")
-
-    def _told(self, fetched: _Fetched) -> tuple[ContentBlock, ...]:
-        line = file_line(str(fetched.path), fetched.size, fetched.media_type)
-        is_seen = fetched.media_type in PICTURES or fetched.media_type == PDF
-        if fetched.size > (SHOWN_MAX_BYTES if is_seen else TEXT_MAX_BYTES):
-            return (TextBlock(text=line),)
-        content = fetched.content
-        if not is_seen:
-            text = text_in(content)
-            return (TextBlock(text=line if text is None else f"{line}\n{text}"),)
-        data = base64.b64encode(content).decode("ascii")
-        if fetched.media_type == PDF:
-            return TextBlock(text=line), DocumentBlock(media_type=PDF, data=data)
-        return TextBlock(text=line), ImageBlock(media_type=fetched.media_type, data=data)
 
     def _left_s(self) -> float:
         """Seconds for the next step. Raises `TimeoutError`."""

@@ -21,6 +21,7 @@ from infra.wire.errors import (
     ContainerFailed,
 )
 from infra.wire.file_names import safe_name
+from infra.wire.room_to_show import RoomToShow
 from infra.wire.turns import (
     ContentBlock,
     ImageBlock,
@@ -36,7 +37,6 @@ from worker.turns.file_bytes import FileBytes, KnownFile, NotDelivered
 from worker.turns.sent_files import (
     PICTURES_MAX,
     LandedFile,
-    RoomToShow,
     SentFile,
     files_in,
     latest,

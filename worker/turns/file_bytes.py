@@ -20,9 +20,10 @@ from infra.wire.endings import declared_end
 from infra.wire.errors import AgClusterError, ErrorCode, FileGone, FileStoreUnavailable
 from infra.wire.events import TurnEnded
 from infra.wire.file_kinds import HEAD_BYTES, PDF, PICTURES, is_text_in, media_type_of, text_in
+from infra.wire.room_to_show import RoomToShow
 from infra.wire.turns import ContentBlock, DocumentBlock, FileBlock, ImageBlock, TextBlock
 from infra.wire.words import Case
-from worker.turns.sent_files import RoomToShow, SentFile, size_of
+from worker.turns.sent_files import SentFile, size_of
 
 log = logging.getLogger(__name__)
 

@@ -11,19 +11,13 @@ import binascii
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
-from infra.wire.file_kinds import PDF, PICTURES
-from infra.wire.file_names import TEXT_MAX_BYTES, file_line
+from infra.wire.file_names import file_line
 from infra.wire.turns import ContentBlock, DocumentBlock, FileBlock, ImageBlock, TextBlock
 
 PICTURES_MAX = 100
 """Pictures that the CLI passes on of one conversation. It drops some of more, without a word."""
 SHRUNK_ABOVE_BYTES, SHRUNK_ABOVE_PIXELS = 512_000, 2000
 """The CLI makes larger pictures smaller before the model sees them, and wider or higher ones."""
-TEXTS_MAX_BYTES = 256 * 1024
-"""Of all texts of a turn. The agent reads more of them where they are."""
-NATIVE_MAX_BYTES = 20 * 1024 * 1024
-"""Of all pictures and documents of a turn that are read from the file store: as much as its line to
-the agent has room for, beside what came inline."""
 
 _FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 """The segments of a JPEG that say how large it is."""
@@ -76,23 +70,6 @@ class LandedFile:
     def line(self) -> str:
         """Says where it is."""
         return file_line(self.path, self.bytes, self.media_type)
-
-
-class RoomToShow:
-    """How much of a turn's files the model may still be shown at once."""
-
-    def __init__(self) -> None:
-        self._bytes = NATIVE_MAX_BYTES
-        self._text_bytes = TEXTS_MAX_BYTES
-
-    def may_show(self, media_type: str, size: int) -> bool:
-        """Whether a file of that size may be, which it then takes."""
-        if media_type in PICTURES or media_type == PDF:
-            self._bytes -= (fits := size <= self._bytes) * size
-            return fits
-        fits = size <= TEXT_MAX_BYTES and size <= self._text_bytes
-        self._text_bytes -= fits * size
-        return fits
 
 
 def told(

@@ -14,6 +14,7 @@ from agent import fetching
 from agent.fetching import fetch_files
 from agent.forwarder import Forwarder
 from agent.turn import RunningTurn
+from infra.wire import room_to_show
 from infra.wire.ids import TurnId
 from infra.wire.link import AgentSettings, InterruptReason, StartTurn
 from infra.wire.turns import ContentBlock, DocumentBlock, FileBlock, ImageBlock, TextBlock
@@ -93,7 +94,7 @@ async def scene(tmp_path: Path) -> AsyncIterator[Scene]:
         while path == "/slow" and not (over.is_set() or writer.is_closing()):
             writer.write(b"H")
             await asyncio.sleep(0.02)
-        writer.write(ANSWERS.get(path, b""))
+        writer.write(ANSWERS.get(path.rstrip("?"), b""))
         writer.close()
 
     with tempfile.TemporaryDirectory(prefix="agc-", dir="/tmp") as folder:
@@ -127,6 +128,20 @@ async def test_a_file_lands_in_the_workspace_and_the_model_gets_what_it_reads(
     # Again it is the same file.
     await scene.fetch("/page")
     assert len(scene.files) == 4
+
+
+async def test_the_model_is_shown_so_much_of_a_turn_and_the_rest_is_named(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(room_to_show, "NATIVE_MAX_BYTES", 20)
+    monkeypatch.setattr(room_to_show, "TEXTS_MAX_BYTES", 10)
+    start = await scene.fetch("/a%20b.bin", "/a%20b.bin?", "/page", "/page?")
+    assert len(scene.files) == 2
+    kinds = sorted(block.type for block in start.prompt[1:])
+    assert kinds == ["image", "text", "text", "text", "text"]
+    told = [block.text for block in start.prompt if isinstance(block, TextBlock)]
+    assert sum("[File: " in text for text in told) == 4
+    assert sum("some text" in text for text in told) == 1
 
 
 async def test_what_it_leads_to_is_asked_of_the_proxy_as_well(scene: Scene) -> None:
