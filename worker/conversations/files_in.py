@@ -143,7 +143,7 @@ class _OneDelivery:
         left = await self._fitting(missing)
         landed = dict[int, LandedFile]()
         for one in wanted:
-            if one not in left:
+            if one.place not in left:
                 try:
                     landed[id(one.known.file)] = await self._landed(one)
                 except NotDelivered as error:
@@ -157,35 +157,37 @@ class _OneDelivery:
         return _Wanted(known, safe_name(file.filename, known.media_type), is_needed)
 
     async def _missing(self, wanted: Iterable[_Wanted]) -> list[_Wanted]:
-        """Those that are not there yet."""
-        missing = list[_Wanted]()
+        """Those that are not there yet, each once, however often it is named."""
+        missing = dict[tuple[str, str], _Wanted]()
         for one in wanted:
+            if one.place in self._paths or one.place in missing:
+                continue
             find = partial(self._uploads.find, one.name, digest=one.known.digest, size=one.size)
             path = await to_its_end(find)
             if path is None:
-                missing.append(one)
+                missing[one.place] = one
             else:
                 self._paths[one.place] = path
-        return missing
+        return list(missing.values())
 
-    async def _fitting(self, missing: Sequence[_Wanted]) -> list[_Wanted]:
-        """Those earlier ones for which there is no room. Raises `NotDelivered` if there is none for
-        the others."""
+    async def _fitting(self, missing: Sequence[_Wanted]) -> frozenset[tuple[str, str]]:
+        """The places of those earlier ones for which there is no room. Raises `NotDelivered` if
+        there is none for the others."""
         if not missing:
-            return []
+            return frozenset()
         parts = self._parts
         folders = parts.folders.of(self._held.conversation)
         taken = await parts.gauge.measure(folders.workspace, folders.sockets)
         left = parts.isolation.workspace_max_mb * 1024 * 1024 - taken
-        out = list[_Wanted]()
+        out = set[tuple[str, str]]()
         for one in sorted(missing, key=lambda one: not one.is_needed):
             if one.size <= left:
                 left -= one.size
             elif one.is_needed:
                 raise NotDelivered(Case.FILES_DO_NOT_FIT)
             else:
-                out.append(one)
-        return out
+                out.add(one.place)
+        return frozenset(out)
 
     async def _landed(self, one: _Wanted) -> LandedFile:
         shown = await self._bytes.shown(one.known, self._room)

@@ -223,6 +223,19 @@ async def test_a_file_that_does_not_fit_ends_the_turn_before_it_starts(redis: Re
         assert [one.name for one in scene.uploads.iterdir()] == ["b.bin"]
 
 
+async def test_a_file_that_is_named_twice_needs_its_room_once(redis: Redis) -> None:
+    async with Stage(redis, workspace_max_mb=1) as stage:
+        files = open_file_store(FileStoreSettings.model_validate({}), data_dir=stage.folder)
+        stage.files = files
+        await stage.worker()
+        scene = Scene(stage, files)
+        half = await scene.stored("a.bin", b"\xff" * 600_000)
+        told = await scene.told(half, half.model_copy(), history=((ASK, half),))
+        line = "[File: /workspace/uploads/a.bin, 600,000 bytes, application/octet-stream]"
+        assert told == (ASK, TextBlock(text=line), TextBlock(text=line))
+        assert [one.name for one in scene.uploads.iterdir()] == ["a.bin"]
+
+
 @pytest.mark.parametrize("what", ["gone", "elsewhere", "down", "changed"])
 async def test_a_file_that_cannot_be_read_ends_its_turn_and_no_later_one(
     scene: Scene, what: str, monkeypatch: pytest.MonkeyPatch
