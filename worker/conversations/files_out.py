@@ -96,7 +96,7 @@ class FilesOut:
         if told_ns is None:
             return None
         await self._held.until_sure()
-        found = await self._look(told_ns)
+        found = await self._look(told_ns, sent_until_ns=max(told_ns, run.fetched_ns or 0))
         if not found.files and found.is_whole:
             return None
         limit_s = kept.settings.artifact_keep_s
@@ -122,7 +122,7 @@ class FilesOut:
             log.warning("earlier turns not known: %s", error, extra=fields(turn=record.turn))
         return at_ms
 
-    async def _look(self, told_ns: int) -> FoundFiles:
+    async def _look(self, told_ns: int, *, sent_until_ns: int) -> FoundFiles:
         began_ns = file_time_ns()
         try:
             found = await asyncio.to_thread(
@@ -131,7 +131,7 @@ class FilesOut:
                 self._held.conversation,
                 self._held.fence,
                 since_ns=told_ns if self._looked_ns is None else self._looked_ns,
-                sent_until_ns=told_ns,
+                sent_until_ns=sent_until_ns,
             )
         except OSError as error:
             log.warning(

@@ -49,6 +49,7 @@ from worker.turns.interruption import Interruption
 from worker.turns.memory import Standing, begun_base, is_resending
 from worker.turns.output import TurnOutput
 from worker.turns.phases import RUN_TRANSITIONS, RunPhase
+from worker.turns.sent_files import are_fetched
 from worker.turns.spending import Spending
 from worker.turns.start_timeline import StartPhase, StartTimeline
 from worker.turns.steps import (
@@ -112,6 +113,8 @@ class TurnRun:
         """Whether its agent may have changed files."""
         self.told_ns: int | None = None
         """When its agent was first told of it here, by the time of files."""
+        self.fetched_ns: int | None = None
+        """When its agent had fetched what the messages name by URL: it begins only then."""
         self._begun_base = begun_base(claimed)
         """Its base, unless one is on record."""
         self._link: AgentLink | None = None
@@ -334,6 +337,9 @@ class TurnRun:
             return
         if n == 1 and isinstance(event, TurnStarted):
             self.sdk_session = event.sdk_session
+            unheard = (block for said in self.claimed.unheard for block in said.prompt)
+            if are_fetched([*unheard, *self.claimed.request.prompt]):
+                self.fetched_ns = file_time_ns()
         self.has_used_tools = self.has_used_tools or isinstance(event, ToolCall)
         self._output.say(payload, line=line)
         if self._output.is_full and self._link:

@@ -80,6 +80,11 @@ def told(
     return tuple(one for block in blocks for one in _told(block, landed.get(id(block))))
 
 
+def are_fetched(blocks: Iterable[ContentBlock]) -> bool:
+    """Whether the agent fetches any of them itself, before it begins."""
+    return any(isinstance(block, SentFile) and _is_elsewhere(block) for block in blocks)
+
+
 def _is_elsewhere(file: SentFile) -> bool:
     """Whether the agent fetches it itself."""
     return isinstance(file, FileBlock) and file.url is not None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,11 +20,13 @@ from infra.files.store import FileStore
 from infra.runtime.settings import FileStoreSettings
 from infra.wire.errors import FileStoreUnavailable
 from infra.wire.events import Artifact, TurnEnded, TurnFiles
+from infra.wire.link import StartTurn
 from infra.wire.states import TurnState
+from infra.wire.turns import FileBlock, TextBlock
 from tests.fakes.scripted_agent import AGENT_SCRIPTS, Hang, Say, ScriptedSession, Tool, WaitFor
 from tests.fakes.worker_stage import TENANT, Stage, conversation, eventually
 from worker.conversations.files_out import _OneTurn
-from worker.hosts.folders.made import MadeFile, open_made
+from worker.hosts.folders.made import MadeFile, file_time_ns, open_made
 
 C = conversation("one")
 PNG = b"\x89PNG\r\n\x1a\npixels"
@@ -130,6 +133,31 @@ async def test_a_turn_that_changes_nothing_has_nothing(scene: Scene) -> None:
     await scene.made(scene.write("a.txt", b"a"))
     assert (await scene.end(lambda: None)).made is None
     assert (await scene.stage.ended(await scene.stage.ask(C, "echo hi"))).made is None
+
+
+async def test_what_the_agent_fetches_for_a_message_is_nothing_that_it_made(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await scene.stage.worker()
+    remember = ScriptedSession._remember
+
+    def fetch_first(session: ScriptedSession, start: StartTurn) -> str:
+        scene.write("uploads/fetched.csv", b"a,b")()
+        scene.write("uploads/changed.csv", b"a,b")()
+        return remember(session, start)
+
+    def change() -> None:
+        fetched_ns = file_time_ns()
+        while file_time_ns() <= fetched_ns + 20_000_000:
+            time.sleep(0.005)
+        scene.write("uploads/changed.csv", b"a,b,c")()
+
+    monkeypatch.setattr(ScriptedSession, "_remember", fetch_first)
+    monkeypatch.setitem(AGENT_SCRIPTS, "make", lambda words: [Do(change), Say("made")])
+    named = FileBlock(media_type="", bytes=0, digest="0" * 64, url="https://web.example/a")
+    end = await scene.stage.ended(await scene.stage.ask(C, (TextBlock(text="make"), named)))
+    assert end.made is not None
+    assert [one.path for one in end.made.files] == ["uploads/changed.csv"]
 
 
 async def test_noise_is_left_aside(scene: Scene) -> None:
