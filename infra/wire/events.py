@@ -162,7 +162,8 @@ class Artifact(Message):
 
     file: FileId
     path: str
-    """In the workspace, for people: characters that nobody sees are replaced."""
+    """In the workspace, for people: characters that nobody sees are replaced, and a mark is added
+    then."""
     bytes: int
     media_type: str
     """By its bytes as far as they say it (`infra.wire.file_kinds`)."""

@@ -39,6 +39,9 @@ OUTPUT_PURPOSE = "assistants_output"
 NAMED_MAX = 10
 """Files that are not kept, but named."""
 PATH_MAX_CHARS = 255
+END_MAX_CHARS = 20
+"""What is longer is no file name's extension."""
+MARK_CHARS = 8
 GONE = "the conversation is gone"
 BEFORE_MAX = 5
 """Turns before one that was taken over which are asked when they ended."""
@@ -367,7 +370,15 @@ async def _is_same(earlier: FileRecord, reading: _Reading) -> bool:
 
 def shown_path(path: str) -> str:
     """A path for people: what is no text, or what nobody sees, is replaced; a long one loses its
-    beginning."""
-    text = os.fsencode(path).decode("utf-8", "replace")
+    beginning. One that was changed gets a mark of what it was, so that no two become the same."""
+    raw = os.fsencode(path)
+    text = raw.decode("utf-8", "replace")
     shown = "".join(sign if sign.isprintable() else "\ufffd" for sign in text)
-    return shown if len(shown) <= PATH_MAX_CHARS else "…" + shown[1 - PATH_MAX_CHARS :]
+    if shown.encode() == raw and len(shown) <= PATH_MAX_CHARS:
+        return shown
+    stem, end = os.path.splitext(shown)
+    if len(end) > END_MAX_CHARS:
+        stem, end = shown, ""
+    end = f"~{hashlib.sha256(raw).hexdigest()[:MARK_CHARS]}{end}"
+    room = PATH_MAX_CHARS - len(end)
+    return (stem if len(stem) <= room else "…" + stem[1 - room :]) + end

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import threading
 import time
 from collections.abc import Callable
@@ -25,7 +26,7 @@ from infra.wire.states import TurnState
 from infra.wire.turns import FileBlock, TextBlock
 from tests.fakes.scripted_agent import AGENT_SCRIPTS, Hang, Say, ScriptedSession, Tool, WaitFor
 from tests.fakes.worker_stage import TENANT, Stage, conversation, eventually
-from worker.conversations.files_out import _OneTurn
+from worker.conversations.files_out import PATH_MAX_CHARS, _OneTurn, shown_path
 from worker.hosts.folders.made import MadeFile, file_time_ns, open_made
 
 C = conversation("one")
@@ -210,11 +211,33 @@ async def test_names_in_any_script_lose_what_nobody_sees(scene: Scene) -> None:
             file.write(b"3")
 
     made = await scene.made(scene.run(name_oddly))
-    assert {one.path for one in made.files} == {
-        "evil\ufffd\ufffd[31m\ufffdtxt.exe",
+    assert {re.sub(r"~[0-9a-f]{8}", "~", one.path) for one in made.files} == {
+        "evil\ufffd\ufffd[31m\ufffdtxt~.exe",
         "ファイル.txt",
-        "\ufffd\ufffd.bin",
+        "\ufffd\ufffd~.bin",
     }
+    assert all(path.isprintable() for path in (one.path for one in made.files))
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (b"a\xff.txt", b"a\xfe.txt"),
+        (b"a\n.txt", "a\ufffd.txt".encode()),
+        (b"1/" + b"x/" * 200 + b"a.txt", b"2/" + b"x/" * 200 + b"a.txt"),
+        (b"1/" + b"x." * 200, b"2/" + b"x." * 200),
+        (b"1." + b"x" * 300, b"2." + b"x" * 300),
+    ],
+)
+def test_no_two_paths_are_shown_as_the_same(one: bytes, other: bytes) -> None:
+    shown = [shown_path(os.fsdecode(path)) for path in (one, other)]
+    assert shown[0] != shown[1]
+    assert max(map(len, shown)) <= PATH_MAX_CHARS
+
+
+def test_a_path_that_can_be_shown_stays_as_it_is() -> None:
+    for path in ("outputs/a b.txt", "größe;1.csv", "a\ufffd", "x" * PATH_MAX_CHARS):
+        assert shown_path(path) == path
 
 
 async def test_what_is_too_much_is_named_with_the_reason(scene: Scene) -> None:
