@@ -110,10 +110,15 @@ def object_in(text: str) -> dict[str, Any] | None:
 
 def _told(fault: ValidationError) -> str:
     place = "".join(f"[{p}]" if isinstance(p, int) else f".{p}" for p in fault.absolute_path)
-    what = fault.message
-    if len(what) > _FAULT_CHARS:  # It repeats the value.
-        what = f"{what[: _FAULT_CHARS // 2]} … {what[-_FAULT_CHARS // 2 :]}"
+    what: str = fault.message
     return f"`{place.removeprefix('.')[:_FAULT_CHARS]}`: {what}" if place else what
+
+
+def _cut(text: str) -> str:
+    """The text, if it is long without its middle."""
+    if len(text) <= _FAULT_CHARS:
+        return text
+    return f"{text[: _FAULT_CHARS // 2]} … {text[-_FAULT_CHARS // 2 :]}"
 
 
 # Keywords
@@ -124,7 +129,9 @@ def _bounded(keyword: Keyword) -> Keyword:
         # Checks of other keywords look at the unbounded ones beside them.
         if time.monotonic() > _until.get() or not _UNBOUNDED.isdisjoint(schema):
             raise TooLong
-        yield from keyword(validator, value, instance, schema) or ()
+        for fault in keyword(validator, value, instance, schema) or ():
+            fault.message = _cut(fault.message)  # It repeats the whole value.
+            yield fault
 
     return check
 
@@ -138,7 +145,7 @@ def _pattern(validator: Any, pattern: str, instance: Any, schema: Any) -> Iterat
     except TimeoutError:
         raise TooLong from None
     if not found:
-        yield ValidationError(f"{instance!r} does not match {pattern!r}")
+        yield ValidationError(f"{_cut(instance)!r} does not match {pattern!r}")
 
 
 def _unique_items(
@@ -151,6 +158,29 @@ def _unique_items(
             yield ValidationError("It has the same item twice.")
 
 
+def _any_of(
+    validator: Any, alternatives: list[Any], instance: Any, schema: Any
+) -> Iterator[ValidationError]:
+    """Keeps no faults of the alternatives; the library keeps all of them."""
+    if not any(_fits(validator, instance, one) for one in alternatives):
+        yield ValidationError(f"{instance!r} is not valid under any of the given schemas")
+
+
+def _one_of(
+    validator: Any, alternatives: list[Any], instance: Any, schema: Any
+) -> Iterator[ValidationError]:
+    fitting = (one for one in alternatives if _fits(validator, instance, one))
+    match len(list(islice(fitting, 2))):
+        case 0:
+            yield ValidationError(f"{instance!r} is not valid under any of the given schemas")
+        case 2:
+            yield ValidationError(f"{instance!r} is valid under more than one of the given schemas")
+
+
+def _fits(validator: Any, instance: Any, schema: Any) -> bool:
+    return next(validator.descend(instance, schema), None) is None
+
+
 _UNBOUNDED = frozenset(
     {
         "patternProperties", "unevaluatedItems", "unevaluatedProperties", "$dynamicRef",
@@ -158,7 +188,12 @@ _UNBOUNDED = frozenset(
     }
 )  # fmt: skip
 """They match with `re`, which nothing stops, or go in circles inside the library."""
-_OWN: Mapping[str, Keyword] = {"pattern": _pattern, "uniqueItems": _unique_items}
+_OWN: Mapping[str, Keyword] = {
+    "anyOf": _any_of,
+    "oneOf": _one_of,
+    "pattern": _pattern,
+    "uniqueItems": _unique_items,
+}
 _Bounded = extend(
     Draft202012Validator,
     {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 from typing import Any
 
 import pytest
@@ -63,6 +64,48 @@ def test_a_pattern_that_backtracks_for_ever_is_given_up() -> None:
     assert fault is None or "too large" in fault
     fault = fault_of({"a": "x" * 5000}, a={"pattern": "(x+x+)+y"})
     assert fault is not None
+
+
+@pytest.mark.parametrize("keyword", ["anyOf", "oneOf"])
+@pytest.mark.parametrize(
+    ("value", "inside"),
+    [("x" * 100_000, {"type": "integer"}), ([1] * 10_000, {"items": {"type": "string"}})],
+    ids=["a long text", "a long list"],
+)
+def test_no_faults_of_alternatives_are_kept(
+    keyword: str, value: object, inside: dict[str, Any]
+) -> None:
+    """Each would hold the whole value as text."""
+    check = FormCheck(form(a={keyword: [inside] * 200}))
+    tracemalloc.start()
+    try:
+        fault = check.fault_of({"a": value})
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert fault is not None
+    assert "is not valid under any" in fault
+    assert len(fault) < 1000
+    assert peak < 2 * 1024 * 1024
+
+
+@pytest.mark.parametrize(
+    ("answer", "told"),
+    [("x", None), (1, "more than one"), (1.5, None), ([], "not valid under any")],
+)
+def test_just_one_alternative_of_one_of_fits(answer: object, told: str | None) -> None:
+    fault = fault_of(
+        {"a": answer}, a={"oneOf": [{"type": "integer"}, {"type": ["number", "string"]}, False]}
+    )
+    assert (told or "") in (fault or "")
+    assert (fault is None) == (told is None)
+
+
+def test_any_alternative_of_any_of_fits() -> None:
+    either = {"anyOf": [{"type": "integer"}, {"type": "string"}, {"const": None}]}
+    for answer in (1, "x", None):
+        assert fault_of({"a": answer}, a=either) is None
+    assert fault_of({"a": []}, a=either) == "`a`: [] is not valid under any of the given schemas"
 
 
 def test_alternatives_that_multiply_are_given_up() -> None:
