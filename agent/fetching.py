@@ -19,6 +19,7 @@ import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
@@ -92,8 +93,10 @@ async def _fetched(
     wanted: Sequence[FileBlock], workspace: Path, forwarder: Forwarder
 ) -> tuple[dict[str, tuple[ContentBlock, ...]], list[str]]:
     """What the agent is told in place of each URL, and what its user is told."""
-    proxy = await forwarder.proxy_url()
-    places, room, notices = asyncio.Semaphore(AT_ONCE), RoomToShow(), list[str]()
+    room, notices = RoomToShow(), list[str]()
+    way, loop = forwarder.beside(), asyncio.get_running_loop()
+    # Not those of everything else: a server may send so slowly that no step of a thread is late.
+    threads = ThreadPoolExecutor(AT_ONCE, thread_name_prefix="fetch")
     give_up_s = time.monotonic() + FETCH_TIMEOUT_S
 
     async def one(block: FileBlock) -> tuple[ContentBlock, ...]:
@@ -101,21 +104,25 @@ async def _fetched(
         try:
             if proxy is None:
                 raise NotFetched("this agent has no network")
-            async with places:
-                fetch = _Fetch(block, proxy, workspace / UPLOADS, give_up_s=give_up_s)
-                try:
-                    # A server may send its head so slowly that no step is ever late.
-                    async with asyncio.timeout(max(0.0, give_up_s - time.monotonic())):
-                        return _told(await asyncio.to_thread(fetch.run), room)
-                except TimeoutError:
-                    raise NotFetched(_TOO_LONG) from None
-                finally:
-                    fetch.is_stopped = True
+            fetch = _Fetch(block, proxy, workspace / UPLOADS, give_up_s=give_up_s)
+            try:
+                async with asyncio.timeout(max(0.0, give_up_s - time.monotonic())):
+                    return _told(await loop.run_in_executor(threads, fetch.run), room)
+            except TimeoutError:
+                raise NotFetched(_TOO_LONG) from None
+            finally:
+                fetch.is_stopped = True
         except NotFetched as error:
             notices.append(f"A file could not be fetched: {error}.")
             return (TextBlock(text=f"[The file at {block.url} could not be fetched: {error}]"),)
 
-    told = await asyncio.gather(*map(one, wanted))
+    try:
+        proxy = await way.proxy_url()
+        told = await asyncio.gather(*map(one, wanted))
+    finally:
+        # Without their connections, threads that were given up end.
+        way.end()
+        threads.shutdown(wait=False, cancel_futures=True)
     return {block.url or "": blocks for block, blocks in zip(wanted, told, strict=True)}, notices
 
 

@@ -26,6 +26,11 @@ class Forwarder:
         self._group = group
         self._port = port
         self._server: asyncio.Server | None = None
+        self._open = set[asyncio.Task[None]]()
+
+    def beside(self) -> Forwarder:
+        """Another one that leads to the same place, and can be ended by itself."""
+        return Forwarder(self._egress_socket, self._group, port=0)
 
     async def proxy_url(self, *, is_expected: bool = False) -> str | None:
         """`http://127.0.0.1:<port>`, or None without egress.
@@ -45,6 +50,12 @@ class Forwarder:
         if self._server is not None:
             self._server.close()
 
+    def end(self) -> None:
+        """Stop listening, and end the open connections."""
+        self.close()
+        for task in self._open:
+            task.cancel()
+
     async def _listen(self) -> asyncio.Server:
         try:
             return await asyncio.start_server(self._accept, "127.0.0.1", self._port)
@@ -53,7 +64,11 @@ class Forwarder:
             return await asyncio.start_server(self._accept, "127.0.0.1", 0)
 
     def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._group.create_task(self._forward(reader, writer))
+        task = self._group.create_task(self._forward(reader, writer))
+        self._open.add(task)
+        task.add_done_callback(self._open.discard)
+        # Also if it ends before it has begun.
+        task.add_done_callback(lambda _: writer.close())
 
     async def _forward(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
@@ -61,7 +76,6 @@ class Forwarder:
                 out_reader, out_writer = await asyncio.open_unix_connection(self._egress_socket)
         except (OSError, TimeoutError) as error:
             log.warning("the egress socket does not answer: %s", error)
-            writer.close()
             return
         try:
             async with asyncio.TaskGroup() as group:
@@ -71,7 +85,6 @@ class Forwarder:
             pass  # One side closed the connection, which is how most connections end.
         finally:
             out_writer.close()
-            writer.close()
 
 
 async def _pass_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import tempfile
+import threading
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -82,9 +84,10 @@ def running(*paths: str) -> RunningTurn:
 
 @pytest.fixture
 async def scene(tmp_path: Path) -> AsyncIterator[Scene]:
-    scene, over = Scene(tmp_path), asyncio.Event()
+    scene, over, serving = Scene(tmp_path), asyncio.Event(), set[asyncio.Task[None] | None]()
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        serving.add(asyncio.current_task())
         url = (await reader.readuntil(b"\r\n\r\n")).split(b" ")[1].decode()
         scene.asked.append(url)
         scene.is_asked.set()
@@ -96,6 +99,8 @@ async def scene(tmp_path: Path) -> AsyncIterator[Scene]:
             await asyncio.sleep(0.02)
         writer.write(ANSWERS.get(path.rstrip("?"), b""))
         writer.close()
+        with contextlib.suppress(OSError):
+            await writer.wait_closed()
 
     with tempfile.TemporaryDirectory(prefix="agc-", dir="/tmp") as folder:
         socket = Path(folder) / "egress.sock"
@@ -106,6 +111,7 @@ async def scene(tmp_path: Path) -> AsyncIterator[Scene]:
             over.set()
             scene.forwarder.close()
             server.close()
+            await asyncio.gather(*filter(None, serving))
 
 
 async def test_a_file_lands_in_the_workspace_and_the_model_gets_what_it_reads(
@@ -182,8 +188,12 @@ async def test_what_cannot_be_fetched_is_told_and_leaves_nothing(
     _, note = start.prompt
     assert isinstance(note, TextBlock)
     assert note.text.startswith(f"[The file at http://web.example{path} could not be fetched")
-    if path not in ("/silent", "/slow"):
-        assert scene.files == {}
+    # What was given up ends too, and holds no thread.
+    for thread in threading.enumerate():
+        if thread.name.startswith("fetch"):
+            await asyncio.to_thread(thread.join, 10)
+            assert not thread.is_alive()
+    assert scene.files == {}
 
 
 async def test_an_interrupted_turn_does_not_wait_for_it(scene: Scene) -> None:
