@@ -81,7 +81,8 @@ class AnswerInForm:
     def read_prose(self) -> None:
         """The model has finished. If it wrote the object in words and nothing else, that is the
         answer. Takes a second at most."""
-        if self._given is None and (found := self._checks.object_in("".join(self._prose))):
+        found = self._checks.object_in("".join(self._prose))
+        if self._given is None and found is not None:
             given = answer_in(self._form, found)
             self._given = given if self._check.fault_of(given) is None else None
         self._forget_prose()
