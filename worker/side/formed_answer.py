@@ -12,6 +12,9 @@ from worker.side.messages_api import INPUT_MAX_CHARS, AnswerStream
 
 Json = dict[str, Any]
 
+_ANSWERS_READ = 4
+"""How many answers of one call to the model are checked."""
+
 
 class FormedAnswer:
     """The answers of one turn to one form, until one fits."""
@@ -48,17 +51,20 @@ class FormedAnswer:
         return False
 
     def read(self, answer: AnswerStream) -> list[TextDelta] | None:
-        """The text of the answer; None if it does not fit. To be run in a thread."""
+        """The text of the answer; None if it does not fit. Of several, the first that fits counts.
+        To be run in a thread, for a second for each at most."""
         # Only turns with a form pay for this import, and not the loop.
         from infra.wire.form_checks import FormCheck, deltas_of, object_in
 
         prose = "".join(self._prose)
-        found = object_in((answer.call[1] or "{}") if answer.call else prose)
-        given = answer_in(self._form, found) if found is not None else None
-        fault = FormCheck(self._form).fault_of(given)
-        if fault is None:
-            return list(deltas_of(given))
-        self._misfit = _misfit(answer, prose, found or {}, fault)
+        check = FormCheck(self._form)
+        for id, said in _answers(answer, prose):
+            found = object_in(said)
+            given = answer_in(self._form, found) if found is not None else None
+            fault = check.fault_of(given)
+            if fault is None:
+                return list(deltas_of(given))
+            self._misfit = _misfit(id, prose, found or {}, fault)
         return None
 
     def again(self, body: Json, used: Usage) -> Json | None:
@@ -71,13 +77,23 @@ class FormedAnswer:
         return {**body, "max_tokens": left, "messages": [*body["messages"], *self._misfit]}
 
 
-def _misfit(answer: AnswerStream, prose: str, found: Json, fault: str) -> list[Json]:
-    """The Messages API accepts no empty text, and wants each call answered."""
+def _answers(answer: AnswerStream, prose: str) -> list[tuple[str | None, str]]:
+    """Each answer as text, and the id of its call: words count only if there is no call."""
+    calls = [call for call in answer.calls if call.name == FORM_TOOL]
+    if not calls:
+        return [(None, prose)]
+    return [(call.id, call.input or "{}") for call in calls[:_ANSWERS_READ]]
+
+
+def _misfit(id: str | None, prose: str, found: Json, fault: str) -> list[Json]:
+    """An answer, in the call of this id or in words, and what was wrong with it, as messages.
+
+    The Messages API accepts no empty text, and wants each call answered.
+    """
     text = [{"type": "text", "text": prose}] if prose.strip() else []
-    if answer.call is None:
+    if id is None:
         asked = {"role": "user", "content": [{"type": "text", "text": REMINDER}]}
         return [{"role": "assistant", "content": text}, asked] if text else [asked]
-    id, _ = answer.call
     call = {"type": "tool_use", "id": id, "name": FORM_TOOL, "input": found}
     result = {"type": "tool_result", "tool_use_id": id, "is_error": True, "content": fault}
     return [

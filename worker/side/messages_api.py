@@ -60,7 +60,8 @@ def request_body(
     if form := request.turn_options.answer_form:
         tool = {"description": tool_description(form), "input_schema": input_schema(form)}
         body["tools"] = [{"name": FORM_TOOL, **tool}]
-        body["tool_choice"] = {"type": "tool", "name": FORM_TOOL}
+        only = {"type": "tool", "name": FORM_TOOL, "disable_parallel_tool_use": True}
+        body["tool_choice"] = only
     if functions := request.turn_options.client_tools:
         body["tools"] = [*body.get("tools", ()), *map(_function, functions.tools)]
         body["tool_choice"] = _choice(functions, has_form=form is not None)
@@ -138,11 +139,6 @@ class AnswerStream:
     def usage(self) -> Usage:
         """The usage known so far."""
         return Usage(**self._figures)
-
-    @property
-    def call(self) -> tuple[str, str] | None:
-        """The id and the input, as JSON, of the newest tool call in the answer."""
-        return (self.calls[-1].id, self.calls[-1].input) if self.calls else None
 
     @property
     def is_over(self) -> bool:

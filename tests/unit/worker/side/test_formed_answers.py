@@ -37,26 +37,26 @@ def prose(text: str) -> bytes:
     return SSE_START + sse_text(text) + SSE_END
 
 
-def called(given: Any, *, text: str = "", stop: str = "tool_use") -> bytes:
-    """A call of the tool, its input in pieces."""
+def called(*given: Any, text: str = "", stop: str = "tool_use") -> bytes:
+    """Calls of the tool, their inputs in pieces."""
+    calls = [a_call(one, id=f"toolu_{number}") for number, one in enumerate(given, 1)]
+    end = SSE_END.replace(b"end_turn", stop.encode())
+    return b"".join([SSE_START, sse_text(text) if text else b"", *calls, end])
+
+
+def a_call(given: Any, *, id: str, name: str = FORM_TOOL) -> bytes:
     raw = given if isinstance(given, str) else json.dumps(given)
-    block = {"type": "tool_use", "id": "toolu_1", "name": FORM_TOOL, "input": {}}
-    pieces = [raw[at : at + 5] for at in range(0, len(raw), 5)]
-    return (
-        SSE_START
-        + (sse_text(text) if text else b"")
-        + sse(
-            {"type": "content_block_start", "content_block": block},
-            *(
-                {
-                    "type": "content_block_delta",
-                    "delta": {"type": "input_json_delta", "partial_json": piece},
-                }
-                for piece in pieces
-            ),
-            {"type": "content_block_stop"},
-        )
-        + SSE_END.replace(b"end_turn", stop.encode())
+    block = {"type": "tool_use", "id": id, "name": name, "input": {}}
+    return sse(
+        {"type": "content_block_start", "content_block": block},
+        *(
+            {
+                "type": "content_block_delta",
+                "delta": {"type": "input_json_delta", "partial_json": raw[at : at + 5]},
+            }
+            for at in range(0, len(raw), 5)
+        ),
+        {"type": "content_block_stop"},
     )
 
 
@@ -82,7 +82,11 @@ async def test_the_answer_is_exactly_the_json_of_the_call(redis: Redis) -> None:
         [asked] = stage.gateway.side_calls
         assert [tool["name"] for tool in asked.body["tools"]] == [FORM_TOOL]
         assert asked.body["tools"][0]["input_schema"] == json.loads(FORM.schema_text or "")
-        assert asked.body["tool_choice"] == {"type": "tool", "name": FORM_TOOL}
+        assert asked.body["tool_choice"] == {
+            "type": "tool",
+            "name": FORM_TOOL,
+            "disable_parallel_tool_use": True,
+        }
 
 
 async def test_an_answer_that_does_not_fit_is_given_back_with_what_is_wrong(redis: Redis) -> None:
@@ -97,6 +101,36 @@ async def test_an_answer_that_does_not_fit_is_given_back_with_what_is_wrong(redi
         result = told[2]["content"][0]
         assert (result["tool_use_id"], result["is_error"]) == ("toolu_1", True)
         assert "`title`: 5 is not of type 'string'" in result["content"]
+
+
+@pytest.mark.parametrize("others", [[{"title": "Second"}], [{"title": 5}], ["{"]])
+async def test_of_several_answers_the_first_that_fits_counts(
+    redis: Redis, others: list[Any]
+) -> None:
+    async with Stage(redis) as stage:
+        turn, end = await ended(stage, called({"title": 1}, GOOD, *others))
+        assert end.state is TurnState.DONE
+        assert json.loads(await stage.log_text(turn)) == GOOD
+        assert len(stage.gateway.side_calls) == 1
+
+
+async def test_of_several_answers_that_do_not_fit_one_is_given_back(redis: Redis) -> None:
+    async with Stage(redis) as stage:
+        turn, end = await ended(stage, called({"title": 1}, {"title": 2}), called(GOOD))
+        assert end.state is TurnState.DONE
+        assert json.loads(await stage.log_text(turn)) == GOOD
+        told = stage.gateway.side_calls[1].body["messages"]
+        [call], [result] = told[1]["content"], told[2]["content"]
+        assert (call["input"], call["id"]) == ({"title": 2}, result["tool_use_id"])
+
+
+async def test_a_call_of_another_tool_is_no_answer(redis: Redis) -> None:
+    other = SSE_START + a_call(GOOD, id="toolu_1", name="other") + SSE_END
+    async with Stage(redis) as stage:
+        turn, end = await ended(stage, other, called(GOOD))
+        assert end.state is TurnState.DONE
+        assert len(stage.gateway.side_calls) == 2
+        assert json.loads(await stage.log_text(turn)) == GOOD
 
 
 async def test_json_in_words_is_taken_if_it_is_nothing_else(redis: Redis) -> None:
