@@ -33,7 +33,7 @@ import httpx
 
 from infra.cli.up.programs import MODULES, bare_environment, environment, python_command
 from infra.runtime.identity import conversation_key, tenant_id
-from infra.runtime.settings import Isolation, Settings
+from infra.runtime.settings import ArtifactDisplay, Isolation, Settings
 from infra.store.conversations.conversations import ConversationRecord
 from infra.store.open import Store, open_store
 from infra.wire.errors import ContainerFailed, StoreUnavailable
@@ -315,6 +315,8 @@ def _settings(shape: Shape, name: str, redis_url: str) -> Settings:
         "key_check": False,
         "slots": 16,
         "spares_max": 0,
+        # Answers are numbers, and are held against them.
+        "artifact_display": ArtifactDisplay.OFF,
         "ping_interval_s": 1.0,
         "commit_after_s": 1.0,
         "drain_timeout_s": 4.0,

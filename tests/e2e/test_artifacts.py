@@ -89,7 +89,8 @@ def test_what_an_agent_makes_outlives_its_container_and_its_workspace(
 
 
 def test_what_a_hostile_agent_leaves_to_be_kept_leads_nowhere(deployment: Deployment) -> None:
-    answer = asked(deployment, f"made-{uuid.uuid4()}", ATTACK)
+    name = f"made-{uuid.uuid4()}"
+    answer = asked(deployment, name, ATTACK)
     made = answer["agcluster"]
     kept = {one["path"]: one for one in made["files"]}
     assert len(kept) <= 50
@@ -105,3 +106,5 @@ def test_what_a_hostile_agent_leaves_to_be_kept_leads_nowhere(deployment: Deploy
         got = httpx.get(one["url"])
         assert b"root:" not in got.content
         assert got.headers["x-content-type-options"] == "nosniff"
+    # Other tests search the whole deployment.
+    asked(deployment, name, "rm -rf outputs")

@@ -99,7 +99,9 @@ def run(deployment: Deployment, code: str, *, name: str = SHARED) -> Any:
     """Run Python in the agent's shell; what it printed last, from JSON."""
     told = said(ask(deployment, bash(f"python3 - <<'EOS'\n{INSIDE}{code}\nEOS\n"), name=name))
     assert told.startswith("tool said: "), told
-    return json.loads(told.removeprefix("tool said: ").splitlines()[-1])
+    # Behind it, links to what was made may follow.
+    printed = told.removeprefix("tool said: ").partition("\n\n---\n**Files**")[0]
+    return json.loads(printed.splitlines()[-1])
 
 
 def journal(deployment: Deployment) -> list[dict[str, Any]]:

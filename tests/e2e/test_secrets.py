@@ -52,7 +52,7 @@ each_isolation = pytest.mark.parametrize("deployment", KINDS[:2], indirect=True,
 IN_REDIS = {"redis values", "redis commands", "redis messages", "redis slowlog", "redis files"}
 ELSEWHERE = {"redis names", "environments", "arguments", "logs", "host files", "errors"}
 OF_DOCKER = {"docker inspect", "docker logs"}
-THE_AGENTS_OWN = {"workspaces", "what an agent sees"}
+THE_AGENTS_OWN = {"workspaces", "what an agent sees", "kept files"}
 TO_THE_CALLER = {"answers"}
 
 # --- Gathering -----------------------------------------------------------------------------------
@@ -154,6 +154,8 @@ def files_of(deployment: Deployment) -> Iterator[Specimen]:
         if part == ("w",):
             kind = "what an agent sees" if place.name == "seen" else "workspaces"
             yield Specimen(kind, specimen.where, specimen.held)
+        elif part == ("files",):
+            yield Specimen("kept files", specimen.where, specimen.held)
         elif part != ("redis",):
             yield specimen
 
