@@ -41,6 +41,7 @@ _REFUSED = frozenset(
         "$vocabulary", "patternProperties", "unevaluatedItems", "unevaluatedProperties",
     }
 )  # fmt: skip
+_DEFINITIONS = ("$defs", "definitions")
 _ROOT_ONLY = frozenset({"$id", "$schema"})
 _NOT_STRICT = frozenset(
     {
@@ -174,7 +175,10 @@ def _with_object_root(schema: Schema, where: str) -> Schema:
     if root.get("type") != "object":
         raise SchemaRefused('must be `"object"` at the root of the schema.', f"{where}.type")
     kept = {name: value for name, value in schema.items() if name != "$ref"} if hops else schema
-    return {name: value for name, value in {**kept, **root}.items() if name not in _ROOT_ONLY}
+    # References count from the outermost schema, so its definitions are the ones they mean.
+    outer = {name: schema[name] for name in _DEFINITIONS if name in schema}
+    merged = {**kept, **root, **outer}
+    return {name: value for name, value in merged.items() if name not in _ROOT_ONLY}
 
 
 def _target(root: Schema, reference: object, where: str) -> Schema:

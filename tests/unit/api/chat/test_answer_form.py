@@ -108,6 +108,15 @@ def test_a_model_that_is_only_a_reference_gets_an_object_at_its_root() -> None:
     assert FormCheck(form).fault_of({"leaves": [], "children": [{}], "best": None}) is not None
 
 
+def test_a_root_that_is_a_reference_keeps_its_definitions() -> None:
+    inner = an_object(x={"$ref": "#/$defs/C"}) | {"$defs": {"B": TEXT}}
+    schema = {"$ref": "#/$defs/A", "$defs": {"A": inner, "C": {"type": "integer"}}}
+    form = form_of(named(schema))
+    assert form is not None
+    assert FormCheck(form).fault_of({"x": 1}) is None
+    assert "is not of type" in (FormCheck(form).fault_of({"x": "one"}) or "")
+
+
 @pytest.mark.parametrize(
     ("name", "reference"),
     [("a b", "a%20b"), ("größe", "gr%C3%B6%C3%9Fe"), ("a%41", "a%2541"), ("a/b", "a~1b")],
