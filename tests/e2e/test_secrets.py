@@ -222,9 +222,11 @@ def controls(deployment: Deployment, client: redis.Redis, evidence: Evidence) ->
     written = [
         deployment.log.parent / "control.log",
         deployment.data_dir / "control",
+        deployment.data_dir / "files" / "control",
         *(deployment.data_dir / "w" / name for name in ("control", "seen")),
     ]
     for path in written:
+        path.parent.mkdir(exist_ok=True)
         path.write_text(f"a control: {control.text}")
     hidden = base64.b64encode(b"x" + control.text.encode()).decode()
     client.hset(f"control:{control.text[::-1]}", mapping={"field": hidden})
