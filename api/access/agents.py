@@ -76,13 +76,13 @@ class AgentCatalog:
             if (profile.is_for(caller.tenant) if caller else not profile.tenants)
         }
 
-    async def found(self, name: str, caller: Caller | None) -> AgentProfile | None:
-        """The agent that a `model` means, if it means one that the caller may use."""
+    async def found(self, name: str, caller: Caller | None) -> tuple[AgentProfile, str] | None:
+        """The agent that a `model` means, if it means one that the caller may use, and its model's
+        id."""
         agent, _, wanted = name.partition("/")
         profile = self.offered(caller).get(agent)
-        if profile is None or (wanted and await self._model_of(profile, wanted, caller) is None):
-            return None
-        return profile
+        model = await self._model_of(profile, wanted, caller) if profile else None
+        return None if profile is None or model is None else (profile, model)
 
     async def choose(self, name: str, caller: Caller) -> ChosenAgent | None:
         """The agent and model that a `model` means: `AGENT`, `AGENT/MODEL` or a model's name.

@@ -13,17 +13,6 @@ from infra.wire.errors import ErrorCode, RequestRefused
 from infra.wire.profiles import AgentProfile
 
 
-def _agent(name: str, profile: AgentProfile) -> Model:
-    return Model(
-        id=name,
-        created=UNDATED,
-        owned_by="agcluster",
-        description=profile.description or None,
-        icon=profile.icon,
-        url=profile.url,
-    )
-
-
 def _model(name: str, facts: ModelFacts) -> Model:
     modalities = [
         "text",
@@ -45,6 +34,18 @@ def _model(name: str, facts: ModelFacts) -> Model:
     )
 
 
+def _agent(name: str, profile: AgentProfile, facts: ModelFacts) -> Model:
+    """An agent reads and writes what its model does."""
+    own = {
+        "created": UNDATED,
+        "owned_by": "agcluster",
+        "description": profile.description or None,
+        "icon": profile.icon,
+        "url": profile.url,
+    }
+    return _model(name, facts).model_copy(update=own)
+
+
 SUPPORTED = [
     "max_completion_tokens", "max_tokens", "reasoning", "reasoning_effort", "response_format",
     "stop", "structured_outputs", "tool_choice", "tools", "verbosity",
@@ -61,16 +62,23 @@ def model_routes(deps: ApiDeps) -> APIRouter:
         upstream lists for it; a key that the upstream refuses is 401."""
         caller = await deps.admission.greet(request)
         offered = await deps.catalog.offered(caller)
-        agents = [_agent(name, one) for name, one in deps.agents.offered(caller).items()]
+        names = deps.agents.offered(caller)
+        found = [(name, await deps.agents.found(name, caller)) for name in names]
+        agents = [
+            _agent(name, one[0], offered.get(one[1]) or facts_of(one[1]))
+            for name, one in found
+            if one is not None
+        ]
         # Models first: some clients begin with the first one of a list.
         return ModelList(data=[*(_model(id, facts) for id, facts in offered.items()), *agents])
 
     async def get_model(request: Request, model_id: str) -> Model:
         """One agent, model or alias, in any form in which it can be requested."""
         caller = await deps.admission.greet(request)
-        if (agent := await deps.agents.found(model_id, caller)) is not None:
-            return _agent(model_id, agent)
         offered = await deps.catalog.offered(caller)
+        if (found := await deps.agents.found(model_id, caller)) is not None:
+            agent, model = found
+            return _agent(model_id, agent, offered.get(model) or facts_of(model))
         if model_id in offered:
             return _model(model_id, offered[model_id])
         meant = await deps.catalog.resolve(model_id, caller)

@@ -83,6 +83,8 @@ async def test_agents_are_listed_for_those_who_may_use_them(settings: dict[str, 
     async with running_api(settings=settings) as api, api.openai() as client:
         listed = {model.id: model.model_dump() for model in (await client.models.list()).data}
         assert listed["reviewer"]["description"] == "Reads patches."
+        assert listed["reviewer"]["context_length"] == listed[HAIKU]["context_length"]
+        assert next(iter(listed)) != "reviewer", "some clients begin with the first"
         assert "private" not in listed
         assert MODEL in listed
         assert (await client.models.retrieve("reviewer")).id == "reviewer"
