@@ -36,7 +36,7 @@ from infra.wire.link import (
 )
 from infra.wire.states import TurnState
 from infra.wire.turns import TurnRequest
-from worker.hosts.folders.made import file_time_ns
+from worker.hosts.folders.made import file_time_ns, latest_file_time_ns
 from worker.life import Life
 from worker.ownership import HeldLease
 from worker.parts import TurnParts
@@ -219,6 +219,7 @@ class TurnRun:
         )
         if self.told_ns is None:
             self.told_ns = file_time_ns()
+            self.fetched_ns = latest_file_time_ns()
         link.send_line(self._standing.start_line(request, settings, notices=self._notices))
         if self.timeline is not None:
             self.timeline.is_resumed = self._standing.transcript is not None
@@ -339,7 +340,7 @@ class TurnRun:
             self.sdk_session = event.sdk_session
             unheard = (block for said in self.claimed.unheard for block in said.prompt)
             if are_fetched([*unheard, *self.claimed.request.prompt]):
-                self.fetched_ns = file_time_ns()
+                self.fetched_ns = latest_file_time_ns()
         self.has_used_tools = self.has_used_tools or isinstance(event, ToolCall)
         self._output.say(payload, line=line)
         if self._output.is_full and self._link:

@@ -6,7 +6,6 @@ import asyncio
 import os
 import re
 import threading
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,10 +23,18 @@ from infra.wire.events import Artifact, TurnEnded, TurnFiles
 from infra.wire.link import StartTurn
 from infra.wire.states import TurnState
 from infra.wire.turns import FileBlock, TextBlock
-from tests.fakes.scripted_agent import AGENT_SCRIPTS, Hang, Say, ScriptedSession, Tool, WaitFor
+from tests.fakes.scripted_agent import (
+    AGENT_SCRIPTS,
+    Hang,
+    Say,
+    ScriptedSession,
+    Tool,
+    Wait,
+    WaitFor,
+)
 from tests.fakes.worker_stage import TENANT, Stage, conversation, eventually
 from worker.conversations.files_out import PATH_MAX_CHARS, _OneTurn, shown_path
-from worker.hosts.folders.made import MadeFile, file_time_ns, open_made
+from worker.hosts.folders.made import MadeFile, open_made
 
 C = conversation("one")
 PNG = b"\x89PNG\r\n\x1a\npixels"
@@ -147,14 +154,11 @@ async def test_what_the_agent_fetches_for_a_message_is_nothing_that_it_made(
         scene.write("uploads/changed.csv", b"a,b")()
         return remember(session, start)
 
-    def change() -> None:
-        fetched_ns = file_time_ns()
-        while file_time_ns() <= fetched_ns + 20_000_000:
-            time.sleep(0.005)
-        scene.write("uploads/changed.csv", b"a,b,c")()
+    # The worker hears that the turn has begun, and then the agent changes a file.
+    later = [Wait(0.2), Do(scene.write("uploads/changed.csv", b"a,b,c")), Say("made")]
 
     monkeypatch.setattr(ScriptedSession, "_remember", fetch_first)
-    monkeypatch.setitem(AGENT_SCRIPTS, "make", lambda words: [Do(change), Say("made")])
+    monkeypatch.setitem(AGENT_SCRIPTS, "make", lambda words: later)
     named = FileBlock(media_type="", bytes=0, digest="0" * 64, url="https://web.example/a")
     end = await scene.stage.ended(await scene.stage.ask(C, (TextBlock(text="make"), named)))
     assert end.made is not None
