@@ -5,7 +5,7 @@ turn and takes away again (`Cli.offer`). A hook before each call asks the offer 
 it is answered at once, or stays open. An open call ends the turn, and its result comes with a later
 prompt, as a block of type `tool_result`.
 
-Both doors were found by experiment (`tests/contract/agent/test_offers.py`): the request
+Both doors were found by experiment (`tests/contract/agent/sdk/`): the request
 `mcp_set_servers`, and the hook's decision `defer`. The SDK's own bridge to such a server needs
 `mcp`, which takes most of a second to import; the four messages that the CLI sends need nothing.
 """

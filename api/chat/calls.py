@@ -22,7 +22,7 @@ RESULT_ROLES = frozenset({"tool", "function"})
 
 ID_MAX_CHARS = 256
 DEPTH_MAX = 500
-"""How deeply the arguments of a call may be nested. Whoever reads deeper ones could fail."""
+"""How deeply the arguments of a call may be nested. A reader of deeper ones could fail."""
 
 _ID = re.compile(rf"[a-zA-Z0-9_-]{{1,{ID_MAX_CHARS}}}")
 _NAME = re.compile(r"[a-zA-Z0-9_-]{1,64}")

@@ -1,7 +1,7 @@
 """Signs links to files that the cluster gives out, so that they work without a key, for some time.
 
-A link names a file and when it ends. Whoever has it may read that file until then, at any replica.
-Nobody can make one without the cluster secret, from which its key is derived.
+A link names a file and when it ends. Anyone who has it may read that file until then, at any
+replica. Nobody can make one without the cluster secret, from which its key is derived.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Holds an answer against the form that was asked of it. Pure, and bounded.
 
-The schema is a caller's, and the object a model's: together they can make a check take for ever. A
+The schema is a caller's, and the object a model's: together they can make a check endless. A
 pattern may backtrack, and alternatives inside alternatives multiply. So every step looks at the
 time, and patterns are matched by an engine that can be stopped (`regex`). Nothing is ever fetched:
 `api.chat.schemas` accepts only references inside the schema, and the keywords whose checks know no

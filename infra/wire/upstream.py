@@ -115,8 +115,8 @@ def usage_figures(usage: object) -> dict[str, int]:
 def content_block(block: ContentBlock) -> dict[str, Any]:
     """A block in the form of the Messages API.
 
-    A result keeps its function's name, which that API does not know: whoever sends it pairs it with
-    its call first.
+    A result keeps its function's name, which that API does not know: the sender pairs it with its
+    call first.
     """
     if isinstance(block, TextBlock):
         return {"type": "text", "text": block.text}

@@ -3,7 +3,7 @@
     look = [*redis_at_rest(client), *files_below(folder), *processes()]
     assert sightings(look, [Canary("key", "sk-...")]) == []
 
-A scanner that cannot find makes a test that cannot fail, so `tests/unit/test_secret_scan.py` plants
+A scanner that cannot find makes a test that cannot fail, so `tests/integration/test_secret_scan.py` plants
 canaries before each of these, and the tests that use them plant one more where they look.
 """
 

@@ -45,7 +45,7 @@ async def test_bench_measures_the_cluster_beside_the_direct_stream() -> None:
 @pytest.mark.timeout(400)
 async def test_a_quick_bench_measures_everything(tmp_path: Path) -> None:
     if os.environ.get("CI") != "true":
-        pytest.skip("two minutes with real agents: CI runs it (CI=true); `make bench ARGS=--quick`")
+        pytest.skip("starts real agents for two minutes: set CI=true to run it, as .ci/run does")
     for part in ("docker", "bwrap", "sdk"):
         need(part)
     page, kept = tmp_path / "page.md", tmp_path / "run.json"

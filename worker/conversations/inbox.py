@@ -36,8 +36,8 @@ class Inbox:
         self.ring()
 
     def bring(self, waits: TurnWaits) -> None:
-        """A turn waits, and may have been begun for us. Of several the newest counts: whoever asks
-        the store finds the others."""
+        """A turn waits, and may have been begun for us. Of several the newest counts: a claim
+        finds the others in the store."""
         if waits.begun:
             self._begun = waits
             self._newest_begun = waits.turn

@@ -27,7 +27,7 @@ asyncio.run(measure())
 """
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="the benches are for Linux")
+@pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc, which only Linux has")
 def test_a_bench_that_is_killed_stops_what_it_has_started() -> None:
     with subprocess.Popen(
         [sys.executable, "-c", f"import os\n{BENCH}"],

@@ -30,7 +30,7 @@ FIELDS = {"spare": SPARE, "worker": ME, "claimed_by": C, "fence": 5, "is_settled
         {"spare": D},
         {"spare": None},
         {"worker": 5},
-        {"claimed_by": "/proc/77/root/srv/others"},
+        {"claimed_by": "/srv/others"},
         {"claimed_by": "../../x"},
         {"claimed_by": C + "\n"},
         {"claimed_by": C.upper()},

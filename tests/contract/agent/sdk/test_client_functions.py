@@ -7,8 +7,6 @@ they are gone fails here.
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +18,10 @@ from infra.wire.events import ClientCall, EndReason, Event, ToolCall
 from infra.wire.link import BaseKind
 from infra.wire.options import AnswerForm, ClientTool, ClientTools, TurnOptions
 from infra.wire.turns import CallBlock, HistoryMessage, ResultBlock, TextBlock
+from tests.contract.agent.sdk.one_agent import agent_of
 from tests.contract.agent.test_memory import ask, rewind, said, told
-from tests.fakes.contained_agent import scripted_model
-from tests.fakes.link_client import LinkClient, connected, end_of, text_of
-from tests.fakes.local_agent import LocalAgent, local_agent
+from tests.fakes.link_client import LinkClient, end_of, text_of
 from tests.fakes.transcript_shelf import TranscriptShelf
-from tests.parts import need
 
 pytestmark = [pytest.mark.sdk, pytest.mark.timeout(180)]
 
@@ -42,33 +38,6 @@ def offering(*names: str, **how: Any) -> TurnOptions:
 
 
 ONE = offering("get_weather")
-
-
-@pytest.fixture(scope="module")
-def model() -> Iterator[Path]:
-    need("sdk")
-    with scripted_model() as folder:
-        yield folder
-
-
-@asynccontextmanager
-async def agent_of(model: Path, shelf: TranscriptShelf | None = None) -> AsyncIterator[LinkClient]:
-    with local_agent(model / "model.sock") as agent:
-        async with connected(agent.socket, shelf=shelf) as (link, _):
-            yield link
-
-
-@pytest.fixture(scope="module")
-def agent(model: Path) -> Iterator[LocalAgent]:
-    """One for all tests: each begins a conversation of its own."""
-    with local_agent(model / "model.sock") as agent:
-        yield agent
-
-
-@pytest.fixture
-async def link(agent: LocalAgent) -> AsyncIterator[LinkClient]:
-    async with connected(agent.socket) as (link, _):
-        yield link
 
 
 async def ask_anew(link: LinkClient, prompt: Any, **more: Any) -> list[Event]:

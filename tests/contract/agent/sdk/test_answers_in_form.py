@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
@@ -14,13 +13,11 @@ from infra.wire.form_tool import FORM_TOOL, TRIES
 from infra.wire.link import BaseKind
 from infra.wire.options import AnswerForm, ClientTool, ClientTools, TurnOptions
 from infra.wire.states import TurnState
-from tests.contract.agent.test_client_functions import agent_of, offered
+from tests.contract.agent.sdk.one_agent import agent_of
+from tests.contract.agent.sdk.test_client_functions import offered
 from tests.contract.agent.test_memory import ask, stop_in, told
-from tests.fakes.contained_agent import scripted_model
-from tests.fakes.link_client import LinkClient, connected, end_of, text_of
-from tests.fakes.local_agent import LocalAgent, local_agent
+from tests.fakes.link_client import LinkClient, end_of, text_of
 from tests.fakes.transcript_shelf import TranscriptShelf
-from tests.parts import need
 
 pytestmark = [pytest.mark.sdk, pytest.mark.timeout(180)]
 
@@ -33,26 +30,6 @@ SCHEMA = {
 FORM = TurnOptions(answer_form=AnswerForm(name="trip", schema_text=json.dumps(SCHEMA)))
 GOOD = '{"city":"Rome","days":3}'
 WRONG = '{"city":"Rome","days":"three"}'
-
-
-@pytest.fixture(scope="module")
-def model() -> Iterator[Path]:
-    need("sdk")
-    with scripted_model() as folder:
-        yield folder
-
-
-@pytest.fixture(scope="module")
-def agent(model: Path) -> Iterator[LocalAgent]:
-    """One for all tests: each begins a conversation of its own."""
-    with local_agent(model / "model.sock") as agent:
-        yield agent
-
-
-@pytest.fixture
-async def link(agent: LocalAgent) -> AsyncIterator[LinkClient]:
-    async with connected(agent.socket) as (link, _):
-        yield link
 
 
 async def anew(link: LinkClient, prompt: str, options: TurnOptions = FORM) -> list[Event]:

@@ -6,8 +6,7 @@ at): a CLI in which they are gone fails here.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -17,30 +16,14 @@ from infra.wire.events import TextDelta, ToolCall
 from infra.wire.link import BaseKind
 from infra.wire.states import TurnState
 from infra.wire.turns import HistoryMessage, ImageBlock, TextBlock
+from tests.contract.agent.sdk.one_agent import agent_of
 from tests.contract.agent.test_memory import ask, rewind, said, started, stop_in, told
-from tests.fakes.contained_agent import scripted_model
-from tests.fakes.link_client import LinkClient, connected, end_of, text_of
-from tests.fakes.local_agent import local_agent
+from tests.fakes.link_client import LinkClient, end_of, text_of
 from tests.fakes.transcript_shelf import TranscriptShelf
-from tests.parts import need
 
 pytestmark = [pytest.mark.sdk, pytest.mark.timeout(180)]
 
 SHOWN = said("echo one", "one", "echo two", "as the page shows it", "echo three", "three")
-
-
-@pytest.fixture(scope="module")
-def model() -> Iterator[Path]:
-    need("sdk")
-    with scripted_model() as folder:
-        yield folder
-
-
-@asynccontextmanager
-async def agent_of(model: Path, shelf: TranscriptShelf | None = None) -> AsyncIterator[LinkClient]:
-    with local_agent(model / "model.sock") as agent:
-        async with connected(agent.socket, shelf=shelf) as (link, _):
-            yield link
 
 
 @pytest.fixture

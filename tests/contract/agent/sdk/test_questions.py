@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +12,10 @@ import pytest
 from infra.wire.events import EndReason, Event, ToolCall
 from infra.wire.link import BaseKind
 from infra.wire.options import AnswerForm, ClientTool, ClientTools, TurnOptions
+from tests.contract.agent.sdk.one_agent import agent_of
 from tests.contract.agent.test_memory import TOOLS, said, told
-from tests.fakes.contained_agent import scripted_model
-from tests.fakes.link_client import LinkClient, connected, end_of, start_turn, text_of
-from tests.fakes.local_agent import LocalAgent, local_agent
+from tests.fakes.link_client import LinkClient, end_of, start_turn, text_of
 from tests.fakes.transcript_shelf import TranscriptShelf
-from tests.parts import need
 
 pytestmark = [pytest.mark.sdk, pytest.mark.timeout(180)]
 
@@ -36,33 +32,6 @@ ASKS = f"tool AskUserQuestion {json.dumps({'questions': [QUESTION]})}"
 SHOWN = "**Which database?**\n\n1. Postgres: a server\n2. SQLite: a file"
 WORK = f"tool bash echo before then {ASKS} then tool bash echo after then echo done"
 _numbers = itertools.count(1)
-
-
-@pytest.fixture(scope="module")
-def model() -> Iterator[Path]:
-    need("sdk")
-    with scripted_model() as folder:
-        yield folder
-
-
-@pytest.fixture(scope="module")
-def agent(model: Path) -> Iterator[LocalAgent]:
-    """One for all tests: each begins a conversation of its own."""
-    with local_agent(model / "model.sock") as agent:
-        yield agent
-
-
-@pytest.fixture
-async def link(agent: LocalAgent) -> AsyncIterator[LinkClient]:
-    async with connected(agent.socket) as (link, _):
-        yield link
-
-
-@asynccontextmanager
-async def agent_of(model: Path, shelf: TranscriptShelf) -> AsyncIterator[LinkClient]:
-    with local_agent(model / "model.sock") as agent:
-        async with connected(agent.socket, shelf=shelf) as (link, _):
-            yield link
 
 
 async def ask(
