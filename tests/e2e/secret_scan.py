@@ -3,8 +3,9 @@
     look = [*redis_at_rest(client), *files_below(folder), *processes()]
     assert sightings(look, [Canary("key", "sk-...")]) == []
 
-A scanner that cannot find makes a test that cannot fail, so `tests/integration/test_secret_scan.py` plants
-canaries before each of these, and the tests that use them plant one more where they look.
+A scanner that cannot find makes a test that cannot fail, so
+`tests/integration/test_secret_scan.py` plants canaries before each of these, and the tests
+that use them plant one more where they look.
 """
 
 from __future__ import annotations
