@@ -1,6 +1,6 @@
 """The answer of a turn that has to be a JSON object: how the model gives it, and whether it fits.
 
-The model gives it by calling a tool of ours (`infra.wire.form_tool`), which ends the turn. An
+The model gives it by calling a tool of ours (`infra.wire.form.tool`), which ends the turn. An
 object that does not fit is given back to the model, which makes the call again. What the model
 writes beside it is shown as its reasoning; only if that is the object and nothing else, it counts
 as given too. Pure apart from loading the schema checker.
@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from agent.cli.offers import CallReply, Offer, OfferedCall
 from agent.cli.without_mcp import load_left_out
 from infra.wire.events import Event, TextDelta, ThinkingDelta, ToolCall, TurnStarted
-from infra.wire.form_tool import (
+from infra.wire.form.tool import (
     FORM_TOOL,
     REMINDER,
     TRIES,
@@ -38,7 +38,7 @@ class AnswerInForm:
     def __init__(self, form: AnswerForm) -> None:
         """Blocks for a fifth of a second when it is first called."""
         load_left_out("jsonschema")
-        from infra.wire import form_checks
+        from infra.wire.form import checks as form_checks
 
         self._checks = form_checks
         self._form = form

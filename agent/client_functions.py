@@ -12,10 +12,10 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 
 from agent.cli.offers import MCP_PREFIX, CallReply, Offer, OfferedCall
 from agent.cli.without_mcp import load_left_out
-from infra.wire.characters import whole
 from infra.wire.events import ClientCall
 from infra.wire.ids import client_call_id
 from infra.wire.options import AnswerForm, ClientTool, ClientTools
+from infra.wire.text.characters import whole
 from infra.wire.turns import CallBlock, ContentBlock, HistoryMessage
 
 WRONG_MAX = 5
@@ -130,7 +130,7 @@ class ClientFunctions:
 
 def _check(schema: str) -> Check:
     load_left_out("jsonschema")
-    from infra.wire.form_checks import FormCheck
+    from infra.wire.form.checks import FormCheck
 
     return FormCheck(AnswerForm(schema_text=schema)).fault_of
 

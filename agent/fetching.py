@@ -26,9 +26,9 @@ from typing import NamedTuple
 from agent.forwarder import Forwarder
 from agent.turn import RunningTurn
 from infra.wire.base import VERSION
-from infra.wire.file_kinds import HEAD_BYTES, PDF, PICTURES, media_type_of, text_in
-from infra.wire.file_names import UPLOADS, file_line, names_for, safe_name
-from infra.wire.room_to_show import RoomToShow
+from infra.wire.files.kinds import HEAD_BYTES, PDF, PICTURES, media_type_of, text_in
+from infra.wire.files.names import UPLOADS, file_line, names_for, safe_name
+from infra.wire.files.room_to_show import RoomToShow
 from infra.wire.turns import ContentBlock, DocumentBlock, FileBlock, ImageBlock, TextBlock
 
 log = logging.getLogger(__name__)

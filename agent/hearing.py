@@ -28,8 +28,8 @@ from infra.wire.events import (
 from infra.wire.link import InterruptReason
 from infra.wire.options import Verbosity
 from infra.wire.states import TurnState
-from infra.wire.text_bounds import TextBounds
-from infra.wire.words import Case
+from infra.wire.text.bounds import TextBounds
+from infra.wire.text.words import Case
 
 log = logging.getLogger(__name__)
 

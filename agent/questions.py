@@ -2,7 +2,7 @@
 
 The model asks with a tool, and the call stays open: the turn ends with the question as its text,
 and whatever the user says next is the call's result, in this CLI or in one that resumes the session
-elsewhere, days later (`infra.wire.paired`). So it works with every client that shows text.
+elsewhere, days later (`infra.wire.history.paired`). So it works with every client that shows text.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from agent.cli.offers import CallReply, Offer, OfferedCall
-from infra.wire.paired import QUESTION_TOOL
+from infra.wire.history.paired import QUESTION_TOOL
 
 QUESTIONS_MAX = 4
 OPTIONS_MAX = 8

@@ -37,7 +37,8 @@ from agent.turn import RunningTurn
 from infra.wire.endings import declared_end, interrupted_end
 from infra.wire.errors import ErrorCode, MalformedMessage, UnknownMessage
 from infra.wire.events import TurnEnded
-from infra.wire.form_tool import FORM_TOOL
+from infra.wire.form.tool import FORM_TOOL
+from infra.wire.history.paired import QUESTION_TOOL, OpenCall
 from infra.wire.link import (
     AgentSettings,
     Answer,
@@ -45,7 +46,6 @@ from infra.wire.link import (
     StartTurn,
     decode_launch,
 )
-from infra.wire.paired import QUESTION_TOOL, OpenCall
 from infra.wire.states import TurnState
 from infra.wire.turns import FileBlock
 

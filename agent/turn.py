@@ -9,8 +9,8 @@ import asyncio
 from typing import Protocol
 
 from agent.outbox import Outbox
-from infra.wire.answers import ToldHeads
 from infra.wire.events import Event, Notice, TurnEnded, TurnStarted
+from infra.wire.history.answers import ToldHeads
 from infra.wire.link import AgentSettings, InterruptReason, StartTurn
 
 

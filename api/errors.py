@@ -3,7 +3,7 @@
 Nothing else chooses a status. Clients decide by these whether to retry, so they are chosen for how
 real clients behave (LangChain retries 422 for 100 s, so bad bodies are 400; nobody retries 413;
 `insufficient_quota` stops LangChain at once). Answers never contain internals: an error that was
-not written for the user is shown with its code's sentence (`infra.wire.words`).
+not written for the user is shown with its code's sentence (`infra.wire.text.words`).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any
 from starlette.responses import Response
 
 from infra.wire.errors import AgClusterError, ErrorCode, RequestRefused, TurnFailed
-from infra.wire.words import SENTENCES
+from infra.wire.text.words import SENTENCES
 
 RETRY_AFTER_MAX_S = 60.0
 """openai-python ignores longer waits, and people do not wait longer."""

@@ -28,7 +28,7 @@ from worker.meter_rounds import MeterRounds
 from worker.ownership import CancelListener, Ownership
 from worker.parts import FilesKept, Timings, WorkerParts
 from worker.turns.agent_settings import usual_settings
-from worker.turns.spare_link import SpareLinks
+from worker.turns.link.spare_link import SpareLinks
 
 
 @dataclass(frozen=True)

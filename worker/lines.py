@@ -2,7 +2,7 @@
 
 The maximum length of a line depends on its kind, which its first bytes show: a few KB for an
 answer, 2 MB for a frame, the store's limit for transcript entries. The total memory for long lines
-of all agents is limited too. Parses nothing; used by `worker.turns.agent_link`.
+of all agents is limited too. Parses nothing; used by `worker.turns.link.agent_link`.
 """
 
 from __future__ import annotations

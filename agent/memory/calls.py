@@ -11,7 +11,7 @@ from collections.abc import Container, Sequence
 from typing import Any, NamedTuple
 
 from agent.memory.history import Json, Said
-from infra.wire.paired import OpenCall, calls_in, paired
+from infra.wire.history.paired import OpenCall, calls_in, paired
 
 
 class UnfinishedAnswer(NamedTuple):
@@ -87,6 +87,6 @@ def _blocks(entry: Json) -> list[Json]:
 
 
 def answered(said: Sequence[Said], open_calls: Sequence[OpenCall] = ()) -> list[Said]:
-    """The messages with one result for each call before them (`infra.wire.paired`)."""
+    """The messages with one result for each call before them (`infra.wire.history.paired`)."""
     told = paired(((one.role, one.content) for one in said), open_calls)
     return [Said(role, content, one.id) for one, (role, content) in zip(said, told, strict=True)]

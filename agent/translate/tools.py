@@ -12,9 +12,9 @@ import unicodedata
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from infra.wire.answers import SUB_AGENTS
 from infra.wire.errors import ErrorCode
 from infra.wire.events import EXCERPT_MAX_CHARS
+from infra.wire.history.answers import SUB_AGENTS
 from infra.wire.upstream import code_of, upstream_error
 
 CALL_MAX_CHARS = 200

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from infra.wire.characters import Pieces, whole
 from infra.wire.events import Event, TextDelta, ThinkingDelta
+from infra.wire.text.characters import Pieces, whole
 
 RULE = "\n\n---\n\n"
 """Separates an abandoned text from the one that replaces it."""

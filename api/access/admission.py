@@ -26,7 +26,7 @@ from infra.runtime.logs import fields
 from infra.runtime.settings import LimitSettings
 from infra.store.access.rates import Rate, Rates
 from infra.wire.errors import ErrorCode, RequestRefused, StoreUnavailable
-from infra.wire.words import Case, refused
+from infra.wire.text.words import Case, refused
 
 log = logging.getLogger(__name__)
 

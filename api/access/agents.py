@@ -18,8 +18,9 @@ from infra.profiles.folder import ProfileFolder
 from infra.runtime.clock import Clock
 from infra.runtime.logs import fields
 from infra.store.profiles import ProfileStore
+from infra.wire.agents.profile import AgentProfile
+from infra.wire.agents.ref import AgentRef
 from infra.wire.errors import StoreUnavailable
-from infra.wire.profiles import AgentProfile, AgentRef
 
 log = logging.getLogger(__name__)
 

@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager
 from types import TracebackType
 
 from infra.wire.ids import TenantId
-from infra.wire.words import Case, refused
+from infra.wire.text.words import Case, refused
 
 
 class AnswerQuota:

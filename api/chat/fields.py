@@ -53,8 +53,8 @@ IGNORED_PARAMETERS: frozenset[str] = frozenset(
     }
 )  # fmt: skip
 """The agent decides these itself, or runs its own tools. In side requests
-(`api.chat.side_requests`) `temperature` and `top_p` count. Fields that we do not know are ignored
-too."""
+(`api.chat.messages.side_requests`) `temperature` and `top_p` count. Fields that we do not know are
+ignored too."""
 
 IGNORED_INSIDE: frozenset[str] = frozenset(
     {

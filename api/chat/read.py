@@ -7,12 +7,12 @@ from collections.abc import Mapping
 from fastapi import Request
 
 from api.access.agents import AgentCatalog, ChosenAgent
-from api.chat.attached import NamedFiles
-from api.chat.client_tools import means_its_tools
-from api.chat.prompt import read_messages
+from api.chat.messages.attached import NamedFiles
+from api.chat.messages.prompt import read_messages
+from api.chat.messages.side_requests import SideRules
+from api.chat.options.client_tools import means_its_tools
+from api.chat.options.turn_options import read_turn_options
 from api.chat.request import ChatRequest, read_chat_request
-from api.chat.side_requests import SideRules
-from api.chat.turn_options import read_turn_options
 from api.files.given import FileBounds, find_files
 from api.files.stored_files import StoredFiles
 from api.http.auth import Caller, without_key

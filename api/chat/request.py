@@ -4,7 +4,7 @@ Objects take many times the memory of the bytes that were sent: a body that cons
 took a gigabyte. So fields without effect stay bytes or are skipped. The objects that are created
 are counted (`PARTS_MAX`), and so are all characters that cost a parser work (`SIGNS_MAX`), before
 the body is parsed. Types and ranges are OpenAI's, and every error names its field. Content is
-parsed where it is used (`api.chat.blocks`).
+parsed where it is used (`api.chat.messages.blocks`).
 """
 
 from __future__ import annotations

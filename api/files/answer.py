@@ -17,7 +17,7 @@ from api.http.disconnect import HungUp, while_connected
 from infra.runtime.logs import fields
 from infra.store.files.files import FileRecord
 from infra.wire.errors import AgClusterError, ErrorCode, RequestRefused
-from infra.wire.file_kinds import PICTURES, TEXT
+from infra.wire.files.kinds import PICTURES, TEXT
 
 log = logging.getLogger(__name__)
 

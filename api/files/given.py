@@ -19,7 +19,7 @@ from api.http.auth import Caller
 from infra.runtime.settings import FileSettings
 from infra.store.files.files import FileRecord
 from infra.wire.errors import FileNotKept
-from infra.wire.words import Case, refused
+from infra.wire.text.words import Case, refused
 
 EARLIER_MAX = 1000
 """Files of earlier messages that are looked up, the latest first."""

@@ -19,7 +19,7 @@ from infra.runtime.settings import FileSettings
 from infra.store.files.files import FileQuota, FileRecord, FileRecords
 from infra.wire.errors import AgClusterError, FileNotKept, RequestRefused
 from infra.wire.ids import FileId, TenantId
-from infra.wire.words import Case, refused
+from infra.wire.text.words import Case, refused
 
 log = logging.getLogger(__name__)
 

@@ -24,7 +24,7 @@ from infra.store.files.uploads import (
 )
 from infra.wire.errors import FileGone, FileNotKept, RequestRefused
 from infra.wire.ids import FileId, TenantId, UploadId, upload_meant
-from infra.wire.words import Case, refused
+from infra.wire.text.words import Case, refused
 
 PART_MAX_BYTES = 64 * 1024 * 1024
 """OpenAI's, and what its clients send at once."""

@@ -14,7 +14,7 @@ from infra.runtime.identity import new_file_id
 from infra.store.files.files import FileFacts, FileRecord, FileRecords
 from infra.wire.errors import FileNotKept, RequestRefused
 from infra.wire.ids import FileId, file_meant
-from infra.wire.words import Case, refused
+from infra.wire.text.words import Case, refused
 
 
 class StoredFiles:

@@ -15,7 +15,7 @@ from infra.runtime.identity import tenant_id
 from infra.runtime.logs import redact
 from infra.wire.errors import ErrorCode, RequestRefused
 from infra.wire.ids import TenantId
-from infra.wire.words import Case, refused
+from infra.wire.text.words import Case, refused
 
 _SHAPE = re.compile(r"[\x21-\x7e]{8,512}")
 

@@ -28,7 +28,7 @@ from uvicorn.protocols.http.httptools_impl import (
 from api.errors import error_response
 from api.http.client import offered
 from infra.wire.errors import ErrorCode, RequestRefused
-from infra.wire.words import Case, refused
+from infra.wire.text.words import Case, refused
 
 HEAD_MAX_BYTES = 64 * 1024
 """Bytes that may arrive without completing a head or a piece of a body."""

@@ -27,7 +27,7 @@ from api.http.held_bodies import Held, HeldBodies
 from infra.runtime.logs import fields
 from infra.wire.errors import AgClusterError, ErrorCode, RequestRefused
 from infra.wire.ids import TenantId
-from infra.wire.words import Case, refused
+from infra.wire.text.words import Case, refused
 
 log = logging.getLogger(__name__)
 

@@ -7,15 +7,15 @@ from collections.abc import Mapping
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
-from api.chat.chunks import ChunkFrames
-from api.chat.display import display_of
-from api.chat.made import FileDisplay
+from api.chat.answer.chunks import ChunkFrames
+from api.chat.answer.made import FileDisplay
+from api.chat.answer.shapes import ChatCompletion
+from api.chat.answer.stream import ChatStream
+from api.chat.answer.whole import WholeAnswer
+from api.chat.messages.side_requests import SideRules
+from api.chat.options.display import display_of
 from api.chat.read import ChatReader
 from api.chat.request import ChatRequest
-from api.chat.shapes import ChatCompletion
-from api.chat.side_requests import SideRules
-from api.chat.stream import ChatStream
-from api.chat.whole import WholeAnswer
 from api.deps import ApiDeps
 from api.files.given import FileBounds
 from api.http.edge import forget_headers, held_body

@@ -8,14 +8,14 @@ from typing import Annotated
 from fastapi import APIRouter, Query, Request
 from starlette.responses import Response
 
-from api.chat.chunks import ChunkFrames
-from api.chat.display import display_of
-from api.chat.made import FileDisplay
-from api.chat.shapes import Cancellation, ChatCompletion
-from api.chat.stream import ChatStream
-from api.chat.vocabulary import completion_id as id_of
-from api.chat.vocabulary import turn_of
-from api.chat.whole import WholeAnswer
+from api.chat.answer.chunks import ChunkFrames
+from api.chat.answer.made import FileDisplay
+from api.chat.answer.shapes import Cancellation, ChatCompletion
+from api.chat.answer.stream import ChatStream
+from api.chat.answer.vocabulary import completion_id as id_of
+from api.chat.answer.vocabulary import turn_of
+from api.chat.answer.whole import WholeAnswer
+from api.chat.options.display import display_of
 from api.deps import ApiDeps
 from api.routes.openapi import EVENT_STREAM, KEYED, LAST_EVENT, errors
 from infra.runtime.settings import ToolDisplay

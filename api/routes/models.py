@@ -9,8 +9,8 @@ from api.deps import ApiDeps
 from api.http.auth import without_key
 from api.routes.openapi import OPEN_OR_KEYED, errors
 from api.routes.shapes import Model, ModelArchitecture, ModelList, ModelProvider
+from infra.wire.agents.profile import AgentProfile
 from infra.wire.errors import ErrorCode, RequestRefused
-from infra.wire.profiles import AgentProfile
 
 
 def _model(name: str, facts: ModelFacts) -> Model:

@@ -14,7 +14,7 @@ import msgspec
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
-from api.chat.display import DISPLAY_HEADER
+from api.chat.options.display import DISPLAY_HEADER
 from api.chat.request import ChatRequest
 from api.files.shapes import PURPOSES, CompleteUploadBody, NewUploadBody
 from api.routes.shapes import ErrorAnswer

@@ -8,14 +8,15 @@ from itertools import pairwise
 
 from api.http.auth import Caller
 from api.turns.repeats import Repeat
-from infra.wire.history import digest, tails
+from infra.wire.agents.profile import AgentProfile
+from infra.wire.agents.ref import AgentRef
+from infra.wire.history.decision import digest, tails
 from infra.wire.options import (
     NO_OPTIONS,
     NO_TURN_OPTIONS,
     ConversationOptions,
     TurnOptions,
 )
-from infra.wire.profiles import AgentProfile, AgentRef
 from infra.wire.turns import (
     CallBlock,
     ContentBlock,

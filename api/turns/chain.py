@@ -15,7 +15,7 @@ import json
 import re
 from collections.abc import Sequence
 
-from infra.wire.answers import Head
+from infra.wire.history.answers import Head
 
 HEAD_CHARS = 64
 """The number of non-blank characters of an answer that count."""

@@ -13,7 +13,6 @@ from typing import cast
 
 from api.turns.chain import AnswerHead
 from infra.runtime.settings import ToolDisplay
-from infra.wire.answers import SubAgents, describe
 from infra.wire.errors import ErrorCode, TurnFailed, UnknownMessage
 from infra.wire.events import (
     ClientCall,
@@ -26,6 +25,7 @@ from infra.wire.events import (
     text_literal,
     thinking_literal,
 )
+from infra.wire.history.answers import SubAgents, describe
 from infra.wire.states import TurnState
 
 _QUIET = (b'{"type":"started"', b'{"type":"notice"')

@@ -7,8 +7,8 @@ WebUI folds.
   so the block is written when the tool has ended. While it runs, its line is an `AgentStatus`: Open
   WebUI shows that above the answer and keeps it out of the text.
 
-The blocks come back with the next request: `infra.wire.answers.without_folded` takes them out. What
-the model or a program wrote cannot end a block or begin one.
+The blocks come back with the next request: `infra.wire.history.answers.without_folded` takes them
+out. What the model or a program wrote cannot end a block or begin one.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from api.turns.chain import AnswerHead
 from api.turns.channels import Channels, PieceKind
 from api.turns.own_tags import SaidText, without_tags
 from infra.runtime.settings import ToolDisplay
-from infra.wire.answers import describe
 from infra.wire.events import Event, Notice, ToolCall, ToolResult
+from infra.wire.history.answers import describe
 
 _NAME_MAX_CHARS = 240
 _RUNNING_MAX = 64

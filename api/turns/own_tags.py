@@ -1,8 +1,8 @@
 """Keeps the tags of folded blocks (`api.turns.folded`) out of what the model wrote. Pure.
 
 A space without width in a tag makes it a text that looks the same. It works on the literals of
-deltas, and a tag may be cut by them anywhere. `infra.wire.answers.without_folded` takes the spaces
-out again.
+deltas, and a tag may be cut by them anywhere. `infra.wire.history.answers.without_folded` takes the
+spaces out again.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ from infra.store.turns.log import TurnLog
 from infra.store.turns.turns import TurnRecord, TurnStore
 from infra.wire.errors import TurnFailed
 from infra.wire.ids import ReplicaId, TurnId
-from infra.wire.words import Case, refused
+from infra.wire.text.words import Case, refused
 
 
 class RelayOpener:

@@ -28,11 +28,11 @@ from infra.store.conversations.chains import ChainStore
 from infra.store.placement.queue import PlacementQueue
 from infra.store.turns.readers import TurnReaders
 from infra.store.turns.turns import NewTurn, RepeatOf, Submitted, TurnRecord, TurnStore
-from infra.wire.answers import shown_head
+from infra.wire.agents.profile import AgentProfile
 from infra.wire.errors import RequestRefused, StoreUnavailable
-from infra.wire.history import GO_ON_DIGEST
+from infra.wire.history.answers import shown_head
+from infra.wire.history.decision import GO_ON_DIGEST
 from infra.wire.ids import ConversationKey, ReaderId, TurnId
-from infra.wire.profiles import AgentProfile
 from infra.wire.turns import Lane, TurnRequest
 
 log = logging.getLogger(__name__)

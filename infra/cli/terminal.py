@@ -12,7 +12,7 @@ from typing import TextIO
 
 import typer
 
-from infra.wire.foreign import escaped
+from infra.wire.text.foreign import escaped
 
 
 def say(text: str, *, is_error: bool = False) -> None:

@@ -22,7 +22,7 @@ from obstore.exceptions import AlreadyExistsError, BaseError
 from obstore.store import ObjectStore
 
 from infra.wire.errors import FileGone, FileStoreUnavailable
-from infra.wire.foreign import foreign
+from infra.wire.text.foreign import foreign
 
 log = logging.getLogger(__name__)
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from infra.profiles.places import ProfileRefused
 from infra.profiles.read import read_folder
 from infra.runtime.logs import fields
-from infra.wire.profiles import AgentProfile
+from infra.wire.agents.profile import AgentProfile
 
 log = logging.getLogger(__name__)
 

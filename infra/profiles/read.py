@@ -7,6 +7,7 @@ was inherited. `system_prompt` may be text, or a mapping with `text` or `file`, 
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path as FilePath
 from typing import Any
@@ -15,7 +16,8 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from infra.profiles.places import Path, PlacedYaml, ProfileRefused, YamlPlace, read_document
-from infra.wire.profiles import NAME, PROMPT_MAX_CHARS, AgentProfile, is_reserved
+from infra.wire.agents.part import AGENT_NAME, PROMPT_MAX_CHARS, is_reserved
+from infra.wire.agents.profile import AgentProfile
 
 SUFFIX = ".yaml"
 FILE_MAX_BYTES = 512 * 1024
@@ -52,7 +54,7 @@ def _documents(folder: FilePath) -> tuple[dict[str, PlacedYaml], list[str]]:
     faults: list[str] = []
     for path in _files(folder):
         file = str(path)
-        if not NAME.fullmatch(path.stem):
+        if not re.fullmatch(AGENT_NAME, path.stem):
             faults.append(
                 f"{file}: an agent's name has small letters, digits, and `.`, `_`, `-` between them"
             )

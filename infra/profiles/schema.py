@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from infra.wire.profiles import AgentProfile
+from infra.wire.agents.profile import AgentProfile
 
 TITLE = "An agent of AgCluster"
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import sys
 
-from infra.wire.foreign import escaped
+from infra.wire.text.foreign import escaped
 
 
 def tell(text: str) -> None:

@@ -1,9 +1,10 @@
 """Logs: events with fields, one line each, never a key.
 
 `log.info("turn claimed", extra=fields(turn=..., fence=...))` gives `turn claimed turn=… fence=…` or
-one JSON object. Foreign text is escaped by `infra.wire.foreign` where it is logged; the formatters
-escape it once more as a last defence. A filter masks anything that looks like an Anthropic key in
-the output of every logger. That is only a safety net: no code should ever log a key.
+one JSON object. Foreign text is escaped by `infra.wire.text.foreign` where it is logged; the
+formatters escape it once more as a last defence. A filter masks anything that looks like an
+Anthropic key in the output of every logger. That is only a safety net: no code should ever log a
+key.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import time
 from collections.abc import Callable
 from typing import Any, TextIO
 
-from infra.wire.foreign import escaped, foreign
+from infra.wire.text.foreign import escaped, foreign
 
 _KEY = re.compile(r"sk-ant-[A-Za-z0-9_\-]{4,}|(?i:bearer)\s+[A-Za-z0-9._\-]{8,}")
 _FIELDS = "agc_fields"

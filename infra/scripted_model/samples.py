@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from infra.wire.form_tool import FORM_TOOL
+from infra.wire.form.tool import FORM_TOOL
 
 Json = Mapping[str, Any]
 

@@ -49,10 +49,10 @@ class Keys:
         return f"{self.prefix}:conv:{c}:todo"
 
     def accepted(self, c: ConversationKey) -> str:
-        """List: the prompts in the agent's memory, oldest first (`infra.wire.history.Accepted`),
-        with a digest of what the client showed before each (`infra.wire.going_on`). Contains the
-        beginnings of their answers, so operators may not read it. finish; as long as the
-        conversation."""
+        """List: the prompts in the agent's memory, oldest first
+        (`infra.wire.history.decision.Accepted`), with a digest of what the client showed before
+        each (`infra.wire.history.going_on`). Contains the beginnings of their answers, so operators
+        may not read it. finish; as long as the conversation."""
         return f"{self.prefix}:conv:{c}:accepted"
 
     def unheard(self, c: ConversationKey) -> str:

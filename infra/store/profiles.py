@@ -8,7 +8,7 @@ from redis.asyncio import Redis
 
 from infra.store.keys import Keys
 from infra.store.server.connection import translate
-from infra.wire.profiles import AgentProfile, decode_profile
+from infra.wire.agents.profile import AgentProfile, decode_profile
 
 REMEMBERED_MAX = 200
 

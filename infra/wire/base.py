@@ -8,9 +8,9 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 from pydantic_core import PydanticSerializationError
 
-from infra.wire.characters import whole
 from infra.wire.errors import MalformedMessage, UnknownMessage
-from infra.wire.foreign import FOREIGN_MAX_CHARS, escaped
+from infra.wire.text.characters import whole
+from infra.wire.text.foreign import FOREIGN_MAX_CHARS, escaped
 
 VERSION = "0.1.0"
 """The version of AgCluster: here, and nowhere else. The package takes it from here.

@@ -6,7 +6,7 @@ from infra.wire.errors import ErrorCode
 from infra.wire.events import EndReason, TurnEnded, TurnError
 from infra.wire.link import InterruptReason
 from infra.wire.states import TurnState
-from infra.wire.words import SENTENCES, Case
+from infra.wire.text.words import SENTENCES, Case
 
 
 def declared_end(

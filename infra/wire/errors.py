@@ -34,7 +34,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from enum import StrEnum
 
-from infra.wire.foreign import foreign
+from infra.wire.text.foreign import foreign
 
 
 class ErrorCode(StrEnum):
@@ -94,7 +94,7 @@ class AgClusterError(Exception):
 
 class RequestRefused(AgClusterError):
     """A request that cannot be served as it is; the message says what to change. If the message is
-    empty, the code's own sentence is used (`infra.wire.words`).
+    empty, the code's own sentence is used (`infra.wire.text.words`).
 
     `param` names the offending field in OpenAI's notation (`messages[2].content`); `retry_after_s`
     is set if waiting helps.

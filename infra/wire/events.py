@@ -166,7 +166,7 @@ class Artifact(Message):
     then."""
     bytes: int
     media_type: str
-    """By its bytes as far as they say it (`infra.wire.file_kinds`)."""
+    """By its bytes as far as they say it (`infra.wire.files.kinds`)."""
     expires_ms: int
     """When the file store lets it go (Unix ms)."""
 
@@ -187,8 +187,8 @@ class TurnEnded(Message):
 
     `state` is terminal. `error` is set exactly if the state is failed, interrupted or expired.
     `checkpoint` is the SDK transcript entry at which the turn ended, for branching. `heads` says
-    how the answer begins (`infra.wire.answers`); None if unknown. `is_remembered` is False if the
-    turn left the agent's memory unchanged. `end_reason` is meaningful if the state is done.
+    how the answer begins (`infra.wire.history.answers`); None if unknown. `is_remembered` is False
+    if the turn left the agent's memory unchanged. `end_reason` is meaningful if the state is done.
     `made` is the worker's to say: an end from an agent that has it is refused.
     """
 

@@ -12,8 +12,8 @@ from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from infra.wire.errors import MalformedMessage
-from infra.wire.foreign import foreign
 from infra.wire.ids import Fence, TurnId
+from infra.wire.text.foreign import foreign
 
 
 class Frame(NamedTuple):

@@ -24,6 +24,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, TypeAdapter
 
+from infra.wire.agents.mcp import McpServer
 from infra.wire.base import Message, decode
 from infra.wire.events import Usage
 from infra.wire.ids import ConversationKey, Fence, TenantId, TurnId
@@ -33,7 +34,6 @@ from infra.wire.options import (
     ConversationOptions,
     TurnOptions,
 )
-from infra.wire.profiles import McpServer
 
 
 class OpenSession(Message):

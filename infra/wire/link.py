@@ -19,6 +19,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, TypeAdapter
 
+from infra.wire.agents.sub_agent import SubAgent
 from infra.wire.base import PROTOCOL_VERSION, Message, decode
 from infra.wire.errors import ErrorCode
 from infra.wire.ids import Fence, SaidSession, SaidTurn, TurnId, WorkerId
@@ -28,7 +29,6 @@ from infra.wire.options import (
     ConversationOptions,
     TurnOptions,
 )
-from infra.wire.profiles import SubAgent
 from infra.wire.turns import ContentBlock, HistoryMessage
 
 LINE_MAX_BYTES = 64 * 1024 * 1024
@@ -112,7 +112,7 @@ class Hello(Message):
 
 
 class BaseKind(StrEnum):
-    """Which memory a turn continues (decided by `infra.wire.history`)."""
+    """Which memory a turn continues (decided by `infra.wire.history.decision`)."""
 
     CONTINUE = "continue"
     """The session as it is; if there is none, `transcript`, otherwise `history`."""

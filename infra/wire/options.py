@@ -58,7 +58,7 @@ class AnswerForm(Message):
     """What the object is for, in the client's words."""
     schema_text: str | None = None
     """The JSON schema that the object fits, as JSON; None for an object of any shape. The API has
-    checked it (`api.chat.schemas`): `infra.wire.form_checks` relies on that."""
+    checked it (`api.chat.options.schemas`): `infra.wire.form.checks` relies on that."""
 
 
 class Effort(StrEnum):

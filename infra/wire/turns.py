@@ -11,6 +11,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, TypeAdapter
 
+from infra.wire.agents.ref import AgentRef
 from infra.wire.base import Message, decode
 from infra.wire.ids import ConversationKey, FileId, TenantId, TurnId
 from infra.wire.options import (
@@ -19,7 +20,6 @@ from infra.wire.options import (
     ConversationOptions,
     TurnOptions,
 )
-from infra.wire.profiles import AgentRef
 
 
 class OnDisconnect(StrEnum):
@@ -130,10 +130,10 @@ class TurnRequest(Message):
 
     `system_prompt` is the client's system and developer text, joined. `history` has all messages
     before the prompt; it is used if the agent's memory differs from what the client sees. `prompt`
-    is the new user message. `sent` has the digests (`infra.wire.history`) of all user messages, the
-    prompt last. For each of them except the last, `begins` is the index in `history` where it
-    begins, and `answers` the head of its answer (`infra.wire.answers`). `tails` are digests under
-    which the prompt may come back (`infra.wire.history.tails`).
+    is the new user message. `sent` has the digests (`infra.wire.history.decision`) of all user
+    messages, the prompt last. For each of them except the last, `begins` is the index in `history`
+    where it begins, and `answers` the head of its answer (`infra.wire.history.answers`). `tails`
+    are digests under which the prompt may come back (`infra.wire.history.decision.tails`).
     """
 
     turn: TurnId

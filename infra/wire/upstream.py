@@ -17,6 +17,7 @@ from typing import Any
 
 from infra.wire.errors import ErrorCode
 from infra.wire.events import EndReason, TurnError, Usage
+from infra.wire.text.words import SENTENCES, Case
 from infra.wire.turns import (
     CallBlock,
     ContentBlock,
@@ -25,7 +26,6 @@ from infra.wire.turns import (
     ResultBlock,
     TextBlock,
 )
-from infra.wire.words import SENTENCES, Case
 
 OPENING = "[The conversation begins with the assistant's words.]"
 """Precedes a history that starts with the assistant, because the Messages API wants a user

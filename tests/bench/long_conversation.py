@@ -18,7 +18,7 @@ from statistics import median
 
 from redis.asyncio import Redis
 
-from api.chat.prompt import read_messages
+from api.chat.messages.prompt import read_messages
 from api.chat.request import read_chat_request
 from api.turns.ask import Prompt
 from api.turns.chain import last_chains
@@ -30,8 +30,8 @@ from infra.store.keys import Keys
 from infra.store.open import Store, store_on
 from infra.store.server.connection import connect
 from infra.store.turns.records import NewTurn
-from infra.wire.answers import shown_head
 from infra.wire.events import Event, TextDelta, TurnEnded, TurnStarted, encode_event
+from infra.wire.history.answers import shown_head
 from infra.wire.ids import ConversationKey, HostId, ReplicaId, TenantId, WorkerId
 from infra.wire.states import ConversationState, TurnState
 from infra.wire.turns import TextBlock, TurnRequest

@@ -18,6 +18,7 @@ from pydantic import BaseModel
 
 from infra.store.turns import history
 from infra.wire import control, events, gateway, link, turns
+from infra.wire.agents.sub_agent import SubAgent
 from infra.wire.base import Message
 from infra.wire.errors import ErrorCode, MalformedMessage, UnknownMessage
 from infra.wire.events import (
@@ -39,7 +40,6 @@ from infra.wire.events import (
 )
 from infra.wire.ids import ConversationKey, Fence, FileId, TenantId, TurnId, WorkerId
 from infra.wire.options import AnswerForm, ClientTool, ClientTools, ConversationOptions, TurnOptions
-from infra.wire.profiles import SubAgent
 from infra.wire.states import TurnState
 from infra.wire.turns import (
     CallBlock,

@@ -23,7 +23,7 @@ import openai
 import pytest
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
-from api.chat.vocabulary import turn_of
+from api.chat.answer.vocabulary import turn_of
 from tests.e2e.conftest import COMPOSED
 from tests.e2e.deployments import GOOD_KEY, MODEL, ROOT, Deployment, wait_until
 from tests.recipes import recipes

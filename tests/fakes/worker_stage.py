@@ -37,13 +37,13 @@ from infra.store.open import Store, store_on
 from infra.store.placement.waiting_room import Taken
 from infra.store.server.faults import FAULTS
 from infra.store.turns.turns import NewTurn
-from infra.wire.answers import shown_head
+from infra.wire.agents.ref import AgentRef
 from infra.wire.errors import StoreUnavailable
 from infra.wire.events import Event, TextDelta, TurnEnded, decode_event
 from infra.wire.frames import Frame, split_frames
+from infra.wire.history.answers import shown_head
 from infra.wire.ids import ConversationKey, HostId, ReplicaId, TenantId, TurnId, WorkerId
 from infra.wire.options import NO_TURN_OPTIONS, TurnOptions
-from infra.wire.profiles import AgentRef
 from infra.wire.states import TurnState
 from infra.wire.turns import ContentBlock, HistoryMessage, Lane, TextBlock, TurnRequest
 from tests.fakes.memory_gateway import MemoryGateway

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 
-from api.chat.chunks import ChunkFrames
+from api.chat.answer.chunks import ChunkFrames
 from infra.runtime.clock import SystemClock
 from infra.runtime.settings import ToolDisplay
 from infra.wire.errors import MalformedMessage, UnknownMessage
@@ -21,15 +21,15 @@ from infra.wire.events import (
     encode_event,
     is_end,
 )
-from infra.wire.foreign import escaped
 from infra.wire.frames import Frame, decode_frame
 from infra.wire.ids import Fence, TurnId
 from infra.wire.link import Answer, Pong, Refused, TranscriptAppend, TranscriptPart, Welcome
 from infra.wire.states import TurnState
+from infra.wire.text.foreign import escaped
 from tests.fuzz.mutations import fuzz
 from worker.lines import HeldLines
-from worker.turns.agent_link import AgentLink
-from worker.turns.transcript_lines import read_head, read_part
+from worker.turns.link.agent_link import AgentLink
+from worker.turns.link.transcript_lines import read_head, read_part
 
 TURN = TurnId("turn_" + "1" * 32)
 EVENTS = [

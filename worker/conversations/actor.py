@@ -8,9 +8,9 @@ agent keeps its events, and the lease's next owner continues.
 
 `worker.conversations.next_step` decides what it does next; its phases are
 `worker.conversations.phases.ActorPhase`. Its resources on this host are a
-`worker.conversations.session.HostSession`, it reaches its agent over a
-`worker.conversations.kept_link.KeptLink`, and a `worker.conversations.delivery.Delivery` brings
-turns there.
+`worker.conversations.container.session.HostSession`, it reaches its agent over a
+`worker.conversations.container.kept_link.KeptLink`, and a `worker.conversations.delivery.Delivery`
+brings turns there.
 """
 
 from __future__ import annotations
@@ -38,21 +38,21 @@ from infra.wire.link import Hello, InterruptReason, TranscriptStored
 from infra.wire.socket_folder import AGENT_SOCKET
 from infra.wire.states import ConversationState, Hibernation
 from worker.conversations.claims import Claims, TurnNotRead
+from worker.conversations.container.idle_end import IdleEnd
+from worker.conversations.container.kept_link import KeptLink
+from worker.conversations.container.recovery import Recovery
+from worker.conversations.container.session import HostSession
+from worker.conversations.container.start_boost import StartBoost
 from worker.conversations.delivery import Delivery
-from worker.conversations.files_out import FilesOut
-from worker.conversations.idle_end import IdleEnd
+from worker.conversations.files.files_out import FilesOut
+from worker.conversations.files.workspace_guard import WorkspaceGuard
 from worker.conversations.inbox import Inbox
-from worker.conversations.kept_link import KeptLink
 from worker.conversations.next_step import Facts, Left, Step, next_step
 from worker.conversations.phases import ACTOR_TRANSITIONS, OF_THE_IDLE, ActorPhase, Departure, Wish
 from worker.conversations.recorded_state import RecordedState
-from worker.conversations.recovery import Recovery
 from worker.conversations.release import go_cold, hand_over
-from worker.conversations.session import HostSession
-from worker.conversations.start_boost import StartBoost
 from worker.conversations.transcript_keeper import TranscriptKeeper
 from worker.conversations.turn import see_through
-from worker.conversations.workspace_guard import WorkspaceGuard
 from worker.hosts.host import ContainerExit, ContainerId
 from worker.life import Life
 from worker.ownership import HeldLease

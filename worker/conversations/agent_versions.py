@@ -7,8 +7,9 @@ import logging
 from infra.runtime.clock import Clock
 from infra.runtime.logs import fields
 from infra.store.profiles import ProfileStore
+from infra.wire.agents.profile import AgentProfile
+from infra.wire.agents.ref import AgentRef
 from infra.wire.errors import AgClusterError
-from infra.wire.profiles import AgentProfile, AgentRef
 from worker.waiting import until_store_answers
 
 log = logging.getLogger(__name__)

@@ -25,15 +25,15 @@ from infra.wire.errors import (
 )
 from infra.wire.link import AgentSettings, Launch
 from infra.wire.states import ConversationState, TurnState
-from worker.conversations.files_in import FilesIn
-from worker.conversations.kept_link import KeptLink
+from worker.conversations.container.kept_link import KeptLink
+from worker.conversations.container.session import HostSession
+from worker.conversations.files.files_in import FilesIn
 from worker.conversations.recorded_state import RecordedState
-from worker.conversations.session import HostSession
 from worker.ownership import HeldLease
 from worker.parts import ConversationParts
 from worker.turns.agent_settings import agent_settings
 from worker.turns.course import Course, course_before_container, course_with_agent
-from worker.turns.file_bytes import NotDelivered
+from worker.turns.files.file_bytes import NotDelivered
 from worker.turns.memory import Standing, begins_afresh, needs_transcript, stand
 from worker.turns.run import TurnRun
 from worker.turns.start_timeline import StartPhase, StartTimeline

@@ -1,7 +1,8 @@
 """A stray turn: an agent still works on it, but Redis has forgotten it.
 
 Its client was told that the log is lost. So the turn is interrupted, and its last frames are read
-and acknowledged, to make the agent free for the next turn. Used by `worker.conversations.recovery`.
+and acknowledged, to make the agent free for the next turn. Used by
+`worker.conversations.container.recovery`.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from infra.wire.events import is_end
 from infra.wire.frames import decode_frame
 from infra.wire.ids import TurnId
 from infra.wire.link import Ack, AgentTimes, Interrupt, InterruptReason, Refused, Replay
-from worker.turns.agent_link import AgentLink
+from worker.turns.link.agent_link import AgentLink
 
 
 class StrayTurn:

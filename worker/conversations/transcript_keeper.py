@@ -20,7 +20,7 @@ from infra.wire.errors import MalformedMessage
 from infra.wire.link import TRANSCRIPT_LINE_MAX_BYTES
 from worker.hosts.host import ContainerId
 from worker.lines import CutLine, HeldLines
-from worker.turns.transcript_lines import AppendHead, read_head, read_part
+from worker.turns.link.transcript_lines import AppendHead, read_head, read_part
 from worker.waiting import until_store_answers
 
 log = logging.getLogger(__name__)

@@ -6,7 +6,7 @@ from typing import Any
 
 from infra.wire.errors import ErrorCode
 from infra.wire.events import Event, TextDelta, ThinkingDelta, TurnEnded, Usage
-from infra.wire.form_tool import FORM_TOOL, REMINDER, answer_in
+from infra.wire.form.tool import FORM_TOOL, REMINDER, answer_in
 from infra.wire.options import AnswerForm
 from worker.side.messages_api import INPUT_MAX_CHARS, AnswerStream
 
@@ -54,7 +54,7 @@ class FormedAnswer:
         """The text of the answer; None if it does not fit. Of several, the first that fits counts.
         To be run in a thread, for a second for each at most."""
         # Only turns with a form pay for this import, and not the loop.
-        from infra.wire.form_checks import FormCheck, deltas_of, object_in
+        from infra.wire.form.checks import FormCheck, deltas_of, object_in
 
         prose = "".join(self._prose)
         check = FormCheck(self._form)

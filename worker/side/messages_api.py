@@ -1,7 +1,7 @@
 """The Messages API for the side lane: a turn as a request, the streamed answer as events.
 
 Pure. Agents use the SDK for this; a side turn is one call, and its answer is text, or the input of
-the only tool (`infra.wire.form_tool`) if it has to be JSON.
+the only tool (`infra.wire.form.tool`) if it has to be JSON.
 """
 
 from __future__ import annotations
@@ -11,13 +11,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from infra.wire.characters import Pieces
 from infra.wire.errors import ErrorCode
 from infra.wire.events import Event, TextDelta, ThinkingDelta, TurnEnded, TurnError, Usage
-from infra.wire.form_tool import FORM_TOOL, input_schema, tool_description
+from infra.wire.form.tool import FORM_TOOL, input_schema, tool_description
+from infra.wire.history.paired import Role, as_text, paired
 from infra.wire.options import ClientTool, ClientTools, TurnOptions
-from infra.wire.paired import Role, as_text, paired
 from infra.wire.states import TurnState
+from infra.wire.text.characters import Pieces
 from infra.wire.turns import CallBlock, ContentBlock, HistoryMessage, TextBlock, TurnRequest
 from infra.wire.upstream import (
     OPENING,

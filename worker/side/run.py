@@ -22,13 +22,13 @@ from infra.wire.errors import (
     MalformedMessage,
 )
 from infra.wire.events import EndReason, Event, TextDelta, TurnEnded, Usage, encode_event
-from infra.wire.form_tool import TRIES
+from infra.wire.form.tool import TRIES
 from infra.wire.gateway import SideCall
 from infra.wire.ids import TurnId
 from infra.wire.link import InterruptReason
 from infra.wire.options import ClientTools
 from infra.wire.states import ConversationState, TurnState
-from infra.wire.text_bounds import TextBounds
+from infra.wire.text.bounds import TextBounds
 from infra.wire.turns import FileBlock, TurnRequest
 from worker.gateway_client.client import CommandRefused
 from worker.ownership import HeldLease
@@ -37,10 +37,10 @@ from worker.side.client_calls import client_calls
 from worker.side.formed_answer import FormedAnswer
 from worker.side.messages_api import SAMPLING, AnswerStream, refusal, request_body, without_sampling
 from worker.side.steps import end_before_start, end_of_broken_call
-from worker.turns.file_bytes import FileBytes, with_stored_files
-from worker.turns.interruption import Interruption
+from worker.turns.files.file_bytes import FileBytes, with_stored_files
+from worker.turns.limits.interruption import Interruption
+from worker.turns.limits.spending import Spending
 from worker.turns.output import TurnOutput
-from worker.turns.spending import Spending
 from worker.waiting import FIRST_PAUSE_S, LONGEST_PAUSE_S
 
 log = logging.getLogger(__name__)

@@ -10,8 +10,8 @@ from infra.wire.errors import ErrorCode, GatewayUnavailable
 from infra.wire.events import TurnEnded, Usage
 from infra.wire.gateway import GatewayFault
 from infra.wire.states import TurnState
+from infra.wire.text.words import Case
 from infra.wire.upstream import upstream_error
-from infra.wire.words import Case
 from worker.gateway_client.client import CommandRefused
 from worker.turns.course import Course, course_before_container
 

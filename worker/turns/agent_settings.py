@@ -5,8 +5,8 @@ from __future__ import annotations
 
 from infra.runtime.settings.agents import AgentDefaults
 from infra.runtime.settings.models import ModelSettings
+from infra.wire.agents.profile import AgentProfile
 from infra.wire.link import AgentSettings
-from infra.wire.profiles import AgentProfile
 from infra.wire.turns import TurnRequest
 
 AGENT_SHARE_OF_GRACE = 0.6

@@ -10,7 +10,7 @@ from infra.wire.link import InterruptReason
 from infra.wire.states import (
     TurnState,
 )
-from infra.wire.words import Case
+from infra.wire.text.words import Case
 from worker.hosts.host import ContainerExit
 
 

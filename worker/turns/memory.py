@@ -1,8 +1,8 @@
 """Decides which memory a claimed turn continues, and what its agent gets of it. Pure.
 
-The decision is `infra.wire.history.decide`. This module combines it with what exists: an agent that
-remembers, a stored transcript, or neither. If neither exists, only the history that the client sent
-is left, and the agent's memory starts anew with it.
+The decision is `infra.wire.history.decision.decide`. This module combines it with what exists: an
+agent that remembers, a stored transcript, or neither. If neither exists, only the history that the
+client sent is left, and the agent's memory starts anew with it.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from infra.store.conversations.transcripts import StoredTranscript
 from infra.store.turns.history import TurnBase
 from infra.store.turns.records import Unheard
 from infra.store.turns.turns import Claimed
-from infra.wire.going_on import past_of
-from infra.wire.history import Base, Continue, Fresh, Rewind, decide, sent_by
+from infra.wire.history.decision import Base, Continue, Fresh, Rewind, decide, sent_by
+from infra.wire.history.going_on import past_of
 from infra.wire.link import AgentSettings, BaseKind, StartTurn
 from infra.wire.turns import TurnRequest
 

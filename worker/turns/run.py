@@ -22,7 +22,6 @@ from infra.store.turns.turns import Claimed
 from infra.wire.endings import declared_end, interrupted_end
 from infra.wire.errors import ErrorCode, MalformedMessage
 from infra.wire.events import ToolCall, TurnEnded, TurnFiles, TurnStarted, check_event, is_delta
-from infra.wire.foreign import foreign
 from infra.wire.frames import Frame, decode_frame, frame_head
 from infra.wire.gateway import OpenTurn
 from infra.wire.ids import TurnId
@@ -35,22 +34,24 @@ from infra.wire.link import (
     Replay,
 )
 from infra.wire.states import TurnState
+from infra.wire.text.foreign import foreign
 from infra.wire.turns import TurnRequest
 from worker.hosts.folders.made import file_time_ns, latest_file_time_ns
 from worker.life import Life
 from worker.ownership import HeldLease
 from worker.parts import TurnParts
-from worker.turns.agent_link import AgentLink
 from worker.turns.agent_settings import agent_settings, models_of_turn
-from worker.turns.client_calls import check_calls
 from worker.turns.course import Course, course_with_agent
 from worker.turns.endings import settled_end
-from worker.turns.interruption import Interruption
+from worker.turns.files.sent_files import are_fetched
+from worker.turns.limits.interruption import Interruption
+from worker.turns.limits.spending import Spending
+from worker.turns.limits.time_limits import TimeLimits
+from worker.turns.link.agent_link import AgentLink
+from worker.turns.link.client_calls import check_calls
 from worker.turns.memory import Standing, begun_base, is_resending
 from worker.turns.output import TurnOutput
 from worker.turns.phases import RUN_TRANSITIONS, RunPhase
-from worker.turns.sent_files import are_fetched
-from worker.turns.spending import Spending
 from worker.turns.start_timeline import StartPhase, StartTimeline
 from worker.turns.steps import (
     Ending,
@@ -67,7 +68,6 @@ from worker.turns.steps import (
     refused_ending,
     stop_in,
 )
-from worker.turns.time_limits import TimeLimits
 from worker.waiting import until_store_answers
 
 log = logging.getLogger(__name__)

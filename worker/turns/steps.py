@@ -22,7 +22,7 @@ from infra.wire.errors import (
 from infra.wire.events import TurnEnded
 from infra.wire.gateway import GatewayFault
 from infra.wire.states import TurnState
-from infra.wire.words import Case
+from infra.wire.text.words import Case
 from worker.gateway_client.client import CommandRefused
 from worker.turns.endings import is_out_of_memory
 from worker.turns.phases import RunPhase

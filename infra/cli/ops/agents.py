@@ -15,7 +15,7 @@ from infra.profiles.places import ProfileRefused
 from infra.profiles.read import read_folder
 from infra.profiles.schema import profile_schema_text
 from infra.runtime.settings import SettingsRefused, load_settings
-from infra.wire.profiles import AgentProfile
+from infra.wire.agents.profile import AgentProfile
 
 app = typer.Typer(help="Look at agents' profiles.", no_args_is_help=True)
 

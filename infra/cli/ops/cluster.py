@@ -24,8 +24,8 @@ from infra.store.conversations.conversations import ConversationRecord
 from infra.store.open import Store, open_store
 from infra.store.server.connection import is_refused
 from infra.wire.errors import AgClusterError, ConversationNotFound, StoreUnavailable
-from infra.wire.foreign import escaped
 from infra.wire.ids import ConversationKey
+from infra.wire.text.foreign import escaped
 
 USAGE_ERROR = 2
 

@@ -17,8 +17,8 @@ from infra.store.open import Store
 from infra.store.turns.turns import TurnRecord
 from infra.wire.errors import MalformedMessage, TurnNotFound, UnknownMessage
 from infra.wire.events import Event, TurnEnded, decode_event
-from infra.wire.foreign import foreign
 from infra.wire.ids import TurnId, turn_meant
+from infra.wire.text.foreign import foreign
 
 PAGE_ENTRIES = 100
 LOOK_EVERY_S = 0.25

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from infra.wire.errors import RequestRefused
-from infra.wire.words import Case, refused
+from infra.wire.text.words import Case, refused
 
 RETRY_AFTER_LEAST_S = 5.0
 RETRY_AFTER_MOST_S = 30.0

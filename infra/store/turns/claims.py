@@ -16,8 +16,8 @@ from infra.store.turns.calls import ClaimAnswer
 from infra.store.turns.history import UnheardTurn, read_accepted, read_newest
 from infra.store.turns.records import Claimed, Unheard, options_kept, turn_record
 from infra.wire.control import BegunTurn
-from infra.wire.going_on import NewestPrompt, decide_from_newest
-from infra.wire.history import Accepted, Base, sent_by
+from infra.wire.history.decision import Accepted, Base, sent_by
+from infra.wire.history.going_on import NewestPrompt, decide_from_newest
 from infra.wire.ids import ConversationKey, HostId, TurnId
 from infra.wire.turns import TurnRequest, decode_turn_request
 

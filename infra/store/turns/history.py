@@ -1,8 +1,8 @@
 """The memory that a turn was started on: stored with its start, applied by its finish.
 
-The decision itself is pure (`infra.wire.history.decide`). It is stored in the turn's hash before
-the agent can hear of the turn, so that an adopter gives the turn to the agent with the same base.
-The conversation's list of accepted prompts changes only when the turn ends.
+The decision itself is pure (`infra.wire.history.decision.decide`). It is stored in the turn's hash
+before the agent can hear of the turn, so that an adopter gives the turn to the agent with the same
+base. The conversation's list of accepted prompts changes only when the turn ends.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from enum import StrEnum
 from pydantic import TypeAdapter
 
 from infra.runtime.contents import Contents
-from infra.wire.answers import HEAD_CHARS, HEADS_MAX
 from infra.wire.base import Message, decode
 from infra.wire.errors import ContentNotOpened
-from infra.wire.going_on import NewestPrompt
-from infra.wire.history import Accepted
+from infra.wire.history.answers import HEAD_CHARS, HEADS_MAX
+from infra.wire.history.decision import Accepted
+from infra.wire.history.going_on import NewestPrompt
 from infra.wire.ids import ConversationKey, TurnId
 from infra.wire.link import BaseKind
 
@@ -32,7 +32,7 @@ class TurnBase(Message):
     has the beginnings of their answers ('' if unknown; stored separately, because they are an
     agent's words). `digest` is the prompt's own, and `tails` are those under which it may come
     back. `past` is the digest of the sent history, if the kept prompts are just that
-    (`infra.wire.going_on`).
+    (`infra.wire.history.going_on`).
     """
 
     kind: BaseKind

@@ -12,9 +12,10 @@ from pydantic import TypeAdapter
 from infra.store.server.replies import word
 from infra.store.turns.calls import FoundOpen
 from infra.store.turns.history import TurnBase, decode_base
+from infra.wire.agents.profile import AgentProfile
 from infra.wire.base import decode
 from infra.wire.events import Usage
-from infra.wire.history import Accepted, Base
+from infra.wire.history.decision import Accepted, Base
 from infra.wire.ids import (
     ConversationKey,
     Fence,
@@ -26,7 +27,6 @@ from infra.wire.ids import (
     WorkerId,
 )
 from infra.wire.options import NO_OPTIONS, ConversationOptions
-from infra.wire.profiles import AgentProfile
 from infra.wire.states import TurnState
 from infra.wire.turns import ContentBlock, Lane, OnDisconnect, TurnRequest
 
@@ -143,8 +143,8 @@ class Claimed:
     unread: int = 0
     """How many stand before those and were not read, because they change nothing."""
     decided: Base | None = None
-    """What follows from what the client sent (`infra.wire.history.decide`), where that could be
-    said without them."""
+    """What follows from what the client sent (`infra.wire.history.decision.decide`), where that
+    could be said without them."""
     unheard: tuple[Unheard, ...] = ()
     """What its client has sent since, and will not send again."""
     sdk_session: str | None = None

@@ -10,7 +10,7 @@ from infra.store.keys import Keys
 from infra.store.turns.calls import SubmitAnswer, SubmitCall
 from infra.store.turns.records import NewTurn, Submitted, options_named
 from infra.wire.control import TurnWaits
-from infra.wire.history import GO_ON_DIGEST
+from infra.wire.history.decision import GO_ON_DIGEST
 from infra.wire.turns import TurnRequest
 
 OPEN_TTL_S = 86400.0

@@ -64,8 +64,8 @@ from infra.wire.events import TurnEnded, encode_event
 from infra.wire.gateway import TurnMeter
 from infra.wire.ids import ConversationKey, TenantId, TurnId
 from infra.wire.states import TurnState
+from infra.wire.text.words import Case
 from infra.wire.turns import TurnRequest
-from infra.wire.words import Case
 
 log = logging.getLogger(__name__)
 

@@ -11,8 +11,8 @@ from typing import Any
 import httpx
 import pytest
 
+from infra.wire.agents.sub_agent import SubAgent
 from infra.wire.link import AgentSettings
-from infra.wire.profiles import SubAgent
 from tests.fakes.contained_agent import scripted_model
 from tests.fakes.link_client import LinkClient, connected, start_turn, text_of
 from tests.fakes.local_agent import LocalAgent, local_agent

@@ -39,7 +39,7 @@ from infra.wire.states import TurnState
 from infra.wire.turns import ContentBlock, HistoryMessage, ImageBlock, TextBlock
 from tests.fakes.contained_agent import ContainedAgent
 from tests.fakes.link_client import LinkClient, connected, end_of, start_turn, text_of
-from worker.turns.sent_files import PICTURES_MAX, SHRUNK_ABOVE_PIXELS
+from worker.turns.files.sent_files import PICTURES_MAX, SHRUNK_ABOVE_PIXELS
 
 pytestmark = [pytest.mark.docker, pytest.mark.timeout(240)]
 

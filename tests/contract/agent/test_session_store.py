@@ -27,7 +27,7 @@ from infra.wire.link import Transcript, TranscriptAppend
 from tests.contract.store.scene import Scene
 from tests.fakes.fake_redis import fake_redis
 from tests.fakes.redis_server import RealRedis
-from worker.turns.transcript_lines import read_part
+from worker.turns.link.transcript_lines import read_part
 
 LISTS = frozenset({"list_sessions", "list_session_summaries"})
 _TRANSCRIPT = TypeAdapter(Transcript)

@@ -12,7 +12,7 @@ from infra.store.keys import Keys
 from infra.store.turns.history import TurnBase
 from infra.store.turns.turns import NewTurn
 from infra.wire.events import TextDelta, TurnEnded, TurnStarted, encode_event
-from infra.wire.history import digest
+from infra.wire.history.decision import digest
 from infra.wire.ids import TurnId
 from infra.wire.link import BaseKind
 from infra.wire.states import TurnState

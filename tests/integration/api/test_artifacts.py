@@ -17,8 +17,8 @@ from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
 from api.http.files_host import LINKS_AT
 from infra.runtime.links import LinkSigner
-from infra.wire.answers import shown_head
 from infra.wire.events import Artifact, TextDelta, ToolCall, TurnFiles, TurnStarted
+from infra.wire.history.answers import shown_head
 from infra.wire.ids import ConversationKey, FileId
 from infra.wire.turns import TextBlock
 from tests.fakes.echo_worker import DONE

@@ -14,7 +14,7 @@ import pytest
 import requests
 from openai.types.chat import ChatCompletionChunk
 
-from api.chat.vocabulary import completion_id
+from api.chat.answer.vocabulary import completion_id
 from infra.store.access.limits import SubmitLimits
 from infra.store.keys import Keys
 from infra.store.open import Store, store_on

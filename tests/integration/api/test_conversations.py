@@ -10,7 +10,7 @@ import httpx
 import pytest
 
 from infra.wire.events import TextDelta
-from infra.wire.history import Accepted, Base, Continue, Fresh, Rewind, decide
+from infra.wire.history.decision import Accepted, Base, Continue, Fresh, Rewind, decide
 from infra.wire.states import TurnState
 from infra.wire.turns import Lane, TurnRequest
 from tests.fakes.echo_worker import Gate, Pause, Script

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from api.chat.vocabulary import turn_of
+from api.chat.answer.vocabulary import turn_of
 from infra.wire.events import TextDelta
 from infra.wire.ids import ConversationKey, HostId, WorkerId
 from infra.wire.states import TurnState

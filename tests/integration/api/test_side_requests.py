@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 
-from api.chat.vocabulary import turn_of
+from api.chat.answer.vocabulary import turn_of
 from infra.wire.turns import Lane
 from tests.fakes.echo_worker import Gate
 from tests.fakes.running_api import running_api, until

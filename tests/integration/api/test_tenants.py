@@ -14,7 +14,7 @@ from typing import Any
 import httpx
 import pytest
 
-from api.chat.vocabulary import completion_id
+from api.chat.answer.vocabulary import completion_id
 from infra.wire.events import TextDelta
 from infra.wire.states import TurnState
 from tests.fakes.echo_worker import Gate, Pause, Script, Step

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from api.chat.vocabulary import completion_id
+from api.chat.answer.vocabulary import completion_id
 from infra.cli.ops.turns import PAGE_ENTRIES
 from infra.store.keys import Keys
 from infra.store.placement.workers import WorkerRecord

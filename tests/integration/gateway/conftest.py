@@ -17,10 +17,10 @@ import uvloop
 from infra.runtime.clock import SystemClock
 from infra.runtime.sealing import SealContext, Sealer
 from infra.runtime.settings import EgressPolicy
+from infra.wire.agents.mcp import McpServer
 from infra.wire.gateway import OpenSession, OpenTurn, TurnMeter
 from infra.wire.ids import ConversationKey, Fence, TenantId, TurnId
 from infra.wire.options import NO_OPTIONS, ConversationOptions
-from infra.wire.profiles import McpServer
 from infra.wire.socket_folder import MODEL_SOCKET
 from tests.fakes.scripted_model import RunningModel, running_model
 from worker.gateway.egress.proxy import EgressRules

@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 from infra.runtime.settings import EgressPolicy, EgressProfile
+from infra.wire.agents.mcp import McpServer
 from infra.wire.ids import TurnId
 from infra.wire.options import ConversationOptions
-from infra.wire.profiles import McpServer
 from infra.wire.socket_folder import EGRESS_SOCKET
 from tests.fakes.scripted_model import RunningModel
 from tests.integration.gateway.conftest import CONVERSATION, PATIENCE_S, TURN, Host, HostMaker

@@ -7,7 +7,7 @@ import json
 
 import pytest
 
-from api.chat.vocabulary import turn_of
+from api.chat.answer.vocabulary import turn_of
 from tests.fakes.guarded_redis import GuardedRedis, guarded_redis
 from tests.fakes.running_api import RunningApi, body
 from tests.fakes.worker_stage import Stage, eventually

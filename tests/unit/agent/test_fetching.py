@@ -16,7 +16,7 @@ from agent import fetching
 from agent.fetching import fetch_files
 from agent.forwarder import Forwarder
 from agent.turn import RunningTurn
-from infra.wire import room_to_show
+from infra.wire.files import room_to_show
 from infra.wire.ids import TurnId
 from infra.wire.link import AgentSettings, InterruptReason, StartTurn
 from infra.wire.turns import ContentBlock, DocumentBlock, FileBlock, ImageBlock, TextBlock

@@ -10,7 +10,7 @@ import pytest
 
 from api.errors import TABLE
 from infra.runtime.settings import PREFIX, Settings
-from infra.wire.words import SENTENCES
+from infra.wire.text.words import SENTENCES
 from tests.failures import groups, renewed
 
 ROOT = Path(__file__).resolve().parents[3]

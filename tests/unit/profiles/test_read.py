@@ -8,7 +8,7 @@ import pytest
 
 from infra.profiles.places import ProfileRefused
 from infra.profiles.read import read_folder
-from infra.wire.profiles import AgentProfile, SystemPrompt, decode_profile
+from infra.wire.agents.profile import AgentProfile, SystemPrompt, decode_profile
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ import pytest
 from infra.scripted_model.replies import Reply, Stop, ToolUse
 from infra.scripted_model.samples import FORM_TOOL, sample_of
 from infra.scripted_model.script import Asked, answer
-from infra.wire.form_checks import FormCheck
+from infra.wire.form.checks import FormCheck
 from infra.wire.options import AnswerForm
 
 TEXT = {"type": "string"}

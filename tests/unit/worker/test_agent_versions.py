@@ -8,7 +8,8 @@ from fakeredis import FakeAsyncRedis
 from infra.runtime.clock import SystemClock
 from infra.store.keys import Keys
 from infra.store.profiles import ProfileStore
-from infra.wire.profiles import AgentProfile, AgentRef
+from infra.wire.agents.profile import AgentProfile
+from infra.wire.agents.ref import AgentRef
 from worker.conversations.agent_versions import AgentVersions, ProfileGone
 
 

@@ -17,7 +17,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
-from infra.wire.profiles import McpServer
+from infra.wire.agents.mcp import McpServer
 from worker.gateway.egress.request import ProxyRequest, authority_of, opening
 
 SUFFIX = ".mcp.internal"

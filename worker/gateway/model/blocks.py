@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from infra.wire.foreign import foreign
+from infra.wire.text.foreign import foreign
 from worker.gateway.model.refusals import CallRefused
 
 _SEARCHES_OF_TOOLS = frozenset({"tool_search_tool_regex", "tool_search_tool_bm25"})

@@ -30,7 +30,7 @@ from infra.runtime.threads import in_thread
 from infra.wire.errors import AgClusterError, ErrorCode
 from infra.wire.events import Usage
 from infra.wire.gateway import UpstreamError
-from infra.wire.words import SENTENCES
+from infra.wire.text.words import SENTENCES
 from worker.gateway.bounds import Pace, Places, PlacesTaken, TooFast
 from worker.gateway.keys import KeyWiped
 from worker.gateway.model.answers import (

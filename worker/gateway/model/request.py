@@ -25,7 +25,7 @@ from aiohttp import web
 
 from infra.runtime.signs import SIGNS_MAX, has_many_signs
 from infra.wire.events import Usage
-from infra.wire.foreign import foreign
+from infra.wire.text.foreign import foreign
 from worker.gateway.model.blocks import DATED_TOOLS, refuse_blocks, refuse_tools
 from worker.gateway.model.refusals import CallRefused, too_large
 

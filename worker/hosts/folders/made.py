@@ -19,7 +19,7 @@ import time
 from dataclasses import dataclass, field
 from itertools import chain
 
-from infra.wire.file_names import UPLOADS
+from infra.wire.files.names import UPLOADS
 from infra.wire.ids import ConversationKey, Fence
 from worker.hosts.folders.folders import Folders
 from worker.hosts.folders.trees import Level, rights_of_the_owner

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from itertools import islice
 
 from infra.wire.errors import LeaseLost
-from infra.wire.file_names import COMPARED, UPLOADS, names_for
+from infra.wire.files.names import COMPARED, UPLOADS, names_for
 from infra.wire.ids import ConversationKey, Fence
 from worker.hosts.folders.folders import Folders
 from worker.hosts.folders.trees import open_folder, rights_of_the_owner

@@ -9,7 +9,7 @@ import pytest
 
 from infra.wire.errors import ErrorCode
 from infra.wire.events import ClientCall, EndReason, Event, ThinkingDelta, ToolCall
-from infra.wire.form_tool import FORM_TOOL, TRIES
+from infra.wire.form.tool import FORM_TOOL, TRIES
 from infra.wire.link import BaseKind
 from infra.wire.options import AnswerForm, ClientTool, ClientTools, TurnOptions
 from infra.wire.states import TurnState

@@ -12,7 +12,7 @@ from infra.store.turns.turns import Claimed, NewTurn
 from infra.wire.control import TurnWaits, decode_control
 from infra.wire.errors import TurnNotFound
 from infra.wire.events import TurnStarted, encode_event
-from infra.wire.history import Accepted
+from infra.wire.history.decision import Accepted
 from infra.wire.ids import TenantId, TurnId
 from infra.wire.link import BaseKind
 from infra.wire.options import ConversationOptions

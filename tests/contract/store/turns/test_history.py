@@ -8,8 +8,8 @@ from infra.store.conversations.leases import Lease
 from infra.store.turns.history import Memory, TurnBase
 from infra.store.turns.turns import Claimed
 from infra.wire.events import TurnEnded, TurnStarted, encode_event
-from infra.wire.going_on import past_of
-from infra.wire.history import Accepted, Continue
+from infra.wire.history.decision import Accepted, Continue
+from infra.wire.history.going_on import past_of
 from infra.wire.ids import TurnId
 from infra.wire.link import BaseKind
 from infra.wire.states import ConversationState, TurnState

@@ -14,7 +14,7 @@ from infra.store.open import Store, store_on
 from infra.store.server.channel import listen
 from infra.wire.errors import ContentNotOpened
 from infra.wire.frames import Frame
-from infra.wire.history import GO_ON_DIGEST, digest
+from infra.wire.history.decision import GO_ON_DIGEST, digest
 from infra.wire.ids import Fence, TurnId
 from tests.contract.store.scene import REPLICA, TENANT, C, Scene
 from tests.contract.store.whole_turn import (

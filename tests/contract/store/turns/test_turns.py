@@ -17,8 +17,8 @@ from infra.wire.frames import Frame, split_frames
 from infra.wire.ids import TurnId
 from infra.wire.options import ConversationOptions
 from infra.wire.states import ConversationState, TurnState
+from infra.wire.text.words import SENTENCES
 from infra.wire.turns import OnDisconnect
-from infra.wire.words import SENTENCES
 from tests.contract.store.listening import Listener
 from tests.contract.store.scene import (
     CANCELLED,

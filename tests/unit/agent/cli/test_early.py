@@ -19,8 +19,8 @@ from agent.cli.options import build_options
 from agent.cli.setup import MARK, CliSetup
 from agent.forwarder import PORT
 from agent.memory.past import Past
+from infra.wire.agents.sub_agent import SubAgent
 from infra.wire.link import AgentSettings, Launch
-from infra.wire.profiles import SubAgent
 from infra.wire.socket_folder import LAUNCH_FILE
 
 PLAIN = AgentSettings(model="m", tools=("Bash", "Task"))

@@ -19,7 +19,7 @@ from agent.memory.transcripts import (
 from infra.store.conversations.transcripts import StoredTranscript
 from infra.wire.link import StartTurn, Transcript, TranscriptAppend, TranscriptPart, decode_command
 from tests.fakes.link_client import start_turn
-from worker.turns.transcript_lines import read_part
+from worker.turns.link.transcript_lines import read_part
 
 MAIN = PartKey("p", "s")
 SUB = PartKey("p", "s", "subagents/agent-1")

@@ -13,13 +13,13 @@ from openai.types.chat import ChatCompletion, ChatCompletionChunk
 from starlette.types import ASGIApp
 from starlette.types import Message as Sent
 
-from api.chat.chunks import ChunkFrames
-from api.chat.stream import ChatStream
-from api.chat.whole import WholeAnswer
+from api.chat.answer.chunks import ChunkFrames
+from api.chat.answer.stream import ChatStream
+from api.chat.answer.whole import WholeAnswer
 from api.turns.open_answer import OpenAnswer
 from infra.runtime.settings import ToolDisplay
-from infra.wire.answers import without_folded
 from infra.wire.events import EndReason, Event, TurnEnded, Usage, encode_event
+from infra.wire.history.answers import without_folded
 from infra.wire.states import TurnState
 from tests.fakes.sse import data_of
 from tests.unit.agent.recordings import translate

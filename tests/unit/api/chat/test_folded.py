@@ -15,14 +15,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from openai.types.chat import ChatCompletionChunk
 
-from api.chat.chunks import ChunkFrames
-from api.chat.display import DISPLAY_HEADER, display_of
-from api.chat.prompt import read_messages
+from api.chat.answer.chunks import ChunkFrames
+from api.chat.messages.prompt import read_messages
+from api.chat.options.display import DISPLAY_HEADER, display_of
 from api.chat.request import read_chat_request
 from api.turns.chain import AnswerHead, head_of
 from api.turns.own_tags import SaidText, without_tags
 from infra.runtime.settings import AnswerSettings, ToolDisplay
-from infra.wire.answers import ToldHeads, agree, shown_head, without_folded
 from infra.wire.errors import ErrorCode, MalformedMessage, RequestRefused, TurnFailed
 from infra.wire.events import (
     EXCERPT_MAX_CHARS,
@@ -37,6 +36,7 @@ from infra.wire.events import (
     check_event,
     encode_event,
 )
+from infra.wire.history.answers import ToldHeads, agree, shown_head, without_folded
 from infra.wire.ids import TurnId
 from infra.wire.states import TurnState
 from infra.wire.turns import TextBlock

@@ -13,8 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from starlette.types import Message
 
-from api.chat.chunks import DONE, ChunkFrames
-from api.chat.stream import ChatStream
+from api.chat.answer.chunks import DONE, ChunkFrames
+from api.chat.answer.stream import ChatStream
 from api.http.client import offered
 from api.turns.chain import AnswerHead
 from api.turns.open_answer import OpenAnswer

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from api.chat.prompt import read_messages
+from api.chat.messages.prompt import read_messages
 from api.chat.request import read_chat_request
 from api.http.auth import authenticate, without_key
 from api.http.edge import meant_path

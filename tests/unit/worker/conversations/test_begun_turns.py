@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from infra.wire.control import TurnWaits
-from infra.wire.history import Accepted, digest
+from infra.wire.history.decision import Accepted, digest
 from infra.wire.ids import TurnId
 from infra.wire.states import TurnState
 from infra.wire.turns import TextBlock

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from worker.conversations.kept_link import (
+from worker.conversations.container.kept_link import (
     LOSSES_MAX,
     LOSSES_WITHIN_S,
     SilenceStep,

@@ -14,7 +14,7 @@ from redis.asyncio import Redis
 from infra.store.conversations.leases import Lease
 from infra.store.conversations.transcripts import RawPart, TranscriptStore
 from infra.wire.errors import StoreUnavailable
-from infra.wire.history import Accepted
+from infra.wire.history.decision import Accepted
 from infra.wire.ids import TurnId
 from infra.wire.link import BaseKind, decode_launch
 from infra.wire.socket_folder import LAUNCH_FILE

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from infra.wire.profiles import McpServer
+from infra.wire.agents.mcp import McpServer
 from worker.gateway.egress.mcp import McpRefused, McpSecrets, is_mcp, request_to
 from worker.gateway.egress.request import parse_request
 

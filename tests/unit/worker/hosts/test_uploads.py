@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from infra.wire.errors import LeaseLost
-from infra.wire.file_names import NAME_MAX_BYTES, names_for, safe_name
+from infra.wire.files.names import NAME_MAX_BYTES, names_for, safe_name
 from infra.wire.ids import ConversationKey, Fence
 from tests.fakes.exchanger import Exchanger, acting
 from worker.hosts.folders.folders import Folders, agent_uid

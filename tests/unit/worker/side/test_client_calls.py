@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from infra.wire.events import ClientCall
+from infra.wire.history.paired import NO_RESULT
 from infra.wire.options import AnswerForm, ClientTool, ClientTools, TurnOptions
-from infra.wire.paired import NO_RESULT
 from infra.wire.turns import CallBlock, HistoryMessage, ResultBlock, TextBlock
 from tests.fakes.memory_gateway import SSE_END, SSE_START, sse
 from tests.unit.worker.side.test_messages_api import read, request_of, said

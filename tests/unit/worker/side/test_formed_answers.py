@@ -11,7 +11,7 @@ from redis.asyncio import Redis
 
 from infra.wire.errors import ErrorCode, GatewayUnavailable
 from infra.wire.events import EndReason, TurnEnded, Usage
-from infra.wire.form_tool import FORM_TOOL, TRIES
+from infra.wire.form.tool import FORM_TOOL, TRIES
 from infra.wire.gateway import SideCall
 from infra.wire.ids import TurnId
 from infra.wire.options import AnswerForm, TurnOptions

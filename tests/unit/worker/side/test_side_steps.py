@@ -9,7 +9,7 @@ from infra.wire.errors import ErrorCode, GatewayUnavailable
 from infra.wire.events import TurnEnded, Usage
 from infra.wire.gateway import GatewayFault, GatewayRefused
 from infra.wire.states import TurnState
-from infra.wire.words import Case
+from infra.wire.text.words import Case
 from worker.gateway_client.client import CommandRefused
 from worker.side.steps import end_before_start, end_of_broken_call
 

@@ -8,7 +8,7 @@ from redis.asyncio import Redis
 from infra.wire.errors import ErrorCode
 from infra.wire.states import TurnState
 from tests.fakes.worker_stage import Stage, conversation
-from worker.conversations.kept_link import LOSSES_MAX
+from worker.conversations.container.kept_link import LOSSES_MAX
 from worker.turns.run import SAID_MAX_BYTES
 
 C, NEIGHBOUR = conversation("one"), conversation("two")

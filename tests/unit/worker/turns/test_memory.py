@@ -11,8 +11,8 @@ from infra.store.conversations.transcripts import StoredTranscript
 from infra.store.turns.history import TurnBase
 from infra.store.turns.records import Unheard
 from infra.store.turns.turns import Claimed, TurnRecord
-from infra.wire.going_on import past_of
-from infra.wire.history import GO_ON, Accepted, Continue, digest
+from infra.wire.history.decision import GO_ON, Accepted, Continue, digest
+from infra.wire.history.going_on import past_of
 from infra.wire.ids import ConversationKey, Fence, ReplicaId, TenantId, TurnId
 from infra.wire.link import AgentSettings, BaseKind, StartTurn, decode_command
 from infra.wire.options import ConversationOptions

@@ -8,10 +8,13 @@ import pytest
 from redis.asyncio import Redis
 
 from infra.runtime.settings import Settings
+from infra.wire.agents.mcp import McpServer
+from infra.wire.agents.profile import AgentProfile, SystemPrompt
+from infra.wire.agents.ref import AgentRef
+from infra.wire.agents.sub_agent import SubAgent
 from infra.wire.errors import ErrorCode
 from infra.wire.events import TurnEnded
 from infra.wire.ids import ConversationKey, TurnId
-from infra.wire.profiles import AgentProfile, AgentRef, McpServer, SubAgent, SystemPrompt
 from infra.wire.states import TurnState
 from infra.wire.turns import TextBlock, TurnRequest
 from tests.fakes.worker_stage import TENANT, Stage

@@ -24,8 +24,8 @@ from infra.wire.events import TurnEnded, TurnError
 from infra.wire.gateway import GatewayFault, GatewayRefused
 from infra.wire.ids import ConversationKey, Fence, ReplicaId, TenantId
 from infra.wire.states import TurnState
+from infra.wire.text.words import Case
 from infra.wire.turns import Lane, OnDisconnect
-from infra.wire.words import Case
 from worker.gateway_client.client import CommandRefused
 from worker.turns.phases import RUN_BEGINS, RUN_TRANSITIONS, RunPhase
 from worker.turns.steps import (

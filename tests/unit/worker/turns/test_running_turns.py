@@ -13,7 +13,7 @@ from infra.wire.link import Answer, InterruptReason
 from infra.wire.options import AnswerForm, ClientTool, ClientTools, TurnOptions
 from infra.wire.states import ConversationState, TurnState
 from tests.fakes.worker_stage import Stage, conversation, eventually
-from worker.turns.agent_link import AgentLink
+from worker.turns.link.agent_link import AgentLink
 from worker.turns.memory import stand
 from worker.turns.phases import RunPhase
 from worker.turns.run import TurnRun

@@ -1,0 +1,29 @@
+"""The MCP servers of an agent's profile. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated
+
+from pydantic import StringConstraints
+
+from infra.wire.agents.part import ProfilePart
+
+HeaderName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9-]{1,100}$")]
+ServerName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9-]{0,39}$")]
+
+_URL = r"^https?://[^\s/@?#]+(?:/[^\s?#]*)?(?:\?[^\s#]*)?$"
+_HEADER_VALUE = r"^[\x20-\x7e]{0,4000}$"
+
+
+class McpServer(ProfilePart):
+    """An MCP server that is reached over HTTP.
+
+    The agent knows only its name. The gateway knows its address and adds the headers, so no secret
+    enters the container.
+    """
+
+    url: Annotated[str, StringConstraints(pattern=_URL, max_length=2000)]
+    """Its address, as in its own documentation."""
+    headers: Mapping[HeaderName, Annotated[str, StringConstraints(pattern=_HEADER_VALUE)]] = {}
+    """Headers of each request. `${NAME}` stands for a secret of `AGCLUSTER_MCP_SECRETS`."""

@@ -1,0 +1,99 @@
+"""An agent's profile: what an operator says about one of their agents. People call it an agent.
+
+It is data, checked when it is read (`infra.profiles`). A version of it is known by its digest, kept
+in Redis under that, and travels with a turn as an `AgentRef`. It contains no secret.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Annotated, Literal
+
+from pydantic import Field, StringConstraints, TypeAdapter
+
+from infra.wire.agents.mcp import McpServer, ServerName
+from infra.wire.agents.part import (
+    DIGEST_CHARS,
+    AgentName,
+    Line,
+    ModelName,
+    ProfilePart,
+    Prompt,
+    ToolName,
+    VariableName,
+)
+from infra.wire.agents.sub_agent import SubAgent
+from infra.wire.base import decode
+
+SUB_AGENTS_MAX = 32
+MCP_SERVERS_MAX = 32
+
+
+class SystemPrompt(ProfilePart):
+    """What the agent is told before anything else."""
+
+    text: Prompt
+    mode: Literal["replace", "append"] = "replace"
+    """`replace`: instead of Claude Code's own prompt. `append`: behind it."""
+
+
+class AgentProfile(ProfilePart):
+    """One agent. A field that is absent leaves the deployment's setting."""
+
+    description: Line = ""
+    """One line for the people who pick it."""
+    icon: Line | None = None
+    """A picture's URL, or an emoji, for clients that show one."""
+    url: Line | None = None
+    """A page about it."""
+    system_prompt: SystemPrompt | None = None
+    models: tuple[ModelName, ...] = ()
+    """The models it may use; empty for all that the deployment offers."""
+    model: ModelName | None = None
+    """The model if the client names none; None for the first of `models`, or the deployment's
+    first."""
+    tools: tuple[ToolName, ...] | None = None
+    max_turns: Annotated[int, Field(gt=0, le=10_000)] | None = None
+    """Maximum number of model calls in one turn."""
+    client_tools: Literal["auto", "on", "off"] | None = None
+    """Whether it may call the functions that clients send as `tools`."""
+    sub_agents: Annotated[Mapping[AgentName, SubAgent], Field(max_length=SUB_AGENTS_MAX)] = {}
+    mcp_servers: Annotated[Mapping[ServerName, McpServer], Field(max_length=MCP_SERVERS_MAX)] = {}
+    """MCP servers whose tools it has. Its tools reach them whatever the egress policy says, as long
+    as its deployment has egress at all."""
+    questions: bool | None = None
+    """It may ask its user in the middle of the work: its turn ends with the question, and goes on
+    with what they say next."""
+    environment: Mapping[VariableName, Line] = {}
+    """Variables that its tools see. No secrets: the agent can read them."""
+    egress_profile: str | None = None
+    """The egress profile that its tools go out by. A client cannot choose another one."""
+    idle_timeout_s: Annotated[float, Field(gt=0, le=30 * 86400.0)] | None = None
+    """Its container is stopped after this long without a turn."""
+    turn_deadline_s: Annotated[float, Field(gt=0, le=7 * 86400.0)] | None = None
+    """Maximum duration of a turn; never longer than the deployment's."""
+    turn_budget_tokens: Annotated[int, Field(gt=0, le=2**50)] | None = None
+    """Tokens that one turn may spend; never more than the deployment's."""
+    tenants: tuple[Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{20}$")], ...] = ()
+    """The tenants that may see and use it; empty for all. `agcluster usage list` shows tenants."""
+
+    @property
+    def digest(self) -> str:
+        """What this version of it is known by: 32 hex digits of its contents."""
+        told = json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(told.encode()).hexdigest()[:DIGEST_CHARS]
+
+    def is_for(self, tenant: str) -> bool:
+        """Whether this tenant may see and use it."""
+        return not self.tenants or tenant in self.tenants
+
+
+_PROFILE: TypeAdapter[AgentProfile] = TypeAdapter(AgentProfile)
+
+
+def decode_profile(raw: bytes) -> AgentProfile:
+    """A profile as it was kept. Raises `MalformedMessage`."""
+    profile: AgentProfile = decode(_PROFILE, raw)
+    return profile

@@ -1,0 +1,1 @@
+"""Which memory the next turn continues, from what the client sent. Pure."""

@@ -1,0 +1,1 @@
+"""Files of a conversation: brought in, kept, and held to their limit."""

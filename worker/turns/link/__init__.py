@@ -1,0 +1,1 @@
+"""The lines between a worker and an agent."""
