@@ -19,7 +19,7 @@ from infra.wire.states import TurnState
 from infra.wire.text.words import SENTENCES, Case, refused
 
 ROOT = Path(__file__).parents[4]
-TABLE = ROOT / "infra" / "wire" / "words.py"
+TABLE = ROOT / "infra" / "wire" / "text" / "words.py"
 PROGRAMS = ("api", "worker", "agent", "infra")
 FIGURES = {"limit", "turns", "answers", "mb", "events", "turn", "files", "bytes", "uploads"}
 
