@@ -79,6 +79,7 @@ docs: $(VENV)/.dev ## renew what is generated: .env.example, docs/settings.md, d
 	$(BIN)/python -m infra.reference.profiles --write
 	$(BIN)/python -m worker.diagrams --write
 	$(BIN)/python -m tests.failures --write
+	$(BIN)/python -m tests.threats --write
 	$(BIN)/python -m tests.compatibility --write
 
 image: $(VENV)/.embedded ## build the agents' image (BASE_IMAGE=...)

@@ -6,7 +6,6 @@ ARCHITECTURE.md says what the user sees; docs/failures.md names the tests, each 
 
 from __future__ import annotations
 
-import argparse
 import re
 import sys
 import tomllib
@@ -15,7 +14,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 
-from infra.reference.generated import apply, replace_part
+from infra.reference.generated import command, replace_part
 
 ROOT = Path(__file__).resolve().parents[1]
 TABLE = ROOT / "tests" / "failures.toml"
@@ -105,15 +104,13 @@ def renewed() -> dict[Path, str]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Print both, or write or check the documents."""
-    parser = argparse.ArgumentParser(prog="python -m tests.failures", description=__doc__)
-    mode = parser.add_mutually_exclusive_group()
-    mode.add_argument("--write", action="store_true", help="renew the documents")
-    mode.add_argument("--check", action="store_true", help="fail if a document differs")
-    given = parser.parse_args(arguments)
-    if not given.write and not given.check:
-        print(overview(), page(), sep="\n")
-        return 0
-    return apply(renewed(), is_check=given.check)
+    return command(
+        renewed,
+        printed=lambda: f"{overview()}\n{page()}",
+        program="tests.failures",
+        about=__doc__,
+        arguments=arguments,
+    )
 
 
 if __name__ == "__main__":

@@ -43,6 +43,26 @@ def replace_part(document: str, text: str, *, begin: str, end: str) -> str:
     return f"{before}{begin}{text}{end}{after}"
 
 
+def command(
+    renewed: Callable[[], Mapping[Path, str]],
+    *,
+    printed: Callable[[], str],
+    program: str,
+    about: str | None,
+    arguments: Sequence[str] | None = None,
+) -> int:
+    """The command of a module that generates documents: print, write or check them."""
+    parser = argparse.ArgumentParser(prog=f"python -m {program}", description=about)
+    mode = parser.add_mutually_exclusive_group()
+    mode.add_argument("--write", action="store_true", help="renew what is generated")
+    mode.add_argument("--check", action="store_true", help="fail if a document differs")
+    given = parser.parse_args(arguments)
+    if not given.write and not given.check:
+        print(printed())
+        return 0
+    return apply(renewed(), is_check=given.check)
+
+
 def run(
     document: Path,
     renewed: Callable[[str], str],
@@ -52,13 +72,11 @@ def run(
     about: str | None,
     arguments: Sequence[str] | None = None,
 ) -> int:
-    """The command of a module that generates parts of a document: print, write or check them."""
-    parser = argparse.ArgumentParser(prog=f"python -m {program}", description=about)
-    mode = parser.add_mutually_exclusive_group()
-    mode.add_argument("--write", action="store_true", help="renew the document")
-    mode.add_argument("--check", action="store_true", help="fail if the document differs")
-    given = parser.parse_args(arguments)
-    if not given.write and not given.check:
-        print(printed())
-        return 0
-    return apply({document: renewed(document.read_text())}, is_check=given.check)
+    """The command of a module that generates parts of one document."""
+    return command(
+        lambda: {document: renewed(document.read_text())},
+        printed=printed,
+        program=program,
+        about=about,
+        arguments=arguments,
+    )
