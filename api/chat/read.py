@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from fastapi import Request
 
-from api.access.agents import AgentCatalog, ChosenAgent
+from api.access.agents import AgentCatalog
 from api.chat.messages.attached import NamedFiles
 from api.chat.messages.prompt import read_messages
 from api.chat.messages.side_requests import SideRules
@@ -20,11 +20,10 @@ from api.http.bodies import LargeBodies, held_while_read, json_body
 from api.http.edge import held_body
 from api.turns.ask import Ask, Prompt
 from api.turns.naming import conversation_name, resends_history
-from api.turns.options import EGRESS_PROFILE_HEADER, read_options
+from api.turns.options import options_under, read_options
 from api.turns.repeats import read_repeat
 from infra.runtime.settings import ClientToolsUse, ConversationSettings
 from infra.wire.errors import ErrorCode, RequestRefused
-from infra.wire.options import ConversationOptions
 from infra.wire.turns import Lane, OnDisconnect
 
 _SCHEMA_COST = 32
@@ -102,7 +101,7 @@ class ChatReader:
             on_disconnect=on_disconnect,
             is_streamed=bool(chat.stream),
             lane=lane,
-            options=_options_under(
+            options=options_under(
                 chosen, read_options(headers, metadata, egress_profiles=self._egress_profiles)
             ),
             turn_options=turn_options,
@@ -136,20 +135,6 @@ class ChatReader:
             )
             prompt = await self._large.read(len(body), read, tenant=caller.tenant)
         return prompt
-
-
-def _options_under(chosen: ChosenAgent, named: ConversationOptions) -> ConversationOptions:
-    """The conversation's options, with what its agent prescribes. Raises `RequestRefused` if the
-    request names something else."""
-    if chosen.profile is None or (egress := chosen.profile.egress_profile) is None:
-        return named
-    if named.egress_profile not in (None, egress):
-        raise RequestRefused(
-            f"This agent goes out by the egress profile `{egress}`; leave "
-            f"`{EGRESS_PROFILE_HEADER}` away.",
-            param=EGRESS_PROFILE_HEADER,
-        )
-    return named.model_copy(update={"egress_profile": egress})
 
 
 def _may_be_thin(headers: Mapping[str, str], name: str | None, prompt: Prompt) -> bool:

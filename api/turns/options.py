@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Container, Mapping
 
+from api.access.agents import ChosenAgent
 from api.turns.naming import is_given
 from infra.wire.errors import RequestRefused
 from infra.wire.options import ConversationOptions
@@ -33,6 +34,20 @@ def read_options(
     return ConversationOptions(
         egress_profile=_egress_profile(headers, metadata or {}, known=egress_profiles)
     )
+
+
+def options_under(chosen: ChosenAgent, named: ConversationOptions) -> ConversationOptions:
+    """The conversation's options, with what its agent prescribes. Raises `RequestRefused` if the
+    request names something else."""
+    if chosen.profile is None or (egress := chosen.profile.egress_profile) is None:
+        return named
+    if named.egress_profile not in (None, egress):
+        raise RequestRefused(
+            f"This agent goes out by the egress profile `{egress}`; leave "
+            f"`{EGRESS_PROFILE_HEADER}` away.",
+            param=EGRESS_PROFILE_HEADER,
+        )
+    return named.model_copy(update={"egress_profile": egress})
 
 
 def _egress_profile(

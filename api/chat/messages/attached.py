@@ -1,26 +1,20 @@
-"""Converts the pictures, files and sounds of a message's content to blocks for an agent. Pure.
-
-A file of any type is taken. Pictures and PDF documents that came inline are blocks of their own,
-because models see them; everything else is a `FileBlock`, and so is a file that is named by its id.
-The worker puts all of them into the workspace.
-"""
+"""Reads the pictures, files and sounds of a message's content (`api.files.blocks`). Pure."""
 
 from __future__ import annotations
 
-import binascii
-import hashlib
 import re
-from collections.abc import Iterator, Mapping
-from typing import NamedTuple, TypeVar
+from collections.abc import Mapping
+from typing import TypeVar
 
 import msgspec
 from msgspec import Struct
 
 from api.chat.request import Json, Part, given, text_of
+from api.files.blocks import Attached, InlineFile, file_at_url, inline_file, stored_file
 from infra.store.files.files import FileRecord
 from infra.wire.errors import RequestRefused
-from infra.wire.files.kinds import PDF, PICTURES
-from infra.wire.turns import DocumentBlock, FileBlock, ImageBlock
+from infra.wire.files.kinds import PDF
+from infra.wire.turns import FileBlock
 
 S = TypeVar("S", bound=Struct)
 
@@ -29,16 +23,9 @@ FILE_PARTS = frozenset({"file", "input_file"})
 AUDIO_PARTS = frozenset({"input_audio"})
 
 FILES_MAX = 50
-_SLICE_CHARS = 1024 * 1024
-_NAME_MAX_CHARS = 1024
-_MEDIA_TYPE = re.compile(r"[a-z]{1,20}/[a-z0-9.+-]{1,80}")
-_URL_MAX_CHARS = 2048
-_URL = re.compile(r"https?://[A-Za-z0-9.:\[\]_-]{1,255}(?:[/?#][!-~]{0,1780})?", re.ASCII)
 _FORMAT = re.compile(r"[a-z0-9]{1,16}")
 _SOUNDS = {"mp3": "audio/mpeg"}
 _AUDIO_NAME = "recording"
-
-Attached = ImageBlock | DocumentBlock | FileBlock
 
 
 class NamedFiles:
@@ -72,14 +59,7 @@ class NamedFiles:
             return FileBlock(media_type="", bytes=0, digest="")
         if (record := self._known.get(id)) is None:
             return None
-        return FileBlock(
-            media_type=record.type,
-            bytes=record.bytes,
-            digest=record.digest,
-            filename=record.name,
-            file=record.id,
-            store=record.store,
-        )
+        return stored_file(record)
 
 
 class _Picture(Struct, frozen=True):
@@ -97,30 +77,6 @@ class _File(Struct, frozen=True):
 class _Audio(Struct, frozen=True):
     data: Json = msgspec.UNSET
     format: Json = msgspec.UNSET
-
-
-class _Inline(NamedTuple):
-    """A file that came with the message."""
-
-    media_type: str
-    data: str
-    """Base64."""
-    bytes: int
-    digest: str
-
-    def block(self, filename: str | None) -> Attached:
-        name = None if filename is None else filename[:_NAME_MAX_CHARS]
-        if self.media_type in PICTURES:
-            return ImageBlock(media_type=self.media_type, data=self.data, filename=name)
-        if self.media_type == PDF:
-            return DocumentBlock(media_type=PDF, data=self.data, filename=name)
-        return FileBlock(
-            media_type=self.media_type,
-            bytes=self.bytes,
-            digest=self.digest,
-            filename=name,
-            data=self.data,
-        )
 
 
 def attached(part: Part, where: str, files: NamedFiles, *, is_newest: bool) -> Attached | None:
@@ -167,7 +123,7 @@ def _picture(part: Part, where: str, files: NamedFiles, *, is_newest: bool) -> A
         url = _string(holder.url, f"{where}.image_url.url")
     param = f"{where}.image_url.url"
     if not url.startswith("data:"):
-        return _at_url(url, param, files, filename=None)
+        return file_at_url(url, param, filename=None, are_urls_fetched=files.are_urls_fetched)
     return _data_url(url, param).block(None)
 
 
@@ -179,7 +135,12 @@ def _file(file: _File, where: str, files: NamedFiles, *, is_newest: bool) -> Att
         if given(file.file_url) is not None:
             param = f"{where}.file_url"
             url = _string(file.file_url, param)
-            return _at_url(url, param, files, filename=text_of(file.filename))
+            return file_at_url(
+                url,
+                param,
+                filename=text_of(file.filename),
+                are_urls_fetched=files.are_urls_fetched,
+            )
         raise RequestRefused(
             "Send the file inline, in `file_data` as a data: URL, or upload it to /v1/files and "
             "send its `file_id`.",
@@ -190,10 +151,10 @@ def _file(file: _File, where: str, files: NamedFiles, *, is_newest: bool) -> Att
     if value.startswith("data:"):
         return _data_url(value, param).block(filename)
     if value.startswith(("http://", "https://")):
-        return _at_url(value, param, files, filename=filename)
+        return file_at_url(value, param, filename=filename, are_urls_fetched=files.are_urls_fetched)
     # OpenAI's own examples of PDF input once showed plain base64.
     is_pdf = filename is None or filename.lower().endswith(".pdf")
-    return _inline(PDF if is_pdf else "", value, param).block(filename)
+    return inline_file(PDF if is_pdf else "", value, param).block(filename)
 
 
 def _audio(audio: _Audio, where: str) -> Attached:
@@ -205,7 +166,7 @@ def _audio(audio: _Audio, where: str) -> Attached:
     param = f"{where}.data"
     value = _string(audio.data, param)
     media_type = _SOUNDS.get(format, f"audio/{format}")
-    found = _data_url(value, param) if value.startswith("data:") else _inline("", value, param)
+    found = _data_url(value, param) if value.startswith("data:") else inline_file("", value, param)
     return found._replace(media_type=media_type).block(f"{_AUDIO_NAME}.{format}")
 
 
@@ -218,55 +179,13 @@ def _uploaded(id: Json, param: str, files: NamedFiles, *, is_newest: bool) -> Fi
     return file
 
 
-def _at_url(url: str, param: str, files: NamedFiles, *, filename: str | None) -> FileBlock:
-    """A file that the agent fetches, in its sandbox. Nothing is ever fetched here."""
-    if not files.are_urls_fetched:
-        raise RequestRefused(
-            "URLs are not fetched. Send the file inline, as a data: URL, or upload it to /v1/files "
-            "and send its `file_id`.",
-            param=param,
-        )
-    if not _URL.fullmatch(url):
-        raise RequestRefused(
-            f"The URL must begin with http:// or https://, be in ASCII, name no user, and have at "
-            f"most {_URL_MAX_CHARS} characters.",
-            param=param,
-        )
-    digest = hashlib.sha256(b"url:" + url.encode()).hexdigest()
-    name = None if filename is None else filename[:_NAME_MAX_CHARS]
-    return FileBlock(media_type="", bytes=0, digest=digest, filename=name, url=url)
-
-
-def _data_url(url: str, param: str) -> _Inline:
+def _data_url(url: str, param: str) -> InlineFile:
     head, comma, data = url.partition(",")
     media_type, *options = head.removeprefix("data:").split(";")
     if not comma or "base64" not in options:
         raise RequestRefused("The data: URL must hold base64 data.", param=param)
     media_type = media_type.strip().lower() or "text/plain"
-    # Anything else may be a key.
-    return _inline(media_type if _MEDIA_TYPE.fullmatch(media_type) else "", data, param)
-
-
-def _inline(media_type: str, data: str, param: str) -> _Inline:
-    """Checked here, so that the caller gets the error and not the agent's model."""
-    if not data:
-        raise RequestRefused("The base64 data is empty.", param=param)
-    total, digest = 0, hashlib.sha256()
-    try:
-        for piece in _decoded(data):
-            total += len(piece)
-            digest.update(piece)
-    except (binascii.Error, ValueError):
-        raise RequestRefused("The base64 data is broken.", param=param) from None
-    return _Inline(media_type, data, total, digest.hexdigest())
-
-
-def _decoded(data: str) -> Iterator[bytes]:
-    """Works in slices, so that a thread that checks a large one lets others run in between."""
-    if -1 < data.find("=") < len(data) - 2:
-        raise ValueError
-    for start in range(0, len(data), _SLICE_CHARS):
-        yield binascii.a2b_base64(data[start : start + _SLICE_CHARS], strict_mode=True)
+    return inline_file(media_type, data, param)
 
 
 def _object(value: Json, kind: type[S], where: str) -> S:
