@@ -86,6 +86,9 @@ def environment(
         "CLAUDE_CODE_MCP_STARTUP_WAIT_MS": "3000",
         # A client's functions keep their names (`agent.cli.offers`).
         "CLAUDE_AGENT_SDK_MCP_NO_PREFIX": "1",
+        # It promises the model files that outlive the session, in a folder that does not: a resumed
+        # session has another one, whose name in the prompt would cost the model's prompt cache.
+        "CLAUDE_CODE_DISABLE_AUTO_MEMORY": "1",
         # Otherwise a CLI that is opened on a call that waits for its result calls the model before
         # anybody has asked it anything.
         "CLAUDE_CODE_DISABLE_DEFERRED_TOOL_RESUME": "1",

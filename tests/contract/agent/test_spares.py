@@ -86,7 +86,7 @@ def alike(found: list[dict[str, Any]], agent: LocalAgent) -> str:
     name = agent.socket.parent.name
     text = json.dumps(kept, indent=1, sort_keys=True)
     # The CLI spells it in two ways and makes up names for its files; the model numbers calls.
-    return re.sub(rf"{name}|{name.replace('_', '-')}|toolu_\w+|claude-resume-\w+", "its", text)
+    return re.sub(rf"{name}|{name.replace('_', '-')}|toolu_\w+", "its", text)
 
 
 async def prepared(agent: LocalAgent, upstream: Path, settings: AgentSettings = SPARE) -> None:
