@@ -126,7 +126,10 @@ class TurnHearing:
         self.left_open = self.calls
         for question in filter(is_question, self.left_open):
             gap = "\n\n" if self._has_text else ""
-            await self._turn.say(TextDelta(text=gap + text_of(question)))
+            await self._say(TextDelta(text=gap + text_of(question)))
+            await self._say_held()
+            if self._bounds.ended is not None:
+                return self._as_cut(ended)
         calls = [call for call in self.left_open if not is_question(call)]
         for call in self.functions.told(calls):
             await self._turn.say(call)

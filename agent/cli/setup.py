@@ -92,6 +92,9 @@ def environment(
         # Otherwise a CLI that is opened on a call that waits for its result calls the model before
         # anybody has asked it anything.
         "CLAUDE_CODE_DISABLE_DEFERRED_TOOL_RESUME": "1",
+        # Each call says what it is for: the gateway bounds the text of the answer, and nothing of
+        # sub-agents and compactions (`worker.gateway.model.spoken_text`).
+        "CLAUDE_CODE_GATEWAY_HINT_HEADERS": "1",
         # The SDK looks for transcripts here, whatever HOME is, and ignores others.
         "CLAUDE_CONFIG_DIR": str(around.config_dir),
     }

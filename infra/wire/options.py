@@ -113,9 +113,15 @@ class TurnOptions(Message):
     """The client's functions that are offered; None for none."""
 
     @property
-    def without_schemas(self) -> TurnOptions:
-        """What the gateway gets of them: schemas may be large, and only the answerer reads them."""
-        return self.model_copy(update={"answer_form": None, "client_tools": None})
+    def for_gateway(self) -> TurnOptions:
+        """What the gateway gets of them: schemas may be large, and only the answerer reads them.
+
+        An answer in a form is the input of a tool, so its limit says nothing about the text.
+        """
+        without: dict[str, object] = {"answer_form": None, "client_tools": None}
+        if self.answer_form is not None:
+            without["max_tokens"] = None
+        return self.model_copy(update=without)
 
 
 NO_TURN_OPTIONS = TurnOptions()

@@ -26,6 +26,7 @@ from infra.wire.gateway import GatewayStatus, OpenSession, OpenTurn, TurnMeter
 from infra.wire.ids import ConversationKey, Fence, TurnId
 from worker.gateway.keys import TurnKey, open_key
 from worker.gateway.model.metering import Ledger, TurnCounter
+from worker.gateway.model.spoken_text import SpokenText
 from worker.gateway.tries import FailedTries
 
 log = logging.getLogger(__name__)
@@ -102,6 +103,7 @@ class Turn:
         self.budget_tokens = command.budget_tokens
         self.key = key
         self.counter = counter
+        self.spoken_text = SpokenText(command.turn_options.max_tokens)
         self.egress_bytes = 0
         self.failed_tries = FailedTries()
         self.state = KeyState.OPEN

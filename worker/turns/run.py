@@ -44,6 +44,7 @@ from worker.turns.agent_settings import agent_settings, models_of_turn
 from worker.turns.course import Course, course_with_agent
 from worker.turns.endings import settled_end
 from worker.turns.files.sent_files import are_fetched
+from worker.turns.limits.answer_length import AnswerLength
 from worker.turns.limits.interruption import Interruption
 from worker.turns.limits.spending import Spending
 from worker.turns.limits.time_limits import TimeLimits
@@ -123,6 +124,7 @@ class TurnRun:
         self._head = frame_head(self.turn, held.fence)
         self._said_bytes = claimed.record.said_bytes
         self._gap = Gap()
+        self._length = AnswerLength(claimed.request.turn_options.max_tokens)
         self._output = TurnOutput(
             parts,
             held,
@@ -163,7 +165,7 @@ class TurnRun:
             budget_tokens=self.spending.budget_tokens,
             options=self.claimed.request.options,
             mcp_servers=profile.mcp_servers if profile else {},
-            turn_options=self.claimed.request.turn_options.without_schemas,
+            turn_options=self.claimed.request.turn_options.for_gateway,
         )
 
     async def put_on(self, standing: Standing) -> None:
@@ -336,6 +338,9 @@ class TurnRun:
             log.error("no event: %s", error, extra=fields(turn=self.turn, n=n))
             self.declare(declared_end(ErrorCode.AGENT_FAILED), usable=False)
             return
+        if event is None and (kept := self._length.cut(payload)) is not None:
+            self._end_at_length(n, kept)
+            return
         if n == 1 and isinstance(event, TurnStarted):
             self.sdk_session = event.sdk_session
             unheard = (block for said in self.claimed.unheard for block in said.prompt)
@@ -345,6 +350,13 @@ class TurnRun:
         self._output.say(payload, line=line)
         if self._output.is_full and self._link:
             self._link.pause()
+
+    def _end_at_length(self, n: int, kept: bytes) -> None:
+        """The agent says more than its client wants. It should have noticed first."""
+        log.error("an agent ignores the length", extra=fields(turn=self.turn))
+        if kept:
+            self._output.say(kept, line=b"%b%d %b" % (self._head, n, kept))
+        self.declare(interrupted_end(InterruptReason.LENGTH), usable=False)
 
     def _note_spoken(self) -> None:
         call, self._on_spoken = self._on_spoken, None

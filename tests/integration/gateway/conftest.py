@@ -20,7 +20,7 @@ from infra.runtime.settings import EgressPolicy
 from infra.wire.agents.mcp import McpServer
 from infra.wire.gateway import OpenSession, OpenTurn, TurnMeter
 from infra.wire.ids import ConversationKey, Fence, TenantId, TurnId
-from infra.wire.options import NO_OPTIONS, ConversationOptions
+from infra.wire.options import NO_OPTIONS, NO_TURN_OPTIONS, ConversationOptions, TurnOptions
 from infra.wire.socket_folder import MODEL_SOCKET
 from tests.fakes.scripted_model import RunningModel, running_model
 from worker.gateway.egress.proxy import EgressRules
@@ -105,6 +105,7 @@ class Host:
         budget_tokens: int | None = None,
         options: ConversationOptions = NO_OPTIONS,
         mcp_servers: Mapping[str, McpServer] | None = None,
+        turn_options: TurnOptions = NO_TURN_OPTIONS,
     ) -> OpenTurn:
         expires_ms = self.surroundings.clock.unix_ms() + int(lasts_s * 1000)
         context = SealContext(TENANT, CONVERSATION, turn, expires_ms)
@@ -119,6 +120,7 @@ class Host:
             budget_tokens=budget_tokens,
             options=options,
             mcp_servers=mcp_servers or {},
+            turn_options=turn_options,
         )
         await self.worker.open_turn(request)
         return request

@@ -8,7 +8,7 @@ retry cannot help, the answer says so (`x-should-retry: false`). When either sid
 other is cut off at once. If an answer breaks upstream, it breaks here too and never looks complete;
 only its current text block is finished, so that the agent continues from there (`OpenBlock`). An
 answer that exceeds the budget is cut between two events and ends with an error, and the CLI's next
-try is refused.
+try is refused. So is an answer with far more text than the turn's client wants (`SpokenText`).
 """
 
 from __future__ import annotations
@@ -51,6 +51,7 @@ from worker.gateway.model.request import (
     judge,
     read_body,
 )
+from worker.gateway.model.spoken_text import is_for_user
 from worker.gateway.model.upstream import Upstream
 from worker.gateway.sessions import (
     BudgetSpent,
@@ -74,6 +75,9 @@ _BUDGET_KIND = "billing_error"
 _BUDGET_WORDS = SENTENCES[ErrorCode.BUDGET_EXCEEDED]
 _BROKEN_EVENT = error_event("api_error", "The model's service broke off its answer.")
 _BUDGET_EVENT = error_event(_BUDGET_KIND, _BUDGET_WORDS)
+_TEXT_KIND = "invalid_request_error"
+_TEXT_WORDS = "The answer has reached the length that its client set."
+_TEXT_EVENT = error_event(_TEXT_KIND, _TEXT_WORDS)
 
 
 @dataclass(frozen=True)
@@ -128,6 +132,8 @@ class _Sent:
     estimate: Estimate
     is_final: bool
     """Whether it has failed too often."""
+    is_for_user: bool
+    """Whether its text is part of the turn's answer."""
 
 
 class ModelProxy:
@@ -179,7 +185,7 @@ class ModelProxy:
                         response = begin_answer(answer, is_retry_pointless=sent.is_final)
                         with self._metered(turn, sent, request) as meter:
                             await response.prepare(request)
-                            await self._relay(turn, meter, answer, response)
+                            await self._relay(turn, meter, sent, response)
         except (TurnOver, KeyWiped) as error:
             if response is None or not response.prepared:
                 message = f"No model call is possible now: {error}."
@@ -221,6 +227,9 @@ class ModelProxy:
             bounds.charge(len(body))
             judged = await self._judged(turn, body)
             turn.require_budget()
+            for_user = is_for_user(request.headers)
+            if for_user and turn.spoken_text.is_over:
+                raise CallRefused(400, _TEXT_KIND, _TEXT_WORDS)
             headers = to_upstream(request.headers.items(), api_key=turn.key.reveal())
             headers["content-length"] = str(len(body))
             model, estimate = judged.model, partial(_same, judged.estimate)
@@ -237,7 +246,7 @@ class ModelProxy:
             check_answer(answer)
             is_error = answer.status >= HTTPStatus.BAD_REQUEST
             is_final = is_error and turn.failed_tries.add(judged.digest)
-            yield _Sent(model, answer, estimate, is_final)
+            yield _Sent(model, answer, estimate, is_final, for_user)
         finally:
             answer.close()
 
@@ -293,31 +302,45 @@ class ModelProxy:
         self,
         turn: Turn,
         meter: CallMeter,
-        answer: aiohttp.ClientResponse,
+        sent: _Sent,
         response: web.StreamResponse,
     ) -> None:
-        """Pass the answer on and meter it. A stream that exceeds the budget ends there.
+        """Pass the answer on and meter it. A stream that exceeds the budget, or says too much, ends
+        there.
 
         A stream whose final figures have arrived is not cut, because that would save nothing.
         """
         block = OpenBlock()
-        while chunk := await self._read_on(answer, meter, block, response):
+        while chunk := await self._read_on(sent.answer, meter, block, response):
             meter.feed(chunk)
-            is_over = meter.is_stream and turn.is_spent and not meter.is_final
-            if is_over and block.is_between_events:
-                await self._cut(turn, response)
+            is_open = meter.is_stream and not meter.is_final
+            if is_open and turn.is_spent and block.is_between_events:
+                turn.counter.is_over_budget = True
+                await self._cut(turn, response, _BUDGET_EVENT, why="the budget is spent")
                 return
             if meter.is_stream:
                 chunk = block.feed(chunk)
+                if sent.is_for_user:
+                    turn.spoken_text.add(chunk)
             await self._write(response, chunk)
+            if (
+                is_open
+                and turn.spoken_text.is_over
+                and sent.is_for_user
+                and block.is_between_events
+            ):
+                last = block.ending() + _TEXT_EVENT
+                await self._cut(turn, response, last, why="enough was said")
+                return
         await self._write(response, block.rest())
         meter.end()
 
-    async def _cut(self, turn: Turn, response: web.StreamResponse) -> None:
-        """End a stream at the budget."""
-        turn.counter.is_over_budget = True
-        log.info("stream cut at the budget", extra=fields(turn=turn.id))
-        await self._write(response, _BUDGET_EVENT)
+    async def _cut(
+        self, turn: Turn, response: web.StreamResponse, last: bytes, *, why: str
+    ) -> None:
+        """End a stream with these bytes."""
+        log.info("stream cut", extra=fields(turn=turn.id, reason=why))
+        await self._write(response, last)
         await response.write_eof()
 
     async def _read_on(

@@ -6,7 +6,10 @@ import pytest
 from redis.asyncio import Redis
 
 from infra.wire.errors import ErrorCode
+from infra.wire.events import EndReason
+from infra.wire.options import TurnOptions
 from infra.wire.states import TurnState
+from infra.wire.text.bounds import BYTES_PER_TOKEN
 from tests.fakes.worker_stage import Stage, conversation
 from worker.conversations.container.kept_link import LOSSES_MAX
 from worker.turns.run import SAID_MAX_BYTES
@@ -58,6 +61,23 @@ async def test_what_is_no_event_reaches_nobody_and_ends_its_turn(
     assert all(payload not in frame.payload for frame in stage.frames[turn] if payload)
     assert len(stage.agents[C]) == 1, "its container is given up, not asked again"
     assert (await stage.ended(await stage.ask(C, "echo again"))).state is TurnState.DONE
+
+
+@pytest.mark.parametrize(("chars", "deltas"), [(3, 100), (1000, 1)])
+async def test_an_answer_has_the_length_that_its_client_set_whatever_the_agent_says(
+    stage: Stage, chars: int, deltas: int
+) -> None:
+    """The scripted agent knows no limit."""
+    await stage.worker()
+    options = TurnOptions(max_tokens=4)
+    turn = await stage.ask(C, f"stream {deltas} deltas of {chars} chars", turn_options=options)
+
+    end = await stage.ended(turn)
+
+    assert (end.state, end.end_reason) == (TurnState.DONE, EndReason.LENGTH)
+    assert len(await stage.log_text(turn)) == 4 * BYTES_PER_TOKEN
+    assert (await stage.ended(await stage.ask(C, "echo again"))).state is TurnState.DONE
+    assert len(stage.agents[C]) == 2, "its container is not used again"
 
 
 async def test_an_event_of_a_later_version_is_passed_on(stage: Stage) -> None:
