@@ -77,6 +77,11 @@ class AgentCatalog:
             if (profile.is_for(caller.tenant) if caller else not profile.tenants)
         }
 
+    def named(self, name: str, caller: Caller) -> AgentProfile | None:
+        """The agent that a `model` names, as it is now; None for the usual one, or none that the
+        caller may use."""
+        return self.offered(caller).get(name.partition("/")[0])
+
     async def found(self, name: str, caller: Caller | None) -> tuple[AgentProfile, str] | None:
         """The agent that a `model` means, if it means one that the caller may use, and its model's
         id."""
@@ -91,7 +96,7 @@ class AgentCatalog:
         None if there is none that the caller may use. Raises `StoreUnavailable`.
         """
         agent, _, wanted = name.partition("/")
-        profile = self.offered(caller).get(agent)
+        profile = self.named(name, caller)
         if profile is None:
             model = await self._models.resolve(name, caller)
             return ChosenAgent(model) if model is not None else None

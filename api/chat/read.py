@@ -21,6 +21,7 @@ from api.http.edge import held_body
 from api.turns.ask import Ask, Prompt
 from api.turns.naming import conversation_name, resends_history
 from api.turns.options import options_under, read_options
+from api.turns.options_of_agent import options_of_agent
 from api.turns.repeats import read_repeat
 from infra.runtime.settings import ClientToolsUse, ConversationSettings
 from infra.wire.errors import ErrorCode, RequestRefused
@@ -88,11 +89,12 @@ class ChatReader:
             tenant=tenant,
         )
         lane = self._rules.lane_of(chat, headers)
+        profile = None if lane is Lane.SIDE else chosen.profile
         ask = Ask(
             caller=caller,
             model=chosen.model,
             agent=None if lane is Lane.SIDE else chosen.agent,
-            profile=None if lane is Lane.SIDE else chosen.profile,
+            profile=profile,
             asked_model=chat.model,
             prompt=prompt,
             size=size,
@@ -104,7 +106,7 @@ class ChatReader:
             options=options_under(
                 chosen, read_options(headers, metadata, egress_profiles=self._egress_profiles)
             ),
-            turn_options=turn_options,
+            turn_options=options_of_agent(turn_options, profile, form_param="response_format"),
             repeat=read_repeat(headers, body, max_chars=settings.max_header_chars),
         )
         return chat, ask

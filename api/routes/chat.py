@@ -54,8 +54,8 @@ class ChatCompletions:
         if deps.drain.is_closed:
             raise RequestRefused("", code=ErrorCode.SHUTTING_DOWN)
         is_numbered = _wants_numbers(request.headers)
-        display = display_of(request.headers, deps.settings)
         chat, ask = await self._reader.read(request, caller)
+        display = display_of(request.headers, deps.settings, ask.profile)
         turn = await deps.turns.open(ask)
         held_body(request).hold(0)  # The answer needs only a few fields of it.
         forget_headers(request)

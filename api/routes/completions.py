@@ -47,10 +47,11 @@ def completion_routes(deps: ApiDeps) -> APIRouter:
         if deps.drain.is_closed:
             raise RequestRefused("", code=ErrorCode.SHUTTING_DOWN)
         record = await deps.lookup.find(turn_of(completion_id), caller)
+        agent = deps.agents.named(record.model, caller)
+        display = display_of(request.headers, deps.settings, agent)
         if not stream:
-            return await _whole(deps, record, display_of(request.headers, deps.settings))
+            return await _whole(deps, record, display)
         after = _cursor(request.headers, starting_after)
-        display = display_of(request.headers, deps.settings)
         return await _stream(deps, record, display, after=after, include_usage=include_usage)
 
     async def cancel_chat_completion(request: Request, completion_id: str) -> Cancellation:

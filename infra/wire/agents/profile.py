@@ -26,6 +26,7 @@ from infra.wire.agents.part import (
 )
 from infra.wire.agents.sub_agent import SubAgent
 from infra.wire.base import decode
+from infra.wire.options import Effort
 
 SUB_AGENTS_MAX = 32
 MCP_SERVERS_MAX = 32
@@ -57,8 +58,14 @@ class AgentProfile(ProfilePart):
     tools: tuple[ToolName, ...] | None = None
     max_turns: Annotated[int, Field(gt=0, le=10_000)] | None = None
     """Maximum number of model calls in one turn."""
+    effort: Effort | None = None
+    """How much its models think, if the client does not say."""
     client_tools: Literal["auto", "on", "off"] | None = None
     """Whether it may call the functions that clients send as `tools`."""
+    structured_output: Literal["auto", "off"] | None = None
+    """Whether clients may ask for an answer in a form (`response_format`)."""
+    tool_display: Literal["off", "reasoning", "text", "inline"] | None = None
+    """Where answers show its tools and its thinking, if the client does not say."""
     sub_agents: Annotated[Mapping[AgentName, SubAgent], Field(max_length=SUB_AGENTS_MAX)] = {}
     mcp_servers: Annotated[Mapping[ServerName, McpServer], Field(max_length=MCP_SERVERS_MAX)] = {}
     """MCP servers whose tools it has. Its tools reach them whatever the egress policy says, as long

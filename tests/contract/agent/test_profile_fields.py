@@ -117,6 +117,22 @@ async def test_a_sub_agent_has_its_own_prompt_tools_and_model(
     assert HAIKU in told["model"]
 
 
+async def test_a_sub_agents_model_calls_are_counted(model: Path, agent: LocalAgent) -> None:
+    prompt = "tool bash echo helped-$((40+2))"
+    asks = "tool Agent " + json.dumps(
+        {"description": "d", "prompt": prompt, "subagent_type": "helper"}
+    )
+    told = {}
+    async with connected(agent.socket) as (link, _):
+        for most in (1, 9):
+            helper = SubAgent(description="Helps.", prompt="Help.", max_turns=most)
+            told[most], _ = await calls_of(
+                model, link, asks, tools=("Bash", "Task"), sub_agents={"helper": helper}
+            )
+    assert "helped-42" not in told[1], "the second call would have told it"
+    assert "helped-42" in told[9]
+
+
 async def test_its_model_calls_are_counted(model: Path, agent: LocalAgent) -> None:
     async with connected(agent.socket) as (link, _):
         said, _ = await calls_of(

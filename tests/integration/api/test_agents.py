@@ -7,11 +7,14 @@ from pathlib import Path
 
 import pytest
 
+from infra.wire.options import Effort
 from tests.fakes.running_api import MODEL, running_api, until
 
 OPUS, HAIKU = "claude-opus-4-5-20251101", "claude-haiku-4-5-20251001"
 REVIEWER = f"""
 description: Reads patches.
+icon: "🔍"
+url: https://example.com/reviewer
 system_prompt: You review.
 models: [claude-opus-4.5, {HAIKU}]
 model: {HAIKU}
@@ -79,10 +82,54 @@ async def test_an_agents_egress_is_not_the_clients_to_choose(settings: dict[str,
         assert taken.status_code == 200
 
 
+async def test_its_effort_is_the_clients_to_change(
+    settings: dict[str, object], tmp_path: Path
+) -> None:
+    (tmp_path / "thinker.yaml").write_text("effort: low\n")
+    async with running_api(settings=settings) as api:
+        for fields, effort in (({}, Effort.LOW), ({"reasoning_effort": "high"}, Effort.HIGH)):
+            assert (await api.chat("hi", model="thinker", **fields)).status_code == 200
+            assert api.worker.requests[-1].turn_options.effort is effort
+        await api.chat("hi there", model=MODEL)
+        assert api.worker.requests[-1].turn_options.effort is None
+
+
+async def test_a_client_s_functions_are_offered_as_the_agent_says(
+    settings: dict[str, object], tmp_path: Path
+) -> None:
+    tools = [{"type": "function", "function": {"name": "look", "parameters": {"type": "object"}}}]
+    for name in ("on", "off"):
+        (tmp_path / f"tools-{name}.yaml").write_text(f"client_tools: {name}\n")
+    async with running_api(settings=settings) as api:
+        for name in ("on", "off"):
+            assert (await api.chat("hi", model=f"tools-{name}", tools=tools)).status_code == 200
+            offered = api.worker.requests[-1].turn_options.client_tools
+            assert (offered is not None) is (name == "on")
+
+
+async def test_an_agent_may_answer_in_text_only(
+    settings: dict[str, object], tmp_path: Path
+) -> None:
+    (tmp_path / "talker.yaml").write_text("structured_output: off\n")
+    (tmp_path / "former.yaml").write_text("structured_output: auto\n")
+    form = {"response_format": {"type": "json_object"}}
+    async with running_api(settings=settings) as api:
+        refused = await api.chat("say json", model="talker", **form)
+        assert refused.status_code == 400
+        assert refused.json()["error"]["param"] == "response_format"
+        assert "text only" in refused.json()["error"]["message"]
+        await api.chat("say json", model="former", **form)
+        assert api.worker.requests[-1].turn_options.answer_form is not None
+        title = await api.chat("a title", model="talker", headers={"X-Task": "title"}, **form)
+        assert title.status_code == 200, "no agent answers side requests"
+
+
 async def test_agents_are_listed_for_those_who_may_use_them(settings: dict[str, object]) -> None:
     async with running_api(settings=settings) as api, api.openai() as client:
         listed = {model.id: model.model_dump() for model in (await client.models.list()).data}
         assert listed["reviewer"]["description"] == "Reads patches."
+        assert listed["reviewer"]["icon"] == "🔍"
+        assert listed["reviewer"]["url"] == "https://example.com/reviewer"
         assert listed["reviewer"]["context_length"] == listed[HAIKU]["context_length"]
         assert next(iter(listed)) != "reviewer", "some clients begin with the first"
         assert "private" not in listed

@@ -22,6 +22,7 @@ from api.chat.request import read_chat_request
 from api.turns.chain import AnswerHead, head_of
 from api.turns.own_tags import SaidText, without_tags
 from infra.runtime.settings import AnswerSettings, ToolDisplay
+from infra.wire.agents.profile import AgentProfile
 from infra.wire.errors import ErrorCode, MalformedMessage, RequestRefused, TurnFailed
 from infra.wire.events import (
     EXCERPT_MAX_CHARS,
@@ -313,14 +314,22 @@ def test_the_request_decides_then_its_client_then_the_setting(
     headers: Mapping[str, str], setting: str, display: str
 ) -> None:
     settings = _settings(tool_display=setting)
-    assert display_of(headers, settings) is ToolDisplay(display)
+    assert display_of(headers, settings, None) is ToolDisplay(display)
+
+
+def test_an_agents_display_stands_above_the_setting_and_below_the_request() -> None:
+    profile = AgentProfile(tool_display="text")
+    for headers in ({}, {"x-openwebui-chat-id": "c1"}):
+        assert display_of(headers, _settings(), profile) is ToolDisplay.TEXT
+    assert display_of({DISPLAY_HEADER: "off"}, _settings(), profile) is ToolDisplay.OFF
+    assert display_of({}, _settings(), AgentProfile()) is ToolDisplay.REASONING
 
 
 def test_a_display_that_does_not_exist_is_refused() -> None:
     with pytest.raises(RequestRefused, match="must be one of off, reasoning, text, inline"):
-        display_of({DISPLAY_HEADER: "folded"}, _settings())
+        display_of({DISPLAY_HEADER: "folded"}, _settings(), None)
     other = _settings(inline_client_headers=())
-    assert display_of({"x-openwebui-chat-id": "c"}, other) is ToolDisplay.REASONING
+    assert display_of({"x-openwebui-chat-id": "c"}, other, None) is ToolDisplay.REASONING
 
 
 def _settings(**given: object) -> AnswerSettings:

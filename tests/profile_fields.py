@@ -1,0 +1,64 @@
+"""Which test shows each field of an agent's profile: one table.
+
+`tests/unit/docs/test_profile_fields.py` holds it against the profile, so a field without a test is
+an error. A test named here goes through the real CLI, or sees the effect where it is: at the API,
+at the gateway, or in the container. Fields inside a mapping are written `field.inner`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any, get_args
+
+from pydantic import BaseModel
+
+from infra.wire.agents.profile import AgentProfile
+
+SHOWN_BY: Mapping[str, str] = {
+    "description": "test_agents_are_listed_for_those_who_may_use_them",
+    "icon": "test_agents_are_listed_for_those_who_may_use_them",
+    "url": "test_agents_are_listed_for_those_who_may_use_them",
+    "system_prompt": "test_an_added_prompt_stands_behind_claude_codes_own",
+    "system_prompt.text": "test_an_added_prompt_stands_behind_claude_codes_own",
+    "system_prompt.mode": "test_an_added_prompt_stands_behind_claude_codes_own",
+    "models": "test_a_turn_says_which_agent_and_which_version",
+    "model": "test_a_turn_says_which_agent_and_which_version",
+    "tools": "test_only_its_tools_are_there",
+    "max_turns": "test_its_model_calls_are_counted",
+    "effort": "test_its_effort_is_on_the_wire",
+    "client_tools": "test_a_client_s_functions_are_offered_as_the_agent_says",
+    "structured_output": "test_an_agent_may_answer_in_text_only",
+    "tool_display": "test_its_tools_are_shown_where_it_says",
+    "sub_agents": "test_a_sub_agent_has_its_own_prompt_tools_and_model",
+    "sub_agents.description": "test_a_sub_agent_has_its_own_prompt_tools_and_model",
+    "sub_agents.prompt": "test_a_sub_agent_has_its_own_prompt_tools_and_model",
+    "sub_agents.tools": "test_a_sub_agent_has_its_own_prompt_tools_and_model",
+    "sub_agents.model": "test_a_sub_agent_has_its_own_prompt_tools_and_model",
+    "sub_agents.max_turns": "test_a_sub_agents_model_calls_are_counted",
+    "mcp_servers": "test_its_tools_are_the_agents_and_its_key_is_the_gateways",
+    "mcp_servers.url": "test_its_tools_are_the_agents_and_its_key_is_the_gateways",
+    "mcp_servers.headers": "test_its_tools_are_the_agents_and_its_key_is_the_gateways",
+    "questions": "test_an_agent_asks_in_plain_chat_and_goes_on_with_the_answer",
+    "environment": "test_its_variables_are_seen_by_its_tools_and_replace_none_of_ours",
+    "egress_profile": "test_an_agents_egress_is_not_the_clients_to_choose",
+    "idle_timeout_s": "test_a_turn_says_which_agent_and_which_version",
+    "turn_deadline_s": "test_a_turn_says_which_agent_and_which_version",
+    "turn_budget_tokens": "test_the_smaller_budget_counts",
+    "tenants": "test_agents_are_listed_for_those_who_may_use_them",
+}
+
+
+def fields_of(model: type[BaseModel] = AgentProfile, *, above: str = "") -> Iterator[str]:
+    """All fields of a profile, those inside another one too."""
+    for name, field in model.model_fields.items():
+        yield f"{above}{name}"
+        for part in _parts_of(field.annotation):
+            yield from fields_of(part, above=f"{above}{name}.")
+
+
+def _parts_of(annotation: Any) -> Iterator[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+        return
+    for inner in get_args(annotation):
+        yield from _parts_of(inner)
