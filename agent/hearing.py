@@ -124,7 +124,8 @@ class TurnHearing:
 
     async def _tell_calls(self, ended: TurnEnded) -> TurnEnded:
         self.left_open = self.calls
-        for question in filter(is_question, self.left_open):
+        questions = list(filter(is_question, self.left_open))
+        for question in questions:
             gap = "\n\n" if self._has_text else ""
             await self._say(TextDelta(text=gap + text_of(question)))
             await self._say_held()
@@ -133,7 +134,8 @@ class TurnHearing:
         calls = [call for call in self.left_open if not is_question(call)]
         for call in self.functions.told(calls):
             await self._turn.say(call)
-        return ended if calls else ended.model_copy(update={"end_reason": EndReason.DONE})
+        reason = EndReason.CALLS if calls else EndReason.DONE
+        return ended.model_copy(update={"end_reason": reason, "asks": bool(questions)})
 
     async def _tell_answer(self, answer: AnswerInForm, ended: TurnEnded) -> TurnEnded:
         await asyncio.to_thread(answer.read_prose)

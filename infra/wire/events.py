@@ -189,12 +189,14 @@ class TurnEnded(Message):
     `checkpoint` is the SDK transcript entry at which the turn ended, for branching. `heads` says
     how the answer begins (`infra.wire.history.answers`); None if unknown. `is_remembered` is False
     if the turn left the agent's memory unchanged. `end_reason` is meaningful if the state is done.
-    `made` is the worker's to say: an end from an agent that has it is refused.
+    `made` is the worker's to say: an end from an agent that has it is refused. `asks`: the answer
+    ends with a question to the user, and the work goes on with what they say next.
     """
 
     type: Literal["end"] = "end"
     state: TurnState
     end_reason: EndReason = EndReason.DONE
+    asks: bool = False
     usage: Usage = Usage()
     error: TurnError | None = None
     checkpoint: str | None = None

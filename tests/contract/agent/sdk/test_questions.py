@@ -54,10 +54,10 @@ async def test_a_question_ends_the_turn_and_the_next_words_answer_it(
 ) -> None:
     first = await ask(link, WORK, base=BaseKind.FRESH)
     assert text_of(first) == SHOWN
-    assert end_of(first).end_reason is EndReason.DONE
+    assert (end_of(first).end_reason, end_of(first).asks) == (EndReason.DONE, True)
     assert [event.name for event in first if isinstance(event, ToolCall)] == ["Bash"]
     second = await ask(link, "the second, please")
-    assert text_of(second) == "done"
+    assert (text_of(second), end_of(second).asks) == ("done", False)
     assert await told(model) == [
         f"user: {WORK}",
         'assistant: call Bash "echo before"',
