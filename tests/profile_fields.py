@@ -38,6 +38,7 @@ SHOWN_BY: Mapping[str, str] = {
     "mcp_servers": "test_its_tools_are_the_agents_and_its_key_is_the_gateways",
     "mcp_servers.url": "test_its_tools_are_the_agents_and_its_key_is_the_gateways",
     "mcp_servers.headers": "test_its_tools_are_the_agents_and_its_key_is_the_gateways",
+    "mcp_servers.timeout_s": "test_a_call_that_takes_too_long_is_ended",
     "questions": "test_an_agent_asks_in_plain_chat_and_goes_on_with_the_answer",
     "environment": "test_its_variables_are_seen_by_its_tools_and_replace_none_of_ours",
     "egress_profile": "test_an_agents_egress_is_not_the_clients_to_choose",

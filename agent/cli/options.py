@@ -7,7 +7,8 @@ from typing import Any
 
 from claude_agent_sdk import AgentDefinition, ClaudeAgentOptions, SessionStore
 
-from agent.cli.setup import CLI_SETTINGS, CliSetup, environment, mcp_url, prompt_flag
+from agent.cli.mcp_config import mcp_config
+from agent.cli.setup import CLI_SETTINGS, CliSetup, environment, prompt_flag
 from agent.memory.past import Past
 from infra.wire.link import AgentSettings
 
@@ -65,7 +66,7 @@ def build_options(
         verbatim_prompts=True,
         # Nothing in the workspace configures the agent: no hooks, no CLAUDE.md, no MCP servers.
         setting_sources=[],
-        mcp_servers={name: {"type": "http", "url": mcp_url(name)} for name in settings.mcp_servers},
+        mcp_servers=mcp_config(settings),
         strict_mcp_config=True,
         settings=CLI_SETTINGS,
         # The default, 1 MiB, ends the session when the agent reads a photo.

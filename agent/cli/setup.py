@@ -40,11 +40,6 @@ class CliSetup:
     """A CLI that has not come up by then is started again."""
 
 
-def mcp_url(name: str) -> str:
-    """Where an MCP server is, for a CLI: the gateway leads there."""
-    return f"http://{name}.mcp.internal/"
-
-
 def prompt_flag(is_added: bool) -> str:
     """The CLI's option for a file with a system prompt."""
     return "append-system-prompt-file" if is_added else "system-prompt-file"

@@ -19,6 +19,7 @@ from api.http.auth import Caller, without_key
 from api.http.bodies import LargeBodies, held_while_read, json_body
 from api.http.edge import held_body
 from api.turns.ask import Ask, Prompt
+from api.turns.mcp_secrets import read_mcp_secrets
 from api.turns.naming import conversation_name, resends_history
 from api.turns.options import options_under, read_options
 from api.turns.options_of_agent import options_of_agent
@@ -107,6 +108,9 @@ class ChatReader:
                 chosen, read_options(headers, metadata, egress_profiles=self._egress_profiles)
             ),
             turn_options=options_of_agent(turn_options, profile, form_param="response_format"),
+            mcp_secrets=read_mcp_secrets(
+                headers, wanted=profile.callers_secrets if profile else frozenset()
+            ),
             repeat=read_repeat(headers, body, max_chars=settings.max_header_chars),
         )
         return chat, ask

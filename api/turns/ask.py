@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import pairwise
 
 from api.http.auth import Caller
@@ -118,3 +118,5 @@ class Ask:
     """The options that it chooses for its conversation."""
     turn_options: TurnOptions = NO_TURN_OPTIONS
     """The options that it chooses for its turn."""
+    mcp_secrets: Mapping[str, str] = field(default_factory=dict, repr=False)
+    """What its caller sends for the agent's MCP servers."""

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum, auto
 
+from api.turns.mcp_secrets import is_mcp_secret
 from api.turns.naming import is_given
 from api.turns.options import OPTION_HEADERS
 from infra.store.turns.turns import RepeatOf, TurnRecord
@@ -97,6 +98,9 @@ def read_repeat(headers: Mapping[str, str], body: bytes | bytearray, *, max_char
         # With another option it is another request: a turn under way keeps the options it has.
         if is_given(value := headers.get(name, "").strip()):
             asked.update(f"\0{name}:{value}".encode())
+    for name, value in sorted(headers.items()):
+        if is_mcp_secret(name):
+            asked.update(f"\0{name.lower()}:{value.strip()}".encode())
     body_digest = asked.digest()
     tries = headers.get(RETRY_COUNT, "").strip()
     for name, kind in _KEYS:

@@ -13,15 +13,16 @@ from api.http.bodies import LARGE_BYTES, LargeBodies
 from api.turns.ask import Ask
 from api.turns.chain import OpenChain, head_of, last_chains
 from api.turns.deferred import DeferredCalls
+from api.turns.mcp_secrets import told
 from api.turns.naming import label
 from api.turns.open_answer import OwnAnswer, Trail
 from api.turns.relay import Relay
 from api.turns.relay_opener import RelayOpener
 from api.turns.temporary import TemporaryNames
 from infra.runtime.clock import Clock
-from infra.runtime.identity import new_turn_id
+from infra.runtime.identity import new_turn_id, secrets_version
 from infra.runtime.logs import fields
-from infra.runtime.sealing import SealContext, Sealer
+from infra.runtime.sealing import SealContext, Sealed, Sealer
 from infra.runtime.settings import Settings
 from infra.store.access.limits import SubmitLimits
 from infra.store.conversations.chains import ChainStore
@@ -33,6 +34,8 @@ from infra.wire.errors import RequestRefused, StoreUnavailable
 from infra.wire.history.answers import shown_head
 from infra.wire.history.decision import GO_ON_DIGEST
 from infra.wire.ids import ConversationKey, ReaderId, TurnId
+from infra.wire.mcp import CallerSecrets
+from infra.wire.options import TurnOptions
 from infra.wire.turns import Lane, TurnRequest
 
 log = logging.getLogger(__name__)
@@ -65,7 +68,9 @@ class TurnOpener:
         clock: Clock,
     ) -> None:
         self._settings = settings
+        self._secret = secret
         self._sealer = Sealer(secret)
+        self._mcp_sealer = Sealer(secret, Sealed.MCP_SECRETS)
         self._turns = turns
         self._chains = chains
         self._names = names
@@ -297,6 +302,18 @@ class TurnOpener:
         own_s = profile.idle_timeout_s if profile else None
         return own_s or self._settings.idle_timeout_s
 
+    def _with_secrets(self, ask: Ask, context: SealContext) -> TurnOptions:
+        """The turn's options, with what its caller sends for MCP servers."""
+        if not ask.mcp_secrets:
+            return ask.turn_options
+        secrets = told(ask.mcp_secrets)
+        sealed = CallerSecrets(
+            names=tuple(sorted(ask.mcp_secrets)),
+            sealed=self._mcp_sealer.seal(secrets, context),
+            version=secrets_version(self._secret, context.tenant, secrets),
+        )
+        return ask.turn_options.model_copy(update={"mcp_secrets": sealed})
+
     def _new_turn(self, ask: Ask, conversation: ConversationKey) -> NewTurn:
         limits, is_side = self._settings, ask.lane is Lane.SIDE
         turn = new_turn_id()
@@ -319,7 +336,7 @@ class TurnOpener:
                 lane=ask.lane,
                 options=ask.options,
                 agent=ask.agent,
-                turn_options=ask.turn_options,
+                turn_options=self._with_secrets(ask, context),
                 sent=ask.prompt.sent,
                 begins=ask.prompt.begins,
                 answers=tuple(map(shown_head, ask.prompt.answers)),

@@ -18,6 +18,7 @@ from pydantic_core import ErrorDetails
 from infra.profiles.places import Path, PlacedYaml, ProfileRefused, YamlPlace, read_document
 from infra.wire.agents.part import AGENT_NAME, PROMPT_MAX_CHARS, is_reserved
 from infra.wire.agents.profile import AgentProfile
+from infra.wire.mcp import CALLERS_SECRETS_MAX, bad_reference
 
 SUFFIX = ".yaml"
 FILE_MAX_BYTES = 512 * 1024
@@ -189,5 +190,21 @@ def _other_faults(profile: AgentProfile, document: PlacedYaml) -> Iterable[str]:
         if is_reserved(name):
             place = document.place_of(("environment", name))
             yield f"{place}: environment.{name}: this variable is the service's own"
+    yield from _mcp_faults(profile, document)
     if profile.model is not None and profile.models and profile.model not in profile.models:
         yield f"{document.place_of(('model',))}: model: is not one of `models`"
+
+
+def _mcp_faults(profile: AgentProfile, document: PlacedYaml) -> Iterable[str]:
+    for name, server in profile.mcp_servers.items():
+        for header, value in server.headers.items():
+            if (bad := bad_reference(value)) is not None:
+                place = document.place_of(("mcp_servers", name, "headers", header))
+                yield (
+                    f"{place}: mcp_servers.{name}.headers.{header}: `{bad}` names no secret: "
+                    "`${NAME}` is one of the gateway's, `${caller:NAME}` one of the caller's, in "
+                    "capital letters"
+                )
+    if len(profile.callers_secrets) > CALLERS_SECRETS_MAX:
+        place = document.place_of(("mcp_servers",))
+        yield f"{place}: mcp_servers: more than {CALLERS_SECRETS_MAX} secrets of the caller's"

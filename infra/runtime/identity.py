@@ -35,6 +35,11 @@ def address_id(secret: bytes, address: str) -> str:
     return _hmac(secret, b"address", address.encode())[:20]
 
 
+def secrets_version(secret: bytes, tenant: TenantId, told: str) -> str:
+    """What tells a tenant's secrets from others of theirs, without showing them: 16 hex digits."""
+    return _hmac(secret, b"mcp secrets", tenant.encode(), told.encode())[:16]
+
+
 def new_turn_id() -> TurnId:
     return TurnId(TURN_PREFIX + secrets.token_hex(16))
 

@@ -1,8 +1,9 @@
-"""Encryption of a caller's key on its way from the API to the gateway: AES-256-GCM, bound to its
-turn.
+"""Encryption of a caller's key and other secrets on their way from the API to the gateway:
+AES-256-GCM, bound to their turn.
 
 The associated data contains tenant, conversation, turn and expiry, so a sealed key that is copied
 elsewhere cannot be opened. The API seals, the gateway opens; nothing between them can read the key.
+Each kind of secret has a sealing key of its own, so that none can take the place of another.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import base64
 import binascii
 import secrets
 from dataclasses import dataclass
+from enum import StrEnum
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
@@ -22,6 +24,13 @@ from infra.wire.ids import ConversationKey, TenantId, TurnId
 
 _VERSION = "v1"
 _NONCE_BYTES = 12
+
+
+class Sealed(StrEnum):
+    """What is sealed."""
+
+    KEY = "agcluster sealed key"
+    MCP_SECRETS = "agcluster sealed mcp secrets"
 
 
 @dataclass(frozen=True)
@@ -41,8 +50,8 @@ class SealContext:
 class Sealer:
     """Seals and opens keys with a key derived from the cluster secret."""
 
-    def __init__(self, secret: bytes) -> None:
-        derived = HKDF(SHA256(), length=32, salt=None, info=b"agcluster sealed key").derive(secret)
+    def __init__(self, secret: bytes, what: Sealed = Sealed.KEY) -> None:
+        derived = HKDF(SHA256(), length=32, salt=None, info=what.value.encode()).derive(secret)
         self._aead = AESGCM(derived)
 
     def seal(self, api_key: str, context: SealContext) -> str:

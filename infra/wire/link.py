@@ -23,6 +23,7 @@ from infra.wire.agents.sub_agent import SubAgent
 from infra.wire.base import PROTOCOL_VERSION, Message, decode
 from infra.wire.errors import ErrorCode
 from infra.wire.ids import Fence, SaidSession, SaidTurn, TurnId, WorkerId
+from infra.wire.mcp import AgentMcpServer
 from infra.wire.options import (
     NO_OPTIONS,
     NO_TURN_OPTIONS,
@@ -68,8 +69,8 @@ class AgentSettings(Message):
     """The system prompt stands behind Claude Code's own, instead of replacing it."""
     tools: tuple[str, ...]
     sub_agents: Mapping[str, SubAgent] = {}
-    mcp_servers: tuple[str, ...] = ()
-    """Names of MCP servers, which the gateway leads to."""
+    mcp: Mapping[str, AgentMcpServer] = {}
+    """Its MCP servers by name."""
     asks_questions: bool = False
     """The agent may end a turn with a question to its user."""
     environment: Mapping[str, str] = {}
@@ -92,7 +93,7 @@ class AgentSettings(Message):
             self.max_turns,
             self.max_thinking_tokens,
             self.is_prompt_added,
-            self.mcp_servers,
+            tuple(sorted((name, one.model_dump_json()) for name, one in self.mcp.items())),
             tuple(sorted(self.model_tiers.items())),
             tuple(sorted(self.environment.items())),
             tuple(sorted((name, one.model_dump_json()) for name, one in self.sub_agents.items())),

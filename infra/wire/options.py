@@ -7,6 +7,7 @@ from __future__ import annotations
 from enum import StrEnum
 
 from infra.wire.base import Message
+from infra.wire.mcp import CallerSecrets
 
 
 class ConversationOptions(Message):
@@ -111,6 +112,8 @@ class TurnOptions(Message):
     """The answer is a JSON object of this form; None for text."""
     client_tools: ClientTools | None = None
     """The client's functions that are offered; None for none."""
+    mcp_secrets: CallerSecrets | None = None
+    """What the caller sends for the agent's MCP servers."""
 
     @property
     def for_gateway(self) -> TurnOptions:
@@ -122,6 +125,11 @@ class TurnOptions(Message):
         if self.answer_form is not None:
             without["max_tokens"] = None
         return self.model_copy(update=without)
+
+    @property
+    def without_secrets(self) -> TurnOptions:
+        """What an agent gets of them: nothing that is sealed."""
+        return self.model_copy(update={"mcp_secrets": None})
 
 
 NO_TURN_OPTIONS = TurnOptions()

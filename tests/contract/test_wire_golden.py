@@ -39,6 +39,7 @@ from infra.wire.events import (
     encode_event,
 )
 from infra.wire.ids import ConversationKey, Fence, FileId, TenantId, TurnId, WorkerId
+from infra.wire.mcp import AgentMcpServer
 from infra.wire.options import AnswerForm, ClientTool, ClientTools, ConversationOptions, TurnOptions
 from infra.wire.states import TurnState
 from infra.wire.turns import (
@@ -69,7 +70,7 @@ SETTINGS = link.AgentSettings(
     max_thinking_tokens=2048,
     is_prompt_added=True,
     asks_questions=True,
-    mcp_servers=("github",),
+    mcp={"github": AgentMcpServer(timeout_s=60)},
     sub_agents={"finder": SubAgent(description="Finds.", prompt="Find.", tools=("Grep",))},
     environment={"LANG": "C.UTF-8"},
 )
@@ -112,6 +113,7 @@ OPAQUE = {
     "model_tiers",
     "sub_agents",
     "environment",
+    "mcp",
     "mcp_servers",
     "turns",
 }

@@ -11,13 +11,15 @@ from typing import Any
 import pytest
 from openai.types.chat import ChatCompletion
 
-from tests.e2e.deployments import Deployment, embedded, free_port
+from tests.e2e.deployments import GOOD_KEY, Deployment, embedded, free_port
 from tests.fakes.mcp_server import RunningMcpServer, mcp_server
 from tests.parts import need
 
 pytestmark = [pytest.mark.bwrap, pytest.mark.timeout(240)]
 
 SECRET = "mcp-canary-7f3a9c"
+ANNAS, BERTS, BERTS_NEW = "annas-canary-91b2", "berts-canary-22c7", "berts-new-canary-03d4"
+ANNA, BERT = "sk-ant-anna-canary-0001", "sk-ant-bert-canary-0002"
 FINDS_IT = f"echo {base64.b64encode(SECRET.encode()).decode()} | base64 -d"
 LOOKS_FOR_IT = f'cat /proc/*/environ /proc/*/cmdline | tr "\\0" "\\n" | grep -c "$({FINDS_IT})"'
 
@@ -33,12 +35,21 @@ class Scene:
     deployment: Deployment
     server: RunningMcpServer
 
-    def ask(self, prompt: str, *, model: str = "helper", **more: Any) -> ChatCompletion:
-        with self.deployment.client() as client:
+    def ask(
+        self, prompt: str, *, model: str = "helper", key: str = GOOD_KEY, **more: Any
+    ) -> ChatCompletion:
+        with self.deployment.client(key) as client:
             answer: ChatCompletion = client.chat.completions.create(
                 model=model, messages=[{"role": "user", "content": prompt}], **more
             )
             return answer
+
+    def ask_as(self, key: str, secret: str | None, prompt: str, *, name: str) -> ChatCompletion:
+        """Ask the agent whose server wants a secret of its caller's, in that conversation."""
+        headers = {"X-Conversation-ID": name}
+        if secret is not None:
+            headers["X-AgCluster-MCP-Echo-Token"] = secret
+        return self.ask(prompt, model="personal", key=key, extra_headers=headers)
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +57,8 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
     need("bwrap")
     need("redis")
     agents = tmp_path_factory.mktemp("agents")
-    with mcp_server(tmp_path_factory.mktemp("mcp"), key=f"Bearer {SECRET}") as server:
+    keys = (f"Bearer {key}" for key in (SECRET, ANNAS, BERTS, BERTS_NEW))
+    with mcp_server(tmp_path_factory.mktemp("mcp"), *keys) as server:
         echo = f"""
 mcp_servers:
   echo:
@@ -56,6 +68,8 @@ mcp_servers:
         dead = f"  dead: {{url: 'http://127.0.0.1:{free_port()}/mcp'}}\n"
         (agents / "helper.yaml").write_text(echo)
         (agents / "unlucky.yaml").write_text(echo + dead)
+        (agents / "hasty.yaml").write_text(f"{echo}    timeout_s: 1\n")
+        (agents / "personal.yaml").write_text(echo.replace("ECHO_KEY", "caller:ECHO_TOKEN"))
         settings = {
             "AGCLUSTER_AGENTS_DIR": str(agents),
             "AGCLUSTER_MCP_SECRETS": json.dumps({"ECHO_KEY": SECRET}),
@@ -115,8 +129,64 @@ def test_a_dead_server_is_told_and_holds_nobody_up(scene: Scene) -> None:
     assert "The MCP server dead" in shown(answer)
 
 
+def test_a_call_that_takes_too_long_is_ended(scene: Scene) -> None:
+    assert "timed out" in said(scene.ask('tool mcp__echo__wait {"seconds": 60}', model="hasty"))
+    assert "waited" in said(scene.ask('tool mcp__echo__wait {"seconds": 0.1}', model="hasty"))
+
+
 def test_an_agent_without_it_has_none_of_its_tools(scene: Scene) -> None:
     answer = scene.ask("toolnames", model="claude-sonnet-4.5")
     assert "mcp__" not in said(answer)
     refused = scene.ask(f"{CURL} http://echo.mcp.internal/", model="claude-sonnet-4.5")
     assert "404" in said(refused)
+
+
+def asked_with(scene: Scene, *secrets: str) -> list[dict[str, str]]:
+    """The headers of the requests that came with one of these secrets."""
+    wanted = {f"Bearer {secret}" for secret in secrets}
+    headers = [request["headers"] for request in scene.server.requests]
+    return [one for one in headers if one.get("authorization") in wanted]
+
+
+def test_each_caller_is_known_to_the_server_by_their_own_secret(scene: Scene) -> None:
+    shout = 'tool mcp__echo__repeat {{"text": "{}"}}'
+    assert "I AM ANNA" in said(scene.ask_as(ANNA, ANNAS, shout.format("i am anna"), name="same"))
+    assert asked_with(scene, ANNAS)
+    assert not asked_with(scene, BERTS)
+    of_anna = len(asked_with(scene, ANNAS))
+    assert "I AM BERT" in said(scene.ask_as(BERT, BERTS, shout.format("i am bert"), name="same"))
+    assert asked_with(scene, BERTS)
+    assert len(asked_with(scene, ANNAS)) == of_anna
+
+
+def test_a_changed_secret_begins_anew_with_the_server(scene: Scene) -> None:
+    shout = 'tool mcp__echo__repeat {{"text": "{}"}}'
+    scene.ask_as(BERT, BERTS, shout.format("first"), name="changing")
+    of_before = len(asked_with(scene, BERTS))
+    again = scene.ask_as(BERT, BERTS_NEW, shout.format("second"), name="changing")
+    assert "SECOND" in said(again)
+    assert len(asked_with(scene, BERTS)) == of_before
+    # The agent greets the server and reads its tools as another person, in the same conversation.
+    assert "tools/list" in {one.get("mcp-method") for one in asked_with(scene, BERTS_NEW)}
+    assert "first" in said(scene.ask_as(BERT, BERTS_NEW, "history", name="changing"))
+
+
+def test_without_the_callers_secret_they_are_told_which_header_lacks(scene: Scene) -> None:
+    answer = scene.ask_as(ANNA, None, "toolnames", name="none")
+    assert "mcp__" not in said(answer)
+    assert "X-AgCluster-MCP-ECHO-TOKEN" in shown(answer)
+    later = scene.ask_as(ANNA, ANNAS, 'tool mcp__echo__repeat {"text": "now"}', name="none")
+    assert "NOW" in said(later)
+
+
+def test_a_callers_secret_is_only_at_the_gateway(scene: Scene) -> None:
+    hidden = f"echo {base64.b64encode(ANNAS.encode()).decode()} | base64 -d"
+    looks = LOOKS_FOR_IT.replace(FINDS_IT, hidden)
+    prompt = f'tool mcp__echo__repeat {{"text": "x"}} then tool bash {looks}'
+    assert said(scene.ask_as(ANNA, ANNAS, prompt, name="look")).strip().splitlines()[-1] == "0"
+    deployment = scene.deployment
+    assert deployment.data_dir is not None
+    assert ANNAS not in deployment.output()
+    files = [path for path in deployment.data_dir.rglob("*") if path.is_file()]
+    assert files
+    assert not [path for path in files if ANNAS.encode() in path.read_bytes()]

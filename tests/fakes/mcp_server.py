@@ -1,21 +1,22 @@
 """A real MCP server over HTTP, made with the `mcp` package: it asks for a key and echoes.
 
-    with mcp_server(key="Bearer s3cret") as server:
+    with mcp_server(folder, "Bearer s3cret") as server:
         ... server.url ...
         assert server.calls
 
-`python -m tests.fakes.mcp_server PORT KEY` serves it; each request is printed as a line of JSON.
+`python -m tests.fakes.mcp_server PORT LOG KEY...` serves it; the log has a line for each request.
 """
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,14 +38,14 @@ class RunningMcpServer:
 
 
 @contextlib.contextmanager
-def mcp_server(folder: Path, *, key: str) -> Iterator[RunningMcpServer]:
-    """The server on a free port of loopback."""
+def mcp_server(folder: Path, *keys: str) -> Iterator[RunningMcpServer]:
+    """The server on a free port of loopback; each of these values of `Authorization` is right."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = int(probe.getsockname()[1])
     log = folder / "mcp.log"
     log.touch()
-    command = [sys.executable, "-m", "tests.fakes.mcp_server", str(port), key, str(log)]
+    command = [sys.executable, "-m", "tests.fakes.mcp_server", str(port), str(log), *keys]
     process = subprocess.Popen(command, cwd=ROOT)
     try:
         _wait(port, process)
@@ -64,7 +65,7 @@ def _wait(port: int, process: subprocess.Popen[bytes]) -> None:
     raise TimeoutError("the MCP server did not come up")
 
 
-def _serve(port: int, key: str, log: Path) -> None:
+def _serve(port: int, log: Path, keys: Sequence[str]) -> None:
     import uvicorn
     from mcp.server.mcpserver import MCPServer
     from starlette.responses import PlainTextResponse
@@ -77,13 +78,19 @@ def _serve(port: int, key: str, log: Path) -> None:
         """Says the text again, louder."""
         return text.upper()
 
+    @server.tool()
+    async def wait(seconds: float) -> str:
+        """Answers after that time."""
+        await asyncio.sleep(seconds)
+        return "waited"
+
     def guarded(app: ASGIApp) -> ASGIApp:
         async def checked(scope: Scope, receive: Receive, send: Send) -> None:
             if scope["type"] != "http":
                 await app(scope, receive, send)
                 return
             headers = {name.decode(): value.decode() for name, value in scope["headers"]}
-            is_right = headers.get("authorization") == key
+            is_right = headers.get("authorization") in keys
             with log.open("a") as file:
                 told = {"method": scope["method"], "path": scope["path"], "headers": headers}
                 file.write(json.dumps({**told, "is_right": is_right}) + "\n")
@@ -98,4 +105,4 @@ def _serve(port: int, key: str, log: Path) -> None:
 
 
 if __name__ == "__main__":
-    _serve(int(sys.argv[1]), sys.argv[2], Path(sys.argv[3]))
+    _serve(int(sys.argv[1]), Path(sys.argv[2]), sys.argv[3:])

@@ -152,7 +152,7 @@ class Delivery:
         turn is open.
         """
         settings = self._settings(claimed)
-        if not begins_afresh(claimed) or settings.mcp_servers:
+        if not begins_afresh(claimed) or settings.mcp:
             return None
         return Launch(settings=settings).encode()
 

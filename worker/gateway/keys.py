@@ -1,6 +1,9 @@
-"""A caller's key while its turn runs: in memory, can be wiped, never printed."""
+"""A caller's key and other secrets while a turn runs: in memory, can be wiped, never printed."""
 
 from __future__ import annotations
+
+import json
+from collections.abc import Mapping
 
 from infra.runtime.sealing import SealContext, Sealer
 from infra.wire.errors import AgClusterError, ErrorCode
@@ -42,12 +45,44 @@ class TurnKey:
         return "TurnKey([key])"
 
 
+class CallersSecrets:
+    """What a caller sends for the MCP servers of one turn, until it is wiped."""
+
+    def __init__(self, told: str = "") -> None:
+        """`told`: a JSON object of names and values."""
+        self._bytes = bytearray(told.encode())
+
+    def reveal(self) -> Mapping[str, str]:
+        """The values by name; none once they are wiped."""
+        values: dict[str, str] = json.loads(self._bytes.decode()) if self._bytes else {}
+        return values
+
+    def wipe(self) -> None:
+        """Overwrite them. May be called repeatedly."""
+        self._bytes[:] = bytes(len(self._bytes))
+        self._bytes.clear()
+
+    def __repr__(self) -> str:
+        return "CallersSecrets([secrets])"
+
+
 def open_key(sealer: Sealer, command: OpenTurn | SideCall, *, now_ms: int) -> TurnKey:
     """The key that was sealed for exactly this turn. Raises `KeyNotOpened`."""
-    context = SealContext(
+    return TurnKey(sealer.open(command.sealed_key, _context(command), now_ms=now_ms))
+
+
+def open_callers_secrets(sealer: Sealer, command: OpenTurn, *, now_ms: int) -> CallersSecrets:
+    """What was sealed for exactly this turn. Raises `KeyNotOpened`."""
+    given = command.turn_options.mcp_secrets
+    if given is None:
+        return CallersSecrets()
+    return CallersSecrets(sealer.open(given.sealed, _context(command), now_ms=now_ms))
+
+
+def _context(command: OpenTurn | SideCall) -> SealContext:
+    return SealContext(
         tenant=command.tenant,
         conversation=command.conversation,
         turn=command.turn,
         expires_ms=command.expires_ms,
     )
-    return TurnKey(sealer.open(command.sealed_key, context, now_ms=now_ms))

@@ -23,14 +23,14 @@ from infra.runtime.console import complain
 from infra.runtime.lifecycle import stop_signals
 from infra.runtime.logs import configure_logs, fields
 from infra.runtime.memory import forbid_dumps, give_back_large_pieces
-from infra.runtime.sealing import Sealer
+from infra.runtime.sealing import Sealed, Sealer
 from infra.runtime.settings import Settings, SettingsRefused, load_settings
 from infra.wire.errors import AgClusterError
 from worker.gateway.control import ControlServer, claim_control_socket
 from worker.gateway.egress.addresses import IPAddress, IPNetwork, but_not, why_refused_here
+from worker.gateway.egress.carrying import EgressLimits
 from worker.gateway.egress.mcp import McpSecrets
 from worker.gateway.egress.proxy import (
-    EgressLimits,
     EgressProxy,
     EgressRules,
     Resolver,
@@ -149,7 +149,13 @@ async def serve(
                 return made
 
             sealer = Sealer(config.secret)
-            table = SessionTable(listen=listen, sealer=sealer, clock=outside.clock, group=group)
+            table = SessionTable(
+                listen=listen,
+                sealer=sealer,
+                mcp_sealer=Sealer(config.secret, Sealed.MCP_SECRETS),
+                clock=outside.clock,
+                group=group,
+            )
             side_calls = SideCalls(
                 upstream,
                 sealer=sealer,

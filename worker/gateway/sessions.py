@@ -24,7 +24,7 @@ from infra.runtime.sealing import Sealer
 from infra.wire.errors import AgClusterError, IllegalTransition
 from infra.wire.gateway import GatewayStatus, OpenSession, OpenTurn, TurnMeter
 from infra.wire.ids import ConversationKey, Fence, TurnId
-from worker.gateway.keys import TurnKey, open_key
+from worker.gateway.keys import CallersSecrets, TurnKey, open_callers_secrets, open_key
 from worker.gateway.model.metering import Ledger, TurnCounter
 from worker.gateway.model.spoken_text import SpokenText
 from worker.gateway.tries import FailedTries
@@ -93,7 +93,13 @@ class Traffic:
 class Turn:
     """A turn whose model calls are passed on with its key, until it ends."""
 
-    def __init__(self, command: OpenTurn, key: TurnKey, counter: TurnCounter) -> None:
+    def __init__(
+        self,
+        command: OpenTurn,
+        key: TurnKey,
+        counter: TurnCounter,
+        callers_secrets: CallersSecrets | None = None,
+    ) -> None:
         self.id = command.turn
         self.tenant = command.tenant
         self.models = frozenset(command.models)
@@ -102,6 +108,8 @@ class Turn:
         self.expires_ms = command.expires_ms
         self.budget_tokens = command.budget_tokens
         self.key = key
+        self.callers_secrets = callers_secrets or CallersSecrets()
+        """What its caller sends for its MCP servers."""
         self.counter = counter
         self.spoken_text = SpokenText(command.turn_options.max_tokens)
         self.egress_bytes = 0
@@ -148,6 +156,7 @@ class Turn:
             raise IllegalTransition(f"turn {self.id}", self.state, state)
         self.state = state
         self.key.wipe()
+        self.callers_secrets.wipe()
         now = asyncio.get_running_loop().time()
         for scope in self._under_way:
             scope.reschedule(now)
@@ -227,11 +236,14 @@ class SessionTable:
         *,
         listen: Callable[[GatewaySession], Awaitable[Listeners]],
         sealer: Sealer,
+        mcp_sealer: Sealer,
         clock: Clock,
         group: asyncio.TaskGroup,
     ) -> None:
+        """`mcp_sealer` opens what callers send for MCP servers."""
         self._listen = listen
         self._sealer = sealer
+        self._mcp_sealer = mcp_sealer
         self._clock = clock
         self._group = group
         self._sessions: dict[ConversationKey, GatewaySession] = {}
@@ -285,15 +297,18 @@ class SessionTable:
             raise NoSession(f"session {command.conversation} is not open here")
         if command.fence < session.fence:
             raise StaleFence(session.conversation, given=command.fence, fence=session.fence)
-        key = open_key(self._sealer, command, now_ms=self._clock.unix_ms())
+        now_ms = self._clock.unix_ms()
+        key = open_key(self._sealer, command, now_ms=now_ms)
+        callers_secrets = open_callers_secrets(self._mcp_sealer, command, now_ms=now_ms)
         session.raise_fence(command.fence)
         if session.turn is not None:
             if session.turn.id == command.turn and session.turn.state is KeyState.OPEN:
                 key.wipe()
+                callers_secrets.wipe()
                 session.turn.budget_tokens = command.budget_tokens
                 return
             self._end_turn(session)
-        turn = Turn(command, key, self.ledger.open(command.turn))
+        turn = Turn(command, key, self.ledger.open(command.turn), callers_secrets)
         session.begin_turn(turn)
         self._expiries[turn] = self._group.create_task(self._expire_later(turn))
         log.info("turn open", extra=_told(session, turn))

@@ -8,6 +8,7 @@ from infra.runtime.settings.models import ModelSettings
 from infra.wire.agents.profile import AgentProfile
 from infra.wire.link import AgentSettings
 from infra.wire.turns import TurnRequest
+from worker.turns.mcp_servers import mcp_servers
 
 AGENT_SHARE_OF_GRACE = 0.6
 """The part of the grace time that the agent may use before it kills its CLI; the rest is ours."""
@@ -25,6 +26,7 @@ def agent_settings(
     if profile is not None:
         return _of_profile(settings, profile, models).model_copy(
             update={
+                "mcp": mcp_servers(profile, request.turn_options.mcp_secrets),
                 "model": request.model,
                 "system_prompt": _prompt(profile, request.system_prompt),
                 "is_prompt_added": profile.system_prompt is not None
@@ -67,7 +69,6 @@ def _of_profile(
     update: dict[str, object] = {
         "sub_agents": profile.sub_agents,
         "environment": profile.environment,
-        "mcp_servers": tuple(profile.mcp_servers),
         "model_tiers": models.tiers_of(_open_models(profile, models)),
     }
     if profile.tools is not None:

@@ -50,7 +50,7 @@ class Standing:
             turn=request.turn,
             settings=settings,
             options=request.options,
-            turn_options=request.turn_options,
+            turn_options=request.turn_options.without_secrets,
             base=self.base.kind,
             checkpoint=self.base.checkpoint,
             history=request.history if self.tells_history else (),

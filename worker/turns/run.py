@@ -50,6 +50,7 @@ from worker.turns.limits.spending import Spending
 from worker.turns.limits.time_limits import TimeLimits
 from worker.turns.link.agent_link import AgentLink
 from worker.turns.link.client_calls import check_calls
+from worker.turns.mcp_servers import missing_notices
 from worker.turns.memory import Standing, begun_base, is_resending
 from worker.turns.output import TurnOutput
 from worker.turns.phases import RUN_TRANSITIONS, RunPhase
@@ -222,7 +223,9 @@ class TurnRun:
         if self.told_ns is None:
             self.told_ns = file_time_ns()
             self.fetched_ns = latest_file_time_ns()
-        link.send_line(self._standing.start_line(request, settings, notices=self._notices))
+        missing = missing_notices(self.claimed.profile, request.turn_options.mcp_secrets)
+        notices = (*self._notices, *missing)
+        link.send_line(self._standing.start_line(request, settings, notices=notices))
         if self.timeline is not None:
             self.timeline.is_resumed = self._standing.transcript is not None
             self.timeline.note(StartPhase.TOLD)

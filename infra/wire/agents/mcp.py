@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated
 
-from pydantic import StringConstraints
+from pydantic import Field, StringConstraints
 
 from infra.wire.agents.part import ProfilePart
+from infra.wire.mcp import callers_names
 
 HeaderName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9-]{1,100}$")]
 ServerName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9-]{0,39}$")]
@@ -26,4 +27,12 @@ class McpServer(ProfilePart):
     url: Annotated[str, StringConstraints(pattern=_URL, max_length=2000)]
     """Its address, as in its own documentation."""
     headers: Mapping[HeaderName, Annotated[str, StringConstraints(pattern=_HEADER_VALUE)]] = {}
-    """Headers of each request. `${NAME}` stands for a secret of `AGCLUSTER_MCP_SECRETS`."""
+    """Headers of each request. `${NAME}` stands for a secret of `AGCLUSTER_MCP_SECRETS`,
+    `${caller:NAME}` for one that the caller sends in the header `X-AgCluster-MCP-NAME`."""
+    timeout_s: Annotated[float, Field(gt=0, le=3600)] = 300.0
+    """A call that takes longer is ended."""
+
+    @property
+    def callers_secrets(self) -> frozenset[str]:
+        """The names of the secrets that its caller has to send."""
+        return callers_names(self.headers.values())

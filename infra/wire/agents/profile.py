@@ -87,6 +87,11 @@ class AgentProfile(ProfilePart):
     """The tenants that may see and use it; empty for all. `agcluster usage list` shows tenants."""
 
     @property
+    def callers_secrets(self) -> frozenset[str]:
+        """The names of the secrets that its MCP servers want of its caller."""
+        return frozenset().union(*(one.callers_secrets for one in self.mcp_servers.values()))
+
+    @property
     def digest(self) -> str:
         """What this version of it is known by: 32 hex digits of its contents."""
         told = json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))

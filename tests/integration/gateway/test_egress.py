@@ -19,7 +19,8 @@ from infra.wire.socket_folder import EGRESS_SOCKET
 from tests.fakes.scripted_model import RunningModel
 from tests.integration.gateway.conftest import CONVERSATION, PATIENCE_S, TURN, Host, HostMaker
 from worker.gateway.egress.addresses import IPAddress, why_refused
-from worker.gateway.egress.proxy import MCP_REQUESTS_MAX, EgressLimits, EgressRules
+from worker.gateway.egress.carrying import MCP_REQUESTS_MAX, EgressLimits
+from worker.gateway.egress.proxy import EgressRules
 from worker.gateway.main import Outside
 
 PUBLIC = ipaddress.ip_address("93.184.216.34")
@@ -58,6 +59,8 @@ class Echo:
         try:
             while data := await reader.read(65536):
                 self.seen.append(data)
+                if data.startswith(b"POST /mcp "):
+                    writer.write(b"HTTP/1.1 200 OK\r\n\r\n")
                 writer.write(data.upper())
                 await writer.drain()
         except ConnectionError:

@@ -18,16 +18,18 @@ from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 from infra.wire.agents.mcp import McpServer
+from infra.wire.mcp import REFERENCE
 from worker.gateway.egress.request import ProxyRequest, authority_of, opening
 
 SUFFIX = ".mcp.internal"
 BODY_MAX_BYTES = 4 * 1024 * 1024
 CONNECT_TIMEOUT_S = 10.0
+TIMEOUT_SLACK_S = 5.0
+"""The agent ends a call first, because it knows what to say about it."""
 
 _METHODS = frozenset({"POST", "DELETE"})
 """A GET would be a stream of the server's own messages; the protocol allows a server to have none,
 and it would hold a connection between turns."""
-_SECRET = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]{0,63})\}")
 _LENGTH = re.compile(r"[0-9]{1,9}")
 _NEVER_PASSED = frozenset({"authorization", "cookie", "x-api-key", "transfer-encoding", "expect"})
 
@@ -51,21 +53,28 @@ class McpRequest:
     is_tls: bool
     head: bytes
     body_bytes: int
+    timeout_s: float
+    """How long the whole answer may take."""
 
 
 class McpSecrets:
-    """The secrets that headers of MCP servers name."""
+    """The operator's secrets that headers of MCP servers name."""
 
     def __init__(self, told: str = "") -> None:
         """`told`: a JSON object of names and values. Raises `ValueError` for anything else."""
         values = json.loads(told) if told else {}
-        if not isinstance(values, dict) or not all(map(_is_plain, values.values())):
+        if not isinstance(values, dict) or not all(map(is_plain, values.values())):
             raise ValueError("must be a JSON object of names and texts of one line")
         self._values: Mapping[str, str] = values
 
-    def put_into(self, text: str) -> str:
-        """The text with the secrets that it names. Raises `KeyError` for one that is not there."""
-        return _SECRET.sub(lambda found: self._values[found[1]], text)
+    def put_into(self, text: str, callers: Mapping[str, str]) -> str:
+        """The text with the secrets that it names, those of the caller included.
+
+        Raises `KeyError` for one that is not there. What a secret itself says is not looked at.
+        """
+        return REFERENCE.sub(
+            lambda found: callers[found[1]] if found[1] else self._values[found[2]], text
+        )
 
 
 def is_mcp(request: ProxyRequest) -> bool:
@@ -74,9 +83,13 @@ def is_mcp(request: ProxyRequest) -> bool:
 
 
 def request_to(
-    request: ProxyRequest, servers: Mapping[str, McpServer], secrets: McpSecrets
+    request: ProxyRequest,
+    servers: Mapping[str, McpServer],
+    secrets: McpSecrets,
+    callers: Mapping[str, str],
 ) -> McpRequest:
-    """The agent's request as its server gets it. Raises `McpRefused`."""
+    """The agent's request as its server gets it. `callers`: the caller's secrets. Raises
+    `McpRefused`."""
     server = servers.get(request.host.removesuffix(SUFFIX))
     if server is None:
         raise McpRefused(404, "this agent has no such MCP server")
@@ -91,7 +104,7 @@ def request_to(
     port = parts.port or (443 if is_tls else 80)
     host = parts.hostname or ""
     target = f"{parts.path or '/'}{f'?{parts.query}' if parts.query else ''}"
-    headers = _headers(request, server, secrets)
+    headers = _headers(request, server, secrets, callers)
     authority = authority_of(host, port, usual=443 if is_tls else 80)
     return McpRequest(
         host=host,
@@ -99,6 +112,7 @@ def request_to(
         is_tls=is_tls,
         head=opening(request.method, target, authority, headers),
         body_bytes=_body_bytes(request),
+        timeout_s=server.timeout_s + TIMEOUT_SLACK_S,
     )
 
 
@@ -117,19 +131,27 @@ async def connected_to(request: McpRequest) -> tuple[asyncio.StreamReader, async
         ) from error
 
 
-def _headers(request: ProxyRequest, server: McpServer, secrets: McpSecrets) -> list[bytes]:
+def _headers(
+    request: ProxyRequest,
+    server: McpServer,
+    secrets: McpSecrets,
+    callers: Mapping[str, str],
+) -> list[bytes]:
     ours = {name.lower() for name in server.headers} | _NEVER_PASSED
     kept = [line for line in request.headers if _name(line) not in ours]
     try:
-        added = [f"{name}: {secrets.put_into(value)}" for name, value in server.headers.items()]
+        added = [
+            f"{name}: {secrets.put_into(value, callers)}" for name, value in server.headers.items()
+        ]
         return [*kept, *(line.encode("ascii") for line in added)]
     except KeyError as error:
         raise McpRefused(
-            502, "the MCP server is not set up", detail=f"AGCLUSTER_MCP_SECRETS lacks {error}"
+            502, "the MCP server is not set up", detail=f"there is no secret {error}"
         ) from error
 
 
-def _is_plain(value: object) -> bool:
+def is_plain(value: object) -> bool:
+    """Whether it can stand in a header."""
     return isinstance(value, str) and value.isascii() and value.isprintable()
 
 

@@ -14,48 +14,36 @@ import asyncio
 import ipaddress
 import logging
 import socket
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
-from aiolimiter import AsyncLimiter
-
-from infra.runtime.logs import RatedLog, fields
+from infra.runtime.logs import fields
 from infra.runtime.settings import EgressPolicy, EgressProfile
-from infra.wire.errors import AgClusterError
 from worker.gateway.bounds import Pace, Places, PlacesTaken, TooFast
 from worker.gateway.egress.addresses import IPAddress, why_refused_here
-from worker.gateway.egress.mcp import McpRefused, McpSecrets, connected_to, is_mcp, request_to
+from worker.gateway.egress.carrying import (
+    CHUNK_BYTES,
+    CarriedBytes,
+    EgressBounds,
+    EgressLimits,
+    EgressRefused,
+    LimitReached,
+    Streams,
+    exchange,
+)
+from worker.gateway.egress.mcp import McpSecrets, is_mcp
+from worker.gateway.egress.mcp_calls import McpCalls
 from worker.gateway.egress.request import BadProxyRequest, ProxyRequest, parse_request
 from worker.gateway.sessions import GatewaySession, Turn, TurnOver
 
 log = logging.getLogger(__name__)
 
 HEAD_MAX_BYTES = 64 * 1024
-REFUSALS_LOGGED_MAX = 120
-"""Log lines per minute about a session's refusals. Granted connections have a rate of their own."""
-MCP_REQUESTS_MAX = 4
-"""Requests to MCP servers at a time, of one session: their bodies are held in memory."""
-_CHUNK_BYTES = 64 * 1024
 _LOOKUP_THREADS = 32
 _CLOSED = EgressProfile(policy=EgressPolicy.NONE)
-
-
-class EgressRefused(AgClusterError):
-    """A connection is refused; the message is for the tool's user."""
-
-    def __init__(self, status: int, message: str, *, detail: str | None = None) -> None:
-        """`detail` is only for the log: the agent must not learn it."""
-        super().__init__(message)
-        self.status = status
-        self.message = message
-        self.detail = detail
-
-
-class _Limit(AgClusterError):
-    """A connection was closed because it was silent for too long or transferred too much."""
 
 
 class Resolver(Protocol):
@@ -116,42 +104,6 @@ class EgressRules:
         return any(_matches(host, entry.lower().rstrip(".")) for entry in self.allow)
 
 
-@dataclass(frozen=True)
-class EgressLimits:
-    """Limits of one session's tools. A rate of 0 means no limit."""
-
-    connections_max: int = 64
-    connections_per_minute: int = 1200
-    rate_wait_s: float = 10.0
-    """Seconds that a connection beyond the rate waits before it is refused."""
-    bytes_per_s: int = 0
-    head_timeout_s: float = 15.0
-    linger_s: float = 2.0
-    lookup_timeout_s: float = 10.0
-    connect_timeout_s: float = 10.0
-    idle_timeout_s: float = 300.0
-    turn_bytes_max: int = 8 * 1024 * 1024 * 1024
-
-
-class EgressBounds:
-    """One session's current use of these limits: all connections, and those past their request."""
-
-    def __init__(self, limits: EgressLimits) -> None:
-        self.all = Places(2 * limits.connections_max)
-        self.carrying = Places(limits.connections_max)
-        self.mcp = Places(MCP_REQUESTS_MAX)
-        self.rate = Pace(
-            limits.connections_per_minute, what="connections", wait_s=limits.rate_wait_s
-        )
-        per_s = limits.bytes_per_s
-        self.bandwidth = AsyncLimiter(per_s, 1.0) if per_s else None
-        self.log = RatedLog(log, lines_max=REFUSALS_LOGGED_MAX)
-        self.chunk_bytes = min(_CHUNK_BYTES, per_s) if per_s else _CHUNK_BYTES
-
-
-Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
-
-
 class EgressProxy:
     """Serves the connections that arrive on `egress.sock`."""
 
@@ -167,7 +119,7 @@ class EgressProxy:
         self._rules = rules
         self._resolver = resolver
         self._limits = limits or EgressLimits()
-        self._mcp_secrets = mcp_secrets or McpSecrets()
+        self._mcp = McpCalls(mcp_secrets or McpSecrets(), self._limits)
         self._why_refused = why_refused
 
     def bounds(self) -> EgressBounds:
@@ -182,7 +134,7 @@ class EgressProxy:
                 await self._serve(session, bounds, agent)
         except PlacesTaken:
             bounds.log.info("egress overrun", conversation=session.conversation)
-        except (TurnOver, _Limit) as error:
+        except (TurnOver, LimitReached) as error:
             told = fields(conversation=session.conversation, reason=error)
             log.info("egress cut off", extra=told)
         except OSError as error:
@@ -204,10 +156,10 @@ class EgressProxy:
                 told["turn"] = turn.id
                 async with turn.while_open():
                     await _until_due(bounds.rate)
-                    carried = _Carried(turn, bounds, told)
+                    carried = CarriedBytes(turn, bounds, told)
                     if is_mcp(request):
                         with _taken(bounds.mcp):
-                            await self._ask_mcp(carried, request, agent)
+                            await self._mcp.ask(carried, request, agent)
                         return
                     server = await self._open(self._rules.of(turn.options.egress_profile), request)
                     await self._carry(carried, request, agent, server)
@@ -232,7 +184,7 @@ class EgressProxy:
             raise EgressRefused(400, str(error)) from error
 
     async def _carry(
-        self, carried: _Carried, request: ProxyRequest, agent: Streams, server: Streams
+        self, carried: CarriedBytes, request: ProxyRequest, agent: Streams, server: Streams
     ) -> None:
         """Pass bytes on until both sides are done."""
         address = server[1].get_extra_info("peername")[0]
@@ -241,38 +193,11 @@ class EgressProxy:
             if request.is_tunnel:
                 agent[1].write(b"HTTP/1.1 200 Connection established\r\n\r\n")
             server[1].write(request.opening)
-            await _exchange(agent, server, carried, self._limits)
+            await exchange(agent, server, carried, self._limits)
         finally:
             server[1].close()
             told = fields(**carried.told, sent=carried.sent, received=carried.received)
             log.info("egress over", extra=told)
-
-    async def _ask_mcp(self, carried: _Carried, request: ProxyRequest, agent: Streams) -> None:
-        """Pass one request on to an MCP server, and its answer back. Raises `EgressRefused`."""
-        try:
-            asked = request_to(request, carried.turn.mcp_servers, self._mcp_secrets)
-            body = await self._read_body(agent[0], asked.body_bytes)
-            server = await connected_to(asked)
-        except McpRefused as error:
-            raise EgressRefused(error.status, error.message, detail=error.detail) from error
-        try:
-            server[1].writelines((asked.head, body))
-            carried.sent = len(body)
-            del body
-            await _answer(agent, server, carried, self._limits)
-        finally:
-            server[1].close()
-            told = fields(**carried.told, sent=carried.sent, received=carried.received)
-            log.info("mcp asked", extra=told)
-
-    async def _read_body(self, reader: asyncio.StreamReader, size: int) -> bytes:
-        try:
-            async with asyncio.timeout(self._limits.head_timeout_s):
-                return await reader.readexactly(size)
-        except TimeoutError as error:
-            raise EgressRefused(408, "the request's body did not come") from error
-        except asyncio.IncompleteReadError as error:
-            raise ConnectionResetError("left before the body's end") from error
 
     async def _open(self, rules: EgressRules, request: ProxyRequest) -> Streams:
         """Connect to an address that was checked. Raises `EgressRefused`."""
@@ -323,107 +248,8 @@ class EgressProxy:
                 await writer.drain()
                 writer.write_eof()
                 # Closing with unread bytes would reset the connection and lose the answer.
-                while await reader.read(_CHUNK_BYTES):
+                while await reader.read(CHUNK_BYTES):
                     continue
-
-
-@dataclass
-class _Carried:
-    """One connection's share of its turn."""
-
-    turn: Turn
-    bounds: EgressBounds
-    told: Mapping[str, object]
-    sent: int = 0
-    received: int = 0
-
-
-class _Watch:
-    """Limits of one connection: silence in both directions, its session's rate, its turn's bytes.
-
-    Waiting for the rate does not count as silence.
-    """
-
-    def __init__(self, silence: asyncio.Timeout, carried: _Carried, limits: EgressLimits) -> None:
-        self._silence = silence
-        self._carried = carried
-        self._limits = limits
-        self._loop = asyncio.get_running_loop()
-
-    async def passed(self, size: int) -> None:
-        """Raises `_Limit`."""
-        turn = self._carried.turn
-        turn.egress_bytes += size
-        if turn.egress_bytes > self._limits.turn_bytes_max:
-            raise _Limit(f"more than {self._limits.turn_bytes_max} bytes in this turn")
-        if bandwidth := self._carried.bounds.bandwidth:
-            self._silence.reschedule(None)
-            await bandwidth.acquire(size)
-        self._silence.reschedule(self._loop.time() + self._limits.idle_timeout_s)
-
-
-@asynccontextmanager
-async def _watched(
-    carried: _Carried, limits: EgressLimits
-) -> AsyncIterator[tuple[_Watch, asyncio.TaskGroup]]:
-    """For what passes bytes in both directions, until all its tasks are done. Raises `_Limit` or
-    `OSError`."""
-    try:
-        async with asyncio.timeout(limits.idle_timeout_s) as silence:
-            async with asyncio.TaskGroup() as group:
-                yield _Watch(silence, carried, limits), group
-    except* OSError as errors:
-        if isinstance(errors.exceptions[0], TimeoutError):
-            raise _Limit(f"silent for {limits.idle_timeout_s:g} s") from errors
-        raise ConnectionResetError("a side left") from errors
-    except* _Limit as errors:
-        raise _Limit(str(errors.exceptions[0])) from errors
-
-
-async def _exchange(
-    agent: Streams, server: Streams, carried: _Carried, limits: EgressLimits
-) -> None:
-    """Pass bytes both ways until both sides have ended. Raises `_Limit` or `OSError`."""
-
-    async def pump(source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
-        while data := await source.read(carried.bounds.chunk_bytes):
-            if source is agent[0]:
-                carried.sent += len(data)
-            else:
-                carried.received += len(data)
-            await watch.passed(len(data))
-            sink.write(data)
-            await sink.drain()
-        if sink.can_write_eof():
-            sink.write_eof()
-
-    async with _watched(carried, limits) as (watch, group):
-        group.create_task(pump(agent[0], server[1]))
-        group.create_task(pump(server[0], agent[1]))
-
-
-async def _answer(agent: Streams, server: Streams, carried: _Carried, limits: EgressLimits) -> None:
-    """Pass an answer on to its end. Raises `_Limit` or `OSError`; the latter also if the agent
-    leaves before."""
-
-    async def pump(leaving: asyncio.Task[None]) -> None:
-        for begin in range(0, carried.sent, carried.bounds.chunk_bytes):
-            await watch.passed(min(carried.bounds.chunk_bytes, carried.sent - begin))
-        await server[1].drain()
-        while data := await server[0].read(carried.bounds.chunk_bytes):
-            carried.received += len(data)
-            await watch.passed(len(data))
-            agent[1].write(data)
-            await agent[1].drain()
-        leaving.cancel()
-
-    async def until_left() -> None:
-        while await agent[0].read(carried.bounds.chunk_bytes):
-            continue  # What else it writes reaches nobody.
-        raise ConnectionResetError("the agent left")
-
-    async with _watched(carried, limits) as (watch, group):
-        group.create_task(pump(group.create_task(until_left())))
 
 
 @contextmanager

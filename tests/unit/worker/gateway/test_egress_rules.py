@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from infra.runtime.settings import EgressPolicy
-from worker.gateway.egress.proxy import EgressRefused, EgressRules
+from worker.gateway.egress.carrying import EgressRefused
+from worker.gateway.egress.proxy import EgressRules
 from worker.gateway.egress.request import ProxyRequest
 
 ALLOWLIST = EgressRules(EgressPolicy.ALLOWLIST, ("pypi.org", ".Example.org", "1.1.1.1"))

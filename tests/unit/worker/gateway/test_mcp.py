@@ -14,6 +14,10 @@ SERVERS = {
         headers={"Authorization": "Bearer ${TOKEN}", "X-Team": "blue"},
     ),
     "plain": McpServer(url="http://10.0.0.7/mcp"),
+    "personal": McpServer(
+        url="https://mcp.example.com/",
+        headers={"Authorization": "Bearer ${caller:MY_TOKEN}", "X-Key": "${TOKEN}"},
+    ),
     "unset": McpServer(url="http://10.0.0.7/mcp", headers={"X-Key": "${NOBODY}"}),
 }
 SECRETS = McpSecrets('{"TOKEN": "s3cret"}')
@@ -42,7 +46,7 @@ def test_the_servers_address_and_secrets_are_added_outside() -> None:
         )
     )
     assert is_mcp(request)
-    asked = request_to(request, SERVERS, SECRETS)
+    asked = request_to(request, SERVERS, SECRETS, {})
     assert (asked.host, asked.port, asked.is_tls) == ("mcp.example.com", 8443, True)
     assert asked.body_bytes == 5
     assert asked.head.decode().split("\r\n") == [
@@ -60,7 +64,7 @@ def test_the_servers_address_and_secrets_are_added_outside() -> None:
 
 
 def test_a_server_on_a_private_network_is_an_operators_choice() -> None:
-    asked = request_to(parse_request(head("plain")), SERVERS, SECRETS)
+    asked = request_to(parse_request(head("plain")), SERVERS, SECRETS, {})
     assert (asked.host, asked.port, asked.is_tls) == ("10.0.0.7", 80, False)
     assert asked.head.startswith(b"POST /mcp HTTP/1.1\r\nHost: 10.0.0.7\r\n")
 
@@ -87,7 +91,7 @@ def test_a_server_on_a_private_network_is_an_operators_choice() -> None:
 )
 def test_anything_else_is_refused(request_head: bytes, status: int) -> None:
     with pytest.raises(McpRefused) as refused:
-        request_to(parse_request(request_head), SERVERS, SECRETS)
+        request_to(parse_request(request_head), SERVERS, SECRETS, {})
     assert refused.value.status == status
     assert "s3cret" not in f"{refused.value} {refused.value.detail}"
     assert "example.com" not in refused.value.message
@@ -95,7 +99,7 @@ def test_anything_else_is_refused(request_head: bytes, status: int) -> None:
 
 def test_the_end_of_a_session_has_no_body() -> None:
     asked = request_to(
-        parse_request(head("github", "DELETE", "/", "Mcp-Session-Id: 7")), SERVERS, SECRETS
+        parse_request(head("github", "DELETE", "/", "Mcp-Session-Id: 7")), SERVERS, SECRETS, {}
     )
     assert asked.body_bytes == 0
 
@@ -104,3 +108,24 @@ def test_the_end_of_a_session_has_no_body() -> None:
 def test_secrets_are_names_and_texts_of_one_line(told: str) -> None:
     with pytest.raises(ValueError, match=r"JSON object|Expecting"):
         McpSecrets(told)
+
+
+def personal(callers: dict[str, str]) -> list[str]:
+    asked = request_to(parse_request(head("personal")), SERVERS, SECRETS, callers)
+    return asked.head.decode().split("\r\n")
+
+
+def test_a_callers_secret_stands_where_the_profile_says() -> None:
+    sent = personal({"MY_TOKEN": "theirs", "TOKEN": "not asked for"})
+    assert "Authorization: Bearer theirs" in sent
+    assert "X-Key: s3cret" in sent
+
+
+def test_what_a_caller_sends_leads_to_no_secret_of_the_operators() -> None:
+    assert "Authorization: Bearer ${TOKEN}" in personal({"MY_TOKEN": "${TOKEN}"})
+
+
+def test_without_its_callers_secret_a_server_is_not_asked() -> None:
+    with pytest.raises(McpRefused) as refused:
+        personal({"TOKEN": "another"})
+    assert refused.value.status == 502

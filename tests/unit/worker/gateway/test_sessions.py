@@ -49,7 +49,9 @@ class Desk:
         self.clock = ManualClock()
         self.sessions: list[GatewaySession] = []
         self.made: list[PaperListeners] = []
-        self.table = SessionTable(listen=self._listen, sealer=SEALER, clock=self.clock, group=group)
+        self.table = SessionTable(
+            listen=self._listen, sealer=SEALER, mcp_sealer=SEALER, clock=self.clock, group=group
+        )
 
     async def open_session(self, fence: int, folder: str = "/s/c") -> None:
         await self.table.open_session(C, OpenSession(socket_dir=folder, fence=Fence(fence)))

@@ -15,10 +15,13 @@ from infra.wire.agents.sub_agent import SubAgent
 from infra.wire.errors import ErrorCode
 from infra.wire.events import TurnEnded
 from infra.wire.ids import ConversationKey, TurnId
+from infra.wire.mcp import AgentMcpServer, CallerSecrets
+from infra.wire.options import TurnOptions
 from infra.wire.states import TurnState
 from infra.wire.turns import TextBlock, TurnRequest
 from tests.fakes.worker_stage import TENANT, Stage
 from worker.turns.agent_settings import agent_settings, models_of_turn
+from worker.turns.mcp_servers import mcp_servers, missing_notices
 
 C = ConversationKey("c" * 24)
 SETTINGS = Settings.model_validate({"turn_budget_tokens": 1000, "questions": False})
@@ -91,7 +94,7 @@ def test_the_agent_is_told_what_its_profile_says() -> None:
     assert told.system_prompt == "You review.\n\nBe brief."
     assert told.is_prompt_added
     assert (told.tools, told.max_turns, told.asks_questions) == (("Read",), 3, True)
-    assert (told.environment, told.mcp_servers) == ({"A": "b"}, ("echo",))
+    assert (told.environment, list(told.mcp)) == ({"A": "b"}, ["echo"])
     assert told.sub_agents == profile.sub_agents
     assert told.model == OPUS
 
@@ -106,3 +109,43 @@ def test_models_of_its_own_are_all_that_its_helpers_get() -> None:
     told = agent_settings(request(), SETTINGS, SETTINGS, profile=profile)
     assert set(told.model_tiers.values()) == {HAIKU}
     assert models_of_turn(request(), SETTINGS, profile=profile) == (OPUS, HAIKU)
+
+
+PERSONAL = AgentProfile(
+    mcp_servers={
+        "echo": McpServer(url="https://mcp.example.com/"),
+        "mine": McpServer(
+            url="https://mcp.example.com/", headers={"X-Key": "${caller:MY_KEY}"}, timeout_s=9
+        ),
+    }
+)
+SENT = CallerSecrets(names=("MY_KEY",), sealed="v1.sealed", version="v7")
+
+
+def test_an_agent_has_the_servers_whose_secrets_its_caller_sends() -> None:
+    assert list(mcp_servers(PERSONAL, None)) == ["echo"]
+    # A session with a server belongs to one secret, so another one has the CLI started anew.
+    assert mcp_servers(PERSONAL, SENT) == {
+        "echo": AgentMcpServer(timeout_s=300),
+        "mine": AgentMcpServer(timeout_s=9, secrets_version="v7"),
+    }
+    assert missing_notices(PERSONAL, SENT) == ()
+    assert "X-AgCluster-MCP-MY-KEY" in missing_notices(PERSONAL, None)[0]
+
+
+async def test_what_a_caller_sends_reaches_each_owners_gateway_and_no_agent(stage: Stage) -> None:
+    turn = await stage.ask(
+        C,
+        "stream 50 every 10 ms",
+        agent=await kept(stage, PERSONAL),
+        turn_options=TurnOptions(mcp_secrets=SENT),
+    )
+    await stage.until_logged(turn, 5)
+    await stage.workers[0].kill()
+    await stage.lapse_lease(C)
+    await stage.worker()
+    assert (await stage.ended(turn)).state is TurnState.DONE
+    assert len(stage.gateway.opened) > 1
+    assert all(command.turn_options.mcp_secrets == SENT for command in stage.gateway.opened)
+    started = stage.agents[C][0].session.started
+    assert [start.turn_options.mcp_secrets for start in started] == [None]

@@ -1,0 +1,66 @@
+"""What the headers of MCP servers refer to, and what callers send for them. Pure.
+
+${NAME}           a secret of the operator's (`AGCLUSTER_MCP_SECRETS`)
+${caller:NAME}    a secret of the caller's, sent with the request
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from typing import Annotated
+
+from pydantic import StringConstraints
+
+from infra.wire.base import Message
+
+MCP_SECRET_HEADER = "X-AgCluster-MCP-"
+CALLERS_SECRETS_MAX = 16
+"""How many secrets of its caller one agent may ask for."""
+
+_CALLERS_NAME = r"[A-Z][A-Z0-9_]{0,39}"
+_OPERATORS_NAME = r"[A-Za-z_][A-Za-z0-9_]{0,63}"
+REFERENCE = re.compile(rf"\$\{{(?:caller:({_CALLERS_NAME})|({_OPERATORS_NAME}))\}}")
+"""Its groups: the caller's name, the operator's."""
+_ANY_REFERENCE = re.compile(r"\$\{[^}]*\}?")
+
+CallerSecretName = Annotated[str, StringConstraints(pattern=f"^{_CALLERS_NAME}$")]
+
+
+class CallerSecrets(Message):
+    """The secrets that a request brings for its agent's MCP servers. Only a gateway opens them."""
+
+    names: tuple[CallerSecretName, ...]
+    sealed: str
+    """A JSON object of names and values, sealed for the turn."""
+    version: str
+    """Others have another one; says nothing about the values themselves."""
+
+
+class AgentMcpServer(Message):
+    """An MCP server as its agent knows it. The gateway leads to it by its name."""
+
+    timeout_s: float = 300.0
+    """How long a call may take."""
+    secrets_version: str = ""
+    """Which secrets of the caller's the gateway adds: a session with the server belongs to them."""
+
+
+def header_of(secret: str) -> str:
+    """The header in which a caller sends the secret of this name. Without an underscore: some
+    proxies drop headers that have one."""
+    return MCP_SECRET_HEADER + secret.replace("_", "-")
+
+
+def callers_names(texts: Iterable[str]) -> frozenset[str]:
+    """The caller's secrets that these texts refer to."""
+    found = (match[1] for text in texts for match in REFERENCE.finditer(text))
+    return frozenset(name for name in found if name)
+
+
+def bad_reference(text: str) -> str | None:
+    """The first thing in the text that looks like a reference and is none."""
+    for found in _ANY_REFERENCE.finditer(text):
+        if not REFERENCE.fullmatch(found[0]):
+            return found[0]
+    return None

@@ -1,0 +1,41 @@
+"""The MCP servers that an agent has in a turn: those whose secrets are all there. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from infra.wire.agents.profile import AgentProfile
+from infra.wire.mcp import AgentMcpServer, CallerSecrets, header_of
+
+
+def mcp_servers(profile: AgentProfile, sent: CallerSecrets | None) -> Mapping[str, AgentMcpServer]:
+    """The servers as its agent is told of them. `sent`: the secrets that the caller has sent."""
+    given = _names(sent)
+    return {
+        name: AgentMcpServer(
+            timeout_s=server.timeout_s,
+            secrets_version=sent.version if sent is not None and server.callers_secrets else "",
+        )
+        for name, server in profile.mcp_servers.items()
+        if server.callers_secrets <= given
+    }
+
+
+def missing_notices(profile: AgentProfile | None, sent: CallerSecrets | None) -> tuple[str, ...]:
+    """What the user is told of servers that the agent does not have in this turn."""
+    given = _names(sent)
+    servers = profile.mcp_servers if profile is not None else {}
+    return tuple(
+        f"The MCP server {name} needs {', '.join(map(_header, sorted(missing)))} with the request; "
+        "its tools are missing."
+        for name, server in servers.items()
+        if (missing := server.callers_secrets - given)
+    )
+
+
+def _names(sent: CallerSecrets | None) -> frozenset[str]:
+    return frozenset(sent.names) if sent is not None else frozenset()
+
+
+def _header(secret: str) -> str:
+    return f"the header {header_of(secret)}"
