@@ -11,6 +11,7 @@ from claude_agent_sdk import Message, SystemMessage
 from agent.answer_in_form import AnswerInForm
 from agent.cli.offers import OfferedCall, Offers
 from agent.client_functions import ClientFunctions
+from agent.delegation import DelegatedCalls
 from agent.questions import UserQuestions, is_question, text_of
 from agent.translate.translator import Translator
 from agent.turn import RunningTurn
@@ -50,6 +51,7 @@ class TurnHearing:
         functions: ClientFunctions,
         answer: AnswerInForm | None,
         questions: UserQuestions,
+        calls: DelegatedCalls,
     ) -> None:
         """`answer`: the turn ends with an answer in a form, unless it ends with a call."""
         self._turn = turn
@@ -68,9 +70,11 @@ class TurnHearing:
             *functions.offers,
             *(answer.offers if answer else ()),
             *questions.offers,
+            *calls.offers,
         ]
         """The tools that the turn offers."""
-        offered = frozenset(offer.name for offer in self.offered)
+        # What is carried out is the agent's work, and shown as such.
+        offered = frozenset(offer.name for offer in self.offered if offer.run is None)
         self.translator = Translator(self.prompt_id, offered=offered)
         self.ended: TurnEnded | None = None
         self.over = asyncio.Event()

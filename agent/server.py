@@ -15,6 +15,7 @@ from pathlib import Path
 
 from agent.memory.transcripts import Transcripts
 from agent.turn import AgentSession, RunningTurn
+from infra.wire.agents.delegation import DelegateAnswered, DelegateDid
 from infra.wire.base import PROTOCOL_VERSION
 from infra.wire.endings import declared_end, interrupted_end
 from infra.wire.errors import ErrorCode, MalformedMessage, UnknownMessage
@@ -258,6 +259,10 @@ class LinkServer:
                     _refuse(link, told, code=ErrorCode.LOG_LOST, turn=id)
                 else:
                     link.follow(turn, after=after)
+                    self._ask_again(link, turn)
+            case DelegateDid(turn=id) | DelegateAnswered(turn=id):
+                if (turn := self._turn_named(id)) and turn.calls is not None:
+                    turn.calls.take(command)
             case Ack(turn=id, n=n):
                 if turn := self._turn_named(id):
                     turn.outbox.ack(n)
@@ -272,6 +277,11 @@ class LinkServer:
             case Hello():
                 return _refuse(link, "hello was said already")
         return True
+
+    def _ask_again(self, link: _Link, turn: RunningTurn) -> None:
+        """Another worker, or another link, may not know what was asked over the one before."""
+        for ask in turn.calls.unanswered if turn.calls is not None else ():
+            link.answer(ask)
 
     def _interrupt(self, turn: RunningTurn, reason: InterruptReason) -> None:
         """Interrupt the turn. One that waits for the session to open ends at once.

@@ -23,6 +23,7 @@ from agent.cli.processes import is_crowded, oom_kills
 from agent.cli.setup import CliSetup
 from agent.cli.spare import begins_afresh, restatements
 from agent.client_functions import ClientFunctions
+from agent.delegation import DelegatedCalls
 from agent.forwarder import Forwarder
 from agent.hearing import TurnHearing
 from agent.memory.calls import UnfinishedAnswer, answered
@@ -34,6 +35,7 @@ from agent.memory.transcripts import Transcripts
 from agent.questions import UserQuestions
 from agent.start_times import StartTimes, now_ms
 from agent.turn import RunningTurn
+from infra.wire.agents.delegation import DELEGATE_TOOL
 from infra.wire.endings import declared_end, interrupted_end
 from infra.wire.errors import ErrorCode, MalformedMessage, UnknownMessage
 from infra.wire.events import TurnEnded
@@ -135,7 +137,9 @@ class ClaudeSession:
         answer = await _answer_in_form(turn)
         may_ask = turn.start.settings.asks_questions and not (answer or functions.needs_call)
         questions = UserQuestions(are_allowed=may_ask)
-        hearing = TurnHearing(turn, functions, answer, questions)
+        calls = DelegatedCalls(turn, turn.start.settings.delegates, tell=self._tell)
+        turn.calls = calls
+        hearing = TurnHearing(turn, functions, answer, questions, calls)
         before = self._memory.mark
         try:
             ended = await self._ask_patiently(turn, hearing)
@@ -148,6 +152,7 @@ class ClaudeSession:
             )
             ended = ended.model_copy(update={"usage": hearing.translator.usage})
         finally:
+            calls.close()
             if self._cli is not None:
                 self._cli.ignore()
         ended = await self._remember(hearing, ended, before)
@@ -428,7 +433,7 @@ def _end_of(
 def _functions(turn: RunningTurn) -> ClientFunctions:
     """What the turn offers of its client; its history then says the names that the model knows."""
     start = turn.start
-    taken = own_tools(start.settings) | {FORM_TOOL, QUESTION_TOOL}
+    taken = own_tools(start.settings) | {FORM_TOOL, QUESTION_TOOL, DELEGATE_TOOL}
     functions = ClientFunctions(start.turn_options.client_tools, taken=taken)
     history = functions.known_as(start.history)
     if history != start.history:

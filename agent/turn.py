@@ -6,12 +6,27 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterable
 from typing import Protocol
 
 from agent.outbox import Outbox
+from infra.wire.agents.delegation import AskDelegate, DelegateAnswered, DelegateDid
 from infra.wire.events import Event, Notice, TurnEnded, TurnStarted
 from infra.wire.history.answers import ToldHeads
 from infra.wire.link import AgentSettings, InterruptReason, StartTurn
+
+
+class PendingCalls(Protocol):
+    """A turn's calls that the worker answers (`agent.delegation`)."""
+
+    @property
+    def unanswered(self) -> Iterable[AskDelegate]:
+        """Those that wait for an answer."""
+        ...
+
+    def take(self, told: DelegateDid | DelegateAnswered) -> None:
+        """Something about one of them has come from the worker."""
+        ...
 
 
 class RunningTurn:
@@ -24,6 +39,8 @@ class RunningTurn:
         """The heads of the answer so far."""
         self.interrupted: InterruptReason | None = None
         self._stop = asyncio.Event()
+        self.calls: PendingCalls | None = None
+        """Its calls of other agents; None if it may call none."""
 
     async def say(self, event: Event) -> None:
         """Report an event. Waits while the outbox is full."""

@@ -165,6 +165,7 @@ def _parts(
             profiles=store.profiles,
             default_model=settings.models[0],
             keep_s=settings.retention_s * 9 / 8,
+            delegation_depth=settings.delegation_depth,
             clock=clock,
         ),
     )

@@ -35,6 +35,7 @@ SHOWN_BY: Mapping[str, str] = {
     "sub_agents.tools": "test_a_sub_agent_has_its_own_prompt_tools_and_model",
     "sub_agents.model": "test_a_sub_agent_has_its_own_prompt_tools_and_model",
     "sub_agents.max_turns": "test_a_sub_agents_model_calls_are_counted",
+    "delegates": "test_an_agent_calls_another_on_another_host",
     "mcp_servers": "test_its_tools_are_the_agents_and_its_key_is_the_gateways",
     "mcp_servers.url": "test_its_tools_are_the_agents_and_its_key_is_the_gateways",
     "mcp_servers.headers": "test_its_tools_are_the_agents_and_its_key_is_the_gateways",

@@ -113,6 +113,7 @@ def assembled(
         gateway=GatewayRegistrar(around.gateway, clock, on_superseded=ownership.superseded),
         ownership=ownership,
         turns=store.turns,
+        log=store.log,
         logs=LogFlusher(store.log, clock, every_s=around.timings.log_every_s),
         usage=store.usage,
         meters=MeterRounds(clock, every_s=around.timings.meter_every_s),

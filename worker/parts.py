@@ -26,6 +26,7 @@ from infra.store.placement.waiting_room import WaitingRoom
 from infra.store.placement.workers import WorkerRegistry
 from infra.store.profiles import ProfileStore
 from infra.store.turns.live import LivePublisher
+from infra.store.turns.log import TurnLog
 from infra.store.turns.turns import TurnStore
 from infra.wire.ids import HostId, WorkerId
 from worker.gateway_client.registrar import GatewayRegistrar
@@ -178,6 +179,8 @@ class ConversationParts(LaneParts, HostParts):
     transcripts: TranscriptStore
     room: WaitingRoom
     profiles: ProfileStore
+    log: TurnLog
+    limits: LimitSettings
     kept_files: FilesKept | None = None
     """For what agents make; None in a test that keeps nothing."""
     held_lines: HeldLines = field(default_factory=HeldLines)
@@ -194,4 +197,3 @@ class WorkerParts(ConversationParts, SideParts):
     """For the parts that handle all of a worker's conversations: placement and sweeps."""
 
     registry: WorkerRegistry
-    limits: LimitSettings

@@ -1,9 +1,9 @@
-"""Tools that a turn offers to the model beside the CLI's own, and that nobody runs here.
+"""Tools that a turn offers to the model beside the CLI's own.
 
 The CLI takes them from a tool server in this process, which a control request puts in place for a
 turn and takes away again (`Cli.offer`). A hook before each call asks the offer what to do with it:
-it is answered at once, or stays open. An open call ends the turn, and its result comes with a later
-prompt, as a block of type `tool_result`.
+it is answered at once, carried out while the turn waits (`Offer.run`), or stays open. An open call
+ends the turn, and its result comes with a later prompt, as a block of type `tool_result`.
 
 Both doors were found by experiment (`tests/contract/agent/sdk/`): the request
 `mcp_set_servers`, and the hook's decision `defer`. The SDK's own bridge to such a server needs
@@ -13,7 +13,7 @@ Both doors were found by experiment (`tests/contract/agent/sdk/`): the request
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -54,6 +54,9 @@ class CallReply:
 Judge = Callable[[OfferedCall], CallReply | None]
 """Decides about a call; None leaves it open, which ends the turn. Must not block."""
 
+Run = Callable[[OfferedCall], Awaitable[CallReply]]
+"""Carries a call out while the turn waits. Cancelled if the CLI gives the call up."""
+
 
 @dataclass(frozen=True)
 class Offer:
@@ -67,6 +70,8 @@ class Offer:
     description: str
     schema: Mapping[str, Any]
     judge: Judge
+    run: Run | None = None
+    """For a tool whose calls are carried out; then `judge` is not asked."""
 
     @property
     def listed(self) -> Json:
@@ -116,7 +121,10 @@ class Offers:
             return {}
         call = OfferedCall(id, offer.name, given.get("tool_input") or {})
         # Left open in a sub-agent, a call would be lost with all that the sub-agent found.
-        reply = CallReply(_NOT_HERE) if given.get("agent_id") else offer.judge(call)
+        reply = CallReply(_NOT_HERE) if given.get("agent_id") else None
+        if reply is None and offer.run is not None:
+            return {}
+        reply = reply or offer.judge(call)
         if reply is not None:
             self._replies[id] = reply
             return {}
@@ -124,9 +132,12 @@ class Offers:
         decision = {"hookEventName": "PreToolUse", "permissionDecision": "defer"}
         return {"hookSpecificOutput": decision}
 
-    def called(self, name: str, id: str) -> Json:
+    async def called(self, call: OfferedCall) -> Json:
         """The result of a call that the CLI carries out."""
+        id, offer = call.id, self._offers.get(call.name)
         reply = self._replies.pop(id, None)
+        if reply is None and offer is not None and offer.run is not None:
+            reply = await offer.run(call)
         if reply is None:
             # The CLI ignores the hook's decision if it got several calls in an answer that was not
             # streamed.
@@ -146,7 +157,9 @@ class Offers:
 class OfferServer:
     """Speaks to the CLI as a tool server; stands in for the SDK's bridge to one."""
 
-    def __init__(self, listed: list[Json], called: Callable[[str, str], Json]) -> None:
+    def __init__(
+        self, listed: list[Json], called: Callable[[OfferedCall], Awaitable[Json]]
+    ) -> None:
         self._listed = listed
         self._called = called
 
@@ -167,7 +180,8 @@ class OfferServer:
                 result = {"tools": self._listed}
             case "tools/call":
                 id = str((given.get("_meta") or {}).get(_USE_ID))
-                result = self._called(str(given.get("name")), id)
+                called = given.get("arguments") or {}
+                result = await self._called(OfferedCall(id, str(given.get("name")), called))
             case "ping":
                 result = {}
             case _:

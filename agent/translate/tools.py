@@ -104,6 +104,8 @@ def _gist(name: str, given: Input, workspace: str) -> str:
             return _text(given, "query")
         case "Agent" | "Task":
             return _text(given, "description")
+        case "delegate":
+            return ": ".join(filter(None, (_text(given, "agent"), _text(given, "task"))))
         case "TodoWrite":
             return _todos(given.get("todos"))
         case _:

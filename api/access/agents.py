@@ -18,6 +18,12 @@ from infra.profiles.folder import ProfileFolder
 from infra.runtime.clock import Clock
 from infra.runtime.logs import fields
 from infra.store.profiles import ProfileStore
+from infra.wire.agents.delegation import (
+    DESCRIPTION_MAX_CHARS,
+    REACHED_MAX,
+    Delegate,
+    Delegation,
+)
 from infra.wire.agents.profile import AgentProfile
 from infra.wire.agents.ref import AgentRef
 from infra.wire.errors import StoreUnavailable
@@ -39,6 +45,8 @@ class ChosenAgent:
     agent: AgentRef | None = None
     profile: AgentProfile | None = None
     """The agent's, if one was named."""
+    delegation: Delegation | None = None
+    """The agents that it may call."""
 
 
 class AgentCatalog:
@@ -52,14 +60,17 @@ class AgentCatalog:
         profiles: ProfileStore,
         default_model: str,
         keep_s: float,
+        delegation_depth: int,
         clock: Clock,
     ) -> None:
-        """`keep_s`: how long a version outlives the replicas that offer it."""
+        """`keep_s`: how long a version outlives the replicas that offer it. `delegation_depth`: how
+        many agents may stand behind one another when agents call agents."""
         self._folder = folder
         self._models = models
         self._profiles = profiles
         self._default_model = default_model
         self._keep_s = keep_s
+        self._depth = delegation_depth
         self._clock = clock
         self._kept_s: dict[str, float] = {}
 
@@ -103,7 +114,26 @@ class AgentCatalog:
         model = await self._model_of(profile, wanted, caller)
         if model is None:
             return None
-        return ChosenAgent(model, AgentRef(name=agent, digest=await self._kept(profile)), profile)
+        ref = AgentRef(name=agent, digest=await self._kept(profile))
+        return ChosenAgent(model, ref, profile, await self._delegation(profile, caller))
+
+    async def _delegation(self, profile: AgentProfile, caller: Caller) -> Delegation | None:
+        """The agents that can be reached from one, level by level; None if there are none.
+
+        One that the caller may not use is left out, as if it was not listed.
+        """
+        offered, reached = self.offered(caller), dict[str, Delegate]()
+        names = list(dict.fromkeys(profile.delegates))
+        for _ in range(self._depth):
+            found = [name for name in names if name in offered and name not in reached]
+            for name in found[: REACHED_MAX - len(reached)]:
+                if (model := await self._model_of(offered[name], "", caller)) is None:
+                    continue
+                ref = AgentRef(name=name, digest=await self._kept(offered[name]))
+                about = offered[name].description[:DESCRIPTION_MAX_CHARS]
+                reached[name] = Delegate(agent=ref, model=model, description=about)
+            names = list(dict.fromkeys(one for name in found for one in offered[name].delegates))
+        return Delegation(reached=reached) if reached else None
 
     async def _model_of(
         self, profile: AgentProfile, wanted: str, caller: Caller | None

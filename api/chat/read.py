@@ -96,6 +96,7 @@ class ChatReader:
             model=chosen.model,
             agent=None if lane is Lane.SIDE else chosen.agent,
             profile=profile,
+            delegation=None if lane is Lane.SIDE else chosen.delegation,
             asked_model=chat.model,
             prompt=prompt,
             size=size,

@@ -27,6 +27,9 @@ class SessionShown(Session):
     """A conversation with its turns."""
 
     turn_ids: list[str] = Field(description="Its newest turns, the last one last.")
+    caller: str | None = Field(
+        description="The conversation whose agent called this one's; it is in no list then."
+    )
 
 
 class SessionList(BaseModel):

@@ -43,7 +43,9 @@ def session_routes(deps: ApiDeps) -> APIRouter:
         caller = await deps.admission.admit(request)
         record = await sessions.find(name, caller)
         turn_ids = list(await sessions.turns(record))
-        return SessionShown.model_validate({**_shown(record), "turn_ids": turn_ids})
+        return SessionShown.model_validate(
+            {**_shown(record), "turn_ids": turn_ids, "caller": record.caller}
+        )
 
     async def delete_session(request: Request, name: str) -> SessionDeleted:
         """Delete it everywhere: its memory, turns, container and files. Running turns are

@@ -8,6 +8,7 @@ from itertools import pairwise
 
 from api.http.auth import Caller
 from api.turns.repeats import Repeat
+from infra.wire.agents.delegation import Delegation
 from infra.wire.agents.profile import AgentProfile
 from infra.wire.agents.ref import AgentRef
 from infra.wire.history.decision import digest, tails
@@ -103,6 +104,8 @@ class Ask:
     agent: AgentRef | None = None
     profile: AgentProfile | None = None
     """The agent that the client picked, and its profile; None for the usual one."""
+    delegation: Delegation | None = None
+    """The agents that it may call; None for none."""
     asked_model: str | None = None
     """The client's name for the model."""
     name: str | None = None

@@ -337,6 +337,7 @@ class TurnOpener:
                 options=ask.options,
                 agent=ask.agent,
                 turn_options=self._with_secrets(ask, context),
+                delegation=ask.delegation,
                 sent=ask.prompt.sent,
                 begins=ask.prompt.begins,
                 answers=tuple(map(shown_head, ask.prompt.answers)),

@@ -94,7 +94,8 @@ def _profile(name: str, documents: Mapping[str, PlacedYaml], folder: FilePath) -
         profile = AgentProfile.model_validate(document.data, extra="forbid")
     except ValidationError as error:
         raise ProfileRefused([_told(fault, document) for fault in _faults(error)]) from None
-    if faults := list(_other_faults(profile, document)):
+    faults = [*_other_faults(profile, document), *_unknown(profile, document, documents)]
+    if faults:
         raise ProfileRefused(faults)
     return profile
 
@@ -208,3 +209,13 @@ def _mcp_faults(profile: AgentProfile, document: PlacedYaml) -> Iterable[str]:
     if len(profile.callers_secrets) > CALLERS_SECRETS_MAX:
         place = document.place_of(("mcp_servers",))
         yield f"{place}: mcp_servers: more than {CALLERS_SECRETS_MAX} secrets of the caller's"
+
+
+def _unknown(
+    profile: AgentProfile, document: PlacedYaml, documents: Mapping[str, PlacedYaml]
+) -> Iterable[str]:
+    """Agents that it may call and that are not there."""
+    for name in profile.delegates:
+        if name not in documents:
+            place = document.place_of(("delegates",))
+            yield f"{place}: delegates: there is no agent {name!r} here"

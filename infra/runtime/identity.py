@@ -44,6 +44,17 @@ def new_turn_id() -> TurnId:
     return TurnId(TURN_PREFIX + secrets.token_hex(16))
 
 
+def called_turn(caller: TurnId, call: str) -> TurnId:
+    """The turn of the agent that a turn's agent has called: of the same call the same one."""
+    return TurnId(TURN_PREFIX + hashlib.sha256(f"turn {caller} {call}".encode()).hexdigest()[:32])
+
+
+def called_conversation(caller: TurnId, call: str) -> ConversationKey:
+    """The conversation of an agent that was called and has none yet."""
+    told = f"conversation {caller} {call}"
+    return ConversationKey(hashlib.sha256(told.encode()).hexdigest()[:24])
+
+
 def new_file_id(now_ms: int) -> FileId:
     """Of a file made at that time (Unix ms): younger ones stand behind it."""
     return FileId(f"file-{now_ms:012x}{secrets.token_hex(10)}")

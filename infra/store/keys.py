@@ -40,8 +40,9 @@ class Keys:
         turn (the unfinished one), owner_host, retention, idle_timeout, lane, resends (1: the client
         sends its history), transcript_full (an SDK session too large to keep), hibernated (why its
         container was stopped early: memory or room; until it has one again), hibernated_at (ms),
-        begun (how many of its turns submit began), kept_until (ms). Scripts write it; lives for the
-        retention, and up to an eighth longer."""
+        begun (how many of its turns submit began), kept_until (ms), caller (the conversation whose
+        agent called this one's). Scripts write it; lives for the retention, and up to an eighth
+        longer."""
         return f"{self.prefix}:conv:{c}"
 
     def todo(self, c: ConversationKey) -> str:
@@ -65,6 +66,11 @@ class Keys:
         """List: its recorded turns, and some older ones, the newest last. submit; as long as the
         conversation."""
         return f"{self.prefix}:conv:{c}:turns"
+
+    def called(self, c: ConversationKey) -> str:
+        """Set: the conversations of agents that its agent has called, which are deleted with it.
+        submit; as long as the conversation."""
+        return f"{self.prefix}:conv:{c}:called"
 
     def transcripts(self, c: ConversationKey) -> str:
         """Hash: SDK session -> bytes of its transcript, with a hundred for each entry.
@@ -99,8 +105,10 @@ class Keys:
         (`infra.store.turns.history`), sdk_session, remembered, given (the worker that take handed
         it to), unowned (since when a begun one has no owner), options (its conversation's, as they
         were at its submit), request_bytes, begun (its number, if submit began it), known (the
-        accepted prompts then), expires (of an open one, ms). Scripts write it; for an hour
-        after the end. An ended one has an empty `key_sealed`."""
+        accepted prompts then), expires (of an open one, ms), caller (the turn whose agent called
+        this one's), called (the turns that its agent has called, each with the tokens it may
+        spend). Scripts write it; for an hour after the end. An ended one has an empty
+        `key_sealed`."""
         return f"{self.prefix}:turn:{turn}"
 
     def turn_request(self, turn: TurnId) -> str:

@@ -7,9 +7,10 @@
     GET    /meters                               Meters: what the running turns have used so far
     GET    /health                               GatewayStatus
 
-Over the WebSocket come `OpenTurn` and `CloseTurn`, as binary messages; each is answered, in order,
-by `GatewayStatus` or `TurnMeter`, or by `GatewayRefused`. (Workers of an earlier build send both as
-requests: PUT /sessions/{conversation}/turn and DELETE /sessions/{conversation}/turn/{turn}.)
+Over the WebSocket come `OpenTurn`, `CloseTurn` and `SealKey`, as binary messages; each is answered,
+in order, by `GatewayStatus`, `TurnMeter` or `SealedKey`, or by `GatewayRefused`. (Workers of an
+earlier build send the first two as requests: PUT /sessions/{conversation}/turn and DELETE
+/sessions/{conversation}/turn/{turn}.)
 
 The deletion takes `?fence=`, so that a stale owner cannot undo what a newer one has set up. A
 refusal is a 4xx with `GatewayRefused`. All are idempotent. `GatewayStatus.instance` changes when
@@ -83,6 +84,28 @@ class CloseTurn(Message):
     turn: TurnId
     conversation: ConversationKey
     fence: Fence | None = None
+
+
+class SealKey(Message):
+    """Seal the key of an open turn for the turn of an agent that it calls.
+
+    The other turn is the same tenant's, and the key expires no later.
+    """
+
+    type: Literal["seal_key"] = "seal_key"
+    turn: TurnId
+    conversation: ConversationKey
+    fence: Fence
+    for_turn: TurnId
+    for_conversation: ConversationKey
+
+
+class SealedKey(Message):
+    """The answer to `SealKey`."""
+
+    type: Literal["sealed_key"] = "sealed_key"
+    sealed_key: str
+    expires_ms: int
 
 
 class SideCall(Message):
@@ -171,8 +194,10 @@ class GatewayRefused(Message):
     fence: Fence | None = None
 
 
-TurnCommand = Annotated[OpenTurn | CloseTurn, Field(discriminator="type")]
-TurnAnswer = Annotated[GatewayStatus | TurnMeter | GatewayRefused, Field(discriminator="type")]
+TurnCommand = Annotated[OpenTurn | CloseTurn | SealKey, Field(discriminator="type")]
+TurnAnswer = Annotated[
+    GatewayStatus | TurnMeter | SealedKey | GatewayRefused, Field(discriminator="type")
+]
 _TURN_COMMAND: TypeAdapter[TurnCommand] = TypeAdapter(TurnCommand)
 _TURN_ANSWER: TypeAdapter[TurnAnswer] = TypeAdapter(TurnAnswer)
 _OPEN_SESSION = TypeAdapter(OpenSession)

@@ -6,8 +6,9 @@ refused. The agent survives its worker: it keeps a turn's frames until they are 
 replays them from any number.
 
     worker -> agent   Hello · Prepare · StartTurn · Replay · Ack · Interrupt · TranscriptStored
-                      Ping · Close
-    agent -> worker   Welcome · Prepared · Refused · TranscriptAppend · AgentTimes · Pong
+                      DelegateDid · DelegateAnswered · Ping · Close
+    agent -> worker   Welcome · Prepared · Refused · TranscriptAppend · AskDelegate · AgentTimes
+                      Pong
                       and frames (`infra.wire.frames`)
 """
 
@@ -19,6 +20,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, TypeAdapter
 
+from infra.wire.agents.delegation import AskDelegate, DelegateAnswered, DelegateDid
 from infra.wire.agents.sub_agent import SubAgent
 from infra.wire.base import PROTOCOL_VERSION, Message, decode
 from infra.wire.errors import ErrorCode
@@ -73,6 +75,8 @@ class AgentSettings(Message):
     """Its MCP servers by name."""
     asks_questions: bool = False
     """The agent may end a turn with a question to its user."""
+    delegates: Mapping[str, str] = {}
+    """Agents that it may call, with their descriptions."""
     environment: Mapping[str, str] = {}
     """Variables for its tools, in addition to ours."""
     model_tiers: Mapping[str, str] = {}
@@ -306,11 +310,21 @@ class Pong(Message):
 
 
 Command = Annotated[
-    Hello | Prepare | StartTurn | Replay | Ack | Interrupt | TranscriptStored | Ping | Close,
+    Hello
+    | Prepare
+    | StartTurn
+    | Replay
+    | Ack
+    | Interrupt
+    | TranscriptStored
+    | DelegateDid
+    | DelegateAnswered
+    | Ping
+    | Close,
     Field(discriminator="type"),
 ]
 Answer = Annotated[
-    Welcome | Prepared | Refused | TranscriptAppend | AgentTimes | Pong,
+    Welcome | Prepared | Refused | TranscriptAppend | AskDelegate | AgentTimes | Pong,
     Field(discriminator="type"),
 ]
 _LAUNCH: TypeAdapter[Launch] = TypeAdapter(Launch)

@@ -11,6 +11,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, TypeAdapter
 
+from infra.wire.agents.delegation import Delegation
 from infra.wire.agents.ref import AgentRef
 from infra.wire.base import Message, decode
 from infra.wire.ids import ConversationKey, FileId, TenantId, TurnId
@@ -156,6 +157,8 @@ class TurnRequest(Message):
     """The client may be one that sends only its new message."""
     agent: AgentRef | None = None
     """The agent that the client picked; None for the usual one."""
+    delegation: Delegation | None = None
+    """What its agent may ask of other agents; None if there are none for it."""
     turn_options: TurnOptions = NO_TURN_OPTIONS
     """What the client chooses for this turn alone."""
     options: ConversationOptions = NO_OPTIONS

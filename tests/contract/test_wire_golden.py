@@ -18,6 +18,8 @@ from pydantic import BaseModel
 
 from infra.store.turns import history
 from infra.wire import control, events, gateway, link, turns
+from infra.wire.agents import delegation
+from infra.wire.agents.ref import AgentRef
 from infra.wire.agents.sub_agent import SubAgent
 from infra.wire.base import Message
 from infra.wire.errors import ErrorCode, MalformedMessage, UnknownMessage
@@ -73,6 +75,7 @@ SETTINGS = link.AgentSettings(
     mcp={"github": AgentMcpServer(timeout_s=60)},
     sub_agents={"finder": SubAgent(description="Finds.", prompt="Find.", tools=("Grep",))},
     environment={"LANG": "C.UTF-8"},
+    delegates={"helper": "Helps."},
 )
 HISTORY = (
     HistoryMessage(role="user", content=(TextBlock(text="hello"),)),
@@ -114,6 +117,8 @@ OPAQUE = {
     "sub_agents",
     "environment",
     "mcp",
+    "delegates",
+    "reached",
     "mcp_servers",
     "turns",
 }
@@ -192,6 +197,10 @@ COMMANDS: dict[str, Message] = {
     "ack": link.Ack(turn=TURN, n=7),
     "interrupt": link.Interrupt(turn=TURN, reason=link.InterruptReason.DEADLINE),
     "transcript_stored": link.TranscriptStored(seq=3),
+    "delegate_did": delegation.DelegateDid(
+        turn=TURN, call="toolu_1", n=2, event=ToolCall(id="toolu_2", name="Bash", summary="ls")
+    ),
+    "delegate_answered": delegation.DelegateAnswered(turn=TURN, call="toolu_1", text="Done."),
     "ping": link.Ping(),
     "close": link.Close(),
 }
@@ -207,6 +216,9 @@ ANSWERS: dict[str, Message] = {
     "prepared": link.Prepared(),
     "refused": link.Refused(code=ErrorCode.INVALID_REQUEST, message="no", turn=TURN),
     "transcript_append": link.TranscriptAppend(seq=3, sdk_session="s", part=PART),
+    "ask_delegate": delegation.AskDelegate(
+        turn=TURN, call="toolu_1", agent="helper", task="Help.", conversation=CONVERSATION
+    ),
     "agent_times": link.AgentTimes(
         python_ms=1700000000000,
         listening_ms=1700000000120,
@@ -251,6 +263,16 @@ TURNS: dict[str, Message] = {
         sent=("0123456789abcdef", "fedcba9876543210"),
         begins=(0,),
         answers=("Hello",),
+        delegation=delegation.Delegation(
+            reached={
+                "helper": delegation.Delegate(
+                    agent=AgentRef(name="helper", digest="0" * 32), model="m", description="Helps."
+                )
+            },
+            depth=1,
+            caller=delegation.CallingTurn(turn=TURN, conversation=CONVERSATION),
+            budget_tokens=500,
+        ),
     ),
 }
 METERED = gateway.TurnMeter(
@@ -277,6 +299,18 @@ OPEN_SESSION: dict[str, Message] = {
 }
 CLOSE_TURN: dict[str, Message] = {
     "close_turn": gateway.CloseTurn(turn=TURN, conversation=CONVERSATION, fence=FENCE)
+}
+SEAL_KEY: dict[str, Message] = {
+    "seal_key": gateway.SealKey(
+        turn=TURN,
+        conversation=CONVERSATION,
+        fence=FENCE,
+        for_turn=TURN,
+        for_conversation=CONVERSATION,
+    )
+}
+SEALED_KEY: dict[str, Message] = {
+    "sealed_key": gateway.SealedKey(sealed_key="c2VhbGVk", expires_ms=1700000000000)
 }
 OPEN_TURN: dict[str, Message] = {
     "open_turn": gateway.OpenTurn(
@@ -324,6 +358,8 @@ LINKS: tuple[tuple[str, dict[str, Message], Decode], ...] = (
     ("gateway", REFUSED, gateway.decode_refused),
     ("gateway", OPEN_SESSION, gateway.decode_open_session),
     ("gateway", OPEN_TURN, gateway.decode_open_turn),
+    ("gateway", SEAL_KEY, gateway.decode_turn_command),
+    ("gateway", SEALED_KEY, gateway.decode_turn_answer),
     ("gateway", CLOSE_TURN, gateway.decode_turn_command),
     ("gateway", SIDE_CALL, gateway.decode_side_call),
 )

@@ -17,6 +17,8 @@ from infra.wire.gateway import (
     Meters,
     OpenSession,
     OpenTurn,
+    SealedKey,
+    SealKey,
     SideCall,
     TurnMeter,
 )
@@ -116,6 +118,13 @@ class MemoryGateway:
         self.turns.pop(conversation, None)
         self.closed.append(turn)
         return self.meters_of.get(turn, TurnMeter())
+
+    async def seal_key(self, request: SealKey) -> SealedKey:
+        self._answer()
+        opened = self.turns.get(request.conversation)
+        if opened is None or opened.turn != request.turn:
+            raise GatewayUnavailable(f"turn {request.turn} is not open")
+        return SealedKey(sealed_key="v1.sealed.again", expires_ms=opened.expires_ms)
 
     async def meters(self) -> Meters:
         self._answer()

@@ -25,10 +25,13 @@ from pathlib import Path
 from types import TracebackType
 from typing import Protocol, Self
 
+from agent.cli.offers import OfferedCall
+from agent.delegation import DelegatedCalls
 from agent.memory.transcripts import Entry, PartKey, Transcripts
 from agent.server import LinkServer
 from agent.start_times import now_ms
 from agent.turn import RunningTurn
+from infra.wire.agents.delegation import DELEGATE_TOOL
 from infra.wire.errors import ErrorCode
 from infra.wire.events import (
     EndReason,
@@ -226,6 +229,31 @@ class Echo:
         return await Say(prompt_text(turn.start).partition(" ")[2]).play(turn, session)
 
 
+@dataclass(frozen=True)
+class CallAgent:
+    """Call another agent, and say what it answers. `id` is the call's; `is_forged`: whether or not
+    it may be called."""
+
+    agent: str
+    task: str
+    id: str = "toolu_1"
+    conversation: str | None = None
+    is_forged: bool = False
+
+    async def play(self, turn: RunningTurn, session: ScriptedSession) -> TurnEnded | None:
+        known = {self.agent: ""} if self.is_forged else turn.start.settings.delegates
+        calls = DelegatedCalls(turn, known, tell=session.tell)
+        if not calls.offers:
+            return await Say("There is nobody to call.").play(turn, session)
+        turn.calls = calls
+        given = {"agent": self.agent, "task": self.task, "conversation": self.conversation}
+        run = calls.offers[0].run
+        assert run is not None
+        await turn.say(ToolCall(id=self.id, name=DELEGATE_TOOL, summary=self.agent))
+        reply = await run(OfferedCall(self.id, DELEGATE_TOOL, given))
+        return await Say(reply.text).play(turn, session)
+
+
 _CODES = {
     "401": ErrorCode.INVALID_KEY,
     "403": ErrorCode.PERMISSION_DENIED,
@@ -247,6 +275,10 @@ AGENT_SCRIPTS: dict[str, Callable[[list[str]], Script]] = {
     "hang": lambda words: [Hang()],
     "wait": lambda words: [Wait(int(words[1]) / 1000), Say("waited")],
     "fail": lambda words: [Fail(_CODES.get(words[1], ErrorCode.UPSTREAM_ERROR))],
+    "delegate": lambda words: [CallAgent(words[1], " ".join(words[2:]))],
+    "delegate-in": lambda words: [CallAgent(words[2], " ".join(words[3:]), conversation=words[1])],
+    "forge-call": lambda words: [CallAgent(words[1], " ".join(words[2:]), is_forged=True)],
+    "delegate-each": lambda words: [CallAgent("helper", "echo hi", id=id) for id in words[1:]],
     "die": lambda words: [Say("about to die "), Die()],
     "history": lambda words: [Recall()],
     "tool": lambda words: [Tool("Bash", " ".join(words[1:]), "ok, 1 line"), Say("done")],
@@ -259,8 +291,9 @@ AGENT_SCRIPTS: dict[str, Callable[[list[str]], Script]] = {
 }
 """What a prompt that starts with such a word makes the agent do: `stream N deltas [every MS ms]
 [of K chars]`, `flood N`, `hang`, `wait MS`, `fail STATUS`, `die`, `history`, `tool COMMAND`,
-`think TEXT`, `forge HEX [times N]`, `echo TEXT`. Where the scripted model has the word too, it
-means the same.
+`think TEXT`, `forge HEX [times N]`, `echo TEXT`, `delegate AGENT TASK`, `delegate-in CONVERSATION
+AGENT TASK`, `delegate-each CALL ...`, `forge-call AGENT TASK`. Where the scripted model has the
+word too, it means the same.
 """
 
 

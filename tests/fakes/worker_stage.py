@@ -37,6 +37,7 @@ from infra.store.open import Store, store_on
 from infra.store.placement.waiting_room import Taken
 from infra.store.server.faults import FAULTS
 from infra.store.turns.turns import NewTurn
+from infra.wire.agents.delegation import Delegation
 from infra.wire.agents.ref import AgentRef
 from infra.wire.errors import StoreUnavailable
 from infra.wire.events import Event, TextDelta, TurnEnded, decode_event
@@ -298,6 +299,7 @@ class Stage:
         tenant: TenantId = TENANT,
         turn_options: TurnOptions = NO_TURN_OPTIONS,
         agent: AgentRef | None = None,
+        delegation: Delegation | None = None,
     ) -> TurnId:
         """Submit a turn and ring the bell, as the API does.
 
@@ -326,6 +328,7 @@ class Stage:
                     deadline_s=deadline_s,
                     idle_timeout_s=idle_timeout_s,
                     agent=agent,
+                    delegation=delegation,
                     lane=lane,
                     is_thin=is_thin,
                     turn_options=turn_options,

@@ -25,6 +25,7 @@ from typing import Any
 from infra.runtime.logs import fields
 from infra.store.conversations.conversations import ConversationRecord
 from infra.store.turns.turns import Claimed
+from infra.wire.agents.delegation import AskDelegate
 from infra.wire.control import TurnWaits
 from infra.wire.endings import declared_end
 from infra.wire.errors import (
@@ -43,6 +44,7 @@ from worker.conversations.container.kept_link import KeptLink
 from worker.conversations.container.recovery import Recovery
 from worker.conversations.container.session import HostSession
 from worker.conversations.container.start_boost import StartBoost
+from worker.conversations.delegation.called_agents import CalledAgents
 from worker.conversations.delivery import Delivery
 from worker.conversations.files.files_out import FilesOut
 from worker.conversations.files.workspace_guard import WorkspaceGuard
@@ -125,6 +127,7 @@ class Conversation:
         self._workspace = WorkspaceGuard(parts, self.key, self._session, running=lambda: self._run)
         self._boost = StartBoost(parts, container=lambda: self.container)
         self._files = FilesOut(parts, held)
+        self._called = CalledAgents(parts, held, send=self._link.send)
         self._inbox = Inbox()
         self._idle_end = IdleEnd(self.key, self._record, self._inbox, on_hibernated=on_hibernated)
         self._run: TurnRun | None = None
@@ -244,6 +247,11 @@ class Conversation:
         """See `LinkListener`."""
         self._transcripts.take(line, self.container)
 
+    def on_ask(self, ask: AskDelegate) -> None:
+        """See `LinkUser`."""
+        if self._run is not None:
+            self._called.take(self._run, ask)
+
     def _tell_stored(self, seq: int, container: ContainerId | None) -> None:
         """Confirm to the agent that sent it; another agent process counts anew and has sent
         something else."""
@@ -296,6 +304,7 @@ class Conversation:
                     group.create_task(self._transcripts.run()),
                     group.create_task(self._boost.run()),
                     group.create_task(self._files.run()),
+                    group.create_task(self._called.run()),
                 ]
                 left = await self._serve()
                 for watcher in watchers:

@@ -18,6 +18,7 @@ from infra.wire.gateway import (
     GatewayFault,
     GatewayRefused,
     OpenTurn,
+    SealKey,
     decode_open_session,
     decode_open_turn,
     decode_side_call,
@@ -132,6 +133,8 @@ class ControlServer:
                     return self._table.status()
                 case CloseTurn(conversation=c, turn=turn, fence=fence):
                     return self._table.close_turn(c, turn, fence)
+                case SealKey() as command:
+                    return self._table.seal_key(command)
         except AgClusterError as error:
             return _refusal(error)[1]
 

@@ -20,9 +20,16 @@ from typing import Protocol
 
 from infra.runtime.clock import Clock
 from infra.runtime.logs import fields
-from infra.runtime.sealing import Sealer
+from infra.runtime.sealing import SealContext, Sealer
 from infra.wire.errors import AgClusterError, IllegalTransition
-from infra.wire.gateway import GatewayStatus, OpenSession, OpenTurn, TurnMeter
+from infra.wire.gateway import (
+    GatewayStatus,
+    OpenSession,
+    OpenTurn,
+    SealedKey,
+    SealKey,
+    TurnMeter,
+)
 from infra.wire.ids import ConversationKey, Fence, TurnId
 from worker.gateway.keys import CallersSecrets, TurnKey, open_callers_secrets, open_key
 from worker.gateway.model.metering import Ledger, TurnCounter
@@ -326,6 +333,25 @@ class SessionTable:
         # A side call's worker has disconnected, which may not have been noticed here yet.
         self.ledger.settle(turn)
         return self.ledger.read(turn)
+
+    def seal_key(self, command: SealKey) -> SealedKey:
+        """The key of an open turn, sealed for the turn of an agent that it calls.
+
+        Raises `NoSession` if the turn is not open here, and `StaleFence`.
+        """
+        session = self._sessions.get(command.conversation)
+        turn = session.turn if session is not None else None
+        if session is None or turn is None or turn.id != command.turn:
+            raise NoSession(f"turn {command.turn} is not open here")
+        if command.fence < session.fence:
+            raise StaleFence(session.conversation, given=command.fence, fence=session.fence)
+        if turn.state is not KeyState.OPEN:
+            raise NoSession(f"turn {command.turn} is {turn.state}")
+        context = SealContext(
+            turn.tenant, command.for_conversation, command.for_turn, turn.expires_ms
+        )
+        sealed = self._sealer.seal(turn.key.reveal(), context)
+        return SealedKey(sealed_key=sealed, expires_ms=turn.expires_ms)
 
     async def aclose(self) -> None:
         """Close every session."""

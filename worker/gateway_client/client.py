@@ -25,7 +25,10 @@ from infra.wire.gateway import (
     Meters,
     OpenSession,
     OpenTurn,
+    SealedKey,
+    SealKey,
     SideCall,
+    TurnCommand,
     TurnMeter,
     decode_meters,
     decode_refused,
@@ -34,7 +37,7 @@ from infra.wire.gateway import (
 from infra.wire.ids import ConversationKey, Fence, TurnId
 from worker.gateway_client.turn_line import TurnLine
 
-_AnswerT = TypeVar("_AnswerT", GatewayStatus, TurnMeter)
+_AnswerT = TypeVar("_AnswerT", GatewayStatus, TurnMeter, SealedKey)
 
 FENCES_MAX = 10_000
 """Far more than the sessions that a worker has open at the same time."""
@@ -128,6 +131,10 @@ class GatewayClient:
         )
         return await self._ask(command, TurnMeter)
 
+    async def seal_key(self, request: SealKey) -> SealedKey:
+        """The key of an open turn, sealed for the turn of an agent that it calls."""
+        return await self._ask(request, SealedKey)
+
     async def meters(self) -> Meters:
         """What the running turns have used so far."""
         return decode_meters(await self._send("GET", "/meters"))
@@ -189,7 +196,7 @@ class GatewayClient:
         if self._http is not None:
             await self._http.close()
 
-    async def _ask(self, command: OpenTurn | CloseTurn, kind: type[_AnswerT]) -> _AnswerT:
+    async def _ask(self, command: TurnCommand, kind: type[_AnswerT]) -> _AnswerT:
         with self._translating():
             async with asyncio.timeout(self._timeout_s):
                 answer = await self._turns.ask(command)

@@ -24,6 +24,8 @@ from infra.wire.gateway import (
     Meters,
     OpenSession,
     OpenTurn,
+    SealedKey,
+    SealKey,
     SideCall,
     TurnMeter,
 )
@@ -61,6 +63,10 @@ class Gateway(Protocol):
 
     async def close_turn(self, conversation: ConversationKey, turn: TurnId) -> TurnMeter:
         """Stop model calls and wipe the key. Returns what the turn used."""
+        ...
+
+    async def seal_key(self, request: SealKey) -> SealedKey:
+        """The key of an open turn, sealed for the turn of an agent that it calls."""
         ...
 
     async def meters(self) -> Meters:
@@ -144,6 +150,16 @@ class GatewayRegistrar:
         except GatewayUnavailable as error:
             log.warning("turn not closed at the gateway: %s", error, extra=fields(turn=turn))
             return TurnMeter()
+
+    async def seal_key(self, request: SealKey) -> SealedKey:
+        """The key of an open turn, sealed for the turn of an agent that it calls.
+
+        Raises `GatewayUnavailable` after a few seconds, also for a turn that is not open, and
+        `LeaseLost` if a newer owner has the session.
+        """
+        with self._noticing(request.conversation, request.fence):
+            # One that has just restarted is told of the turn soon.
+            return await self._patiently(lambda: self._gateway.seal_key(request))
 
     async def meter(self, turn: TurnId) -> TurnMeter | None:
         """What an open turn has used, at most a second old; None if it is not open there.

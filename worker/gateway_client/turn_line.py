@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 import aiohttp
 
-from infra.wire.gateway import CloseTurn, OpenTurn, TurnAnswer, decode_turn_answer
+from infra.wire.gateway import TurnAnswer, TurnCommand, decode_turn_answer
 
 _PATH = "/turns"
 _CLOSE_S = 0.1
@@ -31,7 +31,7 @@ class TurnLine:
         self._line: aiohttp.ClientWebSocketResponse | None = None
         self._turn = asyncio.Lock()
 
-    async def ask(self, command: OpenTurn | CloseTurn) -> TurnAnswer:
+    async def ask(self, command: TurnCommand) -> TurnAnswer:
         """The gateway's answer. The caller limits the time.
 
         Raises `aiohttp.ClientError` or `OSError` if there is no line, and `MalformedMessage`. May
@@ -49,7 +49,7 @@ class TurnLine:
             return await self._asked(self._line, command)
 
     async def _asked(
-        self, line: aiohttp.ClientWebSocketResponse, command: OpenTurn | CloseTurn
+        self, line: aiohttp.ClientWebSocketResponse, command: TurnCommand
     ) -> TurnAnswer:
         try:
             await line.send_bytes(command.encode())

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from infra.runtime.settings.agents import AgentDefaults
 from infra.runtime.settings.models import ModelSettings
+from infra.wire.agents.delegation import Delegate
 from infra.wire.agents.profile import AgentProfile
 from infra.wire.link import AgentSettings
 from infra.wire.turns import TurnRequest
@@ -31,6 +32,7 @@ def agent_settings(
                 "system_prompt": _prompt(profile, request.system_prompt),
                 "is_prompt_added": profile.system_prompt is not None
                 and profile.system_prompt.mode == "append",
+                "delegates": _delegates(request, profile, agents),
             }
         )
     return settings.model_copy(
@@ -61,6 +63,24 @@ def models_of_turn(
     if profile is None:
         return models.models_of_turn(request.model)
     return tuple(dict.fromkeys((request.model, *_open_models(profile, models))))
+
+
+def delegates_of(
+    request: TurnRequest, profile: AgentProfile | None, agents: AgentDefaults
+) -> dict[str, Delegate]:
+    """The agents that the turn's agent may call, by name: those that its profile lists and its
+    caller may use, unless too many callers stand above it."""
+    given = request.delegation
+    if profile is None or given is None or given.depth >= agents.delegation_depth:
+        return {}
+    return {name: given.reached[name] for name in profile.delegates if name in given.reached}
+
+
+def _delegates(
+    request: TurnRequest, profile: AgentProfile, agents: AgentDefaults
+) -> dict[str, str]:
+    found = delegates_of(request, profile, agents)
+    return {name: one.description for name, one in found.items()}
 
 
 def _of_profile(

@@ -102,12 +102,15 @@ class TurnRun:
             claimed.record,
             is_taken_over=claimed.is_adoption,
             agent_budget_tokens=claimed.profile.turn_budget_tokens if claimed.profile else None,
+            callers_budget_tokens=_callers_budget(claimed.request),
+            may_lend=claimed.profile is not None and bool(claimed.profile.delegates),
             on_overrun=self._limits.overrun,
         )
         first = first_phase(state=claimed.record.state, is_adoption=claimed.is_adoption)
         self._life = Life(f"run of {self.turn}", first, RUN_TRANSITIONS)
         self._parts = parts
         self._held = held
+        self._since_s = parts.clock.monotonic()
         self._standing: Standing | None = None
         self._told = claimed.request
         self._notices: tuple[str, ...] = ()
@@ -137,6 +140,11 @@ class TurnRun:
     @property
     def phase(self) -> RunPhase:
         return self._life.state
+
+    @property
+    def left_s(self) -> float:
+        """Seconds until its deadline."""
+        return self.claimed.left_s - (self._parts.clock.monotonic() - self._since_s)
 
     @property
     def last_n(self) -> int:
@@ -453,7 +461,7 @@ class TurnRun:
         self._on_spoken = on_spoken
         if self.phase is RunPhase.ENDED:
             self._note_spoken()
-        self._limits.start(left_s=self.claimed.left_s)
+        self._limits.start(left_s=self.left_s)
         try:
             look = partial(self.spending.look, self.open_request)
             async with self._parts.meters.following(look, self._held):
@@ -524,3 +532,8 @@ class TurnRun:
     async def append_rest(self) -> None:
         """Log what waits, before handing over. Raises `LeaseLost` and `StoreUnavailable`."""
         await self._output.append_rest()
+
+
+def _callers_budget(request: TurnRequest) -> int | None:
+    """What the turn whose agent called this one's leaves to it; None for no limit of that kind."""
+    return request.delegation.budget_tokens if request.delegation else None

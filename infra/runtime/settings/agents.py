@@ -47,6 +47,23 @@ class AgentDefaults(Section):
         "the question, and it goes on with what they say next. An agent's profile decides for "
         "itself.",
     )
+    delegation_depth: int = Field(
+        2,
+        ge=0,
+        le=5,
+        description="How many agents may stand behind one another when agents call agents. 0: no "
+        "agent may call another one.",
+    )
+    delegations_at_once: int = Field(
+        3, ge=1, le=32, description="Agents that the agent of one turn may have called at once."
+    )
+    delegations_max: int = Field(10, ge=1, le=100, description="Calls of other agents in one turn.")
+    delegation_wait_s: float = Field(
+        30.0,
+        gt=0,
+        description="A called agent for which no worker has room within this time is not waited "
+        "for: its caller is told, and goes on without it.",
+    )
     turn_deadline_s: float = Field(3600.0, gt=0, description="Maximum duration of a turn.")
     idle_timeout_s: float = Field(
         1800.0,

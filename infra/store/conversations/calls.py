@@ -95,11 +95,12 @@ class StopCall(Call[StopAnswer], frozen=True):
 
 
 class DeleteAnswer(Answer, frozen=True):
-    outcome: Literal["ok", "busy", "unknown", "more"]
+    outcome: Literal["ok", "busy", "unknown", "more", "called"]
     host: HostId | None = None
     owner: WorkerId | None = None
     container: str | None = None
     turn: str = ""
+    called: ConversationKey | None = None
 
 
 class DeleteCall(Call[DeleteAnswer], frozen=True):

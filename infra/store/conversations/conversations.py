@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -78,6 +79,9 @@ class ConversationRecord:
     """Why its last container was stopped before the idle deadline; None if it was not, or if it
     has one again."""
     hibernated_at_ms: int | None = None
+    caller: ConversationKey | None = None
+    """The conversation whose agent called this one's: it is not listed, and deleted with that
+    one."""
 
     @property
     def is_transcript_full(self) -> bool:
@@ -312,7 +316,8 @@ class ConversationStore:
         reason: str,
         is_forced: bool = False,
     ) -> Deleted:
-        """Delete it everywhere: record, memory, turns and their logs, container and files.
+        """Delete it everywhere: record, memory, turns and their logs, container and files; and the
+        conversations of agents that its agent has called.
 
         When this returns, it is gone from Redis. Its host's workers remove the rest within seconds,
         or as soon as a worker is running again. Raises `ConversationBusy` while a turn runs or
@@ -332,7 +337,10 @@ class ConversationStore:
             forgotten_at_once=self._forgotten_at_once,
         )
         answer = await self._delete(call)
-        while answer.outcome == "more":
+        while answer.outcome in ("more", "called"):
+            if answer.called is not None:
+                with suppress(ConversationNotFound):
+                    await self.delete(answer.called, tenant=tenant, reason=reason, is_forced=True)
             answer = await self._delete(call)
         if answer.outcome == "unknown":
             raise ConversationNotFound(c)
@@ -400,7 +408,7 @@ class ConversationStore:
 
 _KEY_DIGITS = 24
 
-_Id = TypeVar("_Id", WorkerId, HostId, TurnId)
+_Id = TypeVar("_Id", WorkerId, HostId, TurnId, ConversationKey)
 
 
 def _as(kind: Callable[[str], _Id], reply: object) -> _Id | None:
@@ -437,4 +445,5 @@ def _record(c: ConversationKey, held: Mapping[str, str]) -> ConversationRecord:
         transcript_full=held.get("transcript_full"),
         hibernated=word(Hibernation, held["hibernated"]) if "hibernated" in held else None,
         hibernated_at_ms=int(held["hibernated_at"]) if "hibernated_at" in held else None,
+        caller=_as(ConversationKey, held.get("caller")),
     )

@@ -4,13 +4,14 @@
 -- ARGS  conversation, tenant ('' for an operator), is_forced (also while turns run or wait),
 --       cancelled (end event of a turn that is), reason, events_max, ended_ttl_ms,
 --       order (control message for the owner), forgotten_at_once (turns)
--- Returns 'ok' host, owner, container | 'busy' turn | 'unknown' (also for another tenant's) | 'more'
+-- Returns 'ok' host, owner, container | 'busy' turn | 'unknown' (also for another tenant's) | 'more' |
+--       'called' called (a conversation of an agent that it called, which goes first)
 --
 -- 'more': so many turns are forgotten that the rest is left to the next call.
 --
 -- A turn that ends here keeps its log for a moment, so that its client sees the end. Who owned the
 -- conversation finds its lease lost.
-local held = redis.call('HMGET', K.conversation, 'state', 'tenant', 'turn', 'host', 'container', 'retention')
+local held = redis.call('HMGET', K.conversation, 'state', 'tenant', 'turn', 'host', 'container', 'retention', 'caller')
 if not held[1] or (A.tenant ~= '' and held[2] ~= A.tenant) then return {'unknown'} end
 local running = held[3] and read_turn(held[3])
 if running and is_ended(running.state) then running = nil end
@@ -18,6 +19,10 @@ local busy = running and running.id or redis.call('LINDEX', K.todo, 0)
 if busy and A.is_forced ~= '1' then return {'busy', 'turn', busy} end
 
 write_even_when_full()
+for _, id in ipairs(redis.call('SMEMBERS', key('called', A.conversation))) do
+  if redis.call('EXISTS', key('conversation', id)) == 1 then return {'called', 'called', id} end
+end
+if held[7] then redis.call('SREM', key('called', held[7]), A.conversation) end
 local listed, most = key('conversation_turns', A.conversation), tonumber(A.forgotten_at_once)
 local is_last = redis.call('LLEN', listed) <= most
 for _, id in ipairs(redis.call('LRANGE', listed, 0, most - 1)) do

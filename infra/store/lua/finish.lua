@@ -20,7 +20,7 @@
 -- Otherwise nobody knows what the agent remembers, and an entry that equals no prompt says so.
 -- Messages it has not heard stand at the list's end, until a turn ends that was given them too.
 local held = redis.call('HMGET', K.conversation, 'owner', 'fence', 'turn', 'state', 'retention', 'lane',
-  'kept_until', 'turns', 'sdk_session')
+  'kept_until', 'turns', 'sdk_session', 'caller')
 if held[1] ~= A.worker or held[2] ~= A.fence then return {'lost'} end
 local turn, unfinished = read_turn(A.turn), held[3]
 if turn and is_ended(turn.state) then
@@ -147,6 +147,8 @@ else
 end
 if held[5] then
   local _, is_renewed = keep_for(A.conversation, turn.tenant, held[5], held[7])
-  list_conversation(A.conversation, turn.tenant, held[6], now, held[5], is_renewed)
+  if not held[10] then
+    list_conversation(A.conversation, turn.tenant, held[6], now, held[5], is_renewed)
+  end
 end
 return {'ok', 'is_next_waiting', is_next_waiting}

@@ -8,6 +8,8 @@
 --       or left: only one under way that nobody reads),
 --       supersedes (a turn that it is known not to repeat), reader (who will read it),
 --       is_thin (its client may be one that sends only what is new),
+--       caller (the turn whose agent calls this one's, or ''), granted_tokens (what it may spend of
+--       the caller's budget), called_at_once_max, called_max (turns that one turn's agent calls),
 --       order (control message for the owner), look_after_ms (delay of the sweep's next look at a
 --       turn that is begun), lease_sure_ms (that the owner's lease has left if it is renewed in time),
 --       open_ttl_ms, retention_ms, todo_ttl_ms,
@@ -19,10 +21,12 @@
 -- Returns 'created' turn, owner (living), ahead (turns), told (owners) | 'joined' turn, owner, ahead,
 --       told | 'repeated' turn, owner, ahead, told | 'conversation' turns, oldest_ms |
 --       'cluster' turns, oldest_ms | 'tenant' turns, oldest_ms | 'tenant_queue' turns, oldest_ms |
---       'budget' day_left_ms | 'tenant_bytes' held_bytes
+--       'budget' day_left_ms | 'tenant_bytes' held_bytes | 'caller_over' | 'called' turns
 --
 -- The words from 'conversation' on name the bound that is reached, `turns` how many there are,
 -- `oldest_ms` the age of the oldest.
+--
+-- 'caller_over': the caller's turn has ended, or is being cancelled. 'called': it calls as many as it may.
 --
 -- Called again after a lost answer it finds its own turn and says 'created' again. A repeat of a
 -- turn that ended before anybody claimed it is a new turn: nothing of it can have happened.
@@ -54,6 +58,23 @@ local is_anything_there = redis.call('EXISTS', K.turn, K.todo, KEY.ring) > 0
 if is_anything_there and redis.call('EXISTS', K.turn) == 1 then return answer('created', turn) end
 local held = redis.call('HMGET', K.conversation, 'state', 'turn', 'owner', 'fence', 'begun', 'host',
   'sdk_session', 'resends', 'transcript_full', 'options', 'kept_until', 'idle_at')
+-- An agent's call begins nothing for a turn that is over: nobody would stop it.
+local caller = A.caller ~= '' and read_turn(A.caller) or nil
+if A.caller ~= '' then
+  if not caller or caller.tenant ~= tenant or is_ended(caller.state) or caller.cancel then
+    return {'caller_over'}
+  end
+  local called, under_way = 0, 0
+  for id in string.gmatch(caller.called or '', 'turn_%x+') do
+    called = called + 1
+    local state = redis.call('HGET', key('turn', id), 'state')
+    if state and not is_ended(state) then under_way = under_way + 1 end
+  end
+  if called >= tonumber(A.called_max) or under_way >= tonumber(A.called_at_once_max) then
+    return {'called', 'turns', called}
+  end
+end
+
 local function read_by(id)
   if A.reader == '' then return end
   -- Without a lifetime: it goes when the turn ends, or when the sweep misses its record (unclaimed).
@@ -195,6 +216,11 @@ local record = {
   idem = A.digest, thin = A.is_thin, request_bytes = int(#A.request), options = with_options(A.options),
   expires = int(now + A.open_ttl_ms),
 }
+if caller then
+  record.caller = caller.id
+  local entry = turn .. ':' .. A.granted_tokens
+  redis.call('HSET', caller.key, 'called', caller.called and caller.called .. ' ' .. entry or entry)
+end
 local told = claim and begin_warm(owner, claim, record) or 0
 local is_begun = told > 0
 if claim and not is_begun then
@@ -211,6 +237,7 @@ local function note_conversation()
     tenant = tenant, last_active = int(now), retention = A.retention_ms,
     idle_timeout = A.idle_timeout_ms, lane = A.lane, options = record.options,
     label = A.label ~= '' and A.label or nil,
+    caller = caller and caller.conversation or nil,
   }
   if not held[1] then fields.state, fields.created, fields.turns = 'cold', int(now), '0' end
   if not held[4] then fields.fence = '0' end
@@ -223,6 +250,11 @@ local function note_conversation()
 end
 
 note_conversation()
+if caller then
+  local called = key('called', caller.conversation)
+  redis.call('SADD', called, conversation)
+  redis.call('PEXPIRE', called, int(math.max(redis.call('PTTL', key('conversation', caller.conversation)), 1)))
+end
 -- That of a conversation with a turn means nothing, so it may stay: the turn's end replaces it.
 if held[12] and not is_begun then redis.call('HDEL', K.conversation, 'idle_at') end
 if held[12] then redis.call('ZREM', K.idle, conversation) end
@@ -242,7 +274,7 @@ redis.call('PEXPIRE', K.tenant_running, A.open_ttl_ms)
 -- The list of a tenant's conversations, and what expired in its lists of turns, can wait for the end.
 if is_begun then return {'created', 'turn', turn, 'owner', owner, 'ahead', 0, 'told', told} end
 
-list_conversation(conversation, tenant, A.lane, now, A.retention_ms, is_renewed)
+if not caller then list_conversation(conversation, tenant, A.lane, now, A.retention_ms, is_renewed) end
 redis.call('RPUSH', K.todo, turn)
 redis.call('PEXPIRE', K.todo, A.todo_ttl_ms)
 redis.call('ZADD', tenant_waiting, int(now), turn)

@@ -196,6 +196,7 @@ def _patterns(keys: Keys) -> Mapping[str, str]:
         "todo": keys.todo(ConversationKey(_ID)),
         "accepted": keys.accepted(ConversationKey(_ID)),
         "unheard": keys.unheard(ConversationKey(_ID)),
+        "called": keys.called(ConversationKey(_ID)),
         "conversation_turns": keys.conversation_turns(ConversationKey(_ID)),
         "transcripts": keys.transcripts(ConversationKey(_ID)),
         "transcript": keys.transcript(ConversationKey(_ID), _ID),

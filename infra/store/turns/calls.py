@@ -38,6 +38,8 @@ class SubmitAnswer(Answer, frozen=True):
         "tenant_queue",
         "budget",
         "tenant_bytes",
+        "caller_over",
+        "called",
     ]
     """The result, or the limit that is reached."""
     turn: TurnId = _NO_TURN
@@ -68,6 +70,10 @@ class SubmitCall(Call[SubmitAnswer], frozen=True):
     supersedes: TurnId | None
     reader: ReaderId | None
     is_thin: bool
+    caller: TurnId | None
+    granted_tokens: int
+    called_at_once_max: int
+    called_max: int
     order: bytes
     look_after_ms: int
     lease_sure_ms: int

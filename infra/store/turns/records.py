@@ -14,6 +14,7 @@ from infra.store.turns.calls import FoundOpen
 from infra.store.turns.history import TurnBase, decode_base
 from infra.wire.agents.profile import AgentProfile
 from infra.wire.base import decode
+from infra.wire.errors import AgClusterError
 from infra.wire.events import Usage
 from infra.wire.history.decision import Accepted, Base
 from infra.wire.ids import (
@@ -40,6 +41,25 @@ class RepeatOf(StrEnum):
 
 
 @dataclass(frozen=True)
+class CalledBy:
+    """The turn whose agent calls that of a new turn, and what it may call. `granted_tokens`: what
+    the new turn may spend of its budget; 0 if it has none."""
+
+    turn: TurnId
+    at_once_max: int
+    most: int
+    granted_tokens: int = 0
+
+
+class CallerOver(AgClusterError):
+    """The turn whose agent calls another one has ended, or is being cancelled."""
+
+
+class CallsTooMany(AgClusterError):
+    """The turn's agent has called as many others as it may, or as many at once."""
+
+
+@dataclass(frozen=True)
 class NewTurn:
     """Everything that submit writes."""
 
@@ -57,6 +77,8 @@ class NewTurn:
     repeats: RepeatOf = RepeatOf.ANY
     reader: ReaderId | None = None
     """The client's open answer, for this turn or the one that it repeats (`readers`)."""
+    called_by: CalledBy | None = None
+    """None for a turn that a client asks for."""
     is_large: bool = False
     """Its request is encoded in a thread."""
     supersedes: TurnId | None = None

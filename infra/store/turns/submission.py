@@ -8,7 +8,7 @@ from infra.store.bounds import LISTED_TURNS_MAX
 from infra.store.conversations.leases import LEASE_S, SURE_LEASE_S
 from infra.store.keys import Keys
 from infra.store.turns.calls import SubmitAnswer, SubmitCall
-from infra.store.turns.records import NewTurn, Submitted, options_named
+from infra.store.turns.records import CallerOver, CallsTooMany, NewTurn, Submitted, options_named
 from infra.wire.control import TurnWaits
 from infra.wire.history.decision import GO_ON_DIGEST
 from infra.wire.turns import TurnRequest
@@ -60,6 +60,10 @@ def submit_call(
         supersedes=new.supersedes,
         reader=new.reader,
         is_thin=request.is_thin and not request.history,
+        caller=new.called_by.turn if new.called_by else None,
+        granted_tokens=new.called_by.granted_tokens if new.called_by else 0,
+        called_at_once_max=new.called_by.at_once_max if new.called_by else 0,
+        called_max=new.called_by.most if new.called_by else 0,
         order=TurnWaits(conversation=c, turn=turn).encode(),
         look_after_ms=_ms(CLAIMED_LOOK_AFTER_S),
         lease_sure_ms=_ms(SURE_LEASE_S),
@@ -90,8 +94,13 @@ def submit_keys(keys: Keys, request: TurnRequest, digest: str) -> dict[str, str]
 
 
 def submitted(answer: SubmitAnswer) -> Submitted:
-    """What the script did. Raises `RequestRefused` if a limit is reached."""
+    """What the script did. Raises `RequestRefused` if a limit is reached, `CallerOver` or
+    `CallsTooMany`."""
     match answer.outcome:
+        case "caller_over":
+            raise CallerOver("the calling turn is over")
+        case "called":
+            raise CallsTooMany(f"the turn has called {answer.turns} others")
         case "created" | "joined" | "repeated":
             return Submitted(
                 turn=answer.turn,

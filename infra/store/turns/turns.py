@@ -116,7 +116,8 @@ class TurnStore:
         """Create the turn and append it to its conversation's FIFO, or find the turn that it
         repeats.
 
-        Raises `RequestRefused` if a limit is reached (never for a repeat) and `StoreUnavailable`.
+        Raises `RequestRefused` if a limit is reached (never for a repeat) and `StoreUnavailable`;
+        for a turn that an agent calls, also `CallerOver` and `CallsTooMany`.
         If the answer is lost or the call is cancelled, the turn may exist: `TurnReaders.withdraw`
         then leaves it.
         """
@@ -357,6 +358,23 @@ class TurnStore:
         with translate():
             held = fields(await self._redis.hgetall(self._keys.turn(turn)))  # type: ignore[misc]
         return turn_record(turn, held) if "state" in held else None
+
+    async def lent_tokens(self, turn: TurnId) -> int:
+        """Tokens of its budget that agents which its agent has called have used, or may still
+        use. Raises `StoreUnavailable`."""
+        with translate():
+            called = optional(await self._redis.hget(self._keys.turn(turn), "called"))  # type: ignore[misc]
+        return sum([await self._used_of(*entry.split(":")) for entry in (called or "").split()])
+
+    async def _used_of(self, called: str, granted: str) -> int:
+        """What a called turn, and those that its agent has called, have used. Until it has ended,
+        all that it may."""
+        turn = TurnId(called)
+        record = await self.get(turn)
+        if record is None or not record.state.is_terminal:
+            return int(granted)
+        own = record.usage.spent_tokens if record.usage else 0
+        return own + await self.lent_tokens(turn)
 
     async def age_ms(self, turn: TurnId) -> int | None:
         """Milliseconds since it was submitted, by the clock of Redis alone; None for an unknown

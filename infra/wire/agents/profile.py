@@ -30,6 +30,7 @@ from infra.wire.options import Effort
 
 SUB_AGENTS_MAX = 32
 MCP_SERVERS_MAX = 32
+DELEGATES_MAX = 16
 
 
 class SystemPrompt(ProfilePart):
@@ -67,6 +68,9 @@ class AgentProfile(ProfilePart):
     tool_display: Literal["off", "reasoning", "text", "inline"] | None = None
     """Where answers show its tools and its thinking, if the client does not say."""
     sub_agents: Annotated[Mapping[AgentName, SubAgent], Field(max_length=SUB_AGENTS_MAX)] = {}
+    delegates: Annotated[tuple[AgentName, ...], Field(max_length=DELEGATES_MAX)] = ()
+    """Agents that it may call with its tool `delegate`. Each works in a conversation of its own,
+    under its own profile, with the caller's key and within the caller's time and budget."""
     mcp_servers: Annotated[Mapping[ServerName, McpServer], Field(max_length=MCP_SERVERS_MAX)] = {}
     """MCP servers whose tools it has. Its tools reach them whatever the egress policy says, as long
     as its deployment has egress at all."""

@@ -17,6 +17,7 @@ from typing import Protocol
 
 from infra.runtime.clock import Clock
 from infra.runtime.logs import RatedLog, fields
+from infra.wire.agents.delegation import AskDelegate
 from infra.wire.errors import AgentUnreachable, MalformedMessage, UnknownMessage
 from infra.wire.ids import ConversationKey
 from infra.wire.link import AgentTimes, Answer, Command, Hello, Refused
@@ -75,6 +76,10 @@ class LinkUser(Protocol):
 
     def on_transcript(self, line: bytes) -> None:
         """See `LinkListener`."""
+        ...
+
+    def on_ask(self, ask: AskDelegate) -> None:
+        """The agent calls another one, in the current turn."""
         ...
 
     async def on_agent_gone(self, container: ContainerId, error: AgentUnreachable) -> None:
@@ -180,6 +185,8 @@ class KeptLink:
         match answer:
             case Refused():
                 self._hearer.on_refused(answer)
+            case AskDelegate():
+                self._user.on_ask(answer)
             case AgentTimes():
                 self._hearer.on_times(answer)
             case _:

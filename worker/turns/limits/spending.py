@@ -36,23 +36,31 @@ class Spending:
         *,
         is_taken_over: bool = False,
         agent_budget_tokens: int | None = None,
+        callers_budget_tokens: int | None = None,
+        may_lend: bool = False,
         on_overrun: Callable[[], None] = lambda: None,
     ) -> None:
         """`is_taken_over`: another worker may have booked for the turn before.
         `agent_budget_tokens`: what a turn of its agent may spend, if that is less than what any
-        turn may. `on_overrun` is called when the gateway has stopped calls of the turn because of
-        its budget."""
+        turn may. `callers_budget_tokens`: what the turn whose agent called this one's leaves to it.
+        `may_lend`: its own agent may call others. `on_overrun` is called when the gateway has
+        stopped calls of the turn because of its budget."""
         self._parts = parts
         self._held = held
         self._on_overrun = on_overrun
         self._record = record
-        budgets = (parts.budgets.turn_budget_tokens, agent_budget_tokens)
+        own = parts.budgets.turn_budget_tokens
+        budgets = (own, agent_budget_tokens, callers_budget_tokens)
         self._turn_budget = min((tokens for tokens in budgets if tokens), default=0)
         self._tenant_budget = parts.budgets.tenant_budget_tokens
         self._booked: TurnMeter | None = None
         self._is_taken_over = is_taken_over
         self._instances: set[str] = set()
         """Instances of the gateway whose figures are booked."""
+        self._may_lend = may_lend
+        self._lent_tokens = 0
+        """What agents that its agent has called have used, or may still use."""
+        self._spent_tokens = 0
         self.budget_tokens: int | None = None
         """The value up to which the gateway's own meter of the turn may count; None for no
         limit."""
@@ -60,6 +68,18 @@ class Spending:
     @property
     def has_budget(self) -> bool:
         return bool(self._turn_budget or self._tenant_budget)
+
+    async def free_tokens(self) -> int | None:
+        """What is left of the turn's own budget, for its agent and for those that it calls; None
+        if it has none. Raises `StoreUnavailable`."""
+        if not self._turn_budget:
+            return None
+        await self._note_lent()
+        return max(0, self._turn_budget - self._spent_tokens - self._lent_tokens)
+
+    async def _note_lent(self) -> None:
+        if self._turn_budget and self._may_lend:
+            self._lent_tokens = await self._parts.turns.lent_tokens(self._record.turn)
 
     async def begin(self) -> TurnEnded | None:
         """Check the budgets before the turn is started. Returns the turn's end if none is left.
@@ -70,6 +90,7 @@ class Spending:
             return None
         # Of an adopted turn, the gateway may have metered what no worker has booked.
         meter = await self._read() or TurnMeter()
+        await until_store_answers(self._note_lent, self._parts.clock)
         spent = await until_store_answers(lambda: self._book(meter), self._parts.clock)
         self.budget_tokens = self._limit(meter, spent)
         return self._end_if_spent(spent)
@@ -113,8 +134,9 @@ class Spending:
             return
         if meter.is_over_budget:
             self._on_overrun()
-        # The tenant's other turns spend as well.
-        if meter == self._booked and not self._tenant_budget:
+        await self._note_lent()
+        # The tenant's other turns spend as well, and so do agents that were called.
+        if meter == self._booked and not (self._tenant_budget or self._may_lend):
             return
         spent = await self._book(meter)
         limit = self._limit(meter, spent)
@@ -132,6 +154,7 @@ class Spending:
     async def _book(self, meter: TurnMeter) -> Spent:
         spent = await self._parts.usage.book(self._held.lease, self._record.turn, meter)
         self._booked = meter
+        self._spent_tokens = spent.turn_tokens
         self._instances.add(meter.instance)
         return spent
 
@@ -139,7 +162,7 @@ class Spending:
         """The value of this meter at which the first of the budgets is used up."""
         left = []
         if self._turn_budget:
-            left.append(self._turn_budget - spent.turn_tokens)
+            left.append(self._turn_budget - spent.turn_tokens - self._lent_tokens)
         if self._tenant_budget:
             left.append(self._tenant_budget - spent.tenant_tokens)
         return meter.usage.spent_tokens + max(0, min(left)) if left else None
@@ -147,6 +170,6 @@ class Spending:
     def _end_if_spent(self, spent: Spent) -> TurnEnded | None:
         if self._tenant_budget and spent.tenant_tokens >= self._tenant_budget:
             return budget_end(day_ends_in_s=spent.day_ends_in_s)
-        if self._turn_budget and spent.turn_tokens >= self._turn_budget:
+        if self._turn_budget and spent.turn_tokens + self._lent_tokens >= self._turn_budget:
             return budget_end()
         return None

@@ -18,7 +18,7 @@ end
 local function belongings(conversation)
   local transcripts = key('transcripts', conversation)
   local names = {key('accepted', conversation), key('conversation_turns', conversation),
-    key('conversation_usage', conversation), key('unheard', conversation), transcripts}
+    key('conversation_usage', conversation), key('unheard', conversation), key('called', conversation), transcripts}
   for _, session in ipairs(redis.call('HKEYS', transcripts)) do
     names[#names + 1] = key('transcript', conversation, session)
     names[#names + 1] = key('transcript_seen', conversation, session)

@@ -8,7 +8,7 @@ local ORDER_BYTES_MAX = 61440
 local function read_turn(id)
   local held = redis.call('HMGET', key('turn', id),
     'state', 'conv', 'tenant', 'replica', 'seq', 'attempt', 'cancel', 'fence', 'created', 'base', 'idem',
-    'metered', 'begun', 'known', 'sdk_session', 'remembered', 'request_bytes', 'said')
+    'metered', 'begun', 'known', 'sdk_session', 'remembered', 'request_bytes', 'said', 'called')
   if not held[1] then return nil end
   return {
     id = id, key = key('turn', id), state = held[1], conversation = held[2], tenant = held[3],
@@ -16,6 +16,7 @@ local function read_turn(id)
     cancel = held[7], fence = held[8], created = tonumber(held[9]) or 0, base = held[10], idem = held[11],
     metered = held[12], begun = held[13], known = tonumber(held[14]), sdk_session = held[15],
     remembered = held[16], request_bytes = tonumber(held[17]), said = tonumber(held[18]) or 0,
+    called = held[19],
   }
 end
 
@@ -102,6 +103,24 @@ local function keep_unheard(turn)
   hold(turn.tenant, turn.conversation, size + ENTRY_BYTES + accepted_bytes(entry))
 end
 
+-- Turns that its agent has called end with it: each is asked to, whoever ends this one. One that waits
+-- ends when it is claimed.
+local function cancel_called(turn)
+  for id in string.gmatch(turn.called or '', 'turn_%x+') do
+    local held = redis.call('HMGET', key('turn', id), 'state', 'conv')
+    if held[1] and not is_ended(held[1]) then
+      local reason = 'its caller has ended'
+      redis.call('HSETNX', key('turn', id), 'cancel', reason)
+      local owner = living_owner(held[2])
+      if owner ~= '' then
+        redis.call('PUBLISH', key('control_channel', owner), cjson.encode({
+          type = 'cancel_turn', turn = id, conversation = held[2], reason = reason,
+        }))
+      end
+    end
+  end
+end
+
 -- Ends a turn: its last event, its state, a short remaining life. What only a turn needs that goes on
 -- is no longer kept and no longer counts: sealed key, request, heads, and the base, which may name
 -- thousands of prompts. `usage`, if there is one, is kept unless something was metered; `remembered` is
@@ -128,6 +147,7 @@ local function end_turn(turn, new, n, payload, reason, events_max, ended_ttl_ms,
   shorten_idempotency(turn, ended_ttl_ms)
   redis.call('ZREM', KEY.turns_open, turn.id)
   redis.call('ZREM', key('tenant_running', turn.tenant), turn.id)
+  cancel_called(turn)
   return n
 end
 

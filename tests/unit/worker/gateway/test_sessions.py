@@ -10,7 +10,7 @@ import pytest
 
 from infra.runtime.sealing import SealContext, Sealer
 from infra.wire.errors import KeyNotOpened
-from infra.wire.gateway import OpenSession, OpenTurn, TurnMeter
+from infra.wire.gateway import OpenSession, OpenTurn, SealKey, TurnMeter
 from infra.wire.ids import ConversationKey, Fence, TenantId, TurnId
 from tests.fakes.manual_clock import ManualClock
 from worker.gateway.keys import KeyWiped
@@ -247,3 +247,40 @@ async def test_a_call_waits_for_the_first_turn_only(desk: Desk) -> None:
     desk.table.close_turn(C, TurnId("a"), None)
     async with asyncio.timeout(1):
         await session.wait_first_turn(5.0)
+
+
+async def test_the_key_of_an_open_turn_is_sealed_for_one_other_turn_only(desk: Desk) -> None:
+    other, called = ConversationKey("d" * 24), TurnId("turn_called")
+
+    def asked(fence: int = 2, turn: str = "turn_1") -> SealKey:
+        return SealKey(
+            turn=TurnId(turn),
+            conversation=C,
+            fence=Fence(fence),
+            for_turn=called,
+            for_conversation=other,
+        )
+
+    await desk.open_session(2)
+    with pytest.raises(NoSession):
+        desk.table.seal_key(asked())
+    desk.open_turn("turn_1", 2, lasts_s=60, key="sk-secret")
+    with pytest.raises(NoSession):
+        desk.table.seal_key(asked(turn="turn_2"))
+    with pytest.raises(StaleFence):
+        desk.table.seal_key(asked(fence=1))
+    sealed = desk.table.seal_key(asked())
+    now_ms = desk.clock.unix_ms()
+    assert sealed.expires_ms == now_ms + 60_000, "no later than the caller's"
+    right = SealContext(TENANT, other, called, sealed.expires_ms)
+    assert SEALER.open(sealed.sealed_key, right, now_ms=now_ms) == "sk-secret"
+    for wrong in (
+        SealContext(TENANT, C, called, sealed.expires_ms),
+        SealContext(TENANT, other, TurnId("turn_1"), sealed.expires_ms),
+        SealContext(TenantId("u" * 20), other, called, sealed.expires_ms),
+    ):
+        with pytest.raises(KeyNotOpened):
+            SEALER.open(sealed.sealed_key, wrong, now_ms=now_ms)
+    desk.table.close_turn(C, TurnId("turn_1"), Fence(2))
+    with pytest.raises(NoSession):
+        desk.table.seal_key(asked())
