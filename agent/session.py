@@ -20,7 +20,7 @@ from agent.cli.cli import Cli, CliFailed, CliNotStarted, first_of
 from agent.cli.early import EarlyCli
 from agent.cli.options import build_options, launch_key, own_tools
 from agent.cli.processes import is_crowded, oom_kills
-from agent.cli.setup import CliSetup
+from agent.cli.setup import CliSetup, with_note
 from agent.cli.spare import begins_afresh, restatements
 from agent.client_functions import ClientFunctions
 from agent.delegation import DelegatedCalls
@@ -331,7 +331,7 @@ class ClaudeSession:
         if settings.system_prompt is None:
             return None
         path = Path(self._scratch.name) / "system-prompt.txt"
-        path.write_text(settings.system_prompt, encoding="utf-8", errors="replace")
+        path.write_text(with_note(settings.system_prompt), encoding="utf-8", errors="replace")
         return path
 
     # The turn's base

@@ -29,6 +29,7 @@ SHOWN_BY: Mapping[str, str] = {
     "client_tools": "test_a_client_s_functions_are_offered_as_the_agent_says",
     "structured_output": "test_an_agent_may_answer_in_text_only",
     "tool_display": "test_its_tools_are_shown_where_it_says",
+    "artifact_display": "test_what_it_makes_is_shown_as_it_says",
     "sub_agents": "test_a_sub_agent_has_its_own_prompt_tools_and_model",
     "sub_agents.description": "test_a_sub_agent_has_its_own_prompt_tools_and_model",
     "sub_agents.prompt": "test_a_sub_agent_has_its_own_prompt_tools_and_model",

@@ -21,7 +21,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from agent.cli.setup import CLI_SETTINGS, CliSetup, environment, prompt_flag
+from agent.cli.setup import CLI_SETTINGS, CliSetup, environment, prompt_flag, with_note
 from infra.wire.socket_folder import LAUNCH_FILE
 
 PROXY = "http://127.0.0.1:3128"
@@ -144,7 +144,7 @@ def _prompt_file(prompt: str | None, around: CliSetup, mark: str) -> Path | None
     path = (around.temp_dir or Path("/tmp")) / f"agcluster-{mark}.txt"
     fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     with open(fd, "w", encoding="utf-8", errors="replace") as file:
-        file.write(prompt)
+        file.write(with_note(prompt))
     return path
 
 

@@ -40,6 +40,20 @@ class CliSetup:
     """A CLI that has not come up by then is started again."""
 
 
+OUTPUTS_NOTE = (
+    "Files that are for the user belong in the folder `outputs` of the working directory: they are "
+    "shown to the user first."
+)
+"""Stands behind each system prompt that is not Claude Code's own. Always the same, so that it costs
+no cache. Claude Code's own has no place for it: with an addition it begins in another way, which a
+spare that gets another prompt later would keep."""
+
+
+def with_note(prompt: str) -> str:
+    """A system prompt as the CLI gets it."""
+    return f"{prompt}\n\n{OUTPUTS_NOTE}"
+
+
 def prompt_flag(is_added: bool) -> str:
     """The CLI's option for a file with a system prompt."""
     return "append-system-prompt-file" if is_added else "system-prompt-file"

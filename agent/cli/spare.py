@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from agent.cli.setup import with_note
 from infra.wire.link import AgentSettings, StartTurn
 
 
@@ -34,7 +35,7 @@ def restatements(spare: AgentSettings, wanted: AgentSettings) -> list[dict[str, 
             {
                 "subtype": "set_model",
                 "model": wanted.model,
-                "system_prompt": wanted.system_prompt,
+                "system_prompt": with_note(wanted.system_prompt),
                 # So that the model is not tried here either.
                 "only_if_model_is_current": True,
             }

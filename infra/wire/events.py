@@ -18,6 +18,7 @@ from pydantic import Field, TypeAdapter
 
 from infra.wire.base import Message, decode
 from infra.wire.errors import ErrorCode, MalformedMessage, UnknownMessage
+from infra.wire.files.shown import ArtifactDisplay
 from infra.wire.ids import FileId, SaidSession
 from infra.wire.states import TurnState
 
@@ -180,6 +181,8 @@ class TurnFiles(Message):
     """The paths of others, as many as are named, each with the reason."""
     more: int = 0
     """How many others there are that are not named, at least."""
+    display: ArtifactDisplay | None = None
+    """How the turn's agent wants them shown; None: as the deployment shows them."""
 
 
 class TurnEnded(Message):

@@ -33,10 +33,11 @@ import httpx
 
 from infra.cli.up.programs import MODULES, bare_environment, environment, python_command
 from infra.runtime.identity import conversation_key, tenant_id
-from infra.runtime.settings import ArtifactDisplay, Isolation, Settings
+from infra.runtime.settings import Isolation, Settings
 from infra.store.conversations.conversations import ConversationRecord
 from infra.store.open import Store, open_store
 from infra.wire.errors import ContainerFailed, StoreUnavailable
+from infra.wire.files.shown import ArtifactDisplay
 from infra.wire.ids import ConversationKey
 from tests.chaos.farm_host import FarmHost
 from tests.chaos.processes import Process

@@ -23,6 +23,8 @@ AGENTS = {
     "plain": "",
     "thinker": f"models: [{NEW}]\neffort: low\n",
     "teller": "tool_display: text\n",
+    "citing": "artifact_display: annotations\n",
+    "silent": "artifact_display: 'off'\n",
 }
 
 
@@ -88,3 +90,18 @@ def test_its_tools_are_shown_where_it_says(scene: Deployment) -> None:
     assert said(ask(scene, "plain", prompt)) == "end"
     hidden = ask(scene, "teller", prompt, extra_headers={"X-AgCluster-Tool-Display": "off"})
     assert said(hidden) == "end"
+
+
+@ONE_KIND
+def test_what_it_makes_is_shown_as_it_says(scene: Deployment) -> None:
+    prompt = "tool bash mkdir -p outputs && echo 1 > outputs/a.csv then echo made"
+    seen = {}
+    for agent in ("plain", "citing", "silent"):
+        answer = ask(scene, agent, prompt)
+        (file,) = answer.model_dump()["agcluster"]["files"]
+        assert file["path"] == "outputs/a.csv", "programs find it in any case"
+        seen[agent] = (
+            file["url"] in said(answer),
+            len(answer.choices[0].message.annotations or ()),
+        )
+    assert seen == {"plain": (True, 0), "citing": (False, 1), "silent": (False, 0)}

@@ -13,11 +13,12 @@ import zipfile
 from typing import Any
 
 import httpx
+import openai
 import pytest
 
 from tests.contract.agent.test_real_agent import png
 from tests.e2e.conftest import KINDS
-from tests.e2e.deployments import GOOD_KEY, MODEL, Deployment
+from tests.e2e.deployments import GOOD_KEY, MODEL, Deployment, wait_until
 
 pytestmark = [
     pytest.mark.timeout(240),
@@ -108,3 +109,41 @@ def test_what_a_hostile_agent_leaves_to_be_kept_leads_nowhere(deployment: Deploy
         assert got.headers["x-content-type-options"] == "nosniff"
     # Other tests search the whole deployment.
     asked(deployment, name, "truncate -s 0 /workspace/outputs/sparse")
+
+
+HALF = "mkdir -p outputs && echo half-done > outputs/half.txt"
+
+
+def listed(deployment: Deployment, name: str) -> list[str]:
+    found = httpx.get(f"{deployment.base_url}/v1/sessions/{name}/files", headers=KEY)
+    return [one["path"] for one in found.json()["data"]]
+
+
+def test_what_was_made_before_a_turn_failed_is_kept(deployment: Deployment) -> None:
+    """The answer is an error, without links: the file is with the conversation's."""
+    name = f"made-{uuid.uuid4()}"
+    prompt = f"tool bash {HALF} then error 403 no-retry"
+    with pytest.raises(openai.PermissionDeniedError):
+        deployment.client().chat.completions.create(
+            model=MODEL,
+            messages=[{"role": "user", "content": prompt}],
+            extra_headers={"X-Conversation-ID": name},
+        )
+    assert listed(deployment, name) == ["outputs/half.txt"]
+
+
+def test_what_was_made_before_a_turn_was_cancelled_is_kept(deployment: Deployment) -> None:
+    name = f"made-{uuid.uuid4()}"
+    prompt = f"tool bash {HALF} then stream 3000 deltas every 20 ms"
+    with deployment.client().chat.completions.create(
+        model=MODEL,
+        messages=[{"role": "user", "content": prompt}],
+        stream=True,
+        extra_headers={"X-Conversation-ID": name},
+    ) as stream:
+        # Hangs up in the middle of the text.
+        next(chunk for chunk in stream if chunk.choices and chunk.choices[0].delta.content)
+    wait_until("it to be kept", lambda: listed(deployment, name) == ["outputs/half.txt"], 30)
+    content = f"{deployment.base_url}/v1/sessions/{name}/files/content"
+    got = httpx.get(content, params={"path": "outputs/half.txt"}, headers=KEY)
+    assert got.text == "half-done\n"

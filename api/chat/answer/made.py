@@ -14,9 +14,9 @@ from typing import Any
 
 from api.files.links import FileLinks
 from api.http.files_host import LINKS_AT
-from infra.runtime.settings import ArtifactDisplay
 from infra.wire.events import Artifact, EndReason, TurnEnded, TurnFiles
 from infra.wire.files.kinds import PICTURES
+from infra.wire.files.shown import ArtifactDisplay
 
 SHOWN_MAX = 20
 """Links in an answer. All files are in its metadata."""
@@ -41,27 +41,27 @@ class ShownFiles:
 
 
 class FileDisplay:
-    """Shows files as a deployment wants it."""
+    """Shows files as a deployment wants it, or the agent that made them."""
 
     def __init__(self, links: FileLinks, display: ArtifactDisplay) -> None:
         self._links = links
         self._display = display
 
-    def only_metadata(self) -> FileDisplay:
-        """For an answer whose text must stay as it is."""
-        return FileDisplay(self._links, ArtifactDisplay.OFF)
+    def shown(self, made: TurnFiles | None, *, is_only_metadata: bool = False) -> ShownFiles | None:
+        """None if there is nothing to show.
 
-    def shown(self, made: TurnFiles | None) -> ShownFiles | None:
-        """None if there is nothing to show."""
+        `is_only_metadata`: the answer's text must stay as it is.
+        """
         if made is None or not (made.files or made.not_kept or made.more):
             return None
+        display = ArtifactDisplay.OFF if is_only_metadata else made.display or self._display
         linked = [(one, self._links.link(one)) for one in made.files]
         return ShownFiles(
-            text=_block(linked, made) if self._display is ArtifactDisplay.LINKS else "",
+            text=_block(linked, made) if display is ArtifactDisplay.LINKS else "",
             annotations=[
                 _annotation(one, url)
                 for one, url in linked
-                if url is not None and self._display is ArtifactDisplay.ANNOTATIONS
+                if url is not None and display is ArtifactDisplay.ANNOTATIONS
             ],
             metadata=_metadata(linked, made),
         )
@@ -76,9 +76,8 @@ def shown_files(
     """
     if display is None:
         return None
-    if has_form or end.end_reason is EndReason.CALLS:
-        display = display.only_metadata()
-    return display.shown(end.made)
+    is_only_metadata = has_form or end.end_reason is EndReason.CALLS
+    return display.shown(end.made, is_only_metadata=is_only_metadata)
 
 
 def without_files(answer: str) -> str:

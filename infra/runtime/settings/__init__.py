@@ -9,7 +9,6 @@ from infra.runtime.settings.files import FileSettings, FileStoreSettings
 from infra.runtime.settings.limits import LimitSettings, ModelCallSettings
 from infra.runtime.settings.models import ModelSettings
 from infra.runtime.settings.types import (
-    ArtifactDisplay,
     ClientToolsUse,
     EgressPolicy,
     EgressProfile,
@@ -32,7 +31,6 @@ __all__ = [
     "SECTIONS",
     "AgentDefaults",
     "AnswerSettings",
-    "ArtifactDisplay",
     "ClientToolsUse",
     "ClusterSettings",
     "ConversationSettings",

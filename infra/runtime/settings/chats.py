@@ -7,7 +7,6 @@ from typing import ClassVar
 from pydantic import Field
 
 from infra.runtime.settings.types import (
-    ArtifactDisplay,
     ClientToolsUse,
     Names,
     Patterns,
@@ -15,6 +14,7 @@ from infra.runtime.settings.types import (
     Section,
     ToolDisplay,
 )
+from infra.wire.files.shown import ArtifactDisplay
 
 
 class ConversationSettings(Section):

@@ -42,14 +42,6 @@ class ClientToolsUse(StrEnum):
     OFF = "off"
 
 
-class ArtifactDisplay(StrEnum):
-    """How an answer shows the files that its turn made."""
-
-    LINKS = "links"
-    ANNOTATIONS = "annotations"
-    OFF = "off"
-
-
 class QueueDisplay(StrEnum):
     """Where a waiting stream shows its place in the queue."""
 

@@ -26,6 +26,7 @@ from infra.wire.agents.part import (
 )
 from infra.wire.agents.sub_agent import SubAgent
 from infra.wire.base import decode
+from infra.wire.files.shown import ArtifactDisplay
 from infra.wire.options import Effort
 
 SUB_AGENTS_MAX = 32
@@ -74,6 +75,8 @@ class AgentProfile(ProfilePart):
     mcp_servers: Annotated[Mapping[ServerName, McpServer], Field(max_length=MCP_SERVERS_MAX)] = {}
     """MCP servers whose tools it has. Its tools reach them whatever the egress policy says, as long
     as its deployment has egress at all."""
+    artifact_display: ArtifactDisplay | None = None
+    """How answers show the files that it made: `links`, `annotations` or `off`."""
     questions: bool | None = None
     """It may ask its user in the middle of the work: its turn ends with the question, and goes on
     with what they say next."""

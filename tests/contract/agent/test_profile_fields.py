@@ -11,6 +11,7 @@ from typing import Any
 import httpx
 import pytest
 
+from agent.cli.setup import OUTPUTS_NOTE
 from infra.wire.agents.sub_agent import SubAgent
 from infra.wire.link import AgentSettings
 from tests.fakes.contained_agent import scripted_model
@@ -62,6 +63,8 @@ async def test_an_added_prompt_stands_behind_claude_codes_own(
     assert "Be kind." in added
     assert "Be curt." in alone
     assert "Be kind." not in alone
+    assert OUTPUTS_NOTE in added
+    assert alone.count(OUTPUTS_NOTE) == 1
     assert len(alone) < len(added) / 2
 
 

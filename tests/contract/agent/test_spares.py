@@ -36,8 +36,14 @@ SAID = (
     HistoryMessage(role="user", content=(TextBlock(text="hello"),)),
     HistoryMessage(role="assistant", content=(TextBlock(text="good day"),)),
 )
-ONLY_ITS = ("metadata", "x-claude-code-session-id", "content-length")
-"""What differs between any two agents: ids that they make up, and the length of their names."""
+ONLY_ITS = (
+    "metadata",
+    "x-claude-code-session-id",
+    "x-claude-code-prompt-id",
+    "x-claude-code-prev-tool-durations",
+    "content-length",
+)
+"""What differs between any two agents: ids that they make up, times, the length of their names."""
 
 
 @pytest.fixture(scope="module")

@@ -109,7 +109,10 @@ class FilesOut:
         one = _OneTurn(self._parts, kept, self._held, record.tenant, self._keeping)
         if run.claimed.is_adoption:
             await one.see_earlier()
-        return await one.keep(found, limit_s=limit_s)
+        made = await one.keep(found, limit_s=limit_s)
+        profile = run.claimed.profile
+        display = profile.artifact_display if profile else None
+        return made.model_copy(update={"display": display})
 
     async def _begun_ms(self, record: TurnRecord) -> int:
         """When a turn that was taken over can have begun, at the earliest: when it was asked, and

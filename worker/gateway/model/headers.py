@@ -82,6 +82,19 @@ _SUSPECT = re.compile(r"auth|cookie|key|token|secret|credential")
 _ACCOUNT = frozenset({"set-cookie", "anthropic-organization-id", "cf-ray", "server", "via"})
 
 
+_HINTS = frozenset(
+    {
+        "x-claude-code-agent-type",
+        "x-claude-code-compaction",
+        "x-claude-code-context-compacted",
+        "x-claude-code-prev-tool-durations",
+        "x-claude-code-prompt-id",
+        "x-claude-code-request-class",
+    }
+)
+"""What the CLI tells a gateway, and nobody else."""
+
+
 def to_upstream(given: Iterable[tuple[str, str]], *, api_key: str) -> CIMultiDict[str]:
     """The headers of the outgoing request, except its length."""
     pairs = list(given)
@@ -136,6 +149,8 @@ def _keep_open_betas(kept: CIMultiDict[str]) -> None:
 
 
 def _is_sent(name: str) -> bool:
+    if name in _HINTS:
+        return False
     return name in _SENT or (name.startswith(_SENT_PREFIXES) and not _SUSPECT.search(name))
 
 

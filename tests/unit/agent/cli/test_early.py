@@ -16,7 +16,7 @@ from claude_agent_sdk._internal.transport.subprocess_cli import SubprocessCLITra
 
 from agent.cli.early import PROXY, EarlyCli, start_early
 from agent.cli.options import build_options
-from agent.cli.setup import MARK, CliSetup
+from agent.cli.setup import MARK, CliSetup, with_note
 from agent.forwarder import PORT
 from agent.memory.past import Past
 from infra.wire.agents.sub_agent import SubAgent
@@ -153,7 +153,7 @@ def test_its_system_prompt_is_private_and_goes_with_it(started: Started) -> None
     path = early.prompt_file
     assert path is not None
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
-    assert path.read_text() == "secret \N{REPLACEMENT CHARACTER} wish"
+    assert path.read_text() == with_note("secret \N{REPLACEMENT CHARACTER} wish")
 
     early.end()
     assert not path.exists()

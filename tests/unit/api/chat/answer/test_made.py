@@ -7,8 +7,8 @@ import pytest
 from api.chat.answer.made import FileDisplay, without_files
 from api.files.links import FileLinks
 from infra.runtime.links import LinkSigner
-from infra.runtime.settings import ArtifactDisplay
 from infra.wire.events import Artifact, TurnFiles
+from infra.wire.files.shown import ArtifactDisplay
 from infra.wire.ids import FileId
 
 LINKS = FileLinks(LinkSigner([b"secret"]), base_url="https://a.example")
