@@ -21,6 +21,7 @@ from api.files.links import FileLinks
 from api.files.made_files import MadeFiles
 from api.files.parted_uploads import PartedUploads
 from api.files.stored_files import StoredFiles
+from api.http.auth import KEY_MIN_CHARS
 from api.http.bodies import LargeBodies
 from api.http.drain import Drain
 from api.turns.deferred import DeferredCalls
@@ -31,6 +32,7 @@ from api.turns.turn_opener import TurnOpener
 from infra.files.open import open_file_store
 from infra.files.store import FileStore
 from infra.profiles.folder import ProfileFolder
+from infra.profiles.shipped import shipped_agents
 from infra.runtime.clock import Clock
 from infra.runtime.identity import new_replica_id
 from infra.runtime.settings import Settings, SettingsRefused
@@ -160,7 +162,10 @@ def _parts(
         large=large,
         catalog=catalog,
         agents=AgentCatalog(
-            ProfileFolder(settings.agents_dir),
+            ProfileFolder(
+                settings.agents_dir,
+                shipped=shipped_agents() if settings.shipped_agents else None,
+            ),
             models=catalog,
             profiles=store.profiles,
             default_model=settings.models[0],
@@ -197,7 +202,15 @@ def _admission(
         accepted_ttl_s=settings.key_check_ttl_s,
         enabled=settings.key_check,
     )
-    return Admission(settings, secret=secret, key_check=key_check, rates=store.rates, clock=clock)
+    return Admission(
+        settings,
+        secret=secret,
+        key_check=key_check,
+        rates=store.rates,
+        clock=clock,
+        # Nobody pays for a demo's keys, so whatever a client wants to be given will do.
+        key_min_chars=1 if settings.demo else KEY_MIN_CHARS,
+    )
 
 
 async def _settle(deferred: DeferredCalls) -> None:

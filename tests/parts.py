@@ -113,6 +113,13 @@ def _bwrap() -> str | None:
     return _run(found, "--unshare-all", "--ro-bind", "/", "/", "true")
 
 
+def _analyst() -> str | None:
+    lacks = [name for name in ("pandas", "matplotlib", "openpyxl") if find_spec(name) is None]
+    return (
+        f"no {', '.join(lacks)} in this Python: pip install 'agcluster[analyst]'" if lacks else None
+    )
+
+
 def _sdk() -> str | None:
     # Not imported: on a machine that is busy with other tests that takes a minute.
     found = find_spec("claude_agent_sdk")
@@ -153,6 +160,7 @@ PARTS: dict[str, Callable[[], str | None]] = {
     "docker": _docker,
     "docker2": _docker2,
     "bwrap": _bwrap,
+    "analyst": _analyst,
     "sdk": _sdk,
     "compose": _compose,
     "node": _node,

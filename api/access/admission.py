@@ -18,7 +18,7 @@ import math
 from starlette.requests import Request
 
 from api.access.key_check import KeyCheck
-from api.http.auth import Caller, authenticate
+from api.http.auth import KEY_MIN_CHARS, Caller, authenticate
 from api.http.edge import ANSWER_HEADERS
 from infra.runtime.clock import Clock
 from infra.runtime.identity import address_id
@@ -50,10 +50,13 @@ class Admission:
         key_check: KeyCheck,
         rates: Rates,
         clock: Clock,
+        key_min_chars: int = KEY_MIN_CHARS,
     ) -> None:
+        """`key_min_chars`: shorter keys are malformed."""
         self._requests_max = settings.tenant_requests_per_min
         self._failures_max = settings.key_failures_per_min
         self._secret = secret
+        self._key_min_chars = key_min_chars
         self._key_check = key_check
         self._rates = rates
         self._clock = clock
@@ -83,7 +86,9 @@ class Admission:
     async def _identify(self, request: Request) -> Caller:
         """The key's owner, by its form. Raises `RequestRefused` (401, 429)."""
         try:
-            return authenticate(request.headers, secret=self._secret)
+            return authenticate(
+                request.headers, secret=self._secret, key_min_chars=self._key_min_chars
+            )
         except RequestRefused as refusal:
             if refusal.code is ErrorCode.INVALID_KEY:
                 await self._count_bad_key(request)

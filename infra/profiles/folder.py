@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from infra.profiles.places import ProfileRefused
-from infra.profiles.read import read_folder
+from infra.profiles.shipped import read_agents
 from infra.runtime.logs import fields
 from infra.wire.agents.profile import AgentProfile
 
@@ -17,17 +17,19 @@ _State = tuple[tuple[str, int, int, int], ...]
 
 
 class ProfileFolder:
-    """The profiles of one folder, by name.
+    """The profiles of one folder, by name, and those that are there without it.
 
     A change that cannot be used is logged once, and the profiles of before stay: a mistake in an
     editor must not take agents away from the people who use them.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, shipped: Mapping[str, AgentProfile] | None = None) -> None:
+        """A profile of the folder replaces one of `shipped` with its name."""
         self._folder = folder
+        self._shipped = shipped or {}
         self._state: _State | None = None
         self._complaint = ""
-        self.profiles: Mapping[str, AgentProfile] = {}
+        self.profiles = self._shipped
 
     def look(self) -> bool:
         """Read the folder if it has changed. Returns whether the profiles are others now.
@@ -38,7 +40,7 @@ class ProfileFolder:
             state = self._seen()
             if state == self._state:
                 return False
-            profiles = read_folder(self._folder)
+            profiles = {**self._shipped, **read_agents(self._folder)}
         except (ProfileRefused, OSError) as error:
             self._state = None
             self._complain(error)

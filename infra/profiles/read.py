@@ -32,14 +32,16 @@ _FIELD_OF_FAULTS: Mapping[str, str] = {
 }
 
 
-def read_folder(folder: FilePath) -> dict[str, AgentProfile]:
+def read_folder(folder: FilePath, *, parents: FilePath | None = None) -> dict[str, AgentProfile]:
     """All profiles of a folder by name; none if there is no folder.
 
+    They may extend those of the folder `parents` as well, which names no further files.
     Raises `ProfileRefused` with the faults of all files, and `OSError`.
     """
-    documents, faults = _documents(folder)
+    own, faults = _documents(folder)
+    documents = (_documents(parents)[0] if parents else {}) | own
     profiles: dict[str, AgentProfile] = {}
-    for name in sorted(documents):
+    for name in sorted(own):
         try:
             profiles[name] = _profile(name, documents, folder)
         except ProfileRefused as refused:

@@ -46,10 +46,20 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from collections.abc import Callable, Iterable
+from dataclasses import replace
 
+from infra.scripted_model.asked import (
+    Asked,
+    Prompt,
+    all_said_by_person,
+    asks_for_rest,
+    blocks_of,
+    find_prompt,
+    said_since_prompt,
+    texts_of,
+    told_by_tool,
+)
 from infra.scripted_model.calls import tool_use
 from infra.scripted_model.replies import (
     Block,
@@ -70,113 +80,8 @@ from infra.scripted_model.samples import FORM_TOOL, form_tool, sample_of
 from infra.scripted_model.spelled import spelled
 
 Answer = Reply | Refusal
-Json = Mapping[str, Any]
-"""A JSON object of the Messages API, unchecked: the script reads what it needs."""
 
-_REMINDER = re.compile(r"<system-reminder>.*?</system-reminder>", re.DOTALL)
 _TOLD_CHARS = 2000
-_REST = "Your response above was cut off mid-stream"
-_NUDGES = (
-    "Output token limit hit",
-    "Your response was cut off because it exceeded the output token limit",
-    "Your response above was ",
-    "Your tool call was malformed",
-)
-"""How the CLI asks for the rest of an answer."""
-
-
-@dataclass(frozen=True)
-class Asked:
-    """One request.
-
-    `attempt` counts the requests with the same messages, this one included; calling it is what
-    counts, so steps without a memory do not pay for one.
-    """
-
-    body: Json
-    headers: Mapping[str, str]
-    attempt: Callable[[], int]
-
-    @property
-    def messages(self) -> Sequence[Json]:
-        messages: Sequence[Json] = self.body.get("messages") or ()
-        return messages
-
-    @property
-    def tools(self) -> Sequence[Json]:
-        tools: Sequence[Json] = self.body.get("tools") or ()
-        return tools
-
-    @property
-    def tool_names(self) -> Sequence[str]:
-        return [tool.get("name", "?") for tool in self.tools]
-
-    @property
-    def is_forced(self) -> bool:
-        """Whether the answer has to be a call of one tool."""
-        choice = self.body.get("tool_choice")
-        return isinstance(choice, dict) and choice.get("type") == "tool"
-
-
-@dataclass(frozen=True)
-class Prompt:
-    """The newest words of a person, and how many assistant messages came after them."""
-
-    text: str
-    answered: int
-
-
-def find_prompt(messages: Sequence[Json]) -> Prompt:
-    """The prompt to act out; an empty one when there is none."""
-    answered = 0
-    for message in reversed(messages):
-        if message.get("role") == "assistant":
-            answered += 1
-        elif said := said_by_person(message):
-            return Prompt(said, answered)
-    return Prompt("", answered)
-
-
-def said_by_person(message: Json) -> str:
-    """The newest text of a user message that its client did not add itself.
-
-    The CLI's own blocks (reminders, command output, interruption notes) begin with `<` or `[`; a
-    message that was cut is followed by its wish to go on.
-    """
-    own = all_said_by_person(message)
-    return own[-1] if own else ""
-
-
-def all_said_by_person(message: Json) -> list[str]:
-    """All such texts: what got no answer stands before the newest one, in the same message."""
-    if message.get("role") != "user":
-        return []
-    return [t for t in map(_without_reminders, _texts(message)) if t and not _is_of_client(t)]
-
-
-def _is_of_client(said: str) -> bool:
-    return said[0] in "<[" or said.startswith(_NUDGES)
-
-
-def said_since_prompt(messages: Sequence[Json]) -> str:
-    """The model's own text since the newest prompt."""
-    said: list[str] = []
-    for message in reversed(messages):
-        if message.get("role") == "assistant":
-            said[:0] = _texts(message)
-        elif said_by_person(message):
-            break
-    return "".join(said)
-
-
-def told_by_tool(message: Json) -> tuple[str, bool] | None:
-    """The first tool result of a message, as text, and whether it is an error."""
-    for block in _blocks(message):
-        if block.get("type") == "tool_result":
-            content = block.get("content") or ""
-            told = content if isinstance(content, str) else " ".join(map(_as_text, content))
-            return _without_reminders(told), bool(block.get("is_error"))
-    return None
 
 
 def answer(asked: Asked, *, otherwise: Callable[[Asked, Prompt], Answer] | None = None) -> Answer:
@@ -193,7 +98,7 @@ def answer(asked: Asked, *, otherwise: Callable[[Asked, Prompt], Answer] | None 
             return otherwise(asked, prompt)
     if prompt.answered < len(steps):
         return act(steps[prompt.answered], asked) or text("ok")
-    if asked.messages and _asks_for_rest(asked.messages[-1]):
+    if asked.messages and asks_for_rest(asked.messages[-1]):
         cut = act(steps[-1], asked)
         if isinstance(cut, Reply):
             return rest_of(cut, said_since_prompt(asked.messages))
@@ -284,7 +189,7 @@ def _history(m: re.Match[str], asked: Asked) -> Answer:
 
 
 def _assistants(m: re.Match[str], asked: Asked) -> Answer:
-    said = [_texts(message) for message in asked.messages if message.get("role") == "assistant"]
+    said = [texts_of(message) for message in asked.messages if message.get("role") == "assistant"]
     return _fact(json.dumps(said))
 
 
@@ -292,7 +197,7 @@ def _image(m: re.Match[str], asked: Asked) -> Answer:
     sources = [
         block.get("source") or {}
         for message in asked.messages
-        for block in _blocks(message)
+        for block in blocks_of(message)
         if block.get("type") in ("image", "document")
     ]
     kinds = [f"{source.get('media_type')}:{len(source.get('data', ''))}" for source in sources]
@@ -437,27 +342,3 @@ def _calling(before: tuple[Block, ...], specs: Iterable[str]) -> Reply | None:
     if len(made) < len(calls):
         return None
     return Reply((*before, *made), stop=Stop.TOOL_USE)
-
-
-def _asks_for_rest(message: Json) -> bool:
-    return any(text.startswith(_REST) for text in map(_without_reminders, _texts(message)))
-
-
-def _without_reminders(said: str) -> str:
-    return _REMINDER.sub("", said).strip() if "<system-reminder>" in said else said.strip()
-
-
-def _blocks(message: Json) -> Sequence[Json]:
-    content = message.get("content")
-    return content if isinstance(content, list) else ()
-
-
-def _texts(message: Json) -> Sequence[str]:
-    content = message.get("content")
-    if isinstance(content, str):
-        return [content]
-    return [block.get("text", "") for block in _blocks(message) if block.get("type") == "text"]
-
-
-def _as_text(block: Json) -> str:
-    return str(block.get("text") or f"[{block.get('type')}]")

@@ -5,9 +5,9 @@
     HEAD /api/hello
     GET  /_script/log, /_script/last       what was asked; DELETE /_script/log forgets it
 
-Every key is good unless it is missing or begins with one of `BAD_KEYS`: those get 401, like the
-scripted errors in the real API's shape. Breaks after some deltas concern streams only: asked for a
-whole message, as the CLI does when its streams broke, the model gives it.
+Every key is good unless it is missing or, outside a demo, begins with one of `BAD_KEYS`: those get
+401, like the scripted errors in the real API's shape. Breaks after some deltas concern streams
+only: asked for a whole message, as the CLI does when its streams broke, the model gives it.
 """
 
 from __future__ import annotations
@@ -27,7 +27,8 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 from starlette.types import Send
 
-from infra.scripted_model.demo import showcase
+from infra.scripted_model.asked import Asked, find_prompt
+from infra.scripted_model.demo.showcase import showcase
 from infra.scripted_model.journal import Entry, Journal
 from infra.scripted_model.messages import (
     Writer,
@@ -38,7 +39,7 @@ from infra.scripted_model.messages import (
     text_delta,
 )
 from infra.scripted_model.replies import Cut, CutKind, Refusal, Reply
-from infra.scripted_model.script import Asked, answer, find_prompt
+from infra.scripted_model.script import answer
 
 BAD_KEYS = ("sk-ant-wrong", "bad")
 MODELS = (
@@ -191,7 +192,8 @@ class ScriptedModel:
         key = _key(request.headers)
         if not key:
             return self._refuse(entry, 401, message="x-api-key header is required")
-        return self._refuse(entry, 401) if key.startswith(BAD_KEYS) else None
+        is_bad = not self._options.is_demo and key.startswith(BAD_KEYS)
+        return self._refuse(entry, 401) if is_bad else None
 
     def _refuse(
         self,

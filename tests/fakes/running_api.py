@@ -36,6 +36,7 @@ SETTINGS = Settings.model_validate(
         "drain_timeout_s": 0,
         "drain_notice_s": 0.2,
         "commit_after_s": 20,
+        "shipped_agents": False,
     }
 )
 

@@ -12,8 +12,8 @@ import typer
 from infra.cli.ops.cluster import USAGE_ERROR, Json, print_json, print_table
 from infra.cli.terminal import say
 from infra.profiles.places import ProfileRefused
-from infra.profiles.read import read_folder
 from infra.profiles.schema import profile_schema_text
+from infra.profiles.shipped import read_agents, shipped_agents
 from infra.runtime.settings import SettingsRefused, load_settings
 from infra.wire.agents.profile import AgentProfile
 
@@ -83,10 +83,13 @@ def print_schema() -> None:
 
 def _read(folder: Path | None) -> dict[str, AgentProfile]:
     try:
-        found = folder or load_settings().agents_dir
-        if folder is not None and not folder.is_dir():
-            raise ProfileRefused([f"{folder}: there is no such folder"])
-        return read_folder(found)
+        if folder is not None:
+            if not folder.is_dir():
+                raise ProfileRefused([f"{folder}: there is no such folder"])
+            return read_agents(folder)
+        settings = load_settings()
+        shipped = shipped_agents() if settings.shipped_agents else {}
+        return {**shipped, **read_agents(settings.agents_dir)}
     except SettingsRefused as error:
         say(f"agcluster: {error}", is_error=True)
         raise typer.Exit(USAGE_ERROR) from None

@@ -188,6 +188,8 @@ def complete(settings: Settings, state: StateDir) -> Settings:
         # Nothing but this machine's browsers can reach it.
         host = f"[{settings.host}]" if ":" in settings.host else settings.host
         update["public_url"] = f"http://{host}:{update.get('port', settings.port)}"
+    if settings.demo and "questions" not in settings.model_fields_set:
+        update["questions"] = True  # A part of the tour.
     if "drain_timeout_s" not in settings.model_fields_set:
         update["drain_timeout_s"] = DRAIN_TIMEOUT_S
     if "drain_notice_s" not in settings.model_fields_set:

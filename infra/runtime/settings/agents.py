@@ -38,7 +38,12 @@ class AgentDefaults(Section):
     agents_dir: Path = Field(
         Path("agents"),
         description="Folder with the profiles of agents, a YAML file each (docs/agents.md). "
-        "Clients pick an agent by its name, as `model`. No folder: no agents beside the usual one.",
+        "Clients pick an agent by its name, as `model`.",
+    )
+    shipped_agents: bool = Field(
+        True,
+        description="Offer the agents that ship with AgCluster, too: code-assistant, reviewer, "
+        "researcher, data-analyst, team. One of the folder replaces one with its name.",
     )
     max_turns: int = Field(200, gt=0, description="Maximum number of model calls in one turn.")
     questions: bool = Field(

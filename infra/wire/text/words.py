@@ -21,7 +21,8 @@ SENTENCES: Mapping[ErrorCode, str] = {
     ErrorCode.REQUEST_TIMEOUT: "The request arrived too slowly.",
     ErrorCode.MISSING_KEY: "No API key was sent. Send your Anthropic key as "
     "`Authorization: Bearer <key>` or `x-api-key: <key>`.",
-    ErrorCode.INVALID_KEY: "The model's service refused the API key.",
+    ErrorCode.INVALID_KEY: "The model's service refused the API key. An Anthropic key "
+    "begins with `sk-ant-`.",
     ErrorCode.PERMISSION_DENIED: "The API key may not use what was asked for.",
     ErrorCode.MODEL_NOT_FOUND: "The model does not exist, or the API key has no access to it.",
     ErrorCode.CONTEXT_TOO_LONG: "The conversation is too long for the model.",
@@ -84,7 +85,11 @@ class Case(Enum):
         "and again.",
     )
     UPSTREAM_REFUSED = ErrorCode.INVALID_REQUEST, "The model's service refused the request."
-    KEY_MALFORMED = ErrorCode.INVALID_KEY, "The API key is malformed."
+    KEY_MALFORMED = (
+        ErrorCode.INVALID_KEY,
+        "The API key is malformed: it has {least} to {most} visible characters and no spaces. An "
+        "Anthropic key begins with `sk-ant-`.",
+    )
     KEY_UNREADABLE = (
         ErrorCode.INVALID_KEY,
         "The API key of this turn can no longer be read. Please send the message again.",

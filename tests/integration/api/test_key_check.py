@@ -185,6 +185,7 @@ async def test_key_that_the_upstream_refuses_gets_no_list(path: str) -> None:
         keyless = await api.http.get(path, headers={"authorization": ""})
     assert [a.status_code for a in (refused, malformed, keyless)] == [401, 401, 200]
     assert refused.json()["error"]["code"] == "invalid_api_key"
+    assert "begins with `sk-ant-`" in refused.json()["error"]["message"]
 
 
 @pytest.mark.parametrize("status", [500, 404, 200])

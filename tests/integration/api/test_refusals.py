@@ -43,6 +43,13 @@ async def test_malformed_key_is_401() -> None:
         answer = await api.chat("x", headers={"authorization": "Bearer nope"})
     assert answer.status_code == 401
     assert error_of(answer)["code"] == "invalid_api_key"
+    assert "begins with `sk-ant-`" in error_of(answer)["message"]
+
+
+async def test_a_demo_takes_any_key() -> None:
+    async with running_api(settings={"demo": True}) as api:
+        answer = await api.chat("x", headers={"authorization": "Bearer x"})
+    assert answer.status_code == 200
 
 
 async def test_unknown_model_is_404() -> None:

@@ -10,6 +10,7 @@ import pytest
 
 from api.errors import TABLE
 from infra.runtime.settings import PREFIX, Settings
+from infra.scripted_model.demo.showcase import AGENTS, TOPICS
 from infra.wire.text.words import SENTENCES
 from tests import threats
 from tests.failures import groups, renewed
@@ -137,3 +138,13 @@ def test_every_dependency_has_its_reason() -> None:
 def _requirements(project: str) -> str:
     lists = re.findall(r"^(?:dependencies|agent|embedded|dev) = \[(.*?)\]\n", project, re.M | re.S)
     return "\n".join(line for block in lists for line in block.splitlines())
+
+
+def test_the_page_of_the_demo_has_all_its_words() -> None:
+    page = (ROOT / "docs" / "demo.md").read_text()
+    for topic in TOPICS:
+        examples = " · ".join(f"`{example}`" for example in topic.examples)
+        assert f"| {examples} | {topic.about} |" in page
+    for agent in AGENTS:
+        words = " Then: ".join(f"`{one}`" for one in agent.words)
+        assert f"| `{agent.name}` | {words} |" in page

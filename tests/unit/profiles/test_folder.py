@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from infra.profiles.folder import ProfileFolder
+from infra.profiles.shipped import shipped_agents
 
 
 def test_a_change_is_seen_and_a_mistake_takes_nothing_away(
@@ -43,3 +44,21 @@ def test_a_prompt_beside_it_counts(tmp_path: Path) -> None:
     prompt = folder.profiles["a"].system_prompt
     assert prompt is not None
     assert prompt.text == "another"
+
+
+def test_agents_that_ship_are_there_without_a_folder_and_give_way_to_its_own(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    shipped = shipped_agents()
+    folder = ProfileFolder(tmp_path, shipped=shipped)
+    assert folder.profiles == shipped
+    (tmp_path / "team.yaml").write_text("description: Ours.\n")
+    (tmp_path / "ours.yaml").write_text("extends: reviewer\ndescription: Reviews ours.\n")
+    assert folder.look()
+    assert set(folder.profiles) == {*shipped, "ours"}
+    assert folder.profiles["team"].description == "Ours."
+    assert folder.profiles["ours"].system_prompt == shipped["reviewer"].system_prompt
+    (tmp_path / "team.yaml").write_text("oops: 1\n")
+    with caplog.at_level(logging.ERROR):
+        assert not folder.look()
+    assert folder.profiles["team"].description == "Ours."

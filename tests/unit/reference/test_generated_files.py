@@ -50,7 +50,7 @@ def test_every_setting_says_what_it_is_for() -> None:
 
 def test_every_setting_is_read_by_a_program_or_by_the_command_alone() -> None:
     unread = {name for name in Settings.model_fields if not readers_of(name)}
-    assert unread == {"base_image", "demo"}
+    assert unread == {"base_image"}
 
 
 @pytest.mark.parametrize(

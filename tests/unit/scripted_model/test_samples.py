@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 
+from infra.scripted_model.asked import Asked
 from infra.scripted_model.replies import Reply, Stop, ToolUse
 from infra.scripted_model.samples import FORM_TOOL, sample_of
-from infra.scripted_model.script import Asked, answer
+from infra.scripted_model.script import answer
 from infra.wire.form.checks import FormCheck
 from infra.wire.options import AnswerForm
 

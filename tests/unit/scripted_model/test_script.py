@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from infra.scripted_model.asked import Asked, find_prompt
 from infra.scripted_model.replies import (
     Cut,
     CutKind,
@@ -22,7 +23,7 @@ from infra.scripted_model.replies import (
     words,
 )
 from infra.scripted_model.samples import FORM_TOOL
-from infra.scripted_model.script import Answer, Asked, answer, find_prompt
+from infra.scripted_model.script import Answer, answer
 
 
 def user(*content: Any) -> dict[str, Any]:

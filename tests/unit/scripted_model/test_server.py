@@ -202,6 +202,16 @@ async def test_the_journal_tells_what_was_asked(client: aiohttp.ClientSession) -
         assert await answer.json() == []
 
 
+async def test_a_demo_takes_any_key_but_none() -> None:
+    async with running_model(Options(is_demo=True)) as model:
+        for key, status in (("bad", 200), ("x", 200), ("", 401)):
+            async with (
+                aiohttp.ClientSession(model.url, headers={"x-api-key": key}) as client,
+                client.post("/v1/messages", json=body("hello", stream=False)) as answer,
+            ):
+                assert answer.status == status
+
+
 async def test_a_demos_journal_keeps_no_key() -> None:
     async with running_model(Options(is_demo=True)) as model:
         headers = {"x-api-key": "sk-ant-real", "authorization": "Bearer sk-ant-real"}

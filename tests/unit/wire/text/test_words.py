@@ -21,7 +21,19 @@ from infra.wire.text.words import SENTENCES, Case, refused
 ROOT = Path(__file__).parents[4]
 TABLE = ROOT / "infra" / "wire" / "text" / "words.py"
 PROGRAMS = ("api", "worker", "agent", "infra")
-FIGURES = {"limit", "turns", "answers", "mb", "events", "turn", "files", "bytes", "uploads"}
+FIGURES = {
+    "limit",
+    "turns",
+    "answers",
+    "mb",
+    "events",
+    "turn",
+    "files",
+    "bytes",
+    "uploads",
+    "least",
+    "most",
+}
 
 
 def all_sentences() -> list[str]:

@@ -1,0 +1,1 @@
+"""The demo conversations of the agents that ship with the product (`infra/agents`)."""
