@@ -136,7 +136,7 @@ PARAMETERS: tuple[Sent | Shown, ...] = (
     Sent("max_completion_tokens", {"max_completion_tokens": 2}, HON, HON),
     Sent("max_tokens", {"max_tokens": 2}, HON, HON),
     Sent("stop", {"stop": ["two"]}, HON, HON),
-    Sent("reasoning_effort", {"reasoning_effort": "low"}, HON, IGN),
+    Sent("reasoning_effort", {"reasoning_effort": "low"}, HON, HON),
     Sent("temperature", {"temperature": 0.5}, IGN, HON),
     Sent("top_p", {"top_p": 0.5}, IGN, HON),
     ignored("frequency_penalty", 0.5),

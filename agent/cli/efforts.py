@@ -10,27 +10,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from infra.wire.effort import LEVELS, THINKING_TOKENS, nearest_level
 from infra.wire.options import Effort
 
 Json = dict[str, Any]
 
 LIST_MODELS: Json = {"subtype": "list_models"}
-
-_LEVELS = (Effort.LOW, Effort.MEDIUM, Effort.HIGH, Effort.XHIGH, Effort.MAX)
-_LOWERED = {Effort.NONE: Effort.LOW, Effort.MINIMAL: Effort.LOW}
-"""Models have no levels for these."""
-
-_BUDGETS = {
-    Effort.NONE: 0,
-    Effort.MINIMAL: 1024,
-    Effort.LOW: 4096,
-    Effort.MEDIUM: 10_000,
-    Effort.HIGH: 20_000,
-    Effort.XHIGH: 31_999,
-    Effort.MAX: 31_999,
-}
-"""Thinking tokens of models without levels. 1024 is the least that the Messages API takes, 31,999
-the most that leaves the CLI room for an answer."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +37,7 @@ def abilities_of(model: str, told: Any) -> ThinkingAbilities:
             return ThinkingAbilities(
                 levels=tuple(levels or ()), can_stop_thinking=bool(one.get("supportsThinkingOff"))
             )
-    return ThinkingAbilities(levels=tuple(_LEVELS))
+    return ThinkingAbilities(levels=tuple(LEVELS))
 
 
 def requests_for(
@@ -61,8 +46,8 @@ def requests_for(
     """The control requests that set the effort. None: back to the model's default, or to
     `usual_tokens` of thinking."""
     if not abilities.levels:
-        return [_tokens(usual_tokens if effort is None else _BUDGETS[effort])]
-    requests = [_level(None if effort is None else _nearest(effort, abilities.levels))]
+        return [_tokens(usual_tokens if effort is None else THINKING_TOKENS[effort])]
+    requests = [_level(None if effort is None else nearest_level(effort, abilities.levels))]
     if abilities.can_stop_thinking:
         requests.append(_tokens(0 if effort is Effort.NONE else usual_tokens))
     return requests
@@ -74,11 +59,3 @@ def _level(level: str | None) -> Json:
 
 def _tokens(tokens: int | None) -> Json:
     return {"subtype": "set_max_thinking_tokens", "max_thinking_tokens": tokens}
-
-
-def _nearest(effort: Effort, levels: tuple[str, ...]) -> str:
-    """That level, or the highest below it that the model has, or its lowest."""
-    wanted = _LOWERED.get(effort, effort)
-    known = [level for level in _LEVELS if level in levels]
-    below = [level for level in known if _LEVELS.index(level) <= _LEVELS.index(wanted)]
-    return (below or known or [wanted])[-1 if below else 0]

@@ -28,12 +28,15 @@ from infra.wire.upstream import (
     upstream_error,
     usage_figures,
 )
+from worker.side.thinking import thinking_of, thinking_room
 
 Json = dict[str, Any]
 """A JSON object of the Messages API, for which we have no types."""
 
 _LINE_MAX_BYTES = 1024 * 1024
-SAMPLING = frozenset({"temperature", "top_p"})
+_SAMPLING = frozenset({"temperature", "top_p"})
+EXTRAS = _SAMPLING | {"thinking", "output_config"}
+"""What some models refuse."""
 INPUT_MAX_CHARS = 1024 * 1024
 """The longest input of a tool call."""
 
@@ -43,9 +46,13 @@ def request_body(
 ) -> Json:
     """The turn as a request. `max_tokens` limits its answer, unless the client set a limit.
 
-    `budget_tokens` always limits it, because nothing cuts off a side turn's answer.
+    `budget_tokens` always limits it, because nothing cuts off a side turn's answer. Where the model
+    thinks, its limit includes the thoughts: the text has to be limited by its reader, too.
     """
     answer_max = request.turn_options.max_tokens or max_tokens
+    left = None if budget_tokens is None else budget_tokens - answer_max
+    thinking = thinking_of(request.model, request.turn_options, left_tokens=left)
+    answer_max += thinking_room(thinking)
     if budget_tokens is not None:
         answer_max = max(1, min(answer_max, budget_tokens))
     body: Json = {
@@ -54,7 +61,9 @@ def request_body(
         "stream": True,
         "messages": _messages(request),
     }
-    body |= _sampling(request.turn_options)
+    body |= _sampling(request.turn_options) | thinking
+    if "thinking" in body:  # Then the model takes no other.
+        body = {name: value for name, value in body.items() if name not in _SAMPLING}
     if request.system_prompt:
         body["system"] = request.system_prompt
     if form := request.turn_options.answer_form:
@@ -68,9 +77,9 @@ def request_body(
     return body
 
 
-def without_sampling(body: Json) -> Json:
-    """The request without what newer models refuse."""
-    return {name: value for name, value in body.items() if name not in SAMPLING}
+def without_extras(body: Json) -> Json:
+    """The request without what some models refuse."""
+    return {name: value for name, value in body.items() if name not in EXTRAS}
 
 
 def _sampling(options: TurnOptions) -> Json:

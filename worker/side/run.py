@@ -35,7 +35,7 @@ from worker.ownership import HeldLease
 from worker.parts import SideParts
 from worker.side.client_calls import client_calls
 from worker.side.formed_answer import FormedAnswer
-from worker.side.messages_api import SAMPLING, AnswerStream, refusal, request_body, without_sampling
+from worker.side.messages_api import EXTRAS, AnswerStream, refusal, request_body, without_extras
 from worker.side.steps import end_before_start, end_of_broken_call
 from worker.turns.files.file_bytes import FileBytes, with_stored_files
 from worker.turns.limits.interruption import Interruption
@@ -147,8 +147,12 @@ class SideRun:
         call = self._call(claimed, request, spending.budget_tokens)
         form = claimed.request.turn_options.answer_form
         functions = claimed.request.turn_options.client_tools
-        # The model's service counts the tokens.
-        self._bounds = TextBounds(stop=claimed.request.turn_options.stop)
+        # The model's service counts the tokens, unless there are thoughts among them.
+        options = claimed.request.turn_options
+        limit = options.max_tokens or self._parts.side.side_max_tokens
+        self._bounds = TextBounds(
+            stop=options.stop, max_tokens=limit if "thinking" in call.body else None
+        )
         if form is None:
             end = await self._answered(call, output)
             return self._with_calls(end, functions, output)
@@ -263,9 +267,9 @@ class SideRun:
         if self._formed is not None:
             self._formed.begin()
         async with self._parts.gateway.complete(call) as upstream:
-            if upstream.status == HTTPStatus.BAD_REQUEST and SAMPLING & call.body.keys():
-                # Newer models refuse it. If something else is wrong, that is refused again.
-                plain = call.model_copy(update={"body": without_sampling(call.body)})
+            if upstream.status == HTTPStatus.BAD_REQUEST and EXTRAS & call.body.keys():
+                # Some models refuse them. If something else is wrong, that is refused again.
+                plain = call.model_copy(update={"body": without_extras(call.body)})
                 return await self._listen(plain, output)
             if upstream.status >= 400:
                 raw = b"".join([chunk async for chunk in upstream.chunks])
@@ -275,8 +279,9 @@ class SideRun:
                 for event in self._answer.feed(chunk):
                     if self._formed is None or self._formed.lets_pass(event):
                         self._say(event, output)
-                if self._bounds.ended is not None:
-                    return TurnEnded(state=TurnState.DONE, usage=self._answer.usage)
+                if (cut := self._bounds.ended) is not None:
+                    used = self._answer.usage
+                    return TurnEnded(state=TurnState.DONE, usage=used, end_reason=cut)
                 if output.is_full:
                     await output.flush()
                 if self._answer.is_over:

@@ -1,4 +1,4 @@
-"""Stop sequences and sampling in a side request."""
+"""Stop sequences, sampling and effort in a side request."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from redis.asyncio import Redis
 
 from infra.wire.events import EndReason
 from infra.wire.gateway import SideCall
-from infra.wire.options import Sampling, TurnOptions
+from infra.wire.options import Effort, Sampling, TurnOptions
 from infra.wire.states import TurnState
 from tests.fakes.memory_gateway import SSE_END, SSE_START, sse_text, stream_of
 from tests.fakes.worker_stage import Stage, conversation
@@ -65,3 +65,34 @@ async def test_a_model_that_refuses_a_temperature_is_asked_without(redis: Redis)
         first, second = (call.body for call in stage.gateway.side_calls)
         assert (first["temperature"], "top_p" in first) == (1.0, False)
         assert not {"temperature", "top_p"} & second.keys()
+
+
+async def test_a_model_that_refuses_to_think_is_asked_without(redis: Redis) -> None:
+    def upstream(call: SideCall) -> UpstreamAnswer:
+        is_refused = "thinking" in call.body
+        said = b"{}" if is_refused else answer_of("fine")
+        return UpstreamAnswer(400 if is_refused else 200, None, stream_of(said))
+
+    async with Stage(redis) as stage:
+        stage.gateway.upstream = upstream
+        await stage.worker()
+        chosen = TurnOptions(effort=Effort.LOW, sampling=Sampling(temperature=0.5))
+        turn = await stage.ask_side(C, "Title", turn_options=chosen)
+        assert (await stage.ended(turn)).state is TurnState.DONE
+        first, second = (call.body for call in stage.gateway.side_calls)
+        assert "temperature" not in first, "a model that thinks takes none"
+        assert not {"thinking", "output_config"} & second.keys()
+
+
+async def test_the_text_has_its_limit_beside_what_was_thought(redis: Redis) -> None:
+    async with Stage(redis) as stage:
+        stage.gateway.upstream = lambda call: UpstreamAnswer(
+            200, None, stream_of(answer_of("one two three four five"))
+        )
+        await stage.worker()
+        chosen = TurnOptions(effort=Effort.HIGH, max_tokens=2)
+        turn = await stage.ask_side(C, "Title", turn_options=chosen)
+        end = await stage.ended(turn)
+        assert (end.state, end.end_reason) == (TurnState.DONE, EndReason.LENGTH)
+        assert await stage.log_text(turn) == "one two "
+        assert stage.gateway.side_calls[0].body["max_tokens"] > 10_000
