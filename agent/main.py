@@ -15,6 +15,7 @@ from pathlib import Path
 
 from agent.cli.early import EarlyCli, start_early
 from agent.cli.setup import CONNECT_TIMEOUT_S, CliSetup
+from infra.wire.agents.plugin import BUNDLE_AT
 from infra.wire.socket_folder import AGENT_SOCKET, EGRESS_SOCKET, MODEL_SOCKET
 
 _SOCKETS = Path("/run/agcluster")
@@ -29,6 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         given.workspace,
         given.model_socket,
         cli=given.cli,
+        bundle=given.bundle,
         connect_timeout_s=given.connect_timeout_s or CONNECT_TIMEOUT_S,
         temp_dir=_CLI_TEMP if os.access(_CLI_TEMP, os.W_OK) else None,
     )
@@ -59,6 +61,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--model-socket", type=Path, default=_SOCKETS / MODEL_SOCKET)
     parser.add_argument("--egress-socket", type=Path, default=_SOCKETS / EGRESS_SOCKET)
     parser.add_argument("--workspace", type=Path, default=Path("/workspace"))
+    parser.add_argument("--bundle", type=Path, default=Path(BUNDLE_AT))
     parser.add_argument("--cli", type=Path, help="another CLI than the SDK's own")
     parser.add_argument("--connect-timeout-s", type=float, help="for one start of the CLI")
     parser.add_argument("--log-level", default="INFO")

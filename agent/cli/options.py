@@ -10,6 +10,7 @@ from claude_agent_sdk import AgentDefinition, ClaudeAgentOptions, SessionStore
 from agent.cli.mcp_config import mcp_config
 from agent.cli.setup import CLI_SETTINGS, CliSetup, environment, prompt_flag
 from agent.memory.past import Past
+from infra.wire.agents.plugin import PLUGIN, PLUGIN_FOLDER
 from infra.wire.link import AgentSettings
 
 LINE_MAX_BYTES = 64 * 1024 * 1024
@@ -68,6 +69,7 @@ def build_options(
         setting_sources=[],
         mcp_servers=mcp_config(settings),
         strict_mcp_config=True,
+        **_skills(settings, around),
         settings=CLI_SETTINGS,
         # The default, 1 MiB, ends the session when the agent reads a photo.
         max_buffer_size=LINE_MAX_BYTES,
@@ -94,6 +96,18 @@ def _sub_agents(settings: AgentSettings) -> dict[str, AgentDefinition] | None:
         )
         for name, one in settings.sub_agents.items()
     } or None
+
+
+def _skills(settings: AgentSettings, around: CliSetup) -> dict[str, Any]:
+    """As a plugin: the skills of a workspace's own folder would be read only with its settings,
+    which the agent may change. Those that the CLI brings itself are hidden."""
+    if not settings.skills:
+        return {}
+    plugin = str(around.bundle / PLUGIN_FOLDER)
+    return {
+        "plugins": [{"type": "local", "path": plugin}],
+        "skills": [f"{PLUGIN}:{name}" for name in settings.skills],
+    }
 
 
 def _thinking(settings: AgentSettings) -> dict[str, Any]:

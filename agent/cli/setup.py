@@ -1,6 +1,7 @@
 """What every CLI of this agent gets: its folders, its environment.
 
-Imports the standard library only, because `agent.cli.early` needs it before anything else.
+Imports the standard library and names only, because `agent.cli.early` needs it before anything
+else.
 """
 
 from __future__ import annotations
@@ -8,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+
+from infra.wire.agents.plugin import BUNDLE_AT
 
 MODEL_URL = "http://model.agcluster"
 """The CLI's address of the model. It is never resolved, because the traffic goes to the socket."""
@@ -34,6 +37,8 @@ class CliSetup:
     """The folder for the CLI's own files, including transcripts."""
     cli: Path | None = None
     """The CLI's program; None for the one bundled with the SDK."""
+    bundle: Path = Path(BUNDLE_AT)
+    """The skills and files of its agent."""
     temp_dir: Path | None = None
     """The folder for the output of its tools; None for the folder of all temporary files."""
     connect_timeout_s: float = CONNECT_TIMEOUT_S

@@ -151,7 +151,8 @@ class AgentCatalog:
         if (kept_s := self._kept_s.get(digest)) is not None and now_s < kept_s + KEPT_ANEW_S:
             return digest
         try:
-            await self._profiles.keep(profile, ttl_s=self._keep_s)
+            bundle = self._folder.bundle(profile.bundle) if profile.bundle else None
+            await self._profiles.keep(profile, ttl_s=self._keep_s, bundle=bundle)
         except StoreUnavailable:
             if kept_s is None:
                 raise

@@ -27,11 +27,9 @@ _NEITHER = "neither a plain file nor a folder"
 _FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 
-def read_bundle(
-    folder: Path, *, skills: Sequence[str] = (), workspace: str | None = None
-) -> bytes | None:
+def read_bundle(folder: Path, *, skills: Sequence[str] = (), workspace: str | None = None) -> bytes:
     """The archive of the skills in these folders of the agents' folder, and of the files that are
-    in the folder `workspace` of it. None if there is nothing to put into one.
+    in the folder `workspace` of it.
 
     Raises `BundleRefused`, whose message says which file is wrong and why.
     """
@@ -40,7 +38,7 @@ def read_bundle(
         reader.take(path, f"{SKILLS}/{path.rpartition('/')[2]}")
     if workspace is not None:
         reader.take(workspace, WORKSPACE)
-    return pack(reader.files) if reader.files else None
+    return pack(reader.files)
 
 
 class _Reader:

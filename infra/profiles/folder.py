@@ -7,13 +7,14 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from infra.profiles.places import ProfileRefused
+from infra.profiles.read import AgentsRead
 from infra.profiles.shipped import read_agents
 from infra.runtime.logs import fields
 from infra.wire.agents.profile import AgentProfile
 
 log = logging.getLogger(__name__)
 
-_State = tuple[tuple[str, int, int, int], ...]
+_State = tuple[tuple[str, int, int, int, int], ...]
 
 
 class ProfileFolder:
@@ -29,7 +30,16 @@ class ProfileFolder:
         self._shipped = shipped or {}
         self._state: _State | None = None
         self._complaint = ""
-        self.profiles = self._shipped
+        self._read = self._before = AgentsRead(self._shipped)
+
+    @property
+    def profiles(self) -> Mapping[str, AgentProfile]:
+        """By name."""
+        return self._read.profiles
+
+    def bundle(self, digest: str) -> bytes | None:
+        """The archive that a profile names, or named until the newest change; None for another."""
+        return self._read.bundles.get(digest) or self._before.bundles.get(digest)
 
     def look(self) -> bool:
         """Read the folder if it has changed. Returns whether the profiles are others now.
@@ -40,16 +50,17 @@ class ProfileFolder:
             state = self._seen()
             if state == self._state:
                 return False
-            profiles = {**self._shipped, **read_agents(self._folder)}
+            found = read_agents(self._folder)
+            read = AgentsRead({**self._shipped, **found.profiles}, found.bundles)
         except (ProfileRefused, OSError) as error:
             self._state = None
             self._complain(error)
             return False
         self._state, self._complaint = state, ""
-        if profiles == self.profiles:
+        if read.profiles == self.profiles:
             return False
-        self.profiles = profiles
-        log.info("agents read", extra=fields(count=len(profiles)))
+        self._read, self._before = read, self._read
+        log.info("agents read", extra=fields(count=len(read.profiles)))
         return True
 
     def _complain(self, error: Exception) -> None:
@@ -63,4 +74,4 @@ class ProfileFolder:
             return ()
         found = [path for path in self._folder.rglob("*") if path.is_file()][:5000]
         stats = [(str(path), path.stat()) for path in sorted(found)]
-        return tuple((path, s.st_mtime_ns, s.st_size, s.st_ino) for path, s in stats)
+        return tuple((path, s.st_mtime_ns, s.st_size, s.st_ino, s.st_mode) for path, s in stats)

@@ -9,13 +9,16 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path as FilePath
 from typing import Any
 
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
+from infra.profiles.bundles import read_bundle
 from infra.profiles.places import Path, PlacedYaml, ProfileRefused, YamlPlace, read_document
+from infra.wire.agents.bundle import SKILLS, BundleRefused, bundle_digest
 from infra.wire.agents.part import AGENT_NAME, PROMPT_MAX_CHARS, is_reserved
 from infra.wire.agents.profile import AgentProfile
 from infra.wire.mcp import CALLERS_SECRETS_MAX, bad_reference
@@ -23,17 +26,36 @@ from infra.wire.mcp import CALLERS_SECRETS_MAX, bad_reference
 SUFFIX = ".yaml"
 FILE_MAX_BYTES = 512 * 1024
 PROFILES_MAX = 500
+BUNDLES_MAX_BYTES = 64 * 1024 * 1024
+"""Of all bundles of a folder together: a replica has them in memory."""
 EXTENDS_MAX = 8
 """Longest chain of profiles that extend one another."""
 
+MADE = frozenset({"bundle"})
+"""Fields that nobody writes."""
 _FIELD_OF_FAULTS: Mapping[str, str] = {
     "extra_forbidden": "is not a field of an agent",
     "missing": "is missing",
 }
 
 
-def read_folder(folder: FilePath, *, parents: FilePath | None = None) -> dict[str, AgentProfile]:
-    """All profiles of a folder by name; none if there is no folder.
+@dataclass(frozen=True)
+class AgentsRead:
+    """What a folder has."""
+
+    profiles: Mapping[str, AgentProfile] = field(default_factory=dict)
+    """By name."""
+    bundles: Mapping[str, bytes] = field(default_factory=dict)
+    """The archives that the profiles name, by their digests."""
+
+
+def read_folder(folder: FilePath, *, parents: FilePath | None = None) -> Mapping[str, AgentProfile]:
+    """All profiles of a folder by name. See `read_with_bundles`."""
+    return read_with_bundles(folder, parents=parents).profiles
+
+
+def read_with_bundles(folder: FilePath, *, parents: FilePath | None = None) -> AgentsRead:
+    """All profiles of a folder with their bundles; none if there is no folder.
 
     They may extend those of the folder `parents` as well, which names no further files.
     Raises `ProfileRefused` with the faults of all files, and `OSError`.
@@ -41,15 +63,20 @@ def read_folder(folder: FilePath, *, parents: FilePath | None = None) -> dict[st
     own, faults = _documents(folder)
     documents = (_documents(parents)[0] if parents else {}) | own
     profiles: dict[str, AgentProfile] = {}
+    bundles: dict[str, bytes] = {}
     for name in sorted(own):
         try:
-            profiles[name] = _profile(name, documents, folder)
+            profiles[name] = _profile(name, documents, folder, bundles)
         except ProfileRefused as refused:
             faults.extend(refused.faults)
+    if sum(map(len, bundles.values())) > BUNDLES_MAX_BYTES:
+        faults.append(
+            f"{folder}: skills and workspaces of more than {BUNDLES_MAX_BYTES // 1024**2} MiB"
+        )
     if faults:
         # An inherited fault is found once for each heir.
         raise ProfileRefused(list(dict.fromkeys(faults)))
-    return profiles
+    return AgentsRead(profiles, bundles)
 
 
 def _documents(folder: FilePath) -> tuple[dict[str, PlacedYaml], list[str]]:
@@ -89,9 +116,16 @@ def _text(path: FilePath) -> str:
         raise ProfileRefused([f"{path}: not UTF-8"]) from None
 
 
-def _profile(name: str, documents: Mapping[str, PlacedYaml], folder: FilePath) -> AgentProfile:
+def _profile(
+    name: str,
+    documents: Mapping[str, PlacedYaml],
+    folder: FilePath,
+    bundles: dict[str, bytes],
+) -> AgentProfile:
     document = _inherited(name, documents)
     _read_prompt(document, folder)
+    for made in MADE & document.data.keys():
+        raise ProfileRefused([f"{document.place_of((made,))}: {made}: is not a field of an agent"])
     try:
         profile = AgentProfile.model_validate(document.data, extra="forbid")
     except ValidationError as error:
@@ -99,7 +133,32 @@ def _profile(name: str, documents: Mapping[str, PlacedYaml], folder: FilePath) -
     faults = [*_other_faults(profile, document), *_unknown(profile, document, documents)]
     if faults:
         raise ProfileRefused(faults)
-    return profile
+    return _with_bundle(profile, document, folder, bundles)
+
+
+def _with_bundle(
+    profile: AgentProfile, document: PlacedYaml, folder: FilePath, bundles: dict[str, bytes]
+) -> AgentProfile:
+    """With the digest of its files, if it has any. Their archive goes to `bundles`."""
+    if not profile.skills and profile.workspace is None:
+        return profile
+    try:
+        raw = read_bundle(folder, skills=profile.skills, workspace=profile.workspace)
+    except BundleRefused as refused:
+        path = _field_of(str(refused), profile)
+        told = ".".join(map(str, path))
+        raise ProfileRefused([f"{document.place_of(path)}: {told}: {refused}"]) from None
+    digest = bundle_digest(raw)
+    bundles[digest] = raw
+    return profile.model_copy(update={"bundle": digest})
+
+
+def _field_of(fault: str, profile: AgentProfile) -> Path:
+    """The field that names the folder which a fault begins with."""
+    for number, path in enumerate(profile.skills):
+        if fault.startswith((f"{path}:", f"{path}/", f"{SKILLS}/{path.rpartition('/')[2]}:")):
+            return "skills", number
+    return ("workspace",) if profile.workspace is not None else ("skills",)
 
 
 def _inherited(name: str, documents: Mapping[str, PlacedYaml]) -> PlacedYaml:

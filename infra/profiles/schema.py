@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from infra.profiles.read import MADE
 from infra.wire.agents.profile import AgentProfile
 
 TITLE = "An agent of AgCluster"
@@ -23,6 +24,8 @@ def profile_schema() -> dict[str, Any]:
     }
     prompt.pop("required")
     properties = schema.pop("properties")
+    for made in MADE:
+        properties.pop(made)
     properties["extends"] = {
         "type": "string",
         "description": "Another agent of the folder: what it says holds here, too.",

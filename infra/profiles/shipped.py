@@ -7,7 +7,7 @@ from functools import cache
 from pathlib import Path
 
 import infra
-from infra.profiles.read import read_folder
+from infra.profiles.read import AgentsRead, read_folder, read_with_bundles
 from infra.wire.agents.profile import AgentProfile
 
 SHIPPED = Path(infra.__file__).parent / "agents"
@@ -19,9 +19,9 @@ def shipped_agents() -> Mapping[str, AgentProfile]:
     return read_folder(SHIPPED)
 
 
-def read_agents(folder: Path) -> dict[str, AgentProfile]:
+def read_agents(folder: Path) -> AgentsRead:
     """The agents of an operator's folder, which may extend those that ship.
 
     Raises `ProfileRefused` and `OSError`.
     """
-    return read_folder(folder, parents=SHIPPED)
+    return read_with_bundles(folder, parents=SHIPPED)

@@ -295,6 +295,11 @@ class Keys:
         conversation, renewed each minute in which it is asked for."""
         return f"{self.prefix}:agent:{digest}"
 
+    def agent_bundle(self, digest: str) -> str:
+        """String: the files of a version of an agent, as a tar archive. API; workers read it once
+        for each host. Kept as long as its profile."""
+        return f"{self.prefix}:agent-bundle:{digest}"
+
     def key_verdict(self, tenant: TenantId) -> str:
         """String: `ok` or `refused`, what the upstream said about the tenant's key. API;
         minutes."""

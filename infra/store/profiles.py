@@ -21,9 +21,15 @@ class ProfileStore:
         self._keys = keys
         self._remembered: OrderedDict[str, AgentProfile] = OrderedDict()
 
-    async def keep(self, profile: AgentProfile, *, ttl_s: float) -> str:
-        """Keep it for so long from now, and return its digest. Raises `StoreUnavailable`."""
+    async def keep(
+        self, profile: AgentProfile, *, ttl_s: float, bundle: bytes | None = None
+    ) -> str:
+        """Keep it for so long from now, and return its digest. `bundle` is the archive that it
+        names; None if it names none. Raises `StoreUnavailable`."""
         digest = profile.digest
+        if profile.bundle is not None:
+            # First: where the profile is, its files are too.
+            await self._keep_bundle(profile.bundle, bundle, ttl_s=ttl_s)
         raw = profile.model_dump_json(exclude_defaults=True)
         with translate():
             await self._redis.set(self._keys.agent_profile(digest), raw, px=round(ttl_s * 1000))
@@ -45,6 +51,18 @@ class ProfileStore:
         profile = decode_profile(raw)
         self._remember(digest, profile)
         return profile
+
+    async def _keep_bundle(self, digest: str, raw: bytes | None, *, ttl_s: float) -> None:
+        key, ttl_ms = self._keys.agent_bundle(digest), round(ttl_s * 1000)
+        with translate():
+            if not await self._redis.pexpire(key, ttl_ms) and raw is not None:
+                await self._redis.set(key, raw, px=ttl_ms)
+
+    async def bundle(self, digest: str) -> bytes | None:
+        """The archive; None if it is not kept, or no longer. Raises `StoreUnavailable`."""
+        with translate():
+            raw: bytes | None = await self._redis.get(self._keys.agent_bundle(digest))
+        return raw
 
     def _remember(self, digest: str, profile: AgentProfile) -> None:
         self._remembered[digest] = profile

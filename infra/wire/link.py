@@ -73,6 +73,8 @@ class AgentSettings(Message):
     sub_agents: Mapping[str, SubAgent] = {}
     mcp: Mapping[str, AgentMcpServer] = {}
     """Its MCP servers by name."""
+    skills: tuple[str, ...] = ()
+    """Names of the skills in the bundle that its container has."""
     asks_questions: bool = False
     """The agent may end a turn with a question to its user."""
     delegates: Mapping[str, str] = {}
@@ -98,6 +100,7 @@ class AgentSettings(Message):
             self.max_thinking_tokens,
             self.is_prompt_added,
             tuple(sorted((name, one.model_dump_json()) for name, one in self.mcp.items())),
+            self.skills,
             tuple(sorted(self.model_tiers.items())),
             tuple(sorted(self.environment.items())),
             tuple(sorted((name, one.model_dump_json()) for name, one in self.sub_agents.items())),

@@ -3,6 +3,7 @@ model is asked, and what is in the container."""
 
 from __future__ import annotations
 
+import json
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,6 +26,20 @@ AGENTS = {
     "teller": "tool_display: text\n",
     "citing": "artifact_display: annotations\n",
     "silent": "artifact_display: 'off'\n",
+    "skilled": "tools: [Bash, Read]\nskills: [own/house-style]\nworkspace: start\n",
+    "other": "tools: [Bash]\nskills: [own/other]\n",
+}
+FILES = {
+    "own/house-style/SKILL.md": """---
+name: house-style
+description: How texts are written in this house.
+---
+Write with the word BILLYWITCH.
+""",
+    "own/house-style/words.txt": "BILLYWITCH",
+    "own/other/SKILL.md": "---\nname: other\ndescription: Another.\n---\nOTHERWISE.\n",
+    "start/notes/README.md": "Begin here.",
+    "start/run.sh": "#!/bin/sh\necho it-runs\n",
 }
 
 
@@ -32,6 +47,11 @@ def written(folder: Path) -> Path:
     """A folder with the agents of these tests."""
     for name, text in AGENTS.items():
         (folder / f"{name}.yaml").write_text(text)
+    for name, text in FILES.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    (folder / "start" / "run.sh").chmod(0o755)
     return folder
 
 
@@ -105,3 +125,64 @@ def test_what_it_makes_is_shown_as_it_says(scene: Deployment) -> None:
             len(answer.choices[0].message.annotations or ()),
         )
     assert seen == {"plain": (True, 0), "citing": (False, 1), "silent": (False, 0)}
+
+
+def history(scene: Deployment, chat: list[Any], agent: str, prompt: str) -> str:
+    """One more turn of a chat, which resends what it sees."""
+    chat.append({"role": "user", "content": prompt})
+    with scene.client() as client:
+        told = said(client.chat.completions.create(model=agent, messages=chat))
+    chat.append({"role": "assistant", "content": told})
+    return told
+
+
+def test_it_uses_its_skills_and_no_others(scene: Deployment) -> None:
+    mark = uuid.uuid4().hex
+    ask(scene, "skilled", f'tool Skill {{"skill": "agent:house-style", "args": "{mark}"}}')
+    asked = json.dumps(last_asked(scene))
+    assert "How texts are written in this house." in asked, "the model knows of it"
+    assert "Write with the word BILLYWITCH." in asked, "and reads it when it uses it"
+    for other in ("agent:other", "simplify"):
+        ask(scene, "skilled", f'tool Skill {{"skill": "{other}"}} then echo {mark}')
+        assert "OTHERWISE" not in json.dumps(last_asked(scene))
+    ask(scene, "plain", f"echo {mark}")
+    assert "house-style" not in json.dumps(last_asked(scene))
+
+
+def test_its_skills_are_there_to_read_and_not_to_change(scene: Deployment) -> None:
+    folder = "/run/bundle/plugin/skills/house-style"
+    assert "BILLYWITCH" in said(ask(scene, "skilled", f"tool bash cat {folder}/words.txt"))
+    for change in (f"echo x > {folder}/words.txt", f"rm {folder}/words.txt", f"mv {folder} /tmp/"):
+        assert "Read-only" in said(ask(scene, "skilled", f"tool bash {change} 2>&1")), change
+    assert "No such file" in said(ask(scene, "plain", "tool bash ls /run/bundle 2>&1"))
+
+
+def test_a_new_workspace_has_its_files_and_an_old_one_keeps_its_own(scene: Deployment) -> None:
+    chat: list[Any] = []
+    looks = "tool bash cat notes/README.md; echo; ./run.sh; id -u; stat -c %u run.sh"
+    told = history(scene, chat, "skilled", looks)
+    assert "Begin here." in told
+    assert "it-runs" in told
+    own, owner = [line for line in told.splitlines() if line.strip().isdigit()]
+    assert own == owner, "they are the agent's own"
+    other: list[Any] = []
+    mark = uuid.uuid4().hex
+    history(scene, other, "plain", f"tool bash mkdir notes; echo {mark} > notes/README.md")
+    told = history(scene, other, "skilled", "tool bash cat notes/README.md; ls")
+    assert mark in told
+    assert "run.sh" not in told
+
+
+def test_another_agents_skills_come_in_the_middle_and_files_stay(scene: Deployment) -> None:
+    chat: list[Any] = []
+    mark = uuid.uuid4().hex
+    history(scene, chat, "skilled", f"tool bash echo {mark} > kept; ls /run/bundle/plugin/skills")
+    assert "house-style" in chat[-1]["content"]
+    told = history(scene, chat, "other", "tool bash cat kept; ls /run/bundle/plugin/skills")
+    assert mark in told
+    assert "other" in told
+    assert "house-style" not in told
+    told = history(scene, chat, "plain", "tool bash cat kept; ls /run/bundle 2>&1")
+    assert mark in told
+    assert "No such file" in told
+    assert mark in history(scene, chat, "skilled", "history")

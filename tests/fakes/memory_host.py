@@ -88,7 +88,7 @@ class MemoryMachine:
         id = ContainerId(f"memory-{next(self._numbers)}")
         up: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         task = self._group.create_task(self._live(id, spec, up))
-        container = Container(id, spec.conversation, spec.fence, True, created_ms)
+        container = Container(id, spec.conversation, spec.fence, True, created_ms, spec.form)
         self.kept[id] = _Kept(container, cluster, host, task)
         try:
             await asyncio.shield(up)

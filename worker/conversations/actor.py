@@ -59,6 +59,7 @@ from worker.hosts.host import ContainerExit, ContainerId
 from worker.life import Life
 from worker.ownership import HeldLease
 from worker.parts import ConversationParts
+from worker.turns.container_form import container_form
 from worker.turns.endings import exit_end
 from worker.turns.run import TurnRun
 
@@ -425,7 +426,9 @@ class Conversation:
         return self._parts.starts.ending(self.key)
 
     async def _prepare(self, run: TurnRun) -> None:
-        if self._session.is_lost:
+        form = container_form(run.claimed.profile)
+        is_unfit = not run.claimed.is_adoption and not self._session.is_formed(form)
+        if self._session.is_lost or is_unfit:
             await self._discard_container()
         await self._delivery.deliver(run)
         self._files.begin(self.container)

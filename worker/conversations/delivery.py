@@ -25,13 +25,16 @@ from infra.wire.errors import (
 )
 from infra.wire.link import AgentSettings, Launch
 from infra.wire.states import ConversationState, TurnState
+from worker.conversations.container.bundle_at_hand import BundleAtHand
 from worker.conversations.container.kept_link import KeptLink
 from worker.conversations.container.session import HostSession
 from worker.conversations.files.files_in import FilesIn
 from worker.conversations.recorded_state import RecordedState
+from worker.hosts.form import USUAL_FORM
 from worker.ownership import HeldLease
 from worker.parts import ConversationParts
 from worker.turns.agent_settings import agent_settings
+from worker.turns.container_form import container_form
 from worker.turns.course import Course, course_before_container, course_with_agent
 from worker.turns.files.file_bytes import NotDelivered
 from worker.turns.memory import Standing, begins_afresh, needs_transcript, stand
@@ -60,6 +63,7 @@ class Delivery:
         self._link = link
         self._record = record
         self._files = FilesIn(parts, held)
+        self._bundles = BundleAtHand(parts)
 
     async def deliver(self, run: TurnRun) -> None:
         """Work until the agent has been told of the turn, or the turn's end is decided.
@@ -132,14 +136,20 @@ class Delivery:
         run.timeline = timeline
         run.needs_record()
         c, settings = self._held.conversation, self._settings(run.claimed)
-        if parts.pool.has_one(c, settings) and await self._start_with_spare(
+        form = container_form(run.claimed.profile)
+        if form != USUAL_FORM:
+            parts.pool.settle(c)
+        elif parts.pool.has_one(c, settings) and await self._start_with_spare(
             run, settings, timeline
         ):
             return
         await parts.starts.begin(c)
         timeline.note(StartPhase.SLOT)
         await self._record.move(ConversationState.STARTING, container=None)
-        await self._session.start(launch=self._launch(run.claimed), note=timeline.note)
+        if form.bundle is not None:
+            await self._bundles.bring(form.bundle)
+        launch = self._launch(run.claimed)
+        await self._session.start(form=form, launch=launch, note=timeline.note)
         if (container := self._session.container) is not None:
             timeline.note_at(StartPhase.CREATED, container.made_ms)
         await self._link.reach(timeout_s=parts.isolation.container_start_timeout_s)
@@ -149,10 +159,10 @@ class Delivery:
         """For an agent that can start its CLI before it gets the turn: one without a past.
 
         A CLI asks its MCP servers as soon as it runs, and the gateway lets nobody out before the
-        turn is open.
+        turn is open. One with skills is told of them in its first request.
         """
         settings = self._settings(claimed)
-        if not begins_afresh(claimed) or settings.mcp:
+        if not begins_afresh(claimed) or settings.mcp or settings.skills:
             return None
         return Launch(settings=settings).encode()
 

@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+from infra.wire.agents.plugin import BUNDLE_AT
 from infra.wire.errors import AgClusterError
 from worker.hosts.folders.folders import agent_uid
 from worker.hosts.host import SOCKETS_AT, WORKSPACE_AT, SessionFolders
@@ -46,12 +47,19 @@ def held_folders(folders: SessionFolders) -> Iterator[Mapping[str, int]]:
     """
     with ExitStack() as opened:
         found = {}
-        for place, path in ((SOCKETS_AT, folders.sockets), (WORKSPACE_AT, folders.workspace)):
+        for place, path in _places(folders):
             above = _opened(path.parent, None, opened)
             fd = found[place] = _opened(path, above, opened)
             if os.fstat(fd).st_uid != agent_uid():
                 raise EngineCallRefused(f"{path} does not belong to the agent")
         yield found
+
+
+def _places(folders: SessionFolders) -> Iterator[tuple[str, Path]]:
+    yield SOCKETS_AT, folders.sockets
+    yield WORKSPACE_AT, folders.workspace
+    if folders.bundle is not None:
+        yield BUNDLE_AT, folders.bundle
 
 
 def _opened(path: Path, above: int | None, opened: ExitStack) -> int:

@@ -1,8 +1,8 @@
 """Decides what a worker may ask of the engine, from one request. Pure, except for a look at the
 folders.
 
-Nothing that a worker sends is passed on. For a new container, the proxy takes conversation, fence
-and time from the request, builds the body again from its own settings, refuses the request if
+Nothing that a worker sends is passed on. For a new container, the proxy takes conversation, fence,
+time and form from the request, builds the body again from its own settings, refuses the request if
 anything differs, and sends its own body. Filters of lists and events are compared and rebuilt in
 the same way.
 """
@@ -22,7 +22,7 @@ from urllib.parse import parse_qsl
 from infra.runtime.settings import ClusterSettings, IsolationSettings
 from infra.wire.ids import ConversationKey, Fence, HostId
 from worker.engine_proxy.mounts import EngineCallRefused, first_exchanged, held_folders
-from worker.hosts.docker.engine import LABEL
+from worker.hosts.docker.engine import FORM_LABEL, LABEL
 from worker.hosts.docker.host import (
     DockerOptions,
     container_name,
@@ -31,6 +31,7 @@ from worker.hosts.docker.host import (
     nano_cpus,
 )
 from worker.hosts.folders.folders import Folders
+from worker.hosts.form import USUAL_FORM, ContainerForm
 from worker.hosts.host import ContainerSpec, Limits, SessionFolders
 from worker.hosts.pool.records import SpareRecords
 
@@ -55,6 +56,14 @@ class Target:
 
     version: str | None
     path: str
+
+
+@dataclass(frozen=True)
+class OwnContainer:
+    """One of our containers: the key for which it was created, and its form."""
+
+    conversation: str
+    form: ContainerForm = USUAL_FORM
 
 
 @dataclass(frozen=True)
@@ -93,60 +102,63 @@ class Rules:
         body = _strict_json(given)
         labels = body.get("Labels") if isinstance(body, dict) else None
         labels = labels if isinstance(labels, dict) else {}
-        conversation = _label(labels, "conv", _CONVERSATION)
+        ours = _own_container(labels)
+        conversation = ConversationKey(ours.conversation)
+        folders = Folders(self.data_dir)
         spec = ContainerSpec(
-            ConversationKey(conversation),
+            conversation,
             Fence(int(_label(labels, "fence", _NUMBER))),
-            Folders(self.data_dir).of(ConversationKey(conversation)),
+            folders.formed(folders.of(conversation), ours.form),
             self.limits,
             egress=False,
+            form=ours.form,
         )
         created_ms = int(_label(labels, "created", _NUMBER))
         made = create_body(self.options, self.host, spec, created_ms, version=version)
         made = json.loads(json.dumps(made))
         if differs := first_difference(body, made):
             raise EngineCallRefused(f"{differs} of a container is not what this proxy is set to")
-        if name != container_name(self.options.cluster, ConversationKey(conversation)):
+        if name != container_name(self.options.cluster, conversation):
             raise EngineCallRefused("the name is not that of the conversation")
         # Reported now rather than at the start, which checks and compares again.
-        with self.held_folders(conversation):
+        with self.held_folders(ours):
             return made
 
     @contextmanager
-    def held_folders(self, conversation: str) -> Iterator[Mapping[str, int]]:
+    def held_folders(self, ours: OwnContainer) -> Iterator[Mapping[str, int]]:
         """The folders to mount, held open. Raises `EngineCallRefused` if they must not be
         mounted."""
         with ExitStack() as opened:
-            yield self._opened(conversation, opened)
+            yield self._opened(ours, opened)
 
-    def _opened(self, conversation: str, opened: ExitStack) -> Mapping[str, int]:
-        folders = self._folders(conversation)
+    def _opened(self, ours: OwnContainer, opened: ExitStack) -> Mapping[str, int]:
+        folders = self._folders(ours)
         for _ in range(_RENAMED):
             try:
                 return opened.enter_context(held_folders(folders))
             except EngineCallRefused:
-                earlier, folders = folders, self._folders(conversation)
+                earlier, folders = folders, self._folders(ours)
                 if folders == earlier:
                     raise
                 # The spare was claimed between our look and now.
         return opened.enter_context(held_folders(folders))
 
-    def first_exchanged(self, conversation: str, held: Mapping[str, int]) -> str | None:
+    def first_exchanged(self, ours: OwnContainer, held: Mapping[str, int]) -> str | None:
         """The first held folder that was replaced by another one. Raises `EngineCallRefused`."""
-        with self.held_folders(conversation) as again:
+        with self.held_folders(ours) as again:
             return first_exchanged(held, again)
 
-    def workspace(self, conversation: str) -> Path:
+    def workspace(self, ours: OwnContainer) -> Path:
         """The path of its files."""
-        return self._folders(conversation).workspace
+        return self._folders(ours).workspace
 
-    def _folders(self, conversation: str) -> SessionFolders:
-        """Where the folders of a container are by now that was created for this key.
+    def _folders(self, ours: OwnContainer) -> SessionFolders:
+        """Where the folders of one of our containers are by now.
 
         Those of a spare are renamed when it is claimed, one after the other.
         """
-        key, folders = ConversationKey(conversation), Folders(self.data_dir)
-        first = folders.of(key)
+        key, folders = ConversationKey(ours.conversation), Folders(self.data_dir)
+        first = folders.formed(folders.of(key), ours.form)
         record = SpareRecords(self.data_dir).get(key)
         if record is None or record.claimed_by is None:
             return first
@@ -156,14 +168,15 @@ class Rules:
         return SessionFolders(
             sockets=_in_place(first.sockets, later.sockets),
             workspace=_in_place(first.workspace, later.workspace),
+            bundle=first.bundle,
         )
 
-    def own_conversation(self, inspected: Json) -> str:
-        """The conversation of one of our containers. Raises `EngineCallRefused`."""
+    def own_container(self, inspected: Json) -> OwnContainer:
+        """Which of our containers this is. Raises `EngineCallRefused`."""
         labels = (inspected.get("Config") or {}).get("Labels") or {}
         if not self._labels.items() <= labels.items():
             raise EngineCallRefused("that container is not one of this cluster on this host")
-        return _label(labels, "conv", _CONVERSATION)
+        return _own_container(labels)
 
     def list_query(self, query: str) -> dict[str, str]:
         """The query for a list of our containers."""
@@ -272,6 +285,15 @@ def _label(labels: Mapping[str, Json], name: str, form: re.Pattern[str]) -> str:
     if not isinstance(value, str) or not form.fullmatch(value):
         raise EngineCallRefused(f"the label {LABEL + name} is missing or malformed")
     return value
+
+
+def _own_container(labels: Mapping[str, Json]) -> OwnContainer:
+    text = labels.get(FORM_LABEL, "")
+    try:
+        form = ContainerForm.of_text(text if isinstance(text, str) else "-")
+    except ValueError as error:
+        raise EngineCallRefused(f"the label {FORM_LABEL}: {error}") from error
+    return OwnContainer(_label(labels, "conv", _CONVERSATION), form)
 
 
 def _strict_json(text: bytes) -> Json:

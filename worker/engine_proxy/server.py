@@ -24,6 +24,7 @@ from worker.engine_proxy.line import EngineLine
 from worker.engine_proxy.mounts import EngineCallRefused, Look, look_inside
 from worker.engine_proxy.rules import (
     Json,
+    OwnContainer,
     Rules,
     Target,
     target_of,
@@ -251,13 +252,13 @@ class EngineProxy:
                 await told.write(part)
         return told
 
-    async def _own(self, call: _Call) -> web.Response | tuple[str, Json]:
-        """Conversation and description of the container, or an answer that there is none."""
+    async def _own(self, call: _Call) -> web.Response | tuple[OwnContainer, Json]:
+        """Which container it is and its description, or an answer that there is none."""
         status, answer = await self._line.ask("GET", _path(call, f"/containers/{call.name}/json"))
         if status != 200:
             return _passed((status, answer))
         found = json.loads(answer)
-        return self._rules.own_conversation(found), found
+        return self._rules.own_container(found), found
 
     async def _pass(
         self,

@@ -29,7 +29,7 @@ from worker.engine_proxy.mounts import (
     Look,
     first_wrong_mount,
 )
-from worker.engine_proxy.rules import Rules
+from worker.engine_proxy.rules import OwnContainer, Rules
 
 log = logging.getLogger(__name__)
 
@@ -81,7 +81,7 @@ class ComparedStarts:
             finally:
                 self._group = None
 
-    async def start(self, version: str, conversation: str, id: str) -> tuple[int, bytes]:
+    async def start(self, version: str, ours: OwnContainer, id: str) -> tuple[int, bytes]:
         """Start it and return the engine's answer.
 
         Raises `EngineCallRefused` and the errors of an engine call; then the container is gone
@@ -95,7 +95,7 @@ class ComparedStarts:
             raise EngineCallRefused("too many starts at once")
         self._unverified.add(id)
         async with asyncio.TaskGroup() as group:
-            starting = group.create_task(self._compared(version, conversation, id))
+            starting = group.create_task(self._compared(version, ours, id))
             try:
                 outcome = await asyncio.shield(starting)
             except asyncio.CancelledError:
@@ -108,14 +108,14 @@ class ComparedStarts:
         return outcome
 
     async def _compared(
-        self, version: str, conversation: str, id: str
+        self, version: str, ours: OwnContainer, id: str
     ) -> tuple[int, bytes] | Exception:
         is_right = True
         try:
-            with self._rules.held_folders(conversation) as held:
+            with self._rules.held_folders(ours) as held:
                 is_right = False
                 answer = await self._line.ask("POST", f"/v{version}/containers/{id}/start")
-                await self._refuse_wrong(conversation, id, held)
+                await self._refuse_wrong(ours, id, held)
             is_right = True
             return answer
         except _FAILURES as error:
@@ -131,11 +131,11 @@ class ComparedStarts:
         if removal := self._removal(id):
             await asyncio.wait({removal}, timeout=self._call_timeout_s)
 
-    async def _refuse_wrong(self, conversation: str, id: str, held: Mapping[str, int]) -> None:
+    async def _refuse_wrong(self, ours: OwnContainer, id: str, held: Mapping[str, int]) -> None:
         if self._rules.options.runtime in SHARING_RUNTIMES:
             wrong = await self._wrong_mount(id, held)
         else:
-            wrong = self._rules.first_exchanged(conversation, held)
+            wrong = self._rules.first_exchanged(ours, held)
         if wrong is not None:
             raise EngineCallRefused(wrong)
 
@@ -214,9 +214,9 @@ class ComparedStarts:
             raise EngineCallRefused(f"the engine does not describe it: status {status}")
         described = json.loads(answer)
         try:
-            conversation = self._rules.own_conversation(described)
-            with self._rules.held_folders(conversation) as held:
-                await self._refuse_wrong(conversation, id, held)
+            ours = self._rules.own_container(described)
+            with self._rules.held_folders(ours) as held:
+                await self._refuse_wrong(ours, id, held)
         except EngineCallRefused as error:
             log.warning("a container is not right: %s", error, extra=fields(id=id))
             self._removal(id)

@@ -20,6 +20,7 @@ from infra.wire.errors import AgClusterError, EngineFailed
 from infra.wire.ids import ConversationKey, Fence, WorkerId
 from worker.hosts.breaker import Breaker, BreakerState, cool_down_s
 from worker.hosts.folders.folders import Folders
+from worker.hosts.form import USUAL_FORM, ContainerForm
 from worker.hosts.host import Container, ContainerHost, ContainerSpec, Limits, SessionFolders
 
 log = logging.getLogger(__name__)
@@ -71,30 +72,50 @@ class Engine:
         return self._breaker.is_closed
 
     async def make_folders(
-        self, c: ConversationKey, fence: Fence, *, launch: bytes | None = None
+        self,
+        c: ConversationKey,
+        fence: Fence,
+        *,
+        launch: bytes | None = None,
+        form: ContainerForm = USUAL_FORM,
     ) -> SessionFolders:
         """Create the conversation's folders, private to the agent. `launch` is what its launch file
-        says, if it gets one.
+        says, if it gets one. An empty workspace gets the files of the form's bundle.
 
         Raises `LeaseLost` if a newer owner has them, and `EngineFailed` if a disk is full.
         """
         self._refuse_if_open()
         try:
-            return await asyncio.to_thread(self._folders.make, c, fence, launch=launch)
+            return await asyncio.to_thread(self._made, c, fence, launch, form)
         except OSError as error:
             failed = EngineFailed(f"no folders for a conversation: {error}")
             self._note(self._breaker.start_failed(), failed)
             raise failed from error
 
-    async def start(self, c: ConversationKey, fence: Fence, folders: SessionFolders) -> Container:
-        """Start a container for the conversation.
+    def _made(
+        self, c: ConversationKey, fence: Fence, launch: bytes | None, form: ContainerForm
+    ) -> SessionFolders:
+        made = self._folders.make(c, fence, launch=launch)
+        files = self._folders.bundles.files(form.bundle) if form.bundle is not None else None
+        if files is not None and self._folders.furnish(c, fence, files):
+            log.info("workspace furnished", extra=fields(conversation=c))
+        return self._folders.formed(made, form)
+
+    async def start(
+        self,
+        c: ConversationKey,
+        fence: Fence,
+        folders: SessionFolders,
+        form: ContainerForm = USUAL_FORM,
+    ) -> Container:
+        """Start a container for the conversation, of that form.
 
         Raises `EngineFailed`, at once while the engine is not trusted; otherwise `ContainerFailed`
         and `LeaseLost` like the host. If cancelled, nothing is left behind.
         """
         self._refuse_if_open()
         try:
-            container = await self._start(c, fence, folders)
+            container = await self._start(c, fence, folders, form)
         except EngineFailed as error:
             self._note(self._breaker.start_failed(), error)
             raise
@@ -118,7 +139,13 @@ class Engine:
             else:
                 self._note(self._breaker.probe_worked())
 
-    async def _start(self, c: ConversationKey, fence: Fence, folders: SessionFolders) -> Container:
+    async def _start(
+        self,
+        c: ConversationKey,
+        fence: Fence,
+        folders: SessionFolders,
+        form: ContainerForm = USUAL_FORM,
+    ) -> Container:
         settings = self._settings
         spec = ContainerSpec(
             conversation=c,
@@ -133,6 +160,7 @@ class Engine:
                 file_mb=settings.workspace_max_mb,
             ),
             egress=self._has_egress,
+            form=form,
         )
         try:
             async with asyncio.timeout(settings.container_start_timeout_s):

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import NewType, Protocol
 
 from infra.wire.ids import ConversationKey, Fence, HostId
+from worker.hosts.form import USUAL_FORM, ContainerForm
 
 ContainerId = NewType("ContainerId", str)
 
@@ -50,11 +51,12 @@ class SessionFolders:
 
     `sockets` is mounted at /run/agcluster, `workspace` at /workspace. Both belong to the agent's
     uid, mode 0700. The agent may write in `sockets`, so everything in there is opened without
-    following links.
+    following links. `bundle` is mounted at /run/bundle, read-only; None for an agent without one.
     """
 
     sockets: Path
     workspace: Path
+    bundle: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -67,6 +69,8 @@ class ContainerSpec:
     folders: SessionFolders
     limits: Limits
     egress: bool
+    form: ContainerForm = USUAL_FORM
+    """What of `folders` and `limits` is its agent's wish."""
 
 
 @dataclass(frozen=True)
@@ -78,6 +82,7 @@ class Container:
     fence: Fence
     is_running: bool
     created_ms: int
+    form: ContainerForm = USUAL_FORM
     made_ms: int | None = field(default=None, compare=False)
     """Unix time at which an engine had made it and began to start it; None if nobody knows, or if
     its host does both at once. Only the worker that starts it knows."""

@@ -37,6 +37,9 @@ DUE_AT_ONCE = 50
 """Ownerless idle conversations that a sweep gets at once."""
 
 
+BUNDLES_UNUSED_S = 3600.0
+"""An agent's bundle stays on this host for so long after its last container. Far longer than a
+start, because a bundle is there before its container is."""
 WORKERS_UNSTRETCHED, STRETCH_MAX = 200, 5.0
 """In a larger cluster each worker sweeps less often, in proportion, but at most by this factor."""
 
@@ -215,6 +218,10 @@ class Reaper:
         self._orphans_s = {id: s for id, s in self._orphans_s.items() if id in listed}
         in_use = {container.conversation for container in containers}
         await self._tidy_folders(in_use | await self._parts.pool.keys())
+        bundles = {container.form.bundle for container in containers if container.form.bundle}
+        await asyncio.to_thread(
+            self._parts.folders.bundles.drop_unused, bundles, older_than_s=BUNDLES_UNUSED_S
+        )
 
     def _notice_vanished(
         self, owned: dict[ConversationKey, ContainerId | None], containers: Sequence[Container]

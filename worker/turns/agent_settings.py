@@ -11,6 +11,8 @@ from infra.wire.link import AgentSettings
 from infra.wire.turns import TurnRequest
 from worker.turns.mcp_servers import mcp_servers
 
+SKILL_TOOL = "Skill"
+"""The tool by which an agent uses a skill. One with skills has it, whatever its tools are."""
 AGENT_SHARE_OF_GRACE = 0.6
 """The part of the grace time that the agent may use before it kills its CLI; the rest is ours."""
 
@@ -93,6 +95,10 @@ def _of_profile(
     }
     if profile.tools is not None:
         update["tools"] = profile.tools
+    if profile.skills:
+        update["skills"] = profile.skill_names
+        tools = profile.tools if profile.tools is not None else settings.tools
+        update["tools"] = tuple(dict.fromkeys((*tools, SKILL_TOOL)))
     if profile.questions is not None:
         update["asks_questions"] = profile.questions
     if profile.max_turns is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
@@ -81,15 +82,15 @@ def print_schema() -> None:
     say(profile_schema_text().rstrip())
 
 
-def _read(folder: Path | None) -> dict[str, AgentProfile]:
+def _read(folder: Path | None) -> Mapping[str, AgentProfile]:
     try:
         if folder is not None:
             if not folder.is_dir():
                 raise ProfileRefused([f"{folder}: there is no such folder"])
-            return read_agents(folder)
+            return read_agents(folder).profiles
         settings = load_settings()
         shipped = shipped_agents() if settings.shipped_agents else {}
-        return {**shipped, **read_agents(settings.agents_dir)}
+        return {**shipped, **read_agents(settings.agents_dir).profiles}
     except SettingsRefused as error:
         say(f"agcluster: {error}", is_error=True)
         raise typer.Exit(USAGE_ERROR) from None

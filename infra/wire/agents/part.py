@@ -20,6 +20,9 @@ _OURS = re.compile(
 AgentName = Annotated[str, StringConstraints(pattern=AGENT_NAME)]
 """Small letters, digits, and `.`, `_`, `-` between them."""
 Prompt = Annotated[str, Field(min_length=1, max_length=PROMPT_MAX_CHARS)]
+FOLDER_PATH = r"^[^/\\\x00-\x1f][^\\\x00-\x1f]{0,199}$"
+FolderPath = Annotated[str, StringConstraints(pattern=FOLDER_PATH)]
+"""A folder of the agents' folder, from there."""
 Line = Annotated[str, Field(max_length=1000)]
 ToolName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z][A-Za-z0-9_]{0,63}$")]
 ModelName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:@/-]{0,127}$")]

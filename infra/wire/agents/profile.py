@@ -17,6 +17,7 @@ from infra.wire.agents.mcp import McpServer, ServerName
 from infra.wire.agents.part import (
     DIGEST_CHARS,
     AgentName,
+    FolderPath,
     Line,
     ModelName,
     ProfilePart,
@@ -32,6 +33,7 @@ from infra.wire.options import Effort
 SUB_AGENTS_MAX = 32
 MCP_SERVERS_MAX = 32
 DELEGATES_MAX = 16
+SKILLS_MAX = 64
 
 
 class SystemPrompt(ProfilePart):
@@ -77,6 +79,12 @@ class AgentProfile(ProfilePart):
     as its deployment has egress at all."""
     artifact_display: ArtifactDisplay | None = None
     """How answers show the files that it made: `links`, `annotations` or `off`."""
+    skills: Annotated[tuple[FolderPath, ...], Field(max_length=SKILLS_MAX)] = ()
+    """Folders of the agents' folder, each with a `SKILL.md`: what it can look up how to do."""
+    workspace: FolderPath | None = None
+    """A folder of the agents' folder. Its files are in a new workspace."""
+    bundle: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")] | None = None
+    """The archive of these files, by its digest. Made when a profile is read; nobody writes it."""
     questions: bool | None = None
     """It may ask its user in the middle of the work: its turn ends with the question, and goes on
     with what they say next."""
@@ -103,6 +111,11 @@ class AgentProfile(ProfilePart):
         """What this version of it is known by: 32 hex digits of its contents."""
         told = json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(told.encode()).hexdigest()[:DIGEST_CHARS]
+
+    @property
+    def skill_names(self) -> tuple[str, ...]:
+        """The names of its skills: those of their folders."""
+        return tuple(path.rpartition("/")[2] for path in self.skills)
 
     def is_for(self, tenant: str) -> bool:
         """Whether this tenant may see and use it."""

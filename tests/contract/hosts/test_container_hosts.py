@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from dataclasses import replace
 
 import pytest
 
 from infra.wire.errors import LeaseLost
 from tests.contract.hosts.conftest import Machine
 from tests.fakes import probe
+from worker.hosts.form import USUAL_FORM, ContainerForm
 from worker.hosts.host import ContainerExit, ContainerId
 from worker.hosts.leftovers import stop_leftovers
 
@@ -195,3 +197,13 @@ async def test_ten_containers_start_and_end_at_once(machine: Machine) -> None:
         for id in started:
             group.create_task(host.stop(id, grace_s=0))
     assert await host.list() == []
+
+
+async def test_a_successor_knows_the_form_of_an_adopted_container(machine: Machine) -> None:
+    form = ContainerForm(bundle="b" * 64)
+    spec, plain = replace(machine.spec(), form=form), machine.spec()
+    host = machine.host()
+    for one in (spec, plain):
+        await host.start(one)
+    found = {one.conversation: one.form for one in await machine.host().list()}
+    assert found == {spec.conversation: form, plain.conversation: USUAL_FORM}

@@ -13,6 +13,7 @@ import docker
 import pytest
 from docker.errors import APIError
 
+from infra.wire.agents.bundle import BundleFile, bundle_digest, pack
 from infra.wire.errors import ContainerFailed
 from infra.wire.ids import HostId
 from tests.contract.hosts.conftest import (
@@ -27,9 +28,11 @@ from tests.contract.hosts.conftest import (
 )
 from tests.fakes import probe
 from worker.engine_proxy.main import serve
-from worker.engine_proxy.rules import Rules
+from worker.engine_proxy.rules import OwnContainer, Rules
 from worker.hosts.docker.engine import engine_address
 from worker.hosts.docker.host import DockerHost, DockerOptions
+from worker.hosts.folders.folders import Folders
+from worker.hosts.form import ContainerForm
 from worker.hosts.pool.records import SpareRecords
 
 pytestmark = pytest.mark.docker
@@ -186,9 +189,9 @@ class OvertakenRules(Rules):
     target: Path = Path("/")
 
     @contextlib.contextmanager
-    def held_folders(self, conversation: str) -> Iterator[Mapping[str, int]]:
-        with super().held_folders(conversation) as held:
-            workspace = self.data_dir / "w" / conversation
+    def held_folders(self, ours: OwnContainer) -> Iterator[Mapping[str, int]]:
+        with super().held_folders(ours) as held:
+            workspace = self.data_dir / "w" / ours.conversation
             workspace.rename(workspace.with_name("moved"))
             workspace.symlink_to(self.target)
             try:
@@ -219,6 +222,31 @@ async def test_a_folder_exchanged_between_the_look_and_the_mount_is_not_the_agen
             await host.start(machine.spec())
         assert await host.list() == []
     assert (foreign / "file").read_text() == "the host's"
+
+
+async def test_of_bundles_a_container_gets_the_one_that_its_label_names(
+    machine: DockerMachine, proxy: str, tmp_path: Path
+) -> None:
+    raw = pack({"skills/pdf/SKILL.md": BundleFile(b"How to.")})
+    form = ContainerForm(bundle=bundle_digest(raw))
+    folders = Folders(machine.data_dir)
+    folders.bundles.put(bundle_digest(raw), raw)
+    made = machine.spec()
+    right = replace(made, folders=folders.formed(made.folders, form), form=form)
+    host = machine.host(engine=proxy)
+    await host.start(right)
+    told = await probe.run(right.folders.sockets, "ls", "/run/bundle/plugin/skills")
+    assert told.out.strip() == "pdf"
+    assert [one.form for one in await host.list()] == [form]
+
+    other = replace(right.folders, bundle=tmp_path)
+    with pytest.raises(ContainerFailed, match="refused by the engine proxy"):
+        await host.start(replace(right, folders=other))
+    (machine.data_dir / "bundles" / ("0" * 64)).symlink_to("/etc")
+    form = ContainerForm(bundle="0" * 64)
+    linked = replace(made, folders=folders.formed(made.folders, form), form=form)
+    with pytest.raises(ContainerFailed, match="is not a folder"):
+        await host.start(linked)
 
 
 async def test_neighbours_on_the_engine_are_out_of_reach(

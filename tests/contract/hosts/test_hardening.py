@@ -9,8 +9,11 @@ from pathlib import Path
 
 import pytest
 
+from infra.wire.agents.bundle import BundleFile, bundle_digest, pack
 from tests.contract.hosts.conftest import LIMITS, Machine, claimed, pooled
 from tests.fakes import probe
+from worker.hosts.folders.folders import Folders
+from worker.hosts.form import ContainerForm
 from worker.hosts.host import ContainerSpec
 
 PROJECT = Path(__file__).resolve().parents[3]
@@ -534,3 +537,18 @@ async def test_files_that_are_unlinked_and_held_open_are_seen_from_outside(
     assert list(workspace.iterdir()) == []
     await host.stop(made.id)
     assert await host.unlinked_bytes(made.id, workspace) == 0
+
+
+async def test_a_bundle_is_seen_and_not_changed(real_machine: Machine) -> None:
+    raw = pack({"skills/pdf/SKILL.md": BundleFile(b"How to."), "workspace/a": BundleFile(b"")})
+    form = ContainerForm(bundle=bundle_digest(raw))
+    assert form.bundle is not None
+    folders = Folders(real_machine.data_dir)
+    folders.bundles.put(form.bundle, raw)
+    made = real_machine.spec()
+    spec = replace(made, folders=folders.formed(made.folders, form), form=form)
+    await real_machine.host().start(spec)
+    skill = "/run/bundle/plugin/skills/pdf/SKILL.md"
+    assert (await _shell(spec, f"cat {skill}")).out == "How to."
+    for change in (f"echo x > {skill}", f"rm {skill}", "mkdir /run/bundle/x", f"chmod 777 {skill}"):
+        assert "Read-only" in (await _shell(spec, change)).out, change

@@ -6,13 +6,12 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from infra.profiles.read import MADE
 from infra.wire.agents.profile import AgentProfile
 from tests import failures
 from tests.profile_fields import SHOWN_BY, fields_of
 
 PAGE = Path(__file__).resolve().parents[3] / "docs" / "agents.md"
-NOT_WRITTEN = frozenset[str]()
-"""Fields that nobody writes: they are made of others."""
 
 
 def test_every_field_of_a_profile_is_shown_by_a_test() -> None:
@@ -23,7 +22,7 @@ def test_every_field_of_a_profile_is_shown_by_a_test() -> None:
 def test_every_field_of_a_profile_has_a_row_on_the_page() -> None:
     rows = [line.split("|")[1] for line in PAGE.read_text().splitlines() if line.startswith("| `")]
     told = {name for row in rows for name in re.findall(r"`(\w+)`", row)}
-    assert sorted(AgentProfile.model_fields.keys() - told - NOT_WRITTEN) == []
+    assert sorted(AgentProfile.model_fields.keys() - told - MADE) == []
 
 
 def test_the_table_sees_fields_inside_others() -> None:

@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 
 from infra.profiles.places import ProfileRefused
-from infra.profiles.read import read_folder
+from infra.profiles.read import read_folder, read_with_bundles
+from infra.wire.agents.bundle import unpack
+from infra.wire.agents.part import FOLDER_PATH
 from infra.wire.agents.profile import AgentProfile, SystemPrompt, decode_profile
 
 
@@ -153,3 +155,53 @@ def test_a_digest_names_a_version() -> None:
     other = AgentProfile(description="y")
     assert one.digest == same.digest != other.digest
     assert decode_profile(one.model_dump_json(exclude_defaults=True).encode()).digest == one.digest
+
+
+def with_files(folder: Path) -> None:
+    for name, text in (("own/pdf/SKILL.md", "How to."), ("start/README.md", "Read me.")):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(text)
+
+
+def test_skills_and_files_are_part_of_the_version(folder: Path) -> None:
+    with_files(folder)
+    (folder / "a.yaml").write_text("skills: [own/pdf]\nworkspace: start\n")
+    (folder / "b.yaml").write_text("extends: a\nworkspace: null\n")
+    read = read_with_bundles(folder)
+    a, b = read.profiles["a"], read.profiles["b"]
+    assert a.skill_names == b.skill_names == ("pdf",)
+    assert a.bundle is not None
+    assert b.bundle is not None
+    assert set(unpack(read.bundles[a.bundle])) == {"skills/pdf/SKILL.md", "workspace/README.md"}
+    assert set(unpack(read.bundles[b.bundle])) == {"skills/pdf/SKILL.md"}
+    (folder / "start" / "README.md").write_text("Read me again.")
+    assert read_folder(folder)["a"].digest != a.digest
+    assert read_folder(folder)["b"].digest == b.digest
+
+
+def test_faults_of_skills_and_files_are_named_with_their_line(folder: Path) -> None:
+    with_files(folder)
+    (folder / "lone").mkdir()
+    (folder / "lone" / "notes.txt").touch()
+    assert faults(
+        folder,
+        a="description: A.\nskills:\n  - own/pdf\n  - lone\n",
+        b="workspace: none\n",
+        c="skills: [own/pdf]\nworkspace: ../else\n",
+        d="description: D.\nbundle: 00\n",
+        e="skills: own\n",
+        f="workspace: /etc\n",
+    ) == [
+        "a.yaml:4: skills.1: skills/lone: has no SKILL.md",
+        "b.yaml:1: workspace: none: No such file or directory",
+        "c.yaml:2: workspace: ../else: must be a folder of the agents' folder",
+        "d.yaml:2: bundle: is not a field of an agent",
+        "e.yaml:1: skills: Input should be a valid tuple",
+        f"f.yaml:1: workspace: String should match pattern '{FOLDER_PATH}'",
+    ]
+
+
+def test_bundles_of_a_folder_have_one_bound(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("infra.profiles.read.BUNDLES_MAX_BYTES", 5000)
+    with_files(folder)
+    assert "skills and workspaces of more than" in faults(folder, a="workspace: start\n")[0]

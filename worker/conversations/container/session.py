@@ -20,6 +20,7 @@ from infra.wire.errors import ContainerFailed, ErrorCode
 from infra.wire.ids import ConversationKey, Fence
 from infra.wire.link import AgentSettings
 from worker.gateway_client.registrar import GatewayRegistrar
+from worker.hosts.form import USUAL_FORM, ContainerForm
 from worker.hosts.host import Container, ContainerExit, ContainerId
 from worker.ownership import HeldLease
 from worker.parts import HostParts
@@ -70,22 +71,33 @@ class HostSession:
         """The container has ended, or its agent was given up."""
         self._lost = self._container.id if self._container else None
 
-    async def start(self, *, launch: bytes | None = None, note: Note = unnoted) -> None:
-        """Create sockets and a container. `launch` is for the agent's launch file; `note` is told
-        when the start's phases are reached.
+    def is_formed(self, form: ContainerForm) -> bool:
+        """Whether a turn that wants a container of this form may run in ours. If there is none, one
+        of that form is made."""
+        return self._container is None or self._container.form == form
+
+    async def start(
+        self,
+        *,
+        form: ContainerForm = USUAL_FORM,
+        launch: bytes | None = None,
+        note: Note = unnoted,
+    ) -> None:
+        """Create sockets and a container of that form. `launch` is for the agent's launch file;
+        `note` is told when the start's phases are reached.
 
         Raises `EngineFailed` and other `ContainerFailed`, `GatewayUnavailable`, `LeaseLost`.
         """
         parts, c, fence = self._parts, self.conversation, self._held.fence
         await self._held.until_sure()
         await parts.pool.end_claims_of(c, fence)
-        folders = await parts.engine.make_folders(c, fence, launch=launch)
+        folders = await parts.engine.make_folders(c, fence, launch=launch, form=form)
         note(StartPhase.FOLDERS)
         await self._gateway.open_session(c, sockets=folders.sockets, fence=fence)
         note(StartPhase.GATEWAY)
         self._early_exit = None
         await self._held.until_sure()
-        self._container = started = await parts.engine.start(c, self._held.fence, folders)
+        self._container = started = await parts.engine.start(c, self._held.fence, folders, form)
         note(StartPhase.STARTED)
         if (early := self._early()) and early.id == started.id:
             code = ErrorCode.OUT_OF_MEMORY if early.is_out_of_memory else ErrorCode.CONTAINER_FAILED

@@ -69,6 +69,7 @@ from worker.hosts.bubblewrap.records import (
 from worker.hosts.bubblewrap.sandbox import AGENT_COMMAND, Sandbox, compile_agent
 from worker.hosts.bubblewrap.seccomp import seccomp_filter
 from worker.hosts.exit_feed import ExitFeed, ExitStream
+from worker.hosts.form import ContainerForm
 from worker.hosts.host import Container, ContainerExit, ContainerId, ContainerSpec, Limits
 from worker.hosts.unlinked import unlinked_bytes
 
@@ -238,6 +239,7 @@ class BubblewrapHost:
                 host=self.host,
                 created_ms=self._clock.unix_ms(),
                 boot=boot_id(),
+                form=spec.form.text,
             )
             try:
                 self._spawn(bwrap, record, spec)
@@ -521,7 +523,14 @@ def _cgroup_root() -> CgroupRoot | None:
 
 
 def _container(record: SandboxRecord, *, is_running: bool) -> Container:
-    return Container(record.id, record.conversation, record.fence, is_running, record.created_ms)
+    return Container(
+        record.id,
+        record.conversation,
+        record.fence,
+        is_running,
+        record.created_ms,
+        ContainerForm.of_text(record.form),
+    )
 
 
 def _is_program(pid: int) -> bool:

@@ -49,6 +49,8 @@ class SandboxRecord:
     host: str
     created_ms: int
     boot: str
+    form: str = ""
+    """`ContainerForm.text`."""
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import infra
+from infra.wire.agents.plugin import BUNDLE_AT
 from infra.wire.errors import NoIsolation
 from worker.hosts.folders.folders import AGENT_UID
 from worker.hosts.host import CLI_TEMP_AT, ContainerSpec
@@ -197,6 +198,8 @@ class Sandbox:
     def _session(self, spec: ContainerSpec) -> Iterator[str]:
         yield from ("--bind", str(spec.folders.sockets), "/run/agcluster")
         yield from ("--bind", str(spec.folders.workspace), "/workspace")
+        if spec.folders.bundle is not None:
+            yield from ("--ro-bind", str(spec.folders.bundle), BUNDLE_AT)
 
 
 def _tmpfs(place: str, size: str, perms: str) -> Iterator[str]:

@@ -29,10 +29,13 @@ from requests.exceptions import HTTPError, RequestException
 from infra.runtime.logs import fields
 from infra.wire.errors import ContainerFailed, EngineFailed, NoIsolation
 from infra.wire.ids import ConversationKey, Fence
+from worker.hosts.form import ContainerForm
 from worker.hosts.host import Container, ContainerExit, ContainerId
 
 LABEL = "agcluster."
 _REMOVAL_POLL_S = 0.1
+FORM_LABEL = LABEL + "form"
+"""The form of a container, if it is not the usual one (`worker.hosts.form`)."""
 SOURCES_LABEL = LABEL + "sources"
 KILLED = 137
 """128 + SIGKILL: the kernel's out-of-memory killer, or somebody's `kill -9`."""
@@ -274,6 +277,7 @@ def _container(found: Json) -> Container | None:
             Fence(int(labels[LABEL + "fence"])),
             found["State"] in ("running", "paused"),
             int(labels[LABEL + "created"]),
+            ContainerForm.of_text(labels.get(FORM_LABEL, "")),
         )
     except (KeyError, ValueError):
         log.warning("container with broken labels", extra=fields(container=found.get("Id")))

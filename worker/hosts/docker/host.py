@@ -26,7 +26,7 @@ from __future__ import annotations
 import re
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
@@ -34,11 +34,13 @@ from typing import TypeVar
 from docker.types import ContainerConfig, HostConfig, LogConfig, Mount, Ulimit
 
 from infra.runtime.clock import Clock, SystemClock
+from infra.wire.agents.plugin import BUNDLE_AT
 from infra.wire.errors import ContainerFailed, EngineFailed, LeaseLost, NoIsolation
 from infra.wire.ids import ConversationKey, HostId
 from worker.hosts.blocking import BlockingCalls
 from worker.hosts.docker.engine import (
     CALLS_MAX,
+    FORM_LABEL,
     LABEL,
     LOCAL,
     DockerEngine,
@@ -58,6 +60,7 @@ from worker.hosts.host import (
     Container,
     ContainerId,
     ContainerSpec,
+    SessionFolders,
 )
 from worker.hosts.unlinked import unlinked_bytes
 
@@ -210,7 +213,13 @@ class DockerHost:
                     raise
                 threading.Event().wait(_NAME_WAIT_S)
         made = Container(
-            id, spec.conversation, spec.fence, True, created_ms, made_ms=self._clock.unix_ms()
+            id,
+            spec.conversation,
+            spec.fence,
+            True,
+            created_ms,
+            spec.form,
+            made_ms=self._clock.unix_ms(),
         )
         self._watch.expect([made])
         try:
@@ -270,6 +279,8 @@ def create_body(
         LABEL + "fence": str(spec.fence),
         LABEL + "created": str(created_ms),
     }
+    if form := spec.form.text:
+        own[FORM_LABEL] = form
     config = {name: settings.pop(name) for name in _CONFIG if name in settings}
     body = ContainerConfig(
         version,
@@ -313,10 +324,7 @@ def hardening(spec: ContainerSpec) -> Json:
             CLI_TEMP_AT: f"{tmpfs},uid={uid},gid={gid},mode=0700",
             "/home/agent": f"{tmpfs},uid={uid},gid={gid},mode=0700",
         },
-        "mounts": [
-            Mount(SOCKETS_AT, str(spec.folders.sockets), type="bind"),
-            Mount(WORKSPACE_AT, str(spec.folders.workspace), type="bind"),
-        ],
+        "mounts": list(_mounts(spec.folders)),
         "init": True,
         "pids_limit": limits.pids,
         "mem_limit": f"{limits.memory_mb}m",
@@ -331,6 +339,13 @@ def hardening(spec: ContainerSpec) -> Json:
         ],
         "log_config": LogConfig(type="local", config={"max-size": "1m", "max-file": "2"}),
     }
+
+
+def _mounts(folders: SessionFolders) -> Iterator[Mount]:
+    yield Mount(SOCKETS_AT, str(folders.sockets), type="bind")
+    yield Mount(WORKSPACE_AT, str(folders.workspace), type="bind")
+    if folders.bundle is not None:
+        yield Mount(BUNDLE_AT, str(folders.bundle), type="bind", read_only=True)
 
 
 def container_name(cluster: str, conversation: ConversationKey) -> str:

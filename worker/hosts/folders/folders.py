@@ -2,6 +2,7 @@
 
     s/<c>/          sockets, mounted into the agent's container
     w/<c>/          workspace, also mounted
+    bundles/        skills and files of agents (`worker.hosts.folders.bundles`)
     s/.trash, w/.trash   what is being removed; no agent can reach it
     f/<c>           the owner of the folders (`worker.hosts.folders.records`)
     owner           the cluster whose data this is (`worker.hosts.folders.owner`)
@@ -16,21 +17,25 @@ owner are left alone.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import re
 import secrets
+import shutil
 import stat
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
 from infra.wire.ids import ConversationKey, Fence
 from infra.wire.socket_folder import LAUNCH_FILE
+from worker.hosts.folders.bundles import Bundles
 from worker.hosts.folders.moves import move_entries, refuse_too_many
 from worker.hosts.folders.records import FolderRecords
 from worker.hosts.folders.trees import open_folder, remove_tree
+from worker.hosts.form import ContainerForm
 from worker.hosts.host import SessionFolders
 
 AGENT_UID = 1000
@@ -76,6 +81,41 @@ class Folders:
         """`later` runs a removal elsewhere, because it may be slow; without it, a drop waits."""
         self._data_dir = data_dir
         self._later = later or (lambda removal: removal())
+
+    @property
+    def bundles(self) -> Bundles:
+        """The bundles of agents on this host."""
+        return Bundles(self._data_dir, uid=agent_uid(), gid=agent_gid())
+
+    def formed(self, folders: SessionFolders, form: ContainerForm) -> SessionFolders:
+        """The folders with the bundle that a container of this form sees."""
+        bundle = self.bundles.folder(form.bundle) if form.bundle is not None else None
+        return replace(folders, bundle=bundle)
+
+    def furnish(self, c: ConversationKey, fence: Fence, files: Path) -> bool:
+        """Put copies of these files into the conversation's workspace, if it is empty, all of them
+        or none. Returns whether it was empty.
+
+        Called while no container has it. `files` is a folder of ours, with plain files only.
+        """
+        with self._records() as records, records.held(c) as record:
+            record.refuse_if_newer(fence)
+            with self._opened(_WORKSPACES) as above, _trash(above) as trash:
+                if not _is_empty(c, above):
+                    return False
+                made = f"{c}-{secrets.token_hex(4)}"
+                place = self._data_dir / _WORKSPACES / _TRASH / made
+                try:
+                    shutil.copytree(files, place)
+                    _give(place)
+                    # An empty folder of that name is replaced.
+                    os.rename(made, c, src_dir_fd=trash, dst_dir_fd=above)
+                except OSError as error:
+                    remove_tree(made, trash)
+                    if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                        raise
+                    return False
+        return True
 
     def of(self, c: ConversationKey) -> SessionFolders:
         """The paths, whether they exist or not."""
@@ -297,6 +337,16 @@ def _make_private(name: str, above: int) -> None:
         os.close(fd)
 
 
+def _give(workspace: Path) -> None:
+    """A workspace that was made elsewhere, with all that is in it, becomes an agent's."""
+    workspace.chmod(0o700)
+    if os.getuid() != 0:
+        return
+    for above, _, names in os.walk(workspace):
+        for path in (above, *(os.path.join(above, name) for name in names)):
+            os.chown(path, AGENT_UID, AGENT_UID)
+
+
 def _put(name: str, content: bytes | None, folder: str, above: int) -> None:
     """Write a file for the agent into one of its folders, or none. An earlier agent may have left
     anything under that name."""
@@ -335,6 +385,15 @@ def _is_there(name: str, above: int) -> bool:
     except FileNotFoundError:
         return False
     return True
+
+
+def _is_empty(name: str, above: int) -> bool:
+    fd, _ = open_folder(name, above, to_change=True)
+    try:
+        with os.scandir(fd) as entries:
+            return next(entries, None) is None
+    finally:
+        os.close(fd)
 
 
 def _names(folder: int) -> list[str]:

@@ -17,7 +17,7 @@ from infra.runtime.settings import load_settings
 from infra.wire.errors import ContainerFailed
 from infra.wire.ids import ConversationKey, WorkerId
 from tests.unit.worker.engine_proxy.conftest import CONVERSATION, Line
-from worker.engine_proxy.rules import Rules, first_difference
+from worker.engine_proxy.rules import OwnContainer, Rules, first_difference
 from worker.hosts.docker.engine import ImageStore
 from worker.hosts.docker.host import container_name, host_labels
 from worker.hosts.folders.folders import Folders, agent_uid
@@ -123,6 +123,8 @@ ATTACKS: dict[str, Change] = {
     "an unknown field within": host(Whatever=None),
     "no host part": lambda b: b.pop("HostConfig"),
 }
+
+OURS = OwnContainer(CONVERSATION)
 
 
 @pytest.mark.parametrize("change", ATTACKS.values(), ids=ATTACKS)
@@ -252,12 +254,12 @@ async def test_what_the_proxy_cannot_look_into_is_gone_again(line: Line) -> None
 def test_with_a_kernel_of_its_own_it_is_looked_again_what_lies_in_the_place(line: Line) -> None:
     """gVisor shows nobody what it has mounted."""
     workspace = Folders(line.rules.data_dir).of(CONVERSATION).workspace
-    with line.rules.held_folders(CONVERSATION) as held:
-        assert line.rules.first_exchanged(CONVERSATION, held) is None
+    with line.rules.held_folders(OURS) as held:
+        assert line.rules.first_exchanged(OURS, held) is None
         workspace.rename(workspace.with_name("moved"))
         shutil.copytree(workspace.with_name("moved"), workspace)
         os.chown(workspace, agent_uid(), -1)
-        assert "/workspace is not" in str(line.rules.first_exchanged(CONVERSATION, held))
+        assert "/workspace is not" in str(line.rules.first_exchanged(OURS, held))
 
 
 async def test_who_hangs_up_does_not_get_out_of_the_comparison(line: Line) -> None:
@@ -299,7 +301,7 @@ async def test_the_record_of_a_spare_leads_to_no_folder_but_a_conversations(
 
     assert (await line.create(line.body()))[0] == 403
     own = Folders(line.rules.data_dir).of(CONVERSATION).workspace
-    assert line.rules.workspace(CONVERSATION) == own
+    assert line.rules.workspace(OURS) == own
 
 
 async def test_the_rules_look_at_the_claimant_themselves(
