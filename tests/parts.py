@@ -21,6 +21,7 @@ import pytest
 CONTROL_IMAGE = os.environ.get("CONTROL_IMAGE", "agcluster-control:0.1.0")
 THIRD_PARTY_IMAGES = ("redis:7-bookworm", "haproxy:2.6")
 AGENT_IMAGE = os.environ.get("AGCLUSTER_AGENT_IMAGE", "agcluster-agent:0.1.0")
+ANALYST_IMAGE = os.environ.get("ANALYST_IMAGE", "agcluster-analyst:0.1.0")
 NODE_MIN = 22
 """What the newest clients want."""
 
@@ -161,6 +162,7 @@ PARTS: dict[str, Callable[[], str | None]] = {
     "docker2": _docker2,
     "bwrap": _bwrap,
     "analyst": _analyst,
+    "analyst_image": lambda: _docker() or _image(ANALYST_IMAGE, "make image-analyst"),
     "sdk": _sdk,
     "compose": _compose,
     "node": _node,

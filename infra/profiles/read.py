@@ -61,7 +61,7 @@ def read_with_bundles(folder: FilePath, *, parents: FilePath | None = None) -> A
     Raises `ProfileRefused` with the faults of all files, and `OSError`.
     """
     own, faults = _documents(folder)
-    documents = (_documents(parents)[0] if parents else {}) | own
+    documents = _with_parents(own, _documents(parents)[0] if parents else {})
     profiles: dict[str, AgentProfile] = {}
     bundles: dict[str, bytes] = {}
     for name in sorted(own):
@@ -94,6 +94,19 @@ def _documents(folder: FilePath) -> tuple[dict[str, PlacedYaml], list[str]]:
         except ProfileRefused as refused:
             faults.extend(refused.faults)
     return documents, faults
+
+
+def _with_parents(
+    own: Mapping[str, PlacedYaml], parents: Mapping[str, PlacedYaml]
+) -> dict[str, PlacedYaml]:
+    """All by name. One that extends its own name means the parent that it replaces."""
+    documents = {**parents, **own}
+    for name, document in own.items():
+        if document.data.get("extends") == name and name in parents:
+            replaced = f"{name} as it ships"  # No file can have this name.
+            documents[replaced] = parents[name]
+            document.data["extends"] = replaced
+    return documents
 
 
 def _files(folder: FilePath) -> list[FilePath]:

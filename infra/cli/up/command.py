@@ -228,6 +228,7 @@ def tell_ready(plan: Plan, terminal: Terminal, *, seconds: float) -> None:
         [
             ("base URL", f"{plan.url}/v1"),
             ("API key", "any, such as sk-ant-demo" if settings.demo else "your Anthropic key"),
+            ("models", f"{model}, …" + (" code-assistant, …" if settings.shipped_agents else "")),
             ("agents run in", isolation_of(settings)),
             ("upstream", "the scripted model" if settings.demo else settings.anthropic_base_url),
             ("data", str(settings.data_dir)),

@@ -58,6 +58,10 @@ def test_agents_that_ship_are_there_without_a_folder_and_give_way_to_its_own(
     assert set(folder.profiles) == {*shipped, "ours"}
     assert folder.profiles["team"].description == "Ours."
     assert folder.profiles["ours"].system_prompt == shipped["reviewer"].system_prompt
+    (tmp_path / "researcher.yaml").write_text("extends: researcher\nmax_turns: 7\n")
+    assert folder.look()
+    ours = shipped["researcher"].model_copy(update={"max_turns": 7})
+    assert folder.profiles["researcher"] == ours
     (tmp_path / "team.yaml").write_text("oops: 1\n")
     with caplog.at_level(logging.ERROR):
         assert not folder.look()
