@@ -13,6 +13,7 @@ from agent.cli.offers import OfferedCall, Offers
 from agent.client_functions import ClientFunctions
 from agent.delegation import DelegatedCalls
 from agent.questions import UserQuestions, is_question, text_of
+from agent.translate.mcp import LastWords
 from agent.translate.translator import Translator
 from agent.turn import RunningTurn
 from infra.wire.endings import declared_end, interrupted_end
@@ -52,8 +53,11 @@ class TurnHearing:
         answer: AnswerInForm | None,
         questions: UserQuestions,
         calls: DelegatedCalls,
+        *,
+        last_words: LastWords,
     ) -> None:
-        """`answer`: the turn ends with an answer in a form, unless it ends with a call."""
+        """`answer`: the turn ends with an answer in a form, unless it ends with a call.
+        `last_words` are those of MCP servers."""
         self._turn = turn
         self._has_text = False
         self.left_open: list[OfferedCall] = []
@@ -75,7 +79,7 @@ class TurnHearing:
         """The tools that the turn offers."""
         # What is carried out is the agent's work, and shown as such.
         offered = frozenset(offer.name for offer in self.offered if offer.run is None)
-        self.translator = Translator(self.prompt_id, offered=offered)
+        self.translator = Translator(self.prompt_id, offered=offered, last_words=last_words)
         self.ended: TurnEnded | None = None
         self.over = asyncio.Event()
         self.is_asked = False

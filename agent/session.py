@@ -19,7 +19,7 @@ from agent.answer_in_form import AnswerInForm
 from agent.cli.cli import Cli, CliFailed, CliNotStarted, first_of
 from agent.cli.early import EarlyCli
 from agent.cli.options import build_options, launch_key, own_tools
-from agent.cli.processes import is_crowded, oom_kills
+from agent.cli.processes import families, is_crowded, oom_kills
 from agent.cli.setup import CliSetup, with_note
 from agent.cli.spare import begins_afresh, restatements
 from agent.client_functions import ClientFunctions
@@ -33,6 +33,7 @@ from agent.memory.past import Past
 from agent.memory.session_store import LinkedSessionStore
 from agent.memory.transcripts import Transcripts
 from agent.questions import UserQuestions
+from agent.server_words import ServerWords
 from agent.start_times import StartTimes, now_ms
 from agent.turn import RunningTurn
 from infra.wire.agents.delegation import DELEGATE_TOOL
@@ -84,6 +85,7 @@ class ClaudeSession:
         self._transcripts = transcripts
         self._memory = AgentMemory(transcripts, around.workspace)
         self._scratch = tempfile.TemporaryDirectory(prefix="agcluster-")
+        self._server_words = ServerWords(Path(self._scratch.name) / "words.sock", group)
         self._cli: Cli | None = None
         self._unfinished: UnfinishedAnswer | None = None
         """What the CLI has to get before anything else."""
@@ -129,6 +131,7 @@ class ClaudeSession:
             self._cli.kill()
             await self._drop_cli()
         await self._take_early(None)
+        self._server_words.close()
         self._scratch.cleanup()
 
     async def _run(self, turn: RunningTurn) -> TurnEnded:
@@ -139,7 +142,9 @@ class ClaudeSession:
         questions = UserQuestions(are_allowed=may_ask)
         calls = DelegatedCalls(turn, turn.start.settings.delegates, tell=self._tell)
         turn.calls = calls
-        hearing = TurnHearing(turn, functions, answer, questions, calls)
+        hearing = TurnHearing(
+            turn, functions, answer, questions, calls, last_words=self._server_words.last
+        )
         before = self._memory.mark
         try:
             ended = await self._ask_patiently(turn, hearing)
@@ -171,7 +176,9 @@ class ClaudeSession:
             self._cli.kill()
             await self._drop_cli()
         else:
-            self._cli.kill_leftovers()
+            servers = self._server_words.processes
+            local = [servers[name] for name in turn.start.settings.mcp if name in servers]
+            self._cli.kill_leftovers(spared=families(local))
 
     async def _ask_patiently(self, turn: RunningTurn, hearing: TurnHearing) -> TurnEnded:
         """`_ask`, repeated if the prompt did not reach the model. Raises `CliFailed`.
@@ -262,6 +269,8 @@ class ClaudeSession:
 
     async def _connect(self, settings: AgentSettings, *, is_egress_expected: bool = False) -> Cli:
         past, unfinished = self._memory.opening(own_tools(settings))
+        if any(server.command for server in settings.mcp.values()):
+            await self._server_words.listen()
         proxy = await self._forwarder.proxy_url(is_expected=is_egress_expected)
         early = await self._take_early(launch_key(settings) if past == Past() else None, proxy)
         mark = early.mark if early else uuid.uuid4().hex
@@ -275,6 +284,7 @@ class ClaudeSession:
             past=past,
             mark=mark,
             proxy=proxy,
+            server_words=self._server_words.path,
             prompt_file=early.prompt_file if early else self._write_system_prompt(settings),
         )
         cli = self._cli = Cli(

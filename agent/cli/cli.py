@@ -12,7 +12,7 @@ import asyncio
 import itertools
 import logging
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence, Set
 from typing import Any, TypeVar
 
 from claude_agent_sdk import ClaudeAgentOptions, ClaudeSDKClient, Message, ResultMessage, Transport
@@ -226,9 +226,10 @@ class Cli:
         if count := kill_marked(MARK, self._mark):
             log.info("killed %d processes of the CLI", count)
 
-    def kill_leftovers(self) -> None:
-        """Kill what its tools left running, but not the CLI itself, at once."""
-        if count := kill_marked(MARK, self._mark, spared=self._own):
+    def kill_leftovers(self, *, spared: Set[int] = frozenset()) -> None:
+        """Kill what its tools left running, but neither the CLI itself nor the processes in
+        `spared`, at once."""
+        if count := kill_marked(MARK, self._mark, spared=self._own | spared):
             log.info("killed %d processes that a turn had left", count)
 
     async def close(self) -> None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
 from claude_agent_sdk import AgentDefinition, ClaudeAgentOptions, SessionStore
 
-from agent.cli.mcp_config import mcp_config
+from agent.cli.mcp_config import mcp_config, startup_wait
 from agent.cli.setup import CLI_SETTINGS, CliSetup, environment, prompt_flag
 from agent.memory.past import Past
 from infra.wire.agents.plugin import PLUGIN, PLUGIN_FOLDER
@@ -39,12 +40,13 @@ def build_options(
     mark: str,
     proxy: str | None,
     prompt_file: Path | None,
+    server_words: Path = Path(os.devnull),
 ) -> ClaudeAgentOptions:
     """The options of one CLI.
 
     `prompt_file` contains the system prompt: as an argument it would be limited to 128 KiB and
     visible in the process list. It replaces Claude Code's own, or stands behind it. `proxy` is for
-    tools only.
+    tools only. `server_words` takes what MCP servers in the container write to standard error.
     """
     return ClaudeAgentOptions(
         model=settings.model,
@@ -67,7 +69,7 @@ def build_options(
         verbatim_prompts=True,
         # Nothing in the workspace configures the agent: no hooks, no CLAUDE.md, no MCP servers.
         setting_sources=[],
-        mcp_servers=mcp_config(settings),
+        mcp_servers=mcp_config(settings, words=server_words),
         strict_mcp_config=True,
         **_skills(settings, around),
         settings=CLI_SETTINGS,
@@ -81,7 +83,8 @@ def build_options(
         fork_session=past.at is not None,
         env=environment(
             settings.model_tiers, around, mark=mark, proxy=proxy, variables=settings.environment
-        ),
+        )
+        | startup_wait(settings),
     )
 
 

@@ -6,8 +6,8 @@ the inherited environment still shows where they belong. A tool can also start s
 another environment. An agent's container holds only its init, this server and what the CLI started,
 so there every other process counts as the CLI's.
 
-When a turn has ended, only the CLI stays alive: nothing that a tool started may run between turns
-(docs/adr/0038).
+When a turn has ended, only the CLI stays alive, and the MCP servers that it started: nothing that a
+tool started may run between turns (docs/adr/0038).
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import contextlib
 import os
 import re
 import signal
-from collections.abc import Set
+from collections.abc import Iterable, Set
 from pathlib import Path
 
 _OOM_COUNTERS = (
@@ -59,6 +59,18 @@ def children(proc: Path = Path("/proc")) -> frozenset[int]:
     """
     ours = str(os.getpid())
     return frozenset(pid for pid in _others(proc) if _stat(proc / str(pid))[1:2] == [ours])
+
+
+def families(heads: Iterable[int], proc: Path = Path("/proc")) -> frozenset[int]:
+    """The ids of these processes and of all that they started, which still live."""
+    found: set[int] = set()
+    parents = {pid: _stat(proc / str(pid))[1:2] for pid in _others(proc)}
+    new = {pid for pid in heads if pid in parents}
+    while new:
+        found |= new
+        ids = {str(pid) for pid in new}
+        new = {pid for pid, parent in parents.items() if ids.issuperset(parent) and parent} - found
+    return frozenset(found)
 
 
 def is_alone(proc: Path = Path("/proc")) -> bool:

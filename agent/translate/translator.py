@@ -31,6 +31,7 @@ from claude_agent_sdk import (
 )
 
 from agent.translate.ends import PAUSES, CliEnd, ending
+from agent.translate.mcp import LastWords, missing_servers, shown_name
 from agent.translate.tools import (
     excerpt_of,
     summarise_call,
@@ -70,9 +71,17 @@ _WITHHELD = (
 class Translator:
     """Reads the messages of one turn, in order."""
 
-    def __init__(self, prompt_id: str, *, offered: Container[str] = ()) -> None:
+    def __init__(
+        self,
+        prompt_id: str,
+        *,
+        offered: Container[str] = (),
+        last_words: LastWords = lambda _: None,
+    ) -> None:
         """`prompt_id` is the uuid with which the prompt was sent, `offered` the names of tools that
-        nobody runs here (`agent.cli.offers`): their calls are not shown as the agent's work."""
+        nobody runs here (`agent.cli.offers`): their calls are not shown as the agent's work.
+        `last_words` are those of MCP servers in the container."""
+        self._last_words = last_words
         self._prompt_ids = {prompt_id}
         self._offered = offered
         self.offered_calls: list[str] = []
@@ -192,13 +201,13 @@ class Translator:
             yield from self._finish_blocks(message)
         for block in message.content:
             if isinstance(block, ToolUseBlock | ServerToolUseBlock):
-                self._tools[block.id] = block.name
+                self._tools[block.id] = shown_name(block.name)
                 if is_main and block.name in self._offered:
                     self.offered_calls.append(block.id)
                     continue
                 yield ToolCall(
                     id=block.id,
-                    name=block.name,
+                    name=self._tools[block.id],
                     summary=summarise_call(block.name, block.input),
                     parent=message.parent_tool_use_id,
                 )
@@ -252,7 +261,8 @@ class Translator:
                 if not self._has_started:
                     self._has_started = True
                     yield TurnStarted(sdk_session=session, model=model)
-                    yield from _silent_servers(data.get("mcp_servers"))
+                    for text in missing_servers(data, self._last_words):
+                        yield Notice(text=text)
             case "api_retry", _:
                 yield Notice(text=_retry_words(data))
             case "status", {"status": "compacting"} if not self._has_compacted:
@@ -328,15 +338,6 @@ class _Message:
     def is_broken(self) -> bool:
         """Whether its stream ended without a stop reason."""
         return self.is_streamed and self.stop_reason is None
-
-
-def _silent_servers(servers: object) -> Iterator[Event]:
-    """Notices about the MCP servers that cannot be used in this turn."""
-    for server in servers if isinstance(servers, list) else ():
-        match server:
-            case {"name": str() as name, "status": "failed" | "pending" | "needs-auth" as status}:
-                why = "asks for a login" if status == "needs-auth" else "does not answer"
-                yield Notice(text=f"The MCP server {name} {why}; its tools are missing.")
 
 
 def _retry_words(data: Mapping[str, Any]) -> str:

@@ -272,6 +272,19 @@ def _other_faults(profile: AgentProfile, document: PlacedYaml) -> Iterable[str]:
 
 def _mcp_faults(profile: AgentProfile, document: PlacedYaml) -> Iterable[str]:
     for name, server in profile.mcp_servers.items():
+        told = f"{document.place_of(('mcp_servers', name))}: mcp_servers.{name}"
+        if (server.url is None) is (server.command is None):
+            yield f"{told}: give `url` or `command`, one of them"
+        elif server.url is None and server.headers:
+            yield f"{told}: `headers` are for a server with `url`"
+        elif server.command is None and (server.args or server.env):
+            yield f"{told}: `args` and `env` are for a server with `command`"
+        yield from (
+            f"{document.place_of(('mcp_servers', name, 'env', variable))}: "
+            f"mcp_servers.{name}.env.{variable}: this variable is the service's own"
+            for variable in server.env
+            if is_reserved(variable)
+        )
         for header, value in server.headers.items():
             if (bad := bad_reference(value)) is not None:
                 place = document.place_of(("mcp_servers", name, "headers", header))

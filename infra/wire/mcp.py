@@ -7,7 +7,7 @@ ${caller:NAME}    a secret of the caller's, sent with the request
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Annotated
 
 from pydantic import StringConstraints
@@ -38,12 +38,17 @@ class CallerSecrets(Message):
 
 
 class AgentMcpServer(Message):
-    """An MCP server as its agent knows it. The gateway leads to it by its name."""
+    """An MCP server as its agent knows it. Without a command, the gateway leads to it by its
+    name."""
 
     timeout_s: float = 300.0
     """How long a call may take."""
     secrets_version: str = ""
     """Which secrets of the caller's the gateway adds: a session with the server belongs to them."""
+    command: tuple[str, ...] = ()
+    """The program, and its arguments, of a server in the container."""
+    environment: Mapping[str, str] = {}
+    """The variables that such a server gets beside the usual ones."""
 
 
 def header_of(secret: str) -> str:

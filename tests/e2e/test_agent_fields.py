@@ -20,12 +20,15 @@ pytestmark = pytest.mark.timeout(240)
 
 NEW = "claude-opus-5-5"
 """A model with levels of effort."""
+TINY_SERVER = (Path(__file__).parents[1] / "fakes" / "tiny_mcp.py").read_text()
 AGENTS = {
     "plain": "",
     "thinker": f"models: [{NEW}]\neffort: low\n",
     "teller": "tool_display: text\n",
     "citing": "artifact_display: annotations\n",
     "silent": "artifact_display: 'off'\n",
+    "local": "mcp_servers:\n  tiny:\n    command: python3\n    env: {GREETING: good day}\n"
+    f"    args: ['-c', {json.dumps(TINY_SERVER)}]\n",
     "skilled": "tools: [Bash, Read]\nskills: [own/house-style]\nworkspace: start\n",
     "other": "tools: [Bash]\nskills: [own/other]\n",
 }
@@ -186,3 +189,12 @@ def test_another_agents_skills_come_in_the_middle_and_files_stay(scene: Deployme
     assert mark in told
     assert "No such file" in told
     assert mark in history(scene, chat, "skilled", "history")
+
+
+def test_a_server_in_the_container_is_its_own_program(scene: Deployment) -> None:
+    answer = ask(scene, "local", 'tool mcp__tiny__shout {"text": "good day"}')
+    said = answer.choices[0].message.content or ""
+    assert "GOOD DAY" in said
+    assert "GREETING" in said
+    assert "ANTHROPIC" not in said
+    assert "tiny: shout: good day" in str(answer.choices[0].message.model_extra)

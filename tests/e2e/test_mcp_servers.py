@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import base64
 import json
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -21,9 +23,14 @@ SECRET = "mcp-canary-7f3a9c"
 ANNAS, BERTS, BERTS_NEW = "annas-canary-91b2", "berts-canary-22c7", "berts-new-canary-03d4"
 ANNA, BERT = "sk-ant-anna-canary-0001", "sk-ant-bert-canary-0002"
 FINDS_IT = f"echo {base64.b64encode(SECRET.encode()).decode()} | base64 -d"
-LOOKS_FOR_IT = f'cat /proc/*/environ /proc/*/cmdline | tr "\\0" "\\n" | grep -c "$({FINDS_IT})"'
+# Not as an argument of what looks for it, where it would be found.
+LOOKS_FOR_IT = (
+    f'cat /proc/*/environ /proc/*/cmdline | tr "\\0" "\\n" > /tmp/seen; '
+    f"{FINDS_IT} | grep -c -F -f - /tmp/seen"
+)
 
 
+LOCAL_SERVER = Path(__file__).parents[1] / "fakes" / "mcp_stdio.py"
 CURL = "tool bash curl -s --noproxy '' -o /dev/null -w '%{http_code}' -d x"
 """Through the proxy, whatever NO_PROXY says."""
 
@@ -68,6 +75,9 @@ mcp_servers:
         dead = f"  dead: {{url: 'http://127.0.0.1:{free_port()}/mcp'}}\n"
         (agents / "helper.yaml").write_text(echo)
         (agents / "unlucky.yaml").write_text(echo + dead)
+        source = json.dumps(LOCAL_SERVER.read_text())
+        command = f"{{command: {sys.executable}, args: ['-c', {source}]}}"
+        (agents / "local.yaml").write_text(f"mcp_servers: {{local: {command}}}\n")
         (agents / "hasty.yaml").write_text(f"{echo}    timeout_s: 1\n")
         (agents / "personal.yaml").write_text(echo.replace("ECHO_KEY", "caller:ECHO_TOKEN"))
         settings = {
@@ -91,7 +101,7 @@ def shown(answer: ChatCompletion) -> str:
 def test_its_tools_are_the_agents_and_its_key_is_the_gateways(scene: Scene) -> None:
     answer = scene.ask('tool mcp__echo__repeat {"text": "good day"}')
     assert "GOOD DAY" in said(answer)
-    assert "mcp__echo__repeat" in shown(answer)
+    assert "echo: repeat: good day" in shown(answer)
     asked = scene.server.requests
     assert asked
     assert all(request["is_right"] for request in asked)
@@ -104,7 +114,7 @@ def test_they_stay_beside_what_a_request_offers(scene: Scene) -> None:
     asks = 'tool mcp__echo__repeat {"text": "one"} then json {"a": 1}'
     first = scene.ask(asks, response_format=form, extra_headers=name)
     assert json.loads(said(first)) == {"a": 1}
-    assert "mcp__echo__repeat" in shown(first)
+    assert "echo: repeat: one" in shown(first)
     second = scene.ask('tool mcp__echo__repeat {"text": "two"}', extra_headers=name)
     assert "TWO" in said(second)
 
@@ -132,6 +142,12 @@ def test_a_dead_server_is_told_and_holds_nobody_up(scene: Scene) -> None:
 def test_a_call_that_takes_too_long_is_ended(scene: Scene) -> None:
     assert "timed out" in said(scene.ask('tool mcp__echo__wait {"seconds": 60}', model="hasty"))
     assert "waited" in said(scene.ask('tool mcp__echo__wait {"seconds": 0.1}', model="hasty"))
+
+
+def test_a_server_may_run_in_the_sandbox(scene: Scene) -> None:
+    answer = scene.ask("tool mcp__local__count {}", model="local")
+    assert "call 1" in said(answer)
+    assert "local: count" in shown(answer)
 
 
 def test_an_agent_without_it_has_none_of_its_tools(scene: Scene) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TypeVar
@@ -27,6 +27,7 @@ from infra.wire.link import (
     Welcome,
     decode_answer,
 )
+from infra.wire.mcp import AgentMcpServer
 from infra.wire.options import NO_TURN_OPTIONS, TurnOptions
 from infra.wire.turns import ContentBlock, HistoryMessage, TextBlock
 from tests.fakes.transcript_shelf import TranscriptShelf
@@ -177,6 +178,7 @@ def start_turn(
     transcript: Transcript | None = None,
     restore_from: int | None = None,
     turn_options: TurnOptions = NO_TURN_OPTIONS,
+    mcp: Mapping[str, AgentMcpServer] | None = None,
 ) -> StartTurn:
     """A `StartTurn` of the usual kind."""
     settings = AgentSettings(
@@ -186,6 +188,7 @@ def start_turn(
         max_turns=max_turns,
         interrupt_grace_s=interrupt_grace_s,
         buffer_max_bytes=buffer_max_bytes,
+        mcp=mcp or {},
     )
     blocks = (TextBlock(text=prompt),) if isinstance(prompt, str) else prompt
     return StartTurn(

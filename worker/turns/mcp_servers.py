@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from infra.wire.agents.mcp import McpServer
 from infra.wire.agents.profile import AgentProfile
 from infra.wire.mcp import AgentMcpServer, CallerSecrets, header_of
 
@@ -15,6 +16,8 @@ def mcp_servers(profile: AgentProfile, sent: CallerSecrets | None) -> Mapping[st
         name: AgentMcpServer(
             timeout_s=server.timeout_s,
             secrets_version=sent.version if sent is not None and server.callers_secrets else "",
+            command=(server.command, *server.args) if server.command else (),
+            environment=server.env,
         )
         for name, server in profile.mcp_servers.items()
         if server.callers_secrets <= given
@@ -39,3 +42,9 @@ def _names(sent: CallerSecrets | None) -> frozenset[str]:
 
 def _header(secret: str) -> str:
     return f"the header {header_of(secret)}"
+
+
+def servers_outside(profile: AgentProfile | None) -> Mapping[str, McpServer]:
+    """Those that the gateway leads to."""
+    servers = profile.mcp_servers if profile is not None else {}
+    return {name: server for name, server in servers.items() if server.url is not None}

@@ -50,7 +50,7 @@ from worker.turns.limits.spending import Spending
 from worker.turns.limits.time_limits import TimeLimits
 from worker.turns.link.agent_link import AgentLink
 from worker.turns.link.client_calls import check_calls
-from worker.turns.mcp_servers import missing_notices
+from worker.turns.mcp_servers import missing_notices, servers_outside
 from worker.turns.memory import Standing, begun_base, is_resending
 from worker.turns.output import TurnOutput
 from worker.turns.phases import RUN_TRANSITIONS, RunPhase
@@ -173,7 +173,7 @@ class TurnRun:
             ),
             budget_tokens=self.spending.budget_tokens,
             options=self.claimed.request.options,
-            mcp_servers=profile.mcp_servers if profile else {},
+            mcp_servers=servers_outside(profile),
             turn_options=self.claimed.request.turn_options.for_gateway,
         )
 

@@ -205,3 +205,30 @@ def test_bundles_of_a_folder_have_one_bound(folder: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr("infra.profiles.read.BUNDLES_MAX_BYTES", 5000)
     with_files(folder)
     assert "skills and workspaces of more than" in faults(folder, a="workspace: start\n")[0]
+
+
+@pytest.mark.parametrize(
+    ("server", "place", "fault"),
+    [
+        ("{}", "a", "give `url` or `command`"),
+        ("{url: 'http://a/', command: b}", "a", "give `url` or `command`"),
+        ("{command: b, headers: {A: b}}", "a", "`headers` are for"),
+        ("{url: 'http://a/', env: {A: b}}", "a", "`args` and `env` are for"),
+        ("{command: b, env: {LD_PRELOAD: x}}", "a.env.LD_PRELOAD", "the service's own"),
+        ("{url: 'http://a/', headers: {A: '${caller:low}'}}", "a.headers.A", "names no secret"),
+        ("{url: 'http://a/', headers: {A: '${X'}}", "a.headers.A", "`${X` names no secret"),
+    ],
+)
+def test_a_server_is_over_http_or_a_program(
+    folder: Path, server: str, place: str, fault: str
+) -> None:
+    (told,) = faults(folder, agent=f"mcp_servers:\n  a: {server}\n")
+    assert told.startswith(f"agent.yaml:2: mcp_servers.{place}: ")
+    assert fault in told
+
+
+def test_an_agent_asks_for_so_many_secrets_of_its_caller(folder: Path) -> None:
+    headers = ", ".join(f"A{n}: '${{caller:N{n}}}'" for n in range(17))
+    server = f"{{url: 'http://a/', headers: {{{headers}}}}}"
+    (told,) = faults(folder, agent=f"mcp_servers:\n  a: {server}\n")
+    assert "more than 16 secrets" in told

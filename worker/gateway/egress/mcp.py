@@ -91,7 +91,7 @@ def request_to(
     """The agent's request as its server gets it. `callers`: the caller's secrets. Raises
     `McpRefused`."""
     server = servers.get(request.host.removesuffix(SUFFIX))
-    if server is None:
+    if server is None or server.url is None:
         raise McpRefused(404, "this agent has no such MCP server")
     if request.is_tunnel or request.port != 80:
         raise McpRefused(400, "MCP servers are asked by plain http here")
