@@ -76,7 +76,7 @@ SET_BY_COMPOSE = frozenset(
     for name in (
         *("HOST", "PORT", "HOST_ID", "DATA_DIR", "REDIS_URL", "SECRET"),
         *("OLD_SECRETS", "CONTENT_SECRET"),
-        *("ISOLATION", "LOG_FORMAT", "DEMO", "BASE_IMAGE"),
+        *("ISOLATION", "LOG_FORMAT", "BASE_IMAGE"),
     )
 )
 """Names whose value `compose.yaml` decides, or that say something else outside the containers."""

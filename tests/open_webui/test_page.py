@@ -69,9 +69,7 @@ def test_what_was_done_stays_where_it_was_done(look: Look) -> None:
 
 
 def test_a_tour_is_folded_and_its_file_is_linked(look: Look) -> None:
-    [page] = look(
-        {"say": "Look around, please.", "until": "Anthropic API key", "shot": "open-webui.png"}
-    )
+    [page] = look({"say": "Look around, please.", "until": "Try next:", "shot": "open-webui.png"})
     assert in_order(
         page,
         "Thought for",

@@ -88,7 +88,9 @@ class ClusterSettings(Section):
         description="Stop a worker's containers when it exits, instead of leaving them running.",
     )
     demo: bool = Field(
-        False, description="Use the built-in scripted model: no key and no internet access needed."
+        False,
+        description="Use the built-in scripted model: no key and no internet access needed. Any "
+        "key that is not empty is accepted (docs/demo.md).",
     )
 
     @field_validator("data_dir")

@@ -56,7 +56,7 @@ TOPICS: tuple[Topic, ...] = (
         act=lambda _, __: welcome.list_words(TOPICS),
     ),
 )
-"""What the demo understands, in the order in which it is suggested."""
+"""What the demo understands. The first one that finds something in a prompt acts."""
 
 _TASKS: Mapping[str, Callable[[Scene], Reply]] = {
     sub_agents.COUNT: sub_agents.count,
@@ -66,6 +66,22 @@ _TASKS: Mapping[str, Callable[[Scene], Reply]] = {
     team.CHECK: team.check,
 }
 """What sub-agents of the demo do."""
+
+SUGGESTIONS = (
+    "what can you do?",
+    "write notes.md: buy milk",
+    "plot x**2 - 3*x",
+    "ask me a question",
+    "read notes.md",
+    "remember that the meeting is on Friday",
+    "try the data-analyst",
+    "what do you remember?",
+    "run echo $((6 * 7))",
+    "make an artifact",
+    "use a sub-agent",
+    "help",
+)
+"""In an order in which each is a change, and finds what it needs."""
 
 _SUGGESTED = 3
 
@@ -113,8 +129,9 @@ def _with_suggestions(reply: Reply, scene: Scene) -> Reply:
     seen = [*scene.earlier, scene.prompt.text]
     agent = demo_of(scene, AGENTS)
     own = [one for one in (agent.words if agent else ()) if one not in seen]
-    new = [one.examples[0] for one in TOPICS if not any(map(one.found_in, seen))]
-    tried = [*own, *new, "help"][:_SUGGESTED]
+    known = [one for one in TOPICS if any(map(one.found_in, seen))]
+    new = [one for one in SUGGESTIONS if not any(topic.found_in(one) for topic in known)]
+    tried = ([*own, *new] or SUGGESTIONS[-1:])[:_SUGGESTED]
     next_words = "\n\n**Try next:** " + ", ".join(f"“{one}”" for one in tried)
     *before, last = reply.blocks
     assert isinstance(last, Text), "what ends a turn of the demo is said in words"

@@ -11,7 +11,7 @@ import pytest
 from infra.profiles.read import read_folder
 from infra.scripted_model.asked import Asked
 from infra.scripted_model.demo import questions
-from infra.scripted_model.demo.showcase import AGENTS, TOPICS, showcase
+from infra.scripted_model.demo.showcase import AGENTS, SUGGESTIONS, TOPICS, showcase
 from infra.scripted_model.demo.sub_agents import TASK
 from infra.scripted_model.demo.welcome import FILE
 from infra.scripted_model.replies import Reply, Stop, Text, Thinking, ToolUse
@@ -154,11 +154,12 @@ def test_words_that_it_does_not_understand_are_answered_with_those_that_it_does(
 
 
 def test_it_suggests_what_was_not_tried_yet() -> None:
-    first = TOPICS[0].examples[0]
-    told = text(talk("what do you remember?", before=[user(first), assistant("ok")])[0])
-    suggestions = told.partition("Try next:")[2]
-    assert first not in suggestions
-    assert TOPICS[1].examples[0] in suggestions
+    told = text(talk("what do you remember?", before=[user("Hello!"), assistant("ok")])[0])
+    assert told.endswith("“write notes.md: buy milk”, “plot x**2 - 3*x”, “ask me a question”")
+    before = [message for said in SUGGESTIONS for message in (user(said), assistant("ok"))]
+    assert text(talk("hello", before=before)[0]).count("Try next") == 0, "the tour works first"
+    assert text(talk("my name is Ada", before=before)[0]).endswith("“help”")
+    assert set(SUGGESTIONS) <= {example for one in TOPICS for example in one.examples}
 
 
 def test_an_agent_without_the_tool_is_told_from_one_that_failed() -> None:
