@@ -8,7 +8,8 @@ apart from loading the schema checker.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from typing import Any
 
 from agent.cli.offers import MCP_PREFIX, CallReply, Offer, OfferedCall
 from agent.cli.without_mcp import load_left_out
@@ -28,6 +29,10 @@ ARGUMENTS_MAX_BYTES = 256 * 1024
 Check = Callable[[object], str | None]
 """What is wrong with the arguments, in words for the model; None if nothing is."""
 
+ASKING = "agcluster_ask_user"
+"""A client that sends a function of this name gets what its user is asked as calls of it, and the
+model never sees it. What it returns is what the user said."""
+
 _NAME_MAX_CHARS = 64
 
 
@@ -38,7 +43,10 @@ class ClientFunctions:
         """`taken` are names that mean something else to the CLI. Blocks while the schema checker is
         loaded."""
         self._wanted = wanted
-        tools = wanted.tools if wanted else ()
+        sent = wanted.tools if wanted else ()
+        tools = [tool for tool in sent if tool.name != ASKING]
+        self.has_asking = len(tools) < len(sent)
+        """Whether its user is asked by a call."""
         self._own_names = _renamed([tool.name for tool in tools], taken)
         self._client_names = {own: client for client, own in self._own_names.items()}
         self._accepted = 0
@@ -48,7 +56,12 @@ class ClientFunctions:
     @property
     def needs_call(self) -> bool:
         """Whether the turn has to end with a call."""
-        return self._wanted is not None and self._wanted.is_required
+        return self._wanted is not None and self._wanted.is_required and bool(self.offers)
+
+    @property
+    def is_one_at_a_time(self) -> bool:
+        """Whether the turn may end with one call only."""
+        return self._wanted is not None and not self._wanted.is_parallel
 
     @property
     def is_given_up(self) -> bool:
@@ -83,6 +96,15 @@ class ClientFunctions:
             )
             for call in calls
         ]
+
+    def asking(self, id: str, told: Mapping[str, Any]) -> ClientCall:
+        """The event for the model's call of that id, by which its user is asked."""
+        return ClientCall(
+            id=client_call_id(id),
+            name=ASKING,
+            arguments=whole(json.dumps(told, ensure_ascii=False, separators=(",", ":"))),
+            is_legacy=self._wanted is not None and self._wanted.is_legacy,
+        )
 
     def known_as(self, history: Sequence[HistoryMessage]) -> tuple[HistoryMessage, ...]:
         """The history with the names that the model knows the functions by."""

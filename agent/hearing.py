@@ -5,10 +5,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import uuid
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from claude_agent_sdk import Message, SystemMessage
 
 from agent.answer_in_form import AnswerInForm
+from agent.approvals.approvals import TurnApprovals
 from agent.cli.offers import OfferedCall, Offers
 from agent.client_functions import ClientFunctions
 from agent.delegation import DelegatedCalls
@@ -55,13 +58,17 @@ class TurnHearing:
         calls: DelegatedCalls,
         *,
         last_words: LastWords,
+        approvals: TurnApprovals | None = None,
     ) -> None:
         """`answer`: the turn ends with an answer in a form, unless it ends with a call.
-        `last_words` are those of MCP servers."""
+        `last_words` are those of MCP servers. `approvals`: some calls may have to be approved."""
+        self.approvals = approvals
         self._turn = turn
         self._has_text = False
         self.left_open: list[OfferedCall] = []
         """The calls with which the turn ended."""
+        self.asked: list[OfferedCall] = []
+        """Those of them that the user was asked about, and could read as a whole."""
         self.functions = functions
         self._answer = answer
         options = turn.start.turn_options
@@ -75,11 +82,17 @@ class TurnHearing:
             *(answer.offers if answer else ()),
             *questions.offers,
             *calls.offers,
+            *(approvals.offers if approvals else ()),
         ]
         """The tools that the turn offers."""
         # What is carried out is the agent's work, and shown as such.
         offered = frozenset(offer.name for offer in self.offered if offer.run is None)
-        self.translator = Translator(self.prompt_id, offered=offered, last_words=last_words)
+        self.translator = Translator(
+            self.prompt_id,
+            offered=offered,
+            last_words=last_words,
+            is_held=approvals.holds if approvals else None,
+        )
         self.ended: TurnEnded | None = None
         self.over = asyncio.Event()
         self.is_asked = False
@@ -92,7 +105,8 @@ class TurnHearing:
         """What is added to the prompt."""
         form = self._answer.wish if self._answer else self.functions.wish
         length = _VERBOSITY[self._verbosity] if self._verbosity else None
-        return "\n\n".join(wish for wish in (length, form) if wish) or None
+        plan = self.approvals.wish if self.approvals else None
+        return "\n\n".join(wish for wish in (length, plan, form) if wish) or None
 
     @property
     def calls(self) -> list[OfferedCall]:
@@ -132,18 +146,38 @@ class TurnHearing:
 
     async def _tell_calls(self, ended: TurnEnded) -> TurnEnded:
         self.left_open = self.calls
-        questions = list(filter(is_question, self.left_open))
-        for question in questions:
+        asked = [call for call in self.left_open if self._is_for_user(call)]
+        told = self.functions.told(call for call in self.left_open if call not in asked)
+        if self.functions.has_asking:
+            told = [*(self.functions.asking(call.id, self._asking(call)) for call in asked), *told]
+        elif asked:
             gap = "\n\n" if self._has_text else ""
-            await self._say(TextDelta(text=gap + text_of(question)))
+            await self._say(TextDelta(text=gap + self._text_of(asked)))
             await self._say_held()
             if self._bounds.ended is not None:
                 return self._as_cut(ended)
-        calls = [call for call in self.left_open if not is_question(call)]
-        for call in self.functions.told(calls):
+        for call in told:
             await self._turn.say(call)
-        reason = EndReason.CALLS if calls else EndReason.DONE
-        return ended.model_copy(update={"end_reason": reason, "asks": bool(questions)})
+        self.asked = asked
+        reason = EndReason.CALLS if told else EndReason.DONE
+        return ended.model_copy(update={"end_reason": reason, "asks": bool(asked)})
+
+    def _is_for_user(self, call: OfferedCall) -> bool:
+        is_approval = self.approvals is not None and self.approvals.is_asked(call)
+        return is_question(call) or is_approval
+
+    def _text_of(self, asked: Sequence[OfferedCall]) -> str:
+        """What the user is asked, as they read it."""
+        texts = [text_of(call) for call in filter(is_question, asked)]
+        if self.approvals is not None:
+            texts.append(self.approvals.text_of(asked))
+        return "\n\n".join(filter(None, texts))
+
+    def _asking(self, call: OfferedCall) -> Mapping[str, Any]:
+        """What the user is asked by one call, for their program."""
+        if is_question(call) or self.approvals is None:
+            return {"kind": "question", "text": text_of(call), **call.input}
+        return self.approvals.told(call)
 
     async def _tell_answer(self, answer: AnswerInForm, ended: TurnEnded) -> TurnEnded:
         await asyncio.to_thread(answer.read_prose)

@@ -12,16 +12,20 @@ import asyncio
 import logging
 import tempfile
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from agent.answer_in_form import AnswerInForm
+from agent.approvals.approvals import TurnApprovals
 from agent.cli.cli import Cli, CliFailed, CliNotStarted, first_of
 from agent.cli.early import EarlyCli
+from agent.cli.offers import OfferedCall
 from agent.cli.options import build_options, launch_key, own_tools
 from agent.cli.processes import families, is_crowded, oom_kills
 from agent.cli.setup import CliSetup, with_note
 from agent.cli.spare import begins_afresh, restatements
+from agent.cli.stead import CallsInStead
 from agent.client_functions import ClientFunctions
 from agent.delegation import DelegatedCalls
 from agent.forwarder import Forwarder
@@ -86,11 +90,14 @@ class ClaudeSession:
         self._memory = AgentMemory(transcripts, around.workspace)
         self._scratch = tempfile.TemporaryDirectory(prefix="agcluster-")
         self._server_words = ServerWords(Path(self._scratch.name) / "words.sock", group)
+        self._stead = CallsInStead(around.model_socket, Path(self._scratch.name), group)
         self._cli: Cli | None = None
         self._unfinished: UnfinishedAnswer | None = None
         """What the CLI has to get before anything else."""
         self._open_calls: tuple[OpenCall, ...] = ()
-        """Calls of the client's functions that wait for their results in the CLI."""
+        """Calls that wait for their results in the CLI."""
+        self._asked: Sequence[OfferedCall] = ()
+        """Those of them that the user was asked about."""
         self._launched: tuple[object, ...] = ()
         self._spare: AgentSettings | None = None
         """What the CLI was prepared for, until its first turn."""
@@ -132,20 +139,30 @@ class ClaudeSession:
             await self._drop_cli()
         await self._take_early(None)
         self._server_words.close()
+        self._stead.close()
         self._scratch.cleanup()
 
     async def _run(self, turn: RunningTurn) -> TurnEnded:
         oom_before = oom_kills()
         functions = await asyncio.to_thread(_functions, turn)
         answer = await _answer_in_form(turn)
-        may_ask = turn.start.settings.asks_questions and not (answer or functions.needs_call)
+        can_ask = functions.has_asking or not (answer or functions.needs_call)
+        may_ask = turn.start.settings.asks_questions and can_ask
         questions = UserQuestions(are_allowed=may_ask)
         calls = DelegatedCalls(turn, turn.start.settings.delegates, tell=self._tell)
         turn.calls = calls
-        hearing = TurnHearing(
-            turn, functions, answer, questions, calls, last_words=self._server_words.last
-        )
         before = self._memory.mark
+        await self._stand_on_base(turn.start)
+        approvals = self._approvals(turn.start, functions, can_ask=can_ask)
+        hearing = TurnHearing(
+            turn,
+            functions,
+            answer,
+            questions,
+            calls,
+            last_words=self._server_words.last,
+            approvals=approvals,
+        )
         try:
             ended = await self._ask_patiently(turn, hearing)
         except CliFailed as failure:
@@ -158,11 +175,13 @@ class ClaudeSession:
             ended = ended.model_copy(update={"usage": hearing.translator.usage})
         finally:
             calls.close()
+            self._stead.forget()
             if self._cli is not None:
                 self._cli.ignore()
         ended = await self._remember(hearing, ended, before)
         if self._cli is not None:
             self._open_calls = tuple(OpenCall(call.id, call.name) for call in hearing.left_open)
+            self._asked = hearing.asked
         await self._tidy(turn)
         return ended
 
@@ -185,7 +204,6 @@ class ClaudeSession:
 
         That happens if the CLI died since the last turn, or a new one does not come up.
         """
-        await self._stand_on_base(turn.start)
         for tries_left in reversed(range(START_TRIES)):
             was_open = self._cli is not None
             try:
@@ -204,12 +222,12 @@ class ClaudeSession:
         cli = await self._ready(turn.start)
         if stopped := _stopped(turn):
             return stopped
-        await cli.offer(hearing.offered)
+        await cli.offer(hearing.offered, hearing.approvals.gate if hearing.approvals else None)
         await cli.think(turn.start.turn_options.effort, turn.start.settings)
         hearing.offers = cli.offers
-        *frames, prompt = self._to_say(turn.start, hearing.wish)
+        *frames, prompt = self._to_say(turn.start, hearing)
         await cli.tell(frames, model=turn.start.settings.model)
-        self._unfinished, self._open_calls = None, ()
+        self._unfinished, self._open_calls, self._asked = None, (), ()
         hearing.is_asked = True
         ended = await self._heard(cli, hearing, prompt.content, id=hearing.prompt_id)
         if (reminder := await hearing.reminder(ended)) and not turn.interrupted:
@@ -227,16 +245,45 @@ class ClaudeSession:
             raise CliFailed(cli.fault or "the CLI ended")
         return hearing.ended
 
-    def _to_say(self, start: StartTurn, wish: str | None) -> list[Said]:
+    def _to_say(self, start: StartTurn, hearing: TurnHearing) -> list[Said]:
         """What the CLI gets for the turn: the prompt, and before it what its memory lacks."""
         to_tell = self._memory.to_tell
-        wished = [{"type": "text", "text": wish}] if wish else []
-        prompt = Said("user", [*to_tell.content, *content_of(start.prompt), *wished])
+        content = [*to_tell.content, *content_of(start.prompt)]
+        if hearing.approvals and not to_tell.frames:
+            content = hearing.approvals.answered(content, self._waiting())
+            self._stead.make(hearing.approvals.to_make, result_of=hearing.approvals.answers_to)
+        wished = [{"type": "text", "text": hearing.wish}] if hearing.wish else []
+        prompt = Said("user", [*content, *wished])
         first, *others = [*to_tell.frames, prompt]
         if (left := self._unfinished) is None:
             return answered([first, *others], self._open_calls)
         first = Said("user", [*left.results, *first.content])
         return answered([Said("assistant", left.answer, left.id), first, *others])
+
+    def _approvals(
+        self, start: StartTurn, functions: ClientFunctions, *, can_ask: bool
+    ) -> TurnApprovals | None:
+        if start.settings.permissions.is_free:
+            return None
+        return TurnApprovals(
+            start.settings.permissions,
+            workspace=self._around.workspace,
+            notes=self._memory.notes,
+            can_ask=can_ask,
+            is_one_at_a_time=functions.is_one_at_a_time,
+        )
+
+    def _waiting(self) -> Sequence[OfferedCall]:
+        """The calls that the user was asked about, and has not answered yet."""
+        if self._unfinished is None:
+            return self._asked
+        asked = self._memory.notes.asked
+        return [
+            OfferedCall(block["id"], block["name"], block.get("input") or {})
+            for block in self._unfinished.answer
+            if block.get("type") == "tool_use"
+            and (block["name"] == QUESTION_TOOL or block["id"] in asked)
+        ]
 
     # The CLI
 
@@ -277,9 +324,12 @@ class ClaudeSession:
         store = LinkedSessionStore(  # type: ignore[abstract] # the rest is optional
             self._transcripts, ends_at=past.at
         )
+        around = self._around
+        if not settings.permissions.is_free:
+            around = replace(around, model_socket=await self._stead.socket())
         options = build_options(
             settings,
-            self._around,
+            around,
             store=store,
             past=past,
             mark=mark,
@@ -293,6 +343,7 @@ class ClaudeSession:
             group=self._group,
             connect_timeout_s=self._around.connect_timeout_s,
             own_tools=own_tools(settings),
+            has_gate=not settings.permissions.is_free,
             early=early,
         )
         spawned_ms = early.spawned_ms if early else now_ms()
@@ -331,7 +382,7 @@ class ClaudeSession:
 
     async def _drop_cli(self) -> None:
         cli, self._cli = self._cli, None
-        self._unfinished, self._open_calls = None, ()
+        self._unfinished, self._open_calls, self._asked = None, (), ()
         if cli is not None:
             if cli.gone.is_set():
                 cli.kill()
@@ -382,6 +433,9 @@ class ClaudeSession:
             told, hearing.prompt_id, is_done=ended.state is TurnState.DONE
         ):
             checkpoint = self._memory.last_id or ended.checkpoint
+            if hearing.approvals:
+                noted = hearing.approvals.noted(hearing.asked)
+                self._memory.note(noted, prompt_id=hearing.prompt_id)
             return ended.model_copy(update={"checkpoint": checkpoint})
         if self._memory.go_back(before) or hearing.is_asked:
             # The open CLI has it in its memory.

@@ -21,7 +21,7 @@ from claude_agent_sdk._errors import MessageParseError
 from agent.cli.early import EarlyCli
 from agent.cli.early_transport import EarlyTransport
 from agent.cli.efforts import LIST_MODELS, ThinkingAbilities, abilities_of, requests_for
-from agent.cli.offers import Offer, Offers
+from agent.cli.offers import Gate, Offer, Offers
 from agent.cli.options import LINE_MAX_BYTES
 from agent.cli.processes import children, kill_marked
 from agent.cli.setup import MARK
@@ -69,18 +69,20 @@ class Cli:
         group: asyncio.TaskGroup,
         connect_timeout_s: float,
         own_tools: Collection[str] = (),
+        has_gate: bool = False,
         early: EarlyCli | None = None,
     ) -> None:
         """`group` outlives the CLI; the reading task runs in it. `early` was started with the same
         options and `mark`, and is used instead of a new process. `own_tools` are the names of the
-        CLI's tools, which cannot be offered (`offer`)."""
+        CLI's tools, which cannot be offered (`offer`). `has_gate`: calls of these may be held
+        back."""
         options.stderr = self._keep_stderr
         self.offers = Offers()
         """The tools that it offers for its turn."""
         self._servers = itertools.count(1)
         self._effort: Effort | None = None
         self._abilities: dict[str, ThinkingAbilities] = {}
-        options.hooks = self.offers.hooks(own_tools)
+        options.hooks = self.offers.hooks(own_tools, has_gate=has_gate)
         self._early = early
         transport = self._transport_of(early) if early else None
         self._client = ClaudeSDKClient(options, transport=transport)
@@ -179,12 +181,13 @@ class Cli:
         # The SDK's own method for this request does not pass on the system prompt.
         await self._control(self._client._query._send_control_request(request))  # type: ignore[union-attr]
 
-    async def offer(self, offers: Sequence[Offer]) -> None:
-        """Offer exactly these tools to the model from its next call on. Raises `CliFailed`.
+    async def offer(self, offers: Sequence[Offer], gate: Gate | None = None) -> None:
+        """Offer exactly these tools to the model from its next call on, and ask the gate about
+        calls of others. Raises `CliFailed`.
 
         Takes some milliseconds if they differ from those of the last turn, otherwise nothing.
         """
-        if not self.offers.take(offers):
+        if not self.offers.take(offers, gate):
             return
         query: Any = self._client._query
         # A server of the same name would keep the tools that it had.

@@ -90,6 +90,8 @@ def _taken(path: Path) -> bytes:
 def _started(
     launch: bytes, settings: Mapping[str, Any], around: CliSetup, proxy: str | None
 ) -> EarlyCli:
+    if settings.get("permissions"):
+        raise LookupError("such a CLI finds its model elsewhere (`agent.cli.stead`)")
     mark = os.urandom(16).hex()
     package = _package()
     prompt_file = _prompt_file(settings.get("system_prompt"), around, mark)

@@ -1,4 +1,5 @@
-"""Tools that a turn offers to the model beside the CLI's own.
+"""Tools that a turn offers to the model beside the CLI's own, and calls of the CLI's own tools that
+wait for an approval.
 
 The CLI takes them from a tool server in this process, which a control request puts in place for a
 turn and takes away again (`Cli.offer`). A hook before each call asks the offer what to do with it:
@@ -15,7 +16,8 @@ from __future__ import annotations
 import re
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from enum import Enum
+from typing import Any, Literal
 
 from claude_agent_sdk import HookMatcher
 from claude_agent_sdk.types import HookEvent
@@ -30,6 +32,8 @@ _LOST = "The call was not made. Make it again."
 _USE_ID = "claudecode/toolUseId"
 _ENDS_TURN = "claude/endTurn"
 _METHOD_NOT_FOUND = -32601
+_DECIDES_S = 3600.0
+"""How long the CLI waits for a decision. It takes no time, but a machine may sleep."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +60,18 @@ Judge = Callable[[OfferedCall], CallReply | None]
 
 Run = Callable[[OfferedCall], Awaitable[CallReply]]
 """Carries a call out while the turn waits. Cancelled if the CLI gives the call up."""
+
+
+class _Hold(Enum):
+    HOLD = "hold"
+
+
+HOLD = _Hold.HOLD
+"""The call stays open, which ends the turn."""
+Hold = Literal[_Hold.HOLD]
+Gate = Callable[[OfferedCall, bool], Hold | str | None]
+"""Decides about a call of any other tool, told whether it is a sub-agent's: it stays open, is
+refused for that reason, or is made. Must not block."""
 
 
 @dataclass(frozen=True)
@@ -92,24 +108,32 @@ class Offers:
         self._offers: Mapping[str, Offer] = {}
         self._replies: dict[str, CallReply] = {}
         self._open: dict[str, OfferedCall] = {}
+        self._gate: Gate | None = None
 
     @property
     def open_calls(self) -> Mapping[str, OfferedCall]:
         """The calls of this turn that were left open, by their ids."""
         return self._open
 
-    def take(self, offers: Iterable[Offer]) -> bool:
-        """Offer these from now on. Returns whether the CLI has to be told."""
+    def take(self, offers: Iterable[Offer], gate: Gate | None = None) -> bool:
+        """Offer these from now on, and ask the gate about other calls. Returns whether the CLI has
+        to be told."""
         new = {offer.name: offer for offer in offers}
         is_other = _listed(new) != _listed(self._offers)
-        self._offers = new
+        self._offers, self._gate = new, gate
         self._replies.clear()
         self._open.clear()
         return is_other
 
-    def hooks(self, own: Collection[str]) -> dict[HookEvent, list[HookMatcher]]:
-        """The hooks for the SDK. `own` are the CLI's tools. Their calls, and those of tool servers,
-        are none of our business and cost nothing."""
+    def hooks(
+        self, own: Collection[str], *, has_gate: bool = False
+    ) -> dict[HookEvent, list[HookMatcher]]:
+        """The hooks for the SDK. `own` are the CLI's tools. Without a gate their calls, and those
+        of tool servers, are none of our business and cost nothing."""
+        if has_gate:
+            # A hook that fails must not let the call pass.
+            every = HookMatcher(hooks=[self._before_call], timeout=_DECIDES_S, on_failure="block")
+            return {"PreToolUse": [every]}
         names = "|".join(sorted(map(re.escape, own)))
         pattern = rf"^(?!{MCP_PREFIX}|(?:{names})$)"
         matcher = HookMatcher(matcher=pattern, hooks=[self._before_call])
@@ -118,19 +142,30 @@ class Offers:
     async def _before_call(self, given: Any, id: str | None, _: Any) -> Any:
         offer = self._offers.get(str(given.get("tool_name")))
         if offer is None or id is None:
-            return {}
+            return self._gated(given, id)
         call = OfferedCall(id, offer.name, given.get("tool_input") or {})
         # Left open in a sub-agent, a call would be lost with all that the sub-agent found.
         reply = CallReply(_NOT_HERE) if given.get("agent_id") else None
         if reply is None and offer.run is not None:
-            return {}
+            return self._gated(given, id)
         reply = reply or offer.judge(call)
         if reply is not None:
             self._replies[id] = reply
             return {}
         self._open[id] = call
-        decision = {"hookEventName": "PreToolUse", "permissionDecision": "defer"}
-        return {"hookSpecificOutput": decision}
+        return _decided("defer")
+
+    def _gated(self, given: Any, id: str | None) -> Any:
+        if self._gate is None:
+            return {}
+        call = OfferedCall(id or "", str(given.get("tool_name")), given.get("tool_input") or {})
+        decided = self._gate(call, bool(given.get("agent_id")))
+        if decided is HOLD and id is not None:
+            self._open[id] = call
+            return _decided("defer")
+        if decided is None:
+            return {}
+        return _decided("deny", permissionDecisionReason=_LOST if decided is HOLD else decided)
 
     async def called(self, call: OfferedCall) -> Json:
         """The result of a call that the CLI carries out."""
@@ -191,6 +226,11 @@ class OfferServer:
 
     async def aclose(self) -> None:
         """Nothing is open."""
+
+
+def _decided(decision: str, **more: str) -> Json:
+    told = {"hookEventName": "PreToolUse", "permissionDecision": decision, **more}
+    return {"hookSpecificOutput": told}
 
 
 def _listed(offers: Mapping[str, Offer]) -> list[Json]:

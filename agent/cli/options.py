@@ -82,7 +82,12 @@ def build_options(
         resume_session_at=past.at,
         fork_session=past.at is not None,
         env=environment(
-            settings.model_tiers, around, mark=mark, proxy=proxy, variables=settings.environment
+            settings.model_tiers,
+            around,
+            mark=mark,
+            proxy=proxy,
+            variables=settings.environment,
+            has_gate=not settings.permissions.is_free,
         )
         | startup_wait(settings),
     )

@@ -71,9 +71,11 @@ def environment(
     mark: str,
     proxy: str | None,
     variables: Mapping[str, str],
+    has_gate: bool = False,
 ) -> dict[str, str]:
     """The variables that a CLI gets in addition to ours. `proxy` is for its tools only, and so are
-    the agent's own `variables`, which replace none of the others."""
+    the agent's own `variables`, which replace none of the others. `has_gate`: calls of its own
+    tools may be held back."""
     values = {
         **variables,
         MARK: mark,
@@ -112,6 +114,9 @@ def environment(
         # The SDK looks for transcripts here, whatever HOME is, and ignores others.
         "CLAUDE_CONFIG_DIR": str(around.config_dir),
     }
+    if has_gate:
+        # Of an answer that was not streamed, the CLI makes calls that it was told to hold back.
+        values["CLAUDE_CODE_DISABLE_NONSTREAMING_FALLBACK"] = "1"
     if around.temp_dir is not None:
         # In /tmp, tools that fill the folder would lose their own output.
         values["CLAUDE_CODE_TMPDIR"] = str(around.temp_dir)

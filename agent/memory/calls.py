@@ -29,12 +29,18 @@ class UnfinishedAnswer(NamedTuple):
 
 
 def unfinished(
-    entries: Sequence[Json], *, id: str | None, later: Sequence[Json], own: Container[str]
+    entries: Sequence[Json],
+    *,
+    id: str | None,
+    later: Sequence[Json],
+    own: Container[str],
+    asked: Container[str] = (),
 ) -> UnfinishedAnswer | None:
     """What is open at the end of these messages of a session; None if nothing is.
 
     `later` are the messages after them: they have results of the CLI's `own` tools, if the answer
-    was told again with its results behind it.
+    was told again with its results behind it. `asked` are calls of these tools that waited for an
+    approval: what the user says to them is no result of the tool.
     """
     last = next((i for i in reversed(range(len(entries))) if _is_answer(entries[i])), None)
     if last is None:
@@ -55,7 +61,7 @@ def unfinished(
     names = {call.id: call.name for call in calls_in(answer)}
     for block in (block for entry in later for block in _blocks(entry)):
         used = block.get("tool_use_id")
-        if used in names and used not in known and names[used] in own:
+        if used in names and used not in known and names[used] in own and used not in asked:
             results.append(block)
             known.add(used)
     return UnfinishedAnswer(before, id, answer, results)

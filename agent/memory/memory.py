@@ -22,6 +22,7 @@ from claude_agent_sdk import project_key_for_directory
 
 from agent.memory.calls import UnfinishedAnswer, answered, unfinished
 from agent.memory.history import Json, Said, messages_of, transcript_of
+from agent.memory.notes import UserDecisions, notes_in
 from agent.memory.past import Past
 from agent.memory.transcripts import Entry, PartKey, Transcripts
 from infra.wire.link import BaseKind, StartTurn
@@ -70,6 +71,17 @@ class AgentMemory:
         session = self.past.session
         return session is not None and self._transcripts.entries(self._part(session)) is None
 
+    @property
+    def notes(self) -> UserDecisions:
+        """What its user has decided, as far as the memory goes."""
+        return self._noted()[0]
+
+    def note(self, notes: UserDecisions, *, prompt_id: str) -> None:
+        """Remember decisions of that prompt, in the session that has taken it in."""
+        session, entry = self.past.session, notes.entry(after=prompt_id)
+        if session is not None and entry is not None:
+            self._transcripts.add(self._part(session), [entry])
+
     def opening(self, own: Container[str] = ()) -> tuple[Past, UnfinishedAnswer | None]:
         """What a new CLI is opened on, and the answer with open calls that it has to get after
         that. `own` are the names of the CLI's tools."""
@@ -78,7 +90,8 @@ class AgentMemory:
             return past, None
         said, later = self._said_until(past.at)
         id = past.at or self._last_id()
-        if (open_end := unfinished(said, id=id, later=later, own=own)) is not None:
+        asked = self.notes.asked
+        if (open_end := unfinished(said, id=id, later=later, own=own, asked=asked)) is not None:
             return (replace(past, at=open_end.at) if open_end.at else Past()), open_end
         is_question = bool(said) and said[-1].get("type") == "user"
         if past.at is None and is_question and (last := self._last_id()):
@@ -165,6 +178,8 @@ class AgentMemory:
             or self._transcripts.is_given_up(self._project, told_session)
         ):
             return False
+        if told_session != self.past.session:  # The CLI does not know our entries.
+            self._transcripts.add(self._part(told_session), self._noted()[1])
         self.past, self.to_tell = Past(told_session), ToTell()
         self._transcripts.forget_but(self._project, told_session)
         return True
@@ -187,6 +202,11 @@ class AgentMemory:
         return self._last_id()
 
     # Entries
+
+    def _noted(self) -> tuple[UserDecisions, list[Json]]:
+        session = self.past.session
+        entries = self._transcripts.entries(self._part(session)) if session else None
+        return notes_in(entries or [], at=self.past.at)
 
     def _part(self, session: str) -> PartKey:
         return PartKey(self._project, session)

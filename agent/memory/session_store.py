@@ -11,6 +11,7 @@ from typing import cast
 from claude_agent_sdk import SessionKey, SessionStore, SessionStoreEntry
 from claude_agent_sdk.types import SessionListSubkeysKey
 
+from agent.memory.notes import is_note
 from agent.memory.transcripts import Entry, PartKey, Transcripts
 
 
@@ -36,7 +37,8 @@ class LinkedSessionStore(SessionStore):
         ids = [entry.get("uuid") for entry in entries]
         if self._ends_at is not None and self._ends_at in ids:
             entries = entries[: ids.index(self._ends_at) + 1]
-        return cast(list[SessionStoreEntry], entries) or None
+        told = [entry for entry in entries if not is_note(entry)]
+        return cast(list[SessionStoreEntry], told) or None
 
     async def delete(self, key: SessionKey) -> None:
         part = _part(key)

@@ -13,7 +13,7 @@ sub-agents (their tool calls are reported, with their parent).
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterator, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping
 from typing import Any
 
 from claude_agent_sdk import (
@@ -68,6 +68,10 @@ _WITHHELD = (
 )
 
 
+IsHeld = Callable[[str, str, Mapping[str, Any]], bool]
+"""Whether a call stays open until its user has approved it, by its id, tool and input."""
+
+
 class Translator:
     """Reads the messages of one turn, in order."""
 
@@ -77,15 +81,17 @@ class Translator:
         *,
         offered: Container[str] = (),
         last_words: LastWords = lambda _: None,
+        is_held: IsHeld | None = None,
     ) -> None:
         """`prompt_id` is the uuid with which the prompt was sent, `offered` the names of tools that
-        nobody runs here (`agent.cli.offers`): their calls are not shown as the agent's work.
-        `last_words` are those of MCP servers in the container."""
+        nobody runs here (`agent.cli.offers`): their calls, and those that are held, are not shown
+        as the agent's work. `last_words` are those of MCP servers in the container."""
         self._last_words = last_words
         self._prompt_ids = {prompt_id}
         self._offered = offered
+        self._is_held = is_held
         self.offered_calls: list[str] = []
-        """The ids of the main thread's calls of these tools."""
+        """The ids of these calls of the main thread."""
         self._text = Voice(TextDelta, is_kept=True)
         # Thinking alone does not survive a broken stream.
         self._thinking = Voice(ThinkingDelta, is_kept=False)
@@ -202,7 +208,7 @@ class Translator:
         for block in message.content:
             if isinstance(block, ToolUseBlock | ServerToolUseBlock):
                 self._tools[block.id] = shown_name(block.name)
-                if is_main and block.name in self._offered:
+                if is_main and self._stays_open(block):
                     self.offered_calls.append(block.id)
                     continue
                 yield ToolCall(
@@ -211,6 +217,11 @@ class Translator:
                     summary=summarise_call(block.name, block.input),
                     parent=message.parent_tool_use_id,
                 )
+
+    def _stays_open(self, call: ToolUseBlock | ServerToolUseBlock) -> bool:
+        if call.name in self._offered:
+            return True
+        return self._is_held is not None and self._is_held(call.id, call.name, call.input)
 
     def _finish_blocks(self, message: AssistantMessage) -> Iterator[Event]:
         """The main thread's blocks are complete: report what their stream left out."""

@@ -21,6 +21,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, TypeAdapter
 
 from infra.wire.agents.delegation import AskDelegate, DelegateAnswered, DelegateDid
+from infra.wire.agents.permissions import Permissions
 from infra.wire.agents.sub_agent import SubAgent
 from infra.wire.base import PROTOCOL_VERSION, Message, decode
 from infra.wire.errors import ErrorCode
@@ -79,6 +80,8 @@ class AgentSettings(Message):
     """The agent may end a turn with a question to its user."""
     delegates: Mapping[str, str] = {}
     """Agents that it may call, with their descriptions."""
+    permissions: Permissions = Permissions()
+    """What it may do without asking its user."""
     environment: Mapping[str, str] = {}
     """Variables for its tools, in addition to ours."""
     model_tiers: Mapping[str, str] = {}
@@ -101,6 +104,7 @@ class AgentSettings(Message):
             self.is_prompt_added,
             tuple(sorted((name, one.model_dump_json()) for name, one in self.mcp.items())),
             self.skills,
+            self.permissions.is_free,
             tuple(sorted(self.model_tiers.items())),
             tuple(sorted(self.environment.items())),
             tuple(sorted((name, one.model_dump_json()) for name, one in self.sub_agents.items())),

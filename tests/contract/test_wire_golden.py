@@ -19,6 +19,7 @@ from pydantic import BaseModel
 from infra.store.turns import history
 from infra.wire import control, events, gateway, link, turns
 from infra.wire.agents import delegation
+from infra.wire.agents.permissions import Permissions
 from infra.wire.agents.ref import AgentRef
 from infra.wire.agents.sub_agent import SubAgent
 from infra.wire.base import Message
@@ -72,6 +73,7 @@ SETTINGS = link.AgentSettings(
     max_thinking_tokens=2048,
     is_prompt_added=True,
     asks_questions=True,
+    permissions=Permissions(mode="ask", ask=("Bash(git push:*)",), always="turn"),
     mcp={"github": AgentMcpServer(timeout_s=60)},
     sub_agents={"finder": SubAgent(description="Finds.", prompt="Find.", tools=("Grep",))},
     environment={"LANG": "C.UTF-8"},

@@ -6,6 +6,7 @@ from __future__ import annotations
 from infra.runtime.settings.agents import AgentDefaults
 from infra.runtime.settings.models import ModelSettings
 from infra.wire.agents.delegation import Delegate
+from infra.wire.agents.permissions import Permissions
 from infra.wire.agents.profile import AgentProfile
 from infra.wire.link import AgentSettings
 from infra.wire.turns import TurnRequest
@@ -27,7 +28,7 @@ def agent_settings(
     """The settings in the turn's `StartTurn`. `profile` is its agent's; None for the usual one."""
     settings = usual_settings(agents, models)
     if profile is not None:
-        return _of_profile(settings, profile, models).model_copy(
+        return _of_profile(settings, profile, agents, models).model_copy(
             update={
                 "mcp": mcp_servers(profile, request.turn_options.mcp_secrets),
                 "model": request.model,
@@ -54,8 +55,13 @@ def usual_settings(agents: AgentDefaults, models: ModelSettings) -> AgentSetting
         model_tiers=models.model_tiers,
         max_turns=agents.max_turns,
         asks_questions=agents.questions,
+        permissions=_usual_permissions(agents).in_effect,
         interrupt_grace_s=agents.disconnect_grace_s * AGENT_SHARE_OF_GRACE,
     )
+
+
+def _usual_permissions(agents: AgentDefaults) -> Permissions:
+    return agents.permissions or Permissions()
 
 
 def models_of_turn(
@@ -86,12 +92,13 @@ def _delegates(
 
 
 def _of_profile(
-    settings: AgentSettings, profile: AgentProfile, models: ModelSettings
+    settings: AgentSettings, profile: AgentProfile, agents: AgentDefaults, models: ModelSettings
 ) -> AgentSettings:
     update: dict[str, object] = {
         "sub_agents": profile.sub_agents,
         "environment": profile.environment,
         "model_tiers": models.tiers_of(_open_models(profile, models)),
+        "permissions": profile.permissions.over(_usual_permissions(agents)).in_effect,
     }
     if profile.tools is not None:
         update["tools"] = profile.tools

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from pydantic import Field
 
-from infra.runtime.settings.types import Isolation, Names, Section
+from infra.runtime.settings.types import Isolation, Names, PermissionRules, Section
 from infra.wire.base import VERSION
 
 
@@ -68,6 +68,11 @@ class AgentDefaults(Section):
         gt=0,
         description="A called agent for which no worker has room within this time is not waited "
         "for: its caller is told, and goes on without it.",
+    )
+    permissions: PermissionRules | None = Field(
+        None,
+        description="What agents may do without asking their user, as JSON (docs/agents.md). "
+        "Empty: everything, in the sandbox. An agent's profile decides for itself.",
     )
     turn_deadline_s: float = Field(3600.0, gt=0, description="Maximum duration of a turn.")
     idle_timeout_s: float = Field(

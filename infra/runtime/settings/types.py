@@ -10,6 +10,8 @@ from typing import Annotated, Any, ClassVar
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
+from infra.wire.agents.permissions import Permissions
+
 
 class Section(BaseModel):
     """Settings of one subject. Durations end in `_s`, sizes in `_mb` or `_bytes`.
@@ -97,6 +99,12 @@ def _object(value: Any) -> Any:
     return json.loads(value) if isinstance(value, str) else value
 
 
+def _permissions(value: Any) -> Any:
+    """What no agent would obey is an error here, as in a profile."""
+    told = _object(value)
+    return Permissions.model_validate(told, extra="forbid") if isinstance(told, dict) else told
+
+
 def _named(profiles: dict[str, EgressProfile]) -> dict[str, EgressProfile]:
     for name in profiles:
         if not re.fullmatch(r"[A-Za-z0-9_.-]{1,64}", name):
@@ -122,4 +130,5 @@ Networks = Annotated[tuple[IPv4Network | IPv6Network, ...], BeforeValidator(_spl
 EgressProfiles = Annotated[
     dict[str, EgressProfile], BeforeValidator(_object), AfterValidator(_named)
 ]
+PermissionRules = Annotated[Permissions, BeforeValidator(_permissions)]
 Aliases = Annotated[dict[str, str], BeforeValidator(_pairs)]

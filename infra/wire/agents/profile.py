@@ -25,6 +25,7 @@ from infra.wire.agents.part import (
     ToolName,
     VariableName,
 )
+from infra.wire.agents.permissions import Permissions
 from infra.wire.agents.sub_agent import SubAgent
 from infra.wire.base import decode
 from infra.wire.files.shown import ArtifactDisplay
@@ -88,6 +89,8 @@ class AgentProfile(ProfilePart):
     questions: bool | None = None
     """It may ask its user in the middle of the work: its turn ends with the question, and goes on
     with what they say next."""
+    permissions: Permissions = Permissions()
+    """What it may do without asking its user, and what it asks for."""
     environment: Mapping[VariableName, Line] = {}
     """Variables that its tools see. No secrets: the agent can read them."""
     egress_profile: str | None = None

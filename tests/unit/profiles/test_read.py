@@ -232,3 +232,12 @@ def test_an_agent_asks_for_so_many_secrets_of_its_caller(folder: Path) -> None:
     server = f"{{url: 'http://a/', headers: {{{headers}}}}}"
     (told,) = faults(folder, agent=f"mcp_servers:\n  a: {server}\n")
     assert "more than 16 secrets" in told
+
+
+def test_rules_of_permissions_are_checked(folder: Path) -> None:
+    (found,) = faults(folder, a="permissions:\n  ask: [Bash]\n  deny:\n    - Task(x)\n")
+    assert found.startswith("a.yaml:4")
+    assert "permissions.deny" in found
+    assert "only Bash, WebFetch and Read" in found
+    for wrong in ("[1]", "['Bash(']", "[WebFetch(example.com)]", "['a b']"):
+        assert "permissions.ask" in faults(folder, a=f"permissions: {{ask: {wrong}}}")[0]

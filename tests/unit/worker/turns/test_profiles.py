@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
 from redis.asyncio import Redis
 
 from infra.runtime.settings import Settings
 from infra.wire.agents.mcp import McpServer
+from infra.wire.agents.permissions import Permissions
 from infra.wire.agents.profile import AgentProfile, SystemPrompt
 from infra.wire.agents.ref import AgentRef
 from infra.wire.agents.sub_agent import SubAgent
@@ -86,6 +88,7 @@ def test_the_agent_is_told_what_its_profile_says() -> None:
         tools=("Read",),
         max_turns=3,
         questions=True,
+        permissions=Permissions(ask=("Bash",)),
         environment={"A": "b"},
         mcp_servers={"echo": McpServer(url="https://mcp.example.com/")},
         sub_agents={"finder": SubAgent(description="d", prompt="p", model=HAIKU)},
@@ -96,7 +99,24 @@ def test_the_agent_is_told_what_its_profile_says() -> None:
     assert (told.tools, told.max_turns, told.asks_questions) == (("Read",), 3, True)
     assert (told.environment, list(told.mcp)) == ({"A": "b"}, ["echo"])
     assert told.sub_agents == profile.sub_agents
+    assert told.permissions == profile.permissions
     assert told.model == OPUS
+
+
+def test_permissions_are_laid_over_the_deployments_field_by_field() -> None:
+    strict = Settings.model_validate(
+        {"permissions": '{"mode":"ask","ask":["Bash(rm:*)"],"deny":["WebSearch"]}'}
+    )
+
+    def told(**fields: Any) -> Permissions:
+        profile = AgentProfile(permissions=Permissions(**fields))
+        return agent_settings(request(), strict, strict, profile=profile).permissions
+
+    assert told(ask=(), always="turn") == Permissions(
+        mode="ask", ask=(), deny=("WebSearch",), always="turn"
+    )
+    assert told(mode="default", ask=(), deny=()) == Permissions(), "nothing is held back"
+    assert agent_settings(request(), strict, strict).permissions.mode == "ask"
 
 
 def test_a_profile_that_says_nothing_changes_nothing() -> None:

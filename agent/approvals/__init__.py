@@ -1,0 +1,1 @@
+"""What the agent asks its user before it does it: calls of tools, and plans."""

@@ -1,0 +1,163 @@
+"""What an agent may do without asking its user, and what it asks for. Pure.
+
+A rule names tools, and may say which of their calls: `Bash`, `Bash(git push:*)`,
+`Write(/workspace/docs/*)`, `WebFetch(domain:example.com)`, `mcp__github__*`. The agent's server
+applies the rules before each call of a tool (`agent.approvals`).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from fnmatch import fnmatchcase
+from typing import Annotated, Any, Literal, NamedTuple
+
+from pydantic import AfterValidator, Field
+
+from infra.wire.agents.part import ProfilePart
+
+RULES_MAX = 200
+PLACES: Mapping[str, str] = {
+    "Read": "file_path",
+    "Write": "file_path",
+    "Edit": "file_path",
+    "NotebookEdit": "notebook_path",
+    "Grep": "path",
+    "Glob": "path",
+}
+"""The tools whose rules may name a path, and where their input has it."""
+
+_RULE = re.compile(r"(\*|[A-Za-z][A-Za-z0-9_-]{0,127}\*?)(?:\(([^\x00-\x1f]{1,300})\))?")
+_DOMAIN = "domain:"
+_PREFIX = ":*"
+_UNQUOTED = str.maketrans("", "", "'\"\\")
+_OPERATORS = re.compile(r"[\s;&|<>(){}`$]+")
+_ADDRESS = re.compile(r"https?://(?:[^/@?#]*@)?\[?([^/?#\]:]+)", re.IGNORECASE)
+
+
+def _checked(rule: str) -> str:
+    found = _RULE.fullmatch(rule)
+    if found is None:
+        raise ValueError(
+            "must be a tool's name, perhaps with `*` at its end, and perhaps with a pattern in "
+            "parentheses"
+        )
+    tool, pattern = found.groups()
+    if pattern is not None and tool not in ("Bash", "WebFetch", *PLACES):
+        raise ValueError(f"has a pattern, and only Bash, WebFetch and {', '.join(PLACES)} take one")
+    if tool == "WebFetch" and pattern is not None and not pattern.startswith(_DOMAIN):
+        raise ValueError(f"must be `WebFetch({_DOMAIN}HOST)`")
+    return rule
+
+
+Rule = Annotated[str, AfterValidator(_checked)]
+Rules = Annotated[tuple[Rule, ...], Field(max_length=RULES_MAX)]
+
+
+class Permissions(ProfilePart):
+    """What an agent may do without asking its user. A field that is absent leaves the
+    deployment's."""
+
+    mode: Literal["default", "ask", "plan"] | None = None
+    """`default`: everything is allowed in the sandbox, except what `ask` and `deny` name. `ask`:
+    each call asks, except of tools that only read. `plan`: it only reads, until its user has
+    approved a plan."""
+    ask: Rules | None = None
+    """Calls that ask in every mode, such as `Bash(git push:*)` or `mcp__github__*`."""
+    allow: Rules | None = None
+    """Calls that need not ask in the modes `ask` and `plan`."""
+    deny: Rules | None = None
+    """Calls that are refused. Stronger than everything else."""
+    always: Literal["conversation", "turn", "never"] | None = None
+    """How long "yes, always" counts; `never`: it is not offered."""
+    unanswered: Literal["deny", "ask"] | None = None
+    """What becomes of a call if its user says something that is no answer. `deny`: it is not made,
+    and the agent hears what they said. `ask`: they are asked again."""
+
+    def over(self, usual: Permissions) -> Permissions:
+        """These, and the usual ones where these say nothing."""
+        return usual.model_copy(update=self.model_dump(exclude_none=True))
+
+    @property
+    def is_free(self) -> bool:
+        """Whether no call is ever asked about or refused."""
+        return self.mode in (None, "default") and not (self.ask or self.deny)
+
+    @property
+    def in_effect(self) -> Permissions:
+        """These, or none if they change nothing."""
+        return Permissions() if self.is_free else self
+
+
+class RuleTarget(NamedTuple):
+    """A call, as rules see it."""
+
+    tool: str
+    subject: str = ""
+    """The command of Bash, the host of WebFetch, the path of a tool for files."""
+
+
+def host_of(url: object) -> str:
+    """The host in an address; empty if there is none."""
+    found = _ADDRESS.match(url.strip()) if isinstance(url, str) else None
+    return found[1].lower() if found else ""
+
+
+def subject_of(tool: str, given: Mapping[str, Any]) -> str:
+    """What a rule's pattern is compared with."""
+    if tool == "WebFetch":
+        return host_of(given.get("url"))
+    told = given.get("command" if tool == "Bash" else PLACES.get(tool, ""))
+    return told if isinstance(told, str) else ""
+
+
+def may_mean(rule: str, target: RuleTarget) -> bool:
+    """Whether a rule that restricts means this call, or might.
+
+    A command of the shell can say the same in many ways. So quotes and operators are left out, and
+    the rule's words may stand anywhere in it.
+    """
+    return _means(rule, target, _may_say)
+
+
+def surely_means(rule: str, target: RuleTarget) -> bool:
+    """Whether a rule that allows means this call, and all that it does: a command of the shell must
+    be a single one."""
+    return _means(rule, target, _surely_says)
+
+
+def _means(rule: str, target: RuleTarget, says: Any) -> bool:
+    found = _RULE.fullmatch(rule)
+    if found is None or not _is_named(found[1], target.tool):
+        return False
+    pattern: str | None = found[2]
+    if pattern is None:
+        return True
+    if target.tool == "Bash":
+        return bool(says(pattern, target.subject))
+    if target.tool == "WebFetch":
+        return fnmatchcase(target.subject, pattern.removeprefix(_DOMAIN).lower())
+    return fnmatchcase(target.subject, pattern)
+
+
+def _is_named(name: str, tool: str) -> bool:
+    return tool.startswith(name[:-1]) if name.endswith("*") else tool == name
+
+
+def _may_say(pattern: str, command: str) -> bool:
+    words = _OPERATORS.sub(" ", command.translate(_UNQUOTED)).split()
+    told = _OPERATORS.sub(" ", pattern.removesuffix(_PREFIX).translate(_UNQUOTED)).split()
+    joined = " " + " ".join(words) + " "
+    if "*" in pattern.removesuffix(_PREFIX):
+        return fnmatchcase(joined, f"* {' '.join(told)} *")
+    return f" {' '.join(told)} " in joined
+
+
+def _surely_says(pattern: str, command: str) -> bool:
+    if re.search(r"[;&|<>(){}`$\n\r\\]", command):
+        return False
+    said = " ".join(command.split())
+    if pattern.endswith(_PREFIX):
+        prefix = " ".join(pattern.removesuffix(_PREFIX).split())
+        return said == prefix or said.startswith(prefix + " ")
+    return fnmatchcase(said, " ".join(pattern.split()))
