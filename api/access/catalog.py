@@ -20,7 +20,7 @@ from typing import Any
 import httpx
 
 from api.access.key_check import ANTHROPIC_VERSION, TIMEOUT_S
-from api.access.model_facts import ModelFacts, facts_of
+from api.access.model_facts import ModelFacts, facts_of, with_told
 from api.http.auth import Caller
 from infra.runtime.clock import Clock
 from infra.runtime.logs import fields
@@ -64,8 +64,12 @@ class ModelCatalog:
         What the upstream says of a model counts for our names for it too.
         """
         listed = await self._listed(caller)
-        own = {name: listed.get(id) or facts_of(id) for name, id in self._own.items()}
-        return own | {id: facts for id, facts in listed.items() if id not in own}
+        own = {name: self.facts(id, listed.get(id)) for name, id in self._own.items()}
+        return own | {id: self.facts(id, found) for id, found in listed.items() if id not in own}
+
+    def facts(self, id: str, listed: ModelFacts | None = None) -> ModelFacts:
+        """What is known of a model, by its real id. `listed`: by the upstream's list."""
+        return with_told(listed or facts_of(id), self._settings.model_facts.get(id))
 
     async def resolve(self, name: str, caller: Caller | None) -> str | None:
         """The id of the model that a name means; None if there is none."""

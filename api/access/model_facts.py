@@ -1,6 +1,7 @@
 """What is known of a model: when it was made, how much it reads and writes, what it takes. Pure.
 
-From the upstream's list of models, as far as that says so; otherwise by the kind of model.
+From the operator's settings, then the upstream's list of models, as far as these say so; otherwise
+by the kind of model.
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
+
+from infra.runtime.settings import ToldModel
 
 UNDATED = 1_735_689_600
 """2025-01-01, for models without a known date."""
@@ -43,6 +46,19 @@ def facts_of(id: str, told: Mapping[str, Any] | None = None) -> ModelFacts:
         output_tokens=_tokens(told.get("max_tokens")),
         takes_images=_can(can, "image_input"),
         takes_documents=_can(can, "pdf_input"),
+    )
+
+
+def with_told(facts: ModelFacts, told: ToldModel | None) -> ModelFacts:
+    """The facts with what an operator says of the model in their place."""
+    if told is None:
+        return facts
+    return ModelFacts(
+        facts.created,
+        told.context_tokens or facts.context_tokens,
+        told.output_tokens or facts.output_tokens,
+        takes_images=facts.takes_images if told.images is None else told.images,
+        takes_documents=facts.takes_documents if told.documents is None else told.documents,
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from fastapi import APIRouter, Request
 
-from api.access.model_facts import UNDATED, ModelFacts, facts_of
+from api.access.model_facts import UNDATED, ModelFacts
 from api.deps import ApiDeps
 from api.http.auth import without_key
 from api.routes.openapi import OPEN_OR_KEYED, errors
@@ -65,7 +65,7 @@ def model_routes(deps: ApiDeps) -> APIRouter:
         names = deps.agents.offered(caller)
         found = [(name, await deps.agents.found(name, caller)) for name in names]
         agents = [
-            _agent(name, one[0], offered.get(one[1]) or facts_of(one[1]))
+            _agent(name, one[0], offered.get(one[1]) or deps.catalog.facts(one[1]))
             for name, one in found
             if one is not None
         ]
@@ -78,7 +78,7 @@ def model_routes(deps: ApiDeps) -> APIRouter:
         offered = await deps.catalog.offered(caller)
         if (found := await deps.agents.found(model_id, caller)) is not None:
             agent, model = found
-            return _agent(model_id, agent, offered.get(model) or facts_of(model))
+            return _agent(model_id, agent, offered.get(model) or deps.catalog.facts(model))
         if model_id in offered:
             return _model(model_id, offered[model_id])
         meant = await deps.catalog.resolve(model_id, caller)
@@ -88,7 +88,7 @@ def model_routes(deps: ApiDeps) -> APIRouter:
                 code=ErrorCode.MODEL_NOT_FOUND,
                 param="model",
             )
-        return _model(model_id, offered.get(meant) or facts_of(meant))
+        return _model(model_id, offered.get(meant) or deps.catalog.facts(meant))
 
     for prefix, in_schema in (("/v1", True), ("", False)):
         router.add_api_route(

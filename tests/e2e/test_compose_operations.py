@@ -181,6 +181,17 @@ def begun_stream(deployment: Deployment, text: str) -> tuple[str, Iterator[str]]
     return next(text for text in texts if text), texts
 
 
+def test_a_link_to_what_was_made_leads_through_the_composed_port(deployment: Deployment) -> None:
+    """Nobody has set a public address."""
+    prompt = "tool bash mkdir -p outputs && echo made-4711 > outputs/a.csv then echo made"
+    answer = deployment.client().chat.completions.create(
+        model=MODEL, messages=[{"role": "user", "content": prompt}]
+    )
+    (link,) = re.findall(r"\]\((http[^)]*a\.csv)\)", answer.choices[0].message.content or "")
+    assert link.startswith(f"{deployment.base_url}/v1/artifacts/")
+    assert httpx.get(link).text == "made-4711\n"
+
+
 def test_a_rollout_restarts_what_reads_the_setting_and_the_address_keeps_answering(
     deployment: Deployment,
 ) -> None:

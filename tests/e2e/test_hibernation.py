@@ -136,6 +136,35 @@ def test_the_longest_idle_goes_first_and_comes_back_as_if_it_had_stayed(host: Lo
     assert "hibernated" not in host.records()[first.name]
 
 
+def test_a_call_stays_open_while_its_conversation_hibernates(host: LowHost) -> None:
+    """Its client may take days; nothing runs meanwhile, and the result goes on where the agent
+    stopped."""
+    schema: Any = {"type": "object", "properties": {"id": {"type": "string"}}}
+    tools: Any = [{"type": "function", "function": {"name": "look_up", "parameters": schema}}]
+    name = f"conv-{uuid.uuid4()}"
+    ask: Any = {"model": MODEL, "tools": tools, "extra_headers": {"X-Conversation-ID": name}}
+    prompt = 'tool bash echo before-4711 then tool look_up {"id":"17"} then echo all done'
+    messages: list[Any] = [{"role": "user", "content": prompt}]
+    client = host.deployment.client()
+    answer = client.chat.completions.create(messages=messages, **ask).choices[0].message
+    assert answer.tool_calls is not None
+    (call,) = answer.tool_calls
+    wait_until("it to rest", lambda: host.states()[name] == "warm", 10)
+
+    host.has(LOW_MB - 2000)
+    wait_until("it to go", lambda: host.states()[name] == "cold", GONE_WITHIN_S)
+    wait_until("its processes to end", lambda: not host.agents(), GONE_WITHIN_S)
+    assert host.records()[name]["hibernated"] == "memory"
+    host.has(PLENTY_MB)
+
+    messages += [answer, {"role": "tool", "tool_call_id": call.id, "content": "found-4712"}]
+    (choice,) = client.chat.completions.create(messages=messages, **ask).choices
+    assert (choice.finish_reason, choice.message.content) == ("stop", "all done")
+    told = json.dumps(last_asked(host.deployment)["messages"])
+    assert "before-4711" in told, "what was done before the call is remembered"
+    assert "found-4712" in told
+
+
 def test_a_hibernated_conversation_takes_less_than_a_megabyte(host: LowHost) -> None:
     """Its record and transcript in Redis and its files stay, and nothing of it runs."""
     chats = [Chat(host) for _ in range(2)]

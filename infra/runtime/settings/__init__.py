@@ -15,6 +15,7 @@ from infra.runtime.settings.types import (
     Isolation,
     QueueDisplay,
     Section,
+    ToldModel,
     ToolDisplay,
 )
 from infra.runtime.settings.whole import (
@@ -53,6 +54,7 @@ __all__ = [
     "Settings",
     "SettingsRefused",
     "SideSettings",
+    "ToldModel",
     "ToolDisplay",
     "as_environment",
     "load_settings",

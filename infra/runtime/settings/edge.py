@@ -44,7 +44,8 @@ class EdgeSettings(Section):
         None,
         description="Where browsers reach this API (https://agents.example.org, with the path in "
         "front of /v1 if there is one). Links to files begin with it; without it, answers have "
-        "none.",
+        "none. `agcluster up` and compose.yaml take the address of this machine (127.0.0.1), which "
+        "its own browser reaches: set it if others use the API.",
     )
     files_url: str | None = Field(
         None,

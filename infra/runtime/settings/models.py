@@ -7,7 +7,7 @@ from typing import ClassVar, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from infra.runtime.settings.types import Aliases, Names, Section
+from infra.runtime.settings.types import Aliases, Names, Section, ToldModels
 
 
 class ModelSettings(Section):
@@ -43,6 +43,13 @@ class ModelSettings(Section):
         description="Names of models for titles, tags and the like, offered in addition to the "
         "models. A request for one is a single call of the model behind the name, without an "
         "agent. If `models` lacks the default's target, the default follows `models`.",
+    )
+    model_facts: ToldModels = Field(
+        {},
+        description="What /v1/models says of models about which the upstream tells nothing, or "
+        'something else, as JSON: `{"my-model": {"context_tokens": 131072, "output_tokens": 8192, '
+        '"images": false, "documents": false}}`. The names are the real ids of models; what is '
+        "left out stays.",
     )
     agent_models: Names = Field(
         (),

@@ -77,6 +77,17 @@ class EgressProfile(BaseModel):
     allow: tuple[str, ...] = ()
 
 
+class ToldModel(BaseModel):
+    """What an operator says of a model. None: what the upstream says, or the usual."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    context_tokens: Annotated[int, Field(gt=0, le=2**40)] | None = None
+    output_tokens: Annotated[int, Field(gt=0, le=2**40)] | None = None
+    images: bool | None = None
+    documents: bool | None = None
+
+
 def _split(value: Any) -> Any:
     """`a, b` or a JSON list."""
     if not isinstance(value, str):
@@ -131,4 +142,5 @@ EgressProfiles = Annotated[
     dict[str, EgressProfile], BeforeValidator(_object), AfterValidator(_named)
 ]
 PermissionRules = Annotated[Permissions, BeforeValidator(_permissions)]
+ToldModels = Annotated[dict[str, ToldModel], BeforeValidator(_object)]
 Aliases = Annotated[dict[str, str], BeforeValidator(_pairs)]
