@@ -32,7 +32,10 @@ from api.turns.turn_opener import TurnOpener
 from infra.files.open import open_file_store
 from infra.files.store import FileStore
 from infra.profiles.folder import ProfileFolder
+from infra.profiles.installed import InstalledFolder
 from infra.profiles.shipped import shipped_agents
+from infra.releases.keys import TrustedPublishers
+from infra.releases.policy import policy_of
 from infra.runtime.clock import Clock
 from infra.runtime.identity import new_replica_id
 from infra.runtime.settings import Settings, SettingsRefused
@@ -165,6 +168,11 @@ def _parts(
             ProfileFolder(
                 settings.agents_dir,
                 shipped=shipped_agents() if settings.shipped_agents else None,
+                installed=InstalledFolder(
+                    settings.agents_dir,
+                    publishers=TrustedPublishers(settings.agent_publishers),
+                    policy=policy_of(settings, agents=settings, models=settings),
+                ),
             ),
             models=catalog,
             profiles=store.profiles,

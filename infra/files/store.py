@@ -134,6 +134,21 @@ class FileStore:
         except _FAULTS as error:
             raise _unavailable("not read", error) from error
 
+    async def whole(self, name: str, *, max_bytes: int) -> bytes | None:
+        """A small object; None if there is none of that name.
+
+        A larger one is `FileStoreUnavailable`, and is not read.
+        """
+        try:
+            found = await _bounded(obstore.get_async(self._objects, name))
+            if found.meta["size"] > max_bytes:
+                raise FileStoreUnavailable(f"the object {name} is larger than it may be")
+            return bytes(await _bounded(found.bytes_async()))
+        except FileNotFoundError:
+            return None
+        except _FAULTS as error:
+            raise _unavailable("not read", error) from error
+
     async def delete(self, name: str) -> None:
         """Remove an object. It is not an error if there is none."""
         try:

@@ -79,6 +79,18 @@ def read_with_bundles(folder: FilePath, *, parents: FilePath | None = None) -> A
     return AgentsRead(profiles, bundles)
 
 
+def read_flat(folder: FilePath, name: str, *, parents: FilePath | None = None) -> dict[str, Any]:
+    """One profile as data, with what it inherits and the text of its prompt.
+
+    Raises `ProfileRefused`, also for faults of the folder's other profiles, and `OSError`.
+    """
+    if name not in read_folder(folder, parents=parents):
+        raise ProfileRefused([f"{folder}: there is no agent {name}"])
+    own, _ = _documents(folder)
+    documents = _with_parents(own, _documents(parents)[0] if parents else {})
+    return _laid_out(name, documents, folder).data
+
+
 def _documents(folder: FilePath) -> tuple[dict[str, PlacedYaml], list[str]]:
     documents: dict[str, PlacedYaml] = {}
     faults: list[str] = []
@@ -129,14 +141,20 @@ def _text(path: FilePath) -> str:
         raise ProfileRefused([f"{path}: not UTF-8"]) from None
 
 
+def _laid_out(name: str, documents: Mapping[str, PlacedYaml], folder: FilePath) -> PlacedYaml:
+    """The document with what it inherits, and texts instead of files."""
+    document = _inherited(name, documents)
+    _read_prompt(document, folder)
+    return document
+
+
 def _profile(
     name: str,
     documents: Mapping[str, PlacedYaml],
     folder: FilePath,
     bundles: dict[str, bytes],
 ) -> AgentProfile:
-    document = _inherited(name, documents)
-    _read_prompt(document, folder)
+    document = _laid_out(name, documents, folder)
     for made in MADE & document.data.keys():
         raise ProfileRefused([f"{document.place_of((made,))}: {made}: is not a field of an agent"])
     try:

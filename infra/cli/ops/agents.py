@@ -10,15 +10,21 @@ from typing import Annotated
 
 import typer
 
+from infra.cli.ops.catalogue import told_to_the_operator
 from infra.cli.ops.cluster import USAGE_ERROR, Json, print_json, print_table
+from infra.cli.ops.releases import add_release_commands
 from infra.cli.terminal import say
+from infra.profiles.installed import InstalledAgent, InstalledFolder
 from infra.profiles.places import ProfileRefused
 from infra.profiles.schema import profile_schema_text
 from infra.profiles.shipped import read_agents, shipped_agents
+from infra.releases.keys import TrustedPublishers
+from infra.releases.policy import policy_of
 from infra.runtime.settings import SettingsRefused, load_settings
 from infra.wire.agents.profile import AgentProfile
 
 app = typer.Typer(help="Look at agents' profiles.", no_args_is_help=True)
+add_release_commands(app)
 
 Folder = Annotated[
     Path | None,
@@ -30,15 +36,33 @@ Name = Annotated[str, typer.Argument(help="An agent's name.")]
 @app.command("list")
 def list_agents(folder: Folder = None, as_json: Json = False) -> None:
     """List the agents."""
-    profiles = _read(folder)
+    profiles, installed = _read(folder), _installed(folder)
+    shipped = shipped_agents()
+    own = {name: one for name, one in profiles.items() if one != shipped.get(name)}
+    origins = dict.fromkeys(shipped, "AgCluster") | {
+        name: f"{one.mark.name} {one.mark.version}" for name, one in installed.items()
+    }
+    origins |= dict.fromkeys(own, "this folder")
+    everything = {**profiles, **{name: one.profile for name, one in installed.items()}, **own}
     if as_json:
-        print_json({name: _facts(profile) for name, profile in profiles.items()})
+        print_json(
+            {
+                name: _facts(profile) | _origin(installed.get(name))
+                for name, profile in everything.items()
+            }
+        )
         return
     print_table(
-        ("agent", "version", "model", "description"),
+        ("agent", "version", "model", "from", "description"),
         (
-            (name, one.digest[:12], one.model or next(iter(one.models), "-"), one.description)
-            for name, one in profiles.items()
+            (
+                name,
+                one.digest[:12],
+                one.model or next(iter(one.models), "-"),
+                origins[name],
+                one.description,
+            )
+            for name, one in everything.items()
         ),
     )
 
@@ -80,6 +104,29 @@ def diff_agents(
 def print_schema() -> None:
     """Print the JSON Schema of a profile, for editors."""
     say(profile_schema_text().rstrip())
+
+
+def _installed(folder: Path | None) -> Mapping[str, InstalledAgent]:
+    """The installed agents; says of each that is left out why it is."""
+    with told_to_the_operator():
+        settings = load_settings()
+        place = InstalledFolder(
+            folder or settings.agents_dir,
+            publishers=TrustedPublishers(settings.agent_publishers),
+            policy=policy_of(settings, agents=settings, models=settings),
+        )
+        found = place.read()
+    for fault in found.faults:
+        say(f"left out: {fault}", is_error=True)
+    return found.agents
+
+
+def _origin(installed: InstalledAgent | None) -> dict[str, object]:
+    if installed is None:
+        return {}
+    mark = installed.mark
+    told = {"release": mark.name, "version": mark.version, "digest": mark.digest}
+    return {"installed": told | {"publisher": mark.publisher}}
 
 
 def _read(folder: Path | None) -> Mapping[str, AgentProfile]:

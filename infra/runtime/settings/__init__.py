@@ -8,6 +8,7 @@ from infra.runtime.settings.egress import EgressSettings
 from infra.runtime.settings.files import FileSettings, FileStoreSettings
 from infra.runtime.settings.limits import LimitSettings, ModelCallSettings
 from infra.runtime.settings.models import ModelSettings
+from infra.runtime.settings.registry import InstalledAgentSettings, RegistrySettings
 from infra.runtime.settings.types import (
     ClientToolsUse,
     EgressPolicy,
@@ -41,6 +42,7 @@ __all__ = [
     "EgressSettings",
     "FileSettings",
     "FileStoreSettings",
+    "InstalledAgentSettings",
     "Isolation",
     "IsolationSettings",
     "LimitSettings",
@@ -50,6 +52,7 @@ __all__ = [
     "PoolSettings",
     "QueueDisplay",
     "RedisSettings",
+    "RegistrySettings",
     "Section",
     "Settings",
     "SettingsRefused",

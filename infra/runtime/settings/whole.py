@@ -22,6 +22,7 @@ from infra.runtime.settings.egress import EgressSettings
 from infra.runtime.settings.files import FileSettings, FileStoreSettings
 from infra.runtime.settings.limits import LimitSettings, ModelCallSettings
 from infra.runtime.settings.models import ModelSettings
+from infra.runtime.settings.registry import InstalledAgentSettings, RegistrySettings
 from infra.runtime.settings.types import Section
 from infra.wire.errors import AgClusterError
 
@@ -38,6 +39,8 @@ SECTIONS: tuple[type[Section], ...] = (
     AgentDefaults,
     IsolationSettings,
     PoolSettings,
+    RegistrySettings,
+    InstalledAgentSettings,
     EgressSettings,
     FileSettings,
     FileStoreSettings,
@@ -63,6 +66,8 @@ class Settings(
     AgentDefaults,
     IsolationSettings,
     PoolSettings,
+    RegistrySettings,
+    InstalledAgentSettings,
     EgressSettings,
     FileSettings,
     FileStoreSettings,

@@ -59,7 +59,7 @@ def test_every_setting_is_read_by_a_program_or_by_the_command_alone() -> None:
         ("ping_interval_s", {"api"}),
         ("side_deadline_s", {"api"}),  # looked up on a local name
         ("slots", {"worker"}),
-        ("max_turns", {"worker"}),  # by way of a bundle of parts
+        ("max_turns", {"api", "worker"}),  # by way of a bundle of parts
         ("egress_idle_timeout_s", {"gateway"}),
         ("container_pids", {"worker", "engine-proxy"}),
         ("host_id", {"api", "worker", "engine-proxy"}),  # by way of a property
