@@ -33,6 +33,11 @@ EXTENDS_MAX = 8
 
 MADE = frozenset({"bundle"})
 """Fields that nobody writes."""
+_ADVICE: Mapping[Path, str] = {
+    ("packages",): "is not a field of an agent: build an image with them, and name it as `image`; "
+    "nothing is installed while an agent starts (docs/agents.md)",
+}
+"""What to do instead of a field that people expect."""
 _FIELD_OF_FAULTS: Mapping[str, str] = {
     "extra_forbidden": "is not a field of an agent",
     "missing": "is missing",
@@ -273,7 +278,7 @@ def _faults(error: ValidationError) -> Iterable[ErrorDetails]:
 
 def _told(fault: ErrorDetails, document: PlacedYaml) -> str:
     path: Path = fault["loc"]
-    what = _FIELD_OF_FAULTS.get(fault["type"], fault["msg"])
+    what = _ADVICE.get(path) or _FIELD_OF_FAULTS.get(fault["type"], fault["msg"])
     return f"{document.place_of(path)}: {'.'.join(map(str, path))}: {what}"
 
 

@@ -18,7 +18,8 @@
     ├── GatewayUnavailable         the host's gateway did not answer
     ├── AgentUnreachable           the agent's socket is gone or does not answer
     ├── ContainerFailed            the isolation could not be started, or vanished
-    │   └── EngineFailed           the host's engine failed, not the container
+    │   ├── EngineFailed           the host's engine failed, not the container
+    │   └── AgentImageRefused      the agent's own image may not be used here, or is missing
     ├── NoIsolation                nothing on this machine can isolate an agent
     ├── ContentNotOpened           stored content was sealed with another secret
     ├── KeyNotOpened               a sealed key is damaged, expired or meant for something else
@@ -257,6 +258,10 @@ class EngineFailed(ContainerFailed):
 
     Nothing was started, and other conversations will probably fail on this host too.
     """
+
+
+class AgentImageRefused(ContainerFailed):
+    """An agent's profile names an image that its host may not use, or does not have."""
 
 
 class NoIsolation(AgClusterError):

@@ -4,17 +4,21 @@ model is asked, and what is in the container."""
 from __future__ import annotations
 
 import json
+import os
+import subprocess
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import openai
 import pytest
 from openai.types.chat import ChatCompletion
 
 from tests.e2e.deployments import Deployment, embedded
 from tests.e2e.upstream import last_asked
-from tests.parts import need
+from tests.parts import AGENT_IMAGE, need
+from worker.hosts.bubblewrap.cgroups import CgroupRoot
 
 pytestmark = pytest.mark.timeout(240)
 
@@ -30,6 +34,9 @@ AGENTS = {
     "local": "mcp_servers:\n  tiny:\n    command: python3\n    env: {GREETING: good day}\n"
     f"    args: ['-c', {json.dumps(TINY_SERVER)}]\n",
     "skilled": "tools: [Bash, Read]\nskills: [own/house-style]\nworkspace: start\n",
+    "small": "container: {memory_mb: 512, cpus: 0.5, pids: 128}\nworkspace_max_mb: 40\n",
+    "imaged": "image: agcluster-test-own:1\n",
+    "missing": "image: agcluster-never-built:0\n",
     "other": "tools: [Bash]\nskills: [own/other]\n",
 }
 FILES = {
@@ -76,11 +83,15 @@ def scene(
         "AGCLUSTER_AGENTS_DIR": str(written(tmp_path_factory.mktemp("agents"))),
         "AGCLUSTER_MODELS": f"claude-sonnet-4-5-20250929,{NEW}",
         "AGCLUSTER_SPARES_MAX": "1",
+        "AGCLUSTER_AGENT_IMAGES": "agcluster-test-own:1,agcluster-never-built:0",
     }
     with embedded(kind, **settings) as deployment:
         yield deployment
 
 
+DOCKER_ONLY = pytest.mark.parametrize(
+    "scene", [pytest.param("docker", marks=pytest.mark.docker)], indirect=True
+)
 ONE_KIND = pytest.mark.parametrize(
     "scene", [pytest.param("bubblewrap", marks=pytest.mark.bwrap)], indirect=True
 )
@@ -198,3 +209,62 @@ def test_a_server_in_the_container_is_its_own_program(scene: Deployment) -> None
     assert "GREETING" in said
     assert "ANTHROPIC" not in said
     assert "tiny: shout: good day" in str(answer.choices[0].message.model_extra)
+
+
+def inspected(scene: Deployment) -> list[Any]:
+    """The agents' containers of a Docker deployment."""
+    ids = scene.containers()
+    done = subprocess.run(
+        ["docker", "inspect", *ids], capture_output=True, text=True, check=True, timeout=30
+    )
+    return list(json.loads(done.stdout))
+
+
+def test_its_limits_hold_beside_agents_with_more(scene: Deployment) -> None:
+    chat: list[Any] = []
+    history(scene, chat, "plain", "tool bash echo here > kept")
+    told = history(scene, chat, "small", "tool bash cat kept; echo processes: $(ulimit -u)")
+    assert "here" in told, "files stay"
+    if scene.kind == "docker":
+        [one] = [one for one in inspected(scene) if "memory_mb" in json.dumps(one["Config"])]
+        limits = one["HostConfig"]
+        assert limits["Memory"] == limits["MemorySwap"] == 512 * 1024 * 1024
+        assert (limits["NanoCpus"], limits["PidsLimit"]) == (5 * 10**8, 128)
+    elif os.getuid() != 0:
+        assert "processes: 128" in told
+    elif (groups := CgroupRoot.find()) is not None:
+        limited = [file.read_text() for home in groups.folders for file in home.glob("*/pids.max")]
+        assert "128\n" in limited
+    assert "here" in history(scene, chat, "plain", "tool bash cat kept")
+
+
+def test_its_workspace_is_as_small_as_it_says(scene: Deployment) -> None:
+    writes, size = "tool bash head -c 60M /dev/zero > a; wc -c < a", str(60 * 1024**2)
+    assert size in said(ask(scene, "plain", writes))
+    assert size not in said(ask(scene, "small", writes)), "a file is bounded at once"
+
+
+@pytest.fixture(scope="module")
+def own_image() -> None:
+    """An image of an agent's own: the agents' one, with something more in it."""
+    dockerfile = f"FROM {AGENT_IMAGE}\nENV OWN_MARK=of-its-own\n"
+    command = ["docker", "build", "-q", "-t", "agcluster-test-own:1", "-"]
+    subprocess.run(command, input=dockerfile.encode(), check=True, timeout=60)
+
+
+@DOCKER_ONLY
+@pytest.mark.usefixtures("own_image")
+def test_it_works_in_its_own_image_and_others_do_not(scene: Deployment) -> None:
+    looks = "tool bash echo mark: $OWN_MARK; cat kept 2>&1"
+    chat: list[Any] = []
+    assert "of-its-own" in history(scene, chat, "imaged", f"{looks}; echo here > kept")
+    told = history(scene, chat, "plain", looks)
+    assert "of-its-own" not in told
+    assert "here" in told
+    assert "of-its-own" in history(scene, chat, "imaged", looks)
+
+
+def test_an_image_that_is_not_there_is_told_and_others_go_on(scene: Deployment) -> None:
+    with pytest.raises(openai.InternalServerError, match="needs an image of its own"):
+        ask(scene, "missing", "echo hi")
+    assert said(ask(scene, "plain", "echo goes-on")) == "goes-on"

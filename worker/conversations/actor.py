@@ -126,7 +126,7 @@ class Conversation:
             on_stored=self._tell_stored,
         )
         self._workspace = WorkspaceGuard(parts, self.key, self._session, running=lambda: self._run)
-        self._boost = StartBoost(parts, container=lambda: self.container)
+        self._boost = StartBoost(parts, container=lambda: self._session.container)
         self._files = FilesOut(parts, held)
         self._called = CalledAgents(parts, held, send=self._link.send)
         self._inbox = Inbox()
@@ -396,7 +396,8 @@ class Conversation:
     async def _run_turn(self, claimed: Claimed) -> None:
         run = self._run = TurnRun(self._parts, self._held, claimed)
         self._idle_timeout_s = claimed.request.idle_timeout_s
-        self._workspace.note_use()
+        own = claimed.profile.workspace_max_mb if claimed.profile else None
+        self._workspace.note_use(own_max_mb=own)
         with self._link.heard_by(run):
             outcome = await see_through(
                 run,

@@ -20,6 +20,7 @@ from typing import Any
 from urllib.parse import parse_qsl
 
 from infra.runtime.settings import ClusterSettings, IsolationSettings
+from infra.wire.errors import AgentImageRefused
 from infra.wire.ids import ConversationKey, Fence, HostId
 from worker.engine_proxy.mounts import EngineCallRefused, first_exchanged, held_folders
 from worker.hosts.docker.engine import FORM_LABEL, LABEL
@@ -81,6 +82,7 @@ class Rules:
         return cls(
             DockerOptions(
                 image=settings.agent_image,
+                own_images=frozenset(settings.agent_images),
                 cluster=cluster.cluster,
                 runtime=settings.container_runtime,
                 engine=engine,
@@ -109,12 +111,15 @@ class Rules:
             conversation,
             Fence(int(_label(labels, "fence", _NUMBER))),
             folders.formed(folders.of(conversation), ours.form),
-            self.limits,
+            self.limits.within(ours.form),
             egress=False,
             form=ours.form,
         )
         created_ms = int(_label(labels, "created", _NUMBER))
-        made = create_body(self.options, self.host, spec, created_ms, version=version)
+        try:
+            made = create_body(self.options, self.host, spec, created_ms, version=version)
+        except AgentImageRefused as error:
+            raise EngineCallRefused(str(error)) from error
         made = json.loads(json.dumps(made))
         if differs := first_difference(body, made):
             raise EngineCallRefused(f"{differs} of a container is not what this proxy is set to")

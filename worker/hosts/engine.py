@@ -158,7 +158,7 @@ class Engine:
                 pids=settings.container_pids,
                 tmp_mb=settings.container_tmp_mb,
                 file_mb=settings.workspace_max_mb,
-            ),
+            ).within(form),
             egress=self._has_egress,
             form=form,
         )

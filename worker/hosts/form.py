@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, StringConstraints, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+
+from infra.wire.agents.container import Cpus, ImageName, MemoryMb, Pids
 
 TEXT_MAX_CHARS = 2000
 
@@ -20,6 +22,14 @@ class ContainerForm(BaseModel):
 
     bundle: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")] | None = None
     """The bundle that it sees, by its digest."""
+    image: ImageName | None = None
+    """Its image: one that the host's operator allows."""
+    memory_mb: MemoryMb | None = None
+    cpus: Cpus | None = None
+    """From its start on: it gets no more meanwhile."""
+    pids: Pids | None = None
+    file_mb: Annotated[int, Field(gt=0, le=2**20)] | None = None
+    """Maximum size of any single file."""
 
     @property
     def text(self) -> str:

@@ -9,7 +9,7 @@ worker. Implementations: `worker.hosts.docker.host` (Docker), `worker.hosts.bubb
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NewType, Protocol
 
@@ -42,6 +42,18 @@ class Limits:
     def first_cpus(self) -> float:
         """What it has from its start until `ContainerHost.limit_cpus`."""
         return max(self.cpus, self.start_cpus)
+
+    def within(self, form: ContainerForm) -> Limits:
+        """The limits of a container of that form: never more than these."""
+        return replace(
+            self,
+            cpus=min(self.cpus, form.cpus or self.cpus),
+            # What is asked for is what it has, from the beginning.
+            start_cpus=self.start_cpus if form.cpus is None else 0.0,
+            memory_mb=min(self.memory_mb, form.memory_mb or self.memory_mb),
+            pids=min(self.pids, form.pids or self.pids),
+            file_mb=min(self.file_mb, form.file_mb or self.file_mb),
+        )
 
 
 @dataclass(frozen=True)

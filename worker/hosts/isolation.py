@@ -68,6 +68,7 @@ def host_of(
             settings.host_name,
             DockerOptions(
                 image=settings.agent_image,
+                own_images=frozenset(settings.agent_images),
                 cluster=settings.cluster,
                 runtime=settings.container_runtime,
                 engine=engine or engine_address(),

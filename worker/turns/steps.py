@@ -13,6 +13,7 @@ from infra.store.turns.records import TurnRecord
 from infra.store.turns.turns import ATTEMPTS_MAX
 from infra.wire.endings import declared_end
 from infra.wire.errors import (
+    AgentImageRefused,
     AgentUnreachable,
     ContainerFailed,
     EngineFailed,
@@ -164,6 +165,8 @@ def failed_delivery(error: Exception, *, phase: RunPhase, record: TurnRecord) ->
         case EngineFailed():
             # It was no try of the turn, and another host may do better.
             return back_to_queue(is_counted=False)
+        case AgentImageRefused():
+            return declared_ending(declared_end(Case.AGENT_IMAGE), usable=False)
         case ContainerFailed() | AgentUnreachable():
             return failed_start(declared_end(error.code), phase=phase, record=record)
         case CommandRefused():

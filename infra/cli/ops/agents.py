@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated
 
@@ -20,7 +20,7 @@ from infra.profiles.schema import profile_schema_text
 from infra.profiles.shipped import read_agents, shipped_agents
 from infra.releases.keys import TrustedPublishers
 from infra.releases.policy import policy_of
-from infra.runtime.settings import SettingsRefused, load_settings
+from infra.runtime.settings import Isolation, SettingsRefused, load_settings
 from infra.wire.agents.profile import AgentProfile
 
 app = typer.Typer(help="Look at agents' profiles.", no_args_is_help=True)
@@ -80,7 +80,10 @@ def show_agent(name: Name, folder: Folder = None) -> None:
 @app.command("validate")
 def validate_agents(folder: Folder = None) -> None:
     """Check all profiles. Each fault is named with its file, line and field."""
-    say(f"{len(_read(folder))} agents, all valid")
+    profiles = _read(folder)
+    for line in _not_here(profiles):
+        say(line, is_error=True)
+    say(f"{len(profiles)} agents, all valid")
 
 
 @app.command("diff")
@@ -148,6 +151,20 @@ def _read(folder: Path | None) -> Mapping[str, AgentProfile]:
     except OSError as error:
         say(f"agcluster: {error.filename}: {error.strerror}", is_error=True)
         raise typer.Exit(1) from None
+
+
+def _not_here(profiles: Mapping[str, AgentProfile]) -> Iterator[str]:
+    """What is valid, but would not work with the settings that are seen here. Workers may have
+    others."""
+    imaged = {name: one.image for name, one in profiles.items() if one.image is not None}
+    if not imaged:
+        return
+    settings = load_settings()
+    for name, image in imaged.items():
+        if settings.isolation is Isolation.BUBBLEWRAP:
+            yield f"{name}: image: agents in bubblewrap have no images (AGCLUSTER_ISOLATION)"
+        elif image not in {settings.agent_image, *settings.agent_images}:
+            yield f"{name}: image: {image} is not one of AGCLUSTER_AGENT_IMAGES"
 
 
 def _facts(profile: AgentProfile) -> dict[str, object]:

@@ -116,6 +116,11 @@ class IsolationSettings(Section):
 
     isolation: Isolation = Field(Isolation.AUTO, description="What isolates agents.")
     agent_image: str = Field(f"agcluster-agent:{VERSION}", description="Image of the agents.")
+    agent_images: Names = Field(
+        (),
+        description="Images that the profiles of agents may name (`image`), beside AGENT_IMAGE. "
+        "With Docker only.",
+    )
     base_image: str = Field(
         "python:3.11-slim-bookworm", description="Base image of the agents' image."
     )

@@ -13,6 +13,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, StringConstraints, TypeAdapter
 
+from infra.wire.agents.container import ContainerLimits, ImageName
 from infra.wire.agents.mcp import McpServer, ServerName
 from infra.wire.agents.part import (
     DIGEST_CHARS,
@@ -86,6 +87,12 @@ class AgentProfile(ProfilePart):
     """A folder of the agents' folder. Its files are in a new workspace."""
     bundle: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")] | None = None
     """The archive of these files, by its digest. Made when a profile is read; nobody writes it."""
+    image: ImageName | None = None
+    """The image of its containers, one of `AGCLUSTER_AGENT_IMAGES`. With Docker only."""
+    container: ContainerLimits | None = None
+    """What its containers may use."""
+    workspace_max_mb: Annotated[int, Field(gt=0, le=2**20)] | None = None
+    """Size of a workspace in which it works; never more than the deployment's."""
     questions: bool | None = None
     """It may ask its user in the middle of the work: its turn ends with the question, and goes on
     with what they say next."""

@@ -163,6 +163,11 @@ class Case(Enum):
         ErrorCode.CONTAINER_FAILED,
         "The model gateway of this host does not answer. Please try again.",
     )
+    AGENT_IMAGE = (
+        ErrorCode.CONTAINER_FAILED,
+        "This agent needs an image of its own, which its host does not have or may not use. "
+        "Please tell the people who run this service.",
+    )
     STARTS_SPENT = (
         ErrorCode.CONTAINER_FAILED,
         "The agent could not be started, though it was tried more than once.",

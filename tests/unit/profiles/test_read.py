@@ -241,3 +241,18 @@ def test_rules_of_permissions_are_checked(folder: Path) -> None:
     assert "only Bash, WebFetch and Read" in found
     for wrong in ("[1]", "['Bash(']", "[WebFetch(example.com)]", "['a b']"):
         assert "permissions.ask" in faults(folder, a=f"permissions: {{ask: {wrong}}}")[0]
+
+
+def test_faults_of_containers_are_named_and_packages_have_advice(folder: Path) -> None:
+    told = faults(
+        folder,
+        a="packages: [pandas]\n",
+        b="container:\n  memory_mb: 12\n  gpus: 1\n",
+        c="image: Not An Image\n",
+        d="workspace_max_mb: 0\n",
+    )
+    assert [fault.partition(": ")[0] for fault in told] == [
+        "a.yaml:1", "b.yaml:2", "b.yaml:3", "c.yaml:1", "d.yaml:1"
+    ]  # fmt: skip
+    assert "build an image with them" in told[0]
+    assert "container.gpus: is not a field of an agent" in told[2]

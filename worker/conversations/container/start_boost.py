@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 from infra.runtime.logs import fields
 from infra.wire.errors import ContainerFailed
-from worker.hosts.host import ContainerId
+from worker.hosts.host import Container, ContainerId
 from worker.parts import HostParts
 
 log = logging.getLogger(__name__)
@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 class StartBoost:
     """The CPUs of one conversation's container. `run` is its task."""
 
-    def __init__(self, parts: HostParts, *, container: Callable[[], ContainerId | None]) -> None:
+    def __init__(self, parts: HostParts, *, container: Callable[[], Container | None]) -> None:
         """`container` returns the conversation's current container."""
         self._host = parts.host
         self._cpus = parts.isolation.container_cpus
@@ -33,7 +33,8 @@ class StartBoost:
     def over(self) -> None:
         """The agent has sent an event. Called with each turn's first: a container may be from
         another worker, and a limit that failed is tried again."""
-        if self._is_needed and self._container() != self._limited:
+        container = self._container()
+        if self._is_needed and container is not None and container.id != self._limited:
             self._over.set()
 
     async def run(self) -> None:
@@ -43,9 +44,13 @@ class StartBoost:
             self._over.clear()
             if (container := self._container()) is None:
                 continue
+            if container.form.cpus is not None:
+                self._limited = container.id  # Its own limit holds from its start on.
+                continue
             try:
-                await self._host.limit_cpus(container, self._cpus)
+                await self._host.limit_cpus(container.id, self._cpus)
             except ContainerFailed as error:
-                log.warning("container keeps its first CPUs: %s", error, extra=fields(id=container))
+                told = fields(id=container.id)
+                log.warning("container keeps its first CPUs: %s", error, extra=told)
             else:
-                self._limited = container
+                self._limited = container.id

@@ -46,11 +46,14 @@ class WorkspaceGuard:
         self._running = running
         folders = parts.folders.of(c)
         self._folder, self._sockets = folders.workspace, folders.sockets
-        self._watch = WorkspaceWatch(max_bytes=parts.isolation.workspace_max_mb * 1024 * 1024)
+        self._max_mb = parts.isolation.workspace_max_mb
+        self._watch = WorkspaceWatch(max_bytes=self._max_mb * 1024 * 1024)
         self._was_used = False
 
-    def note_use(self) -> None:
-        """A turn runs: the workspace is measured afterwards, however short the turn is."""
+    def note_use(self, *, own_max_mb: int | None = None) -> None:
+        """A turn runs: the workspace is measured afterwards, however short the turn is.
+        `own_max_mb` is what its agent's profile allows, if that says it."""
+        self._watch.limit(min(own_max_mb or self._max_mb, self._max_mb) * 1024 * 1024)
         self._was_used = True
 
     async def watch(self) -> None:

@@ -45,7 +45,13 @@ from typing import IO
 
 from infra.runtime.clock import Clock, SystemClock
 from infra.runtime.lifecycle import up_mark
-from infra.wire.errors import ContainerFailed, EngineFailed, LeaseLost, NoIsolation
+from infra.wire.errors import (
+    AgentImageRefused,
+    ContainerFailed,
+    EngineFailed,
+    LeaseLost,
+    NoIsolation,
+)
 from infra.wire.ids import HostId
 from worker.hosts.blocking import BlockingCalls
 from worker.hosts.bubblewrap.cgroups import CgroupRoot
@@ -225,6 +231,11 @@ class BubblewrapHost:
             log.warning("no control groups here: agents have no memory and CPU limit of their own")
 
     def _start(self, spec: ContainerSpec) -> SandboxRecord:
+        if spec.form.image is not None:
+            raise AgentImageRefused(
+                f"image {spec.form.image}: agents in bubblewrap have no images, but the programs "
+                "of this machine"
+            )
         bwrap = find_bwrap()
         if bwrap is None:
             raise EngineFailed("bubblewrap is not installed")

@@ -31,11 +31,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
+from docker.errors import ImageNotFound
 from docker.types import ContainerConfig, HostConfig, LogConfig, Mount, Ulimit
 
 from infra.runtime.clock import Clock, SystemClock
 from infra.wire.agents.plugin import BUNDLE_AT
-from infra.wire.errors import ContainerFailed, EngineFailed, LeaseLost, NoIsolation
+from infra.wire.errors import (
+    AgentImageRefused,
+    ContainerFailed,
+    EngineFailed,
+    LeaseLost,
+    NoIsolation,
+)
 from infra.wire.ids import ConversationKey, HostId
 from worker.hosts.blocking import BlockingCalls
 from worker.hosts.docker.engine import (
@@ -53,6 +60,7 @@ from worker.hosts.docker.engine import (
 from worker.hosts.docker.exits import ExitWatch
 from worker.hosts.exit_feed import ExitFeed, ExitStream
 from worker.hosts.folders.folders import agent_gid, agent_uid
+from worker.hosts.form import ContainerForm
 from worker.hosts.host import (
     CLI_TEMP_AT,
     SOCKETS_AT,
@@ -85,6 +93,14 @@ class DockerOptions:
     start_timeout_s: float = 60.0
     command: tuple[str, ...] | None = None
     """The command inside; None for the image's own."""
+    own_images: frozenset[str] = frozenset()
+    """The images that agents' profiles may name."""
+
+    def image_of(self, form: ContainerForm) -> str:
+        """The image of a container of that form. Raises `AgentImageRefused`."""
+        if form.image is not None and form.image not in self.own_images | {self.image}:
+            raise AgentImageRefused(f"image {form.image} is not one of AGCLUSTER_AGENT_IMAGES")
+        return form.image or self.image
 
 
 class DockerHost:
@@ -205,7 +221,7 @@ class DockerHost:
         for attempt in range(_NAME_ATTEMPTS):
             self._remove_leftover(name, spec)
             try:
-                id = self._engine.create(name, body)
+                id = self._created(name, body, spec.form)
                 break
             except NameTaken:
                 # Another worker was faster, or a removal is not finished yet.
@@ -228,6 +244,15 @@ class DockerHost:
             self._discard(id)
             raise
         return made
+
+    def _created(self, name: str, body: Json, form: ContainerForm) -> ContainerId:
+        try:
+            return self._engine.create(name, body)
+        except EngineFailed as error:
+            if form.image is not None and isinstance(error.__cause__, ImageNotFound):
+                # The engine is well, and other agents start here.
+                raise AgentImageRefused(f"image {form.image} is not on this host") from error
+            raise
 
     def _remove_leftover(self, name: str, spec: ContainerSpec) -> None:
         found = self._engine.find(name)
@@ -284,7 +309,7 @@ def create_body(
     config = {name: settings.pop(name) for name in _CONFIG if name in settings}
     body = ContainerConfig(
         version,
-        options.image,
+        options.image_of(spec.form),
         list(options.command or ()),
         entrypoint=[] if options.command else None,
         labels=host_labels(options.cluster, host) | own,

@@ -84,10 +84,19 @@ class WorkspaceWatch:
         self._max_bytes = max_bytes
         self._floor_bytes: int | None = None
         self._is_known = False
+        self._size_bytes = 0
+
+    def limit(self, max_bytes: int) -> None:
+        """From now on this much is allowed. What is there already is no reason to end a turn, but
+        more of it is."""
+        if max_bytes != self._max_bytes:
+            self._max_bytes = max_bytes
+            self._floor_bytes = self._size_bytes if self._size_bytes > max_bytes else None
 
     def judge(self, size_bytes: int, *, is_running: bool) -> bool:
         """Whether the running turn has to end: it exceeded the limit, or grew beyond it further."""
         was_known, self._is_known = self._is_known, True
+        self._size_bytes = size_bytes
         if size_bytes >= TOO_LONG_BYTES:
             # Nobody knows whether it grew. There is time to clean up until the next measurement.
             return was_known and is_running

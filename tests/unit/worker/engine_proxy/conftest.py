@@ -166,7 +166,12 @@ def folder() -> Iterator[Path]:
 @pytest.fixture
 async def line(folder: Path) -> AsyncIterator[Line]:
     rules = Rules(
-        DockerOptions("agents:1", "cluster-1", engine=f"unix://{folder}/engine"),
+        DockerOptions(
+            "agents:1",
+            "cluster-1",
+            engine=f"unix://{folder}/engine",
+            own_images=frozenset({"pandas:1"}),
+        ),
         HostId("host-1"),
         Limits(cpus=1, memory_mb=512, pids=64, tmp_mb=16),
         folder / "d",

@@ -8,6 +8,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +16,14 @@ import pytest
 
 from infra.runtime.settings import load_settings
 from infra.wire.errors import ContainerFailed
-from infra.wire.ids import ConversationKey, WorkerId
-from tests.unit.worker.engine_proxy.conftest import CONVERSATION, Line
+from infra.wire.ids import ConversationKey, Fence, WorkerId
+from tests.unit.worker.engine_proxy.conftest import CONVERSATION, CREATED_MS, Line
 from worker.engine_proxy.rules import OwnContainer, Rules, first_difference
 from worker.hosts.docker.engine import ImageStore
-from worker.hosts.docker.host import container_name, host_labels
+from worker.hosts.docker.host import container_name, create_body, host_labels
 from worker.hosts.folders.folders import Folders, agent_uid
-from worker.hosts.host import SOCKETS_AT, WORKSPACE_AT
+from worker.hosts.form import ContainerForm
+from worker.hosts.host import SOCKETS_AT, WORKSPACE_AT, ContainerSpec
 from worker.hosts.pool.records import SpareRecord, SpareRecords
 
 Change = Callable[[dict[str, Any]], Any]
@@ -165,6 +167,43 @@ async def test_a_body_two_readers_could_read_in_two_ways_is_refused(
     status, _ = await line.create(spoil(json.dumps(line.body()).encode()))
 
     assert status == 403
+    assert line.engine.calls == []
+
+
+def formed(line: Line, form: ContainerForm, **more: Any) -> dict[str, Any]:
+    """What a worker sends for a container of that form, with limits of its own choice."""
+    rules = line.rules
+    limits = replace(rules.limits.within(form), **more)
+    folders = Folders(rules.data_dir).of(CONVERSATION)
+    spec = ContainerSpec(CONVERSATION, Fence(3), folders, limits, egress=False, form=form)
+    options = replace(rules.options, own_images=frozenset({"pandas:1", "elsewhere:1"}))
+    made = create_body(options, rules.host, spec, CREATED_MS, version="1.41")
+    copied: dict[str, Any] = json.loads(json.dumps(made))
+    return copied
+
+
+async def test_a_form_gives_less_than_the_proxys_own_limits_and_never_more(line: Line) -> None:
+    small = ContainerForm(memory_mb=256, cpus=0.5, pids=40, image="pandas:1")
+    assert (await line.create(formed(line, small)))[0] == 200
+    sent = json.loads(line.engine.calls[-1][2])
+    assert sent["Image"] == "pandas:1"
+    assert sent["HostConfig"]["Memory"] == 256 * 1024 * 1024
+    assert (sent["HostConfig"]["NanoCpus"], sent["HostConfig"]["PidsLimit"]) == (5 * 10**8, 40)
+    line.engine.calls.clear()
+    large = ContainerForm(memory_mb=10**6, cpus=99.0, pids=10**5)
+    attacks = (
+        formed(line, large, memory_mb=10**6),
+        formed(line, large, cpus=99.0),
+        formed(line, large, pids=10**5),
+        formed(line, large, file_mb=10**6),
+        formed(line, ContainerForm(image="elsewhere:1")),
+    )
+    for body in attacks:
+        status, said = await line.create(body)
+        assert status == 403, said
+    spelled = formed(line, small)
+    spelled["Labels"]["agcluster.form"] = json.dumps(json.loads(small.text), indent=1)
+    assert (await line.create(spelled))[0] == 403
     assert line.engine.calls == []
 
 

@@ -12,7 +12,6 @@ from infra.wire.agents.bundle import BundleFile, BundleRefused, bundle_digest, p
 from infra.wire.errors import LeaseLost
 from infra.wire.ids import ConversationKey, Fence
 from worker.hosts.folders.folders import Folders, agent_uid
-from worker.hosts.form import USUAL_FORM, ContainerForm
 
 C = ConversationKey("c" * 24)
 RAW = pack(
@@ -121,20 +120,3 @@ def test_what_no_container_has_goes_after_a_while(folders: Folders) -> None:
     assert folders.bundles.use(DIGEST)
     folders.bundles.drop_unused(set(), older_than_s=60)
     assert folders.bundles.use(DIGEST), "it was used just now"
-
-
-def test_a_form_is_written_in_one_way() -> None:
-    form = ContainerForm(bundle=DIGEST)
-    assert ContainerForm.of_text(form.text) == form
-    assert (USUAL_FORM.text, ContainerForm.of_text("")) == ("", USUAL_FORM)
-    for text in (
-        f" {form.text}",
-        "{}",
-        '{"bundle":"../../etc"}',
-        f'{{"bundle":"{DIGEST}","more":1}}',
-        f'{{"bundle":"{DIGEST}","bundle":"{DIGEST}"}}',
-        "[]",
-        "x" * 5000,
-    ):
-        with pytest.raises(ValueError, match="form"):
-            ContainerForm.of_text(text)

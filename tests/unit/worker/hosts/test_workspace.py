@@ -42,6 +42,20 @@ def test_a_workspace_nobody_can_measure_ends_every_turn_in_it_and_is_kept() -> N
     assert not watch.judge(50 * MB, is_running=True)
 
 
+def test_a_smaller_limit_ends_a_turn_for_what_it_adds_and_not_for_what_was_there() -> None:
+    watch = WorkspaceWatch(max_bytes=100 * MB)
+    watch.judge(50 * MB, is_running=False)
+    watch.limit(20 * MB)
+    assert not watch.judge(50 * MB, is_running=True)
+    assert watch.judge(51 * MB, is_running=True)
+    watch.limit(100 * MB)
+    assert not watch.judge(60 * MB, is_running=True)
+    fresh = WorkspaceWatch(max_bytes=100 * MB)
+    fresh.judge(1 * MB, is_running=False)
+    fresh.limit(20 * MB)
+    assert fresh.judge(21 * MB, is_running=True)
+
+
 async def test_slow_trees_keep_no_neighbour_from_being_measured(tmp_path: Path) -> None:
     may_end = threading.Event()
 

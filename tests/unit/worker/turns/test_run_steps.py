@@ -14,6 +14,7 @@ from infra.store.turns.records import TurnRecord
 from infra.store.turns.turns import ATTEMPTS_MAX
 from infra.wire.endings import declared_end
 from infra.wire.errors import (
+    AgentImageRefused,
     AgentUnreachable,
     ContainerFailed,
     EngineFailed,
@@ -213,6 +214,10 @@ def test_only_a_turn_of_which_nothing_can_have_happened_starts_afresh(
         (
             refusal(GatewayFault.NO_SESSION),
             declared_ending(declared_end(ErrorCode.CONTAINER_FAILED)),
+        ),
+        (
+            AgentImageRefused("no such image"),
+            declared_ending(declared_end(Case.AGENT_IMAGE), usable=False),
         ),
         (GatewayUnavailable("away"), declared_ending(declared_end(Case.GATEWAY_SILENT))),
         (

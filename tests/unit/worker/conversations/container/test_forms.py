@@ -8,14 +8,18 @@ import pytest
 from redis.asyncio import Redis
 
 from infra.wire.agents.bundle import BundleFile, bundle_digest, pack
+from infra.wire.agents.container import ContainerLimits
 from infra.wire.agents.profile import AgentProfile
 from infra.wire.agents.ref import AgentRef
-from infra.wire.errors import ErrorCode
+from infra.wire.errors import AgentImageRefused, ErrorCode
 from infra.wire.ids import ConversationKey
 from infra.wire.states import TurnState
+from tests.fakes.memory_host import MemoryHost
 from tests.fakes.worker_stage import Stage
+from worker.hosts.breaker import FAILURES_MAX
 from worker.hosts.folders.folders import Folders
 from worker.hosts.form import USUAL_FORM, ContainerForm
+from worker.hosts.host import Container, ContainerSpec
 
 C = ConversationKey("c" * 24)
 RAW = pack({"skills/pdf/SKILL.md": BundleFile(b"How."), "workspace/README": BundleFile(b"read")})
@@ -69,3 +73,37 @@ async def test_a_bundle_that_is_not_kept_ends_the_turn(stage: Stage) -> None:
 async def test_a_damaged_bundle_ends_the_turn(stage: Stage) -> None:
     assert await asked(stage, SKILLED, bundle=RAW[:-1]) is ErrorCode.CONTAINER_FAILED
     assert forms(stage) == []
+
+
+async def test_another_limit_or_image_is_another_container_and_files_stay(stage: Stage) -> None:
+    assert await asked(stage, None) is None
+    (Folders(stage.folder).of(C).workspace / "kept").write_text("kept")
+    small = AgentProfile(
+        image="pandas:1",
+        container=ContainerLimits(memory_mb=512, cpus=0.5, pids=64),
+        workspace_max_mb=100,
+    )
+    assert await asked(stage, small) is None
+    assert forms(stage) == [
+        ContainerForm(image="pandas:1", memory_mb=512, cpus=0.5, pids=64, file_mb=100)
+    ]
+    assert stage.machine.cpus.keys().isdisjoint(stage.machine.kept), "its limit is its own"
+    assert (Folders(stage.folder).of(C).workspace / "kept").read_text() == "kept"
+
+
+class ImagelessHost(MemoryHost):
+    """Has no image but its own."""
+
+    async def start(self, spec: ContainerSpec) -> Container:
+        if spec.form.image is not None:
+            raise AgentImageRefused("no such image")
+        return await super().start(spec)
+
+
+async def test_an_image_that_is_refused_is_told_at_once_and_harms_nobody(redis: Redis) -> None:
+    async with Stage(redis) as stage:
+        worker = await stage.worker(host=ImagelessHost(stage.machine))
+        for _ in range(FAILURES_MAX + 1):
+            assert await asked(stage, AgentProfile(image="pandas:1")) is ErrorCode.CONTAINER_FAILED
+        assert await asked(stage, None) is None
+        assert worker.process.parts.engine.is_trusted
