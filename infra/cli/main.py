@@ -16,6 +16,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
+from infra.cli.chat.command import chat
 from infra.cli.doctor import examine, report
 from infra.cli.ops import agents, sessions, turns, usage, workers
 from infra.cli.terminal import Terminal, say
@@ -71,6 +72,9 @@ def up(
     settings = _settings(given)
     terminal = Terminal()
     raise typer.Exit(_guarded(lambda: asyncio.run(run_up(settings, terminal))))
+
+
+app.command()(chat)
 
 
 @app.command()

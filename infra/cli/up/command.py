@@ -11,14 +11,18 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
+import sys
 import time
 from contextlib import aclosing
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
+from shutil import which
 
 import httpx
 from pydantic import SecretStr
 
+from infra.cli.chat.command import URL as CHAT_URL
 from infra.cli.terminal import Terminal
 from infra.cli.up.fleet import Fleet, ProgramEnded
 from infra.cli.up.isolation import choose_isolation, make_image
@@ -232,6 +236,7 @@ def tell_ready(plan: Plan, terminal: Terminal, *, seconds: float) -> None:
             ("agents run in", isolation_of(settings)),
             ("upstream", "the scripted model" if settings.demo else settings.anthropic_base_url),
             ("data", str(settings.data_dir)),
+            ("talk to it", _chat_command(plan)),
             ("stop", "Ctrl-C"),
         ],
     )
@@ -251,6 +256,15 @@ def tell_ready(plan: Plan, terminal: Terminal, *, seconds: float) -> None:
             "",
         ]
     )
+
+
+def _chat_command(plan: Plan) -> str:
+    """What to type in another terminal."""
+    key = "OPENAI_API_KEY=sk-ant-demo " if plan.settings.demo else ""
+    url = f" --url {plan.url}/v1" if f"{plan.url}/v1" != CHAT_URL else ""
+    own = Path(sys.argv[0])
+    is_on_path = which("agcluster") is not None or own.name != "agcluster"
+    return f"{key}{'agcluster' if is_on_path else own} chat{url}"
 
 
 def _tell_failure(failure: AgClusterError, terminal: Terminal) -> None:

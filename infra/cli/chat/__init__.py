@@ -1,0 +1,1 @@
+"""`agcluster chat`: a client in the terminal, over the API as any other."""
