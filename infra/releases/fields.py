@@ -15,6 +15,7 @@ from pydantic import BaseModel
 from infra.releases.origins import is_listed, origin_of
 from infra.releases.policy import InstalledPolicy
 from infra.releases.refused import ReleaseRefused
+from infra.wire.agents.container import ContainerLimits
 from infra.wire.agents.mcp import McpServer
 from infra.wire.agents.part import ProfilePart, is_reserved
 from infra.wire.agents.permissions import RULES_MAX, Permissions
@@ -325,6 +326,11 @@ def _workspace_told(profile: AgentProfile, _: InstalledPolicy) -> Lines:
         yield "puts files of its own into a new workspace"
 
 
+def _image_told(profile: AgentProfile, _: InstalledPolicy) -> Lines:
+    if profile.image:
+        yield f"image: {profile.image}, if it is one of AGCLUSTER_AGENT_IMAGES"
+
+
 def _icon_faults(profile: AgentProfile, _: InstalledPolicy) -> Lines:
     icon = profile.icon or ""
     if len(icon) > 8 and not icon.startswith("https://"):
@@ -367,6 +373,10 @@ RULES: Mapping[str, FieldRule] = {
     # Made of the files when the profile is read.
     "bundle": HARMLESS,
     "effort": HARMLESS,
+    # The worker takes an image of the operator's list only, and the smaller limit of two.
+    "image": FieldRule(_image_told),
+    "container": HARMLESS,
+    "workspace_max_mb": HARMLESS,
     "permissions": FieldRule(_permissions_told, _permissions_faults, _permissions_bounded),
     "questions": FieldRule(_questions_told),
     "max_turns": FieldRule(_turns_told, bounded=_turns_bounded),
@@ -380,6 +390,7 @@ RULES: Mapping[str, FieldRule] = {
 
 PARTS: Mapping[type[ProfilePart], frozenset[str]] = {
     SystemPrompt: frozenset({"text", "mode"}),
+    ContainerLimits: frozenset({"memory_mb", "cpus", "pids"}),
     Permissions: frozenset({"mode", "ask", "allow", "deny", "always", "unanswered"}),
     SubAgent: frozenset({"description", "prompt", "tools", "model", "max_turns"}),
     McpServer: frozenset({"url", "headers", "timeout_s", "command", "args", "env"}),
