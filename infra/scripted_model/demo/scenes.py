@@ -31,6 +31,8 @@ LONGEST_S = 1.5
 _DELTA_CHARS = 24
 _QUOTED_CHARS = 200
 _SHOWN_CHARS = 1500
+_REMARK = re.compile(r"\n?\[This command modified [^\n]*\]\s*$")
+"""What the CLI adds for the model."""
 _NUMBERED = re.compile(r"^ *\d+(?:→|\t|$)", re.MULTILINE)
 
 
@@ -63,7 +65,8 @@ class Scene:
             if said_by_person(message):
                 break
             if (told := told_by_tool(message)) is not None:
-                found.insert(0, Told(*told))
+                text, is_error = told
+                found.insert(0, Told(_REMARK.sub("", text), is_error))
         return found[self.skipped :]
 
     @property

@@ -193,6 +193,15 @@ def test_every_shipped_agent_has_a_demo() -> None:
     assert set(read_folder(ROOT / "infra" / "agents")) == {agent.name for agent in AGENTS}
 
 
+def test_the_data_analyst_says_what_it_lacks_and_what_it_cannot_read() -> None:
+    how: dict[str, Any] = {"system": "You are a data analyst"}
+    lacking = talk("Look at it", "no Python here has pandas\nours.csv", **how)[-1]
+    assert "No Python here has pandas" in text(lacking)
+    assert "(ours.csv), but the demo" in text(lacking)
+    found = text(talk("Look at it", "/opt/analyst/bin/python3", **how)[-1])
+    assert found == "`/opt/analyst/bin/python3` has pandas. I take a table of a shop's sales."
+
+
 def test_a_sub_agent_does_its_task_and_suggests_nothing() -> None:
     first, second = talk(TASK + "count the files", "3")
     assert [call.name for call in calls(first)] == ["Bash"]

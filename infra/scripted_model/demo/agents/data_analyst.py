@@ -8,7 +8,16 @@ from __future__ import annotations
 from infra.scripted_model.demo.agents.analysis_program import ANALYSIS, SALES
 from infra.scripted_model.demo.agents.shipped import AgentDemo
 from infra.scripted_model.demo.pythons import find_python
-from infra.scripted_model.demo.scenes import Scene, bash, in_workspace, play, say, shown, write
+from infra.scripted_model.demo.scenes import (
+    Scene,
+    bash,
+    in_workspace,
+    play,
+    quoted,
+    say,
+    shown,
+    write,
+)
 from infra.scripted_model.replies import Reply
 
 PROGRAM = "analysis.py"
@@ -48,17 +57,19 @@ def _look(scene: Scene) -> Reply:
 
 
 def _lay_out(scene: Scene) -> Reply:
-    lacks = "no Python here has pandas" in scene.last.text
-    said = (
+    first, _, sent = scene.last.text.strip().partition("\n")
+    lacks = "no Python here has pandas" in first
+    python = (
         "No Python here has pandas, so I work with the standard library. For pandas and "
         "matplotlib use the image `agcluster-analyst`, or without Docker "
         "`pip install 'agcluster[analyst]'`."
         if lacks
-        else f"`{scene.last.text.split()[0]}` has pandas."
-        if scene.last.text.strip()
-        else ""
+        else f"`{first}` has pandas."
     )
-    return say(f"{said} I take a table of a shop's sales.", write(TABLE, SALES))
+    files = (
+        f" I see what you sent ({quoted(sent)}), but the demo knows one table only." if sent else ""
+    )
+    return say(f"{python}{files} I take a table of a shop's sales.", write(TABLE, SALES))
 
 
 def _write_program(scene: Scene) -> Reply:
@@ -77,7 +88,7 @@ def _report(scene: Scene) -> Reply:
         f"{shown(scene.last)}\n\n"
         "- One value is missing (west, April). I left it out and filled nothing in.\n"
         "- Three regions and eight months say what happened, not why.\n\n"
-        f"The program is `{PROGRAM}`, so you can run it again. Picture and table are below."
+        f"The program is `{PROGRAM}`, so you can run it again. What it made is below."
     )
 
 
