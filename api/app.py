@@ -71,6 +71,11 @@ def _framework(deps: ApiDeps, chat: ChatCompletions) -> FastAPI:
     app.include_router(upload_routes(deps))
     app.include_router(model_routes(deps))
     app.include_router(health_routes(deps))
+    if deps.settings.a2a:
+        # Its package is an extra, and loads in a tenth of a second.
+        from api.routes.a2a import a2a_routes
+
+        app.include_router(a2a_routes(deps))
     app.add_exception_handler(AgClusterError, _refuse)
     app.add_exception_handler(HTTPException, _refuse_route)
     app.add_exception_handler(RequestValidationError, _refuse_fields)

@@ -108,8 +108,13 @@ def error_body(error: AgClusterError) -> dict[str, Any]:
     }
 
 
-def error_response(error: AgClusterError, *, had_effects: bool = False) -> Response:
-    """The complete answer for an error before the first byte.
+def status_of(error: AgClusterError) -> int:
+    """The HTTP status of an error's answer."""
+    return TABLE[error.code].status
+
+
+def error_headers(error: AgClusterError, *, had_effects: bool = False) -> dict[str, str]:
+    """The headers of an error's answer, which say whether and when to try again.
 
     `had_effects`: tools may have run, so clients are told not to repeat the request.
     """
@@ -127,7 +132,16 @@ def error_response(error: AgClusterError, *, had_effects: bool = False) -> Respo
         headers["connection"] = "close"
     if shown.status == HTTPStatus.UNAUTHORIZED:
         headers["www-authenticate"] = "Bearer"
-    return _json(shown.status, error_body(error), headers)
+    return headers
+
+
+def error_response(error: AgClusterError, *, had_effects: bool = False) -> Response:
+    """The complete answer for an error before the first byte.
+
+    `had_effects`: tools may have run, so clients are told not to repeat the request.
+    """
+    headers = error_headers(error, had_effects=had_effects)
+    return _json(status_of(error), error_body(error), headers)
 
 
 def routing_error(status: int, method: str, path: str, headers: Mapping[str, str]) -> Response:

@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from importlib.util import find_spec
 
 import httpx
 
@@ -62,6 +63,8 @@ async def running_replica(
     """
     if settings.secret is None:
         raise SettingsRefused("AGCLUSTER_SECRET is not set")
+    if settings.a2a and find_spec("a2a") is None:
+        raise SettingsRefused("AGCLUSTER_A2A needs an extra: pip install 'agcluster[a2a]'")
     secret = settings.secret.get_secret_value().encode()
     replica = new_replica_id(settings.host_name)
     live = store.subscriber(replica)

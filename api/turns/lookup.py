@@ -5,6 +5,7 @@ A reader has no influence on the turn: leaving it ends nothing. Another tenant's
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
 from contextlib import ExitStack
 
 from api.access.answer_quota import AnswerQuota
@@ -14,6 +15,7 @@ from api.turns.relay_opener import RelayOpener
 from infra.store.turns.log import TurnLog
 from infra.store.turns.turns import TurnRecord, TurnStore
 from infra.wire.errors import TurnNotFound
+from infra.wire.events import TurnEnded, decode_event, is_end
 from infra.wire.ids import TurnId
 from infra.wire.states import TurnState
 
@@ -79,6 +81,32 @@ class TurnLookup:
             seen += [payload for n, payload in page.events if n <= upto]
             after = page.events[-1][0]
         return seen
+
+    async def logged(self, record: TurnRecord) -> AsyncIterator[tuple[int, list[bytes]]]:
+        """Everything that is logged of it so far, in pieces: the number of the first event of the
+        piece, and the events. Raises `StoreUnavailable`.
+
+        The beginning of a very long log is dropped.
+        """
+        after = 0
+        while (page := await self._log.read(record.turn, after=after, limit=PAGE_ENTRIES)).events:
+            yield page.events[0][0], [payload for _, payload in page.events]
+            after = page.events[-1][0]
+
+    async def end(self, record: TurnRecord) -> TurnEnded | None:
+        """How it ended; None if it has not, or that is no longer kept. Raises
+        `StoreUnavailable`."""
+        newest = await self._log.newest(record.turn)
+        if newest is None or not is_end(newest):
+            return None
+        end = decode_event(newest)
+        assert isinstance(end, TurnEnded), "only an end event ends a turn"
+        return end
+
+    async def repeated(self, caller: Caller, digest: str) -> TurnId | None:
+        """The turn of an earlier request with this digest (`Repeat.digest`), if it is still on
+        record. Raises `StoreUnavailable`."""
+        return await self._turns.repeated(caller.tenant, digest)
 
     async def cancel(self, turn: TurnId, caller: Caller) -> TurnState:
         """Cancel the turn and return its current state. Raises `TurnNotFound` and

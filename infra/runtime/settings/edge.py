@@ -57,6 +57,11 @@ class EdgeSettings(Section):
         description="Origins (https://chat.example.org, app://obsidian.md) whose pages may call "
         "the API from a browser, an app or an extension.",
     )
+    a2a: bool = Field(
+        False,
+        description="Serve each agent over A2A 1.0, too, at /a2a/AGENT (docs/a2a.md). Needs the "
+        "extra `a2a`.",
+    )
     key_check: bool = Field(
         True,
         description="Ask the upstream (GET /v1/models) whether it accepts a key before a "

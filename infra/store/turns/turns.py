@@ -376,6 +376,14 @@ class TurnStore:
         own = record.usage.spent_tokens if record.usage else 0
         return own + await self.lent_tokens(turn)
 
+    async def repeated(self, tenant: TenantId, digest: str) -> TurnId | None:
+        """The turn that a request with this digest would repeat; None if there is none on
+        record."""
+        key = self._keys.idempotency(tenant, self._contents.blind(digest))
+        with translate():
+            turn = optional(await self._redis.get(key))
+        return None if turn is None else TurnId(turn)
+
     async def age_ms(self, turn: TurnId) -> int | None:
         """Milliseconds since it was submitted, by the clock of Redis alone; None for an unknown
         turn."""

@@ -14,7 +14,7 @@ from infra.store.turns.turns import ATTEMPTS_MAX, REFUSALS_MAX, OpenTurnRef, Sub
 from infra.wire.errors import ErrorCode, IllegalTransition, LeaseLost, RequestRefused, TurnNotFound
 from infra.wire.events import TurnEnded, Usage, decode_event, encode_event, is_end
 from infra.wire.frames import Frame, split_frames
-from infra.wire.ids import TurnId
+from infra.wire.ids import TenantId, TurnId
 from infra.wire.options import ConversationOptions
 from infra.wire.states import ConversationState, TurnState
 from infra.wire.text.words import SENTENCES
@@ -141,6 +141,16 @@ async def test_twenty_repeats_at_once_are_one_turn(scene: Scene) -> None:
     assert len({r.turn for r in results}) == 1
     assert sum(r.created for r in results) == 1
     assert await scene.redis.llen(scene.keys.todo(C)) == 1  # type: ignore[misc]
+
+
+async def test_the_turn_that_a_request_would_repeat_is_found(scene: Scene) -> None:
+    new = scene.new_turn(idempotency="digest")
+    tenant, repeated = new.request.tenant, scene.store.turns.repeated
+    assert await repeated(tenant, "digest") is None
+    first = await scene.offer(new)
+    assert await repeated(tenant, "digest") == first.turn
+    assert await repeated(tenant, "another") is None
+    assert await repeated(TenantId("0" * 20), "digest") is None
 
 
 async def test_a_repeat_finds_its_turn_running_and_ended(scene: Scene) -> None:
