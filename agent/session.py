@@ -269,7 +269,7 @@ class ClaudeSession:
             start.settings.permissions,
             workspace=self._around.workspace,
             notes=self._memory.notes,
-            can_ask=can_ask,
+            can_ask=can_ask and not start.settings.is_called,
             is_one_at_a_time=functions.is_one_at_a_time,
         )
 

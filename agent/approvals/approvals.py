@@ -32,8 +32,8 @@ NOT_BY_HELPERS = (
     "should be done, with the exact input."
 )
 CANNOT_ASK = (
-    "This call needs the user's approval, and this answer goes to a program, which cannot be "
-    "asked. Do without it."
+    "This call needs the user's approval, and your answer does not go to them: they cannot be "
+    "asked. Do without it, and say so."
 )
 TOO_LONG = (
     f"This call needs the user's approval, and its input is longer than the "

@@ -82,6 +82,8 @@ class AgentSettings(Message):
     """Agents that it may call, with their descriptions."""
     permissions: Permissions = Permissions()
     """What it may do without asking its user."""
+    is_called: bool = False
+    """Another agent asks for the turn. What it says approves nothing."""
     environment: Mapping[str, str] = {}
     """Variables for its tools, in addition to ours."""
     model_tiers: Mapping[str, str] = {}

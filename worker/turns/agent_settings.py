@@ -26,7 +26,7 @@ def agent_settings(
     profile: AgentProfile | None = None,
 ) -> AgentSettings:
     """The settings in the turn's `StartTurn`. `profile` is its agent's; None for the usual one."""
-    settings = usual_settings(agents, models)
+    settings = usual_settings(agents, models).model_copy(update={"is_called": _is_called(request)})
     if profile is not None:
         return _of_profile(settings, profile, agents, models).model_copy(
             update={
@@ -44,6 +44,10 @@ def agent_settings(
             "system_prompt": request.system_prompt or agents.system_prompt,
         }
     )
+
+
+def _is_called(request: TurnRequest) -> bool:
+    return request.delegation is not None and request.delegation.caller is not None
 
 
 def usual_settings(agents: AgentDefaults, models: ModelSettings) -> AgentSettings:

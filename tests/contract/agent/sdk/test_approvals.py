@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import json
+import os
+import signal
+import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +17,10 @@ import pytest
 
 from infra.wire.agents.permissions import Permissions
 from infra.wire.events import ClientCall, EndReason, Event, ToolCall
-from infra.wire.link import BaseKind
+from infra.wire.ids import TurnId
+from infra.wire.link import BaseKind, Interrupt, InterruptReason
 from infra.wire.options import AnswerForm, ClientTool, ClientTools, TurnOptions
+from infra.wire.states import TurnState
 from infra.wire.turns import ResultBlock, TextBlock
 from tests.contract.agent.sdk.one_agent import agent_of
 from tests.contract.agent.test_memory import TOOLS, said, told
@@ -48,6 +55,13 @@ def lines(path: Path) -> int:
     return len(text_in(path).splitlines())
 
 
+def wait_for_a_line(path: Path) -> None:
+    deadline = time.monotonic() + 60
+    while not lines(path):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
 def put(path: Path, text: str) -> None:
     path.write_text(text)
 
@@ -59,12 +73,17 @@ async def ask(
     *,
     options: TurnOptions | None = None,
     asks_questions: bool = False,
+    is_called: bool = False,
     **more: Any,
 ) -> list[Event]:
     """A turn of an agent with these permissions."""
     start = start_turn(f"p{next(_numbers)}", prompt, **{"tools": TOOLS, **more})
     settings = start.settings.model_copy(
-        update={"permissions": permissions, "asks_questions": asks_questions}
+        update={
+            "permissions": permissions,
+            "asks_questions": asks_questions,
+            "is_called": is_called,
+        }
     )
     changed = {"settings": settings, "turn_options": options or TurnOptions()}
     return await link.run(start.model_copy(update=changed))
@@ -305,6 +324,30 @@ async def test_a_program_that_waits_for_something_else_is_not_asked(
     assert "cannot be asked" in "".join(await told(model))
 
 
+async def test_an_agent_that_calls_another_one_approves_nothing(
+    link: LinkClient, model: Path, mark: Path
+) -> None:
+    script = f"{adds(mark)} then echo done"
+    events = await ask(link, script, base=BaseKind.FRESH, is_called=True)
+    assert (text_of(events), lines(mark)) == ("done", 0)
+    assert "cannot be asked" in "".join(await told(model))
+    await ask(link, "1", is_called=True)
+    assert lines(mark) == 0
+
+
+async def test_a_question_beside_a_call_gets_the_same_words(
+    link: LinkClient, model: Path, mark: Path
+) -> None:
+    question = json.dumps({"questions": [{"question": "Which?"}]})
+    call = adds(mark).removeprefix("tool ")
+    script = f"tools AskUserQuestion {question} ;; {call} then echo unsaid then echo done"
+    first = await ask(link, script, base=BaseKind.FRESH, asks_questions=True)
+    assert text_of(first).startswith("**Which?**\n\n**May I do this?**")
+    await ask(link, "yes", asks_questions=True)
+    assert lines(mark) == 1
+    assert "The user answered: yes" in "".join(await told(model))
+
+
 async def test_a_prompt_that_is_cut_off_approves_nothing(link: LinkClient, mark: Path) -> None:
     short = TurnOptions(max_tokens=3)
     await ask(link, f"{adds(mark)} then echo x", base=BaseKind.FRESH, options=short)
@@ -315,7 +358,48 @@ async def test_a_prompt_that_is_cut_off_approves_nothing(link: LinkClient, mark:
 async def test_calls_of_an_answer_that_was_not_streamed_are_not_made(
     link: LinkClient, mark: Path
 ) -> None:
-    """The CLI ignores there what its hook says."""
-    calls = ";;".join([f" bash echo push x >> {mark} "] * 2)
-    await ask(link, f"drop times 2 after 0 then tools{calls} then echo x", base=BaseKind.FRESH)
+    """The CLI would ask without a stream after this error, and ignore what its hook says."""
+    cut = {"say": [["a ", "b ", "c "]], "cut": {"kind": "error", "after": 2, "status": 529}}
+    calls = [{"tool": f"bash echo push {i} >> {mark}"} for i in range(2)]
+    script = f"message {json.dumps([cut, {'say': calls}])} then echo x"
+    await ask(link, script, base=BaseKind.FRESH)
     assert lines(mark) == 0
+
+
+async def test_an_approved_call_that_is_stopped_is_not_made_again(
+    link: LinkClient, mark: Path
+) -> None:
+    call = f"tool bash echo push x >> {mark}; sleep 30"
+    await ask(link, f"{call} then echo unsaid then echo done", base=BaseKind.FRESH)
+    turn = f"p{next(_numbers)}"
+    start = start_turn(turn, "1", tools=TOOLS)
+    settings = start.settings.model_copy(update={"permissions": PUSH})
+    await link.send(start.model_copy(update={"settings": settings}))
+    await asyncio.to_thread(wait_for_a_line, mark)
+    await link.send(Interrupt(turn=TurnId(turn), reason=InterruptReason.CANCELLED))
+    end = end_of(await link.collect(TurnId(turn)))
+    assert end.state is TurnState.CANCELLED
+    await ask(link, "yes")
+    assert lines(mark) == 1, "nothing is open any more"
+
+
+async def test_a_cli_that_dies_while_it_asks_is_replaced(
+    link: LinkClient, agent: LocalAgent, mark: Path
+) -> None:
+    await ask(link, f"{adds(mark)} then echo unsaid then echo done", base=BaseKind.FRESH)
+    (cli,) = clis_of(agent)
+    os.kill(cli, signal.SIGKILL)
+    assert text_of(await ask(link, "1")) == "done"
+    assert lines(mark) == 1
+
+
+def clis_of(agent: LocalAgent) -> list[int]:
+    """The process ids of its CLIs."""
+    home = f"HOME={agent.socket.parent}".encode()
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            program = (process / "cmdline").read_bytes().split(b"\0")[0]
+            if program.endswith(b"/claude") and home in (process / "environ").read_bytes():
+                found.append(int(process.name))
+    return found

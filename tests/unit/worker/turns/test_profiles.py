@@ -9,6 +9,7 @@ import pytest
 from redis.asyncio import Redis
 
 from infra.runtime.settings import Settings
+from infra.wire.agents.delegation import CallingTurn, Delegation
 from infra.wire.agents.mcp import McpServer
 from infra.wire.agents.permissions import Permissions
 from infra.wire.agents.profile import AgentProfile, SystemPrompt
@@ -101,6 +102,16 @@ def test_the_agent_is_told_what_its_profile_says() -> None:
     assert told.sub_agents == profile.sub_agents
     assert told.permissions == profile.permissions
     assert told.model == OPUS
+
+
+def test_an_agent_is_told_that_another_one_asks() -> None:
+    def told(caller: CallingTurn | None) -> bool:
+        asked = request().model_copy(update={"delegation": Delegation(caller=caller)})
+        return agent_settings(asked, SETTINGS, SETTINGS, profile=AgentProfile()).is_called
+
+    assert told(CallingTurn(turn=TurnId("turn_0"), conversation=C))
+    assert not told(None)
+    assert not agent_settings(request(), SETTINGS, SETTINGS).is_called
 
 
 def test_permissions_are_laid_over_the_deployments_field_by_field() -> None:
