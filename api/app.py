@@ -22,6 +22,7 @@ from api.routes.files import file_routes
 from api.routes.health import health_routes
 from api.routes.models import model_routes
 from api.routes.openapi import document
+from api.routes.registry import registry_routes
 from api.routes.sessions import session_routes
 from api.routes.uploads import upload_routes
 from infra.wire.base import VERSION
@@ -70,6 +71,7 @@ def _framework(deps: ApiDeps, chat: ChatCompletions) -> FastAPI:
     app.include_router(file_routes(deps))
     app.include_router(upload_routes(deps))
     app.include_router(model_routes(deps))
+    app.include_router(registry_routes(deps))
     app.include_router(health_routes(deps))
     if deps.settings.a2a:
         # Its package is an extra, and loads in a tenth of a second.

@@ -14,6 +14,7 @@ from api.files.parted_uploads import PartedUploads
 from api.files.stored_files import StoredFiles
 from api.http.bodies import LargeBodies
 from api.http.drain import Drain
+from api.registry.reading import RegistryReader
 from api.turns.deferred import DeferredCalls
 from api.turns.lookup import TurnLookup
 from api.turns.turn_opener import TurnOpener
@@ -42,3 +43,4 @@ class ApiDeps:
     large: LargeBodies
     catalog: ModelCatalog
     agents: AgentCatalog
+    registry: RegistryReader

@@ -62,6 +62,7 @@ TABLE: Mapping[ErrorCode, Shown] = {
     ErrorCode.CONVERSATION_NOT_FOUND: Shown(404, _INVALID),
     ErrorCode.CONVERSATION_BUSY: Shown(409, _INVALID, should_retry=False),
     ErrorCode.FILE_NOT_FOUND: Shown(404, _INVALID),
+    ErrorCode.REGISTRY_ENTRY_NOT_FOUND: Shown(404, _INVALID),
     ErrorCode.LINK_EXPIRED: Shown(410, _INVALID),
     ErrorCode.FILE_TOO_LARGE: Shown(413, _INVALID),
     # 413, because nobody repeats one, and only deleting files helps.

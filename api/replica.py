@@ -25,6 +25,7 @@ from api.files.stored_files import StoredFiles
 from api.http.auth import KEY_MIN_CHARS
 from api.http.bodies import LargeBodies
 from api.http.drain import Drain
+from api.registry.reading import RegistryReader
 from api.turns.deferred import DeferredCalls
 from api.turns.lookup import TurnLookup
 from api.turns.relay_opener import RelayOpener
@@ -35,6 +36,7 @@ from infra.files.store import FileStore
 from infra.profiles.folder import ProfileFolder
 from infra.profiles.installed import InstalledFolder
 from infra.profiles.shipped import shipped_agents
+from infra.registry.catalogue import Catalogue
 from infra.releases.keys import TrustedPublishers
 from infra.releases.policy import policy_of
 from infra.runtime.clock import Clock
@@ -167,6 +169,7 @@ def _parts(
         deferred=deferred,
         large=large,
         catalog=catalog,
+        registry=RegistryReader(Catalogue(files, clock)),
         agents=AgentCatalog(
             ProfileFolder(
                 settings.agents_dir,

@@ -19,6 +19,7 @@ import typer
 from infra.cli.chat.command import chat
 from infra.cli.doctor import examine, report
 from infra.cli.ops import agents, sessions, turns, usage, workers
+from infra.cli.ops.mcp_servers import add_server_commands
 from infra.cli.terminal import Terminal, say
 from infra.cli.up.command import run_up
 from infra.cli.up.isolation import image_command
@@ -38,6 +39,9 @@ app = typer.Typer(
 )
 
 app.add_typer(agents.app, name="agents")
+mcp = typer.Typer(help="Share agents' MCP servers.", no_args_is_help=True)
+add_server_commands(mcp)
+app.add_typer(mcp, name="mcp")
 app.add_typer(sessions.app, name="sessions")
 app.add_typer(turns.app, name="turns")
 app.add_typer(usage.app, name="usage")

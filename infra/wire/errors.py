@@ -62,6 +62,7 @@ class ErrorCode(StrEnum):
     TURN_RUNNING = "turn_running"
     CONVERSATION_NOT_FOUND = "conversation_not_found"
     FILE_NOT_FOUND = "file_not_found"
+    REGISTRY_ENTRY_NOT_FOUND = "registry_entry_not_found"
     LINK_EXPIRED = "link_expired"
     FILE_TOO_LARGE = "file_too_large"
     FILES_FULL = "file_quota_exceeded"

@@ -5,11 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
+from infra.files.open import open_file_store
 from infra.profiles.installed import InstalledFolder
+from infra.registry.catalogue import Catalogue
 from infra.releases.keys import PublisherKey, TrustedPublishers
 from infra.releases.policy import InstalledPolicy, policy_of
 from infra.releases.release import Release, ReleasedContent, sign_release
+from infra.runtime.clock import SystemClock
 from infra.runtime.settings import Settings
+from tests.fakes.running_api import RunningApi
 
 PROFILE = "description: Reads patches.\nsystem_prompt: You review.\ntools: [Read, Grep]\n"
 ACME, OTHER = PublisherKey.new(), PublisherKey.new()
@@ -25,6 +29,12 @@ def policy(**settings: object) -> InstalledPolicy:
 def installed_in(folder: Path, **settings: object) -> InstalledFolder:
     """Where agents are installed in this agents' folder."""
     return InstalledFolder(folder, publishers=PUBLISHERS, policy=policy(**settings))
+
+
+def catalogue_of(api: RunningApi) -> Catalogue:
+    """What an operator's command has: the store of that replica, by its settings."""
+    settings = api.deps.settings
+    return Catalogue(open_file_store(settings, data_dir=settings.data_dir), SystemClock())
 
 
 def release(

@@ -35,6 +35,11 @@ class RegistrySettings(Section):
 
     title: ClassVar = "The registry"
 
+    registry_open: bool = Field(
+        False,
+        description="The catalogue (`/v0.1/servers`, `/v0.1/agents`) may be read without a key: "
+        "what is for all tenants. Many clients of MCP registries send no key.",
+    )
     agent_publishers: PublicKeys = Field(
         {},
         description="Publishers whose agents may be published and installed here, and their public "

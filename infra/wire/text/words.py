@@ -38,6 +38,7 @@ SENTENCES: Mapping[ErrorCode, str] = {
     ErrorCode.CONVERSATION_NOT_FOUND: "There is no such conversation.",
     ErrorCode.CONVERSATION_BUSY: "A turn of this conversation has not ended. Cancel it first.",
     ErrorCode.FILE_NOT_FOUND: "There is no such file or upload.",
+    ErrorCode.REGISTRY_ENTRY_NOT_FOUND: "The registry has no such agent, server or version.",
     ErrorCode.LINK_EXPIRED: "This link has expired, or its file was deleted.",
     ErrorCode.FILE_TOO_LARGE: "The file is too large.",
     ErrorCode.FILES_FULL: "The files of this API key take all the room they may. Delete some.",

@@ -28,8 +28,10 @@ from schemathesis.specs.openapi.checks import (
 )
 
 from api.files.links import FileLinks
+from infra.registry.records import PublishedVersion
 from infra.wire.events import Artifact
 from infra.wire.ids import ConversationKey, FileId
+from tests.fakes.releases import catalogue_of
 from tests.fakes.running_api import KEY, MODEL, real_store, running_api
 
 EXAMPLES = 12
@@ -43,6 +45,7 @@ SURE = [
     response_headers_conformance,
     response_schema_conformance,
 ]
+SERVER, AGENT = "org.example/weather", "acme/reviewer"
 MODELS = (MODEL, "claude-sonnet-4.5", "claude-utility")
 MESSAGES = ([{"role": "user", "content": "hi"}], [{"role": "user", "content": "### Task: title"}])
 
@@ -121,7 +124,12 @@ def assert_openai_shaped(content: bytes) -> None:
 @pytest.mark.redis
 @pytest.mark.timeout(180)
 async def test_no_made_up_request_breaks_or_hangs_the_api() -> None:
-    async with real_store() as store, running_api(store=store) as api:
+    settings = {"tenant_requests_per_min": 6000}
+    async with real_store() as store, running_api(store=store, settings=settings) as api:
+        for kind, name in (("server", SERVER), ("agent", AGENT)):
+            told = {"kind": kind, "name": name, "version": "1.0.0", "at_ms": 1}
+            new = PublishedVersion.model_validate(told)
+            await catalogue_of(api).publish(new, json.dumps(told).encode())
         document = (await api.http.get("/openapi.json")).json()
         names = [f"thread-{n}" for n in range(8)]
         turns = [await api.chat("hi", headers={"x-conversation-id": name}) for name in names]
@@ -150,6 +158,9 @@ async def test_no_made_up_request_breaks_or_hangs_the_api() -> None:
             "upload_id": [upload.json()["id"] for upload in uploads],
             "purpose": ("user_data",),
             "part_ids": ([],),
+            "server_name": (SERVER,),
+            "agent_name": (AGENT,),
+            "version": ("1.0.0", "latest"),
             "bytes": (0,),
         }
         fuzz = Fuzz(document, api.url, known)

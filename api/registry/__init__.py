@@ -1,0 +1,1 @@
+"""The catalogue of agents and MCP servers, as callers see it."""
