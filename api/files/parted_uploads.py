@@ -162,7 +162,9 @@ class PartedUploads:
         except FileGone:
             raise FileNotKept(record.id) from None
         try:
-            if md5 is not None and not hmac.compare_digest(check.hexdigest(), md5.lower()):
+            if md5 is not None and not hmac.compare_digest(
+                check.hexdigest().encode(), md5.lower().encode(errors="replace")
+            ):
                 raise RequestRefused("The parts have another MD5 digest.", param="md5")
             facts = FileFacts(
                 name=record.name,

@@ -97,8 +97,9 @@ async def test_what_was_announced_is_held_to() -> None:
         with pytest.raises(openai.BadRequestError, match="announced"):
             await client.uploads.complete(upload, part_ids=[first.id])
         last = await client.uploads.parts.create(upload, data=CONTENT[-1:])
-        with pytest.raises(openai.BadRequestError, match="MD5"):
-            await client.uploads.complete(upload, part_ids=[first.id, last.id], md5="0" * 32)
+        for md5 in ("0" * 32, "\u00fc"):
+            with pytest.raises(openai.BadRequestError, match="MD5"):
+                await client.uploads.complete(upload, part_ids=[first.id, last.id], md5=md5)
         assert code_of(too_much) == (400, "invalid_request", "data")
         assert len(objects_in(api)) == 2, "of what was refused nothing stays"
 
