@@ -90,7 +90,10 @@ class ClaudeSession:
         self._memory = AgentMemory(transcripts, around.workspace)
         self._scratch = tempfile.TemporaryDirectory(prefix="agcluster-")
         self._server_words = ServerWords(Path(self._scratch.name) / "words.sock", group)
-        self._stead = CallsInStead(around.model_socket, Path(self._scratch.name), group)
+        own_socket = Path(self._scratch.name) / "model.sock"
+        if early is not None and early.model_socket != around.model_socket:
+            own_socket = early.model_socket
+        self._stead = CallsInStead(around.model_socket, own_socket, group)
         self._cli: Cli | None = None
         self._unfinished: UnfinishedAnswer | None = None
         """What the CLI has to get before anything else."""

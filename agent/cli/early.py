@@ -17,6 +17,7 @@ import os
 import subprocess
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -42,6 +43,7 @@ class EarlyCli:
         mark: str,
         proxy: str | None,
         prompt_file: Path | None,
+        model_socket: Path,
         spawned_ms: int,
     ) -> None:
         self.process = process
@@ -50,6 +52,8 @@ class EarlyCli:
         self.mark = mark
         self.proxy = proxy
         self.prompt_file = prompt_file
+        self.model_socket = model_socket
+        """Where it looks for its model."""
         self.spawned_ms = spawned_ms
 
     def end(self) -> None:
@@ -90,9 +94,12 @@ def _taken(path: Path) -> bytes:
 def _started(
     launch: bytes, settings: Mapping[str, Any], around: CliSetup, proxy: str | None
 ) -> EarlyCli:
-    if settings.get("permissions"):
-        raise LookupError("such a CLI finds its model elsewhere (`agent.cli.stead`)")
     mark = os.urandom(16).hex()
+    has_gate = _has_gate(settings.get("permissions", {}))
+    if has_gate:
+        # Nobody listens there yet. The CLI does not ask the model before it is asked itself.
+        socket = (around.temp_dir or Path("/tmp")) / f"agcluster-{mark}.sock"
+        around = replace(around, model_socket=socket)
     package = _package()
     prompt_file = _prompt_file(settings.get("system_prompt"), around, mark)
     spawned_ms = time.time_ns() // 1_000_000
@@ -112,6 +119,7 @@ def _started(
                 mark=mark,
                 proxy=proxy,
                 variables=settings.get("environment", {}),
+                has_gate=has_gate,
             ),
             "CLAUDE_AGENT_SDK_VERSION": _version(package),
             "CLAUDE_CODE_SDK_READS_SESSION_STATE": "1",
@@ -124,8 +132,15 @@ def _started(
         mark=mark,
         proxy=proxy,
         prompt_file=prompt_file,
+        model_socket=around.model_socket,
         spawned_ms=spawned_ms,
     )
+
+
+def _has_gate(permissions: Mapping[str, Any]) -> bool:
+    """Whether its calls may be held back: `Permissions.is_free`, the other way round."""
+    is_usual = permissions.get("mode", "default") == "default"
+    return not is_usual or bool(permissions.get("ask") or permissions.get("deny"))
 
 
 def _package() -> Path:

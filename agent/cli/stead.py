@@ -14,6 +14,7 @@ import asyncio
 import contextlib
 import json
 import logging
+import math
 import re
 import uuid
 from collections.abc import Iterator, Sequence
@@ -31,6 +32,7 @@ BODY_MAX_BYTES = 64 * 1024 * 1024
 CONNECT_TIMEOUT_S = 10.0
 _CHUNK_BYTES = 64 * 1024
 _LENGTH = re.compile(rb"\r\ncontent-length: *(\d{1,10})(?=\r\n)", re.IGNORECASE)
+_UNSIZED = re.compile(rb"\r\ntransfer-encoding:", re.IGNORECASE)
 _KEPT_OPEN = re.compile(rb"\r\n(?:connection|keep-alive):[^\r\n]*", re.IGNORECASE)
 _ASKS_MODEL = re.compile(rb"POST [^ ]*/v1/messages(?:\?[^ ]*)? ")
 _ANSWER_HEAD = (
@@ -42,10 +44,10 @@ _ANSWER_HEAD = (
 class CallsInStead:
     """Listens when it is first asked for its socket."""
 
-    def __init__(self, model_socket: Path, folder: Path, group: asyncio.TaskGroup) -> None:
-        """`folder` is for its own socket."""
+    def __init__(self, model_socket: Path, own_socket: Path, group: asyncio.TaskGroup) -> None:
+        """`own_socket`: where it listens."""
         self._model_socket = model_socket
-        self._path = folder / "model.sock"
+        self._path = own_socket
         self._group = group
         self._server: asyncio.Server | None = None
         self._result_of: str | None = None
@@ -71,6 +73,7 @@ class CallsInStead:
         """Stop listening. Open connections end with the task group."""
         if self._server is not None:
             self._server.close()
+            self._path.unlink(missing_ok=True)
 
     def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = self._group.create_task(self._serve(reader, writer))
@@ -87,14 +90,15 @@ class CallsInStead:
                     writer.write(answer)
                     await writer.drain()
                     return
-            await self._pass_on(_closing(head) + body, length - len(body), reader, writer)
+            left = math.inf if _UNSIZED.search(head) else length - len(body)
+            await self._pass_on(_closing(head) + body, left, reader, writer)
         except (asyncio.IncompleteReadError, asyncio.LimitOverrunError, OSError):
             pass  # The CLI has hung up, or sends what no CLI sends.
 
     async def _pass_on(
         self,
         begun: bytes,
-        left: int,
+        left: float,
         reader: asyncio.StreamReader,
         writer: asyncio.StreamWriter,
     ) -> None:
@@ -134,14 +138,14 @@ class CallsInStead:
         return _ANSWER_HEAD + b"".join(_events(self._calls, model=str(asked.get("model"))))
 
 
-async def _ask(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, left: int) -> None:
-    """Send the rest of the request. Returns when the CLI hangs up."""
+async def _ask(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, left: float) -> None:
+    """Send the rest of the request. Returns when the CLI hangs up, or sends more than that: behind
+    the request nothing may follow, because it would go by unseen."""
     while chunk := await reader.read(_CHUNK_BYTES):
-        # Behind the request nothing may follow: it would go by unseen.
-        if left <= 0:
-            return
-        writer.write(chunk[:left])
+        writer.write(chunk if len(chunk) <= left else chunk[: int(left)])
         left -= len(chunk)
+        if left < 0:
+            return
         await writer.drain()
 
 

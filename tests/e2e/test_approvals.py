@@ -4,6 +4,8 @@ shows counts."""
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
 import uuid
 from collections.abc import Sequence
@@ -13,6 +15,7 @@ import pytest
 
 from tests.e2e.conftest import ONE_KIND
 from tests.e2e.deployments import Deployment
+from tests.e2e.test_interruptions import program
 
 pytestmark = [ONE_KIND, pytest.mark.timeout(240)]
 
@@ -87,8 +90,9 @@ def test_what_the_page_shows_counts(chat: Chat) -> None:
     assert count_in(chat.say("tool bash wc -l pushed")) == 2
 
 
-def test_always_is_said_once(chat: Chat) -> None:
+def test_always_is_said_once(deployment: Deployment, chat: Chat) -> None:
     chat.say(PUSH)
+    os.kill(program(deployment, "worker.main"), signal.SIGKILL)
     assert count_in(chat.say("2")) == 1
     assert count_in(chat.say("tool bash echo git push >> pushed then tool bash wc -l pushed")) == 2
     chat.back_to(2)

@@ -27,6 +27,8 @@ PLACES: Mapping[str, str] = {
 }
 """The tools whose rules may name a path, and where their input has it."""
 
+_ALSO: Mapping[str, str] = {"Agent": "Task"}
+"""The tool for sub-agents has two names in the CLI, and profiles know the second."""
 _RULE = re.compile(r"(\*|[A-Za-z][A-Za-z0-9_-]{0,127}\*?)(?:\(([^\x00-\x1f]{1,300})\))?")
 _DOMAIN = "domain:"
 _PREFIX = ":*"
@@ -75,8 +77,11 @@ class Permissions(ProfilePart):
     and the agent hears what they said. `ask`: they are asked again."""
 
     def over(self, usual: Permissions) -> Permissions:
-        """These, and the usual ones where these say nothing."""
-        return usual.model_copy(update=self.model_dump(exclude_none=True))
+        """These, and the usual ones where these say nothing. What is usually refused always is."""
+        told = self.model_dump(exclude_none=True)
+        if denied := (*(usual.deny or ()), *(self.deny or ())):
+            told["deny"] = tuple(dict.fromkeys(denied))
+        return usual.model_copy(update=told)
 
     @property
     def is_free(self) -> bool:
@@ -141,7 +146,8 @@ def _means(rule: str, target: RuleTarget, says: Any) -> bool:
 
 
 def _is_named(name: str, tool: str) -> bool:
-    return tool.startswith(name[:-1]) if name.endswith("*") else tool == name
+    known = (tool, _ALSO.get(tool, tool))
+    return tool.startswith(name[:-1]) if name.endswith("*") else name in known
 
 
 def _may_say(pattern: str, command: str) -> bool:

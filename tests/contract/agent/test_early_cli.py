@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from infra.wire.agents.permissions import Permissions
 from infra.wire.events import TurnStarted
 from infra.wire.link import AgentSettings, AgentTimes, Launch
 from infra.wire.states import TurnState
@@ -73,6 +75,24 @@ async def test_the_turn_gets_it_and_so_does_the_next_one(model: Path) -> None:
         assert len(early) == 1
         assert clis(agent) == early
         assert was_early(times)
+
+
+async def test_one_whose_calls_may_be_held_back_is_early_too(model: Path) -> None:
+    settings = SETTINGS.model_copy(
+        update={"permissions": Permissions(ask=("Bash(touch:*)",)), "tools": ("Bash",)}
+    )
+    with local_agent(model, launch=Launch(settings=settings).encode()) as agent:
+        early = clis(agent)
+        async with connected(agent.socket) as (link, _):
+            start = start_turn("t1", "tool bash touch made then echo unsaid then echo done")
+            first = await link.run(start.model_copy(update={"settings": settings}))
+            assert "May I do this?" in text_of(first)
+            start = start_turn("t2", "1")
+            second = await link.run(start.model_copy(update={"settings": settings}))
+            assert text_of(second) == "done"
+            assert was_early(link.times[0])
+        assert clis(agent) == early
+        assert "made" in os.listdir(agent.workspace)
 
 
 @pytest.mark.parametrize(

@@ -55,6 +55,11 @@ def test_rules(tool: str, given: dict[str, Any], expected: str) -> None:
     assert decided(RULES, tool, **given) == expected
 
 
+def test_sub_agents_are_meant_by_both_names_of_their_tool() -> None:
+    assert decided(Permissions(ask=("Task",)), "Agent") == "rule:Task"
+    assert decided(Permissions(deny=("Agent",)), "Agent") == "refused"
+
+
 def test_links_to_files_are_followed(tmp_path: Path) -> None:
     (tmp_path / "secret").mkdir()
     (tmp_path / "link").symlink_to(tmp_path / "secret")

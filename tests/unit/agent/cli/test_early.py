@@ -7,6 +7,7 @@ import os
 import stat
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -19,6 +20,7 @@ from agent.cli.options import build_options
 from agent.cli.setup import MARK, CliSetup, with_note
 from agent.forwarder import PORT
 from agent.memory.past import Past
+from infra.wire.agents.permissions import Permissions
 from infra.wire.agents.sub_agent import SubAgent
 from infra.wire.link import AgentSettings, Launch
 from infra.wire.socket_folder import LAUNCH_FILE
@@ -78,6 +80,7 @@ def told_by(early: EarlyCli) -> Any:
         AgentSettings(model="m", tools=("Bash",), model_tiers={"haiku": "h", "opus": "o"}),
         AgentSettings(model="m", tools=("Bash",), max_turns=7, max_thinking_tokens=0),
         AgentSettings(model="m", tools=("Bash",), max_thinking_tokens=2048),
+        AgentSettings(model="m", tools=("Bash",), permissions=Permissions(mode="ask")),
         AgentSettings(
             model="m",
             tools=("Task",),
@@ -87,7 +90,16 @@ def told_by(early: EarlyCli) -> Any:
             sub_agents={"finder": SubAgent(description="Finds.", prompt="Find.")},
         ),
     ],
-    ids=["plain", "no tools", "system prompt", "tiers", "no thinking", "thinking", "a profile's"],
+    ids=[
+        "plain",
+        "no tools",
+        "system prompt",
+        "tiers",
+        "no thinking",
+        "thinking",
+        "permissions",
+        "a profile's",
+    ],
 )
 async def test_it_is_started_just_as_the_sdk_starts_one(
     started: Started, settings: AgentSettings
@@ -97,7 +109,7 @@ async def test_it_is_started_just_as_the_sdk_starts_one(
     assert early is not None
     options = build_options(
         settings,
-        started.around,
+        replace(started.around, model_socket=early.model_socket),
         store=InMemorySessionStore(),
         past=Past(),
         mark=early.mark,
@@ -182,3 +194,23 @@ def test_nothing_heavy_is_imported_before_it_is_started() -> None:
     repository = Path(__file__).parents[4]
     command = [sys.executable, "-S", "-c", code]
     assert os.spawnve(os.P_WAIT, sys.executable, command, {"PYTHONPATH": str(repository)}) == 0
+
+
+@pytest.mark.parametrize(
+    "permissions",
+    [
+        Permissions(),
+        Permissions(mode="default", always="never"),
+        Permissions(mode="ask"),
+        Permissions(mode="plan"),
+        Permissions(ask=("Bash",)),
+        Permissions(deny=("Bash",)),
+        Permissions(allow=("Bash",), ask=()),
+    ],
+)
+def test_it_knows_whether_calls_may_be_held_back(
+    started: Started, permissions: Permissions
+) -> None:
+    early = started.start(PLAIN.model_copy(update={"permissions": permissions}))
+    assert early is not None
+    assert (early.model_socket == started.around.model_socket) is permissions.is_free

@@ -126,7 +126,11 @@ def test_permissions_are_laid_over_the_deployments_field_by_field() -> None:
     assert told(ask=(), always="turn") == Permissions(
         mode="ask", ask=(), deny=("WebSearch",), always="turn"
     )
-    assert told(mode="default", ask=(), deny=()) == Permissions(), "nothing is held back"
+    assert told(mode="default", ask=(), deny=("Read",)).deny == ("WebSearch", "Read")
+    free = agent_settings(
+        request(), SETTINGS, SETTINGS, profile=AgentProfile(permissions=Permissions(always="turn"))
+    )
+    assert free.permissions == Permissions(), "nothing is held back"
     assert agent_settings(request(), strict, strict).permissions.mode == "ask"
 
 
