@@ -39,8 +39,8 @@ def card_of(name: str, profile: AgentProfile, *, url: str) -> dict[str, Any]:
         name=name,
         description=told,
         version=profile.digest[:_VERSION_CHARS],
-        documentation_url=profile.url or "",
-        icon_url=profile.icon if profile.icon and profile.icon.startswith("http") else "",
+        documentation_url=profile.url,
+        icon_url=profile.icon if (profile.icon or "").startswith("http") else None,
         supported_interfaces=[
             AgentInterface(
                 url=url, protocol_binding=binding.value, protocol_version=PROTOCOL_VERSION_1_0

@@ -66,6 +66,8 @@ def chat(
         except ChatFailed as failure:
             say(f"agcluster: {failure}", is_error=True)
             is_good = False
+        except KeyboardInterrupt:
+            is_good = True  # The second one, while the first was being answered.
     raise typer.Exit(0 if is_good else 1)
 
 

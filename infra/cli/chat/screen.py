@@ -27,6 +27,8 @@ class ChatScreen:
         self._has_colours = self.is_watched and "NO_COLOR" not in os.environ
         self._work = ""
         """All of the work of this answer."""
+        self._folded = 0
+        """How many of its lines were folded before."""
         self._is_folded = False
         """Whether the line of work is the one that the cursor is in."""
         self._ends_line = True
@@ -38,26 +40,27 @@ class ChatScreen:
 
     def begin(self) -> None:
         """An answer begins."""
-        self._work, self._is_folded, self._ends_line = "", False, True
+        self._work, self._folded, self._is_folded, self._ends_line = "", 0, False, True
 
     def tell_work(self, text: str) -> None:
         """More about the work: its newest line takes the place of the one before."""
         self._work += text
-        lines = [line for line in self._work.splitlines() if line.strip()]
+        lines = self._lines()
         if not self.is_watched or not lines:
             return
         if not self._is_folded and not self._ends_line:
             self._put("\n")
         room = shutil.get_terminal_size().columns - _MARGIN
-        line = escaped(lines[-1].strip())[:room]
+        line = escaped(lines[-1].strip())[-room:]
         self._put(f"{_CLEAR}{self._dim(f'· {line}')}")
         self._is_folded, self._ends_line = True, False
 
     def tell_text(self, text: str) -> None:
         """More of the answer."""
-        self._unfold()
+        if self._unfold():
+            text = text.lstrip("\n")
         self._put(escaped(text, keep_lines=True))
-        self._ends_line = text.endswith("\n")
+        self._ends_line = text.endswith("\n") if text else self._ends_line
 
     def end(self) -> None:
         """The answer is over."""
@@ -72,14 +75,19 @@ class ChatScreen:
         if self.is_watched:
             self._put(self._dim(escaped(text, keep_lines=True)) + "\n")
 
-    def _unfold(self) -> None:
-        """The line of work gives way to what was done: its number of lines."""
+    def _unfold(self) -> bool:
+        """Whether a line of work was shown: it gives way to how much was done."""
         if not self._is_folded:
-            return
-        count = len([line for line in self._work.splitlines() if line.strip()])
+            return False
+        lines = len(self._lines())
+        count, self._folded = max(lines - self._folded, 1), lines
         shown = f"▸ {count} line{'' if count == 1 else 's'} of work (/work shows them)"
         self._put(f"{_CLEAR}{self._dim(shown)}\n")
         self._is_folded, self._ends_line = False, True
+        return True
+
+    def _lines(self) -> list[str]:
+        return [line for line in self._work.splitlines() if line.strip()]
 
     def _dim(self, text: str) -> str:
         return f"{_DIM}{text}{_PLAIN}" if self._has_colours else text
