@@ -22,7 +22,7 @@ MARK = "AGCLUSTER_CLI"
 """Environment variable that marks a CLI and everything it starts, so that both can be killed."""
 
 # Otherwise WebFetch first asks an Anthropic host about every address.
-CLI_SETTINGS = '{"skipWebFetchPreflight": true}'
+CLI_SETTINGS = '{"skipWebFetchPreflight": true, "disableSkillShellExecution": true}'
 
 _API_TIMEOUT_MS = 300_000
 

@@ -192,7 +192,8 @@ def _with_bundle(
 def _field_of(fault: str, profile: AgentProfile) -> Path:
     """The field that names the folder which a fault begins with."""
     for number, path in enumerate(profile.skills):
-        if fault.startswith((f"{path}:", f"{path}/", f"{SKILLS}/{path.rpartition('/')[2]}:")):
+        packed = f"{SKILLS}/{path.rpartition('/')[2]}"
+        if fault.startswith((f"{path}:", f"{path}/", f"{packed}:", f"{packed}/")):
             return "skills", number
     return ("workspace",) if profile.workspace is not None else ("skills",)
 

@@ -44,10 +44,11 @@ def local_agent(
     cli: Path | None = None,
     connect_timeout_s: float | None = None,
     launch: bytes | None = None,
+    bundle: Path | None = None,
 ) -> Iterator[LocalAgent]:
     """An agent that asks the model at that socket, with another CLI than the SDK's own.
 
-    `launch` is what its launch file says, if it gets one.
+    `launch` is what its launch file says, if it gets one; `bundle` a folder as a host unpacks it.
     """
     folder = Path(tempfile.mkdtemp(prefix="agc-l-", dir="/tmp"))
     agent = LocalAgent(folder / "agent.sock", folder / "w")
@@ -61,6 +62,8 @@ def local_agent(
         "--workspace", str(agent.workspace),
     ]
     # fmt: on
+    if bundle is not None:
+        command += ["--bundle", str(bundle)]
     if cli is not None:
         command += ["--cli", str(cli)]
     if connect_timeout_s is not None:

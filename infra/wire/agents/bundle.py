@@ -19,6 +19,7 @@ import unicodedata
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
+from infra.wire.agents.skill_head import fault_of_head
 from infra.wire.errors import AgClusterError
 
 BUNDLE_MAX_BYTES = 4 * 1024 * 1024
@@ -31,6 +32,7 @@ SKILLS, WORKSPACE = "skills", "workspace"
 SKILL_FILE = "SKILL.md"
 """The file that makes a folder a skill."""
 
+_SKILL_FILE_LOWER = SKILL_FILE.lower()
 _SKILL = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,62}[a-z0-9])?")
 _MODE, _MODE_EXECUTABLE = 0o644, 0o755
 _UNREADABLE = (tarfile.TarError, ValueError, OverflowError, EOFError, LookupError)
@@ -133,6 +135,18 @@ def _refuse_files(files: Mapping[str, BundleFile]) -> None:
             )
         if f"{SKILLS}/{skill}/{SKILL_FILE}" not in files:
             raise BundleRefused(f"{SKILLS}/{skill}: has no {SKILL_FILE}")
+    for path, file in files.items():
+        if path.startswith(f"{SKILLS}/") and path.rpartition("/")[2].lower() == _SKILL_FILE_LOWER:
+            _refuse_head(path, file.content)
+
+
+def _refuse_head(path: str, content: bytes) -> None:
+    try:
+        fault = fault_of_head(content.decode())
+    except UnicodeDecodeError:
+        fault = "not UTF-8"
+    if fault is not None:
+        raise BundleRefused(f"{_shown(path)}: {fault}")
 
 
 def _refuse_path(path: str) -> None:

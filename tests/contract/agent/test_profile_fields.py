@@ -146,3 +146,26 @@ async def test_its_model_calls_are_counted(model: Path, agent: LocalAgent) -> No
             max_turns=1,
         )
     assert "end" not in said
+
+
+async def test_a_skill_is_text_and_runs_nothing_by_itself(model: Path, tmp_path: Path) -> None:
+    """Claude Code would run what stands between ``!`` and backticks, whatever needs approval."""
+    skill = tmp_path / "plugin" / "skills" / "sly" / "SKILL.md"
+    skill.parent.mkdir(parents=True)
+    (tmp_path / "plugin" / ".claude-plugin").mkdir()
+    (tmp_path / "plugin" / ".claude-plugin" / "plugin.json").write_text('{"name": "agent"}')
+    skill.write_text(
+        "---\ndescription: Sly.\n---\nSee !`echo ran-$((40+2))`\n```!\necho ran-$((40+3))\n```\n"
+    )
+    with local_agent(model, bundle=tmp_path) as own:
+        async with connected(own.socket) as (link, _):
+            _, call = await calls_of(
+                model,
+                link,
+                'tool Skill {"skill": "agent:sly"}',
+                tools=("Bash", "Skill"),
+                skills=("sly",),
+            )
+    told = json.dumps(call["messages"])
+    assert "See " in told
+    assert "ran-4" not in told

@@ -227,7 +227,7 @@ async def test_a_folder_exchanged_between_the_look_and_the_mount_is_not_the_agen
 async def test_of_bundles_a_container_gets_the_one_that_its_label_names(
     machine: DockerMachine, proxy: str, tmp_path: Path
 ) -> None:
-    raw = pack({"skills/pdf/SKILL.md": BundleFile(b"How to.")})
+    raw = pack({"skills/pdf/SKILL.md": BundleFile(b"---\ndescription: D.\n---\nHow to.")})
     form = ContainerForm(bundle=bundle_digest(raw))
     folders = Folders(machine.data_dir)
     folders.bundles.put(bundle_digest(raw), raw)

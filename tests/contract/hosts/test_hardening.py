@@ -17,6 +17,7 @@ from worker.hosts.form import ContainerForm
 from worker.hosts.host import ContainerSpec
 
 PROJECT = Path(__file__).resolve().parents[3]
+HOW_TO = "---\ndescription: D.\n---\nHow to."
 
 
 @pytest.fixture(params=["started", "claimed"])
@@ -540,7 +541,12 @@ async def test_files_that_are_unlinked_and_held_open_are_seen_from_outside(
 
 
 async def test_a_bundle_is_seen_and_not_changed(real_machine: Machine) -> None:
-    raw = pack({"skills/pdf/SKILL.md": BundleFile(b"How to."), "workspace/a": BundleFile(b"")})
+    raw = pack(
+        {
+            "skills/pdf/SKILL.md": BundleFile(HOW_TO.encode()),
+            "workspace/a": BundleFile(b""),
+        }
+    )
     form = ContainerForm(bundle=bundle_digest(raw))
     assert form.bundle is not None
     folders = Folders(real_machine.data_dir)
@@ -549,6 +555,6 @@ async def test_a_bundle_is_seen_and_not_changed(real_machine: Machine) -> None:
     spec = replace(made, folders=folders.formed(made.folders, form), form=form)
     await real_machine.host().start(spec)
     skill = "/run/bundle/plugin/skills/pdf/SKILL.md"
-    assert (await _shell(spec, f"cat {skill}")).out == "How to."
+    assert (await _shell(spec, f"cat {skill}")).out == HOW_TO
     for change in (f"echo x > {skill}", f"rm {skill}", "mkdir /run/bundle/x", f"chmod 777 {skill}"):
         assert "Read-only" in (await _shell(spec, change)).out, change

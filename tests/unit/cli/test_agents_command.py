@@ -21,7 +21,7 @@ def test_a_fault_in_a_skill_is_an_exit_code(tmp_path: Path) -> None:
     assert code == 1
     assert f"{tmp_path}/a.yaml:2: skills.0: own/pdf: No such file" in told
     (tmp_path / "own" / "pdf").mkdir(parents=True)
-    (tmp_path / "own" / "pdf" / "SKILL.md").write_text("How.")
+    (tmp_path / "own" / "pdf" / "SKILL.md").write_text("---\ndescription: D.\n---\nHow.")
     assert validated(tmp_path) == (0, "1 agents, all valid\n")
 
 

@@ -11,6 +11,8 @@ import pytest
 from infra.profiles.bundles import read_bundle
 from infra.wire.agents.bundle import BUNDLE_MAX_BYTES, BundleFile, BundleRefused, unpack
 
+HOW_TO = "---\ndescription: D.\n---\nHow to."
+
 
 def written(folder: Path, **files: str) -> Path:
     for name, text in files.items():
@@ -22,7 +24,10 @@ def written(folder: Path, **files: str) -> Path:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    written(tmp_path / "own" / "pdf", **{"SKILL.md": "How to.", "deep__er__a.txt": "a"})
+    written(
+        tmp_path / "own" / "pdf",
+        **{"SKILL.md": HOW_TO, "deep__er__a.txt": "a"},
+    )
     written(tmp_path / "start", **{"README.md": "Read me.", "src__run": "run"})
     (tmp_path / "start" / "src" / "run").chmod(0o750)
     return tmp_path
@@ -31,7 +36,7 @@ def folder(tmp_path: Path) -> Path:
 def test_skills_and_files_are_read_with_their_folders(folder: Path) -> None:
     raw = read_bundle(folder, skills=["own/pdf"], workspace="start")
     assert unpack(raw) == {
-        "skills/pdf/SKILL.md": BundleFile(b"How to."),
+        "skills/pdf/SKILL.md": BundleFile(HOW_TO.encode()),
         "skills/pdf/deep/er/a.txt": BundleFile(b"a"),
         "workspace/README.md": BundleFile(b"Read me."),
         "workspace/src/run": BundleFile(b"run", is_executable=True),
@@ -102,7 +107,7 @@ def test_what_is_too_much_is_named_where_it_becomes_too_much(folder: Path) -> No
 
 
 def test_two_skills_of_one_name_and_an_empty_folder_are_refused(folder: Path) -> None:
-    written(folder / "other" / "pdf", **{"SKILL.md": "Otherwise."})
+    written(folder / "other" / "pdf", **{"SKILL.md": "---\ndescription: D.\n---\nOtherwise."})
     with pytest.raises(BundleRefused, match="other/pdf: there are two of this name"):
         read_bundle(folder, skills=["own/pdf", "other/pdf"])
     (folder / "empty").mkdir()

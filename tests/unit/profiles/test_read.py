@@ -12,6 +12,8 @@ from infra.wire.agents.bundle import unpack
 from infra.wire.agents.part import FOLDER_PATH
 from infra.wire.agents.profile import AgentProfile, SystemPrompt, decode_profile
 
+HOW_TO = "---\ndescription: D.\n---\nHow to."
+
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
@@ -158,7 +160,10 @@ def test_a_digest_names_a_version() -> None:
 
 
 def with_files(folder: Path) -> None:
-    for name, text in (("own/pdf/SKILL.md", "How to."), ("start/README.md", "Read me.")):
+    for name, text in (
+        ("own/pdf/SKILL.md", HOW_TO),
+        ("start/README.md", "Read me."),
+    ):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text(text)
 

@@ -19,9 +19,12 @@ from infra.wire.agents.bundle import (
     unpack,
 )
 
+STYLE = b"---\nname: house-style\ndescription: Style.\n---\nBe plain.\n"
 FILES = {
     "workspace/data/table.csv": BundleFile(b"a,b\n1,2\n"),
-    "skills/house-style/SKILL.md": BundleFile(b"---\nname: house-style\n---\nBe plain.\n"),
+    "skills/house-style/SKILL.md": BundleFile(
+        b"---\nname: house-style\ndescription: Style.\n---\nBe plain.\n"
+    ),
     "skills/house-style/check.sh": BundleFile(b"#!/bin/sh\n", is_executable=True),
 }
 
@@ -32,7 +35,7 @@ def test_the_same_files_give_the_same_archive_in_whatever_order() -> None:
     assert unpack(raw) == FILES
     assert skills_of(FILES) == ("house-style",)
     # A change of Python's that gives other bytes would make other versions of all agents.
-    assert bundle_digest(raw) == "10794a25a9206dc8d0b272f29f6a41533e1707f9d3931ab136eef4823aee073c"
+    assert bundle_digest(raw) == "b4a4f13255854a773cd67a066af0e37faf884299e243f53b68b569db80659d5f"
 
 
 def test_long_and_foreign_names_come_back() -> None:
@@ -174,4 +177,5 @@ def test_broken_archives_are_refused_without_another_error() -> None:
         taken.append(place)
     lengths = [len(FILES[path].content) for path in sorted(FILES)]
     contents = [*range(512, 512 + lengths[0]), *range(1536, 1536 + lengths[1])]
-    assert taken == contents
+    assert set(taken) <= set(contents)
+    assert set(contents[lengths[0] :]) <= set(taken), "all of a file that is no skill's head"

@@ -16,7 +16,7 @@ from worker.hosts.folders.folders import Folders, agent_uid
 C = ConversationKey("c" * 24)
 RAW = pack(
     {
-        "skills/pdf/SKILL.md": BundleFile(b"How to."),
+        "skills/pdf/SKILL.md": BundleFile(b"---\ndescription: D.\n---\nHow to."),
         "workspace/src/run": BundleFile(b"run", is_executable=True),
         "workspace/README": BundleFile(b"read"),
     }
@@ -49,7 +49,7 @@ def test_a_bundle_is_a_plugin_and_the_files_of_a_workspace(folders: Folders) -> 
     folder = folders.bundles.folder(DIGEST)
     assert files_in(folder) == {
         "plugin/.claude-plugin/plugin.json": '{"name": "agent"}',
-        "plugin/skills/pdf/SKILL.md": "How to.",
+        "plugin/skills/pdf/SKILL.md": "---\ndescription: D.\n---\nHow to.",
         "workspace/README": "read",
         "workspace/src/run": "run",
     }

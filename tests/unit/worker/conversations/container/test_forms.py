@@ -21,8 +21,15 @@ from worker.hosts.folders.folders import Folders
 from worker.hosts.form import USUAL_FORM, ContainerForm
 from worker.hosts.host import Container, ContainerSpec
 
+HOW_TO = "---\ndescription: D.\n---\nHow to."
+
 C = ConversationKey("c" * 24)
-RAW = pack({"skills/pdf/SKILL.md": BundleFile(b"How."), "workspace/README": BundleFile(b"read")})
+RAW = pack(
+    {
+        "skills/pdf/SKILL.md": BundleFile(HOW_TO.encode()),
+        "workspace/README": BundleFile(b"read"),
+    }
+)
 DIGEST = bundle_digest(RAW)
 SKILLED = AgentProfile(skills=("own/pdf",), workspace="start", bundle=DIGEST)
 
