@@ -70,7 +70,8 @@ def list_agents(folder: Folder = None, as_json: Json = False) -> None:
 @app.command("show")
 def show_agent(name: Name, folder: Folder = None) -> None:
     """Show one agent as JSON, with what it inherits."""
-    profiles = _read(folder)
+    installed = _installed(folder)
+    profiles = {**{name: one.profile for name, one in installed.items()}, **_read(folder)}
     if name not in profiles:
         say(f"agcluster: there is no agent {name}", is_error=True)
         raise typer.Exit(1)

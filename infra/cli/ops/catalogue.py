@@ -9,7 +9,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
-from typing import TypeVar
+from pathlib import Path
+from typing import Annotated, TypeVar
 
 import typer
 
@@ -20,11 +21,20 @@ from infra.profiles.places import ProfileRefused
 from infra.registry.catalogue import Catalogue
 from infra.registry.entries import CatalogueQuery, FoundEntry
 from infra.registry.records import EntryKind
+from infra.registry.remote import RemoteRegistry
 from infra.runtime.clock import SystemClock
 from infra.runtime.settings import Settings, SettingsRefused, load_settings
 from infra.wire.errors import AgClusterError
 
 T = TypeVar("T")
+
+From = Annotated[
+    str | None,
+    typer.Option("--from", help="Another registry's URL [default: this deployment's]."),
+]
+KeyFile = Annotated[
+    Path | None, typer.Option(help="A file with the API key for that registry, if it wants one.")
+]
 
 LISTED_MAX = 10_000
 
@@ -57,6 +67,11 @@ def with_catalogue(settings: Settings, work: Callable[[Catalogue], Awaitable[T]]
         return await work(Catalogue(files, SystemClock()))
 
     return asyncio.run(run())
+
+
+def elsewhere(url: str, key_file: Path | None) -> RemoteRegistry:
+    """Raises `ReleaseRefused` and `OSError`."""
+    return RemoteRegistry(url, key=key_file.read_text().strip() if key_file else None)
 
 
 def operators_query(kind: EntryKind, **wanted: object) -> CatalogueQuery:

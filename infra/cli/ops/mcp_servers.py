@@ -8,9 +8,16 @@ from typing import Annotated
 import typer
 import yaml
 
-from infra.cli.ops.catalogue import show_found, told_to_the_operator, with_catalogue
+from infra.cli.ops.catalogue import (
+    From,
+    KeyFile,
+    elsewhere,
+    show_found,
+    told_to_the_operator,
+    with_catalogue,
+)
 from infra.cli.ops.cluster import Json
-from infra.cli.ops.releases import Tenants, latest_or, now_ms, withdraw
+from infra.cli.ops.releases import Tenants, latest_or, named, now_ms, withdraw
 from infra.cli.terminal import say
 from infra.profiles.places import read_document
 from infra.profiles.shipped import read_agents
@@ -60,6 +67,8 @@ def install_server(
     values: Annotated[
         list[str] | None, typer.Option("--set", help="A value that it needs: NAME=VALUE.")
     ] = None,
+    registry: From = None,
+    key_file: KeyFile = None,
     agent: Annotated[
         Path | None, typer.Option(help="A profile's file to write it into [default: print it].")
     ] = None,
@@ -70,6 +79,9 @@ def install_server(
         if Path(source).is_file():
             with Path(source).open("rb") as opened:
                 raw = opened.read(SERVER_JSON_MAX_BYTES + 1)
+        elif registry is not None:
+            called, version = named(source)
+            raw = elsewhere(registry, key_file).server_json(called, version or "latest")
         else:
             _, raw = with_catalogue(
                 settings, lambda catalogue: latest_or(catalogue, EntryKind.SERVER, source)

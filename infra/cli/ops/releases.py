@@ -11,6 +11,9 @@ from typing import Annotated
 import typer
 
 from infra.cli.ops.catalogue import (
+    From,
+    KeyFile,
+    elsewhere,
     operators_query,
     show_found,
     told_to_the_operator,
@@ -29,12 +32,14 @@ from infra.registry.records import (
     PublishedVersion,
     StatusChanged,
 )
+from infra.registry.remote import RemoteRegistry
 from infra.releases.fields import permissions
 from infra.releases.keys import PublisherKey, TrustedPublishers
 from infra.releases.policy import InstalledPolicy, policy_of
 from infra.releases.refused import ReleaseRefused
 from infra.releases.release import RELEASE_MAX_BYTES, Release, open_release, sign_release
 from infra.runtime.settings import Settings, load_settings
+from infra.wire.text.foreign import escaped
 
 key_app = typer.Typer(help="Keys that releases are signed with.", no_args_is_help=True)
 
@@ -131,12 +136,15 @@ def install_agent(
     name: Annotated[str | None, typer.Option("--as", help="Its name here.")] = None,
     tenant: Tenants = None,
     yes: Yes = False,
+    registry: From = None,
+    key_file: KeyFile = None,
     folder: Folder = None,
 ) -> None:
     """Install an agent, after showing what it will be able to do."""
     with told_to_the_operator():
         here = _here(folder)
-        offer = _offer(here, source)
+        remote = elsewhere(registry, key_file) if registry else None
+        offer = _offer(here, source, remote=remote)
         tenants = tuple(tenant) if tenant else offer.tenants
         called = name or offer.release.manifest.agent
         _require_free(here, called)
@@ -254,22 +262,27 @@ def _publish(settings: Settings, release: Release, tenants: tuple[str, ...]) -> 
     with_catalogue(settings, lambda catalogue: catalogue.publish(new, release.raw))
 
 
-def _offer(here: _Here, source: str) -> _Offer:
+def _offer(here: _Here, source: str, *, remote: RemoteRegistry | None = None) -> _Offer:
     """Raises `ReleaseRefused`, `FileGone`, `FileStoreUnavailable` and `OSError`."""
     if Path(source).is_file():
         with Path(source).open("rb") as file:
             return _Offer(open_release(file.read(RELEASE_MAX_BYTES + 1), here.publishers), ())
-    entry, raw = with_catalogue(
-        here.settings, lambda catalogue: latest_or(catalogue, EntryKind.AGENT, source)
-    )
-    release = open_release(raw, here.publishers)
-    told = entry.published
-    if (release.manifest.name, release.manifest.version) != (told.name, told.version):
-        raise ReleaseRefused(
-            f"the registry calls it {told.name} {told.version}, but "
-            f"{release.manifest.name} {release.manifest.version} was signed"
+    name, version = named(source)
+    tenants: tuple[str, ...] = ()
+    if remote is not None:
+        raw = remote.release(name, version or "latest")
+    else:
+        entry, raw = with_catalogue(
+            here.settings, lambda catalogue: latest_or(catalogue, EntryKind.AGENT, source)
         )
-    return _Offer(release, told.tenants)
+        tenants, version = entry.published.tenants, entry.published.version
+    release = open_release(raw, here.publishers)
+    manifest = release.manifest
+    if manifest.name != name or version not in (None, "latest", manifest.version):
+        raise ReleaseRefused(
+            f"the registry gives {manifest.name} {manifest.version} for {name} {version or ''}"
+        )
+    return _Offer(release, tenants)
 
 
 def _require_free(here: _Here, name: str) -> None:
@@ -285,9 +298,9 @@ def _install(
     profile = here.installed.looked_at(release)
     manifest = release.manifest
     say(f"{manifest.name} {manifest.version}, signed by {manifest.publisher}")
-    say(f"  {manifest.description}")
-    for line in permissions(profile, here.policy):
-        say(f"  {line}")
+    # On one line each, so that no word of theirs looks like a line of ours.
+    for line in (manifest.description, *permissions(profile, here.policy)):
+        say(f"  {escaped(line)}")
     say(f"  may be used by: {', '.join(tenants) or 'all'}")
     if not yes:
         _confirm(before)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,9 @@ import httpx
 import pytest
 
 from infra.registry.records import EntryKind, EntryStatus, PublishedVersion, StatusChanged
+from infra.registry.remote import RemoteRegistry
+from infra.registry.server_json import read_server_json
+from infra.releases.refused import ReleaseRefused
 from infra.releases.release import open_release
 from infra.runtime.identity import tenant_id
 from tests.fakes.releases import PUBLISHERS, catalogue_of, release
@@ -166,3 +170,24 @@ async def test_a_store_that_is_gone_is_503_at_first_and_changes_nothing_later(
         assert answer.status_code == 503
         assert answer.json()["error"]["code"] == "file_store_unavailable"
         assert versions(await knows.http.get("/v0.1/servers")) == ["1.0.0"]
+
+
+async def test_another_deployment_reads_it_with_a_key() -> None:
+    made = release()
+    async with running_api() as api:
+        new = {"kind": "agent", "name": "acme/reviewer", "version": "1.0.0", "at_ms": 1}
+        await catalogue_of(api).publish(PublishedVersion.model_validate(new), made.raw)
+        await publish(api, "1.0.0")
+        here = RemoteRegistry(api.url, key=KEY)
+        assert await asyncio.to_thread(here.release, "acme/reviewer", "latest") == made.raw
+        told = await asyncio.to_thread(here.server_json, NAME, "1.0.0")
+        assert read_server_json(told).name == NAME
+        for name, registry, answer in (
+            ("acme/other", here, "answers 404"),
+            ("../../v1/models", here, "answers 404"),
+            ("acme/reviewer", RemoteRegistry(api.url), "answers 401"),
+        ):
+            with pytest.raises(ReleaseRefused, match=answer):
+                await asyncio.to_thread(registry.release, name, "latest")
+    with pytest.raises(ReleaseRefused, match="https"):
+        RemoteRegistry("http://registry.example.org")

@@ -161,3 +161,14 @@ def test_skills_and_files_go_with_it_and_are_the_same_there(run: Run, tmp_path: 
     run_sh = next((tmp_path / "theirs/installed").rglob("run.sh"))
     run_sh.chmod(0o644)
     assert "its mode was changed" in run("agents", "list", "--dir", "theirs").output
+
+
+def test_a_description_forges_no_line_of_what_is_shown(run: Run, tmp_path: Path) -> None:
+    file = tmp_path / "ours/reviewer.yaml"
+    file.write_text(file.read_text().replace("Reads patches.", '"Good.\\n  tools: none\\e[2J"'))
+    good(publish(run))
+    shown = good(run("agents", "install", "acme/reviewer", "--dir", "theirs", "--yes"))
+    assert [line for line in shown.splitlines() if line.startswith("  tools:")] == [
+        "  tools: Read, Grep"
+    ]
+    assert "\x1b" not in shown
