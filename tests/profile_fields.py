@@ -40,6 +40,7 @@ SHOWN_BY: Mapping[str, str] = {
     "mcp_servers": "test_its_tools_are_the_agents_and_its_key_is_the_gateways",
     "mcp_servers.url": "test_its_tools_are_the_agents_and_its_key_is_the_gateways",
     "mcp_servers.headers": "test_its_tools_are_the_agents_and_its_key_is_the_gateways",
+    "mcp_servers.login": "test_an_operator_logs_in_once_and_the_gateway_renews_it",
     "mcp_servers.timeout_s": "test_a_call_that_takes_too_long_is_ended",
     "skills": "test_it_uses_its_skills_and_no_others",
     "workspace": "test_a_new_workspace_has_its_files_and_an_old_one_keeps_its_own",

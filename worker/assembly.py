@@ -122,6 +122,7 @@ def assembled(
         queue=store.queue,
         room=store.room,
         profiles=store.profiles,
+        mcp_logins=store.mcp_logins,
         files=around.files,
         kept_files=kept_files,
         registry=store.workers,

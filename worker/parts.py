@@ -21,6 +21,7 @@ from infra.store.conversations.conversations import ConversationStore
 from infra.store.conversations.transcripts import TranscriptStore
 from infra.store.files.files import FileRecords
 from infra.store.files.made import MadeRecords
+from infra.store.mcp_logins import McpLogins
 from infra.store.placement.queue import PlacementQueue
 from infra.store.placement.waiting_room import WaitingRoom
 from infra.store.placement.workers import WorkerRegistry
@@ -179,6 +180,7 @@ class ConversationParts(LaneParts, HostParts):
     transcripts: TranscriptStore
     room: WaitingRoom
     profiles: ProfileStore
+    mcp_logins: McpLogins
     log: TurnLog
     limits: LimitSettings
     kept_files: FilesKept | None = None

@@ -18,7 +18,7 @@ import typer
 
 from infra.cli.chat.command import chat
 from infra.cli.doctor import examine, report
-from infra.cli.ops import agents, sessions, turns, usage, workers
+from infra.cli.ops import agents, mcp, sessions, turns, usage, workers
 from infra.cli.ops.mcp_servers import add_server_commands
 from infra.cli.terminal import Terminal, say
 from infra.cli.up.command import run_up
@@ -39,9 +39,8 @@ app = typer.Typer(
 )
 
 app.add_typer(agents.app, name="agents")
-mcp = typer.Typer(help="Share agents' MCP servers.", no_args_is_help=True)
-add_server_commands(mcp)
-app.add_typer(mcp, name="mcp")
+add_server_commands(mcp.app)
+app.add_typer(mcp.app, name="mcp")
 app.add_typer(sessions.app, name="sessions")
 app.add_typer(turns.app, name="turns")
 app.add_typer(usage.app, name="usage")

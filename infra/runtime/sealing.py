@@ -19,8 +19,9 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
-from infra.wire.errors import KeyNotOpened
+from infra.wire.errors import KeyNotOpened, MalformedMessage
 from infra.wire.ids import ConversationKey, TenantId, TurnId
+from infra.wire.mcp_logins import McpLogin, decode_login
 
 _VERSION = "v1"
 _NONCE_BYTES = 12
@@ -31,6 +32,7 @@ class Sealed(StrEnum):
 
     KEY = "agcluster sealed key"
     MCP_SECRETS = "agcluster sealed mcp secrets"
+    MCP_LOGIN = "agcluster sealed mcp login"
 
 
 @dataclass(frozen=True)
@@ -51,27 +53,53 @@ class Sealer:
     """Seals and opens keys with a key derived from the cluster secret."""
 
     def __init__(self, secret: bytes, what: Sealed = Sealed.KEY) -> None:
-        derived = HKDF(SHA256(), length=32, salt=None, info=what.value.encode()).derive(secret)
-        self._aead = AESGCM(derived)
+        self._aead = _aead(secret, what)
 
     def seal(self, api_key: str, context: SealContext) -> str:
         """URL-safe text, different on each call."""
-        nonce = secrets.token_bytes(_NONCE_BYTES)
-        sealed = self._aead.encrypt(nonce, api_key.encode(), context.associated_data())
-        return f"{_VERSION}.{base64.urlsafe_b64encode(nonce + sealed).decode()}"
+        return _seal(self._aead, api_key.encode(), context.associated_data())
 
     def open(self, sealed: str, context: SealContext, *, now_ms: int) -> str:
         """The key. Raises `KeyNotOpened` if it is damaged, expired or sealed for something else."""
         if now_ms >= context.expires_ms:
             raise KeyNotOpened("the sealed key has expired")
-        version, _, body = sealed.partition(".")
+        return _open(self._aead, sealed, context.associated_data()).decode()
+
+
+class LoginSealer:
+    """Seals and opens logins at MCP servers, each for the agent and server that it belongs to."""
+
+    def __init__(self, secret: bytes) -> None:
+        self._aead = _aead(secret, Sealed.MCP_LOGIN)
+
+    def seal(self, login: McpLogin, name: str) -> str:
+        return _seal(self._aead, login.encode(), name.encode())
+
+    def open(self, sealed: str, name: str) -> McpLogin:
+        """Raises `KeyNotOpened`."""
         try:
-            raw = base64.urlsafe_b64decode(body.encode())
-            if version != _VERSION:
-                raise KeyNotOpened(f"sealed with an unknown version {version[:8]!r}")
-            opened = self._aead.decrypt(
-                raw[:_NONCE_BYTES], raw[_NONCE_BYTES:], context.associated_data()
-            )
-        except (InvalidTag, ValueError, binascii.Error) as error:
-            raise KeyNotOpened("the sealed key does not open for this turn") from error
-        return opened.decode()
+            return decode_login(_open(self._aead, sealed, name.encode()))
+        except MalformedMessage as error:
+            raise KeyNotOpened("the sealed login cannot be read") from error
+
+
+def _aead(secret: bytes, what: Sealed) -> AESGCM:
+    return AESGCM(HKDF(SHA256(), length=32, salt=None, info=what.value.encode()).derive(secret))
+
+
+def _seal(aead: AESGCM, told: bytes, associated_data: bytes) -> str:
+    nonce = secrets.token_bytes(_NONCE_BYTES)
+    sealed = aead.encrypt(nonce, told, associated_data)
+    return f"{_VERSION}.{base64.urlsafe_b64encode(nonce + sealed).decode()}"
+
+
+def _open(aead: AESGCM, sealed: str, associated_data: bytes) -> bytes:
+    """Raises `KeyNotOpened`."""
+    version, _, body = sealed.partition(".")
+    try:
+        raw = base64.urlsafe_b64decode(body.encode())
+        if version != _VERSION:
+            raise KeyNotOpened(f"sealed with an unknown version {version[:8]!r}")
+        return aead.decrypt(raw[:_NONCE_BYTES], raw[_NONCE_BYTES:], associated_data)
+    except (InvalidTag, ValueError, binascii.Error) as error:
+        raise KeyNotOpened("what is sealed does not open here") from error

@@ -290,6 +290,16 @@ class Keys:
         (ms). see_file_store."""
         return f"{self.prefix}:files:stores"
 
+    def mcp_logins(self) -> str:
+        """Hash: `<agent>/<server>` -> an operator's login at an MCP server, sealed
+        (`infra.wire.mcp_logins.SealedLogin`). `agcluster mcp login`, workers; until
+        `agcluster mcp logout`."""
+        return f"{self.prefix}:mcp:logins"
+
+    def mcp_renewal(self, name: str) -> str:
+        """String: somebody renews that login. Workers; 30 s."""
+        return f"{self.prefix}:mcp:renewal:{name}"
+
     def agent_profile(self, digest: str) -> str:
         """String: JSON of a version of an agent's profile. API; kept for an eighth longer than a
         conversation, renewed each minute in which it is asked for."""

@@ -22,6 +22,7 @@ from infra.store.files.files import FileRecords
 from infra.store.files.made import MadeRecords
 from infra.store.files.uploads import UploadRecords
 from infra.store.keys import Keys
+from infra.store.mcp_logins import McpLogins
 from infra.store.placement.queue import PlacementQueue, PlacementWorker, SideClaims
 from infra.store.placement.start_slots import StartSlots
 from infra.store.placement.waiting_room import WaitingRoom
@@ -60,6 +61,7 @@ class Store:
     starts: StartSlots
     key_verdicts: KeyVerdicts
     profiles: ProfileStore
+    mcp_logins: McpLogins
     usage: UsageStore
     rates: Rates
     readers: TurnReaders
@@ -177,6 +179,7 @@ def store_on(
         starts=StartSlots(redis, keys),
         key_verdicts=KeyVerdicts(redis, keys),
         profiles=ProfileStore(redis, keys),
+        mcp_logins=McpLogins(redis, keys),
         rates=Rates(redis, keys),
         readers=TurnReaders(redis, keys, ended_ttl_s=ended_ttl_s, contents=contents),
         usage=UsageStore(redis, keys),

@@ -5,6 +5,7 @@
     GET    /turns                                a WebSocket, see below
     POST   /sessions/{conversation}/complete     SideCall: one model call; the upstream's SSE bytes
     GET    /meters                               Meters: what the running turns have used so far
+    POST   /logins/renew                         RenewLogin: a login at an MCP server; RenewedLogin
     GET    /health                               GatewayStatus
 
 Over the WebSocket come `OpenTurn`, `CloseTurn` and `SealKey`, as binary messages; each is answered,
@@ -29,6 +30,7 @@ from infra.wire.agents.mcp import McpServer
 from infra.wire.base import Message, decode
 from infra.wire.events import Usage
 from infra.wire.ids import ConversationKey, Fence, TenantId, TurnId
+from infra.wire.mcp_logins import OpenLogin
 from infra.wire.options import (
     NO_OPTIONS,
     NO_TURN_OPTIONS,
@@ -72,6 +74,8 @@ class OpenTurn(Message):
     """The MCP servers of its agent, by the names that the agent knows."""
     turn_options: TurnOptions = NO_TURN_OPTIONS
     """The turn's own."""
+    mcp_logins: Mapping[str, OpenLogin] = {}
+    """The logins at its agent's MCP servers, by the names that the agent knows."""
 
 
 class CloseTurn(Message):

@@ -121,6 +121,7 @@ OPAQUE = {
     "mcp",
     "delegates",
     "reached",
+    "mcp_logins",
     "mcp_servers",
     "turns",
 }

@@ -15,6 +15,7 @@ from openai.types.chat import ChatCompletion
 
 from tests.e2e.deployments import GOOD_KEY, Deployment, embedded, free_port
 from tests.fakes.mcp_server import RunningMcpServer, mcp_server
+from tests.fakes.oauth_service import OAuthService, log_in, oauth_service
 from tests.parts import need
 
 pytestmark = [pytest.mark.bwrap, pytest.mark.timeout(240)]
@@ -41,6 +42,9 @@ class Scene:
 
     deployment: Deployment
     server: RunningMcpServer
+    service: OAuthService
+    """A server that asks for a login."""
+    agents: Path
 
     def ask(
         self, prompt: str, *, model: str = "helper", key: str = GOOD_KEY, **more: Any
@@ -65,7 +69,14 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
     need("redis")
     agents = tmp_path_factory.mktemp("agents")
     keys = (f"Bearer {key}" for key in (SECRET, ANNAS, BERTS, BERTS_NEW))
-    with mcp_server(tmp_path_factory.mktemp("mcp"), *keys) as server:
+    with (
+        mcp_server(tmp_path_factory.mktemp("mcp"), *keys) as server,
+        # Tokens live for so short a time that each turn renews them.
+        oauth_service(tmp_path_factory.mktemp("oauth"), token_s=300) as service,
+    ):
+        (agents / "member.yaml").write_text(
+            f"mcp_servers: {{notes: {{url: '{service.url}', login: true}}}}\n"
+        )
         echo = f"""
 mcp_servers:
   echo:
@@ -87,7 +98,7 @@ mcp_servers:
             "AGCLUSTER_EGRESS": "allowlist",
         }
         with embedded("bubblewrap", **settings) as deployment:
-            yield Scene(deployment, server)
+            yield Scene(deployment, server, service, agents)
 
 
 def said(answer: ChatCompletion) -> str:
@@ -206,3 +217,26 @@ def test_a_callers_secret_is_only_at_the_gateway(scene: Scene) -> None:
     files = [path for path in deployment.data_dir.rglob("*") if path.is_file()]
     assert files
     assert not [path for path in files if ANNAS.encode() in path.read_bytes()]
+
+
+def test_an_operator_logs_in_once_and_the_gateway_renews_it(scene: Scene) -> None:
+    before = scene.ask("toolnames", model="member")
+    assert "mcp__" not in said(before)
+    assert "notes needs a login by its operator" in shown(before)
+    env = {
+        "AGCLUSTER_DATA_DIR": str(scene.deployment.data_dir),
+        "AGCLUSTER_AGENTS_DIR": str(scene.agents),
+    }
+    assert "logged in: member/notes" in log_in(("member", "notes"), env)
+    name = {"X-Conversation-ID": "member"}
+    for word in ("one", "two"):
+        answer = scene.ask(
+            f'tool mcp__notes__repeat {{"text": "{word}"}}', model="member", extra_headers=name
+        )
+        assert word.upper() in said(answer)
+    renewals = scene.service.events("refresh")
+    assert len(renewals) >= 2
+    assert all(one["is_good"] for one in renewals), "each with the newest token"
+    assert all(one["is_right"] for one in scene.service.events("mcp")[1:])
+    looks = 'cat /proc/*/environ /proc/*/cmdline | tr "\\0" "\\n" | grep -c "^token-[0-9a-f]"'
+    assert said(scene.ask(f"tool bash {looks}", model="member")).strip().splitlines()[-1] == "0"

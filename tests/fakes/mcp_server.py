@@ -19,7 +19,10 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from mcp.server.mcpserver import MCPServer
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -40,22 +43,27 @@ class RunningMcpServer:
 @contextlib.contextmanager
 def mcp_server(folder: Path, *keys: str) -> Iterator[RunningMcpServer]:
     """The server on a free port of loopback; each of these values of `Authorization` is right."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = int(probe.getsockname()[1])
+    port = free_port()
     log = folder / "mcp.log"
     log.touch()
     command = [sys.executable, "-m", "tests.fakes.mcp_server", str(port), str(log), *keys]
     process = subprocess.Popen(command, cwd=ROOT)
     try:
-        _wait(port, process)
+        wait_for(port, process)
         yield RunningMcpServer(f"http://127.0.0.1:{port}/mcp", log)
     finally:
         process.terminate()
         process.wait(10)
 
 
-def _wait(port: int, process: subprocess.Popen[bytes]) -> None:
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def wait_for(port: int, process: subprocess.Popen[bytes]) -> None:
+    """Until it listens."""
     end = time.monotonic() + 60
     while time.monotonic() < end and process.poll() is None:
         with socket.socket() as probe:
@@ -65,11 +73,9 @@ def _wait(port: int, process: subprocess.Popen[bytes]) -> None:
     raise TimeoutError("the MCP server did not come up")
 
 
-def _serve(port: int, log: Path, keys: Sequence[str]) -> None:
-    import uvicorn
+def echo_server() -> MCPServer:
+    """What it does."""
     from mcp.server.mcpserver import MCPServer
-    from starlette.responses import PlainTextResponse
-    from starlette.types import ASGIApp, Receive, Scope, Send
 
     server = MCPServer("echo")
 
@@ -83,6 +89,14 @@ def _serve(port: int, log: Path, keys: Sequence[str]) -> None:
         """Answers after that time."""
         await asyncio.sleep(seconds)
         return "waited"
+
+    return server
+
+
+def _serve(port: int, log: Path, keys: Sequence[str]) -> None:
+    import uvicorn
+    from starlette.responses import PlainTextResponse
+    from starlette.types import ASGIApp, Receive, Scope, Send
 
     def guarded(app: ASGIApp) -> ASGIApp:
         async def checked(scope: Scope, receive: Receive, send: Send) -> None:
@@ -101,7 +115,7 @@ def _serve(port: int, log: Path, keys: Sequence[str]) -> None:
 
         return checked
 
-    uvicorn.run(guarded(server.streamable_http_app()), port=port, log_level="warning")
+    uvicorn.run(guarded(echo_server().streamable_http_app()), port=port, log_level="warning")
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ from infra.wire.gateway import (
     TurnMeter,
 )
 from infra.wire.ids import ConversationKey, Fence, TurnId
+from infra.wire.mcp_logins import RenewedLogin, RenewLogin, SealedLogin
 from worker.gateway_client.client import CommandRefused, UpstreamAnswer
 
 _instances = itertools.count(1)
@@ -72,6 +73,11 @@ class MemoryGateway:
         self.meters_of: dict[TurnId, TurnMeter] = {}
         self.opened: list[OpenTurn] = []
         self.closed: list[TurnId] = []
+        self.renewed: list[RenewLogin] = []
+        self.renews: Callable[[RenewLogin], RenewedLogin] = lambda command: RenewedLogin(
+            login=SealedLogin(sealed=f"{command.sealed}+")
+        )
+        """What the service of a login answers."""
         self.side_calls: list[SideCall] = []
         self.side_hung_up: list[TurnId] = []
         """Side calls whose worker left before it had read them."""
@@ -125,6 +131,11 @@ class MemoryGateway:
         if opened is None or opened.turn != request.turn:
             raise GatewayUnavailable(f"turn {request.turn} is not open")
         return SealedKey(sealed_key="v1.sealed.again", expires_ms=opened.expires_ms)
+
+    async def renew_login(self, command: RenewLogin) -> RenewedLogin:
+        self._answer()
+        self.renewed.append(command)
+        return self.renews(command)
 
     async def meters(self) -> Meters:
         self._answer()

@@ -20,6 +20,7 @@ from infra.wire.errors import (
 )
 from infra.wire.states import ConversationState
 from worker.conversations.agent_versions import AgentVersions, ProfileGone
+from worker.conversations.mcp_logins import TurnLogins
 from worker.conversations.recorded_state import RecordedState
 from worker.ownership import HeldLease
 from worker.parts import ConversationParts
@@ -58,6 +59,7 @@ class Claims:
         self._has_claimed = False
         self._newest_begun = 0
         self._versions = AgentVersions(parts.profiles, parts.clock)
+        self._logins = TurnLogins(parts.mcp_logins, parts.gateway, parts.clock)
 
     async def gives_way(self) -> bool:
         """Whether the next turn has to wait until its tenant is served, like turns of other
@@ -121,9 +123,12 @@ class Claims:
         return claimed
 
     async def _with_profile(self, claimed: Claimed) -> Claimed:
-        """With the profile of its agent. Raises what `AgentVersions.of` raises."""
+        """With the profile of its agent, and its logins. Raises what `AgentVersions.of` raises."""
         profile = await self._versions.of(claimed.request.agent)
-        return claimed if profile is None else replace(claimed, profile=profile)
+        if profile is None:
+            return claimed
+        logins = await self._logins.of(claimed.request.agent, profile)
+        return replace(claimed, profile=profile, mcp_logins=logins)
 
     def _note(self, claimed: Claimed) -> None:
         self._has_claimed = True

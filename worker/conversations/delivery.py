@@ -168,7 +168,11 @@ class Delivery:
 
     def _settings(self, claimed: Claimed) -> AgentSettings:
         return agent_settings(
-            claimed.request, self._parts.agents, self._parts.models, profile=claimed.profile
+            claimed.request,
+            self._parts.agents,
+            self._parts.models,
+            profile=claimed.profile,
+            logins=claimed.mcp_logins,
         )
 
     async def _start_with_spare(

@@ -25,6 +25,7 @@ from infra.wire.gateway import (
     decode_turn_command,
 )
 from infra.wire.ids import ConversationKey, Fence, TurnId
+from infra.wire.mcp_logins import decode_renew_login
 from worker.gateway.model.side_calls import SideCalls
 from worker.gateway.sessions import NoSession, SessionTable, StaleFence
 
@@ -75,6 +76,7 @@ class ControlServer:
                 web.put("/sessions/{conversation}/turn", _answering(self._open_turn)),
                 web.delete("/sessions/{conversation}/turn/{turn}", _answering(self._close_turn)),
                 web.post("/sessions/{conversation}/complete", _answering(self._complete)),
+                web.post("/logins/renew", _answering(self._renew_login)),
                 web.get("/meters", _answering(self._meters)),
                 web.get("/health", _answering(self._health)),
             ]
@@ -154,6 +156,9 @@ class ControlServer:
         if call.conversation != _conversation(request):
             raise MalformedMessage("the call is of another conversation")
         return await self._side_calls.answer(request, call)
+
+    async def _renew_login(self, request: web.Request) -> Message:
+        return await self._table.logins.renew(decode_renew_login(await request.read()))
 
     async def _meters(self, request: web.Request) -> Message:
         return self._table.ledger.read_open()

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from infra.runtime.sealing import SealContext, Sealer
 from infra.wire.errors import AgClusterError, ErrorCode
 from infra.wire.gateway import OpenTurn, SideCall
+from infra.wire.mcp_logins import McpLogin
 
 
 class KeyWiped(AgClusterError):
@@ -77,6 +78,29 @@ def open_callers_secrets(sealer: Sealer, command: OpenTurn, *, now_ms: int) -> C
     if given is None:
         return CallersSecrets()
     return CallersSecrets(sealer.open(given.sealed, _context(command), now_ms=now_ms))
+
+
+class LoginTokens:
+    """The tokens of a turn's logins at MCP servers, until they are wiped."""
+
+    def __init__(self, logins: Mapping[str, McpLogin] | None = None) -> None:
+        """By the names of their servers."""
+        told = {name: (one.url, one.access_token) for name, one in (logins or {}).items()}
+        self._bytes = bytearray(json.dumps(told).encode())
+
+    def of(self, server: str, url: str) -> str | None:
+        """The token for the server of that name, if it is the one that the login was made at."""
+        told = json.loads(self._bytes.decode()) if self._bytes else {}
+        made_at, token = told.get(server, (None, None))
+        return token if made_at == url else None
+
+    def wipe(self) -> None:
+        """Overwrite them. May be called repeatedly."""
+        self._bytes[:] = bytes(len(self._bytes))
+        self._bytes.clear()
+
+    def __repr__(self) -> str:
+        return "LoginTokens([tokens])"
 
 
 def _context(command: OpenTurn | SideCall) -> SealContext:

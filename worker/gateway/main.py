@@ -23,7 +23,7 @@ from infra.runtime.console import complain
 from infra.runtime.lifecycle import stop_signals
 from infra.runtime.logs import configure_logs, fields
 from infra.runtime.memory import forbid_dumps, give_back_large_pieces
-from infra.runtime.sealing import Sealed, Sealer
+from infra.runtime.sealing import LoginSealer, Sealed, Sealer
 from infra.runtime.settings import Settings, SettingsRefused, load_settings
 from infra.wire.errors import AgClusterError
 from worker.gateway.control import ControlServer, claim_control_socket
@@ -37,6 +37,7 @@ from worker.gateway.egress.proxy import (
     SystemResolver,
 )
 from worker.gateway.listeners import SessionListeners
+from worker.gateway.mcp_logins import McpLoginDesk
 from worker.gateway.model.proxy import UPSTREAM_BODY_MAX_BYTES, ModelLimits, ModelProxy
 from worker.gateway.model.side_calls import SideCalls
 from worker.gateway.model.upstream import Upstream, UpstreamTimeouts
@@ -153,6 +154,7 @@ async def serve(
                 listen=listen,
                 sealer=sealer,
                 mcp_sealer=Sealer(config.secret, Sealed.MCP_SECRETS),
+                logins=McpLoginDesk(LoginSealer(config.secret), outside.clock),
                 clock=outside.clock,
                 group=group,
             )

@@ -21,7 +21,7 @@ from typing import Protocol
 from infra.runtime.clock import Clock
 from infra.runtime.logs import fields
 from infra.runtime.sealing import SealContext, Sealer
-from infra.wire.errors import AgClusterError, IllegalTransition
+from infra.wire.errors import AgClusterError, IllegalTransition, KeyNotOpened
 from infra.wire.gateway import (
     GatewayStatus,
     OpenSession,
@@ -31,7 +31,14 @@ from infra.wire.gateway import (
     TurnMeter,
 )
 from infra.wire.ids import ConversationKey, Fence, TurnId
-from worker.gateway.keys import CallersSecrets, TurnKey, open_callers_secrets, open_key
+from worker.gateway.keys import (
+    CallersSecrets,
+    LoginTokens,
+    TurnKey,
+    open_callers_secrets,
+    open_key,
+)
+from worker.gateway.mcp_logins import McpLoginDesk
 from worker.gateway.model.metering import Ledger, TurnCounter
 from worker.gateway.model.spoken_text import SpokenText
 from worker.gateway.tries import FailedTries
@@ -106,6 +113,7 @@ class Turn:
         key: TurnKey,
         counter: TurnCounter,
         callers_secrets: CallersSecrets | None = None,
+        tokens: LoginTokens | None = None,
     ) -> None:
         self.id = command.turn
         self.tenant = command.tenant
@@ -116,6 +124,7 @@ class Turn:
         self.budget_tokens = command.budget_tokens
         self.key = key
         self.callers_secrets = callers_secrets or CallersSecrets()
+        self.tokens = tokens or LoginTokens()
         """What its caller sends for its MCP servers."""
         self.counter = counter
         self.spoken_text = SpokenText(command.turn_options.max_tokens)
@@ -164,6 +173,7 @@ class Turn:
         self.state = state
         self.key.wipe()
         self.callers_secrets.wipe()
+        self.tokens.wipe()
         now = asyncio.get_running_loop().time()
         for scope in self._under_way:
             scope.reschedule(now)
@@ -244,6 +254,7 @@ class SessionTable:
         listen: Callable[[GatewaySession], Awaitable[Listeners]],
         sealer: Sealer,
         mcp_sealer: Sealer,
+        logins: McpLoginDesk,
         clock: Clock,
         group: asyncio.TaskGroup,
     ) -> None:
@@ -251,6 +262,7 @@ class SessionTable:
         self._listen = listen
         self._sealer = sealer
         self._mcp_sealer = mcp_sealer
+        self.logins = logins
         self._clock = clock
         self._group = group
         self._sessions: dict[ConversationKey, GatewaySession] = {}
@@ -315,10 +327,22 @@ class SessionTable:
                 session.turn.budget_tokens = command.budget_tokens
                 return
             self._end_turn(session)
-        turn = Turn(command, key, self.ledger.open(command.turn), callers_secrets)
+        turn = Turn(
+            command, key, self.ledger.open(command.turn), callers_secrets, self._tokens(command)
+        )
         session.begin_turn(turn)
         self._expiries[turn] = self._group.create_task(self._expire_later(turn))
         log.info("turn open", extra=_told(session, turn))
+
+    def _tokens(self, command: OpenTurn) -> LoginTokens:
+        """Of its logins, those that open."""
+        opened = {}
+        for server, login in command.mcp_logins.items():
+            try:
+                opened[server] = self.logins.open(login)
+            except KeyNotOpened as error:
+                log.warning("login not opened", extra=fields(login=login.name, reason=error))
+        return LoginTokens(opened)
 
     def close_turn(
         self, conversation: ConversationKey, turn: TurnId, fence: Fence | None

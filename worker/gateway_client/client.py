@@ -35,6 +35,7 @@ from infra.wire.gateway import (
     decode_status,
 )
 from infra.wire.ids import ConversationKey, Fence, TurnId
+from infra.wire.mcp_logins import RenewedLogin, RenewLogin, decode_renewed_login
 from worker.gateway_client.turn_line import TurnLine
 
 _AnswerT = TypeVar("_AnswerT", GatewayStatus, TurnMeter, SealedKey)
@@ -46,6 +47,8 @@ _BASE = "http://gateway"
 _SIDE_SILENCE_S = 330.0
 """Longer than the gateway waits for the upstream, so that its answer comes first."""
 _REFUSAL_MAX_BYTES = 64 * 1024
+_LOGIN_S = 20.0
+"""Longer than the gateway waits for a login's service."""
 
 
 class CommandRefused(GatewayUnavailable):
@@ -135,6 +138,12 @@ class GatewayClient:
         """The key of an open turn, sealed for the turn of an agent that it calls."""
         return await self._ask(request, SealedKey)
 
+    async def renew_login(self, command: RenewLogin) -> RenewedLogin:
+        """A login at an MCP server, renewed at its service."""
+        return decode_renewed_login(
+            await self._send("POST", "/logins/renew", command, timeout_s=_LOGIN_S)
+        )
+
     async def meters(self) -> Meters:
         """What the running turns have used so far."""
         return decode_meters(await self._send("GET", "/meters"))
@@ -206,11 +215,18 @@ class GatewayClient:
             raise GatewayUnavailable(f"the gateway answered with a {answer.type}")
         return answer
 
-    async def _send(self, method: str, path: str, command: Message | None = None) -> bytes:
+    async def _send(
+        self,
+        method: str,
+        path: str,
+        command: Message | None = None,
+        *,
+        timeout_s: float | None = None,
+    ) -> bytes:
         body = command.encode() if command is not None else None
         with self._translating():
             async with (
-                asyncio.timeout(self._timeout_s),
+                asyncio.timeout(timeout_s or self._timeout_s),
                 self._session().request(method, _BASE + path, data=body) as answer,
             ):
                 raw = await answer.read()

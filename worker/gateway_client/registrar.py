@@ -30,6 +30,7 @@ from infra.wire.gateway import (
     TurnMeter,
 )
 from infra.wire.ids import ConversationKey, Fence, TurnId
+from infra.wire.mcp_logins import RenewedLogin, RenewLogin
 from worker.gateway_client.client import CommandRefused, UpstreamAnswer
 
 log = logging.getLogger(__name__)
@@ -67,6 +68,10 @@ class Gateway(Protocol):
 
     async def seal_key(self, request: SealKey) -> SealedKey:
         """The key of an open turn, sealed for the turn of an agent that it calls."""
+        ...
+
+    async def renew_login(self, command: RenewLogin) -> RenewedLogin:
+        """A login at an MCP server, renewed at its service."""
         ...
 
     async def meters(self) -> Meters:
@@ -160,6 +165,10 @@ class GatewayRegistrar:
         with self._noticing(request.conversation, request.fence):
             # One that has just restarted is told of the turn soon.
             return await self._patiently(lambda: self._gateway.seal_key(request))
+
+    async def renew_login(self, command: RenewLogin) -> RenewedLogin:
+        """A login at an MCP server, renewed at its service. Raises `GatewayUnavailable`."""
+        return await self._gateway.renew_login(command)
 
     async def meter(self, turn: TurnId) -> TurnMeter | None:
         """What an open turn has used, at most a second old; None if it is not open there.

@@ -3,6 +3,8 @@ otherwise the deployment's. Pure."""
 
 from __future__ import annotations
 
+from collections.abc import Container
+
 from infra.runtime.settings.agents import AgentDefaults
 from infra.runtime.settings.models import ModelSettings
 from infra.wire.agents.delegation import Delegate
@@ -24,13 +26,15 @@ def agent_settings(
     models: ModelSettings,
     *,
     profile: AgentProfile | None = None,
+    logins: Container[str] = (),
 ) -> AgentSettings:
-    """The settings in the turn's `StartTurn`. `profile` is its agent's; None for the usual one."""
+    """The settings in the turn's `StartTurn`. `profile` is its agent's; None for the usual one.
+    `logins` are the MCP servers at which an operator has logged in."""
     settings = usual_settings(agents, models).model_copy(update={"is_called": _is_called(request)})
     if profile is not None:
         return _of_profile(settings, profile, agents, models).model_copy(
             update={
-                "mcp": mcp_servers(profile, request.turn_options.mcp_secrets),
+                "mcp": mcp_servers(profile, request.turn_options.mcp_secrets, logins),
                 "model": request.model,
                 "system_prompt": _prompt(profile, request.system_prompt),
                 "is_prompt_added": profile.system_prompt is not None

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 
 from infra.wire.agents.mcp import McpServer
 from infra.wire.agents.profile import AgentProfile
 from infra.wire.mcp import AgentMcpServer, CallerSecrets, header_of
 
 
-def mcp_servers(profile: AgentProfile, sent: CallerSecrets | None) -> Mapping[str, AgentMcpServer]:
-    """The servers as its agent is told of them. `sent`: the secrets that the caller has sent."""
+def mcp_servers(
+    profile: AgentProfile, sent: CallerSecrets | None, logins: Container[str]
+) -> Mapping[str, AgentMcpServer]:
+    """The servers as its agent is told of them. `sent`: the secrets that the caller has sent;
+    `logins`: the servers at which an operator has logged in."""
     given = _names(sent)
     return {
         name: AgentMcpServer(
@@ -20,15 +23,22 @@ def mcp_servers(profile: AgentProfile, sent: CallerSecrets | None) -> Mapping[st
             environment=server.env,
         )
         for name, server in profile.mcp_servers.items()
-        if server.callers_secrets <= given
+        if server.callers_secrets <= given and (not server.login or name in logins)
     }
 
 
-def missing_notices(profile: AgentProfile | None, sent: CallerSecrets | None) -> tuple[str, ...]:
+def missing_notices(
+    profile: AgentProfile | None, sent: CallerSecrets | None, logins: Container[str]
+) -> tuple[str, ...]:
     """What the user is told of servers that the agent does not have in this turn."""
     given = _names(sent)
     servers = profile.mcp_servers if profile is not None else {}
-    return tuple(
+    unknown = tuple(
+        f"The MCP server {name} needs a login by its operator; its tools are missing."
+        for name, server in servers.items()
+        if server.login and name not in logins
+    )
+    return unknown + tuple(
         f"The MCP server {name} needs {', '.join(map(_header, sorted(missing)))} with the request; "
         "its tools are missing."
         for name, server in servers.items()

@@ -174,6 +174,7 @@ class TurnRun:
             budget_tokens=self.spending.budget_tokens,
             options=self.claimed.request.options,
             mcp_servers=servers_outside(profile),
+            mcp_logins=self.claimed.mcp_logins,
             turn_options=self.claimed.request.turn_options.for_gateway,
         )
 
@@ -226,12 +227,18 @@ class TurnRun:
             return
         request = self._told
         settings = agent_settings(
-            request, self._parts.agents, self._parts.models, profile=self.claimed.profile
+            request,
+            self._parts.agents,
+            self._parts.models,
+            profile=self.claimed.profile,
+            logins=self.claimed.mcp_logins,
         )
         if self.told_ns is None:
             self.told_ns = file_time_ns()
             self.fetched_ns = latest_file_time_ns()
-        missing = missing_notices(self.claimed.profile, request.turn_options.mcp_secrets)
+        missing = missing_notices(
+            self.claimed.profile, request.turn_options.mcp_secrets, self.claimed.mcp_logins
+        )
         notices = (*self._notices, *missing)
         link.send_line(self._standing.start_line(request, settings, notices=notices))
         if self.timeline is not None:

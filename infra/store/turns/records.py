@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 from pydantic import TypeAdapter
@@ -27,6 +27,7 @@ from infra.wire.ids import (
     TurnId,
     WorkerId,
 )
+from infra.wire.mcp_logins import OpenLogin
 from infra.wire.options import NO_OPTIONS, ConversationOptions
 from infra.wire.states import TurnState
 from infra.wire.turns import ContentBlock, Lane, OnDisconnect, TurnRequest
@@ -178,6 +179,8 @@ class Claimed:
     profile: AgentProfile | None = None
     """The profile of its agent, in the version that its conversation works with; None for the usual
     one. Who claims it adds this."""
+    mcp_logins: Mapping[str, OpenLogin] = field(default_factory=dict)
+    """The logins that its agent has at its MCP servers. Who claims it adds these."""
     age_s: float = 0.0
     """Milliseconds since it was begun, by the clock of Redis. Its deadline counts from there, not
     from its current owner's claim."""

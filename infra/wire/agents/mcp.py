@@ -31,6 +31,8 @@ class McpServer(ProfilePart):
     headers: Mapping[HeaderName, Annotated[str, StringConstraints(pattern=_HEADER_VALUE)]] = {}
     """Headers of each request. `${NAME}` stands for a secret of `AGCLUSTER_MCP_SECRETS`,
     `${caller:NAME}` for one that the caller sends in the header `X-AgCluster-MCP-NAME`."""
+    login: bool = False
+    """An operator logs in once, with `agcluster mcp login`; the gateway adds the token."""
     timeout_s: Annotated[float, Field(gt=0, le=3600)] = 300.0
     """A call that takes longer is ended."""
     command: Annotated[str, Field(min_length=1, max_length=1000)] | None = None

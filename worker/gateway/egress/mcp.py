@@ -13,7 +13,7 @@ import asyncio
 import json
 import re
 import ssl
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
@@ -87,10 +87,15 @@ def request_to(
     servers: Mapping[str, McpServer],
     secrets: McpSecrets,
     callers: Mapping[str, str],
+    token_of: Callable[[str, str], str | None] = lambda name, url: None,
 ) -> McpRequest:
-    """The agent's request as its server gets it. `callers`: the caller's secrets. Raises
-    `McpRefused`."""
-    server = servers.get(request.host.removesuffix(SUFFIX))
+    """The agent's request as its server gets it.
+
+    `callers` are the caller's secrets; `token_of` has the token of an operator's login at the
+    server of that name and address. Raises `McpRefused`.
+    """
+    name = request.host.removesuffix(SUFFIX)
+    server = servers.get(name)
     if server is None or server.url is None:
         raise McpRefused(404, "this agent has no such MCP server")
     if request.is_tunnel or request.port != 80:
@@ -105,6 +110,8 @@ def request_to(
     host = parts.hostname or ""
     target = f"{parts.path or '/'}{f'?{parts.query}' if parts.query else ''}"
     headers = _headers(request, server, secrets, callers)
+    if server.login:
+        headers.append(_authorization(token_of(name, server.url)))
     authority = authority_of(host, port, usual=443 if is_tls else 80)
     return McpRequest(
         host=host,
@@ -148,6 +155,12 @@ def _headers(
         raise McpRefused(
             502, "the MCP server is not set up", detail=f"there is no secret {error}"
         ) from error
+
+
+def _authorization(token: str | None) -> bytes:
+    if token is None:
+        raise McpRefused(401, "the MCP server needs a login by its operator")
+    return f"Authorization: Bearer {token}".encode("ascii")
 
 
 def is_plain(value: object) -> bool:

@@ -47,7 +47,11 @@ class McpCalls:
         try:
             turn = carried.turn
             asked = request_to(
-                request, turn.mcp_servers, self._secrets, turn.callers_secrets.reveal()
+                request,
+                turn.mcp_servers,
+                self._secrets,
+                turn.callers_secrets.reveal(),
+                turn.tokens.of,
             )
             body = await self._read_body(agent[0], asked.body_bytes)
             server = await connected_to(asked)

@@ -5,8 +5,10 @@ from __future__ import annotations
 import pytest
 
 from infra.wire.agents.mcp import McpServer
+from infra.wire.mcp_logins import McpLogin
 from worker.gateway.egress.mcp import McpRefused, McpSecrets, is_mcp, request_to
 from worker.gateway.egress.request import parse_request
+from worker.gateway.keys import LoginTokens
 
 SERVERS = {
     "github": McpServer(
@@ -20,6 +22,12 @@ SERVERS = {
     ),
     "unset": McpServer(url="http://10.0.0.7/mcp", headers={"X-Key": "${NOBODY}"}),
 }
+LOGIN = McpLogin(
+    url="https://notes.example.com/",
+    access_token="t0ken",
+    token_endpoint="https://login.example.com/token",
+    client_id="c",
+)
 SECRETS = McpSecrets('{"TOKEN": "s3cret"}')
 
 
@@ -129,3 +137,19 @@ def test_without_its_callers_secret_a_server_is_not_asked() -> None:
     with pytest.raises(McpRefused) as refused:
         personal({"TOKEN": "another"})
     assert refused.value.status == 502
+
+
+def test_the_token_of_a_login_goes_to_the_server_it_was_made_at() -> None:
+    servers = {"notes": McpServer(url="https://notes.example.com/", login=True)}
+    tokens = LoginTokens({"notes": LOGIN})
+    request = parse_request(head("notes", "POST", "/", "Content-Length: 5", "Authorization: mine"))
+    asked = request_to(request, servers, SECRETS, {}, tokens.of)
+    assert b"Authorization: Bearer t0ken\r\n" in asked.head
+    assert b"mine" not in asked.head
+    elsewhere = {"notes": McpServer(url="https://other.example.com/", login=True)}
+    for told, known in ((elsewhere, tokens), (servers, LoginTokens())):
+        with pytest.raises(McpRefused) as refused:
+            request_to(request, told, SECRETS, {}, known.of)
+        assert refused.value.status == 401
+    tokens.wipe()
+    assert tokens.of("notes", LOGIN.url) is None

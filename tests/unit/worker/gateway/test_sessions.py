@@ -8,12 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from infra.runtime.sealing import SealContext, Sealer
+from infra.runtime.sealing import LoginSealer, SealContext, Sealer
 from infra.wire.errors import KeyNotOpened
 from infra.wire.gateway import OpenSession, OpenTurn, SealKey, TurnMeter
 from infra.wire.ids import ConversationKey, Fence, TenantId, TurnId
 from tests.fakes.manual_clock import ManualClock
 from worker.gateway.keys import KeyWiped
+from worker.gateway.mcp_logins import McpLoginDesk
 from worker.gateway.sessions import (
     GatewaySession,
     KeyState,
@@ -50,7 +51,12 @@ class Desk:
         self.sessions: list[GatewaySession] = []
         self.made: list[PaperListeners] = []
         self.table = SessionTable(
-            listen=self._listen, sealer=SEALER, mcp_sealer=SEALER, clock=self.clock, group=group
+            listen=self._listen,
+            sealer=SEALER,
+            mcp_sealer=SEALER,
+            logins=McpLoginDesk(LoginSealer(b"secret"), self.clock),
+            clock=self.clock,
+            group=group,
         )
 
     async def open_session(self, fence: int, folder: str = "/s/c") -> None:

@@ -158,14 +158,14 @@ SENT = CallerSecrets(names=("MY_KEY",), sealed="v1.sealed", version="v7")
 
 
 def test_an_agent_has_the_servers_whose_secrets_its_caller_sends() -> None:
-    assert list(mcp_servers(PERSONAL, None)) == ["echo"]
+    assert list(mcp_servers(PERSONAL, None, ())) == ["echo"]
     # A session with a server belongs to one secret, so another one has the CLI started anew.
-    assert mcp_servers(PERSONAL, SENT) == {
+    assert mcp_servers(PERSONAL, SENT, ()) == {
         "echo": AgentMcpServer(timeout_s=300),
         "mine": AgentMcpServer(timeout_s=9, secrets_version="v7"),
     }
-    assert missing_notices(PERSONAL, SENT) == ()
-    assert "X-AgCluster-MCP-MY-KEY" in missing_notices(PERSONAL, None)[0]
+    assert missing_notices(PERSONAL, SENT, ()) == ()
+    assert "X-AgCluster-MCP-MY-KEY" in missing_notices(PERSONAL, None, ())[0]
 
 
 async def test_what_a_caller_sends_reaches_each_owners_gateway_and_no_agent(stage: Stage) -> None:

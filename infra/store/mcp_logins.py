@@ -1,0 +1,67 @@
+"""Logins at MCP servers, sealed, and who renews one at the moment."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterable
+
+from redis.asyncio import Redis
+
+from infra.store.keys import Keys
+from infra.store.server.connection import translate
+from infra.wire.errors import MalformedMessage
+from infra.wire.mcp_logins import SealedLogin, decode_sealed_login
+
+RENEWAL_S = 30.0
+"""How long one worker alone may renew a login."""
+
+
+class McpLogins:
+    """By the name of the login (`infra.wire.mcp_logins.login_name`). All raise
+    `StoreUnavailable`."""
+
+    def __init__(self, redis: Redis, keys: Keys) -> None:
+        self._redis = redis
+        self._keys = keys
+
+    async def of(self, names: Iterable[str]) -> dict[str, SealedLogin]:
+        """Those of these names that there are. One that cannot be read is none."""
+        wanted = list(names)
+        if not wanted:
+            return {}
+        with translate():
+            raws = await self._redis.hmget(self._keys.mcp_logins(), wanted)  # type: ignore[misc]
+        found = {}
+        for name, raw in zip(wanted, raws, strict=True):
+            try:
+                if raw is not None:
+                    found[name] = decode_sealed_login(raw)
+            except MalformedMessage:
+                continue
+        return found
+
+    async def keep(self, name: str, login: SealedLogin) -> None:
+        with translate():
+            await self._redis.hset(self._keys.mcp_logins(), name, login.encode().decode())  # type: ignore[misc]
+
+    async def drop(self, name: str) -> bool:
+        """Returns whether there was one."""
+        with translate():
+            return bool(await self._redis.hdel(self._keys.mcp_logins(), name))  # type: ignore[misc]
+
+    async def begin_renewal(self, name: str) -> bool:
+        """Whether it is the caller's to renew it now. Two renewals at once would make each other's
+        tokens worthless. Ends by itself after `RENEWAL_S`."""
+        with translate():
+            return bool(
+                await self._redis.set(
+                    self._keys.mcp_renewal(name),
+                    secrets.token_hex(8),
+                    nx=True,
+                    px=round(RENEWAL_S * 1000),
+                )
+            )
+
+    async def end_renewal(self, name: str) -> None:
+        with translate():
+            await self._redis.delete(self._keys.mcp_renewal(name))

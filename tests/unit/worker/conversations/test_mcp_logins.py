@@ -1,0 +1,109 @@
+"""The logins of a turn's agent, renewed by one worker of all."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from redis.asyncio import Redis
+
+from infra.runtime.clock import SystemClock
+from infra.store.keys import Keys
+from infra.store.mcp_logins import McpLogins
+from infra.wire.agents.mcp import McpServer
+from infra.wire.agents.profile import AgentProfile
+from infra.wire.agents.ref import AgentRef
+from infra.wire.errors import GatewayUnavailable
+from infra.wire.mcp_logins import RenewedLogin, RenewLogin, SealedLogin
+from worker.conversations.mcp_logins import RENEW_BEFORE_MS, TurnLogins
+
+AGENT = AgentRef(name="helper", digest="0" * 32)
+SERVER = McpServer(url="https://mcp.example.com/", login=True)
+PROFILE = AgentProfile(mcp_servers={"notes": SERVER, "open": McpServer(url="https://a.example/")})
+NAME = "helper/notes"
+
+
+class RenewingGateway:
+    """Renews after a while, unless it fails."""
+
+    def __init__(self, fault: str | None = None, *, is_down: bool = False) -> None:
+        self.asked: list[RenewLogin] = []
+        self.fault = fault
+        self.is_down = is_down
+
+    async def renew_login(self, command: RenewLogin) -> RenewedLogin:
+        self.asked.append(command)
+        await asyncio.sleep(0.1)
+        if self.is_down:
+            raise GatewayUnavailable("it is gone")
+        now_ms = SystemClock().unix_ms()
+        if self.fault is not None:
+            return RenewedLogin(
+                login=SealedLogin(
+                    sealed=command.sealed,
+                    expires_ms=now_ms,
+                    can_renew=True,
+                    made_ms=now_ms,
+                    fault=self.fault,
+                )
+            )
+        return RenewedLogin(
+            login=SealedLogin(
+                sealed=f"{command.sealed}+",
+                expires_ms=now_ms + 2 * RENEW_BEFORE_MS,
+                can_renew=True,
+                made_ms=now_ms,
+            )
+        )
+
+
+@pytest.fixture
+def logins(redis: Redis) -> McpLogins:
+    return McpLogins(redis, Keys("test"))
+
+
+async def ending(logins: McpLogins, in_ms: int) -> None:
+    """There is a login whose token ends then."""
+    end_ms = SystemClock().unix_ms() + in_ms
+    await logins.keep(NAME, SealedLogin(sealed="s", expires_ms=end_ms, can_renew=True))
+
+
+async def sealed_for_turn(logins: McpLogins, gateway: RenewingGateway) -> str | None:
+    found = await TurnLogins(logins, gateway, SystemClock()).of(AGENT, PROFILE)
+    assert found.keys() <= {"notes"}
+    return found["notes"].sealed if found else None
+
+
+async def test_many_turns_that_find_it_due_renew_it_once(logins: McpLogins) -> None:
+    await ending(logins, 1000)
+    gateway = RenewingGateway()
+    asked = (sealed_for_turn(logins, gateway) for _ in range(8))
+    assert set(await asyncio.gather(*asked)) == {"s+"}
+    assert len(gateway.asked) == 1
+    assert await sealed_for_turn(logins, gateway) == "s+"
+    assert len(gateway.asked) == 1
+
+
+async def test_one_that_lasts_is_left_alone(logins: McpLogins) -> None:
+    await ending(logins, 2 * RENEW_BEFORE_MS)
+    gateway = RenewingGateway()
+    assert await sealed_for_turn(logins, gateway) == "s"
+    assert gateway.asked == []
+
+
+async def test_without_a_login_there_is_none(logins: McpLogins) -> None:
+    assert await sealed_for_turn(logins, RenewingGateway()) is None
+    assert await TurnLogins(logins, RenewingGateway(), SystemClock()).of(None, None) == {}
+
+
+@pytest.mark.parametrize("gateway", [RenewingGateway("no answer"), RenewingGateway(is_down=True)])
+async def test_a_renewal_that_fails_leaves_the_token_of_before(
+    logins: McpLogins, gateway: RenewingGateway
+) -> None:
+    await ending(logins, 1000)
+    assert await sealed_for_turn(logins, gateway) == "s"
+    kept = (await logins.of([NAME]))[NAME]
+    assert kept.fault == gateway.fault
+    # It is not asked again with every turn.
+    await sealed_for_turn(logins, gateway)
+    assert len(gateway.asked) == (1 if gateway.fault else 2)

@@ -1,0 +1,105 @@
+"""The logins that a turn's agent has at its MCP servers, renewed before they end.
+
+Every worker may renew one, through its gateway, and only one does: a service's answer makes the
+token of before worthless.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from typing import Protocol
+
+from infra.runtime.clock import Clock
+from infra.runtime.logs import fields
+from infra.store.mcp_logins import McpLogins
+from infra.wire.agents.profile import AgentProfile
+from infra.wire.agents.ref import AgentRef
+from infra.wire.errors import GatewayUnavailable, StoreUnavailable
+from infra.wire.mcp_logins import OpenLogin, RenewedLogin, RenewLogin, SealedLogin, login_name
+
+log = logging.getLogger(__name__)
+
+RENEW_BEFORE_MS = 10 * 60 * 1000
+"""A token that ends sooner is renewed before the turn: a turn of usual length does not outlast
+it."""
+AGAIN_AFTER_MS = 60 * 1000
+"""A renewal that failed is not tried again before."""
+WAIT_S = 5.0
+_LOOK_EVERY_S = 0.2
+
+
+class RenewsLogins(Protocol):
+    """This host's gateway."""
+
+    async def renew_login(self, command: RenewLogin) -> RenewedLogin:
+        """Raises `GatewayUnavailable`."""
+        ...
+
+
+class TurnLogins:
+    """Finds and renews the logins of turns."""
+
+    def __init__(self, logins: McpLogins, gateway: RenewsLogins, clock: Clock) -> None:
+        self._logins = logins
+        self._gateway = gateway
+        self._clock = clock
+
+    async def of(
+        self, agent: AgentRef | None, profile: AgentProfile | None
+    ) -> Mapping[str, OpenLogin]:
+        """By the names of the servers; those that there are. Never raises: a turn without a login
+        is better than none."""
+        wanted = {
+            login_name(agent.name, server): server
+            for server, told in (profile.mcp_servers.items() if profile and agent else ())
+            if told.login and agent
+        }
+        try:
+            kept = await self._logins.of(wanted) if wanted else {}
+            return {
+                wanted[name]: OpenLogin(name=name, sealed=(await self._fresh(name, login)).sealed)
+                for name, login in kept.items()
+            }
+        except StoreUnavailable as error:
+            log.warning("mcp logins not read: %s", error)
+            return {}
+
+    async def _fresh(self, name: str, login: SealedLogin) -> SealedLogin:
+        if not self._is_due(login):
+            return login
+        if not await self._logins.begin_renewal(name):
+            return await self._renewed_by_another(name, login)
+        try:
+            login = (await self._logins.of([name])).get(name, login)
+            return await self._renewed(name, login) if self._is_due(login) else login
+        finally:
+            await self._logins.end_renewal(name)
+
+    async def _renewed(self, name: str, login: SealedLogin) -> SealedLogin:
+        try:
+            command = RenewLogin(name=name, sealed=login.sealed)
+            answer = await self._gateway.renew_login(command)
+        except GatewayUnavailable as error:
+            log.warning("mcp login not renewed: %s", error, extra=fields(login=name))
+            return login
+        await self._logins.keep(name, answer.login)
+        return answer.login
+
+    async def _renewed_by_another(self, name: str, login: SealedLogin) -> SealedLogin:
+        """As soon as it is done, or as it is if that takes long."""
+        end_s = self._clock.monotonic() + WAIT_S
+        while self._clock.monotonic() < end_s:
+            await self._clock.sleep(_LOOK_EVERY_S)
+            now = (await self._logins.of([name])).get(name)
+            if now is not None and now.made_ms != login.made_ms:
+                return now
+        return login
+
+    def _is_due(self, login: SealedLogin) -> bool:
+        now_ms = self._clock.unix_ms()
+        if login.expires_ms is None or not login.can_renew:
+            return False
+        if login.fault is not None and now_ms < login.made_ms + AGAIN_AFTER_MS:
+            return False
+        return login.expires_ms < now_ms + RENEW_BEFORE_MS
