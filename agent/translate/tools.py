@@ -25,6 +25,8 @@ Input = Mapping[str, Any]
 
 _ESCAPES = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|.)")
 _TAGS = re.compile(r"</?(?:tool_use_error|error|stdout|stderr)>")
+_REFUSED = re.compile(r"\A\s*PreToolUse:[A-Za-z0-9_-]{1,200} hook error: ")
+"""What the CLI writes before our reason for a call that is not made."""
 _REMINDER = re.compile(r"<system-reminder>.*?(?:</system-reminder>|\Z)", re.DOTALL)
 _REMARK = re.compile(r"\((?:Bash completed with no output|Results are truncated)")
 _NOTHING = re.compile(r"no (?:files|matches) found", re.IGNORECASE)
@@ -56,7 +58,7 @@ def summarise_result(name: str, content: object, *, is_error: bool) -> str:
     text, images = _read(content)
     if not is_error and (large := _TOO_LARGE.match(text)):
         return f"ok, {large[1]} {large[2]} of output"
-    text = _TAGS.sub("", _REMINDER.sub("", text)).strip()
+    text = _REFUSED.sub("", _TAGS.sub("", _REMINDER.sub("", text))).strip()
     if is_error:
         return _cut(_clean(_first_error(name, text)), RESULT_MAX_CHARS)
     if images:
@@ -70,7 +72,8 @@ def excerpt_of(name: str, content: object) -> str | None:
     """
     if name in SUB_AGENTS:
         return None
-    text = _PREVIEW.sub("", _TAGS.sub("", _REMINDER.sub("", _read(content)[0])))
+    text = _TAGS.sub("", _REMINDER.sub("", _read(content)[0]))
+    text = _REFUSED.sub("", _PREVIEW.sub("", text))
     lines = map(_clean_columns, text[: 2 * EXCERPT_MAX_CHARS].strip("\n").splitlines())
     return _cut("\n".join(lines).rstrip(), EXCERPT_MAX_CHARS) or None
 

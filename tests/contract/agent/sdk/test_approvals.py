@@ -8,21 +8,24 @@ import json
 import os
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from agent.approvals.policy import DENIED
 from infra.wire.agents.permissions import Permissions
-from infra.wire.events import ClientCall, EndReason, Event, ToolCall
+from infra.wire.events import ClientCall, EndReason, Event, ToolCall, ToolResult
 from infra.wire.ids import TurnId
 from infra.wire.link import BaseKind, Interrupt, InterruptReason
+from infra.wire.mcp import AgentMcpServer
 from infra.wire.options import AnswerForm, ClientTool, ClientTools, TurnOptions
 from infra.wire.states import TurnState
 from infra.wire.turns import ResultBlock, TextBlock
 from tests.contract.agent.sdk.one_agent import agent_of
+from tests.contract.agent.test_local_mcp_servers import LOCAL
 from tests.contract.agent.test_memory import TOOLS, said, told
 from tests.fakes.link_client import LinkClient, end_of, start_turn, text_of
 from tests.fakes.local_agent import LocalAgent
@@ -74,6 +77,7 @@ async def ask(
     options: TurnOptions | None = None,
     asks_questions: bool = False,
     is_called: bool = False,
+    mcp: Mapping[str, AgentMcpServer] | None = None,
     **more: Any,
 ) -> list[Event]:
     """A turn of an agent with these permissions."""
@@ -83,6 +87,7 @@ async def ask(
             "permissions": permissions,
             "asks_questions": asks_questions,
             "is_called": is_called,
+            "mcp": mcp or {},
         }
     )
     changed = {"settings": settings, "turn_options": options or TurnOptions()}
@@ -260,6 +265,22 @@ async def test_what_is_denied_is_refused_and_in_sub_agents_too(
         assert text_of(events) == "x"
         assert tools(events)[:2] == ["Agent", "Bash"]
         assert lines(mark) == 0
+
+
+async def test_a_tool_of_an_mcp_server_is_approved_also_elsewhere(model: Path) -> None:
+    some = Permissions(ask=("mcp__local__*",), deny=("mcp__local__crash",))
+    more: dict[str, Any] = {"permissions": some, "mcp": LOCAL}
+    shelf = TranscriptShelf()
+    script = "tools mcp__local__count {} ;; mcp__local__crash {} then echo unsaid"
+    async with agent_of(model, shelf) as link:
+        first = await ask(link, script, **more)
+        assert "**mcp__local__count**" in text_of(first)
+        assert [(e.name, e.summary) for e in first if isinstance(e, ToolResult)] == [
+            ("local: crash", DENIED)
+        ]
+    async with agent_of(model, shelf) as link:
+        second = await ask(link, "1", transcript=shelf.transcript(), **more)
+        assert "call 1" in text_of(second), "once"
 
 
 async def test_in_ask_mode_only_reading_is_free(link: LinkClient, mark: Path) -> None:

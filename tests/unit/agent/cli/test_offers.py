@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from agent.cli.offers import CallReply, Offer, OfferedCall, Offers
+from agent.cli.offers import HOLD, CallReply, Hold, Offer, OfferedCall, Offers
 
 SCHEMA = {"type": "object"}
 
@@ -112,3 +112,28 @@ async def test_a_new_turn_knows_nothing_of_the_calls_of_the_last_one() -> None:
     await before(offers, "go")
     offers.take([offer("go")])
     assert offers.open_calls == {}
+
+
+async def test_a_gate_decides_about_every_other_call() -> None:
+    offers = Offers()
+    told: list[tuple[str, bool]] = []
+
+    def gate(call: OfferedCall, is_by_helper: bool) -> Hold | str | None:
+        told.append((call.name, is_by_helper))
+        if call.name == "Bash":
+            return HOLD
+        return "not here" if call.name == "Write" else None
+
+    offers.take([offer("go")], gate)
+    assert await before(offers, "Bash") == "defer"
+    assert await before(offers, "Write") == "deny"
+    assert await before(offers, "Read", agent_id="a1") == ""
+    assert await before(offers, "go") == "defer"
+    assert told == [("Bash", False), ("Write", False), ("Read", True)]
+    offers.take([])
+    assert await before(offers, "Bash") == "", "the gate is the turn's"
+
+
+def test_a_gate_that_fails_lets_no_call_pass() -> None:
+    (matcher,) = Offers().hooks(["Bash"], has_gate=True)["PreToolUse"]
+    assert (matcher.matcher, matcher.on_failure) == (None, "block")
