@@ -20,6 +20,7 @@ from infra.profiles.bundles import read_bundle
 from infra.profiles.places import Path, PlacedYaml, ProfileRefused, YamlPlace, read_document
 from infra.wire.agents.bundle import SKILLS, BundleRefused, bundle_digest
 from infra.wire.agents.part import AGENT_NAME, PROMPT_MAX_CHARS, is_reserved
+from infra.wire.agents.permissions import RULES_MAX
 from infra.wire.agents.profile import AgentProfile
 from infra.wire.mcp import CALLERS_SECRETS_MAX, bad_reference
 
@@ -290,6 +291,9 @@ def _other_faults(profile: AgentProfile, document: PlacedYaml) -> Iterable[str]:
             place = document.place_of(("environment", name))
             yield f"{place}: environment.{name}: this variable is the service's own"
     yield from _mcp_faults(profile, document)
+    if profile.permissions.has_too_many_denied:
+        place = document.place_of(("permissions", "deny"))
+        yield f"{place}: permissions.deny: more than {RULES_MAX} rules"
     if profile.model is not None and profile.models and profile.model not in profile.models:
         yield f"{document.place_of(('model',))}: model: is not one of `models`"
 

@@ -10,7 +10,7 @@ from typing import Annotated, Any, ClassVar
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
-from infra.wire.agents.permissions import Permissions
+from infra.wire.agents.permissions import RULES_MAX, Permissions
 
 
 class Section(BaseModel):
@@ -113,7 +113,12 @@ def _object(value: Any) -> Any:
 def _permissions(value: Any) -> Any:
     """What no agent would obey is an error here, as in a profile."""
     told = _object(value)
-    return Permissions.model_validate(told, extra="forbid") if isinstance(told, dict) else told
+    if not isinstance(told, dict):
+        return told
+    read = Permissions.model_validate(told, extra="forbid")
+    if read.has_too_many_denied:
+        raise ValueError(f"deny: more than {RULES_MAX} rules")
+    return read
 
 
 def _named(profiles: dict[str, EgressProfile]) -> dict[str, EgressProfile]:

@@ -17,6 +17,7 @@ from pydantic import AfterValidator, Field
 from infra.wire.agents.part import ProfilePart
 
 RULES_MAX = 200
+"""Rules of one kind that somebody may write."""
 PLACES: Mapping[str, str] = {
     "Read": "file_path",
     "Write": "file_path",
@@ -68,8 +69,9 @@ class Permissions(ProfilePart):
     """Calls that ask in every mode, such as `Bash(git push:*)` or `mcp__github__*`."""
     allow: Rules | None = None
     """Calls that need not ask in the modes `ask` and `plan`."""
-    deny: Rules | None = None
-    """Calls that are refused. Stronger than everything else."""
+    deny: Annotated[tuple[Rule, ...], Field(max_length=2 * RULES_MAX)] | None = None
+    """Calls that are refused. Stronger than everything else. At most 200 rules; the deployment's
+    come on top."""
     always: Literal["conversation", "turn", "never"] | None = None
     """How long "yes, always" counts; `never`: it is not offered."""
     unanswered: Literal["deny", "ask"] | None = None
@@ -87,6 +89,11 @@ class Permissions(ProfilePart):
     def is_free(self) -> bool:
         """Whether no call is ever asked about or refused."""
         return self.mode in (None, "default") and not (self.ask or self.deny)
+
+    @property
+    def has_too_many_denied(self) -> bool:
+        """Whether more is denied than one profile, or one deployment, may say."""
+        return len(self.deny or ()) > RULES_MAX
 
     @property
     def in_effect(self) -> Permissions:

@@ -244,6 +244,8 @@ def test_rules_of_permissions_are_checked(folder: Path) -> None:
     assert found.startswith("a.yaml:4")
     assert "permissions.deny" in found
     assert "only Bash, WebFetch and Read" in found
+    many = ", ".join(f"T{n}" for n in range(201))
+    assert "more than 200 rules" in faults(folder, a=f"permissions: {{deny: [{many}]}}")[0]
     for wrong in ("[1]", "['Bash(']", "[WebFetch(example.com)]", "['a b']"):
         assert "permissions.ask" in faults(folder, a=f"permissions: {{ask: {wrong}}}")[0]
 

@@ -18,6 +18,7 @@ from infra.wire.agents.sub_agent import SubAgent
 from infra.wire.errors import ErrorCode
 from infra.wire.events import TurnEnded
 from infra.wire.ids import ConversationKey, TurnId
+from infra.wire.link import AgentSettings
 from infra.wire.mcp import AgentMcpServer, CallerSecrets
 from infra.wire.options import TurnOptions
 from infra.wire.states import TurnState
@@ -126,6 +127,16 @@ def test_permissions_are_laid_over_the_deployments_field_by_field() -> None:
     assert told(ask=(), always="turn") == Permissions(
         mode="ask", ask=(), deny=("WebSearch",), always="turn"
     )
+    many = tuple(f"T{n}" for n in range(200))
+    settings = agent_settings(
+        request(),
+        strict.model_copy(
+            update={"permissions": Permissions(deny=tuple(f"U{n}" for n in range(200)))}
+        ),
+        strict,
+        profile=AgentProfile(permissions=Permissions(deny=many)),
+    )
+    assert AgentSettings.model_validate_json(settings.encode()).permissions == settings.permissions
     assert told(mode="default", ask=(), deny=("Read",)).deny == ("WebSearch", "Read")
     free = agent_settings(
         request(), SETTINGS, SETTINGS, profile=AgentProfile(permissions=Permissions(always="turn"))
