@@ -55,7 +55,7 @@ def registry_routes(deps: ApiDeps) -> APIRouter:
             request, EntryKind.SERVER, search, updated_since, version, include_deleted
         )
         found, after = await registry.page(query, after=cursor, limit=limit)
-        servers = await registry.servers(found)
+        servers = await contents(request, found)
         return RegistryServerList(servers=servers, metadata=_page(found, after))
 
     async def list_server_versions(
@@ -64,7 +64,7 @@ def registry_routes(deps: ApiDeps) -> APIRouter:
         """All versions of an MCP server, the newest first."""
         query = await asked(request, EntryKind.SERVER, with_deleted=include_deleted)
         found = (await registry.versions(query, server_name))[:PAGE_MAX]
-        return RegistryServerList(servers=await registry.servers(found), metadata=_page(found))
+        return RegistryServerList(servers=await contents(request, found), metadata=_page(found))
 
     async def get_server_version(
         request: Request, server_name: str, version: str, include_deleted: Deleted = False
@@ -72,7 +72,7 @@ def registry_routes(deps: ApiDeps) -> APIRouter:
         """One version of an MCP server; `latest` is the latest."""
         query = await asked(request, EntryKind.SERVER, with_deleted=include_deleted)
         found = await registry.one(query, server_name, version)
-        [server] = await registry.servers([found])
+        [server] = await contents(request, [found])
         return server
 
     async def list_agents(
@@ -118,6 +118,10 @@ def registry_routes(deps: ApiDeps) -> APIRouter:
             media_type="application/octet-stream",
             headers={"content-disposition": "attachment", "x-content-type-options": "nosniff"},
         )
+
+    async def contents(request: Request, found: list[FoundEntry]) -> list[RegistryServer]:
+        held_body(request).hold(sum(one.entry.published.bytes for one in found))
+        return await registry.servers(found)
 
     async def asked(
         request: Request,

@@ -12,6 +12,7 @@ import hashlib
 import logging
 import secrets
 from collections import OrderedDict
+from contextlib import aclosing
 
 from infra.files.store import FileStore
 from infra.registry.entries import CatalogueEntries, CatalogueQuery, FoundEntry
@@ -139,8 +140,9 @@ class Catalogue:
             await self._read_on()
 
     async def _read_on(self) -> None:
-        async for number, record in self._log.after(self._entries.read_to):
-            self._entries.take(record, number)
+        async with aclosing(self._log.after(self._entries.read_to)) as records:
+            async for number, record in records:
+                self._entries.take(record, number)
 
 
 class _Remembered:

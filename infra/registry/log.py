@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -44,7 +44,7 @@ class RecordLog:
 
     async def after(
         self, number: int
-    ) -> AsyncIterator[tuple[int, PublishedVersion | StatusChanged | None]]:
+    ) -> AsyncGenerator[tuple[int, PublishedVersion | StatusChanged | None], None]:
         """The records behind that number; None for one that this version cannot read."""
         at_once = 1  # Mostly there is nothing new, which one request finds out.
         while number < RECORDS_MAX:

@@ -14,7 +14,7 @@ from infra.cli.ops.catalogue import told_to_the_operator
 from infra.cli.ops.cluster import USAGE_ERROR, Json, print_json, print_table
 from infra.cli.ops.releases import add_release_commands
 from infra.cli.terminal import say
-from infra.profiles.installed import InstalledAgent, InstalledFolder
+from infra.profiles.installed import InstalledAgent, InstalledAgents, InstalledFolder
 from infra.profiles.places import ProfileRefused
 from infra.profiles.schema import profile_schema_text
 from infra.profiles.shipped import read_agents, shipped_agents
@@ -81,10 +81,12 @@ def show_agent(name: Name, folder: Folder = None) -> None:
 @app.command("validate")
 def validate_agents(folder: Folder = None) -> None:
     """Check all profiles. Each fault is named with its file, line and field."""
-    profiles = _read(folder)
-    for line in _not_here(profiles):
+    own, installed = _read(folder), _installed_folder(folder)
+    for line in (*installed.faults, *_not_here(own)):
         say(line, is_error=True)
-    say(f"{len(profiles)} agents, all valid")
+    if installed.faults:
+        raise typer.Exit(1)
+    say(f"{len({**own, **installed.agents})} agents, all valid")
 
 
 @app.command("diff")
@@ -112,17 +114,20 @@ def print_schema() -> None:
 
 def _installed(folder: Path | None) -> Mapping[str, InstalledAgent]:
     """The installed agents; says of each that is left out why it is."""
-    with told_to_the_operator():
-        settings = load_settings()
-        place = InstalledFolder(
-            folder or settings.agents_dir,
-            publishers=TrustedPublishers(settings.agent_publishers),
-            policy=policy_of(settings, agents=settings, models=settings),
-        )
-        found = place.read()
+    found = _installed_folder(folder)
     for fault in found.faults:
         say(f"left out: {fault}", is_error=True)
     return found.agents
+
+
+def _installed_folder(folder: Path | None) -> InstalledAgents:
+    with told_to_the_operator():
+        settings = load_settings()
+        return InstalledFolder(
+            folder or settings.agents_dir,
+            publishers=TrustedPublishers(settings.agent_publishers),
+            policy=policy_of(settings, agents=settings, models=settings),
+        ).read()
 
 
 def _origin(installed: InstalledAgent | None) -> dict[str, object]:

@@ -161,6 +161,9 @@ def test_skills_and_files_go_with_it_and_are_the_same_there(run: Run, tmp_path: 
     run_sh = next((tmp_path / "theirs/installed").rglob("run.sh"))
     run_sh.chmod(0o644)
     assert "its mode was changed" in run("agents", "list", "--dir", "theirs").output
+    invalid = run("agents", "validate", "--dir", "theirs")
+    assert invalid.exit_code == 1
+    assert "its mode was changed" in invalid.output
 
 
 def test_a_description_forges_no_line_of_what_is_shown(run: Run, tmp_path: Path) -> None:
