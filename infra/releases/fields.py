@@ -246,6 +246,8 @@ def _mcp_faults(profile: AgentProfile, policy: InstalledPolicy) -> Lines:
             yield f"{where}: command not allowed (AGCLUSTER_INSTALLED_AGENTS_MCP_COMMANDS)"
         if server.url is not None and not is_listed(server.url, policy.mcp_hosts):
             yield f"{where}: {_origin(server)} not allowed (AGCLUSTER_INSTALLED_AGENTS_MCP_HOSTS)"
+        if server.login:
+            yield f"{where}.login: installed agents have none of the operator's logins"
         for variable in server.env:
             if variable not in policy.environment:
                 yield (
@@ -306,6 +308,16 @@ def _idle_bounded(profile: AgentProfile, policy: InstalledPolicy) -> Mapping[str
     return {} if own is None else {"idle_timeout_s": min(own, policy.idle_timeout_s)}
 
 
+def _image_told(profile: AgentProfile, _: InstalledPolicy) -> Lines:
+    if profile.image:
+        yield f"image of its containers: {profile.image}"
+
+
+def _image_faults(profile: AgentProfile, policy: InstalledPolicy) -> Lines:
+    if profile.image and profile.image not in policy.images:
+        yield f"image: {profile.image} not allowed (AGCLUSTER_INSTALLED_AGENTS_IMAGES)"
+
+
 def _questions_told(profile: AgentProfile, _: InstalledPolicy) -> Lines:
     if profile.questions:
         yield "asks its user in the middle of the work"
@@ -324,11 +336,6 @@ def _skills_told(profile: AgentProfile, _: InstalledPolicy) -> Lines:
 def _workspace_told(profile: AgentProfile, _: InstalledPolicy) -> Lines:
     if profile.workspace:
         yield "puts files of its own into a new workspace"
-
-
-def _image_told(profile: AgentProfile, _: InstalledPolicy) -> Lines:
-    if profile.image:
-        yield f"image: {profile.image}, if it is one of AGCLUSTER_AGENT_IMAGES"
 
 
 def _icon_faults(profile: AgentProfile, _: InstalledPolicy) -> Lines:
@@ -364,6 +371,7 @@ RULES: Mapping[str, FieldRule] = {
     "egress_profile": FieldRule(_egress_told, _egress_faults),
     "mcp_servers": FieldRule(_mcp_told, _mcp_faults),
     "environment": FieldRule(_environment_told, _environment_faults),
+    "image": FieldRule(_image_told, _image_faults),
     "client_tools": FieldRule(_client_tools_told),
     "structured_output": HARMLESS,
     "tool_display": HARMLESS,
@@ -373,8 +381,7 @@ RULES: Mapping[str, FieldRule] = {
     # Made of the files when the profile is read.
     "bundle": HARMLESS,
     "effort": HARMLESS,
-    # The worker takes an image of the operator's list only, and the smaller limit of two.
-    "image": FieldRule(_image_told),
+    # Of two limits the worker takes the smaller one.
     "container": HARMLESS,
     "workspace_max_mb": HARMLESS,
     "permissions": FieldRule(_permissions_told, _permissions_faults, _permissions_bounded),
@@ -393,6 +400,6 @@ PARTS: Mapping[type[ProfilePart], frozenset[str]] = {
     ContainerLimits: frozenset({"memory_mb", "cpus", "pids"}),
     Permissions: frozenset({"mode", "ask", "allow", "deny", "always", "unanswered"}),
     SubAgent: frozenset({"description", "prompt", "tools", "model", "max_turns"}),
-    McpServer: frozenset({"url", "headers", "timeout_s", "command", "args", "env"}),
+    McpServer: frozenset({"url", "headers", "login", "timeout_s", "command", "args", "env"}),
 }
 """The parts of a profile and their fields, which the rules of the fields above look at."""

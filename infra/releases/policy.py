@@ -28,6 +28,7 @@ class InstalledPolicy:
     may_run_mcp_servers: bool
     permissions: Permissions
     """The deployment's, which an agent may only make stricter."""
+    images: frozenset[str]
     max_turns: int
     idle_timeout_s: float
     turn_budget_tokens: int | None
@@ -53,6 +54,7 @@ def policy_of(
         environment=frozenset(settings.installed_agents_environment),
         may_run_mcp_servers=settings.installed_agents_mcp_commands,
         permissions=agents.permissions or Permissions(),
+        images=frozenset(settings.installed_agents_images),
         max_turns=settings.installed_agents_max_turns or agents.max_turns,
         idle_timeout_s=agents.idle_timeout_s,
         turn_budget_tokens=settings.installed_agents_turn_budget_tokens,

@@ -83,6 +83,9 @@ class InstalledAgentSettings(Section):
     installed_agents_environment: Names = Field(
         (), description="Environment variables that they may set for their tools."
     )
+    installed_agents_images: Names = Field(
+        (), description="Images of AGCLUSTER_AGENT_IMAGES that their containers may have."
+    )
     installed_agents_max_turns: int | None = Field(
         None,
         gt=0,

@@ -69,6 +69,12 @@ def test_a_part_without_a_decision_is_refused() -> None:
         ),
         ({"models": ["b"]}, {"installed_agents_models": "a"}, "models: b not allowed"),
         ({"model": "b"}, {"installed_agents_models": "a"}, "models: b not allowed"),
+        ({"image": "data"}, {}, "image: data not allowed"),
+        (
+            {"mcp_servers": {"x": {"url": "https://a.org", "login": True}}},
+            {"installed_agents_mcp_hosts": "a.org"},
+            "mcp_servers.x.login: installed agents have none",
+        ),
         ({"delegates": ["admin"]}, {}, "delegates: installed agents call no other"),
         ({"egress_profile": "all"}, {}, "egress_profile: all not allowed"),
         ({}, {"installed_agents_usual_egress": "false"}, "egress_profile: must name one of"),
