@@ -54,7 +54,7 @@ def running_program(
     except OSError:
         return None
     for word, following in itertools.pairwise(words):
-        if word == "-m" and following in MODULES:
+        if Path(word).name == "launch.py" and following in MODULES:
             return MODULES[following]
         if Path(word).name == "agcluster" and following in MODULES.values():
             return following

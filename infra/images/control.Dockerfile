@@ -25,7 +25,7 @@ RUN python3 -m venv /opt/build \
  && /opt/venv/bin/pip install --no-cache-dir --disable-pip-version-check \
       --require-hashes --only-binary :all: -r /src/control.requirements.txt
 
-COPY pyproject.toml README.md LICENSE /src/
+COPY pyproject.toml setup.py README.md LICENSE /src/
 COPY agent/ /src/agent/
 COPY api/ /src/api/
 COPY infra/ /src/infra/

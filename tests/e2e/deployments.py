@@ -23,6 +23,7 @@ from typing import Any
 import httpx
 import openai
 
+from infra.cli.up.programs import python_command
 from tests.parts import AGENT_IMAGE
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -140,7 +141,7 @@ def embedded(isolation: str, **settings: str) -> Iterator[Deployment]:
         }
         with log.open("wb") as output:
             process = subprocess.Popen(
-                [sys.executable, "-m", "infra.cli.main", "up"],
+                [*python_command("infra.cli.main"), "up"],
                 cwd=folder,
                 env=environ,
                 stdout=output,

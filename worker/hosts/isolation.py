@@ -137,7 +137,7 @@ def _image(settings: Settings) -> IsolationFinding:
             return IsolationFinding(
                 settings.agent_image,
                 False,
-                "missing: build it with `python -m worker.hosts.docker.images`",
+                "missing: build it with `agcluster build-image`",
             )
         return IsolationFinding(settings.agent_image, True, "is there")
     except ContainerFailed as error:

@@ -11,6 +11,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from infra import launch
 from infra.runtime.settings import PREFIX, Settings, as_environment
 
 MODULES = {"api": "api.main", "worker": "worker.main", "gateway": "worker.gateway.main"}
@@ -48,7 +49,7 @@ def python_command(module: str, *arguments: str) -> tuple[str, ...]:
 
     `-P`: a folder called `api` in the current directory must not be imported as our `api`.
     """
-    return (sys.executable, "-P", "-m", module, *arguments)
+    return (sys.executable, "-P", launch.__file__, module, *arguments)
 
 
 def bare_environment() -> dict[str, str]:

@@ -90,7 +90,7 @@ async def test_a_missing_image_is_told_with_the_command_that_builds_it(
     docker: DockerMachine,
 ) -> None:
     host = DockerHost(HostId("host-1"), DockerOptions("agcluster-never-built:0", "test-none"))
-    with pytest.raises(EngineFailed, match=r"python -m worker\.hosts\.docker\.images"):
+    with pytest.raises(EngineFailed, match="agcluster build-image"):
         await host.start(docker.spec())
     await host.aclose()
 

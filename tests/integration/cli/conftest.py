@@ -1,11 +1,15 @@
-"""A fleet on real processes, with what it said."""
+"""A fleet on real processes with what it said, and `agcluster up` as its user starts it."""
 
 from __future__ import annotations
 
 import asyncio
 import io
+import os
+import socket
+import subprocess
 import sys
-from collections.abc import AsyncIterator
+import tempfile
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,8 +18,12 @@ import pytest
 
 from infra.cli.terminal import Terminal
 from infra.cli.up.fleet import Fleet
-from infra.cli.up.programs import Program
+from infra.cli.up.programs import Program, python_command
 from infra.cli.up.state_dir import InstanceLock, StateDir
+from tests.integration.cli.up_process import Start, Up
+from tests.parts import need
+
+UP = python_command("infra.cli.main")
 
 
 class Heard(io.StringIO):
@@ -82,5 +90,46 @@ async def staged(folder: Path, *, last: str | None = None) -> AsyncIterator[Stag
 
 
 @pytest.fixture
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("f")
+def folder() -> Iterator[Path]:
+    """A short one: names of sockets must fit, and not where Python or the tests live."""
+    with tempfile.TemporaryDirectory(prefix="agc-up-") as made:
+        yield Path(made)
+
+
+@pytest.fixture
+def start(folder: Path) -> Iterator[Start]:
+    need("bwrap")
+    need("redis")
+    started: list[Up] = []
+
+    def begin(*arguments: str, command: Sequence[str] = UP, **settings: str) -> Up:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+        environ = {k: v for k, v in os.environ.items() if not k.startswith("AGCLUSTER_")}
+        environ |= {
+            "AGCLUSTER_DATA_DIR": str(folder / "d"),
+            "AGCLUSTER_PORT": str(port),
+            "AGCLUSTER_ISOLATION": "bubblewrap",
+            **settings,
+        }
+        output = folder / f"out-{len(started)}"
+        with output.open("w") as file:
+            process = subprocess.Popen(
+                [*command, "up", *arguments],
+                cwd=folder,
+                env=environ,
+                stdout=file,
+                stderr=subprocess.STDOUT,
+                text=True,
+                start_new_session=True,
+            )
+        up = Up(process, f"http://127.0.0.1:{environ['AGCLUSTER_PORT']}", folder / "d", output)
+        started.append(up)
+        return up
+
+    yield begin
+    for up in started:
+        if up.process.poll() is None:
+            up.process.kill()
+            up.process.wait(10)

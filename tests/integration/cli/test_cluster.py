@@ -6,7 +6,6 @@ import asyncio
 import json
 import os
 import subprocess
-import sys
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
@@ -14,6 +13,7 @@ import pytest
 
 from api.chat.answer.vocabulary import completion_id
 from infra.cli.ops.turns import PAGE_ENTRIES
+from infra.cli.up.programs import python_command
 from infra.store.keys import Keys
 from infra.store.placement.workers import WorkerRecord
 from infra.wire.control import CancelTurn, DrainWorker
@@ -80,7 +80,7 @@ class Command:
     async def __call__(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         return await asyncio.to_thread(
             subprocess.run,
-            [sys.executable, "-m", "infra.cli.main", *arguments],
+            [*python_command("infra.cli.main"), *arguments],
             env=self._environ,
             capture_output=True,
             text=True,

@@ -4,74 +4,28 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import signal
 import socket
 import subprocess
-import sys
-import tempfile
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import httpx
 import pytest
 
 from infra.cli.up import guard
+from infra.cli.up.programs import python_command
+from tests.integration.cli.up_process import (
+    START_TIMEOUT_S,
+    STOP_TIMEOUT_S,
+    Start,
+    ask,
+    descendants,
+    wait,
+)
 from tests.parts import need
 
-START_TIMEOUT_S = 90.0
-STOP_TIMEOUT_S = 40.0
-
 pytestmark = [pytest.mark.bwrap, pytest.mark.redis, pytest.mark.timeout(240)]
-
-
-@dataclass
-class Up:
-    """One started command and what it prints."""
-
-    process: subprocess.Popen[str]
-    url: str
-    folder: Path
-    output: Path
-    pids: set[int] = field(default_factory=set)
-
-    def said(self) -> str:
-        return self.output.read_text(errors="replace")
-
-    def wait_said(self, pattern: str) -> None:
-        wait(f"{pattern!r} in:\n{self.said()}", lambda: bool(re.search(pattern, self.said())))
-
-    def wait_ready(self) -> None:
-        self.wait_said(r"is ready|stopped:")
-        assert "is ready" in self.said(), self.said()
-        self.pids = descendants(self.process.pid)
-
-    def stop(self, number: int) -> int:
-        self.process.send_signal(number)
-        return self.process.wait(STOP_TIMEOUT_S)
-
-
-def wait(what: str, done: Callable[[], bool], timeout_s: float = START_TIMEOUT_S) -> None:
-    """Wait for something another process decides."""
-    deadline = time.monotonic() + timeout_s
-    while not done():
-        assert time.monotonic() < deadline, f"not within {timeout_s:g} s: {what}"
-        time.sleep(0.05)
-
-
-def descendants(pid: int) -> set[int]:
-    """Every process below one, the guard too."""
-    listed = subprocess.run(
-        ["ps", "-eo", "pid=,ppid="], capture_output=True, text=True, check=True, timeout=30
-    )
-    pairs = (line.split() for line in listed.stdout.splitlines())
-    parents = {int(child): int(parent) for child, parent in pairs}
-    found = {pid}
-    while more := {child for child, parent in parents.items() if parent in found} - found:
-        found |= more
-    return found - {pid}
 
 
 PROGRAMS = ("worker.main", "worker.gateway.main", "api.main")
@@ -92,64 +46,6 @@ def command_of(pid: int) -> bytes:
 
 def sockets(folder: Path) -> list[Path]:
     return [path for path in folder.rglob("*") if path.is_socket()]
-
-
-Start = Callable[..., Up]
-
-
-@pytest.fixture
-def folder() -> Iterator[Path]:
-    """A short one: names of sockets must fit, and not where Python or the tests live."""
-    with tempfile.TemporaryDirectory(prefix="agc-up-") as made:
-        yield Path(made)
-
-
-@pytest.fixture
-def start(folder: Path) -> Iterator[Start]:
-    need("bwrap")
-    need("redis")
-    started: list[Up] = []
-
-    def begin(*arguments: str, **settings: str) -> Up:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
-        environ = {k: v for k, v in os.environ.items() if not k.startswith("AGCLUSTER_")}
-        environ |= {
-            "AGCLUSTER_DATA_DIR": str(folder / "d"),
-            "AGCLUSTER_PORT": str(port),
-            "AGCLUSTER_ISOLATION": "bubblewrap",
-            **settings,
-        }
-        output = folder / f"out-{len(started)}"
-        with output.open("w") as file:
-            process = subprocess.Popen(
-                [sys.executable, "-m", "infra.cli.main", "up", *arguments],
-                cwd=folder,
-                env=environ,
-                stdout=file,
-                stderr=subprocess.STDOUT,
-                text=True,
-                start_new_session=True,
-            )
-        up = Up(process, f"http://127.0.0.1:{environ['AGCLUSTER_PORT']}", folder / "d", output)
-        started.append(up)
-        return up
-
-    yield begin
-    for up in started:
-        if up.process.poll() is None:
-            up.process.kill()
-            up.process.wait(10)
-
-
-def ask(up: Up, text: str) -> httpx.Response:
-    return httpx.post(
-        f"{up.url}/v1/chat/completions",
-        headers={"Authorization": "Bearer sk-ant-demo", "X-Conversation-ID": "one"},
-        json={"model": "claude-sonnet-4.5", "messages": [{"role": "user", "content": text}]},
-        timeout=90,
-    )
 
 
 @pytest.mark.sdk
@@ -239,7 +135,7 @@ def test_a_worker_that_dies_is_started_again(start: Start) -> None:
         check=True,
         timeout=30,
     ).stdout.splitlines()
-    worker = next(int(line.split()[0]) for line in lines if line.endswith("-m worker.main"))
+    worker = next(int(line.split()[0]) for line in lines if line.endswith("launch.py worker.main"))
     os.kill(worker, signal.SIGKILL)
     up.wait_said("worker was ended by SIGKILL: starting it again")
     up.wait_said(r"(?s)SIGKILL.*worker starts")
@@ -288,7 +184,7 @@ def test_doctor_finds_this_machine_fit_and_says_so_in_json(folder: Path) -> None
     need("redis")
     environ = {k: v for k, v in os.environ.items() if not k.startswith("AGCLUSTER_")}
     environ |= {"AGCLUSTER_DATA_DIR": str(folder), "AGCLUSTER_PORT": "0"}
-    command = [sys.executable, "-m", "infra.cli.main", "doctor", "--json"]
+    command = [*python_command("infra.cli.main"), "doctor", "--json"]
     done = subprocess.run(
         command, env=environ, capture_output=True, text=True, timeout=90, check=False
     )
@@ -304,7 +200,7 @@ def test_doctor_says_what_is_missing(folder: Path) -> None:
         "AGCLUSTER_REDIS_URL": f"unix://{folder}/no-redis.sock",
         "AGCLUSTER_DEMO": "true",
     }
-    command = [sys.executable, "-m", "infra.cli.main", "doctor"]
+    command = [*python_command("infra.cli.main"), "doctor"]
     done = subprocess.run(
         command, env=environ, capture_output=True, text=True, timeout=90, check=False
     )

@@ -13,7 +13,7 @@ from infra.cli.program_doctor import PROGRAM, running_program
     ("command", "program"),
     [
         ("/sbin/docker-init -- agcluster api", "api"),
-        ("/opt/venv/bin/python -P -m worker.main", "worker"),
+        ("/opt/venv/bin/python -P /opt/venv/lib/agcluster/infra/launch.py worker.main", "worker"),
         ("tini -- /opt/venv/bin/agcluster gateway", "gateway"),
         ("/sbin/docker-init -- agcluster engine-proxy --listen /run/e.sock", "engine-proxy"),
         ("/sbin/init splash", None),

@@ -129,8 +129,7 @@ class DockerEngine:
             made = api.create_container_from_config(body, name)
         except ImageNotFound as error:
             raise EngineFailed(
-                f"image {body['Image']} is missing: build it with "
-                "`python -m worker.hosts.docker.images`"
+                f"image {body['Image']} is missing: build it with `agcluster build-image`"
             ) from error
         except APIError as error:
             if error.status_code == 409:

@@ -16,7 +16,9 @@ from infra.runtime.settings import Settings, load_settings
 
 
 def test_the_users_folder_does_not_shadow_our_modules() -> None:
-    assert python_command(MODULES["api"])[:4] == (sys.executable, "-P", "-m", "api.main")
+    python, is_safe, starter, module = python_command(MODULES["api"])
+    assert (python, is_safe, module) == (sys.executable, "-P", "api.main")
+    assert Path(starter).is_absolute()
 
 
 def test_programs_get_the_decided_settings_and_nobodys_keys(
