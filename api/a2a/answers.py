@@ -1,8 +1,5 @@
 """How a running task is answered: update by update, or when it has ended or waits."""
 
-# Its package is an extra, and need not be there.
-# mypy: disable-error-code="import-not-found, import-untyped"
-
 from __future__ import annotations
 
 import asyncio

@@ -4,9 +4,6 @@ The SDK's own server is not used for this: it logs bodies, and reads one of any 
 loop.
 """
 
-# Its package is an extra, and need not be there.
-# mypy: disable-error-code="import-not-found, import-untyped"
-
 from __future__ import annotations
 
 import re

@@ -4,9 +4,6 @@ It says what `GET /v1/models` says of the agent, to the same people, and how to 
 its prompt, tools, servers or limits.
 """
 
-# Its package is an extra, and need not be there.
-# mypy: disable-error-code="import-not-found, import-untyped"
-
 from __future__ import annotations
 
 from typing import Any

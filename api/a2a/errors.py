@@ -4,9 +4,6 @@ A2A names some errors itself, by a number in JSON-RPC and a reason in HTTP+JSON.
 of ours has the status of `api.errors`, and its code as the reason. Neither form quotes the request.
 """
 
-# Its package is an extra, and need not be there.
-# mypy: disable-error-code="import-not-found, import-untyped"
-
 from __future__ import annotations
 
 from collections.abc import Mapping

@@ -1,8 +1,5 @@
 """Who may call an agent, and what of a request is read before its binding reads the rest."""
 
-# Its package is an extra, and need not be there.
-# mypy: disable-error-code="import-not-found, import-untyped"
-
 from __future__ import annotations
 
 from collections.abc import Callable

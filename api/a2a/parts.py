@@ -4,9 +4,6 @@ Text is text. Data is text, too: JSON, fenced. A file comes inline (`raw`), or b
 file of the caller's own at `/v1/files`, or any other if the deployment lets its agents fetch them.
 """
 
-# Its package is an extra, and need not be there.
-# mypy: disable-error-code="import-not-found, import-untyped"
-
 from __future__ import annotations
 
 import json

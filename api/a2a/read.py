@@ -1,8 +1,5 @@
 """Turns a message into an `Ask`: what it asks of which conversation, or why it is refused."""
 
-# Its package is an extra, and need not be there.
-# mypy: disable-error-code="import-not-found, import-untyped"
-
 from __future__ import annotations
 
 import hashlib

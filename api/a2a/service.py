@@ -1,8 +1,5 @@
 """What A2A can ask of an agent, independent of the binding that it asks in."""
 
-# Its package is an extra, and need not be there.
-# mypy: disable-error-code="import-not-found, import-untyped"
-
 from __future__ import annotations
 
 import asyncio

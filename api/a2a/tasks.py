@@ -5,9 +5,6 @@ belongs to the same task, and so on. So a task is known by its first turn and la
 ends without a question.
 """
 
-# Its package is an extra, and need not be there.
-# mypy: disable-error-code="import-not-found, import-untyped"
-
 from __future__ import annotations
 
 from collections.abc import Sequence

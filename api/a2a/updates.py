@@ -4,9 +4,6 @@ The text of a turn is one artifact that grows. Each file that it made is one mor
 link. What the agent does meanwhile is told by the task's status; its thinking is not told.
 """
 
-# Its package is an extra, and need not be there.
-# mypy: disable-error-code="import-not-found, import-untyped"
-
 from __future__ import annotations
 
 import json

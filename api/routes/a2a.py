@@ -4,9 +4,6 @@ The routes exist if `AGCLUSTER_A2A` is on; only then is the SDK imported. They a
 OpenAPI document, for the agents' cards describe them.
 """
 
-# Its package is an extra, and need not be there.
-# mypy: disable-error-code="import-not-found, import-untyped"
-
 from __future__ import annotations
 
 import logging

@@ -20,5 +20,5 @@ lock() {
 }
 
 lock agent 'project["optional-dependencies"]["agent"]'
-lock control 'project["dependencies"]'
+lock control 'project["dependencies"] + project["optional-dependencies"]["a2a"]'
 lock build 'build["requires"] + ["wheel"]'

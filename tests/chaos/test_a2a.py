@@ -1,8 +1,5 @@
 """Tasks outlive the programs that serve them: real processes, killed in the middle."""
 
-# Its package is an extra, and need not be there.
-# mypy: disable-error-code="import-not-found, import-untyped"
-
 from __future__ import annotations
 
 from collections.abc import AsyncIterator

@@ -17,6 +17,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -136,6 +137,7 @@ def embedded(isolation: str, **settings: str) -> Iterator[Deployment]:
             "AGCLUSTER_IDLE_TIMEOUT_S": IDLE_TIMEOUT_S,
             "AGCLUSTER_SPARES_MAX": "0",
             "AGCLUSTER_FETCH_URLS": "true",
+            "AGCLUSTER_A2A": str(find_spec("a2a") is not None),
             "AGCLUSTER_AGENTS_DIR": str(ROOT / "infra" / "agents"),
             **settings,
         }

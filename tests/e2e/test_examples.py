@@ -38,6 +38,13 @@ def test_files_in(deployment: Deployment, tmp_path: Path) -> None:
         assert "17,2026-12-01" in run_example(deployment, command, name, str(table), READ)
 
 
+def test_an_agent_over_a2a(deployment: Deployment) -> None:
+    told = run_example(deployment, PYTHON, "agent_over_a2a.py", "reviewer", "echo It is good.")
+    assert told.startswith("reviewer: ")
+    assert "It is good." in told
+    assert told.endswith("[TASK_STATE_COMPLETED] \n")
+
+
 def test_files_out(deployment: Deployment) -> None:
     told = run_example(deployment, PYTHON, "files_out.py", f"made-{uuid.uuid4()}", MAKE)
     assert "outputs/table.csv: 10 bytes" in told

@@ -1,8 +1,5 @@
 """The official client of A2A, and what a client makes of a stream."""
 
-# Its package is an extra, and need not be there.
-# mypy: disable-error-code="import-not-found, import-untyped"
-
 from __future__ import annotations
 
 import itertools

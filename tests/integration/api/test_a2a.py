@@ -1,8 +1,5 @@
 """Agents over A2A, by the official client of its SDK."""
 
-# Its package is an extra, and need not be there.
-# mypy: disable-error-code="import-not-found, import-untyped"
-
 from __future__ import annotations
 
 import asyncio

@@ -16,7 +16,8 @@ ROOT = Path(__file__).resolve().parents[3]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 WANTED = {
     "agent": PROJECT["project"]["optional-dependencies"]["agent"],
-    "control": PROJECT["project"]["dependencies"],
+    "control": PROJECT["project"]["dependencies"]
+    + PROJECT["project"]["optional-dependencies"]["a2a"],
     "build": PROJECT["build-system"]["requires"],
 }
 
