@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from claude_agent_sdk import Message, SystemMessage
@@ -16,7 +16,7 @@ from agent.cli.offers import OfferedCall, Offers
 from agent.client_functions import ClientFunctions
 from agent.delegation import DelegatedCalls
 from agent.questions import UserQuestions, is_question, text_of
-from agent.translate.mcp import LastWords
+from agent.translate.mcp import LastWords, servers_seen
 from agent.translate.translator import Translator
 from agent.turn import RunningTurn
 from infra.wire.endings import declared_end, interrupted_end
@@ -31,6 +31,7 @@ from infra.wire.events import (
     TurnEnded,
 )
 from infra.wire.link import InterruptReason
+from infra.wire.mcp import ServerSeen
 from infra.wire.options import Verbosity
 from infra.wire.states import TurnState
 from infra.wire.text.bounds import TextBounds
@@ -58,11 +59,15 @@ class TurnHearing:
         calls: DelegatedCalls,
         *,
         last_words: LastWords,
+        on_servers: Callable[[Sequence[ServerSeen]], None] = lambda _: None,
         approvals: TurnApprovals | None = None,
     ) -> None:
         """`answer`: the turn ends with an answer in a form, unless it ends with a call.
-        `last_words` are those of MCP servers. `approvals`: some calls may have to be approved."""
+        `last_words` are those of MCP servers, and `on_servers` is told how these are. `approvals`:
+        some calls may have to be approved."""
         self.approvals = approvals
+        self._last_words = last_words
+        self._on_servers = on_servers
         self._turn = turn
         self._has_text = False
         self.left_open: list[OfferedCall] = []
@@ -213,6 +218,8 @@ class TurnHearing:
             return
         if isinstance(message, SystemMessage) and message.subtype == "mirror_error":
             log.warning("the transcript is not stored: %s", message.data.get("error"))
+        if isinstance(message, SystemMessage) and message.subtype == "init":
+            self._tell_servers(message)
         try:
             for event in self.translator.read(message, self._turn.interrupted):
                 if isinstance(event, TurnEnded):
@@ -226,6 +233,10 @@ class TurnHearing:
         except Exception:  # A message that we cannot read must not end the reading.
             log.exception("a message of the CLI could not be translated")
             await self._turn.say(Notice(text="A part of the agent's answer could not be read."))
+
+    def _tell_servers(self, init: SystemMessage) -> None:
+        if seen := list(servers_seen(init.data, self._last_words)):
+            self._on_servers(seen)
 
     async def _say(self, event: Event) -> None:
         """Report an event, and no text beyond the answer's bounds. After these, nothing."""

@@ -41,6 +41,7 @@ from agent.server_words import ServerWords
 from agent.start_times import StartTimes, now_ms
 from agent.turn import RunningTurn
 from infra.wire.agents.delegation import DELEGATE_TOOL
+from infra.wire.agents.profile import MCP_SERVERS_MAX
 from infra.wire.endings import declared_end, interrupted_end
 from infra.wire.errors import ErrorCode, MalformedMessage, UnknownMessage
 from infra.wire.events import TurnEnded
@@ -50,9 +51,11 @@ from infra.wire.link import (
     AgentSettings,
     Answer,
     InterruptReason,
+    McpServers,
     StartTurn,
     decode_launch,
 )
+from infra.wire.mcp import ServerSeen
 from infra.wire.states import TurnState
 from infra.wire.turns import FileBlock
 
@@ -164,6 +167,7 @@ class ClaudeSession:
             questions,
             calls,
             last_words=self._server_words.last,
+            on_servers=self._tell_servers,
             approvals=approvals,
         )
         try:
@@ -187,6 +191,9 @@ class ClaudeSession:
             self._asked = hearing.asked
         await self._tidy(turn)
         return ended
+
+    def _tell_servers(self, seen: Sequence[ServerSeen]) -> None:
+        self._tell(McpServers(servers=tuple(seen)[:MCP_SERVERS_MAX]))
 
     async def _tidy(self, turn: RunningTurn) -> None:
         """Leave nothing running between turns except a healthy CLI."""

@@ -123,6 +123,7 @@ def assembled(
         room=store.room,
         profiles=store.profiles,
         mcp_logins=store.mcp_logins,
+        mcp_seen=store.mcp_seen,
         files=around.files,
         kept_files=kept_files,
         registry=store.workers,

@@ -22,6 +22,7 @@ from infra.store.conversations.transcripts import TranscriptStore
 from infra.store.files.files import FileRecords
 from infra.store.files.made import MadeRecords
 from infra.store.mcp_logins import McpLogins
+from infra.store.mcp_seen import McpSeen
 from infra.store.placement.queue import PlacementQueue
 from infra.store.placement.waiting_room import WaitingRoom
 from infra.store.placement.workers import WorkerRegistry
@@ -125,6 +126,7 @@ class TurnParts(CommonParts):
     usage: UsageStore
     meters: MeterRounds
     live: LivePublisher
+    mcp_seen: McpSeen
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from typing import Any
 
 from agent.translate.tools import clean_line
+from infra.wire.mcp import ServerSeen
 
 LastWords = Callable[[str], str | None]
 """What a server in the container wrote last to its standard error."""
@@ -21,6 +23,22 @@ def shown_name(tool: str) -> str:
     """`github: search` for `mcp__github__search`; other names as they are."""
     found = _TOOL.fullmatch(tool)
     return f"{found[1]}: {found[2]}" if found else tool
+
+
+def servers_seen(init: Mapping[str, Any], last_words: LastWords) -> Iterator[ServerSeen]:
+    """How the servers are, for operators. What is not in form is left out."""
+    servers, tools = init.get("mcp_servers"), init.get("tools")
+    names = [tool for tool in tools if isinstance(tool, str)] if isinstance(tools, list) else []
+    for server in servers if isinstance(servers, list) else ():
+        name, status = (str(server.get(key)) for key in ("name", "status"))
+        words = last_words(name) if status in _UNUSABLE else None
+        with suppress(ValueError):
+            yield ServerSeen(
+                name=name,
+                status=status,
+                tools=sum(tool.startswith(f"mcp__{name}__") for tool in names),
+                detail=clean_line(words, max_chars=WORDS_MAX_CHARS) if words else "",
+            )
 
 
 def missing_servers(init: Mapping[str, Any], last_words: LastWords) -> Iterator[str]:

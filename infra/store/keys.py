@@ -296,6 +296,11 @@ class Keys:
         `agcluster mcp logout`."""
         return f"{self.prefix}:mcp:logins"
 
+    def mcp_seen(self, agent: str) -> str:
+        """Hash: MCP server -> how it was when that agent last had it
+        (`infra.wire.mcp.ServerState`). Workers, at a turn's end; 30 d."""
+        return f"{self.prefix}:mcp:seen:{agent}"
+
     def mcp_renewal(self, name: str) -> str:
         """String: somebody renews that login. Workers; 30 s."""
         return f"{self.prefix}:mcp:renewal:{name}"

@@ -23,6 +23,7 @@ from infra.store.files.made import MadeRecords
 from infra.store.files.uploads import UploadRecords
 from infra.store.keys import Keys
 from infra.store.mcp_logins import McpLogins
+from infra.store.mcp_seen import McpSeen
 from infra.store.placement.queue import PlacementQueue, PlacementWorker, SideClaims
 from infra.store.placement.start_slots import StartSlots
 from infra.store.placement.waiting_room import WaitingRoom
@@ -62,6 +63,7 @@ class Store:
     key_verdicts: KeyVerdicts
     profiles: ProfileStore
     mcp_logins: McpLogins
+    mcp_seen: McpSeen
     usage: UsageStore
     rates: Rates
     readers: TurnReaders
@@ -180,6 +182,7 @@ def store_on(
         key_verdicts=KeyVerdicts(redis, keys),
         profiles=ProfileStore(redis, keys),
         mcp_logins=McpLogins(redis, keys),
+        mcp_seen=McpSeen(redis, keys),
         rates=Rates(redis, keys),
         readers=TurnReaders(redis, keys, ended_ttl_s=ended_ttl_s, contents=contents),
         usage=UsageStore(redis, keys),

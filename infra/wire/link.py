@@ -8,7 +8,7 @@ replays them from any number.
     worker -> agent   Hello · Prepare · StartTurn · Replay · Ack · Interrupt · TranscriptStored
                       DelegateDid · DelegateAnswered · Ping · Close
     agent -> worker   Welcome · Prepared · Refused · TranscriptAppend · AskDelegate · AgentTimes
-                      Pong
+                      McpServers · Pong
                       and frames (`infra.wire.frames`)
 """
 
@@ -22,11 +22,12 @@ from pydantic import Field, TypeAdapter
 
 from infra.wire.agents.delegation import AskDelegate, DelegateAnswered, DelegateDid
 from infra.wire.agents.permissions import Permissions
+from infra.wire.agents.profile import MCP_SERVERS_MAX
 from infra.wire.agents.sub_agent import SubAgent
 from infra.wire.base import PROTOCOL_VERSION, Message, decode
 from infra.wire.errors import ErrorCode
 from infra.wire.ids import Fence, SaidSession, SaidTurn, TurnId, WorkerId
-from infra.wire.mcp import AgentMcpServer
+from infra.wire.mcp import AgentMcpServer, ServerSeen
 from infra.wire.options import (
     NO_OPTIONS,
     NO_TURN_OPTIONS,
@@ -312,6 +313,13 @@ class AgentTimes(Message):
     cli_connected_ms: UnixMs | None = None
 
 
+class McpServers(Message):
+    """How the agent's MCP servers are, when a turn begins. For operators."""
+
+    type: Literal["mcp_servers"] = "mcp_servers"
+    servers: Annotated[tuple[ServerSeen, ...], Field(max_length=MCP_SERVERS_MAX)]
+
+
 class Pong(Message):
     """Alive."""
 
@@ -333,7 +341,7 @@ Command = Annotated[
     Field(discriminator="type"),
 ]
 Answer = Annotated[
-    Welcome | Prepared | Refused | TranscriptAppend | AskDelegate | AgentTimes | Pong,
+    Welcome | Prepared | Refused | TranscriptAppend | AskDelegate | AgentTimes | McpServers | Pong,
     Field(discriminator="type"),
 ]
 _LAUNCH: TypeAdapter[Launch] = TypeAdapter(Launch)

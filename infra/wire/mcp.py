@@ -10,9 +10,9 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Annotated
 
-from pydantic import StringConstraints
+from pydantic import Field, StringConstraints, TypeAdapter
 
-from infra.wire.base import Message
+from infra.wire.base import Message, decode
 
 MCP_SECRET_HEADER = "X-AgCluster-MCP-"
 CALLERS_SECRETS_MAX = 16
@@ -49,6 +49,37 @@ class AgentMcpServer(Message):
     """The program, and its arguments, of a server in the container."""
     environment: Mapping[str, str] = {}
     """The variables that such a server gets beside the usual ones."""
+
+
+class ServerSeen(Message):
+    """How a server is, as its agent sees it when a turn begins."""
+
+    name: Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9-]{0,39}$")]
+    status: Annotated[str, StringConstraints(pattern=r"^[a-z-]{1,20}$")]
+    """`connected`, or what is wrong: `failed`, `pending` (it has not answered), `needs-auth`."""
+    tools: Annotated[int, Field(ge=0, le=100_000)] = 0
+    detail: Annotated[str, Field(max_length=200)] = ""
+    """What one in the container said last, if it does not work."""
+
+
+class ServerState(Message):
+    """The same, as it is kept."""
+
+    status: str
+    tools: int
+    detail: str
+    seen_ms: int
+    seen_by: str
+    """The worker."""
+
+
+def decode_server_state(raw: bytes | str) -> ServerState:
+    """Raises `MalformedMessage`."""
+    state: ServerState = decode(_STATE, raw)
+    return state
+
+
+_STATE: TypeAdapter[ServerState] = TypeAdapter(ServerState)
 
 
 def header_of(secret: str) -> str:

@@ -42,7 +42,7 @@ from infra.wire.events import (
     encode_event,
 )
 from infra.wire.ids import ConversationKey, Fence, FileId, TenantId, TurnId, WorkerId
-from infra.wire.mcp import AgentMcpServer
+from infra.wire.mcp import AgentMcpServer, ServerSeen
 from infra.wire.options import AnswerForm, ClientTool, ClientTools, ConversationOptions, TurnOptions
 from infra.wire.states import TurnState
 from infra.wire.turns import (
@@ -221,6 +221,9 @@ ANSWERS: dict[str, Message] = {
     "transcript_append": link.TranscriptAppend(seq=3, sdk_session="s", part=PART),
     "ask_delegate": delegation.AskDelegate(
         turn=TURN, call="toolu_1", agent="helper", task="Help.", conversation=CONVERSATION
+    ),
+    "mcp_servers": link.McpServers(
+        servers=(ServerSeen(name="github", status="connected", tools=7),)
     ),
     "agent_times": link.AgentTimes(
         python_ms=1700000000000,

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import base64
 import json
+import os
+import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -240,3 +242,27 @@ def test_an_operator_logs_in_once_and_the_gateway_renews_it(scene: Scene) -> Non
     assert all(one["is_right"] for one in scene.service.events("mcp")[1:])
     looks = 'cat /proc/*/environ /proc/*/cmdline | tr "\\0" "\\n" | grep -c "^token-[0-9a-f]"'
     assert said(scene.ask(f"tool bash {looks}", model="member")).strip().splitlines()[-1] == "0"
+
+
+def test_operators_see_how_servers_are(scene: Scene) -> None:
+    scene.ask("echo hi", model="unlucky")
+    done = subprocess.run(
+        [sys.executable, "-m", "infra.cli.main", "mcp", "status", "--json"],
+        env={
+            **{k: v for k, v in os.environ.items() if not k.startswith("AGCLUSTER_")},
+            "AGCLUSTER_DATA_DIR": str(scene.deployment.data_dir),
+            "AGCLUSTER_AGENTS_DIR": str(scene.agents),
+        },
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    rows = {(row["agent"], row["server"]): row for row in json.loads(done.stdout)}
+    good, dead = rows["unlucky", "echo"], rows["unlucky", "dead"]
+    assert (good["status"], good["tools"], good["where"]) == ("connected", 2, "http")
+    assert good["seen_ms"]
+    assert (dead["status"], dead["tools"]) == ("failed", 0)
+    assert rows["local", "local"]["where"] == "container"
+    assert rows["member", "notes"]["login"] != "-"
+    assert SECRET not in done.stdout

@@ -13,7 +13,7 @@ from infra.wire.errors import AgentUnreachable
 from infra.wire.events import is_end
 from infra.wire.frames import decode_frame
 from infra.wire.ids import TurnId
-from infra.wire.link import Ack, AgentTimes, Interrupt, InterruptReason, Refused, Replay
+from infra.wire.link import Ack, AgentTimes, Interrupt, InterruptReason, McpServers, Refused, Replay
 from worker.turns.link.agent_link import AgentLink
 
 
@@ -61,3 +61,6 @@ class StrayTurn:
 
     def on_times(self, times: AgentTimes) -> None:
         """See `Hearer`: nobody waits for this agent's start."""
+
+    def on_servers(self, servers: McpServers) -> None:
+        """See `Hearer`: the next turn reports them again."""

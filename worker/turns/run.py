@@ -30,6 +30,7 @@ from infra.wire.link import (
     AgentTimes,
     Interrupt,
     InterruptReason,
+    McpServers,
     Refused,
     Replay,
 )
@@ -51,6 +52,7 @@ from worker.turns.limits.time_limits import TimeLimits
 from worker.turns.link.agent_link import AgentLink
 from worker.turns.link.client_calls import check_calls
 from worker.turns.mcp_servers import missing_notices, servers_outside
+from worker.turns.mcp_state import note_servers
 from worker.turns.memory import Standing, begun_base, is_resending
 from worker.turns.output import TurnOutput
 from worker.turns.phases import RUN_TRANSITIONS, RunPhase
@@ -114,6 +116,7 @@ class TurnRun:
         self._standing: Standing | None = None
         self._told = claimed.request
         self._notices: tuple[str, ...] = ()
+        self._servers: McpServers | None = None
         self.has_used_tools = claimed.is_adoption
         """Whether its agent may have changed files."""
         self.told_ns: int | None = None
@@ -386,6 +389,10 @@ class TurnRun:
         if self.timeline is not None:
             self.timeline.take(times)
 
+    def on_servers(self, servers: McpServers) -> None:
+        """Note how the agent's MCP servers are."""
+        self._servers = servers
+
     def _time(self, payload: bytes) -> None:
         """Note what the agent's first events say about its start, until it has answered."""
         assert self.timeline is not None
@@ -514,6 +521,7 @@ class TurnRun:
         )
         if self._link:
             self._link.send(Ack(turn=self.turn, n=self.last_n + 1))
+        await note_servers(self._parts, self.claimed, self._servers, worker=self._held.lease.worker)
         return waits
 
     async def requeue(self, *, is_counted: bool) -> bool:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from infra.cli.ops.cluster import with_store
+from infra.cli.ops.cluster import Json, at, print_json, print_table, with_store
 from infra.cli.ops.mcp_login import LoginFailed, log_in
 from infra.cli.terminal import say
 from infra.cli.up.state_dir import StateDir
@@ -16,6 +16,7 @@ from infra.runtime.clock import SystemClock
 from infra.runtime.sealing import LoginSealer
 from infra.runtime.settings import Settings
 from infra.store.open import Store
+from infra.wire.agents.profile import AgentProfile
 from infra.wire.errors import AgClusterError
 from infra.wire.mcp_logins import SealedLogin, login_name
 
@@ -33,6 +34,68 @@ Folder = Annotated[
 
 class NoSuchServer(AgClusterError):
     """No agent has such a server, or it takes no login."""
+
+
+@app.command("status")
+def status(folder: Folder = None, as_json: Json = False) -> None:
+    """Show each agent's servers: how an agent last found them, and their logins."""
+
+    async def work(store: Store, settings: Settings) -> None:
+        rows = [
+            row
+            for agent, profile in sorted(read_folder(folder or settings.agents_dir).items())
+            for row in await _rows(store, agent, profile)
+        ]
+        if as_json:
+            print_json(rows)
+            return
+        print_table(
+            ("agent", "server", "where", "login", "status", "tools", "seen", "by", "said"),
+            (
+                (row["agent"], row["server"], row["where"], row["login"], row["status"] or "-",
+                 "-" if row["tools"] is None else row["tools"], at(row["seen_ms"]) or "-",
+                 row["seen_by"] or "-", row["detail"])
+                for row in rows
+            ),
+        )  # fmt: skip
+
+    with_store(work)
+
+
+async def _rows(store: Store, agent: str, profile: AgentProfile) -> list[dict[str, Any]]:
+    servers = profile.mcp_servers
+    if not servers:
+        return []
+    seen = await store.mcp_seen.of(agent)
+    logins = await store.mcp_logins.of(
+        login_name(agent, name) for name, told in servers.items() if told.login
+    )
+    rows = []
+    for name, told in servers.items():
+        state = seen.get(name)
+        rows.append(
+            {
+                "agent": agent,
+                "server": name,
+                "where": "http" if told.url is not None else "container",
+                "login": _login_words(logins.get(login_name(agent, name))) if told.login else "-",
+                "status": state.status if state else None,
+                "tools": state.tools if state else None,
+                "seen_ms": state.seen_ms if state else None,
+                "seen_by": state.seen_by if state else None,
+                "detail": state.detail if state else "",
+            }
+        )
+    return rows
+
+
+def _login_words(login: SealedLogin | None) -> str:
+    if login is None:
+        return "missing"
+    if login.fault is not None:
+        return login.fault
+    until = at(login.expires_ms)
+    return "good" if until is None else f"until {until}{', renewed' if login.can_renew else ''}"
 
 
 @app.command("login")

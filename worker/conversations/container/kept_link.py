@@ -20,7 +20,7 @@ from infra.runtime.logs import RatedLog, fields
 from infra.wire.agents.delegation import AskDelegate
 from infra.wire.errors import AgentUnreachable, MalformedMessage, UnknownMessage
 from infra.wire.ids import ConversationKey
-from infra.wire.link import AgentTimes, Answer, Command, Hello, Refused
+from infra.wire.link import AgentTimes, Answer, Command, Hello, McpServers, Refused
 from worker.hosts.host import ContainerId
 from worker.lines import HeldLines
 from worker.ownership import HeldLease
@@ -111,6 +111,10 @@ class Hearer(Protocol):
         """The agent reports how it started."""
         ...
 
+    def on_servers(self, servers: McpServers) -> None:
+        """The agent reports how its MCP servers are."""
+        ...
+
 
 class KeptLink:
     """The link of one conversation. `tend` and `watch_silence` are its tasks."""
@@ -189,6 +193,8 @@ class KeptLink:
                 self._user.on_ask(answer)
             case AgentTimes():
                 self._hearer.on_times(answer)
+            case McpServers():
+                self._hearer.on_servers(answer)
             case _:
                 pass
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from agent.translate.mcp import missing_servers, shown_name
+from agent.translate.mcp import missing_servers, servers_seen, shown_name
+from infra.wire.mcp import ServerSeen
 
 
 @pytest.mark.parametrize(
@@ -38,3 +39,21 @@ def test_servers_that_work_are_not_worth_a_word() -> None:
     assert len(said[1]) < 300
     assert len(said) == 2
     assert list(missing_servers({"mcp_servers": None}, lambda _: None)) == []
+
+
+def test_what_operators_see_of_servers_is_counted_and_in_form() -> None:
+    init = {
+        "mcp_servers": [
+            {"name": "github", "status": "connected"},
+            {"name": "dead", "status": "failed"},
+            {"name": "../odd", "status": "connected"},
+            {"name": "long", "status": "x" * 99},
+        ],
+        "tools": ["Bash", "mcp__github__a", "mcp__github__b", "mcp__github-2__c", None],
+    }
+    seen = list(servers_seen(init, lambda name: "no\x1b[2J way" if name == "dead" else None))
+    assert seen == [
+        ServerSeen(name="github", status="connected", tools=2),
+        ServerSeen(name="dead", status="failed", detail="no way"),
+    ]
+    assert list(servers_seen({"tools": 1}, lambda _: None)) == []

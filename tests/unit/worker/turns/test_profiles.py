@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 from redis.asyncio import Redis
 
 from infra.runtime.settings import Settings
+from infra.store.mcp_seen import SEEN_TTL_S
 from infra.wire.agents.delegation import CallingTurn, Delegation
 from infra.wire.agents.mcp import McpServer
 from infra.wire.agents.permissions import Permissions
@@ -18,8 +20,8 @@ from infra.wire.agents.sub_agent import SubAgent
 from infra.wire.errors import ErrorCode
 from infra.wire.events import TurnEnded
 from infra.wire.ids import ConversationKey, TurnId
-from infra.wire.link import AgentSettings
-from infra.wire.mcp import AgentMcpServer, CallerSecrets
+from infra.wire.link import AgentSettings, McpServers
+from infra.wire.mcp import AgentMcpServer, CallerSecrets, ServerSeen
 from infra.wire.options import TurnOptions
 from infra.wire.states import TurnState
 from infra.wire.turns import TextBlock, TurnRequest
@@ -195,3 +197,25 @@ async def test_what_a_caller_sends_reaches_each_owners_gateway_and_no_agent(stag
     assert all(command.turn_options.mcp_secrets == SENT for command in stage.gateway.opened)
     started = stage.agents[C][0].session.started
     assert [start.turn_options.mcp_secrets for start in started] == [None]
+
+
+async def test_how_its_servers_are_is_kept_for_operators(stage: Stage) -> None:
+    told = McpServers(
+        servers=(
+            ServerSeen(name="echo", status="connected", tools=3),
+            ServerSeen(name="mine", status="failed", detail="no licence"),
+            ServerSeen(name="made-up", status="connected"),
+        )
+    )
+    turn = await stage.ask(C, "stream 50 every 10 ms", agent=await kept(stage, PERSONAL))
+    await stage.until_logged(turn, 2)
+    stage.agents[C][0].session.tell(told)
+    await stage.ended(turn)
+    async with asyncio.timeout(10):
+        while not (seen := await stage.store.mcp_seen.of("a")):  # noqa: ASYNC110 - Redis tells nobody
+            await asyncio.sleep(0.01)
+    assert {name: (one.status, one.tools, one.detail) for name, one in seen.items()} == {
+        "echo": ("connected", 3, ""),
+        "mine": ("failed", 0, "no licence"),
+    }
+    assert 0 < await stage.redis.ttl(stage.keys.mcp_seen("a")) <= SEEN_TTL_S
