@@ -6,13 +6,12 @@ nothing that nobody has thought of. A test compares the tables with the profile.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from pydantic import BaseModel
 
-from infra.releases.origins import is_listed, origin_of
+from infra.releases.mcp_rules import mcp_faults, mcp_told
 from infra.releases.policy import InstalledPolicy
 from infra.releases.refused import ReleaseRefused
 from infra.wire.agents.container import ContainerLimits
@@ -22,7 +21,6 @@ from infra.wire.agents.permissions import RULES_MAX, Permissions
 from infra.wire.agents.profile import AgentProfile, SystemPrompt
 from infra.wire.agents.sub_agent import SubAgent
 
-SECRET = re.compile(r"\$\{([^}]*)\}")
 TIERS = frozenset({"haiku", "sonnet", "opus", "fable"})
 
 Lines = Iterable[str]
@@ -229,48 +227,6 @@ def _egress_faults(profile: AgentProfile, policy: InstalledPolicy) -> Lines:
         yield (f"egress_profile: {named} not allowed (AGCLUSTER_INSTALLED_AGENTS_EGRESS_PROFILES)")
 
 
-def _mcp_told(profile: AgentProfile, _: InstalledPolicy) -> Lines:
-    for name, server in profile.mcp_servers.items():
-        if server.command is not None:
-            yield f"MCP server {name} in its container: {' '.join((server.command, *server.args))}"
-            continue
-        secrets = sorted(secrets_of(server))
-        sent = f", sent the secrets {_list(secrets)}" if secrets else ""
-        yield f"MCP server {name}: {_origin(server)}{sent}"
-
-
-def _mcp_faults(profile: AgentProfile, policy: InstalledPolicy) -> Lines:
-    for name, server in profile.mcp_servers.items():
-        where = f"mcp_servers.{name}"
-        if server.command is not None and not policy.may_run_mcp_servers:
-            yield f"{where}: command not allowed (AGCLUSTER_INSTALLED_AGENTS_MCP_COMMANDS)"
-        if server.url is not None and not is_listed(server.url, policy.mcp_hosts):
-            yield f"{where}: {_origin(server)} not allowed (AGCLUSTER_INSTALLED_AGENTS_MCP_HOSTS)"
-        if server.login:
-            yield f"{where}.login: installed agents have none of the operator's logins"
-        for variable in server.env:
-            if variable not in policy.environment:
-                yield (
-                    f"{where}.env.{variable}: not allowed (AGCLUSTER_INSTALLED_AGENTS_ENVIRONMENT)"
-                )
-        for secret in sorted(secrets_of(server)):
-            host = policy.mcp_secrets.get(secret)
-            if host is None or not is_listed(server.url or "", (host,)):
-                yield (
-                    f"{where}: the secret {secret} must not be sent there "
-                    "(AGCLUSTER_INSTALLED_AGENTS_MCP_SECRETS)"
-                )
-
-
-def _origin(server: McpServer) -> str:
-    return origin_of(server.url or "") or "its host"
-
-
-def secrets_of(server: McpServer) -> set[str]:
-    """The names of the secrets that its headers have: the deployment's, and `caller:NAME`."""
-    return {name for value in server.headers.values() for name in SECRET.findall(value)}
-
-
 # The rest
 
 
@@ -369,7 +325,7 @@ RULES: Mapping[str, FieldRule] = {
     "model": HARMLESS,
     "delegates": FieldRule(faults=_delegates_faults),
     "egress_profile": FieldRule(_egress_told, _egress_faults),
-    "mcp_servers": FieldRule(_mcp_told, _mcp_faults),
+    "mcp_servers": FieldRule(mcp_told, mcp_faults),
     "environment": FieldRule(_environment_told, _environment_faults),
     "image": FieldRule(_image_told, _image_faults),
     "client_tools": FieldRule(_client_tools_told),
