@@ -1,7 +1,7 @@
 """Logs an operator in at an MCP server: discovery, registration, consent in a browser, tokens.
 
 All of that is the `mcp` package's own client. Here are the page that the browser comes back to, on
-loopback, and what is kept of the outcome. `mcp` comes with the extra `embedded`. Nothing else needs
+loopback, and what is kept of the outcome. `mcp` is an extra of ours. Nothing else needs
 it outside of containers, so it is imported when it is used.
 """
 
@@ -112,7 +112,7 @@ async def log_in(
         from mcp.client.auth import OAuthClientProvider, OAuthFlowError
         from mcp.shared.auth import AuthorizationCodeResult, OAuthClientMetadata
     except ImportError:
-        raise LoginFailed("this needs the package `mcp`: pip install 'mcp>=2.3,<3'") from None
+        raise LoginFailed("this needs the package `mcp`: pip install 'agcluster[mcp]'") from None
 
     kept = _Kept()
     async with ReturnPage().open(port) as page:
