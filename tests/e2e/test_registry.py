@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ import httpx
 import openai
 import pytest
 
+from infra.cli.up.programs import python_command
 from infra.releases.keys import PublisherKey
 from tests.e2e.deployments import GOOD_KEY, ROOT, Deployment, embedded, wait_until
 from tests.e2e.upstream import last_asked
@@ -44,7 +44,7 @@ class Scene:
         environ = {k: v for k, v in os.environ.items() if not k.startswith("AGCLUSTER_")}
         data = {"AGCLUSTER_DATA_DIR": str(self.deployment.data_dir)}
         done = subprocess.run(
-            [sys.executable, "-m", "infra.cli.main", *arguments],
+            [*python_command("infra.cli.main"), *arguments],
             cwd=ROOT,
             env={**environ, **self.settings, **data},
             capture_output=True,

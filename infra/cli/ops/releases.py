@@ -299,13 +299,21 @@ def _install(
     manifest = release.manifest
     say(f"{manifest.name} {manifest.version}, signed by {manifest.publisher}")
     # On one line each, so that no word of theirs looks like a line of ours.
-    for line in (manifest.description, *permissions(profile, here.policy)):
-        say(f"  {escaped(line)}")
+    say(f"  {escaped(manifest.description)}")
+    known = None if before is None else _granted(here, name)
+    for line in permissions(profile, here.policy):
+        say(f"{'  ' if known is None or line in known else '+ '}{escaped(line)}")
     say(f"  may be used by: {', '.join(tenants) or 'all'}")
     if not yes:
         _confirm(before)
     here.installed.install(name, release, tenants=tenants)
     say(f"{name} is installed")
+
+
+def _granted(here: _Here, name: str) -> frozenset[str]:
+    """What the installed version may do; nothing if it does not pass its checks any more."""
+    found = here.installed.read().agents.get(name)
+    return frozenset(permissions(found.profile, here.policy) if found else ())
 
 
 def _confirm(before: InstalledMark | None) -> None:

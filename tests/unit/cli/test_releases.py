@@ -175,3 +175,13 @@ def test_a_description_forges_no_line_of_what_is_shown(run: Run, tmp_path: Path)
         "  tools: Read, Grep"
     ]
     assert "\x1b" not in shown
+
+
+def test_an_update_says_what_it_may_do_that_it_could_not_before(run: Run, tmp_path: Path) -> None:
+    good(publish(run))
+    good(run("agents", "install", "acme/reviewer", "--dir", "theirs", "--yes"))
+    base = tmp_path / "ours/base.yaml"
+    base.write_text(base.read_text().replace("Grep", "Bash"))
+    good(publish(run, "1.1.0"))
+    shown = good(run("agents", "update", "reviewer", "--dir", "theirs", "--yes"))
+    assert [line for line in shown.splitlines() if line.startswith("+ ")] == ["+ tools: Read, Bash"]
