@@ -33,6 +33,15 @@ _SETTINGS = {
 }
 
 
+AGENTS = {
+    "skilled.yaml": "tools: [Bash]\nskills: [own/house-style]\nworkspace: start\n"
+    "container: {memory_mb: 512, pids: 128}\n",
+    "own/house-style/SKILL.md": "---\ndescription: How texts are written.\n---\nBILLYWITCH.\n",
+    "start/README.md": "Begin here.",
+}
+"""The operator's folder of agents."""
+
+
 @contextlib.contextmanager
 def composed() -> Iterator[Deployment]:
     """The project's own compose.yaml under a name of its own; taken down with its volumes."""
@@ -59,6 +68,10 @@ def _deployment(folder: Path) -> Deployment:
     data_dir = folder / "d"
     data_dir.mkdir()
     os.chown(data_dir, 1000, 1000)
+    for name, text in AGENTS.items():
+        file = folder / "agents" / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text)
     port, model_port = free_port(), free_port()
     values = _SETTINGS | {
         "AGCLUSTER_SECRET": secrets.token_hex(32),
@@ -67,6 +80,7 @@ def _deployment(folder: Path) -> Deployment:
         "REDIS_OPS_PASSWORD": secrets.token_hex(16),
         "DOCKER_GID": str(os.stat("/var/run/docker.sock").st_gid),
         "COMPOSE_DATA_DIR": str(data_dir),
+        "COMPOSE_AGENTS_DIR": str(folder / "agents"),
         "AGCLUSTER_PORT": str(port),
         "MODEL_PORT": str(model_port),
         "AGCLUSTER_CLUSTER": cluster,

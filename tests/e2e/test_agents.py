@@ -9,6 +9,7 @@ from typing import Any
 import openai
 import pytest
 
+from tests.e2e.conftest import COMPOSED
 from tests.e2e.deployments import MODEL, Deployment
 from tests.e2e.upstream import asked_for, last_asked
 
@@ -63,3 +64,17 @@ def test_who_asks_for_no_agent_is_told(deployment: Deployment) -> None:
     assert refused.value.code == "model_not_found"
     with deployment.client() as client:
         assert "reviewer" in {model.id for model in client.models.list()}
+
+
+@COMPOSED
+def test_skills_files_and_limits_pass_the_engine_proxy(deployment: Deployment) -> None:
+    seen: list[Any] = []
+    told = ask(deployment, "skilled", seen, "tool bash cat README.md; ls /run/bundle/plugin/skills")
+    assert "Begin here." in told
+    assert "house-style" in told
+    call = f'tool Skill {{"skill": "agent:house-style", "args": "{uuid.uuid4().hex}"}}'
+    ask(deployment, "skilled", seen, call)
+    assert "BILLYWITCH" in json.dumps(last_asked(deployment)["messages"])
+    told = ask(deployment, MODEL, seen, "tool bash cat README.md; ls /run/bundle 2>&1; true")
+    assert "Begin here." in told
+    assert "No such file" in told
