@@ -60,16 +60,16 @@ class Pipe(asyncio.Transport):
 
 
 async def test_the_gateway_gets_no_schemas_of_a_turn(stage: Stage) -> None:
-    """They may be large, and it opens a turn anew whenever its budget changes."""
+    """They may be large, and it opens a turn anew whenever its budget changes. The limit of an
+    answer in a form is not that of the text beside it."""
     await stage.worker()
-    options = TurnOptions(
-        max_tokens=7,
-        answer_form=AnswerForm(schema_text='{"type":"object"}'),
-        client_tools=ClientTools(tools=(ClientTool(name="go"),)),
-    )
-    await stage.ended(await stage.ask(C, "echo x", turn_options=options))
-    [opened] = stage.gateway.opened
-    assert opened.turn_options == TurnOptions(max_tokens=7)
+    tools = ClientTools(tools=(ClientTool(name="go"),))
+    form = AnswerForm(schema_text='{"type":"object"}')
+    asked = TurnOptions(max_tokens=7, client_tools=tools)
+    for options in (asked, asked.model_copy(update={"answer_form": form})):
+        await stage.ended(await stage.ask(C, "echo x", turn_options=options))
+    told = [opened.turn_options for opened in stage.gateway.opened]
+    assert told == [TurnOptions(max_tokens=7), TurnOptions()]
 
 
 async def test_a_turn_is_logged_and_published_exactly_once(stage: Stage) -> None:
