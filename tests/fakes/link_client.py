@@ -19,6 +19,7 @@ from infra.wire.link import (
     Answer,
     BaseKind,
     Hello,
+    McpServers,
     Replay,
     StartTurn,
     Transcript,
@@ -57,6 +58,8 @@ class LinkClient:
         self._shelf = shelf
         self.times: list[AgentTimes] = []
         """What the agent reported of its start."""
+        self.servers: list[McpServers] = []
+        """What it reported of its MCP servers."""
 
     async def send(self, message: Message) -> None:
         """Write one command."""
@@ -74,6 +77,8 @@ class LinkClient:
             got = await self._read_line()
             if isinstance(got, AgentTimes):
                 self.times.append(got)
+            elif isinstance(got, McpServers):
+                self.servers.append(got)
             elif isinstance(got, TranscriptAppend) and self._shelf:
                 self._shelf.put(got)
                 await self.send(TranscriptStored(seq=got.seq))
