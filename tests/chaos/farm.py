@@ -22,7 +22,8 @@ from infra.wire.ids import ConversationKey, Fence, HostId
 from tests.chaos.light_agent import light_agent
 from tests.fakes.memory_host import MemoryHost, MemoryMachine
 from tests.fakes.scripted_agent import ScriptedAgent
-from worker.hosts.host import ContainerId, ContainerSpec, Limits, SessionFolders
+from worker.hosts.form import ContainerForm
+from worker.hosts.host import Container, ContainerId, ContainerSpec, Limits, SessionFolders
 
 LEASE_LOST = "lease_lost"
 FAILED = "container_failed"
@@ -56,7 +57,7 @@ class Farm:
         try:
             match order["do"]:
                 case "start":
-                    return asdict(await self._host.start(spec_of(order)))
+                    return _told(await self._host.start(spec_of(order)))
                 case "stop":
                     await self._host.stop(ContainerId(order["id"]))
                     return {}
@@ -67,7 +68,7 @@ class Farm:
             return {"error": LEASE_LOST}
         except ContainerFailed as error:
             return {"error": FAILED, "message": str(error)}
-        return {"containers": [asdict(one) for one in await self._host.list()]}
+        return {"containers": [_told(one) for one in await self._host.list()]}
 
     async def _tell_exits(self, writer: asyncio.StreamWriter) -> None:
         stream = self.machine.feed.subscribe()
@@ -89,7 +90,12 @@ def order_of(spec: ContainerSpec) -> dict[str, Any]:
         "sockets": str(spec.folders.sockets),
         "workspace": str(spec.folders.workspace),
         "limits": asdict(spec.limits),
+        "form": spec.form.text,
     }
+
+
+def _told(container: Container) -> Mapping[str, Any]:
+    return asdict(container) | {"form": container.form.text}
 
 
 def spec_of(order: Mapping[str, Any]) -> ContainerSpec:
@@ -100,6 +106,7 @@ def spec_of(order: Mapping[str, Any]) -> ContainerSpec:
         folders=SessionFolders(Path(order["sockets"]), Path(order["workspace"])),
         limits=Limits(**order["limits"]),
         egress=False,
+        form=ContainerForm.of_text(order["form"]),
     )
 
 

@@ -12,6 +12,7 @@ from typing import Any
 from infra.wire.errors import ContainerFailed, LeaseLost, NoIsolation
 from infra.wire.ids import HostId
 from tests.chaos.farm import LEASE_LOST, order_of
+from worker.hosts.form import ContainerForm
 from worker.hosts.host import Container, ContainerExit, ContainerId, ContainerSpec
 
 ANSWER_TIMEOUT_S = 20.0
@@ -106,4 +107,4 @@ def _good(answer: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def _container(told: Mapping[str, Any]) -> Container:
-    return Container(**told)
+    return Container(**{**told, "form": ContainerForm.of_text(told["form"])})
