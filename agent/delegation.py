@@ -27,8 +27,9 @@ from infra.wire.ids import ConversationKey
 _ABOUT = (
     "Give a task to another agent, which works on it elsewhere, in a workspace of its own, and "
     "answers when it is done. It sees nothing of this conversation and none of your files: put all "
-    "that it needs into the task. Several calls at once run side by side. Its answer names a "
-    "conversation; name that in another call to go on where it stopped. Agents:"
+    "that it needs into the task. Files that it makes are put into your workspace, and its answer "
+    "says where. Several calls at once run side by side. Its answer names a conversation; give it "
+    "in another call to go on where it stopped. Agents:"
 )
 _OVER = CallReply("The call was given up, because the turn ends.")
 

@@ -44,6 +44,7 @@ from infra.wire.options import ConversationOptions
 from infra.wire.states import TurnState
 from infra.wire.turns import OnDisconnect, TextBlock, TurnRequest
 from worker.conversations.delegation.called_work import CalledWork
+from worker.conversations.delegation.handed_over import HandedOver
 from worker.ownership import HeldLease
 from worker.parts import ConversationParts
 from worker.turns.agent_settings import delegates_of
@@ -80,6 +81,7 @@ class CalledAgents:
         self._parts = parts
         self._held = held
         self._send = send
+        self._files = HandedOver(parts, held)
         self._asked: asyncio.Queue[tuple[TurnRun, AskDelegate]] = asyncio.Queue()
         self._turn: TurnId | None = None
         self._calls: dict[str, DelegateAnswered | None] = {}
@@ -256,14 +258,20 @@ class CalledAgents:
                 with suppress(UnknownMessage):
                     event = decode_event(payload)
                     if isinstance(event, TurnEnded):
-                        return work.answer(event), event.state is not TurnState.DONE
+                        if event.state is TurnState.EXPIRED:
+                            raise _NotCalled(_NO_ROOM)
+                        landed = await self._files.bring(
+                            event.made, agent=ask.agent, tenant=run.claimed.record.tenant
+                        )
+                        text = work.answer(event, landed=landed)
+                        return text, event.state is not TurnState.DONE
                     if (shown := work.take(event)) is not None:
                         self._send(DelegateDid(turn=run.turn, call=ask.call, n=n, event=shown))
             if page.state is None or (page.state.is_terminal and not page.events):
                 raise _NotCalled("The agent's work was lost.")
-            is_late = page.state is TurnState.QUEUED and parts.clock.monotonic() > give_up_s
-            if is_late and await until_store_answers(lambda: parts.turns.expire(turn), parts.clock):
-                raise _NotCalled(_NO_ROOM)
+            if page.state is TurnState.QUEUED and parts.clock.monotonic() > give_up_s:
+                with suppress(StoreUnavailable):  # Its log tells whether it was.
+                    await parts.turns.expire(turn)
             await parts.clock.sleep(pause_s)
             pause_s = min(pause_s * 1.5, LOOK_MAX_S)
         raise CallerOver("the calling turn has ended")

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from infra.wire.agents.delegation import ANSWER_MAX_CHARS
 from infra.wire.events import Artifact, Event, TextDelta, ToolCall, ToolResult, TurnEnded, TurnFiles
-from infra.wire.ids import ConversationKey
+from infra.wire.ids import ConversationKey, FileId
 from infra.wire.states import TurnState
 
 SHOWN_MAX = 200
@@ -38,12 +38,13 @@ class CalledWork:
             return event if self._shown <= SHOWN_MAX else None
         return None
 
-    def answer(self, end: TurnEnded) -> str:
-        """What the caller's model reads when it has ended like this."""
+    def answer(self, end: TurnEnded, *, landed: Mapping[FileId, str]) -> str:
+        """What the caller's model reads when it has ended like this. `landed`: where the files that
+        it made are in the caller's workspace."""
         self._cut()
         said = (_LEFT_OUT if self._is_cut else "") + self._text.strip()
         goes_on = f"[Conversation {self._conversation} of {self._agent}]"
-        parts = [_failed(end), said, *_files(end.made), goes_on]
+        parts = [_failed(end), said, *_files(end.made, landed), goes_on]
         return "\n\n".join(part for part in parts if part)
 
     def _cut(self) -> None:
@@ -59,10 +60,13 @@ def _failed(end: TurnEnded) -> str:
     return f"The agent did not finish: {why}"
 
 
-def _files(made: TurnFiles | None) -> Iterator[str]:
+def _files(made: TurnFiles | None, landed: Mapping[FileId, str]) -> Iterator[str]:
     if made is not None and made.files:
-        yield "Files that it made:\n" + "\n".join(map(_line, made.files[:_FILES_NAMED_MAX]))
+        lines = [_line(file, landed.get(file.file)) for file in made.files[:_FILES_NAMED_MAX]]
+        yield "Files that it made:\n" + "\n".join(lines)
 
 
-def _line(file: Artifact) -> str:
-    return f"- {file.path} ({file.bytes} bytes)"
+def _line(file: Artifact, place: str | None) -> str:
+    if place is None:
+        return f"- {file.path}, {file.bytes:,} bytes (not here)"
+    return f"- {place}, {file.bytes:,} bytes"

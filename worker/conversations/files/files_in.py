@@ -22,9 +22,11 @@ from infra.wire.errors import (
 )
 from infra.wire.files.names import safe_name
 from infra.wire.files.room_to_show import RoomToShow
+from infra.wire.ids import FileId
 from infra.wire.text.words import Case
 from infra.wire.turns import (
     ContentBlock,
+    FileBlock,
     ImageBlock,
     TurnRequest,
 )
@@ -116,6 +118,28 @@ class FilesIn:
         finally:
             await to_its_end(uploads.close)
         return _told_of(request, unheard, landed)
+
+    async def bring(self, files: Sequence[FileBlock], *, into: str) -> dict[FileId, str]:
+        """Bring files of the file store into another folder of the workspace while a turn runs, as
+        many as there is room for. Returns where they are.
+
+        Raises `LeaseLost`.
+        """
+        await self._held.until_sure()
+        folders, c = self._parts.folders, self._held.conversation
+        uploads = UploadFolder(folders, c, self._held.fence, name=into)
+        try:
+            landed = await _OneDelivery(self._parts, self._held, uploads).land((), files)
+        except OSError as error:
+            log.warning("files not handed over: %s", error, extra=fields(conversation=c))
+            return {}
+        finally:
+            await to_its_end(uploads.close)
+        return {
+            one.file: landed[id(one)].path
+            for one in files
+            if one.file is not None and id(one) in landed
+        }
 
 
 class _OneDelivery:

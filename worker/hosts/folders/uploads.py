@@ -1,4 +1,5 @@
-"""Puts what callers send into the folder `uploads` of a workspace.
+"""Puts what callers send into the folder `uploads` of a workspace, and what other agents made into
+another one.
 
 The workspace is the agent's, who may have put anything there: a link to a file of the host, a
 pipe that nobody writes to, a folder in a file's place. So every name is one component below a
@@ -26,8 +27,8 @@ from infra.wire.ids import ConversationKey, Fence
 from worker.hosts.folders.folders import Folders
 from worker.hosts.folders.trees import open_folder, rights_of_the_owner
 
-_FOLDERS = (UPLOADS, *(f"{UPLOADS}-{n}" for n in range(2, 10)))
-"""The first of them that is a folder, or can become one."""
+_OTHERS = range(2, 10)
+"""If a folder's name is taken by something else, it gets the first of these numbers that works."""
 _FILE = os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
 _NO_TEMPORARY = frozenset({errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL, errno.ENOENT})
 """The file system has no files without a name."""
@@ -55,7 +56,11 @@ class UploadFolder:
     They raise `LeaseLost` if an owner newer than `fence` has had the workspace, and `OSError`.
     """
 
-    def __init__(self, folders: Folders, c: ConversationKey, fence: Fence) -> None:
+    def __init__(
+        self, folders: Folders, c: ConversationKey, fence: Fence, *, name: str = UPLOADS
+    ) -> None:
+        """`name` is the folder's: one safe component."""
+        self._name = name
         self._folders = folders
         self._c = c
         self._fence = fence
@@ -128,14 +133,14 @@ class UploadFolder:
             rights_of_the_owner(workspace),
         ):
             if self._folder is None:
-                self._folder, self._called = _opened(workspace)
+                self._folder, self._called = _opened(workspace, self._name)
             yield self._folder
 
 
-def _opened(workspace: int) -> tuple[int, str]:
-    """The folder for uploads, and what it is called."""
+def _opened(workspace: int, wanted: str) -> tuple[int, str]:
+    """The folder, and what it is called."""
     refused: OSError | None = None
-    for name in _FOLDERS:
+    for name in (wanted, *(f"{wanted}-{n}" for n in _OTHERS)):
         try:
             with contextlib.suppress(FileExistsError):
                 os.mkdir(name, 0o755, dir_fd=workspace)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +20,14 @@ from infra.store.access.usage import Spent
 from infra.store.conversations.leases import Lease
 from infra.store.conversations.transcripts import RawEntry, RawPart
 from infra.store.turns.history import TurnBase
+from infra.store.turns.records import CalledBy
 from infra.store.turns.turns import Claimed
 from infra.wire.gateway import TurnMeter
 from infra.wire.ids import TurnId
 from infra.wire.link import BaseKind
 from infra.wire.states import ConversationState, Hibernation
 from tests.contract.store.access.test_usage import metered, used
-from tests.contract.store.scene import DONE, HOST_A, TENANT, W1, W2, C, Scene, text_events
+from tests.contract.store.scene import DONE, HOST_A, OTHER_C, TENANT, W1, W2, C, Scene, text_events
 
 Prepare = Callable[[Scene], Awaitable[tuple[Lease, TurnId]]]
 Repeat = Callable[[Scene, Lease, TurnId], Awaitable[object]]
@@ -110,6 +112,15 @@ REPEATED: dict[str, tuple[Prepare, Repeat]] = {
             lease, turn, 1, DONE, idle_timeout_s=60, meter=METER
         ),
     ),
+    "submit, of a turn that an agent calls": (
+        Scene.begin,
+        lambda s, _, turn: s.offer(
+            replace(
+                s.new_turn(OTHER_C, turn=TurnId("turn_" + "0" * 32)),
+                called_by=CalledBy(turn=turn, at_once_max=1, most=1, granted_tokens=5),
+            )
+        ),
+    ),
     "append": (
         Scene.begin,
         lambda s, lease, turn: s.store.log.append(lease, turn, text_events(1, 3)),
@@ -134,7 +145,16 @@ REPEATED: dict[str, tuple[Prepare, Repeat]] = {
         lambda s, lease, _: s.store.conversations.wiped(C, lease.worker),  # type: ignore[arg-type]
     ),
 }
-READS = {"get", "load", "epoch", "of_host", "is_wipe_due"}
+READS = {
+    "get",
+    "load",
+    "epoch",
+    "of_host",
+    "is_wipe_due",
+    "read",
+    "free_tokens",
+    "note_lent",
+}
 
 
 @pytest.mark.parametrize("name", REPEATED)

@@ -292,3 +292,14 @@ def test_a_long_name_is_cut_and_its_ending_stays(said: str) -> None:
     assert said[:10].startswith(name[:10])
     assert not said.endswith(".pdf") or name.endswith(".pdf")
     assert all(len(one.encode()) <= 255 for one in names_for(name, "0" * 64))
+
+
+def test_another_folder_has_its_own_name(folders: Folders, workspace: Path) -> None:
+    (workspace / "from-helper").symlink_to("/tmp")
+    other = UploadFolder(folders, C, FENCE, name="from-helper")
+    with contextlib.closing(other):
+        upload = other.begin()
+        upload.write(b"x")
+        digest = hashlib.sha256(b"x").hexdigest()
+        assert other.settle(upload, NAME, digest=digest, size=1) == f"from-helper-2/{NAME}"
+    assert not (workspace / "uploads").exists()

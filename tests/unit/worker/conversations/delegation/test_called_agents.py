@@ -4,23 +4,30 @@ from __future__ import annotations
 
 import re
 from collections.abc import AsyncIterator
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
 from redis.asyncio import Redis
 
+from agent.turn import RunningTurn
+from infra.files.open import open_file_store
 from infra.runtime.identity import called_conversation, called_turn
+from infra.runtime.settings import FileStoreSettings
+from infra.store.files.files import FileFacts, FileQuota
 from infra.store.turns.turns import TurnRecord
 from infra.wire.agents.delegation import Delegate, Delegation
 from infra.wire.agents.profile import AgentProfile
 from infra.wire.agents.ref import AgentRef
-from infra.wire.events import ToolCall, Usage
+from infra.wire.events import Artifact, ToolCall, TurnEnded, TurnFiles, Usage
 from infra.wire.gateway import ModelUsage, TurnMeter
-from infra.wire.ids import ConversationKey, HostId, TurnId
+from infra.wire.ids import ConversationKey, FileId, HostId, TenantId, TurnId
 from infra.wire.options import NO_OPTIONS, ConversationOptions
 from infra.wire.states import ConversationState, TurnState
+from tests.fakes.scripted_agent import AGENT_SCRIPTS, Say, ScriptedSession, Tool
 from tests.fakes.worker_stage import TENANT, Stage, eventually
 from worker.conversations.delegation.called_agents import options_of_called
+from worker.conversations.delegation.handed_over import HandedOver
 
 C = ConversationKey("c" * 24)
 OTHER = ConversationKey("d" * 24)
@@ -275,3 +282,52 @@ async def test_a_called_agents_container_does_not_wait_for_long(stage: Stage) ->
     assert record.state is not ConversationState.LOST
     assert record.idle_at_ms is not None
     assert record.idle_at_ms - record.last_active_ms <= 5_100
+
+
+@dataclass(frozen=True)
+class Write:
+    """Make a file in the called agent's workspace, as a tool would."""
+
+    stage: Stage
+
+    async def play(self, turn: RunningTurn, session: ScriptedSession) -> TurnEnded | None:
+        record = await self.stage.store.turns.get(turn.start.turn)
+        assert record is not None
+        await Tool("Bash", "make").play(turn, session)
+        folder = self.stage.folder / "w" / record.conversation / "outputs"
+        folder.mkdir(exist_ok=True)
+        (folder / "table.csv").write_bytes(b"a,b\n")
+        return None
+
+
+async def test_files_are_handed_over_once(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    stage.files = open_file_store(FileStoreSettings.model_validate({}), data_dir=stage.folder)
+    monkeypatch.setitem(AGENT_SCRIPTS, "make", lambda words: [Write(stage), Say("made")])
+    await stage.worker()
+    turn = await ask(stage, "delegate helper make")
+    assert "- /workspace/from-helper/table.csv, 4 bytes" in await said(stage, turn)
+    there = stage.folder / "w" / C / "from-helper"
+    assert [one.name for one in there.iterdir()] == ["table.csv"]
+    ended = await stage.ended(turn)
+    assert ended.made is not None
+    assert [one.path for one in ended.made.files] == ["from-helper/table.csv"]
+
+
+async def test_files_of_another_tenant_are_not_handed_over(stage: Stage) -> None:
+    stage.files = open_file_store(FileStoreSettings.model_validate({}), data_dir=stage.folder)
+    worker = await stage.worker()
+    parts = worker.process.parts
+    kept = parts.kept_files
+    assert kept is not None
+    file, other = FileId("file-" + "0" * 32), TenantId("u" * 20)
+    quota = FileQuota(files_max=1, bytes_max=100)
+    await kept.records.begin(file, other, store="s", announced=1, quota=quota)
+    facts = FileFacts(name="x", type="", purpose="", digest="0" * 64, bytes=1, life_s=None)
+    assert await kept.records.keep(file, other, facts, store="s") is not None
+    theirs = Artifact(file=file, path="x", bytes=1, media_type="text/plain", expires_ms=1)
+    held = await parts.ownership.acquire(C)
+    handed = HandedOver(parts, held)
+    made = TurnFiles(files=(theirs,))
+    assert await handed.bring(made, agent="helper", tenant=TENANT) == {}
+    assert await handed._known(kept.records, theirs, other) is not None
+    assert await handed._known(kept.records, theirs, TENANT) is None
