@@ -152,6 +152,7 @@ READS = {
     "of_host",
     "is_wipe_due",
     "read",
+    "bundle",
     "free_tokens",
     "note_lent",
 }
