@@ -5,8 +5,9 @@ VENV   ?= .venv
 PORT   ?=
 ARGS   ?=
 # What our images are built from. Pinned by its digest where that matters (docs/dependencies.md):
-#   make image control-image BASE_IMAGE=python:3.11-slim-bookworm@sha256:...
+#   make image image-analyst control-image BASE_IMAGE=python:3.11-slim-bookworm@sha256:...
 BASE_IMAGE ?= $(or $(AGCLUSTER_BASE_IMAGE),python:3.11-slim-bookworm)
+AGENT_IMAGE ?= agcluster-agent:0.1.0
 # Most of a test run is waiting: for containers, leases, deadlines.
 JOBS   ?= 2
 
@@ -85,6 +86,10 @@ docs: $(VENV)/.dev ## renew what is generated: .env.example, docs/settings.md, d
 image: $(VENV)/.embedded ## build the agents' image (BASE_IMAGE=...)
 	AGCLUSTER_BASE_IMAGE=$(BASE_IMAGE) $(BIN)/agcluster build-image
 
+image-analyst: image ## build the image of the agent data-analyst, with pandas and matplotlib, on top of the agents'
+	docker build -t agcluster-analyst:0.1.0 --build-arg AGENT_IMAGE=$(AGENT_IMAGE) \
+	  -f infra/images/analyst.Dockerfile .
+
 control-image: ## build the image of api, worker, gateway and engine proxy (BASE_IMAGE=...)
 	docker build -t agcluster-control:0.1.0 --build-arg BASE_IMAGE=$(BASE_IMAGE) \
 	  -f infra/images/control.Dockerfile .
@@ -94,7 +99,7 @@ lock: $(SUPPLY)/.made ## pin what the images install, with hashes (UPGRADE=1: th
 
 sbom: $(VENV)/.dev $(SUPPLY)/.made ## bills of materials (CycloneDX): the images and this environment, into build/sbom
 	@mkdir -p build/sbom
-	@for image in agent control; do \
+	@for image in agent analyst control; do \
 	  $(SUPPLY)/bin/cyclonedx-py requirements --validate --of JSON -o build/sbom/$$image.json \
 	    infra/images/$$image.requirements.txt || exit 1; \
 	done
@@ -161,7 +166,7 @@ $(VENV)/.embedded: $(VENV)/.made $(INPUTS)
 
 $(VENV)/.dev: $(VENV)/.made $(INPUTS)
 	@echo "==> installing AgCluster with its tools into $(VENV) (a minute, the first time)"
-	@$(BIN)/python -m pip install -q --disable-pip-version-check -e '.[embedded,dev]'
+	@$(BIN)/python -m pip install -q --disable-pip-version-check -e '.[embedded,analyst,dev]'
 	@touch $(VENV)/.embedded $@
 
 $(SUPPLY)/.made: $(VENV)/.made $(INPUTS)

@@ -4,7 +4,7 @@
 cd "$(dirname "$0")" || exit 2
 report=$(mktemp) && trap 'rm -f "$report" "$report.err"' EXIT
 worst=0
-for image in agent control build; do
+for image in agent analyst control build; do
   "$1" --require-hashes --disable-pip --no-deps --progress-spinner off -r "$image.requirements.txt" \
     >"$report" 2>"$report.err"
   code=$?

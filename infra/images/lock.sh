@@ -20,5 +20,6 @@ lock() {
 }
 
 lock agent 'project["optional-dependencies"]["agent"]'
+lock analyst 'project["optional-dependencies"]["analyst"]'
 lock control 'project["dependencies"] + project["optional-dependencies"]["a2a"]'
 lock build 'build["requires"] + ["wheel"]'

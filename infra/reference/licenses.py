@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 IMAGES = Path(__file__).resolve().parents[1] / "images"
-SHIPPED = ("agent", "control")
+SHIPPED = ("agent", "analyst", "control")
 ALLOWED = frozenset(
     {
         "0BSD",
@@ -21,13 +21,16 @@ ALLOWED = frozenset(
         "BSD",
         "BSD-2-Clause",
         "BSD-3-Clause",
+        "CC0-1.0",  # the public domain
         "ISC",
         "MIT",
         "MIT-0",
+        "MIT-CMU",
         "MPL-2.0",  # of a file, not of the work it is used in
         "CNRI-Python",  # of Python 1.6, as permissive as PSF-2.0
         "PSF-2.0",
         "Unlicense",  # the public domain
+        "Zlib",
     }
 )
 """What may be shipped in an image whose own licence is MIT."""

@@ -16,6 +16,7 @@ ROOT = Path(__file__).resolve().parents[3]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 WANTED = {
     "agent": PROJECT["project"]["optional-dependencies"]["agent"],
+    "analyst": PROJECT["project"]["optional-dependencies"]["analyst"],
     "control": PROJECT["project"]["dependencies"]
     + PROJECT["project"]["optional-dependencies"]["a2a"],
     "build": PROJECT["build-system"]["requires"],
@@ -46,7 +47,7 @@ def test_every_package_is_pinned_with_hashes_and_no_line_says_where_to_get_it(im
     assert "://" not in text
 
 
-@pytest.mark.parametrize("image", ["agent", "control"])
+@pytest.mark.parametrize("image", ["agent", "analyst", "control"])
 def test_an_image_takes_nothing_that_was_not_pinned(image: str) -> None:
     text = (IMAGES / f"{image}.Dockerfile").read_text().replace("\\\n", " ")
     for line in re.findall(r"pip install .*?(?= && |\n)", text):
