@@ -137,6 +137,11 @@ def test_the_reviewer_proves_its_finding(demo: Deployment) -> None:
     assert "Do not merge" in told
 
 
+def test_promises_of_two_prompts_are_kept_by_more_than_words(demo: Deployment) -> None:
+    assert "May I do this?" in Chat(demo, model="code-assistant").say("run git push origin main")
+    assert "It failed, and said" in Chat(demo, model="reviewer").say("run git commit -m fine")
+
+
 def test_the_researcher_cites_what_it_has_read(demo: Deployment) -> None:
     chat, [told] = talked(demo, "researcher")
     assert "8,848.86 m" in told
