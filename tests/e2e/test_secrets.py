@@ -331,7 +331,7 @@ def test_the_clusters_secret_is_with_api_and_gateway_only(
 ) -> None:
     found = evidence.found([Canary("the cluster's secret", evidence.cluster_secret)])
     environments = {s.where for s in found if s.kind == "environments"}
-    assert {where.split(" -m ")[-1].split()[0] for where in environments} == {
+    assert {where.split("launch.py ")[-1].split()[0] for where in environments} == {
         "api.main",
         "worker.gateway.main",
     }
@@ -382,7 +382,7 @@ def test_the_content_secret_is_with_those_who_seal(sealed: tuple[Deployment, Evi
     _, evidence = sealed
     found = evidence.found([Canary("the content secret", CONTENT_SECRET)])
     assert {s.kind for s in found} == {"environments"}
-    assert {s.where.split(" -m ")[-1].split()[0] for s in found} == {
+    assert {s.where.split("launch.py ")[-1].split()[0] for s in found} == {
         "api.main",
         "worker.main",
         "infra.cli.main",
