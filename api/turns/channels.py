@@ -80,7 +80,7 @@ class Channels:
         if line is None or self._display is ToolDisplay.OFF:
             return None
         return self._shown(
-            self._is_reasoning, PieceKind.TOOL, encode_basestring_ascii(line + "\n").encode()
+            self._are_tools_reasoning, PieceKind.TOOL, encode_basestring_ascii(line + "\n").encode()
         )
 
     def plain(self, payloads: Sequence[bytes]) -> tuple[bool, list[bytes]] | None:
@@ -115,7 +115,16 @@ class Channels:
 
     @property
     def _is_reasoning(self) -> bool:
+        """Whether thinking is."""
         return self._display is ToolDisplay.REASONING
+
+    @property
+    def _are_tools_reasoning(self) -> bool:
+        return self._is_reasoning
+
+    def _is_said(self, kind: PieceKind) -> bool:
+        """Whether what is shown in the text comes back as a part of the answer."""
+        return True
 
     def _continued(
         self, is_reasoning: bool, kind: PieceKind, literals: list[bytes]
@@ -136,7 +145,8 @@ class Channels:
             self._kind[is_reasoning] = kind
         if literal != b'""':
             self._last[is_reasoning] = literal
-        if self._head is not None and not is_reasoning and not self._head.is_full:
+        is_headed = self._head is not None and not is_reasoning and self._is_said(kind)
+        if is_headed and self._head is not None and not self._head.is_full:
             self._head.add(json.loads(literal))
         return is_reasoning, literal
 

@@ -26,6 +26,7 @@ from api.errors import error_body
 from api.turns.chain import AnswerHead
 from api.turns.channels import Channels
 from api.turns.folded import AgentStatus, FoldedChannels
+from api.turns.lined import LinedChannels
 from infra.runtime.settings import ToolDisplay
 from infra.wire.errors import AgClusterError
 from infra.wire.events import ClientCall, TurnEnded
@@ -70,7 +71,8 @@ class ChunkFrames:
         self._tail = b'},"logprobs":null,"finish_reason":null}]' + self._close
         folded = FoldedChannels(head=head) if display is ToolDisplay.INLINE else None
         self._folded = folded
-        self._channels: Channels = folded or Channels(display, head=head)
+        lined = LinedChannels(head=head) if display is ToolDisplay.LINES else None
+        self._channels: Channels = folded or lined or Channels(display, head=head)
         self._calls = CallPieces()
 
     def first(self, n: int = 0) -> bytes:

@@ -93,8 +93,8 @@ class WholeAnswer(Response):
 
     async def _gather(self, send: Send) -> ChatCompletion:
         # Nothing is live in it, and Open WebUI folds only what it streams.
-        is_inline = self._display is ToolDisplay.INLINE
-        display = ToolDisplay.REASONING if is_inline else self._display
+        is_for_pages = self._display in (ToolDisplay.INLINE, ToolDisplay.LINES)
+        display = ToolDisplay.REASONING if is_for_pages else self._display
         channels = Channels(display, head=self._turn.head)
         said: dict[bool, list[str]] = {False: [], True: []}
         calls: list[ClientCall] = []

@@ -87,8 +87,9 @@ class AnswerSettings(Section):
         ToolDisplay.REASONING,
         description="Where tool activity and thinking are shown: in `reasoning_content` "
         "(`reasoning`), as plain lines of the text (`text`), inside the text where they happened, "
-        "in the form that Open WebUI folds (`inline`; streams only), or not at all (`off`). The "
-        "header `X-AgCluster-Tool-Display` says it for one request.",
+        "in the form that Open WebUI folds (`inline`; streams only), tools as lines of the text "
+        "and thinking as reasoning, for LibreChat (`lines`; streams only), or not at all (`off`). "
+        "The header `X-AgCluster-Tool-Display` says it for one request.",
     )
     inline_client_headers: Names = Field(
         ("x-openwebui-chat-id",),

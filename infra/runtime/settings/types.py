@@ -34,6 +34,8 @@ class ToolDisplay(StrEnum):
     TEXT = "text"
     INLINE = "inline"
     """Inside the text, where it happened, in the form that Open WebUI folds."""
+    LINES = "lines"
+    """Tools as lines of the text, where they ran; thinking as reasoning."""
 
 
 class ClientToolsUse(StrEnum):

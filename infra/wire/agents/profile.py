@@ -70,7 +70,7 @@ class AgentProfile(ProfilePart):
     """Whether it may call the functions that clients send as `tools`."""
     structured_output: Literal["auto", "off"] | None = None
     """Whether clients may ask for an answer in a form (`response_format`)."""
-    tool_display: Literal["off", "reasoning", "text", "inline"] | None = None
+    tool_display: Literal["off", "reasoning", "text", "inline", "lines"] | None = None
     """Where answers show its tools and its thinking, if the client does not say."""
     sub_agents: Annotated[Mapping[AgentName, SubAgent], Field(max_length=SUB_AGENTS_MAX)] = {}
     delegates: Annotated[tuple[AgentName, ...], Field(max_length=DELEGATES_MAX)] = ()

@@ -44,7 +44,14 @@ _FOLDED = re.compile(r'^<(?:(think)>|(details) type="tool_calls" [^>\n]*>)\r?\n'
 """How begins what this service itself puts into a text to be folded (`api.turns.folded`). Some
 clients send other line ends than they got."""
 
-_TOLD_MARK = re.compile(r'<think>|<detailstype="(?:reasoning|tool_calls|code_interpreter)"')
+LINE_OPENING = "> - \u2063"
+"""How begins a line of a tool in a text (`api.turns.lined`). Nobody sees the last sign."""
+
+_LINE = re.compile(rf"^{LINE_OPENING}[^\n]*\n?", re.MULTILINE)
+
+_TOLD_MARK = re.compile(
+    r'<think>|<detailstype="(?:reasoning|tool_calls|code_interpreter)"|>-\u2063'
+)
 """The same in a head, which has no blanks."""
 
 _TOLD_MARK_CHARS = len('<detailstype="code_interpreter"')
@@ -137,6 +144,8 @@ def shown_head(text: str) -> str:
 def without_folded(text: str) -> str:
     """An answer that a client sends back, without the thinking and tools that this service showed
     inside it, and its own tags as it wrote them. Takes time in proportion to the text."""
+    if LINE_OPENING in text:
+        text = _LINE.sub("", text)
     kept: list[str] = []
     unclosed: set[str] = set()
     begin = at = 0

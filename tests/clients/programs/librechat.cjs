@@ -10,7 +10,7 @@ const { City, told, weather } = require("./weather.cjs");
 
 const { BASE_URL, API_KEY, MODEL } = process.env;
 
-async function answer({ prompt, tools, more }) {
+async function answerParts({ prompt, tools, more, headers }) {
   const { contentParts, aggregateContent } = createContentAggregator();
   const collect = (event) => ({ handle: (_, data) => aggregateContent({ event, data }) });
   const collected = [
@@ -34,7 +34,7 @@ async function answer({ prompt, tools, more }) {
         maxRetries: 0,
         configuration: {
           baseURL: BASE_URL,
-          defaultHeaders: { "X-Conversation-ID": id, "X-Parent-Message-ID": id },
+          defaultHeaders: { "X-Conversation-ID": id, "X-Parent-Message-ID": id, ...headers },
         },
         ...more,
       },
@@ -49,7 +49,11 @@ async function answer({ prompt, tools, more }) {
     { messages: [new HumanMessage({ content: prompt })] },
     { configurable: { thread_id: id }, recursionLimit: 20, streamMode: "values", version: "v2" },
   );
-  const texts = contentParts.filter((part) => part?.type === "text");
+  return contentParts;
+}
+
+async function answer(asked) {
+  const texts = (await answerParts(asked)).filter((part) => part?.type === "text");
   return texts.map((part) => part.text).join("");
 }
 
@@ -62,6 +66,33 @@ serve({
       schema: City,
     });
     return { text: await answer({ prompt, tools: [ours] }), called };
+  },
+
+  // What its page shows of an answer, in order: [kind, words].
+  async page({ prompt, headers }) {
+    const parts = await answerParts({ prompt, headers });
+    return { parts: parts.map((part) => [part.type, part.text ?? part.think]) };
+  },
+
+  async title({ method }) {
+    const run = await Run.create({
+      runId: crypto.randomUUID(),
+      graphConfig: { type: "standard", llmConfig: { provider: Providers.OPENAI, model: MODEL } },
+    });
+    const told = await run.generateTitle({
+      provider: Providers.OPENAI,
+      inputText: "hi",
+      contentParts: [{ type: "text", text: "hello" }],
+      titlePrompt: "comply",
+      titleMethod: method,
+      skipLanguage: true,
+      clientOptions: {
+        model: "claude-utility",
+        apiKey: API_KEY,
+        configuration: { baseURL: BASE_URL },
+      },
+    });
+    return { told };
   },
 
   async stream({ prompt, stop, max_tokens }) {

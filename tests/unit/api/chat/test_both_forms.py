@@ -83,7 +83,10 @@ async def streamed(events: Sequence[Event], display: ToolDisplay) -> list[ChatCo
     return [ChatCompletionChunk.model_validate(json.loads(chunk)) for chunk in chunks]
 
 
-@pytest.mark.parametrize("display", [d for d in ToolDisplay if d is not ToolDisplay.INLINE])
+ONLY_STREAMED = (ToolDisplay.INLINE, ToolDisplay.LINES)
+
+
+@pytest.mark.parametrize("display", [d for d in ToolDisplay if d not in ONLY_STREAMED])
 @pytest.mark.parametrize(("messages", "told"), CASES)
 async def test_streamed_equals_not_streamed(
     messages: list[Message], told: str, display: ToolDisplay
@@ -103,11 +106,14 @@ async def test_streamed_equals_not_streamed(
     assert chunks[-1].usage == answer.usage
 
 
+@pytest.mark.parametrize("display", ONLY_STREAMED)
 @pytest.mark.parametrize(("messages", "told"), CASES)
-async def test_only_a_stream_is_folded(messages: list[Message], told: str) -> None:
+async def test_only_a_stream_has_tools_in_its_text(
+    messages: list[Message], told: str, display: ToolDisplay
+) -> None:
     events = [*translate(messages), END]
-    assert await whole(events, ToolDisplay.INLINE) == await whole(events, ToolDisplay.REASONING)
-    chunks = await streamed(events, ToolDisplay.INLINE)
+    assert await whole(events, display) == await whole(events, ToolDisplay.REASONING)
+    chunks = await streamed(events, display)
     deltas = [chunk.choices[0].delta for chunk in chunks if chunk.choices]
     shown = without_folded("".join(delta.content or "" for delta in deltas))
     assert shown.split() == told.split()
