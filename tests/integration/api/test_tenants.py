@@ -64,6 +64,9 @@ def url(
         container_id=f"cntr_{conversation}",
         file_id=file,
         upload_id=upload,
+        server_name="com.example/none",
+        agent_name="example/none",
+        version="1.0.0",
     )
 
 
