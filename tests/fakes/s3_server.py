@@ -77,6 +77,8 @@ def weed_server(folder: Path) -> Iterator[str]:
     command = [
         *(str(weed_program()), "server", f"-dir={folder}", "-s3", "-volume.max=1000"),
         *("-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-master.volumeSizeLimitMB=64"),
+        # What nobody asks here; it has fixed ports, which two of these could not share.
+        *("-s3.port.iceberg=0", "-s3.port.lance=0"),
         *(f"-{name}.port={port}" for name, port in ports.items()),
         *(f"-{name}.port.grpc={_free_port()}" for name in ports),
     ]
