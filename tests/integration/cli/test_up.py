@@ -128,14 +128,7 @@ def test_a_second_up_on_the_same_folder_is_refused(start: Start) -> None:
 def test_a_worker_that_dies_is_started_again(start: Start) -> None:
     up = start("--demo")
     up.wait_ready()
-    lines = subprocess.run(
-        ["ps", "-o", "pid=,args=", *(f"-p{pid}" for pid in up.pids)],
-        capture_output=True,
-        text=True,
-        check=True,
-        timeout=30,
-    ).stdout.splitlines()
-    worker = next(int(line.split()[0]) for line in lines if line.endswith("launch.py worker.main"))
+    worker = next(pid for pid in up.pids if runs(pid, "worker.main"))
     os.kill(worker, signal.SIGKILL)
     up.wait_said("worker was ended by SIGKILL: starting it again")
     up.wait_said(r"(?s)SIGKILL.*worker starts")
