@@ -124,8 +124,8 @@ class Turn:
         self.budget_tokens = command.budget_tokens
         self.key = key
         self.callers_secrets = callers_secrets or CallersSecrets()
-        self.tokens = tokens or LoginTokens()
         """What its caller sends for its MCP servers."""
+        self.tokens = tokens or LoginTokens()
         self.counter = counter
         self.spoken_text = SpokenText(command.turn_options.max_tokens)
         self.egress_bytes = 0

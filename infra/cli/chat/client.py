@@ -20,6 +20,7 @@ RESUME_S = 60.0
 _PAUSES_S = (0.2, 0.5, 1.0, 2.0)
 _SILENCE_S = 60.0
 """The service says something at least every ten seconds."""
+_STOP_S = 5.0
 _TRY_AGAIN = frozenset({429, 502, 503, 504})
 _COMPLETIONS = "/chat/completions"
 
@@ -109,7 +110,8 @@ class ChatClient:
         """Stop the answer that is being read; it is not an error if it has ended."""
         if self._open.id and not self._open.is_done:
             with suppress(httpx.HTTPError):
-                self._http.post(f"{_COMPLETIONS}/{self._open.id}/cancel")
+                path = f"{_COMPLETIONS}/{self._open.id}/cancel"
+                self._http.post(path, timeout=_STOP_S)  # Who stops an answer does not wait for it.
 
     def _read(self, body: Mapping[str, Any], progress: _Progress) -> Iterator[ChatPiece]:
         with self._stream(body, progress) as answer:
