@@ -15,8 +15,8 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from api.a2a.errors import ProtocolRefusal, ToldFailure, failure_of
+from api.a2a.growing import GrowingTask
 from api.a2a.service import RunningTask
-from api.a2a.updates import apply
 from api.http.disconnect import HungUp, while_connected
 from infra.runtime.clock import Clock
 from infra.runtime.logs import fields
@@ -126,11 +126,11 @@ class WholeTask(_TaskAnswer):
     """The task when it has ended or waits for its user."""
 
     async def _run(self, scope: Scope, receive: Receive, send: Send) -> None:
-        task = self._running.task
+        task = GrowingTask(self._running.task)
         try:
             while not self._running.updates.is_ended:
-                apply(task, await self._next())
-            answer = self._binding.answer(SendMessageResponse(task=task))
+                task.add(await self._next())
+            answer = self._binding.answer(SendMessageResponse(task=task.told()))
         except AgClusterError as error:
             answer = self._binding.refusal(error)
         await self._running.turn.answered()

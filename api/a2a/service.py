@@ -134,14 +134,18 @@ class AgentService:
         size, start = _page(asked)
         context = context_name(asked.context_id)
         kept = await self._tasks.within(context, call.caller, agent=call.agent)
-        found = [await self._shown(one, asked, display) for one in kept]
-        tasks = [task for task in found if task is not None]
-        page, end = tasks[start : start + size], start + size
+        page, total, end = list[Task](), 0, start + size
+        for one in kept:
+            # One at a time, and no more than the page is kept: texts may be long.
+            if (task := await self._shown(one, asked, display)) is not None:
+                if start <= total < end:
+                    page.append(task)
+                total += 1
         return ListTasksResponse(
             tasks=page,
-            next_page_token=str(end) if end < len(tasks) else "",
+            next_page_token=str(end) if end < total else "",
             page_size=size,
-            total_size=len(tasks),
+            total_size=total,
         )
 
     async def cancel(self, asked: CancelTaskRequest, call: AgentCall) -> Task:
@@ -237,7 +241,8 @@ class AgentService:
         self, kept: KeptTask, asked: ListTasksRequest, display: TaskDisplay
     ) -> Task | None:
         """The task as a list shows it; None if it is not asked for."""
-        task = (await self._tasks.snapshot(kept, display=display)).task
+        shot = await self._tasks.snapshot(kept, display=display)
+        task = shot.growing.told(with_artifacts=asked.include_artifacts)
         is_asked = asked.status in (TaskState.TASK_STATE_UNSPECIFIED, task.status.state)
         after = asked.status_timestamp_after
         if asked.HasField("status_timestamp_after") and (
@@ -245,8 +250,6 @@ class AgentService:
             < (after.seconds, after.nanos)
         ):
             return None
-        if not asked.include_artifacts:
-            task.ClearField("artifacts")
         return task if is_asked else None
 
     async def _until_ended(self, task: KeptTask) -> None:

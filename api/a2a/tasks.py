@@ -12,8 +12,9 @@ from dataclasses import dataclass
 
 from a2a.types import Task
 
+from api.a2a.growing import GrowingTask
 from api.a2a.names import task_id, turn_of
-from api.a2a.updates import TaskDisplay, TaskNames, TurnUpdates, apply, task_of
+from api.a2a.updates import TaskDisplay, TaskNames, TurnUpdates, task_of
 from api.conversations.sessions import Sessions
 from api.files.links import FileLinks
 from api.http.auth import Caller
@@ -55,11 +56,16 @@ class KeptTask:
 class TaskSnapshot:
     """A task up to an event of its newest turn."""
 
-    task: Task
+    growing: GrowingTask
     updates: TurnUpdates
     """Those of the newest turn, to go on with."""
     upto: int
     """The number of the last event that is in it."""
+
+    @property
+    def task(self) -> Task:
+        """The task with its artifacts."""
+        return self.growing.told()
 
 
 class Tasks:
@@ -108,14 +114,16 @@ class Tasks:
         """The task with everything that was logged of it. Raises `StoreUnavailable`."""
         names = self.names(task.id, task.context, display=display)
         newest = task.newest
-        told = task_of(names, newest.state, at_ms=newest.ended_ms or newest.created_ms)
+        growing = GrowingTask(
+            task_of(names, newest.state, at_ms=newest.ended_ms or newest.created_ms)
+        )
         for record in task.turns:
             updates, upto = TurnUpdates(record.turn, names), 0
             at_ms = record.ended_ms or self._clock.unix_ms()
             async for first, payloads in self._lookup.logged(record):
-                apply(told, updates.of(payloads, first=first, at_ms=at_ms))
+                growing.add(updates.of(payloads, first=first, at_ms=at_ms))
                 upto = first + len(payloads) - 1
-        return TaskSnapshot(told, updates, upto)
+        return TaskSnapshot(growing, updates, upto)
 
     def names(self, id: str, context: str, *, display: TaskDisplay) -> TaskNames:
         """What the updates of a task say of it."""

@@ -105,25 +105,6 @@ def task_of(names: TaskNames, state: TurnState, *, at_ms: int) -> Task:
     )
 
 
-def apply(task: Task, updates: Sequence[StreamResponse]) -> None:
-    """Bring a task up to date."""
-    for update in updates:
-        if update.HasField("status_update"):
-            task.status.CopyFrom(update.status_update.status)
-            task.metadata.MergeFrom(update.status_update.metadata)
-        elif update.HasField("artifact_update"):
-            _apply_artifact(task, update.artifact_update)
-
-
-def _apply_artifact(task: Task, update: TaskArtifactUpdateEvent) -> None:
-    for known in task.artifacts:
-        if known.artifact_id == update.artifact.artifact_id and update.append:
-            for part in update.artifact.parts:
-                known.parts[-1].text += part.text
-            return
-    task.artifacts.append(update.artifact)
-
-
 class TurnUpdates:
     """The updates of one turn, event by event."""
 

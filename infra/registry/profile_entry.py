@@ -6,6 +6,8 @@ A secret is never written down: a header gets its name in braces, and the operat
 
 from __future__ import annotations
 
+import hashlib
+import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -44,13 +46,13 @@ def entry_of(server: ServerJson, *, name: str | None, given: Mapping[str, str]) 
     or run it, or if values are missing.
     """
     called = name or _short(server.name)
-    writer = _Writer(called, given)
+    writer = _Writer(server.name, given)
     for remote in server.remotes:
         if remote.type == "streamable-http":
-            return ProfileEntry(called, writer.remote(remote), writer.secrets)
+            return writer.entry(called, writer.remote(remote))
     for package in server.packages:
         if package.transport.type == "stdio" and package.registry_type in _RUNNERS:
-            return ProfileEntry(called, writer.package(package), writer.secrets)
+            return writer.entry(called, writer.package(package))
     raise ReleaseRefused(
         f"{server.name} cannot be used here: it has neither an address for streamable HTTP nor a "
         f"package of {' or '.join(_RUNNERS)} that speaks over standard input"
@@ -58,10 +60,21 @@ def entry_of(server: ServerJson, *, name: str | None, given: Mapping[str, str]) 
 
 
 class _Writer:
-    def __init__(self, name: str, given: Mapping[str, str]) -> None:
-        self._prefix = re.sub(r"[^A-Z0-9]+", "_", name.upper()).strip("_")
+    def __init__(self, server: str, given: Mapping[str, str]) -> None:
+        self._prefix = _secrets_of(server)
         self._given = given
-        self.secrets: dict[str, str] = {}
+        self._secrets: dict[str, str] = {}
+
+    def entry(self, called: str, data: dict[str, Any]) -> ProfileEntry:
+        """Raises `ReleaseRefused` if the server's author names a secret of ours: in a profile
+        `${NAME}` is the value of one, and would be sent to the author's server."""
+        told = json.dumps(data)
+        named = [value for value in self._given.values() if "${" in value]
+        for ours in (*(_reference(name) for name in self._secrets), *named):
+            told = told.replace(json.dumps(ours)[1:-1], "")
+        if "${" in told:
+            raise ReleaseRefused("it asks for secrets of this deployment by their names (`${`)")
+        return ProfileEntry(called, data, self._secrets)
 
     def remote(self, remote: ServerRemote) -> dict[str, Any]:
         if any(one.is_secret for one in remote.variables.values()):
@@ -140,8 +153,22 @@ class _Writer:
 
     def _secret(self, label: str, one: ServerInput) -> str:
         name = f"{self._prefix}_{re.sub(r'[^A-Z0-9]+', '_', label.upper()).strip('_')}"
-        self.secrets[name] = one.description
-        return f"${{{name}}}"
+        self._secrets[name] = one.description
+        return _reference(name)
+
+
+def _reference(secret: str) -> str:
+    return f"${{{secret}}}"
+
+
+def _secrets_of(server: str) -> str:
+    """How the names of a server's secrets begin. No other server's begin so, whoever has published
+    it, so none can name those of another."""
+    namespace, _, name = server.partition("/")
+    folded = "__".join(re.sub(r"[^A-Z0-9]+", "_", part.upper()) for part in (namespace, name))
+    if re.fullmatch(r"[a-z0-9.]+/[a-z0-9]+", server):
+        return folded
+    return f"{folded}_{hashlib.sha256(server.encode()).hexdigest()[:8].upper()}"
 
 
 def _short(name: str) -> str:

@@ -87,9 +87,8 @@ def install_server(
                 settings, lambda catalogue: latest_or(catalogue, EntryKind.SERVER, source)
             )
         entry = entry_of(read_server_json(raw), name=name, given=_pairs(values or []))
-        if agent is None:
-            say(_as_yaml(entry).rstrip())
-        else:
+        say(_as_yaml(entry).rstrip())
+        if agent is not None:
             _write(agent, entry)
             say(f"{entry.name} is in {agent}")
     for secret, meaning in entry.secrets.items():

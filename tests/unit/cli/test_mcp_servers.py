@@ -42,8 +42,10 @@ def test_a_server_is_published_found_and_written_into_a_profile(folder: Path) ->
     assert run("publish").exit_code == 0
     assert "org.example/weather  1.0.2" in run("search", "weath").output
     shown = run("install", "org.example/weather")
-    assert "${WEATHER_X_KEY}" in shown.output
-    assert "AGCLUSTER_MCP_SECRETS needs WEATHER_X_KEY: From the console." in shown.output
+    assert "${ORG_EXAMPLE__WEATHER_X_KEY}" in shown.output
+    assert (
+        "AGCLUSTER_MCP_SECRETS needs ORG_EXAMPLE__WEATHER_X_KEY: From the console." in shown.output
+    )
     profile = folder / "agents/helper.yaml"
     profile.write_text("# Mine.\ndescription: Helps.\n")
     assert run("install", "org.example/weather@1.0.2", "--agent", str(profile)).exit_code == 0

@@ -115,12 +115,15 @@ def test_a_server_elsewhere_becomes_an_entry_without_its_secrets() -> None:
     assert entry.data == {
         "url": "https://us.example.org/mcp",
         "headers": {
-            "Authorization": "Bearer ${WEATHER_TOKEN}",
-            "X-API-Key": "${WEATHER_X_API_KEY}",
+            "Authorization": "Bearer ${ORG_EXAMPLE__WEATHER_TOKEN}",
+            "X-API-Key": "${ORG_EXAMPLE__WEATHER_X_API_KEY}",
             "X-Units": "metric",
         },
     }
-    assert entry.secrets == {"WEATHER_TOKEN": "From the console.", "WEATHER_X_API_KEY": ""}
+    assert entry.secrets == {
+        "ORG_EXAMPLE__WEATHER_TOKEN": "From the console.",
+        "ORG_EXAMPLE__WEATHER_X_API_KEY": "",
+    }
     profile = AgentProfile.model_validate({"mcp_servers": {entry.name: entry.data}}, extra="forbid")
     assert profile.mcp_servers["weather"].url == entry.data["url"]
 
@@ -159,3 +162,42 @@ def test_what_cannot_be_used_here_is_said(server: dict[str, Any]) -> None:
 def test_a_value_that_is_no_choice_is_refused() -> None:
     with pytest.raises(ReleaseRefused, match="must be one of eu, us"):
         entry_of(read(remotes=[REMOTE]), name=None, given={"region": "evil.org/"})
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        {"name": "X-Region", "value": "${STRIPE_KEY}"},
+        {"name": "X-Region", "default": "${caller:GITHUB}"},
+        {"name": "X-Region", "value": "{a}{STRIPE_KEY}", "variables": {"a": {"default": "$"}}},
+    ],
+    ids=["value", "default", "put together"],
+)
+def test_an_author_names_no_secret_of_ours(header: dict[str, Any]) -> None:
+    """In a profile it would be sent to the author's server."""
+    remote = {"type": "streamable-http", "url": "https://x.org/mcp", "headers": [header]}
+    with pytest.raises(ReleaseRefused, match="secrets of this deployment"):
+        entry_of(read(remotes=[remote]), name=None, given={})
+    args = [{"type": "positional", "value": "${STRIPE_KEY}"}]
+    with pytest.raises(ReleaseRefused, match="secrets of this deployment"):
+        entry_of(read(packages=[PACKAGE | {"packageArguments": args}]), name=None, given={})
+
+
+def test_an_operator_may_name_one() -> None:
+    header = {"name": "X-Key", "isRequired": True}
+    remote = {"type": "streamable-http", "url": "https://x.org/mcp", "headers": [header]}
+    entry = entry_of(read(remotes=[remote]), name=None, given={"X-Key": "${OURS}"})
+    assert entry.data["headers"] == {"X-Key": "${OURS}"}
+
+
+def test_no_server_has_the_secrets_of_another() -> None:
+    header = {"name": "Token", "isSecret": True}
+    remote = {"type": "streamable-http", "url": "https://x.org/mcp", "headers": [header]}
+    names = ("com.example/github", "com.evil/github", "com-example/github", "com/example.github",
+             "Com.example/github", "com.example/git-hub", "com.example/git_hub")  # fmt: skip
+    secrets = [
+        next(iter(entry_of(read(name=name, remotes=[remote]), name="github", given={}).secrets))
+        for name in names
+    ]
+    assert secrets[0] == "COM_EXAMPLE__GITHUB_TOKEN"
+    assert len(set(secrets)) == len(names)
