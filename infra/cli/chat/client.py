@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -15,8 +16,10 @@ import httpx
 
 from infra.wire.errors import AgClusterError
 
+log = logging.getLogger(__name__)
+
 RESUME_S = 60.0
-"""Seconds without a word after which a connection that is cut is given up."""
+"""Seconds of tries after which a connection that is cut is given up."""
 _PAUSES_S = (0.2, 0.5, 1.0, 2.0)
 _SILENCE_S = 60.0
 """The service says something at least every ten seconds."""
@@ -44,6 +47,8 @@ class _Progress:
     key: str = field(default_factory=lambda: uuid.uuid4().hex)
     id: str = ""
     last: int = 0
+    is_heard: bool = False
+    """Whether the service has ever answered."""
     is_done: bool = False
 
 
@@ -57,12 +62,15 @@ class ChatClient:
         name: str,
         model: str,
         wait: Callable[[float], None] = time.sleep,
+        now: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`http` has the service's address and the key. `wait`: seconds between two tries."""
+        """`http` has the service's address and the key. `wait`: seconds between two tries; `now`:
+        seconds of a clock that only goes forward."""
         self.name = name
         self.model = model
         self._http = http
         self._wait = wait
+        self._now = now
         self._open = _Progress()
 
     def models(self) -> Sequence[str]:
@@ -85,7 +93,10 @@ class ChatClient:
         return {"type": "file", "file": {"file_id": told["id"]}}
 
     def ask(self, text: str, files: Sequence[Mapping[str, Any]] = ()) -> Iterator[ChatPiece]:
-        """The answer, as it comes. Goes on after a cut. Raises `ChatFailed`."""
+        """The answer, as it comes. Goes on after a cut. Raises `ChatFailed`.
+
+        A piece without text says that the service is there.
+        """
         content: Any = [{"type": "text", "text": text}, *files] if files else text
         body = {
             "model": self.model,
@@ -93,15 +104,22 @@ class ChatClient:
             "messages": [{"role": "user", "content": content}],
         }
         self._open = progress = _Progress()
-        heard_s, tries = time.monotonic(), 0
+        lost_s: float | None = None
+        tries = 0
         while True:
-            with suppress(httpx.TransportError):
+            try:
                 for said in self._read(body, progress):
-                    heard_s, tries = time.monotonic(), 0
+                    lost_s, tries = None, 0
                     yield said
+            except (httpx.ConnectError, httpx.UnsupportedProtocol) as error:
+                if not progress.is_heard:
+                    raise self._unreachable(error) from None
+            except httpx.TransportError as error:
+                log.debug("the connection was cut: %s", error)
             if progress.is_done:
                 return
-            if time.monotonic() - heard_s > RESUME_S:
+            lost_s = self._now() if lost_s is None else lost_s
+            if self._now() - lost_s > RESUME_S:
                 raise ChatFailed("the service does not answer any more")
             self._wait(_PAUSES_S[min(tries, len(_PAUSES_S) - 1)])
             tries += 1
@@ -120,9 +138,11 @@ class ChatClient:
             if answer.status_code != httpx.codes.OK:
                 answer.read()
                 raise _failure(answer)
-            number = progress.last
+            number, progress.is_heard = progress.last, True
             for line in answer.iter_lines():
-                if line.startswith("id: "):
+                if line.startswith(":"):
+                    yield ChatPiece()
+                elif line.startswith("id: "):
                     number = int(line.removeprefix("id: "))
                 elif line == "data: [DONE]":
                     progress.is_done = True
@@ -152,10 +172,13 @@ class ChatClient:
         try:
             answer = self._http.request(method, path, **more)
         except httpx.HTTPError as error:
-            raise ChatFailed(f"the service cannot be reached: {error}") from None
+            raise self._unreachable(error) from None
         if answer.is_error:
             raise _failure(answer)
         return answer.json()
+
+    def _unreachable(self, error: httpx.HTTPError) -> ChatFailed:
+        return ChatFailed(f"{self._http.base_url} cannot be reached: {error}")
 
 
 def _piece_of(chunk: Mapping[str, Any], progress: _Progress) -> ChatPiece | None:

@@ -13,7 +13,7 @@ import httpx
 import typer
 
 from infra.cli.chat.client import ChatClient, ChatFailed
-from infra.cli.chat.names import LastNames
+from infra.cli.chat.names import LastNames, checked_name
 from infra.cli.chat.screen import ChatScreen
 from infra.cli.terminal import say
 
@@ -37,7 +37,10 @@ def chat(
     message: Message = None,
     agent: Annotated[str, typer.Option(help="The agent or model to ask.")] = MODEL,
     name: Annotated[
-        str | None, typer.Option(help="The conversation's name [default: the last one's].")
+        str | None,
+        typer.Option(
+            help="The conversation's name [default: the last one's].", callback=checked_name
+        ),
     ] = None,
     is_new: Annotated[bool, typer.Option("--new", help="Begin a new conversation.")] = False,
     file: Annotated[

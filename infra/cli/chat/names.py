@@ -4,9 +4,23 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import uuid
 from contextlib import suppress
 from pathlib import Path
+
+import typer
+
+NAME_MAX_CHARS = 200
+
+
+def checked_name(name: str | None) -> str | None:
+    """The name, if the service takes it. Raises `typer.BadParameter`."""
+    if name is None or re.fullmatch(rf"[\x20-\x7e]{{1,{NAME_MAX_CHARS}}}", name):
+        return name
+    raise typer.BadParameter(
+        f"a name has 1 to {NAME_MAX_CHARS} characters: letters of English, digits, signs"
+    )
 
 
 class LastNames:

@@ -1,7 +1,7 @@
 """What a chat looks like: text as it comes, and the work behind it folded to one line.
 
 Everything is escaped, because a terminal obeys control characters. Where nobody watches (a pipe, a
-file), there is nothing but the text.
+file), there is nothing but the text, as it came.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class ChatScreen:
         """More of the answer."""
         if self._unfold():
             text = text.lstrip("\n")
-        self._put(escaped(text, keep_lines=True))
+        self._put(escaped(text, keep_lines=True) if self.is_watched else text)
         self._ends_line = text.endswith("\n") if text else self._ends_line
 
     def end(self) -> None:

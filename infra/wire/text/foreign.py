@@ -18,7 +18,7 @@ _UNSAFE = (
     "\U000e0000-\U000e007f"
 )
 _UNSAFE_SIGN = re.compile(f"[{_UNSAFE}]")
-_UNSAFE_BUT_LINE = re.compile(f"(?!\n)[{_UNSAFE}]")
+_UNSAFE_BUT_LINE = re.compile(f"(?![\n\t])[{_UNSAFE}]")
 _IN_QUOTES = re.compile(f'[{_UNSAFE}"\\\\]')
 _SHORT = {"\n": "\\n", "\r": "\\r", "\t": "\\t", '"': '\\"', "\\": "\\\\"}
 
@@ -26,7 +26,7 @@ _SHORT = {"\n": "\\n", "\r": "\\r", "\t": "\\t", '"': '\\"', "\\": "\\\\"}
 def escaped(text: str, *, keep_lines: bool = False) -> str:
     """The text with every character escaped that a log line or a terminal would obey.
 
-    With `keep_lines`, line breaks stay, for a terminal that shows a whole text.
+    With `keep_lines`, line breaks and tabs stay, for a terminal that shows a whole text.
     """
     return (_UNSAFE_BUT_LINE if keep_lines else _UNSAFE_SIGN).sub(_escape, text)
 

@@ -42,4 +42,4 @@ def test_it_is_cut_and_its_length_told() -> None:
 
 
 def test_a_whole_text_keeps_its_lines() -> None:
-    assert escaped("a\nb\x1b\r\n", keep_lines=True) == "a\nb\\x1b\\r\n"
+    assert escaped("a\n\tb\x1b\r\n", keep_lines=True) == "a\n\tb\\x1b\\r\n"
