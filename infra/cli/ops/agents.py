@@ -12,14 +12,13 @@ import typer
 
 from infra.cli.ops.catalogue import told_to_the_operator
 from infra.cli.ops.cluster import USAGE_ERROR, Json, print_json, print_table
+from infra.cli.ops.offered import installed_folder
 from infra.cli.ops.releases import add_release_commands
 from infra.cli.terminal import say
-from infra.profiles.installed import InstalledAgent, InstalledAgents, InstalledFolder
+from infra.profiles.installed import InstalledAgent, InstalledAgents
 from infra.profiles.places import ProfileRefused
 from infra.profiles.schema import profile_schema_text
 from infra.profiles.shipped import read_agents, shipped_agents
-from infra.releases.keys import TrustedPublishers
-from infra.releases.policy import policy_of
 from infra.runtime.settings import Isolation, SettingsRefused, load_settings
 from infra.wire.agents.profile import AgentProfile
 
@@ -70,8 +69,10 @@ def list_agents(folder: Folder = None, as_json: Json = False) -> None:
 @app.command("show")
 def show_agent(name: Name, folder: Folder = None) -> None:
     """Show one agent as JSON, with what it inherits."""
-    installed = _installed(folder)
-    profiles = {**{name: one.profile for name, one in installed.items()}, **_read(folder)}
+    own, installed = _read(folder), _installed(folder)
+    shipped = {name: one for name, one in own.items() if one == shipped_agents().get(name)}
+    profiles = {**shipped, **{name: one.profile for name, one in installed.items()}}
+    profiles |= {name: one for name, one in own.items() if name not in shipped}
     if name not in profiles:
         say(f"agcluster: there is no agent {name}", is_error=True)
         raise typer.Exit(1)
@@ -123,11 +124,7 @@ def _installed(folder: Path | None) -> Mapping[str, InstalledAgent]:
 def _installed_folder(folder: Path | None) -> InstalledAgents:
     with told_to_the_operator():
         settings = load_settings()
-        return InstalledFolder(
-            folder or settings.agents_dir,
-            publishers=TrustedPublishers(settings.agent_publishers),
-            policy=policy_of(settings, agents=settings, models=settings),
-        ).read()
+        return installed_folder(settings, folder or settings.agents_dir).read()
 
 
 def _origin(installed: InstalledAgent | None) -> dict[str, object]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -9,9 +10,9 @@ import typer
 
 from infra.cli.ops.cluster import Json, at, print_json, print_table, with_store
 from infra.cli.ops.mcp_login import LoginFailed, log_in
+from infra.cli.ops.offered import offered_agents
 from infra.cli.terminal import say
 from infra.cli.up.state_dir import StateDir
-from infra.profiles.read import read_folder
 from infra.runtime.clock import SystemClock
 from infra.runtime.sealing import LoginSealer
 from infra.runtime.settings import Settings
@@ -43,7 +44,9 @@ def status(folder: Folder = None, as_json: Json = False) -> None:
     async def work(store: Store, settings: Settings) -> None:
         rows = [
             row
-            for agent, profile in sorted(read_folder(folder or settings.agents_dir).items())
+            for agent, profile in sorted(
+                offered_agents(settings, folder or settings.agents_dir).items()
+            )
             for row in await _rows(store, agent, profile)
         ]
         if as_json:
@@ -110,7 +113,7 @@ def login(
     """Log in at a server, in a browser. The gateways use and renew the login from then on."""
 
     async def work(store: Store, settings: Settings) -> None:
-        url = _url(agent, server, folder or settings.agents_dir)
+        url = _url(offered_agents(settings, folder or settings.agents_dir), agent, server)
         sealer = LoginSealer(_secret(settings))
         made = await log_in(url, say=say, port=port)
         name = login_name(agent, server)
@@ -141,8 +144,8 @@ def logout(agent: Agent, server: Server) -> None:
     with_store(work)
 
 
-def _url(agent: str, server: str, folder: Path) -> str:
-    profile = read_folder(folder).get(agent)
+def _url(agents: Mapping[str, AgentProfile], agent: str, server: str) -> str:
+    profile = agents.get(agent)
     told = profile.mcp_servers.get(server) if profile is not None else None
     if told is None or told.url is None:
         raise NoSuchServer(f"agent {agent} has no MCP server {server} with a `url`")

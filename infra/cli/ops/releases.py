@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 import time
 from dataclasses import dataclass
@@ -23,7 +24,7 @@ from infra.cli.ops.cluster import USAGE_ERROR, Json
 from infra.cli.terminal import say
 from infra.profiles.installed import InstalledFolder, InstalledMark, read_release, require_later
 from infra.profiles.releasing import contents_of, require_says
-from infra.profiles.shipped import read_agents
+from infra.profiles.shipped import read_agents, shipped_agents
 from infra.registry.catalogue import Catalogue
 from infra.registry.records import (
     CatalogueEntry,
@@ -39,6 +40,7 @@ from infra.releases.policy import InstalledPolicy, policy_of
 from infra.releases.refused import ReleaseRefused
 from infra.releases.release import RELEASE_MAX_BYTES, Release, open_release, sign_release
 from infra.runtime.settings import Settings, load_settings
+from infra.wire.errors import AgClusterError
 from infra.wire.text.foreign import escaped
 
 key_app = typer.Typer(help="Keys that releases are signed with.", no_args_is_help=True)
@@ -47,9 +49,25 @@ Folder = Annotated[
     Path | None,
     typer.Option("--dir", help="The agents' folder [default: AGCLUSTER_AGENTS_DIR, or agents]."),
 ]
+
+
+def _checked_tenants(values: list[str] | None) -> list[str] | None:
+    """Raises `typer.BadParameter` for what is no tenant's name."""
+    for value in values or ():
+        if not re.fullmatch(r"[0-9a-f]{20}", value):
+            raise typer.BadParameter(
+                f"{value}: a tenant has 20 hex digits; `agcluster usage list` shows tenants"
+            )
+    return values
+
+
 Tenants = Annotated[
     list[str] | None,
-    typer.Option("--tenant", help="A tenant that may see it; several times. None: all may."),
+    typer.Option(
+        "--tenant",
+        help="A tenant that may see it; several times. None: all may.",
+        callback=_checked_tenants,
+    ),
 ]
 Yes = Annotated[bool, typer.Option("--yes", help="Do not ask.")]
 
@@ -154,20 +172,35 @@ def install_agent(
 def update_agents(
     name: Annotated[str | None, typer.Argument(help="One of them; all if absent.")] = None,
     yes: Yes = False,
+    registry: From = None,
+    key_file: KeyFile = None,
     folder: Folder = None,
 ) -> None:
-    """Install the latest versions of installed agents."""
+    """Install the latest versions of installed agents. One that cannot be updated stays as it is,
+    and the exit code is 1."""
     with told_to_the_operator():
         here = _here(folder)
+        remote = elsewhere(registry, key_file) if registry else None
+        faults = 0
         for called in [name] if name else here.installed.names():
-            mark = here.installed.mark_of(called)
-            if mark is None:
-                raise ReleaseRefused(f"no agent is installed as {called}")
-            release = _offer(here, mark.name).release
-            if release.manifest.version == mark.version:
-                say(f"{called}: {mark.version} is the latest")
-            else:
-                _install(here, called, release, mark.tenants, yes=yes)
+            try:
+                _update(here, called, remote=remote, yes=yes)
+            except AgClusterError as error:
+                say(f"{called} stays as it is: {error}", is_error=True)
+                faults += 1
+    if faults:
+        raise typer.Exit(1)
+
+
+def _update(here: _Here, called: str, *, remote: RemoteRegistry | None, yes: bool) -> None:
+    mark = here.installed.mark_of(called)
+    if mark is None:
+        raise ReleaseRefused(f"no agent is installed as {called}")
+    release = _offer(here, mark.name, remote=remote).release
+    if release.manifest.version == mark.version:
+        say(f"{called}: {mark.version} is the latest")
+    else:
+        _install(here, called, release, mark.tenants, yes=yes)
 
 
 def uninstall_agent(
@@ -300,6 +333,8 @@ def _install(
     say(f"{manifest.name} {manifest.version}, signed by {manifest.publisher}")
     # On one line each, so that no word of theirs looks like a line of ours.
     say(f"  {escaped(manifest.description)}")
+    if before is None and here.settings.shipped_agents and name in shipped_agents():
+        say(f"+ takes the place of {name}, which ships with AgCluster (--as: another name)")
     known = None if before is None else _granted(here, name)
     for line in permissions(profile, here.policy):
         say(f"{'  ' if known is None or line in known else '+ '}{escaped(line)}")

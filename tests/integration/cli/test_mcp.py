@@ -42,6 +42,7 @@ def around(service: OAuthService, url: str, folder: Path) -> dict[str, str]:
     """The environment of an operator, with an agent whose server asks for a login."""
     profile = f"mcp_servers: {{notes: {{url: '{service.url}', login: true}}}}\n"
     (folder / "helper.yaml").write_text(profile)
+    (folder / "own.yaml").write_text("extends: reviewer\n")  # One that ships.
     return {
         "AGCLUSTER_REDIS_URL": url,
         "AGCLUSTER_SECRET": SECRET,

@@ -185,3 +185,40 @@ def test_an_update_says_what_it_may_do_that_it_could_not_before(run: Run, tmp_pa
     good(publish(run, "1.1.0"))
     shown = good(run("agents", "update", "reviewer", "--dir", "theirs", "--yes"))
     assert [line for line in shown.splitlines() if line.startswith("+ ")] == ["+ tools: Read, Bash"]
+
+
+def test_an_agent_that_cannot_be_updated_does_not_keep_others_from_it(
+    run: Run, tmp_path: Path
+) -> None:
+    good(publish(run, "1.0.0", "--output", "alone.release"))
+    good(run("agents", "install", "alone.release", "--dir", "theirs", "--yes", "--as", "alone"))
+    base = tmp_path / "ours/base.yaml"
+    (tmp_path / "ours" / "writer.yaml").write_text("extends: base\n")
+    signing = ("--publisher", "acme", "--key", "acme.pem", "--dir", "ours")
+    good(run("agents", "publish", "writer", "--version", "1.0.0", *signing))
+    good(run("agents", "install", "acme/writer", "--dir", "theirs", "--yes"))
+    base.write_text(base.read_text().replace("Grep", "Glob"))
+    good(run("agents", "publish", "writer", "--version", "1.1.0", *signing))
+    done = run("agents", "update", "--dir", "theirs", "--yes")
+    assert done.exit_code == 1
+    assert "alone stays as it is: the registry has no acme/reviewer" in done.output
+    assert "writer is installed" in done.output
+
+
+def test_one_that_takes_the_place_of_a_shipped_agent_says_so_and_is_shown(run: Run) -> None:
+    good(publish(run))
+    told = "+ takes the place of reviewer, which ships with AgCluster"
+    assert told in run("agents", "install", "acme/reviewer", "--dir", "theirs").output
+    assert told in good(run("agents", "install", "acme/reviewer", "--dir", "theirs", "--yes"))
+    shown = json.loads(good(run("agents", "show", "reviewer", "--dir", "theirs")))
+    assert shown["description"] == "Reads patches."
+
+
+@pytest.mark.parametrize("command", ["publish", "install"])
+def test_what_is_no_tenant_is_said(run: Run, command: str) -> None:
+    more = ("--publisher", "acme", "--key", "acme.pem", "--version", "1.0.0")
+    done = run(
+        "agents", command, "reviewer", *(more if command == "publish" else ()), "--tenant", "x"
+    )
+    assert done.exit_code == 2
+    assert "hex digits" in done.output
