@@ -23,6 +23,7 @@ from infra.wire.errors import RequestRefused
 from infra.wire.text.words import Case, refused
 from infra.wire.turns import ContentBlock, TextBlock
 
+_EXACT_BELOW = 2**53
 _OWN_FILE = re.compile(r"(?:/v1/files/)?(file-[0-9a-f]{32})(?:/content)?")
 
 
@@ -57,7 +58,8 @@ class PartReader:
                     if part.text.strip():
                         yield TextBlock(text=part.text)
                 case "data":
-                    yield TextBlock(text=f"```json\n{_json_of(part)}\n```")
+                    told = _json_of(part, where=f"{where}.data")
+                    yield TextBlock(text=f"```json\n{told}\n```")
                 case "raw":
                     if not part.raw:
                         raise RequestRefused("The file is empty.", param=f"{where}.raw")
@@ -88,14 +90,22 @@ def own_file(url: str, *, base_url: str) -> str | None:
     return found[1] if found else None
 
 
-def _json_of(part: Part) -> str:
-    return json.dumps(_plain(MessageToDict(part)["data"]), ensure_ascii=False, indent=2)
+def _json_of(part: Part, *, where: str) -> str:
+    told = _plain(MessageToDict(part)["data"], where=where)
+    return json.dumps(told, ensure_ascii=False, indent=2)
 
 
-def _plain(value: Any) -> Any:
-    """All numbers arrive as floats."""
+def _plain(value: Any, *, where: str) -> Any:
+    """All numbers arrive as floats, which tell whole numbers apart up to 2^53 only.
+
+    Raises `RequestRefused` for a larger one: it would reach the agent as another one.
+    """
     if isinstance(value, dict):
-        return {name: _plain(one) for name, one in value.items()}
+        return {name: _plain(one, where=where) for name, one in value.items()}
     if isinstance(value, list):
-        return [_plain(one) for one in value]
+        return [_plain(one, where=where) for one in value]
+    if isinstance(value, float) and abs(value) >= _EXACT_BELOW:
+        raise RequestRefused(
+            "A number in `data` is 2^53 or more: send it as a string.", param=where
+        )
     return int(value) if isinstance(value, float) and value.is_integer() else value

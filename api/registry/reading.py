@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
 from api.registry.shapes import OFFICIAL, AgentVersion, RegistryAgent, RegistryMeta, RegistryServer
 from infra.registry.catalogue import Catalogue
 from infra.registry.entries import CatalogueQuery, FoundEntry, NoSuchCursor
-from infra.wire.errors import ErrorCode, RequestRefused
+from infra.runtime.logs import fields
+from infra.wire.errors import ErrorCode, FileGone, RequestRefused
+
+log = logging.getLogger(__name__)
 
 CONTENTS_AT_ONCE = 8
 
@@ -38,7 +42,7 @@ class RegistryReader:
         `FileStoreUnavailable`."""
         found = await self._catalogue.versions(query, name)
         if not found:
-            raise _not_there()
+            raise not_there()
         return found
 
     async def one(self, query: CatalogueQuery, name: str, version: str) -> FoundEntry:
@@ -46,7 +50,7 @@ class RegistryReader:
         `FileStoreUnavailable`."""
         found = await self._catalogue.one(query, name, version)
         if found is None:
-            raise _not_there()
+            raise not_there()
         return found
 
     async def content(self, found: FoundEntry) -> bytes:
@@ -54,16 +58,21 @@ class RegistryReader:
         return await self._catalogue.content(found.entry)
 
     async def servers(self, found: Sequence[FoundEntry]) -> list[RegistryServer]:
-        """MCP servers with what was published of them. Raises `FileGone` and
-        `FileStoreUnavailable`."""
+        """MCP servers with what was published of them. One whose contents are lost is left out, so
+        that it keeps nobody from the others. Raises `FileStoreUnavailable`."""
         places = asyncio.Semaphore(CONTENTS_AT_ONCE)
 
-        async def shown(one: FoundEntry) -> RegistryServer:
+        async def shown(one: FoundEntry) -> RegistryServer | None:
             async with places:
-                raw = await self.content(one)
+                try:
+                    raw = await self.content(one)
+                except FileGone:
+                    told = one.entry.published
+                    log.error("contents lost", extra=fields(server=told.name, version=told.version))
+                    return None
             return RegistryServer.model_validate({"server": json.loads(raw), "_meta": _meta(one)})
 
-        return list(await asyncio.gather(*map(shown, found)))
+        return [one for one in await asyncio.gather(*map(shown, found)) if one is not None]
 
     def agents(self, found: Sequence[FoundEntry]) -> list[RegistryAgent]:
         """Agents, as far as the catalogue itself knows them."""
@@ -104,5 +113,5 @@ def _at(ms: int) -> str:
     return datetime.fromtimestamp(ms / 1000, UTC).isoformat().replace("+00:00", "Z")
 
 
-def _not_there() -> RequestRefused:
+def not_there() -> RequestRefused:
     return RequestRefused("", code=ErrorCode.REGISTRY_ENTRY_NOT_FOUND)

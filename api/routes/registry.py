@@ -3,6 +3,7 @@ what is in it is published with `agcluster agents publish` and `agcluster mcp pu
 
 from __future__ import annotations
 
+from collections.abc import Sized
 from datetime import UTC, datetime
 from typing import Annotated, Any
 
@@ -11,6 +12,7 @@ from starlette.responses import Response
 
 from api.deps import ApiDeps
 from api.http.edge import held_body
+from api.registry.reading import not_there
 from api.registry.shapes import (
     PageMeta,
     RegistryAgent,
@@ -56,7 +58,7 @@ def registry_routes(deps: ApiDeps) -> APIRouter:
         )
         found, after = await registry.page(query, after=cursor, limit=limit)
         servers = await contents(request, found)
-        return RegistryServerList(servers=servers, metadata=_page(found, after))
+        return RegistryServerList(servers=servers, metadata=_page(servers, after))
 
     async def list_server_versions(
         request: Request, server_name: str, include_deleted: Deleted = False
@@ -64,7 +66,8 @@ def registry_routes(deps: ApiDeps) -> APIRouter:
         """All versions of an MCP server, the newest first."""
         query = await asked(request, EntryKind.SERVER, with_deleted=include_deleted)
         found = (await registry.versions(query, server_name))[:PAGE_MAX]
-        return RegistryServerList(servers=await contents(request, found), metadata=_page(found))
+        servers = await contents(request, found)
+        return RegistryServerList(servers=servers, metadata=_page(servers))
 
     async def get_server_version(
         request: Request, server_name: str, version: str, include_deleted: Deleted = False
@@ -72,8 +75,9 @@ def registry_routes(deps: ApiDeps) -> APIRouter:
         """One version of an MCP server; `latest` is the latest."""
         query = await asked(request, EntryKind.SERVER, with_deleted=include_deleted)
         found = await registry.one(query, server_name, version)
-        [server] = await contents(request, [found])
-        return server
+        if not (servers := await contents(request, [found])):
+            raise not_there()
+        return servers[0]
 
     async def list_agents(
         request: Request,
@@ -173,7 +177,7 @@ def registry_routes(deps: ApiDeps) -> APIRouter:
     return router
 
 
-def _page(found: list[FoundEntry], after: str | None = None) -> PageMeta:
+def _page(found: Sized, after: str | None = None) -> PageMeta:
     return PageMeta(count=len(found), nextCursor=after)
 
 

@@ -356,7 +356,10 @@ async def test_files_come_with_a_message(settings: Mapping[str, Any]) -> None:
         assert (table.filename, table.bytes) == ("t.csv", 3)
         assert isinstance(big, FileBlock)
         assert (big.file, big.filename) == (id, "big.csv")
+        large = Part()
+        large.data.struct_value.update({"order": 2**53 + 1})
         for part, field in (
+            (large, "send it as a string"),
             (Part(url="https://example.org/a.pdf"), "not fetched"),
             (Part(url=f"file-{'0' * 32}"), "no file with this id"),
             (Part(), "has one of"),

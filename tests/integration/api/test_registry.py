@@ -172,6 +172,21 @@ async def test_a_store_that_is_gone_is_503_at_first_and_changes_nothing_later(
         assert versions(await knows.http.get("/v0.1/servers")) == ["1.0.0"]
 
 
+async def test_a_server_whose_contents_are_lost_keeps_nobody_from_the_others(
+    tmp_path: Path,
+) -> None:
+    async with running_api(settings={"file_store": f"file://{tmp_path}"}) as api:
+        await publish(api, "1.0.0", name="org.example/lost")
+        [lost] = [
+            path for path in (tmp_path / "registry" / "contents").rglob("*") if path.is_file()
+        ]
+        await publish(api, "2.0.0")
+        lost.unlink()
+        assert versions(await api.http.get("/v0.1/servers")) == ["2.0.0"]
+        gone = await api.http.get("/v0.1/servers/org.example%2Flost/versions/1.0.0")
+        assert gone.status_code == 404
+
+
 async def test_another_deployment_reads_it_with_a_key() -> None:
     made = release()
     async with running_api() as api:
