@@ -72,6 +72,7 @@ class Bundles:
             for path, file in _placed(files).items():
                 _write(new / path, file)
             self._give(new)
+            _settle(new)
             # In one step, so that nobody sees half of it. Whoever was faster has put the same.
             with contextlib.suppress(FileExistsError):
                 _rename(new, self.folder(digest))
@@ -96,6 +97,17 @@ class Bundles:
             for path in (above, *(os.path.join(above, name) for name in names)):
                 if os.getuid() == 0:
                     os.chown(path, self._uid, self._gid)
+
+
+def _settle(folder: Path) -> None:
+    """All of it is on the disk, so that after a power cut no empty file has a bundle's name."""
+    for above, _, names in os.walk(folder):
+        for path in (*(os.path.join(above, name) for name in names), above):
+            fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+            try:
+                os.fsync(fd)
+            finally:
+                os.close(fd)
 
 
 def _placed(files: dict[str, BundleFile]) -> dict[str, BundleFile]:
