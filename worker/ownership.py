@@ -13,6 +13,7 @@ import asyncio
 import logging
 from collections.abc import Callable
 
+from infra.metrics.worker import LEASES_LOST
 from infra.runtime.clock import Clock
 from infra.runtime.logs import fields
 from infra.store.conversations.leases import RENEW_EVERY_S, SELF_FENCE_AFTER_S, Lease, LeaseStore
@@ -147,6 +148,7 @@ class Ownership:
         if held is not None and held.fence <= fence:
             log.warning("lease lost", extra=fields(conversation=c, fence=held.fence))
             held.lose()
+            LEASES_LOST.inc()
             self.forget(held)
 
     async def make_sure(self, held: HeldLease) -> None:
@@ -200,6 +202,7 @@ class Ownership:
                     "lease lost", extra=fields(conversation=held.conversation, fence=held.fence)
                 )
                 held.lose()
+                LEASES_LOST.inc()
                 self.forget(held)
             else:
                 held.confirm(asked_s)

@@ -15,6 +15,8 @@ from collections.abc import Coroutine, Sequence
 from contextlib import closing
 from typing import Any
 
+from infra.metrics import worker as metrics
+from infra.metrics.serve import show_metrics
 from infra.runtime.logs import fields
 from infra.store.placement.queue import SideClaims
 from infra.store.placement.workers import Resubscribed, WorkerRecord
@@ -52,6 +54,7 @@ REMOVAL_THREADS = 2
 """Removing an agent's files may take minutes; starts do not wait for these threads."""
 
 SIBLING_LOOK_EVERY_S = 1.0
+MIB = 1024 * 1024
 
 
 class WorkerProcess:
@@ -191,6 +194,7 @@ class WorkerProcess:
                     "memory": self.relief.run(),
                     "reconciler": self.reaper.run_reconciler(),
                     "trash": self.reaper.run_trash(),
+                    "metrics": show_metrics(self._around.settings, look=self._show),
                 }.items()
             ]
             for lane in self._lanes:
@@ -268,6 +272,20 @@ class WorkerProcess:
             self._life.to(WorkerState.READY if is_trusted else WorkerState.FAILING)
             self._has_changed.set()
         self._on_room()
+
+    def _show(self) -> None:
+        """Set the gauges to what is now."""
+        placement, memory = self.placement, self._memory
+        running = placement.running
+        metrics.SLOTS.set(placement.slots)
+        metrics.SLOTS_USED.set(placement.used + placement.coming)
+        metrics.CONVERSATIONS.labels("running").set(running)
+        metrics.CONVERSATIONS.labels("idle").set(placement.used - running)
+        metrics.SPARES.set(self.parts.pool.spares)
+        metrics.ENGINE_TRUSTED.set(self.parts.engine.is_trusted)
+        metrics.MEMORY_NEEDED.set(memory.needed_mb * MIB)
+        if (left_mb := memory.left_mb) is not None:
+            metrics.MEMORY_LEFT.set(left_mb * MIB)
 
     async def _tell_changes(self) -> None:
         """Report changes at once, not only with the next heartbeat."""

@@ -18,6 +18,7 @@ from http import HTTPStatus
 import httpx
 
 from api.http.auth import Caller
+from infra.metrics.api import KEY_CHECKS
 from infra.runtime.clock import Clock
 from infra.runtime.logs import fields
 from infra.store.access.key_verdicts import KeyVerdicts
@@ -115,11 +116,14 @@ class KeyCheck:
             async with asyncio.timeout(TIMEOUT_S):
                 answer = await self._upstream.get(self._url, params={"limit": 1}, headers=headers)
         except (httpx.HTTPError, httpx.InvalidURL, TimeoutError) as error:
+            KEY_CHECKS.labels("unanswered").inc()
             log.warning("key check got no answer", extra=fields(error=type(error).__name__))
             return None
         if answer.status_code in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN):
+            KEY_CHECKS.labels("refused").inc()
             log.info("key refused upstream", extra=fields(tenant=caller.tenant))
             return False
+        KEY_CHECKS.labels("accepted" if answer.is_success else "unanswered").inc()
         return True if answer.is_success else None
 
     def _recall(self, tenant: TenantId) -> _Verdict | None:

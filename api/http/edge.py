@@ -24,6 +24,7 @@ from api.errors import error_response
 from api.http.auth import without_key
 from api.http.files_host import LINKS_AT
 from api.http.held_bodies import Held, HeldBodies
+from infra.metrics.api import OPEN_REQUESTS, count_request
 from infra.runtime.logs import fields
 from infra.wire.errors import AgClusterError, ErrorCode, RequestRefused
 from infra.wire.ids import TenantId
@@ -42,6 +43,10 @@ FORM_BYTES = 64 * 1024
 """What the rest of an upload's form may take beside its file."""
 ANSWER_HEADERS = "answer_headers"
 """Where in a request's state a route puts headers for its answer, even if that is an error."""
+BEGAN = "began_s"
+"""Where in a request's state is when it began, by `time.perf_counter`."""
+ROUTE = "route"
+"""Where a request's scope has the route that serves it; its `path` is a pattern."""
 BODY = "body"
 """Where in a request's state its `BoundedBody` is."""
 _SECURITY_HEADERS = {
@@ -101,7 +106,9 @@ class Edge:
         meant = meant_path(scope["path"], scope["raw_path"])
         body = self._body(scope["method"], meant, receive)
         state[BODY] = body
+        state[BEGAN] = exchange.began_s
         self._open.add(exchange)
+        OPEN_REQUESTS.inc()
         try:
             self._check(scope, body)
             scope["path"] = meant
@@ -119,8 +126,9 @@ class Edge:
             await error_response(AgClusterError())(scope, receive, exchange.send)
         finally:
             self._open.remove(exchange)
+            OPEN_REQUESTS.dec()
             body.release()
-            exchange.log()
+            exchange.over(scope)
 
     def _body(self, method: str, path: str, receive: Receive) -> BoundedBody:
         held = self._held.request()
@@ -156,13 +164,13 @@ class _Exchange:
         self.status = 0
         self._send = send
         self._more = more
-        self._began = time.perf_counter()
+        self.began_s = time.perf_counter()
         self._took = 0.0
 
     async def send(self, message: Message) -> None:
         if message["type"] == "http.response.start":
             self.status = message["status"]
-            self._took = time.perf_counter() - self._began
+            self._took = time.perf_counter() - self.began_s
             headers = MutableHeaders(scope=message)
             headers["x-request-id"] = self.request_id
             headers.update(self._more)
@@ -170,7 +178,14 @@ class _Exchange:
                 headers.setdefault(name, value)
         await self._send(message)
 
-    def log(self) -> None:
+    def over(self, scope: Scope) -> None:
+        """Count and log it."""
+        count_request(
+            route=getattr(scope.get(ROUTE), "path", None),
+            method=self._method,
+            status=self.status,
+            after_s=self._took,
+        )
         if self._path is None:
             return  # Probes arrive every few seconds and are not worth a log line.
         log.info(
@@ -180,7 +195,7 @@ class _Exchange:
                 path=self._path,
                 status=self.status or None,
                 after_ms=round(self._took * 1000, 1),
-                open_s=round(time.perf_counter() - self._began, 2),
+                open_s=round(time.perf_counter() - self.began_s, 2),
                 request=self.request_id,
             ),
         )

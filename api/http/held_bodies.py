@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 
+from infra.metrics.api import HELD_BODIES
 from infra.wire.errors import ErrorCode, RequestRefused
 from infra.wire.ids import TenantId
 
@@ -43,6 +44,7 @@ class HeldBodies:
             if free < 0:
                 raise RequestRefused("", code=ErrorCode.REPLICA_FULL)
         self._bytes += wanted - held
+        HELD_BODIES.inc(wanted - held)
         if tenant is not None:
             self._of[tenant] += wanted - held
             if not self._of[tenant]:

@@ -31,9 +31,12 @@ class HotRoute:
 class HotEndpoint:
     """An endpoint as an application. It raises our errors as they are: the edge answers them."""
 
-    def __init__(self, respond: Callable[[Request], Awaitable[Response]]) -> None:
+    def __init__(self, respond: Callable[[Request], Awaitable[Response]], *, path: str) -> None:
+        """`path` names it among the routes, whichever of its paths was asked."""
+        self.path = path
         self._respond = respond
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        scope["route"] = self
         answer = await self._respond(Request(scope, receive, send))
         await answer(scope, receive, send)

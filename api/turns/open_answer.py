@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from api.turns.chain import AnswerHead, OpenChain, head_of
 from api.turns.deferred import DeferredCalls
 from api.turns.relay import Relay
+from infra.metrics.api import ANSWERS
 from infra.runtime.logs import fields
 from infra.store.conversations.chains import ChainStore
 from infra.store.turns.readers import TurnReaders
@@ -47,6 +48,8 @@ class OpenAnswer:
         """The client no longer reads the answer."""
         if not self._has_left:
             self._has_left = True
+            is_complete = self.relay.is_ended
+            ANSWERS.labels("complete" if is_complete else "left" if hung_up else "cut").inc()
             self._exit.close()
             self._left(hung_up=hung_up)
 

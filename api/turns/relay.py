@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from api.turns.merge import Merge
+from infra.metrics.api import LOG_READS, RELAYS_GIVEN_UP
 from infra.runtime.clock import Clock
 from infra.runtime.logs import fields
 from infra.store.turns.log import LogPage
@@ -140,6 +141,12 @@ class Watch:
         else:
             self.due = now + self._silence
             self._silence = min(self._silence * 1.5, self._silence_max_s)
+
+    def cause(self, *, gap: bool) -> str:
+        """Why the log is read now, in a word."""
+        if self._read_at == -math.inf:
+            return "join"
+        return "gap" if gap or self._is_lossy else "silence"
 
     def failed(self, now: float) -> bool:
         """The log could not be read. True if that has lasted too long."""
@@ -280,10 +287,12 @@ class Relay:
         return events
 
     async def _read_log(self) -> list[bytes]:
+        LOG_READS.labels(self._watch.cause(gap=self._merge.has_gap)).inc()
         try:
             page = await self._log.read(self.turn, after=self._merge.cursor, limit=self._page)
         except StoreUnavailable as error:
             if self._watch.failed(self._clock.monotonic()):
+                RELAYS_GIVEN_UP.inc()
                 log.warning("relay gave up on the store", extra=fields(turn=self.turn))
                 raise TurnFailed("", code=ErrorCode.STORE_UNAVAILABLE) from error
             return []

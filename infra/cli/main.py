@@ -103,6 +103,12 @@ def gateway() -> None:
     _become("gateway")
 
 
+@app.command()
+def exporter() -> None:
+    """Run what shows figures of the whole cluster to Prometheus, in the foreground."""
+    _become("exporter")
+
+
 @app.command(name="engine-proxy")
 def engine_proxy(
     listen: Annotated[Path, typer.Option(help="Unix socket to listen on.")],

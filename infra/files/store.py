@@ -21,6 +21,7 @@ import obstore
 from obstore.exceptions import AlreadyExistsError, BaseError
 from obstore.store import ObjectStore
 
+from infra.metrics.files import counted_file_call
 from infra.wire.errors import FileGone, FileStoreUnavailable
 from infra.wire.text.foreign import foreign
 
@@ -70,6 +71,7 @@ class FileStore:
         """For people: the folder, or the URL without its options."""
         self._identity: str | None = None
 
+    @counted_file_call
     async def put(self, name: str, chunks: Chunks) -> None:
         """Store an object. Nothing of it stays if `chunks` raises, which is raised here, or if the
         caller is cancelled."""
@@ -100,6 +102,7 @@ class FileStore:
         if source.failure is not None:
             raise source.failure
 
+    @counted_file_call
     async def put_new(self, name: str, content: bytes) -> bool:
         """Store a small object unless there is one of that name. Returns whether it was stored."""
         try:
@@ -123,6 +126,7 @@ class FileStore:
             yield piece
             start = until
 
+    @counted_file_call
     async def read(self, name: str, *, start: int, end: int) -> bytes:
         """One piece of an object. Raises `FileGone` if there is no such object."""
         try:
@@ -134,6 +138,7 @@ class FileStore:
         except _FAULTS as error:
             raise _unavailable("not read", error) from error
 
+    @counted_file_call
     async def whole(self, name: str, *, max_bytes: int) -> bytes | None:
         """A small object; None if there is none of that name.
 
@@ -149,6 +154,7 @@ class FileStore:
         except _FAULTS as error:
             raise _unavailable("not read", error) from error
 
+    @counted_file_call
     async def delete(self, name: str) -> None:
         """Remove an object. It is not an error if there is none."""
         try:

@@ -25,6 +25,7 @@ PROGRAMS = {
     "worker": "worker.main",
     "gateway": "worker.gateway.main",
     "engine-proxy": "worker.engine_proxy.main",
+    "exporter": "infra.exporter.main",
 }
 """The services of `compose.yaml` that read settings, and where each begins."""
 

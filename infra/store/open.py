@@ -24,6 +24,7 @@ from infra.store.files.uploads import UploadRecords
 from infra.store.keys import Keys
 from infra.store.mcp_logins import McpLogins
 from infra.store.mcp_seen import McpSeen
+from infra.store.overview import OverviewReader
 from infra.store.placement.queue import PlacementQueue, PlacementWorker, SideClaims
 from infra.store.placement.start_slots import StartSlots
 from infra.store.placement.waiting_room import WaitingRoom
@@ -57,6 +58,7 @@ class Store:
     chains: ChainStore
     leases: LeaseStore
     workers: WorkerRegistry
+    overview: OverviewReader
     queue: PlacementQueue
     room: WaitingRoom
     starts: StartSlots
@@ -160,6 +162,7 @@ def store_on(
 ) -> Store:
     """The store on an existing client."""
     running_max = round(tenant_bytes_max * RUNNING_SHARE)
+    workers = WorkerRegistry(redis, keys)
     return Store(
         redis=redis,
         keys=keys,
@@ -175,7 +178,8 @@ def store_on(
         ),
         chains=ChainStore(redis, keys, contents=contents),
         leases=LeaseStore(redis, keys),
-        workers=WorkerRegistry(redis, keys),
+        workers=workers,
+        overview=OverviewReader(redis, keys, workers),
         queue=PlacementQueue(redis, keys),
         room=WaitingRoom(redis, keys),
         starts=StartSlots(redis, keys),

@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, replace
 from typing import Any
 
+from infra.metrics.worker import ADOPTIONS, WAIT_SECONDS
 from infra.runtime.logs import fields
 from infra.wire.endings import declared_end
 from infra.wire.errors import ErrorCode
@@ -82,6 +83,10 @@ async def see_through(
 
 def _tell_claimed(run: TurnRun) -> None:
     record, is_adoption = run.claimed.record, run.claimed.is_adoption
+    if is_adoption:
+        ADOPTIONS.inc()
+    else:
+        WAIT_SECONDS.labels(record.lane.value).observe(run.waited_s)
     log.info(
         "turn claimed",
         extra=fields(

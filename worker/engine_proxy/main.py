@@ -16,12 +16,13 @@ from pathlib import Path
 
 from aiohttp import web
 
+from infra.metrics.serve import show_metrics
 from infra.runtime.bounded_server import take_connections
 from infra.runtime.console import complain
 from infra.runtime.http_log import http_log
 from infra.runtime.lifecycle import stop_signals
 from infra.runtime.logs import RatedLog, configure_logs, fields
-from infra.runtime.settings import SettingsRefused, load_settings
+from infra.runtime.settings import MetricsSettings, SettingsRefused, load_settings
 from infra.runtime.sockets import listen_at
 from infra.wire.errors import AgClusterError
 from worker.engine_proxy.rules import Rules
@@ -39,7 +40,12 @@ _CLOSE_S = 2.0
 
 
 async def serve(
-    rules: Rules, listen: Path, stop: asyncio.Event, *, is_ready: asyncio.Event | None = None
+    rules: Rules,
+    listen: Path,
+    stop: asyncio.Event,
+    *,
+    metrics: MetricsSettings | None = None,
+    is_ready: asyncio.Event | None = None,
 ) -> None:
     """Run until `stop` is set. Afterwards the socket is gone. Raises `SocketRefused`."""
     proxy = EngineProxy(rules, socket=rules.options.engine.removeprefix(_LOCAL))
@@ -58,6 +64,7 @@ async def serve(
         await runner.setup()
         async with asyncio.TaskGroup() as group:
             verifying = group.create_task(proxy.run())
+            showing = group.create_task(show_metrics(metrics))
             assert runner.server is not None, "set up just now"
             taking = group.create_task(
                 take_connections(
@@ -75,6 +82,7 @@ async def serve(
             taking.cancel()
             await runner.cleanup()
             verifying.cancel()
+            showing.cancel()
     finally:
         bound.unlink()
         await runner.cleanup()
@@ -83,9 +91,9 @@ async def serve(
     log.info("engine proxy down")
 
 
-async def _run(rules: Rules, listen: Path) -> None:
+async def _run(rules: Rules, listen: Path, metrics: MetricsSettings) -> None:
     with stop_signals() as stop:
-        await serve(rules, listen, stop)
+        await serve(rules, listen, stop, metrics=metrics)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -103,7 +111,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     configure_logs(settings.log_level, settings.log_format)
     try:
-        asyncio.run(_run(rules, listen))
+        asyncio.run(_run(rules, listen, settings))
     except AgClusterError as error:
         complain(f"agcluster engine-proxy: {error}")
         return 1

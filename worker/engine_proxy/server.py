@@ -18,6 +18,7 @@ from functools import partial
 import aiohttp
 from aiohttp import web
 
+from infra.metrics.engine_proxy import ENGINE_CALLS
 from infra.runtime.logs import RatedLog, fields
 from infra.runtime.threads import in_thread
 from worker.engine_proxy.line import EngineLine
@@ -133,14 +134,18 @@ class EngineProxy:
     async def _answer(self, request: web.Request) -> web.StreamResponse:
         """Answer one request. The only place that turns a refusal into a status."""
         try:
-            return await self._let_through(request)
+            answer = await self._let_through(request)
         except (EngineCallRefused, web.HTTPRequestEntityTooLarge) as error:
+            ENGINE_CALLS.labels("refused").inc()
             what = f"{request.method} {request.raw_path}"[:_SHOWN_CHARS]
             self._log.warning("engine call refused", call=what, reason=error)
             return _told(403, f"refused by the engine proxy: {error}")
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
+            ENGINE_CALLS.labels("unanswered").inc()
             log.warning("the engine does not answer", extra=fields(error=error))
             return _told(502, f"the engine does not answer: {error}")
+        ENGINE_CALLS.labels("passed").inc()
+        return answer
 
     async def _let_through(self, request: web.Request) -> web.StreamResponse:
         path, _, query = request.raw_path.partition("?")

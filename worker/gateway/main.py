@@ -13,18 +13,21 @@ import sys
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from yarl import URL
 
+from infra.metrics.gateway import SESSIONS
+from infra.metrics.serve import show_metrics
 from infra.runtime.clock import Clock, SystemClock
 from infra.runtime.console import complain
 from infra.runtime.lifecycle import stop_signals
 from infra.runtime.logs import configure_logs, fields
 from infra.runtime.memory import forbid_dumps, give_back_large_pieces
 from infra.runtime.sealing import LoginSealer, Sealed, Sealer
-from infra.runtime.settings import Settings, SettingsRefused, load_settings
+from infra.runtime.settings import MetricsSettings, Settings, SettingsRefused, load_settings
 from infra.wire.errors import AgClusterError
 from worker.gateway.control import ControlServer, claim_control_socket
 from worker.gateway.egress.addresses import IPAddress, IPNetwork, but_not, why_refused_here
@@ -63,6 +66,7 @@ class GatewayConfig:
     model_limits: ModelLimits = field(default_factory=ModelLimits)
     egress_limits: EgressLimits = field(default_factory=EgressLimits)
     timeouts: UpstreamTimeouts = field(default_factory=UpstreamTimeouts)
+    metrics: MetricsSettings | None = None
     mcp_secrets: McpSecrets = field(default_factory=McpSecrets)
     denied: tuple[IPNetwork, ...] = ()
     """Networks that tools may not reach, in addition to those that nobody may."""
@@ -103,6 +107,7 @@ def config_from(settings: Settings) -> GatewayConfig:
         ),
         mcp_secrets=_mcp_secrets(settings),
         denied=settings.egress_deny,
+        metrics=settings,
         neighbours=_hosts_of(settings.redis_url),
         drain_timeout_s=settings.drain_timeout_s,
         # A conversation grows beyond the size of a single API request.
@@ -167,6 +172,8 @@ async def serve(
                 body_max_bytes=config.model_limits.body_max_bytes,
             )
             control = ControlServer(table, side_calls, bound)
+            look = partial(_look, table)
+            showing = group.create_task(show_metrics(config.metrics, look=look))
             try:
                 await control.start()
                 log.info("gateway up", extra=_told(config, table))
@@ -175,9 +182,14 @@ async def serve(
                 await stop.wait()
                 await _finish_calls(traffic, config.drain_timeout_s)
             finally:
+                showing.cancel()
                 await control.aclose()
                 await table.aclose()
     log.info("gateway down", extra=fields(instance=table.instance))
+
+
+def _look(table: SessionTable) -> None:
+    SESSIONS.set(table.status().sessions)
 
 
 async def _egress(config: GatewayConfig, resolver: Resolver, outside: Outside) -> EgressProxy:

@@ -13,6 +13,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Mapping
 
+from infra.metrics.worker import CONTAINER_EXITS
 from infra.runtime.logs import fields
 from infra.store.conversations.conversations import ConversationRecord
 from infra.store.placement.waiting_room import Elsewhere, NoRoom, Taken
@@ -282,6 +283,7 @@ class Placement:
 
     def container_exited(self, exit: ContainerExit) -> None:
         """A container of this host ended."""
+        CONTAINER_EXITS.labels("out_of_memory" if exit.is_out_of_memory else "ended").inc()
         if actor := self.conversations.get(exit.conversation):
             actor.container_exited(exit)
 

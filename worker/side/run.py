@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator
 from functools import partial
 from http import HTTPStatus
 
+from infra.metrics.worker import WAIT_SECONDS
 from infra.runtime.logs import fields
 from infra.runtime.threads import in_thread
 from infra.store.turns.turns import Claimed, TurnRecord
@@ -111,6 +112,8 @@ class SideRun:
 
     async def _run(self, claimed: Claimed) -> None:
         record = claimed.record
+        waited_ms = self._parts.clock.unix_ms() - record.created_ms
+        WAIT_SECONDS.labels(record.lane.value).observe(max(0, waited_ms) / 1000)
         log.info("side turn claimed", extra=fields(turn=record.turn, attempt=record.attempt))
         output = TurnOutput(self._parts, self._held, record)
         async with asyncio.TaskGroup() as group:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 
+from infra.metrics.worker import TURN_ERRORS, TURN_SECONDS, TURNS
 from infra.runtime.logs import fields
 from infra.store.turns.history import Memory, TurnBase
 from infra.store.turns.records import TurnRecord
@@ -43,6 +44,7 @@ class TurnOutput:
         self._parts = parts
         self._held = held
         self._record = record
+        self._began_s = parts.clock.monotonic()
         self._log = TurnLogWriter(
             parts.logs,
             held.lease,
@@ -116,11 +118,19 @@ class TurnOutput:
 
         waits = await self._log.finish(finish, n)
         self._publish(self._frame(n, encode_event(end)))
+        self._count(end)
         log.info(
             "side turn ended" if self._record.lane is Lane.SIDE else "turn ended",
             extra=fields(turn=turn, state=end.state, code=end.error and end.error.code, n=n),
         )
         return waits
+
+    def _count(self, end: TurnEnded) -> None:
+        lane = self._record.lane.value
+        TURNS.labels(lane, end.state.value).inc()
+        TURN_SECONDS.labels(lane).observe(self._parts.clock.monotonic() - self._began_s)
+        if end.error is not None:
+            TURN_ERRORS.labels(end.error.code.value).inc()
 
     def _frame(self, n: int, payload: bytes) -> bytes:
         return Frame(self._record.turn, self._held.fence, n, payload).encode()

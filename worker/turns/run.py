@@ -17,6 +17,7 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 from functools import partial
 
+from infra.metrics.worker import REQUEUES
 from infra.runtime.logs import fields
 from infra.store.turns.turns import Claimed
 from infra.wire.endings import declared_end, interrupted_end
@@ -148,6 +149,14 @@ class TurnRun:
     def left_s(self) -> float:
         """Seconds until its deadline."""
         return self.claimed.left_s - (self._parts.clock.monotonic() - self._since_s)
+
+    @property
+    def waited_s(self) -> float:
+        """Seconds from its request to its claim here, as far as the clocks of Redis and this
+        machine agree."""
+        run_s = self._parts.clock.monotonic() - self._since_s
+        asked_s = self.claimed.record.created_ms / 1000
+        return max(0.0, self._parts.clock.unix_ms() / 1000 - run_s - asked_s)
 
     @property
     def last_n(self) -> int:
@@ -535,6 +544,7 @@ class TurnRun:
             lambda: parts.turns.requeue(lease, self.turn, is_counted=is_counted), parts.clock
         ):
             return False
+        REQUEUES.inc()
         log.info("turn requeued", extra=fields(turn=self.turn, counted=is_counted))
         await parts.gateway.close_turn(lease.conversation, self.turn)
         return True

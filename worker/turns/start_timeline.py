@@ -12,6 +12,7 @@ import logging
 from collections.abc import Callable
 from enum import StrEnum
 
+from infra.metrics.worker import AGENT_STARTS, START_SECONDS
 from infra.runtime.clock import Clock
 from infra.runtime.logs import fields
 from infra.store.turns.records import TurnRecord
@@ -95,6 +96,10 @@ class StartTimeline:
             for phase in StartPhase
             if phase in self._reached_ms
         }
+        for phase, reached_ms in self._reached_ms.items():
+            START_SECONDS.labels(phase.value).observe(max(0, reached_ms - asked_ms) / 1000)
+        has_spare = StartPhase.CLAIMED_SPARE in self._reached_ms
+        AGENT_STARTS.labels("spare" if has_spare else "container").inc()
         about = fields(
             turn=self._record.turn,
             conversation=self._record.conversation,

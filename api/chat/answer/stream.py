@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from types import TracebackType
 
@@ -28,13 +29,15 @@ from starlette.types import Receive, Scope, Send
 from api.chat.answer.chunks import ChunkFrames
 from api.http.client import ClientConnection, connection_of
 from api.http.disconnect import HungUp, while_connected
+from api.http.edge import BEGAN
 from api.turns.channels import is_sight, read_end
 from api.turns.open_answer import OpenAnswer
+from infra.metrics.api import ERRORS, FIRST_DELTA_SECONDS, STUCK
 from infra.runtime.clock import Clock
 from infra.runtime.logs import fields
 from infra.runtime.settings import QueueDisplay
 from infra.wire.errors import AgClusterError
-from infra.wire.events import is_end
+from infra.wire.events import is_delta, is_end
 
 log = logging.getLogger(__name__)
 
@@ -82,6 +85,8 @@ class ChatStream(EventSourceResponse):
         self._commit_after_s = commit_after_s
         self._ping_interval_s = ping_interval_s
         self._connection: ClientConnection | None = None
+        self._asked_s: float | None = None
+        """When it was asked for, until its first delta."""
         self._stall = _StallTimer(send_timeout_s, self._is_clogged)
         self._written_s = 0.0
         self._queue_display = queue_display
@@ -91,10 +96,13 @@ class ChatStream(EventSourceResponse):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         has_hung_up = True
         self._connection = connection_of(scope)
+        if not self._turn.relay.cursor:  # Not for a client that reads on.
+            self._asked_s = scope.get("state", {}).get(BEGAN)
         try:
             await while_connected(scope, receive, self._stream(send))
             has_hung_up = False
         except SlowConsumer:
+            STUCK.inc()
             log.warning("client reads nothing; dropped", extra=fields(turn=self._turn.id))
         except HungUp:
             log.debug("client left", extra=fields(turn=self._turn.id))
@@ -118,6 +126,7 @@ class ChatStream(EventSourceResponse):
                     "headers": self.raw_headers,
                 }
             )
+            self._note_first(held)
             body = self._frames.first(after) + self._frames.render(held, after + 1)
             if not held:
                 body = self._frames.ping + body  # It waits, and says so from the beginning.
@@ -134,6 +143,7 @@ class ChatStream(EventSourceResponse):
             except AgClusterError as error:
                 code = error.code.value
                 log.info("stream failed", extra=fields(turn=self._turn.id, code=code))
+                ERRORS.labels(code).inc()
                 body += self._frames.failure(error, self._turn.id, self._turn.relay.cursor)
             else:
                 body += self._frames.last(end, self._turn.relay.cursor)
@@ -162,6 +172,7 @@ class ChatStream(EventSourceResponse):
         try:
             while True:
                 events = await relay.next(until_s=self._ping_at_s)
+                self._note_first(events)
                 if not events and relay.ahead is None and self._clock.monotonic() < self._ping_at_s:
                     continue  # Something was pushed meanwhile.
                 first = relay.cursor - len(events) + 1
@@ -190,7 +201,13 @@ class ChatStream(EventSourceResponse):
         if body:
             self._written_s = self._clock.monotonic()
             self._stall.end()
+        self._note_first(events)
         return True
+
+    def _note_first(self, events: Sequence[bytes]) -> None:
+        if self._asked_s is not None and any(map(is_delta, events)):
+            FIRST_DELTA_SECONDS.observe(time.perf_counter() - self._asked_s)
+            self._asked_s = None
 
     def _is_clogged(self) -> bool:
         return self._connection is not None and self._connection.is_clogged

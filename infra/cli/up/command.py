@@ -44,6 +44,8 @@ from infra.wire.errors import AgClusterError, StoreUnavailable
 
 READY_TIMEOUT_S = 60.0
 DRAIN_TIMEOUT_S = 2.0
+METRICS_ORDER = ("api", "worker", "gateway", "exporter")
+"""Programs of one machine show their metrics on ports one after the other, in this order."""
 """Drain time in seconds at Ctrl-C, unless configured. Short, because somebody is waiting."""
 _STOP_MARGIN_S = 8.0
 _RETIRE_MARGIN_S = 30.0
@@ -217,6 +219,8 @@ async def start_all(plan: Plan, state: StateDir, fleet: Fleet, terminal: Termina
     gateway = fleet.launch(_ours(plan, "gateway", rank=2))
     worker = fleet.launch(_ours(plan, "worker", rank=3))
     api = fleet.launch(_ours(plan, "api", rank=4))
+    if plan.settings.metrics_port:
+        fleet.launch(_ours(plan, "exporter", rank=5))
     await fleet.wait_ready(gateway, lambda _: _gateway_answers(plan), timeout_s=READY_TIMEOUT_S)
     await fleet.wait_ready(worker, partial(_worker_beats, plan), timeout_s=READY_TIMEOUT_S)
     await fleet.wait_ready(api, lambda _: _api_is_ready(plan), timeout_s=READY_TIMEOUT_S)
@@ -299,6 +303,10 @@ def _model(plan: Plan, port: int) -> Program:
 
 def _ours(plan: Plan, name: str, *, rank: int) -> Program:
     settings = plan.settings
+    if settings.metrics_port:
+        shift = METRICS_ORDER.index(name)
+        update = {"metrics_port": settings.metrics_port + shift}
+        settings = settings.model_copy(update=update)
     patience_s = settings.drain_timeout_s + _STOP_MARGIN_S
     if name == "worker":
         patience_s += settings.disconnect_grace_s + _RETIRE_MARGIN_S

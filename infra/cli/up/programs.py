@@ -14,7 +14,12 @@ from dataclasses import dataclass, field
 from infra import launch
 from infra.runtime.settings import PREFIX, Settings, as_environment
 
-MODULES = {"api": "api.main", "worker": "worker.main", "gateway": "worker.gateway.main"}
+MODULES = {
+    "api": "api.main",
+    "worker": "worker.main",
+    "gateway": "worker.gateway.main",
+    "exporter": "infra.exporter.main",
+}
 
 _NOT_FOR_CHILDREN = ("ANTHROPIC_API_KEY", "ANTHROPIC_AUTH_TOKEN", "CLAUDE_CODE_OAUTH_TOKEN")
 """Keys of the person at the terminal. Callers bring their own; no program needs these."""

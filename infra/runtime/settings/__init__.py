@@ -2,7 +2,12 @@
 
 from infra.runtime.settings.agents import AgentDefaults, IsolationSettings, PoolSettings
 from infra.runtime.settings.chats import AnswerSettings, ConversationSettings, SideSettings
-from infra.runtime.settings.cluster import ClusterSettings, LogSettings, RedisSettings
+from infra.runtime.settings.cluster import (
+    ClusterSettings,
+    LogSettings,
+    MetricsSettings,
+    RedisSettings,
+)
 from infra.runtime.settings.edge import EdgeSettings
 from infra.runtime.settings.egress import EgressSettings
 from infra.runtime.settings.files import FileSettings, FileStoreSettings
@@ -47,6 +52,7 @@ __all__ = [
     "IsolationSettings",
     "LimitSettings",
     "LogSettings",
+    "MetricsSettings",
     "ModelCallSettings",
     "ModelSettings",
     "PoolSettings",

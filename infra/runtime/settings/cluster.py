@@ -131,3 +131,22 @@ class LogSettings(Section):
 
     log_level: str = Field("INFO", description="DEBUG, INFO, WARNING or ERROR.")
     log_format: str = Field("text", pattern="^(text|json)$", description="text or json.")
+
+
+class MetricsSettings(Section):
+    """Where the programs show their metrics."""
+
+    title: ClassVar = "Metrics"
+
+    metrics_port: int = Field(
+        0,
+        ge=0,
+        le=65535,
+        description="Port on which each program shows its metrics to Prometheus, at /metrics; 0: "
+        "nowhere. Programs that share an address need one each: `agcluster up` takes this one for "
+        "the API and those after it for the others.",
+    )
+    metrics_host: str = Field(
+        "127.0.0.1",
+        description="Address of that port. Whoever reaches it can read the metrics, without a key.",
+    )

@@ -16,7 +16,12 @@ from pydantic import BaseModel, SecretStr, ValidationError, model_validator
 
 from infra.runtime.settings.agents import AgentDefaults, IsolationSettings, PoolSettings
 from infra.runtime.settings.chats import AnswerSettings, ConversationSettings, SideSettings
-from infra.runtime.settings.cluster import ClusterSettings, LogSettings, RedisSettings
+from infra.runtime.settings.cluster import (
+    ClusterSettings,
+    LogSettings,
+    MetricsSettings,
+    RedisSettings,
+)
 from infra.runtime.settings.edge import EdgeSettings
 from infra.runtime.settings.egress import EgressSettings
 from infra.runtime.settings.files import FileSettings, FileStoreSettings
@@ -47,6 +52,7 @@ SECTIONS: tuple[type[Section], ...] = (
     RedisSettings,
     ClusterSettings,
     LogSettings,
+    MetricsSettings,
 )
 """In the order in which the documents list them."""
 
@@ -74,6 +80,7 @@ class Settings(
     RedisSettings,
     ClusterSettings,
     LogSettings,
+    MetricsSettings,
 ):
     """All settings of a deployment."""
 

@@ -10,6 +10,7 @@ pool. Then this takes its transport over.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import chain
@@ -19,9 +20,10 @@ import hiredis
 from redis._parsers.base import BaseParser
 from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import InvalidResponse, ReadOnlyError
+from redis.exceptions import InvalidResponse, NoScriptError, ReadOnlyError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
+from infra.metrics.store import CALLS, CONNECTIONS_LOST, FAILURES
 from infra.store.server.commands import Command, CommandRunner
 from infra.store.server.faults import FAULTS, delays
 from infra.store.server.sentinels import PrimaryConnection
@@ -159,7 +161,13 @@ class PipelinedCommands:
         self._sent.popleft()
         self._pauses = None
         self._held_bytes -= len(request.packed)
+        self._count(request, reply)
         request.settle(reply)
+
+    def _count(self, request: _Request, reply: Any) -> None:
+        CALLS.observe(time.perf_counter() - request.asked_s)
+        if isinstance(reply, Exception) and not isinstance(reply, NoScriptError):
+            FAILURES.labels("other").inc()
 
     def on_room(self) -> None:
         """The transport takes more."""
@@ -169,6 +177,7 @@ class PipelinedCommands:
         """A connection is lost: what it has not answered is sent again on the next one."""
         if link is None or link is not self._link:
             return
+        CONNECTIONS_LOST.inc()
         self._let_go(is_doubtful=isinstance(error, ReadOnlyError))
         lost, self._sent = self._sent, deque()
         self._unsent.extendleft(reversed(lost))
@@ -184,6 +193,7 @@ class PipelinedCommands:
         for request in requests:
             request.losses += 1
             if request.losses > LOSSES_MAX:
+                FAILURES.labels("lost").inc()
                 request.fail(_loss(error))
         self._forget_given_up()
         self._pauses = self._pauses or delays(first_s=0.02, most_s=0.2)
@@ -216,6 +226,7 @@ class PipelinedCommands:
         overdue = [r for r in chain(self._sent, self._unsent) if r.due_s <= now_s]
         is_silent = any(request.due_s <= now_s for request in self._sent)
         for request in overdue:
+            FAILURES.labels("late").inc()
             request.fail(RedisTimeoutError(f"no answer within {self._timeout_s:g} s"))
         if is_silent:
             self.on_lost(self._link, RedisConnectionError("Redis is silent"))
@@ -227,12 +238,14 @@ class PipelinedCommands:
 class _Request:
     """A command on its way."""
 
-    __slots__ = ("answer", "due_s", "losses", "packed")
+    __slots__ = ("answer", "asked_s", "due_s", "losses", "packed")
 
     def __init__(self, packed: bytes, answer: asyncio.Future[Any], due_s: float) -> None:
         self.packed = packed
         self.answer = answer
         self.due_s = due_s
+        # The clock of the loop may be as coarse as a millisecond.
+        self.asked_s = time.perf_counter()
         self.losses = 0
 
     def settle(self, reply: Any) -> None:

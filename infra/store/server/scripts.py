@@ -21,6 +21,7 @@ from typing import Any, TypeVar
 from redis.asyncio import Redis
 from redis.exceptions import NoScriptError
 
+from infra.metrics.store import SCRIPTS
 from infra.store.keys import Keys
 from infra.store.server.calls import Call, CallShape, shape_of
 from infra.store.server.commands import runner_of
@@ -83,6 +84,7 @@ class Scripts:
         """
         script = self._loaded.get(type(call)) or self._load(call)
         sent = _in_order(script, call, keys)
+        SCRIPTS.labels(call.script).inc()
         with translate():
             try:
                 reply = await self._commands.run("EVALSHA", script.sha, *sent)

@@ -16,6 +16,7 @@ from types import TracebackType
 
 from redis.asyncio import Redis
 
+from infra.metrics.store import DELIVERY_SECONDS, LIVE_DROPPED
 from infra.runtime.contents import Contents
 from infra.runtime.logs import RatedLog
 from infra.store.keys import Keys
@@ -71,6 +72,7 @@ class LivePublisher:
         """
         if self._pending_bytes + len(frame) > self._pending_max_bytes:
             self.dropped += 1
+            LIVE_DROPPED.inc()
             return
         if self._contents is not None:
             frame = _sealed(frame, self._contents)
@@ -98,6 +100,7 @@ class LivePublisher:
             except FAULTS as error:
                 lost = sum(map(len, flushed.values()))
                 self.dropped += lost
+                LIVE_DROPPED.inc(lost)
                 log.warning("%d live frames not published: %s", lost, type(error).__name__)
                 await asyncio.sleep(next(pauses))
 
@@ -211,7 +214,8 @@ class LiveSubscriber:
                     self.subscribed.set()
                     self._overflow_all()
                 else:
-                    self._deliver(message)
+                    with DELIVERY_SECONDS.time():
+                        self._deliver(message)
 
     def attach(self, turn: TurnId) -> AttachedMailbox:
         """In its block, the mailbox gets frames of this turn. Several relays may attach."""

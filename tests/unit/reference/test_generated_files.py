@@ -63,7 +63,7 @@ def test_every_setting_is_read_by_a_program_or_by_the_command_alone() -> None:
         ("egress_idle_timeout_s", {"gateway"}),
         ("container_pids", {"worker", "engine-proxy"}),
         ("host_id", {"api", "worker", "engine-proxy"}),  # by way of a property
-        ("log_level", {"api", "worker", "gateway", "engine-proxy"}),
+        ("log_level", {"api", "worker", "gateway", "engine-proxy", "exporter"}),
     ],
 )
 def test_it_is_known_which_programs_read_a_setting(setting: str, readers: set[str]) -> None:

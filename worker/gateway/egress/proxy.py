@@ -20,6 +20,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
+from infra.metrics.gateway import EGRESS, EGRESS_BYTES, count_egress_refusal
 from infra.runtime.logs import fields
 from infra.runtime.settings import EgressPolicy, EgressProfile
 from worker.gateway.bounds import Pace, Places, PlacesTaken, TooFast
@@ -159,11 +160,13 @@ class EgressProxy:
                     carried = CarriedBytes(turn, bounds, told)
                     if is_mcp(request):
                         with _taken(bounds.mcp):
+                            EGRESS.labels("mcp").inc()
                             await self._mcp.ask(carried, request, agent)
                         return
                     server = await self._open(self._rules.of(turn.options.egress_profile), request)
                     await self._carry(carried, request, agent, server)
         except EgressRefused as refused:
+            count_egress_refusal(refused.status)
             bounds.log.info(
                 "egress refused", **told, reason=refused.message, address=refused.detail
             )
@@ -188,6 +191,7 @@ class EgressProxy:
     ) -> None:
         """Pass bytes on until both sides are done."""
         address = server[1].get_extra_info("peername")[0]
+        EGRESS.labels("allowed").inc()
         log.info("egress allowed", extra=fields(**carried.told, address=address))
         try:
             if request.is_tunnel:
@@ -196,6 +200,8 @@ class EgressProxy:
             await exchange(agent, server, carried, self._limits)
         finally:
             server[1].close()
+            EGRESS_BYTES.labels("sent").inc(carried.sent)
+            EGRESS_BYTES.labels("received").inc(carried.received)
             told = fields(**carried.told, sent=carried.sent, received=carried.received)
             log.info("egress over", extra=told)
 

@@ -12,11 +12,13 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import time
 from collections import OrderedDict, defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from infra.metrics.gateway import MODEL_ANSWER_SECONDS, count_answer, count_unanswered
 from infra.runtime.logs import fields
 from infra.wire.events import Usage
 from infra.wire.gateway import Meters, ModelUsage, TurnMeter, UpstreamError
@@ -56,7 +58,8 @@ class CallMeter:
         self.is_stream = is_stream
         self.is_final = False
         """Whether the upstream has reported the answer's total cost."""
-        self._status = status
+        self.status = status
+        """The HTTP status of the answer."""
         self._retry_after_s = retry_after_s
         self._estimate = estimate
         self._body = bytearray()
@@ -118,7 +121,7 @@ class CallMeter:
     def _estimated_output(self) -> int:
         """A delta counts at least one token; in longer ones, four bytes of text count as one."""
         if not self.is_stream:
-            return self._body_bytes // _TOKEN_BYTES if self._status < 400 else 0
+            return self._body_bytes // _TOKEN_BYTES if self.status < 400 else 0
         text_bytes = self._delta_bytes - self._deltas * _DELTA_FRAME_BYTES
         return max(self._deltas, text_bytes // _TOKEN_BYTES)
 
@@ -178,7 +181,7 @@ class CallMeter:
     def _fail(self, error: Any) -> None:
         kind = error.get("type") if isinstance(error, dict) else None
         kind = kind if isinstance(kind, str) else None
-        status = self._status if self._status >= 400 else STATUS_OF_KIND.get(kind or "", 500)
+        status = self.status if self.status >= 400 else STATUS_OF_KIND.get(kind or "", 500)
         self.error = UpstreamError(status=status, kind=kind, retry_after_s=self._retry_after_s)
 
 
@@ -202,6 +205,7 @@ class TurnCounter:
     def call(self, meter: CallMeter, model: str) -> Iterator[None]:
         """One answer, from its status to its end, however it ends."""
         self._running[meter] = model
+        began_s = time.perf_counter()
         try:
             yield
         except BaseException:
@@ -213,6 +217,8 @@ class TurnCounter:
             self._past[model] = _with_call(self._past[model], meter.usage)
             self._past_tokens += meter.spent_tokens
             self._last_error = meter.error or self._last_error
+            MODEL_ANSWER_SECONDS.observe(time.perf_counter() - began_s)
+            count_answer(status=meter.status, usage=meter.usage, error=meter.error)
 
     @contextmanager
     def unanswered(self, model: str, estimate: Estimate) -> Iterator[None]:
@@ -242,11 +248,13 @@ class TurnCounter:
             used = estimate()
             self._past[model] = _with_call(self._past[model], used)
             self._past_tokens += used.spent_tokens
+            count_unanswered(used, is_unreachable=False)
 
     def fail(self, error: UpstreamError, model: str) -> None:
         """Count a call that got no answer at all."""
         self._past[model] = _with_call(self._past[model], Usage())
         self._last_error = error
+        count_unanswered(Usage(), is_unreachable=True)
 
     def read(self, instance: str = "") -> TurnMeter:
         """The current figures."""

@@ -25,6 +25,7 @@ from io import BytesIO
 import aiohttp
 from aiohttp import web
 
+from infra.metrics.gateway import MODEL_REFUSALS
 from infra.runtime.logs import RatedLog, fields
 from infra.runtime.threads import in_thread
 from infra.wire.errors import AgClusterError, ErrorCode
@@ -160,6 +161,7 @@ class ModelProxy:
             check_target(request)
             return await self._call(session, bounds, request)
         except CallRefused as refused:
+            MODEL_REFUSALS.labels(refused.kind).inc()
             bounds.log.info(
                 "model call refused",
                 conversation=session.conversation,

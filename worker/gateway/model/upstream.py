@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 import urllib.request
 from collections.abc import AsyncIterable
 from dataclasses import dataclass
@@ -13,6 +14,8 @@ from urllib.parse import urlsplit
 import aiohttp
 from multidict import CIMultiDict
 from yarl import URL
+
+from infra.metrics.gateway import MODEL_HEAD_SECONDS
 
 
 @dataclass(frozen=True)
@@ -68,13 +71,16 @@ class Upstream:
         Raises `aiohttp.ClientError`, `OSError` or `TimeoutError`.
         """
         assert self._http is not None
-        return await self._http.post(
+        began_s = time.perf_counter()
+        answer = await self._http.post(
             URL(self._base_url + path, encoded=True),
             headers=headers,
             data=body,
             allow_redirects=False,
             proxy=self._proxy,
         )
+        MODEL_HEAD_SECONDS.observe(time.perf_counter() - began_s)
+        return answer
 
 
 def proxy_for(url: str) -> str | None:

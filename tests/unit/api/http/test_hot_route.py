@@ -39,6 +39,6 @@ async def test_only_posts_to_the_hot_paths_pass_the_framework(
     async def send(message: Message) -> None:
         sent.extend(message.get("body", b""))
 
-    app = HotRoute(HotEndpoint(endpoint), framework, paths=("/hot", "/as-hot"))
+    app = HotRoute(HotEndpoint(endpoint, path="/hot"), framework, paths=("/hot", "/as-hot"))
     await app({"type": "http", "method": method, "path": path, "headers": []}, receive, send)
     assert sent == told

@@ -50,6 +50,7 @@ def test_a_program_gets_no_secret_it_has_no_use_for() -> None:
         "api": {"s" * 32, "c" * 32, "a=b"},
         "worker": {"c" * 32, "a=b"},
         "gateway": {"s" * 32},
+        "exporter": set(),
     }
 
 
