@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV   ?= .venv
 PORT   ?=
 ARGS   ?=
-# What our images are built from. Pinned by its digest where that matters (docs/dependencies.md):
+# What our images are built from. Pinned by its digest where that matters (docs/reference/dependencies.md):
 #   make image image-analyst control-image BASE_IMAGE=python:3.11-slim-bookworm@sha256:...
 BASE_IMAGE ?= $(or $(AGCLUSTER_BASE_IMAGE),python:3.11-slim-bookworm)
 AGENT_IMAGE ?= agcluster-agent:0.1.0
@@ -74,7 +74,7 @@ fmt: $(VENV)/.dev ## format the code and mend what the linter can mend
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-docs: $(VENV)/.dev ## renew what is generated: .env.example, docs/settings.md, docs/failures.md, ARCHITECTURE.md
+docs: $(VENV)/.dev ## renew what is generated: .env.example, docs/reference/settings.md, docs/reference/failures.md, ARCHITECTURE.md
 	$(BIN)/python -m infra.reference.settings --write
 	$(BIN)/python -m infra.reference.diagrams --write
 	$(BIN)/python -m infra.reference.profiles --write
@@ -111,10 +111,10 @@ sbom: $(VENV)/.dev $(SUPPLY)/.made ## bills of materials (CycloneDX): the images
 audit: $(SUPPLY)/.made ## look for known holes in what the images install (needs the internet)
 	@sh infra/images/audit.sh "$(SUPPLY)/bin/pip-audit"
 
-licenses: $(VENV)/.dev $(SUPPLY)/.made ## renew docs/licenses.md
+licenses: $(VENV)/.dev $(SUPPLY)/.made ## renew docs/reference/licenses.md
 	@$(SUPPLY)/bin/pip-licenses --python $(BIN)/python --from mixed --format json \
 	  | $(BIN)/python -m infra.reference.licenses > build-licenses.md.new \
-	  && mv build-licenses.md.new docs/licenses.md || { rm -f build-licenses.md.new; exit 1; }
+	  && mv build-licenses.md.new docs/reference/licenses.md || { rm -f build-licenses.md.new; exit 1; }
 
 env: ## make a .env with fresh secrets for `docker compose up`
 	@sh infra/images/make-env.sh .env
@@ -126,7 +126,7 @@ compose: ## the production-like deployment, in the foreground
 rollout: ## bring a changed .env or new images to what `make compose` started, one service after the other
 	@sh infra/images/rollout.sh
 
-ops: ## a shell beside the composed deployment, with agcluster and redis-cli (docs/operations.md)
+ops: ## a shell beside the composed deployment, with agcluster and redis-cli (docs/reference/operations.md)
 	@docker compose run --rm ops
 
 redis-cli: ## its Redis as the user who only looks (ARGS="HGETALL agc:conv:...")

@@ -1,4 +1,4 @@
-"""What happens to each field of a chat request: one table, for docs/clients.md and for the tests.
+"""What happens to each field of a chat request: one table, for clients.md and for the tests.
 
 `tests/e2e/test_compatibility.py` sends each `Sent` field and sees whether the model or the answer
 changes. A `Shown` field is shown by the test that it names. Both are compared with what the API
@@ -19,7 +19,7 @@ from api.chat.fields import HONOURED, IGNORED_INSIDE, IGNORED_PARAMETERS, REFUSE
 from infra.reference.generated import replace_part, run
 from tests.failures import tests_by_name
 
-PAGE = Path("docs/clients.md")
+PAGE = Path("docs/reference/clients.md")
 BEGIN, END = "<!-- generated:fields -->\n", "<!-- /generated:fields -->\n"
 MEASURED = "test_every_field_has_the_effect_that_the_table_says"
 
@@ -232,7 +232,7 @@ def table() -> str:
     lines = ["| field | for an agent | in a side request | |\n| --- | --- | --- | --- |"]
     files = tests_by_name()
     for row in rows():
-        where = f"[its test](../{files[row.test]})" if row.test != MEASURED else ""
+        where = f"[its test](../../{files[row.test]})" if row.test != MEASURED else ""
         lines.append(f"| `{row.name}` | {row.agents} | {row.side} | {where} |")
     return "\n".join(lines) + "\n"
 

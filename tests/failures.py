@@ -1,6 +1,7 @@
 """What fails and which tests show it: one table, `tests/failures.toml`, as two documents.
 
-ARCHITECTURE.md says what the user sees; docs/failures.md names the tests, each with its file.
+ARCHITECTURE.md says what the user sees; docs/reference/failures.md names the tests, each with
+its file.
 `python -m tests.failures [--write|--check]` from the repository's root.
 """
 
@@ -18,7 +19,7 @@ from infra.reference.generated import command, replace_part
 
 ROOT = Path(__file__).resolve().parents[1]
 TABLE = ROOT / "tests" / "failures.toml"
-OVERVIEW, PAGE = Path("ARCHITECTURE.md"), Path("docs/failures.md")
+OVERVIEW, PAGE = Path("ARCHITECTURE.md"), Path("docs/reference/failures.md")
 
 HEAD = """\
 # Failures, and the tests that show them
@@ -80,7 +81,9 @@ def page() -> str:
         lines.append(f"## {group.name}\n")
         for failure in group.failure:
             lines.append(f"### {failure.what[0].upper()}{failure.what[1:]}\n")
-            lines += [f"- `{test}` ([{files[test]}](../{files[test]}))" for test in failure.tests]
+            lines += [
+                f"- `{test}` ([{files[test]}](../../{files[test]}))" for test in failure.tests
+            ]
             lines += [f"- chaos scenario `{name}`" for name in failure.chaos]
             lines.append("")
     return "\n".join(lines)

@@ -1,4 +1,4 @@
-"""The recipes of docs/operations.md, as its readers would copy them."""
+"""The recipes of docs/reference/operations.md, as its readers would copy them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-DOCUMENT = Path(__file__).resolve().parents[1] / "docs" / "operations.md"
+DOCUMENT = Path(__file__).resolve().parents[1] / "docs" / "reference" / "operations.md"
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """What attackers may try, and the tests that show it failing: `tests/threats.toml` as documents.
 
-SECURITY.md says what stands in the way; docs/threats.md names the tests, each with its file.
+SECURITY.md says what stands in the way; docs/reference/threats.md names the tests, each with
+its file.
 `python -m tests.threats [--write|--check]` from the repository's root.
 """
 
@@ -21,14 +22,14 @@ from tests.failures import tests_by_name
 
 ROOT = Path(__file__).resolve().parents[1]
 TABLE = ROOT / "tests" / "threats.toml"
-OVERVIEW, PAGE = Path("SECURITY.md"), Path("docs/threats.md")
+OVERVIEW, PAGE = Path("SECURITY.md"), Path("docs/reference/threats.md")
 WIDTH = 140
 
 HEAD = """\
 # Threats, and the tests that show them
 
-[SECURITY.md](../SECURITY.md) says who attacks, what is worth it, and what stands in the way. This
-page says which tests show it. Generated from `tests/threats.toml`: `make docs`.
+[SECURITY.md](../../SECURITY.md) says who attacks, what is worth it, and what stands in the way.
+This page says which tests show it. Generated from `tests/threats.toml`: `make docs`.
 """
 
 
@@ -91,7 +92,7 @@ def page() -> str:
         lines.append(f"## {attacker.name}\n")
         for threat in attacker.threat:
             lines.append(f"### {threat.what[0].upper()}{threat.what[1:]}\n")
-            lines += [f"- `{test}` ([{files[test]}](../{files[test]}))" for test in threat.tests]
+            lines += [f"- `{test}` ([{files[test]}](../../{files[test]}))" for test in threat.tests]
             lines.append("")
     return "\n".join(lines)
 

@@ -11,7 +11,7 @@ RUN useradd --create-home --uid 1000 --shell /usr/sbin/nologin agcluster \
  && install -d -o agcluster -g agcluster -m 0700 /run/engine
 RUN python3 -m venv /opt/venv
 
-# redis-cli, for the service `ops`: people look at the cluster with it (docs/operations.md).
+# redis-cli, for the service `ops`: people look at the cluster with it (docs/reference/operations.md).
 RUN apt-get update \
  && apt-get install -y --no-install-recommends redis-tools \
  && rm -rf /var/lib/apt/lists/*

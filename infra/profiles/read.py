@@ -36,7 +36,7 @@ MADE = frozenset({"bundle"})
 """Fields that nobody writes."""
 _ADVICE: Mapping[Path, str] = {
     ("packages",): "is not a field of an agent: build an image with them, and name it as `image`; "
-    "nothing is installed while an agent starts (docs/agents.md)",
+    "nothing is installed while an agent starts (docs/reference/agents.md)",
 }
 """What to do instead of a field that people expect."""
 _FIELD_OF_FAULTS: Mapping[str, str] = {

@@ -1,7 +1,7 @@
-"""The licences of what the images install, as docs/licenses.md: `make licenses`.
+"""The licences of what the images install, as docs/reference/licenses.md: `make licenses`.
 
-`pip-licenses --format json | python -m infra.reference.licenses > docs/licenses.md`. It reads the
-pinned requirements to know what is shipped, and knows which licences are allowed.
+`pip-licenses --format json | python -m infra.reference.licenses > docs/reference/licenses.md`. It
+reads the pinned requirements to know what is shipped, and knows which licences are allowed.
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ from prometheus_client.metrics import MetricWrapperBase
 
 from infra.reference.generated import apply
 
-PAGE = Path("docs/metrics.md")
+PAGE = Path("docs/reference/metrics.md")
 HEAD = """\
 # Metrics
 

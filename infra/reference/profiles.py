@@ -1,4 +1,4 @@
-"""Generates `docs/agent.schema.json`, the JSON Schema of agents' profiles.
+"""Generates `docs/reference/agent.schema.json`, the JSON Schema of agents' profiles.
 
 `python -m infra.reference.profiles [--write|--check]` from the repository's root.
 """
@@ -11,7 +11,7 @@ from pathlib import Path
 from infra.profiles.schema import profile_schema_text
 from infra.reference.generated import run
 
-DOCUMENT = Path("docs/agent.schema.json")
+DOCUMENT = Path("docs/reference/agent.schema.json")
 
 
 def main(arguments: list[str] | None = None) -> int:

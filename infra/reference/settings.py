@@ -1,5 +1,5 @@
-"""Generates files from the settings: `.env.example`, `docs/settings.md`, and the names that
-`compose.yaml` passes on.
+"""Generates files from the settings: `.env.example`, `docs/reference/settings.md`, and the names
+that `compose.yaml` passes on.
 
 `python -m infra.reference.settings [env|settings|compose] [--write|--check]` from the repository's
 root. A test fails if a file and `infra/runtime/settings/` differ.
@@ -36,7 +36,7 @@ COMPOSE_PART = """
 # REDIS_API_PASSWORD=
 # REDIS_WORKER_PASSWORD=
 
-# For people with redis-cli (docs/operations.md). Without it there is no user `ops`.
+# For people with redis-cli (docs/reference/operations.md). Without it there is no user `ops`.
 # REDIS_OPS_PASSWORD=
 
 # Group of the Docker socket, so that the engine proxy may use it: stat -c %g /var/run/docker.sock
@@ -46,7 +46,7 @@ COMPOSE_PART = """
 # short.
 # COMPOSE_DATA_DIR=/var/lib/agcluster
 
-# Folder of this host with the profiles of agents (docs/agents.md).
+# Folder of this host with the profiles of agents (docs/reference/agents.md).
 # COMPOSE_AGENTS_DIR=./infra/agents
 
 # For the S3 server of `--profile s3`: its secret key (openssl rand -hex 32), and its image.
@@ -112,7 +112,7 @@ def env_example() -> str:
 
 
 def settings_page() -> str:
-    """The text of `docs/settings.md`."""
+    """The text of `docs/reference/settings.md`."""
     lines = [SETTINGS_HEAD.rstrip()]
     for title, entries in sections():
         lines += ["", f"## {title}", "| name | default | read by | meaning |"]
@@ -144,7 +144,7 @@ def compose() -> str:
 
 FILES: dict[str, tuple[Path, Callable[[], str]]] = {
     "env": (Path(".env.example"), env_example),
-    "settings": (Path("docs/settings.md"), settings_page),
+    "settings": (Path("docs/reference/settings.md"), settings_page),
     "compose": (COMPOSE_FILE, compose),
 }
 

@@ -1,7 +1,7 @@
 """`python -m tests.bench` (or `make bench`): the whole run.
 
     make bench ARGS="--save before.json"                       # measure and keep
-    make bench ARGS="--before before.json --write docs/performance.md"
+    make bench ARGS="--before before.json --write docs/explanation/performance.md"
 
 Prints each section as it comes, then the table of marks. About twelve minutes on two quiet cores,
 LiteLLM not counted; `--quick` takes two and shows only that everything works.

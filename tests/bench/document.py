@@ -1,4 +1,4 @@
-"""docs/performance.md: what stands between its markers is a run's."""
+"""docs/explanation/performance.md: what stands between its markers is a run's."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ from pydantic import BaseModel
 Model = TypeVar("Model", bound=BaseModel)
 
 DOCUMENTED = {"reasoning_content", "agcluster"}
-"""What docs/clients.md says is in a message or a delta beyond OpenAI's."""
+"""What docs/reference/clients.md says is in a message or a delta beyond OpenAI's."""
 
 
 def completion(body: str | bytes) -> ChatCompletion:

@@ -334,7 +334,7 @@ def test_doctor_in_a_container_looks_at_its_program(deployment: Deployment, serv
 
 
 def test_recipes_run_beside_the_deployment_as_they_are_written(deployment: Deployment) -> None:
-    """One shell of the service `ops`, every recipe of docs/operations.md after the other."""
+    """One shell of the service `ops`, every recipe of operations.md after the other."""
     idle, busy = f"idle-{uuid.uuid4()}", f"busy-{uuid.uuid4()}"
     asked(deployment, idle, "echo hello")
     with ThreadPoolExecutor(2) as beside, closing(deployment.client()) as client:

@@ -1,8 +1,8 @@
 """What an agent or a tenant does so that others wait, while a neighbour with another key is served.
 
 Every attack is real, through the whole product. The neighbour loses no word and no request; how
-long it waited, and what the programs took, is printed (`-s`) and not judged: docs/performance.md
-has one run's figures.
+long it waited, and what the programs took, is printed (`-s`) and not judged:
+docs/explanation/performance.md has one run's figures.
 """
 
 from __future__ import annotations

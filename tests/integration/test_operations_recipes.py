@@ -1,4 +1,4 @@
-"""Every command of docs/operations.md, run by redis-cli against a real server after real turns.
+"""Every command of operations.md, run by redis-cli against a real server after real turns.
 
 The cluster's past is made through the store: one turn ended, one begun, one waiting. The heading of
 each recipe must be known here with a word its output has to hold, so a new one arrives with a test.

@@ -66,7 +66,7 @@ def page_url(deployment: Deployment) -> Iterator[str]:
 
 
 def _settings(deployment: Deployment, folder: str) -> dict[str, str]:
-    """As in docs/clients.md; the rest keeps it from asking the internet for models and news."""
+    """As in docs/reference/clients.md; the rest keeps it off the internet."""
     return {
         "OPENAI_API_BASE_URL": f"{deployment.base_url}/v1",
         "OPENAI_API_KEY": GOOD_KEY,

@@ -37,8 +37,8 @@ class AgentDefaults(Section):
     )
     agents_dir: Path = Field(
         Path("agents"),
-        description="Folder with the profiles of agents, a YAML file each (docs/agents.md). "
-        "Clients pick an agent by its name, as `model`.",
+        description="Folder with the profiles of agents, a YAML file each "
+        "(docs/reference/agents.md). Clients pick an agent by its name, as `model`.",
     )
     shipped_agents: bool = Field(
         True,
@@ -71,8 +71,9 @@ class AgentDefaults(Section):
     )
     permissions: PermissionRules | None = Field(
         None,
-        description="What agents may do without asking their user, as JSON (docs/agents.md). "
-        "Empty: everything, in the sandbox. An agent's profile decides for itself.",
+        description="What agents may do without asking their user, as JSON "
+        "(docs/reference/agents.md). Empty: everything, in the sandbox. An agent's profile "
+        "decides for itself.",
     )
     turn_deadline_s: float = Field(3600.0, gt=0, description="Maximum duration of a turn.")
     idle_timeout_s: float = Field(

@@ -90,7 +90,7 @@ class ClusterSettings(Section):
     demo: bool = Field(
         False,
         description="Use the built-in scripted model: no key and no internet access needed. Any "
-        "key that is not empty is accepted (docs/demo.md).",
+        "key that is not empty is accepted (docs/start/demo.md).",
     )
 
     @field_validator("data_dir")

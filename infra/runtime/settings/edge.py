@@ -59,8 +59,8 @@ class EdgeSettings(Section):
     )
     a2a: bool = Field(
         False,
-        description="Serve each agent over A2A 1.0, too, at /a2a/AGENT (docs/a2a.md). Needs the "
-        "extra `a2a`.",
+        description="Serve each agent over A2A 1.0, too, at /a2a/AGENT (docs/how-to/a2a.md). "
+        "Needs the extra `a2a`.",
     )
     key_check: bool = Field(
         True,

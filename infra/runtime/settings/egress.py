@@ -37,7 +37,7 @@ class EgressSettings(Section):
     mcp_secrets: SecretStr | None = Field(
         None,
         description="Secrets that the headers of agents' MCP servers name, as JSON: "
-        '`{"GITHUB_TOKEN": "..."}` (docs/mcp.md). Only gateways read them.',
+        '`{"GITHUB_TOKEN": "..."}` (docs/how-to/mcp.md). Only gateways read them.',
     )
     egress_ports: Ports = Field(
         (80, 443), description="Ports that tools may reach: HTTP, HTTPS, git over HTTPS."

@@ -23,7 +23,7 @@ class Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     title: ClassVar[str] = ""
-    """The heading in `.env.example` and docs/settings.md."""
+    """The heading in `.env.example` and docs/reference/settings.md."""
 
 
 class ToolDisplay(StrEnum):

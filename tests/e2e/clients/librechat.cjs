@@ -22,7 +22,7 @@ globalThis.fetch = async (url, init) => {
   return await realFetch(url, init);
 };
 
-/** As `headers:` of librechat.yaml (docs/clients.md), with the placeholders filled in. */
+/** As `headers:` of librechat.yaml (docs/reference/clients.md), with the placeholders filled in. */
 function headers({ conversation, message, parent }) {
   return {
     "X-Conversation-ID": conversation,

@@ -341,7 +341,7 @@ def read_as_dify(url: str) -> list[str]:
 
 
 async def test_broken_stream_goes_on_behind_what_was_seen() -> None:
-    """As docs/clients.md says: by the id in each chunk, with or without numbers."""
+    """As docs/reference/clients.md says: by the id in each chunk, with or without numbers."""
     async with running_api(HELD) as api:
         for headers, seen in ((STAYS, ""), (STAYS | NUMBERED, "so far")):
             turn, last_id = await broken_off(api, headers)

@@ -95,7 +95,7 @@ def test_failures_are_as_their_table_says() -> None:
     assert {path: (ROOT / path).read_text() for path in renewed()} == renewed()
 
 
-@pytest.mark.parametrize("page", ["ARCHITECTURE.md", "SECURITY.md", "docs/clients.md"])
+@pytest.mark.parametrize("page", ["ARCHITECTURE.md", "SECURITY.md", "docs/reference/clients.md"])
 def test_every_line_can_be_read(page: str) -> None:
     lines = (ROOT / page).read_text().splitlines()
     assert [line for line in lines if len(line) > 200] == []
@@ -120,7 +120,7 @@ def test_every_decision_is_listed() -> None:
 
 
 def test_clients_document_holds_every_status() -> None:
-    text = (ROOT / "docs" / "clients.md").read_text()
+    text = (ROOT / "docs" / "reference" / "clients.md").read_text()
     rows = re.findall(r"^\| (\d{3}) \| `(\w+)` \| (.*) \|$", text, flags=re.MULTILINE)
     shown = {(code.value, str(entry.status), SENTENCES[code]) for code, entry in TABLE.items()}
     assert {(code, status, message) for status, code, message in rows} == shown
@@ -131,7 +131,7 @@ def test_every_dependency_has_its_reason() -> None:
     declared = re.findall(
         r'"([A-Za-z][\w-]*)(?:\[\w+\])?\s*(?:[<>=!~].*?)?(?:;.*?)?"', _requirements(project)
     )
-    reasons = (ROOT / "docs" / "dependencies.md").read_text()
+    reasons = (ROOT / "docs" / "reference" / "dependencies.md").read_text()
     assert [name for name in declared if not re.search(rf"\b{re.escape(name)}\b", reasons)] == []
 
 
@@ -141,7 +141,7 @@ def _requirements(project: str) -> str:
 
 
 def test_the_page_of_the_demo_has_all_its_words() -> None:
-    page = (ROOT / "docs" / "demo.md").read_text()
+    page = (ROOT / "docs" / "start" / "demo.md").read_text()
     for topic in TOPICS:
         examples = " · ".join(f"`{example}`" for example in topic.examples)
         assert f"| {examples} | {topic.about} |" in page

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[3]
-GLOSSARY = ROOT / "docs" / "glossary.md"
+GLOSSARY = ROOT / "docs" / "reference" / "glossary.md"
 PROGRAMS = ("api", "worker", "agent", "infra")
 ROW = re.compile(r"^\| \*\*(.+?)\*\* \| (.+) \|(.*)\|$", re.MULTILINE)
 STAND_IN = "infra/scripted_model"
@@ -40,7 +40,7 @@ def public_classes() -> dict[str, list[str]]:
 def lives(place: str) -> bool:
     """Whether the code has that place: a path, a module, a name in a module, a key, a setting."""
     if re.fullmatch(r"AGCLUSTER_[A-Z_]+", place):
-        return f"`{place}`" in (ROOT / "docs" / "settings.md").read_text()
+        return f"`{place}`" in (ROOT / "docs" / "reference" / "settings.md").read_text()
     if place.startswith("agc:"):
         # `<c>` and the like stand for ids; what is left has to be spelt in the key's function.
         fixed = [part for part in re.split(r"<\w+>|…", place.removeprefix("agc:")) if part]

@@ -11,7 +11,7 @@ from infra.wire.agents.profile import AgentProfile
 from tests import failures
 from tests.profile_fields import SHOWN_BY, fields_of
 
-PAGE = Path(__file__).resolve().parents[3] / "docs" / "agents.md"
+PAGE = Path(__file__).resolve().parents[3] / "docs" / "reference" / "agents.md"
 
 
 def test_every_field_of_a_profile_is_shown_by_a_test() -> None:

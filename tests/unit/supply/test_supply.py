@@ -56,7 +56,7 @@ def test_an_image_takes_nothing_that_was_not_pinned(image: str) -> None:
 
 def test_every_package_has_a_licence_that_may_be_shipped() -> None:
     """Fails for a list that is not of now: `make licenses`."""
-    listed = licences_of((ROOT / "docs" / "licenses.md").read_text())
+    listed = licences_of((ROOT / "docs" / "reference" / "licenses.md").read_text())
     assert set(listed) == set().union(*(pinned(image) for image in SHIPPED))
     assert {name: licence for name, licence in listed.items() if not is_allowed(licence)} == {}
 
