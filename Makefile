@@ -28,7 +28,7 @@ QUICK := not slow and not redis and not docker and not bwrap and not sdk and not
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check static static-format static-lint static-types static-borders fmt docs image control-image env compose rollout ops redis-cli compose-down bench bench-burst bench-fleet model soak fuzz clean lock sbom audit licenses test-runsc test-clients test-open-webui
+.PHONY: help run test check static static-format static-lint static-types static-borders fmt docs docs-site image control-image env compose rollout ops redis-cli compose-down bench bench-burst bench-fleet model soak fuzz clean lock sbom audit licenses test-runsc test-clients test-open-webui
 
 help: ## say what there is
 	@echo "AgCluster:"
@@ -79,10 +79,15 @@ docs: $(VENV)/.dev ## renew what is generated: .env.example, docs/reference/sett
 	$(BIN)/python -m infra.reference.diagrams --write
 	$(BIN)/python -m infra.reference.profiles --write
 	$(BIN)/python -m infra.reference.metrics --write
+	$(BIN)/python -m infra.reference.pages --write
 	$(BIN)/python -m worker.diagrams --write
 	$(BIN)/python -m tests.failures --write
 	$(BIN)/python -m tests.threats --write
 	$(BIN)/python -m tests.compatibility --write
+	$(BIN)/python -m tests.errors --write
+
+docs-site: $(VENV)/.dev ## build the site of the documents into build/site (ARGS=: what mkdocs takes)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build $(ARGS)
 
 image: $(VENV)/.embedded ## build the agents' image (BASE_IMAGE=...)
 	AGCLUSTER_BASE_IMAGE=$(BASE_IMAGE) $(BIN)/agcluster build-image

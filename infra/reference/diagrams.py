@@ -1,4 +1,4 @@
-"""The generated parts of ARCHITECTURE.md: the folders, the state diagrams, and the keys.
+"""The generated parts of ARCHITECTURE.md: the folders and the state diagrams; the keys, as text.
 
 `python -m infra.reference.diagrams [--write|--check]` from the repository's root. A test fails when
 the document and the code differ.
@@ -90,7 +90,7 @@ def keys() -> str:
 
 def renewed(document: str) -> str:
     """The document with these parts as the code has them now."""
-    for name, text in (("folders", folders(Path())), ("states", states()), ("keys", keys())):
+    for name, text in (("folders", folders(Path())), ("states", states())):
         begin, end = f"<!-- generated:{name} -->\n", "<!-- /generated -->\n"
         document = replace_part(document, text, begin=begin, end=end)
     return document
@@ -101,7 +101,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return run(
         DOCUMENT,
         renewed,
-        printed=lambda: "\n".join((folders(Path()), states(), keys())),
+        printed=lambda: "\n".join((folders(Path()), states())),
         program="infra.reference.diagrams",
         about=__doc__,
         arguments=arguments,

@@ -5,16 +5,15 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from importlib import import_module
 from pathlib import Path
 
 from prometheus_client import Counter, Gauge, Histogram
 from prometheus_client.metrics import MetricWrapperBase
 
-from infra.reference.generated import apply
+from infra.reference.generated import command
 
 PAGE = Path("docs/reference/metrics.md")
 HEAD = """\
@@ -69,17 +68,15 @@ def _entry(family: MetricWrapperBase) -> str:
     return f"- `{shown_name(family)}` ({kind}{labels}): {family._documentation}"
 
 
-def main() -> int:
-    """Write or compare the page."""
-    parser = argparse.ArgumentParser(prog="python -m infra.reference.metrics")
-    way = parser.add_mutually_exclusive_group()
-    way.add_argument("--write", action="store_true")
-    way.add_argument("--check", action="store_true")
-    given = parser.parse_args()
-    if not (given.write or given.check):
-        print(page(), end="")
-        return 0
-    return apply({PAGE: page()}, is_check=given.check)
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Print the page, or write or check it."""
+    return command(
+        lambda: {PAGE: page()},
+        printed=page,
+        program="infra.reference.metrics",
+        about=__doc__,
+        arguments=arguments,
+    )
 
 
 if __name__ == "__main__":
