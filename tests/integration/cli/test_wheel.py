@@ -59,6 +59,16 @@ def test_it_takes_one_name_and_has_every_file(wheel: Path) -> None:
     assert own - names == set()
 
 
+def test_it_tells_an_index_what_it_is(wheel: Path) -> None:
+    with zipfile.ZipFile(wheel) as packed:
+        (name,) = (name for name in packed.namelist() if name.endswith("/METADATA"))
+        told = packed.read(name).decode()
+    assert "Project-URL: Source, https://" in told
+    assert "Classifier: Typing :: Typed" in told
+    assert "Keywords: " in told
+    assert "# AgCluster" in told, "the README is its description"
+
+
 @pytest.mark.bwrap
 @pytest.mark.redis
 @pytest.mark.sdk
