@@ -23,6 +23,7 @@ from infra.store.placement.workers import Resubscribed, WorkerRecord
 from infra.wire.base import VERSION
 from infra.wire.control import CancelTurn, DrainWorker, StopSession, TurnWaits
 from infra.wire.errors import AgClusterError, ContainerFailed
+from infra.wire.gateway import UpstreamHealth
 from infra.wire.ids import ConversationKey, TurnId, WorkerId
 from infra.wire.states import WORKER_TRANSITIONS, WorkerState
 from worker.assembly import PartWishes, assembled
@@ -260,6 +261,7 @@ class WorkerProcess:
                 spares=self.parts.pool.spares,
                 spare_hits=self.parts.pool.hits,
                 spare_misses=self.parts.pool.misses,
+                upstream=_upstream_of(self.parts.gateway.upstream),
             )
         )
         self.placement.look_if_left()
@@ -382,6 +384,12 @@ class WorkerProcess:
             await call
         except AgClusterError as error:
             log.warning("could not %s: %s", what, error)
+
+
+def _upstream_of(known: UpstreamHealth | None) -> str:
+    if known is None or not known.is_known:
+        return ""
+    return f"{known.host} {known.cause}" if known.cause else "ok"
 
 
 async def _endless(loop: Coroutine[Any, Any, None], name: str) -> None:

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from fastapi import APIRouter, Response
 
 from api.deps import ApiDeps
 from api.routes.openapi import OPEN, Responses, errors
 from api.routes.shapes import Health
+from infra.store.placement.workers import WorkerRecord
 from infra.wire.base import VERSION
 from infra.wire.errors import StoreUnavailable
+from infra.wire.text.words import WHY_AWAY
+from infra.wire.upstream_cause import UpstreamCause
 
 WORKERS_AWAY_S = 30.0
 """Seconds that a replica stays ready after it last saw a ready worker. While a worker is replaced,
@@ -26,36 +31,53 @@ class HealthCheck:
 
     async def look(self) -> Health:
         """The state now. A Redis that cannot be reached is a state, not an error."""
-        has_redis, workers = True, 0
+        has_redis, workers, upstream = True, 0, "unknown"
         try:
             alive = await self._deps.workers.alive()
             workers = sum(worker.state == "ready" for worker in alive)
+            upstream = _upstream(alive)
         except StoreUnavailable:
             has_redis = False
         if workers:
             self._worker_seen_s = self._deps.clock.monotonic()
         return Health.model_validate(
             {
-                "status": self._status(has_redis=has_redis, workers=workers),
+                "status": self._status(has_redis=has_redis, workers=workers, upstream=upstream),
                 "version": VERSION,
                 "agent_image": self._deps.settings.agent_image,
                 "workers": workers,
                 "redis": "ok" if has_redis else "unavailable",
+                "upstream": upstream,
             }
         )
 
     def is_ready(self, found: Health) -> bool:
-        """Whether to send traffic here. Without a worker only for a while: the next may follow."""
+        """Whether to send traffic here. Without a worker only for a while: the next may follow.
+
+        Without the model's service too: it is away from all replicas, and a turn says so.
+        """
+        if found.status == "degraded" and found.workers:
+            return True
         if found.status != "degraded" or self._worker_seen_s is None:
             return found.status == "healthy"
         return self._deps.clock.monotonic() < self._worker_seen_s + WORKERS_AWAY_S
 
-    def _status(self, *, has_redis: bool, workers: int) -> str:
+    def _status(self, *, has_redis: bool, workers: int, upstream: str) -> str:
         if not has_redis:
             return "unhealthy"
         if self._deps.drain.is_draining:
             return "draining"
-        return "healthy" if workers else "degraded"
+        return "healthy" if workers and upstream in ("ok", "unknown") else "degraded"
+
+
+def _upstream(alive: Sequence[WorkerRecord]) -> str:
+    """What workers' gateways say of the model's service. It is away if it is for all that know."""
+    known = {worker.upstream for worker in alive if worker.upstream}
+    if not known or "ok" in known:
+        return "ok" if known else "unknown"
+    host, _, cause = min(known).partition(" ")
+    known_causes = {known_cause.value: known_cause for known_cause in UpstreamCause}
+    return f"{host}: {WHY_AWAY[known_causes.get(cause, UpstreamCause.BROKEN)]}"
 
 
 def health_routes(deps: ApiDeps) -> APIRouter:
@@ -66,7 +88,8 @@ def health_routes(deps: ApiDeps) -> APIRouter:
 
     @router.get("/health", responses=away, openapi_extra=OPEN)
     async def health(response: Response) -> Health:
-        """The state of the deployment: `degraded` without workers, 503 without Redis."""
+        """The state of the deployment: `degraded` without workers or the model's service, 503
+        without Redis."""
         found = await check.look()
         response.status_code = 503 if found.status == "unhealthy" else 200
         return found

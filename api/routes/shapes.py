@@ -73,3 +73,5 @@ class Health(BaseModel):
     agent_image: str
     workers: int
     redis: Literal["ok", "unavailable"]
+    upstream: str
+    """The model's service: `ok`, `unknown`, or its host and why it does not answer."""

@@ -7,6 +7,7 @@ from contextlib import ExitStack
 from api.http.drain import Drain
 from api.turns.relay import Mailbox, Relay
 from infra.runtime.clock import Clock
+from infra.runtime.logs import bind
 from infra.runtime.settings import AgentDefaults, LimitSettings
 from infra.store.turns.live import AttachedMailbox, LiveSubscriber
 from infra.store.turns.log import TurnLog
@@ -68,6 +69,7 @@ class RelayOpener:
     ) -> Relay:
         """The events after number `after`. If this replica shuts down before `held` is closed, the
         relay is told to end."""
+        bind(turn=turn)
         relay = Relay(
             turn,
             mailbox=mailbox,

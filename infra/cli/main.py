@@ -20,6 +20,7 @@ from infra.cli.chat.command import chat
 from infra.cli.doctor import examine, report
 from infra.cli.ops import agents, mcp, sessions, turns, usage, workers
 from infra.cli.ops.mcp_servers import add_server_commands
+from infra.cli.ops.status import status
 from infra.cli.terminal import Terminal, say
 from infra.cli.up.command import run_up
 from infra.cli.up.isolation import image_command
@@ -47,6 +48,19 @@ app.add_typer(usage.app, name="usage")
 app.add_typer(workers.app, name="workers")
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs to read.")]
+
+
+@app.callback()
+def options(
+    show: Annotated[
+        bool,
+        typer.Option("--version", help="Print the version and exit.", is_eager=True),
+    ] = False,
+) -> None:
+    """An OpenAI-compatible API in front of the Claude Agent SDK, a container per conversation."""
+    if show:
+        say(f"agcluster {VERSION}")
+        raise typer.Exit
 
 
 def main() -> None:
@@ -78,6 +92,7 @@ def up(
 
 
 app.command()(chat)
+app.command()(status)
 
 
 @app.command()

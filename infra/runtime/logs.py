@@ -14,13 +14,17 @@ import logging
 import re
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from types import MappingProxyType
 from typing import Any, TextIO
 
 from infra.wire.text.foreign import escaped, foreign
 
 _KEY = re.compile(r"sk-ant-[A-Za-z0-9_\-]{4,}|(?i:bearer)\s+[A-Za-z0-9._\-]{8,}")
 _FIELDS = "agc_fields"
+_BOUND: ContextVar[Mapping[str, object]] = ContextVar("bound", default=MappingProxyType({}))
 _NEEDS_QUOTES = re.compile(r'[\s"=]')
 LINE_MAX_CHARS = 16 * 1024
 """Maximum length of a message, a field or a traceback. No error of ours needs more."""
@@ -29,6 +33,22 @@ LINE_MAX_CHARS = 16 * 1024
 def fields(**values: object) -> dict[str, Any]:
     """Fields of a log event, for `extra=`."""
     return {_FIELDS: {k: v for k, v in values.items() if v is not None}}
+
+
+@contextmanager
+def bound(**values: object) -> Iterator[None]:
+    """In the block, each line has these fields as well, also those of tasks that it starts. So all
+    lines about a turn can be found by its id."""
+    token = _BOUND.set(MappingProxyType({**_BOUND.get(), **values}))
+    try:
+        yield
+    finally:
+        _BOUND.reset(token)
+
+
+def bind(**values: object) -> None:
+    """The same until the task ends that calls it: for a task that serves one request."""
+    _BOUND.set(MappingProxyType({**_BOUND.get(), **values}))
 
 
 class RatedLog:
@@ -87,9 +107,9 @@ class _TextFormatter(logging.Formatter):
     line breaks."""
 
     def format(self, record: logging.LogRecord) -> str:
-        own: dict[str, Any] = getattr(record, _FIELDS, {})
+        own = _all_fields(record)
         tail = "".join(f" {k}={_value(v)}" for k, v in own.items())
-        stamp = self.formatTime(record, "%H:%M:%S")
+        stamp = f"{self.formatTime(record, '%H:%M:%S')}.{int(record.msecs):03d}"
         said = escaped(_cut(record.getMessage()))
         line = f"{stamp} {record.levelname:<7} {record.name}: {said}{tail}"
         if record.exc_info:
@@ -100,9 +120,10 @@ class _TextFormatter(logging.Formatter):
 
 class _JsonFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
-        own: dict[str, Any] = getattr(record, _FIELDS, {})
+        own = _all_fields(record)
+        day, zone = self.formatTime(record, "%Y-%m-%dT%H:%M:%S|%z").split("|")
         entry = {
-            "time": self.formatTime(record, "%Y-%m-%dT%H:%M:%S%z"),
+            "time": f"{day}.{int(record.msecs):03d}{zone}",
             "level": record.levelname,
             "logger": record.name,
             "event": _cut(record.getMessage()),
@@ -111,6 +132,12 @@ class _JsonFormatter(logging.Formatter):
         if record.exc_info:
             entry["traceback"] = _cut(self.formatException(record.exc_info))
         return redact(json.dumps(entry, default=lambda value: _cut(str(value))))
+
+
+def _all_fields(record: logging.LogRecord) -> dict[str, Any]:
+    """Those of the line, and those that are bound where it is written."""
+    own: dict[str, Any] = getattr(record, _FIELDS, {})
+    return {**own, **{k: v for k, v in _BOUND.get().items() if k not in own}}
 
 
 def _value(value: object) -> str:

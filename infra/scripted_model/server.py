@@ -78,12 +78,18 @@ def make_app(journal: Journal, options: Options | None = None) -> Starlette:
             Route("/v1/models", model.models, methods=["GET"]),
             Route("/v1/models/{id:path}", model.model, methods=["GET"]),
             Route("/api/hello", model.hello, methods=["GET", "HEAD"]),
+            # A sign of life, which a gateway asks for by itself. It is not in the journal.
+            Route("/", _alive, methods=["HEAD"]),
             Route("/_script/log", model.log, methods=["GET", "DELETE"]),
             Route("/_script/last", model.last, methods=["GET"]),
             Route("/{path:path}", model.elsewhere),
         ],
         exception_handlers={HTTPException: _http_error},
     )
+
+
+async def _alive(_: Request) -> Response:
+    return Response()
 
 
 class ScriptedModel:

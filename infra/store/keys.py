@@ -177,6 +177,7 @@ class Keys:
         """Hash: host, pid, version, slots, used, state, started, beat, memory_mb (available on its
         host), memory_needed_mb, starts_max (agents that its host starts at once), machine (the id
         of its host's machine), hibernated, spares, spare_hits and spare_misses (since it started),
+        upstream (`ok`, or why the model's service does not answer its gateway),
         coming (turns given to it since its last heartbeat). Its worker and take; 15 s."""
         return f"{self.prefix}:worker:{worker}"
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from infra.wire.errors import ErrorCode
 from infra.wire.events import EndReason, TurnEnded, TurnError
+from infra.wire.gateway import UpstreamHealth
 from infra.wire.link import InterruptReason
 from infra.wire.states import TurnState
-from infra.wire.text.words import SENTENCES, Case
+from infra.wire.text.words import SENTENCES, WHY_AWAY, Case
+from infra.wire.upstream_cause import UpstreamCause
 
 
 def declared_end(
@@ -14,11 +16,19 @@ def declared_end(
     *,
     state: TurnState = TurnState.FAILED,
     retry_after_s: float | None = None,
+    **figures: object,
 ) -> TurnEnded:
     """The end of a turn that failed for this reason, with the reason's sentence."""
     code, words = (why.code, why.sentence) if isinstance(why, Case) else (why, SENTENCES[why])
+    words = words.format(**figures) if figures else words
     error = TurnError(code=code, message=words, retry_after_s=retry_after_s)
     return TurnEnded(state=state, error=error)
+
+
+def away_end(away: UpstreamHealth) -> TurnEnded:
+    """The end of a turn for which the model's service does not answer, with host and cause."""
+    fault = WHY_AWAY[away.cause or UpstreamCause.BROKEN]
+    return declared_end(Case.UPSTREAM_AWAY, host=away.host, fault=fault)
 
 
 def interrupted_end(reason: InterruptReason) -> TurnEnded:

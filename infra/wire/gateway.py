@@ -4,6 +4,7 @@
     DELETE /sessions/{conversation}              close its sockets, wipe its keys
     GET    /turns                                a WebSocket, see below
     POST   /sessions/{conversation}/complete     SideCall: one model call; the upstream's SSE bytes
+    GET    /upstream                             UpstreamHealth, after asking it now
     GET    /meters                               Meters: what the running turns have used so far
     POST   /logins/renew                         RenewLogin: a login at an MCP server; RenewedLogin
     GET    /health                               GatewayStatus
@@ -37,6 +38,7 @@ from infra.wire.options import (
     ConversationOptions,
     TurnOptions,
 )
+from infra.wire.upstream_cause import UpstreamCause
 
 
 class OpenSession(Message):
@@ -128,12 +130,29 @@ class SideCall(Message):
     body: dict[str, Any]
 
 
+class UpstreamHealth(Message):
+    """What a gateway knows of the model's service."""
+
+    host: str
+    """The name that the operator's setting has, with its port if that is unusual."""
+    cause: UpstreamCause | None = None
+    """Why it does not answer; None if it does, or if nothing is known."""
+    since_ms: int | None = None
+    """Since when that is so (unix time); None: nothing is known yet."""
+
+    @property
+    def is_known(self) -> bool:
+        return self.since_ms is not None
+
+
 class UpstreamError(Message):
     """The last error from the upstream during a turn."""
 
     status: int
     kind: str | None = None
     retry_after_s: float | None = None
+    away: UpstreamHealth | None = None
+    """If it did not answer at all: why."""
 
 
 class ModelUsage(Message):
@@ -175,6 +194,8 @@ class GatewayStatus(Message):
     instance: str
     sessions: int = 0
     turns: int = 0
+    upstream: UpstreamHealth | None = None
+    """None from a gateway of before."""
 
 
 class GatewayFault(StrEnum):
@@ -256,6 +277,12 @@ def decode_meters(raw: bytes) -> Meters:
     """Raises `MalformedMessage`."""
     meters: Meters = decode(TypeAdapter(Meters), raw)
     return meters
+
+
+def decode_upstream(raw: bytes) -> UpstreamHealth:
+    """Raises `MalformedMessage`."""
+    health: UpstreamHealth = decode(TypeAdapter(UpstreamHealth), raw)
+    return health
 
 
 def decode_status(raw: bytes) -> GatewayStatus:

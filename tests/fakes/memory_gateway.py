@@ -21,6 +21,7 @@ from infra.wire.gateway import (
     SealKey,
     SideCall,
     TurnMeter,
+    UpstreamHealth,
 )
 from infra.wire.ids import ConversationKey, Fence, TurnId
 from infra.wire.mcp_logins import RenewedLogin, RenewLogin, SealedLogin
@@ -86,6 +87,8 @@ class MemoryGateway:
         self.is_answering_turns = asyncio.Event()
         """While it is not set, opening a turn takes for ever."""
         self.is_answering_turns.set()
+        self.upstream_health: UpstreamHealth | None = None
+        """What it says of the model's service."""
         self.failures = 0
         """So many calls fail from now on; -1: all."""
         self.instance = f"gateway-{next(_instances)}"
@@ -137,6 +140,10 @@ class MemoryGateway:
         self.renewed.append(command)
         return self.renews(command)
 
+    async def ask_upstream(self) -> UpstreamHealth | None:
+        self._answer()
+        return self.upstream_health
+
     async def meters(self) -> Meters:
         self._answer()
         open_turns = {request.turn for request in self.turns.values()}
@@ -162,7 +169,10 @@ class MemoryGateway:
 
     def _status(self) -> GatewayStatus:
         return GatewayStatus(
-            instance=self.instance, sessions=len(self.sessions), turns=len(self.turns)
+            instance=self.instance,
+            sessions=len(self.sessions),
+            turns=len(self.turns),
+            upstream=self.upstream_health,
         )
 
     def _refuse_stale(self, conversation: ConversationKey, fence: Fence) -> None:

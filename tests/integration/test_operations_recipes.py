@@ -96,6 +96,7 @@ EXPECTED = {
     "Whose turn it is": "{TENANT}",
     "What a tenant has waiting": "{COLD}",
     "List them with `agcluster`": "{QUEUED}",
+    "List them with `agcluster turns`": "{QUEUED}",
     "How many hints are queued": "1",
     "Which API replicas listen": "",
     "What a tenant holds in Redis": "total",
@@ -106,7 +107,11 @@ EXPECTED = {
 }
 
 
-OPEN_TO_OPS = {"List and show them with `agcluster`", "Look at usage with `agcluster`"}
+OPEN_TO_OPS = {
+    "List and show them with `agcluster`",
+    "List them with `agcluster turns`",
+    "Look at usage with `agcluster`",
+}
 """What `agcluster` does for the user who only looks."""
 
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import json
 import logging
+import re
 from collections.abc import Iterator
 
 import pytest
 
-from infra.runtime.logs import LINE_MAX_CHARS, RatedLog, configure_logs, fields
+from infra.runtime.logs import LINE_MAX_CHARS, RatedLog, bind, bound, configure_logs, fields
 
 KEY = "sk-ant-api03-of-a-caller"
 
@@ -109,3 +111,45 @@ def test_what_one_can_have_written_is_rated_and_counted(caplog: pytest.LogCaptur
     assert vars(caplog.records[-1])["agc_fields"] == {"conversation": "c-1", "untold": 7}
     log.info("again")
     assert "untold" not in vars(caplog.records[-1])["agc_fields"]
+
+
+@pytest.mark.usefixtures("settled")
+def test_lines_have_what_is_bound_where_they_are_written() -> None:
+    said = io.StringIO()
+    configure_logs("INFO", "text", stream=said)
+    log = logging.getLogger("bound")
+    with bound(turn="turn_1", conversation="c"):
+        log.info("one")
+        log.info("two", extra=fields(turn="turn_2"))
+    log.info("three")
+    told = [line.partition(": ")[2] for line in said.getvalue().splitlines()]
+    assert told == ["one turn=turn_1 conversation=c", "two turn=turn_2 conversation=c", "three"]
+
+
+@pytest.mark.usefixtures("settled")
+def test_times_have_milliseconds() -> None:
+    forms = {"text": r"^\d\d:\d\d:\d\d\.\d{3} ", "json": r"T\d\d:\d\d:\d\d\.\d{3}[+-]"}
+    for form, pattern in forms.items():
+        said = io.StringIO()
+        configure_logs("INFO", form, stream=said)
+        logging.getLogger("times").info("now")
+        assert re.search(pattern, said.getvalue())
+
+
+@pytest.mark.usefixtures("settled")
+async def test_what_a_task_binds_is_its_own() -> None:
+    said = io.StringIO()
+    configure_logs("INFO", "text", stream=said)
+
+    async def serve(turn: str) -> None:
+        bind(turn=turn)
+        await asyncio.sleep(0)
+        logging.getLogger("task").info("served")
+
+    async with asyncio.TaskGroup() as group:
+        for turn in ("turn_1", "turn_2"):
+            group.create_task(serve(turn))
+    assert sorted(line.split()[-1] for line in said.getvalue().splitlines()) == [
+        "turn=turn_1",
+        "turn=turn_2",
+    ]

@@ -22,7 +22,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from infra.runtime.logs import fields
+from infra.runtime.logs import bound, fields
 from infra.store.conversations.conversations import ConversationRecord
 from infra.store.turns.turns import Claimed
 from infra.wire.agents.delegation import AskDelegate
@@ -382,7 +382,8 @@ class Conversation:
             if not self._inbox.wants_cancelled(claimed.record.turn):
                 self._inbox.forget_idle()
             self._life.to(ActorPhase.RUNNING)
-            await self._run_turn(claimed)
+            with bound(turn=claimed.record.turn, conversation=self.key):
+                await self._run_turn(claimed)
 
     async def _rest(self) -> None:
         await self._move(ConversationState.WARM)

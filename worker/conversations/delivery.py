@@ -15,14 +15,16 @@ from dataclasses import replace
 
 from infra.runtime.logs import fields
 from infra.store.turns.turns import ADOPTIONS_MAX, Claimed
-from infra.wire.endings import declared_end
+from infra.wire.endings import away_end, declared_end
 from infra.wire.errors import (
+    AgClusterError,
     AgentUnreachable,
     ContainerFailed,
     ErrorCode,
     GatewayUnavailable,
     LeaseLost,
 )
+from infra.wire.gateway import UpstreamHealth
 from infra.wire.link import AgentSettings, Launch
 from infra.wire.states import ConversationState, TurnState
 from worker.conversations.container.bundle_at_hand import BundleAtHand
@@ -43,6 +45,14 @@ from worker.turns.start_timeline import StartPhase, StartTimeline
 from worker.waiting import until_store_answers
 
 log = logging.getLogger(__name__)
+
+
+class UpstreamAway(AgClusterError):
+    """The model's service does not answer, so no agent is started."""
+
+    def __init__(self, health: UpstreamHealth) -> None:
+        super().__init__(f"{health.host} ({health.cause})")
+        self.health = health
 
 
 class Delivery:
@@ -93,7 +103,12 @@ class Delivery:
         if end := await run.spending.begin():
             run.declare(end)
             return
-        course = await self._course(run)
+        try:
+            course = await self._course(run)
+        except UpstreamAway as error:
+            log.warning("upstream away: %s", error, extra=fields(turn=run.turn))
+            run.declare(away_end(error.health))
+            return
         if course is Course.END:
             end = declared_end(ErrorCode.CONTAINER_LOST, state=TurnState.INTERRUPTED)
             run.declare(end, usable=False)
@@ -123,6 +138,9 @@ class Delivery:
         if self._session.container is None:
             course = course_before_container(state=record.state, seq=record.seq)
             if course is Course.START:
+                # An agent that could only tell that the model's service is away is not started.
+                if away := await self._parts.gateway.upstream_away():
+                    raise UpstreamAway(away)
                 await self._start_container(run)
             return course
         link = await self._link.reach(timeout_s=self._parts.timings.relink_s)

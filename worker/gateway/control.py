@@ -27,6 +27,7 @@ from infra.wire.gateway import (
 from infra.wire.ids import ConversationKey, Fence, TurnId
 from infra.wire.mcp_logins import decode_renew_login
 from worker.gateway.model.side_calls import SideCalls
+from worker.gateway.model.upstream_watch import UpstreamWatch
 from worker.gateway.sessions import NoSession, SessionTable, StaleFence
 
 log = logging.getLogger(__name__)
@@ -61,9 +62,16 @@ def claim_control_socket(path: Path) -> BoundSocket:
 class ControlServer:
     """Serves the control socket from `start` to `aclose`."""
 
-    def __init__(self, table: SessionTable, side_calls: SideCalls, bound: BoundSocket) -> None:
+    def __init__(
+        self,
+        table: SessionTable,
+        side_calls: SideCalls,
+        watch: UpstreamWatch,
+        bound: BoundSocket,
+    ) -> None:
         self._table = table
         self._side_calls = side_calls
+        self._watch = watch
         self._bound = bound
         self._lines: set[web.WebSocketResponse] = set()
         app = web.Application(client_max_size=side_calls.body_max_bytes + _ENVELOPE_MAX_BYTES)
@@ -79,6 +87,7 @@ class ControlServer:
                 web.post("/logins/renew", _answering(self._renew_login)),
                 web.get("/meters", _answering(self._meters)),
                 web.get("/health", _answering(self._health)),
+                web.get("/upstream", _answering(self._ask_upstream)),
             ]
         )
         # Cancelled when the worker disconnects, so that a side call's upstream call ends at once.
@@ -164,7 +173,10 @@ class ControlServer:
         return self._table.ledger.read_open()
 
     async def _health(self, request: web.Request) -> Message:
-        return self._table.status()
+        return self._table.status().model_copy(update={"upstream": self._watch.health})
+
+    async def _ask_upstream(self, request: web.Request) -> Message:
+        return await self._watch.ask()
 
 
 def _answering(handler: _Handler) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:

@@ -44,6 +44,7 @@ from worker.gateway.mcp_logins import McpLoginDesk
 from worker.gateway.model.proxy import UPSTREAM_BODY_MAX_BYTES, ModelLimits, ModelProxy
 from worker.gateway.model.side_calls import SideCalls
 from worker.gateway.model.upstream import Upstream, UpstreamTimeouts
+from worker.gateway.model.upstream_watch import UpstreamWatch
 from worker.gateway.sessions import GatewaySession, Listeners, SessionTable, Traffic
 
 log = logging.getLogger(__name__)
@@ -146,7 +147,9 @@ async def serve(
             Upstream(config.upstream_url, timeouts=config.timeouts) as upstream,
             asyncio.TaskGroup() as group,
         ):
-            model = ModelProxy(upstream, config.model_limits, traffic)
+            watch = UpstreamWatch(upstream, outside.clock)
+            watching = group.create_task(watch.run())
+            model = ModelProxy(upstream, watch, config.model_limits, traffic)
             egress = await _egress(config, resolver, outside)
 
             async def listen(session: GatewaySession) -> Listeners:
@@ -165,13 +168,14 @@ async def serve(
             )
             side_calls = SideCalls(
                 upstream,
+                watch,
                 sealer=sealer,
                 clock=outside.clock,
                 traffic=traffic,
                 ledger=table.ledger,
                 body_max_bytes=config.model_limits.body_max_bytes,
             )
-            control = ControlServer(table, side_calls, bound)
+            control = ControlServer(table, side_calls, watch, bound)
             look = partial(_look, table)
             showing = group.create_task(show_metrics(config.metrics, look=look))
             try:
@@ -183,6 +187,7 @@ async def serve(
                 await _finish_calls(traffic, config.drain_timeout_s)
             finally:
                 showing.cancel()
+                watching.cancel()
                 await control.aclose()
                 await table.aclose()
     log.info("gateway down", extra=fields(instance=table.instance))

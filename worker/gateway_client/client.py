@@ -30,9 +30,11 @@ from infra.wire.gateway import (
     SideCall,
     TurnCommand,
     TurnMeter,
+    UpstreamHealth,
     decode_meters,
     decode_refused,
     decode_status,
+    decode_upstream,
 )
 from infra.wire.ids import ConversationKey, Fence, TurnId
 from infra.wire.mcp_logins import RenewedLogin, RenewLogin, decode_renewed_login
@@ -47,6 +49,8 @@ _BASE = "http://gateway"
 _SIDE_SILENCE_S = 330.0
 """Longer than the gateway waits for the upstream, so that its answer comes first."""
 _REFUSAL_MAX_BYTES = 64 * 1024
+_UPSTREAM_S = 8.0
+"""Longer than the gateway waits for the upstream's sign of life."""
 _LOGIN_S = 20.0
 """Longer than the gateway waits for a login's service."""
 
@@ -198,6 +202,15 @@ class GatewayClient:
     async def status(self) -> GatewayStatus:
         """Whether the gateway is up, and which instance it is."""
         return decode_status(await self._send("GET", "/health"))
+
+    async def ask_upstream(self) -> UpstreamHealth | None:
+        """Whether the model's service answers, asked now; None from a gateway of before."""
+        try:
+            return decode_upstream(await self._send("GET", "/upstream", timeout_s=_UPSTREAM_S))
+        except GatewayUnavailable as error:
+            if isinstance(error, CommandRefused):
+                raise
+            return None
 
     async def aclose(self) -> None:
         """Close the connections."""

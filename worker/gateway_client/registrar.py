@@ -28,6 +28,7 @@ from infra.wire.gateway import (
     SealKey,
     SideCall,
     TurnMeter,
+    UpstreamHealth,
 )
 from infra.wire.ids import ConversationKey, Fence, TurnId
 from infra.wire.mcp_logins import RenewedLogin, RenewLogin
@@ -35,6 +36,9 @@ from worker.gateway_client.client import CommandRefused, UpstreamAnswer
 
 log = logging.getLogger(__name__)
 
+UPSTREAM_PATIENCE_S = 5.0
+"""Seconds for which the model's service may not answer before a turn ends for it."""
+UPSTREAM_PAUSE_S = 1.0
 _METERS_AGE_S = 1.0
 """All turns of a worker share one reading of the gateway's meters."""
 
@@ -86,6 +90,10 @@ class Gateway(Protocol):
         """Its status; `instance` is new after a restart."""
         ...
 
+    async def ask_upstream(self) -> UpstreamHealth | None:
+        """Whether the model's service answers, asked now; None if nobody can say."""
+        ...
+
 
 class GatewayRegistrar:
     """What this worker has open at the gateway, kept open across the gateway's restarts."""
@@ -111,6 +119,8 @@ class GatewayRegistrar:
         self._meters: Meters | None = None
         self._metered_s = 0.0
         self._metering = asyncio.Lock()
+        self.upstream: UpstreamHealth | None = None
+        """What the gateway last said of the model's service."""
 
     async def open_session(self, c: ConversationKey, *, sockets: Path, fence: Fence) -> None:
         """Create the session's sockets.
@@ -219,6 +229,7 @@ class GatewayRegistrar:
     async def check(self) -> None:
         """Ask for the gateway's instance; if it is a new one, open everything again."""
         status = await self._gateway.status()
+        self.upstream = status.upstream
         if status.instance == self._instance:
             return
         if self._instance is not None:
@@ -226,6 +237,22 @@ class GatewayRegistrar:
             for c in list(self._sessions):
                 await self._reopen_one(c)
         self._instance = status.instance
+
+    async def upstream_away(self) -> UpstreamHealth | None:
+        """What is wrong with the model's service; None if it answers, or nobody can say.
+
+        Costs nothing while it answers. Otherwise it is asked for a few seconds, because one lost
+        call is not yet an outage.
+        """
+        if (known := self.upstream) is None or (known.is_known and known.cause is None):
+            return None
+        give_up_s = self._clock.monotonic() + UPSTREAM_PATIENCE_S
+        while (found := await self._gateway.ask_upstream()) is not None and found.cause:
+            if self._clock.monotonic() >= give_up_s:
+                return found
+            await self._clock.sleep(UPSTREAM_PAUSE_S)
+        self.upstream = found
+        return None
 
     async def _reopen_one(self, c: ConversationKey) -> None:
         """Reopen one session. If it is refused (a newer owner's, an expired key), the others are

@@ -11,7 +11,7 @@ from functools import partial
 from http import HTTPStatus
 
 from infra.metrics.worker import WAIT_SECONDS
-from infra.runtime.logs import fields
+from infra.runtime.logs import bound, fields
 from infra.runtime.threads import in_thread
 from infra.store.turns.turns import Claimed, TurnRecord
 from infra.wire.endings import declared_end, interrupted_end
@@ -84,6 +84,10 @@ class SideRun:
     async def run(self) -> None:
         """From the claim to the end. Raises `LeaseLost` and `StoreUnavailable`. If cancelled, it
         stops where it is."""
+        with bound(turn=self._turn, conversation=self._held.conversation):
+            await self._run_bound()
+
+    async def _run_bound(self) -> None:
         claimed = await self._claim()
         if claimed is not None:
             try:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from infra.wire.endings import declared_end, interrupted_end
+from infra.wire.endings import away_end, declared_end, interrupted_end
 from infra.wire.errors import ErrorCode
 from infra.wire.events import TurnEnded, Usage
 from infra.wire.gateway import TurnMeter
@@ -30,6 +30,15 @@ def budget_end(*, day_ends_in_s: float | None = None) -> TurnEnded:
     if day_ends_in_s is None:
         return declared_end(ErrorCode.BUDGET_EXCEEDED)
     return declared_end(Case.DAY_SPENT, retry_after_s=day_ends_in_s)
+
+
+def explained_end(end: TurnEnded, meter: TurnMeter) -> TurnEnded:
+    """The end with what the gateway knows of a model's service that did not answer."""
+    away = meter.last_error.away if meter.last_error else None
+    if away is None or end.error is None or end.error.code is not ErrorCode.UPSTREAM_UNREACHABLE:
+        return end
+    told = away_end(away).error
+    return end.model_copy(update={"error": told})
 
 
 def settled_end(

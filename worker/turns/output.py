@@ -20,6 +20,7 @@ from infra.wire.gateway import TurnMeter
 from infra.wire.turns import Lane
 from worker.ownership import HeldLease
 from worker.parts import TurnParts
+from worker.turns.endings import explained_end
 from worker.turns.log_writer import TurnLogWriter
 from worker.waiting import until_store_answers
 
@@ -96,6 +97,7 @@ class TurnOutput:
         Raises `LeaseLost`.
         """
         n, turn = self.n + 1, self._record.turn
+        end = explained_end(end, meter)
 
         async def finish(at: int, broken: ErrorCode | None) -> bool:
             nonlocal end

@@ -132,6 +132,7 @@ class TurnRun:
         self._head = frame_head(self.turn, held.fence)
         self._said_bytes = claimed.record.said_bytes
         self._gap = Gap()
+        self._has_delta = claimed.record.seq > 0
         self._length = AnswerLength(claimed.request.turn_options.max_tokens)
         self._output = TurnOutput(
             parts,
@@ -355,6 +356,10 @@ class TurnRun:
         """Validate an event once, for all later readers; publish and log it, or end with it."""
         if self._on_spoken is not None:
             self._note_spoken()
+        if not self._has_delta and is_delta(payload):
+            self._has_delta = True
+            after_ms = self._parts.clock.unix_ms() - self.claimed.record.created_ms
+            log.info("first delta", extra=fields(turn=self.turn, after_ms=after_ms))
         if self.timeline is not None:
             self._time(payload)
         try:

@@ -4,25 +4,32 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Mapping
+import re
+import time
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict
+from itertools import groupby
 from typing import Annotated, Any
 
 import typer
 
 from infra.cli.ops.cluster import Json, at, print_facts, print_json, print_table, with_store
+from infra.cli.ops.words import a_while
 from infra.cli.terminal import say
 from infra.runtime.settings import Settings
 from infra.store.open import Store
 from infra.store.turns.turns import TurnRecord
 from infra.wire.errors import MalformedMessage, TurnNotFound, UnknownMessage
-from infra.wire.events import Event, TurnEnded, decode_event
+from infra.wire.events import Event, TurnEnded, decode_event, is_delta
 from infra.wire.ids import TurnId, turn_meant
+from infra.wire.states import TurnState
 from infra.wire.text.foreign import foreign
 
 PAGE_ENTRIES = 100
 LOOK_EVERY_S = 0.25
 """The log's own interval in seconds: live events are logged this late at most."""
+
+_FAILED = (TurnState.FAILED, TurnState.INTERRUPTED, TurnState.EXPIRED)
 
 app = typer.Typer(help="Look at turns, follow them, cancel them.", no_args_is_help=True)
 
@@ -42,6 +49,39 @@ def show_turn(turn: Id, as_json: Json = False) -> None:
             print_json({**_facts(record), "position": position})
         else:
             print_facts({**_readable(record), "position": position})
+
+    with_store(work)
+
+
+@app.command("list")
+def list_turns(
+    last: Annotated[
+        str, typer.Option(help="Only those of this time: 90s, 15min, 1h. They are kept an hour.")
+    ] = "1h",
+    failed: Annotated[
+        bool, typer.Option("--failed", help="Only those that failed, were cut or gave up.")
+    ] = False,
+    limit: Annotated[int, typer.Option(min=1, help="Show at most this many, the newest.")] = 50,
+    as_json: Json = False,
+) -> None:
+    """List the turns of the last time, the newest first, with how they ended."""
+    since_ms = time.time() * 1000 - 1000 * _seconds(last)
+
+    async def work(store: Store, _: Settings) -> None:
+        found = [
+            record
+            async for record in store.turns.scan()
+            if (record.ended_ms or record.created_ms) >= since_ms
+            and (not failed or record.state in _FAILED)
+        ]
+        found.sort(key=lambda record: record.created_ms, reverse=True)
+        if as_json:
+            print_json([_facts(record) for record in found[:limit]])
+            return
+        print_table(
+            ("turn", "state", "why", "began", "took", "model", "conversation"),
+            map(_row, found[:limit]),
+        )
 
     with_store(work)
 
@@ -102,6 +142,28 @@ def cancel_turn(turn: Id) -> None:
     with_store(work)
 
 
+def _seconds(told: str) -> float:
+    """Of `90s`, `15min`, `1h`. Ends the command if it is none."""
+    found = re.fullmatch(r"(\d+)(s|min|m|h)", told)
+    if found is None:
+        raise typer.BadParameter(f"{told!r} is no time: 90s, 15min or 1h")
+    return int(found[1]) * {"s": 1, "m": 60, "min": 60, "h": 3600}[found[2]]
+
+
+def _row(record: TurnRecord) -> tuple[object, ...]:
+    now_ms = time.time() * 1000
+    ended_ms = record.ended_ms or now_ms
+    return (
+        record.turn,
+        record.state.value,
+        record.reason or "-",
+        f"{a_while((now_ms - record.created_ms) / 1000)} ago",
+        a_while((ended_ms - record.created_ms) / 1000),
+        record.model,
+        record.conversation,
+    )
+
+
 async def _waiting(store: Store, limit: int) -> list[tuple[int, TurnRecord]]:
     found = []
     for turn in await store.room.waiting(limit=limit):
@@ -121,14 +183,36 @@ async def _find(store: Store, turn: str) -> TurnRecord:
 async def _tail(store: Store, turn: TurnId, *, after: int, follow: bool, as_json: bool) -> None:
     while True:
         page = await store.log.read(turn, after=after, limit=PAGE_ENTRIES)
-        for n, payload in page.events:
-            after = n
+        after = page.events[-1][0] if page.events else after
+        shown = page.events if as_json else _joined(page.events)
+        for n, payload in shown:
             say(f"{n} {_json(payload)}" if as_json else f"{n:>6} {_line(payload)}")
         if page.entries == PAGE_ENTRIES:
             continue
         if not follow or page.state is None or page.state.is_terminal:
             return
         await asyncio.sleep(LOOK_EVERY_S)
+
+
+def _joined(events: Iterable[tuple[int, bytes]]) -> Iterator[tuple[int, bytes]]:
+    """The events, with a run of deltas of one kind as one, which has the number of the last."""
+    for kind, run in groupby(events, key=lambda event: _delta_kind(event[1])):
+        if kind is None:
+            yield from run
+            continue
+        numbers, payloads = zip(*run, strict=True)
+        texts = [json.loads(payload)["text"] for payload in payloads]
+        yield numbers[-1], json.dumps({"type": kind, "text": "".join(texts)}).encode()
+
+
+def _delta_kind(payload: bytes) -> str | None:
+    if not is_delta(payload):
+        return None
+    try:
+        told = json.loads(payload)
+    except (ValueError, RecursionError):
+        return None
+    return told["type"] if isinstance(told.get("text"), str) else None
 
 
 def _line(payload: bytes) -> str:

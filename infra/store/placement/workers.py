@@ -61,6 +61,8 @@ class WorkerRecord:
     """Conversations that got a spare since it started, and that found none."""
     hibernated: int = 0
     """How many containers it has stopped before their idle deadline, for the sake of others."""
+    upstream: str = ""
+    """What its gateway knows of the model's service: `ok`, or host and cause; empty: nothing."""
 
     @property
     def has_free_slot(self) -> bool:
@@ -147,6 +149,7 @@ class WorkerRegistry:
             "spares": record.spares,
             "spare_hits": record.spare_hits,
             "spare_misses": record.spare_misses,
+            "upstream": record.upstream,
         }
         if record.memory_mb is not None:
             hash_fields["memory_mb"] = record.memory_mb
@@ -278,6 +281,7 @@ def _record(worker: WorkerId, held: Mapping[str, str]) -> WorkerRecord:
         spares=int(held.get("spares", 0)),
         spare_hits=int(held.get("spare_hits", 0)),
         spare_misses=int(held.get("spare_misses", 0)),
+        upstream=held.get("upstream", ""),
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import AsyncIterator
 from functools import partial
 
 from redis.asyncio import Redis
@@ -17,7 +18,7 @@ from infra.store.bounds import ENDED_TTL_S, EVENTS_MAX
 from infra.store.conversations.leases import LEASE_S, Lease
 from infra.store.keys import Keys
 from infra.store.server.connection import translate
-from infra.store.server.replies import fields, optional
+from infra.store.server.replies import fields, optional, text
 from infra.store.server.scripts import Scripts
 from infra.store.turns.calls import (
     CancelCall,
@@ -83,6 +84,10 @@ for half a dozen hosts to find out that their engines are broken, but still a li
 _LOOK_PAUSE_MAX_S = 15.0
 _RETRY_AFTER_S = 5.0
 _TENANTS_LOOKED_AT = 100
+
+
+_TURN_DIGITS = 32
+"""Hex digits of a turn's id."""
 
 
 class TurnStore:
@@ -358,6 +363,20 @@ class TurnStore:
         with translate():
             held = fields(await self._redis.hgetall(self._keys.turn(turn)))  # type: ignore[misc]
         return turn_record(turn, held) if "state" in held else None
+
+    async def scan(self) -> AsyncIterator[TurnRecord]:
+        """Every turn that is on record, of every tenant, in no particular order; for operators."""
+        pattern = self._keys.turn(TurnId("turn_" + "?" * _TURN_DIGITS))
+        cursor = 0
+        while True:
+            with translate():
+                cursor, names = await self._redis.scan(cursor, match=pattern, count=500)
+            for name in map(text, names):
+                found = await self.get(TurnId(name.rpartition(":")[2]))
+                if found is not None:
+                    yield found
+            if cursor == 0:
+                return
 
     async def lent_tokens(self, turn: TurnId) -> int:
         """Tokens of its budget that agents which its agent has called have used, or may still

@@ -1,8 +1,9 @@
 """What users are told: one sentence for each code, and one for each case its code leaves open.
 
 All programs take them from here, so a failure reads the same in every program. Written for the
-person who asked: no key, no host, no path, no name of a part of ours. A sentence that needs figures
-holds them in braces. What is wrong with a field of a request is said where the field is read.
+person who asked: no key, no path, no name of a part of ours, and no host but the model's service.
+A sentence that needs figures holds them in braces. What is wrong with a field of a request is
+said where the field is read.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from collections.abc import Mapping
 from enum import Enum
 
 from infra.wire.errors import ErrorCode, RequestRefused
+from infra.wire.upstream_cause import UpstreamCause
 
 _GOES_ON = "The next message starts a new one with the conversation so far."
 
@@ -86,6 +88,10 @@ class Case(Enum):
         "and again.",
     )
     UPSTREAM_REFUSED = ErrorCode.INVALID_REQUEST, "The model's service refused the request."
+    UPSTREAM_AWAY = (
+        ErrorCode.UPSTREAM_UNREACHABLE,
+        "The model's service ({host}) could not be reached: {fault}.",
+    )
     KEY_MALFORMED = (
         ErrorCode.INVALID_KEY,
         "The API key is malformed: it has {least} to {most} visible characters and no spaces. An "
@@ -196,6 +202,17 @@ class Case(Enum):
     def __init__(self, code: ErrorCode, sentence: str) -> None:
         self.code = code
         self.sentence = sentence
+
+
+WHY_AWAY: Mapping[UpstreamCause, str] = {
+    UpstreamCause.NAME: "its name is not known",
+    UpstreamCause.REFUSED: "it refuses the connection",
+    UpstreamCause.TIMEOUT: "it does not answer in time",
+    UpstreamCause.CERTIFICATE: "its certificate is not trusted",
+    UpstreamCause.PROXY: "the proxy on the way does not let through",
+    UpstreamCause.BROKEN: "the connection broke off",
+}
+"""The rest of a sentence about the model's service."""
 
 
 def refused(

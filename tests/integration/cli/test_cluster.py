@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import subprocess
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -203,11 +204,8 @@ async def test_events_of_a_turn_are_printed(scene: Scene, agcluster: Command) ->
     turn = await ended(scene)
     whole = await agcluster.told("turns", "tail", turn)
     rest = await agcluster.told("turns", "tail", turn, "--after", "1", "--json")
-    assert [line.split()[:2] for line in whole.splitlines()] == [
-        ["1", "text"],
-        ["2", "text"],
-        ["3", "end"],
-    ]
+    # A run of text is one line, with the number of its last event.
+    assert [line.split()[:2] for line in whole.splitlines()] == [["2", "text"], ["3", "end"]]
     assert [line.split(" ", 1)[0] for line in rest.splitlines()] == ["2", "3"]
 
 
@@ -218,8 +216,27 @@ async def test_a_log_longer_than_a_page_is_printed_whole(scene: Scene, agcluster
     for i in range(PAGE_ENTRIES + 5):
         await scene.store.log.append(lease, turn, some_text(count + 1, 1 + i % 3))
         count += 1 + i % 3
-    printed = await agcluster.told("turns", "tail", turn, "--no-follow")
+    printed = await agcluster.told("turns", "tail", turn, "--no-follow", "--json")
     assert [int(line.split()[0]) for line in printed.splitlines()] == [*range(1, count + 1)]
+    joined = await agcluster.told("turns", "tail", turn, "--no-follow")
+    said = " ".join(line.split(maxsplit=2)[2] for line in joined.splitlines())
+    assert [int(number) for number in re.findall(r"word (\d+)", said)] == [*range(1, count + 1)]
+
+
+async def test_turns_of_the_last_time_are_listed_with_how_they_ended(
+    scene: Scene, agcluster: Command
+) -> None:
+    good = await ended(scene)
+    lease, bad = await scene.begin()
+    failed = TurnEnded(
+        state=TurnState.FAILED, error=TurnError(code=ErrorCode.AGENT_FAILED, message="x")
+    )
+    await scene.store.turns.finish(lease, bad, 1, failed, idle_timeout_s=60)
+    listed = await agcluster.told("turns", "list", "--last", "1h")
+    assert {line.split()[0] for line in listed.splitlines()[1:]} >= {good, bad}
+    only = await agcluster.told("turns", "list", "--failed", "--json")
+    assert [record["turn"] for record in json.loads(only)] == [bad]
+    assert "sealed_key" not in only
 
 
 async def test_what_an_agent_said_does_nothing_to_a_terminal(

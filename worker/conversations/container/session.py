@@ -89,6 +89,7 @@ class HostSession:
         Raises `EngineFailed` and other `ContainerFailed`, `GatewayUnavailable`, `LeaseLost`.
         """
         parts, c, fence = self._parts, self.conversation, self._held.fence
+        began_s = parts.clock.monotonic()
         await self._held.until_sure()
         await parts.pool.end_claims_of(c, fence)
         folders = await parts.engine.make_folders(c, fence, launch=launch, form=form)
@@ -102,7 +103,9 @@ class HostSession:
         if (early := self._early()) and early.id == started.id:
             code = ErrorCode.OUT_OF_MEMORY if early.is_out_of_memory else ErrorCode.CONTAINER_FAILED
             raise ContainerFailed("the container ended at once", code=code)
-        log.info("container started", extra=fields(conversation=c, id=started.id))
+        took_ms = round((parts.clock.monotonic() - began_s) * 1000)
+        told = fields(conversation=c, id=started.id, took_ms=took_ms)
+        log.info("container started", extra=told)
 
     async def claim_spare(self, settings: AgentSettings) -> Container | None:
         """A spare with the conversation's folders, sockets and files; None if there is none.

@@ -21,7 +21,7 @@ from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from infra.metrics.gateway import EGRESS, EGRESS_BYTES, count_egress_refusal
-from infra.runtime.logs import fields
+from infra.runtime.logs import bind, fields
 from infra.runtime.settings import EgressPolicy, EgressProfile
 from worker.gateway.bounds import Pace, Places, PlacesTaken, TooFast
 from worker.gateway.egress.addresses import IPAddress, why_refused_here
@@ -155,6 +155,7 @@ class EgressProxy:
             with _taken(bounds.carrying):
                 turn = _running_turn(session)
                 told["turn"] = turn.id
+                bind(turn=turn.id, conversation=session.conversation)
                 async with turn.while_open():
                     await _until_due(bounds.rate)
                     carried = CarriedBytes(turn, bounds, told)

@@ -26,11 +26,10 @@ import aiohttp
 from aiohttp import web
 
 from infra.metrics.gateway import MODEL_REFUSALS
-from infra.runtime.logs import RatedLog, fields
+from infra.runtime.logs import RatedLog, bind, fields
 from infra.runtime.threads import in_thread
 from infra.wire.errors import AgClusterError, ErrorCode
 from infra.wire.events import Usage
-from infra.wire.gateway import UpstreamError
 from infra.wire.text.words import SENTENCES
 from worker.gateway.bounds import Pace, Places, PlacesTaken, TooFast
 from worker.gateway.keys import KeyWiped
@@ -54,6 +53,7 @@ from worker.gateway.model.request import (
 )
 from worker.gateway.model.spoken_text import is_for_user
 from worker.gateway.model.upstream import Upstream
+from worker.gateway.model.upstream_watch import UpstreamWatch
 from worker.gateway.sessions import (
     BudgetSpent,
     GatewaySession,
@@ -140,8 +140,11 @@ class _Sent:
 class ModelProxy:
     """Answers the requests that arrive on `model.sock`."""
 
-    def __init__(self, upstream: Upstream, limits: ModelLimits, traffic: Traffic) -> None:
+    def __init__(
+        self, upstream: Upstream, watch: UpstreamWatch, limits: ModelLimits, traffic: Traffic
+    ) -> None:
         self._upstream = upstream
+        self._watch = watch
         self._limits = limits
         self._traffic = traffic
         self._bodies = Places(limits.bodies_max_bytes)
@@ -179,6 +182,7 @@ class ModelProxy:
         try:
             await session.wait_first_turn(self._limits.first_turn_s)
             turn = session.running_turn()
+            bind(turn=turn.id, conversation=session.conversation)
             with bounds.calls.take(), self._traffic.call():
                 async with turn.while_open():
                     await bounds.rate.wait()
@@ -240,9 +244,10 @@ class ModelProxy:
                 with unanswered if is_counted(request) else nullcontext():
                     answer = await self._upstream.send(request.raw_path, headers, BytesIO(body))
             except (aiohttp.ClientError, OSError, TimeoutError) as error:
-                turn.counter.fail(UpstreamError(status=502, kind="unreachable"), model)
+                turn.counter.fail(self._watch.error_of(error), model)
                 is_final = turn.failed_tries.add(judged.digest)
                 raise unreachable(turn.id, error, is_final=is_final) from error
+            self._watch.answered()
             del body  # The answer may take minutes.
         try:
             check_answer(answer)

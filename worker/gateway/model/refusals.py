@@ -15,6 +15,7 @@ from aiohttp import web
 from infra.runtime.logs import fields
 from infra.wire.errors import AgClusterError
 from infra.wire.ids import TurnId
+from infra.wire.text.foreign import foreign
 
 log = logging.getLogger(__name__)
 
@@ -67,6 +68,6 @@ def unreachable(turn: TurnId, error: Exception, *, is_final: bool = False) -> Ca
     """The upstream did not answer. A retry may help, unless the certificate is the cause or it was
     tried often enough."""
     is_final = is_final or isinstance(error, aiohttp.ClientSSLError | aiohttp.InvalidURL)
-    log.warning("upstream unreachable", extra=fields(turn=turn, reason=type(error).__name__))
+    log.warning("upstream unreachable", extra=fields(turn=turn, reason=foreign(str(error))))
     what = "does not answer in time" if isinstance(error, TimeoutError) else "cannot be reached"
     return CallRefused(502, "api_error", f"The model's server {what}.", is_retry_pointless=is_final)

@@ -21,7 +21,7 @@ from aiohttp import web
 from infra.runtime.clock import Clock
 from infra.runtime.logs import fields
 from infra.runtime.sealing import Sealer
-from infra.wire.gateway import SideCall, UpstreamError
+from infra.wire.gateway import SideCall
 from worker.gateway.bounds import Places, PlacesTaken
 from worker.gateway.keys import TurnKey, open_key
 from worker.gateway.model.answers import (
@@ -36,6 +36,7 @@ from worker.gateway.model.metering import CallMeter, Estimate, Ledger, TurnCount
 from worker.gateway.model.refusals import CallRefused, too_large, unreachable
 from worker.gateway.model.request import MESSAGES, estimated_cost
 from worker.gateway.model.upstream import Upstream
+from worker.gateway.model.upstream_watch import UpstreamWatch
 from worker.gateway.sessions import Traffic
 
 log = logging.getLogger(__name__)
@@ -52,6 +53,7 @@ class SideCalls:
     def __init__(
         self,
         upstream: Upstream,
+        watch: UpstreamWatch,
         *,
         sealer: Sealer,
         clock: Clock,
@@ -61,6 +63,7 @@ class SideCalls:
     ) -> None:
         self.body_max_bytes = body_max_bytes
         self._upstream = upstream
+        self._watch = watch
         self._sealer = sealer
         self._clock = clock
         self._traffic = traffic
@@ -106,8 +109,9 @@ class SideCalls:
             with counter.unanswered(_model_of(call), estimate):
                 answer = await self._upstream.send(MESSAGES, headers, BytesIO(body))
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
-            counter.fail(UpstreamError(status=502, kind="unreachable"), _model_of(call))
+            counter.fail(self._watch.error_of(error), _model_of(call))
             raise unreachable(call.turn, error) from error
+        self._watch.answered()
         try:
             check_answer(answer)
             yield answer, estimate

@@ -39,6 +39,24 @@ class Upstream:
         self._proxy = proxy_for(self._base_url)
         self._http: aiohttp.ClientSession | None = None
 
+    @property
+    def host(self) -> str:
+        """Its name for people: without user, path and the usual port."""
+        parts = urlsplit(self._base_url)
+        name = parts.hostname or ""
+        return f"{name}:{parts.port}" if parts.port else name
+
+    async def knock(self) -> None:
+        """Ask for nothing, without a key. Returns if it answers, whatever it says.
+
+        Raises `aiohttp.ClientError`, `OSError` or `TimeoutError`.
+        """
+        assert self._http is not None
+        answer = await self._http.head(
+            URL(self._base_url, encoded=True), allow_redirects=False, proxy=self._proxy
+        )
+        answer.close()
+
     async def __aenter__(self) -> Self:
         self._http = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=0, ttl_dns_cache=60),

@@ -22,6 +22,8 @@ ROOT = Path(__file__).parents[4]
 TABLE = ROOT / "infra" / "wire" / "text" / "words.py"
 PROGRAMS = ("api", "worker", "agent", "infra")
 FIGURES = {
+    "fault",
+    "host",
     "limit",
     "turns",
     "answers",
