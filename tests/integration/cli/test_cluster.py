@@ -226,14 +226,15 @@ async def test_a_log_longer_than_a_page_is_printed_whole(scene: Scene, agcluster
 async def test_turns_of_the_last_time_are_listed_with_how_they_ended(
     scene: Scene, agcluster: Command
 ) -> None:
-    good = await ended(scene)
     lease, bad = await scene.begin()
+    running = await agcluster.told("turns", "list", "--failed", "--json")
+    assert json.loads(running) == []
     failed = TurnEnded(
         state=TurnState.FAILED, error=TurnError(code=ErrorCode.AGENT_FAILED, message="x")
     )
     await scene.store.turns.finish(lease, bad, 1, failed, idle_timeout_s=60)
     listed = await agcluster.told("turns", "list", "--last", "1h")
-    assert {line.split()[0] for line in listed.splitlines()[1:]} >= {good, bad}
+    assert [line.split()[:2] for line in listed.splitlines()[1:]] == [[bad, "failed"]]
     only = await agcluster.told("turns", "list", "--failed", "--json")
     assert [record["turn"] for record in json.loads(only)] == [bad]
     assert "sealed_key" not in only
