@@ -26,6 +26,7 @@ from openai.types.chat import ChatCompletion, ChatCompletionChunk
 from api.chat.answer.vocabulary import turn_of
 from tests.e2e.conftest import COMPOSED
 from tests.e2e.deployments import GOOD_KEY, MODEL, ROOT, Deployment, wait_until
+from tests.parts import CONTROL_IMAGE
 from tests.recipes import recipes
 
 pytestmark = [pytest.mark.timeout(300), COMPOSED]
@@ -411,3 +412,25 @@ def _said_by_recipes(deployment: Deployment, known: dict[str, str]) -> dict[str,
     found = re.findall(r"^<<(\d+)\n(.*?)^>>(\d+)$", done.stdout, flags=re.MULTILINE | re.DOTALL)
     assert len(found) == len(ordered), done.stdout + done.stderr
     return {ordered[int(n)].title: (int(code), said) for n, said, code in found}
+
+
+REACHED = """
+import socket, sys
+for name, port in (("agcluster", 8000), ("redis", 6379), ("api", 8000), ("gateway", 8000)):
+    try:
+        socket.create_connection((name, port), timeout=2).close()
+        print(name)
+    except OSError:
+        pass
+"""
+
+
+def test_a_chat_server_in_the_front_network_reaches_the_balancer_only(
+    deployment: Deployment,
+) -> None:
+    network = f"{deployment.compose['COMPOSE_PROJECT_NAME']}_front"
+    run = ["docker", "run", "--rm", "--network", network, "--entrypoint", "python", CONTROL_IMAGE]
+    seen = subprocess.run(
+        [*run, "-c", REACHED], capture_output=True, text=True, check=True, timeout=60
+    )
+    assert seen.stdout.split() == ["agcluster"]
