@@ -41,6 +41,7 @@ from infra.releases.keys import TrustedPublishers
 from infra.releases.policy import policy_of
 from infra.runtime.clock import Clock
 from infra.runtime.identity import new_replica_id
+from infra.runtime.sealing import secrets_in
 from infra.runtime.settings import Settings, SettingsRefused
 from infra.store.files.files import FileRecords
 from infra.store.open import Store
@@ -68,6 +69,9 @@ async def running_replica(
     if settings.a2a and find_spec("a2a") is None:
         raise SettingsRefused("AGCLUSTER_A2A needs an extra: pip install 'agcluster[a2a]'")
     secret = settings.secret.get_secret_value().encode()
+    identity = secrets_in(secret)[0]
+    if settings.identity_secret is not None:
+        identity = settings.identity_secret.get_secret_value().encode()
     replica = new_replica_id(settings.host_name)
     live = store.subscriber(replica)
     files = open_file_store(settings, data_dir=settings.data_dir)
@@ -77,6 +81,7 @@ async def running_replica(
         upstream=upstream,
         clock=clock,
         secret=secret,
+        identity=identity,
         replica=replica,
         live=live,
         files=files,
@@ -108,6 +113,7 @@ def _parts(
     upstream: httpx.AsyncClient,
     clock: Clock,
     secret: bytes,
+    identity: bytes,
     replica: ReplicaId,
     live: LiveSubscriber,
     files: FileStore,
@@ -128,7 +134,7 @@ def _parts(
     )
     lookup = TurnLookup(turns=store.turns, turn_log=store.log, relays=relays, answers=answers)
     names = TemporaryNames(
-        settings, secret=secret, chains=store.chains, retention_s=settings.retention_s
+        settings, secret=identity, chains=store.chains, retention_s=settings.retention_s
     )
     catalog = ModelCatalog(settings, upstream, clock)
     intake = FileIntake(settings, records=store.files, files=files)
@@ -163,7 +169,9 @@ def _parts(
         ),
         made=MadeFiles(records=store.files, made=store.made, clock=clock),
         links=FileLinks.of(settings),
-        admission=_admission(settings, store=store, upstream=upstream, clock=clock, secret=secret),
+        admission=_admission(
+            settings, store=store, upstream=upstream, clock=clock, secret=identity
+        ),
         workers=store.workers,
         drain=drain,
         deferred=deferred,

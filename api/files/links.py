@@ -10,6 +10,7 @@ from urllib.parse import quote
 
 from api.http.files_host import LINKS_AT
 from infra.runtime.links import LinkSigner
+from infra.runtime.sealing import secrets_in
 from infra.runtime.settings import Settings
 from infra.wire.errors import FileNotKept, LinkExpired
 from infra.wire.events import Artifact
@@ -29,10 +30,10 @@ class FileLinks:
     def of(cls, settings: Settings) -> FileLinks:
         """As the settings say."""
         assert settings.secret is not None, "a replica has a secret"
-        secrets = [settings.secret.get_secret_value()]
+        secrets = secrets_in(settings.secret.get_secret_value())
         if settings.old_secrets is not None:
-            secrets += settings.old_secrets.get_secret_value().split(",")
-        signer = LinkSigner([one.strip().encode() for one in secrets])
+            secrets += secrets_in(settings.old_secrets.get_secret_value())
+        signer = LinkSigner(secrets)
         return cls(signer, base_url=settings.files_url or settings.public_url)
 
     def link(self, made: Artifact) -> str | None:

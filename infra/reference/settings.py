@@ -75,7 +75,7 @@ SET_BY_COMPOSE = frozenset(
     PREFIX + name
     for name in (
         *("HOST", "PORT", "HOST_ID", "DATA_DIR", "REDIS_URL", "SECRET"),
-        *("OLD_SECRETS", "CONTENT_SECRET", "PUBLIC_URL"),
+        *("IDENTITY_SECRET", "OLD_SECRETS", "CONTENT_SECRET", "PUBLIC_URL"),
         *("ISOLATION", "LOG_FORMAT", "BASE_IMAGE"),
     )
 )

@@ -11,6 +11,7 @@ from __future__ import annotations
 import base64
 import binascii
 import secrets
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -50,37 +51,51 @@ class SealContext:
 
 
 class Sealer:
-    """Seals and opens keys with a key derived from the cluster secret."""
+    """Seals and opens keys with a key derived from the cluster secret.
+
+    Of several secrets, separated by commas, the first seals and each opens: programs that know
+    them in another order work together, so a secret can be changed while turns run.
+    """
 
     def __init__(self, secret: bytes, what: Sealed = Sealed.KEY) -> None:
-        self._aead = _aead(secret, what)
+        self._aeads = _aeads(secret, what)
 
     def seal(self, api_key: str, context: SealContext) -> str:
         """URL-safe text, different on each call."""
-        return _seal(self._aead, api_key.encode(), context.associated_data())
+        return _seal(self._aeads[0], api_key.encode(), context.associated_data())
 
     def open(self, sealed: str, context: SealContext, *, now_ms: int) -> str:
         """The key. Raises `KeyNotOpened` if it is damaged, expired or sealed for something else."""
         if now_ms >= context.expires_ms:
             raise KeyNotOpened("the sealed key has expired")
-        return _open(self._aead, sealed, context.associated_data()).decode()
+        return _open(self._aeads, sealed, context.associated_data()).decode()
 
 
 class LoginSealer:
     """Seals and opens logins at MCP servers, each for the agent and server that it belongs to."""
 
     def __init__(self, secret: bytes) -> None:
-        self._aead = _aead(secret, Sealed.MCP_LOGIN)
+        self._aeads = _aeads(secret, Sealed.MCP_LOGIN)
 
     def seal(self, login: McpLogin, name: str) -> str:
-        return _seal(self._aead, login.encode(), name.encode())
+        return _seal(self._aeads[0], login.encode(), name.encode())
 
     def open(self, sealed: str, name: str) -> McpLogin:
         """Raises `KeyNotOpened`."""
         try:
-            return decode_login(_open(self._aead, sealed, name.encode()))
+            return decode_login(_open(self._aeads, sealed, name.encode()))
         except MalformedMessage as error:
             raise KeyNotOpened("the sealed login cannot be read") from error
+
+
+def secrets_in(told: str | bytes) -> list[bytes]:
+    """The secrets of a setting, which separates them by commas."""
+    raw = told.encode() if isinstance(told, str) else told
+    return [one.strip() for one in raw.split(b",")]
+
+
+def _aeads(secret: bytes, what: Sealed) -> list[AESGCM]:
+    return [_aead(one, what) for one in secrets_in(secret)]
 
 
 def _aead(secret: bytes, what: Sealed) -> AESGCM:
@@ -93,13 +108,18 @@ def _seal(aead: AESGCM, told: bytes, associated_data: bytes) -> str:
     return f"{_VERSION}.{base64.urlsafe_b64encode(nonce + sealed).decode()}"
 
 
-def _open(aead: AESGCM, sealed: str, associated_data: bytes) -> bytes:
+def _open(aeads: Sequence[AESGCM], sealed: str, associated_data: bytes) -> bytes:
     """Raises `KeyNotOpened`."""
     version, _, body = sealed.partition(".")
     try:
         raw = base64.urlsafe_b64decode(body.encode())
         if version != _VERSION:
             raise KeyNotOpened(f"sealed with an unknown version {version[:8]!r}")
-        return aead.decrypt(raw[:_NONCE_BYTES], raw[_NONCE_BYTES:], associated_data)
-    except (InvalidTag, ValueError, binascii.Error) as error:
+    except (ValueError, binascii.Error) as error:
         raise KeyNotOpened("what is sealed does not open here") from error
+    for aead in aeads:
+        try:
+            return aead.decrypt(raw[:_NONCE_BYTES], raw[_NONCE_BYTES:], associated_data)
+        except (InvalidTag, ValueError):
+            continue  # Sealed with another one.
+    raise KeyNotOpened("what is sealed does not open here")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 
@@ -51,3 +52,19 @@ def test_another_secret_opens_no_key() -> None:
 def test_a_broken_one_opens_nothing(broken: str) -> None:
     with pytest.raises(KeyNotOpened):
         SEALER.open(broken, CONTEXT, now_ms=1_000)
+
+
+def test_programs_that_know_two_secrets_in_another_order_work_together() -> None:
+    """So a secret is changed while turns run: `old`, `old,new`, `new,old`, `new`."""
+    old, new = b"o" * 32, b"n" * 32
+    steps = [old, old + b", " + new, new + b"," + old, new]
+    for before, after in pairwise(steps):
+        for sealing, opening in ((before, after), (after, before)):
+            sealed = Sealer(sealing).seal(KEY, CONTEXT)
+            assert Sealer(opening).open(sealed, CONTEXT, now_ms=0) == KEY
+
+
+def test_a_secret_that_was_taken_out_opens_nothing() -> None:
+    sealed = Sealer(b"o" * 32).seal(KEY, CONTEXT)
+    with pytest.raises(KeyNotOpened):
+        Sealer(b"n" * 32).open(sealed, CONTEXT, now_ms=0)

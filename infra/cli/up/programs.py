@@ -24,8 +24,11 @@ MODULES = {
 _NOT_FOR_CHILDREN = ("ANTHROPIC_API_KEY", "ANTHROPIC_AUTH_TOKEN", "CLAUDE_CODE_OAUTH_TOKEN")
 """Keys of the person at the terminal. Callers bring their own; no program needs these."""
 
+_ALL_SECRETS = frozenset(
+    {"secret", "identity_secret", "old_secrets", "content_secret", "file_store_options"}
+)
 _SECRETS = {
-    "api": ("secret", "old_secrets", "content_secret", "file_store_options"),
+    "api": ("secret", "identity_secret", "old_secrets", "content_secret", "file_store_options"),
     "worker": ("content_secret", "file_store_options"),
     "gateway": ("secret",),
 }
@@ -70,9 +73,13 @@ def bare_environment() -> dict[str, str]:
 def environment(settings: Settings, *, program: str = "") -> dict[str, str]:
     """The environment of one of our programs: the final settings, whatever our environment said,
     with only the secrets that it needs."""
-    withheld = {"secret", "old_secrets", "content_secret", "file_store_options"}.difference(
-        _SECRETS.get(program, ())
-    )
+    withheld = {
+        "secret",
+        "identity_secret",
+        "old_secrets",
+        "content_secret",
+        "file_store_options",
+    }.difference(_SECRETS.get(program, ()))
     given = settings.model_copy(update=dict.fromkeys(withheld))
     # Empty rather than absent, because the program reads the same `.env`, which may contain them.
     empty = {PREFIX + name.upper(): "" for name in withheld}

@@ -51,7 +51,14 @@ class ClusterSettings(Section):
     secret: SecretStr | None = Field(
         None,
         description="The cluster secret, the same for API and gateway, at least 32 characters. If "
-        "unset, `agcluster up` creates one.",
+        "unset, `agcluster up` creates one. Of several, separated by commas, the first seals and "
+        "each opens (docs/how-to/rotate-secrets.md).",
+    )
+    identity_secret: SecretStr | None = Field(
+        None,
+        description="What ids of tenants and conversations are derived from, if not from the "
+        "(first) cluster secret. Set it to the first secret that the cluster had before you rotate "
+        "that one, or nobody finds their conversations.",
     )
     old_secrets: SecretStr | None = Field(
         None,
@@ -98,19 +105,12 @@ class ClusterSettings(Section):
     def _absolute(cls, value: Path) -> Path:
         return Path(os.path.abspath(value.expanduser()))
 
-    @field_validator("secret")
-    @classmethod
-    def _long_enough(cls, value: SecretStr | None) -> SecretStr | None:
-        if value is not None and len(value.get_secret_value()) < 32:
-            raise ValueError("must be at least 32 characters (openssl rand -hex 32)")
-        return value
-
-    @field_validator("content_secret", "old_secrets")
+    @field_validator("content_secret", "old_secrets", "secret", "identity_secret")
     @classmethod
     def _each_long_enough(cls, value: SecretStr | None) -> SecretStr | None:
         parts = value.get_secret_value().split(",") if value else ()
         if any(len(part.strip()) < 32 for part in parts):
-            raise ValueError("each must be at least 32 characters (openssl rand -hex 32)")
+            raise ValueError("must be at least 32 characters each (openssl rand -hex 32)")
         return value
 
     @property
