@@ -14,6 +14,9 @@ JOBS   ?= 2
 BIN := $(VENV)/bin
 # With uv where it is there, which takes a third of the time; with pip where uv cannot do it, as behind
 # an index that only pip knows of.
+# Not written where they are used: their commas would separate arguments.
+SMALL := '.[embedded]'
+EVERYTHING := '.[embedded,analyst,dev]'
 UV := $(shell command -v uv 2>/dev/null)
 installed = $(if $(UV),$(UV) pip install -q --python $(BIN)/python $(1) || )$(BIN)/python -m pip install -q --disable-pip-version-check $(1)
 # Tools that look at the dependencies do not add to them.
@@ -175,12 +178,12 @@ clean: ## remove the environment and everything that was made
 # One environment, two amounts of it: .dev includes all of .embedded.
 $(VENV)/.embedded: $(VENV)/.made $(INPUTS)
 	@echo "==> installing AgCluster into $(VENV) (a minute, the first time)"
-	@$(call installed,-e '.[embedded]')
+	@$(call installed,-e $(SMALL))
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.made $(INPUTS)
 	@echo "==> installing AgCluster with its tools into $(VENV) (a minute, the first time)"
-	@$(call installed,-e '.[embedded,analyst,dev]')
+	@$(call installed,-e $(EVERYTHING))
 	@touch $(VENV)/.embedded $@
 
 $(SUPPLY)/.made: $(VENV)/.made $(INPUTS)
