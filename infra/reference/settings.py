@@ -66,7 +66,7 @@ wins. An unknown `AGCLUSTER_` name is refused. Durations end in `_S` (seconds), 
 `_BYTES`. Lists are `a, b`, pairs `a=b, c=d`; both may be JSON. Generated from
 `infra/runtime/settings/`: `make docs`.
 
-*Read by* says which programs look at a setting: under Compose, a change restarts those services and
+"Read by" says which programs look at a setting: under Compose, a change restarts those services and
 no other ([operations.md](operations.md#a-changed-setting)).
 """
 
@@ -115,14 +115,13 @@ def settings_page() -> str:
     """The text of `docs/reference/settings.md`."""
     lines = [SETTINGS_HEAD.rstrip()]
     for title, entries in sections():
-        lines += ["", f"## {title}", "| name | default | read by | meaning |"]
-        lines.append("| --- | --- | --- | --- |")
+        lines += ["", f"## {title}"]
         for entry in entries:
-            default = f"`{entry.default}`" if entry.default else "–"
             text = entry.description + (f" {entry.choices}" if entry.choices else "")
             readers = ", ".join(entry.readers) or "`agcluster`"
-            cells = (f"`{entry.name}`", default, readers, text)
-            lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
+            default = f"`{entry.default}`" if entry.default else "nothing"
+            lines += ["", f"### `{entry.name}`", text, ""]
+            lines += [f"Default: {default}. Read by: {readers}."]
     return "\n".join(lines) + "\n"
 
 

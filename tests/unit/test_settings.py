@@ -170,3 +170,21 @@ def test_files_have_a_host_of_their_own_or_none(files_url: str) -> None:
     with pytest.raises(SettingsRefused, match="AGCLUSTER_FILES_URL"):
         load_settings(given, env_file=None)
     load_settings({**given, "AGCLUSTER_FILES_URL": "https://files.example.org"}, env_file=None)
+
+
+def test_a_misspelt_name_is_told_what_may_have_been_meant() -> None:
+    with pytest.raises(SettingsRefused) as refused:
+        load_settings({"AGCLUSTER_SLOT": "3"}, env_file=None)
+    assert str(refused.value) == ("AGCLUSTER_SLOT: is not a setting. Did you mean AGCLUSTER_SLOTS?")
+
+
+def test_a_wrong_value_is_shown_with_the_default() -> None:
+    with pytest.raises(SettingsRefused) as refused:
+        load_settings({"AGCLUSTER_PORT": "eighty"}, env_file=None)
+    assert "'eighty' (default 8000)" in str(refused.value)
+
+
+def test_a_wrong_secret_is_not_shown() -> None:
+    with pytest.raises(SettingsRefused) as refused:
+        load_settings({"AGCLUSTER_SECRET": "too-short-secret"}, env_file=None)
+    assert "too-short-secret" not in str(refused.value)

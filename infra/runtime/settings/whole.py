@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
+from difflib import get_close_matches
 from pathlib import Path
 
 from dotenv import dotenv_values
@@ -32,6 +33,7 @@ from infra.runtime.settings.types import Section
 from infra.wire.errors import AgClusterError
 
 PREFIX = "AGCLUSTER_"
+_SHOWN_CHARS = 60
 
 SECTIONS: tuple[type[Section], ...] = (
     EdgeSettings,
@@ -113,7 +115,7 @@ def load_settings(
     try:
         return Settings.model_validate(values)
     except ValidationError as error:
-        raise SettingsRefused(_explain(error)) from None
+        raise SettingsRefused(_explain(error, values)) from None
 
 
 def as_environment(settings: Settings) -> dict[str, str]:
@@ -134,10 +136,29 @@ def _plain(value: object) -> object:
     return value.model_dump(mode="json") if isinstance(value, BaseModel) else str(value)
 
 
-def _explain(error: ValidationError) -> str:
+def _explain(error: ValidationError, values: Mapping[str, str]) -> str:
     lines = []
     for fault in error.errors(include_url=False, include_input=False):
-        name = PREFIX + ".".join(str(part) for part in fault["loc"]).upper()
-        what = "is not a setting" if fault["type"] == "extra_forbidden" else fault["msg"]
-        lines.append(f"{name}: {what}" if fault["loc"] else what)
+        place = [str(part) for part in fault["loc"]]
+        name = PREFIX + ".".join(place).upper()
+        if fault["type"] == "extra_forbidden":
+            what = f"is not a setting{_meant(place[0])}"
+        else:
+            what = fault["msg"] + (_given(place[0], values) if place else "")
+        lines.append(f"{name}: {what}" if place else what)
     return "; ".join(lines)
+
+
+def _meant(name: str) -> str:
+    """The setting that somebody may have meant."""
+    found = get_close_matches(name, Settings.model_fields, n=1, cutoff=0.7)
+    return f". Did you mean {PREFIX}{found[0].upper()}?" if found else ""
+
+
+def _given(name: str, values: Mapping[str, str]) -> str:
+    """The value that was refused, unless it is a secret, and the default."""
+    field = Settings.model_fields.get(name)
+    if field is None or name not in values or "SecretStr" in str(field.annotation):
+        return ""
+    default = f" (default {field.default})" if isinstance(field.default, int | float | str) else ""
+    return f", not {values[name][:_SHOWN_CHARS]!r}{default}"

@@ -50,7 +50,7 @@ def _go_on(scene: Scene, answer: str) -> Reply:
 TOPICS = (
     topic(
         "ask back",
-        "Asks what it should make. Answer by number or in your own words, now or days later.",
+        "Asks what it should make; answer by number or in your own words, now or days later.",
         examples=["ask me a question"],
         patterns=[rf"ask me(?: a question| something| back)?{END}"],
         act=_ask,
