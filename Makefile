@@ -92,6 +92,7 @@ docs: $(VENV)/.dev ## renew what is generated: .env.example, docs/reference/sett
 	$(BIN)/python -m tests.threats --write
 	$(BIN)/python -m tests.compatibility --write
 	$(BIN)/python -m tests.errors --write
+	$(BIN)/python -m tests.api_reference --write
 
 docs-site: $(VENV)/.dev ## build the site of the documents into build/site (ARGS=: what mkdocs takes)
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build $(ARGS)

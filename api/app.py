@@ -5,7 +5,7 @@ from __future__ import annotations
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
-from starlette.responses import Response
+from starlette.responses import HTMLResponse, Response
 from starlette.types import ASGIApp
 
 from api.deps import ApiDeps
@@ -20,6 +20,7 @@ from api.routes.chat import PATHS, ChatCompletions, chat_routes
 from api.routes.completions import completion_routes
 from api.routes.files import file_routes
 from api.routes.health import health_routes
+from api.routes.manual import POLICY, as_page
 from api.routes.models import model_routes
 from api.routes.openapi import document
 from api.routes.registry import registry_routes
@@ -81,6 +82,12 @@ def _framework(deps: ApiDeps, chat: ChatCompletions) -> FastAPI:
     app.add_exception_handler(AgClusterError, _refuse)
     app.add_exception_handler(HTTPException, _refuse_route)
     app.add_exception_handler(RequestValidationError, _refuse_fields)
+
+    @app.get("/docs", include_in_schema=False)
+    async def manual() -> HTMLResponse:
+        """The same document, to read."""
+        return HTMLResponse(as_page(document(app)), headers={"content-security-policy": POLICY})
+
     app.openapi = lambda: document(app)  # type: ignore[method-assign]  # FastAPI's own way
     return app
 

@@ -116,6 +116,7 @@ def health_routes(deps: ApiDeps) -> APIRouter:
             "models": "/v1/models",
             "health": "/health",
             "openapi": "/openapi.json",
+            "docs": "/docs",
         }
 
     return router

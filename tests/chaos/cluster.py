@@ -54,7 +54,7 @@ from worker.hosts.isolation import host_of
 from worker.hosts.pool.host import PooledHost
 from worker.hosts.pool.records import SpareRecords
 
-SECRET = "a secret for the chaos tests, long enough"
+SECRET = "a secret for the chaos tests: long enough"
 CONTENT_SECRET = "another one that seals what is said to agents"
 READY_S = 60.0
 LEAVE_S = 40.0
