@@ -17,6 +17,10 @@ TIMEOUT_S = 90.0
 TRIP = 'json {"city":"Rome","days":3}'
 WEATHER = 'tool get_weather {"city":"Rome"} then echo It is nice.'
 MAKE = "tool bash mkdir -p outputs && echo made-4711 > outputs/table.csv then echo Here it is."
+COUNT = "stream 300 deltas every 5 ms of 4 chars plain"
+COUNTED = "".join(f"{n:x>3} " for n in range(300)) + "\n"
+"""What that prints: no number missing, none twice."""
+SLOWLY = "stream 500 deltas every 50 ms of 3 chars plain"
 READ = "tool bash cat uploads/table.csv"
 
 

@@ -11,7 +11,17 @@ import pytest
 
 from tests.clients.conftest import ENVIRONMENT
 from tests.e2e.deployments import Deployment
-from tests.examples import FOLDER, MAKE, READ, TRIP, WEATHER, run_example
+from tests.examples import (
+    COUNT,
+    COUNTED,
+    FOLDER,
+    MAKE,
+    READ,
+    SLOWLY,
+    TRIP,
+    WEATHER,
+    run_example,
+)
 from tests.parts import node_program
 
 pytestmark = pytest.mark.timeout(240)
@@ -39,3 +49,11 @@ def test_they_do_what_those_in_python_do(
     assert printed("functions.mjs", WEATHER) == "called get_weather: sunny in Rome\nIt is nice.\n"
     assert "17,2026-12-01" in printed("files_in.mjs", str(table), READ)
     assert "outputs/table.csv: 10 bytes" in printed("files_out.mjs", f"made-{uuid.uuid4()}", MAKE)
+    assert printed("stream.mjs", COUNT) == COUNTED
+    assert printed("hang_up.mjs", COUNT) == f"hung up\n{COUNTED}"
+    assert printed("cancel.mjs", "20", SLOWLY).endswith("\n[turn_cancelled]\n")
+    pdf = tmp_path / "contract.pdf"
+    pdf.write_bytes(b"%PDF-1.4\n")
+    assert "contract.pdf" in printed("attach_pdf.mjs", str(pdf), "tool bash ls uploads")
+    garden, office = printed("two_conversations.mjs").splitlines()
+    assert (garden[:8], office[:8]) == ("garden: ", "office: ")
