@@ -88,6 +88,7 @@ docs: $(VENV)/.dev ## renew what is generated: .env.example, docs/reference/sett
 	$(BIN)/python -m infra.reference.metrics --write
 	$(BIN)/python -m infra.reference.pages --write
 	$(BIN)/python -m infra.reference.included --write
+	$(BIN)/python -m infra.reference.pictures --write
 	$(BIN)/python -m worker.diagrams --write
 	$(BIN)/python -m tests.failures --write
 	$(BIN)/python -m tests.threats --write

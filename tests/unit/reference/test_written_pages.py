@@ -7,11 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from infra.reference import metrics, pages
+from infra.reference import metrics, pages, pictures
 from tests import errors
 
 ROOT = Path(__file__).resolve().parents[3]
 MAINS: dict[str, Callable[[list[str]], int]] = {
+    "pictures": pictures.main,
     "commands, logs and keys": pages.main,
     "metrics": metrics.main,
     "errors": errors.main,
