@@ -19,20 +19,30 @@ pytestmark = pytest.mark.timeout(240)
 
 
 @pytest.fixture(scope="module")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The project's wheel, built of a copy, because a build leaves folders behind."""
-    folder = tmp_path_factory.mktemp("wheel")
-    source = folder / "source"
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of what is packed, because a build leaves folders behind."""
+    source = tmp_path_factory.mktemp("source")
     for part in PARTS:
         shutil.copytree(
             ROOT / part, source / part, ignore=shutil.ignore_patterns("__pycache__", "*.pyc")
         )
     for name in ("pyproject.toml", "setup.py", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, source)
+    return source
+
+
+def wheel_of(source: Path, folder: Path) -> Path:
+    """Build the wheel of a folder or of an sdist into `folder`."""
     command = [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "--no-build-isolation"]
     subprocess.run([*command, "-w", folder, source], check=True, timeout=120)
     (built,) = folder.glob("*.whl")
     return built
+
+
+@pytest.fixture(scope="module")
+def wheel(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The project's wheel."""
+    return wheel_of(source, tmp_path_factory.mktemp("wheel"))
 
 
 @pytest.fixture(scope="module")
@@ -67,6 +77,20 @@ def test_it_tells_an_index_what_it_is(wheel: Path) -> None:
     assert "Classifier: Typing :: Typed" in told
     assert "Keywords: " in told
     assert "# AgCluster" in told, "the README is its description"
+
+
+def test_the_sdist_builds_the_same_wheel(source: Path, wheel: Path, tmp_path: Path) -> None:
+    build = "import sys; from setuptools import build_meta; build_meta.build_sdist(sys.argv[1])"
+    subprocess.run(
+        [sys.executable, "-c", build, tmp_path],
+        cwd=source,
+        capture_output=True,
+        check=True,
+        timeout=120,
+    )
+    (sdist,) = tmp_path.glob("agcluster-*.tar.gz")
+    with zipfile.ZipFile(wheel_of(sdist, tmp_path)) as again, zipfile.ZipFile(wheel) as first:
+        assert set(again.namelist()) == set(first.namelist())
 
 
 @pytest.mark.bwrap

@@ -17,6 +17,7 @@ from infra.wire.base import VERSION
 
 ROOT = Path(__file__).parents[3]
 WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
+ISSUE_FORMS = sorted((ROOT / ".github" / "ISSUE_TEMPLATE").glob("*.yml"))
 
 
 def run(*command: str | Path) -> str:
@@ -84,6 +85,30 @@ def test_dependabot_is_told_by_its_schema() -> None:
     run(
         "check_jsonschema", "--builtin-schema", "vendor.dependabot", ROOT / ".github/dependabot.yml"
     )
+
+
+@pytest.mark.parametrize("form", ISSUE_FORMS, ids=lambda path: path.name)
+def test_an_issue_form_keeps_its_schema(form: Path) -> None:
+    kind = "config" if form.name == "config.yml" else "forms"
+    run("check_jsonschema", "--builtin-schema", f"vendor.github-issue-{kind}", form)
+
+
+def test_vulnerabilities_are_led_to_the_private_form() -> None:
+    source = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["urls"]["Source"]
+    private = f"{source}/security/advisories/new"
+    told = yaml.safe_load((ROOT / ".github" / "ISSUE_TEMPLATE" / "config.yml").read_text())
+    assert [link["url"] for link in told["contact_links"]] == [private]
+    assert f"({private})" in (ROOT / "SECURITY.md").read_text()
+
+
+def test_the_badges_are_true() -> None:
+    readme = (ROOT / "README.md").read_text()
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    (workflow,) = set(re.findall(r"actions/workflows/([a-z.]+)", readme))
+    assert ROOT / ".github" / "workflows" / workflow in WORKFLOWS
+    least = project["requires-python"].removeprefix(">=")
+    assert f"badge/python-{least}%2B-" in readme
+    assert f"badge/licence-{project['license']}-" in readme
 
 
 def test_a_releases_compose_file_needs_nothing_of_the_clone() -> None:
