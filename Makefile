@@ -25,6 +25,8 @@ SUPPLY := $(VENV)/supply
 CLIENTS := $(VENV)/clients
 # Open WebUI is large (3 GB) and pins everything.
 WEBUI := $(VENV)/open-webui
+# What draws the terminal cast.
+CAST := $(VENV)/cast
 # What the environment depends on. The install is editable, so the code itself is not among it.
 INPUTS := pyproject.toml
 # Real parts take their time (contracts run on the fakes here, on both in `make test`); `check` is for
@@ -35,7 +37,7 @@ QUICK := not slow and not redis and not docker and not bwrap and not sdk and not
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check static static-format static-lint static-types static-borders fmt docs docs-site release-compose image control-image env compose rollout ops redis-cli compose-down bench bench-burst bench-fleet model soak fuzz clean lock sbom audit licenses test-runsc test-clients test-open-webui
+.PHONY: help cast run test check static static-format static-lint static-types static-borders fmt docs docs-site release-compose image control-image env compose rollout ops redis-cli compose-down bench bench-burst bench-fleet model soak fuzz clean lock sbom audit licenses test-runsc test-clients test-open-webui
 
 help: ## say what there is
 	@echo "AgCluster:"
@@ -98,6 +100,11 @@ docs: $(VENV)/.dev ## renew what is generated: .env.example, docs/reference/sett
 
 docs-site: $(VENV)/.dev ## build the site of the documents into build/site (ARGS=: what mkdocs takes)
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build $(ARGS)
+
+cast: $(VENV)/.embedded ## record the first minute with the demo again, into docs/pictures/first-minute.svg
+	@test -x $(CAST)/bin/termtosvg || { $(PYTHON) -m venv $(CAST) && $(CAST)/bin/pip install -q 'termtosvg>=1.1,<2' setuptools; }
+	@mkdir -p build && $(BIN)/python -m infra.reference.first_minute build/first-minute.cast
+	@$(CAST)/bin/termtosvg render build/first-minute.cast docs/pictures/first-minute.svg
 
 release-compose: $(VENV)/.embedded ## the compose file of a release, which needs no clone, into build/release
 	@mkdir -p build/release && cp infra/images/make-env.sh build/release/ && cp .env.example build/release/env.example
