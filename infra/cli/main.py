@@ -50,17 +50,26 @@ app.add_typer(workers.app, name="workers")
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs to read.")]
 
 
+def print_version(asked: bool) -> None:
+    """Print it and end, before anything looks for a command."""
+    if asked:
+        say(f"agcluster {VERSION}")
+        raise typer.Exit
+
+
 @app.callback()
 def options(
     show: Annotated[
         bool,
-        typer.Option("--version", help="Print the version and exit.", is_eager=True),
+        typer.Option(
+            "--version",
+            callback=print_version,
+            help="Print the version and exit.",
+            is_eager=True,
+        ),
     ] = False,
 ) -> None:
     """An OpenAI-compatible API in front of the Claude Agent SDK, a container per conversation."""
-    if show:
-        say(f"agcluster {VERSION}")
-        raise typer.Exit
 
 
 def main() -> None:
