@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Protocol
 
 from infra.runtime.clock import Clock
@@ -17,6 +18,7 @@ from infra.wire.agents.profile import AgentProfile
 from infra.wire.agents.ref import AgentRef
 from infra.wire.errors import GatewayUnavailable, StoreUnavailable
 from infra.wire.mcp_logins import OpenLogin, RenewedLogin, RenewLogin, SealedLogin, login_name
+from worker.waiting import until_store_answers
 
 log = logging.getLogger(__name__)
 
@@ -57,42 +59,49 @@ class TurnLogins:
         }
         try:
             kept = await self._logins.of(wanted) if wanted else {}
+            fresh = {name: await self._fresh(name, login) for name, login in kept.items()}
             return {
-                wanted[name]: OpenLogin(name=name, sealed=(await self._fresh(name, login)).sealed)
-                for name, login in kept.items()
+                wanted[name]: OpenLogin(name=name, sealed=login.sealed)
+                for name, login in fresh.items()
+                if login is not None
             }
         except StoreUnavailable as error:
             log.warning("mcp logins not read: %s", error)
             return {}
 
-    async def _fresh(self, name: str, login: SealedLogin) -> SealedLogin:
+    async def _fresh(self, name: str, login: SealedLogin) -> SealedLogin | None:
+        """The login to work with; None if an operator has logged out meanwhile."""
         if not self._is_due(login):
             return login
-        if not await self._logins.begin_renewal(name):
+        if (by := await self._logins.begin_renewal(name)) is None:
             return await self._renewed_by_another(name, login)
         try:
-            login = (await self._logins.of([name])).get(name, login)
-            return await self._renewed(name, login) if self._is_due(login) else login
+            now = (await self._logins.of([name])).get(name)
+            return await self._renewed(name, now) if now and self._is_due(now) else now
         finally:
-            await self._logins.end_renewal(name)
+            with suppress(StoreUnavailable):  # It ends by itself.
+                await self._logins.end_renewal(name, by)
 
-    async def _renewed(self, name: str, login: SealedLogin) -> SealedLogin:
+    async def _renewed(self, name: str, login: SealedLogin) -> SealedLogin | None:
         try:
             command = RenewLogin(name=name, sealed=login.sealed)
-            answer = await self._gateway.renew_login(command)
+            new = (await self._gateway.renew_login(command)).login
         except GatewayUnavailable as error:
             log.warning("mcp login not renewed: %s", error, extra=fields(login=name))
             return login
-        await self._logins.keep(name, answer.login)
-        return answer.login
+        # The one before is worthless now: what is not kept is lost.
+        is_kept = await until_store_answers(
+            lambda: self._logins.keep_renewed(name, login.sealed, new), self._clock
+        )
+        return new if is_kept else (await self._logins.of([name])).get(name)
 
-    async def _renewed_by_another(self, name: str, login: SealedLogin) -> SealedLogin:
+    async def _renewed_by_another(self, name: str, login: SealedLogin) -> SealedLogin | None:
         """As soon as it is done, or as it is if that takes long."""
         end_s = self._clock.monotonic() + WAIT_S
         while self._clock.monotonic() < end_s:
             await self._clock.sleep(_LOOK_EVERY_S)
             now = (await self._logins.of([name])).get(name)
-            if now is not None and now.made_ms != login.made_ms:
+            if now is None or now.made_ms != login.made_ms:
                 return now
         return login
 

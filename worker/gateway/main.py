@@ -158,11 +158,12 @@ async def serve(
                 return made
 
             sealer = Sealer(config.secret)
+            logins = McpLoginDesk(LoginSealer(config.secret), outside.clock, group)
             table = SessionTable(
                 listen=listen,
                 sealer=sealer,
                 mcp_sealer=Sealer(config.secret, Sealed.MCP_SECRETS),
-                logins=McpLoginDesk(LoginSealer(config.secret), outside.clock),
+                logins=logins,
                 clock=outside.clock,
                 group=group,
             )
@@ -185,6 +186,7 @@ async def serve(
                     is_ready.set()
                 await stop.wait()
                 await _finish_calls(traffic, config.drain_timeout_s)
+                await logins.settled()
             finally:
                 showing.cancel()
                 watching.cancel()

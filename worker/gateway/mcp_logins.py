@@ -6,6 +6,7 @@ where it is asked was found when the operator logged in; a redirect is an error.
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import json
 import logging
@@ -43,10 +44,13 @@ class ServiceFailed(Exception):
 class McpLoginDesk:
     """Opens and renews logins."""
 
-    def __init__(self, sealer: LoginSealer, clock: Clock) -> None:
+    def __init__(self, sealer: LoginSealer, clock: Clock, group: asyncio.TaskGroup) -> None:
+        """Renewals run in `group`."""
+        self._group = group
         self._sealer = sealer
         self._clock = clock
         self._renewed: OrderedDict[str, RenewedLogin] = OrderedDict()
+        self._renewing: dict[str, asyncio.Task[RenewedLogin]] = {}
 
     def open(self, login: OpenLogin) -> McpLogin:
         """Raises `KeyNotOpened`."""
@@ -55,11 +59,24 @@ class McpLoginDesk:
     async def renew(self, command: RenewLogin) -> RenewedLogin:
         """Ask its service for a new token. Asking again with the same login gives the same answer.
 
-        Raises `KeyNotOpened`.
+        Once begun, it goes on if its asker is cancelled: what the service answers makes the login
+        of before worthless. Raises `KeyNotOpened`.
         """
         if (known := self._renewed.get(command.sealed)) is not None:
             return known
-        login = self._sealer.open(command.sealed, command.name)
+        if (renewing := self._renewing.get(command.sealed)) is None:
+            login = self._sealer.open(command.sealed, command.name)
+            renewing = self._group.create_task(self._renew(command, login))
+            self._renewing[command.sealed] = renewing
+            renewing.add_done_callback(lambda _: self._renewing.pop(command.sealed))
+        return await asyncio.shield(renewing)
+
+    async def settled(self) -> None:
+        """Wait for the renewals that have begun, at most `RENEW_TIMEOUT_S`."""
+        if self._renewing:
+            await asyncio.wait(set(self._renewing.values()))
+
+    async def _renew(self, command: RenewLogin, login: McpLogin) -> RenewedLogin:
         try:
             new = _renewed(login, await _asked(login), now_s=self._clock.unix_ms() // 1000)
         except ServiceFailed as error:
@@ -100,18 +117,26 @@ async def _asked(login: McpLogin) -> dict[str, object]:
                 login.token_endpoint, data=form, headers=headers, allow_redirects=False
             ) as answer,
         ):
-            raw = await answer.content.read(LOGIN_MAX_BYTES)
+            raw = await _read(answer.content)
     except (aiohttp.ClientError, OSError, TimeoutError) as error:
         raise ServiceFailed(SERVICE_FAILED) from error
     if answer.status in (400, 401, 403):
         raise ServiceFailed(LOGIN_OVER)
     try:
         told = json.loads(raw) if answer.status == 200 else None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ServiceFailed(SERVICE_FAILED) from error
     if not isinstance(told, dict):
         raise ServiceFailed(SERVICE_FAILED)
     return told
+
+
+async def _read(content: aiohttp.StreamReader) -> bytes:
+    """All of it, up to the bound: one read gives what has come so far."""
+    raw = b""
+    while piece := await content.read(LOGIN_MAX_BYTES - len(raw)):
+        raw += piece
+    return raw
 
 
 def _form(login: McpLogin) -> tuple[dict[str, str], dict[str, str]]:

@@ -157,7 +157,7 @@ def _login(url: str, kept: _Kept, provider: Any) -> McpLogin:
             "access_token": tokens.access_token,
             "refresh_token": tokens.refresh_token,
             "expires_s": int(time.time()) + int(lasts_s) if lasts_s else None,
-            "token_endpoint": provider._get_token_endpoint(),
+            "token_endpoint": token_endpoint(url, provider._get_token_endpoint()),
             "client_id": client.client_id,
             "client_secret": client.client_secret,
             "client_auth": method if client.client_secret else "none",
@@ -165,3 +165,11 @@ def _login(url: str, kept: _Kept, provider: Any) -> McpLogin:
             "is_resource_named": provider.context.should_include_resource_param("2025-11-25"),
         }
     )
+
+
+def token_endpoint(url: str, told: str) -> str:
+    """Where the login is renewed, as the server of that URL has told. Raises `LoginFailed` if that
+    would send in the clear what the server itself gets encrypted."""
+    if urlsplit(url).scheme == "https" and urlsplit(told).scheme != "https":
+        raise LoginFailed("the server names a service for its tokens that is not asked by https")
+    return told

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import subprocess
 import sys
 from collections.abc import AsyncIterator
-from contextlib import aclosing
+from contextlib import AsyncExitStack, aclosing
 from pathlib import Path
 
 import pytest
@@ -66,7 +67,9 @@ async def test_a_login_is_kept_sealed_and_renewed_once(
     store: tuple[Store, str], tmp_path: Path
 ) -> None:
     kept_in, url = store
-    with oauth_service(tmp_path) as service:
+    async with AsyncExitStack() as around_it:
+        group = await around_it.enter_async_context(asyncio.TaskGroup())
+        service = around_it.enter_context(oauth_service(tmp_path))
         env = around(service, url, tmp_path)
         said = log_in(("helper", "notes"), env)
         assert "logged in: helper/notes" in said
@@ -79,7 +82,7 @@ async def test_a_login_is_kept_sealed_and_renewed_once(
         for hidden in (login.access_token, str(login.refresh_token)):
             assert hidden not in said + kept.model_dump_json()
 
-        desk = McpLoginDesk(LoginSealer(SECRET.encode()), SystemClock())
+        desk = McpLoginDesk(LoginSealer(SECRET.encode()), SystemClock(), group)
         renewed = (await desk.renew(RenewLogin(name="helper/notes", sealed=kept.sealed))).login
         assert renewed.fault is None
         # A worker that lost the answer asks again, and gets it.
@@ -91,7 +94,7 @@ async def test_a_login_is_kept_sealed_and_renewed_once(
         with pytest.raises(KeyNotOpened):
             desk.open(OpenLogin(name="other/notes", sealed=renewed.sealed))
 
-        late = McpLoginDesk(LoginSealer(SECRET.encode()), SystemClock())
+        late = McpLoginDesk(LoginSealer(SECRET.encode()), SystemClock(), group)
         over = (await late.renew(RenewLogin(name="helper/notes", sealed=kept.sealed))).login
         assert (over.fault, over.can_renew) == (LOGIN_OVER, False)
 

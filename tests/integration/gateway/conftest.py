@@ -27,7 +27,7 @@ from worker.gateway.egress.proxy import EgressRules
 from worker.gateway.main import GatewayConfig, Outside, serve
 from worker.gateway_client.client import GatewayClient
 
-SECRET = b"a secret of the cluster, 32 bytes and more"
+SECRET = b"a secret of the cluster with 32 bytes and more"
 KEY = "sk-ant-canary-0123456789abcdef"
 CONVERSATION = ConversationKey("c" * 24)
 TENANT = TenantId("t" * 20)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
 
 import pytest
 from redis.asyncio import Redis
@@ -13,7 +14,7 @@ from infra.store.mcp_logins import McpLogins
 from infra.wire.agents.mcp import McpServer
 from infra.wire.agents.profile import AgentProfile
 from infra.wire.agents.ref import AgentRef
-from infra.wire.errors import GatewayUnavailable
+from infra.wire.errors import GatewayUnavailable, StoreUnavailable
 from infra.wire.mcp_logins import RenewedLogin, RenewLogin, SealedLogin
 from worker.conversations.mcp_logins import RENEW_BEFORE_MS, TurnLogins
 
@@ -26,14 +27,24 @@ NAME = "helper/notes"
 class RenewingGateway:
     """Renews after a while, unless it fails."""
 
-    def __init__(self, fault: str | None = None, *, is_down: bool = False) -> None:
+    def __init__(
+        self,
+        fault: str | None = None,
+        *,
+        is_down: bool = False,
+        meanwhile: Callable[[], Awaitable[object]] | None = None,
+    ) -> None:
+        """`meanwhile`: what happens while it renews."""
         self.asked: list[RenewLogin] = []
+        self.meanwhile = meanwhile
         self.fault = fault
         self.is_down = is_down
 
     async def renew_login(self, command: RenewLogin) -> RenewedLogin:
         self.asked.append(command)
         await asyncio.sleep(0.1)
+        if self.meanwhile is not None:
+            await self.meanwhile()
         if self.is_down:
             raise GatewayUnavailable("it is gone")
         now_ms = SystemClock().unix_ms()
@@ -107,3 +118,53 @@ async def test_a_renewal_that_fails_leaves_the_token_of_before(
     # It is not asked again with every turn.
     await sealed_for_turn(logins, gateway)
     assert len(gateway.asked) == (1 if gateway.fault else 2)
+
+
+async def test_who_logs_out_during_a_renewal_is_logged_out(logins: McpLogins) -> None:
+    await ending(logins, 1000)
+    gateway = RenewingGateway(meanwhile=lambda: logins.drop(NAME))
+    assert await sealed_for_turn(logins, gateway) is None
+    assert await logins.of([NAME]) == {}
+
+
+async def test_who_logs_in_during_a_renewal_has_the_new_login(logins: McpLogins) -> None:
+    await ending(logins, 1000)
+    new = SealedLogin(sealed="new", can_renew=True)
+    gateway = RenewingGateway(meanwhile=lambda: logins.keep(NAME, new))
+    assert await sealed_for_turn(logins, gateway) == "new"
+    assert await logins.of([NAME]) == {NAME: new}
+
+
+async def test_a_renewed_login_is_kept_although_the_store_is_gone_for_a_while(
+    logins: McpLogins, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await ending(logins, 1000)
+    keep, tries = logins.keep_renewed, iter((True, False))
+
+    async def keep_later(name: str, before: str, login: SealedLogin) -> bool:
+        if next(tries):
+            raise StoreUnavailable("gone for a while")
+        return await keep(name, before, login)
+
+    monkeypatch.setattr(logins, "keep_renewed", keep_later)
+    assert await sealed_for_turn(logins, RenewingGateway()) == "s+"
+    assert (await logins.of([NAME]))[NAME].sealed == "s+"
+
+
+async def test_a_renewal_that_took_too_long_leaves_that_of_another_alone(logins: McpLogins) -> None:
+    first = await logins.begin_renewal(NAME)
+    assert first is not None
+    await logins.end_renewal(NAME, "another")
+    assert await logins.begin_renewal(NAME) is None
+    await logins.end_renewal(NAME, first)
+    assert await logins.begin_renewal(NAME) is not None
+
+
+async def test_a_login_that_was_renewed_is_kept_once(logins: McpLogins) -> None:
+    await ending(logins, 1000)
+    new = SealedLogin(sealed="s+", made_ms=1)
+    assert await logins.keep_renewed(NAME, "s", new)
+    # After a lost answer it is said again.
+    assert await logins.keep_renewed(NAME, "s", new)
+    assert not await logins.keep_renewed(NAME, "s", SealedLogin(sealed="late"))
+    assert await logins.of([NAME]) == {NAME: new}

@@ -54,7 +54,7 @@ class Desk:
             listen=self._listen,
             sealer=SEALER,
             mcp_sealer=SEALER,
-            logins=McpLoginDesk(LoginSealer(b"secret"), self.clock),
+            logins=McpLoginDesk(LoginSealer(b"secret"), self.clock, group),
             clock=self.clock,
             group=group,
         )

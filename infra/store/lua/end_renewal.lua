@@ -1,0 +1,9 @@
+-- end_renewal: whoever renewed a login has finished.
+--
+-- KEYS  renewal
+-- ARGS  by
+-- Returns 'ok'
+--
+-- One that took too long leaves the renewal of the next alone.
+if redis.call('GET', K.renewal) == A.by then redis.call('DEL', K.renewal) end
+return {'ok'}
