@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+from agent.asked_kind import OTHERWISE_ASKED, AskedKind, Asking
 from agent.cli.offers import CallReply, Offer, OfferedCall
 from infra.wire.history.paired import QUESTION_TOOL
 
@@ -61,8 +62,10 @@ _SCHEMA: Mapping[str, Any] = {
 class UserQuestions:
     """What the agent may ask in one turn."""
 
-    def __init__(self, *, are_allowed: bool) -> None:
+    def __init__(self, *, are_allowed: bool, kind: AskedKind | None = None) -> None:
+        """`kind` is shared by all that the turn may ask."""
         self._has_asked = False
+        self._kind = kind or AskedKind()
         self.offers: Sequence[Offer] = (
             [Offer(QUESTION_TOOL, DESCRIPTION, _SCHEMA, self._judge)] if are_allowed else []
         )
@@ -72,6 +75,8 @@ class UserQuestions:
             return CallReply("You have asked already. Ask everything in one call.")
         if not list(_questions(call.input)):
             return CallReply("There is no question in this call. Give `questions`, with texts.")
+        if not self._kind.takes(Asking.QUESTION):
+            return CallReply(OTHERWISE_ASKED)
         self._has_asked = True
         return None
 

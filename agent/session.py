@@ -18,6 +18,8 @@ from pathlib import Path
 
 from agent.answer_in_form import AnswerInForm
 from agent.approvals.approvals import TurnApprovals
+from agent.approvals.plans import PLAN_TOOL
+from agent.asked_kind import AskedKind
 from agent.cli.cli import Cli, CliFailed, CliNotStarted, first_of
 from agent.cli.early import EarlyCli
 from agent.cli.offers import OfferedCall
@@ -154,12 +156,13 @@ class ClaudeSession:
         answer = await _answer_in_form(turn)
         can_ask = functions.has_asking or not (answer or functions.needs_call)
         may_ask = turn.start.settings.asks_questions and can_ask
-        questions = UserQuestions(are_allowed=may_ask)
+        kind = AskedKind()
+        questions = UserQuestions(are_allowed=may_ask, kind=kind)
         calls = DelegatedCalls(turn, turn.start.settings.delegates, tell=self._tell)
         turn.calls = calls
         before = self._memory.mark
         await self._stand_on_base(turn.start)
-        approvals = self._approvals(turn.start, functions, can_ask=can_ask)
+        approvals = self._approvals(turn.start, functions, kind, can_ask=can_ask)
         hearing = TurnHearing(
             turn,
             functions,
@@ -271,7 +274,7 @@ class ClaudeSession:
         return answered([Said("assistant", left.answer, left.id), first, *others])
 
     def _approvals(
-        self, start: StartTurn, functions: ClientFunctions, *, can_ask: bool
+        self, start: StartTurn, functions: ClientFunctions, kind: AskedKind, *, can_ask: bool
     ) -> TurnApprovals | None:
         if start.settings.permissions.is_free:
             return None
@@ -281,6 +284,7 @@ class ClaudeSession:
             notes=self._memory.notes,
             can_ask=can_ask and not start.settings.is_called,
             is_one_at_a_time=functions.is_one_at_a_time,
+            kind=kind,
         )
 
     def _waiting(self) -> Sequence[OfferedCall]:
@@ -507,7 +511,7 @@ def _end_of(
 def _functions(turn: RunningTurn) -> ClientFunctions:
     """What the turn offers of its client; its history then says the names that the model knows."""
     start = turn.start
-    taken = own_tools(start.settings) | {FORM_TOOL, QUESTION_TOOL, DELEGATE_TOOL}
+    taken = own_tools(start.settings) | {FORM_TOOL, QUESTION_TOOL, PLAN_TOOL, DELEGATE_TOOL}
     functions = ClientFunctions(start.turn_options.client_tools, taken=taken)
     history = functions.known_as(start.history)
     if history != start.history:

@@ -19,6 +19,7 @@ from agent.approvals import prompts
 from agent.approvals.plans import PLAN_TOOL, PlanOffer, plan_in
 from agent.approvals.policy import Asks, CallDenied, CallPolicy, digest_of
 from agent.approvals.replies import CALLS_MAX, UserReply, UserVerdict, replies_in
+from agent.asked_kind import OTHERWISE_ASKED, AskedKind, Asking
 from agent.cli.offers import HOLD, Hold, Offer, OfferedCall
 from agent.memory.notes import UserDecisions
 from infra.wire.agents.permissions import Permissions
@@ -64,8 +65,11 @@ class TurnApprovals:
         notes: UserDecisions,
         can_ask: bool,
         is_one_at_a_time: bool = False,
+        kind: AskedKind | None = None,
     ) -> None:
-        """`can_ask`: the answer goes to somebody who can be asked."""
+        """`can_ask`: the answer goes to somebody who can be asked. `kind` is shared by all that the
+        turn may ask."""
+        self._kind = kind or AskedKind()
         self._permissions = permissions
         self._can_ask = can_ask
         self._asks_max = 1 if is_one_at_a_time else CALLS_MAX
@@ -75,7 +79,7 @@ class TurnApprovals:
             granted=notes.granted,
             is_planning=permissions.mode == "plan" and not notes.is_plan_approved,
         )
-        self._plan = PlanOffer() if self._policy.is_planning and can_ask else None
+        self._plan = PlanOffer(self._kind) if self._policy.is_planning and can_ask else None
         self._asks: dict[str, Asks] = {}
         self._made: dict[str, str] = {}
         """Of each approved call that is made in this turn: its id, and the digest of its input."""
@@ -112,6 +116,8 @@ class TurnApprovals:
             return CANNOT_ASK
         if prompts.is_too_long(call.input):
             return TOO_LONG
+        if not self._kind.takes(Asking.CALLS):
+            return OTHERWISE_ASKED
         if len(self._asks) >= self._asks_max:
             return LATER
         self._asks[call.id] = decided
@@ -183,6 +189,7 @@ class TurnApprovals:
         self, waiting: Sequence[OfferedCall], words: str, given: Mapping[str, str]
     ) -> Iterable[tuple[OfferedCall, UserReply]]:
         has_always = self._permissions.always != "never"
+        kinds = {c.name if c.name in _OWN else "" for c in waiting if c.id not in given}
         together = [c for c in waiting if c.id not in given and c.name not in _OWN]
         told = dict(
             zip(
@@ -193,7 +200,8 @@ class TurnApprovals:
         )
         for call in waiting:
             text = given.get(call.id, words)
-            if call.name == QUESTION_TOOL:
+            # Of several kinds, the words may be meant for any.
+            if call.name == QUESTION_TOOL or (call.id not in given and len(kinds) > 1):
                 yield call, UserReply(UserVerdict.UNCLEAR, text)
             elif call.id in told:
                 yield call, told[call.id]

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from agent.approvals.prompts import SHOWN_MAX_CHARS
+from agent.asked_kind import OTHERWISE_ASKED, AskedKind, Asking
 from agent.cli.offers import CallReply, Offer, OfferedCall
 
 PLAN_TOOL = "PresentPlan"
@@ -36,7 +37,8 @@ class PlanOffer:
 
     wish = WISH
 
-    def __init__(self) -> None:
+    def __init__(self, kind: AskedKind) -> None:
+        self._kind = kind
         self._is_presented = False
         self.offer = Offer(PLAN_TOOL, DESCRIPTION, _SCHEMA, self._judge)
 
@@ -48,6 +50,8 @@ class PlanOffer:
             return CallReply("There is no plan in this call. Give `plan`, as text.")
         if len(plan) > SHOWN_MAX_CHARS:
             return CallReply(f"The plan is longer than {SHOWN_MAX_CHARS} characters. Shorten it.")
+        if not self._kind.takes(Asking.PLAN):
+            return CallReply(OTHERWISE_ASKED)
         self._is_presented = True
         return None
 

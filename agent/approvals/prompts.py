@@ -17,8 +17,15 @@ from agent.cli.offers import OfferedCall
 
 SHOWN_MAX_CHARS = 16_000
 """Of a call's input, and of a plan. A model that wants more has to make smaller calls."""
-_GAP = re.compile(r"[ \t]{40,}|\n{6,}")
+_GAP = re.compile(r"(?:[ \t]*\n){6,}[ \t]*|[ \t]{40,}")
+# Letters and marks that show nothing although they are neither blanks nor controls.
+_BLANK = re.compile(
+    "[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u2800\u3164\ufe00-\ufe0f\uffa0\U0001d159"
+    "\U000e0100-\U000e01ef]"
+)
+_PLAIN_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")
 _TICKS = re.compile(r"`+")
+_UNSEEN = frozenset({"Cc", "Cf", "Cn", "Co", "Cs", "Zl", "Zp", "Zs"})
 _NOT_SHOWN = {"Bash": frozenset({"description"})}
 """What the model says about a call changes nothing in it, and may be wrong."""
 
@@ -56,19 +63,25 @@ def text_of_calls(calls: Sequence[OfferedCall], options: Iterable[str]) -> str:
 def text_of_plan(plan: str) -> str:
     """The prompt for a plan. It is the model's own text, so it is shown like any other."""
     options = ["Yes, carry it out", "No. Say what should be different"]
-    return f"{visible(plan).strip()}\n\n**Shall I carry out this plan?**\n\n{_numbered(options)}"
+    shown = visible(plan).replace("<!--", "\\<!--").strip()
+    return f"{shown}\n\n**Shall I carry out this plan?**\n\n{_numbered(options)}"
 
 
 def visible(text: str) -> str:
     """The text with everything written out that cannot be seen."""
-    shown = "".join(char if _is_seen(char) else f"\\u{{{ord(char):x}}}" for char in text)
+    before = f" {text}"
+    shown = "".join(
+        char if _is_seen(char, after) else f"\\u{{{ord(char):x}}}"
+        for after, char in zip(before, text, strict=False)
+    )
     return _GAP.sub(lambda gap: f" [… {len(gap[0])} times blank …] ", shown)
 
 
-def _is_seen(char: str) -> bool:
-    return char in "\n\t " or unicodedata.category(char) not in (
-        *("Cc", "Cf", "Cn", "Co", "Cs", "Zl", "Zp", "Zs"),
-    )
+def _is_seen(char: str, after: str) -> bool:
+    if char in "\ufe0e\ufe0f":  # It chooses between two looks of the sign before it.
+        return unicodedata.category(after) == "So" and not _BLANK.match(after)
+    is_blank = _BLANK.match(char) is not None
+    return char in "\n\t " or not (is_blank or unicodedata.category(char) in _UNSEEN)
 
 
 def _call(call: OfferedCall, mark: str) -> str:
@@ -87,7 +100,14 @@ def _shown(tool: str, given: Mapping[str, Any]) -> Iterator[str]:
         if tool == "Bash":
             yield _fenced(value, "sh")
         else:
-            yield f"{visible(key).replace('`', '')}:\n\n{_fenced(value, '')}"
+            yield f"{_named(key)}:\n\n{_fenced(value, '')}"
+
+
+def _named(key: str) -> str:
+    """The name of a part of an input, which may be anything, without being markup."""
+    if _PLAIN_NAME.fullmatch(key):
+        return key
+    return f"`{visible(json.dumps(key, ensure_ascii=False)).replace('`', chr(39))}`"
 
 
 def _is_long(tool: str, key: str, value: object) -> bool:

@@ -83,7 +83,7 @@ def stand_in(folder: Path, model_url: str, *, apis: int = 1, workers: int = 1) -
 def _environ(redis_url: str, model_url: str) -> Mapping[str, str]:
     return {
         "AGCLUSTER_REDIS_URL": redis_url,
-        "AGCLUSTER_SECRET": "a secret for the benchmark, long enough",
+        "AGCLUSTER_SECRET": "a secret for the benchmark that is long enough",
         "AGCLUSTER_ANTHROPIC_BASE_URL": model_url,
         "AGCLUSTER_MODELS": MODEL,
         "AGCLUSTER_SLOTS": str(SLOTS),

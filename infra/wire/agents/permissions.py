@@ -7,10 +7,12 @@ applies the rules before each call of a tool (`agent.approvals`).
 
 from __future__ import annotations
 
+import posixpath
 import re
 from collections.abc import Mapping
 from fnmatch import fnmatchcase
 from typing import Annotated, Any, Literal, NamedTuple
+from urllib.parse import unquote
 
 from pydantic import AfterValidator, Field
 
@@ -35,7 +37,14 @@ _DOMAIN = "domain:"
 _PREFIX = ":*"
 _UNQUOTED = str.maketrans("", "", "'\"\\")
 _OPERATORS = re.compile(r"[\s;&|<>(){}`$]+")
-_ADDRESS = re.compile(r"https?://(?:[^/@?#]*@)?\[?([^/?#\]:]+)", re.IGNORECASE)
+_SEARCHES = frozenset({"Grep", "Glob"})
+_WILD = re.compile(r"[*?\[{].*", re.DOTALL)
+# As browsers and Node read an address: see `host_of`.
+_LEFT_OUT = re.compile(r"^[\x00-\x20]+|[\t\n\r]")
+_ADDRESS = re.compile(
+    r"https?:/*(?:[^/?#]*@)?(?:\[([0-9a-f:.]+)\]|([^/?#:@\[\]\s]+))(?::[0-9]*)?(?:[/?#]|\s*$)",
+    re.IGNORECASE,
+)
 
 
 def _checked(rule: str) -> str:
@@ -110,9 +119,20 @@ class RuleTarget(NamedTuple):
 
 
 def host_of(url: object) -> str:
-    """The host in an address; empty if there is none."""
-    found = _ADDRESS.match(url.strip()) if isinstance(url, str) else None
-    return found[1].lower() if found else ""
+    """The host that a browser would ask for an address; empty if that cannot be told.
+
+    A browser leaves out tabs and line breaks, takes `\\` for `/`, does not count slashes, and knows
+    several spellings of a letter. A rule must not be passed by with one of these.
+    """
+    if not isinstance(url, str):
+        return ""
+    found = _ADDRESS.match(_LEFT_OUT.sub("", url).replace("\\", "/"))
+    if found is None:
+        return ""
+    try:
+        return found[1] or unquote(found[2]).encode("idna").decode().lower().removesuffix(".")
+    except UnicodeError:
+        return ""
 
 
 def subject_of(tool: str, given: Mapping[str, Any]) -> str:
@@ -120,7 +140,20 @@ def subject_of(tool: str, given: Mapping[str, Any]) -> str:
     if tool == "WebFetch":
         return host_of(given.get("url"))
     told = given.get("command" if tool == "Bash" else PLACES.get(tool, ""))
-    return told if isinstance(told, str) else ""
+    subject = told if isinstance(told, str) else ""
+    if tool == "Glob":
+        return posixpath.join(subject, _searched(given.get("pattern")))
+    return subject
+
+
+def _searched(pattern: object) -> str:
+    """Where Glob looks, as seen from its path: the folders that its pattern names."""
+    if not isinstance(pattern, str):
+        return ""
+    fixed = _WILD.sub("", pattern)
+    if fixed == pattern:
+        return pattern
+    return "/" if ".." in pattern[len(fixed) :] else fixed[: fixed.rfind("/") + 1]
 
 
 def may_mean(rule: str, target: RuleTarget) -> bool:
@@ -129,16 +162,16 @@ def may_mean(rule: str, target: RuleTarget) -> bool:
     A command of the shell can say the same in many ways. So quotes and operators are left out, and
     the rule's words may stand anywhere in it.
     """
-    return _means(rule, target, _may_say)
+    return _means(rule, target, is_sure=False)
 
 
 def surely_means(rule: str, target: RuleTarget) -> bool:
     """Whether a rule that allows means this call, and all that it does: a command of the shell must
     be a single one."""
-    return _means(rule, target, _surely_says)
+    return _means(rule, target, is_sure=True)
 
 
-def _means(rule: str, target: RuleTarget, says: Any) -> bool:
+def _means(rule: str, target: RuleTarget, *, is_sure: bool) -> bool:
     found = _RULE.fullmatch(rule)
     if found is None or not _is_named(found[1], target.tool):
         return False
@@ -146,10 +179,19 @@ def _means(rule: str, target: RuleTarget, says: Any) -> bool:
     if pattern is None:
         return True
     if target.tool == "Bash":
-        return bool(says(pattern, target.subject))
+        return (_surely_says if is_sure else _may_say)(pattern, target.subject)
     if target.tool == "WebFetch":
+        if not target.subject:  # It may go anywhere.
+            return not is_sure
         return fnmatchcase(target.subject, pattern.removeprefix(_DOMAIN).lower())
+    if target.tool in _SEARCHES and not is_sure and _is_below(pattern, target.subject):
+        return True
     return fnmatchcase(target.subject, pattern)
+
+
+def _is_below(pattern: str, folder: str) -> bool:
+    """Whether a pattern means what is in a folder, which a search of it finds."""
+    return _WILD.sub("", pattern).startswith(folder.rstrip("/") + "/")
 
 
 def _is_named(name: str, tool: str) -> bool:

@@ -28,7 +28,7 @@ from worker.gateway_client.client import GatewayClient
 
 pytestmark = [pytest.mark.redis, pytest.mark.timeout(120)]
 
-SECRET = b"a secret of the cluster, 32 bytes and more"
+SECRET = b"a secret of the cluster with 32 bytes and more"
 KEY = "sk-ant-canary-0123456789abcdef"
 
 

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from agent.approvals.policy import DENIED
+from agent.asked_kind import OTHERWISE_ASKED
 from infra.wire.agents.permissions import Permissions
 from infra.wire.events import ClientCall, EndReason, Event, ToolCall, ToolResult
 from infra.wire.ids import TurnId
@@ -356,17 +357,31 @@ async def test_an_agent_that_calls_another_one_approves_nothing(
     assert lines(mark) == 0
 
 
-async def test_a_question_beside_a_call_gets_the_same_words(
+async def test_a_call_beside_a_question_is_not_approved_by_its_answer(
+    link: LinkClient, model: Path, mark: Path
+) -> None:
+    asked = {"question": "Which?", "options": [{"label": "Leave it"}]}
+    question = json.dumps({"questions": [asked]})
+    call = adds(mark).removeprefix("tool ")
+    script = f"tools AskUserQuestion {question} ;; {call} then echo done"
+    first = await ask(link, script, base=BaseKind.FRESH, asks_questions=True)
+    assert text_of(first) == "**Which?**\n\n1. Leave it"
+    await ask(link, "1", asks_questions=True)
+    assert lines(mark) == 0
+    assert OTHERWISE_ASKED in "".join(await told(model))
+
+
+async def test_a_question_beside_a_call_waits_for_the_next_turn(
     link: LinkClient, model: Path, mark: Path
 ) -> None:
     question = json.dumps({"questions": [{"question": "Which?"}]})
     call = adds(mark).removeprefix("tool ")
-    script = f"tools AskUserQuestion {question} ;; {call} then echo unsaid then echo done"
+    script = f"tools {call} ;; AskUserQuestion {question} then echo unsaid then echo done"
     first = await ask(link, script, base=BaseKind.FRESH, asks_questions=True)
-    assert text_of(first).startswith("**Which?**\n\n**May I do this?**")
+    assert text_of(first).startswith("**May I do this?**")
     await ask(link, "yes", asks_questions=True)
     assert lines(mark) == 1
-    assert "The user answered: yes" in "".join(await told(model))
+    assert OTHERWISE_ASKED in "".join(await told(model))
 
 
 async def test_a_prompt_that_is_cut_off_approves_nothing(link: LinkClient, mark: Path) -> None:

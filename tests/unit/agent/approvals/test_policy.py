@@ -105,3 +105,56 @@ def test_in_plan_mode_nothing_is_changed() -> None:
         assert decided(rules, tool, is_planning=True) == "made"
     assert decided(rules, "Bash", command="git log", is_planning=True) == "made"
     assert decided(rules, "mcp__x__set_it", is_planning=True) == "refused"
+
+
+ODD_URLS = [
+    "https://denied.example\\@ok.example/",
+    "https:denied.example",
+    "https:/denied.example/",
+    "https:///denied.example",
+    " https://de\tnied.example",
+    "https://%64enied.example",
+    "https://\uff44enied.example",
+    "https://denied.example./",
+    "https://u@ok.example@denied.example",
+    "HTTPS://DENIED.example:443",
+    "denied.example",
+    "https://[",
+    7,
+]
+
+
+@pytest.mark.parametrize("url", ODD_URLS)
+def test_no_spelling_of_an_address_passes_by_a_rule(url: object) -> None:
+    rules = Permissions(deny=("WebFetch(domain:denied.example)",))
+    assert decided(rules, "WebFetch", url=url) == "refused"
+
+
+@pytest.mark.parametrize("url", ODD_URLS)
+def test_no_spelling_of_an_address_is_allowed_for_another(url: object) -> None:
+    rules = Permissions(mode="ask", allow=("WebFetch(domain:ok.example)",))
+    assert decided(rules, "WebFetch", url=url) == "tool:WebFetch"
+    assert decided(rules, "WebFetch", url="https://ok.example:8443/a@b?c#d") == "made"
+
+
+@pytest.mark.parametrize(
+    ("tool", "given", "expected"),
+    [
+        ("Grep", {"pattern": "x"}, "refused"),
+        ("Grep", {"pattern": "x", "path": "secret"}, "refused"),
+        ("Grep", {"pattern": "x", "path": "/"}, "refused"),
+        ("Grep", {"pattern": "x", "path": "/workspace/open"}, "made"),
+        ("Glob", {"pattern": "open/*"}, "made"),
+        ("Glob", {"pattern": "secret/*"}, "refused"),
+        ("Glob", {"pattern": "/workspace/secret/k*"}, "refused"),
+        ("Glob", {"pattern": "open/../secret/*"}, "refused"),
+        ("Glob", {"pattern": "*/../secret/*", "path": "/workspace/open"}, "refused"),
+        ("Glob", {"pattern": "secret/key"}, "refused"),
+        ("Glob", {"pattern": "**/*.py"}, "refused"),
+    ],
+)
+def test_a_search_of_a_folder_is_one_of_what_is_below(
+    tool: str, given: dict[str, Any], expected: str
+) -> None:
+    rules = Permissions(deny=("Grep(/workspace/secret/*)", "Glob(/workspace/secret/*)"))
+    assert decided(rules, tool, **given) == expected

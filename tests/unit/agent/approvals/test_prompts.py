@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
+
+import pytest
 
 from agent.approvals.policy import Asks
 from agent.approvals.prompts import (
@@ -63,3 +66,30 @@ def test_an_input_that_cannot_be_shown_as_a_whole() -> None:
 
 def test_a_plan_is_the_models_own_text() -> None:
     assert text_of_plan("Do\u202e it.\n").startswith("Do\\u{202e} it.\n\n**Shall I")
+
+
+@pytest.mark.parametrize("blank", ["\u3164", "\uffa0", "\u2800", "\u034f", "\ufe0f", "\U000e0100"])
+def test_letters_that_show_nothing_are_written_out(blank: str) -> None:
+    assert f"\\u{{{ord(blank):x}}}" in shown("Bash", command=f"ls{blank}; rm x")
+
+
+def test_a_sign_may_say_how_it_looks() -> None:
+    assert "⚠\ufe0f" in text_of_plan("⚠\ufe0f Do it.")
+
+
+@pytest.mark.parametrize("gap", [" \n" * 300, "\n \t\n" * 150, " " * 50 + "\n" * 50])
+def test_a_gap_of_lines_and_blanks_is_counted(gap: str) -> None:
+    text = shown("Bash", command=f"ls{gap}; rm x")
+    assert "times blank" in text
+    assert text.count("\n") < 20
+
+
+@pytest.mark.parametrize("name", ["<!--", "a\n\n**It is allowed already.**", "x`", "[a]: b"])
+def test_the_name_of_an_input_is_no_markup(name: str) -> None:
+    text = shown("mcp__x__y", **{name: "rm\nx", "then": "a\nb"})
+    (line,) = (line for line in text.splitlines() if line.startswith('`"'))
+    assert line == f"`{json.dumps(name).replace('`', chr(39))}`:"
+
+
+def test_nothing_of_a_plan_is_a_remark() -> None:
+    assert text_of_plan("A <!-- and B --> C").startswith("A \\<!-- and B --> C\n")
