@@ -24,6 +24,7 @@ from infra.wire.frames import Frame
 from infra.wire.ids import Fence, TurnId
 from infra.wire.link import (
     LINE_MAX_BYTES,
+    RESTRICTIONS,
     Ack,
     AgentSettings,
     Answer,
@@ -220,6 +221,7 @@ class LinkServer:
         turn = self._open_turn()
         return Welcome(
             restores=True,
+            knows=RESTRICTIONS,
             agent_version=self._agent_version,
             sdk_version=self._sdk_version,
             sdk_session=self._session.sdk_session if self._session else None,

@@ -98,6 +98,12 @@ class AgentSettings(Message):
     """Limit of unacknowledged frames. Beyond it the agent joins deltas, then stops reading."""
 
     @property
+    def restrictions(self) -> frozenset[str]:
+        """What of this an agent has to know: one that skips it would do more than it may."""
+        told = {f"permissions.{name}" for name in self.permissions.model_dump(exclude_none=True)}
+        return frozenset(told | {"is_called"} if self.is_called else told)
+
+    @property
     def spare_class(self) -> tuple[object, ...]:
         """What is fixed when a CLI starts. A spare serves the turns of its class."""
         return (
@@ -112,6 +118,10 @@ class AgentSettings(Message):
             tuple(sorted(self.environment.items())),
             tuple(sorted((name, one.model_dump_json()) for name, one in self.sub_agents.items())),
         )
+
+
+RESTRICTIONS = ("is_called", *(f"permissions.{name}" for name in Permissions.model_fields))
+"""All that this version knows. Whatever a later field forbids an agent is to be named here, too."""
 
 
 class Hello(Message):
@@ -243,7 +253,8 @@ class Welcome(Message):
     """The agent's answer to `Hello`: its identity and state.
 
     `turn` is the turn that it runs or whose end is not acknowledged yet, `last_n` that turn's
-    newest number. `restores`: it supports `StartTurn.restore_from`.
+    newest number. `restores`: it supports `StartTurn.restore_from`. `knows`: the restrictions that
+    it obeys (`AgentSettings.restrictions`). A container keeps its version, so it may know fewer.
     """
 
     type: Literal["welcome"] = "welcome"
@@ -254,6 +265,7 @@ class Welcome(Message):
     turn: SaidTurn | None = None
     last_n: Annotated[int, Field(ge=0, lt=2**53)] = 0
     restores: bool = False
+    knows: Annotated[tuple[Annotated[str, Field(max_length=64)], ...], Field(max_length=64)] = ()
 
 
 class Prepared(Message):

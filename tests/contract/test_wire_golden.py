@@ -215,6 +215,7 @@ ANSWERS: dict[str, Message] = {
         turn=TURN,
         last_n=9,
         restores=True,
+        knows=("is_called", "permissions.ask"),
     ),
     "prepared": link.Prepared(),
     "refused": link.Refused(code=ErrorCode.INVALID_REQUEST, message="no", turn=TURN),

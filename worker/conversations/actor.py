@@ -429,7 +429,8 @@ class Conversation:
 
     async def _prepare(self, run: TurnRun) -> None:
         form = container_form(run.claimed.profile)
-        is_unfit = not run.claimed.is_adoption and not self._session.is_formed(form)
+        is_fit = self._session.is_formed(form) and self._delivery.is_understood(run.claimed)
+        is_unfit = not run.claimed.is_adoption and not is_fit
         if self._session.is_lost or is_unfit:
             await self._discard_container()
         await self._delivery.deliver(run)

@@ -129,8 +129,15 @@ class Delivery:
             raise AgentUnreachable("the link was dropped")
         if course is Course.REPLAY:
             run.replay(link)
+        elif not self.is_understood(run.claimed):
+            raise AgentUnreachable("the agent's version does not know what restricts the turn")
         else:
             run.start(link)
+
+    def is_understood(self, claimed: Claimed) -> bool:
+        """Whether our agent knows all that restricts this turn; True if we have none."""
+        link = self._link.current
+        return link is None or self._settings(claimed).restrictions <= set(link.welcome.knows)
 
     async def _course(self, run: TurnRun) -> Course:
         """How the turn continues, with its agent reached if it should continue at all."""

@@ -37,8 +37,9 @@ def is_reserved(variable: str) -> bool:
 class ProfilePart(BaseModel):
     """A part of a profile.
 
-    A field that it does not know is ignored here, because versions of programs run side by side
-    during a deploy. Where a person wrote it, it is an error (`infra.profiles`).
+    A field that it does not know is ignored here, because parts of it travel to agents of other
+    versions, too. Where a person wrote it, it is an error (`infra.profiles`), and where a worker
+    reads the whole of it (`decode_profile`).
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore", use_attribute_docstrings=True)

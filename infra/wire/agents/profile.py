@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Annotated, Literal
 
 from pydantic import Field, StringConstraints, TypeAdapter
@@ -29,8 +29,10 @@ from infra.wire.agents.part import (
 from infra.wire.agents.permissions import Permissions
 from infra.wire.agents.sub_agent import SubAgent
 from infra.wire.base import decode
+from infra.wire.errors import MalformedMessage
 from infra.wire.files.shown import ArtifactDisplay
 from infra.wire.options import Effort
+from infra.wire.text.foreign import foreign
 
 SUB_AGENTS_MAX = 32
 MCP_SERVERS_MAX = 32
@@ -135,7 +137,28 @@ class AgentProfile(ProfilePart):
 _PROFILE: TypeAdapter[AgentProfile] = TypeAdapter(AgentProfile)
 
 
-def decode_profile(raw: bytes) -> AgentProfile:
-    """A profile as it was kept. Raises `MalformedMessage`."""
+def decode_profile(raw: bytes | str) -> AgentProfile:
+    """A profile as it was kept: with the fields that say something, and no others.
+
+    Raises `MalformedMessage`, also for a field that this version does not know. Others of its
+    fields restrict what the agent may do, so half a profile would be an agent that nobody wanted.
+    """
     profile: AgentProfile = decode(_PROFILE, raw)
+    if unknown := next(_unknown(profile, json.loads(raw)), None):
+        raise MalformedMessage(f"a profile with {foreign(unknown)}, which is of a later version")
     return profile
+
+
+def _unknown(part: object, told: object) -> Iterator[str]:
+    """The names of what was left out when that part was read."""
+    if isinstance(part, ProfilePart) and isinstance(told, dict):
+        known = type(part).model_fields
+        yield from (name for name in told if name not in known)
+        for name in known.keys() & told.keys():
+            yield from _unknown(getattr(part, name), told[name])
+    elif isinstance(part, Mapping) and isinstance(told, dict):
+        for name, one in part.items():
+            yield from _unknown(one, told.get(name))
+    elif isinstance(part, tuple) and isinstance(told, list):
+        for one, its in zip(part, told, strict=False):
+            yield from _unknown(one, its)

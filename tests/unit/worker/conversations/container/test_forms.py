@@ -7,8 +7,10 @@ from collections.abc import AsyncIterator
 import pytest
 from redis.asyncio import Redis
 
+from agent import server
 from infra.wire.agents.bundle import BundleFile, bundle_digest, pack
 from infra.wire.agents.container import ContainerLimits
+from infra.wire.agents.permissions import Permissions
 from infra.wire.agents.profile import AgentProfile
 from infra.wire.agents.ref import AgentRef
 from infra.wire.errors import AgentImageRefused, ErrorCode
@@ -114,3 +116,27 @@ async def test_an_image_that_is_refused_is_told_at_once_and_harms_nobody(redis: 
             assert await asked(stage, AgentProfile(image="pandas:1")) is ErrorCode.CONTAINER_FAILED
         assert await asked(stage, None) is None
         assert worker.process.parts.engine.is_trusted
+
+
+CAREFUL = AgentProfile(permissions=Permissions(ask=("Bash",)))
+
+
+async def test_a_container_of_an_earlier_version_makes_way_for_one_that_knows_what_restricts_it(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server, "RESTRICTIONS", ("permissions.deny",))
+    assert await asked(stage, None) is None
+    [first] = stage.machine.kept
+    assert await asked(stage, AgentProfile(permissions=Permissions(deny=("Bash",)))) is None
+    assert [*stage.machine.kept] == [first], "it knows that"
+    monkeypatch.undo()
+    assert await asked(stage, CAREFUL) is None
+    assert first not in stage.machine.kept
+
+
+async def test_an_image_that_does_not_know_what_restricts_a_turn_never_gets_it(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server, "RESTRICTIONS", ())
+    assert await asked(stage, CAREFUL) is ErrorCode.CONTAINER_FAILED
+    assert await asked(stage, None) is None
