@@ -129,6 +129,7 @@ def _lines(file: Path) -> list[str]:
 
 
 SLOW = "tool bash echo begun | tee -a marks; sleep 3; echo done | tee -a marks"
+SLOWER = SLOW.replace("sleep 3", "sleep 10")
 LONG = SLOW.replace("sleep 3", "sleep 60")
 
 
@@ -175,6 +176,28 @@ async def test_a_call_outlives_a_killed_worker(running: Cluster, victim: str) ->
             await one.kill()
         # Both may have been of one host, whose turns would end without a worker.
         await revived(running, *victims)
+    assert "done" in asked.result()
+    assert chat.lines(called.conversation) == ["begun", "done"], "it was done once"
+
+
+@pytest.mark.parametrize("leaving", ["the caller's worker", "both"])
+async def test_a_call_outlives_a_drain(running: Cluster, leaving: str) -> None:
+    """It takes longer than a worker waits for its turns, so it is handed over in the middle."""
+    chat = Chat(running)
+    async with asyncio.TaskGroup() as group:
+        asked = group.create_task(chat.ask(call(SLOWER)))
+        called = await chat.until_called()
+        caller = await running.owner_of(KEY, chat.name)
+        helper = await running.process_of(str(called.owner))
+        assert caller is not None
+        assert helper is not None
+        workers = [caller, helper] if leaving == "both" else [caller]
+        for one in workers:
+            one.terminate()
+        for one in workers:
+            assert await one.wait(within_s=30) == 0
+        assert not asked.done(), "it was handed over in the middle"
+        await revived(running, *workers)
     assert "done" in asked.result()
     assert chat.lines(called.conversation) == ["begun", "done"], "it was done once"
 
