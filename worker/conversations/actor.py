@@ -49,6 +49,7 @@ from worker.conversations.delivery import Delivery
 from worker.conversations.files.files_out import FilesOut
 from worker.conversations.files.workspace_guard import WorkspaceGuard
 from worker.conversations.inbox import Inbox
+from worker.conversations.mcp_logins import LoginsInTurn, TurnLogins
 from worker.conversations.next_step import Facts, Left, Step, next_step
 from worker.conversations.phases import ACTOR_TRANSITIONS, OF_THE_IDLE, ActorPhase, Departure, Wish
 from worker.conversations.recorded_state import RecordedState
@@ -129,6 +130,12 @@ class Conversation:
         self._boost = StartBoost(parts, container=lambda: self._session.container)
         self._files = FilesOut(parts, held)
         self._called = CalledAgents(parts, held, send=self._link.send)
+        self._logins = LoginsInTurn(
+            TurnLogins(parts.mcp_logins, parts.gateway, parts.clock),
+            parts.gateway,
+            parts.clock,
+            running=lambda: self._run,
+        )
         self._inbox = Inbox()
         self._idle_end = IdleEnd(self.key, self._record, self._inbox, on_hibernated=on_hibernated)
         self._run: TurnRun | None = None
@@ -306,6 +313,7 @@ class Conversation:
                     group.create_task(self._boost.run()),
                     group.create_task(self._files.run()),
                     group.create_task(self._called.run()),
+                    group.create_task(self._logins.run()),
                 ]
                 left = await self._serve()
                 for watcher in watchers:

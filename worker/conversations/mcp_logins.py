@@ -7,7 +7,7 @@ token of before worthless.
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Protocol
 
@@ -17,14 +17,17 @@ from infra.store.mcp_logins import McpLogins
 from infra.wire.agents.profile import AgentProfile
 from infra.wire.agents.ref import AgentRef
 from infra.wire.errors import GatewayUnavailable, StoreUnavailable
+from infra.wire.gateway import OpenTurn
 from infra.wire.mcp_logins import OpenLogin, RenewedLogin, RenewLogin, SealedLogin, login_name
+from worker.turns.run import TurnRun
 from worker.waiting import until_store_answers
 
 log = logging.getLogger(__name__)
 
 RENEW_BEFORE_MS = 10 * 60 * 1000
-"""A token that ends sooner is renewed before the turn: a turn of usual length does not outlast
-it."""
+"""A token that ends sooner is renewed, or one with less than half of its life left."""
+LOOK_S = 30.0
+"""How often a running turn's logins are looked after."""
 AGAIN_AFTER_MS = 60 * 1000
 """A renewal that failed is not tried again before."""
 WAIT_S = 5.0
@@ -36,6 +39,14 @@ class RenewsLogins(Protocol):
 
     async def renew_login(self, command: RenewLogin) -> RenewedLogin:
         """Raises `GatewayUnavailable`."""
+        ...
+
+
+class OpensTurns(Protocol):
+    """The same."""
+
+    async def open_turn(self, request: OpenTurn) -> None:
+        """Raises `GatewayUnavailable` and `LeaseLost`."""
         ...
 
 
@@ -111,4 +122,41 @@ class TurnLogins:
             return False
         if login.fault is not None and now_ms < login.made_ms + AGAIN_AFTER_MS:
             return False
-        return login.expires_ms < now_ms + RENEW_BEFORE_MS
+        half_ms = max(0, login.expires_ms - login.made_ms) // 2
+        return login.expires_ms < now_ms + min(RENEW_BEFORE_MS, half_ms)
+
+
+class LoginsInTurn:
+    """Keeps the logins of a running turn good: its tokens may end before it does, and another
+    turn's renewal may have made them worthless."""
+
+    def __init__(
+        self,
+        logins: TurnLogins,
+        gateway: OpensTurns,
+        clock: Clock,
+        *,
+        running: Callable[[], TurnRun | None],
+    ) -> None:
+        self._logins = logins
+        self._gateway = gateway
+        self._clock = clock
+        self._running = running
+
+    async def run(self) -> None:
+        """Look after them until cancelled. Raises `LeaseLost`."""
+        while True:
+            await self._clock.sleep(LOOK_S)
+            run = self._running()
+            if run is not None and run.is_agent_working and run.claimed.mcp_logins:
+                await self._look_after(run)
+
+    async def _look_after(self, run: TurnRun) -> None:
+        logins = await self._logins.of(run.claimed.request.agent, run.claimed.profile)
+        # Nothing may come between this and the command: a closed turn would be opened again.
+        if not run.take_logins(logins):
+            return
+        try:
+            await self._gateway.open_turn(run.open_request())
+        except GatewayUnavailable as error:
+            log.warning("logins of a turn not renewed: %s", error, extra=fields(turn=run.turn))

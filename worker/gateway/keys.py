@@ -90,9 +90,19 @@ class LoginTokens:
 
     def of(self, server: str, url: str) -> str | None:
         """The token for the server of that name, if it is the one that the login was made at."""
-        told = json.loads(self._bytes.decode()) if self._bytes else {}
-        made_at, token = told.get(server, (None, None))
+        made_at, token = self._told().get(server, (None, None))
         return token if made_at == url else None
+
+    def take(self, newer: LoginTokens) -> None:
+        """Have those in the place of one's own, and keep others. `newer` is wiped."""
+        told = {**self._told(), **newer._told()}
+        newer.wipe()
+        self.wipe()
+        self._bytes += json.dumps(told).encode()
+
+    def _told(self) -> dict[str, list[str]]:
+        told: dict[str, list[str]] = json.loads(self._bytes.decode()) if self._bytes else {}
+        return told
 
     def wipe(self) -> None:
         """Overwrite them. May be called repeatedly."""

@@ -309,7 +309,8 @@ class SessionTable:
         """Allow model calls with the sealed key.
 
         Raises `NoSession`, `StaleFence` or `KeyNotOpened`. For the turn that is already open, only
-        fence and budget change: a worker that takes it over sends the same command again.
+        fence, budget and the tokens of logins change: a worker that takes it over sends the same
+        command again, and so does one that has renewed a login.
         """
         session = self._sessions.get(command.conversation)
         if session is None:
@@ -325,6 +326,7 @@ class SessionTable:
                 key.wipe()
                 callers_secrets.wipe()
                 session.turn.budget_tokens = command.budget_tokens
+                session.turn.tokens.take(self._tokens(command))
                 return
             self._end_turn(session)
         turn = Turn(

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from functools import partial
@@ -35,6 +35,7 @@ from infra.wire.link import (
     Refused,
     Replay,
 )
+from infra.wire.mcp_logins import OpenLogin
 from infra.wire.states import TurnState
 from infra.wire.text.foreign import foreign
 from infra.wire.turns import TurnRequest
@@ -190,6 +191,15 @@ class TurnRun:
             mcp_logins=self.claimed.mcp_logins,
             turn_options=self.claimed.request.turn_options.for_gateway,
         )
+
+    def take_logins(self, logins: Mapping[str, OpenLogin]) -> bool:
+        """These have taken the place of its logins at MCP servers. Returns whether the gateway has
+        to be told: not of those that it has, and not of a turn without an agent at work."""
+        together = {**self.claimed.mcp_logins, **logins}
+        if not self.is_agent_working or together == self.claimed.mcp_logins:
+            return False
+        self.claimed = replace(self.claimed, mcp_logins=together)
+        return True
 
     async def put_on(self, standing: Standing) -> None:
         """Record the memory that the turn continues, before its agent hears of it: from then on

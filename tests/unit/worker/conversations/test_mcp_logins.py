@@ -15,13 +15,16 @@ from infra.wire.agents.mcp import McpServer
 from infra.wire.agents.profile import AgentProfile
 from infra.wire.agents.ref import AgentRef
 from infra.wire.errors import GatewayUnavailable, StoreUnavailable
+from infra.wire.ids import ConversationKey
 from infra.wire.mcp_logins import RenewedLogin, RenewLogin, SealedLogin
+from tests.fakes.worker_stage import Stage
 from worker.conversations.mcp_logins import RENEW_BEFORE_MS, TurnLogins
 
 AGENT = AgentRef(name="helper", digest="0" * 32)
 SERVER = McpServer(url="https://mcp.example.com/", login=True)
 PROFILE = AgentProfile(mcp_servers={"notes": SERVER, "open": McpServer(url="https://a.example/")})
 NAME = "helper/notes"
+C = ConversationKey("c" * 24)
 
 
 class RenewingGateway:
@@ -168,3 +171,44 @@ async def test_a_login_that_was_renewed_is_kept_once(logins: McpLogins) -> None:
     assert await logins.keep_renewed(NAME, "s", new)
     assert not await logins.keep_renewed(NAME, "s", SealedLogin(sealed="late"))
     assert await logins.of([NAME]) == {NAME: new}
+
+
+@pytest.mark.parametrize(
+    ("lasts_ms", "left_ms", "is_renewed"),
+    [(120_000, 50_000, True), (120_000, 70_000, False), (10**8, RENEW_BEFORE_MS - 9, True)],
+)
+async def test_a_token_is_renewed_when_half_of_its_life_is_over(
+    logins: McpLogins, lasts_ms: int, left_ms: int, is_renewed: bool
+) -> None:
+    now_ms = SystemClock().unix_ms()
+    end_ms = now_ms + left_ms
+    one = SealedLogin(sealed="s", expires_ms=end_ms, can_renew=True, made_ms=end_ms - lasts_ms)
+    await logins.keep(NAME, one)
+    gateway = RenewingGateway()
+    await sealed_for_turn(logins, gateway)
+    assert bool(gateway.asked) is is_renewed
+
+
+async def test_a_turn_that_outlasts_its_token_gets_the_next_one(
+    redis: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("worker.conversations.mcp_logins.LOOK_S", 0.05)
+    async with Stage(redis) as stage:
+        await stage.worker()
+        digest = await stage.store.profiles.keep(PROFILE, ttl_s=60)
+        await stage.store.mcp_logins.keep(NAME, SealedLogin(sealed="first"))
+        agent = AgentRef(name="helper", digest=digest)
+        turn = await stage.ask(C, "wait 1000", agent=agent)
+        await stage.until_logged(turn, 1)
+        assert tokens(stage) == ["first"]
+        # Another conversation's turn has renewed it.
+        await stage.store.mcp_logins.keep(NAME, SealedLogin(sealed="second"))
+        await stage.ended(turn)
+        assert tokens(stage) == ["first", "second"], "told once"
+        assert stage.gateway.closed == [turn]
+        assert stage.gateway.turns == {}, "what is over stays over"
+
+
+def tokens(stage: Stage) -> list[str]:
+    """What the gateway was told, one after the other."""
+    return [one.mcp_logins["notes"].sealed for one in stage.gateway.opened]

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 import pytest
 
@@ -12,6 +13,7 @@ from infra.runtime.sealing import LoginSealer, SealContext, Sealer
 from infra.wire.errors import KeyNotOpened
 from infra.wire.gateway import OpenSession, OpenTurn, SealKey, TurnMeter
 from infra.wire.ids import ConversationKey, Fence, TenantId, TurnId
+from infra.wire.mcp_logins import McpLogin, OpenLogin
 from tests.fakes.manual_clock import ManualClock
 from worker.gateway.keys import KeyWiped
 from worker.gateway.mcp_logins import McpLoginDesk
@@ -25,6 +27,8 @@ from worker.gateway.sessions import (
 )
 
 SEALER = Sealer(b"s" * 32)
+LOGIN_SEALER = LoginSealer(b"secret")
+URL = "https://mcp.example.com/"
 C = ConversationKey("c" * 24)
 TENANT = TenantId("t" * 20)
 
@@ -54,7 +58,7 @@ class Desk:
             listen=self._listen,
             sealer=SEALER,
             mcp_sealer=SEALER,
-            logins=McpLoginDesk(LoginSealer(b"secret"), self.clock, group),
+            logins=McpLoginDesk(LOGIN_SEALER, self.clock, group),
             clock=self.clock,
             group=group,
         )
@@ -62,7 +66,16 @@ class Desk:
     async def open_session(self, fence: int, folder: str = "/s/c") -> None:
         await self.table.open_session(C, OpenSession(socket_dir=folder, fence=Fence(fence)))
 
-    def open_turn(self, name: str, fence: int, *, lasts_s: int = 60, key: str = "k") -> None:
+    def open_turn(
+        self,
+        name: str,
+        fence: int,
+        *,
+        lasts_s: int = 60,
+        key: str = "k",
+        logins: Mapping[str, str] = MappingProxyType({}),
+    ) -> None:
+        """`logins`: the token of each server."""
         expires_ms = self.clock.unix_ms() + lasts_s * 1000
         context = SealContext(TENANT, C, TurnId(name), expires_ms)
         self.table.open_turn(
@@ -73,6 +86,7 @@ class Desk:
                 fence=Fence(fence),
                 sealed_key=SEALER.seal(key, context),
                 expires_ms=expires_ms,
+                mcp_logins={name: _login(name, token) for name, token in logins.items()},
             )
         )
 
@@ -81,6 +95,11 @@ class Desk:
         self.sessions.append(session)
         self.made.append(PaperListeners())
         return self.made[-1]
+
+
+def _login(server: str, token: str) -> OpenLogin:
+    made = McpLogin(url=URL, access_token=token, token_endpoint=URL, client_id="c")
+    return OpenLogin(name=server, sealed=LOGIN_SEALER.seal(made, server))
 
 
 @pytest.fixture
@@ -99,6 +118,17 @@ async def test_opening_again_keeps_what_is_under_way(desk: Desk) -> None:
     desk.open_turn("a", 2)
     assert desk.sessions[0].running_turn() is turn
     assert len(desk.made) == 1
+
+
+async def test_a_turn_that_is_opened_again_has_the_newer_tokens(desk: Desk) -> None:
+    await desk.open_session(1)
+    desk.open_turn("a", 1, logins={"notes": "one", "other": "kept"})
+    tokens = desk.sessions[0].running_turn().tokens
+    desk.open_turn("a", 2, logins={"notes": "two"})
+    assert desk.sessions[0].running_turn().tokens is tokens
+    assert [tokens.of(name, URL) for name in ("notes", "other")] == ["two", "kept"]
+    desk.table.close_turn(C, TurnId("a"), Fence(2))
+    assert tokens.of("notes", URL) is None
 
 
 async def test_sockets_that_vanished_or_moved_are_made_again(desk: Desk) -> None:
