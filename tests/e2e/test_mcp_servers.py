@@ -14,7 +14,12 @@ from typing import Any
 
 import pytest
 from openai.types.chat import ChatCompletion
+from redis import Redis
 
+from infra.cli.up.state_dir import StateDir
+from infra.runtime.clock import SystemClock
+from infra.store.keys import Keys
+from infra.wire.mcp_logins import decode_sealed_login
 from tests.e2e.deployments import GOOD_KEY, Deployment, embedded, free_port
 from tests.fakes.mcp_server import RunningMcpServer, mcp_server
 from tests.fakes.oauth_service import OAuthService, log_in, oauth_service
@@ -73,8 +78,7 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
     keys = (f"Bearer {key}" for key in (SECRET, ANNAS, BERTS, BERTS_NEW))
     with (
         mcp_server(tmp_path_factory.mktemp("mcp"), *keys) as server,
-        # Tokens live for so short a time that each turn renews them.
-        oauth_service(tmp_path_factory.mktemp("oauth"), token_s=300) as service,
+        oauth_service(tmp_path_factory.mktemp("oauth")) as service,
     ):
         (agents / "member.yaml").write_text(
             f"mcp_servers: {{notes: {{url: '{service.url}', login: true}}}}\n"
@@ -221,6 +225,17 @@ def test_a_callers_secret_is_only_at_the_gateway(scene: Scene) -> None:
     assert not [path for path in files if ANNAS.encode() in path.read_bytes()]
 
 
+def ends_soon(login: str, deployment: Deployment) -> None:
+    """The next turn finds that its token ends in a second."""
+    assert deployment.data_dir is not None
+    with Redis(unix_socket_path=str(StateDir(deployment.data_dir).redis_socket)) as redis:
+        raw = redis.hget(Keys().mcp_logins(), login)
+        assert isinstance(raw, bytes)
+        kept = decode_sealed_login(raw)
+        soon = kept.model_copy(update={"expires_ms": SystemClock().unix_ms() + 1000, "made_ms": 0})
+        redis.hset(Keys().mcp_logins(), login, soon.encode().decode())
+
+
 def test_an_operator_logs_in_once_and_the_gateway_renews_it(scene: Scene) -> None:
     before = scene.ask("toolnames", model="member")
     assert "mcp__" not in said(before)
@@ -232,6 +247,7 @@ def test_an_operator_logs_in_once_and_the_gateway_renews_it(scene: Scene) -> Non
     assert "logged in: member/notes" in log_in(("member", "notes"), env)
     name = {"X-Conversation-ID": "member"}
     for word in ("one", "two"):
+        ends_soon("member/notes", scene.deployment)
         answer = scene.ask(
             f'tool mcp__notes__repeat {{"text": "{word}"}}', model="member", extra_headers=name
         )
