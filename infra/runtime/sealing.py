@@ -24,6 +24,7 @@ from infra.wire.errors import KeyNotOpened, MalformedMessage
 from infra.wire.ids import ConversationKey, TenantId, TurnId
 from infra.wire.mcp_logins import McpLogin, decode_login
 
+SECRET_MIN_BYTES = 32
 _VERSION = "v1"
 _NONCE_BYTES = 12
 
@@ -89,9 +90,13 @@ class LoginSealer:
 
 
 def secrets_in(told: str | bytes) -> list[bytes]:
-    """The secrets of a setting, which separates them by commas."""
+    """The secrets of a setting, which separates them by commas.
+
+    A secret of before may have a comma in it: what is too short for secrets is one.
+    """
     raw = told.encode() if isinstance(told, str) else told
-    return [one.strip() for one in raw.split(b",")]
+    parts = [one.strip() for one in raw.split(b",")]
+    return parts if all(len(one) >= SECRET_MIN_BYTES for one in parts) else [raw]
 
 
 def _aeads(secret: bytes, what: Sealed) -> list[AESGCM]:

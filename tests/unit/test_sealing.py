@@ -64,6 +64,14 @@ def test_programs_that_know_two_secrets_in_another_order_work_together() -> None
             assert Sealer(opening).open(sealed, CONTEXT, now_ms=0) == KEY
 
 
+def test_a_secret_with_a_comma_is_one_if_its_parts_are_too_short() -> None:
+    told = b"a secret of before, that is long enough"
+    sealed = Sealer(told).seal(KEY, CONTEXT)
+    assert Sealer(told).open(sealed, CONTEXT, now_ms=0) == KEY
+    with pytest.raises(KeyNotOpened):
+        Sealer(told.split(b",")[0]).open(sealed, CONTEXT, now_ms=0)
+
+
 def test_a_secret_that_was_taken_out_opens_nothing() -> None:
     sealed = Sealer(b"o" * 32).seal(KEY, CONTEXT)
     with pytest.raises(KeyNotOpened):

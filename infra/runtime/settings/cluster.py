@@ -105,7 +105,14 @@ class ClusterSettings(Section):
     def _absolute(cls, value: Path) -> Path:
         return Path(os.path.abspath(value.expanduser()))
 
-    @field_validator("content_secret", "old_secrets", "secret", "identity_secret")
+    @field_validator("secret", "identity_secret")
+    @classmethod
+    def _long_enough(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None and len(value.get_secret_value()) < 32:
+            raise ValueError("must be at least 32 characters (openssl rand -hex 32)")
+        return value
+
+    @field_validator("content_secret", "old_secrets")
     @classmethod
     def _each_long_enough(cls, value: SecretStr | None) -> SecretStr | None:
         parts = value.get_secret_value().split(",") if value else ()

@@ -40,6 +40,8 @@ def test_every_program_says_which_turn_it_works_on(start: Start) -> None:
     assert answer.status_code == 200, up.said()
     turn = answer.json()["id"].replace("chatcmpl-", "turn_")
     wait("the end of its request", lambda: bool(lines_of(up.said(), "api", turn)))
+    last = STEPS["worker"][-1]
+    wait("its end", lambda: any(last in line for line in lines_of(up.said(), "worker", turn)))
 
     for program, steps in STEPS.items():
         told = lines_of(up.said(), program, turn)
