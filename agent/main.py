@@ -47,11 +47,12 @@ def _serve(given: argparse.Namespace, around: CliSetup, early: EarlyCli | None) 
     import asyncio
     import logging
 
+    from agent.log_lines import FORMAT, running
     from agent.serving import serve
 
-    logging.basicConfig(
-        level=given.log_level, stream=sys.stderr, format="%(levelname)s %(name)s: %(message)s"
-    )
+    output = logging.StreamHandler(sys.stderr)
+    output.addFilter(running)
+    logging.basicConfig(level=given.log_level, handlers=[output], format=FORMAT)
     asyncio.run(serve(given.socket, around, egress_socket=given.egress_socket, early=early))
 
 

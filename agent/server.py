@@ -13,6 +13,7 @@ import logging
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
+from agent.log_lines import running
 from agent.memory.transcripts import Transcripts
 from agent.turn import AgentSession, RunningTurn
 from infra.wire.agents.delegation import DelegateAnswered, DelegateDid
@@ -149,7 +150,9 @@ class LinkServer:
             while True:
                 match await self._starts.get():
                     case RunningTurn() as turn:
+                        running.turn = turn.start.turn
                         self._end(turn, await _run_guarded(session, turn))
+                        running.turn = None
                     case settings:
                         self._tell_prepared(await session.prepare(settings))
         finally:
@@ -168,7 +171,7 @@ class LinkServer:
             return
         self._just_ended = turn.start.turn
         turn.outbox.end(ended.model_copy(update={"heads": turn.answer.heads}))
-        log.info("turn %s ended: %s", turn.start.turn, ended.state)
+        log.info("turn ended: %s", ended.state)
 
     # Links: any number may be open, but only one is the worker's.
 
@@ -317,7 +320,7 @@ async def _run_guarded(session: AgentSession, turn: RunningTurn) -> TurnEnded:
     try:
         return await session.run(turn)
     except Exception:  # Our own bugs must cost the turn, not the conversation.
-        log.exception("turn %s broke", turn.start.turn)
+        log.exception("turn broke")
         return declared_end(ErrorCode.AGENT_FAILED)
 
 

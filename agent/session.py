@@ -204,7 +204,7 @@ class ClaudeSession:
             return
         if is_crowded():
             # A fork bomb: it would break every tool of the next turns.
-            log.warning("turn %s left no room for processes: the CLI is ended", turn.start.turn)
+            log.warning("the turn left no room for processes: the CLI is ended")
             self._cli.kill()
             await self._drop_cli()
         else:
@@ -390,7 +390,7 @@ class ClaudeSession:
 
     async def _drop_failed(self, turn: RunningTurn, failure: CliFailed) -> None:
         if self._cli is not None:
-            log.warning("turn %s: the CLI failed: %s", turn.start.turn, failure.detail)
+            log.warning("the CLI failed: %s", failure.detail)
             self._cli.kill()
             await self._drop_cli()
 
@@ -466,7 +466,7 @@ class ClaudeSession:
             async with asyncio.timeout(turn.start.settings.interrupt_grace_s):
                 await self._interrupt_again_and_again()
         except TimeoutError:
-            log.warning("turn %s does not stop: killing its CLI", turn.start.turn)
+            log.warning("the turn does not stop: killing its CLI")
             if self._cli is not None:
                 self._cli.kill()
 

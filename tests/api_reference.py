@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from api.routes.manual import DocumentedOperation, operations
-from infra.reference.generated import command
+from infra.reference.generated import command, wrapped
 from tests.fakes.running_api import running_api
 
 PAGE = Path("docs/reference/api.md")
@@ -39,13 +39,13 @@ def page() -> str:
 def _lines(one: DocumentedOperation) -> Iterator[str]:
     key = "" if one.needs_key else " Needs no key."
     yield f"### {one.method} `{one.path}`"
-    yield f"{one.told}{key}".strip()
+    yield wrapped(f"{one.told}{key}")
     if one.parameters:
         yield ""
     for told in one.parameters:
         required = ", required" if told.is_required else ""
         text = f": {' '.join(told.told.split())}" if told.told else ""
-        yield f"- `{told.name}` ({told.place}{required}){text}"
+        yield wrapped(f"`{told.name}` ({told.place}{required}){text}", item="- ")
     yield ""
     yield f"Answers: {', '.join(one.statuses)}."
 

@@ -113,7 +113,7 @@ class CallsInStead:
             async with asyncio.TaskGroup() as group:
                 asking = group.create_task(_ask(reader, to_model, left))
                 answer = group.create_task(_copy(model, writer))
-                # Whoever ends first ends both: a CLI that hangs up wants no more of the answer.
+                # The first to end ends both: a CLI that hangs up wants no more of the answer.
                 await asyncio.wait({asking, answer}, return_when=asyncio.FIRST_COMPLETED)
                 asking.cancel()
                 answer.cancel()

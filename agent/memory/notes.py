@@ -1,7 +1,7 @@
 """What we note in a session's transcript about its user's decisions. Pure.
 
 A note is an entry of our own among the CLI's. It travels with the transcript to the store and to
-other hosts, and holds from the prompt on with which the user has decided. So whoever goes back to
+other hosts, and holds from the prompt on with which the user has decided. So who goes back to
 before that prompt goes back to before the decision. Nothing that a model or a tool says becomes an
 entry of this type; the CLI never gets one.
 """

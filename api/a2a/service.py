@@ -60,7 +60,7 @@ class AgentCall:
 
 @dataclass(frozen=True)
 class RunningTask:
-    """A task with its newest turn open. Whoever has it leaves the turn."""
+    """A task with its newest turn open. Anybody who has it leaves the turn."""
 
     task: Task
     """As it stands before the turn's next event."""

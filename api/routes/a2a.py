@@ -116,7 +116,7 @@ class A2aRoutes:
         return router
 
     async def card(self, request: Request, agent: str) -> Response:
-        """The agent's card, for whoever may use it. An agent that is for everybody shows it without
+        """The agent's card, for all who may use it. An agent that is for everybody shows it without
         a key, as `GET /v1/models` does."""
         try:
             caller = await self._gate.greet(request)

@@ -18,7 +18,7 @@ for await (const chunk of stream) {
 }
 console.log("hung up");
 
-// The agent works on. Whoever has the id and the key comes back for its answer, within an hour.
+// The agent works on. Anybody who has the id and the key comes back for its answer, within an hour.
 let answer;
 while (!answer) {
   try {

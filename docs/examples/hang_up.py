@@ -16,7 +16,7 @@ id = next(stream).id
 stream.close()
 print("hung up")
 
-# The agent works on. Whoever has the id and the key comes back for its answer, within an hour.
+# The agent works on. Anybody who has the id and the key comes back for its answer, within an hour.
 while True:
     try:
         answer = client.chat.completions.retrieve(id)

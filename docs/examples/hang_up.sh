@@ -10,7 +10,7 @@ id=$(curl -sSN "$OPENAI_BASE_URL/chat/completions" \
   }' 2>/dev/null | grep -o -m 1 'chatcmpl-[0-9a-f]*')
 echo "hung up"
 
-# The agent works on. Whoever has the id and the key comes back for its answer, within an hour.
+# The agent works on. Anybody who has the id and the key comes back for its answer, within an hour.
 curl -sSN "$OPENAI_BASE_URL/chat/completions/$id?stream=true" \
   -H "Authorization: Bearer $OPENAI_API_KEY" |
   sed -un 's/^data: {/{/p' |

@@ -1,7 +1,7 @@
 """How a family of metrics is made: named by Prometheus' rules, in base units, with bounded labels.
 
 The modules beside this one declare the families, one module for each part of the system. A program
-shows those of the modules that it imports. Whoever has something to count imports the family and
+shows those of the modules that it imports. What has something to count imports the family and
 counts: a family is ambient, as a logger is. It costs about a microsecond and needs nobody to look.
 
 A label has a few values that are known beforehand, such as the members of an enum. Nothing that

@@ -1,6 +1,6 @@
 """Reads the files of an agent's bundle from the agents' folder: its skills, its workspace.
 
-Only plain files and folders: a link could lead anywhere on the machine of whoever reads it.
+Only plain files and folders: a link could lead anywhere on the machine of anybody who reads it.
 """
 
 from __future__ import annotations

@@ -5,8 +5,12 @@ from __future__ import annotations
 import argparse
 import difflib
 import sys
+import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+
+WIDTH = 140
+"""Characters of a line in generated documents."""
 
 
 def apply(wanted: Mapping[Path, str], *, is_check: bool) -> int:
@@ -41,6 +45,18 @@ def replace_part(document: str, text: str, *, begin: str, end: str) -> str:
     if not found or not closed:
         raise ValueError(f"no part between {begin.strip()} and {end}")
     return f"{before}{begin}{text}{end}{after}"
+
+
+def wrapped(text: str, *, item: str = "") -> str:
+    """A paragraph, or with `item` (its mark) a list item, in lines that can be read."""
+    return textwrap.fill(
+        " ".join(text.split()),
+        WIDTH,
+        initial_indent=item,
+        subsequent_indent=" " * len(item),
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
 
 
 def command(

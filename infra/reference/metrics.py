@@ -13,7 +13,7 @@ from pathlib import Path
 from prometheus_client import Counter, Gauge, Histogram
 from prometheus_client.metrics import MetricWrapperBase
 
-from infra.reference.generated import command
+from infra.reference.generated import command, wrapped
 
 PAGE = Path("docs/reference/metrics.md")
 HEAD = """\
@@ -65,7 +65,8 @@ def shown_name(family: MetricWrapperBase) -> str:
 def _entry(family: MetricWrapperBase) -> str:
     kind = next(word for made, word in _KINDS.items() if isinstance(family, made))
     labels = "".join(f", `{label}`" for label in family._labelnames)
-    return f"- `{shown_name(family)}` ({kind}{labels}): {family._documentation}"
+    told = f"`{shown_name(family)}` ({kind}{labels}): {family._documentation}"
+    return wrapped(told, item="- ")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -19,7 +19,7 @@ from typing import Any
 from pydantic import SecretStr
 from pydantic.fields import FieldInfo
 
-from infra.reference.generated import apply, replace_part
+from infra.reference.generated import apply, replace_part, wrapped
 from infra.reference.readers import PROGRAMS, read_by, readers_of
 from infra.runtime.settings import PREFIX, SECTIONS
 
@@ -120,7 +120,7 @@ def settings_page() -> str:
             text = entry.description + (f" {entry.choices}" if entry.choices else "")
             readers = ", ".join(entry.readers) or "`agcluster`"
             default = f"`{entry.default}`" if entry.default else "nothing"
-            lines += ["", f"### `{entry.name}`", text, ""]
+            lines += ["", f"### `{entry.name}`", wrapped(text), ""]
             lines += [f"Default: {default}. Read by: {readers}."]
     return "\n".join(lines) + "\n"
 

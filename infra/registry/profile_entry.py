@@ -162,8 +162,8 @@ def _reference(secret: str) -> str:
 
 
 def _secrets_of(server: str) -> str:
-    """How the names of a server's secrets begin. No other server's begin so, whoever has published
-    it, so none can name those of another."""
+    """How the names of a server's secrets begin. No other server's begin so,
+    also if another has published it, so none can name those of another."""
     namespace, _, name = server.partition("/")
     folded = "__".join(re.sub(r"[^A-Z0-9]+", "_", part.upper()) for part in (namespace, name))
     if re.fullmatch(r"[a-z0-9.]+/[a-z0-9]+", server):

@@ -26,6 +26,7 @@ class RedisHealth:
     used_bytes: int
     max_bytes: int
     """0: no limit but the machine's."""
+    eviction_policy: str
     evicted_keys: int
     """Since it started. More than 0: conversations or leases may have been dropped."""
     clients: int
@@ -123,6 +124,7 @@ def _health(facts: Mapping[str, Any]) -> RedisHealth:
         version=text(facts.get("redis_version", "")),
         used_bytes=int(facts.get("used_memory", 0)),
         max_bytes=int(facts.get("maxmemory", 0)),
+        eviction_policy=text(facts.get("maxmemory_policy", "noeviction")),
         evicted_keys=int(facts.get("evicted_keys", 0)),
         clients=int(facts.get("connected_clients", 0)),
         rejected_connections=int(facts.get("rejected_connections", 0)),

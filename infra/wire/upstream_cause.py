@@ -16,6 +16,8 @@ class UpstreamCause(StrEnum):
     """It does not answer in time."""
     CERTIFICATE = "certificate"
     """Its certificate is not trusted."""
+    TLS = "tls"
+    """It does not speak TLS as it should, or at all."""
     PROXY = "proxy"
     """The operator's proxy does not let through."""
     BROKEN = "broken"

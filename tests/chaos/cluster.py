@@ -135,7 +135,7 @@ class Host:
             one.start()
 
     async def stop_containers(self) -> None:
-        """Stop every container of the cluster here, whoever owns it."""
+        """Stop every container of the cluster here, no matter who owns it."""
         for container in await self.containers():
             await self.engine.stop(container.id, grace_s=0)
 

@@ -1,7 +1,7 @@
 """Agents that call agents, with real agents in a real cluster, while things go wrong.
 
-Two hosts, each with room for two agents. What is asked for is done once, and whoever asked reads
-of it, or of what went wrong.
+Two hosts, each with room for two agents. What is asked for is done once, and all who asked
+read of it, or of what went wrong.
 """
 
 from __future__ import annotations

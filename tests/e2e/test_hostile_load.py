@@ -122,7 +122,7 @@ def test_a_conversation_that_exchanges_its_folders_is_deleted_and_nobody_waits(
     (victim / "below").mkdir()
     for kept in ("f0", "f1", "below/f2"):
         (victim / kept).write_text("the host's")
-    # Open to everybody: what would be removed is removed, whoever does it.
+    # Open to everybody: what would be removed is removed, no matter who does it.
     for path in (victim.parent, victim, victim / "below"):
         path.chmod(0o777)
     program = textwrap.dedent(inspect.getsource(exchange_for_ever))

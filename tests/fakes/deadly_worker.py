@@ -26,7 +26,7 @@ from worker.process import Surroundings, WorkerProcess
 
 
 class DeadlyHost(MemoryHost):
-    """Whoever starts a container on it is dead."""
+    """Anybody who starts a container on it is dead."""
 
     def __init__(self, machine: MemoryMachine, starts: Path) -> None:
         super().__init__(machine)

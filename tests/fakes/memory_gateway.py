@@ -87,6 +87,7 @@ class MemoryGateway:
         self.is_answering_turns = asyncio.Event()
         """While it is not set, opening a turn takes for ever."""
         self.is_answering_turns.set()
+        self.upstream_asks = 0
         self.upstream_health: UpstreamHealth | None = None
         """What it says of the model's service."""
         self.failures = 0
@@ -142,6 +143,7 @@ class MemoryGateway:
 
     async def ask_upstream(self) -> UpstreamHealth | None:
         self._answer()
+        self.upstream_asks += 1
         return self.upstream_health
 
     async def meters(self) -> Meters:

@@ -258,7 +258,7 @@ class VanishingHost(MemoryHost):
 
 
 class EarlyEndHost(MemoryHost):
-    """Its first container ends at once, and whoever watches is told before its start returns."""
+    """Its first container ends at once, and its watchers are told before its start returns."""
 
     def __init__(self, machine: MemoryMachine) -> None:
         super().__init__(machine)

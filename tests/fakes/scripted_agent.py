@@ -502,7 +502,7 @@ class DyingAgent(ScriptedAgent):
 
 
 class FloodingAgent(ScriptedAgent):
-    """Talks as fast as it can, whoever reads or not."""
+    """Talks as fast as it can, no matter who reads or not."""
 
     def __init__(self, socket: Path, *, count: int = 100_000, chars: int = 16) -> None:
         super().__init__(socket, [Deltas(count, chars=chars)])

@@ -8,7 +8,7 @@ once) and takes TIME and every expiry from `now_us`, so that hours pass in no ti
 needed for that it does not have: no connections, no blocking, no persistence, no real eviction.
 `tests/contract/store/server/test_virtual_redis.py` shows that it answers as redis-server does.
 
-`watch` sees every write of a script as it happens, for whoever checks invariants.
+`watch` sees every write of a script as it happens, for anybody who checks invariants.
 """
 
 from __future__ import annotations

@@ -188,3 +188,17 @@ def test_a_wrong_secret_is_not_shown() -> None:
     with pytest.raises(SettingsRefused) as refused:
         load_settings({"AGCLUSTER_SECRET": "too-short-secret"}, env_file=None)
     assert "too-short-secret" not in str(refused.value)
+
+
+@pytest.mark.parametrize("mistake", ["{long},short", "short,{long}", "{long},"])
+def test_a_list_of_secrets_with_a_mistake_in_it_is_refused(mistake: str) -> None:
+    """It was one secret then, which opens nothing that was sealed before."""
+    with pytest.raises(SettingsRefused, match="of several, each must be"):
+        load_settings({"AGCLUSTER_SECRET": mistake.format(long="o" * 32)}, env_file=None)
+
+
+def test_a_secret_of_before_may_have_a_comma_in_it() -> None:
+    told = "a secret of before, that is long enough"
+    secret = load_settings({"AGCLUSTER_SECRET": told}, env_file=None).secret
+    assert secret is not None
+    assert secret.get_secret_value() == told

@@ -248,11 +248,16 @@ class GatewayRegistrar:
             return None
         give_up_s = self._clock.monotonic() + UPSTREAM_PATIENCE_S
         while (found := await self._gateway.ask_upstream()) is not None and found.cause:
-            if self._clock.monotonic() >= give_up_s:
+            if self._is_old(found) or self._clock.monotonic() >= give_up_s:
                 return found
             await self._clock.sleep(UPSTREAM_PAUSE_S)
         self.upstream = found
         return None
+
+    def _is_old(self, found: UpstreamHealth) -> bool:
+        """Whether it was away for longer than that before it was asked now."""
+        away_ms = self._clock.unix_ms() - (found.since_ms or 0)
+        return away_ms >= UPSTREAM_PATIENCE_S * 1000
 
     async def _reopen_one(self, c: ConversationKey) -> None:
         """Reopen one session. If it is refused (a newer owner's, an expired key), the others are

@@ -47,7 +47,7 @@ class ContainerForm(BaseModel):
             form = cls.model_validate_json(text)
         except ValidationError as error:
             raise ValueError("not a container's form") from error
-        # Two spellings of a form would be two forms to whoever compares them.
+        # Two spellings of a form would be two forms to anybody who compares them.
         if form.text != text:
             raise ValueError("not how a container's form is written")
         return form

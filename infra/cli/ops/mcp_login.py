@@ -77,7 +77,7 @@ class ReturnPage:
             writer.write(_ANSWER)
             await writer.drain()
         except (OSError, TimeoutError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
-            pass  # Whoever that was, it was not the browser.
+            pass  # It was somebody else than the browser.
         finally:
             writer.close()
 

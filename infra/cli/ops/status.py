@@ -88,6 +88,11 @@ def _redis(seen: ClusterOverview) -> StatusLine:
             "redis", StatusVerdict.BAD, f"{says}, {plural(redis.evicted_keys, 'key')} evicted",
             "set maxmemory-policy to noeviction: conversations and leases may be lost",
         )  # fmt: skip
+    if redis.max_bytes and redis.eviction_policy != "noeviction":
+        return StatusLine(
+            "redis", StatusVerdict.LOOK, f"{says}, {redis.eviction_policy}",
+            "set maxmemory-policy to noeviction, or it drops conversations when it is full",
+        )  # fmt: skip
     if redis.fullness >= FULL:
         return StatusLine(
             "redis", StatusVerdict.BAD, says, "raise maxmemory, or delete conversations"

@@ -108,8 +108,15 @@ class ClusterSettings(Section):
     @field_validator("secret", "identity_secret")
     @classmethod
     def _long_enough(cls, value: SecretStr | None) -> SecretStr | None:
-        if value is not None and len(value.get_secret_value()) < 32:
+        if value is None:
+            return None
+        told = value.get_secret_value()
+        if len(told) < 32:
             raise ValueError("must be at least 32 characters (openssl rand -hex 32)")
+        # A secret of before may have a comma in it. A list with a mistake in it is no such one.
+        are_long = {len(part.strip()) >= 32 for part in told.split(",")}
+        if len(are_long) > 1:
+            raise ValueError("of several, each must be at least 32 characters")
         return value
 
     @field_validator("content_secret", "old_secrets")
@@ -155,5 +162,5 @@ class MetricsSettings(Section):
     )
     metrics_host: str = Field(
         "127.0.0.1",
-        description="Address of that port. Whoever reaches it can read the metrics, without a key.",
+        description="Address of that port. All who reach it can read the metrics, without a key.",
     )

@@ -1,4 +1,4 @@
--- end_renewal: whoever renewed a login has finished.
+-- end_renewal: a worker that renewed a login has finished.
 --
 -- KEYS  renewal
 -- ARGS  by

@@ -2,7 +2,7 @@
 
 The archive has one form only: a tar file of plain files in the order of their paths, without owners
 and times. So the same files give the same bytes on every machine, and a digest of them names the
-bundle. Whoever takes an archive from elsewhere reads it with `unpack`, which accepts nothing but
+bundle. An archive from elsewhere is read with `unpack`, which accepts nothing but
 that form: no links, no devices, no way out of its folder, nothing beyond the limits.
 
     skills/<skill>/SKILL.md     a skill, and whatever else is in its folder

@@ -209,6 +209,7 @@ WHY_AWAY: Mapping[UpstreamCause, str] = {
     UpstreamCause.REFUSED: "it refuses the connection",
     UpstreamCause.TIMEOUT: "it does not answer in time",
     UpstreamCause.CERTIFICATE: "its certificate is not trusted",
+    UpstreamCause.TLS: "it does not speak TLS as expected",
     UpstreamCause.PROXY: "the proxy on the way does not let through",
     UpstreamCause.BROKEN: "the connection broke off",
 }

@@ -152,7 +152,7 @@ def asking(prompt: str, *, stream: bool = True, model: str = "claude-test") -> d
 
 @pytest.fixture
 def config(data_dir: Path) -> GatewayConfig:
-    """The upstream is filled in by whoever has one."""
+    """The upstream is filled in where there is one."""
     return GatewayConfig(
         data_dir=data_dir,
         control_socket=data_dir / "gateway" / "control.sock",

@@ -21,7 +21,7 @@ SECRETS = McpSecrets('{"BAD": "for-the-bad-one", "GOOD": "for-the-good-one"}')
 
 
 class Hostile:
-    """Answers whoever comes with what it was given, piece by piece, and then waits."""
+    """Answers anybody who comes with what it was given, piece by piece, and then waits."""
 
     def __init__(self, *pieces: bytes, hangs: bool = False) -> None:
         self.pieces = pieces

@@ -1,4 +1,4 @@
-"""What a turn costs is counted to the token, whoever of the agent asked the model for it."""
+"""What a turn costs is counted to the token, no matter who of the agent asked the model for it."""
 
 from __future__ import annotations
 

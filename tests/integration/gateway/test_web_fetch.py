@@ -102,7 +102,7 @@ def make_certificate(certificate: Path, key: Path) -> None:
 
 @asynccontextmanager
 async def led_to(agent: ContainedAgent, gateway: Path) -> AsyncIterator[None]:
-    """The gateway's egress socket in the agent's folder, whoever owns which."""
+    """The gateway's egress socket in the agent's folder, no matter who owns which."""
 
     async def carry(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         out_reader, out_writer = await asyncio.open_unix_connection(str(gateway / EGRESS_SOCKET))

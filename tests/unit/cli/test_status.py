@@ -21,7 +21,8 @@ WORKER = WorkerRecord(
     state=WorkerState.READY, started_ms=0, memory_mb=4000, memory_needed_mb=1000, upstream="ok",
 )  # fmt: skip
 REDIS = RedisHealth(
-    version="7.2", used_bytes=100 * MB, max_bytes=1000 * MB, evicted_keys=0, clients=9,
+    version="7.2", eviction_policy="noeviction",
+    used_bytes=100 * MB, max_bytes=1000 * MB, evicted_keys=0, clients=9,
     rejected_connections=0, has_append_file=True, last_write_ok=True, replicas=0,
 )  # fmt: skip
 FINE = ClusterOverview(
@@ -74,6 +75,10 @@ def test_a_healthy_cluster_in_words() -> None:
         (
             replace(FINE, redis=replace(REDIS, used_bytes=990 * MB)),
             "redis", BAD, "Redis 7.2, 990.0 MB used of 1.0 GB (99%)",
+        ),
+        (
+            replace(FINE, redis=replace(REDIS, eviction_policy="allkeys-lru")),
+            "redis", LOOK, "Redis 7.2, 100.0 MB used of 1.0 GB (10%), allkeys-lru",
         ),
         (
             replace(FINE, redis=replace(REDIS, evicted_keys=2)),

@@ -1,4 +1,4 @@
-"""Every family keeps Prometheus' rules and our own, and is shown by whoever asks for it."""
+"""Every family keeps Prometheus' rules and our own, and is shown by anybody who asks for it."""
 
 from __future__ import annotations
 

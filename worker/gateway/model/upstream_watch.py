@@ -109,8 +109,10 @@ def cause_of(error: BaseException) -> UpstreamCause:
     inner = getattr(error, "os_error", None) or error.__cause__
     for found in (error, inner):
         match found:
-            case aiohttp.ClientSSLError() | ssl.SSLError():
+            case aiohttp.ClientConnectorCertificateError() | ssl.SSLCertVerificationError():
                 return UpstreamCause.CERTIFICATE
+            case aiohttp.ClientSSLError() | ssl.SSLError():
+                return UpstreamCause.TLS
             case aiohttp.ClientProxyConnectionError() | aiohttp.ClientHttpProxyError():
                 return UpstreamCause.PROXY
             case socket.gaierror() | aiohttp.ClientConnectorDNSError():

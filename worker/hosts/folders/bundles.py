@@ -73,7 +73,7 @@ class Bundles:
                 _write(new / path, file)
             self._give(new)
             _settle(new)
-            # In one step, so that nobody sees half of it. Whoever was faster has put the same.
+            # In one step, so that nobody sees half of it. Anybody who was faster has put the same.
             with contextlib.suppress(FileExistsError):
                 _rename(new, self.folder(digest))
         finally:

@@ -75,8 +75,8 @@ class PooledHost:
         """
         if not self._records.are_there:
             return
-        # First, so that no claim is begun after we have looked. On a full disk, whoever uses the
-        # folders next fails in the same way, and knows what to do about it.
+        # First, so that no claim is begun after we have looked. On a full disk, the next to use
+        # the folders fails in the same way, and knows what to do about it.
         with contextlib.suppress(OSError):
             await asyncio.to_thread(self._folders.take, c, fence)
         try:

@@ -103,7 +103,7 @@ local function keep_unheard(turn)
   hold(turn.tenant, turn.conversation, size + ENTRY_BYTES + accepted_bytes(entry))
 end
 
--- Turns that its agent has called end with it: each is asked to, whoever ends this one. One that waits
+-- Turns that its agent has called end with it: each is asked to, no matter who ends this one. One that waits
 -- ends when it is claimed.
 local function cancel_called(turn)
   for id in string.gmatch(turn.called or '', 'turn_%x+') do

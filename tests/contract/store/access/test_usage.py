@@ -1,4 +1,4 @@
-"""Sums of what turns use: each figure once, whoever tells it and however often."""
+"""Sums of what turns use: each figure once, no matter who tells it and however often."""
 
 from __future__ import annotations
 

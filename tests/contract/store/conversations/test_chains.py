@@ -74,7 +74,7 @@ async def test_one_of_two_alike_is_not_taken_when_it_alone_is_left(scene: Scene)
 
 
 async def test_edit_never_takes_who_said_the_same_after_the_chat_moved_on(scene: Scene) -> None:
-    """The chain that a chat left was empty, so whoever came next was alone there."""
+    """The chain that a chat left was empty, so anybody who came next was alone there."""
     await scene.submit()
     await scene.submit(OTHER_C)
     await put(scene, FIRST)

@@ -1,4 +1,4 @@
-"""Who places a turn: the host of its files, else whoever asks, unless another is clearly freer."""
+"""Who places a turn: the host of its files, else who asks, unless another is clearly freer."""
 
 from __future__ import annotations
 

@@ -74,7 +74,7 @@ def test_calls_may_ask_beside_one_another() -> None:
 @pytest.mark.parametrize("beside", [QUESTION, PLAN])
 @pytest.mark.parametrize("words", ["1", "yes", "2"])
 def test_no_word_for_something_else_approves_a_call(beside: OfferedCall, words: str) -> None:
-    """Both may stand in a transcript, whoever has written it."""
+    """Both may stand in a transcript, no matter who has written it."""
     turn = Turn("plan")
     turn.approvals.answered([{"type": "text", "text": words}], [beside, FETCH])
     assert turn.approvals.to_make == []

@@ -1,4 +1,4 @@
-"""Large bodies are read one after the other, whoever asks and whoever leaves."""
+"""Large bodies are read one after the other, no matter who asks and who leaves."""
 
 from __future__ import annotations
 

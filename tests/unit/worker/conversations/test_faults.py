@@ -239,7 +239,7 @@ async def test_a_cut_link_loses_and_doubles_nothing(stage: Stage) -> None:
     for _ in range(3):
         record = await stage.store.conversations.get(C)
         assert record is not None
-        # Whoever connects with the same fence cuts the link before.
+        # Anybody who connects with the same fence cuts the link before.
         async with connected(stage.folder / "s" / C / "agent.sock", fence=record.fence):
             await asyncio.sleep(0.05)
 

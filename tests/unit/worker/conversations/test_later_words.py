@@ -18,7 +18,7 @@ NEW, OTHER = conversation("new"), conversation("other")
 async def test_a_turn_with_a_later_word_does_not_keep_the_others_from_being_found(
     stage: Stage, field: str, word: str
 ) -> None:
-    """One such turn made each sweep fail: whoever's hint was lost waited until it ran out."""
+    """One such turn made each sweep fail: the one whose hint was lost waited until it ran out."""
     strange = await stage.ask(NEW, "echo x", is_hinted=False)
     await stage.redis.hset(stage.keys.turn(strange), field, word)  # type: ignore[misc]
     await stage.worker()

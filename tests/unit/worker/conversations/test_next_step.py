@@ -90,7 +90,7 @@ def test_no_turn_is_claimed_by_one_that_goes() -> None:
 def test_only_a_good_container_that_nobody_wants_anything_of_rests() -> None:
     for known in EVERYTHING:
         if next_step(known) is Step.REST:
-            assert known.wishes <= {Wish.LEAVE}, "whoever wishes something wakes it"
+            assert known.wishes <= {Wish.LEAVE}, "anybody who wishes something wakes it"
             assert known == Facts(known.wishes, has_container=True)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 
 from infra.wire.errors import ErrorCode
@@ -70,6 +72,17 @@ async def test_a_gateway_that_does_not_know_yet_is_asked_first(stage: Stage) -> 
     assert end.error is not None
     assert end.error.code is ErrorCode.UPSTREAM_UNREACHABLE
     assert stage.agents.get(C, []) == []
+
+
+async def test_an_old_fault_is_asked_about_once_and_a_new_one_again(stage: Stage) -> None:
+    """Nobody waits for a service that has been away for minutes."""
+    await stage.worker()
+    await known(stage, AWAY)
+    await stage.ended(await stage.ask(C, "echo never"))
+    assert stage.gateway.upstream_asks == 1
+    await known(stage, AWAY.model_copy(update={"since_ms": int(time.time() * 1000)}))
+    await stage.ended(await stage.ask(C, "echo never"))
+    assert stage.gateway.upstream_asks > 2
 
 
 async def test_an_agent_that_runs_goes_on(stage: Stage) -> None:

@@ -114,6 +114,16 @@ async def test_a_certificate_that_is_not_trusted(untrusted: int) -> None:
     assert watch.health.cause is UpstreamCause.CERTIFICATE
 
 
+async def test_a_server_that_does_not_speak_tls() -> None:
+    runner = web.AppRunner(web.Application())
+    await runner.setup()
+    with socket.create_server(("127.0.0.1", 0)) as bound:
+        await web.SockSite(runner, bound).start()
+        watch = await asked(f"https://127.0.0.1:{bound.getsockname()[1]}")
+        await runner.cleanup()
+    assert watch.health.cause is UpstreamCause.TLS
+
+
 async def test_whatever_it_answers_is_a_sign_of_life() -> None:
     runner = web.AppRunner(web.Application())
     await runner.setup()
