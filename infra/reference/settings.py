@@ -121,7 +121,7 @@ def settings_page() -> str:
             readers = ", ".join(entry.readers) or "`agcluster`"
             default = f"`{entry.default}`" if entry.default else "nothing"
             lines += ["", f"### `{entry.name}`", wrapped(text), ""]
-            lines += [f"Default: {default}. Read by: {readers}."]
+            lines.append(wrapped(f"Default: {default}. Read by: {readers}."))
     return "\n".join(lines) + "\n"
 
 
