@@ -31,7 +31,7 @@ from infra.wire.events import (
     TurnEnded,
 )
 from infra.wire.link import InterruptReason
-from infra.wire.mcp import ServerSeen
+from infra.wire.mcp.secrets import ServerSeen
 from infra.wire.options import Verbosity
 from infra.wire.states import TurnState
 from infra.wire.text.bounds import TextBounds

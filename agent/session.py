@@ -57,7 +57,7 @@ from infra.wire.link import (
     StartTurn,
     decode_launch,
 )
-from infra.wire.mcp import ServerSeen
+from infra.wire.mcp.secrets import ServerSeen
 from infra.wire.states import TurnState
 from infra.wire.turns import FileBlock
 

@@ -27,8 +27,8 @@ from api.http.bodies import LargeBodies
 from api.http.drain import Drain
 from api.registry.reading import RegistryReader
 from api.turns.deferred import DeferredCalls
+from api.turns.following.relay_opener import RelayOpener
 from api.turns.lookup import TurnLookup
-from api.turns.relay_opener import RelayOpener
 from api.turns.temporary import TemporaryNames
 from api.turns.turn_opener import TurnOpener
 from infra.files.open import open_file_store
@@ -45,6 +45,7 @@ from infra.runtime.sealing import secrets_in
 from infra.runtime.settings import Settings, SettingsRefused
 from infra.store.files.files import FileRecords
 from infra.store.open import Store
+from infra.store.profiles import ProfileStore
 from infra.store.turns.live import LiveSubscriber
 from infra.wire.errors import AgClusterError
 from infra.wire.ids import ReplicaId
@@ -178,23 +179,30 @@ def _parts(
         large=large,
         catalog=catalog,
         registry=RegistryReader(Catalogue(files, clock)),
-        agents=AgentCatalog(
-            ProfileFolder(
-                settings.agents_dir,
-                shipped=shipped_agents() if settings.shipped_agents else None,
-                installed=InstalledFolder(
-                    settings.agents_dir,
-                    publishers=TrustedPublishers(settings.agent_publishers),
-                    policy=policy_of(settings, agents=settings, models=settings),
-                ),
-            ),
-            models=catalog,
-            profiles=store.profiles,
-            default_model=settings.models[0],
-            keep_s=settings.retention_s * 9 / 8,
-            delegation_depth=settings.delegation_depth,
-            clock=clock,
+        agents=_agents(settings, models=catalog, profiles=store.profiles, clock=clock),
+    )
+
+
+def _agents(
+    settings: Settings, *, models: ModelCatalog, profiles: ProfileStore, clock: Clock
+) -> AgentCatalog:
+    folder = ProfileFolder(
+        settings.agents_dir,
+        shipped=shipped_agents() if settings.shipped_agents else None,
+        installed=InstalledFolder(
+            settings.agents_dir,
+            publishers=TrustedPublishers(settings.agent_publishers),
+            policy=policy_of(settings, agents=settings, models=settings),
         ),
+    )
+    return AgentCatalog(
+        folder,
+        models=models,
+        profiles=profiles,
+        default_model=settings.models[0],
+        keep_s=settings.retention_s * 9 / 8,
+        delegation_depth=settings.delegation_depth,
+        clock=clock,
     )
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from infra.wire.effort import LEVELS, THINKING_TOKENS, nearest_level
+from infra.wire.model.effort import LEVELS, THINKING_TOKENS, nearest_level
 from infra.wire.options import Effort
 
 Json = dict[str, Any]

@@ -8,7 +8,7 @@ from pathlib import Path
 from claude_agent_sdk.types import McpServerConfig
 
 from infra.wire.link import AgentSettings
-from infra.wire.mcp import AgentMcpServer
+from infra.wire.mcp.secrets import AgentMcpServer
 
 LOCAL_WAIT_MS = "9000"
 LAUNCHER = Path(__file__).with_name("mcp_launcher.py")

@@ -12,8 +12,8 @@ import uuid
 from collections.abc import Iterable, Sequence
 from typing import Any, Literal, NamedTuple
 
+from infra.wire.model.upstream import OPENING, content_block
 from infra.wire.turns import CallBlock, ContentBlock, HistoryMessage, TextBlock
-from infra.wire.upstream import OPENING, content_block
 
 Json = dict[str, Any]
 """A JSON object of the CLI or the Messages API, for which we have no types."""

@@ -2,7 +2,7 @@
 Pure.
 
 The CLI reports a stop reason of the model, the kind of an error, and why its loop stopped.
-`STOP_REASONS` (`infra.wire.upstream`), `ERROR_KINDS` and `LOOP_ENDS` map each of them; a test
+`STOP_REASONS` (`infra.wire.model.upstream`), `ERROR_KINDS` and `LOOP_ENDS` map each of them; a test
 compares them with the lists in the bundled CLI.
 
 The CLI reports an API error as a result "success" with `is_error` and a status. Its text names
@@ -21,8 +21,8 @@ from infra.wire.endings import declared_end, interrupted_end
 from infra.wire.errors import ErrorCode
 from infra.wire.events import EndReason, TurnEnded, TurnError
 from infra.wire.link import InterruptReason
+from infra.wire.model.upstream import code_of, end_reason_of, upstream_error
 from infra.wire.states import TurnState
-from infra.wire.upstream import code_of, end_reason_of, upstream_error
 
 ERROR_KINDS: Mapping[str, ErrorCode | EndReason | None] = {
     # The text so far is valid; only its end is missing.

@@ -8,7 +8,7 @@ from contextlib import suppress
 from typing import Any
 
 from agent.translate.tools import clean_line
-from infra.wire.mcp import ServerSeen
+from infra.wire.mcp.secrets import ServerSeen
 
 LastWords = Callable[[str], str | None]
 """What a server in the container wrote last to its standard error."""

@@ -15,7 +15,7 @@ from typing import Any
 from infra.wire.errors import ErrorCode
 from infra.wire.events import EXCERPT_MAX_CHARS
 from infra.wire.history.answers import SUB_AGENTS
-from infra.wire.upstream import code_of, upstream_error
+from infra.wire.model.upstream import code_of, upstream_error
 
 CALL_MAX_CHARS = 200
 RESULT_MAX_CHARS = 160

@@ -50,7 +50,7 @@ from infra.wire.events import (
     Usage,
 )
 from infra.wire.link import InterruptReason
-from infra.wire.upstream import usage_figures
+from infra.wire.model.upstream import usage_figures
 
 _SYNTHETIC = "<synthetic>"
 _KINDS: Mapping[type, str] = {

@@ -26,8 +26,8 @@ from api.a2a.tasks import KeptTask, Tasks
 from api.a2a.updates import TaskDisplay, TurnUpdates, task_of
 from api.http.auth import Caller
 from api.turns.ask import Ask
+from api.turns.following.open_answer import OpenAnswer
 from api.turns.lookup import TurnLookup
-from api.turns.open_answer import OpenAnswer
 from api.turns.turn_opener import TurnOpener
 from infra.runtime.clock import Clock
 from infra.runtime.settings import ToolDisplay

@@ -29,7 +29,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from api.a2a.names import task_id
 from api.errors import message_of
 from api.files.links import FileLinks
-from api.turns.channels import read_end
+from api.turns.shown.channels import read_end
 from infra.wire.errors import ErrorCode, TurnFailed, UnknownMessage
 from infra.wire.events import Artifact as MadeFile
 from infra.wire.events import (

@@ -21,7 +21,7 @@ from api.files.given import FileBounds
 from api.http.edge import forget_headers, held_body
 from api.routes.openapi import CHAT_BODY, EVENT_STREAM, KEYED, NUMBERS_HEADER, chat_headers, errors
 from api.turns.ask import Ask
-from api.turns.open_answer import OpenAnswer
+from api.turns.following.open_answer import OpenAnswer
 from infra.runtime.settings import ToolDisplay
 from infra.wire.errors import ErrorCode, RequestRefused
 

@@ -12,8 +12,8 @@ from api.routes.shapes import Health
 from infra.store.placement.workers import WorkerRecord
 from infra.wire.base import VERSION
 from infra.wire.errors import StoreUnavailable
+from infra.wire.model.upstream_cause import UpstreamCause
 from infra.wire.text.words import WHY_AWAY
-from infra.wire.upstream_cause import UpstreamCause
 
 WORKERS_AWAY_S = 30.0
 """Seconds that a replica stays ready after it last saw a ready worker. While a worker is replaced,

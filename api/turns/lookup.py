@@ -10,8 +10,8 @@ from contextlib import ExitStack
 
 from api.access.answer_quota import AnswerQuota
 from api.http.auth import Caller
-from api.turns.open_answer import OpenAnswer
-from api.turns.relay_opener import RelayOpener
+from api.turns.following.open_answer import OpenAnswer
+from api.turns.following.relay_opener import RelayOpener
 from infra.store.turns.log import TurnLog
 from infra.store.turns.turns import TurnRecord, TurnStore
 from infra.wire.errors import TurnNotFound

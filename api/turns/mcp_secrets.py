@@ -12,7 +12,7 @@ import re
 from collections.abc import Mapping, Set
 
 from infra.wire.errors import RequestRefused
-from infra.wire.mcp import MCP_SECRET_HEADER, header_of
+from infra.wire.mcp.secrets import MCP_SECRET_HEADER, header_of
 
 SECRET_MAX_CHARS = 4000
 SECRETS_MAX_CHARS = 16_000

@@ -13,11 +13,11 @@ from api.http.bodies import LARGE_BYTES, LargeBodies
 from api.turns.ask import Ask
 from api.turns.chain import OpenChain, head_of, last_chains
 from api.turns.deferred import DeferredCalls
+from api.turns.following.open_answer import OwnAnswer, Trail
+from api.turns.following.relay import Relay
+from api.turns.following.relay_opener import RelayOpener
 from api.turns.mcp_secrets import told
 from api.turns.naming import label
-from api.turns.open_answer import OwnAnswer, Trail
-from api.turns.relay import Relay
-from api.turns.relay_opener import RelayOpener
 from api.turns.temporary import TemporaryNames
 from infra.runtime.clock import Clock
 from infra.runtime.identity import new_turn_id, secrets_version
@@ -34,7 +34,7 @@ from infra.wire.errors import RequestRefused, StoreUnavailable
 from infra.wire.history.answers import shown_head
 from infra.wire.history.decision import GO_ON_DIGEST
 from infra.wire.ids import ConversationKey, ReaderId, TurnId
-from infra.wire.mcp import CallerSecrets
+from infra.wire.mcp.secrets import CallerSecrets
 from infra.wire.options import TurnOptions
 from infra.wire.turns import Lane, TurnRequest
 

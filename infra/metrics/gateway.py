@@ -8,7 +8,7 @@ from http import HTTPStatus
 from infra.metrics.families import ANSWER_S, WORK_S, counter, gauge, histogram
 from infra.wire.events import Usage
 from infra.wire.gateway import UpstreamError
-from infra.wire.upstream import STATUS_OF_KIND
+from infra.wire.model.upstream import STATUS_OF_KIND
 
 MODEL_CALLS = counter(
     "model_calls",

@@ -22,7 +22,7 @@ from infra.wire.agents.bundle import SKILLS, BundleRefused, bundle_digest
 from infra.wire.agents.part import AGENT_NAME, PROMPT_MAX_CHARS, is_reserved
 from infra.wire.agents.permissions import RULES_MAX
 from infra.wire.agents.profile import AgentProfile
-from infra.wire.mcp import CALLERS_SECRETS_MAX, bad_reference
+from infra.wire.mcp.secrets import CALLERS_SECRETS_MAX, bad_reference
 
 SUFFIX = ".yaml"
 FILE_MAX_BYTES = 512 * 1024

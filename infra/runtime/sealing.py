@@ -22,7 +22,7 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from infra.wire.errors import KeyNotOpened, MalformedMessage
 from infra.wire.ids import ConversationKey, TenantId, TurnId
-from infra.wire.mcp_logins import McpLogin, decode_login
+from infra.wire.mcp.logins import McpLogin, decode_login
 
 SECRET_MIN_BYTES = 32
 _VERSION = "v1"

@@ -293,13 +293,13 @@ class Keys:
 
     def mcp_logins(self) -> str:
         """Hash: `<agent>/<server>` -> an operator's login at an MCP server, sealed
-        (`infra.wire.mcp_logins.SealedLogin`). `agcluster mcp login`, workers; until
+        (`infra.wire.mcp.logins.SealedLogin`). `agcluster mcp login`, workers; until
         `agcluster mcp logout`."""
         return f"{self.prefix}:mcp:logins"
 
     def mcp_seen(self, agent: str) -> str:
         """Hash: MCP server -> how it was when that agent last had it
-        (`infra.wire.mcp.ServerState`). Workers, at a turn's end; 30 d."""
+        (`infra.wire.mcp.secrets.ServerState`). Workers, at a turn's end; 30 d."""
         return f"{self.prefix}:mcp:seen:{agent}"
 
     def mcp_renewal(self, name: str) -> str:

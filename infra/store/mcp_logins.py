@@ -14,7 +14,7 @@ from infra.store.server.connection import translate
 from infra.store.server.replies import Answer, OkAnswer
 from infra.store.server.scripts import Scripts
 from infra.wire.errors import MalformedMessage
-from infra.wire.mcp_logins import SealedLogin, decode_sealed_login
+from infra.wire.mcp.logins import SealedLogin, decode_sealed_login
 
 RENEWAL_S = 30.0
 """How long one worker alone may renew a login."""
@@ -36,7 +36,7 @@ class EndRenewalCall(Call[OkAnswer], frozen=True):
 
 
 class McpLogins:
-    """By the name of the login (`infra.wire.mcp_logins.login_name`). All raise
+    """By the name of the login (`infra.wire.mcp.logins.login_name`). All raise
     `StoreUnavailable`."""
 
     def __init__(self, redis: Redis, keys: Keys) -> None:

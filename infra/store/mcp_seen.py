@@ -9,7 +9,7 @@ from redis.asyncio import Redis
 from infra.store.keys import Keys
 from infra.store.server.connection import translate
 from infra.wire.errors import MalformedMessage
-from infra.wire.mcp import ServerState, decode_server_state
+from infra.wire.mcp.secrets import ServerState, decode_server_state
 
 SEEN_TTL_S = 30 * 86400
 

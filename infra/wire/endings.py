@@ -6,9 +6,9 @@ from infra.wire.errors import ErrorCode
 from infra.wire.events import EndReason, TurnEnded, TurnError
 from infra.wire.gateway import UpstreamHealth
 from infra.wire.link import InterruptReason
+from infra.wire.model.upstream_cause import UpstreamCause
 from infra.wire.states import TurnState
 from infra.wire.text.words import SENTENCES, WHY_AWAY, Case
-from infra.wire.upstream_cause import UpstreamCause
 
 
 def declared_end(

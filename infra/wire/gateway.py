@@ -31,14 +31,14 @@ from infra.wire.agents.mcp import McpServer
 from infra.wire.base import Message, decode
 from infra.wire.events import Usage
 from infra.wire.ids import ConversationKey, Fence, TenantId, TurnId
-from infra.wire.mcp_logins import OpenLogin
+from infra.wire.mcp.logins import OpenLogin
+from infra.wire.model.upstream_cause import UpstreamCause
 from infra.wire.options import (
     NO_OPTIONS,
     NO_TURN_OPTIONS,
     ConversationOptions,
     TurnOptions,
 )
-from infra.wire.upstream_cause import UpstreamCause
 
 
 class OpenSession(Message):

@@ -27,7 +27,7 @@ from infra.wire.agents.sub_agent import SubAgent
 from infra.wire.base import PROTOCOL_VERSION, Message, decode
 from infra.wire.errors import ErrorCode
 from infra.wire.ids import Fence, SaidSession, SaidTurn, TurnId, WorkerId
-from infra.wire.mcp import AgentMcpServer, ServerSeen
+from infra.wire.mcp.secrets import AgentMcpServer, ServerSeen
 from infra.wire.options import (
     NO_OPTIONS,
     NO_TURN_OPTIONS,

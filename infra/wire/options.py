@@ -7,7 +7,7 @@ from __future__ import annotations
 from enum import StrEnum
 
 from infra.wire.base import Message
-from infra.wire.mcp import CallerSecrets
+from infra.wire.mcp.secrets import CallerSecrets
 
 
 class ConversationOptions(Message):

@@ -42,7 +42,7 @@ from infra.wire.events import (
     encode_event,
 )
 from infra.wire.ids import ConversationKey, Fence, FileId, TenantId, TurnId, WorkerId
-from infra.wire.mcp import AgentMcpServer, ServerSeen
+from infra.wire.mcp.secrets import AgentMcpServer, ServerSeen
 from infra.wire.options import AnswerForm, ClientTool, ClientTools, ConversationOptions, TurnOptions
 from infra.wire.states import TurnState
 from infra.wire.turns import (

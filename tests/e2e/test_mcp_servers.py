@@ -19,7 +19,7 @@ from redis import Redis
 from infra.cli.up.state_dir import StateDir
 from infra.runtime.clock import SystemClock
 from infra.store.keys import Keys
-from infra.wire.mcp_logins import decode_sealed_login
+from infra.wire.mcp.logins import decode_sealed_login
 from tests.e2e.deployments import GOOD_KEY, Deployment, embedded, free_port
 from tests.fakes.mcp_server import RunningMcpServer, mcp_server
 from tests.fakes.oauth_service import OAuthService, log_in, oauth_service

@@ -28,7 +28,7 @@ from infra.wire.link import (
     Welcome,
     decode_answer,
 )
-from infra.wire.mcp import AgentMcpServer
+from infra.wire.mcp.secrets import AgentMcpServer
 from infra.wire.options import NO_TURN_OPTIONS, TurnOptions
 from infra.wire.turns import ContentBlock, HistoryMessage, TextBlock
 from tests.fakes.transcript_shelf import TranscriptShelf

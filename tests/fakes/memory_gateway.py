@@ -24,7 +24,7 @@ from infra.wire.gateway import (
     UpstreamHealth,
 )
 from infra.wire.ids import ConversationKey, Fence, TurnId
-from infra.wire.mcp_logins import RenewedLogin, RenewLogin, SealedLogin
+from infra.wire.mcp.logins import RenewedLogin, RenewLogin, SealedLogin
 from worker.gateway_client.client import CommandRefused, UpstreamAnswer
 
 _instances = itertools.count(1)

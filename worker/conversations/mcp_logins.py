@@ -18,7 +18,7 @@ from infra.wire.agents.profile import AgentProfile
 from infra.wire.agents.ref import AgentRef
 from infra.wire.errors import GatewayUnavailable, StoreUnavailable
 from infra.wire.gateway import OpenTurn
-from infra.wire.mcp_logins import OpenLogin, RenewedLogin, RenewLogin, SealedLogin, login_name
+from infra.wire.mcp.logins import OpenLogin, RenewedLogin, RenewLogin, SealedLogin, login_name
 from worker.turns.run import TurnRun
 from worker.waiting import until_store_answers
 

@@ -25,7 +25,7 @@ from infra.wire.gateway import (
     decode_turn_command,
 )
 from infra.wire.ids import ConversationKey, Fence, TurnId
-from infra.wire.mcp_logins import decode_renew_login
+from infra.wire.mcp.logins import decode_renew_login
 from worker.gateway.model.side_calls import SideCalls
 from worker.gateway.model.upstream_watch import UpstreamWatch
 from worker.gateway.sessions import NoSession, SessionTable, StaleFence

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from infra.runtime.sealing import SealContext, Sealer
 from infra.wire.errors import AgClusterError, ErrorCode
 from infra.wire.gateway import OpenTurn, SideCall
-from infra.wire.mcp_logins import McpLogin
+from infra.wire.mcp.logins import McpLogin
 
 
 class KeyWiped(AgClusterError):

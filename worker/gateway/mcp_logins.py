@@ -18,7 +18,7 @@ import aiohttp
 from infra.runtime.clock import Clock
 from infra.runtime.logs import fields
 from infra.runtime.sealing import LoginSealer
-from infra.wire.mcp_logins import (
+from infra.wire.mcp.logins import (
     LOGIN_MAX_BYTES,
     McpLogin,
     OpenLogin,

@@ -37,7 +37,7 @@ from infra.wire.gateway import (
     decode_upstream,
 )
 from infra.wire.ids import ConversationKey, Fence, TurnId
-from infra.wire.mcp_logins import RenewedLogin, RenewLogin, decode_renewed_login
+from infra.wire.mcp.logins import RenewedLogin, RenewLogin, decode_renewed_login
 from worker.gateway_client.turn_line import TurnLine
 
 _AnswerT = TypeVar("_AnswerT", GatewayStatus, TurnMeter, SealedKey)

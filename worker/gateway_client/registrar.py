@@ -31,7 +31,7 @@ from infra.wire.gateway import (
     UpstreamHealth,
 )
 from infra.wire.ids import ConversationKey, Fence, TurnId
-from infra.wire.mcp_logins import RenewedLogin, RenewLogin
+from infra.wire.mcp.logins import RenewedLogin, RenewLogin
 from worker.gateway_client.client import CommandRefused, UpstreamAnswer
 
 log = logging.getLogger(__name__)

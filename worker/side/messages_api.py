@@ -15,11 +15,7 @@ from infra.wire.errors import ErrorCode
 from infra.wire.events import Event, TextDelta, ThinkingDelta, TurnEnded, TurnError, Usage
 from infra.wire.form.tool import FORM_TOOL, input_schema, tool_description
 from infra.wire.history.paired import Role, as_text, paired
-from infra.wire.options import ClientTool, ClientTools, TurnOptions
-from infra.wire.states import TurnState
-from infra.wire.text.characters import Pieces
-from infra.wire.turns import CallBlock, ContentBlock, HistoryMessage, TextBlock, TurnRequest
-from infra.wire.upstream import (
+from infra.wire.model.upstream import (
     OPENING,
     STATUS_OF_KIND,
     code_of,
@@ -28,6 +24,10 @@ from infra.wire.upstream import (
     upstream_error,
     usage_figures,
 )
+from infra.wire.options import ClientTool, ClientTools, TurnOptions
+from infra.wire.states import TurnState
+from infra.wire.text.characters import Pieces
+from infra.wire.turns import CallBlock, ContentBlock, HistoryMessage, TextBlock, TurnRequest
 from worker.side.thinking import thinking_of, thinking_room
 
 Json = dict[str, Any]

@@ -9,9 +9,9 @@ from infra.wire.endings import declared_end
 from infra.wire.errors import ErrorCode, GatewayUnavailable
 from infra.wire.events import TurnEnded, Usage
 from infra.wire.gateway import GatewayFault
+from infra.wire.model.upstream import upstream_error
 from infra.wire.states import TurnState
 from infra.wire.text.words import Case
-from infra.wire.upstream import upstream_error
 from worker.gateway_client.client import CommandRefused
 from worker.turns.course import Course, course_before_container
 

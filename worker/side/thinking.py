@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from infra.wire.effort import THINKING_TOKENS, nearest_level
+from infra.wire.model.effort import THINKING_TOKENS, nearest_level
 from infra.wire.options import Effort, TurnOptions
 
 _WITHOUT_THINKING = re.compile(r"claude-(?:instant|[12]|3(?!-7))")

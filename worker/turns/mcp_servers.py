@@ -6,7 +6,7 @@ from collections.abc import Container, Mapping
 
 from infra.wire.agents.mcp import McpServer
 from infra.wire.agents.profile import AgentProfile
-from infra.wire.mcp import AgentMcpServer, CallerSecrets, header_of
+from infra.wire.mcp.secrets import AgentMcpServer, CallerSecrets, header_of
 
 
 def mcp_servers(

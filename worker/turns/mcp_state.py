@@ -8,7 +8,7 @@ from infra.store.turns.turns import Claimed
 from infra.wire.errors import StoreUnavailable
 from infra.wire.ids import WorkerId
 from infra.wire.link import McpServers
-from infra.wire.mcp import ServerState
+from infra.wire.mcp.secrets import ServerState
 from worker.parts import TurnParts
 
 log = logging.getLogger(__name__)

@@ -35,7 +35,7 @@ from infra.wire.link import (
     Refused,
     Replay,
 )
-from infra.wire.mcp_logins import OpenLogin
+from infra.wire.mcp.logins import OpenLogin
 from infra.wire.states import TurnState
 from infra.wire.text.foreign import foreign
 from infra.wire.turns import TurnRequest

@@ -24,9 +24,9 @@ from api.chat.answer.made import FileDisplay, shown_files
 from api.chat.answer.vocabulary import completion_id, finish_reason, usage_of
 from api.errors import error_body
 from api.turns.chain import AnswerHead
-from api.turns.channels import Channels
-from api.turns.folded import AgentStatus, FoldedChannels
-from api.turns.lined import LinedChannels
+from api.turns.shown.channels import Channels
+from api.turns.shown.folded import AgentStatus, FoldedChannels
+from api.turns.shown.lined import LinedChannels
 from infra.runtime.settings import ToolDisplay
 from infra.wire.errors import AgClusterError
 from infra.wire.events import ClientCall, TurnEnded

@@ -30,8 +30,8 @@ from api.chat.answer.chunks import ChunkFrames
 from api.http.client import ClientConnection, connection_of
 from api.http.disconnect import HungUp, while_connected
 from api.http.edge import BEGAN
-from api.turns.channels import is_sight, read_end
-from api.turns.open_answer import OpenAnswer
+from api.turns.following.open_answer import OpenAnswer
+from api.turns.shown.channels import is_sight, read_end
 from infra.metrics.api import ERRORS, FIRST_DELTA_SECONDS, STUCK
 from infra.runtime.clock import Clock
 from infra.runtime.logs import fields

@@ -15,8 +15,8 @@ from api.chat.answer.shapes import AnswerFiles, AnswerMessage, ChatCompletion, C
 from api.chat.answer.vocabulary import completion_id, finish_reason, usage_of
 from api.errors import error_response
 from api.http.disconnect import HungUp, while_connected
-from api.turns.channels import Channels, is_sight, read_end
-from api.turns.open_answer import OpenAnswer
+from api.turns.following.open_answer import OpenAnswer
+from api.turns.shown.channels import Channels, is_sight, read_end
 from infra.runtime.clock import Clock
 from infra.runtime.logs import fields
 from infra.runtime.settings import ToolDisplay

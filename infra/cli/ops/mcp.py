@@ -19,7 +19,7 @@ from infra.runtime.settings import Settings
 from infra.store.open import Store
 from infra.wire.agents.profile import AgentProfile
 from infra.wire.errors import AgClusterError
-from infra.wire.mcp_logins import SealedLogin, login_name
+from infra.wire.mcp.logins import SealedLogin, login_name
 
 app = typer.Typer(
     help="Look at agents' MCP servers, log in at them, share them.", no_args_is_help=True

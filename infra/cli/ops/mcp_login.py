@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs, urlsplit
 
 from infra.wire.errors import AgClusterError
-from infra.wire.mcp_logins import McpLogin
+from infra.wire.mcp.logins import McpLogin
 
 if TYPE_CHECKING:
     from mcp.shared.auth import AuthorizationCodeResult, OAuthClientInformationFull, OAuthToken

@@ -14,9 +14,9 @@ from infra.cli.terminal import say
 from infra.runtime.settings import Settings
 from infra.store.open import Store
 from infra.store.overview import ClusterOverview
+from infra.wire.model.upstream_cause import UpstreamCause
 from infra.wire.states import WorkerState
 from infra.wire.text.words import WHY_AWAY
-from infra.wire.upstream_cause import UpstreamCause
 
 FULL, NEARLY_FULL = 0.95, 0.8
 """Shares of Redis' memory from which on it is bad, and worth a look."""

@@ -27,7 +27,7 @@ from infra.wire.ids import (
     TurnId,
     WorkerId,
 )
-from infra.wire.mcp_logins import OpenLogin
+from infra.wire.mcp.logins import OpenLogin
 from infra.wire.options import NO_OPTIONS, ConversationOptions
 from infra.wire.states import TurnState
 from infra.wire.turns import ContentBlock, Lane, OnDisconnect, TurnRequest

@@ -41,11 +41,11 @@ _ADDED = re.compile(
 """How chat programs show thinking and tools inside an answer."""
 
 _FOLDED = re.compile(r'^<(?:(think)>|(details) type="tool_calls" [^>\n]*>)\r?\n', re.MULTILINE)
-"""How begins what this service itself puts into a text to be folded (`api.turns.folded`). Some
-clients send other line ends than they got."""
+"""How begins what this service itself puts into a text to be folded (`api.turns.shown.folded`).
+Some clients send other line ends than they got."""
 
 LINE_OPENING = "> - \u2063"
-"""How begins a line of a tool in a text (`api.turns.lined`). Nobody sees the last sign."""
+"""How begins a line of a tool in a text (`api.turns.shown.lined`). Nobody sees the last sign."""
 
 _LINE = re.compile(rf"^{LINE_OPENING}[^\n]*\n?", re.MULTILINE)
 
@@ -64,7 +64,7 @@ _PARTED = re.compile(
     ),
     re.IGNORECASE | re.ASCII,
 )
-"""The tags of the answer's own text, as this service shows them (`api.turns.own_tags`)."""
+"""The tags of the answer's own text, as this service shows them (`api.turns.shown.own_tags`)."""
 
 _CUT_MARKS = ".…"
 

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from enum import Enum
 
 from infra.wire.errors import ErrorCode, RequestRefused
-from infra.wire.upstream_cause import UpstreamCause
+from infra.wire.model.upstream_cause import UpstreamCause
 
 _GOES_ON = "The next message starts a new one with the conversation so far."
 

@@ -15,8 +15,8 @@ import pytest
 from agent.translate.ends import ERROR_KINDS, LOOP_ENDS
 from infra.wire.errors import ErrorCode
 from infra.wire.events import EndReason, Notice
+from infra.wire.model.upstream import STOP_REASONS
 from infra.wire.states import TurnState
-from infra.wire.upstream import STOP_REASONS
 from tests.fakes.link_client import end_of, text_of
 from tests.fakes.local_agent import LocalAgent, ask
 from tests.parts import need

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from infra.wire.events import Event, Notice, ToolCall, ToolResult
-from infra.wire.mcp import AgentMcpServer
+from infra.wire.mcp.secrets import AgentMcpServer
 from tests.fakes.contained_agent import scripted_model
 from tests.fakes.link_client import text_of
 from tests.fakes.local_agent import LocalAgent, ask, local_agent

@@ -9,7 +9,7 @@ import pytest
 
 from infra.runtime.sealing import SealContext, Sealed, Sealer
 from infra.wire.errors import KeyNotOpened
-from infra.wire.mcp import CallerSecrets
+from infra.wire.mcp.secrets import CallerSecrets
 from infra.wire.turns import TurnRequest
 from tests.fakes.running_api import MODEL, SETTINGS, RunningApi, running_api
 

@@ -18,7 +18,7 @@ from infra.store.keys import Keys
 from infra.store.open import Store, store_on
 from infra.store.server.connection import connect
 from infra.wire.errors import KeyNotOpened
-from infra.wire.mcp_logins import OpenLogin, RenewLogin
+from infra.wire.mcp.logins import OpenLogin, RenewLogin
 from tests.fakes.oauth_service import OAuthService, log_in, oauth_service
 from tests.fakes.redis_server import real_redis
 from tests.parts import need

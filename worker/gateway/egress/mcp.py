@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 from infra.wire.agents.mcp import McpServer
-from infra.wire.mcp import REFERENCE
+from infra.wire.mcp.secrets import REFERENCE
 from worker.gateway.egress.request import ProxyRequest, authority_of, opening
 
 SUFFIX = ".mcp.internal"

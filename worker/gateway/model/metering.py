@@ -23,7 +23,7 @@ from infra.runtime.logs import fields
 from infra.wire.events import Usage
 from infra.wire.gateway import Meters, ModelUsage, TurnMeter, UpstreamError
 from infra.wire.ids import TurnId
-from infra.wire.upstream import STATUS_OF_KIND, usage_figures
+from infra.wire.model.upstream import STATUS_OF_KIND, usage_figures
 
 log = logging.getLogger(__name__)
 

@@ -16,7 +16,7 @@ import aiohttp
 from infra.runtime.clock import Clock
 from infra.runtime.logs import fields
 from infra.wire.gateway import UpstreamError, UpstreamHealth
-from infra.wire.upstream_cause import UpstreamCause
+from infra.wire.model.upstream_cause import UpstreamCause
 from worker.gateway.model.upstream import Upstream
 
 log = logging.getLogger(__name__)

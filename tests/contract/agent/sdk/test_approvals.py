@@ -21,7 +21,7 @@ from infra.wire.agents.permissions import Permissions
 from infra.wire.events import ClientCall, EndReason, Event, ToolCall, ToolResult
 from infra.wire.ids import TurnId
 from infra.wire.link import BaseKind, Interrupt, InterruptReason
-from infra.wire.mcp import AgentMcpServer
+from infra.wire.mcp.secrets import AgentMcpServer
 from infra.wire.options import AnswerForm, ClientTool, ClientTools, TurnOptions
 from infra.wire.states import TurnState
 from infra.wire.turns import ResultBlock, TextBlock

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from agent.memory.history import content_of, messages_of, transcript_of
+from infra.wire.model.upstream import OPENING
 from infra.wire.turns import DocumentBlock, HistoryMessage, ImageBlock, TextBlock
-from infra.wire.upstream import OPENING
 
 
 def said(role: Any, *texts: str) -> HistoryMessage:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from agent.translate.mcp import missing_servers, servers_seen, shown_name
-from infra.wire.mcp import ServerSeen
+from infra.wire.mcp.secrets import ServerSeen
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from starlette.types import Message as Sent
 from api.chat.answer.chunks import ChunkFrames
 from api.chat.answer.stream import ChatStream
 from api.chat.answer.whole import WholeAnswer
-from api.turns.open_answer import OpenAnswer
+from api.turns.following.open_answer import OpenAnswer
 from infra.runtime.settings import ToolDisplay
 from infra.wire.events import EndReason, Event, TurnEnded, Usage, encode_event
 from infra.wire.history.answers import without_folded
@@ -24,7 +24,7 @@ from infra.wire.states import TurnState
 from tests.fakes.sse import data_of
 from tests.unit.agent.recordings import translate
 from tests.unit.agent.translate.test_broken_streams import CASES
-from tests.unit.api.turns.test_relay import TURN, Bench
+from tests.unit.api.turns.following.test_relay import TURN, Bench
 
 MODEL, CREATED = "claude", 1700000000
 END = TurnEnded(

@@ -20,7 +20,7 @@ from api.chat.messages.prompt import read_messages
 from api.chat.options.display import DISPLAY_HEADER, display_of
 from api.chat.request import read_chat_request
 from api.turns.chain import AnswerHead, head_of
-from api.turns.own_tags import SaidText, without_tags
+from api.turns.shown.own_tags import SaidText, without_tags
 from infra.runtime.settings import AnswerSettings, ToolDisplay
 from infra.wire.agents.profile import AgentProfile
 from infra.wire.errors import ErrorCode, MalformedMessage, RequestRefused, TurnFailed

@@ -17,8 +17,8 @@ from api.chat.answer.chunks import DONE, ChunkFrames
 from api.chat.answer.stream import ChatStream
 from api.http.client import offered
 from api.turns.chain import AnswerHead
-from api.turns.open_answer import OpenAnswer
-from api.turns.relay import Relay
+from api.turns.following.open_answer import OpenAnswer
+from api.turns.following.relay import Relay
 from infra.runtime.clock import SystemClock
 from infra.runtime.settings import ToolDisplay
 from infra.store.turns.log import LogPage

@@ -16,7 +16,7 @@ from infra.wire.agents.profile import AgentProfile
 from infra.wire.agents.ref import AgentRef
 from infra.wire.errors import GatewayUnavailable, StoreUnavailable
 from infra.wire.ids import ConversationKey
-from infra.wire.mcp_logins import RenewedLogin, RenewLogin, SealedLogin
+from infra.wire.mcp.logins import RenewedLogin, RenewLogin, SealedLogin
 from tests.fakes.worker_stage import Stage
 from worker.conversations.mcp_logins import RENEW_BEFORE_MS, TurnLogins
 

@@ -8,8 +8,8 @@ import pytest
 
 from infra.wire.errors import ErrorCode
 from infra.wire.gateway import UpstreamHealth
+from infra.wire.model.upstream_cause import UpstreamCause
 from infra.wire.states import TurnState
-from infra.wire.upstream_cause import UpstreamCause
 from tests.fakes.worker_stage import Stage, conversation
 from worker.gateway_client import registrar
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from infra.wire.agents.mcp import McpServer
-from infra.wire.mcp_logins import McpLogin
+from infra.wire.mcp.logins import McpLogin
 from worker.gateway.egress.mcp import McpRefused, McpSecrets, is_mcp, request_to
 from worker.gateway.egress.request import parse_request
 from worker.gateway.keys import LoginTokens

@@ -12,7 +12,7 @@ from aiohttp import web
 
 from infra.runtime.clock import SystemClock
 from infra.runtime.sealing import LoginSealer
-from infra.wire.mcp_logins import McpLogin, OpenLogin, RenewLogin
+from infra.wire.mcp.logins import McpLogin, OpenLogin, RenewLogin
 from worker.gateway.mcp_logins import LOGIN_OVER, SERVICE_FAILED, McpLoginDesk
 
 NAME = "helper/notes"

@@ -13,7 +13,7 @@ from infra.runtime.sealing import LoginSealer, SealContext, Sealer
 from infra.wire.errors import KeyNotOpened
 from infra.wire.gateway import OpenSession, OpenTurn, SealKey, TurnMeter
 from infra.wire.ids import ConversationKey, Fence, TenantId, TurnId
-from infra.wire.mcp_logins import McpLogin, OpenLogin
+from infra.wire.mcp.logins import McpLogin, OpenLogin
 from tests.fakes.manual_clock import ManualClock
 from worker.gateway.keys import KeyWiped
 from worker.gateway.mcp_logins import McpLoginDesk

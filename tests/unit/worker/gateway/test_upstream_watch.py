@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from infra.runtime.clock import SystemClock
-from infra.wire.upstream_cause import UpstreamCause
+from infra.wire.model.upstream_cause import UpstreamCause
 from worker.gateway.model import upstream_watch
 from worker.gateway.model.upstream import Upstream, UpstreamTimeouts
 from worker.gateway.model.upstream_watch import UpstreamWatch

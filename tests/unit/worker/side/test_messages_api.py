@@ -10,6 +10,7 @@ import pytest
 from infra.wire.errors import ErrorCode
 from infra.wire.events import EndReason, Event, TextDelta, ThinkingDelta, Usage
 from infra.wire.ids import ConversationKey, TenantId, TurnId
+from infra.wire.model.upstream import OPENING, content_block
 from infra.wire.options import TurnOptions
 from infra.wire.states import TurnState
 from infra.wire.turns import (
@@ -21,7 +22,6 @@ from infra.wire.turns import (
     TextBlock,
     TurnRequest,
 )
-from infra.wire.upstream import OPENING, content_block
 from tests.fakes.memory_gateway import SSE_END, SSE_START, sse, sse_text
 from worker.side.messages_api import AnswerStream, refusal, request_body
 

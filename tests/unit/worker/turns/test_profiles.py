@@ -21,7 +21,7 @@ from infra.wire.errors import ErrorCode
 from infra.wire.events import TurnEnded
 from infra.wire.ids import ConversationKey, TurnId
 from infra.wire.link import AgentSettings, McpServers
-from infra.wire.mcp import AgentMcpServer, CallerSecrets, ServerSeen
+from infra.wire.mcp.secrets import AgentMcpServer, CallerSecrets, ServerSeen
 from infra.wire.options import TurnOptions
 from infra.wire.states import TurnState
 from infra.wire.turns import TextBlock, TurnRequest

@@ -11,7 +11,7 @@ from openai.types.chat import ChatCompletionChunk
 from api.chat.answer.chunks import ChunkFrames
 from api.chat.answer.vocabulary import FINISH_REASONS
 from api.turns.chain import AnswerHead
-from api.turns.channels import Channels, is_sight, read_end
+from api.turns.shown.channels import Channels, is_sight, read_end
 from infra.runtime.settings import ToolDisplay
 from infra.wire.errors import AgClusterError, ErrorCode, TurnFailed
 from infra.wire.events import (

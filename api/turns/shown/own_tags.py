@@ -1,4 +1,4 @@
-"""Keeps the tags of folded blocks (`api.turns.folded`) out of what the model wrote. Pure.
+"""Keeps the tags of folded blocks (`api.turns.shown.folded`) out of what the model wrote. Pure.
 
 A space without width in a tag makes it a text that looks the same. It works on the literals of
 deltas, and a tag may be cut by them anywhere. `infra.wire.history.answers.without_folded` takes the

@@ -13,7 +13,7 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
-from api.turns.merge import Merge
+from api.turns.following.merge import Merge
 from infra.metrics.api import LOG_READS, RELAYS_GIVEN_UP
 from infra.runtime.clock import Clock
 from infra.runtime.logs import fields

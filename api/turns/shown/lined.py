@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 
 from api.turns.chain import AnswerHead
-from api.turns.channels import Channels, PieceKind
+from api.turns.shown.channels import Channels, PieceKind
 from infra.runtime.settings import ToolDisplay
 from infra.wire.events import Event
 from infra.wire.history.answers import LINE_OPENING, describe

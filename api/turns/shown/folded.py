@@ -19,8 +19,8 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from api.turns.chain import AnswerHead
-from api.turns.channels import Channels, PieceKind
-from api.turns.own_tags import SaidText, without_tags
+from api.turns.shown.channels import Channels, PieceKind
+from api.turns.shown.own_tags import SaidText, without_tags
 from infra.runtime.settings import ToolDisplay
 from infra.wire.events import Event, Notice, ToolCall, ToolResult
 from infra.wire.history.answers import describe

@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import ExitStack
 
 from api.http.drain import Drain
-from api.turns.relay import Mailbox, Relay
+from api.turns.following.relay import Mailbox, Relay
 from infra.runtime.clock import Clock
 from infra.runtime.logs import bind
 from infra.runtime.settings import AgentDefaults, LimitSettings

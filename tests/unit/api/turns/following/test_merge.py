@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from api.turns.merge import AHEAD_MAX, Merge
+from api.turns.following.merge import AHEAD_MAX, Merge
 from infra.wire.errors import ErrorCode, TurnFailed
 from infra.wire.events import TextDelta, TurnEnded, encode_event
 from infra.wire.frames import Frame

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 
 import pytest
 
-from api.turns.relay import (
+from api.turns.following.relay import (
     GIVE_UP_S,
     OVERDUE_S,
     PAGE_BYTES,

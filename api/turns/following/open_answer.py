@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from api.turns.chain import AnswerHead, OpenChain, head_of
 from api.turns.deferred import DeferredCalls
-from api.turns.relay import Relay
+from api.turns.following.relay import Relay
 from infra.metrics.api import ANSWERS
 from infra.runtime.logs import fields
 from infra.store.conversations.chains import ChainStore

@@ -1,0 +1,1 @@
+"""How thinking and tools are shown in an answer, whatever its dialect."""

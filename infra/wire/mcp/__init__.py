@@ -1,0 +1,1 @@
+"""MCP servers: what callers send for them, and operators' logins."""
