@@ -8,6 +8,7 @@ import re
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict
+from heapq import heappop, heappush
 from itertools import groupby
 from typing import Annotated, Any
 
@@ -68,19 +69,21 @@ def list_turns(
     since_ms = time.time() * 1000 - 1000 * _seconds(last)
 
     async def work(store: Store, _: Settings) -> None:
-        found = [
-            record
-            async for record in store.turns.scan()
-            if (record.ended_ms or record.created_ms) >= since_ms
-            and (not failed or record.state in _FAILED)
-        ]
-        found.sort(key=lambda record: record.created_ms, reverse=True)
+        newest: list[tuple[int, str, TurnRecord]] = []
+        async for record in store.turns.scan():
+            is_late = (record.ended_ms or record.created_ms) >= since_ms
+            if not is_late or (failed and record.state not in _FAILED):
+                continue
+            heappush(newest, (record.created_ms, record.turn, record))
+            if len(newest) > limit:
+                heappop(newest)
+        found = [record for _, _, record in sorted(newest, reverse=True)]
         if as_json:
-            print_json([_facts(record) for record in found[:limit]])
+            print_json([_facts(record) for record in found])
             return
         print_table(
             ("turn", "state", "why", "began", "took", "model", "conversation"),
-            map(_row, found[:limit]),
+            map(_row, found),
         )
 
     with_store(work)
