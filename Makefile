@@ -12,7 +12,7 @@ AGENT_IMAGE ?= agcluster-agent:0.1.0
 JOBS   ?= 2
 
 BIN := $(VENV)/bin
-# With uv where it is there, which takes a third of the time; with pip where uv cannot do it, as behind
+# With uv where it is there, which is several times as fast; with pip where uv cannot do it, as behind
 # an index that only pip knows of.
 # Not written where they are used: their commas would separate arguments.
 SMALL := '.[embedded]'

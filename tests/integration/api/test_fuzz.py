@@ -136,7 +136,7 @@ async def test_no_made_up_request_breaks_or_hangs_the_api() -> None:
         form: dict[str, Any] = {"files": {"file": ("a", b"x")}, "data": {"purpose": "vision"}}
         files = [await api.http.post("/v1/files", **form) for _ in range(32)]
         announced = {"bytes": 0, "filename": "a", "mime_type": "a/b", "purpose": "vision"}
-        uploads = [await api.http.post("/v1/uploads", json=announced) for _ in range(8)]
+        uploads = [await api.http.post("/v1/uploads", json=announced) for _ in range(64)]
         ids = [FileId(file.json()["id"]) for file in files]
         listed = (await api.http.get("/v1/sessions")).json()["data"]
         conversations = [ConversationKey(one["conversation"]) for one in listed]

@@ -26,7 +26,7 @@ import aiohttp
 from aiohttp import web
 
 from infra.metrics.gateway import MODEL_REFUSALS
-from infra.runtime.logs import RatedLog, bind, fields
+from infra.runtime.logs import RatedLog, bound, fields
 from infra.runtime.threads import in_thread
 from infra.wire.errors import AgClusterError, ErrorCode
 from infra.wire.events import Usage
@@ -182,8 +182,9 @@ class ModelProxy:
         try:
             await session.wait_first_turn(self._limits.first_turn_s)
             turn = session.running_turn()
-            bind(turn=turn.id, conversation=session.conversation)
-            with bounds.calls.take(), self._traffic.call():
+            # Not for good: the next call over this connection may be of another turn.
+            about = bound(turn=turn.id, conversation=session.conversation)
+            with about, bounds.calls.take(), self._traffic.call():
                 async with turn.while_open():
                     await bounds.rate.wait()
                     async with self._sent(turn, bounds, request) as sent:
@@ -208,7 +209,8 @@ class ModelProxy:
         except BudgetSpent as error:
             raise CallRefused(402, _BUDGET_KIND, _BUDGET_WORDS) from error
         except StreamBroken as error:
-            told = fields(conversation=session.conversation, reason=error)
+            turn_id = session.turn and session.turn.id
+            told = fields(turn=turn_id, conversation=session.conversation, reason=error)
             log.warning("upstream broke a stream", extra=told)
             break_off(request)
         except _AgentGone as error:

@@ -25,6 +25,7 @@ from infra.store.turns.turns import Claimed
 from infra.wire.gateway import TurnMeter
 from infra.wire.ids import TurnId
 from infra.wire.link import BaseKind
+from infra.wire.mcp.logins import SealedLogin
 from infra.wire.states import ConversationState, Hibernation
 from tests.contract.store.access.test_usage import metered, used
 from tests.contract.store.scene import DONE, HOST_A, OTHER_C, TENANT, W1, W2, C, Scene, text_events
@@ -79,6 +80,11 @@ async def _idle(scene: Scene, *, is_asked_again: bool = False) -> tuple[Lease, T
     await scene.store.turns.finish(lease, turn, 1, DONE, idle_timeout_s=0)
     await scene.redis.zadd(scene.keys.idle(), {C: 1})
     return lease, turn
+
+
+async def _logged_in(scene: Scene) -> tuple[Lease, TurnId]:
+    await scene.store.mcp_logins.keep("helper/tickets", SealedLogin(sealed="before"))
+    return await scene.begin()
 
 
 REPEATED: dict[str, tuple[Prepare, Repeat]] = {
@@ -139,6 +145,12 @@ REPEATED: dict[str, tuple[Prepare, Repeat]] = {
     "hibernate": (
         _idle,
         lambda s, lease, _: s.store.conversations.hibernate(lease, Hibernation.MEMORY),
+    ),
+    "keep_renewed": (
+        _logged_in,
+        lambda s, *_: s.store.mcp_logins.keep_renewed(
+            "helper/tickets", "before", SealedLogin(sealed="after")
+        ),
     ),
     "wiped": (
         Scene.begin,
